@@ -1,0 +1,112 @@
+"""Layers as templates: copies with weights, random seeds and a name of their own."""
+
+import hashlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+
+def derive_seed(seed: int, *path: object) -> int:
+    """A seed that depends on `seed` and the place `path` alone: the same in every run."""
+    digest = hashlib.sha256(repr((seed, *map(str, path))).encode()).digest()
+    return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
+
+
+def derive_initializer(initializer: Any, *path: object) -> Any:
+    """An initializer of the same kind that draws other values.
+
+    One Keras initializer returns the same values at every call, so each weight needs its own.
+    A seed is derived for `path`; without one, the copy draws a new seed. Functions have no
+    state and are returned as they are.
+    """
+    if not isinstance(initializer, keras.Initializer):
+        return initializer
+    return type(initializer).from_config(_reseed(initializer.get_config(), path))
+
+
+def copy_layer(layer: Any, name: str, *path: object) -> Any:
+    """A copy of `layer` with new weights, called `name`.
+
+    Seeds in its config are derived for `path`, so that copies made for different places start
+    different from each other, and the same in every run. An empty path keeps the seeds.
+
+    Raises:
+        TypeError: if the layer's `__init__` takes parameters that its config lacks.
+    """
+    if isinstance(layer, keras.Sequential) or _is_functional(layer):
+        with keras.name_scope(name):
+            return _clone_model(layer, name, path)
+    if isinstance(layer, keras.Layer):
+        _check_config(layer)
+    config = _reseed(layer.get_config(), path) if path else layer.get_config()
+    return type(layer).from_config({**config, "name": name})
+
+
+def check_copyable(layer: Any, argument: str) -> None:
+    """Refuse a template that cannot be copied, with what to do about it."""
+    try:
+        copy_layer(layer, layer.name)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must be a layer that can be copied through its config; give it "
+            "get_config (and register its class with keras.saving.register_keras_serializable), "
+            f"and use a layer of your own in place of a Lambda: {error} "
+            f"Received: {argument}={layer!r}"
+        ) from error
+
+
+def _is_functional(layer: Any) -> bool:
+    return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+
+
+def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
+    """A Sequential or Functional model again; places inside it count, names may repeat."""
+    copied = 0
+
+    def clone(layer: Any) -> Any:
+        nonlocal copied
+        copied += 1
+        return copy_layer(layer, layer.name, *((*path, copied) if path else ()))
+
+    model = keras.models.clone_model(model, clone_function=clone)
+    model.name = name
+    return model
+
+
+def _check_config(layer: Any) -> None:
+    """A subclass that inherits get_config loses the arguments it added, in silence."""
+    cls = type(layer)
+    if cls.get_config is keras.Layer.get_config:
+        return  # Keras recorded the arguments of __init__ by itself
+    if cls.from_config.__func__ is not keras.Layer.from_config.__func__:
+        return  # the class maps its config to arguments as it likes
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    config = layer.get_config()
+    missing = [p.name for p in parameters if p.kind in kinds and p.name not in config]
+    if missing:
+        raise TypeError(
+            f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "
+            f"give {cls.__name__} a get_config that returns them too."
+        )
+
+
+def _reseed(value: Any, path: tuple[object, ...]) -> Any:
+    """`value`, part of a config, with every seed derived for `path` and for its own place."""
+    if isinstance(value, Mapping):
+        return {
+            key: derive_seed(item, *path)
+            if key == "seed" and isinstance(item, int)
+            else _reseed(item, (*path, key))
+            for key, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        items = (_reseed(item, (*path, i)) for i, item in enumerate(value))
+        return tuple(items) if isinstance(value, tuple) else list(items)
+    if isinstance(value, keras.Layer):
+        return copy_layer(value, value.name, *path)
+    if isinstance(value, keras.random.SeedGenerator):
+        return keras.random.SeedGenerator(**_reseed(value.get_config(), path))
+    return derive_initializer(value, *path)

@@ -1,0 +1,124 @@
+"""Checks of what a caller hands in. Each names the argument, what is allowed and what it got."""
+
+import math
+import operator
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+SHARED = "shared"
+
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+TASK_NAME_RULE = (
+    "a task's name must be ASCII letters, digits, '_' and '-', starting with a letter or digit, "
+    f"and not '{SHARED}'"
+)
+
+
+def check_task_name(name: Any, argument: str) -> str:
+    """The name itself, if it follows the rule."""
+    if not isinstance(name, str):
+        raise TypeError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
+    if name == SHARED or not TASK_NAME.fullmatch(name):
+        raise ValueError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
+    return name
+
+
+def task_names(outputs: Any) -> list[str]:
+    """The tasks' names, in order, from any of the four forms of `outputs`.
+
+    Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
+    not know the classes.
+    """
+    names = [check_task_name(name, "outputs") for name in _names_of(outputs)]
+    if not names:
+        raise ValueError(f"outputs must name at least one task. Received: outputs={outputs!r}")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"outputs must name each task once, but {repeated} are repeated. "
+            f"Received: outputs={outputs!r}"
+        )
+    return names
+
+
+def _names_of(outputs: Any) -> list[Any]:
+    if hasattr(outputs, "task_names"):
+        return list(outputs.task_names)
+    if isinstance(outputs, Mapping):
+        for name, head in outputs.items():
+            if getattr(head, "task", None) != name:
+                raise ValueError(
+                    "outputs as a dict must map each task to its own head, "
+                    f"but {name!r} has {head!r}. Received: outputs={outputs!r}"
+                )
+        return list(outputs)
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
+        return [getattr(item, "task", item) for item in outputs]
+    raise TypeError(
+        "outputs must be a sequence of task names, a sequence of heads, a TaskHeads "
+        f"or a dict of heads by task. Received: outputs={outputs!r}"
+    )
+
+
+def check_int(value: Any, argument: str, minimum: int) -> int:
+    """`value` as an int of at least `minimum`; a bool is no count."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{argument} must be an integer. Received: {argument}={value!r}")
+    if number < minimum:
+        raise ValueError(f"{argument} must be at least {minimum}. Received: {argument}={value!r}")
+    return number
+
+
+def check_bool(value: Any, argument: str) -> bool:
+    """`value`, if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False. Received: {argument}={value!r}")
+    return value
+
+
+def check_number(value: Any, argument: str) -> float:
+    """`value` as a finite float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool | str):
+        raise TypeError(f"{argument} must be a number. Received: {argument}={value!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{argument} must be finite. Received: {argument}={value!r}")
+    return number
+
+
+def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, int]:
+    """A number of experts for each task, from one number for all or a dict by task."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
+    check_keys(value, tasks, argument)
+    return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
+
+
+def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str) -> None:
+    """Refuse a dict whose keys are not exactly `expected`."""
+    missing = [key for key in expected if key not in value]
+    extra = [key for key in value if key not in expected]
+    if missing or extra:
+        raise ValueError(
+            f"{argument} must have exactly the keys {list(expected)}; missing: {missing}, "
+            f"not known: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
+        )
+
+
+def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ...]:
+    """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
+    axes: tuple[int | None, ...] = tuple(shape)
+    if len(axes) < 2 or not isinstance(axes[-1], int):
+        raise ValueError(
+            f"{argument} must have a shape (batch, ..., features) with a known number of "
+            f"features. Received: {argument}.shape={axes}"
+        )
+    return axes

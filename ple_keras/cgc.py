@@ -1,0 +1,318 @@
+"""One level of PLE: customized gate control."""
+
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._building import Shape, Untracked
+from ple_keras._registration import register
+from ple_keras._saving import check_names, save_names
+from ple_keras._validation import (
+    SHARED,
+    check_bool,
+    check_counts,
+    check_features,
+    check_int,
+    check_keys,
+    task_names,
+)
+from ple_keras.expert_bank import expert_bank
+from ple_keras.experts import as_template, output_width
+from ple_keras.gate import Gate, check_temperature
+
+
+@register
+class CGCBlock(keras.Layer):
+    """One level of experts and gates: Customized Gate Control.
+
+    Each task k has experts of its own, which its gate mixes with the shared ones; the shared
+    gate, where there is one, mixes all experts of the level:
+
+        w_k = softmax(W_k g_k(x_k) / T)        x_k' = sum_e w_{k,e} E_e    own, then shared experts
+        w_s = softmax(W_s g_s(x_s) / T)        x_s' = sum_e w_{s,e} E_e    all tasks' in task order,
+                                                                           then shared experts
+
+    (Tang et al., "Progressive Layered Extraction", RecSys 2020, equations 1 to 6.)
+
+    Args:
+        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or heads by
+            task. Only the names are kept.
+        expert_block: What each expert is: an int or a sequence of ints (the units of an
+            ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is a template,
+            copied for every expert and never used itself.
+        num_task_experts: The number of experts of each task, or a dict of it by task.
+        num_shared_experts: The number of shared experts.
+        add_shared_gate: Whether a gate of the shared stream mixes all experts, for a next level.
+        gate_block: A network that each gate reads its input through, given as `expert_block` is.
+        gate_softmax_temperature: T of every gate.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        **kwargs: Keras's own layer arguments.
+
+    Raises:
+        TypeError: if an argument is of none of the kinds above.
+        ValueError: if there is no task, a task's name is repeated or against the rule, a count is
+            negative, a gate would see no expert, or a template can't be copied.
+
+    Example:
+
+    >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], num_task_experts=2)
+    >>> {name: tuple(x.shape) for name, x in cgc(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32), 'shared': (8, 32)}
+    """
+
+    def __init__(
+        self,
+        outputs: Any,
+        expert_block: Any,
+        num_task_experts: int | Mapping[str, int] = 1,
+        num_shared_experts: int = 1,
+        add_shared_gate: bool = True,
+        gate_block: Any = None,
+        gate_softmax_temperature: float = 1.0,
+        enable_gate_weights_metrics: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._task_names = tuple(task_names(outputs))
+        self._task_experts = Untracked(
+            check_counts(num_task_experts, self._task_names, "num_task_experts")
+        )
+        self.num_shared_experts = check_int(num_shared_experts, "num_shared_experts", minimum=0)
+        self.add_shared_gate = check_bool(add_shared_gate, "add_shared_gate")
+        self.gate_softmax_temperature = check_temperature(
+            gate_softmax_temperature, "gate_softmax_temperature"
+        )
+        self.enable_gate_weights_metrics = check_bool(
+            enable_gate_weights_metrics, "enable_gate_weights_metrics"
+        )
+        self._expert_streams = Untracked(self._name_experts())
+        self._gate_experts = Untracked(self._assign_experts())
+        self._check_gates_see_experts()
+        self._expert_template = as_template(expert_block, "expert_block", self.dtype_policy)
+        self._gate_template = None
+        if gate_block is not None:
+            self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
+
+    def _name_experts(self) -> dict[str, str]:
+        """The stream that each expert reads, by the expert's name."""
+        counts = {**self._task_experts.value, SHARED: self.num_shared_experts}
+        return {
+            f"{stream}/expert_{i}": stream for stream, count in counts.items() for i in range(count)
+        }
+
+    def _assign_experts(self) -> dict[str, list[str]]:
+        """The experts that each gate mixes, in the order of its weights."""
+        streams = self._expert_streams.value
+        shared = [name for name, stream in streams.items() if stream == SHARED]
+        gates = {
+            task: [name for name, stream in streams.items() if stream == task] + shared
+            for task in self._task_names
+        }
+        return {**gates, SHARED: list(streams)} if self.add_shared_gate else gates
+
+    def _check_gates_see_experts(self) -> None:
+        for gate, experts in self._gate_experts.value.items():
+            if not experts:
+                raise ValueError(
+                    f"every gate must see at least one expert, but that of {gate!r} sees none. "
+                    f"Received: num_task_experts={self.num_task_experts}, "
+                    f"num_shared_experts={self.num_shared_experts}"
+                )
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in order."""
+        return list(self._task_names)
+
+    @property
+    def num_task_experts(self) -> dict[str, int]:
+        """The number of experts of each task."""
+        return dict(self._task_experts.value)
+
+    @property
+    def expert_names(self) -> list[str]:
+        """All experts: each task's in task order, then the shared ones ("click/expert_0")."""
+        return list(self._expert_streams.value)
+
+    @property
+    def gate_experts(self) -> dict[str, list[str]]:
+        """The experts that each gate mixes, in the order of its weights."""
+        return {gate: list(experts) for gate, experts in self._gate_experts.value.items()}
+
+    def _stream_names(self) -> list[str]:
+        """The inputs: one a task, and one for shared experts or a shared gate."""
+        has_shared = self.num_shared_experts or self.add_shared_gate
+        return [*self._task_names, SHARED] if has_shared else self.task_names
+
+    def build(self, input_shape: Any) -> None:
+        shapes = self._by_stream(input_shape, is_one=not isinstance(input_shape, Mapping))
+        shapes = {
+            stream: check_features(shape, f"inputs[{stream!r}]") for stream, shape in shapes.items()
+        }
+        self._check_ranks(shapes)
+        self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
+        self._bank = expert_bank(
+            self._expert_template, self._expert_streams.value, shapes, self.dtype_policy
+        )
+        for gate, experts in self._gate_experts.value.items():
+            self._add_gate(gate, len(experts), shapes[gate])
+
+    def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> None:
+        block = self._gate_template and self._gate_template.copy("gate_block", gate)
+        layer = Gate(
+            num_experts,
+            gate_block=block,
+            softmax_temperature=self.gate_softmax_temperature,
+            track_weights=self.enable_gate_weights_metrics,
+            dtype=self.dtype_policy,
+            name=_gate_name(gate),
+        )
+        setattr(self, _gate_name(gate), layer)
+        layer.build(shape)
+
+    def _check_ranks(self, shapes: Mapping[str, Shape]) -> None:
+        if len({len(shape) for shape in shapes.values()}) > 1:
+            raise ValueError(
+                f"inputs must have the same axes in every stream but the last. "
+                f"Received: inputs={shapes}"
+            )
+
+    def _by_stream(self, inputs: Any, is_one: bool) -> dict[str, Any]:
+        """`inputs` by stream: one for all, or a dict with exactly the streams' names."""
+        streams = self._stream_names()
+        if is_one:
+            return dict.fromkeys(streams, inputs)
+        check_keys(inputs, streams, "inputs")
+        return {stream: inputs[stream] for stream in streams}
+
+    def _read(self, inputs: Any) -> dict[str, Any]:
+        """The tensor of each stream, its width checked."""
+        if not self.built:
+            raise ValueError(
+                f"{self.name!r} must be built or called before its experts and gates can be. "
+                "Received: built=False"
+            )
+        if isinstance(inputs, list | tuple):
+            raise ValueError(
+                f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
+            )
+        streams = self._by_stream(inputs, is_one=not isinstance(inputs, Mapping))
+        for stream, width in self._widths.value.items():
+            if streams[stream].shape[-1] != width:
+                raise ValueError(
+                    f"inputs of stream {stream!r} must have {width} features, as when the block "
+                    f"was built. Received: inputs.shape={tuple(streams[stream].shape)}"
+                )
+        return streams
+
+    def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """What every expert makes of the inputs.
+
+        Args:
+            inputs: As for calling the block, which must be built.
+            training: As for calling the block.
+
+        Returns:
+            `{expert name: (..., H)}`.
+        """
+        outputs: dict[str, Any] = self._bank(self._read(inputs), training=training)
+        return outputs
+
+    def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """How much of each expert every gate gives to each example.
+
+        Args:
+            inputs: As for calling the block, which must be built.
+            training: As for calling the block.
+
+        Returns:
+            `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
+            the experts in the order of `gate_experts`.
+        """
+        streams = self._read(inputs)
+        return {
+            gate: getattr(self, _gate_name(gate))(streams[gate], training=training)
+            for gate in self._gate_experts.value
+        }
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """Run the experts and mix them.
+
+        Args:
+            inputs: A tensor `(..., D)` for every stream, or `{task: (..., D_k), "shared":
+                (..., D_s)}`; "shared" only with shared experts or a shared gate.
+            training: As in Keras; passed to the experts and gates.
+
+        Returns:
+            `{task: (..., H)}`, and "shared" with `add_shared_gate`.
+        """
+        outputs = self.expert_outputs(inputs, training=training)
+        weights = self.gate_weights(inputs, training=training)
+        return {
+            gate: self._mix(weights[gate], [outputs[expert] for expert in experts])
+            for gate, experts in self._gate_experts.value.items()
+        }
+
+    def _mix(self, weights: Any, experts: list[Any]) -> Any:
+        """sum_e w_e E_e as a running sum: nothing of the size (..., E, H) is built."""
+        columns = ops.split(weights, len(experts), axis=-1)
+        return reduce(add, (w * ops.cast(x, self.compute_dtype) for w, x in zip(columns, experts)))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+        """An output's mask: valid where every stream that its gate mixes is valid."""
+        masks = self._by_stream(previous_mask, is_one=not isinstance(previous_mask, Mapping))
+        if all(mask is None for mask in masks.values()):
+            return None
+        streams = self._expert_streams.value
+        return {
+            gate: _all_valid([masks[stream] for stream in {gate, *map(streams.get, experts)}])
+            for gate, experts in self._gate_experts.value.items()
+        }
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        shapes = self._by_stream(input_shape, is_one=not isinstance(input_shape, Mapping))
+        if self.built:
+            width = self._bank.width
+        else:
+            any_expert_stream = next(iter(self._expert_streams.value.values()))
+            width = output_width(
+                self._expert_template.layer, shapes[any_expert_stream], "expert_block"
+            )
+        return {gate: (*shapes[gate][:-1], width) for gate in self._gate_experts.value}
+
+    def save_own_variables(self, store: Any) -> None:
+        save_names(store, [*self._task_names, *self._expert_streams.value])
+
+    def load_own_variables(self, store: Any) -> None:
+        check_names(store, [*self._task_names, *self._expert_streams.value], self)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "outputs": self.task_names,
+            "expert_block": self._expert_template.serialize(),
+            "num_task_experts": self.num_task_experts,
+            "num_shared_experts": self.num_shared_experts,
+            "add_shared_gate": self.add_shared_gate,
+            "gate_block": self._gate_template and self._gate_template.serialize(),
+            "gate_softmax_temperature": self.gate_softmax_temperature,
+            "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
+        }
+
+
+def _gate_name(gate: str) -> str:
+    return f"{gate}-gate"
+
+
+def _all_valid(masks: list[Any]) -> Any:
+    """The masks' conjunction; None stands for valid everywhere."""
+    distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
+    combined = distinct[0] if distinct else None
+    for mask in distinct[1:]:
+        combined = ops.logical_and(combined, mask)
+    return combined

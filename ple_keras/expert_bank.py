@@ -1,0 +1,183 @@
+"""Many experts behind one interface: stacked kernels, or copies of a template."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._building import Shape, Untracked, build_on
+from ple_keras.experts import ExpertBlock, Template
+
+
+def expert_bank(
+    template: Template, experts: Mapping[str, str], shapes: Mapping[str, Shape], dtype: Any
+) -> "ExpertBank":
+    """The bank that runs these experts fastest, built.
+
+    Args:
+        template: What every expert is a copy of.
+        experts: The stream that each expert reads, by the expert's name; the order counts.
+        shapes: The shape `(batch, ..., features)` of each stream.
+        dtype: The dtype policy of the block that the bank stands in.
+    """
+    widths = {shapes[stream][-1] for stream in experts.values()}
+    stackable = type(template.layer) is ExpertBlock and len(widths) == 1
+    bank: ExpertBank = (
+        StackedExperts(template, experts)
+        if stackable
+        else CopiedExperts(template, experts, dtype=dtype)
+    )
+    bank.build(shapes)
+    return bank
+
+
+class ExpertBank(keras.Layer):
+    """Experts side by side: `{stream: (..., D)} -> {expert: (..., H)}`.
+
+    Args:
+        template: What every expert is a copy of.
+        experts: The stream that each expert reads, by the expert's name; the order counts.
+        **kwargs: Keras's own layer arguments.
+
+    Attributes:
+        width: H, once built.
+    """
+
+    def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(name="experts", **kwargs)
+        self._template = template
+        self._streams = Untracked(dict(experts))
+        self.width: int | None = None
+
+    def _copy(self, expert: str) -> Any:
+        """The template's copy that is this expert, not yet built."""
+        return self._template.copy(sublayer_name(expert), expert)
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        return {
+            expert: (*input_shape[stream][:-1], self.width)
+            for expert, stream in self._streams.value.items()
+        }
+
+
+class CopiedExperts(ExpertBank):
+    """A copy of the template for each expert, called one by one: any layer will do."""
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        widths = {}
+        for expert, stream in self._streams.value.items():
+            layer = self._copy(expert)
+            setattr(self, sublayer_name(expert), layer)
+            widths[expert] = build_on(
+                layer, input_shape[stream], self.compute_dtype, self._template.argument
+            )
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                "all experts of a level must have outputs of one width, but these differ: "
+                f"{widths}. Received: {self._template.argument}={self._template.layer!r}"
+            )
+        self.width = next(iter(widths.values()))
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+        return {
+            expert: getattr(self, sublayer_name(expert))(inputs[stream])
+            for expert, stream in self._streams.value.items()
+        }
+
+
+class StackedExperts(ExpertBank):
+    """ExpertBlocks of one input width; step for step their kernels are one `(E, D, H)` variable.
+
+    Each slice starts as that expert alone would, and is regularized as it alone would be. What
+    follows a product (normalization, activation, dropout) is the experts' own.
+    """
+
+    def __init__(self, template: Template, experts: Mapping[str, str]) -> None:
+        layer = template.layer
+        super().__init__(
+            template,
+            experts,
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+            activity_regularizer=layer.activity_regularizer,
+        )
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        experts = {expert: self._copy(expert) for expert in self._streams.value}
+        # Out of Keras's sight: their Dense layers are never built.
+        self._experts = Untracked(experts)
+        self._kernels, self._biases = [], []
+        *leading, width = next(iter(input_shape.values()))
+        for step, units in enumerate(self._template.layer.units):
+            dense = [expert._dense[step] for expert in experts.values()]
+            self._kernels.append(self._stack("kernel", step, (width, units), dense))
+            if self._template.layer.use_bias:
+                self._biases.append(self._stack("bias", step, (units,), dense))
+            self._build_after_dense(step, (*leading, units))
+            width = units
+        self.width = width
+
+    def _stack(self, kind: str, step: int, shape: Shape, dense: list[Any]) -> Any:
+        """One variable for the kernels (or biases) of all experts' Dense layers of a step."""
+        return self.add_weight(
+            name=f"{kind}_{step}",
+            shape=(len(dense), *shape),
+            initializer=_each([getattr(layer, f"{kind}_initializer") for layer in dense]),
+            regularizer=_sum_over_slices(getattr(dense[0], f"{kind}_regularizer")),
+        )
+
+    def _build_after_dense(self, step: int, shape: Shape) -> None:
+        for name, expert in self._experts.value.items():
+            expert._build_after_dense(step, shape)
+            for kind in ("normalization", "dropout"):
+                for layer in getattr(expert, f"_{kind}")[step : step + 1]:
+                    setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
+
+    def call(
+        self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None
+    ) -> dict[str, Any]:
+        streams = self._streams.value
+        outputs = {expert: inputs[stream] for expert, stream in streams.items()}
+        for step, kernels in enumerate(self._kernels):
+            outputs = self._products(outputs, kernels, self._biases[step : step + 1])
+            for expert, block in self._experts.value.items():
+                stream_mask = mask and mask[streams[expert]]
+                outputs[expert] = block._after_dense(step, outputs[expert], training, stream_mask)
+        return outputs
+
+    def _products(self, inputs: dict[str, Any], kernels: Any, biases: list[Any]) -> dict[str, Any]:
+        """Every expert's input times its kernel: a GEMM an expert."""
+        stacks = map(ops.convert_to_tensor, (kernels, *biases))
+        slices = zip(*(ops.unstack(stack, len(inputs)) for stack in stacks))
+        outputs = {}
+        for (expert, features), (kernel, *bias) in zip(inputs.items(), slices):
+            product = ops.matmul(features, kernel)
+            outputs[expert] = ops.add(product, bias[0]) if bias else product
+        return outputs
+
+
+def sublayer_name(expert: str) -> str:
+    """The attribute and layer name of an expert; no other attribute holds a "-"."""
+    return expert.replace("/", "-")
+
+
+def _each(initializers: list[Any]) -> Callable[..., Any]:
+    """An initializer of a stack: slice e comes from initializer e, with its own fan-in."""
+
+    def initialize(shape: Any, dtype: Any = None) -> Any:
+        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in initializers])
+
+    return initialize
+
+
+def _sum_over_slices(regularizer: Any) -> Callable[[Any], Any] | None:
+    """A regularizer of a stack: the sum of what it is for each slice."""
+    if regularizer is None:
+        return None
+
+    def regularize(stack: Any) -> Any:
+        slices = ops.unstack(ops.convert_to_tensor(stack), stack.shape[0])
+        return sum(regularizer(weight) for weight in slices)
+
+    return regularize

@@ -1,0 +1,264 @@
+"""One expert: a multi-layer perceptron, and how a block takes one for a template."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._building import Shape, Untracked, build_on
+from ple_keras._copying import check_copyable, copy_layer, derive_initializer
+from ple_keras._registration import register
+from ple_keras._validation import check_features, check_int, check_number
+
+NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
+
+
+@register
+class ExpertBlock(keras.Layer):
+    """One expert: an MLP, `(..., D) -> (..., units[-1])`.
+
+    Each step is a Dense layer, then normalization, activation and dropout, as far as they are
+    switched on. It can be used alone, as a tower, as a gate block, and as the base of experts
+    of your own.
+
+    Args:
+        units: The width of each step: an int or a sequence of ints.
+        activation: The activation after every step: a name, a function, or None for linear.
+        dropout: The share of each step's outputs that training sets to zero, in [0, 1).
+        normalization: None, "batch" or "layer": what stands before each activation.
+        use_bias: Whether the Dense layers add a bias.
+        kernel_initializer: Initializer of the kernels. Each step draws its own values, also
+            from one instance and from one with a seed.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of each kernel.
+        bias_regularizer: Regularizer of each bias.
+        **kwargs: Keras's own layer arguments: `name`, `dtype`, `trainable`,
+            `activity_regularizer`.
+
+    Raises:
+        TypeError: if `units` holds anything but integers, or `activation` is a layer.
+        ValueError: if `units` is empty or below 1, `dropout` is outside [0, 1), or
+            `normalization` is unknown.
+
+    Example:
+
+    >>> expert = ExpertBlock([256, 128], normalization="layer", dropout=0.1)
+    >>> expert(keras.ops.ones((32, 64))).shape
+    (32, 128)
+
+    A subclass may change `call`; with constructor arguments of its own it needs `get_config`,
+    since blocks copy their experts through it:
+
+    >>> @keras.saving.register_keras_serializable()
+    ... class ScaledExpert(ExpertBlock):
+    ...     def __init__(self, units, scale=1.0, **kwargs):
+    ...         super().__init__(units, **kwargs)
+    ...         self.scale = scale
+    ...
+    ...     def call(self, inputs, training=None):
+    ...         return self.scale * super().call(inputs, training=training)
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "scale": self.scale}
+    """
+
+    def __init__(
+        self,
+        units: int | Sequence[int],
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        normalization: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.units = _check_units(units)
+        self.activation = _check_activation(activation)
+        self.dropout = _check_dropout(dropout)
+        self.normalization = _check_normalization(normalization)
+        self.use_bias = use_bias
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+
+        steps = range(len(self.units))
+        self._dense = [self._make_dense(step) for step in steps]
+        self._normalization = [self._make_normalization(step) for step in steps if normalization]
+        self._dropout = [
+            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name=f"dropout_{step}")
+            for step in steps
+            if self.dropout
+        ]
+
+    def _make_dense(self, step: int) -> Any:
+        return keras.layers.Dense(
+            self.units[step],
+            use_bias=self.use_bias,
+            kernel_initializer=derive_initializer(self.kernel_initializer, "kernel", step),
+            bias_initializer=derive_initializer(self.bias_initializer, "bias", step),
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            dtype=self.dtype_policy,
+            name=f"dense_{step}",
+        )
+
+    def _make_normalization(self, step: int) -> Any:
+        kind = NORMALIZATIONS[self.normalization]
+        return getattr(keras.layers, kind)(dtype=self.dtype_policy, name=f"normalization_{step}")
+
+    def build(self, input_shape: Any) -> None:
+        *leading, _ = shape = check_features(input_shape)
+        for step, units in enumerate(self.units):
+            self._dense[step].build(shape)
+            shape = (*leading, units)
+            self._build_after_dense(step, shape)
+
+    def _build_after_dense(self, step: int, shape: Shape) -> None:
+        for layers in (self._normalization, self._dropout):
+            if layers:
+                layers[step].build(shape)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Apply the expert.
+
+        Args:
+            inputs: Features, `(..., D)`.
+            training: Whether dropout and batch normalization work as in training.
+            mask: Which positions batch normalization counts, `(...)`.
+
+        Returns:
+            The expert's output, `(..., units[-1])`.
+        """
+        outputs = inputs
+        for step, dense in enumerate(self._dense):
+            outputs = self._after_dense(step, dense(outputs), training, mask)
+        return outputs
+
+    def _after_dense(self, step: int, outputs: Any, training: bool | None, mask: Any) -> Any:
+        """What a step does to its Dense layer's output; stacked experts run it too."""
+        if self.normalization == "batch":
+            outputs = self._normalization[step](outputs, training=training, mask=mask)
+        elif self.normalization == "layer":
+            outputs = self._normalization[step](outputs)
+        outputs = self.activation(outputs)
+        if self._dropout:
+            outputs = self._dropout[step](outputs, training=training)
+        return outputs
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        if type(self).call is ExpertBlock.call:
+            return (*input_shape[:-1], self.units[-1])
+        if not self.built:
+            return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
+        # A subclass's call may change the width: trace it.
+        inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
+        shape: Shape = keras.Operation.compute_output_spec(self, inputs).shape
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": list(self.units),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "normalization": self.normalization,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+        }
+
+
+class Template(Untracked):
+    """A layer that is copied and never used itself; `argument` is what the caller calls it."""
+
+    def __init__(self, layer: Any, argument: str) -> None:
+        super().__init__(layer)
+        self.argument = argument
+
+    @property
+    def layer(self) -> Any:
+        return self.value
+
+    def copy(self, name: str, *path: object) -> Any:
+        """A layer of its own, its seeds derived for `path`."""
+        return copy_layer(self.layer, name, *path)
+
+    def serialize(self) -> Any:
+        return keras.saving.serialize_keras_object(self.layer)
+
+
+def as_template(value: Any, argument: str, dtype: Any) -> Template:
+    """A template from units, from a layer, or from a layer's serialized form.
+
+    Args:
+        value: An int or a sequence of ints (the units of an ExpertBlock), any Keras layer, or
+            what `Template.serialize` returned.
+        argument: The name under which the caller took the value, for messages.
+        dtype: The dtype policy of an ExpertBlock made from units; a layer keeps its own.
+
+    Raises:
+        TypeError: if `value` is none of these.
+        ValueError: if the layer cannot be copied.
+    """
+    if isinstance(value, Mapping) and "class_name" in value:
+        value = keras.saving.deserialize_keras_object(value)
+    if isinstance(value, Template):
+        value = value.layer
+    if isinstance(value, keras.Layer):
+        check_copyable(value, argument)
+        return Template(value, argument)
+    if isinstance(value, str | bytes | Mapping | bool) or not isinstance(value, Sequence | int):
+        raise TypeError(
+            f"{argument} must be an int or a sequence of ints (the units of an ExpertBlock), or an "
+            f"instance of a Keras layer. Received: {argument}={value!r}"
+        )
+    units = _check_units(value, argument)
+    return Template(ExpertBlock(units, dtype=dtype, name=argument), argument)
+
+
+def output_width(layer: Any, shape: Shape, argument: str) -> int:
+    """The width H of what a template makes of inputs `(..., D)`, without touching it."""
+    if type(layer) is ExpertBlock:
+        return layer.units[-1]
+    return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
+
+
+def _check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
+    if not isinstance(units, Sequence) or isinstance(units, str | bytes):
+        return (check_int(units, argument, minimum=1),)
+    if not units:
+        raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
+    return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
+
+
+def _check_activation(activation: Any) -> Any:
+    if isinstance(activation, keras.Layer):
+        raise TypeError(
+            "activation must be a name or a function; a layer with weights belongs into a "
+            f"keras.Sequential as the expert. Received: activation={activation!r}"
+        )
+    return keras.activations.get(activation)
+
+
+def _check_dropout(dropout: Any) -> float:
+    rate = check_number(dropout, "dropout")
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
+    return rate
+
+
+def _check_normalization(normalization: Any) -> Any:
+    if normalization is None or normalization in tuple(NORMALIZATIONS):
+        return normalization
+    raise ValueError(
+        f"normalization must be None or one of {list(NORMALIZATIONS)}. "
+        f"Received: normalization={normalization!r}"
+    )

@@ -1,0 +1,228 @@
+"""Progressive Layered Extraction and its relatives."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._building import Shape, build_on
+from ple_keras._registration import register
+from ple_keras._validation import check_features, check_int, task_names
+from ple_keras.cgc import CGCBlock
+from ple_keras.experts import as_template, output_width
+from ple_keras.sequential import SequentialBlock
+
+
+def PLEBlock(
+    num_layers: int,
+    outputs: Any,
+    expert_block: Any,
+    num_task_experts: int | Mapping[str, int] = 1,
+    num_shared_experts: int = 1,
+    gate_block: Any = None,
+    gate_softmax_temperature: float = 1.0,
+    enable_gate_weights_metrics: bool = False,
+    name: str | None = None,
+    **kwargs: Any,
+) -> SequentialBlock:
+    """Progressive Layered Extraction: levels of experts and gates, one on the other.
+
+    Level j's gates and experts read what level j-1 made of their own stream:
+
+        x_k^j = sum_e w_{k,e}^j E_e^j          w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
+
+    (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+    (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.) The shared
+    stream has a gate in every level but the last, and none where there are no shared experts.
+
+    Args:
+        num_layers: N, the number of levels.
+        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or heads by
+            task.
+        expert_block: As for CGCBlock; a sequence of N layers gives each level its own.
+        num_task_experts: The number of experts of each task in each level, or a dict by task.
+        num_shared_experts: The number of shared experts in each level.
+        gate_block: A network that each gate reads its input through, given as `expert_block` is.
+        gate_softmax_temperature: T of every gate.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        name: The name of the block.
+        **kwargs: Passed to every CGCBlock: `dtype`, `trainable`.
+
+    Returns:
+        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`: from a tensor
+        `(..., D)`, or a dict of one by stream, to `{task: (..., H)}`.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock; and if `num_layers` is no integer above 0, or
+            `expert_block` is a sequence of layers of another length.
+
+    Example:
+
+    >>> ple = PLEBlock(2, ["click", "buy"], [64, 32], num_task_experts=2, num_shared_experts=2)
+    >>> {name: tuple(x.shape) for name, x in ple(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+    num_layers = check_int(num_layers, "num_layers", minimum=1)
+    has_shared = check_int(num_shared_experts, "num_shared_experts", minimum=0) > 0
+    dtype = kwargs.get("dtype")
+    blocks = [
+        CGCBlock(
+            outputs,
+            expert,
+            num_task_experts=num_task_experts,
+            num_shared_experts=num_shared_experts,
+            add_shared_gate=has_shared and level < num_layers - 1,
+            gate_block=_for_level(gate_block, "gate_block", level, dtype),
+            gate_softmax_temperature=gate_softmax_temperature,
+            enable_gate_weights_metrics=enable_gate_weights_metrics,
+            name=f"cgc_block_{level}",
+            **kwargs,
+        )
+        for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
+    ]
+    return SequentialBlock(blocks, name=name, dtype=dtype)
+
+
+def MMoEBlock(
+    outputs: Any,
+    expert_block: Any,
+    num_experts: int,
+    gate_block: Any = None,
+    gate_softmax_temperature: float = 1.0,
+    enable_gate_weights_metrics: bool = False,
+    name: str | None = None,
+    **kwargs: Any,
+) -> CGCBlock:
+    """Multi-gate Mixture-of-Experts: shared experts only, a gate for each task.
+
+        x_k' = sum_e softmax(W_k g(x) / T)_e E_e(x)
+
+    (Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+    Mixture-of-Experts", KDD 2018, equations 6 and 7, which have T = 1 and no g.)
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        expert_block: What each expert is, as for CGCBlock.
+        num_experts: The number of experts.
+        gate_block: A network that each gate reads its input through.
+        gate_softmax_temperature: T of every gate.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        name: The name of the block.
+        **kwargs: Keras's own layer arguments.
+
+    Returns:
+        A CGCBlock without task experts and shared gate: `(..., D)` to `{task: (..., H)}`.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock; and if `num_experts` is no integer above 0.
+
+    Example:
+
+    >>> mmoe = MMoEBlock(["click", "buy"], expert_block=[64, 32], num_experts=4)
+    >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+    return CGCBlock(
+        outputs,
+        expert_block,
+        num_task_experts=0,
+        num_shared_experts=check_int(num_experts, "num_experts", minimum=1),
+        add_shared_gate=False,
+        gate_block=gate_block,
+        gate_softmax_temperature=gate_softmax_temperature,
+        enable_gate_weights_metrics=enable_gate_weights_metrics,
+        name=name,
+        **kwargs,
+    )
+
+
+@register
+class SharedBottomBlock(keras.Layer):
+    """One network, handed to every task: the baseline that a comparison needs.
+
+    (Caruana, "Multitask Learning", Machine Learning 28, 1997.)
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        bottom_block: The network, given as `expert_block` of CGCBlock is: units, or a layer that
+            is copied.
+        **kwargs: Keras's own layer arguments.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock.
+
+    Example:
+
+    >>> bottom = SharedBottomBlock(["click", "buy"], bottom_block=[64, 32])
+    >>> {name: tuple(x.shape) for name, x in bottom(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+
+    def __init__(self, outputs: Any, bottom_block: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._task_names = tuple(task_names(outputs))
+        self._template = as_template(bottom_block, "bottom_block", self.dtype_policy)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in order."""
+        return list(self._task_names)
+
+    def build(self, input_shape: Any) -> None:
+        self._bottom = self._template.copy("bottom", "bottom")
+        shape = check_features(input_shape)
+        self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """Run the network once.
+
+        Args:
+            inputs: Features, `(..., D)`.
+            training: As in Keras; passed to the network.
+
+        Returns:
+            `{task: (..., H)}`, the same tensor for every task.
+        """
+        return dict.fromkeys(self._task_names, self._bottom(inputs))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+        if previous_mask is None:
+            return None
+        return dict.fromkeys(self._task_names, previous_mask)
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        width = (
+            self._width
+            if self.built
+            else output_width(self._template.layer, input_shape, "bottom_block")
+        )
+        return dict.fromkeys(self._task_names, (*input_shape[:-1], width))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "outputs": self.task_names,
+            "bottom_block": self._template.serialize(),
+        }
+
+
+def _experts_by_level(expert_block: Any, num_layers: int, dtype: Any) -> list[Any]:
+    """One expert template a level, each with seeds of its own."""
+    if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
+        if len(expert_block) != num_layers:
+            raise ValueError(
+                f"expert_block as a sequence must hold one layer a level, {num_layers} in all. "
+                f"Received: expert_block={expert_block!r}"
+            )
+        blocks = list(expert_block)
+    else:
+        blocks = [expert_block] * num_layers
+    return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
+
+
+def _for_level(block: Any, argument: str, level: int, dtype: Any) -> Any:
+    if block is None:
+        return None
+    template = as_template(block, argument, dtype)
+    return template.copy(template.layer.name, "level", level)
