@@ -30,7 +30,7 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
     """A copy of `layer` with new weights, called `name`.
 
     Seeds in its config are derived for `path`, so that copies made for different places start
-    different from each other, and the same in every run. An empty path keeps the seeds.
+    different from each other, and the same in every run.
 
     Raises:
         TypeError: if the layer's `__init__` takes parameters that its config lacks.
@@ -40,8 +40,7 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
             return _clone_model(layer, name, path)
     if isinstance(layer, keras.Layer):
         _check_config(layer)
-    config = _reseed(layer.get_config(), path) if path else layer.get_config()
-    return type(layer).from_config({**config, "name": name})
+    return type(layer).from_config({**_reseed(layer.get_config(), path), "name": name})
 
 
 def check_copyable(layer: Any, argument: str) -> None:
@@ -68,7 +67,7 @@ def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
     def clone(layer: Any) -> Any:
         nonlocal copied
         copied += 1
-        return copy_layer(layer, layer.name, *((*path, copied) if path else ()))
+        return copy_layer(layer, layer.name, *path, copied)
 
     model = keras.models.clone_model(model, clone_function=clone)
     model.name = name
@@ -101,6 +100,8 @@ def _reseed(value: Any, path: tuple[object, ...]) -> Any:
             if key == "seed" and isinstance(item, int)
             else _reseed(item, (*path, key))
             for key, item in value.items()
+            # While a file is loaded, Keras hands out one object for one id; a copy is another.
+            if key != "shared_object_id"
         }
     if isinstance(value, list | tuple):
         items = (_reseed(item, (*path, i)) for i, item in enumerate(value))

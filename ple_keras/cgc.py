@@ -220,7 +220,8 @@ class CGCBlock(keras.Layer):
         Returns:
             `{expert name: (..., H)}`.
         """
-        outputs: dict[str, Any] = self._bank(self._read(inputs), training=training)
+        streams = self._read(inputs)
+        outputs: dict[str, Any] = self._bank(streams, training=training)
         return outputs
 
     def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
@@ -306,7 +307,8 @@ class CGCBlock(keras.Layer):
 
 
 def _gate_name(gate: str) -> str:
-    return f"{gate}-gate"
+    """The attribute and layer name of a gate, see `expert_bank.sublayer_name`."""
+    return f"gate-{gate}"
 
 
 def _all_valid(masks: list[Any]) -> Any:

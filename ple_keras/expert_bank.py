@@ -158,8 +158,12 @@ class StackedExperts(ExpertBank):
 
 
 def sublayer_name(expert: str) -> str:
-    """The attribute and layer name of an expert; no other attribute holds a "-"."""
-    return expert.replace("/", "-")
+    """The attribute and layer name of an expert.
+
+    Task names may start with a digit, but torch hides such attributes from `dir`, and so from
+    files; and no other attribute holds a "-".
+    """
+    return "expert-" + expert.replace("/expert_", "-")
 
 
 def _each(initializers: list[Any]) -> Callable[..., Any]:

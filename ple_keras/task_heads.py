@@ -150,4 +150,5 @@ def _check_heads(heads: Any) -> list[Head]:
 
 
 def _head_attribute(task: str) -> str:
-    return f"{task}-head"
+    """The attribute of a head, see `expert_bank.sublayer_name`."""
+    return f"head-{task}"

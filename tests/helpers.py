@@ -1,0 +1,29 @@
+"""What several test files need."""
+
+import keras
+import numpy as np
+
+
+def numpy_of(outputs):
+    """A tensor, or a dict of tensors, as NumPy arrays."""
+    if isinstance(outputs, dict):
+        return {key: keras.ops.convert_to_numpy(value) for key, value in outputs.items()}
+    return keras.ops.convert_to_numpy(outputs)
+
+
+def randomize(layer, seed=0, scale=0.5):
+    """Give every trainable weight other values, biases too."""
+    rng = np.random.default_rng(seed)
+    for weight in layer.trainable_weights:
+        weight.assign(rng.normal(scale=scale, size=weight.shape).astype("float32"))
+
+
+def features(*shape, seed=0):
+    return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def assert_same(actual, expected, atol=1e-5):
+    """Dicts of arrays with the same keys and, up to rounding, the same values."""
+    assert set(actual) == set(expected)
+    for key in expected:
+        np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5, atol=atol, err_msg=key)

@@ -1,0 +1,85 @@
+"""PLE in NumPy, float64: the equations written down once more, slowly and plainly."""
+
+import numpy as np
+
+
+def softmax(x):
+    exps = np.exp(x - x.max(axis=-1, keepdims=True))
+    return exps / exps.sum(axis=-1, keepdims=True)
+
+
+def mlp(x, layers):
+    """ReLU layers, each a (kernel, bias)."""
+    for kernel, bias in layers:
+        x = np.maximum(x @ kernel + bias, 0)
+    return x
+
+
+def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
+    """One level.
+
+    Args:
+        streams: `{task: x_k, "shared": x_s}`.
+        tasks: The tasks in order.
+        experts: `{stream: [layers of its expert 0, of its expert 1, ...]}`.
+        gates: `{stream: (layers of its gate block, W)}`; a gate over one expert has no W.
+        shared_gate: Whether the shared stream has a gate.
+
+    Returns:
+        The next level's streams.
+    """
+    made = {s: [mlp(streams[s], layers) for layers in experts[s]] for s in experts}
+    seen = {task: made[task] + made["shared"] for task in tasks}
+    if shared_gate:
+        seen["shared"] = [x for s in [*tasks, "shared"] for x in made[s]]
+    outputs = {}
+    for stream, candidates in seen.items():
+        if len(candidates) == 1:
+            outputs[stream] = candidates[0]
+            continue
+        block, kernel = gates[stream]
+        weights = softmax(mlp(streams[stream], block) @ kernel / temperature)
+        outputs[stream] = np.einsum("...e,e...h->...h", weights, np.stack(candidates))
+    return outputs
+
+
+def parameters(block):
+    """`experts` and `gates` of a CGCBlock for `cgc`, from the paths of its weights.
+
+    Experts must be ExpertBlocks, in a stack or as copies; gate blocks ExpertBlocks.
+    """
+    values = {w.path.split(block.name + "/", 1)[1]: np.float64(w.numpy()) for w in block.weights}
+    streams = [*block.task_names, "shared"]
+    experts = {stream: [] for stream in streams}
+    for index, name in enumerate(block.expert_names):
+        stream = name.rsplit("/", 1)[0]
+        experts[stream].append(
+            _expert_layers(values, "expert-" + name.replace("/expert_", "-"), index)
+        )
+    gates = {
+        stream: (
+            _layers(values, f"gate-{stream}/block/dense_{{}}"),
+            values.get(f"gate-{stream}/projection/kernel"),
+        )
+        for stream in streams
+    }
+    return experts, gates
+
+
+def _expert_layers(values, name, index):
+    copied = _layers(values, f"experts/{name}/dense_{{}}")
+    if copied:
+        return copied
+    steps = sum(path.startswith("experts/kernel_") for path in values)
+    return [
+        (values[f"experts/kernel_{i}"][index], values[f"experts/bias_{i}"][index])
+        for i in range(steps)
+    ]
+
+
+def _layers(values, pattern):
+    layers = []
+    while f"{pattern.format(len(layers))}/kernel" in values:
+        path = pattern.format(len(layers))
+        layers.append((values[f"{path}/kernel"], values[f"{path}/bias"]))
+    return layers
