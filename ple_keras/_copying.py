@@ -81,15 +81,23 @@ def _check_config(layer: Any) -> None:
         return  # Keras recorded the arguments of __init__ by itself
     if cls.from_config.__func__ is not keras.Layer.from_config.__func__:
         return  # the class maps its config to arguments as it likes
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    config = layer.get_config()
-    missing = [p.name for p in parameters if p.kind in kinds and p.name not in config]
+    known = {*layer.get_config()}
+    for base in cls.__mro__:
+        if base.__module__.startswith("keras."):
+            known.update(_parameters(base))  # Keras's own layers leave some out unless set
+    missing = [name for name in _parameters(cls) if name not in known]
     if missing:
         raise TypeError(
             f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "
             f"give {cls.__name__} a get_config that returns them too."
         )
+
+
+def _parameters(cls: Any) -> list[str]:
+    """The named parameters of a class's `__init__`, without `self`."""
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+    return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
 def _reseed(value: Any, path: tuple[object, ...]) -> Any:

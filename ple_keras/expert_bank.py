@@ -108,7 +108,7 @@ class StackedExperts(ExpertBank):
         # Out of Keras's sight: their Dense layers are never built.
         self._experts = Untracked(experts)
         self._kernels, self._biases = [], []
-        *leading, width = next(iter(input_shape.values()))
+        *leading, width = input_shape[next(iter(self._streams.value.values()))]
         for step, units in enumerate(self._template.layer.units):
             dense = [expert._dense[step] for expert in experts.values()]
             self._kernels.append(self._stack("kernel", step, (width, units), dense))
@@ -124,12 +124,13 @@ class StackedExperts(ExpertBank):
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
             initializer=_each([getattr(layer, f"{kind}_initializer") for layer in dense]),
-            regularizer=_sum_over_slices(getattr(dense[0], f"{kind}_regularizer")),
+            regularizer=_PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
         for name, expert in self._experts.value.items():
-            expert._build_after_dense(step, shape)
+            with keras.name_scope(sublayer_name(name)):
+                expert._build_after_dense(step, shape)
             for kind in ("normalization", "dropout"):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
@@ -175,13 +176,17 @@ def _each(initializers: list[Any]) -> Callable[..., Any]:
     return initialize
 
 
-def _sum_over_slices(regularizer: Any) -> Callable[[Any], Any] | None:
+class _PerSlice(keras.Regularizer):
     """A regularizer of a stack: the sum of what it is for each slice."""
-    if regularizer is None:
-        return None
 
-    def regularize(stack: Any) -> Any:
+    def __init__(self, regularizer: Any) -> None:
+        self.regularizer = regularizer
+
+    @classmethod
+    def of(cls, regularizer: Any) -> Any:
+        """None stays None."""
+        return regularizer and cls(regularizer)
+
+    def __call__(self, stack: Any) -> Any:
         slices = ops.unstack(ops.convert_to_tensor(stack), stack.shape[0])
-        return sum(regularizer(weight) for weight in slices)
-
-    return regularize
+        return sum(self.regularizer(weight) for weight in slices)

@@ -161,7 +161,7 @@ class Gate(keras.Layer):
     def reset_statistics(self) -> None:
         """Forget what was tracked so far."""
         for statistic in (self._sums, self._count) if self.track_weights and self.built else ():
-            statistic.assign(ops.zeros_like(statistic))
+            statistic.assign(ops.zeros(statistic.shape, statistic.dtype))
 
     def save_own_variables(self, store: Any) -> None:
         """Nothing: the gate's own variables are statistics, which belong to no file."""

@@ -1,0 +1,85 @@
+"""A mask on the input reaches every output, through every block."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+
+TASKS = ["a", "b"]
+IDS = np.array([[1, 2, 0, 0], [3, 0, 0, 0], [4, 5, 6, 7]])
+
+BLOCKS = {
+    "cgc": lambda: pk.CGCBlock(TASKS, 3),
+    "cgc_copied": lambda: pk.CGCBlock(TASKS, keras.layers.Dense(3)),
+    "ple": lambda: pk.PLEBlock(2, TASKS, pk.ExpertBlock(3, normalization="batch")),
+    "mmoe": lambda: pk.MMoEBlock(TASKS, 3, num_experts=2),
+    "bottom": lambda: pk.SharedBottomBlock(TASKS, 3),
+    "ple_and_heads": lambda: pk.SequentialBlock(
+        [pk.PLEBlock(2, TASKS, 3), pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])]
+    ),
+}
+
+
+def mask_of(tensor):
+    mask = getattr(tensor, "_keras_mask", None)
+    return None if mask is None else numpy_of(mask)
+
+
+@pytest.fixture(params=BLOCKS)
+def block(request):
+    return BLOCKS[request.param]()
+
+
+def test_every_output_has_the_mask(block):
+    embedded = keras.layers.Embedding(8, 5, mask_zero=True)(IDS)
+    for output in block(embedded).values():
+        np.testing.assert_array_equal(mask_of(output), IDS != 0)
+
+
+def test_without_a_mask_no_output_has_one(block):
+    for output in block(features(3, 4, 5)).values():
+        assert mask_of(output) is None
+
+
+def test_a_masked_position_counts_in_no_tasks_loss(block):
+    """Through a Functional model: changing labels under the mask changes no loss."""
+    inputs = keras.Input((4,), dtype="int32")
+    outputs = block(keras.layers.Embedding(8, 5, mask_zero=True)(inputs))
+    outputs = {task: keras.layers.Dense(1)(outputs[task]) for task in TASKS}
+    model = keras.Model(inputs, outputs)
+    model.compile(loss=dict.fromkeys(TASKS, "mse"), jit_compile=False)
+    labels = features(3, 4, 1)
+    changed = labels + 10 * (IDS == 0)[..., None]
+    losses = [
+        model.evaluate(IDS, dict.fromkeys(TASKS, y), verbose=0, return_dict=True)
+        for y in (labels, changed, labels + 10)
+    ]
+    for task in TASKS:
+        assert losses[0][f"{task}_loss"] == pytest.approx(losses[1][f"{task}_loss"], rel=1e-6)
+        assert losses[2][f"{task}_loss"] > losses[0][f"{task}_loss"] + 1
+
+
+def test_an_output_is_valid_where_all_streams_that_it_mixes_are():
+    block = pk.CGCBlock(TASKS, 3)
+    embedding = keras.layers.Embedding(8, 5, mask_zero=True)
+    ids = {"a": IDS, "b": IDS[::-1], "shared": np.ones_like(IDS)}
+    outputs = block({stream: embedding(value) for stream, value in ids.items()})
+    np.testing.assert_array_equal(mask_of(outputs["a"]), IDS != 0)
+    np.testing.assert_array_equal(mask_of(outputs["b"]), IDS[::-1] != 0)
+    np.testing.assert_array_equal(mask_of(outputs["shared"]), (IDS != 0) & (IDS[::-1] != 0))
+
+
+def test_batch_normalization_of_stacked_experts_counts_valid_positions_only():
+    block = pk.CGCBlock(["a"], pk.ExpertBlock(3, normalization="batch"))
+    x = features(3, 4, 5)
+    masking = keras.layers.Masking()
+    masked = np.where((IDS != 0)[..., None], x, 0.0)
+    block.build(x.shape)
+    outputs = numpy_of(block(masking(masked), training=True))
+    weights = {w.path.split("/", 1)[1]: numpy_of(w) for w in block.weights}
+    products = x[IDS != 0] @ weights["experts/kernel_0"][0]
+    moving_mean = weights["experts/expert-a-0/normalization_0/moving_mean"]
+    np.testing.assert_allclose(moving_mean, 0.01 * products.mean(axis=0), atol=1e-6)
+    assert np.isfinite(outputs["a"]).all()
