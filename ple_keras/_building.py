@@ -18,6 +18,16 @@ class Untracked:
         self.value = value
 
 
+def freeze_if_frozen(layer: Any) -> None:
+    """Hand a `trainable=False` that `layer` was made with on to what its build has made.
+
+    Keras does so when it is assigned, not when it is given to the constructor: a layer loaded
+    from a file that holds it frozen would train.
+    """
+    if not layer.trainable:
+        layer.trainable = False
+
+
 def symbolic(shape: Any, dtype: str) -> Any:
     """Symbolic tensors of the given shape, or of a dict or list of shapes."""
     if isinstance(shape, Mapping):

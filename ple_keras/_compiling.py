@@ -9,15 +9,18 @@ import keras
 
 def check_loss(loss: Any) -> Any:
     """A loss: a name, a function, an object, an object's serialized form, or None."""
-    if isinstance(loss, Mapping):
+    if isinstance(loss, Mapping) and "class_name" in loss:
         return keras.saving.deserialize_keras_object(loss)
+    message = (
+        "loss must be the name of a Keras loss, a function or a keras.losses.Loss object. "
+        f"Received: loss={loss!r}"
+    )
+    if isinstance(loss, type | Mapping):
+        raise TypeError(message)
     try:
         keras.losses.get(loss)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            "loss must be the name of a Keras loss, a function or a keras.losses.Loss. "
-            f"Received: loss={loss!r}"
-        ) from error
+        raise ValueError(message) from error
     return loss
 
 
@@ -31,7 +34,7 @@ def check_metrics(metrics: Any) -> list[Any]:
 
 
 def _check_metric(metric: Any) -> Any:
-    if isinstance(metric, Mapping):
+    if isinstance(metric, Mapping) and "class_name" in metric:
         return keras.saving.deserialize_keras_object(metric)
     if isinstance(metric, str):
         try:
@@ -40,7 +43,7 @@ def _check_metric(metric: Any) -> Any:
             raise ValueError(
                 f"metrics must hold names that Keras knows. Received: metrics=[..., {metric!r}]"
             ) from error
-    elif not callable(metric):
+    elif isinstance(metric, type) or not callable(metric):
         raise TypeError(
             "metrics must hold names, functions and keras.metrics.Metric objects. "
             f"Received: metrics=[..., {metric!r}]"

@@ -3,8 +3,10 @@
 import math
 import operator
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import keras
 
 SHARED = "shared"
 
@@ -24,40 +26,42 @@ def check_task_name(name: Any, argument: str) -> str:
     return name
 
 
-def task_names(outputs: Any) -> list[str]:
+def task_names(outputs: Any, argument: str = "outputs") -> list[str]:
     """The tasks' names, in order, from any of the four forms of `outputs`.
 
     Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
     not know the classes.
     """
-    names = [check_task_name(name, "outputs") for name in _names_of(outputs)]
+    names = [check_task_name(name, argument) for name in _names_of(outputs, argument)]
     if not names:
-        raise ValueError(f"outputs must name at least one task. Received: outputs={outputs!r}")
+        raise ValueError(
+            f"{argument} must name at least one task. Received: {argument}={outputs!r}"
+        )
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(
-            f"outputs must name each task once, but {repeated} are repeated. "
-            f"Received: outputs={outputs!r}"
+            f"{argument} must name each task once, but {repeated} are repeated. "
+            f"Received: {argument}={outputs!r}"
         )
     return names
 
 
-def _names_of(outputs: Any) -> list[Any]:
+def _names_of(outputs: Any, argument: str) -> list[Any]:
     if hasattr(outputs, "task_names"):
         return list(outputs.task_names)
     if isinstance(outputs, Mapping):
         for name, head in outputs.items():
             if getattr(head, "task", None) != name:
                 raise ValueError(
-                    "outputs as a dict must map each task to its own head, "
-                    f"but {name!r} has {head!r}. Received: outputs={outputs!r}"
+                    f"{argument} as a dict must map each task to its own head, "
+                    f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
         return list(outputs)
     if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
         return [getattr(item, "task", item) for item in outputs]
     raise TypeError(
-        "outputs must be a sequence of task names, a sequence of heads, a TaskHeads "
-        f"or a dict of heads by task. Received: outputs={outputs!r}"
+        f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
+        f"or a dict of heads by task. Received: {argument}={outputs!r}"
     )
 
 
@@ -113,12 +117,41 @@ def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str)
         )
 
 
+def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:
+    """What one of Keras's `get` functions makes of `value`, such as an initializer of a name."""
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{argument} must be one that Keras knows: {error}. Received: {argument}={value!r}"
+        ) from error
+
+
+def check_activation(activation: Any) -> Any:
+    """An activation as a function; a layer is refused."""
+    if isinstance(activation, keras.Layer):
+        raise TypeError(
+            "activation must be a name or a function; a layer with weights belongs into a "
+            f"keras.Sequential with the layers before it. Received: activation={activation!r}"
+        )
+    return check_known(keras.activations.get, activation, "activation")
+
+
 def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ...]:
     """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
-    axes: tuple[int | None, ...] = tuple(shape)
+    axes: tuple[int | None, ...] = tuple(shape or ())
     if len(axes) < 2 or not isinstance(axes[-1], int):
         raise ValueError(
             f"{argument} must have a shape (batch, ..., features) with a known number of "
             f"features. Received: {argument}.shape={axes}"
         )
     return axes
+
+
+def check_width(shape: Any, width: int, argument: str) -> None:
+    """Refuse a shape of another width than a layer was built for; None is not yet known."""
+    if len(shape) < 2 or shape[-1] not in (width, None):
+        raise ValueError(
+            f"{argument} must have a shape (batch, ..., {width}), as when the block was built. "
+            f"Received: {argument}.shape={tuple(shape)}"
+        )

@@ -8,18 +8,18 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._building import Shape, Untracked
+from ple_keras._building import Shape, Untracked, freeze_if_frozen
 from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
 from ple_keras._validation import (
-    SHARED,
     check_bool,
     check_counts,
     check_features,
     check_int,
-    check_keys,
+    check_width,
     task_names,
 )
+from ple_keras._wiring import Wiring
 from ple_keras.expert_bank import expert_bank
 from ple_keras.experts import as_template, output_width
 from ple_keras.gate import Gate, check_temperature
@@ -78,10 +78,7 @@ class CGCBlock(keras.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._task_names = tuple(task_names(outputs))
-        self._task_experts = Untracked(
-            check_counts(num_task_experts, self._task_names, "num_task_experts")
-        )
+        counts = check_counts(num_task_experts, task_names(outputs), "num_task_experts")
         self.num_shared_experts = check_int(num_shared_experts, "num_shared_experts", minimum=0)
         self.add_shared_gate = check_bool(add_shared_gate, "add_shared_gate")
         self.gate_softmax_temperature = check_temperature(
@@ -90,44 +87,17 @@ class CGCBlock(keras.Layer):
         self.enable_gate_weights_metrics = check_bool(
             enable_gate_weights_metrics, "enable_gate_weights_metrics"
         )
-        self._expert_streams = Untracked(self._name_experts())
-        self._gate_experts = Untracked(self._assign_experts())
-        self._check_gates_see_experts()
+        self._task_experts = Untracked(counts)
+        self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
         self._expert_template = as_template(expert_block, "expert_block", self.dtype_policy)
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
 
-    def _name_experts(self) -> dict[str, str]:
-        """The stream that each expert reads, by the expert's name."""
-        counts = {**self._task_experts.value, SHARED: self.num_shared_experts}
-        return {
-            f"{stream}/expert_{i}": stream for stream, count in counts.items() for i in range(count)
-        }
-
-    def _assign_experts(self) -> dict[str, list[str]]:
-        """The experts that each gate mixes, in the order of its weights."""
-        streams = self._expert_streams.value
-        shared = [name for name, stream in streams.items() if stream == SHARED]
-        gates = {
-            task: [name for name, stream in streams.items() if stream == task] + shared
-            for task in self._task_names
-        }
-        return {**gates, SHARED: list(streams)} if self.add_shared_gate else gates
-
-    def _check_gates_see_experts(self) -> None:
-        for gate, experts in self._gate_experts.value.items():
-            if not experts:
-                raise ValueError(
-                    f"every gate must see at least one expert, but that of {gate!r} sees none. "
-                    f"Received: num_task_experts={self.num_task_experts}, "
-                    f"num_shared_experts={self.num_shared_experts}"
-                )
-
     @property
     def task_names(self) -> list[str]:
         """The tasks, in order."""
-        return list(self._task_names)
+        return list(self._wiring.tasks)
 
     @property
     def num_task_experts(self) -> dict[str, int]:
@@ -137,30 +107,26 @@ class CGCBlock(keras.Layer):
     @property
     def expert_names(self) -> list[str]:
         """All experts: each task's in task order, then the shared ones ("click/expert_0")."""
-        return list(self._expert_streams.value)
+        return list(self._wiring.experts)
 
     @property
     def gate_experts(self) -> dict[str, list[str]]:
         """The experts that each gate mixes, in the order of its weights."""
-        return {gate: list(experts) for gate, experts in self._gate_experts.value.items()}
-
-    def _stream_names(self) -> list[str]:
-        """The inputs: one a task, and one for shared experts or a shared gate."""
-        has_shared = self.num_shared_experts or self.add_shared_gate
-        return [*self._task_names, SHARED] if has_shared else self.task_names
+        return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
 
     def build(self, input_shape: Any) -> None:
-        shapes = self._by_stream(input_shape, is_one=not isinstance(input_shape, Mapping))
         shapes = {
-            stream: check_features(shape, f"inputs[{stream!r}]") for stream, shape in shapes.items()
+            stream: check_features(shape, f"inputs[{stream!r}]")
+            for stream, shape in self._wiring.by_stream(input_shape).items()
         }
         self._check_ranks(shapes)
         self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
         self._bank = expert_bank(
-            self._expert_template, self._expert_streams.value, shapes, self.dtype_policy
+            self._expert_template, self._wiring.experts, shapes, self.dtype_policy
         )
-        for gate, experts in self._gate_experts.value.items():
+        for gate, experts in self._wiring.gates.items():
             self._add_gate(gate, len(experts), shapes[gate])
+        freeze_if_frozen(self)
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> None:
         block = self._gate_template and self._gate_template.copy("gate_block", gate)
@@ -182,14 +148,6 @@ class CGCBlock(keras.Layer):
                 f"Received: inputs={shapes}"
             )
 
-    def _by_stream(self, inputs: Any, is_one: bool) -> dict[str, Any]:
-        """`inputs` by stream: one for all, or a dict with exactly the streams' names."""
-        streams = self._stream_names()
-        if is_one:
-            return dict.fromkeys(streams, inputs)
-        check_keys(inputs, streams, "inputs")
-        return {stream: inputs[stream] for stream in streams}
-
     def _read(self, inputs: Any) -> dict[str, Any]:
         """The tensor of each stream, its width checked."""
         if not self.built:
@@ -201,13 +159,9 @@ class CGCBlock(keras.Layer):
             raise ValueError(
                 f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
             )
-        streams = self._by_stream(inputs, is_one=not isinstance(inputs, Mapping))
+        streams = self._wiring.by_stream(inputs)
         for stream, width in self._widths.value.items():
-            if streams[stream].shape[-1] != width:
-                raise ValueError(
-                    f"inputs of stream {stream!r} must have {width} features, as when the block "
-                    f"was built. Received: inputs.shape={tuple(streams[stream].shape)}"
-                )
+            check_width(streams[stream].shape, width, f"inputs[{stream!r}]")
         return streams
 
     def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
@@ -238,7 +192,7 @@ class CGCBlock(keras.Layer):
         streams = self._read(inputs)
         return {
             gate: getattr(self, _gate_name(gate))(streams[gate], training=training)
-            for gate in self._gate_experts.value
+            for gate in self._wiring.gates
         }
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
@@ -256,7 +210,7 @@ class CGCBlock(keras.Layer):
         weights = self.gate_weights(inputs, training=training)
         return {
             gate: self._mix(weights[gate], [outputs[expert] for expert in experts])
-            for gate, experts in self._gate_experts.value.items()
+            for gate, experts in self._wiring.gates.items()
         }
 
     def _mix(self, weights: Any, experts: list[Any]) -> Any:
@@ -266,31 +220,32 @@ class CGCBlock(keras.Layer):
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
         """An output's mask: valid where every stream that its gate mixes is valid."""
-        masks = self._by_stream(previous_mask, is_one=not isinstance(previous_mask, Mapping))
+        masks = self._wiring.by_stream(previous_mask)
         if all(mask is None for mask in masks.values()):
             return None
-        streams = self._expert_streams.value
         return {
-            gate: _all_valid([masks[stream] for stream in {gate, *map(streams.get, experts)}])
-            for gate, experts in self._gate_experts.value.items()
+            gate: _all_valid([masks[stream] for stream in self._wiring.sources(gate)])
+            for gate in self._wiring.gates
         }
 
     def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
-        shapes = self._by_stream(input_shape, is_one=not isinstance(input_shape, Mapping))
+        shapes = self._wiring.by_stream(input_shape)
         if self.built:
+            for stream, width in self._widths.value.items():
+                check_width(shapes[stream], width, f"inputs[{stream!r}]")
             width = self._bank.width
         else:
-            any_expert_stream = next(iter(self._expert_streams.value.values()))
+            any_expert_stream = next(iter(self._wiring.experts.values()))
             width = output_width(
                 self._expert_template.layer, shapes[any_expert_stream], "expert_block"
             )
-        return {gate: (*shapes[gate][:-1], width) for gate in self._gate_experts.value}
+        return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def save_own_variables(self, store: Any) -> None:
-        save_names(store, [*self._task_names, *self._expert_streams.value])
+        save_names(store, self._wiring.names)
 
     def load_own_variables(self, store: Any) -> None:
-        check_names(store, [*self._task_names, *self._expert_streams.value], self)
+        check_names(store, self._wiring.names, self)
 
     def get_config(self) -> dict[str, Any]:
         return {

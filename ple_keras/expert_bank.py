@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._building import Shape, Untracked, build_on
+from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras.experts import ExpertBlock, Template
 
 
@@ -117,6 +117,7 @@ class StackedExperts(ExpertBank):
             self._build_after_dense(step, (*leading, units))
             width = units
         self.width = width
+        freeze_if_frozen(self)
 
     def _stack(self, kind: str, step: int, shape: Shape, dense: list[Any]) -> Any:
         """One variable for the kernels (or biases) of all experts' Dense layers of a step."""

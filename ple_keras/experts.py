@@ -1,14 +1,21 @@
 """One expert: a multi-layer perceptron, and how a block takes one for a template."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._building import Shape, Untracked, build_on
+from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras._copying import check_copyable, copy_layer, derive_initializer
 from ple_keras._registration import register
-from ple_keras._validation import check_features, check_int, check_number
+from ple_keras._validation import (
+    check_activation,
+    check_bool,
+    check_features,
+    check_int,
+    check_known,
+    check_number,
+)
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
@@ -78,14 +85,15 @@ class ExpertBlock(keras.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.units = _check_units(units)
-        self.activation = _check_activation(activation)
+        self.activation = check_activation(activation)
         self.dropout = _check_dropout(dropout)
         self.normalization = _check_normalization(normalization)
-        self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
+        self.use_bias = check_bool(use_bias, "use_bias")
+        initializer, regularizer = keras.initializers.get, keras.regularizers.get
+        self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
+        self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
+        self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
+        self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
 
         steps = range(len(self.units))
         self._dense = [self._make_dense(step) for step in steps]
@@ -118,6 +126,7 @@ class ExpertBlock(keras.Layer):
             self._dense[step].build(shape)
             shape = (*leading, units)
             self._build_after_dense(step, shape)
+        freeze_if_frozen(self)
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
         for layers in (self._normalization, self._dropout):
@@ -215,7 +224,8 @@ def as_template(value: Any, argument: str, dtype: Any) -> Template:
     if isinstance(value, keras.Layer):
         check_copyable(value, argument)
         return Template(value, argument)
-    if isinstance(value, str | bytes | Mapping | bool) or not isinstance(value, Sequence | int):
+    is_units = isinstance(value, Sequence | SupportsIndex)
+    if isinstance(value, str | bytes | Mapping | bool) or not is_units:
         raise TypeError(
             f"{argument} must be an int or a sequence of ints (the units of an ExpertBlock), or an "
             f"instance of a Keras layer. Received: {argument}={value!r}"
@@ -237,15 +247,6 @@ def _check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
     if not units:
         raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
-
-
-def _check_activation(activation: Any) -> Any:
-    if isinstance(activation, keras.Layer):
-        raise TypeError(
-            "activation must be a name or a function; a layer with weights belongs into a "
-            f"keras.Sequential as the expert. Received: activation={activation!r}"
-        )
-    return keras.activations.get(activation)
 
 
 def _check_dropout(dropout: Any) -> float:

@@ -6,9 +6,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._building import Shape, build_on
+from ple_keras._building import Shape, build_on, freeze_if_frozen
 from ple_keras._registration import register
-from ple_keras._validation import check_bool, check_features, check_int, check_number
+from ple_keras._validation import (
+    check_bool,
+    check_features,
+    check_int,
+    check_known,
+    check_number,
+)
 from ple_keras.experts import as_template
 
 
@@ -61,8 +67,12 @@ class Gate(keras.Layer):
         self.supports_masking = True
         self.num_experts = check_int(num_experts, "num_experts", minimum=1)
         self.softmax_temperature = check_temperature(softmax_temperature, "softmax_temperature")
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self.kernel_initializer = check_known(
+            keras.initializers.get, kernel_initializer, "kernel_initializer"
+        )
+        self.kernel_regularizer = check_known(
+            keras.regularizers.get, kernel_regularizer, "kernel_regularizer"
+        )
         self.track_weights = check_bool(track_weights, "track_weights")
         self._template = None
         if gate_block is not None:
@@ -75,6 +85,7 @@ class Gate(keras.Layer):
         if self.track_weights:
             self._sums = self._add_statistic("sums", (self.num_experts + 2,))
             self._count = self._add_statistic("count", ())
+        freeze_if_frozen(self)
 
     def _build_projection(self, shape: Shape) -> None:
         if self._template:

@@ -5,10 +5,11 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape, Untracked, build_on
+from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras._compiling import check_loss, check_metrics, named_copies
 from ple_keras._registration import register
 from ple_keras._validation import (
+    check_activation,
     check_features,
     check_int,
     check_number,
@@ -70,7 +71,7 @@ class Head(keras.Layer):
         super().__init__(**{"name": f"{task}_head", **kwargs})
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
-        self.activation = keras.activations.get(activation)
+        self.activation = check_activation(activation)
         self.loss = check_loss(loss)
         self._metric_templates = Untracked(check_metrics(metrics))
         self.loss_weight = _check_loss_weight(loss_weight)
@@ -87,6 +88,7 @@ class Head(keras.Layer):
             self.units, dtype=self._output_policy(), name="projection"
         )
         self._projection.build(shape)
+        freeze_if_frozen(self)
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape, build_on
+from ple_keras._building import Shape, build_on, freeze_if_frozen
 from ple_keras._registration import register
 from ple_keras._validation import check_features, check_int, task_names
 from ple_keras.cgc import CGCBlock
@@ -80,7 +80,7 @@ def PLEBlock(
         )
         for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
     ]
-    return SequentialBlock(blocks, name=name, dtype=dtype)
+    return SequentialBlock(blocks, name=name, dtype=dtype, trainable=kwargs.get("trainable", True))
 
 
 def MMoEBlock(
@@ -173,6 +173,7 @@ class SharedBottomBlock(keras.Layer):
         self._bottom = self._template.copy("bottom", "bottom")
         shape = check_features(input_shape)
         self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
+        freeze_if_frozen(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Run the network once.

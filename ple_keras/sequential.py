@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import symbolic
+from ple_keras._building import freeze_if_frozen, symbolic
 from ple_keras._registration import register
 
 
@@ -66,6 +66,7 @@ class SequentialBlock(keras.Layer):
         outputs = symbolic(input_shape, self.compute_dtype)
         for layer in self._chain:
             outputs = layer(outputs)
+        freeze_if_frozen(self)
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Call the layers one after the other.

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape
+from ple_keras._building import Shape, freeze_if_frozen
 from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
 from ple_keras._validation import SHARED, check_keys, task_names
@@ -57,6 +57,7 @@ class TaskHeads(keras.Layer):
         for head in self._heads():
             if not head.built:  # a head from a file comes built
                 head.build(shapes[head.task])
+        freeze_if_frozen(self)
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Predict every task.
@@ -134,7 +135,7 @@ class TaskHeads(keras.Layer):
 
 def _check_heads(heads: Any) -> list[Head]:
     if isinstance(heads, Mapping):
-        task_names(heads)
+        task_names(heads, "heads")
         heads = list(heads.values())
     if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
         raise TypeError(f"heads must be a sequence of heads. Received: heads={heads!r}")
@@ -145,7 +146,9 @@ def _check_heads(heads: Any) -> list[Head]:
         ("layer names", [head.name for head in heads]),
     ):
         if len(set(names)) < len(names):
-            raise ValueError(f"heads must have different {kind}. Received: heads with {names}")
+            raise ValueError(
+                f"heads must have different {kind}, not {names}. Received: heads={heads!r}"
+            )
     return list(heads)
 
 

@@ -4,6 +4,11 @@ import keras
 import numpy as np
 
 
+# What runs a few steps of a small model soonest: JAX compiles every operation of an eager step
+# by itself, TensorFlow takes long over XLA.
+QUICK_JIT = keras.backend.backend() == "jax"
+
+
 def numpy_of(outputs):
     """A tensor, or a dict of tensors, as NumPy arrays."""
     if isinstance(outputs, dict):

@@ -1,0 +1,42 @@
+"""The README's ten lines, running: a PLE of four tasks on made-up data.
+
+pip install -e ".[jax]"
+KERAS_BACKEND=jax python examples/quickstart.py
+"""
+
+import keras
+import numpy as np
+
+import ple_keras as pk
+
+heads = pk.TaskHeads(
+    [
+        pk.BinaryHead("click", tower=[64]),
+        pk.BinaryHead("purchase", tower=[64], loss_weight=2.0),
+        pk.RegressionHead("watch_time", tower=pk.ExpertBlock([64], activation="gelu")),
+        pk.MulticlassHead("category", num_classes=12),
+    ]
+)
+ple = pk.PLEBlock(
+    num_layers=2,
+    outputs=heads,
+    expert_block=[256, 128],
+    num_task_experts=2,
+    num_shared_experts=2,
+)
+inputs = keras.Input((128,))
+model = keras.Model(inputs, heads(ple(inputs)))
+model.compile("adam", **heads.compile_kwargs())
+
+rng = np.random.default_rng(0)
+x = rng.normal(size=(4096, 128)).astype("float32")
+y = {
+    "click": x[:, 0] > 0.5,
+    "purchase": x[:, 0] + x[:, 1] > 1.5,
+    "watch_time": x[:, 0] - x[:, 2],
+    "category": rng.integers(0, 12, 4096),
+}
+model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2)
+
+for task, prediction in model.predict(x[:3], verbose=0).items():
+    print(f"{task}: {prediction.shape}")

