@@ -22,10 +22,12 @@ def freeze_if_frozen(layer: Any) -> None:
     """Hand a `trainable=False` that `layer` was made with on to what its build has made.
 
     Keras does so when it is assigned, not when it is given to the constructor: a layer loaded
-    from a file that holds it frozen would train.
+    from a file that holds it frozen would train. Assigned to the layers inside one by one, since
+    on TensorFlow an attribute given the value that it has is not assigned again.
     """
     if not layer.trainable:
-        layer.trainable = False
+        for inside in layer._flatten_layers(include_self=False, recursive=False):
+            inside.trainable = False
 
 
 def symbolic(shape: Any, dtype: str) -> Any:

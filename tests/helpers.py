@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 
-
 # What runs a few steps of a small model soonest: JAX compiles every operation of an eager step
 # by itself, TensorFlow takes long over XLA.
 QUICK_JIT = keras.backend.backend() == "jax"

@@ -1,6 +1,7 @@
 """One table of checks that every public layer passes."""
 
 import dataclasses
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
 
+# What stands inside these are layers of the user's, each with a policy of its own.
+MADE_OF_USER_LAYERS = ("sequential", "task_heads", "cgc_copied", "multiclass_head")
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 if keras.backend.backend() != "jax":  # which has no float64 unless told so
     POLICIES.append("float64")
@@ -186,6 +189,63 @@ def test_the_config_makes_an_equal_layer(case, is_built):
     assert (copy.name, copy.trainable, copy.dtype_policy.name) == ("mine", False, "mixed_bfloat16")
 
 
+@every_layer
+def test_the_config_holds_every_constructor_argument(case):
+    layer = case.make()
+    arguments = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
+    assert arguments <= set(layer.get_config())
+
+
+GIVEN = {
+    "expert": (
+        pk.ExpertBlock,
+        {
+            "units": [4, 3],
+            "activation": "gelu",
+            "dropout": 0.25,
+            "normalization": "batch",
+            "use_bias": False,
+        },
+    ),
+    "gate": (pk.Gate, {"num_experts": 3, "softmax_temperature": 0.5, "track_weights": True}),
+    "cgc": (
+        pk.CGCBlock,
+        {
+            "outputs": ["b", "a"],
+            "expert_block": 3,
+            "num_task_experts": {"b": 2, "a": 1},
+            "num_shared_experts": 3,
+            "add_shared_gate": False,
+            "gate_softmax_temperature": 0.5,
+            "enable_gate_weights_metrics": True,
+        },
+    ),
+    "shared_bottom": (pk.SharedBottomBlock, {"outputs": ["b", "a"], "bottom_block": 3}),
+    "head": (
+        pk.Head,
+        {
+            "task": "a",
+            "units": 2,
+            "activation": "tanh",
+            "loss": "mse",
+            "metrics": ["mae", "mse"],
+            "loss_weight": 0.5,
+        },
+    ),
+    "binary_head": (pk.BinaryHead, {"task": "a", "metrics": ["accuracy"], "loss_weight": 0.5}),
+    "regression_head": (pk.RegressionHead, {"task": "a", "units": 2, "activation": "softplus"}),
+    "multiclass_head": (pk.MulticlassHead, {"task": "a", "num_classes": 5, "metrics": []}),
+}
+
+
+@pytest.mark.parametrize(("cls", "arguments"), list(GIVEN.values()), ids=list(GIVEN))
+def test_the_config_holds_the_values_given(cls, arguments):
+    config = cls(**arguments).get_config()
+    templates = ("expert_block", "bottom_block")
+    expected = {key: value for key, value in arguments.items() if key not in templates}
+    assert {key: config[key] for key in expected} == expected
+
+
 def through_json(layer):
     return json.loads(json.dumps(keras.saving.serialize_keras_object(layer)))
 
@@ -260,6 +320,21 @@ def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading,
 @every_policy
 def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading, policy):
     check_calls(case, case.make(dtype=policy), leading, policy)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(CASES[name], id=name) for name in CASES if name not in MADE_OF_USER_LAYERS],
+)
+def test_a_layer_s_own_policy_reaches_every_layer_inside(case):
+    layer = case.make(dtype="mixed_bfloat16")
+    layer.build(case.shape(None))
+    policies = {
+        x.name: x.dtype_policy.name
+        for x in layer._flatten_layers()
+        if not (case.is_head and x.name == "projection")
+    }
+    assert policies == dict.fromkeys(policies, "mixed_bfloat16")
 
 
 def check_calls(case, layer, leading, policy):
