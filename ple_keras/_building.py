@@ -52,8 +52,9 @@ def build_on(layer: Any, shape: Shape, dtype: str, argument: str) -> int:
         output = layer(keras.KerasTensor(shape, dtype=dtype))
     except Exception as error:
         raise ValueError(
-            f"{argument} must take inputs of shape {shape}, but its copy {layer!r} fails on them: "
-            f"{error} Received: {argument}={layer!r}"
+            f"{argument} must take inputs of shape {shape}, but its copy {layer!r} fails on them "
+            "(a model built for one width takes no other: give it unbuilt, or give PLEBlock a "
+            f"layer for each level): {error} Received: {argument}={layer!r}"
         ) from error
     output_shape = getattr(output, "shape", None)
     if output_shape is None or output_shape[:-1] != shape[:-1] or output_shape[-1] is None:

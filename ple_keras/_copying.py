@@ -33,11 +33,14 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
     different from each other, and the same in every run.
 
     Raises:
-        TypeError: if the layer's `__init__` takes parameters that its config lacks.
+        TypeError: if the layer's `__init__` takes parameters that its config lacks, or if it is or
+            holds a Lambda.
     """
     if isinstance(layer, keras.Sequential) or _is_functional(layer):
         with keras.name_scope(name):
             return _clone_model(layer, name, path)
+    if isinstance(layer, keras.layers.Lambda):
+        raise TypeError("a Lambda's function does not survive its config.")
     if isinstance(layer, keras.Layer):
         _check_config(layer)
     return type(layer).from_config({**_reseed(layer.get_config(), path), "name": name})

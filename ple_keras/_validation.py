@@ -137,6 +137,15 @@ def check_activation(activation: Any) -> Any:
     return check_known(keras.activations.get, activation, "activation")
 
 
+def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
+    """Refuse an argument that the callee sets itself."""
+    if argument in kwargs:
+        raise TypeError(
+            f"{argument} can't be chosen here, it is {value}. "
+            f"Received: {argument}={kwargs[argument]!r}"
+        )
+
+
 def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ...]:
     """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
     axes: tuple[int | None, ...] = tuple(shape or ())

@@ -10,7 +10,7 @@ from keras import ops
 
 from ple_keras._building import Shape, Untracked, freeze_if_frozen
 from ple_keras._registration import register
-from ple_keras._saving import check_names, save_names
+from ple_keras._saving import check_names, ordered_attribute, save_names
 from ple_keras._validation import (
     check_bool,
     check_counts,
@@ -121,9 +121,9 @@ class CGCBlock(keras.Layer):
         }
         self._check_ranks(shapes)
         self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
-        self._bank = expert_bank(
-            self._expert_template, self._wiring.experts, shapes, self.dtype_policy
-        )
+        bank = expert_bank(self._expert_template, self._wiring.experts, shapes, self.dtype_policy)
+        setattr(self, self._bank_attribute(), bank)
+        self._width = bank.width
         for gate, experts in self._wiring.gates.items():
             self._add_gate(gate, len(experts), shapes[gate])
         freeze_if_frozen(self)
@@ -136,9 +136,9 @@ class CGCBlock(keras.Layer):
             softmax_temperature=self.gate_softmax_temperature,
             track_weights=self.enable_gate_weights_metrics,
             dtype=self.dtype_policy,
-            name=_gate_name(gate),
+            name=f"gate-{gate}",
         )
-        setattr(self, _gate_name(gate), layer)
+        setattr(self, self._gate_attribute(gate), layer)
         layer.build(shape)
 
     def _check_ranks(self, shapes: Mapping[str, Shape]) -> None:
@@ -175,7 +175,8 @@ class CGCBlock(keras.Layer):
             `{expert name: (..., H)}`.
         """
         streams = self._read(inputs)
-        outputs: dict[str, Any] = self._bank(streams, training=training)
+        bank = getattr(self, self._bank_attribute())
+        outputs: dict[str, Any] = bank(streams, training=training)
         return outputs
 
     def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
@@ -190,10 +191,34 @@ class CGCBlock(keras.Layer):
             the experts in the order of `gate_experts`.
         """
         streams = self._read(inputs)
-        return {
-            gate: getattr(self, _gate_name(gate))(streams[gate], training=training)
-            for gate in self._wiring.gates
-        }
+        gates = self._gates()
+        return {gate: gates[gate](streams[gate], training=training) for gate in gates}
+
+    def gate_statistics(self) -> dict[str, dict[str, Any]]:
+        """What each gate's weights did since the last reset, see `Gate.statistics`.
+
+        Returns:
+            `{gate: {"mean": ..., "entropy": ..., "max": ...}}`.
+
+        Raises:
+            ValueError: unless the block is built and has `enable_gate_weights_metrics`.
+        """
+        if not (self.built and self.enable_gate_weights_metrics):
+            raise ValueError(
+                "gate statistics are kept only by a built block with "
+                "enable_gate_weights_metrics=True. Received: enable_gate_weights_metrics="
+                f"{self.enable_gate_weights_metrics}, built={self.built}"
+            )
+        return {name: gate.statistics() for name, gate in self._gates().items()}
+
+    def reset_gate_statistics(self) -> None:
+        """Forget what the gates have tracked so far."""
+        for gate in self._gates().values():
+            gate.reset_statistics()
+
+    def _gates(self) -> dict[str, Any]:
+        """The gates by name. No property: Keras would look for weights in it."""
+        return {gate: getattr(self, self._gate_attribute(gate)) for gate in self._wiring.gates}
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Run the experts and mix them.
@@ -233,13 +258,19 @@ class CGCBlock(keras.Layer):
         if self.built:
             for stream, width in self._widths.value.items():
                 check_width(shapes[stream], width, f"inputs[{stream!r}]")
-            width = self._bank.width
+            width = self._width
         else:
             any_expert_stream = next(iter(self._wiring.experts.values()))
             width = output_width(
                 self._expert_template.layer, shapes[any_expert_stream], "expert_block"
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
+
+    def _bank_attribute(self) -> str:
+        return ordered_attribute("experts", self._wiring.names)
+
+    def _gate_attribute(self, gate: str) -> str:
+        return ordered_attribute(f"gate-{gate}", self._wiring.gates[gate])
 
     def save_own_variables(self, store: Any) -> None:
         save_names(store, self._wiring.names)
@@ -259,11 +290,6 @@ class CGCBlock(keras.Layer):
             "gate_softmax_temperature": self.gate_softmax_temperature,
             "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
         }
-
-
-def _gate_name(gate: str) -> str:
-    """The attribute and layer name of a gate, see `expert_bank.sublayer_name`."""
-    return f"gate-{gate}"
 
 
 def _all_valid(masks: list[Any]) -> Any:

@@ -46,6 +46,7 @@ class ExpertBank(keras.Layer):
 
     def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(name="experts", **kwargs)
+        self.supports_masking = True
         self._template = template
         self._streams = Untracked(dict(experts))
         self.width: int | None = None
@@ -53,6 +54,9 @@ class ExpertBank(keras.Layer):
     def _copy(self, expert: str) -> Any:
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any]:
+        return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
     def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
         return {

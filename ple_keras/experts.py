@@ -242,6 +242,7 @@ def output_width(layer: Any, shape: Shape, argument: str) -> int:
 
 
 def _check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
+    units = units.tolist() if hasattr(units, "tolist") else units
     if not isinstance(units, Sequence) or isinstance(units, str | bytes):
         return (check_int(units, argument, minimum=1),)
     if not units:

@@ -1,6 +1,7 @@
 """A gate: how much of each expert an example gets."""
 
 import math
+from functools import reduce
 from typing import Any
 
 import keras
@@ -80,6 +81,7 @@ class Gate(keras.Layer):
 
     def build(self, input_shape: Any) -> None:
         shape = check_features(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
@@ -140,7 +142,9 @@ class Gate(keras.Layer):
         weights = ops.reshape(ops.cast(weights, "float32"), (-1, self.num_experts))
         # Where a weight is 0, so is its part of the entropy.
         entropy = -ops.sum(weights * ops.log(ops.maximum(weights, 1e-30)), axis=-1)
-        columns = [weights, entropy[:, None], ops.max(weights, axis=-1, keepdims=True)]
+        # Column by column, since ops.max refuses an empty batch.
+        largest = reduce(ops.maximum, ops.split(weights, self.num_experts, axis=-1))
+        columns = [weights, entropy[:, None], largest]
         self._sums.assign_add(ops.sum(ops.concatenate(columns, axis=-1), axis=0))
         self._count.assign_add(ops.cast(ops.shape(weights)[0], "float32"))
 

@@ -14,6 +14,7 @@ from ple_keras._validation import (
     check_int,
     check_number,
     check_task_name,
+    refuse_fixed,
 )
 from ple_keras.experts import as_template
 from ple_keras.metrics import BinaryCrossentropy, LogitAUC
@@ -81,6 +82,7 @@ class Head(keras.Layer):
 
     def build(self, input_shape: Any) -> None:
         shape = check_features(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self._tower_template:
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
@@ -180,6 +182,8 @@ class BinaryHead(Head):
         loss_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
+        refuse_fixed(kwargs, "units", "1")
+        refuse_fixed(kwargs, "activation", "sigmoid")
         if loss is None:
             loss = keras.losses.BinaryCrossentropy()
         if metrics is None:
@@ -273,6 +277,8 @@ class MulticlassHead(Head):
         **kwargs: Any,
     ) -> None:
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
+        refuse_fixed(kwargs, "units", "num_classes")
+        refuse_fixed(kwargs, "activation", "softmax")
         if loss is None:
             loss = keras.losses.SparseCategoricalCrossentropy()
         if metrics is None:

@@ -7,7 +7,7 @@ import keras
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
 from ple_keras._registration import register
-from ple_keras._validation import check_features, check_int, task_names
+from ple_keras._validation import check_features, check_int, refuse_fixed, task_names
 from ple_keras.cgc import CGCBlock
 from ple_keras.experts import as_template, output_width
 from ple_keras.sequential import SequentialBlock
@@ -64,6 +64,7 @@ def PLEBlock(
     """
     num_layers = check_int(num_layers, "num_layers", minimum=1)
     has_shared = check_int(num_shared_experts, "num_shared_experts", minimum=0) > 0
+    refuse_fixed(kwargs, "add_shared_gate", "in every level but the last, with shared experts")
     dtype = kwargs.get("dtype")
     blocks = [
         CGCBlock(
@@ -122,6 +123,7 @@ def MMoEBlock(
     >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32)}
     """
+    refuse_fixed(kwargs, "add_shared_gate", "in no MMoEBlock")
     return CGCBlock(
         outputs,
         expert_block,
@@ -172,6 +174,7 @@ class SharedBottomBlock(keras.Layer):
     def build(self, input_shape: Any) -> None:
         self._bottom = self._template.copy("bottom", "bottom")
         shape = check_features(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
         freeze_if_frozen(self)
 

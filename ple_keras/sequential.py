@@ -63,6 +63,11 @@ class SequentialBlock(keras.Layer):
         return len(self._chain)
 
     def build(self, input_shape: Any) -> None:
+        if not input_shape:
+            raise ValueError(
+                "inputs must be a tensor, or a dict or list of tensors that holds at least one. "
+                f"Received: inputs.shape={input_shape}"
+            )
         outputs = symbolic(input_shape, self.compute_dtype)
         for layer in self._chain:
             outputs = layer(outputs)

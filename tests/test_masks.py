@@ -1,5 +1,7 @@
 """A mask on the input reaches every output, through every block."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -32,9 +34,12 @@ def block(request):
     return BLOCKS[request.param]()
 
 
-def test_every_output_has_the_mask(block):
+def test_every_output_has_the_mask_and_nobody_warns(block):
     embedded = keras.layers.Embedding(8, 5, mask_zero=True)(IDS)
-    for output in block(embedded).values():
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*mask.*")
+        outputs = block(embedded)
+    for output in outputs.values():
         np.testing.assert_array_equal(mask_of(output), IDS != 0)
 
 

@@ -734,6 +734,43 @@ def test_an_empty_dict_is_refused():
     check_refused(lambda: layer({}), ValueError, r"missing: \['a', 'shared'\].*Received: inputs=")
 
 
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: pk.BinaryHead("a", activation="tanh"), "activation='tanh'"),
+        (lambda: pk.BinaryHead("a", units=3), "units=3"),
+        (lambda: pk.MulticlassHead("a", num_classes=3, units=3), "units=3"),
+        (lambda: pk.PLEBlock(2, ["a"], 3, add_shared_gate=True), "add_shared_gate=True"),
+        (lambda: pk.MMoEBlock(["a"], 3, 2, add_shared_gate=True), "add_shared_gate=True"),
+    ],
+)
+def test_an_argument_that_is_fixed_is_refused(make, argument):
+    check_refused(make, TypeError, rf"can't be chosen here.*Received: {argument}$")
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        pk.SharedBottomBlock(["a"], 3),
+        pk.Gate(1),
+        pk.Gate(2),
+        pk.BinaryHead("a"),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_another_width_later_is_refused_under_the_layers_own_name(layer):
+    layer(features(2, 5))
+    with pytest.raises(ValueError, match=rf"layer .{layer.name}..*value 5.*received.*\(2, 4\)"):
+        layer(features(2, 4))
+    with pytest.raises(ValueError, match="value 5"):
+        layer(keras.Input((4,)))
+
+
+def test_an_empty_dict_into_a_row_of_layers():
+    ple = pk.PLEBlock(1, ["a"], 3)
+    check_refused(lambda: ple({}), ValueError, r"inputs must be a tensor.*Received: inputs")
+
+
 def test_a_shared_input_is_refused_where_nothing_is_shared():
     block = pk.CGCBlock(["a"], 3, num_shared_experts=0, add_shared_gate=False)
     check_refused(
