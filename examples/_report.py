@@ -47,11 +47,11 @@ def format_table(results: list[Result], tasks: list[str], metric: Metric, baseli
     for name, runs in models.items():
         parameters = runs[0].parameters
         row = [name, "-" if parameters is None else f"{parameters:,}"]
-        row += [_spread([run.test[task] for run in runs], ".4f") for task in tasks]
+        row += [_spread([run.test[task] for run in runs], ".5f") for task in tasks]
         for task in tasks:
             compared = baseline in models and name != baseline
             gain = gains(runs, models[baseline], task, metric) if compared else []
-            row.append(_spread(gain, "+.4f") if gain else "-")
+            row.append(_spread(gain, "+.5f") if gain else "-")
         rows.append([*row, f"{np.mean([run.seconds for run in runs]):.0f}"])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
@@ -66,7 +66,7 @@ def format_table(results: list[Result], tasks: list[str], metric: Metric, baseli
 def _spread(values: list[float], form: str) -> str:
     """The mean and, of several seeds, the standard deviation."""
     mean = f"{np.mean(values):{form}}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.4f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.5f}"
 
 
 def describe_noise(
