@@ -89,6 +89,13 @@ class CGCBlock(keras.Layer):
         )
         self._task_experts = Untracked(counts)
         self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
+        self._bank_attribute = ordered_attribute("experts", self._wiring.names)
+        self._gate_attributes = Untracked(
+            {
+                gate: ordered_attribute(f"gate-{gate}", experts)
+                for gate, experts in self._wiring.gates.items()
+            }
+        )
         self._expert_template = as_template(expert_block, "expert_block", self.dtype_policy)
         self._gate_template = None
         if gate_block is not None:
@@ -122,7 +129,7 @@ class CGCBlock(keras.Layer):
         self._check_ranks(shapes)
         self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
         bank = expert_bank(self._expert_template, self._wiring.experts, shapes, self.dtype_policy)
-        setattr(self, self._bank_attribute(), bank)
+        setattr(self, self._bank_attribute, bank)
         self._width = bank.width
         for gate, experts in self._wiring.gates.items():
             self._add_gate(gate, len(experts), shapes[gate])
@@ -138,7 +145,7 @@ class CGCBlock(keras.Layer):
             dtype=self.dtype_policy,
             name=f"gate-{gate}",
         )
-        setattr(self, self._gate_attribute(gate), layer)
+        setattr(self, self._gate_attributes.value[gate], layer)
         layer.build(shape)
 
     def _check_ranks(self, shapes: Mapping[str, Shape]) -> None:
@@ -175,7 +182,7 @@ class CGCBlock(keras.Layer):
             `{expert name: (..., H)}`.
         """
         streams = self._read(inputs)
-        bank = getattr(self, self._bank_attribute())
+        bank = getattr(self, self._bank_attribute)
         outputs: dict[str, Any] = bank(streams, training=training)
         return outputs
 
@@ -218,7 +225,7 @@ class CGCBlock(keras.Layer):
 
     def _gates(self) -> dict[str, Any]:
         """The gates by name. No property: Keras would look for weights in it."""
-        return {gate: getattr(self, self._gate_attribute(gate)) for gate in self._wiring.gates}
+        return {gate: getattr(self, name) for gate, name in self._gate_attributes.value.items()}
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Run the experts and mix them.
@@ -265,12 +272,6 @@ class CGCBlock(keras.Layer):
                 self._expert_template.layer, shapes[any_expert_stream], "expert_block"
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
-
-    def _bank_attribute(self) -> str:
-        return ordered_attribute("experts", self._wiring.names)
-
-    def _gate_attribute(self, gate: str) -> str:
-        return ordered_attribute(f"gate-{gate}", self._wiring.gates[gate])
 
     def save_own_variables(self, store: Any) -> None:
         save_names(store, self._wiring.names)
