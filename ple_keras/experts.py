@@ -50,7 +50,7 @@ class ExpertBlock(keras.Layer):
     Example:
 
     >>> expert = ExpertBlock([256, 128], normalization="layer", dropout=0.1)
-    >>> expert(keras.ops.ones((32, 64))).shape
+    >>> tuple(expert(keras.ops.ones((32, 64))).shape)
     (32, 128)
 
     A subclass may change `call`; with constructor arguments of its own it needs `get_config`,

@@ -50,7 +50,7 @@ class Gate(keras.Layer):
     Example:
 
     >>> gate = Gate(num_experts=3)
-    >>> gate(keras.ops.ones((32, 64))).shape
+    >>> tuple(gate(keras.ops.ones((32, 64))).shape)
     (32, 3)
     """
 

@@ -53,7 +53,7 @@ class Head(keras.Layer):
     ... class CountHead(Head):
     ...     def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
     ...         super().__init__(task, activation=activation, loss=loss, **kwargs)
-    >>> CountHead("visits", tower=[16])(keras.ops.ones((8, 32))).shape
+    >>> tuple(CountHead("visits", tower=[16])(keras.ops.ones((8, 32))).shape)
     (8, 1)
     """
 
@@ -168,7 +168,7 @@ class BinaryHead(Head):
 
     Example:
 
-    >>> BinaryHead("click", tower=[64])(keras.ops.ones((8, 32))).shape
+    >>> tuple(BinaryHead("click", tower=[64])(keras.ops.ones((8, 32))).shape)
     (8, 1)
     """
 
@@ -215,9 +215,8 @@ class RegressionHead(Head):
 
     Example:
 
-    >>> RegressionHead("watch_time", tower=ExpertBlock([64], activation="gelu"))(
-    ...     keras.ops.ones((8, 32))
-    ... ).shape
+    >>> head = RegressionHead("watch_time", tower=ExpertBlock([64], activation="gelu"))
+    >>> tuple(head(keras.ops.ones((8, 32))).shape)
     (8, 1)
     """
 
@@ -261,7 +260,7 @@ class MulticlassHead(Head):
 
     Example:
 
-    >>> MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape
+    >>> tuple(MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape)
     (8, 12)
     """
 

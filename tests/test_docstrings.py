@@ -1,0 +1,30 @@
+"""The examples in the public docstrings run and print what they say."""
+
+import doctest
+import inspect
+
+import keras
+import pytest
+
+import ple_keras as pk
+from ple_keras.metrics import LogitAUC
+
+PUBLIC = {name: value for name, value in vars(pk).items() if name[0].isupper()}
+
+
+@pytest.mark.parametrize("documented", [*PUBLIC.values(), LogitAUC], ids=lambda x: x.__name__)
+def test_the_example_runs(documented):
+    doc = inspect.getdoc(documented)
+    names = {**PUBLIC, "LogitAUC": LogitAUC, "keras": keras}
+    example = doctest.DocTestParser().get_doctest(doc, names, documented.__name__, None, None)
+    assert example.examples
+    printed = []
+    result = doctest.DocTestRunner().run(example, out=printed.append)
+    assert result.failed == 0, "".join(printed)
+
+
+@pytest.mark.parametrize("documented", [*PUBLIC.values(), LogitAUC], ids=lambda x: x.__name__)
+def test_every_argument_is_documented(documented):
+    doc = inspect.getdoc(documented)
+    for name in inspect.signature(documented).parameters:
+        assert f"{name}:" in doc, name
