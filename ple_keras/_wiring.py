@@ -15,6 +15,7 @@ class Wiring:
         add_shared_gate: Whether the shared stream has a gate.
 
     Attributes:
+        task_experts: The number of experts of each task.
         tasks: The tasks, in order.
         streams: The inputs: one a task, and one for shared experts or a shared gate.
         experts: The stream that each expert reads: tasks' experts in task order, then shared ones.
@@ -27,6 +28,7 @@ class Wiring:
     def __init__(
         self, task_experts: Mapping[str, int], num_shared_experts: int, add_shared_gate: bool
     ) -> None:
+        self.task_experts = dict(task_experts)
         self.tasks = list(task_experts)
         self.streams = [*self.tasks, SHARED]
         if not (num_shared_experts or add_shared_gate):
@@ -42,7 +44,7 @@ class Wiring:
             if not experts:
                 raise ValueError(
                     f"every gate must see at least one expert, but that of {gate!r} sees none. "
-                    f"Received: num_task_experts={dict(task_experts)}, "
+                    f"Received: num_task_experts={self.task_experts}, "
                     f"num_shared_experts={num_shared_experts}"
                 )
 

@@ -87,7 +87,6 @@ class CGCBlock(keras.Layer):
         self.enable_gate_weights_metrics = check_bool(
             enable_gate_weights_metrics, "enable_gate_weights_metrics"
         )
-        self._task_experts = Untracked(counts)
         self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
@@ -109,7 +108,7 @@ class CGCBlock(keras.Layer):
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return dict(self._task_experts.value)
+        return dict(self._wiring.task_experts)
 
     @property
     def expert_names(self) -> list[str]:
@@ -167,9 +166,13 @@ class CGCBlock(keras.Layer):
                 f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
             )
         streams = self._wiring.by_stream(inputs)
-        for stream, width in self._widths.value.items():
-            check_width(streams[stream].shape, width, f"inputs[{stream!r}]")
+        self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
         return streams
+
+    def _check_widths(self, shapes: Mapping[str, Any]) -> None:
+        """Refuse other widths than those that the block was built for."""
+        for stream, width in self._widths.value.items():
+            check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
     def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """What every expert makes of the inputs.
@@ -263,8 +266,7 @@ class CGCBlock(keras.Layer):
     def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
         shapes = self._wiring.by_stream(input_shape)
         if self.built:
-            for stream, width in self._widths.value.items():
-                check_width(shapes[stream], width, f"inputs[{stream!r}]")
+            self._check_widths(shapes)
             width = self._width
         else:
             any_expert_stream = next(iter(self._wiring.experts.values()))
