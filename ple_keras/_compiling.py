@@ -6,6 +6,8 @@ from typing import Any
 
 import keras
 
+from ple_keras._registration import register
+
 
 def check_loss(loss: Any) -> Any:
     """A loss: a name, a function, an object, an object's serialized form, or None."""
@@ -52,27 +54,46 @@ def _check_metric(metric: Any) -> Any:
 
 
 def named_copies(metrics: Sequence[Any]) -> list[Any]:
-    """New metrics from templates; Keras itself names those given by name or as a function."""
+    """New metrics from templates, under names that are the same in every run."""
     copies: list[Any] = []
-    taken: set[str] = set()
-    for metric in metrics:
-        if isinstance(metric, keras.Metric):
-            name = _free_name(_stable_name(metric), taken)
-            taken.add(name)
-            metric = type(metric).from_config({**metric.get_config(), "name": name})
-        copies.append(metric)
+    for template in metrics:
+        name = _free_name(stable_name(template), [copy.name for copy in copies])
+        copies.append(new_metric(template, name))
     return copies
 
 
-def _stable_name(metric: Any) -> str:
-    """The metric's name, without the number that Keras counts up from object to object."""
-    name: str = metric.name
-    class_name = re.sub(
-        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(metric).__name__
-    )
-    return re.sub(r"_\d+$", "", name) if name.startswith(f"{class_name.lower()}_") else name
+def new_metric(template: Any, name: str) -> Any:
+    """A metric from a name, a function or another metric, as `Model.compile` makes it."""
+    known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
+    if isinstance(known, keras.Metric):
+        return type(known).from_config({**known.get_config(), "name": name})
+    return keras.metrics.MeanMetricWrapper(known, name=name)
 
 
-def _free_name(name: str, taken: set[str]) -> str:
+@register
+def accuracy(y_true: Any, y_pred: Any) -> Any:
+    """What Keras means by "accuracy": the one that goes with the widths at hand."""
+    if y_pred.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def stable_name(named: Any) -> str:
+    """The name of a loss or metric, without the number that Keras counts up with each."""
+    if isinstance(named, str):
+        return named
+    name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
+    is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
+    return re.sub(r"_\d+$", "", name) if is_automatic else name
+
+
+def to_snake_case(name: str) -> str:
+    """`MeanSquaredError` as Keras names it: `mean_squared_error`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
     names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
     return next(free for free in names if free not in taken)

@@ -30,7 +30,7 @@ def task_names(outputs: Any, argument: str = "outputs") -> list[str]:
     """The tasks' names, in order, from any of the four forms of `outputs`.
 
     Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
-    not know the classes.
+    not know the classes, and a ProductHead, which needs no features, by its `of`.
     """
     names = [check_task_name(name, argument) for name in _names_of(outputs, argument)]
     if not names:
@@ -56,9 +56,9 @@ def _names_of(outputs: Any, argument: str) -> list[Any]:
                     f"{argument} as a dict must map each task to its own head, "
                     f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
-        return list(outputs)
+        outputs = list(outputs.values())
     if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
-        return [getattr(item, "task", item) for item in outputs]
+        return [getattr(item, "task", item) for item in outputs if not hasattr(item, "of")]
     raise TypeError(
         f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
         f"or a dict of heads by task. Received: {argument}={outputs!r}"
@@ -98,6 +98,14 @@ def check_number(value: Any, argument: str) -> float:
     return number
 
 
+def check_not_negative(value: Any, argument: str) -> float:
+    """`value` as a finite float of at least 0."""
+    number = check_number(value, argument)
+    if number < 0:
+        raise ValueError(f"{argument} must be at least 0. Received: {argument}={value!r}")
+    return number
+
+
 def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, int]:
     """A number of experts for each task, from one number for all or a dict by task."""
     if not isinstance(value, Mapping):
@@ -114,6 +122,16 @@ def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str)
         raise ValueError(
             f"{argument} must have exactly the keys {list(expected)}; missing: {missing}, "
             f"not known: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
+        )
+
+
+def check_known_keys(value: Mapping[str, Any], known: Sequence[str], argument: str) -> None:
+    """Refuse a dict with a key that is not among `known`."""
+    extra = [key for key in value if key not in known]
+    if extra:
+        raise ValueError(
+            f"{argument} must have keys among {list(known)}; not known: {extra}. "
+            f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
 
 

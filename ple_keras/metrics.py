@@ -1,11 +1,21 @@
-"""Metrics of the heads."""
+"""Metrics of the heads, and any metric over the labelled examples."""
 
+import inspect
 from typing import Any
 
 import keras
 from keras import ops
 
+from ple_keras._compiling import check_loss, check_metrics, new_metric, stable_name
+from ple_keras._labels import (
+    align,
+    check_missing_label,
+    config_of,
+    example_weights,
+    sample_space,
+)
 from ple_keras._registration import register
+from ple_keras.losses import example_losses
 
 MAX_LOGIT = 16.0  # float32 probabilities hold no more: sigmoid(16.6) rounds to 1
 
@@ -50,18 +60,96 @@ class LogitAUC(keras.metrics.AUC):
 
 
 @register
-class BinaryCrossentropy(keras.metrics.BinaryCrossentropy):
-    """Keras's binary cross-entropy, which also takes labels `(...)` for predictions `(..., 1)`.
-
-    Keras's loss takes them, its metric doesn't.
+class MaskedMetric(keras.Metric):
+    """Any metric, over the examples that have a label.
 
     Args:
-        **kwargs: Arguments of `keras.metrics.BinaryCrossentropy`.
+        metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must take a
+            `sample_weight`, which is 0 where the label is missing.
+        missing_label: The label of an example that has none, beside NaN; None for NaN alone.
+        name: The metric's name; by default that of `metric`.
+
+    Raises:
+        TypeError: if `metric` is of none of these kinds, or `missing_label` no number.
+        ValueError: if `metric` is unknown, or takes no `sample_weight`.
+
+    Example:
+
+    >>> metric = MaskedMetric("mean_absolute_error")
+    >>> metric.update_state([[1.0], [float("nan")], [3.0]], [[2.0], [5.0], [5.0]])
+    >>> float(metric.result())
+    1.5
     """
 
+    def __init__(
+        self, metric: Any, missing_label: float | None = None, name: str | None = None
+    ) -> None:
+        (metric,) = check_metrics([metric])
+        if not isinstance(metric, keras.Metric):
+            metric = new_metric(metric, stable_name(metric))
+        super().__init__(name=name or metric.name)
+        self.metric = metric
+        self.missing_label = check_missing_label(missing_label)
+        self._check_takes_weights()
+        if hasattr(metric, "_direction"):  # by which EarlyStopping knows that more is better
+            self._direction = metric._direction
+
+    def _check_takes_weights(self) -> None:
+        parameters = inspect.signature(self.metric.update_state).parameters.values()
+        if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
+            raise ValueError(
+                "metric must take a sample_weight in update_state, by which examples without a "
+                f"label are left out. Received: metric={self.metric!r}"
+            )
+
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        """Count a batch; arguments as for `LogitAUC.update_state`."""
-        y_true = ops.convert_to_tensor(y_true)
-        if len(y_true.shape) == len(y_pred.shape) - 1:
-            y_true = ops.expand_dims(y_true, -1)
-        super().update_state(y_true, y_pred, sample_weight)
+        """Count the labelled examples of a batch.
+
+        Args:
+            y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`.
+            y_pred: Predictions, `(..., units)`.
+            sample_weight: Weights of the examples.
+        """
+        y_true, y_pred, in_space = sample_space(y_true, y_pred, self.missing_label)
+        rank = len(y_pred.shape) - 1
+        weights = example_weights(sample_weight, in_space, rank, self.metric.dtype)
+        self.metric.update_state(y_true, y_pred, sample_weight=weights)
+
+    def result(self) -> Any:
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        self.metric.reset_state()
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "metric": keras.saving.serialize_keras_object(self.metric),
+            "missing_label": config_of(self.missing_label),
+            "name": self.name,
+        }
+
+
+@register
+class LossMean(keras.metrics.Mean):
+    """The mean of a loss over the examples of an epoch.
+
+    Keras's `loss` is the mean of batch means: of batches with few labels as of those with many.
+
+    Args:
+        loss: A name, a function or a `keras.losses.Loss`.
+        **kwargs: Arguments of `keras.metrics.Mean`.
+    """
+
+    _direction = "down"
+
+    def __init__(self, loss: Any, **kwargs: Any) -> None:
+        self.loss = check_loss(loss)
+        super().__init__(**{"name": stable_name(self.loss), **kwargs})
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch; arguments as for `MaskedMetric.update_state`."""
+        y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
+        super().update_state(example_losses(self.loss, y_true, y_pred), sample_weight)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

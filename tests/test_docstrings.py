@@ -4,18 +4,19 @@ import doctest
 import inspect
 
 import keras
+import numpy as np
 import pytest
 
 import ple_keras as pk
 from ple_keras.metrics import LogitAUC
 
-PUBLIC = {name: value for name, value in vars(pk).items() if name[0].isupper()}
+PUBLIC = {n: value for n, value in vars(pk).items() if callable(value) and n[0] != "_"}
 
 
 @pytest.mark.parametrize("documented", [*PUBLIC.values(), LogitAUC], ids=lambda x: x.__name__)
 def test_the_example_runs(documented):
     doc = inspect.getdoc(documented)
-    names = {**PUBLIC, "LogitAUC": LogitAUC, "keras": keras}
+    names = {**PUBLIC, "LogitAUC": LogitAUC, "keras": keras, "np": np}
     example = doctest.DocTestParser().get_doctest(doc, names, documented.__name__, None, None)
     assert example.examples
     printed = []

@@ -239,7 +239,7 @@ def test_the_tower_hears_of_training():
     [
         (pk.Head("a"), None, []),
         (pk.BinaryHead("a"), "binary_crossentropy", ["auc", "binary_crossentropy"]),
-        (pk.RegressionHead("a"), "mean_squared_error", ["rmse"]),
+        (pk.RegressionHead("a"), "mean_squared_error", ["rmse", "mean_squared_error"]),
         (
             pk.MulticlassHead("a", num_classes=3),
             "sparse_categorical_crossentropy",

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import ple_keras as pk
-from ple_keras.metrics import BinaryCrossentropy, LogitAUC
+from ple_keras.metrics import LogitAUC, LossMean
 from tests.helpers import QUICK_JIT, features
 
 
@@ -76,7 +76,7 @@ def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
 
 def test_certain_predictions_give_finite_metrics():
     labels = np.float32([0, 0, 1, 1])
-    for metric, expected in ((LogitAUC(), 1.0), (BinaryCrossentropy(), 0.0)):
+    for metric, expected in ((LogitAUC(), 1.0), (LossMean("binary_crossentropy"), 0.0)):
         metric.update_state(labels[:, None], labels[:, None])
         assert float(metric.result()) == pytest.approx(expected, abs=1e-5)
 
@@ -84,10 +84,10 @@ def test_certain_predictions_give_finite_metrics():
 @pytest.mark.parametrize("label_shape", [(-1,), (-1, 1)])
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
 @pytest.mark.parametrize("is_weighted", [False, True])
-def test_binary_crossentropy_agrees_with_numpy(label_shape, dtype, is_weighted):
+def test_the_mean_of_a_loss_agrees_with_numpy(label_shape, dtype, is_weighted):
     labels, probabilities = click_data(0.3, 1.0, size=1000)
     weights = np.abs(features(1000)) if is_weighted else None
-    metric = BinaryCrossentropy()
+    metric = LossMean(keras.losses.BinaryCrossentropy())
     for part in np.array_split(np.arange(1000), 3):
         metric.update_state(
             labels[part].reshape(label_shape).astype(dtype),
@@ -106,10 +106,12 @@ def test_binary_crossentropy_agrees_with_numpy(label_shape, dtype, is_weighted):
         LogitAUC(),
         LogitAUC(num_thresholds=50, name="area"),
         LogitAUC(curve="PR"),
-        BinaryCrossentropy(),
-        BinaryCrossentropy(name="entropy", label_smoothing=0.1),
+        LossMean("binary_crossentropy"),
+        LossMean(keras.losses.BinaryCrossentropy(label_smoothing=0.1), name="entropy"),
+        pk.MaskedMetric("binary_accuracy", missing_label=-1),
+        pk.MaskedMetric(LogitAUC(curve="PR")),
     ],
-    ids=["auc", "auc_arguments", "auc_pr", "crossentropy", "crossentropy_arguments"],
+    ids=["auc", "auc_arguments", "auc_pr", "loss", "loss_arguments", "masked", "masked_metric"],
 )
 def test_metrics_survive_their_config(metric):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))

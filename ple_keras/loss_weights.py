@@ -1,0 +1,111 @@
+"""The weights of the tasks' losses: variables of TaskHeads, which the losses read."""
+
+import uuid
+import weakref
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._compiling import to_snake_case
+from ple_keras._registration import register
+
+_WAITING: "weakref.WeakSet[LossWeights]" = weakref.WeakSet()  # read from files, not yet found
+
+
+@register
+class LossWeights:
+    """Where the losses find the variables that weigh them.
+
+    TaskHeads owns the variables and one such object, which its losses share. In a file, the
+    losses' configs and the weights of TaskHeads hold its key; while the file loads, the losses
+    come first and wait, until TaskHeads finds them by the key. A loss that was never found has
+    lost its weight, and says so.
+
+    Args:
+        key: What a file knows it by.
+    """
+
+    def __init__(self, key: str | None = None) -> None:
+        self.key = key or uuid.uuid4().hex
+        self.multipliers: Any = None
+        self.log_variances: Any = None
+
+    def bind(self, multipliers: Any, log_variances: Any) -> None:
+        """Say which variables these are, both `(K,)`; log-variances None if they aren't learned."""
+        self.multipliers, self.log_variances = multipliers, log_variances
+
+    def is_tied_to(self, other: "LossWeights") -> bool:
+        """Whether both are the same variables."""
+        is_bound = self.multipliers is not None
+        return self is other or (is_bound and self.multipliers is other.multipliers)
+
+    def save(self, store: Any) -> None:
+        """Write the key and the variables into a layer's part of a file."""
+        store["key"] = np.frombuffer(self.key.encode(), dtype=np.uint8)
+        store["loss_multipliers"] = ops.convert_to_numpy(self.multipliers)
+        if self.log_variances is not None:
+            store["log_variances"] = ops.convert_to_numpy(self.log_variances)
+
+    def load(self, store: Any) -> None:
+        """Read them, take the key over, and hand the variables to the losses that wait for it.
+
+        A file may lack them: one of before there were any, or without learned weights.
+        """
+        keys = list(store.keys())
+        if "loss_multipliers" in keys:
+            self.multipliers.assign(store["loss_multipliers"])
+        if self.log_variances is not None and "log_variances" in keys:
+            self.log_variances.assign(store["log_variances"])
+        if "key" in keys:
+            self.key = np.asarray(store["key"]).tobytes().decode()
+            for other in list(_WAITING):
+                if other.key == self.key:
+                    other.bind(self.multipliers, self.log_variances)
+                    _WAITING.discard(other)
+
+    def factor_and_term(self, index: int, loss: Any) -> tuple[Any, Any]:
+        """What multiplies a task's loss, and what is added to it before its fixed weight.
+
+        `m` and 0; learned, `m c exp(-s)` and `m a s`, with `m` the multiplier, `s` the
+        log-variance and the constants of `uncertainty_form`.
+
+        Raises:
+            ValueError: if the variables are not known.
+        """
+        if self.multipliers is None:
+            raise ValueError(
+                "The loss has lost its tie to the TaskHeads layer that holds its weight. Compile "
+                "the model again: model.compile(model.optimizer, **heads.compile_kwargs()), with "
+                "the TaskHeads of this very model, built. Received: a loss from a config"
+            )
+        multiplier = ops.convert_to_tensor(self.multipliers)[index]
+        if self.log_variances is None:
+            return multiplier, 0.0
+        log_variance = ops.convert_to_tensor(self.log_variances)[index]
+        scale, slope = uncertainty_form(loss)
+        return multiplier * scale * ops.exp(-log_variance), multiplier * slope * log_variance
+
+    def get_config(self) -> dict[str, Any]:
+        return {"key": self.key}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LossWeights":
+        weights = cls(**config)
+        _WAITING.add(weights)
+        return weights
+
+
+def uncertainty_form(loss: Any) -> tuple[float, float]:
+    """c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
+
+    Squared errors are a normal distribution's, with s its log-variance: `L / (2 sigma^2) + log
+    sigma`. Absolute errors are a Laplace distribution's, with s the logarithm of its scale. For
+    any other loss it is the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018), `L / sigma^2 +
+    log sigma`.
+    """
+    loss = keras.losses.get(loss)
+    name = type(loss).__name__ if isinstance(loss, keras.Loss) else loss.__name__
+    forms = {"mean_squared_error": (0.5, 0.5), "mean_absolute_error": (1.0, 1.0)}
+    return forms.get(to_snake_case(name), (1.0, 0.5))

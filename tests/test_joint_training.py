@@ -1,0 +1,344 @@
+"""Loss weights that move and that are learned: in force, seen, saved, and never lost in silence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, features, numpy_of
+from tests.joint_run import data, fit, make_model
+
+BACKEND = keras.backend.backend()
+ROOT = Path(pk.__file__).parents[1]
+JIT = [False] if BACKEND == "torch" else [False, True]
+
+
+def heads_of(model):
+    return next(layer for layer in model.layers if isinstance(layer, pk.TaskHeads))
+
+
+def variable(model, name):
+    return next(w for w in heads_of(model).weights if w.name == name)
+
+
+def new_process(mode, folder, status=0):
+    command = [sys.executable, "-m", "tests.joint_run", mode, folder]
+    assert subprocess.run(command, cwd=ROOT).returncode == status
+    file = folder / f"{mode}.json"
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 2])
+def test_a_gamma_of_a_half_halves_the_loss_of_a_frozen_network_at_each_epoch(jit_compile, steps):
+    model = make_model(None, 0.0, jit_compile=jit_compile, steps_per_execution=steps)
+    x, y = data()
+    history = model.fit(
+        *(x, y),
+        batch_size=6,
+        epochs=4,
+        validation_data=(x, y),
+        verbose=0,
+        shuffle=False,
+        callbacks=[pk.LossWeightDecay(0.5)],
+    ).history
+    for key in ("loss", "val_loss"):
+        expected = history[key][0] * 0.5 ** np.arange(4)
+        np.testing.assert_allclose(history[key], expected, rtol=1e-5)
+    for key in ("click_loss", "time_loss", "val_click_loss"):
+        np.testing.assert_allclose(history[key], history[key][0], rtol=1e-5)
+    np.testing.assert_allclose(history["loss_weight/click"], [1, 0.5, 0.25, 0.125])
+    np.testing.assert_allclose(history["loss_weight/time"], [2, 1, 0.5, 0.25])
+
+
+def test_moved_weights_scale_the_gradient_of_each_task():
+    """A weight that only shows in the logs would train as before."""
+
+    def kernels_after(multipliers):
+        model = make_model(None)
+        model.optimizer = keras.optimizers.SGD(0.1)
+        model.compile(**heads_of(model).compile_kwargs(optimizer=keras.optimizers.SGD(0.1)))
+        before = [numpy_of(w) for w in model.trainable_weights]
+        schedule = pk.LossWeightSchedule(lambda task, epoch: multipliers[task])
+        model.fit(*data(), batch_size=12, verbose=0, callbacks=[schedule])
+        changes = [numpy_of(w) - b for w, b in zip(model.trainable_weights, before)]
+        paths = [w.path for w in model.trainable_weights]
+        return {
+            task: next(c for p, c in zip(paths, changes) if f"{task}_head/projection/kernel" in p)
+            for task in ("click", "time")
+        }
+
+    plain = kernels_after({"click": 1.0, "time": 1.0})
+    moved = kernels_after({"click": 3.0, "time": 0.0})
+    assert np.abs(plain["time"]).max() > 1e-4
+    np.testing.assert_allclose(moved["click"], 3 * plain["click"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(moved["time"], np.zeros_like(plain["time"]))
+
+
+def test_a_schedule_is_asked_for_every_task_and_epoch():
+    asked = []
+
+    def schedule(task, epoch):
+        asked.append((task, epoch))
+        return 1.0 + epoch
+
+    model = make_model(None)
+    history = model.fit(
+        *data(),
+        epochs=4,
+        initial_epoch=2,
+        verbose=0,
+        callbacks=[pk.LossWeightSchedule(schedule)],
+    ).history
+    assert asked == [("click", 2), ("time", 2), ("click", 3), ("time", 3)]
+    np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
+
+
+def test_weights_stay_as_the_callback_left_them_until_told_otherwise(tmp_path):
+    model = make_model(None)
+    model.fit(*data(), epochs=2, verbose=0, callbacks=[pk.LossWeightDecay(0.5)])
+    assert heads_of(model).loss_weights() == {"click": 0.5, "time": 1.0}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert heads_of(loaded).loss_weights() == {"click": 0.5, "time": 1.0}
+    expected = model.evaluate(*data(), verbose=0, return_dict=True)
+    assert loaded.evaluate(*data(), verbose=0, return_dict=True) == pytest.approx(expected)
+
+
+# Learned weights.
+
+FORMS = {
+    "mse": (pk.RegressionHead("a"), 0.5, 0.5),
+    "mse_by_name": (pk.RegressionHead("a", loss="mse"), 0.5, 0.5),
+    "mae": (pk.RegressionHead("a", loss="mean_absolute_error"), 1.0, 1.0),
+    "mae_object": (pk.RegressionHead("a", loss=keras.losses.MeanAbsoluteError(name="x")), 1, 1),
+    "binary": (pk.BinaryHead("a"), 1.0, 0.5),
+    "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
+    "multiclass": (pk.MulticlassHead("a", num_classes=2), 1.0, 0.5),
+    "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
+}
+
+
+@pytest.mark.parametrize(("head", "scale", "slope"), list(FORMS.values()), ids=list(FORMS))
+def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
+    """`w_0 (c exp(-s) L + a s)`, its gradient in s, and that of the network."""
+    x, s = features(8, 3), 0.7
+    y = np.float32([1, 0, np.nan, 1, np.nan, 0, 1, np.nan])
+    share = 5 / 8 if head.reduction else 1.0
+
+    def step(loss_weighting, loss_weight):
+        """The logs of a step, and how it changes s and the head's kernel."""
+        keras.utils.set_random_seed(0)
+        one = type(head).from_config({**head.get_config(), "loss_weight": loss_weight})
+        heads = pk.TaskHeads([one], loss_weighting=loss_weighting)
+        inputs = keras.Input((3,))
+        model = keras.Model(inputs, heads({"a": inputs}))
+        if loss_weighting:
+            variable(model, "log_variances").assign([s])
+        optimizer = keras.optimizers.SGD(0.1)
+        model.compile(**heads.compile_kwargs(optimizer=optimizer, jit_compile=QUICK_JIT))
+        kernel = numpy_of(one.trainable_weights[0])
+        logs = model.train_on_batch(x, {"a": y}, return_dict=True)
+        moved = numpy_of(variable(model, "log_variances"))[0] - s if loss_weighting else 0
+        return logs, moved, numpy_of(one.trainable_weights[0]) - kernel
+
+    _, _, plain = step(None, 1.0)
+    logs, moved, changed = step("uncertainty", 2.0)
+    loss = float(logs["a_loss"])
+    assert float(logs["loss"]) == pytest.approx(
+        2 * (scale * np.exp(-s) * loss + slope * s * share), rel=1e-5
+    )
+    assert moved == pytest.approx(-0.2 * (slope * share - scale * np.exp(-s) * loss), rel=1e-3)
+    assert np.abs(plain).max() > 1e-4
+    np.testing.assert_allclose(changed, 2 * scale * np.exp(-s) * plain, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+def test_a_batch_without_labels_leaves_the_learned_weight_of_its_task_alone(reduction):
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("a", reduction=reduction), pk.RegressionHead("b")],
+        loss_weighting="uncertainty",
+    )
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, heads({"a": inputs, "b": inputs}))
+    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.SGD(0.1)))
+    variable(model, "log_variances").assign([0.7, 0.7])
+    y = {"a": np.full(4, np.nan), "b": np.ones(4)}
+    logs = model.train_on_batch(features(4, 3), y, return_dict=True)
+    after = numpy_of(variable(model, "log_variances"))
+    assert after[0] == np.float32(0.7)
+    assert after[1] != np.float32(0.7)
+    expected = 0.5 * np.exp(-0.7) * logs["b_loss"] + 0.5 * 0.7
+    assert float(logs["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(logs["a_loss"]) == 0
+
+
+def test_learned_weights_are_seen():
+    model = make_model()
+    history = model.fit(*data(), epochs=2, verbose=0, callbacks=[pk.LossWeightLogger()]).history
+    s = numpy_of(variable(model, "log_variances"))
+    assert np.abs(s).min() > 1e-3
+    assert history["loss_weight/click"][-1] == pytest.approx(np.exp(-s[0]), rel=1e-5)
+    assert history["loss_weight/time"][-1] == pytest.approx(2 * 0.5 * np.exp(-s[1]), rel=1e-5)
+
+
+def test_a_frozen_layer_learns_no_weights():
+    model = make_model()
+    heads = heads_of(model)
+    heads.trainable = False
+    model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    model.train_on_batch(*data())
+    np.testing.assert_array_equal(numpy_of(variable(model, "log_variances")), [0, 0])
+
+
+# Interruption.
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return fit(make_model())
+
+
+def assert_goes_on_like(logs, uninterrupted):
+    for key, values in uninterrupted.items():
+        np.testing.assert_allclose(logs[key], values[2:], rtol=1e-5, err_msg=key)
+
+
+def test_a_saved_model_goes_on_in_a_new_process_as_if_never_interrupted(uninterrupted, tmp_path):
+    model = make_model()
+    fit(model, epochs=2)
+    model.save(tmp_path / "model.keras")
+    assert_goes_on_like(new_process("go_on", tmp_path), uninterrupted)
+
+
+def test_a_killed_run_is_restored_as_if_never_interrupted(uninterrupted, tmp_path):
+    new_process("be_killed", tmp_path, status=9)
+    assert_goes_on_like(new_process("be_restored", tmp_path), uninterrupted)
+
+
+@keras.saving.register_keras_serializable("test_joint_training")
+class Subclassed(keras.Model):
+    """A model that makes its layers itself: its config knows nothing of the heads."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        tasks = [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)]
+        self.heads = pk.TaskHeads(tasks, loss_weighting="uncertainty")
+        self.ple = pk.PLEBlock(1, self.heads, [4])
+
+    def call(self, inputs, training=None):
+        return self.heads(self.ple(inputs, training=training), training=training)
+
+
+def test_a_subclassed_model_finds_its_weights_again_in_a_file(tmp_path):
+    model = Subclassed()
+    model.compile(**model.heads.compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT))
+    fit(model, epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.heads.loss_weights() == model.heads.loss_weights() != {"click": 1, "time": 2}
+    both = (fit(each, epochs=4, initial_epoch=2) for each in (model, loaded))
+    expected, actual = both
+    for key, values in expected.items():
+        np.testing.assert_allclose(actual[key], values, rtol=1e-5, err_msg=key)
+
+
+def test_two_models_from_one_file_have_weights_of_their_own(tmp_path):
+    make_model(None).save(tmp_path / "model.keras")
+    first, second = (keras.models.load_model(tmp_path / "model.keras") for _ in range(2))
+    heads_of(first).multiply_loss_weights({"click": 0.0, "time": 0.0})
+    losses = [m.evaluate(*data(), verbose=0, return_dict=True)["loss"] for m in (first, second)]
+    assert losses[0] == 0
+    assert losses[1] > 0
+
+
+# What has lost its weights says so.
+
+
+def untied_by_clone(model, folder):
+    clone = keras.models.clone_model(model)
+    clone.compile_from_config(model.get_compile_config())
+    return clone
+
+
+def untied_by_config(model, folder):
+    copy = keras.models.model_from_json(model.to_json())
+    copy.compile_from_config(model.get_compile_config())
+    return copy
+
+
+def untied_by_weights_of_another(model, folder):
+    make_model().save_weights(folder / "other.weights.h5")
+    copy = untied_by_clone(model, folder)
+    copy.load_weights(folder / "other.weights.h5")
+    return copy
+
+
+@pytest.mark.parametrize("untie", [untied_by_clone, untied_by_config, untied_by_weights_of_another])
+def test_a_loss_without_its_weights_raises(untie, tmp_path):
+    model = untie(make_model(), tmp_path)
+    message = r"lost its tie to the TaskHeads layer.*Compile the model again"
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(*data())
+    with pytest.raises(ValueError, match=r"don't read their weights from its 'task_heads"):
+        fit(model, epochs=1)
+    model.compile(**heads_of(model).compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT))
+    assert np.isfinite(fit(model, epochs=1)["loss"]).all()
+
+
+def test_a_schedule_refuses_a_model_compiled_with_the_heads_of_another():
+    model, other = make_model(None), make_model(None)
+    model.compile(**heads_of(other).compile_kwargs(optimizer="adam"))
+    with pytest.raises(ValueError, match=r"don't read their weights.*Received: loss="):
+        fit(model, epochs=1)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"loss_weights": {"click": 1.0, "time": 3.0}}, {"loss": {"click": "mse", "time": "mse"}}],
+)
+def test_weights_that_the_user_fixes_stand_still(override):
+    model = make_model(None)
+    heads = heads_of(model)
+    kwargs = heads.compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT, **override)
+    model.compile(**kwargs)
+    x, y = data()
+    y["time"] = np.nan_to_num(y["time"])
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    weights = override.get("loss_weights", {"click": 1.0, "time": 2.0})
+    expected = sum(weight * logs[f"{task}_loss"] for task, weight in weights.items())
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"without loss and loss_weights of your own"):
+        fit(model, epochs=1)
+
+
+@pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": "mse"}])
+def test_learned_weights_cannot_be_replaced(override):
+    with pytest.raises(ValueError, match=rf"Received: overrides=\['{next(iter(override))}'\]"):
+        heads_of(make_model()).compile_kwargs(**override)
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match=r"None or \"uncertainty\"\. Received: loss_weighting='x'"):
+        pk.TaskHeads([pk.BinaryHead("a")], loss_weighting="x")
+
+
+def test_a_file_of_before_there_were_loss_weights_loads(tmp_path):
+    """It holds the names of the tasks alone."""
+    h5py = pytest.importorskip("h5py")
+    model, other = make_model(None), make_model(None)
+    heads_of(model).multiply_loss_weights({"click": 0.5, "time": 0.5})
+    model.save_weights(tmp_path / "m.weights.h5")
+    with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
+        group = next(file["layers"][name] for name in file["layers"] if "task_heads" in name)
+        for key in ("key", "loss_multipliers"):
+            del group["vars"][key]
+    other.load_weights(tmp_path / "m.weights.h5")
+    assert heads_of(other).loss_weights() == {"click": 1.0, "time": 2.0}
+    x, _ = data()
+    np.testing.assert_array_equal(numpy_of(other(x)["click"]), numpy_of(model(x)["click"]))

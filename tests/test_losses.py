@@ -1,0 +1,345 @@
+"""Losses over the labelled examples, against the plain loss of those examples alone."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, features, numpy_of
+
+
+@keras.saving.register_keras_serializable("test_losses")
+def squared_gap(y_true, y_pred):
+    """A loss with a value for each number, as users write them."""
+    return keras.ops.square(y_true - y_pred)
+
+
+def binary(rng, shape):
+    return rng.integers(0, 2, shape), 1
+
+
+def number(rng, shape):
+    return rng.normal(size=shape), 1
+
+
+def count(rng, shape):
+    return rng.poisson(2.0, shape), 1
+
+
+def three_numbers(rng, shape):
+    return rng.normal(size=(*shape, 3)), 3
+
+
+def class_index(rng, shape):
+    return rng.integers(0, 4, shape), 4
+
+
+def one_hot(rng, shape):
+    return np.eye(4)[rng.integers(0, 4, shape)], 4
+
+
+# name: (the loss, labels for a shape and the width of their predictions)
+LOSSES = {
+    "binary_name": ("binary_crossentropy", binary),
+    "binary_object": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
+    "focal": (keras.losses.BinaryFocalCrossentropy(), binary),
+    "mse": ("mse", number),
+    "huber": (keras.losses.Huber(), number),
+    "own_function": (squared_gap, number),
+    "poisson": (keras.losses.Poisson(), count),
+    "mae_of_three": (keras.losses.MeanAbsoluteError(), three_numbers),
+    "own_function_of_three": (squared_gap, three_numbers),
+    "sparse": (keras.losses.SparseCategoricalCrossentropy(), class_index),
+    "categorical": ("categorical_crossentropy", one_hot),
+}
+every_loss = pytest.mark.parametrize("kind", list(LOSSES))
+
+
+def batch(kind, seed, leading=(12,)):
+    """The loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
+    rng = np.random.default_rng(seed)
+    loss, draw = LOSSES[kind]
+    labels, units = draw(rng, leading)
+    labels = labels.reshape((*leading, -1))
+    predictions = rng.uniform(0.05, 0.95, (*leading, units)).astype("float32")
+    if kind in ("sparse", "categorical"):
+        predictions /= predictions.sum(axis=-1, keepdims=True)
+    return loss, labels, predictions
+
+
+def hide(labels, in_space, missing_label):
+    """The labels with those outside the space missing, in a dtype that can say so."""
+    dtype = "float32" if np.isnan(missing_label) else labels.dtype
+    return np.where(in_space[..., None], labels, missing_label).astype(dtype)
+
+
+def plain_values(loss, labels, predictions):
+    """What Keras itself computes for each example."""
+    known = keras.losses.get(loss)
+    function = known.call if isinstance(known, keras.Loss) else known
+    values = numpy_of(function(np.float32(labels), predictions))
+    return values.mean(axis=-1) if values.ndim == predictions.ndim else values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(list(LOSSES)),
+    seed=st.integers(0, 1000),
+    leading=st.sampled_from([(1,), (7,), (3, 4)]),
+    rate=st.sampled_from([0.0, 0.3, 1.0]),
+    missing_label=st.sampled_from([float("nan"), -1, -999.0]),
+    is_weighted=st.booleans(),
+    by_batch=st.booleans(),
+)
+def test_the_loss_is_the_mean_over_the_labelled_examples(
+    kind, seed, leading, rate, missing_label, is_weighted, by_batch
+):
+    loss, labels, predictions = batch(kind, seed, leading)
+    rng = np.random.default_rng(seed + 1)
+    in_space = rng.uniform(size=leading) < rate
+    weights = rng.uniform(0, 3, leading).astype("float32") if is_weighted else None
+    masked = pk.MaskedLoss(loss, missing_label, "sum_over_batch_size" if by_batch else None)
+    actual = masked(hide(labels, in_space, missing_label), predictions, weights)
+
+    values = np.float64(plain_values(loss, labels, predictions))
+    total = (values * (1 if weights is None else weights))[in_space].sum()
+    divisor = in_space.size if by_batch else max(in_space.sum(), 1)
+    assert float(actual) == pytest.approx(total / divisor, rel=1e-5, abs=1e-7)
+
+
+@every_loss
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_with_all_labels_it_is_what_keras_computes(kind, is_weighted):
+    loss, labels, predictions = batch(kind, 1)
+    weights = np.abs(features(12)) if is_weighted else None
+    known = keras.losses.get(loss)
+    if not isinstance(known, keras.Loss):
+        function = known
+        known = type("Plain", (keras.Loss,), {"call": staticmethod(function)})()
+        if kind == "own_function_of_three" and is_weighted:
+            pytest.skip("Keras can't weigh a loss of several values by example")
+    expected = float(known(labels, predictions, weights))
+    for y in (labels, labels.astype("float32")):
+        assert float(pk.MaskedLoss(loss)(y, predictions, weights)) == pytest.approx(
+            expected, rel=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "missing_label", "labels", "expected"),
+    [
+        ("int64", -1, [1, -1, 0, 1], [1, 0, 1, 1]),
+        ("int32", float("nan"), [1, -1, 0, 1], [1, 1, 1, 1]),
+        ("uint8", -1, [1, 255, 0, 1], [1, 1, 1, 1]),
+        ("uint8", 255, [1, 255, 0, 1], [1, 0, 1, 1]),
+        ("int8", 0.5, [1, 0, 0, 1], [1, 1, 1, 1]),
+        ("bool", -1, [True, False, False, True], [1, 1, 1, 1]),
+        ("float32", -1, [1, -1, np.nan, 1], [1, 0, 0, 1]),
+        ("float32", float("inf"), [1, np.inf, np.nan, 1], [1, 0, 0, 1]),
+        ("float32", -999.1, [1, -999.1, 0, 1], [1, 0, 1, 1]),
+        ("float16", -1, [1, -1, np.nan, 1], [1, 0, 0, 1]),
+        ("float64", None, [1, -1, np.nan, 1], [1, 1, 0, 1]),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(
+    dtype, missing_label, labels, expected, shape
+):
+    count_labels = pk.MaskedLoss(lambda y, p: keras.ops.ones_like(p), missing_label)
+    count_labels.reduction = "sum"
+    labels = np.array(labels).astype(dtype).reshape(shape)
+    assert float(count_labels(labels, np.ones((4, 1), "float32"))) == sum(expected)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_label_of_several_numbers_is_missing_if_one_of_them_is(missing):
+    labels = np.ones((2, 3), "float32")
+    labels[0, missing] = np.nan
+    predictions = np.float32([[9, 9, 9], [2, 2, 2]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "none"])
+def test_the_reduction_of_a_loss_is_kept(reduction):
+    labels, predictions = np.float32([[1], [np.nan], [3]]), np.float32([[2], [2], [5]])
+    weights = np.float32([1, 5, 3])
+    loss = pk.MaskedLoss(keras.losses.MeanSquaredError(reduction=reduction))
+    expected = {"sum": 13, "mean_with_sample_weight": 13 / 4, "none": [1, 0, 12]}[reduction]
+    np.testing.assert_allclose(numpy_of(loss(labels, predictions, weights)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights_shape", [(6,), (6, 1), (6, 4), (6, 4, 1)])
+def test_sample_weights_of_any_shape_weigh_a_sequence(weights_shape):
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.normal(size=(6, 4)), features(6, 4, 1)
+    labels[rng.uniform(size=labels.shape) < 0.4] = np.nan
+    weights = rng.uniform(size=weights_shape).astype("float32")
+    flat = np.broadcast_to(weights.reshape((6, -1)), (6, 4))
+    values = flat * np.square(labels - predictions[..., 0])
+    expected = np.nansum(values) / np.isfinite(labels).sum()
+    assert float(pk.MaskedLoss("mse")(labels, predictions, weights)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_a_weight_that_is_missing_too_does_no_harm():
+    labels, predictions = np.float32([[1], [np.nan]]), np.float32([[2], [2]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions, np.float32([2, np.nan]))) == 2.0
+
+
+def test_a_mask_of_keras_counts_too():
+    predictions = keras.layers.Masking()(np.float32([[[1], [2], [0]]]))
+    labels = np.float32([[[0], [np.nan], [9]]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
+    metric = pk.MaskedMetric("mean_absolute_error")
+    metric.update_state(labels, predictions)
+    assert float(metric.result()) == 1.0
+
+
+# The step of a model: gradients, through Keras's own trainers.
+
+
+def one_layer(units, activation=None):
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.layers.Dense(units, activation=activation)(inputs))
+
+
+def step(model, loss, x, y, jit_compile, weights=None, learning_rate=1.0):
+    """How a gradient step changes each weight, and the loss before it."""
+    before = [numpy_of(w) for w in model.weights]
+    model.compile(keras.optimizers.SGD(float(learning_rate)), loss, jit_compile=jit_compile)
+    value = model.train_on_batch(x, y, sample_weight=weights)
+    after = [numpy_of(w) for w in model.weights]
+    model.set_weights(before)
+    return float(np.ravel(value)[0]), [b - a for a, b in zip(after, before)]
+
+
+JIT = [False] if keras.backend.backend() == "torch" else [False, True]
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+@pytest.mark.parametrize(
+    ("loss", "activation", "units"),
+    [
+        ("binary_crossentropy", "sigmoid", 1),
+        ("mse", None, 1),
+        ("sparse_categorical_crossentropy", "softmax", 4),
+    ],
+)
+def test_gradients_are_those_of_the_labelled_examples(
+    loss, activation, units, reduction, jit_compile
+):
+    rng = np.random.default_rng(2)
+    x, labels = features(16, 3), rng.integers(0, max(units, 2), (16, 1)).astype("float32")
+    weights = rng.uniform(0.5, 2, 16).astype("float32")
+    has_label = rng.uniform(size=16) < 0.4
+    model = one_layer(units, activation)
+    masked = pk.MaskedLoss(loss, reduction=reduction)
+    y = np.where(has_label[:, None], labels, np.nan)
+    value, changes = step(model, masked, x, y, jit_compile, weights)
+    share = 1 if reduction is None else has_label.mean()
+    expected, plain = step(
+        model, loss, x[has_label], labels[has_label], jit_compile, weights[has_label], share
+    )
+    assert value == pytest.approx(share * expected, rel=1e-5)
+    for actual, change in zip(changes, plain):
+        np.testing.assert_allclose(actual, change, rtol=1e-5, atol=1e-6)
+        assert np.abs(change).max() > 1e-3
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+@pytest.mark.parametrize("missing_label", [float("nan"), -1])
+def test_a_batch_without_labels_has_loss_0_and_no_gradient(missing_label, reduction, jit_compile):
+    model = one_layer(1)
+    loss = pk.MaskedLoss("mse", missing_label, reduction)
+    y = np.full((4, 1), missing_label, "float32")
+    value, changes = step(model, loss, features(4, 3), y, jit_compile)
+    assert value == 0
+    for change in changes:
+        np.testing.assert_array_equal(change, np.zeros_like(change))
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_predictions_that_overflow_outside_the_space_do_no_harm(jit_compile):
+    """An example without a label may lie where nothing was ever trained."""
+    model = one_layer(1)
+    x = np.float32([[1, 1, 1], [1e30, 1e30, 1e30]])
+    model.set_weights([np.ones((3, 1), "float32"), np.zeros(1, "float32")])
+    assert np.isinf(np.square(numpy_of(model(x))[1]))
+    loss = pk.MaskedLoss("mse")
+    value, changes = step(model, loss, x, np.float32([[1], [np.nan]]), jit_compile)
+    assert np.isfinite(value)
+    assert all(np.isfinite(change).all() for change in changes)
+
+
+@pytest.mark.parametrize("pos_weight", [0.5, 10.0])
+def test_a_positive_weight_counts_positive_examples_more_often(pos_weight):
+    head = pk.BinaryHead("a", pos_weight=pos_weight)
+    labels, p = np.float32([1, 0, 1, np.nan]), np.float32([0.2, 0.4, 0.9, 0.5])
+    expected = np.nanmean(-(pos_weight * labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    loss = float(head.new_loss()(labels, p[:, None]))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    copy = pk.BinaryHead.from_config(head.get_config())
+    assert copy.get_config() == head.get_config()
+    assert float(copy.new_loss()(labels, p[:, None])) == loss
+
+
+@every_loss
+def test_a_loss_survives_its_config(kind):
+    loss, labels, predictions = batch(kind, 3)
+    masked = pk.MaskedLoss(loss, -1, "sum_over_batch_size", labels.shape[-1], name="mine")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))
+    assert copy.get_config() == masked.get_config()
+    y = hide(labels, np.arange(12) % 3 > 0, -1)
+    assert float(copy(y, predictions)) == float(masked(y, predictions))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"loss": None}, TypeError, r"Received: loss=None"),
+        ({"loss": "nope"}, ValueError, r"Received: loss='nope'"),
+        ({"missing_label": "x"}, TypeError, r"missing_label must be a number.*missing_label='x'"),
+        ({"missing_label": True}, TypeError, r"Received: missing_label=True"),
+        ({"missing_label": [1]}, TypeError, r"Received: missing_label=\[1\]"),
+        ({"reduction": "sum"}, ValueError, r"reduction must be None.*Received: reduction='sum'"),
+        ({"label_width": 0}, ValueError, r"Received: label_width=0"),
+        ({"label_width": 1.5}, TypeError, r"Received: label_width=1.5"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        pk.MaskedLoss(**{"loss": "mse", **arguments})
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 2), (4, 1, 1), ()])
+def test_labels_whose_shape_cannot_be_right_are_refused(shape):
+    message = r"y_true must have a shape \(4, 1\) or \(4, 3\) or \(4,\).*Received: y_true.shape="
+    with pytest.raises(ValueError, match=message):
+        pk.MaskedLoss("mse")(np.zeros(shape), np.zeros((4, 3)))
+
+
+def test_labels_of_another_width_than_the_head_s_are_refused_when_traced():
+    heads = pk.TaskHeads([pk.RegressionHead("a", units=3), pk.BinaryHead("b")])
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, heads({"a": inputs, "b": inputs}))
+    model.compile(**heads.compile_kwargs(jit_compile=QUICK_JIT))
+    with pytest.raises(ValueError, match=r"y_true must have a shape \((4|batch), 3\) for predict"):
+        model.train_on_batch(features(4, 3), {"a": np.zeros((4, 1)), "b": np.zeros(4)})
+
+
+def test_labels_that_are_no_numbers_are_refused():
+    with pytest.raises(TypeError, match=r"y_true must hold numbers\. Received: y_true.dtype=comp"):
+        pk.MaskedLoss("mse")(np.zeros((4, 1), "complex64"), np.zeros((4, 1)))
+
+
+def test_a_loss_without_a_value_for_each_example_is_refused():
+    def mean_of_all(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+    with pytest.raises(ValueError, match=r"a value for each example.*Received: loss=<function"):
+        pk.MaskedLoss(mean_of_all)(np.zeros((4, 1)), np.zeros((4, 1)))
