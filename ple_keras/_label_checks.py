@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._labels import check_dtype, check_shape, sample_space
+from ple_keras._labels import check_dtype, check_shape, holds
 
 
 def label_width(loss: Any, units: int) -> int | None:
@@ -39,14 +39,14 @@ def check_array(
     """
     argument = f"y[{task!r}]"
     array = np.asarray(labels)
-    check_dtype(array.dtype.name, argument)
+    dtype = check_dtype(array, argument)
     check_shape(array.shape, shape, width, argument)
     if array.ndim < len(shape):
         array = array[..., None]
-    prediction = np.zeros((*array.shape[:-1], 1), "float32")
-    _, _, in_space = sample_space(array, prediction, missing_label)
-    present = array if in_space is None else array[keras.ops.convert_to_numpy(in_space)]
-    present = present.reshape(-1, array.shape[-1])
+    missing = np.isnan(array)
+    if holds(dtype, missing_label):
+        missing |= array == array.dtype.type(missing_label)
+    present: np.ndarray = array[~missing.any(axis=-1)]
     if not len(present):
         warnings.warn(f"{argument} holds no label at all: the task is not trained", stacklevel=4)
     _refuse(present, ~np.isfinite(present), task, "be finite or missing")

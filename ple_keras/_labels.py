@@ -56,7 +56,7 @@ def align(y_true: Any, y_pred: Any, label_width: int | None = None) -> tuple[Any
         ValueError: if their shape can't be that of the prediction's labels.
     """
     y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-    check_dtype(keras.backend.standardize_dtype(y_true.dtype), "y_true")
+    check_dtype(y_true, "y_true")
     if len(y_pred.shape) == 1:
         y_pred = ops.expand_dims(y_pred, -1)
         y_true = ops.expand_dims(y_true, -1) if len(y_true.shape) == 1 else y_true
@@ -66,10 +66,15 @@ def align(y_true: Any, y_pred: Any, label_width: int | None = None) -> tuple[Any
     return y_true, y_pred
 
 
-def check_dtype(dtype: str, argument: str) -> None:
-    """Refuse labels that are neither real numbers nor True and False."""
+def check_dtype(labels: Any, argument: str) -> str:
+    """The name of the labels' dtype; refused if they are neither real numbers nor bools."""
+    try:
+        dtype = str(keras.backend.standardize_dtype(labels.dtype))
+    except ValueError:
+        dtype = str(labels.dtype)
     if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
         raise TypeError(f"{argument} must hold numbers. Received: {argument}.dtype={dtype}")
+    return dtype
 
 
 def check_shape(

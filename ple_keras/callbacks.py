@@ -1,5 +1,6 @@
 """Callbacks: loss weights that move and are seen, and one score of several metrics."""
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -139,7 +140,10 @@ class LossWeightDecay(LossWeightSchedule):
 
     def _multiplier(self, task: str, epoch: int) -> float:
         gamma = self.gamma.get(task, 1.0) if isinstance(self.gamma, dict) else self.gamma
-        return float(gamma**epoch)
+        try:
+            return float(gamma**epoch)
+        except OverflowError:
+            return math.inf
 
 
 class MultiTaskScore(keras.callbacks.Callback):

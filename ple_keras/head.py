@@ -149,7 +149,7 @@ class Head(keras.Layer):
             index: The task's place in them.
         """
         trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
-        return [trained, ShownLoss(**self._loss_kwargs())]
+        return [trained, ShownLoss(weights, index, **self._loss_kwargs())]
 
     def _loss_kwargs(self) -> dict[str, Any]:
         return {

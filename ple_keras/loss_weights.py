@@ -31,10 +31,15 @@ class LossWeights:
         self.key = key or uuid.uuid4().hex
         self.multipliers: Any = None
         self.log_variances: Any = None
+        self._computed: dict[int, Any] = {}
 
     def bind(self, multipliers: Any, log_variances: Any) -> None:
         """Say which variables these are, both `(K,)`; log-variances None if they aren't learned."""
         self.multipliers, self.log_variances = multipliers, log_variances
+
+    def _become(self, other: "LossWeights") -> None:
+        self.bind(other.multipliers, other.log_variances)
+        self._computed = other._computed
 
     def is_tied_to(self, other: "LossWeights") -> bool:
         """Whether both are the same variables."""
@@ -62,14 +67,11 @@ class LossWeights:
             self.key = np.asarray(store["key"]).tobytes().decode()
             for other in list(_WAITING):
                 if other.key == self.key:
-                    other.bind(self.multipliers, self.log_variances)
+                    other._become(self)
                     _WAITING.discard(other)
 
-    def factor_and_term(self, index: int, loss: Any) -> tuple[Any, Any]:
-        """What multiplies a task's loss, and what is added to it before its fixed weight.
-
-        `m` and 0; learned, `m c exp(-s)` and `m a s`, with `m` the multiplier, `s` the
-        log-variance and the constants of `uncertainty_form`.
+    def multiplier(self, index: int) -> Any:
+        """What multiplies all of a task's loss.
 
         Raises:
             ValueError: if the variables are not known.
@@ -80,12 +82,34 @@ class LossWeights:
                 "the model again: model.compile(model.optimizer, **heads.compile_kwargs()), with "
                 "the TaskHeads of this very model, built. Received: a loss from a config"
             )
-        multiplier = ops.convert_to_tensor(self.multipliers)[index]
-        if self.log_variances is None:
-            return multiplier, 0.0
-        log_variance = ops.convert_to_tensor(self.log_variances)[index]
+        return ops.convert_to_tensor(self.multipliers)[index]
+
+    @property
+    def are_learned(self) -> bool:
+        """Whether there are log-variances."""
+        return self.log_variances is not None
+
+    def learned(self, index: int, loss: Any) -> tuple[Any, Any]:
+        """`c exp(-s)` and `a s`, with the log-variance s and the constants of its form."""
         scale, slope = uncertainty_form(loss)
-        return multiplier * scale * ops.exp(-log_variance), multiplier * slope * log_variance
+        log_variance = ops.convert_to_tensor(self.log_variances)[index]
+        return scale * ops.exp(-log_variance), slope * log_variance
+
+    def in_force(self, index: int, loss: Any) -> float:
+        """What multiplies a task's loss now, beside its fixed weight."""
+        weight = self.multiplier(index)
+        if self.are_learned:
+            weight = weight * self.learned(index, loss)[0]
+        return float(ops.convert_to_numpy(weight))
+
+    def hand_over(self, index: int, arguments: tuple[Any, ...], loss: Any) -> None:
+        """Keep a loss for whoever asks next, of the same task and the very same arguments."""
+        self._computed[index] = (arguments, loss)
+
+    def handed_over(self, index: int, arguments: tuple[Any, ...]) -> Any:
+        """What was kept, once; None if there is nothing."""
+        kept, loss = self._computed.pop(index, ((), None))
+        return loss if [*map(id, kept)] == [*map(id, arguments)] else None
 
     def get_config(self) -> dict[str, Any]:
         return {"key": self.key}

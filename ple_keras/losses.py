@@ -171,8 +171,28 @@ class PositiveWeightLoss(keras.Loss):
         return {"loss": loss, "pos_weight": self.pos_weight}
 
 
+class _JointLoss(MaskedLoss):
+    """A loss of a task that is trained together with others.
+
+    Args:
+        weights: The variables that weigh the tasks' losses.
+        index: The task's place in them.
+        **kwargs: Arguments of `MaskedLoss`.
+    """
+
+    def __init__(self, weights: LossWeights, index: int, **kwargs: Any) -> None:
+        if isinstance(weights, dict):
+            weights = keras.saving.deserialize_keras_object(weights)
+        super().__init__(**kwargs)
+        self.weights, self.index = weights, index
+
+    def get_config(self) -> dict[str, Any]:
+        weights = keras.saving.serialize_keras_object(self.weights)
+        return {**super().get_config(), "weights": weights, "index": self.index}
+
+
 @register
-class TrainedLoss(MaskedLoss):
+class TrainedLoss(_JointLoss):
     """What a task adds to the loss that is trained: `w_k(t) L_k`, by the weight in force.
 
     Keras's own `loss_weights` are constants. This one reads variables of the TaskHeads layer: a
@@ -188,32 +208,41 @@ class TrainedLoss(MaskedLoss):
     def __init__(
         self, weights: LossWeights, index: int, loss_weight: float = 1.0, **kwargs: Any
     ) -> None:
-        if isinstance(weights, dict):
-            weights = keras.saving.deserialize_keras_object(weights)
-        super().__init__(**kwargs)
-        self.weights, self.index, self.loss_weight = weights, index, loss_weight
+        super().__init__(weights, index, **kwargs)
+        self.loss_weight = loss_weight
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        multiplier = self.loss_weight * self.weights.multiplier(self.index)
+        loss = super().__call__(y_true, y_pred, sample_weight)
+        if not self.weights.are_learned:
+            self.weights.hand_over(self.index, (y_true, y_pred, sample_weight), loss)
+        return multiplier * loss
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        factor, term = self.weights.factor_and_term(self.index, self.loss)
         values = super().call(y_true, y_pred)
-        return self.loss_weight * (factor * values + term)
+        if not self.weights.are_learned:
+            return values
+        factor, term = self.weights.learned(self.index, self.loss)
+        return factor * values + term
 
     def get_config(self) -> dict[str, Any]:
-        return {
-            **super().get_config(),
-            "weights": keras.saving.serialize_keras_object(self.weights),
-            "index": self.index,
-            "loss_weight": self.loss_weight,
-        }
+        return {**super().get_config(), "loss_weight": self.loss_weight}
 
 
 @register
-class ShownLoss(MaskedLoss):
+class ShownLoss(_JointLoss):
     """L_k as `{task}_loss` shows it: unweighted, and without a gradient.
 
+    Keras calls it right after the trained loss, which hands its value over where that is L_k.
+
     Args:
+        weights: As for `TrainedLoss`.
+        index: The task's place in them.
         **kwargs: Arguments of `MaskedLoss`.
     """
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        return super().call(y_true, ops.stop_gradient(y_pred))
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        loss = self.weights.handed_over(self.index, (y_true, y_pred, sample_weight))
+        if loss is None:
+            loss = super().__call__(y_true, y_pred, sample_weight)
+        return ops.stop_gradient(loss)

@@ -94,6 +94,7 @@ class ProductHead(Head):
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
         self.of = _check_factors(of, task)
+        self.autocast = False  # logarithms come in float32 and stay so
 
     def build(self, input_shape: Any) -> None:
         """There is nothing to build."""

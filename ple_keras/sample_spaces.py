@@ -89,13 +89,13 @@ def _mask(labels: Any, teller: Any, missing_label: float, task: str, told_by: st
     ops = _Ops.of(labels, teller)
     labels, teller = (x if hasattr(x, "shape") else np.asarray(x) for x in (labels, teller))
     dtype = _dtype_with(missing_label, labels, task)
-    has_label = _in_line(_says_yes(teller, missing_label, ops), labels, task, told_by)
+    has_label = _says_yes(teller, missing_label, ops, check_dtype(teller, f"y[{told_by!r}]"))
+    has_label = _in_line(has_label, labels, task, told_by)
     return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
 
 
-def _says_yes(teller: Any, missing_label: float, ops: _Ops) -> Any:
+def _says_yes(teller: Any, missing_label: float, ops: _Ops, dtype: str) -> Any:
     """True where a label is neither 0 nor missing."""
-    dtype = keras.backend.standardize_dtype(teller.dtype)
     if dtype == "bool":
         return teller
     yes = teller != 0
@@ -106,8 +106,7 @@ def _says_yes(teller: Any, missing_label: float, ops: _Ops) -> Any:
 
 def _dtype_with(missing_label: float, labels: Any, task: str) -> str:
     """The dtype of the labels, or what can hold the missing one too."""
-    dtype = str(keras.backend.standardize_dtype(labels.dtype))
-    check_dtype(dtype, f"y[{task!r}]")
+    dtype = check_dtype(labels, f"y[{task!r}]")
     if "float" in dtype:
         return dtype
     if math.isnan(missing_label):

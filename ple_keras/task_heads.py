@@ -196,12 +196,11 @@ class TaskHeads(keras.Layer):
         Returns:
             A float for each task that has a loss.
         """
-        weights = {}
-        for index, head in enumerate(self._heads()):
-            if head.task in self.trained_tasks:
-                factor, _ = self._loss_weights.factor_and_term(index, head.loss)
-                weights[head.task] = head.loss_weight * float(keras.ops.convert_to_numpy(factor))
-        return weights
+        return {
+            head.task: head.loss_weight * self._loss_weights.in_force(index, head.loss)
+            for index, head in enumerate(self._heads())
+            if head.loss is not None
+        }
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
         """Let each task's loss weigh its fixed weight times the given multiplier, from now on.

@@ -14,7 +14,13 @@ import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
 
 # What stands inside these are layers of the user's, each with a policy of its own.
-MADE_OF_USER_LAYERS = ("sequential", "task_heads", "cgc_copied", "multiclass_head")
+MADE_OF_USER_LAYERS = (
+    "sequential",
+    "task_heads",
+    "task_heads_product",
+    "cgc_copied",
+    "multiclass_head",
+)
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 if keras.backend.backend() != "jax":  # which has no float64 unless told so
     POLICIES.append("float64")
@@ -164,6 +170,19 @@ CASES = {
         {"buy": 1, "click": 3},
         is_head=True,
     ),
+    "task_heads_product": Case(
+        lambda **kw: pk.TaskHeads(
+            [
+                pk.ProductHead("both", of=("click", "buy")),
+                pk.BinaryHead("buy", tower=4),
+                pk.BinaryHead("click"),
+            ],
+            **kw,
+        ),
+        {"buy": 5, "click": 4},
+        {"both": 1, "buy": 1, "click": 1},
+        is_head=True,
+    ),
 }
 
 every_layer = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))
@@ -309,11 +328,11 @@ def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading,
 
 @pytest.mark.parametrize(
     "case",
-    # What stands inside these two are layers of the user's, each with a policy of its own.
+    # What stands inside these is layers of the user's, each with a policy of its own.
     [
         pytest.param(CASES[name], id=name)
         for name in CASES
-        if name not in ("sequential", "task_heads")
+        if name not in ("sequential", "task_heads", "task_heads_product")
     ],
 )
 @every_rank

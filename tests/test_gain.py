@@ -1,0 +1,57 @@
+"""The gain of a multi-task model over single-task ones."""
+
+import pytest
+
+import ple_keras as pk
+
+
+def test_a_gain_is_positive_where_the_multi_task_model_is_better():
+    multi = {"click_auc": 0.75, "time_rmse": 2.0, "val_buy_binary_crossentropy": 0.5, "loss": 1.0}
+    single = {"click_auc": 0.5, "time_rmse": 3.0, "val_buy_binary_crossentropy": 0.25}
+    assert pk.mtl_gain(multi, single) == {
+        "click_auc": 0.25,
+        "time_rmse": 1.0,
+        "val_buy_binary_crossentropy": -0.25,
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "sign"),
+    [
+        ("auc", 1),
+        ("val_a_auc_1", 1),
+        ("a_sparse_categorical_accuracy", 1),
+        ("AUC", 1),
+        ("error_rate_auc", 1),
+        ("a_loss", -1),
+        ("auc_loss", -1),
+        ("mean_squared_error", -1),
+        ("a_weighted_binary_crossentropy", -1),
+        ("ece", -1),
+    ],
+)
+def test_the_last_word_that_is_known_tells_the_sign(key, sign):
+    assert pk.mtl_gain({key: 3.0}, {key: 1.0}) == {key: 2.0 * sign}
+
+
+def test_signs_may_be_given():
+    assert pk.mtl_gain({"x": 3, "auc": 3}, {"x": 1, "auc": 1}, signs={"x": -1, "auc": -1}) == {
+        "x": -2,
+        "auc": -2,
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (({"x": 1}, {"x": 1}), ValueError, r"more of 'x' is better.*Received: signs=\{\}"),
+        (({"auc": 1}, {"x": 1}), ValueError, r"keys in common, single has \['x'\].*multi=\{'auc'"),
+        (({"auc": 1}, {"auc": 1}, {"x": 1}), ValueError, r"not known: \['x'\].*Received: signs="),
+        (({"auc": 1}, {"auc": 1}, {"auc": 2}), ValueError, r"1 or -1\. Received: signs\['auc'\]=2"),
+        (({"auc": None}, {"auc": 1}), TypeError, r"Received: multi\['auc'\]=None"),
+        (({"auc": 1}, {"auc": float("nan")}), ValueError, r"Received: single\['auc'\]=nan"),
+    ],
+)
+def test_gains_that_cannot_be_told_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        pk.mtl_gain(*arguments)
