@@ -17,9 +17,9 @@ def check_missing_label(value: Any) -> float:
     """The number that stands for "no label" beside NaN; None is NaN alone."""
     if value is None:
         return math.nan
-    if isinstance(value, bool | str) or not np.isscalar(value) or not np.isreal(value):
+    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise TypeError(f"missing_label must be a number. Received: missing_label={value!r}")
-    return value  # type: ignore[return-value]
+    return int(value) if isinstance(value, int | np.integer) else float(value)
 
 
 def config_of(missing_label: float) -> float | None:
@@ -28,7 +28,11 @@ def config_of(missing_label: float) -> float | None:
 
 
 def sample_space(
-    y_true: Any, y_pred: Any, missing_label: float, label_width: int | None = None
+    y_true: Any,
+    y_pred: Any,
+    missing_label: float,
+    label_width: int | None = None,
+    where: str = "",
 ) -> tuple[Any, Any, Any]:
     """Labels and predictions, harmless where the label is missing, and where it isn't.
 
@@ -38,14 +42,16 @@ def sample_space(
         predictions counts too.
     """
     mask = getattr(y_pred, "_keras_mask", None)
-    y_true, y_pred = align(y_true, y_pred, label_width)
+    y_true, y_pred = align(y_true, y_pred, label_width, where)
     in_space = _labelled(y_true, y_pred, missing_label)
     if mask is not None:
         in_space = mask if in_space is None else ops.logical_and(in_space, mask)
     return *_replace_missing(y_true, y_pred, in_space), in_space
 
 
-def align(y_true: Any, y_pred: Any, label_width: int | None = None) -> tuple[Any, Any]:
+def align(
+    y_true: Any, y_pred: Any, label_width: int | None = None, where: str = ""
+) -> tuple[Any, Any]:
     """Labels and predictions as tensors whose last axis is that of one example.
 
     Predictions `(N,)` become `(N, 1)`, and labels `(...)` become `(..., 1)` where the prediction
@@ -56,24 +62,24 @@ def align(y_true: Any, y_pred: Any, label_width: int | None = None) -> tuple[Any
         ValueError: if their shape can't be that of the prediction's labels.
     """
     y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-    check_dtype(y_true, "y_true")
+    check_dtype(y_true, "y_true", where)
     if len(y_pred.shape) == 1:
         y_pred = ops.expand_dims(y_pred, -1)
         y_true = ops.expand_dims(y_true, -1) if len(y_true.shape) == 1 else y_true
-    check_shape(tuple(y_true.shape), tuple(y_pred.shape), label_width, "y_true")
+    check_shape(tuple(y_true.shape), tuple(y_pred.shape), label_width, "y_true", where)
     if len(y_true.shape) < len(y_pred.shape) and y_pred.shape[-1] == 1:
         y_true = ops.expand_dims(y_true, -1)
     return y_true, y_pred
 
 
-def check_dtype(labels: Any, argument: str) -> str:
+def check_dtype(labels: Any, argument: str, where: str = "") -> str:
     """The name of the labels' dtype; refused if they are neither real numbers nor bools."""
     try:
         dtype = str(keras.backend.standardize_dtype(labels.dtype))
     except ValueError:
         dtype = str(labels.dtype)
     if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
-        raise TypeError(f"{argument} must hold numbers. Received: {argument}.dtype={dtype}")
+        raise TypeError(f"{argument}{where} must hold numbers. Received: {argument}.dtype={dtype}")
     return dtype
 
 
@@ -82,6 +88,7 @@ def check_shape(
     prediction: tuple[int | None, ...],
     label_width: int | None,
     argument: str,
+    where: str = "",
 ) -> None:
     """Refuse labels whose shape doesn't go with the prediction's `(..., units)`.
 
@@ -91,6 +98,7 @@ def check_shape(
         label_width: The length of a label's last axis, which may be left out where it is 1; None
             where a label may be one number or as many as the prediction has.
         argument: The labels' name in messages.
+        where: What tells them from other labels of that name.
     """
     *leading, units = prediction
     widths = (1, units) if label_width is None else (label_width,)
@@ -98,8 +106,9 @@ def check_shape(
     if 1 in widths:
         allowed.append(tuple(leading))
     if not any(agree(shape, one) for one in allowed):
+        shapes = " or ".join(map(_readable, allowed))
         raise ValueError(
-            f"{argument} must have a shape {' or '.join(map(_readable, allowed))} for predictions "
+            f"{argument}{where} must have a shape {shapes} for predictions "
             f"{_readable(prediction)}. Received: {argument}.shape={shape}"
         )
 

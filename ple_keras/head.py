@@ -1,5 +1,6 @@
 """The base of the heads: from a task's features to its prediction, with its loss and metrics."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +44,7 @@ class Head(keras.Layer):
         tower: The task's own network before the last Dense layer: an int or a sequence of ints
             (the units of an ExpertBlock), or a layer, of which the head takes a copy.
         loss_weight: The weight of the task's loss, at least 0.
-        missing_label: The label of an example that has none, beside NaN; None for NaN alone.
+        missing_label: The label of an example that has none, beside NaN.
         reduction: None, for the mean of the loss over the labelled examples of a batch, or
             "sum_over_batch_size", to divide by the whole batch; `MaskedLoss` says when.
         **kwargs: Keras's own layer arguments; `name` is `{task}_head` by default.
@@ -72,7 +73,7 @@ class Head(keras.Layer):
         metrics: Sequence[Any] | None = None,
         tower: Any = None,
         loss_weight: float = 1.0,
-        missing_label: float | None = None,
+        missing_label: float = math.nan,
         reduction: str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -81,7 +82,7 @@ class Head(keras.Layer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = check_loss(loss)
+        self.loss = _check_plain(check_loss(loss))
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
         self._metric_templates = Untracked(check_metrics(metrics))
@@ -157,6 +158,7 @@ class Head(keras.Layer):
             "missing_label": self.missing_label,
             "reduction": self.reduction,
             "label_width": label_width(self.loss, self.units),
+            "name": f"{self.task}_loss",
         }
 
     def new_metrics(self) -> list[MaskedMetric]:
@@ -183,7 +185,7 @@ class Head(keras.Layer):
         self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
 
     def _check_values(self, labels: Any) -> None:
-        """Refuse values, missing ones left out, that the task can't have; for subclasses."""
+        """Refuse values, `(labels, width)` without missing ones, that the task can't have."""
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return (*input_shape[:-1], self.units)
@@ -206,3 +208,12 @@ class Head(keras.Layer):
             "missing_label": config_of(self.missing_label),
             "reduction": self.reduction,
         }
+
+
+def _check_plain(loss: Any) -> Any:
+    if isinstance(loss, MaskedLoss):
+        raise TypeError(
+            "loss must be the plain loss: the head itself masks it, by its missing_label and "
+            f"reduction. Received: loss={loss!r}"
+        )
+    return loss

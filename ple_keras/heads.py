@@ -19,7 +19,7 @@ class BinaryHead(Head):
 
     The loss is binary cross-entropy. The metrics are `auc`, whose thresholds lie evenly in the
     logit and which therefore holds at low base rates too, and the mean of the loss,
-    `binary_crossentropy`.
+    `binary_crossentropy` (`weighted_binary_crossentropy` with a `pos_weight`).
 
     Args:
         task: The task's name, see `TaskHeads`.

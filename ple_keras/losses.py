@@ -1,5 +1,6 @@
 """Losses that know missing labels, and the losses of tasks that are trained together."""
 
+import math
 from typing import Any
 
 import keras
@@ -57,7 +58,7 @@ class MaskedLoss(keras.Loss):
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
             reduction of a Loss object is kept, over the examples that have a label.
-        missing_label: The label of an example that has none, beside NaN; None for NaN alone.
+        missing_label: The label of an example that has none, beside NaN.
         reduction: None, or "sum_over_batch_size" to divide by the number of examples in the batch,
             with or without a label.
         label_width: The length of a label's last axis, which may be left out where it is 1. With
@@ -84,7 +85,7 @@ class MaskedLoss(keras.Loss):
     def __init__(
         self,
         loss: Any,
-        missing_label: float | None = None,
+        missing_label: float = math.nan,
         reduction: str | None = None,
         label_width: int | None = None,
         name: str | None = None,
@@ -104,7 +105,7 @@ class MaskedLoss(keras.Loss):
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, self.label_width
+            y_true, y_pred, self.missing_label, self.label_width, f" of {self.name!r}"
         )
         weights = example_weights(sample_weight, in_space, len(y_pred.shape) - 1, self.dtype)
         if in_space is not None and self._is_mean() and not self.divides_by_batch:

@@ -1,6 +1,7 @@
 """Metrics of the heads, and any metric over the labelled examples."""
 
 import inspect
+import math
 from typing import Any
 
 import keras
@@ -66,7 +67,7 @@ class MaskedMetric(keras.Metric):
     Args:
         metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must take a
             `sample_weight`, which is 0 where the label is missing.
-        missing_label: The label of an example that has none, beside NaN; None for NaN alone.
+        missing_label: The label of an example that has none, beside NaN.
         name: The metric's name; by default that of `metric`.
 
     Raises:
@@ -82,7 +83,7 @@ class MaskedMetric(keras.Metric):
     """
 
     def __init__(
-        self, metric: Any, missing_label: float | None = None, name: str | None = None
+        self, metric: Any, missing_label: float = math.nan, name: str | None = None
     ) -> None:
         (metric,) = check_metrics([metric])
         if not isinstance(metric, keras.Metric):

@@ -15,7 +15,7 @@ from ple_keras._validation import check_known_keys
 def mask_labels(
     y: Mapping[str, Any],
     spaces: Mapping[str, str],
-    missing_label: float | None = None,
+    missing_label: float = math.nan,
 ) -> dict[str, Any]:
     """Make labels missing where another label says that there can be none.
 
@@ -27,8 +27,8 @@ def mask_labels(
         y: Labels by task: arrays, or tensors, also those inside of `tf.data.Dataset.map`, whatever
             Keras's backend.
         spaces: For a task, the one whose label tells, as 0 or not, whether it has any.
-        missing_label: What stands for "no label", as in the heads, beside NaN. With None it is
-            NaN, and labels that were integers become float32.
+        missing_label: What stands for "no label", as in the heads, beside NaN. With NaN, labels
+            that were integers become float32.
 
     Returns:
         A new dict with the keys of `y`: arrays for arrays, tensors for tensors.

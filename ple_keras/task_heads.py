@@ -196,6 +196,8 @@ class TaskHeads(keras.Layer):
         Returns:
             A float for each task that has a loss.
         """
+        if not self.built:
+            raise ValueError(f"{self.name!r} must be built. Received: built=False")
         return {
             head.task: head.loss_weight * self._loss_weights.in_force(index, head.loss)
             for index, head in enumerate(self._heads())

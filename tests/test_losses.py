@@ -318,7 +318,9 @@ def test_wrong_arguments_are_refused(arguments, error, message):
 
 @pytest.mark.parametrize("shape", [(5,), (4, 2), (4, 1, 1), ()])
 def test_labels_whose_shape_cannot_be_right_are_refused(shape):
-    message = r"y_true must have a shape \(4, 1\) or \(4, 3\) or \(4,\).*Received: y_true.shape="
+    message = (
+        r"y_true of 'mse' must have a shape \(4, 1\) or \(4, 3\) or \(4,\).*Received: y_true.shape="
+    )
     with pytest.raises(ValueError, match=message):
         pk.MaskedLoss("mse")(np.zeros(shape), np.zeros((4, 3)))
 
@@ -328,12 +330,14 @@ def test_labels_of_another_width_than_the_head_s_are_refused_when_traced():
     inputs = keras.Input((3,))
     model = keras.Model(inputs, heads({"a": inputs, "b": inputs}))
     model.compile(**heads.compile_kwargs(jit_compile=QUICK_JIT))
-    with pytest.raises(ValueError, match=r"y_true must have a shape \((4|batch), 3\) for predict"):
+    with pytest.raises(ValueError, match=r"y_true of 'a_loss' must have a shape \(.*, 3\) for"):
         model.train_on_batch(features(4, 3), {"a": np.zeros((4, 1)), "b": np.zeros(4)})
 
 
 def test_labels_that_are_no_numbers_are_refused():
-    with pytest.raises(TypeError, match=r"y_true must hold numbers\. Received: y_true.dtype=comp"):
+    with pytest.raises(
+        TypeError, match=r"y_true of 'mse' must hold numbers\. Received: y_true.dtype=comp"
+    ):
         pk.MaskedLoss("mse")(np.zeros((4, 1), "complex64"), np.zeros((4, 1)))
 
 
@@ -343,3 +347,8 @@ def test_a_loss_without_a_value_for_each_example_is_refused():
 
     with pytest.raises(ValueError, match=r"a value for each example.*Received: loss=<function"):
         pk.MaskedLoss(mean_of_all)(np.zeros((4, 1)), np.zeros((4, 1)))
+
+
+def test_a_head_takes_the_plain_loss():
+    with pytest.raises(TypeError, match=r"the head itself masks it.*Received: loss=<ple_keras"):
+        pk.BinaryHead("a", loss=pk.MaskedLoss("binary_crossentropy"))
