@@ -1,7 +1,9 @@
-"""Kinds of command line arguments, for argparse's `type`."""
+"""Command lines: kinds of arguments, for argparse's `type`, and what the comparisons share."""
 
 import argparse
-from collections.abc import Callable
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 
@@ -37,3 +39,41 @@ def file(suffix: str = "") -> Callable[[str], Path]:
         return value
 
     return path
+
+
+def share(text: str) -> float:
+    """A number above 0 and up to 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"must lie in (0, 1], not be {value}")
+    return value
+
+
+def shares(text: str) -> list[float]:
+    """Such numbers, with commas between them."""
+    return [share(part) for part in text.split(",")]
+
+
+def comparison_parser(description: str, models: Sequence[str]) -> argparse.ArgumentParser:
+    """The arguments that every comparison of models takes."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--models", nargs="+", choices=models, default=list(models), help="default: all")
+    add("--seeds", type=at_least(1), default=1, help="how many seeds a model, default 1")
+    add("--epochs", type=at_least(1))
+    add("--batch-size", type=at_least(1))
+    add("--rows", type=at_least(1000), help="train on so many rows, test on fewer")
+    add("--plot", type=file(".png"), metavar="FILE.png", help="draw the metrics")
+    add("--json", type=file(), metavar="FILE", help="write all results and histories")
+    return parser
+
+
+def missing_packages(needed: list[str]) -> list[str]:
+    """Which of the packages the interpreter lacks; they are named on stderr too."""
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f"Missing: {', '.join(missing)}.", file=sys.stderr)
+        print('Install them with: pip install -e ".[examples]"', file=sys.stderr)
+    return missing

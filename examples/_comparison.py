@@ -2,38 +2,37 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
-from _data import Arrays, Dataset, Split
-from _networks import Recipe
+from _data import Arrays, Dataset, Split, labelled
+from _metrics import Metric, judging, listed
+from _networks import MODELS, Recipe, build_network
+
+import ple_keras as pk
 
 EVALUATION_BATCH = 8192
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What a comparison is about.
+class Setting:
+    """What the models are compared on.
 
     Attributes:
-        name: The metric's name in the table.
-        key: Its name in Keras's logs.
-        sign: 1 where more is better, -1 where less is.
-        score: `(labels, predictions) -> float`, exact; Keras's own works batch by batch.
+        dataset: The data.
+        metrics: What they are judged by, and what is reported beside it.
+        head: From a task's name and tower to its head.
+        trees: From a task and a seed to a scikit-learn model.
+        recipe: How the networks are made and trained.
     """
 
-    name: str
-    key: str
-    sign: int
-    score: Callable[[np.ndarray, np.ndarray], float]
-
-    def from_logs(self, logs: dict[str, Any], tasks: list[str]) -> dict[str, float]:
-        """The metric of each task on the validation rows. With one task Keras drops its name."""
-        if len(tasks) == 1:
-            return {tasks[0]: float(logs[f"val_{self.key}"])}
-        return {task: float(logs[f"val_{task}_{self.key}"]) for task in tasks}
+    dataset: Dataset
+    metrics: list[Metric]
+    head: Callable[..., pk.Head]
+    trees: Callable[[str, int], Any]
+    recipe: Recipe
 
 
 @dataclass
@@ -44,7 +43,7 @@ class Result:
         model: The model's name.
         seed: Its seed.
         parameters: The number of its trainable parameters; None for trees.
-        test: The metric by task on the test rows.
+        test: The metrics on the test rows, by task and key: `income_auc`.
         seconds: How long building, training and predicting took.
         history: Keras's logs by epoch, one history a network.
         best_epochs: The epoch, from 1, that each network's weights are from.
@@ -61,109 +60,100 @@ class Result:
     predictions: Arrays = field(default_factory=dict, repr=False)
 
 
-class KeepBest(keras.callbacks.Callback):
-    """Keeps the weights of the best epoch, and puts them back when training ends.
-
-    Keras's ModelCheckpoint follows one key of the logs; a multi-task model has to be judged by
-    all of its tasks, here by the mean of their validation metrics. One checkpoint serves every
-    task: one a task would be as many models.
-    """
-
-    def __init__(self, metric: Metric, tasks: list[str]) -> None:
-        super().__init__()
-        self.metric, self.tasks = metric, tasks
-        self.best, self.epoch, self.weights = -np.inf, 0, None
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = self.metric.from_logs(logs or {}, self.tasks)
-        score = self.metric.sign * float(np.mean(list(values.values())))
-        if self.weights is None or score > self.best:
-            self.best, self.epoch, self.weights = score, epoch + 1, self.model.get_weights()
-
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        self.model.set_weights(self.weights)
-
-
 class PrintProgress(keras.callbacks.Callback):
     """Prints a line an epoch."""
 
-    def __init__(self, label: str, metric: Metric, tasks: list[str]) -> None:
+    def __init__(self, label: str, metrics: list[Metric], tasks: list[str]) -> None:
         super().__init__()
-        self.label, self.metric, self.tasks = label, metric, tasks
+        self.label, self.metrics, self.tasks = label, metrics, tasks
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self.start = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        values = self.metric.from_logs(logs or {}, self.tasks)
-        scores = ", ".join(f"{task} {value:.4f}" for task, value in values.items())
+        values = [float((logs or {})[m.log_key(self.tasks)]) for m in self.metrics]
         print(
             f"{self.label}, epoch {epoch + 1}/{self.params['epochs']}: "
-            f"val {self.metric.name} {scores}, {time.perf_counter() - self.start:.0f} s",
+            f"val {listed(self.metrics, values)}, {time.perf_counter() - self.start:.0f} s",
             flush=True,
         )
 
 
+def compare(models: list[str], seeds: int, setting: Setting) -> list[Result]:
+    """Train and score every model with every seed."""
+    tasks = setting.dataset.tasks
+    results = []
+    for seed in range(seeds):
+        for kind in models:
+            if kind == "trees":
+                results.append(train_trees(setting, seed))
+                continue
+            groups = [[task] for task in tasks] if kind == "single" else [tasks]
+            results.append(train_networks(kind, groups, setting, seed))
+    return results
+
+
 def train_networks(
-    name: str,
-    build: Callable[[list[str]], keras.Model],
-    task_groups: list[list[str]],
-    dataset: Dataset,
-    metric: Metric,
-    recipe: Recipe,
-    seed: int,
+    kind: str, task_groups: list[list[str]], setting: Setting, seed: int, name: str | None = None
 ) -> Result:
     """Train a network for each group of tasks and score them together.
 
+    A network trains on the rows that have a label of any of its tasks, and keeps the weights of
+    the epoch with the best sum of its tasks' validation metrics. One epoch serves every task: one
+    a task would be as many models.
+
     Args:
-        name: The model's name.
-        build: From a group's tasks to its compiled network.
+        kind: The networks' kind, a key of `MODELS`.
         task_groups: All tasks in one group for a multi-task model, one a group for single tasks.
-        dataset: The data.
-        metric: What to judge checkpoints by, and to report.
-        recipe: How long to train, in batches of which size.
+        setting: What to train on, and how.
         seed: Seed of the weights, the order of the rows and the dropout.
+        name: The model's name, that of its kind by default.
     """
     start = time.perf_counter()
-    result = Result(name, seed, 0, {}, 0.0)
+    dataset, recipe = setting.dataset, setting.recipe
+    result = Result(name or MODELS[kind], seed, 0, {}, 0.0)
     for tasks in task_groups:
         keras.utils.set_random_seed(seed)
-        model = build(tasks)
-        best = KeepBest(metric, tasks)
+        own = replace(dataset, train=labelled(dataset.train, tasks))
+        model = build_network(kind, tasks, own, setting.head, recipe)
+        metrics = [metric for metric in judging(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
+        progress = PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)
+        best = _keep_best(recipe.epochs)
         history = model.fit(
-            dataset.train.inputs,
-            _labels(dataset.train, tasks),
+            own.train.inputs,
+            _labels(own.train, tasks),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
-            validation_data=(dataset.validation.inputs, _labels(dataset.validation, tasks)),
+            validation_data=(own.validation.inputs, _labels(own.validation, tasks)),
             validation_batch_size=EVALUATION_BATCH,
-            callbacks=[best, PrintProgress(f"{name}{of_task}, seed {seed}", metric, tasks)],
+            callbacks=[_score(metrics, tasks), best, progress],
             verbose=0,
         )
         predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)
         result.predictions |= {task: predictions[task][:, 0] for task in tasks}
         result.parameters += sum(int(np.prod(w.shape)) for w in model.trainable_weights)
         result.history.append({key: [float(v) for v in x] for key, x in history.history.items()})
-        result.best_epochs.append(best.epoch)
+        result.best_epochs.append(best.best_epoch + 1)
         keras.utils.clear_session()
-    return _scored(result, dataset, metric, start)
+    return _scored(result, setting, start)
 
 
-def train_trees(
-    name: str, build: Callable[..., Any], dataset: Dataset, metric: Metric, seed: int
-) -> Result:
-    """Fit one scikit-learn model a task; `build` makes it from its `random_state`."""
+def train_trees(setting: Setting, seed: int) -> Result:
+    """Fit one scikit-learn model a task, on the rows that have a label of it."""
     start = time.perf_counter()
-    result = Result(name, seed, None, {}, 0.0)
-    for task, labels in dataset.train.labels.items():
-        model = build(random_state=seed).fit(tree_inputs(dataset.train), labels)
+    dataset = setting.dataset
+    result = Result(MODELS["trees"], seed, None, {}, 0.0)
+    for task in dataset.tasks:
+        train = labelled(dataset.train, [task])
+        model = setting.trees(task, seed).fit(tree_inputs(train), train.labels[task])
         predict = getattr(model, "predict_proba", model.predict)
         predictions = predict(tree_inputs(dataset.test))
         result.predictions[task] = predictions[:, 1] if predictions.ndim > 1 else predictions
-    result = _scored(result, dataset, metric, start)
-    scores = ", ".join(f"{task} {value:.4f}" for task, value in result.test.items())
-    print(f"{name}, seed {seed}: test {metric.name} {scores}, {result.seconds:.0f} s", flush=True)
+    result = _scored(result, setting, start)
+    metrics = judging(setting.metrics)
+    scores = listed(metrics, [result.test[metric.full_key] for metric in metrics])
+    print(f"{result.model}, seed {seed}: test {scores}, {result.seconds:.0f} s", flush=True)
     return result
 
 
@@ -173,14 +163,26 @@ def tree_inputs(split: Split) -> np.ndarray:
     return np.concatenate([split.inputs[name] for name in names], axis=1, dtype="float32")
 
 
+def _keep_best(epochs: int) -> keras.callbacks.EarlyStopping:
+    """Puts the weights of the best epoch back when training ends, which it does not hasten."""
+    return keras.callbacks.EarlyStopping(
+        "val_mtl_score", mode="max", patience=epochs, restore_best_weights=True
+    )
+
+
+def _score(metrics: list[Metric], tasks: list[str]) -> pk.MultiTaskScore:
+    return pk.MultiTaskScore({m.log_key(tasks): m.sign * m.weight for m in metrics})
+
+
 def _labels(split: Split, tasks: list[str]) -> Arrays:
     return {task: split.labels[task] for task in tasks}
 
 
-def _scored(result: Result, dataset: Dataset, metric: Metric, start: float) -> Result:
+def _scored(result: Result, setting: Setting, start: float) -> Result:
+    labels = setting.dataset.test.labels
     result.test = {
-        task: float(metric.score(dataset.test.labels[task], result.predictions[task]))
-        for task in dataset.tasks
+        metric.full_key: metric.of(labels[metric.task], result.predictions[metric.task])
+        for metric in setting.metrics
     }
     result.seconds = time.perf_counter() - start
     return result

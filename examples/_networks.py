@@ -1,11 +1,23 @@
-"""What the examples' networks have in common beside the blocks under comparison."""
+"""The networks under comparison: features, a block, heads."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from _data import Dataset
+
+import ple_keras as pk
+
+MULTI_TASK = {
+    "bottom": "shared bottom",
+    "mmoe": "MMoE",
+    "cgc": "CGC (PLE, 1 level)",
+    "ple": "PLE (2 levels)",
+}
+MODELS = {"trees": "boosted trees", "single": "single-task", **MULTI_TASK}
 
 
 @dataclass(frozen=True)
@@ -32,6 +44,61 @@ class Recipe:
     learning_rate: float
     epochs: int
     batch_size: int
+
+    def adapted(self, epochs: int | None, batch_size: int | None) -> "Recipe":
+        """With what the command line gives in place of the defaults."""
+        return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
+
+
+def build_network(
+    kind: str,
+    tasks: list[str],
+    dataset: Dataset,
+    head: Callable[..., pk.Head],
+    recipe: Recipe,
+) -> keras.Model:
+    """A compiled network for the tasks.
+
+    Args:
+        kind: A key of `MODELS`.
+        tasks: The tasks, in order.
+        dataset: What it is to be trained on.
+        head: From a task's name and tower to its head.
+        recipe: How it is made.
+    """
+    tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
+    heads = pk.TaskHeads([head(task, tower=tower) for task in tasks])
+    heads.check_labels({task: dataset.train.labels[task] for task in tasks})
+    block = task_block(kind, tasks, recipe)
+
+    inputs = {
+        name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
+        for name, x in dataset.train.inputs.items()
+    }
+    model = keras.Model(inputs, heads(block(features(inputs, dataset, recipe))))
+    steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
+    optimizer = keras.optimizers.Adam(cosine(recipe.learning_rate, steps))
+    model.compile(optimizer, **heads.compile_kwargs())
+    return model
+
+
+def task_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
+    """The block under comparison: from features to a representation for each task.
+
+    With one expert a task and a shared one, PLE and CGC have one expert a level more than there
+    are tasks; MMoE has as many. A single-task network is a shared bottom that one task has to
+    itself.
+    """
+    widths = recipe.widths[kind]
+    expert = partial(pk.ExpertBlock, dropout=recipe.dropout)
+    if kind == "mmoe":
+        return pk.MMoEBlock(tasks, expert(widths), num_experts=len(tasks) + 1)
+    if kind == "cgc":
+        return pk.PLEBlock(1, tasks, expert(widths), num_task_experts=1, num_shared_experts=1)
+    if kind == "ple":
+        levels = [expert(width) for width in widths]
+        return pk.PLEBlock(len(levels), tasks, levels, num_task_experts=1, num_shared_experts=1)
+    return pk.SharedBottomBlock(tasks, expert(widths))
 
 
 def features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:

@@ -1,13 +1,18 @@
 """What a comparison came to: a table, a sentence on noise, a picture, a JSON file."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
-from _comparison import Metric, Result
-from _data import Dataset
+from _comparison import Result, Setting
+from _data import Dataset, Split
+from _metrics import Metric, judging
+
+import ple_keras as pk
 
 RESAMPLES = 100
 # In standard errors: what the largest difference between four equal models stays below in 95 of
@@ -23,36 +28,52 @@ def by_model(results: list[Result]) -> dict[str, list[Result]]:
     }
 
 
-def gains(runs: list[Result], baseline: list[Result], task: str, metric: Metric) -> list[float]:
-    """The paper's MTL gain of each seed: by how much a model betters the baseline's metric."""
-    return [
-        metric.sign * (run.test[task] - base.test[task])
-        for run, base in zip(runs, baseline, strict=True)
-    ]
-
-
-def format_table(results: list[Result], tasks: list[str], metric: Metric, baseline: str) -> str:
-    """A line a model: parameters, metric and gain of each task, seconds a seed.
+def format_table(results: list[Result], metrics: list[Metric], baseline: str | None = None) -> str:
+    """A line a model: parameters, metrics, gains, seconds a seed.
 
     Args:
         results: Of every model and seed.
-        tasks: The tasks, in order.
-        metric: What the results' `test` holds.
-        baseline: The model that the gains are over; without its results they are left out.
+        metrics: The columns.
+        baseline: The model that the gains are over, see `format_gains`; None for a table without.
     """
     models = by_model(results)
-    header = ["model", "parameters", *(f"{metric.name} {task}" for task in tasks)]
-    header += [*(f"gain {task}" for task in tasks), "seconds"]
-    rows = [header]
+    rows = [["model", "parameters", *(metric.label for metric in metrics)]]
     for name, runs in models.items():
         parameters = runs[0].parameters
         row = [name, "-" if parameters is None else f"{parameters:,}"]
-        row += [_spread([run.test[task] for run in runs], ".5f") for task in tasks]
-        for task in tasks:
-            compared = baseline in models and name != baseline
-            gain = gains(runs, models[baseline], task, metric) if compared else []
-            row.append(_spread(gain, "+.5f") if gain else "-")
-        rows.append([*row, f"{np.mean([run.seconds for run in runs]):.0f}"])
+        rows.append([*row, *(_spread([run.test[m.full_key] for run in runs], m) for m in metrics)])
+    if baseline is not None:
+        for row, gains in zip(rows, _gains(models, metrics, baseline), strict=True):
+            row += gains
+    seconds = [f"{np.mean([run.seconds for run in runs]):.0f}" for runs in models.values()]
+    for row, cell in zip(rows, ["seconds", *seconds], strict=True):
+        row.append(cell)
+    return _aligned(rows)
+
+
+def format_gains(results: list[Result], metrics: list[Metric], baseline: str) -> str:
+    """A line a model: its MTL gains, by how much it betters each metric of the baseline's."""
+    models = by_model(results)
+    gains = _gains(models, metrics, baseline)
+    return _aligned([[name, *row] for name, row in zip(["model", *models], gains, strict=True)])
+
+
+def _gains(
+    models: dict[str, list[Result]], metrics: list[Metric], baseline: str
+) -> list[list[str]]:
+    """A row of titles, then one a model: the gains of the metrics that choose a network's epoch."""
+    judged = judging(metrics)
+    rows = [[f"gain {metric.task}" for metric in judged]]
+    for name, runs in models.items():
+        if baseline not in models or name == baseline:
+            rows.append(["-"] * len(judged))
+            continue
+        gains = [pk.mtl_gain(run.test, base.test) for run, base in zip(runs, models[baseline])]
+        rows.append([_spread([gain[m.full_key] for gain in gains], m, "+") for m in judged])
+    return rows
+
+
+def _aligned(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -63,71 +84,101 @@ def format_table(results: list[Result], tasks: list[str], metric: Metric, baseli
     )
 
 
-def _spread(values: list[float], form: str) -> str:
+def _spread(values: list[float], metric: Metric, sign: str = "") -> str:
     """The mean and, of several seeds, the standard deviation."""
-    mean = f"{np.mean(values):{form}}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.5f}"
+    mean = f"{np.mean(values):{sign}.{metric.digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{metric.digits}f}"
 
 
 def describe_noise(
-    results: list[Result], names: list[str], dataset: Dataset, metric: Metric
+    results: list[Result], names: list[str], dataset: Dataset, metrics: list[Metric]
 ) -> str:
     """Whether the largest difference between the named models is more than noise, by task.
 
     The yardstick is the standard error of that very difference: over resamples of the test rows,
-    the same for both models, and over the seeds where there are several.
+    or of the days that they are from, the same for both models, and over the seeds where there
+    are several.
     """
     models = {name: runs for name, runs in by_model(results).items() if name in names}
     several_seeds = len(next(iter(models.values()))) > 1
-    lines = ["Largest difference between the multi-task models:"]
-    for task in dataset.tasks:
-        means = {name: np.mean([run.test[task] for run in runs]) for name, runs in models.items()}
+    drawn = "rows" if dataset.test.days is None else "days"
+    lines = []
+    for metric in judging(metrics):
+        means = {
+            name: np.mean([run.test[metric.full_key] for run in runs])
+            for name, runs in models.items()
+        }
         low, high = min(means, key=means.get), max(means, key=means.get)
         difference = means[high] - means[low]
-        error = _standard_error(models[high], models[low], task, dataset, metric)
+        error = _standard_error(models[high], models[low], dataset.test, metric)
         if difference <= THRESHOLD * error:
             verdict = "within noise"
         elif several_seeds:
             verdict = "more than noise"
         else:
-            verdict = "more than other test rows would change; for other seeds, see --seeds"
-        lines.append(f"  {task}: {difference:.5f}, standard error {error:.5f}: {verdict}")
+            verdict = f"more than other test {drawn} would change; for other seeds, see --seeds"
+        numbers = f"{difference:.{metric.digits}f}, standard error {error:.{metric.digits}f}"
+        lines.append(f"  {metric.task}: {numbers}: {verdict}")
     return "\n".join(lines)
 
 
 def _standard_error(
-    first: list[Result], second: list[Result], task: str, dataset: Dataset, metric: Metric
+    first: list[Result], second: list[Result], test: Split, metric: Metric
 ) -> float:
-    labels, rng = dataset.test.labels[task], np.random.default_rng(0)
+    labels, draw = test.labels[metric.task], _resampler(test)
 
     def difference(rows: np.ndarray) -> float:
         scores = [
-            [metric.score(labels[rows], run.predictions[task][rows]) for run in runs]
+            [metric.of(labels[rows], run.predictions[metric.task][rows]) for run in runs]
             for runs in (first, second)
         ]
         return float(np.mean(scores[0]) - np.mean(scores[1]))
 
-    of_rows = np.std(
-        [difference(rng.integers(len(labels), size=len(labels))) for _ in range(RESAMPLES)]
-    )
+    of_rows = np.std([difference(draw()) for _ in range(RESAMPLES)])
     seeds = len(first)
     of_seeds = 0.0
     if seeds > 1:
-        by_seed = [a.test[task] - b.test[task] for a, b in zip(first, second, strict=True)]
+        key = metric.full_key
+        by_seed = [a.test[key] - b.test[key] for a, b in zip(first, second, strict=True)]
         of_seeds = np.std(by_seed, ddof=1) / np.sqrt(seeds)
     return float(np.hypot(of_rows, of_seeds))
 
 
-def write_json(path: Path, results: list[Result], config: dict[str, Any]) -> None:
+def _resampler(test: Split) -> Callable[[], np.ndarray]:
+    """Draws as many rows as there are, with replacement; whole days, where rows have a day."""
+    rng, count = np.random.default_rng(0), len(test)
+    if test.days is None:
+        return lambda: rng.integers(count, size=count)
+    days = [np.flatnonzero(test.days == day) for day in np.unique(test.days)]
+    return lambda: np.concatenate([days[i] for i in rng.integers(len(days), size=len(days))])
+
+
+def print_title(data: str, dataset: Dataset) -> str:
+    """Says what is compared on which rows; returns the title of a picture of it."""
+    rows = ", ".join(f"{count:,} {part}" for part, count in dataset.rows.items())
+    backend = keras.backend.backend()
+    print(f"{data}: {rows} rows; Keras {keras.version()} on {backend}", flush=True)
+    return f"{data}: {rows} rows, {backend}"
+
+
+def write_json(path: Path, results: list[Result], setting: Setting, config: dict[str, Any]) -> None:
     """Everything that the table was made from, and the history of every epoch."""
+    config = {
+        **config,
+        "rows": setting.dataset.rows,
+        "metric": ", ".join(dict.fromkeys(metric.name for metric in setting.metrics)),
+        "recipe": asdict(setting.recipe),
+        "backend": keras.backend.backend(),
+        "keras": keras.version(),
+    }
     runs = [asdict(result) for result in results]
     for run in runs:
         del run["predictions"]
     path.write_text(json.dumps({"config": config, "results": runs}, indent=2) + "\n")
 
 
-def draw(path: Path, results: list[Result], tasks: list[str], metric: Metric, title: str) -> None:
-    """A panel a task: the metric of each model, a dot a seed, mean and standard deviation."""
+def draw(path: Path, results: list[Result], metrics: list[Metric], title: str) -> None:
+    """A panel a metric: its value of each model, a dot a seed, mean and standard deviation."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -135,12 +186,13 @@ def draw(path: Path, results: list[Result], tasks: list[str], metric: Metric, ti
 
     models = by_model(results)
     figure, panels = plt.subplots(
-        1, len(tasks), sharey=True, figsize=(5 * len(tasks), 1.4 + 0.45 * len(models))
+        1, len(metrics), sharey=True, figsize=(5 * len(metrics), 1.4 + 0.45 * len(models))
     )
-    better = "higher" if metric.sign > 0 else "lower"
-    for panel, task in zip(np.atleast_1d(panels), tasks, strict=True):
+    panels = np.atleast_1d(panels)
+    for panel, metric in zip(panels, metrics, strict=True):
+        better = "higher" if metric.sign > 0 else "lower"
         for height, runs in enumerate(models.values()):
-            values = [run.test[task] for run in runs]
+            values = [run.test[metric.full_key] for run in runs]
             several = len(values) > 1
             panel.plot(values, [height] * len(values), "o", color="0.7", markersize=4)
             panel.errorbar(
@@ -152,12 +204,11 @@ def draw(path: Path, results: list[Result], tasks: list[str], metric: Metric, ti
                 capsize=4,
             )
         panel.set_yticks(range(len(models)), list(models))
-        panel.set_title(task.replace("_", " "))
+        panel.set_title(metric.task.replace("_", " "))
         panel.set_xlabel(f"test {metric.name} ({better} is better)")
         panel.grid(axis="x", alpha=0.3)
         panel.ticklabel_format(axis="x", useOffset=False)
         panel.locator_params(axis="x", nbins=4)
-    panels = np.atleast_1d(panels)
     panels[0].invert_yaxis()
     figure.suptitle(title)
     figure.tight_layout()
