@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend import get_keras_mask  # the only way: JAX's tracers take no attributes
 
 # A label and a prediction that every loss and metric takes, without infinities: class 1, a yes, a
 # number whose logarithm is 0. What comes of them is multiplied by 0.
@@ -41,7 +42,7 @@ def sample_space(
         sample space, which is None if all examples lie in it. A mask of Keras's on the
         predictions counts too.
     """
-    mask = getattr(y_pred, "_keras_mask", None)
+    mask = get_keras_mask(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
     in_space = _labelled(y_true, y_pred, missing_label)
     if mask is not None:

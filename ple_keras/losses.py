@@ -27,7 +27,8 @@ def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
     Raises:
         ValueError: if `loss` has no value for each of them, without which none can be left out.
     """
-    function = loss.call if isinstance(loss, keras.Loss) else keras.losses.get(loss)
+    known = keras.losses.get(loss)
+    function = known.call if isinstance(known, keras.Loss) else known
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
     if len(values.shape) == rank + 1:

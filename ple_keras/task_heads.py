@@ -8,7 +8,7 @@ import keras
 from ple_keras._building import Shape, freeze_if_frozen
 from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
-from ple_keras._validation import SHARED, check_keys, task_names
+from ple_keras._validation import SHARED, check_keys, check_known_keys, task_names
 from ple_keras.head import Head
 from ple_keras.loss_weights import LossWeights
 from ple_keras.losses import TrainedLoss
@@ -211,7 +211,11 @@ class TaskHeads(keras.Layer):
 
         Args:
             multipliers: Numbers by task; a task that is left out keeps its fixed weight.
+
+        Raises:
+            ValueError: if a task has no loss or is unknown.
         """
+        check_known_keys(multipliers, self.trained_tasks, "multipliers")
         if self._loss_weights.multipliers is None:  # TensorFlow's first epoch comes before `build`
             self._first_multipliers = multipliers
             return

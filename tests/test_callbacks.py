@@ -126,6 +126,13 @@ def test_multipliers_that_cannot_be_are_refused(model, multiplier, error, messag
         fit(model, pk.LossWeightSchedule(lambda task, epoch: multiplier))
 
 
+def test_multipliers_of_an_unknown_task_are_refused(model):
+    heads = next(layer for layer in model.layers if isinstance(layer, pk.TaskHeads))
+    message = r"multipliers must have keys among \['click', 'time'\]; not known: \['x'\]"
+    with pytest.raises(ValueError, match=message):
+        heads.multiply_loss_weights({"x": 1.0})
+
+
 def test_a_gamma_above_1_that_overflows_is_refused(model):
     with pytest.raises(ValueError, match=r"must be finite\. Received: fn\('click', 400\)=inf"):
         fit(model, pk.LossWeightDecay(10.0), initial_epoch=400, epochs=401)

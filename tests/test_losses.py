@@ -46,6 +46,7 @@ LOSSES = {
     "binary_object": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
     "focal": (keras.losses.BinaryFocalCrossentropy(), binary),
     "mse": ("mse", number),
+    "class_name": ("MeanSquaredError", number),
     "huber": (keras.losses.Huber(), number),
     "own_function": (squared_gap, number),
     "poisson": (keras.losses.Poisson(), count),
@@ -217,6 +218,23 @@ def step(model, loss, x, y, jit_compile, weights=None, learning_rate=1.0):
 
 
 JIT = [False] if keras.backend.backend() == "torch" else [False, True]
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+def test_labels_of_padded_positions_do_not_matter_to_a_model(jit_compile):
+    inputs = keras.Input((3, 2))
+    outputs = keras.layers.Dense(1)(keras.layers.Masking()(inputs))
+    model = keras.Model(inputs, outputs)
+    metric = pk.MaskedMetric("mean_squared_error")
+    model.compile("sgd", pk.MaskedLoss("mse"), metrics=[metric], jit_compile=jit_compile)
+    x, y = features(4, 3, 2), features(4, 3, 1, seed=1)
+    x[:, 1:] = 0
+    expected = np.mean((numpy_of(model(x)) - y)[:, 0] ** 2)
+    for padding in (0, 1e6):
+        y[:, 1:] = padding
+        loss, shown = model.evaluate(x, y, verbose=0)
+        assert loss == pytest.approx(expected, rel=1e-5)
+        assert shown == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
