@@ -106,6 +106,14 @@ def check_not_negative(value: Any, argument: str) -> float:
     return number
 
 
+def check_rate(value: Any, argument: str) -> float:
+    """`value` as a float in [0, 1)."""
+    rate = check_number(value, argument)
+    if not 0 <= rate < 1:
+        raise ValueError(f"{argument} must lie in [0, 1). Received: {argument}={value!r}")
+    return rate
+
+
 def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, int]:
     """A number of experts for each task, from one number for all or a dict by task."""
     if not isinstance(value, Mapping):
@@ -143,6 +151,13 @@ def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:
         raise ValueError(
             f"{argument} must be one that Keras knows: {error}. Received: {argument}={value!r}"
         ) from error
+
+
+def check_known_value(value: Any, known: Sequence[Any], argument: str) -> Any:
+    """`value`, if it is one of the known ones."""
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {known}. Received: {argument}={value!r}")
+    return value
 
 
 def check_activation(activation: Any) -> Any:

@@ -9,13 +9,17 @@ import keras
 from keras import ops
 
 from ple_keras._building import Shape, Untracked, freeze_if_frozen
+from ple_keras._observation import observer
 from ple_keras._registration import register
 from ple_keras._saving import check_names, ordered_attribute, save_names
 from ple_keras._validation import (
+    SHARED,
     check_bool,
     check_counts,
     check_features,
     check_int,
+    check_not_negative,
+    check_rate,
     check_width,
     task_names,
 )
@@ -49,13 +53,18 @@ class CGCBlock(keras.Layer):
         add_shared_gate: Whether a gate of the shared stream mixes all experts, for a next level.
         gate_block: A network that each gate reads its input through, given as `expert_block` is.
         gate_softmax_temperature: T of every gate.
-        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
+            `GateWeightsLogger` or `gate_statistics`.
+        gate_dropout: The share of experts that training takes from each gate, see `Gate`.
+        expert_balance_regularizer: A coefficient of a loss that makes each gate use all of its
+            experts, see `Gate`.
         **kwargs: Keras's own layer arguments.
 
     Raises:
         TypeError: if an argument is of none of the kinds above.
         ValueError: if there is no task, a task's name is repeated or against the rule, a count is
-            negative, a gate would see no expert, or a template can't be copied.
+            negative, a gate would see no expert, `gate_dropout` is outside [0, 1), a coefficient
+            negative or not finite, or a template can't be copied.
 
     Example:
 
@@ -74,6 +83,8 @@ class CGCBlock(keras.Layer):
         gate_block: Any = None,
         gate_softmax_temperature: float = 1.0,
         enable_gate_weights_metrics: bool = False,
+        gate_dropout: float = 0.0,
+        expert_balance_regularizer: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -86,6 +97,10 @@ class CGCBlock(keras.Layer):
         )
         self.enable_gate_weights_metrics = check_bool(
             enable_gate_weights_metrics, "enable_gate_weights_metrics"
+        )
+        self.gate_dropout = check_rate(gate_dropout, "gate_dropout")
+        self.expert_balance_regularizer = check_not_negative(
+            expert_balance_regularizer, "expert_balance_regularizer"
         )
         self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
@@ -141,6 +156,8 @@ class CGCBlock(keras.Layer):
             gate_block=block,
             softmax_temperature=self.gate_softmax_temperature,
             track_weights=self.enable_gate_weights_metrics,
+            gate_dropout=self.gate_dropout,
+            expert_balance_regularizer=self.expert_balance_regularizer,
             dtype=self.dtype_policy,
             name=f"gate-{gate}",
         )
@@ -204,6 +221,12 @@ class CGCBlock(keras.Layer):
         gates = self._gates()
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
+    def _shared_parts(self) -> dict[str, list[tuple[Any, int | None]]]:
+        """What each shared expert is made of, as `ExpertBank.parts` has it."""
+        bank = getattr(self, self._bank_attribute)
+        experts = self._wiring.experts.items()
+        return {expert: bank.parts(expert) for expert, stream in experts if stream == SHARED}
+
     def gate_statistics(self) -> dict[str, dict[str, Any]]:
         """What each gate's weights did since the last reset, see `Gate.statistics`.
 
@@ -223,7 +246,7 @@ class CGCBlock(keras.Layer):
 
     def reset_gate_statistics(self) -> None:
         """Forget what the gates have tracked so far."""
-        for gate in self._gates().values():
+        for gate in self._gates().values() if self.built else ():
             gate.reset_statistics()
 
     def _gates(self) -> dict[str, Any]:
@@ -241,8 +264,10 @@ class CGCBlock(keras.Layer):
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
+        inputs = observer().read(self, inputs)
         outputs = self.expert_outputs(inputs, training=training)
         weights = self.gate_weights(inputs, training=training)
+        observer().ran(self, weights, outputs)
         return {
             gate: self._mix(weights[gate], [outputs[expert] for expert in experts])
             for gate, experts in self._wiring.gates.items()
@@ -292,6 +317,8 @@ class CGCBlock(keras.Layer):
             "gate_block": self._gate_template and self._gate_template.serialize(),
             "gate_softmax_temperature": self.gate_softmax_temperature,
             "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
+            "gate_dropout": self.gate_dropout,
+            "expert_balance_regularizer": self.expert_balance_regularizer,
         }
 
 

@@ -55,6 +55,15 @@ class ExpertBank(keras.Layer):
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
 
+    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
+        """The trainable variables that an expert is made of; the bank must be built.
+
+        Returns:
+            Each with the index along its first axis at which the expert lies in it, None where
+            all of it is the expert's.
+        """
+        raise NotImplementedError
+
     def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
@@ -82,6 +91,10 @@ class CopiedExperts(ExpertBank):
                 f"{widths}. Received: {self._template.argument}={self._template.layer!r}"
             )
         self.width = next(iter(widths.values()))
+
+    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
+        layer = getattr(self, sublayer_name(expert))
+        return [(variable, None) for variable in layer.trainable_weights]
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         return {
@@ -139,6 +152,16 @@ class StackedExperts(ExpertBank):
             for kind in ("normalization", "dropout"):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
+
+    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
+        index = list(self._streams.value).index(expert)
+        stacks = [*self._kernels, *self._biases] if self.trainable else []
+        own = [
+            variable
+            for layer in self._experts.value[expert]._normalization
+            for variable in layer.trainable_weights
+        ]
+        return [(stack, index) for stack in stacks] + [(variable, None) for variable in own]
 
     def call(
         self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None

@@ -14,7 +14,7 @@ from ple_keras._validation import (
     check_features,
     check_int,
     check_known,
-    check_number,
+    check_rate,
 )
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
@@ -86,7 +86,7 @@ class ExpertBlock(keras.Layer):
         self.supports_masking = True
         self.units = _check_units(units)
         self.activation = check_activation(activation)
-        self.dropout = _check_dropout(dropout)
+        self.dropout = check_rate(dropout, "dropout")
         self.normalization = _check_normalization(normalization)
         self.use_bias = check_bool(use_bias, "use_bias")
         initializer, regularizer = keras.initializers.get, keras.regularizers.get
@@ -248,13 +248,6 @@ def _check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
     if not units:
         raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
-
-
-def _check_dropout(dropout: Any) -> float:
-    rate = check_number(dropout, "dropout")
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout must lie in [0, 1). Received: dropout={dropout!r}")
-    return rate
 
 
 def _check_normalization(normalization: Any) -> Any:

@@ -1,22 +1,26 @@
 """A gate: how much of each expert an example gets."""
 
 import math
-from functools import reduce
 from typing import Any
 
 import keras
 from keras import ops
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
+from ple_keras._observation import is_watched
 from ple_keras._registration import register
 from ple_keras._validation import (
     check_bool,
     check_features,
     check_int,
     check_known,
+    check_not_negative,
     check_number,
+    check_rate,
 )
 from ple_keras.experts import as_template
+
+DROPPED = -1e30  # a logit that leaves no weight
 
 
 @register
@@ -39,13 +43,22 @@ class Gate(keras.Layer):
         kernel_initializer: Initializer of W.
         kernel_regularizer: Regularizer of W.
         track_weights: Whether to keep statistics of the weights, see `statistics`.
+        gate_dropout: The probability, in [0, 1), with which training takes an expert from an
+            example; the weights of the others grow to sum to 1. One expert is always kept.
+        expert_balance_regularizer: A coefficient, at least 0, of a loss that keeps the gate from
+            leaving experts unused: the squared coefficient of variation of the experts' total
+            weights over the batch, 0 where all are equal and `num_experts - 1` where one has
+            everything (Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
+            Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7). It works against
+            specialization: a task that has good reasons to prefer an expert pays for it too.
         **kwargs: Keras's own layer arguments.
 
     Raises:
-        TypeError: if `num_experts` is no integer, `softmax_temperature` no number, or
-            `gate_block` none of the above.
+        TypeError: if `num_experts` is no integer, a number is none, or `gate_block` none of the
+            above.
         ValueError: if `num_experts` is below 1, `softmax_temperature` not positive and finite,
-            or `gate_block` can't be copied.
+            `gate_dropout` outside [0, 1), `expert_balance_regularizer` negative or not finite, or
+            `gate_block` can't be copied.
 
     Example:
 
@@ -62,6 +75,8 @@ class Gate(keras.Layer):
         kernel_initializer: Any = "glorot_uniform",
         kernel_regularizer: Any = None,
         track_weights: bool = False,
+        gate_dropout: float = 0.0,
+        expert_balance_regularizer: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -75,6 +90,12 @@ class Gate(keras.Layer):
             keras.regularizers.get, kernel_regularizer, "kernel_regularizer"
         )
         self.track_weights = check_bool(track_weights, "track_weights")
+        self.gate_dropout = check_rate(gate_dropout, "gate_dropout")
+        self.expert_balance_regularizer = check_not_negative(
+            expert_balance_regularizer, "expert_balance_regularizer"
+        )
+        if self.gate_dropout:
+            self._seed_generator = keras.random.SeedGenerator()
         self._template = None
         if gate_block is not None:
             self._template = as_template(gate_block, "gate_block", self.dtype_policy)
@@ -85,8 +106,15 @@ class Gate(keras.Layer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            self._sums = self._add_statistic("sums", (self.num_experts + 2,))
-            self._count = self._add_statistic("count", ())
+            self._sums = self.add_weight(
+                name="sums",
+                shape=(2 * self.num_experts + 2,),
+                initializer="zeros",
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+                aggregation="mean",
+            )
         freeze_if_frozen(self)
 
     def _build_projection(self, shape: Shape) -> None:
@@ -104,49 +132,52 @@ class Gate(keras.Layer):
         )
         self._projection.build(shape)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
         """Weigh the experts.
 
         Args:
             inputs: Features, `(..., D)`.
-            training: True or False in Keras's own loops; statistics are kept only there.
+            training: True or False in Keras's own loops; statistics are kept only there, and
+                experts dropped only where it is True.
+            mask: Which positions count in statistics and in the balance, `(...)`.
 
         Returns:
             The weights, `(..., num_experts)`.
         """
-        weights = self._weights(inputs, training)
-        if self.track_weights and training is not None:
-            self._track(weights)
+        if self.num_experts == 1:
+            weights = ops.ones_like(at_least_float32(inputs[..., :1]))
+        else:
+            logits = self._logits(inputs)
+            weights = ops.softmax(logits)
+            if self.expert_balance_regularizer:
+                self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
+        if self.track_weights and training is not None and not is_watched():
+            self._track(ops.stop_gradient(weights), mask)
+        if self.num_experts > 1 and self.gate_dropout and training:
+            weights = ops.softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
-    def _weights(self, inputs: Any, training: bool | None) -> Any:
-        if self.num_experts == 1:
-            return ops.ones_like(inputs[..., :1])
+    def _logits(self, inputs: Any) -> Any:
         if self._template:
             inputs = self._block(inputs)
-        logits = at_least_float32(self._projection(inputs))
-        return ops.softmax(logits / self.softmax_temperature)
+        return at_least_float32(self._projection(inputs)) / self.softmax_temperature
 
-    def _add_statistic(self, name: str, shape: tuple[int, ...]) -> Any:
-        return self.add_weight(
-            name=name,
-            shape=shape,
-            initializer="zeros",
-            dtype="float32",
-            autocast=False,
-            trainable=False,
-            aggregation="mean",
-        )
+    def _drop_experts(self, logits: Any) -> Any:
+        draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
+        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == _largest(draws))
+        return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
 
-    def _track(self, weights: Any) -> None:
-        weights = ops.reshape(ops.cast(weights, "float32"), (-1, self.num_experts))
-        # Where a weight is 0, so is its part of the entropy.
-        entropy = -ops.sum(weights * ops.log(ops.maximum(weights, 1e-30)), axis=-1)
-        # Column by column, since ops.max refuses an empty batch.
-        largest = reduce(ops.maximum, ops.split(weights, self.num_experts, axis=-1))
-        columns = [weights, entropy[:, None], largest]
-        self._sums.assign_add(ops.sum(ops.concatenate(columns, axis=-1), axis=0))
-        self._count.assign_add(ops.cast(ops.shape(weights)[0], "float32"))
+    def _imbalance(self, weights: Any, mask: Any) -> Any:
+        load = _total(ops.cast(weights, "float32"), mask)
+        return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
+
+    def _track(self, weights: Any, mask: Any) -> None:
+        """Add up, in as few operations as do: they count where steps are short."""
+        weights = ops.cast(weights, "float32")
+        surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
+        largest = _largest(weights)
+        columns = [weights, surprises, largest, ops.ones_like(largest)]
+        self._sums.assign_add(_total(ops.concatenate(columns, axis=-1), mask))
 
     def statistics(self) -> dict[str, Any]:
         """What the weights did in fit, evaluate and predict since the last reset.
@@ -164,19 +195,19 @@ class Gate(keras.Layer):
                 "statistics are kept only by a built gate with track_weights=True. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        count = float(ops.convert_to_numpy(self._count)) or math.nan
-        means = ops.convert_to_numpy(self._sums) / count
-        *_, entropy, largest = means.tolist()
+        sums = ops.convert_to_numpy(self._sums)
+        means = sums / (sums[-1] or math.nan)
+        surprise = means[self.num_experts : -2].sum()
         return {
-            "mean": means[:-2],
-            "entropy": entropy / max(math.log(self.num_experts), 1e-30),
-            "max": largest,
+            "mean": means[: self.num_experts],
+            "entropy": float(-surprise / max(math.log(self.num_experts), 1e-30)),
+            "max": float(means[-2]),
         }
 
     def reset_statistics(self) -> None:
         """Forget what was tracked so far."""
-        for statistic in (self._sums, self._count) if self.track_weights and self.built else ():
-            statistic.assign(ops.zeros(statistic.shape, statistic.dtype))
+        if self.track_weights and self.built:
+            self._sums.assign(ops.zeros(self._sums.shape, "float32"))
 
     def save_own_variables(self, store: Any) -> None:
         """Nothing: the gate's own variables are statistics, which belong to no file."""
@@ -196,6 +227,8 @@ class Gate(keras.Layer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
             "track_weights": self.track_weights,
+            "gate_dropout": self.gate_dropout,
+            "expert_balance_regularizer": self.expert_balance_regularizer,
         }
 
 
@@ -211,3 +244,18 @@ def at_least_float32(x: Any) -> Any:
     """`x`, cast up where its dtype has fewer bits than float32."""
     is_half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
     return ops.cast(x, "float32") if is_half else x
+
+
+def _largest(weights: Any) -> Any:
+    """The largest of each example, `(..., 1)`, in batches that may be empty."""
+    if 0 in weights.shape:
+        return weights[..., :1]
+    initial = 0.0 if None in weights.shape else None  # without one ops.max refuses to be of nothing
+    return ops.max(weights, axis=-1, keepdims=True, initial=initial)
+
+
+def _total(values: Any, mask: Any) -> Any:
+    """The sum over all examples, or those that a mask `(...)` calls valid: `(..., n)` to `(n,)`."""
+    if mask is not None:
+        values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)
+    return ops.sum(values, axis=tuple(range(len(values.shape) - 1)))

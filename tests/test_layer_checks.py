@@ -101,7 +101,11 @@ CASES = {
     ),
     "gate": Case(lambda **kw: pk.Gate(3, softmax_temperature=0.5, **kw), 5, 3),
     "gate_with_block": Case(
-        lambda **kw: pk.Gate(3, gate_block=[4], track_weights=True, **kw), 5, 3
+        lambda **kw: pk.Gate(
+            3, gate_block=[4], track_weights=True, expert_balance_regularizer=0.1, **kw
+        ),
+        5,
+        3,
     ),
     "cgc_stacked": Case(
         lambda **kw: pk.CGCBlock(
@@ -110,6 +114,7 @@ CASES = {
             num_task_experts={"buy": 2, "click": 1},
             gate_block=3,
             enable_gate_weights_metrics=True,
+            expert_balance_regularizer=0.1,
             **kw,
         ),
         5,
@@ -226,7 +231,16 @@ GIVEN = {
             "use_bias": False,
         },
     ),
-    "gate": (pk.Gate, {"num_experts": 3, "softmax_temperature": 0.5, "track_weights": True}),
+    "gate": (
+        pk.Gate,
+        {
+            "num_experts": 3,
+            "softmax_temperature": 0.5,
+            "track_weights": True,
+            "gate_dropout": 0.25,
+            "expert_balance_regularizer": 0.5,
+        },
+    ),
     "cgc": (
         pk.CGCBlock,
         {
@@ -237,6 +251,8 @@ GIVEN = {
             "add_shared_gate": False,
             "gate_softmax_temperature": 0.5,
             "enable_gate_weights_metrics": True,
+            "gate_dropout": 0.25,
+            "expert_balance_regularizer": 0.5,
         },
     ),
     "shared_bottom": (pk.SharedBottomBlock, {"outputs": ["b", "a"], "bottom_block": 3}),

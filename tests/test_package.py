@@ -16,6 +16,7 @@ PUBLIC = {
     "CGCBlock",
     "ExpertBlock",
     "Gate",
+    "GateWeightsLogger",
     "Head",
     "LossWeightDecay",
     "LossWeightLogger",
@@ -31,8 +32,14 @@ PUBLIC = {
     "SequentialBlock",
     "SharedBottomBlock",
     "TaskHeads",
+    "gate_report",
+    "gate_weights",
+    "gradient_conflict",
     "mask_labels",
     "mtl_gain",
+    "plot_architecture",
+    "plot_gate_history",
+    "plot_gate_weights",
 }
 
 IMPORT = """

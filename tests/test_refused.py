@@ -256,6 +256,32 @@ def test_a_temperature_that_is_no_positive_number_is_refused(name, value, error,
     check_refused(lambda: TEMPERATURES[name](value), error, message.format(argument))
 
 
+GATES = {
+    "gate": lambda **kw: pk.Gate(2, **kw),
+    **{name: lambda name=name, **kw: BLOCKS[name](["a"], **kw) for name in ("cgc", "ple", "mmoe")},
+}
+
+BAD_REMEDIES = {
+    "dropout_one": ("gate_dropout", 1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_negative": ("gate_dropout", -0.1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_nan": ("gate_dropout", NAN, ValueError, "must be finite"),
+    "dropout_none": ("gate_dropout", None, TypeError, "must be a number"),
+    "dropout_bool": ("gate_dropout", True, TypeError, "must be a number"),
+    "balance_negative": ("expert_balance_regularizer", -1, ValueError, "must be at least 0"),
+    "balance_inf": ("expert_balance_regularizer", INF, ValueError, "must be finite"),
+    "balance_nan": ("expert_balance_regularizer", NAN, ValueError, "must be finite"),
+    "balance_name": ("expert_balance_regularizer", "l2", TypeError, "must be a number"),
+}
+
+
+@pytest.mark.parametrize(("argument", "value", "error", "message"), table(BAD_REMEDIES))
+@pytest.mark.parametrize("gate", list(GATES.values()), ids=list(GATES))
+def test_gate_dropout_and_balance_out_of_range_are_refused(gate, argument, value, error, message):
+    check_refused(
+        lambda: gate(**{argument: value}), error, rf"{argument} {message}\. Received: {argument}="
+    )
+
+
 # Other arguments --------------------------------------------------------------------------------
 
 BAD_ARGUMENTS = {

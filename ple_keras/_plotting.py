@@ -1,0 +1,19 @@
+"""What the plotting functions share: matplotlib, which is optional, and the check of `ax`."""
+
+from typing import Any
+
+
+def pyplot() -> Any:
+    """`matplotlib.pyplot`, imported only here, so that the package works without it."""
+    try:
+        from matplotlib import pyplot as module
+    except ModuleNotFoundError as error:
+        raise ImportError('plots need matplotlib: pip install "ple-keras[plot]"') from error
+    return module
+
+
+def check_axes(ax: Any) -> Any:
+    """`ax`, if it is one matplotlib Axes."""
+    if not isinstance(ax, pyplot().Axes):
+        raise TypeError(f"ax must be a matplotlib Axes or None. Received: ax={ax!r}")
+    return ax

@@ -1,0 +1,77 @@
+"""A report on gates as a text that is read in a terminal."""
+
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+WIDTH = 100
+Row = Sequence[str]
+
+
+def format_report(report: Any) -> str:
+    """Tables of every level of a GateReport, and its warnings."""
+    blocks = [f"Gates and experts over {report.examples:,} examples"]
+    for level, use in report.levels.items():
+        lines = [level, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
+        if any(use.conflict.values()):
+            lines += _table(_conflict_rows(use.conflict))
+        blocks.append("\n".join(lines))
+    if report.warnings:
+        wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
+        blocks.append("\n".join(["Warnings", *map(wrap.fill, report.warnings)]))
+    return "\n\n".join(blocks)
+
+
+def _gate_rows(gates: dict[str, Any]) -> Iterator[Row]:
+    yield "gate", "entropy", "largest", "over 0.95", "mean weight ± spread"
+    for gate, use in gates.items():
+        weights = (
+            f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
+        )
+        entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
+        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), ", ".join(weights)
+
+
+def _expert_rows(experts: dict[str, Any]) -> Iterator[Row]:
+    yield "expert", "dead units", "mean weight by gate (share of the tasks' use)"
+    for expert, use in experts.items():
+        shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
+        weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
+        yield expert, _percent(use.dead_units), ", ".join(weights)
+
+
+def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
+    yield "gradients on", "cosine between tasks"
+    for where, cosines in conflict.items():
+        yield where, ", ".join(f"{a} and {b} {cosine:+.2f}" for (a, b), cosine in cosines.items())
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    """Aligned lines: the first column to the left, the last wrapped, those between to the right."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
+    lines = []
+    for first, *middle, last in rows:
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(middle, widths[1:]))]
+        start = "  " + "".join(f"{cell}  " for cell in cells)
+        room = max(WIDTH - len(start), WIDTH // 3)
+        parts = _wrap(last, room)
+        lines += [start + parts[0], *(" " * len(start) + part for part in parts[1:])]
+    return [line.rstrip() for line in lines]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Lines of whole items, which commas divide."""
+    lines = [""]
+    for item in text.split(", "):
+        joined = f"{lines[-1]}, {item}" if lines[-1] else item
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines[-1] += ","
+            lines.append(item)
+    return lines
