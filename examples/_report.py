@@ -48,14 +48,14 @@ def format_table(results: list[Result], metrics: list[Metric], baseline: str | N
     seconds = [f"{np.mean([run.seconds for run in runs]):.0f}" for runs in models.values()]
     for row, cell in zip(rows, ["seconds", *seconds], strict=True):
         row.append(cell)
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def format_gains(results: list[Result], metrics: list[Metric], baseline: str) -> str:
     """A line a model: its MTL gains, by how much it betters each metric of the baseline's."""
     models = by_model(results)
     gains = _gains(models, metrics, baseline)
-    return _aligned([[name, *row] for name, row in zip(["model", *models], gains, strict=True)])
+    return aligned([[name, *row] for name, row in zip(["model", *models], gains, strict=True)])
 
 
 def _gains(
@@ -73,7 +73,8 @@ def _gains(
     return rows
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def aligned(rows: list[list[str]]) -> str:
+    """Columns: the first to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(

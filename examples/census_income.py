@@ -34,7 +34,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import keras
 from _arguments import comparison_parser, correlation, missing_packages
-from _census import load_census
+from _census import CENSUS, load_census
 from _comparison import Setting, compare
 from _metrics import Metric
 from _networks import MODELS, MULTI_TASK, Recipe
@@ -43,22 +43,6 @@ from _synthetic import make_synthetic
 
 import ple_keras as pk
 
-CENSUS = Recipe(
-    widths={
-        "single": (134, 64),
-        "bottom": (292, 64),
-        "mmoe": (96, 64),
-        "cgc": (96, 64),
-        "ple": (96, 64),
-    },
-    tower=(32,),
-    dropout=0.2,
-    input_dropout=0.1,
-    embedding_width=8,
-    learning_rate=5e-3,
-    epochs=6,
-    batch_size=1024,
-)
 SYNTHETIC = Recipe(
     widths={
         "single": (146, 64),

@@ -208,7 +208,8 @@ def _draw_lines(
             values = np.asarray(values, "float64")
             (line,) = panel.plot(_epochs_of(values, epochs), values, style, color=colors[name])
             line.set(marker=".", markersize=4, linewidth=1.0 if name == "max" else 1.6)
-        line.set_label("largest" if name == "max" else name)
+            if style == next(iter(by_style)):
+                line.set_label("largest" if name == "max" else name)
     panel.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     panel.set_ylim(0, 1.02)
     panel.set_xlabel("epoch")
