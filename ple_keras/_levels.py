@@ -51,22 +51,23 @@ def _walk(layer: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, CGCBlo
 
 
 def built_levels(model: Any) -> dict[str, CGCBlock]:
-    """The levels of a model that has some and is built.
+    """The built levels of a model that has some; those that it never calls are left out.
 
     Raises:
         TypeError: if `model` is no Keras model or layer.
-        ValueError: if it has no level, or isn't built.
+        ValueError: if it has no level, or none is built.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     levels = find_levels(model)
+    built = {key: block for key, block in levels.items() if block.built}
+    if built and model.built:
+        return built
     if not levels and model.built:
         raise ValueError(
             f"model must contain a PLEBlock, an MMoEBlock or a CGCBlock. Received: model={model!r}"
         )
-    if not (model.built and all(block.built for block in levels.values())):
-        raise ValueError(
-            "model must be built: call it on data, or train it, before you look into it. "
-            f"Received: model={model!r}, built=False"
-        )
-    return levels
+    raise ValueError(
+        "model must be built: call it on data, or train it, before you look into it. "
+        f"Received: model={model!r}, built=False"
+    )

@@ -39,8 +39,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     Raises:
         TypeError: if `path` is no path.
-        ValueError: in `fit`, if no gate of the model keeps statistics, or the folder of `path` does
-            not exist.
+        ValueError: in `fit`, if no gate of the model keeps statistics, the folder of `path` does
+            not exist, or there is something else at `path`.
 
     Example:
 
@@ -71,10 +71,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._rows = {}
-        if self.path and not self.path.parent.is_dir():
-            raise ValueError(
-                f"path must lie in a folder that exists. Received: path={str(self.path)!r}"
-            )
+        if self.path:
+            _check_place(self.path)
         if self.model.built:  # TensorFlow builds a model of layers only when it traces a step
             self._levels()
 
@@ -127,7 +125,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     def _write(self, path: Path, epoch: int, figures: Figures) -> None:
         """The whole file anew: validation may bring columns that earlier epochs lack."""
-        if not self._rows and path.exists():
+        if not self._rows:
             self._rows = {row: kept for row, kept in _read_rows(path).items() if row < epoch}
         self._rows[epoch] = figures
         columns = dict.fromkeys(key for row in self._rows.values() for key in row)
@@ -142,6 +140,24 @@ def _tracking_levels(model: Any) -> dict[str, CGCBlock]:
     return {key: block for key, block in levels.items() if block.enable_gate_weights_metrics}
 
 
+def _check_place(path: Path) -> None:
+    """Refuse to write where no file can be, or over one that isn't the logger's."""
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"path must be that of a file, in a folder that exists. Received: path={str(path)!r}"
+        )
+    _read_rows(path)
+
+
 def _read_rows(path: Path) -> dict[int, Any]:
+    """The lines of the file by epoch; none where there is no file yet."""
+    if not path.exists():
+        return {}
     with path.open(newline="") as file:
-        return {int(row.pop("epoch")): row for row in csv.DictReader(file)}
+        try:
+            return {int(row.pop("epoch")): row for row in csv.DictReader(file)}
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                "path must be that of a new file, or of one that this callback wrote. "
+                f"Received: path={str(path)!r}"
+            ) from error

@@ -44,9 +44,11 @@ def PLEBlock(
         num_shared_experts: The number of shared experts in each level.
         gate_block: A network that each gate reads its input through, given as `expert_block` is.
         gate_softmax_temperature: T of every gate.
-        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
+            `GateWeightsLogger`.
         name: The name of the block.
-        **kwargs: Passed to every CGCBlock: `dtype`, `trainable`.
+        **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`, `dtype`,
+            `trainable`.
 
     Returns:
         A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`: from a tensor
@@ -107,9 +109,11 @@ def MMoEBlock(
         num_experts: The number of experts.
         gate_block: A network that each gate reads its input through.
         gate_softmax_temperature: T of every gate.
-        enable_gate_weights_metrics: Whether the gates keep statistics of their weights.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
+            `GateWeightsLogger`.
         name: The name of the block.
-        **kwargs: Keras's own layer arguments.
+        **kwargs: `gate_dropout` and `expert_balance_regularizer` as for CGCBlock, and Keras's own
+            layer arguments.
 
     Returns:
         A CGCBlock without task experts and shared gate: `(..., D)` to `{task: (..., H)}`.

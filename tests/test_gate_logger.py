@@ -317,9 +317,16 @@ def test_a_model_whose_gates_keep_nothing_is_refused(make_model):
 def test_a_path_that_is_none_is_refused(tmp_path):
     with pytest.raises(TypeError, match=r"path must be a path or None\. Received: path=3"):
         pk.GateWeightsLogger(3)
-    logger = pk.GateWeightsLogger(tmp_path / "nowhere" / "gates.csv")
-    with pytest.raises(ValueError, match=r"folder that exists\. Received: path='.*nowhere"):
-        fit(compiled(functional, block()), logger=logger)
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    for path, message in (
+        (tmp_path / "nowhere" / "gates.csv", r"folder that exists\. Received: path='.*nowhere"),
+        (tmp_path, r"must be that of a file.*Received: path="),
+        (other, r"a new file, or of one that this callback wrote\. Received: path='.*other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(compiled(functional, block()), logger=pk.GateWeightsLogger(path))
+    assert other.read_text() == "a,b\n1,2\n"
 
 
 def test_evaluate_with_the_logger_alone_does_no_harm():

@@ -49,6 +49,21 @@ def test_a_block_alone_will_do_and_keeps_the_axes_of_its_examples():
     np.testing.assert_allclose(weights, numpy_of(mmoe.gate_weights(x))["click"], rtol=1e-5)
 
 
+def test_a_block_that_the_model_never_calls_is_left_out():
+    class Half(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = block(name="used"), block(name="unused")
+
+        def call(self, inputs):
+            return self.used(inputs)
+
+    model = Half()
+    model(X)
+    assert list(pk.gate_weights(model, X)) == ["used/0", "used/1"]
+    assert list(pk.gate_report(model, X).levels) == ["used/0", "used/1"]
+
+
 def by_stream():
     cgc = pk.CGCBlock(TASKS, [3], name="cgc")
     widths = {"click": 4, "buy": 3, "shared": 2}
