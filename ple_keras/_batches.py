@@ -22,6 +22,9 @@ class Batches:
         batch_size: The number of rows in a batch of arrays; None for `default`.
         default: None for all rows in one batch.
 
+    Attributes:
+        given: `x`.
+
     Raises:
         TypeError: if `x` is neither, or `batch_size` no integer.
         ValueError: if arrays are empty or differ in length, batches come with `y` or
@@ -35,6 +38,7 @@ class Batches:
         batch_size: int | None = None,
         default: int | None = DEFAULT_SIZE,
     ) -> None:
+        self.given = x
         size = default
         if batch_size is not None:
             size = check_int(batch_size, "batch_size", minimum=1)
@@ -101,7 +105,12 @@ def _to_numpy(value: Any) -> Any:
 
 def _number_of_rows(data: Any) -> int:
     arrays = [array for array in keras.tree.flatten(data) if array is not None]
-    rows = {len(array) if array.ndim else 0 for array in arrays}
+    if any(array.ndim == 0 for array in arrays):
+        raise TypeError(
+            "x and y must hold arrays, not numbers or lists of numbers. Received: a number "
+            "in place of an array"
+        )
+    rows = {len(array) for array in arrays}
     if len(rows) > 1 or 0 in rows:
         raise ValueError(
             "x and y must hold as many rows in each array, and at least one. "

@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._copying import refuse_lost_arguments
 from ple_keras._registration import register
 
 
@@ -65,9 +66,19 @@ def named_copies(metrics: Sequence[Any]) -> list[Any]:
 def new_metric(template: Any, name: str) -> Any:
     """A metric from a name, a function or another metric, as `Model.compile` makes it."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
-    if isinstance(known, keras.Metric):
+    if hasattr(known, "named_copy"):
+        return known.named_copy(name)
+    if not isinstance(known, keras.Metric):
+        return keras.metrics.MeanMetricWrapper(known, name=name)
+    try:
+        refuse_lost_arguments(known)
         return type(known).from_config({**known.get_config(), "name": name})
-    return keras.metrics.MeanMetricWrapper(known, name=name)
+    except Exception as error:
+        raise ValueError(
+            "metrics must hold metrics that can be copied through their config; give them "
+            "get_config, and register what they are made of with "
+            f"keras.saving.register_keras_serializable: {error} Received: metrics=[..., {known!r}]"
+        ) from error
 
 
 @register

@@ -42,7 +42,7 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
     if isinstance(layer, keras.layers.Lambda):
         raise TypeError("a Lambda's function does not survive its config.")
     if isinstance(layer, keras.Layer):
-        _check_config(layer)
+        refuse_lost_arguments(layer)
     return type(layer).from_config({**_reseed(layer.get_config(), path), "name": name})
 
 
@@ -77,14 +77,21 @@ def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
     return model
 
 
-def _check_config(layer: Any) -> None:
-    """A subclass that inherits get_config loses the arguments it added, in silence."""
-    cls = type(layer)
+def refuse_lost_arguments(copied: Any) -> None:
+    """A subclass that inherits get_config loses the arguments it added, in silence.
+
+    Args:
+        copied: A layer or metric.
+
+    Raises:
+        TypeError: if its `__init__` takes parameters that its config lacks.
+    """
+    cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
     if cls.get_config is keras.Layer.get_config:
         return  # Keras recorded the arguments of __init__ by itself
-    if cls.from_config.__func__ is not keras.Layer.from_config.__func__:
+    if cls.from_config.__func__ is not base.from_config.__func__:
         return  # the class maps its config to arguments as it likes
-    known = {*layer.get_config()}
+    known = {*copied.get_config()}
     for base in cls.__mro__:
         if base.__module__.startswith("keras."):
             known.update(_parameters(base))  # Keras's own layers leave some out unless set

@@ -15,7 +15,11 @@ def label_width(loss: Any, units: int) -> int | None:
     known = type(loss) if isinstance(loss, keras.Loss) else loss
     if not getattr(known, "__module__", "").startswith(("keras.", "ple_keras.")):
         return None
-    return 1 if "sparse" in known.__name__.lower() else units
+    name = known.__name__.lower().replace("_", "")
+    if "ctc" in name:
+        return None
+    takes_index = ("sparse", "circle", "categoricalgeneralized")
+    return 1 if any(word in name for word in takes_index) else units
 
 
 def check_array(
@@ -44,6 +48,11 @@ def check_array(
     if array.ndim < len(shape):
         array = array[..., None]
     missing = np.isnan(array)
+    if "float" in dtype and not (np.isnan(missing_label) or holds(dtype, missing_label)):
+        raise ValueError(
+            f"{argument} must have a dtype that can hold the missing_label, {missing_label}. "
+            f"Received: {argument}.dtype={dtype}"
+        )
     if holds(dtype, missing_label):
         missing |= array == array.dtype.type(missing_label)
     present: np.ndarray = array[~missing.any(axis=-1)]

@@ -20,7 +20,14 @@ def check_missing_label(value: Any) -> float:
         return math.nan
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
         raise TypeError(f"missing_label must be a number. Received: missing_label={value!r}")
-    return int(value) if isinstance(value, int | np.integer) else float(value)
+    if not isinstance(value, int | np.integer):
+        return float(value)
+    if not -(2**31) <= value < 2**31:
+        raise ValueError(
+            "missing_label as an integer must fit into 32 bits, which is what JAX keeps of a "
+            f"label. Received: missing_label={value!r}"
+        )
+    return int(value)
 
 
 def config_of(missing_label: float) -> float | None:
@@ -151,6 +158,8 @@ def holds(dtype: str, value: float) -> bool:
     """Whether labels of the dtype can be equal to the value: -1 is no uint8, although it casts."""
     if math.isnan(value):
         return False
+    if dtype == "float16":  # Keras casts labels to float32, and a rounded one is another
+        return float(np.float16(value)) == value
     if "float" in dtype:
         return True
     if not math.isfinite(value) or value != int(value):

@@ -12,8 +12,8 @@ def pyplot() -> Any:
     return module
 
 
-def check_axes(ax: Any) -> Any:
-    """`ax`, if it is one matplotlib Axes."""
-    if not isinstance(ax, pyplot().Axes):
-        raise TypeError(f"ax must be a matplotlib Axes or None. Received: ax={ax!r}")
+def check_axes(ax: Any, each: str = "") -> Any:
+    """`ax`, if it is one matplotlib Axes with two plain axes."""
+    if not isinstance(ax, pyplot().Axes) or ax.name != "rectilinear":
+        raise TypeError(f"ax must be a matplotlib Axes{each} or None. Received: ax={ax!r}")
     return ax

@@ -1,10 +1,12 @@
 """A report on gates as a text that is read in a terminal."""
 
+import math
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 WIDTH = 100
+MOST = 16  # items of a list
 Row = Sequence[str]
 
 
@@ -29,7 +31,7 @@ def _gate_rows(gates: dict[str, Any]) -> Iterator[Row]:
             f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
         )
         entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
-        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), ", ".join(weights)
+        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _joined(weights)
 
 
 def _expert_rows(experts: dict[str, Any]) -> Iterator[Row]:
@@ -37,13 +39,25 @@ def _expert_rows(experts: dict[str, Any]) -> Iterator[Row]:
     for expert, use in experts.items():
         shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
         weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, _percent(use.dead_units), ", ".join(weights)
+        yield expert, _percent(use.dead_units), _joined(weights)
 
 
 def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
     yield "gradients on", "cosine between tasks"
     for where, cosines in conflict.items():
-        yield where, ", ".join(f"{a} and {b} {cosine:+.2f}" for (a, b), cosine in cosines.items())
+        if len(cosines) > MOST:  # those that matter first
+            cosines = dict(sorted(cosines.items(), key=lambda item: item[1]))
+        yield where, _joined(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
+
+
+def _cosine(cosine: float) -> str:
+    return "unknown" if math.isnan(cosine) else f"{cosine:+.2f}"
+
+
+def _joined(items: Iterable[str]) -> str:
+    """As many as a reader takes in."""
+    first, rest = (items := list(items))[:MOST], items[MOST:]
+    return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
 
 
 def _percent(share: float) -> str:

@@ -16,7 +16,8 @@ Logs = dict[str, Any] | None
 class LossWeightLogger(keras.callbacks.Callback):
     """Writes the weights of the tasks' losses into `logs` at the end of each epoch.
 
-    As `loss_weight/{task}`: what multiplies the task's `{task}_loss` in `loss`. For weights that
+    As `loss_weight/{task}`: what multiplies the task's `{task}_loss` in `loss`. Where two TaskHeads
+    have a task of one name, the layer's name stands before it. For weights that
     are learned, `TaskHeads(heads, loss_weighting="uncertainty")`; the schedules do it themselves.
 
     Raises:
@@ -46,11 +47,13 @@ class LossWeightLogger(keras.callbacks.Callback):
                 )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        for heads in self._task_heads():
-            weights = heads.loss_weights()
-            (logs if logs is not None else {}).update(
-                {f"loss_weight/{task}": weight for task, weight in weights.items()}
-            )
+        layers = self._task_heads()
+        tasks = [task for heads in layers for task in heads.trained_tasks]
+        for heads in layers:
+            for task, weight in heads.loss_weights().items():
+                name = task if tasks.count(task) == 1 else f"{heads.name}/{task}"
+                if logs is not None:
+                    logs[f"loss_weight/{name}"] = weight
 
     def _task_heads(self) -> list[TaskHeads]:
         # Through self.model in every hook: on JAX that brings the variables up to date.

@@ -38,7 +38,7 @@ def gradient_conflict(
 
     The gradients are those of the heads' losses over the labelled examples of a batch, whatever
     the losses weigh; of the compiled loss, where a task was compiled with another one; without
-    regularization. The model runs as in inference, by `model(x)`: without dropout, and without
+    regularization. The model runs as in `predict`: without dropout, and without
     changing weights, the statistics of batch normalization or those of gates.
 
     Args:
@@ -75,13 +75,17 @@ def gradient_conflict(
     >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 3)
     -1.0
     """
+    return conflict_in(model, Batches(x, y, batch_size, default=None))
+
+
+def conflict_in(model: Any, batches: Batches) -> dict[str, dict[str, Cosines]]:
+    """As `gradient_conflict`, of batches of `(x, y)`."""
     levels = built_levels(model)
     losses = _losses(model, levels)
     measure = _cosine_function(model, levels, losses)
-    batches = Batches(x, y, batch_size, default=None)
     found = [measure(features, _labels(labels, losses)) for features, labels in batches]
     if not found:
-        raise ValueError(f"x must hold at least one batch. Received: x={x!r}")
+        raise ValueError(f"x must hold at least one batch. Received: x={batches.given!r}")
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
     for level, name in found[0]:
         cosines = _mean([batch[level, name] for batch in found])
@@ -99,6 +103,11 @@ def _losses(model: Any, levels: Levels) -> TaskLosses:
     compiled = getattr(model, "loss", None)
     if isinstance(compiled, Mapping):
         losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
+    elif compiled is not None:
+        raise ValueError(
+            "model must be compiled with losses by task, in a dict. "
+            f"Received: model.loss={compiled!r}"
+        )
     else:
         losses = {task: head.new_loss() for task, head in heads.items()}
     tasks = [
@@ -172,7 +181,7 @@ def _forward(model: Any, levels: Levels, losses: TaskLosses) -> Losses:
         x, y = batch
         prober = _Prober(names, probe)
         with watched_by(prober):
-            predictions = model(x)
+            predictions = _run(model, x)
         if prober.repeated:
             raise ValueError(
                 "model must run each block once, since the inputs of several runs can't be told "
@@ -182,6 +191,17 @@ def _forward(model: Any, levels: Levels, losses: TaskLosses) -> Losses:
         return [_scaled(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
     return forward
+
+
+def _run(model: Any, x: Any) -> Any:
+    try:
+        return model(x, training=False)
+    except Exception as error:
+        shapes = keras.tree.map_structure(lambda array: tuple(array.shape), x)
+        raise ValueError(
+            f"x must be what the model takes, which can't run on a batch of it: {error} "
+            f"Received: x.shape={shapes}"
+        ) from error
 
 
 class _Prober(Observer):

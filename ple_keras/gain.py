@@ -23,26 +23,32 @@ def mtl_gain(
         multi: The multi-task model's metrics, such as what `evaluate(return_dict=True)` returns.
         single: The single-task models' under the same keys; others of either are left out.
         signs: 1 where more is better, -1 where less is, by key. For keys that it leaves out the
-            last word tells that is in a list: "auc" in `click_auc`, "rmse" in `watch_time_rmse`.
+            last word tells, if it is a known one: "auc" in `click_auc`, "rmse" in
+            `watch_time_rmse`, "recall" in `recall_at_5`.
 
     Returns:
         The gain for each key that both have.
 
     Raises:
-        TypeError: if a metric is no number.
+        TypeError: if a metric is no number, or metrics are no dict by name.
         ValueError: if the dicts have no key in common, a sign is neither 1 nor -1 or of an unknown
-            key, a metric is not finite, or no word of a key tells its sign.
+            key, a metric is not finite, or a key's last word doesn't tell its sign.
 
     Example:
 
     >>> mtl_gain({"click_auc": 0.75, "time_rmse": 2.0}, {"click_auc": 0.5, "time_rmse": 3.0})
     {'click_auc': 0.25, 'time_rmse': 1.0}
     """
+    for argument, metrics in (("multi", multi), ("single", single)):
+        if not isinstance(metrics, Mapping) or not all(isinstance(key, str) for key in metrics):
+            raise TypeError(
+                f"{argument} must be a dict of metrics by name. Received: {argument}={metrics!r}"
+            )
     keys = [key for key in multi if key in single]
     if not keys:
         raise ValueError(
-            f"multi and single must have keys in common, single has {list(single)}. "
-            f"Received: multi={dict(multi)!r}"
+            f"multi and single must have keys in common, single has {list(single)}; with a single "
+            f"task Keras leaves the task out of its keys. Received: multi={dict(multi)!r}"
         )
     signs = signs or {}
     check_known_keys(signs, keys, "signs")
@@ -61,9 +67,11 @@ def _sign(key: str, signs: Mapping[str, int]) -> int:
         if signs[key] not in (1, -1):
             raise ValueError(f"signs must be 1 or -1. Received: signs[{key!r}]={signs[key]!r}")
         return signs[key]
-    for word in reversed(re.split(r"[^a-z0-9]+", key.lower())):
-        if word in MORE_IS_BETTER | LESS_IS_BETTER:
-            return 1 if word in MORE_IS_BETTER else -1
+    words = re.split(r"[^a-z0-9]+", key.lower())
+    while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
+        words.pop()
+    if words[-1] in MORE_IS_BETTER | LESS_IS_BETTER:
+        return 1 if words[-1] in MORE_IS_BETTER else -1
     raise ValueError(
         f"signs must say whether more of {key!r} is better (1) or less (-1). "
         f"Received: signs={dict(signs)!r}"

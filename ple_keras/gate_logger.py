@@ -1,6 +1,7 @@
 """What the gates did in each epoch, in the logs."""
 
 import csv
+import math
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
     History, and with it `plot_gate_history`, has all of them; CSVLogger, TensorBoard,
     ModelCheckpoint and EarlyStopping have them if they stand later in the list of callbacks. The
     progress bar prints them too, unless it is given first in the list. What else runs the model
-    within an epoch, such as a `predict` in another callback, counts too.
+    within an epoch, such as a `predict` or `evaluate` in another callback, counts too. In an
+    `evaluate` of its own there are no logs to write to: see `gate_report`.
 
     Args:
         path: A CSV file for the figures, a line an epoch; None for none. A run that goes on at a
@@ -90,9 +92,13 @@ class GateWeightsLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._levels()
         training = self._read() if self._training is None else self._training
-        figures = {**training, **self._validation}
-        if logs is not None:
-            logs.update(figures)
+        logs = logs if logs is not None else {}
+        # Another logger, before this one, has read and reset what is NaN now.
+        figures = {
+            key: logs.get(key, value) if math.isnan(value) else value
+            for key, value in {**training, **self._validation}.items()
+        }
+        logs.update(figures)
         if self.path:
             self._write(self.path, epoch, figures)
 

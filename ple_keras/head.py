@@ -44,7 +44,8 @@ class Head(keras.Layer):
         tower: The task's own network before the last Dense layer: an int or a sequence of ints
             (the units of an ExpertBlock), or a layer, of which the head takes a copy.
         loss_weight: The weight of the task's loss, at least 0.
-        missing_label: The label of an example that has none, beside NaN.
+        missing_label: The label of an example that has none, beside NaN. A label of several
+            numbers is missing if one of them is.
         reduction: None, for the mean of the loss over the labelled examples of a batch, or
             "sum_over_batch_size", to divide by the whole batch; `MaskedLoss` says when.
         **kwargs: Keras's own layer arguments; `name` is `{task}_head` by default.
@@ -164,7 +165,10 @@ class Head(keras.Layer):
     def new_metrics(self) -> list[MaskedMetric]:
         """The task's metrics over the labelled examples, new and under explicit names."""
         copies = named_copies(self._metric_templates.value)
-        return [MaskedMetric(metric, self.missing_label) for metric in copies]
+        metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
+        for metric in metrics:
+            metric.label = f"{self.task}_{metric.name}"
+        return metrics
 
     def check_labels(self, labels: Any) -> None:
         """Look at an array of labels before they are trained on.
@@ -215,5 +219,10 @@ def _check_plain(loss: Any) -> Any:
         raise TypeError(
             "loss must be the plain loss: the head itself masks it, by its missing_label and "
             f"reduction. Received: loss={loss!r}"
+        )
+    if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
+        raise ValueError(
+            "loss must reduce to one number, as it does by default, for tasks to be added up. "
+            f"Received: loss={loss!r} with reduction={loss.reduction!r}"
         )
     return loss

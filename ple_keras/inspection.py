@@ -24,7 +24,7 @@ def gate_weights(
     """The weights that every gate of a model gives its experts, example by example.
 
     The model runs as in `predict`: without dropout, gate dropout among it, and leaving statistics
-    alone. It need not keep any.
+    alone. It need not keep any. Positions that a mask leaves out are among the examples.
 
     Args:
         model: A built model that holds PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or such a
@@ -41,8 +41,8 @@ def gate_weights(
 
     Raises:
         TypeError: if `model` is no Keras layer, or `x` neither arrays nor batches.
-        ValueError: if `model` holds no such block or isn't built, runs a block twice in one pass,
-            or doesn't take `x`; or if `x` is empty.
+        ValueError: if `model` holds no such block or isn't built, runs none or one twice in one
+            pass, or doesn't take `x`; or if `x` is empty, or its batches differ beyond their size.
 
     Example:
 
@@ -91,7 +91,13 @@ def watch(
         progress(number)
     if not seen:
         raise ValueError(f"x must hold at least one batch. Received: x={x!r}")
-    joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *seen)
+    try:
+        joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *seen)
+    except ValueError as error:
+        raise ValueError(
+            f"x must have batches that differ in their number of examples alone: {error} "
+            f"Received: x={x!r}"
+        ) from error
     return {level: joined[level] for level in levels if level in joined}
 
 
@@ -101,9 +107,13 @@ def _look_at(watched: "_Watched", batch: Any) -> Any:
     except Exception as error:
         shapes = keras.tree.map_structure(np.shape, batch)
         raise ValueError(
-            f"x must be what the model takes, which fails on a batch of it: {error} "
+            f"x must be what the model takes, which can't run on a batch of it: {error} "
             f"Received: x.shape={shapes}"
         ) from error
+    if not seen:
+        raise ValueError(
+            "model must run one of its blocks when it predicts. Received: a model that runs none"
+        )
     if watched.repeated.value:
         raise ValueError(
             "model must run each block once, since the weights of several runs can't be told "
@@ -138,13 +148,14 @@ class _Watched(keras.Model):
         self._names = Untracked({id(block): level for level, block in levels.items()})
         self.repeated = Untracked(set())
         # XLA on TensorFlow takes longer to compile than most looks take.
-        self.jit_compile = keras.backend.backend() == "jax"
+        is_quick = keras.backend.backend() == "jax"
+        self.jit_compile = is_quick and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
-    def call(self, inputs: Any) -> ByLevel:
+    def call(self, inputs: Any, training: bool | None = None) -> ByLevel:
         seen = _Seen(self._look, self._names.value)
         with watched_by(seen):
-            self.inner(inputs)
+            self.inner(inputs, training=training)
         self.repeated.value |= seen.repeated
         return seen.by_level
 

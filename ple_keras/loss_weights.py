@@ -20,8 +20,9 @@ class LossWeights:
 
     TaskHeads owns the variables and one such object, which its losses share. In a file, the
     losses' configs and the weights of TaskHeads hold its key; while the file loads, the losses
-    come first and wait, until TaskHeads finds them by the key. A loss that was never found has
-    lost its weight, and says so.
+    come first and wait, until TaskHeads finds them by the key. From then on all have a new one:
+    other layers may take their weights from the same file. A loss that was never found has lost
+    its weight, and says so.
 
     Args:
         key: What a file knows it by.
@@ -38,6 +39,7 @@ class LossWeights:
         self.multipliers, self.log_variances = multipliers, log_variances
 
     def _become(self, other: "LossWeights") -> None:
+        self.key = other.key
         self.bind(other.multipliers, other.log_variances)
         self._computed = other._computed
 
@@ -54,7 +56,7 @@ class LossWeights:
             store["log_variances"] = ops.convert_to_numpy(self.log_variances)
 
     def load(self, store: Any) -> None:
-        """Read them, take the key over, and hand the variables to the losses that wait for it.
+        """Read them, and hand the variables and the own key to the losses that wait for the file's.
 
         A file may lack them: one of before there were any, or without learned weights.
         """
@@ -64,9 +66,9 @@ class LossWeights:
         if self.log_variances is not None and "log_variances" in keys:
             self.log_variances.assign(store["log_variances"])
         if "key" in keys:
-            self.key = np.asarray(store["key"]).tobytes().decode()
+            key = np.asarray(store["key"]).tobytes().decode()
             for other in list(_WAITING):
-                if other.key == self.key:
+                if other.key == key:
                     other._become(self)
                     _WAITING.discard(other)
 
@@ -129,7 +131,10 @@ def uncertainty_form(loss: Any) -> tuple[float, float]:
     any other loss it is the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018), `L / sigma^2 +
     log sigma`.
     """
-    loss = keras.losses.get(loss)
-    name = type(loss).__name__ if isinstance(loss, keras.Loss) else loss.__name__
+    loss = keras.losses.get(getattr(loss, "loss", loss))
+    names = [cls.__name__ for cls in type(loss).__mro__]
+    if not isinstance(loss, keras.Loss):
+        names = [getattr(loss, "__name__", "")]
     forms = {"mean_squared_error": (0.5, 0.5), "mean_absolute_error": (1.0, 1.0)}
-    return forms.get(to_snake_case(name), (1.0, 0.5))
+    known = (forms[name] for name in map(to_snake_case, names) if name in forms)
+    return next(known, (1.0, 0.5))

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 from keras import ops
+from keras.src.backend import set_keras_mask
 
 from ple_keras._compiling import check_loss, stable_name
 from ple_keras._labels import (
@@ -31,6 +32,7 @@ def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
     function = known.call if isinstance(known, keras.Loss) else known
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
+    set_keras_mask(values, None)  # of ignored classes, which count as missing
     if len(values.shape) == rank + 1:
         values = ops.mean(values, axis=-1)
     if len(values.shape) != rank:
@@ -40,6 +42,15 @@ def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
             f"{tuple(y_pred.shape)} it gives {tuple(values.shape)}. Received: loss={loss!r}"
         )
     return values
+
+
+def ignored_class(loss: Any, y_true: Any, y_pred: Any) -> Any:
+    """Where the label is the loss's `ignore_class`, `(...)`; None for a loss without one."""
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is None:
+        return None
+    is_ignored = ops.equal(y_true, ops.cast(ignored, y_true.dtype))
+    return ops.squeeze(is_ignored, -1) if len(y_true.shape) == len(y_pred.shape) else is_ignored
 
 
 @register
@@ -59,7 +70,9 @@ class MaskedLoss(keras.Loss):
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
             reduction of a Loss object is kept, over the examples that have a label.
-        missing_label: The label of an example that has none, beside NaN.
+        missing_label: The label of an example that has none, beside NaN. A label of several
+            numbers is missing if one of them is. The `ignore_class` of a loss counts as missing
+            too.
         reduction: None, or "sum_over_batch_size" to divide by the number of examples in the batch,
             with or without a label.
         label_width: The length of a label's last axis, which may be left out where it is 1. With
@@ -108,6 +121,10 @@ class MaskedLoss(keras.Loss):
         y_true, y_pred, in_space = sample_space(
             y_true, y_pred, self.missing_label, self.label_width, f" of {self.name!r}"
         )
+        is_ignored = ignored_class(self.loss, y_true, y_pred)
+        if is_ignored is not None:
+            is_known = ops.logical_not(is_ignored)
+            in_space = is_known if in_space is None else ops.logical_and(in_space, is_known)
         weights = example_weights(sample_weight, in_space, len(y_pred.shape) - 1, self.dtype)
         if in_space is not None and self._is_mean() and not self.divides_by_batch:
             weights = weights * _batch_over_space(in_space, self.dtype)

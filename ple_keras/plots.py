@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STYLES = {"gate/": "-", "val_gate/": "--"}  # by the prefix of keys in logs
 STATISTICS = ("entropy", "max")
+FEW = 10  # experts that have colors of their own by default
 CELL = (0.62, 0.42)  # inches
 PANEL = (4.6, 2.6)
 WIDE = 9  # letters of a label that has no room for more beside the next
@@ -97,6 +98,7 @@ def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: 
             label.set(ha="right", rotation_mode="anchor")
     else:
         panel.set_xticks(range(len(experts)), labels, fontsize="small")
+    panel.set_facecolor("white")
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
 
@@ -108,7 +110,8 @@ def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
 
     Args:
         history: What `fit` returned with a `GateWeightsLogger`, its `history`, or the table in the
-            logger's CSV file, such as `pandas.read_csv(path)`.
+            logger's CSV file, such as `pandas.read_csv(path)`; with a `validation_freq` the file
+            alone knows for sure which epochs the validation was in.
         ax: Matplotlib's Axes, one for each gate, level by level; without them there is a new
             figure of `matplotlib.pyplot`.
 
@@ -138,7 +141,7 @@ def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
             "history must hold the figures of a GateWeightsLogger. "
             f"Received: history={list(logs.keys())}"
         )
-    longest = max(len(logs[key]) for key in logs.keys() if _prefix(key))  # noqa: SIM118
+    longest = max(np.size(logs[key]) for key in logs.keys() if _prefix(key))  # noqa: SIM118
     epochs = [epoch + 1 for epoch in getattr(history, "epoch", range(longest))]
     colors = _colors(lines)
     if ax is None:
@@ -159,6 +162,8 @@ def _lines_by_gate(logs: Any) -> dict[tuple[str, str], dict[str, dict[str, Any]]
         if prefix := _prefix(key):
             parts = key.removeprefix(prefix).split("/")
             size = 1 if parts[-1] in STATISTICS else 2
+            if len(parts) < size + 2 or not np.size(logs[key]):
+                continue
             *level, gate = parts[:-size]
             of_gate = lines.setdefault(("/".join(level), gate), {})
             of_gate.setdefault("/".join(parts[-size:]), {})[STYLES[prefix]] = logs[key]
@@ -170,14 +175,18 @@ def _prefix(key: Any) -> str | None:
     return next((prefix for prefix in STYLES if str(key).startswith(prefix)), None)
 
 
-def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[str, str]]:
+def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[str, Any]]:
     """A color for each expert of a level, and grey for the largest weight."""
-    colors: dict[str, dict[str, str]] = {}
+    colors: dict[str, dict[str, Any]] = {}
     for (level, _), names in lines.items():
-        of_level = colors.setdefault(level, {"max": "0.3"})
+        of_level = colors.setdefault(level, {"max": "0.5"})
         for name in names:
             if name not in STATISTICS:
-                of_level.setdefault(name, f"C{(len(of_level) - 1) % 10}")
+                of_level.setdefault(name, f"C{len(of_level) - 1}")
+    for of_level in colors.values():
+        if len(of_level) > FEW + 1:
+            shades = pyplot().get_cmap("turbo")(np.linspace(0, 1, len(of_level) - 1))
+            of_level.update(zip([name for name in of_level if name != "max"], shades))
     return colors
 
 
@@ -199,18 +208,24 @@ def _draw_lines(
     panel: Any,
     of_gate: Mapping[str, Mapping[str, Any]],
     epochs: list[int],
-    colors: Mapping[str, str],
+    colors: Mapping[str, Any],
 ) -> None:
     for name, by_style in of_gate.items():
         if name == "entropy":
             continue
         for style, values in by_style.items():
-            values = np.asarray(values, "float64")
+            values = np.atleast_1d(np.asarray(values, "float64"))
             (line,) = panel.plot(_epochs_of(values, epochs), values, style, color=colors[name])
             line.set(marker=".", markersize=4, linewidth=1.0 if name == "max" else 1.6)
             if style == next(iter(by_style)):
                 line.set_label("largest" if name == "max" else name)
-    panel.legend(fontsize="x-small", frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    panel.legend(
+        fontsize="x-small",
+        frameon=False,
+        ncols=1 + len(of_gate) // (FEW + 3),
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
     panel.set_ylim(0, 1.02)
     panel.set_xlabel("epoch")
     panel.xaxis.get_major_locator().set_params(integer=True)
@@ -219,15 +234,18 @@ def _draw_lines(
 
 def _epochs_of(values: np.ndarray, epochs: list[int]) -> list[int]:
     """The epochs that values are of: all, or every second or third with `validation_freq`."""
-    every = len(epochs) // len(values)
-    return epochs[every - 1 :: every][: len(values)]
+    for every in range(1, len(epochs)):
+        validated = [epoch for epoch in epochs if epoch % every == 0]
+        if len(validated) == len(values):
+            return validated
+    return epochs[-len(values) :]
 
 
 def _check_panels(ax: Any, count: int, what: str) -> list[Any]:
     """As many Axes as there are levels or gates."""
     panels = list(np.ravel(np.asarray(ax, dtype=object)))
     for panel in panels:
-        check_axes(panel)
+        check_axes(panel, f" for each {what}")
     if len(panels) != count:
         raise ValueError(f"ax must be an Axes for each {what}, {count}. Received: ax={panels}")
     return panels

@@ -38,7 +38,8 @@ class ProbabilityCrossentropy(keras.Loss):
 class ProductHead(Head):
     """The probability of all of several tasks, as of a click and then a purchase: `(..., 1)`.
 
-    `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads. With
+    `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads; below
+    1e-37, where float32 ends, a product learns nothing any more. With
     `p_2` the probability of a purchase after a click, this is that of a click with a purchase,
     which every impression has a label for: `p_2` is trained on the whole space and not on clicked
     impressions alone (ESMM; Ma et al., "Entire Space Multi-Task Model", SIGIR 2018, equation 4).
@@ -98,6 +99,10 @@ class ProductHead(Head):
 
     def build(self, input_shape: Any) -> None:
         """There is nothing to build."""
+
+    def be_like(self, factor: Head) -> None:
+        """Take the rank of a factor that is built."""
+        self._leading = factor._leading
 
     def logits(self, features: Any) -> Any:
         """Refused: a product has no features of its own."""
@@ -172,6 +177,11 @@ def _check_factor(product: ProductHead, task: str, by_task: dict[str, Head]) -> 
     head = by_task[task]
     if isinstance(head, ProductHead):
         return
+    if head.activity_regularizer is not None:
+        raise ValueError(
+            "of must name heads without an activity_regularizer, since a product takes their "
+            f"logits. Received: of={product.of} in {product.name!r}"
+        )
     if not isinstance(head, BinaryHead) or type(head).call is not Head.call:
         raise ValueError(
             "of must name BinaryHeads, or subclasses that leave `call` as it is, and ProductHeads; "

@@ -7,20 +7,21 @@ from typing import Any
 
 import numpy as np
 from keras import ops
+from keras.src.backend import get_keras_mask
 
-from ple_keras._batches import DEFAULT_SIZE
+from ple_keras._batches import Batches
 from ple_keras._levels import built_levels
 from ple_keras._report_text import format_report
 from ple_keras._validation import SHARED
 from ple_keras.cgc import CGCBlock
-from ple_keras.conflict import gradient_conflict
+from ple_keras.conflict import conflict_in
 from ple_keras.inspection import watch
 
 NEARLY_ALL = 0.95  # of a gate's weight
 NEARLY_EVERY = 0.99  # of the examples
 # What there are warnings of:
 OFTEN = 0.9  # a gate collapsed in more of the examples; a task with more of a shared expert's use
-HARDLY = 0.02  # an expert that no gate gives so much weight on average
+HARDLY = 0.1  # an expert that no gate gives so much of an even share on average
 MANY = 0.5  # more dead units
 AGAINST = -0.2  # a lower cosine between gradients
 
@@ -35,6 +36,7 @@ class GateUse:
         entropy: The mean entropy over that of even weights, in [0, 1]; 0 with one expert.
         max: The mean largest weight.
         over_95: The share of examples whose largest weight is over 0.95.
+        not_finite: The number of examples, left out of all that, whose weights are NaN.
     """
 
     mean: dict[str, float]
@@ -42,6 +44,7 @@ class GateUse:
     entropy: float
     max: float
     over_95: float
+    not_finite: int
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class GateReport:
     """What `gate_report` found; printed, it is a table.
 
     Attributes:
-        examples: The number of examples, or of positions, where an example has several.
+        examples: The number of examples.
         levels: `{level: LevelUse}`.
     """
 
@@ -87,15 +90,7 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it in dicts, lists, strings and numbers, as JSON takes them."""
-        levels = {level: asdict(use) for level, use in self.levels.items()}
-        for use in levels.values():
-            use["conflict"] = {
-                where: {
-                    f"{a}, {b}": None if math.isnan(cosine) else cosine
-                    for (a, b), cosine in cosines.items()
-                }
-                for where, cosines in use["conflict"].items()
-            }
+        levels = {level: _plain(asdict(use)) for level, use in self.levels.items()}
         return {"examples": self.examples, "levels": levels, "warnings": self.warnings}
 
     def __str__(self) -> str:
@@ -111,11 +106,13 @@ def gate_report(
 ) -> GateReport:
     """How a model's gates use its experts on given examples.
 
+    Where examples are sequences, each position counts as one that no mask leaves out.
+
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
         y: Labels by task. With them the report has the conflicts between tasks, averaged over
-            the batches, see `gradient_conflict`.
+            the batches, see `gradient_conflict`; for arrays only.
         batch_size: The number of examples to run at once, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 
@@ -135,44 +132,56 @@ def gate_report(
     >>> report.levels["ple/0"].experts["shared/expert_0"].share["buy"]
     0.5
     """
+    batches = None if y is None else Batches(x, y, batch_size)
     seen = watch(model, x, _look, batch_size, verbose)
     levels = built_levels(model)
-    conflict = {} if y is None else gradient_conflict(model, x, y, batch_size or DEFAULT_SIZE)
-    weights = {
-        level: {
-            gate: w.reshape(-1, w.shape[-1]).astype("float64") for gate, w in of["weights"].items()
+    conflict = {} if batches is None else conflict_in(model, batches)
+    uses = {}
+    for level, of in seen.items():
+        gates = {
+            gate: _gate_use(of["weights"][gate].astype("float64"), experts)
+            for gate, experts in levels[level].gate_experts.items()
         }
-        for level, of in seen.items()
-    }
-    examples = len(next(iter(next(iter(weights.values())).values())))
-    return GateReport(
-        examples,
-        {
-            level: LevelUse(
-                gates={
-                    gate: _gate_use(weights[level][gate], experts)
-                    for gate, experts in levels[level].gate_experts.items()
-                },
-                experts=_expert_uses(levels[level], weights[level], of["zeros"], examples),
-                conflict=conflict.get(level, {}),
-            )
-            for level, of in seen.items()
-        },
-    )
+        experts = _expert_uses(levels[level], gates, of["zeros"])
+        uses[level] = LevelUse(gates, experts, conflict.get(level, {}))
+    return GateReport(int(next(iter(seen.values()))["examples"].sum()), uses)
 
 
 def _look(weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights, and of each expert how often each output is 0, `(1, H)` a batch."""
-    return {"weights": weights, "zeros": {name: _zeros(x) for name, x in outputs.items()}}
+    """What of a batch the report is made of, each with an axis of batches or of positions first."""
+    some = next(iter(outputs.values()))
+    return {
+        "weights": {gate: _rows(of_gate) for gate, of_gate in weights.items()},
+        "zeros": {expert: _zeros(output) for expert, output in outputs.items()},
+        "examples": ops.ones_like(ops.reshape(some, (ops.shape(some)[0], -1))[:, 0]),
+    }
+
+
+def _rows(weights: Any) -> Any:
+    """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
+    mask = get_keras_mask(weights)
+    if mask is not None:
+        weights = ops.where(ops.expand_dims(mask, -1), weights, -ops.ones_like(weights))
+    return ops.reshape(weights, (-1, weights.shape[-1]))
 
 
 def _zeros(outputs: Any) -> Any:
-    is_zero = ops.reshape(ops.cast(outputs == 0, "float32"), (-1, outputs.shape[-1]))
-    return ops.sum(is_zero, axis=0, keepdims=True)
+    """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
+    mask, outputs = get_keras_mask(outputs), ops.stop_gradient(outputs)
+    is_zero = ops.cast(outputs == 0, "float32")
+    counted = ops.concatenate([is_zero, ops.ones_like(is_zero[..., :1])], axis=-1)
+    if mask is not None:
+        counted = counted * ops.expand_dims(ops.cast(mask, "float32"), -1)
+    return ops.sum(ops.reshape(counted, (-1, counted.shape[-1])), axis=0, keepdims=True)
 
 
 def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
-    """From weights `(examples, experts)`."""
+    """From weights `(positions, experts)`."""
+    weights = weights[~(weights < 0).any(axis=-1)]
+    is_finite = np.isfinite(weights).all(axis=-1)
+    not_finite, weights = int((~is_finite).sum()), weights[is_finite]
+    if not len(weights):
+        weights = np.full((1, len(experts)), np.nan)
     largest = weights.max(axis=-1)
     entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=-1).mean()
     return GateUse(
@@ -181,31 +190,44 @@ def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
         entropy=float(entropy / np.log(len(experts))) if len(experts) > 1 else 0.0,
         max=float(largest.mean()),
         over_95=float((largest > NEARLY_ALL).mean()),
+        not_finite=not_finite,
     )
 
 
 def _expert_uses(
-    block: CGCBlock, weights: Mapping[str, np.ndarray], zeros: Mapping[str, np.ndarray], count: int
+    block: CGCBlock, gates: Mapping[str, GateUse], zeros: Mapping[str, np.ndarray]
 ) -> dict[str, ExpertUse]:
     uses = {}
     for expert in block.expert_names:
-        weight = {
-            gate: float(weights[gate][:, experts.index(expert)].mean())
-            for gate, experts in block.gate_experts.items()
-            if expert in experts
-        }
+        weight = {gate: use.mean[expert] for gate, use in gates.items() if expert in use.mean}
         share = {}
         if expert.startswith(f"{SHARED}/"):
             of_tasks = {task: weight[task] for task in block.task_names}
             total = sum(of_tasks.values())
-            share = {task: use / total if total else float("nan") for task, use in of_tasks.items()}
-        dead = zeros[expert].astype("float64").sum(axis=0) >= NEARLY_EVERY * count
+            share = {task: use / total if total else math.nan for task, use in of_tasks.items()}
+        *of_units, count = zeros[expert].astype("float64").sum(axis=0)
+        dead = np.array(of_units) >= NEARLY_EVERY * count
         uses[expert] = ExpertUse(weight, share, float(dead.mean()))
     return uses
 
 
+def _plain(value: Any) -> Any:
+    """Nested dicts with names for keys, and None for NaN."""
+    if isinstance(value, dict):
+        return {
+            ", ".join(key) if isinstance(key, tuple) else key: _plain(item)
+            for key, item in value.items()
+        }
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def _warnings(level: str, use: LevelUse) -> Iterator[str]:
     for gate, gate_use in use.gates.items():
+        if gate_use.not_finite:
+            yield (
+                f"{level}: the gate of {gate} gives no numbers for {gate_use.not_finite} examples, "
+                "which are left out here. Look for NaN and infinities in x and in the weights."
+            )
         if len(gate_use.mean) > 1 and gate_use.over_95 > OFTEN:
             favourite = max(gate_use.mean, key=gate_use.mean.__getitem__)
             is_one = gate_use.mean[favourite] > NEARLY_ALL
@@ -215,22 +237,26 @@ def _warnings(level: str, use: LevelUse) -> Iterator[str]:
                 f"{NEARLY_ALL} for {gate_use.over_95:.0%} of the examples. Try a higher "
                 "gate_softmax_temperature, gate_dropout=0.1 or expert_balance_regularizer=0.01."
             )
+    seen = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
     for expert, expert_use in use.experts.items():
-        yield from _expert_warnings(f"{level}: {expert}", expert_use)
+        yield from _expert_warnings(f"{level}: {expert}", expert_use, seen)
     for where, cosines in use.conflict.items():
-        for (first, second), cosine in cosines.items():
-            if cosine < AGAINST:
-                yield (
-                    f"{level}: {first} and {second} pull {where} in opposite directions, the "
-                    f"cosine of their gradients is {cosine:.2f}. Try more experts of their own."
-                )
+        against = sorted((cosine, pair) for pair, cosine in cosines.items() if cosine < AGAINST)
+        if against:
+            cosine, (first, second) = against[0]
+            others = f" (and {len(against) - 1} other pairs)" if against[1:] else ""
+            yield (
+                f"{level}: {first} and {second}{others} pull {where} in opposite directions, the "
+                f"cosine of their gradients is {cosine:.2f}. Try more experts of their own."
+            )
 
 
-def _expert_warnings(expert: str, use: ExpertUse) -> Iterator[str]:
-    if max(use.weight.values(), default=0.0) < HARDLY:
+def _expert_warnings(expert: str, use: ExpertUse, seen: Mapping[str, int]) -> Iterator[str]:
+    """Of an expert; `seen` is the number of experts that each gate sees."""
+    if all(weight * seen[gate] < HARDLY for gate, weight in use.weight.items()):
         yield (
-            f"{expert} is hardly used: no gate gives it {HARDLY} on average. Try fewer experts, "
-            "gate_dropout=0.1 or expert_balance_regularizer=0.01."
+            f"{expert} is hardly used: no gate gives it {HARDLY:.0%} of an even share. Try fewer "
+            "experts, gate_dropout=0.1 or expert_balance_regularizer=0.01."
         )
     elif len(use.share) > 1 and max(use.share.values()) > OFTEN:
         task = max(use.share, key=use.share.__getitem__)

@@ -27,8 +27,8 @@ def mask_labels(
         y: Labels by task: arrays, or tensors, also those inside of `tf.data.Dataset.map`, whatever
             Keras's backend.
         spaces: For a task, the one whose label tells, as 0 or not, whether it has any.
-        missing_label: What stands for "no label", as in the heads, beside NaN. With NaN, labels
-            that were integers become float32.
+        missing_label: What stands for "no label" in all of them, as in the heads, beside NaN.
+            With NaN, labels that were integers become float32, and -1 is a yes.
 
     Returns:
         A new dict with the keys of `y`: arrays for arrays, tensors for tensors.
@@ -47,6 +47,8 @@ def mask_labels(
     for argument, value in (("y", y), ("spaces", spaces)):
         if not isinstance(value, Mapping):
             raise TypeError(f"{argument} must be a dict by task. Received: {argument}={value!r}")
+    if not all(isinstance(told_by, str) for told_by in spaces.values()):
+        raise TypeError(f"spaces must map a task to one other. Received: spaces={spaces!r}")
     check_known_keys(spaces, list(y), "spaces")
     check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
     missing_label = check_missing_label(missing_label)
@@ -87,7 +89,8 @@ class _Ops(NamedTuple):
 
 def _mask(labels: Any, teller: Any, missing_label: float, task: str, told_by: str) -> Any:
     ops = _Ops.of(labels, teller)
-    labels, teller = (x if hasattr(x, "shape") else np.asarray(x) for x in (labels, teller))
+    if ops.cast is np.asarray:
+        labels, teller = np.asarray(labels), np.asarray(teller)
     dtype = _dtype_with(missing_label, labels, task)
     has_label = _says_yes(teller, missing_label, ops, check_dtype(teller, f"y[{told_by!r}]"))
     has_label = _in_line(has_label, labels, task, told_by)
@@ -107,10 +110,8 @@ def _says_yes(teller: Any, missing_label: float, ops: _Ops, dtype: str) -> Any:
 def _dtype_with(missing_label: float, labels: Any, task: str) -> str:
     """The dtype of the labels, or what can hold the missing one too."""
     dtype = check_dtype(labels, f"y[{task!r}]")
-    if "float" in dtype:
-        return dtype
     if math.isnan(missing_label):
-        return "float32"
+        return dtype if "float" in dtype else "float32"
     dtype = "int32" if dtype == "bool" else dtype
     if not holds(dtype, missing_label):
         raise ValueError(

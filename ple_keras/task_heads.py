@@ -1,6 +1,7 @@
 """All tasks' heads as one layer, and what they tell `Model.compile`."""
 
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import keras
@@ -90,14 +91,20 @@ class TaskHeads(keras.Layer):
         for head in self._heads():
             if not head.built:  # a head from a file comes built
                 head.build(shapes.get(head.task))
+        for product in self._products():
+            product.be_like(getattr(self, _head_attribute(product.of[0])))
         self._loss_weights.bind(
-            self._add_by_task("loss_multipliers", "ones", trainable=False),
+            self._add_by_task("loss_multipliers", self._start, trainable=False),
             self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
         )
-        self.multiply_loss_weights(self._first_multipliers)
         freeze_if_frozen(self)
 
-    def _add_by_task(self, name: str, initializer: str, trainable: bool = True) -> Any:
+    def _start(self, shape: Any, dtype: Any = None) -> Any:
+        """The multipliers before any other are assigned; within a graph nothing can be."""
+        values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
+        return keras.ops.convert_to_tensor(values, dtype)
+
+    def _add_by_task(self, name: str, initializer: Any, trainable: bool = True) -> Any:
         return self.add_weight(
             shape=(len(self._task_names),),
             initializer=initializer,
@@ -156,7 +163,8 @@ class TaskHeads(keras.Layer):
 
         Args:
             **overrides: Further arguments of `Model.compile`; one that the heads set too
-                replaces what they would say, whole.
+                replaces what they would say, whole, but tasks that `loss_weights` leave out keep
+                their heads'.
 
         Returns:
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
@@ -167,8 +175,9 @@ class TaskHeads(keras.Layer):
         heads = [head for head in self._heads() if head.loss is not None]
         if {"loss", "loss_weights"} & set(overrides):
             self._refuse_to_replace_learned(overrides)
+            overrides = self._with_weights(overrides)
             losses = {head.task: head.new_loss() for head in heads}
-            weights: dict[str, Any] = {head.task: head.loss_weight for head in heads}
+            weights: dict[str, Any] = {}
         else:
             index = self._task_names.index
             losses = {
@@ -179,6 +188,16 @@ class TaskHeads(keras.Layer):
             weights = {head.task: [1.0, 0.0] for head in heads}
         metrics = {head.task: head.new_metrics() for head in self._heads()}
         return {"loss": losses, "loss_weights": weights, "metrics": metrics, **overrides}
+
+    def _with_weights(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """With a weight for each task that has a loss, as Keras wants; the heads' by default."""
+        loss, given = overrides.get("loss", {}), overrides.get("loss_weights", {})
+        if not isinstance(loss, Mapping) or not isinstance(given, Mapping | NoneType):
+            return {"loss_weights": None, **overrides}
+        tasks = list(loss) or self.trained_tasks
+        of_heads = {head.task: head.loss_weight for head in self._heads()}
+        weights = {task: of_heads.get(task, 1.0) for task in tasks}
+        return {**overrides, "loss_weights": {**weights, **(given or {})}}
 
     def _refuse_to_replace_learned(self, overrides: dict[str, Any]) -> None:
         if self.loss_weighting:
@@ -235,7 +254,7 @@ class TaskHeads(keras.Layer):
         Keras trains silently, or to NaN, on a class index that is out of range.
 
         Args:
-            y: `{task: labels}`, as `fit` takes them, one for each head that has a loss.
+            y: `{task: labels}`, as `fit` takes them, one for each head.
 
         Raises:
             TypeError: if `y` is no dict, or labels are no numbers.

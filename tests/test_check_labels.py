@@ -154,3 +154,24 @@ REFUSED = {
 def test_labels_that_cannot_be_are_refused(y, error, message):
     with pytest.raises(error, match=message):
         all_heads().check_labels(y)
+
+
+def test_labels_of_a_product_have_the_rank_of_its_factors():
+    tasks = [pk.BinaryHead("a"), pk.BinaryHead("b"), pk.ProductHead("p", of=("a", "b"))]
+    heads = pk.TaskHeads(tasks)
+    inputs = keras.Input((5, 4))
+    heads({"a": inputs, "b": inputs})
+    heads.check_labels({task: np.ones((6, 5)) for task in "abp"})
+
+
+def test_a_dtype_that_cannot_hold_the_missing_label_is_refused():
+    heads = pk.TaskHeads([pk.RegressionHead("r", missing_label=-999.9)])
+    with pytest.raises(ValueError, match=r"hold the missing_label, -999.9.*dtype=float16"):
+        heads.check_labels({"r": np.array([1, -999.9], "float16")})
+    heads.check_labels({"r": np.array([1, -999.9], "float32")})
+
+
+def test_classes_of_losses_that_are_sparse_without_the_word():
+    loss = keras.losses.CategoricalGeneralizedCrossEntropy()
+    heads = pk.TaskHeads([pk.MulticlassHead("k", num_classes=3, loss=loss)])
+    heads.check_labels({"k": np.array([0, 1, 2])})

@@ -28,9 +28,12 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
         ("mean_squared_error", -1),
         ("a_weighted_binary_crossentropy", -1),
         ("ece", -1),
+        ("a_f1", 1),
+        ("buy_recall_at_5", 1),
+        ("ndcg@10", 1),
     ],
 )
-def test_the_last_word_that_is_known_tells_the_sign(key, sign):
+def test_the_last_word_tells_the_sign(key, sign):
     assert pk.mtl_gain({key: 3.0}, {key: 1.0}) == {key: 2.0 * sign}
 
 
@@ -48,6 +51,9 @@ def test_signs_may_be_given():
         (({"auc": 1}, {"x": 1}), ValueError, r"keys in common, single has \['x'\].*multi=\{'auc'"),
         (({"auc": 1}, {"auc": 1}, {"x": 1}), ValueError, r"not known: \['x'\].*Received: signs="),
         (({"auc": 1}, {"auc": 1}, {"auc": 2}), ValueError, r"1 or -1\. Received: signs\['auc'\]=2"),
+        (({"loss_cosine_similarity": 1}, {"loss_cosine_similarity": 1}), ValueError, r"signs must"),
+        (([1], {"auc": 1}), TypeError, r"multi must be a dict.*Received: multi=\[1\]"),
+        (({"auc": 1}, {1: 1}), TypeError, r"single must be a dict.*Received: single=\{1: 1\}"),
         (({"auc": None}, {"auc": 1}), TypeError, r"Received: multi\['auc'\]=None"),
         (({"auc": 1}, {"auc": float("nan")}), ValueError, r"Received: single\['auc'\]=nan"),
     ],

@@ -185,6 +185,16 @@ def test_a_second_fit_starts_anew():
         assert second[key] == pytest.approx(value, rel=1e-6)
 
 
+def test_two_loggers_agree(tmp_path):
+    model, path = compiled(functional, block()), tmp_path / "gates.csv"
+    history = fit(model, validation_data=data(), callbacks=[pk.GateWeightsLogger(path)])
+    figures = {**expected(model, data()[0]), **expected(model, data()[0], "val_gate")}
+    (row,) = rows_of(path)
+    for key, value in figures.items():
+        assert history[key] == pytest.approx([value], rel=1e-4)
+        assert float(row[key]) == history[key][0]
+
+
 def test_epochs_without_validation_have_no_figures_of_it():
     seen = {}
 

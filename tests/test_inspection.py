@@ -64,6 +64,33 @@ def test_a_block_that_the_model_never_calls_is_left_out():
     assert list(pk.gate_report(model, X).levels) == ["used/0", "used/1"]
 
 
+def test_layers_are_told_that_nothing_trains():
+    class Loud(keras.layers.Layer):
+        def call(self, inputs, training=True):
+            return 5 * inputs if training else inputs
+
+    inputs = keras.Input((4,))
+    mmoe = block(pk.MMoEBlock, name="mmoe")
+    model = keras.Model(inputs, mmoe(Loud()(inputs)))
+    expected = numpy_of(mmoe.gate_weights(X))["click"]
+    np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
+
+
+def test_a_model_that_runs_no_block_is_refused():
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.block = block(name="idle")
+
+        def call(self, inputs, training=None):
+            return self.block(inputs) if training else {"click": inputs}
+
+    model = Idle()
+    model(X, training=True)
+    with pytest.raises(ValueError, match=r"must run one of its blocks"):
+        pk.gate_weights(model, X)
+
+
 def by_stream():
     cgc = pk.CGCBlock(TASKS, [3], name="cgc")
     widths = {"click": 4, "buy": 3, "shared": 2}

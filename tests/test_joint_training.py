@@ -99,6 +99,26 @@ def test_a_schedule_is_asked_for_every_task_and_epoch():
     np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
 
 
+class Unbuilt(keras.Model):
+    """On TensorFlow it is built while the first epoch already runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+
+    def call(self, inputs):
+        return self.heads({"click": inputs, "time": inputs})
+
+
+def test_the_first_epoch_of_a_model_that_is_not_built_is_weighed_too():
+    model = Unbuilt()
+    model.compile(**model.heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    schedule = pk.LossWeightSchedule(lambda task, epoch: float(epoch))
+    history = model.fit(*data(), epochs=2, verbose=0, callbacks=[schedule]).history
+    assert history["loss"][0] == 0 < history["loss"][1]
+    assert history["loss_weight/click"] == [0.0, 1.0]
+
+
 def test_weights_stay_as_the_callback_left_them_until_told_otherwise(tmp_path):
     model = make_model(None)
     model.fit(*data(), epochs=2, verbose=0, callbacks=[pk.LossWeightDecay(0.5)])
@@ -120,6 +140,7 @@ FORMS = {
     "binary": (pk.BinaryHead("a"), 1.0, 0.5),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
     "multiclass": (pk.MulticlassHead("a", num_classes=2), 1.0, 0.5),
+    "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
     "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
 }
 
@@ -255,6 +276,44 @@ def test_two_models_from_one_file_have_weights_of_their_own(tmp_path):
     losses = [m.evaluate(*data(), verbose=0, return_dict=True)["loss"] for m in (first, second)]
     assert losses[0] == 0
     assert losses[1] > 0
+
+
+def test_a_loaded_model_that_took_other_weights_is_saved_whole(tmp_path):
+    make_model().save(tmp_path / "a.keras")
+    make_model().save_weights(tmp_path / "b.weights.h5")
+    model = keras.models.load_model(tmp_path / "a.keras")
+    model.load_weights(tmp_path / "b.weights.h5")
+    model.save(tmp_path / "c.keras")
+    assert np.isfinite(fit(keras.models.load_model(tmp_path / "c.keras"), epochs=1)["loss"]).all()
+
+
+def test_two_layers_with_weights_from_one_file_are_told_apart_in_the_next(tmp_path):
+    def heads(name):
+        tasks = [pk.BinaryHead("click"), pk.RegressionHead("time")]
+        return pk.TaskHeads(tasks, loss_weighting="uncertainty", name=name)
+
+    def model_of(layer):
+        inputs = keras.Input((3,))
+        return keras.Model(inputs, layer({"click": inputs, "time": inputs}))
+
+    model_of(heads("first")).save_weights(tmp_path / "w.weights.h5")
+    layers = {"u": heads("u"), "v": heads("v")}
+    for layer in layers.values():
+        model_of(layer).load_weights(tmp_path / "w.weights.h5")
+    inputs = keras.Input((3,))
+    outputs = {key: x({"click": inputs, "time": inputs}) for key, x in layers.items()}
+    model = keras.Model(inputs, outputs)
+    kwargs = {key: layer.compile_kwargs() for key, layer in layers.items()}
+    both = {name: {key: kwargs[key][name] for key in layers} for name in ("loss", "loss_weights")}
+    model.compile("sgd", jit_compile=QUICK_JIT, **both)
+    model.save(tmp_path / "both.keras")
+    loaded = keras.models.load_model(tmp_path / "both.keras")
+    x, y = data()
+    loaded.fit(x, {"u": y, "v": y}, verbose=0)
+    for layer in loaded.layers:
+        if isinstance(layer, pk.TaskHeads):
+            variances = next(w for w in layer.weights if w.name == "log_variances")
+            assert np.abs(numpy_of(variances)).min() > 0, layer.name
 
 
 # What has lost its weights says so.

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ple_keras as pk
+from ple_keras.metrics import LossMean
 from tests.helpers import QUICK_JIT, features, numpy_of
 
 
@@ -199,6 +200,44 @@ def test_a_mask_of_keras_counts_too():
     assert float(metric.result()) == 1.0
 
 
+@pytest.mark.parametrize("ignored", [0, 1, -1])
+def test_an_ignored_class_is_left_out_as_a_missing_label_is(ignored):
+    rng = np.random.default_rng(0)
+    y = np.float32([0, 1, 2, 0, 1, np.nan, np.nan, 2, ignored])
+    p = rng.dirichlet([1, 1, 1], 9).astype("float32")
+    known = ~np.isnan(y) & (y != ignored)
+    expected = -np.log(p[known, y[known].astype(int)]).mean()
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
+    assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
+    metric = pk.MaskedMetric(LossMean(loss))
+    for rows in (slice(0, 4), slice(4, 9)):
+        metric.update_state(y[rows], p[rows])
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_losses_that_no_file_knows_can_be_trained_on():
+    def gap(y_true, y_pred):
+        return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+    class Gap(keras.Loss):
+        def call(self, y_true, y_pred):
+            return gap(y_true, y_pred)
+
+    inputs = keras.Input((3,))
+    for loss in (gap, Gap(), lambda y_true, y_pred: gap(y_true, y_pred)):
+        heads = pk.TaskHeads([pk.RegressionHead("a", loss=loss), pk.BinaryHead("b")])
+        model = keras.Model(inputs, heads({"a": inputs, "b": inputs}))
+        model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+        logs = model.evaluate(features(4, 3), {"a": np.ones(4), "b": np.ones(4)}, verbose=0)
+        assert np.isfinite(logs).all()
+
+
+def test_a_loss_that_does_not_reduce_is_refused_by_a_head():
+    loss = keras.losses.MeanSquaredError(reduction=None)
+    with pytest.raises(ValueError, match=r"must reduce to one number.*reduction=None"):
+        pk.RegressionHead("a", loss=loss)
+
+
 # The step of a model: gradients, through Keras's own trainers.
 
 
@@ -370,3 +409,8 @@ def test_a_loss_without_a_value_for_each_example_is_refused():
 def test_a_head_takes_the_plain_loss():
     with pytest.raises(TypeError, match=r"the head itself masks it.*Received: loss=<ple_keras"):
         pk.BinaryHead("a", loss=pk.MaskedLoss("binary_crossentropy"))
+
+
+def test_a_missing_label_that_needs_more_than_32_bits_is_refused():
+    with pytest.raises(ValueError, match=r"fit into 32 bits.*missing_label=2147483648"):
+        pk.MaskedLoss("mse", missing_label=2**31)

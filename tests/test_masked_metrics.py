@@ -198,3 +198,31 @@ def test_what_cannot_be_masked_is_refused(metric, error, message):
 def test_a_wrong_marker_is_refused():
     with pytest.raises(TypeError, match=r"missing_label must be a number.*Received: missing_label"):
         pk.MaskedMetric("mae", missing_label="none")
+
+
+class Forgetful(keras.metrics.Metric):
+    """Its config lacks an argument."""
+
+    def __init__(self, k=10, name="forgetful", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.k = k
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        pass
+
+    def result(self):
+        return keras.ops.convert_to_tensor(self.k)
+
+
+def test_a_metric_that_would_lose_an_argument_is_refused():
+    head = pk.RegressionHead("a", metrics=[Forgetful(k=3)])
+    with pytest.raises(ValueError, match=r"give them get_config.*takes \['k'\], which its config"):
+        head.new_metrics()
+
+
+def test_a_metric_with_one_number_for_the_batch_is_refused():
+    head = pk.RegressionHead("a", metrics=[lambda y, p: keras.ops.mean(keras.ops.abs(y - p))])
+    (metric,) = head.new_metrics()
+    message = r"a value for each example.*'a_.*' fails.*Received: metric="
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        metric.update_state(np.float32([1, np.nan, 3]), np.zeros((3, 1)))

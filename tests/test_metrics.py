@@ -19,6 +19,17 @@ def click_data(base_rate, spread, size=40_000, seed=0):
     return labels, probabilities.astype("float32")
 
 
+def test_logit_auc_tells_probabilities_of_products_apart():
+    auc = LogitAUC()
+    auc.update_state([0, 0, 1, 1], [1e-30, 4e-30, 2e-30, 9e-30])
+    assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
+
+
+def test_logit_auc_refuses_logits():
+    with pytest.raises(TypeError, match=r"from_logits can't be chosen here"):
+        LogitAUC(from_logits=True)
+
+
 @pytest.mark.parametrize("base_rate", [0.5, 0.1, 0.01, 0.001])
 @pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
 def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):

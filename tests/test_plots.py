@@ -97,6 +97,12 @@ def test_validation_now_and_then_stands_at_its_epochs():
     np.testing.assert_array_equal(dashed.get_xdata(), [2, 4])
 
 
+def test_many_experts_have_colors_of_their_own():
+    logs = {f"gate/m/click/shared/expert_{i}": [0.1, 0.2] for i in range(20)}
+    panel = pk.plot_gate_history(logs).axes[0]
+    assert len({tuple(np.ravel(line.get_color())) for line in panel.lines}) == 20
+
+
 def test_a_history_may_be_a_dict_or_the_file(history, tmp_path):
     pandas = pytest.importorskip("pandas")
     history_of(callbacks=[pk.GateWeightsLogger(tmp_path / "gates.csv")])
@@ -134,6 +140,11 @@ def test_one_level_takes_one_axes():
             lambda r, h: pk.plot_gate_weights(r, ax=pyplot.subplots()[1]),
             ValueError,
             r"ax must be an Axes for each level, 2\. Received: ax=\[<Axes",
+        ),
+        (
+            lambda r, h: pk.plot_gate_history({"gate/x": [1.0], "gate/ple/0/a/max": []}),
+            ValueError,
+            r"figures of a GateWeightsLogger",
         ),
         (lambda r, h: pk.plot_gate_history(3), TypeError, r"history must be.*Received: history=3"),
         (

@@ -185,3 +185,9 @@ REFUSED = {
 def test_products_that_cannot_be_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
+
+
+def test_a_factor_with_an_activity_regularizer_is_refused():
+    tasks = [pk.BinaryHead("a", activity_regularizer="l2"), pk.BinaryHead("b")]
+    with pytest.raises(ValueError, match=r"without an activity_regularizer.*Received: of="):
+        pk.TaskHeads([*tasks, pk.ProductHead("p", of=("a", "b"))])

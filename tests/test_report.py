@@ -102,6 +102,61 @@ def test_a_shared_expert_that_one_task_has_to_itself_is_warned_of():
     assert "gate_dropout" in warning
 
 
+def test_even_use_of_many_experts_is_no_reason_for_warnings():
+    block = pk.MMoEBlock(TASKS, [3], 64, gate_softmax_temperature=1e6, name="mmoe")
+    block(X)
+    assert not any("hardly" in warning for warning in pk.gate_report(block, X).warnings)
+
+
+def test_examples_without_numbers_are_left_out_and_warned_of():
+    x = X.copy()
+    x[[3, 7]] = np.nan
+    level = cgc()
+    report = pk.gate_report(level, x)
+    use = report.levels["cgc"].gates["click"]
+    expected = pk.gate_report(level, np.delete(X, [3, 7], axis=0)).levels["cgc"].gates["click"]
+    assert use.mean == pytest.approx(expected.mean, rel=1e-6)
+    assert use.not_finite == 2
+    assert sum("no numbers for 2 examples" in warning for warning in report.warnings) == 2
+    json.dumps(pk.gate_report(level, np.full_like(X, np.nan)).to_dict(), allow_nan=False)
+
+
+def test_padded_positions_are_not_counted():
+    mask = np.arange(6) < np.array([[6], [2], [1]])
+    x = features(3, 6, 4) * mask[..., None]
+    inputs = keras.Input((6, 4))
+    level = pk.CGCBlock(TASKS, [8], num_task_experts=2, add_shared_gate=False, name="cgc")
+    model = keras.Model(inputs, level(keras.layers.Masking()(inputs)))
+    report = pk.gate_report(model, x)
+    weights = numpy_of(level.gate_weights(x))["click"][mask]
+    use = report.levels["cgc"].gates["click"]
+    np.testing.assert_allclose(list(use.mean.values()), weights.mean(axis=0), rtol=1e-5)
+    assert report.examples == 3
+    outputs = numpy_of(level.expert_outputs(x))["click/expert_0"][mask]
+    dead = ((outputs == 0).mean(axis=0) >= 0.99).mean()
+    assert report.levels["cgc"].experts["click/expert_0"].dead_units == dead
+
+
+def test_levels_may_see_different_numbers_of_positions():
+    inputs = keras.Input((4,))
+    low = pk.CGCBlock(TASKS, keras.layers.Dense(4), add_shared_gate=False, name="low")
+    top = pk.CGCBlock(TASKS, [16], add_shared_gate=False, name="top")
+    repeated = keras.layers.RepeatVector(3)(low(inputs)["click"])
+    model = keras.Model(inputs, top(repeated))
+    use = pk.gate_report(model, X).levels["top"].experts["click/expert_0"]
+    outputs = numpy_of(top.expert_outputs(low(X)["click"]))["click/expert_0"]
+    assert use.dead_units == ((outputs == 0).mean(axis=0) >= 0.99).mean() < 1
+
+
+def test_batches_of_sequences_may_differ_in_length():
+    level = pk.CGCBlock(TASKS, [3], name="cgc")
+    level(features(2, 5, 4))
+    batches = [features(2, 5, 4), features(3, 7, 4)]
+    assert pk.gate_report(level, iter(batches)).examples == 5
+    with pytest.raises(ValueError, match=r"differ in their number of examples alone"):
+        pk.gate_weights(level, iter(batches))
+
+
 def test_an_expert_that_no_gate_uses_is_warned_of():
     (warning,) = warnings_of(
         {"click": [0.01, 0.5, 0.49], "buy": [0.3, 0.3, 0.4]}, num_task_experts=2

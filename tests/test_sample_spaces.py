@@ -150,3 +150,21 @@ REFUSED = {
 def test_spaces_that_cannot_be_are_refused(y, spaces, kwargs, error, message):
     with pytest.raises(error, match=message):
         pk.mask_labels(y, spaces, **kwargs)
+
+
+def test_pandas_series_are_taken():
+    pandas = pytest.importorskip("pandas")
+    y = {"click": pandas.Series([True, False, True]), "buy": np.ones((3, 1))}
+    masked = pk.mask_labels(y, {"buy": "click"})["buy"]
+    np.testing.assert_array_equal(masked, [[1], [np.nan], [1]])
+
+
+def test_one_task_tells_another():
+    with pytest.raises(TypeError, match=r"spaces must map a task to one other"):
+        pk.mask_labels({"a": [1], "b": [1]}, {"b": ["a"]})
+
+
+def test_a_half_that_cannot_hold_the_missing_label_is_refused():
+    y = {"a": np.ones(2), "b": np.ones(2, "float16")}
+    with pytest.raises(ValueError, match=r"y\['b'\], float16, can hold.*missing_label=-999.9"):
+        pk.mask_labels(y, {"b": "a"}, missing_label=-999.9)

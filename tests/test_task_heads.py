@@ -131,9 +131,26 @@ def test_overrides_replace_what_the_heads_say_whole():
     )
     assert kwargs["optimizer"] == "sgd"
     assert kwargs["run_eagerly"] is True
-    assert kwargs["loss_weights"] == {"click": 3.0}
+    assert kwargs["loss_weights"] == {"click": 3.0, "watch-time": 0.5, "category": 2.0}
     assert kwargs["metrics"] is None
     assert list(kwargs["loss"]) == ["click", "watch-time", "category"]
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ({"loss": "mse"}, None),
+        ({"loss": {"click": "mse"}}, {"click": 1.0}),
+        ({"loss_weights": {"click": 2.0}}, {"click": 2.0, "watch-time": 0.5, "category": 2.0}),
+        ({"loss_weights": None}, {"click": 1.0, "watch-time": 0.5, "category": 2.0}),
+    ],
+)
+def test_overrides_of_a_natural_shape_get_as_many_weights_as_losses(override, expected):
+    heads = all_heads()
+    kwargs = heads.compile_kwargs(**override)
+    assert kwargs["loss_weights"] == expected
+    if isinstance(kwargs["loss"], dict) and expected is not None:
+        assert set(kwargs["loss"]) == set(expected)
 
 
 def test_training_improves_every_task():
