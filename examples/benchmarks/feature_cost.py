@@ -17,41 +17,33 @@ and a batch of 512. Both are compiled where Keras compiles by default: not on Py
 
 import argparse
 import os
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
-import numpy as np
+from _cases import CASES, Case
+from _models import batch
+from _timing import interleaved, median_ms, median_ratio
 
 import ple_keras as pk
 from ple_keras.metrics import LogitAUC
 
-STEPS = 4  # in a row, a round
-
-
-@dataclass(frozen=True)
-class Case:
-    """The sizes of a model and its batch."""
-
-    tasks: int
-    experts: tuple[int, ...]
-    levels: int
-    features: int
-    batch: int
-
-
-CASES = {"A": Case(3, (256, 128), 2, 128, 4096), "B": Case(8, (64, 32), 3, 32, 512)}
+MEASURED = ("A", "B")
 
 
 def build(case: Case, tracks: bool = False) -> tuple[keras.Model, pk.TaskHeads]:
     """A PLE with towers [64] and a probability a task."""
     keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads([pk.BinaryHead(f"task_{i}", tower=[64]) for i in range(case.tasks)])
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[64]) for task in case.task_names])
     block = pk.PLEBlock(
-        case.levels, heads, list(case.experts), 2, 2, enable_gate_weights_metrics=tracks
+        case.levels,
+        heads,
+        list(case.experts),
+        case.task_experts,
+        case.shared_experts,
+        enable_gate_weights_metrics=tracks,
     )
     inputs = keras.Input((case.features,))
     return keras.Model(inputs, heads(block(inputs))), heads
@@ -88,25 +80,12 @@ VARIANTS: dict[str, tuple[str, Callable[[Case], keras.Model]]] = {
 
 def measure(case: Case, rounds: int) -> dict[str, list[float]]:
     """Seconds of a step of each variant, by round."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((case.batch, case.features), "float32")
-    labels = (rng.random((case.batch, 1)) < 0.3).astype("float32")
-    y = {f"task_{i}": labels for i in range(case.tasks)}
-    models = {}
-    for name, (_, make) in VARIANTS.items():
-        print(f"compiling: {name}", flush=True)
-        models[name] = make(case)
-        for _ in range(2):
-            models[name].train_on_batch(x, y)
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for number in range(rounds):
-        names = list(models)[number % len(models) :] + list(models)[: number % len(models)]
-        for name in names:
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                models[name].train_on_batch(x, y)
-            seconds[name].append((time.perf_counter() - start) / STEPS)
-    return seconds
+    x, labels = batch(case)
+    y = dict.fromkeys(case.task_names, labels)
+    models = {name: make(case) for name, (_, make) in VARIANTS.items()}
+    return interleaved(
+        {name: partial(model.train_on_batch, x, y) for name, model in models.items()}, rounds
+    )
 
 
 def main() -> None:
@@ -114,16 +93,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--case", choices=list(CASES), nargs="+", default=list(CASES))
+    parser.add_argument("--case", choices=MEASURED, nargs="+", default=MEASURED)
     parser.add_argument("--rounds", type=int, default=15)
     args = parser.parse_args()
     for name in args.case:
         print(f"\ncase {name}: {CASES[name]}, on {keras.backend.backend()}", flush=True)
         seconds = measure(CASES[name], args.rounds)
         for variant, (baseline, _) in VARIANTS.items():
-            ratio = np.median(np.array(seconds[variant]) / np.array(seconds[baseline]))
+            ratio = median_ratio(seconds[variant], seconds[baseline])
             of = "" if variant == baseline else f"  {ratio:.3f} of {baseline}"
-            print(f"{variant:26} {1000 * np.median(seconds[variant]):8.2f} ms{of}", flush=True)
+            print(f"{variant:26} {median_ms(seconds[variant]):8.2f} ms{of}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,68 @@
+"""A model as it is served: exported, loaded again, and called without Keras.
+
+SavedModel  on TensorFlow
+ONNX        on TensorFlow and PyTorch, run by onnxruntime, if what Keras exports it with is
+            installed: pip install -e ".[bench]"
+"""
+
+import contextlib
+import importlib.util
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+ONNX_NEEDS = {"tensorflow": ("onnxruntime", "tf2onnx"), "torch": ("onnxruntime", "onnx")}
+
+
+def formats_here() -> dict[str, Callable[[keras.Model, np.ndarray, Path], Callable[[], Any]]]:
+    """The formats that the backend exports: functions of a model, its input and a new folder."""
+    backend = keras.backend.backend()
+    formats = {"SavedModel": _saved_model} if backend == "tensorflow" else {}
+    if backend not in ONNX_NEEDS:
+        return formats
+    missing = [name for name in ONNX_NEEDS[backend] if importlib.util.find_spec(name) is None]
+    if missing:
+        print(f'no ONNX without {", ".join(missing)}: pip install -e ".[bench]"', flush=True)
+        return formats
+    return {**formats, "ONNX": _onnx}
+
+
+def _saved_model(model: keras.Model, x: np.ndarray, folder: Path) -> Callable[[], Any]:
+    import tensorflow as tf
+
+    with _quietly():
+        model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
+    served = tf.saved_model.load(folder / "saved_model")
+    inputs = keras.tree.map_structure(lambda _: x, model.input)  # DeepCTR's is a list of one
+    return lambda: keras.tree.map_structure(np.asarray, served.serve(inputs))
+
+
+def _onnx(model: keras.Model, x: np.ndarray, folder: Path) -> Callable[[], Any]:
+    import onnxruntime
+
+    folder.mkdir()
+    with _quietly():
+        model.export(folder / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(
+        folder / "model.onnx", providers=["CPUExecutionProvider"]
+    )
+    feed = {session.get_inputs()[0].name: x}
+    return lambda: session.run(None, feed)
+
+
+@contextlib.contextmanager
+def _quietly() -> Any:
+    """What exporters say of their own accord is not of interest here."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

@@ -1,0 +1,109 @@
+"""The step times as tables, as a JSON file, and as a picture."""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from _command_line import aligned
+from _step_times import Row
+from _timing import Seconds, median_ms, median_ratio
+from _variants import FLOOR
+
+TITLES = ("variant", "train ms", "of floor", "predict ms", "of floor")
+FRESH_TITLES = ("build s", "first step s", "peak MB")
+
+
+def environment(xla: bool) -> dict[str, Any]:
+    """What the times depend on besides the code."""
+    backend = keras.backend.backend()
+    return {
+        "backend": backend,
+        backend: importlib.metadata.version(backend),
+        "keras": keras.version(),
+        "xla": xla,
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+def by_table(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """The rows of each table, by variant."""
+    tables: dict[str, dict[str, Row]] = {}
+    for row in rows:
+        tables.setdefault(row.table, {})[row.variant] = row
+    return tables
+
+
+def format_tables(rows: Sequence[Row]) -> str:
+    """A table a case, and one for each form that its models were exported in."""
+    return "\n\n".join(
+        f"case {name}\n{_format_table(table)}" for name, table in by_table(rows).items()
+    )
+
+
+def _format_table(rows: dict[str, Row]) -> str:
+    has_fresh = any(row.fresh for row in rows.values())
+    lines = [(*TITLES, *(FRESH_TITLES if has_fresh else ()), "parameters", "what it is")]
+    for row in rows.values():
+        floor = rows[FLOOR]
+        cells = [row.variant, *_cells(row.train, floor.train), *_cells(row.predict, floor.predict)]
+        if row.fresh:
+            cells += [f"{row.fresh.build_seconds:.1f}", f"{row.fresh.first_seconds:.1f}"]
+            cells.append(f"{row.fresh.peak_megabytes:.0f}")
+        lines.append((*cells, f"{row.parameters:,}", row.note))
+    return aligned(lines)
+
+
+def _cells(seconds: Seconds, floor: Seconds) -> tuple[str, str]:
+    if not seconds:
+        return "-", "-"
+    return f"{median_ms(seconds):.2f}", f"{median_ratio(seconds, floor):.2f}"
+
+
+def write_json(path: Path, rows: Sequence[Row], config: dict[str, Any]) -> None:
+    """All times of all rounds."""
+    results = [asdict(row) for row in rows]
+    path.write_text(json.dumps({"config": config, "results": results}, indent=2) + "\n")
+
+
+def draw(path: Path, rows: Sequence[Row], title: str) -> None:
+    """A panel a table: bars as long as multiples of the floor's time."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    tables = by_table(rows)
+    columns = min(3, len(tables))
+    lines = -(-len(tables) // columns)
+    size = {"figsize": (4 * columns, 0.6 + 2.8 * lines), "squeeze": False}
+    figure, panels = plt.subplots(lines, columns, **size)
+    for panel in panels.flat[len(tables) :]:
+        panel.set_axis_off()
+    for panel, (name, table) in zip(panels.flat, tables.items()):
+        heights = np.arange(len(table))
+        for kind, offset, color in (("train", -0.2, "C0"), ("predict", 0.2, "C1")):
+            floor = getattr(table[FLOOR], kind)
+            if floor:
+                ratios = [median_ratio(getattr(row, kind), floor) for row in table.values()]
+                bars = panel.barh(heights + offset, ratios, 0.38, label=kind, color=color)
+                panel.bar_label(bars, fmt="%.2f", padding=2, fontsize=8)
+        panel.axvline(1, color="0.4", linewidth=0.8)
+        panel.set_yticks(heights, list(table))
+        panel.set_ylim(len(table) - 0.5, -0.5)
+        panel.margins(x=0.18)
+        panel.set_title(f"case {name}")
+        panel.set_xlabel("times the floor")
+    panels[0, 0].legend(fontsize=8)
+    figure.suptitle(title)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+    plt.close(figure)
