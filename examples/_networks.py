@@ -66,11 +66,20 @@ def build_network(
         head: From a task's name and tower to its head.
         recipe: How it is made.
     """
+    return compiled(task_block(kind, tasks, recipe), tasks, dataset, head, recipe)
+
+
+def compiled(
+    block: keras.Layer,
+    tasks: list[str],
+    dataset: Dataset,
+    head: Callable[..., pk.Head],
+    recipe: Recipe,
+) -> keras.Model:
+    """A compiled network of features, the given block and heads; arguments as above."""
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
     heads = pk.TaskHeads([head(task, tower=tower) for task in tasks])
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
-    block = task_block(kind, tasks, recipe)
-
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
         for name, x in dataset.train.inputs.items()

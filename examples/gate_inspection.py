@@ -45,7 +45,7 @@ import numpy as np
 from _arguments import at_least, missing_packages
 from _census import CENSUS, load_census
 from _data import Dataset
-from _networks import Recipe, cosine, features
+from _networks import Recipe, compiled
 from _report import aligned
 
 import ple_keras as pk
@@ -77,11 +77,9 @@ RUNS = {
 
 def build(run: Run, dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, keras.Layer]:
     """A compiled model, and the PLE in it."""
-    tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower) for task in dataset.tasks])
     ple = pk.PLEBlock(
         LEVELS,
-        heads,
+        dataset.tasks,
         pk.ExpertBlock(WIDTHS, dropout=recipe.dropout, **run.expert),
         num_task_experts=EXPERTS,
         num_shared_experts=EXPERTS,
@@ -89,15 +87,7 @@ def build(run: Run, dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, kera
         name="ple",
         **run.block,
     )
-    inputs = {
-        name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
-        for name, x in dataset.train.inputs.items()
-    }
-    model = keras.Model(inputs, heads(ple(features(inputs, dataset, recipe))))
-    steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
-    optimizer = keras.optimizers.Adam(cosine(recipe.learning_rate, steps))
-    model.compile(optimizer, **heads.compile_kwargs())
-    return model, ple
+    return compiled(ple, dataset.tasks, dataset, pk.BinaryHead, recipe), ple
 
 
 def train(model: keras.Model, dataset: Dataset, recipe: Recipe, path: Path, boards: Path) -> Any:
