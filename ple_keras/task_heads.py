@@ -170,7 +170,8 @@ class TaskHeads(keras.Layer):
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
-            ValueError: if `loss` or `loss_weights` is given and the weights are learned.
+            ValueError: if `loss` or `loss_weights` is given and the weights are learned, or
+                `loss_weights` name a task without a loss.
         """
         heads = [head for head in self._heads() if head.loss is not None]
         if {"loss", "loss_weights"} & set(overrides):
@@ -195,6 +196,7 @@ class TaskHeads(keras.Layer):
         if not isinstance(loss, Mapping) or not isinstance(given, Mapping | NoneType):
             return {"loss_weights": None, **overrides}
         tasks = list(loss) or self.trained_tasks
+        check_known_keys(given or {}, tasks, "loss_weights")
         of_heads = {head.task: head.loss_weight for head in self._heads()}
         weights = {task: of_heads.get(task, 1.0) for task in tasks}
         return {**overrides, "loss_weights": {**weights, **(given or {})}}

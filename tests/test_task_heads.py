@@ -153,6 +153,11 @@ def test_overrides_of_a_natural_shape_get_as_many_weights_as_losses(override, ex
         assert set(kwargs["loss"]) == set(expected)
 
 
+def test_a_loss_weight_of_an_unknown_task_is_refused():
+    with pytest.raises(ValueError, match=r"loss_weights must have keys among.*not known: \['x'\]"):
+        all_heads().compile_kwargs(loss_weights={"x": 1.0})
+
+
 def test_training_improves_every_task():
     model = model_of(all_heads(), optimizer=keras.optimizers.Adam(0.05))
     before = evaluate(model)
