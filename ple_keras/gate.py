@@ -148,19 +148,24 @@ class Gate(keras.Layer):
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:
             logits = self._logits(inputs)
-            weights = ops.softmax(logits)
+            weights = softmax(logits)
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and training is not None and not is_watched():
             self._track(ops.stop_gradient(weights), mask)
         if self.num_experts > 1 and self.gate_dropout and training:
-            weights = ops.softmax(self._drop_experts(logits))
+            weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Any) -> Any:
         if self._template:
             inputs = self._block(inputs)
-        return at_least_float32(self._projection(inputs)) / self.softmax_temperature
+        return self.soften(self._projection(inputs))
+
+    def soften(self, logits: Any) -> Any:
+        """Divide by the temperature, in at least float32."""
+        logits = at_least_float32(logits)
+        return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def _drop_experts(self, logits: Any) -> Any:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
@@ -246,12 +251,22 @@ def at_least_float32(x: Any) -> Any:
     return ops.cast(x, "float32") if is_half else x
 
 
-def _largest(weights: Any) -> Any:
+def softmax(logits: Any) -> Any:
+    """Softmax over the last axis, written out: TensorFlow's own takes three times as long.
+
+    It works row by row, and a row is but as long as a gate has experts.
+    """
+    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits)))
+    return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
+
+
+def _largest(values: Any) -> Any:
     """The largest of each example, `(..., 1)`, in batches that may be empty."""
-    if 0 in weights.shape:
-        return weights[..., :1]
-    initial = 0.0 if None in weights.shape else None  # without one ops.max refuses to be of nothing
-    return ops.max(weights, axis=-1, keepdims=True, initial=initial)
+    if 0 in values.shape:
+        return values[..., :1]
+    # Without an initial value ops.max refuses to be of nothing.
+    initial = -math.inf if None in values.shape else None
+    return ops.max(values, axis=-1, keepdims=True, initial=initial)
 
 
 def _total(values: Any, mask: Any) -> Any:
