@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from threading import local
 from typing import Any
 
 
@@ -20,24 +20,25 @@ class Observer:
         """Hear of the weights of a level's gates and the outputs of its experts, by name."""
 
 
-_observer: ContextVar[Observer | None] = ContextVar("observer", default=None)
+_here = local()  # torch.compile follows it, not so a ContextVar
 _NOBODY = Observer()
 
 
 @contextmanager
 def watched_by(observer: Observer) -> Iterator[None]:
     """Let the observer hear of every level that runs, or is traced, in this thread."""
-    token = _observer.set(observer)
+    before = getattr(_here, "observer", None)
+    _here.observer = observer
     try:
         yield
     finally:
-        _observer.reset(token)
+        _here.observer = before
 
 
 def observer() -> Observer:
     """Who is to be told."""
-    return _observer.get() or _NOBODY
+    return getattr(_here, "observer", None) or _NOBODY
 
 
 def is_watched() -> bool:
-    return _observer.get() is not None
+    return getattr(_here, "observer", None) is not None

@@ -12,6 +12,7 @@ from ple_keras._building import Shape, Untracked, freeze_if_frozen
 from ple_keras._observation import observer
 from ple_keras._registration import register
 from ple_keras._saving import check_names, ordered_attribute, save_names
+from ple_keras._small_level import SmallLevel
 from ple_keras._validation import (
     SHARED,
     check_bool,
@@ -147,6 +148,7 @@ class CGCBlock(keras.Layer):
         self._width = bank.width
         for gate, experts in self._wiring.gates.items():
             self._add_gate(gate, len(experts), shapes[gate])
+        self._small_level = SmallLevel(self._wiring, bank, self._gates())
         freeze_if_frozen(self)
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> None:
@@ -201,7 +203,9 @@ class CGCBlock(keras.Layer):
         Returns:
             `{expert name: (..., H)}`.
         """
-        streams = self._read(inputs)
+        return self._expert_outputs(self._read(inputs), training)
+
+    def _expert_outputs(self, streams: dict[str, Any], training: bool | None) -> dict[str, Any]:
         bank = getattr(self, self._bank_attribute)
         outputs: dict[str, Any] = bank(streams, training=training)
         return outputs
@@ -217,7 +221,9 @@ class CGCBlock(keras.Layer):
             `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
             the experts in the order of `gate_experts`.
         """
-        streams = self._read(inputs)
+        return self._gate_weights(self._read(inputs), training)
+
+    def _gate_weights(self, streams: dict[str, Any], training: bool | None) -> dict[str, Any]:
         gates = self._gates()
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
@@ -264,9 +270,11 @@ class CGCBlock(keras.Layer):
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
-        inputs = observer().read(self, inputs)
-        outputs = self.expert_outputs(inputs, training=training)
-        weights = self.gate_weights(inputs, training=training)
+        streams = self._read(observer().read(self, inputs))
+        if self._small_level.takes(streams):
+            return self._small_level(streams, training)
+        outputs = self._expert_outputs(streams, training)
+        weights = self._gate_weights(streams, training)
         observer().ran(self, weights, outputs)
         return {
             gate: self._mix(weights[gate], [outputs[expert] for expert in experts])

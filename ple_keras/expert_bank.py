@@ -1,5 +1,6 @@
 """Many experts behind one interface: stacked kernels, or copies of a template."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -61,6 +62,23 @@ class ExpertBank(keras.Layer):
         Returns:
             Each with the index along its first axis at which the expert lies in it, None where
             all of it is the expert's.
+        """
+        raise NotImplementedError
+
+    @property
+    def can_run_as_one(self) -> bool:
+        """Whether `run_as_one` may stand in for a call."""
+        return False
+
+    @property
+    def widest_product(self) -> int:
+        """The most multiply-adds that one of an expert's Dense layers makes of an example."""
+        raise NotImplementedError
+
+    def run_as_one(self, features: Any, training: bool | None) -> Any:
+        """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
+
+        No call of the layer: what Keras does around one, such as casting, is left out.
         """
         raise NotImplementedError
 
@@ -173,6 +191,29 @@ class StackedExperts(ExpertBank):
             for expert, block in self._experts.value.items():
                 stream_mask = mask and mask[streams[expert]]
                 outputs[expert] = block._after_dense(step, outputs[expert], training, stream_mask)
+        return outputs
+
+    @property
+    def can_run_as_one(self) -> bool:
+        """Without what looks at one expert's outputs as a whole."""
+        layer = self._template.layer
+        activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
+        looks_across = layer.normalization or layer.activity_regularizer
+        return activation_is_of_keras and not looks_across
+
+    @property
+    def widest_product(self) -> int:
+        widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
+        return widest
+
+    def run_as_one(self, features: Any, training: bool | None) -> Any:
+        first = next(iter(self._experts.value.values()))
+        outputs = features
+        for step, kernels in enumerate(self._kernels):
+            outputs = ops.matmul(outputs, kernels)
+            for biases in self._biases[step : step + 1]:
+                outputs = ops.add(outputs, ops.expand_dims(biases, 1))
+            outputs = first._after_dense(step, outputs, training, None)
         return outputs
 
     def _products(self, inputs: dict[str, Any], kernels: Any, biases: list[Any]) -> dict[str, Any]:

@@ -152,7 +152,7 @@ class Gate(keras.Layer):
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and training is not None and not is_watched():
-            self._track(ops.stop_gradient(weights), mask)
+            self.add_to_statistics(_total(tracked(ops.stop_gradient(weights)), mask))
         if self.num_experts > 1 and self.gate_dropout and training:
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
@@ -176,13 +176,29 @@ class Gate(keras.Layer):
         load = _total(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
-    def _track(self, weights: Any, mask: Any) -> None:
-        """Add up, in as few operations as do: they count where steps are short."""
-        weights = ops.cast(weights, "float32")
-        surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
-        largest = _largest(weights)
-        columns = [weights, surprises, largest, ops.ones_like(largest)]
-        self._sums.assign_add(_total(ops.concatenate(columns, axis=-1), mask))
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weights are `softmax(W x / T)`, with nothing added to them."""
+        return not (
+            self.num_experts == 1
+            or self._template
+            or self.gate_dropout
+            or self.expert_balance_regularizer
+        )
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether W is kept in fewer bits."""
+        return self.num_experts > 1 and self._projection.quantization_mode is not None
+
+    @property
+    def kernel(self) -> Any:
+        """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
+        return self._projection.kernel
+
+    def add_to_statistics(self, totals: Any) -> None:
+        """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
+        self._sums.assign_add(totals)
 
     def statistics(self) -> dict[str, Any]:
         """What the weights did in fit, evaluate and predict since the last reset.
@@ -251,6 +267,17 @@ def at_least_float32(x: Any) -> Any:
     return ops.cast(x, "float32") if is_half else x
 
 
+def tracked(weights: Any, axis: int = -1) -> Any:
+    """What is added up of each example along the axis of the experts, in few operations.
+
+    The weights, each times its logarithm, the largest, and 1.
+    """
+    weights = ops.cast(weights, "float32")
+    surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
+    largest = _largest(weights, axis)
+    return ops.concatenate([weights, surprises, largest, ops.ones_like(largest)], axis=axis)
+
+
 def softmax(logits: Any) -> Any:
     """Softmax over the last axis, written out: TensorFlow's own takes three times as long.
 
@@ -260,13 +287,13 @@ def softmax(logits: Any) -> Any:
     return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
 
 
-def _largest(values: Any) -> Any:
-    """The largest of each example, `(..., 1)`, in batches that may be empty."""
+def _largest(values: Any, axis: int = -1) -> Any:
+    """The largest of each example, `(..., 1)` by default, in batches that may be empty."""
     if 0 in values.shape:
         return values[..., :1]
-    # Without an initial value ops.max refuses to be of nothing.
-    initial = -math.inf if None in values.shape else None
-    return ops.max(values, axis=-1, keepdims=True, initial=initial)
+    if None in values.shape:  # without an initial value ops.max refuses to be of nothing
+        return ops.max(values, axis=axis, keepdims=True, initial=-math.inf)
+    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile can't follow ops.max
 
 
 def _total(values: Any, mask: Any) -> Any:

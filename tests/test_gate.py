@@ -217,6 +217,6 @@ def test_a_model_that_drops_experts_loads_where_none_are_dropped(tmp_path):
     x = features(5, 4)
     dropping.save_weights(tmp_path / "m.weights.h5")
     plain.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_array_equal(numpy_of(plain(x)), numpy_of(dropping(x)))
+    np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(dropping(x)), rtol=1e-6)
     plain.save_weights(tmp_path / "m.weights.h5")
     dropping.load_weights(tmp_path / "m.weights.h5")

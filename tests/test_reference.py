@@ -19,9 +19,12 @@ def levels(draw):
     tasks = draw(st.permutations(NAMES))[: draw(st.integers(1, 5))]
     shared = draw(st.integers(0, 3))
     fewest = 0 if shared else 1
+    counts = {task: draw(st.integers(fewest, 3)) for task in tasks}
+    if draw(st.booleans()):
+        counts = dict.fromkeys(tasks, counts[tasks[0]])
     return {
         "outputs": tasks,
-        "num_task_experts": {task: draw(st.integers(fewest, 3)) for task in tasks},
+        "num_task_experts": counts,
         "num_shared_experts": shared,
         "gate_block": draw(st.sampled_from([None, 3, [4, 2]])),
         "gate_softmax_temperature": draw(st.sampled_from([1.0, 0.3, 4.0])),
