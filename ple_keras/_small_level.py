@@ -3,7 +3,7 @@
 Eager PyTorch pays 10 us and more for an operation before it computes anything, and again for its
 gradient. With E experts and K gates, one after the other, that is most of a step of some hundred
 examples: here all experts share one batched product for each of their Dense layers, and all gates
-of tasks one softmax.
+of tasks one softmax. An exported model runs so too, for any batch: what is served is mostly small.
 
     streams   (K + 1, B, D)       experts   (E, B, H)      weights   (K, n, B), and (E, B) shared
 """
@@ -57,10 +57,10 @@ class SmallLevel:
         if not self._is_regular or is_watched() or _is_compiled():
             return False
         shape = next(iter(streams.values())).shape
+        rows = shape[0] if type(shape[0]) is int else MOST_ROWS  # exports don't know them
         return (
             len(shape) == 2
-            and type(shape[0]) is int  # not so where the batch is symbolic: in exports
-            and 0 < shape[0] <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
+            and 0 < rows <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
             and not any(gate.is_quantized for gate in self._gates.values())
             and all(get_keras_mask(stream) is None for stream in streams.values())
         )

@@ -186,16 +186,30 @@ def test_masked_examples_are_no_small_level():
     assert not takes(ple, x)
 
 
+@pytest.fixture
+def model():
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, built(features(1, 3))(inputs))
+
+
 @pytest.mark.skipif(keras.__version__.startswith("3.12."), reason="it fails even for a Dense")
-def test_what_is_exported_takes_any_batch():
+def test_what_is_exported_takes_any_batch(model):
     import torch
 
     x = features(600, 3)
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, built(x)(inputs))
     sizes = (({0: torch.export.Dim("batch")},),)
     program = torch.export.export(model, (torch.from_numpy(x[:2]),), dynamic_shapes=sizes)
     assert_same(numpy_of(program.module()(torch.from_numpy(x))), numpy_of(model(x)))
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+def test_what_is_traced_is_small_and_takes_any_batch(model):
+    import torch
+
+    x = torch.from_numpy(features(600, 3))
+    traced = torch.jit.trace(model, x[:2], strict=False)
+    assert str(traced.inlined_graph).count("aten::softmax") == 3  # two of tasks, one shared
+    assert_same(numpy_of(traced(x)), numpy_of(model(x)))
 
 
 def test_what_is_compiled_is_no_small_level():
