@@ -28,5 +28,7 @@ from ple_keras.report import gate_report as gate_report
 from ple_keras.sample_spaces import mask_labels as mask_labels
 from ple_keras.sequential import SequentialBlock as SequentialBlock
 from ple_keras.task_heads import TaskHeads as TaskHeads
+from ple_keras.transfer import start_experts as start_experts
+from ple_keras.transfer import transfer_weights as transfer_weights
 
 __version__ = "0.1.0"

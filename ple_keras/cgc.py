@@ -14,7 +14,6 @@ from ple_keras._registration import register
 from ple_keras._saving import check_names, ordered_attribute, save_names
 from ple_keras._small_level import SmallLevel
 from ple_keras._validation import (
-    SHARED,
     check_bool,
     check_counts,
     check_features,
@@ -227,11 +226,20 @@ class CGCBlock(keras.Layer):
         gates = self._gates()
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
-    def _shared_parts(self) -> dict[str, list[tuple[Any, int | None]]]:
-        """What each shared expert is made of, as `ExpertBank.parts` has it."""
+    def _expert_parts(self) -> dict[str, list[tuple[Any, tuple[int, ...]]]]:
+        """What each expert is made of, as `ExpertBank.parts` has it."""
         bank = getattr(self, self._bank_attribute)
-        experts = self._wiring.experts.items()
-        return {expert: bank.parts(expert) for expert, stream in experts if stream == SHARED}
+        return {expert: bank.parts(expert) for expert in self._wiring.experts}
+
+    def _parts(self) -> dict[str, list[tuple[Any, tuple[Any, ...]]]]:
+        """What experts and gates are made of: variables, each with where in it that is."""
+        parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {**self._expert_parts()}
+        for gate, layer in self._gates().items():
+            parts |= {
+                f"gate/{gate}/{name}": part
+                for name, part in layer.parts(self._wiring.gates[gate]).items()
+            }
+        return parts
 
     def gate_statistics(self) -> dict[str, dict[str, Any]]:
         """What each gate's weights did since the last reset, see `Gate.statistics`.

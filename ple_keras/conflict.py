@@ -13,6 +13,7 @@ from ple_keras._batches import Batches
 from ple_keras._gradients import Losses, Probe, gradient_function
 from ple_keras._levels import built_levels
 from ple_keras._observation import Observer, watched_by
+from ple_keras._validation import SHARED
 from ple_keras.cgc import CGCBlock
 from ple_keras.head import Head
 from ple_keras.losses import MaskedLoss, TrainedLoss
@@ -154,9 +155,10 @@ def _cosine_function(
 ) -> Callable[[Any, Any], dict[Place, np.ndarray]]:
     """From a batch's x and y to the cosines `(tasks, tasks)` at each place."""
     parts = {
-        (level, expert): of_expert
+        (level, expert): [(v, where) for v, where in block._expert_parts()[expert] if v.trainable]
         for level, block in levels.items()
-        for expert, of_expert in block._shared_parts().items()
+        for expert in block.expert_names
+        if expert.startswith(f"{SHARED}/")
     }
     variables = {id(v): v for of_expert in parts.values() for v, _ in of_expert}
     gradients = gradient_function(_forward(model, levels, losses), [*variables.values()], model)
@@ -166,11 +168,16 @@ def _cosine_function(
         by_variable = dict(zip(variables, of_variables))
         places = {(level, INPUT): [gradient] for level, gradient in of_inputs.items()}
         for place, of_expert in parts.items():
-            pieces = [(by_variable[id(v)], index) for v, index in of_expert]
-            places[place] = [g if index is None else g[:, index] for g, index in pieces]
+            places[place] = [_of_expert(by_variable[id(v)], where) for v, where in of_expert]
         return {place: _cosines(arrays, len(losses)) for place, arrays in places.items()}
 
     return measure
+
+
+def _of_expert(gradients: np.ndarray, where: tuple[Any, ...]) -> np.ndarray:
+    """The part of the tasks' gradients for a stack, `(tasks, ...)`, that is one expert's."""
+    part: np.ndarray = gradients[(slice(None), *where)]
+    return part
 
 
 def _forward(model: Any, levels: Levels, losses: TaskLosses) -> Losses:

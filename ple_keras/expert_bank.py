@@ -56,12 +56,12 @@ class ExpertBank(keras.Layer):
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
 
-    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
-        """The trainable variables that an expert is made of; the bank must be built.
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+        """The variables that an expert is made of, in its own order; the bank must be built.
 
         Returns:
-            Each with the index along its first axis at which the expert lies in it, None where
-            all of it is the expert's.
+            Each with the index along its first axis at which the expert lies in it, () where all
+            of it is the expert's.
         """
         raise NotImplementedError
 
@@ -110,9 +110,8 @@ class CopiedExperts(ExpertBank):
             )
         self.width = next(iter(widths.values()))
 
-    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
-        layer = getattr(self, sublayer_name(expert))
-        return [(variable, None) for variable in layer.trainable_weights]
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+        return [(variable, ()) for variable in getattr(self, sublayer_name(expert)).weights]
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         return {
@@ -171,15 +170,16 @@ class StackedExperts(ExpertBank):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
 
-    def parts(self, expert: str) -> list[tuple[Any, int | None]]:
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
         index = list(self._streams.value).index(expert)
-        stacks = [*self._kernels, *self._biases] if self.trainable else []
+        pairs = zip(self._kernels, self._biases) if self._biases else zip(self._kernels)
+        stacks = [stack for pair in pairs for stack in pair]
         own = [
             variable
             for layer in self._experts.value[expert]._normalization
-            for variable in layer.trainable_weights
+            for variable in layer.weights
         ]
-        return [(stack, index) for stack in stacks] + [(variable, None) for variable in own]
+        return [(stack, (index,)) for stack in stacks] + [(variable, ()) for variable in own]
 
     def call(
         self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None

@@ -196,6 +196,15 @@ class Gate(keras.Layer):
         """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
         return self._projection.kernel
 
+    def parts(self, experts: list[str]) -> dict[str, list[tuple[Any, tuple[Any, ...]]]]:
+        """What is learned for each of these experts, its column of W, and the gate block."""
+        parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
+        if self.num_experts > 1:
+            parts = {name: [(self.kernel, (slice(None), i))] for i, name in enumerate(experts)}
+            if self._template:
+                parts["gate_block"] = [(weight, ()) for weight in self._block.weights]
+        return parts
+
     def add_to_statistics(self, totals: Any) -> None:
         """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
         self._sums.assign_add(totals)

@@ -40,6 +40,8 @@ PUBLIC = {
     "plot_architecture",
     "plot_gate_history",
     "plot_gate_weights",
+    "start_experts",
+    "transfer_weights",
 }
 
 IMPORT = """

@@ -1,0 +1,205 @@
+"""Warm starts: what two models have in common goes from one to the other by name."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of, randomize
+
+
+class Copied(pk.ExpertBlock):
+    pass
+
+
+def make(tasks, levels=1, towers=(3,), loss_weighting=None, name="ple", **kwargs):
+    """A model with a layer in front, levels and heads; every weight its own random number."""
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=towers) for task in tasks], loss_weighting)
+    kwargs = {"expert_block": [5, 4], "num_task_experts": 2, "num_shared_experts": 2, **kwargs}
+    inputs = keras.Input((3,))
+    front = keras.layers.Dense(6, name="front")(inputs)
+    model = keras.Model(inputs, heads(pk.PLEBlock(levels, tasks, name=name, **kwargs)(front)))
+    randomize(model, seed=len(tasks))
+    return model
+
+
+@pytest.mark.parametrize("old", ["stacked", "copied"])
+@pytest.mark.parametrize("new", ["stacked", "copied"])
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_the_old_tasks_predict_as_before_and_may_come_in_another_order(old, new, normalization):
+    kinds = {"stacked": pk.ExpertBlock, "copied": Copied}
+    blocks = {k: kind([5, 4], normalization=normalization) for k, kind in kinds.items()}
+    source = make(["click", "buy"], expert_block=blocks[old], gate_block=[3])
+    target = make(["buy", "new", "click"], expert_block=blocks[new], gate_block=[3])
+    x = features(7, 3)
+    source(x, training=True)  # moves the statistics of batch normalization
+    before = numpy_of(source(x))
+    transfer = pk.transfer_weights(source, target)
+    after = numpy_of(target(x))
+    assert_same({task: after[task] for task in before}, before)
+    assert not transfer.left_out
+    assert set(transfer.new) == {
+        "ple/0/new/expert_0",
+        "ple/0/new/expert_1",
+        *(f"ple/0/gate/new/{e}/expert_{i}" for e in ("new", "shared") for i in (0, 1)),
+        "ple/0/gate/new/gate_block",
+        "new/tower",
+        "new/head",
+        "new/loss_weight",
+    }
+    assert {"ple/0/click/expert_1", "ple/0/gate/buy/buy/expert_0", "click/tower"} < set(
+        transfer.copied
+    )
+    assert {"front/kernel", "front/bias"} < set(transfer.copied)
+
+
+def test_each_column_of_the_shared_gate_goes_with_its_expert():
+    source, target = make(["click", "buy"], levels=2), make(["buy", "new", "click"], levels=2)
+    untouched = np.array(target.get_layer("ple")[0]._gates()["shared"].kernel)
+    pk.transfer_weights(source, target)
+    columns = {}
+    for key, model in (("source", source), ("target", target)):
+        block = model.get_layer("ple")[0]
+        kernel = np.array(block._gates()["shared"].kernel)
+        columns[key] = dict(zip(block.gate_experts["shared"], kernel.T))
+        assert kernel.shape == (6, len(block.expert_names))
+    for expert, column in columns["source"].items():
+        np.testing.assert_array_equal(columns["target"][expert], column)
+    for index, expert in ((2, "new/expert_0"), (3, "new/expert_1")):
+        np.testing.assert_array_equal(columns["target"][expert], untouched[:, index])
+
+
+def test_old_tasks_learn_on_from_where_they_were():
+    source = make(["click", "buy"])
+    x, labels = features(16, 3), np.arange(16)[:, None] % 2
+    losses = {}
+    for key, tasks in (("source", ["click", "buy"]), ("target", ["click", "buy", "new"])):
+        model = source if key == "source" else make(tasks)
+        pk.transfer_weights(source, model)
+        model.compile("sgd", dict.fromkeys(tasks, "binary_crossentropy"))
+        losses[key] = model.evaluate(x, dict.fromkeys(tasks, labels), verbose=0, return_dict=True)
+    for task in ("click", "buy"):
+        assert losses["target"][f"{task}_loss"] == pytest.approx(losses["source"][f"{task}_loss"])
+
+
+def test_what_a_loss_weighs_goes_with_its_task():
+    source, target = (
+        make(tasks, loss_weighting="uncertainty") for tasks in (["a", "b"], ["b", "a"])
+    )
+    heads = [
+        layer for m in (source, target) for layer in m.layers if isinstance(layer, pk.TaskHeads)
+    ]
+    heads[0].multiply_loss_weights({"a": 0.5, "b": 2.0})
+    before = heads[0].loss_weights() if heads[0].trained_tasks else {}
+    pk.transfer_weights(source, target)
+    assert heads[1].loss_weights() == pytest.approx(before)
+
+
+def test_what_does_not_fit_is_named():
+    source = make(["click", "buy"], towers=(3,), levels=2)
+    target = make(["click", "new"], towers=(2,), levels=1)
+    before = numpy_of(target(features(2, 3)))["new"]
+    transfer = pk.transfer_weights(source, target)
+    assert transfer.left_out["click/tower"].startswith(
+        "shapes [(4, 3), (3,)] in the source, [(4, 2)"
+    )
+    assert transfer.left_out["buy/head"] == "the target has none"
+    assert transfer.left_out["ple/1/click/expert_0"] == "the target has none"
+    assert "ple/0/click/expert_0" in transfer.copied
+    assert "new/tower" in transfer.new
+    assert numpy_of(target(features(2, 3)))["new"].shape == before.shape
+    assert "left out (" in str(transfer)
+
+
+def test_levels_of_another_name_are_matched_in_order():
+    source, target = make(["a"], levels=2, name="first"), make(["a"], levels=2, name="second")
+    transfer = pk.transfer_weights(source, target)
+    assert "second/1/a/expert_0" in transfer.copied
+    assert not transfer.new
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_blocks_alone_and_shared_bottoms_will_do():
+    for block in (
+        lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
+        lambda tasks: pk.SharedBottomBlock(tasks, pk.ExpertBlock([4], name="net"), name="bottom"),
+    ):
+        source, target = block(["a"]), block(["b", "a"])
+        x = features(2, 3)
+        source(x), target(x)
+        pk.transfer_weights(source, target)
+        np.testing.assert_allclose(numpy_of(target(x))["a"], numpy_of(source(x))["a"], atol=1e-6)
+
+
+def test_other_widths_are_refused_before_anything_is_copied():
+    source, target = make(["a", "b"], expert_block=[5, 4]), make(["a"], expert_block=[7, 4])
+    before = [np.array(weight) for weight in target.weights]
+    with pytest.raises(
+        ValueError, match=r"'ple/0/a/expert_0' with shapes \[\(6, 5\), \(5,\), .*\(6, 7"
+    ):
+        pk.transfer_weights(source, target)
+    for weight, values in zip(target.weights, before):
+        np.testing.assert_array_equal(np.array(weight), values)
+
+
+def test_what_is_no_built_model_is_refused():
+    model, unbuilt = make(["a"]), pk.PLEBlock(1, ["a"], 4)
+    for source, target, argument in ((unbuilt, model, "source"), (model, unbuilt, "target")):
+        with pytest.raises(ValueError, match=f"{argument} must be built.*built=False"):
+            pk.transfer_weights(source, target)
+    with pytest.raises(TypeError, match="source must be a Keras model or layer"):
+        pk.transfer_weights("a", model)
+
+
+@pytest.mark.parametrize("kind", [pk.ExpertBlock, Copied])
+def test_every_expert_starts_from_one_network(kind):
+    x = features(2, 3)
+    network = keras.Sequential([keras.layers.Dense(5, "relu"), keras.layers.Dense(4, "relu")])
+    network(x)
+    randomize(network)
+    cgc = pk.CGCBlock(["a", "b"], kind([5, 4]), num_task_experts=2)
+    cgc(x)
+    pk.start_experts(cgc, network, noise=0)
+    for output in numpy_of(cgc.expert_outputs(x)).values():
+        np.testing.assert_allclose(output, numpy_of(network(x)), atol=1e-6)
+    pk.start_experts(cgc, network, noise=0.1, seed=1)
+    outputs = numpy_of(cgc.expert_outputs(x))
+    assert len({output.tobytes() for output in outputs.values()}) == len(outputs)
+    kernel = np.array(network.weights[0])
+    stack, where = cgc._expert_parts()["a/expert_0"][0]
+    of_first = np.array(stack)[where]
+    share = np.sqrt(np.mean((of_first - kernel) ** 2) / np.mean(kernel**2))
+    assert 0.05 < share < 0.2
+    pk.start_experts(cgc, network, noise=0.1, seed=1)
+    assert_same(numpy_of(cgc.expert_outputs(x)), outputs, atol=0)
+
+
+def test_noise_leaves_statistics_alone():
+    network = pk.ExpertBlock([4], normalization="batch")
+    cgc = pk.CGCBlock(["a"], pk.ExpertBlock([4], normalization="batch"))
+    for layer in (network, cgc):
+        layer(features(2, 3))
+    pk.start_experts(cgc, network, noise=10.0)
+    for variable, where in cgc._expert_parts()["a/expert_0"]:
+        if "moving_variance" in variable.path:
+            np.testing.assert_array_equal(np.array(variable)[where], 1)
+
+
+def test_a_network_that_is_no_expert_is_refused():
+    cgc = pk.CGCBlock(["a"], [5, 4])
+    network = pk.ExpertBlock([5, 3])
+    with pytest.raises(ValueError, match="block must be built"):
+        pk.start_experts(cgc, network)
+    cgc(features(2, 3))
+    with pytest.raises(ValueError, match="network must be built"):
+        pk.start_experts(cgc, network)
+    network(features(2, 3))
+    with pytest.raises(
+        ValueError, match=r"network must have .* but 'a/expert_0' differs: .*\(5, 3\)"
+    ):
+        pk.start_experts(cgc, network)
+    with pytest.raises(TypeError, match="block must be a CGCBlock"):
+        pk.start_experts(network, network)
+    with pytest.raises(ValueError, match="noise must be at least 0"):
+        pk.start_experts(cgc, pk.ExpertBlock([5, 4]), noise=-1)
