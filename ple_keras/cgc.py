@@ -202,9 +202,7 @@ class CGCBlock(keras.Layer):
         Returns:
             `{expert name: (..., H)}`.
         """
-        return self._expert_outputs(self._read(inputs), training)
-
-    def _expert_outputs(self, streams: dict[str, Any], training: bool | None) -> dict[str, Any]:
+        streams = self._read(inputs)
         bank = getattr(self, self._bank_attribute)
         outputs: dict[str, Any] = bank(streams, training=training)
         return outputs
@@ -220,9 +218,7 @@ class CGCBlock(keras.Layer):
             `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
             the experts in the order of `gate_experts`.
         """
-        return self._gate_weights(self._read(inputs), training)
-
-    def _gate_weights(self, streams: dict[str, Any], training: bool | None) -> dict[str, Any]:
+        streams = self._read(inputs)
         gates = self._gates()
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
@@ -278,16 +274,22 @@ class CGCBlock(keras.Layer):
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
-        streams = self._read(observer().read(self, inputs))
-        if self._small_level.takes(streams):
+        inputs = observer().read(self, inputs)
+        streams = self._read(inputs)
+        if self._mixes_as_given() and self._small_level.takes(streams):
             return self._small_level(streams, training)
-        outputs = self._expert_outputs(streams, training)
-        weights = self._gate_weights(streams, training)
+        outputs = self.expert_outputs(inputs, training=training)
+        weights = self.gate_weights(inputs, training=training)
         observer().ran(self, weights, outputs)
         return {
             gate: self._mix(weights[gate], [outputs[expert] for expert in experts])
             for gate, experts in self._wiring.gates.items()
         }
+
+    def _mixes_as_given(self) -> bool:
+        """Whether no subclass has experts or gates of its own ways."""
+        methods = ("expert_outputs", "gate_weights", "_mix")
+        return all(getattr(type(self), name) is getattr(CGCBlock, name) for name in methods)
 
     def _mix(self, weights: Any, experts: list[Any]) -> Any:
         """sum_e w_e E_e as a running sum: nothing of the size (..., E, H) is built."""

@@ -165,6 +165,18 @@ def test_what_needs_experts_or_gates_one_by_one_gets_them(kwargs):
     assert not takes(built(x, **kwargs), x)
 
 
+def test_a_subclass_decides_what_its_gates_weigh():
+    class First(pk.CGCBlock):
+        def gate_weights(self, inputs, training=None):
+            weights = super().gate_weights(inputs, training=training)
+            return {k: keras.ops.one_hot(w.argmax(-1) * 0, w.shape[-1]) for k, w in weights.items()}
+
+    cgc = First(TASKS, [6, 4])
+    x = features(4, 3)
+    first = cgc(x)["buy"]
+    np.testing.assert_array_equal(numpy_of(first), numpy_of(cgc.expert_outputs(x)["buy/expert_0"]))
+
+
 @pytest.mark.parametrize("shape", [(513, 3), (0, 3), (2, 5, 3)])
 def test_other_inputs_are_no_small_level(shape):
     ple = built(features(*shape))
