@@ -54,16 +54,19 @@ class SmallLevel:
 
     def takes(self, streams: Mapping[str, Any]) -> bool:
         """Whether these inputs are few enough, and experts and gates plain enough."""
-        if not self._is_regular or is_watched() or _is_compiled():
+        if not self._is_regular or self._is_quantized() or is_watched() or _is_compiled():
             return False
         shape = next(iter(streams.values())).shape
         rows = shape[0] if type(shape[0]) is int else MOST_ROWS  # exports don't know them
         return (
             len(shape) == 2
             and 0 < rows <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
-            and not any(gate.is_quantized for gate in self._gates.values())
             and all(get_keras_mask(stream) is None for stream in streams.values())
         )
+
+    def _is_quantized(self) -> bool:
+        gates = self._gates.values()
+        return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
 
     def __call__(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
         """What every gate makes of the experts, `{gate: (B, H)}`."""

@@ -70,8 +70,8 @@ def transfer_weights(source: Any, target: Any) -> Transfer:
 
     Raises:
         TypeError: if either is no Keras model or layer.
-        ValueError: if either isn't built, or an expert or a gate of the same name has weights of
-            other shapes; then nothing was copied.
+        ValueError: if either isn't built or is quantized, or an expert or a gate of the same name
+            has weights of other shapes; then nothing was copied.
 
     Example:
 
@@ -119,7 +119,8 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
 
     Raises:
         TypeError: if `block` is no CGCBlock, `network` no layer, or `noise` no number.
-        ValueError: if either isn't built, the shapes differ, or `noise` is negative.
+        ValueError: if either isn't built or is quantized, the shapes differ, or `noise` is
+            negative.
 
     Example:
 
@@ -156,6 +157,12 @@ def _check_built(layer: Any, argument: str) -> None:
         raise ValueError(
             f"{argument} must be built: call it on data first. "
             f"Received: {argument}={layer!r}, built=False"
+        )
+    quantized = [inside for inside in layer._flatten_layers() if inside.quantization_mode]
+    if quantized:
+        raise ValueError(
+            f"{argument} must not be quantized: copy the weights before. "
+            f"Received: {argument}={layer!r} with {quantized[0].path!r} quantized"
         )
 
 
