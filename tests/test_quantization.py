@@ -1,5 +1,7 @@
 """`Model.quantize`: experts, gates and heads take part, and files keep them quantized."""
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,12 @@ from tests.helpers import assert_same, features, numpy_of, randomize
 @keras.saving.register_keras_serializable()
 class OwnExpert(pk.ExpertBlock):
     """A copy for each expert."""
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection(monkeypatch):
+    """Keras collects garbage after each layer that it quantizes, all of a test run's."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 EXPERTS = {
