@@ -9,9 +9,11 @@ import numpy as np
 from keras import ops
 
 from ple_keras._levels import find_levels
-from ple_keras._parts import Part, named_parts
+from ple_keras._parts import Part, level_parts, named_parts
 from ple_keras._validation import check_not_negative
 from ple_keras.cgc import CGCBlock
+
+Levels = Mapping[str, CGCBlock]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ def transfer_weights(source: Any, target: Any) -> Transfer:
         ple/0/gate/click/gate_block         a gate's own network
         click/tower, click/head             a head's tower, and its other weights
         click/loss_weight                   what a schedule or training made of a loss's weight
-        embedding/embeddings                any other weight, by its path in the model
+        embedding/embeddings                any other weight, by the layers around it
+
+    Where one model has two heads for a task, their paths stand in place of the task.
 
     Levels are those of `gate_weights`; where the two models call theirs differently, the first is
     matched with the first, and so on. Stacked experts and copied ones are alike. Other layers
@@ -70,8 +74,8 @@ def transfer_weights(source: Any, target: Any) -> Transfer:
 
     Raises:
         TypeError: if either is no Keras model or layer.
-        ValueError: if either isn't built, or an expert or a gate of the same name has weights of
-            other shapes; then nothing was copied.
+        ValueError: if either isn't built, or holds two weights of one name, or an
+            expert or a gate of the same name has weights of other shapes; then nothing was copied.
 
     Example:
 
@@ -87,8 +91,9 @@ ple/0/gate/click/shared/expert_0
     """
     for argument, model in (("source", source), ("target", target)):
         _check_built(model, argument)
-    names = _level_names(list(find_levels(source)), list(find_levels(target)))
-    ours, theirs = (named_parts(model, of) for model, of in zip((source, target), names))
+    levels = _matched(_built_levels(source), _built_levels(target))
+    ours, theirs = (named_parts(model, of) for model, of in zip((source, target), levels))
+    of_levels = level_parts(levels[1])
     left_out = {name: "the target has none" for name in ours if name not in theirs}
     copied = []
     for name in [name for name in theirs if name in ours]:
@@ -96,7 +101,11 @@ ple/0/gate/click/shared/expert_0
         if not difference:
             copied.append(name)
             continue
-        _refuse_within_levels(name, difference, names[1].values())
+        if name in of_levels:
+            raise ValueError(
+                "source and target must have experts and gates of the same widths where these "
+                f"have the same names. Received: {name!r} with {difference}"
+            )
         left_out[name] = difference
     _copy([pair for name in copied for pair in zip(ours[name], theirs[name])])
     new = [name for name in theirs if name not in ours]
@@ -159,26 +168,23 @@ def _check_built(layer: Any, argument: str) -> None:
         )
 
 
-def _level_names(source: list[str], target: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What to call each level of both, by its key: the target's keys, where levels are matched."""
-    matched = {key: key for key in source}
-    if not set(source) & set(target):
-        matched |= zip(source, target)
-    return matched, {key: key for key in target}
+def _built_levels(model: Any) -> Levels:
+    """The levels by key, without those that the model never calls."""
+    return {key: block for key, block in find_levels(model).items() if block.built}
+
+
+def _matched(source: Levels, target: Levels) -> tuple[Levels, Levels]:
+    """The levels of both, by the target's keys where the two call them differently."""
+    if set(source) & set(target):
+        return source, target
+    keys = dict(zip(source, target))
+    return {keys.get(key, key): block for key, block in source.items()}, target
 
 
 def _difference(source: list[Part], target: list[Part]) -> str:
     """What keeps one from being copied onto the other; "" if nothing does."""
     here, there = [[_shape(part) for part in parts] for parts in (source, target)]
     return "" if here == there else f"shapes {here} in the source, {there} in the target"
-
-
-def _refuse_within_levels(name: str, difference: str, levels: Iterable[str]) -> None:
-    if any(name.startswith(f"{level}/") for level in levels):
-        raise ValueError(
-            "source and target must have experts and gates of the same widths where these have "
-            f"the same names. Received: {name!r} with {difference}"
-        )
 
 
 def _shape(part: Part) -> tuple[int, ...]:
