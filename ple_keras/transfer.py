@@ -108,6 +108,7 @@ ple/0/gate/click/shared/expert_0
             )
         left_out[name] = difference
     _copy([pair for name in copied for pair in zip(ours[name], theirs[name])])
+    _settle_normalization(target)
     new = [name for name in theirs if name not in ours]
     return Transfer(tuple(copied), tuple(new), left_out)
 
@@ -190,6 +191,13 @@ def _difference(source: list[Part], target: list[Part]) -> str:
 def _shape(part: Part) -> tuple[int, ...]:
     variable, where = part
     return np.broadcast_to(0, variable.shape)[where].shape
+
+
+def _settle_normalization(model: Any) -> None:
+    """Let Normalization layers go by their weights, of which they keep copies."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 Change = Callable[[Any, np.ndarray], np.ndarray]

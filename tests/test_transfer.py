@@ -310,3 +310,16 @@ def test_a_level_called_as_a_task_is_no_head():
     transfer = pk.transfer_weights(named(3), named(5))
     assert "click/shared/expert_0" in transfer.copied
     assert "click/tower" in transfer.left_out
+
+
+def test_normalization_goes_on_with_what_was_copied():
+    def normalized():
+        inputs = keras.Input((3,))
+        layer = keras.layers.Normalization(name="normalization")
+        return layer, keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(layer(inputs)))
+
+    (layer, source), (_, target) = normalized(), normalized()
+    x = features(8, 3)
+    layer.adapt(7 * x + 3)
+    pk.transfer_weights(source, target)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
