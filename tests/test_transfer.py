@@ -323,3 +323,16 @@ def test_normalization_goes_on_with_what_was_copied():
     layer.adapt(7 * x + 3)
     pk.transfer_weights(source, target)
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_adapters_of_gates_go_along():
+    source, target = make(["a"]), make(["a"])
+    for model in (source, target):
+        for gate in model.get_layer("ple")[0]._gates().values():
+            gate._projection.enable_lora(2)
+    randomize(source, seed=5)
+    transfer = pk.transfer_weights(source, target)
+    assert not transfer.new
+    assert not transfer.left_out
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
