@@ -1,5 +1,6 @@
 """Warm starts: weights of a trained model in another one, by the names of what they belong to."""
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from keras import ops
 
 from ple_keras._levels import find_levels
 from ple_keras._parts import Part, level_parts, named_parts
-from ple_keras._validation import check_not_negative
+from ple_keras._validation import check_int, check_not_negative
 from ple_keras.cgc import CGCBlock
 
 Levels = Mapping[str, CGCBlock]
@@ -125,11 +126,13 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
             weights of one expert, in the same order and shapes.
         noise: The standard deviation of what is added to each trainable weight, as a share of the
             root mean square of the array that it lies in.
-        seed: Of the noise.
+        seed: Of the noise, at least 0; by default it follows `keras.utils.set_random_seed`.
 
     Raises:
-        TypeError: if `block` is no CGCBlock, `network` no layer, or `noise` no number.
-        ValueError: if either isn't built, the shapes differ, or `noise` is negative.
+        TypeError: if `block` is no CGCBlock, `network` no layer, `noise` no number, or `seed` no
+            integer.
+        ValueError: if either isn't built, the shapes differ, or `noise` or `seed`
+            is negative.
 
     Example:
 
@@ -142,6 +145,7 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
     if not isinstance(block, CGCBlock):
         raise TypeError(f"block must be a CGCBlock. Received: block={block!r}")
     noise = check_not_negative(noise, "noise")
+    seed = random.getrandbits(32) if seed is None else check_int(seed, "seed", minimum=0)
     for argument, layer in (("block", block), ("network", network)):
         _check_built(layer, argument)
     of_network: list[Part] = [(weight, ()) for weight in network.weights]

@@ -336,3 +336,24 @@ def test_adapters_of_gates_go_along():
     assert not transfer.left_out
     x = features(2, 3)
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_noise_follows_the_seeds():
+    network = pk.ExpertBlock([4])
+    cgc = pk.CGCBlock(["a"], [4])
+    network(features(2, 3)), cgc(features(2, 3))
+
+    def started(**kwargs):
+        pk.start_experts(cgc, network, **kwargs)
+        return np.array(cgc.weights[0])
+
+    runs = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        runs.append(started())
+    np.testing.assert_array_equal(*runs)
+    assert (started() != runs[0]).any()
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        started(seed="x")
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        started(seed=-1)
