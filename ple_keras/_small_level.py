@@ -50,6 +50,7 @@ class SmallLevel:
             and bank.can_run_as_one
             and all(gate.is_plain for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
+            and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
     def takes(self, streams: Mapping[str, Any]) -> bool:
