@@ -50,6 +50,7 @@ class SmallLevel:
             and bank.can_run_as_one
             and all(gate.is_plain for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
+            and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
     def takes(self, streams: Mapping[str, Any]) -> bool:
@@ -74,7 +75,7 @@ class SmallLevel:
         experts = self._bank.run_as_one(features, training)
         weights = self._weights(self._tasks, self._task_features(streams, features), training)
         mixed = self._mix_for_tasks(weights, experts)
-        outputs = dict(zip(self._tasks, ops.unstack(mixed, len(self._tasks))))
+        outputs = dict(zip(self._tasks, _apart(mixed)))
         if SHARED in self._gates:
             weights = self._weights([SHARED], streams[SHARED], training)[0]
             outputs[SHARED] = ops.sum(ops.expand_dims(weights, -1) * experts, axis=0)
@@ -123,3 +124,10 @@ def _is_compiled() -> bool:
     import torch
 
     return bool(torch.compiler.is_dynamo_compiling())
+
+
+def _apart(mixed: Any) -> list[Any]:
+    """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
+    import torch
+
+    return [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]

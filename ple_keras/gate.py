@@ -200,7 +200,9 @@ class Gate(keras.Layer):
         """What is learned for each of these experts, its column of W, and the gate block."""
         parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
         if self.num_experts > 1:
-            parts = {name: [(self.kernel, (slice(None), i))] for i, name in enumerate(experts)}
+            # `kernel` would be a tensor, W with its LoRA added, where there is one.
+            kernel = next(w for w in self._projection.weights if w.name == "kernel")
+            parts = {name: [(kernel, (slice(None), i))] for i, name in enumerate(experts)}
             if self._template:
                 parts["gate_block"] = [(weight, ()) for weight in self._block.weights]
         return parts
