@@ -73,7 +73,7 @@ class SmallLevel:
         mixed = self._mix_for_tasks(weights, experts)
         outputs = dict(zip(self._tasks, ops.unstack(mixed, len(self._tasks))))
         if SHARED in self._gates:
-            (weights,) = self._weights([SHARED], streams[SHARED], training)
+            weights = self._weights([SHARED], streams[SHARED], training)[0]
             outputs[SHARED] = ops.sum(ops.expand_dims(weights, -1) * experts, axis=0)
         return outputs
 
