@@ -72,7 +72,6 @@ def cases() -> Iterator[Case]:
 
 def build(case: Case) -> keras.Model:
     """The model of a case, its weights and biases random."""
-    keras.utils.set_random_seed(0)
     keras.config.set_dtype_policy(case.policy)
     heads = _heads(case.more)
     block = _block(case, heads)
@@ -86,8 +85,9 @@ def build(case: Case) -> keras.Model:
     struct = inputs if len(inputs) > 1 else features
     model = keras.Model(struct, heads(block(features)))
     keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
-        variable.assign(keras.random.normal(variable.shape, stddev=0.3))
+        variable.assign(rng.normal(scale=0.3, size=variable.shape).astype("float32"))
     return model
 
 

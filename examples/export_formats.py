@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import logging
 import os
 import subprocess
@@ -141,11 +142,11 @@ def export(case: Case, formats: list[str], folder: Path) -> None:
                 EXPORTS[name](model, here)
         except Exception as error:
             (here / "error.txt").write_text(f"export: {type(error).__name__}: {error}")
-    for rows in BATCHES:
-        inputs = examples(model, rows)
-        np.savez(folder / f"predicted_{rows}.npz", **model.predict(as_called(inputs), verbose=0))
-        for name in formats:
-            np.savez(folder / name / f"inputs_{rows}.npz", **inputs)
+    inputs = examples(model, max(BATCHES))
+    np.savez(folder / "predictions.npz", **model.predict(as_called(inputs), max(BATCHES), 0))
+    for rows, name in itertools.product(BATCHES, formats):
+        first = {key: x[:rows] for key, x in inputs.items()}
+        np.savez(folder / name / f"inputs_{rows}.npz", **first)
 
 
 @contextlib.contextmanager
@@ -171,13 +172,13 @@ def difference(folder: Path) -> str:
     """The largest to `predict`, or what went wrong."""
     if (folder / "error.txt").exists():
         return (folder / "error.txt").read_text()
-    largest = 0.0
+    predictions, largest = np.load(folder.parent / "predictions.npz"), 0.0
     for rows in BATCHES:
-        predicted = np.load(folder.parent / f"predicted_{rows}.npz")
-        served = np.load(folder / f"outputs_{rows}.npz")
-        if set(served) != set(predicted):
-            return f"names: {list(served)}"
-        largest = max(largest, *(np.abs(served[k] - predicted[k]).max() for k in predicted))
+        outputs = np.load(folder / f"outputs_{rows}.npz")
+        if set(outputs) != set(predictions):
+            return f"other names: {list(outputs)}"
+        differences = [abs(outputs[task] - predictions[task][:rows]) for task in predictions]
+        largest = max(largest, *(difference.max() for difference in differences))
     return f"{largest:.0e}"
 
 
@@ -205,10 +206,11 @@ def main(argv: list[str] | None = None) -> int:
 def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) -> None:
     """A line a model; errors below, each once."""
     errors = list(dict.fromkeys(cell for row in found for cell in row if len(cell) > 5))
-    print(f"{'':52}" + "".join(f"{name:>13}" for name in formats))
+    width = max(len(case.words()) for case in chosen)
+    print(" " * width + "".join(f"{name:>13}" for name in formats))
     for case, row in zip(chosen, found):
         cells = [f"error {errors.index(cell) + 1}" if cell in errors else cell for cell in row]
-        print(f"{case.words():52}" + "".join(f"{cell:>13}" for cell in cells))
+        print(case.words().ljust(width) + "".join(f"{cell:>13}" for cell in cells))
     for number, error in enumerate(errors, 1):
         print(f"\nerror {number}: {' '.join(error.split())[:400]}")
 
