@@ -9,6 +9,7 @@ from keras import ops
 from ple_keras._building import Shape, build_on, freeze_if_frozen
 from ple_keras._observation import is_watched
 from ple_keras._registration import register
+from ple_keras._tracing import is_traced_for_others
 from ple_keras._validation import (
     check_bool,
     check_features,
@@ -209,7 +210,8 @@ class Gate(keras.Layer):
 
     def add_to_statistics(self, totals: Any) -> None:
         """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
-        self._sums.assign_add(totals)
+        if not is_traced_for_others(totals):
+            self._sums.assign_add(totals)
 
     def statistics(self) -> dict[str, Any]:
         """What the weights did in fit, evaluate and predict since the last reset.
