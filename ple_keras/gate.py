@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
@@ -109,7 +110,7 @@ class Gate(keras.Layer):
         if self.track_weights:
             self._sums = self.add_weight(
                 name="sums",
-                shape=(2 * self.num_experts + 2,),
+                shape=(num_sums(self.num_experts),),
                 initializer="zeros",
                 dtype="float32",
                 autocast=False,
@@ -216,6 +217,8 @@ class Gate(keras.Layer):
     def statistics(self) -> dict[str, Any]:
         """What the weights did in fit, evaluate and predict since the last reset.
 
+        Where several processes train one model, in this process alone.
+
         Returns:
             `"mean"`: the mean weight of each expert, an array `(num_experts,)`; `"entropy"`:
             the mean entropy divided by log(num_experts), in [0, 1]; `"max"`: the mean largest
@@ -224,19 +227,20 @@ class Gate(keras.Layer):
         Raises:
             ValueError: if the gate does not track its weights or isn't built.
         """
+        return statistics_of(self.sums())
+
+    def sums(self) -> np.ndarray:
+        """The sums of what `tracked` has of each example since the last reset, a copy.
+
+        Raises:
+            ValueError: as `statistics`.
+        """
         if not (self.track_weights and self.built):
             raise ValueError(
                 "statistics are kept only by a built gate with track_weights=True. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        sums = ops.convert_to_numpy(self._sums)
-        means = sums / (sums[-1] or math.nan)
-        surprise = means[self.num_experts : -2].sum()
-        return {
-            "mean": means[: self.num_experts],
-            "entropy": float(-surprise / max(math.log(self.num_experts), 1e-30)),
-            "max": float(means[-2]),
-        }
+        return np.array(ops.convert_to_numpy(self._sums))
 
     def reset_statistics(self) -> None:
         """Forget what was tracked so far."""
@@ -289,6 +293,23 @@ def tracked(weights: Any, axis: int = -1) -> Any:
     surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
     largest = _largest(weights, axis)
     return ops.concatenate([weights, surprises, largest, ops.ones_like(largest)], axis=axis)
+
+
+def num_sums(num_experts: int) -> int:
+    """How many numbers `tracked` has of an example."""
+    return 2 * num_experts + 2
+
+
+def statistics_of(sums: np.ndarray) -> dict[str, Any]:
+    """What `Gate.statistics` has, of sums of what `tracked` has."""
+    num_experts = len(sums) // 2 - 1
+    means = sums / (sums[-1] or math.nan)
+    surprise = means[num_experts:-2].sum()
+    return {
+        "mean": means[:num_experts],
+        "entropy": float(-surprise / max(math.log(num_experts), 1e-30)),
+        "max": float(means[-2]),
+    }
 
 
 def softmax(logits: Any) -> Any:
