@@ -107,9 +107,9 @@ NEEDS = {  # by format and backend: packages beside those of the backend
 }
 
 
-def call(model: keras.Model, rows: int = 1) -> dict[str, Any]:
-    """The model called as a user's code calls it, outside of `predict`."""
-    inputs = {k: keras.ops.convert_to_tensor(x) for k, x in examples(model, rows).items()}
+def call(model: keras.Model) -> dict[str, Any]:
+    """The model called by itself, which is more than `predict` is on JAX."""
+    inputs = {key: keras.ops.convert_to_tensor(x) for key, x in examples(model, 1).items()}
     predictions: dict[str, Any] = model(as_called(inputs))
     return predictions
 
@@ -132,7 +132,7 @@ def formats_here() -> list[str]:
 
 
 def export(case: Case, formats: list[str], folder: Path) -> None:
-    """Write a model's files, and what it makes of inputs, for `_served.py` and `differences`."""
+    """Write a model's files, and what it makes of inputs, for `_served.py` and `difference`."""
     model = build(case)
     for name in formats:
         here = folder / name
@@ -192,6 +192,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     formats, chosen = formats_here(), list(cases()) if args.all else [Case()]
+    if not formats:
+        return 2
     with contextlib.ExitStack() as stack:
         root = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folders = [root / f"{index:02}" for index, _ in enumerate(chosen)]
@@ -205,7 +207,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) -> None:
     """A line a model; errors below, each once."""
-    errors = list(dict.fromkeys(cell for row in found for cell in row if len(cell) > 5))
+    errors = list(dict.fromkeys(cell for row in found for cell in row if ":" in cell))
     width = max(len(case.words()) for case in chosen)
     print(" " * width + "".join(f"{name:>13}" for name in formats))
     for case, row in zip(chosen, found):
