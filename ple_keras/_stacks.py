@@ -1,19 +1,23 @@
 """Weights of E layers as one variable `(E, ...)`, each slice as that layer alone would have it."""
 
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 
-def each(initializers: list[Any]) -> Callable[..., Any]:
-    """An initializer of a stack: slice e comes from initializer e, with its own fan-in."""
+class Each(keras.initializers.Initializer):
+    """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
 
-    def initialize(shape: Any, dtype: Any = None) -> Any:
-        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in initializers])
+    No function: under a distribution Keras lets JAX compile the `__call__` of what fills large
+    variables.
+    """
 
-    return initialize
+    def __init__(self, initializers: list[Any]) -> None:
+        self.initializers = initializers
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
 def slices(stack: Any) -> list[Any]:

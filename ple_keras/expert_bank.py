@@ -10,7 +10,7 @@ from keras import ops
 
 from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras._quantization import QuantizedByParent, check_weights_only
-from ple_keras._stacks import PerSlice, each, slices
+from ple_keras._stacks import Each, PerSlice, slices
 from ple_keras.experts import ExpertBlock, Template
 
 
@@ -175,7 +175,7 @@ class StackedExperts(ExpertBank):
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=each([getattr(layer, f"{kind}_initializer") for layer in dense]),
+            initializer=Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
             regularizer=PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
