@@ -206,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) -> None:
-    """A line a model; errors below, each once."""
+    """A line a model; errors below, each once, without what names files and nodes."""
+    found = [[" ".join(x for x in cell.split() if "/" not in x) for cell in row] for row in found]
     errors = list(dict.fromkeys(cell for row in found for cell in row if ":" in cell))
     width = max(len(case.words()) for case in chosen)
     print(" " * width + "".join(f"{name:>13}" for name in formats))
@@ -214,7 +215,7 @@ def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) 
         cells = [f"error {errors.index(cell) + 1}" if cell in errors else cell for cell in row]
         print(case.words().ljust(width) + "".join(f"{cell:>13}" for cell in cells))
     for number, error in enumerate(errors, 1):
-        print(f"\nerror {number}: {' '.join(error.split())[:400]}")
+        print(f"\nerror {number}: {error[:400]}")
 
 
 if __name__ == "__main__":
