@@ -41,7 +41,6 @@ def shards(variables):
 
 def run(folder, looks):
     """All figures of a training run under the distribution in force."""
-    folder.mkdir()
     model = make_model(balance=0.1)
     figures = {
         "logs": fit(model, folder),

@@ -17,17 +17,16 @@ DEVICES = [f"CPU:{i}" for i in range(4)]
 
 
 def strategies():
-    """By name. Two kinds: the collectives of a process keep the size that they first had."""
+    """Of two replicas and of four. The collectives of a process keep the size they first had."""
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
     )
     to_one = tf.distribute.ReductionToOneDevice()
-    return {
-        "one": None,
-        "replicas_2": tf.distribute.MirroredStrategy(DEVICES[:2]),
-        "replicas_4": tf.distribute.MirroredStrategy(DEVICES, cross_device_ops=to_one),
-    }
+    return (
+        tf.distribute.MirroredStrategy(DEVICES[:2]),
+        tf.distribute.MirroredStrategy(DEVICES, cross_device_ops=to_one),
+    )
 
 
 def scope(strategy):
@@ -36,7 +35,6 @@ def scope(strategy):
 
 def run(strategy, folder):
     """All figures of a training run whose losses divide by the batch."""
-    folder.mkdir()
     with scope(strategy):
         model = make_model(reduction="sum_over_batch_size")
     figures = {
@@ -82,15 +80,16 @@ def refusal(strategy, look):
 
 
 def main(folder):
-    known = strategies()
-    figures = {name: run(strategy, Path(folder) / name) for name, strategy in known.items()}
-    figures["evaluated"] = {
-        "one": evaluated(None, 1),
-        "quarters": evaluated(None, 4),
-        "replicas": evaluated(known["replicas_4"], 1),
-    }
+    two, four = strategies()
     looks = [pk.gate_report, pk.gradient_conflict, lambda model, x, y: pk.gate_weights(model, x)]
-    figures["refusals"] = [refusal(known["replicas_2"], look) for look in looks]
+    figures = {
+        "one": run(None, Path(folder) / "one"),
+        "two": run(two, Path(folder) / "two"),
+        "whole": evaluated(None, 1),
+        "quarters": evaluated(None, 4),
+        "four": evaluated(four, 1),
+        "refusals": [refusal(two, look) for look in looks],
+    }
     write(figures)
 
 

@@ -26,6 +26,8 @@ pytestmark = pytest.mark.skipif(
 def runs(tmp_path_factory):
     """The folder of the models, and the figures by distribution."""
     folder = tmp_path_factory.mktemp("runs")
+    for name in ("one", *DISTRIBUTIONS):
+        (folder / name).mkdir()
     command = [sys.executable, "-m", "tests.distribution_run_jax", folder]
     environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
