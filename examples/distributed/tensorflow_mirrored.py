@@ -34,7 +34,7 @@ from _arguments import at_least
 
 import ple_keras as pk
 
-ROWS, FEATURES, BATCH = 4096, 16, 256
+ROWS, FEATURES, BATCH = 2048, 16, 128
 
 
 def make_data(share_labelled: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
