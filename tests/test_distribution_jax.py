@@ -92,7 +92,7 @@ def test_a_look_at_the_gates_sees_every_example_once(runs):
 
 
 def test_the_example_trains_on_two_devices():
-    result = run("distributed/jax_devices.py", "--rows", "1000", "--epochs", "1")
+    result = run("distributed/jax_devices.py", "--rows", "1001", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     assert "is held as (2, 311, 64), (2, 311, 64)" in result.stdout
     differences = re.findall(r"difference to one device (\S+)", result.stdout)

@@ -13,15 +13,20 @@ It is one program over the whole batch each time: losses over missing labels, ga
 learned loss weights are those of one device. Where there are no accelerators, the CPU poses as
 so many devices; that shows how it is done and is no faster.
 
+Three rules. The distribution comes first, then the model. Every batch must divide by the number of
+devices that share it out, the last one too: rows are dropped here. And so must the number of
+experts of a level by the number of devices that share them.
+
 On a machine with several GPUs or TPUs nothing changes, they are what `list_devices` returns. On a
-cluster each machine runs the script, after `keras.distribution.initialize()`, and feeds its own
-share of the data.
+cluster each machine runs the script, after `keras.distribution.initialize()`, and hands its own
+share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`.
 """
 
 import argparse
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -32,7 +37,7 @@ import keras
 import numpy as np
 from _arguments import at_least, missing_packages
 from _census import CENSUS, load_census
-from _data import Dataset
+from _data import Dataset, Split, take
 from _networks import Recipe, compiled
 from keras.distribution import DataParallel, DeviceMesh, LayoutMap, ModelParallel
 
@@ -48,7 +53,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--devices", type=at_least(2), default=2, help="default 2; 4 experts are shared out")
+    add(
+        "--devices",
+        type=at_least(2),
+        default=2,
+        help="default 2; or 4",
+    )
     add("--rows", type=at_least(1000), help="train on so many rows, test on fewer")
     add("--epochs", type=at_least(1))
     return parser.parse_args(argv)
@@ -69,6 +79,11 @@ def experts_parallel(devices: list[str]) -> ModelParallel:
     layouts[r".*/experts/kernel_\d+"] = ("expert", None, None)  # (E, D, H)
     layouts[r".*/experts/bias_\d+"] = ("expert", None)  # (E, H)
     return ModelParallel(layout_map=layouts, batch_dim_name="batch")
+
+
+def divisible(split: Split, count: int) -> Split:
+    """Without the last rows, so that the last batch divides by `count` as the others do."""
+    return take(split, np.arange(len(split) - len(split) % count))
 
 
 def train(dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, list[float]]:
@@ -117,6 +132,11 @@ def main(argv: list[str] | None = None) -> int:
     devices = keras.distribution.list_devices()[: args.devices]
     print(f"devices: {', '.join(devices)}", flush=True)
     dataset, recipe = load_census(args.rows), CENSUS.adapted(args.epochs, None)
+    dataset = replace(
+        dataset,
+        train=divisible(dataset.train, args.devices),
+        test=divisible(dataset.test, args.devices),
+    )
     ways = {"one device": None, "DataParallel": DataParallel, "ModelParallel": experts_parallel}
     first: list[float] = []
     for name, way in ways.items():
