@@ -19,7 +19,7 @@ class QuantizedByParent(keras.Layer):
     """
 
     def __init__(self, parent: Any, name: str) -> None:
-        super().__init__(name=name)
+        super().__init__(name=name, dtype=parent.dtype_policy)
         self._parent = Untracked(parent)
         self._mode: str | None = None
         self.built = True
