@@ -32,7 +32,7 @@ def columns(names):
 def make(names):
     """A FeatureSpace that knows its columns, and a model of what it makes of them."""
     space = keras.utils.FeatureSpace({name: KINDS[name]() for name in names})
-    space.adapt(columns(names))
+    space.adapt(tf.data.Dataset.from_tensor_slices(columns(names)))
     heads = pk.TaskHeads(
         [pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time", metrics=[])]
     )
