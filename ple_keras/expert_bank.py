@@ -1,7 +1,7 @@
 """Many experts behind one interface: stacked kernels, or copies of a template."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -158,7 +158,7 @@ class StackedExperts(ExpertBank):
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=_each([getattr(layer, f"{kind}_initializer") for layer in dense]),
+            initializer=_Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
             regularizer=_PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
@@ -235,13 +235,18 @@ def sublayer_name(expert: str) -> str:
     return "expert-" + expert.replace("/expert_", "-")
 
 
-def _each(initializers: list[Any]) -> Callable[..., Any]:
-    """An initializer of a stack: slice e comes from initializer e, with its own fan-in."""
+class _Each(keras.initializers.Initializer):
+    """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
 
-    def initialize(shape: Any, dtype: Any = None) -> Any:
-        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in initializers])
+    No function, which JAX cannot compile by its `__call__`: under a distribution Keras makes it
+    do so for large variables.
+    """
 
-    return initialize
+    def __init__(self, initializers: list[Any]) -> None:
+        self.initializers = initializers
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
 def _slices(stack: Any) -> list[Any]:
