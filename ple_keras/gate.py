@@ -106,14 +106,17 @@ class Gate(keras.Layer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            self._sums = self.add_weight(
-                name="sums",
+            # With tf.distribute each replica keeps sums of its own, which are added up when read:
+            # replicas that wait for each other within a call mix up the losses of all.
+            self._sums = keras.Variable(
+                "zeros",
                 shape=(2 * self.num_experts + 2,),
-                initializer="zeros",
                 dtype="float32",
-                autocast=False,
                 trainable=False,
-                aggregation="mean",
+                autocast=False,
+                aggregation="sum",
+                synchronization="on_read",
+                name="sums",
             )
         freeze_if_frozen(self)
 
