@@ -1,6 +1,7 @@
 """The levels of a model, under the keys by which logs, reports and pictures call them."""
 
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -55,10 +56,12 @@ def built_levels(model: Any) -> dict[str, CGCBlock]:
 
     Raises:
         TypeError: if `model` is no Keras model or layer.
-        ValueError: if it has no level, or none is built.
+        ValueError: if it has no level, or none is built; or among replicas, see
+            `_check_runs_once`.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
+    _check_runs_once()
     levels = find_levels(model)
     built = {key: block for key, block in levels.items() if block.built}
     if built and model.built:
@@ -71,3 +74,17 @@ def built_levels(model: Any) -> dict[str, CGCBlock]:
         "model must be built: call it on data, or train it, before you look into it. "
         f"Received: model={model!r}, built=False"
     )
+
+
+def _check_runs_once() -> None:
+    """Refuse the scope of a `tf.distribute` strategy: each replica would run every batch."""
+    if keras.backend.backend() != "tensorflow":
+        return
+    tf: Any = import_module("tensorflow")
+    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    if replicas > 1:
+        raise ValueError(
+            "strategy must have one replica while you look into a model, or each would run every "
+            "batch: leave its `strategy.scope()` first, the model may have been made there. "
+            f"Received: strategy.num_replicas_in_sync={replicas}"
+        )

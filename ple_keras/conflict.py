@@ -63,7 +63,8 @@ def gradient_conflict(
         TypeError: if `model` is no Keras layer, `x` neither arrays nor batches, or `y` no dict.
         ValueError: if `model` holds no PLEBlock, MMoEBlock or CGCBlock, isn't built, runs a block
             twice in one pass, has no losses by task, has several for one, or doesn't return a dict
-            by task; or if `y` lacks a task, or `x` is empty.
+            by task; or if `y` lacks a task, or `x` is empty; or within the scope of a
+            `tf.distribute` strategy.
 
     Example:
 

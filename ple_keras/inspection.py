@@ -42,7 +42,8 @@ def gate_weights(
     Raises:
         TypeError: if `model` is no Keras layer, or `x` neither arrays nor batches.
         ValueError: if `model` holds no such block or isn't built, runs none or one twice in one
-            pass, or doesn't take `x`; or if `x` is empty, or its batches differ beyond their size.
+            pass, or doesn't take `x`; or if `x` is empty, or its batches differ beyond their size;
+            or within the scope of a `tf.distribute` strategy, where each replica would run all.
 
     Example:
 
