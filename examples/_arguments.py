@@ -70,10 +70,10 @@ def comparison_parser(description: str, models: Sequence[str]) -> argparse.Argum
     return parser
 
 
-def missing_packages(needed: list[str]) -> list[str]:
+def missing_packages(needed: list[str], extras: str = "examples") -> list[str]:
     """Which of the packages the interpreter lacks; they are named on stderr too."""
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         print(f"Missing: {', '.join(missing)}.", file=sys.stderr)
-        print('Install them with: pip install -e ".[examples]"', file=sys.stderr)
+        print(f'Install them with: pip install -e ".[{extras}]"', file=sys.stderr)
     return missing

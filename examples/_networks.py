@@ -121,7 +121,7 @@ def features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
         sizes = np.concatenate(list(dataset.cardinalities.values()))
         first_rows = np.cumsum(sizes) - sizes
         codes = keras.ops.concatenate([inputs[name] for name in dataset.cardinalities], axis=-1)
-        table = keras.layers.Embedding(int(sizes.sum()), recipe.embedding_width)
+        table = keras.layers.Embedding(int(sizes.sum()), recipe.embedding_width, name="codes")
         parts.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
     joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined

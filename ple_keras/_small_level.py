@@ -50,20 +50,24 @@ class SmallLevel:
             and bank.can_run_as_one
             and all(gate.is_plain for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
+            and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
     def takes(self, streams: Mapping[str, Any]) -> bool:
         """Whether these inputs are few enough, and experts and gates plain enough."""
-        if not self._is_regular or is_watched() or _is_compiled():
+        if not self._is_regular or self._is_quantized() or is_watched() or _is_compiled():
             return False
         shape = next(iter(streams.values())).shape
         rows = shape[0] if type(shape[0]) is int else MOST_ROWS  # exports don't know them
         return (
             len(shape) == 2
             and 0 < rows <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
-            and not any(gate.is_quantized for gate in self._gates.values())
             and all(get_keras_mask(stream) is None for stream in streams.values())
         )
+
+    def _is_quantized(self) -> bool:
+        gates = self._gates.values()
+        return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
 
     def __call__(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
         """What every gate makes of the experts, `{gate: (B, H)}`."""
@@ -71,9 +75,9 @@ class SmallLevel:
         experts = self._bank.run_as_one(features, training)
         weights = self._weights(self._tasks, self._task_features(streams, features), training)
         mixed = self._mix_for_tasks(weights, experts)
-        outputs = dict(zip(self._tasks, ops.unstack(mixed, len(self._tasks))))
+        outputs = dict(zip(self._tasks, _apart(mixed)))
         if SHARED in self._gates:
-            (weights,) = self._weights([SHARED], streams[SHARED], training)
+            weights = self._weights([SHARED], streams[SHARED], training)[0]
             outputs[SHARED] = ops.sum(ops.expand_dims(weights, -1) * experts, axis=0)
         return outputs
 
@@ -120,3 +124,10 @@ def _is_compiled() -> bool:
     import torch
 
     return bool(torch.compiler.is_dynamo_compiling())
+
+
+def _apart(mixed: Any) -> list[Any]:
+    """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
+    import torch
+
+    return [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]

@@ -10,6 +10,7 @@ from keras import ops
 
 from ple_keras._building import Shape, Untracked, freeze_if_frozen
 from ple_keras._observation import observer
+from ple_keras._quantization import load_modes, save_modes
 from ple_keras._registration import register
 from ple_keras._saving import check_names, ordered_attribute, save_names
 from ple_keras._small_level import SmallLevel
@@ -222,6 +223,42 @@ class CGCBlock(keras.Layer):
         gates = self._gates()
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
+    def get_expert(self, name: str) -> Any:
+        """The layer that is an expert: to freeze it, say, or to look inside.
+
+        Experts that are plain ExpertBlocks are slices of one variable, which no `trainable` can
+        tell apart. Give the block a subclass instead, be it an empty one; `transfer_weights`
+        brings over what was trained.
+
+        Args:
+            name: One of `expert_names`.
+
+        Raises:
+            ValueError: if the block isn't built, has no such expert, or its experts are stacked.
+
+        Example:
+
+        >>> @keras.saving.register_keras_serializable()
+        ... class OwnExpert(ExpertBlock):
+        ...     pass
+        >>> cgc = CGCBlock(["click", "buy"], OwnExpert([8]))
+        >>> _ = cgc(keras.ops.ones((1, 16)))
+        >>> cgc.get_expert("shared/expert_0").trainable = False
+        """
+        if not self.built or name not in self._wiring.experts:
+            raise ValueError(
+                f"name must be an expert's, of a built block: one of {self.expert_names}. "
+                f"Received: name={name!r}, built={self.built}"
+            )
+        layer = getattr(self, self._bank_attribute).layer(name)
+        if layer is None:
+            raise ValueError(
+                "expert_block must be of a subclass of ExpertBlock, or any other layer, for each "
+                "expert to be a layer of its own: plain ExpertBlocks are slices of one variable. "
+                f"Received: expert_block={self._expert_template.layer!r}"
+            )
+        return layer
+
     def _expert_parts(self) -> dict[str, list[tuple[Any, tuple[int, ...]]]]:
         """What each expert is made of, as `ExpertBank.parts` has it."""
         bank = getattr(self, self._bank_attribute)
@@ -320,9 +357,11 @@ class CGCBlock(keras.Layer):
 
     def save_own_variables(self, store: Any) -> None:
         save_names(store, self._wiring.names)
+        save_modes(self, store)
 
     def load_own_variables(self, store: Any) -> None:
         check_names(store, self._wiring.names, self)
+        load_modes(self, store)
 
     def get_config(self) -> dict[str, Any]:
         return {

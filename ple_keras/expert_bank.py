@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import keras
 from keras import ops
 
 from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
+from ple_keras._quantization import QuantizedByParent, check_weights_only
+from ple_keras._stacks import Each, PerSlice, slices
 from ple_keras.experts import ExpertBlock, Template
 
 
@@ -65,6 +68,10 @@ class ExpertBank(keras.Layer):
         """
         raise NotImplementedError
 
+    def layer(self, expert: str) -> Any:
+        """The layer that is an expert; None where it is but a slice of a stack."""
+        return None
+
     @property
     def can_run_as_one(self) -> bool:
         """Whether `run_as_one` may stand in for a call."""
@@ -74,6 +81,11 @@ class ExpertBank(keras.Layer):
     def widest_product(self) -> int:
         """The most multiply-adds that one of an expert's Dense layers makes of an example."""
         raise NotImplementedError
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether there are no kernels any more for `run_as_one`."""
+        return False
 
     def run_as_one(self, features: Any, training: bool | None) -> Any:
         """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
@@ -110,12 +122,15 @@ class CopiedExperts(ExpertBank):
             )
         self.width = next(iter(widths.values()))
 
+    def layer(self, expert: str) -> Any:
+        return getattr(self, sublayer_name(expert))
+
     def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
-        return [(variable, ()) for variable in getattr(self, sublayer_name(expert)).weights]
+        return [(variable, ()) for variable in self.layer(expert).weights]
 
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         return {
-            expert: getattr(self, sublayer_name(expert))(inputs[stream])
+            expert: self.layer(expert)(inputs[stream])
             for expert, stream in self._streams.value.items()
         }
 
@@ -151,6 +166,8 @@ class StackedExperts(ExpertBank):
             self._build_after_dense(step, (*leading, units))
             width = units
         self.width = width
+        self._quantized = Untracked([])
+        self._to_quantize = QuantizedByParent(self, "kernels")
         freeze_if_frozen(self)
 
     def _stack(self, kind: str, step: int, shape: Shape, dense: list[Any]) -> Any:
@@ -158,8 +175,8 @@ class StackedExperts(ExpertBank):
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=_Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
-            regularizer=_PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
+            initializer=Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
+            regularizer=PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -170,24 +187,58 @@ class StackedExperts(ExpertBank):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
 
+    @property
+    def is_quantized(self) -> bool:
+        return bool(self._quantized.value)
+
+    def quantize(self, mode: str, type_check: bool = True, config: Any = None) -> None:
+        """Give each expert quantized Dense layers of its own in place of the stacked kernels."""
+        check_weights_only(mode, self)
+        self._quantized.value = [
+            {
+                expert: self._quantized_dense(expert, step, kernel, mode, config)
+                for expert, kernel in zip(self._streams.value, slices(kernels))
+            }
+            for step, kernels in enumerate(self._kernels)
+        ]
+        for kernels in self._kernels:
+            self._untrack_variable(kernels)
+        self._kernels = []
+
+    def _quantized_dense(self, expert: str, step: int, kernel: Any, mode: str, config: Any) -> Any:
+        name = f"{sublayer_name(expert)}-dense_{step}"
+        dense = keras.layers.Dense(
+            kernel.shape[-1], use_bias=False, dtype=self.dtype_policy, name=name
+        )
+        with ExitStack() as scopes:  # of the path that the stack had
+            for scope in self.path.split("/"):
+                scopes.enter_context(keras.name_scope(scope))
+            dense.build((None, kernel.shape[0]))
+            dense.kernel.assign(kernel)
+            dense.quantize(mode, config=config)
+        setattr(self, name, dense)
+        return dense
+
     def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
         index = list(self._streams.value).index(expert)
-        pairs = zip(self._kernels, self._biases) if self._biases else zip(self._kernels)
-        stacks = [stack for pair in pairs for stack in pair]
-        own = [
-            variable
-            for layer in self._experts.value[expert]._normalization
-            for variable in layer.weights
-        ]
-        return [(stack, (index,)) for stack in stacks] + [(variable, ()) for variable in own]
+        parts: list[tuple[Any, tuple[int, ...]]] = []
+        for step in range(len(self._template.layer.units)):
+            if self.is_quantized:
+                quantized = self._quantized.value[step][expert]
+                parts += [(variable, ()) for variable in quantized.weights]
+            stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
+            parts += [(stack, (index,)) for stack in stacks]
+        for layer in self._experts.value[expert]._normalization:
+            parts += [(variable, ()) for variable in layer.weights]
+        return parts
 
     def call(
         self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None
     ) -> dict[str, Any]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
-        for step, kernels in enumerate(self._kernels):
-            outputs = self._products(outputs, kernels, self._biases[step : step + 1])
+        for step in range(len(self._template.layer.units)):
+            outputs = self._products(step, outputs)
             for expert, block in self._experts.value.items():
                 stream_mask = mask and mask[streams[expert]]
                 outputs[expert] = block._after_dense(step, outputs[expert], training, stream_mask)
@@ -216,14 +267,18 @@ class StackedExperts(ExpertBank):
             outputs = first._after_dense(step, outputs, training, None)
         return outputs
 
-    def _products(self, inputs: dict[str, Any], kernels: Any, biases: list[Any]) -> dict[str, Any]:
-        """Every expert's input times its kernel: a GEMM an expert."""
-        slices = zip(*(_slices(stack) for stack in (kernels, *biases)))
-        outputs = {}
-        for (expert, features), (kernel, *bias) in zip(inputs.items(), slices):
-            product = ops.matmul(features, kernel)
-            outputs[expert] = ops.add(product, bias[0]) if bias else product
-        return outputs
+    def _products(self, step: int, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Every expert's input times its kernel, plus its bias: a GEMM an expert."""
+        if self.is_quantized:
+            layers = self._quantized.value[step]
+            outputs = {expert: layers[expert](features) for expert, features in inputs.items()}
+        else:
+            pairs = zip(inputs.items(), slices(self._kernels[step]))
+            outputs = {expert: ops.matmul(features, kernel) for (expert, features), kernel in pairs}
+        if not self._biases:
+            return outputs
+        biases = zip(outputs.items(), slices(self._biases[step]))
+        return {expert: ops.add(product, bias) for (expert, product), bias in biases}
 
 
 def sublayer_name(expert: str) -> str:
@@ -233,47 +288,3 @@ def sublayer_name(expert: str) -> str:
     files; and no other attribute holds a "-".
     """
     return "expert-" + expert.replace("/expert_", "-")
-
-
-class _Each(keras.initializers.Initializer):
-    """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
-
-    No function, which JAX cannot compile by its `__call__`: under a distribution Keras makes it
-    do so for large variables.
-    """
-
-    def __init__(self, initializers: list[Any]) -> None:
-        self.initializers = initializers
-
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
-        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
-
-
-def _slices(stack: Any) -> list[Any]:
-    """What each expert has of a stack, `(E, n, ...)` to E times `(n, ...)`.
-
-    On JAX the gradient of `unstack` is a sum of E stacks of zeros with one slice filled, which
-    grows with the square of E; that of a split is a concatenation. Elsewhere `unstack` is faster.
-    """
-    stack = ops.convert_to_tensor(stack)
-    experts, first, *others = stack.shape
-    if keras.backend.backend() == "jax":
-        slices: list[Any] = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
-        return slices
-    slices = ops.unstack(stack, experts)
-    return slices
-
-
-class _PerSlice(keras.Regularizer):
-    """A regularizer of a stack: the sum of what it is for each slice."""
-
-    def __init__(self, regularizer: Any) -> None:
-        self.regularizer = regularizer
-
-    @classmethod
-    def of(cls, regularizer: Any) -> Any:
-        """None stays None."""
-        return regularizer and cls(regularizer)
-
-    def __call__(self, stack: Any) -> Any:
-        return sum(self.regularizer(weight) for weight in _slices(stack))

@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras._copying import check_copyable, copy_layer, derive_initializer
+from ple_keras._quantization import KeepsModes
 from ple_keras._registration import register
 from ple_keras._validation import (
     check_activation,
@@ -21,7 +22,7 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 
 @register
-class ExpertBlock(keras.Layer):
+class ExpertBlock(KeepsModes, keras.Layer):
     """One expert: an MLP, `(..., D) -> (..., units[-1])`.
 
     Each step is a Dense layer, then normalization, activation and dropout, as far as they are

@@ -4,11 +4,13 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
 from ple_keras._observation import is_watched
 from ple_keras._registration import register
+from ple_keras._tracing import is_traced_for_others
 from ple_keras._validation import (
     check_bool,
     check_features,
@@ -110,7 +112,7 @@ class Gate(keras.Layer):
             # replicas that wait for each other within a call mix up the losses of all.
             self._sums = keras.Variable(
                 "zeros",
-                shape=(2 * self.num_experts + 2,),
+                shape=(num_sums(self.num_experts),),
                 dtype="float32",
                 trainable=False,
                 autocast=False,
@@ -203,17 +205,22 @@ class Gate(keras.Layer):
         """What is learned for each of these experts, its column of W, and the gate block."""
         parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
         if self.num_experts > 1:
-            parts = {name: [(self.kernel, (slice(None), i))] for i, name in enumerate(experts)}
+            # `kernel` would be a tensor, W with its LoRA added, where there is one.
+            kernel = next(w for w in self._projection.weights if w.name == "kernel")
+            parts = {name: [(kernel, (slice(None), i))] for i, name in enumerate(experts)}
             if self._template:
                 parts["gate_block"] = [(weight, ()) for weight in self._block.weights]
         return parts
 
     def add_to_statistics(self, totals: Any) -> None:
         """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
-        self._sums.assign_add(totals)
+        if not is_traced_for_others(totals):
+            self._sums.assign_add(totals)
 
     def statistics(self) -> dict[str, Any]:
         """What the weights did in fit, evaluate and predict since the last reset.
+
+        Where several processes train one model, in this process alone.
 
         Returns:
             `"mean"`: the mean weight of each expert, an array `(num_experts,)`; `"entropy"`:
@@ -223,19 +230,20 @@ class Gate(keras.Layer):
         Raises:
             ValueError: if the gate does not track its weights or isn't built.
         """
+        return statistics_of(self.sums())
+
+    def sums(self) -> np.ndarray:
+        """The sums of what `tracked` has of each example since the last reset, a copy.
+
+        Raises:
+            ValueError: as `statistics`.
+        """
         if not (self.track_weights and self.built):
             raise ValueError(
                 "statistics are kept only by a built gate with track_weights=True. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        sums = ops.convert_to_numpy(self._sums)
-        means = sums / (sums[-1] or math.nan)
-        surprise = means[self.num_experts : -2].sum()
-        return {
-            "mean": means[: self.num_experts],
-            "entropy": float(-surprise / max(math.log(self.num_experts), 1e-30)),
-            "max": float(means[-2]),
-        }
+        return np.array(ops.convert_to_numpy(self._sums))
 
     def reset_statistics(self) -> None:
         """Forget what was tracked so far."""
@@ -288,6 +296,23 @@ def tracked(weights: Any, axis: int = -1) -> Any:
     surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
     largest = _largest(weights, axis)
     return ops.concatenate([weights, surprises, largest, ops.ones_like(largest)], axis=axis)
+
+
+def num_sums(num_experts: int) -> int:
+    """How many numbers `tracked` has of an example."""
+    return 2 * num_experts + 2
+
+
+def statistics_of(sums: np.ndarray) -> dict[str, Any]:
+    """What `Gate.statistics` has, of sums of what `tracked` has."""
+    num_experts = len(sums) // 2 - 1
+    means = sums / (sums[-1] or math.nan)
+    surprise = means[num_experts:-2].sum()
+    return {
+        "mean": means[:num_experts],
+        "entropy": float(-surprise / max(math.log(num_experts), 1e-30)),
+        "max": float(means[-2]),
+    }
 
 
 def softmax(logits: Any) -> Any:

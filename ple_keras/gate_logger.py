@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from ple_keras._levels import find_levels
+from ple_keras._ranks import sum_over_ranks
 from ple_keras.cgc import CGCBlock
+from ple_keras.gate import num_sums, statistics_of
 
 Logs = dict[str, Any] | None
 Figures = dict[str, float]
@@ -34,6 +37,10 @@ class GateWeightsLogger(keras.callbacks.Callback):
     progress bar prints them too, unless it is given first in the list. What else runs the model
     within an epoch, such as a `predict` or `evaluate` in another callback, counts too. In an
     `evaluate` of its own there are no logs to write to: see `gate_report`.
+
+    Where several processes train one model (`torch.distributed`), the figures are those of the
+    examples of all of them, and the same in all. Give the logger to every process, for at the end
+    of an epoch each waits for the others, and a `path` to one of them alone.
 
     Args:
         path: A CSV file for the figures, a line an epoch; None for none. A run that goes on at a
@@ -68,8 +75,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
         except TypeError as error:
             raise TypeError(f"path must be a path or None. Received: path={path!r}") from error
         self._rows: dict[int, Figures] = {}
-        self._training: Figures | None = None
-        self._validation: Figures = {}
+        self._training: np.ndarray | None = None
+        self._validation: np.ndarray | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._rows = {}
@@ -79,24 +86,23 @@ class GateWeightsLogger(keras.callbacks.Callback):
             self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._training, self._validation = None, {}
+        self._training = self._validation = None
         self._reset()
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        self._training = self._read()
+        self._training = self._sums()
         self._reset()
 
     def on_test_end(self, logs: Logs = None) -> None:
-        self._validation = {f"val_{key}": value for key, value in self._read().items()}
+        self._validation = self._sums()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._levels()
-        training = self._read() if self._training is None else self._training
         logs = logs if logs is not None else {}
         # Another logger, before this one, has read and reset what is NaN now.
         figures = {
             key: logs.get(key, value) if math.isnan(value) else value
-            for key, value in {**training, **self._validation}.items()
+            for key, value in self._figures().items()
         }
         logs.update(figures)
         if self.path:
@@ -117,16 +123,37 @@ class GateWeightsLogger(keras.callbacks.Callback):
         for block in _tracking_levels(self.model).values():
             block.reset_gate_statistics()
 
-    def _read(self) -> Figures:
+    def _sums(self) -> np.ndarray:
+        """What this process has counted: the sums of all gates, one after the other."""
+        sums = [np.zeros(0, "float32")]
+        for block in _tracking_levels(self.model).values():
+            gates = block._gates() if block.built else {}
+            for gate, experts in block.gate_experts.items():
+                size = num_sums(len(experts))
+                sums.append(gates[gate].sums() if gates else np.zeros(size, "float32"))
+        return np.concatenate(sums)
+
+    def _figures(self) -> Figures:
+        """Those of the epoch, over all processes, which wait for each other here alone."""
+        training = self._sums() if self._training is None else self._training
+        validation = np.zeros_like(training) if self._validation is None else self._validation
+        training, validation = sum_over_ranks(np.stack([training, validation]))
+        figures = self._named(training)
+        if self._validation is not None or validation.any():
+            figures |= {f"val_{key}": value for key, value in self._named(validation).items()}
+        return figures
+
+    def _named(self, sums: np.ndarray) -> Figures:
+        """Figures by key, from sums as `_sums` has them; none of blocks that never ran."""
         figures = {}
         for level, block in _tracking_levels(self.model).items():
-            if not block.built:
-                continue
-            for gate, statistics in block.gate_statistics().items():
-                names = [*block.gate_experts[gate], "entropy", "max"]
-                values = [*statistics["mean"], statistics["entropy"], statistics["max"]]
-                for name, value in zip(names, values, strict=True):
-                    figures[f"gate/{level}/{gate}/{name}"] = float(value)
+            for gate, experts in block.gate_experts.items():
+                of_gate, sums = np.split(sums, [num_sums(len(experts))])
+                if block.built:
+                    statistics = statistics_of(of_gate)
+                    values = [*statistics["mean"], statistics["entropy"], statistics["max"]]
+                    for name, value in zip([*experts, "entropy", "max"], values, strict=True):
+                        figures[f"gate/{level}/{gate}/{name}"] = float(value)
         return figures
 
     def _write(self, path: Path, epoch: int, figures: Figures) -> None:

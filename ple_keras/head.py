@@ -10,6 +10,7 @@ from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
 from ple_keras._compiling import check_loss, check_metrics, named_copies
 from ple_keras._label_checks import check_array, label_width
 from ple_keras._labels import check_missing_label, config_of
+from ple_keras._quantization import KeepsModes
 from ple_keras._registration import register
 from ple_keras._validation import (
     check_activation,
@@ -27,7 +28,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 
 @register
-class Head(keras.Layer):
+class Head(KeepsModes, keras.Layer):
     """A task's last layers: `y_k = activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     The base of the heads, made to be subclassed. The output is float32 or wider, whatever the

@@ -24,7 +24,8 @@ def gate_weights(
     """The weights that every gate of a model gives its experts, example by example.
 
     The model runs as in `predict`: without dropout, gate dropout among it, and leaving statistics
-    alone. It need not keep any. Positions that a mask leaves out are among the examples.
+    alone. It need not keep any. Positions that a mask leaves out are among the examples. Where
+    several processes train one model, any of them may look, at its own `x`.
 
     Args:
         model: A built model that holds PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or such a

@@ -67,6 +67,9 @@ class MaskedLoss(keras.Loss):
     gradient is the same on average whatever the batch size, but shrinks with the share of labels:
     make up for it with the task's loss weight. With many labels in each batch leave it as it is.
 
+    Where several processes average their gradients (DistributedDataParallel), the mean in the space
+    is taken in each of them and then over them; divided by the batch it is that of one process.
+
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
             reduction of a Loss object is kept, over the examples that have a label.

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
+from ple_keras._quantization import KeepsModes
 from ple_keras._registration import register
 from ple_keras._validation import check_features, check_int, refuse_fixed, task_names
 from ple_keras.cgc import CGCBlock
@@ -143,7 +144,7 @@ def MMoEBlock(
 
 
 @register
-class SharedBottomBlock(keras.Layer):
+class SharedBottomBlock(KeepsModes, keras.Layer):
     """One network, handed to every task: the baseline that a comparison needs.
 
     (Caruana, "Multitask Learning", Machine Learning 28, 1997.)

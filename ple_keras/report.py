@@ -106,7 +106,8 @@ def gate_report(
 ) -> GateReport:
     """How a model's gates use its experts on given examples.
 
-    Where examples are sequences, each position counts as one that no mask leaves out.
+    Where examples are sequences, each position counts as one that no mask leaves out. Where several
+    processes train one model, the report is of the examples given in this one.
 
     Args:
         model: As for `gate_weights`.

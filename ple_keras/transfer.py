@@ -1,5 +1,6 @@
 """Warm starts: weights of a trained model in another one, by the names of what they belong to."""
 
+import random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,11 @@ import numpy as np
 from keras import ops
 
 from ple_keras._levels import find_levels
-from ple_keras._parts import Part, named_parts
-from ple_keras._validation import check_not_negative
+from ple_keras._parts import Part, level_parts, named_parts
+from ple_keras._validation import check_int, check_not_negative
 from ple_keras.cgc import CGCBlock
+
+Levels = Mapping[str, CGCBlock]
 
 
 @dataclass(frozen=True)
@@ -51,11 +54,14 @@ def transfer_weights(source: Any, target: Any) -> Transfer:
         ple/0/gate/click/gate_block         a gate's own network
         click/tower, click/head             a head's tower, and its other weights
         click/loss_weight                   what a schedule or training made of a loss's weight
-        embedding/embeddings                any other weight, by its path in the model
+        embedding/embeddings                any other weight, by the layers around it
+
+    Where one model has two heads for a task, their paths stand in place of the task.
 
     Levels are those of `gate_weights`; where the two models call theirs differently, the first is
     matched with the first, and so on. Stacked experts and copied ones are alike. Other layers
-    need equal names, so name them. Optimizers and statistics of gates are left alone.
+    need equal names, so name them and those inside them. Optimizers and statistics of gates are
+    left alone.
 
     A task's predictions stay what they were where nothing new reaches them. A new task's experts
     do reach the others, in levels with a shared gate: it gives each new expert a share that its
@@ -70,8 +76,8 @@ def transfer_weights(source: Any, target: Any) -> Transfer:
 
     Raises:
         TypeError: if either is no Keras model or layer.
-        ValueError: if either isn't built, or an expert or a gate of the same name has weights of
-            other shapes; then nothing was copied.
+        ValueError: if either isn't built, is quantized, or holds two weights of one name, or an
+            expert or a gate of the same name has weights of other shapes; then nothing was copied.
 
     Example:
 
@@ -87,8 +93,9 @@ ple/0/gate/click/shared/expert_0
     """
     for argument, model in (("source", source), ("target", target)):
         _check_built(model, argument)
-    names = _level_names(list(find_levels(source)), list(find_levels(target)))
-    ours, theirs = (named_parts(model, of) for model, of in zip((source, target), names))
+    levels = _matched(_built_levels(source), _built_levels(target))
+    ours, theirs = (named_parts(model, of) for model, of in zip((source, target), levels))
+    of_levels = level_parts(levels[1])
     left_out = {name: "the target has none" for name in ours if name not in theirs}
     copied = []
     for name in [name for name in theirs if name in ours]:
@@ -96,9 +103,14 @@ ple/0/gate/click/shared/expert_0
         if not difference:
             copied.append(name)
             continue
-        _refuse_within_levels(name, difference, names[1].values())
+        if name in of_levels:
+            raise ValueError(
+                "source and target must have experts and gates of the same widths where these "
+                f"have the same names. Received: {name!r} with {difference}"
+            )
         left_out[name] = difference
     _copy([pair for name in copied for pair in zip(ours[name], theirs[name])])
+    _settle_normalization(target)
     new = [name for name in theirs if name not in ours]
     return Transfer(tuple(copied), tuple(new), left_out)
 
@@ -115,11 +127,13 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
             weights of one expert, in the same order and shapes.
         noise: The standard deviation of what is added to each trainable weight, as a share of the
             root mean square of the array that it lies in.
-        seed: Of the noise.
+        seed: Of the noise, at least 0; by default it follows `keras.utils.set_random_seed`.
 
     Raises:
-        TypeError: if `block` is no CGCBlock, `network` no layer, or `noise` no number.
-        ValueError: if either isn't built, the shapes differ, or `noise` is negative.
+        TypeError: if `block` is no CGCBlock, `network` no layer, `noise` no number, or `seed` no
+            integer.
+        ValueError: if either isn't built or is quantized, the shapes differ, or `noise` or `seed`
+            is negative.
 
     Example:
 
@@ -132,6 +146,7 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
     if not isinstance(block, CGCBlock):
         raise TypeError(f"block must be a CGCBlock. Received: block={block!r}")
     noise = check_not_negative(noise, "noise")
+    seed = random.getrandbits(32) if seed is None else check_int(seed, "seed", minimum=0)
     for argument, layer in (("block", block), ("network", network)):
         _check_built(layer, argument)
     of_network: list[Part] = [(weight, ()) for weight in network.weights]
@@ -157,14 +172,25 @@ def _check_built(layer: Any, argument: str) -> None:
             f"{argument} must be built: call it on data first. "
             f"Received: {argument}={layer!r}, built=False"
         )
+    quantized = [inside for inside in layer._flatten_layers() if inside.quantization_mode]
+    if quantized:
+        raise ValueError(
+            f"{argument} must not be quantized: copy the weights before. "
+            f"Received: {argument}={layer!r} with {quantized[0].path!r} quantized"
+        )
 
 
-def _level_names(source: list[str], target: list[str]) -> tuple[dict[str, str], dict[str, str]]:
-    """What to call each level of both, by its key: the target's keys, where levels are matched."""
-    matched = {key: key for key in source}
-    if not set(source) & set(target):
-        matched |= zip(source, target)
-    return matched, {key: key for key in target}
+def _built_levels(model: Any) -> Levels:
+    """The levels by key, without those that the model never calls."""
+    return {key: block for key, block in find_levels(model).items() if block.built}
+
+
+def _matched(source: Levels, target: Levels) -> tuple[Levels, Levels]:
+    """The levels of both, by the target's keys where the two call them differently."""
+    if set(source) & set(target):
+        return source, target
+    keys = dict(zip(source, target))
+    return {keys.get(key, key): block for key, block in source.items()}, target
 
 
 def _difference(source: list[Part], target: list[Part]) -> str:
@@ -173,17 +199,16 @@ def _difference(source: list[Part], target: list[Part]) -> str:
     return "" if here == there else f"shapes {here} in the source, {there} in the target"
 
 
-def _refuse_within_levels(name: str, difference: str, levels: Iterable[str]) -> None:
-    if any(name.startswith(f"{level}/") for level in levels):
-        raise ValueError(
-            "source and target must have experts and gates of the same widths where these have "
-            f"the same names. Received: {name!r} with {difference}"
-        )
-
-
 def _shape(part: Part) -> tuple[int, ...]:
     variable, where = part
     return np.broadcast_to(0, variable.shape)[where].shape
+
+
+def _settle_normalization(model: Any) -> None:
+    """Let Normalization layers go by their weights, of which they keep copies."""
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.Normalization):
+            layer.finalize_state()
 
 
 Change = Callable[[Any, np.ndarray], np.ndarray]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 
 import ple_keras as pk
 from tests.distribution_run import predictions
+from tests.test_examples import run
 
 ROOT = Path(pk.__file__).parents[1]
 XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+IN_ORDER = {"JAX_CPU_ENABLE_ASYNC_DISPATCH": "false"}  # steps side by side can wait for ever
 DISTRIBUTIONS = ["data_2", "experts_4"]
 
 pytestmark = pytest.mark.skipif(
@@ -29,7 +32,7 @@ def runs(tmp_path_factory):
     for name in ("one", *DISTRIBUTIONS):
         (folder / name).mkdir()
     command = [sys.executable, "-m", "tests.distribution_run_jax", folder]
-    environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu", **IN_ORDER}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     return folder, json.loads((folder / "figures.json").read_text())
 
@@ -87,3 +90,12 @@ def test_a_look_at_the_gates_sees_every_example_once(runs):
         for gate, use in of["gates"].items():
             mean = report["levels"][level]["gates"][gate]["mean"]
             assert mean == pytest.approx(use["mean"], abs=1e-5)
+
+
+def test_the_example_trains_on_two_devices():
+    result = run("distributed/jax_devices.py", "--rows", "1001", "--epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert "is held as (2, 311, 64), (2, 311, 64)" in result.stdout
+    differences = re.findall(r"difference to one device (\S+)", result.stdout)
+    assert len(differences) == 3
+    assert max(map(float, differences)) < 1e-5

@@ -11,6 +11,7 @@ import pytest
 
 import ple_keras as pk
 from tests.distribution_run import predictions
+from tests.test_examples import run
 
 ROOT = Path(pk.__file__).parents[1]
 
@@ -87,3 +88,11 @@ def test_a_look_at_the_gates_sees_every_example_once_or_is_refused(runs):
             assert mean == pytest.approx(use["mean"], abs=1e-5)
     for message in figures["refusals"]:
         assert message.endswith("Received: strategy.num_replicas_in_sync=2")
+
+
+def test_the_example_trains_two_replicas():
+    result = run("distributed/tensorflow_mirrored.py", "--epochs", "1")
+    assert result.returncode == 0, result.stderr
+    losses = [line.split()[2:] for line in result.stdout.splitlines() if " loss " in line]
+    exact = [abs(float(alone) - float(together)) < 1e-4 for alone, together in losses]
+    assert exact == [True, False, True]

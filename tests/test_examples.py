@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -60,3 +62,12 @@ def test_wrong_arguments_are_refused(arguments):
     result = run("census_income.py", *arguments)
     assert result.returncode == 2
     assert arguments[0] in result.stderr
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others compile four models long")
+def test_a_task_is_added():
+    result = run("add_a_task.py", "--rows", "1000", "--epochs", "1")
+    assert result.returncode == 0, result.stderr
+    assert "new (6): ple/0/arrival_delay/expert_0" in result.stdout
+    one_level, two_levels = re.findall(r"by the transfer: (\S+)", result.stdout)
+    assert float(one_level) == 0 < float(two_levels)

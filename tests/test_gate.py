@@ -38,6 +38,19 @@ def test_a_call_outside_of_keras_loops_leaves_the_statistics_alone():
     assert math.isnan(block.gate_statistics()["a"]["entropy"])
 
 
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX's traces leak into state")
+def test_a_trace_that_is_not_of_keras_leaves_no_placeholder_in_the_statistics():
+    """As jax2onnx traces a model, or a user who compiles one."""
+    import jax
+
+    model, block = make_model(enable_gate_weights_metrics=True)
+    x = features(3, 4)
+    traced = jax.jit(lambda x: model(x, training=False))(x)
+    assert math.isnan(block.gate_statistics()["a"]["max"])
+    np.testing.assert_allclose(model.predict(x, verbose=0), traced, rtol=1e-6)
+    assert block.gate_statistics()["a"]["mean"].sum() == pytest.approx(1)
+
+
 def test_tracking_survives_training_and_off_it_costs_no_weight():
     tracking, block = make_model(enable_gate_weights_metrics=True)
     tracking.fit(features(8, 4), features(8, 3), epochs=2, batch_size=4, verbose=0)

@@ -1,6 +1,7 @@
 """The gate inspection example runs as a user runs it, on few rows."""
 
 import csv
+import importlib.util
 import re
 
 import pytest
@@ -24,6 +25,9 @@ def test_it_reports_and_draws_three_runs(tmp_path):
         with (tmp_path / f"{name}.csv").open(newline="") as file:
             (row,) = csv.DictReader(file)
         assert 0 < float(row["val_gate/ple/0/shared/max"]) <= 1
+        for part in ("train", "validation") if importlib.util.find_spec("tensorflow") else ():
+            (events,) = (tmp_path / "tensorboard" / name / part).glob("events.*")
+            assert b"epoch_gate/ple/0/shared/max" in events.read_bytes()
 
 
 @pytest.mark.parametrize("arguments", [("--rows", "0"), ("--epochs", "none")])

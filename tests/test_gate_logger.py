@@ -245,14 +245,19 @@ def test_keras_s_own_callbacks_see_the_figures(tmp_path):
 
 
 def test_tensorboard_shows_the_figures(tmp_path):
-    pytest.importorskip("tensorflow")
+    tf = pytest.importorskip("tensorflow")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    model = compiled(functional, block(pk.CGCBlock, name="cgc"))
-    fit(model, validation_data=data(), callbacks=[keras.callbacks.TensorBoard(tmp_path)])
-    events = accumulator.EventAccumulator(str(tmp_path / "train"), {"tensors": 0}).Reload()
-    assert "epoch_gate/cgc/click/max" in events.Tags()["tensors"]
-    events = accumulator.EventAccumulator(str(tmp_path / "validation"), {"tensors": 0}).Reload()
-    assert "epoch_gate/cgc/click/max" in events.Tags()["tensors"]
+    model = compiled(functional, block())
+    board = keras.callbacks.TensorBoard(tmp_path)
+    history = of_gates(fit(model, validation_data=data(), callbacks=[board]))
+    for run, prefix in (("train", ""), ("validation", "val_")):
+        events = accumulator.EventAccumulator(str(tmp_path / run), {"tensors": 0}).Reload()
+        tags = {tag for tag in events.Tags()["tensors"] if "gate/" in tag}
+        assert tags == {f"epoch_{key}" for key in history if not key.startswith("val_")}
+        for tag in tags:
+            (event,) = events.Tensors(tag)
+            value = history[prefix + tag.removeprefix("epoch_")]
+            assert tf.make_ndarray(event.tensor_proto) == pytest.approx(value, rel=1e-6), tag
 
 
 def test_the_progress_bar_can_be_kept_quiet(capsys):

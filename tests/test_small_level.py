@@ -165,6 +165,14 @@ def test_what_needs_experts_or_gates_one_by_one_gets_them(kwargs):
     assert not takes(built(x, **kwargs), x)
 
 
+def test_gates_of_other_widths_run_one_by_one(each):
+    widths = {"click": 3, "buy": 5, "like": 3, "shared": 4}
+    x = {stream: keras.ops.convert_to_tensor(features(4, w)) for stream, w in widths.items()}
+    cgc = pk.CGCBlock(TASKS, [6, 4], num_task_experts=0, num_shared_experts=2)
+    cgc(x)
+    assert_same(*(numpy_of(y) for y in (cgc(x), each(lambda: cgc(x)))))
+
+
 def test_a_subclass_decides_what_its_gates_weigh():
     class First(pk.CGCBlock):
         def gate_weights(self, inputs, training=None):
@@ -231,3 +239,12 @@ def test_what_is_compiled_is_no_small_level():
     ple = built(x)
     assert takes(ple, x)
     assert not torch.compile(lambda x: takes(ple, x), backend="eager")(x)
+
+
+def test_what_follows_may_work_in_place():
+    block = pk.CGCBlock(["click", "buy"], [4])
+    outputs = block(features(8, 3))
+    expected = 2 * numpy_of(outputs)["buy"]
+    outputs["buy"].mul_(2)
+    assert_same({"buy": numpy_of(outputs["buy"])}, {"buy": expected})
+    outputs["buy"].sum().backward()

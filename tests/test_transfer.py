@@ -203,3 +203,157 @@ def test_a_network_that_is_no_expert_is_refused():
         pk.start_experts(network, network)
     with pytest.raises(ValueError, match="noise must be at least 0"):
         pk.start_experts(cgc, pk.ExpertBlock([5, 4]), noise=-1)
+
+
+def in_two_parts(make_part):
+    """A model whose front is two models, "left" and "right", with layers of the same names."""
+    inputs = keras.Input((3,))
+    front = [make_part(name)(inputs) for name in ("left", "right")]
+    x = keras.layers.Concatenate()(front)
+    return keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(x))
+
+
+def functional(name):
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.layers.Dense(2, name="dense")(inputs), name=name)
+
+
+def sequential(name):
+    return keras.Sequential([keras.layers.Dense(2, name="dense")], name=name)
+
+
+@pytest.mark.parametrize("part", [functional, sequential])
+def test_layers_of_one_name_in_two_models_within_are_told_apart(part, tmp_path):
+    source, target = in_two_parts(part), in_two_parts(part)
+    source.save(tmp_path / "source.keras")  # Keras's own paths of a loaded Sequential are shorter
+    transfer = pk.transfer_weights(keras.saving.load_model(tmp_path / "source.keras"), target)
+    assert {"left/dense/kernel", "right/dense/kernel"} < set(transfer.copied)
+    assert not transfer.new
+    assert not transfer.left_out
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_heads_of_one_task_are_told_apart():
+    def twice(towers):
+        inputs = keras.Input((3,))
+        heads = [
+            pk.TaskHeads([pk.BinaryHead("a", tower=[tower])], name=name)
+            for name, tower in towers.items()
+        ]
+        return keras.Model(inputs, [layer({"a": inputs}) for layer in heads])
+
+    source, target = twice({"mobile": 3, "desktop": 2}), twice({"desktop": 2, "mobile": 3})
+    randomize(source)
+    transfer = pk.transfer_weights(source, target)
+    assert {"mobile/a_head/tower", "desktop/a_head/head", "mobile/a/loss_weight"} < set(
+        transfer.copied
+    )
+    assert not transfer.left_out
+    x = features(2, 3)
+    for theirs, ours in zip(source(x), reversed(target(x))):
+        assert_same(numpy_of(ours), numpy_of(theirs))
+
+
+def test_weights_that_nothing_tells_apart_are_refused():
+    class Same(keras.layers.Layer):
+        def build(self, shape):
+            self.scales = [self.add_weight(shape=(1,), name="scale") for _ in range(2)]
+
+        def call(self, x):
+            return self.scales[0] * x + self.scales[1]
+
+    same = Same(name="same")
+    same(features(2, 3))
+    with pytest.raises(ValueError, match=r"must not hold two weights.*'scale'.*Received: model="):
+        pk.transfer_weights(same, same)
+
+
+def test_blocks_that_a_model_never_calls_are_passed_over():
+    class WithSpare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.ple = pk.PLEBlock(1, ["a"], [4], name="ple")
+            self.spare = pk.PLEBlock(1, ["a"], [4], name="spare")
+
+        def call(self, x):
+            return self.ple(x)
+
+    source, target = WithSpare(), WithSpare()
+    x = features(2, 3)
+    source(x), target(x)
+    assert "ple/0/a/expert_0" in pk.transfer_weights(source, target).copied
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_what_subclasses_add_goes_along_and_statistics_stay():
+    class Scaled(pk.CGCBlock):
+        def build(self, shape):
+            super().build(shape)
+            self.scale = self.add_weight(shape=(1,), name="scale")
+
+    source, target = (Scaled(["a"], [4], enable_gate_weights_metrics=True) for _ in "ab")
+    gates = [pk.Gate(2, track_weights=True) for _ in "ab"]
+    x = features(2, 3)
+    for layer in (source, target, *gates):
+        layer(x, training=False)
+    assert "scale" in pk.transfer_weights(source, target).copied
+    assert pk.transfer_weights(*gates).copied == ("projection/kernel",)
+
+
+def test_a_level_called_as_a_task_is_no_head():
+    def named(width):
+        inputs = keras.Input((3,))
+        heads = pk.TaskHeads([pk.BinaryHead("click", tower=[width])])
+        return keras.Model(inputs, heads(pk.MMoEBlock(["click"], [4], 2, name="click")(inputs)))
+
+    transfer = pk.transfer_weights(named(3), named(5))
+    assert "click/shared/expert_0" in transfer.copied
+    assert "click/tower" in transfer.left_out
+
+
+def test_normalization_goes_on_with_what_was_copied():
+    def normalized():
+        inputs = keras.Input((3,))
+        layer = keras.layers.Normalization(name="normalization")
+        return layer, keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(layer(inputs)))
+
+    (layer, source), (_, target) = normalized(), normalized()
+    x = features(8, 3)
+    layer.adapt(7 * x + 3)
+    pk.transfer_weights(source, target)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_adapters_of_gates_go_along():
+    source, target = make(["a"]), make(["a"])
+    for model in (source, target):
+        for gate in model.get_layer("ple")[0]._gates().values():
+            gate._projection.enable_lora(2)
+    randomize(source, seed=5)
+    transfer = pk.transfer_weights(source, target)
+    assert not transfer.new
+    assert not transfer.left_out
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_noise_follows_the_seeds():
+    network = pk.ExpertBlock([4])
+    cgc = pk.CGCBlock(["a"], [4])
+    network(features(2, 3)), cgc(features(2, 3))
+
+    def started(**kwargs):
+        pk.start_experts(cgc, network, **kwargs)
+        return np.array(cgc.weights[0])
+
+    runs = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        runs.append(started())
+    np.testing.assert_array_equal(*runs)
+    assert (started() != runs[0]).any()
+    with pytest.raises(TypeError, match="seed must be an integer"):
+        started(seed="x")
+    with pytest.raises(ValueError, match="seed must be at least 0"):
+        started(seed=-1)

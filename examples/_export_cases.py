@@ -1,0 +1,131 @@
+"""The models that export_formats.py exports: a PLE, and with --all every kind of block."""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import keras
+import numpy as np
+
+import ple_keras as pk
+
+FEATURES = 16
+POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
+
+
+@keras.saving.register_keras_serializable(package="export_formats")
+class OwnExpert(pk.ExpertBlock):
+    """An expert of one's own: a block runs copies of it, no stacked kernels."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of model.
+
+    Attributes:
+        block: "PLE", "MMoE" or "shared bottom".
+        experts: "stacked" or "copied".
+        tracked: Whether gates keep statistics.
+        inputs: "one", "two" (a dict, put together in front) or "by stream" (a dict into the block).
+        policy: The dtype policy.
+        more: What else is special, a key of `MORE`.
+    """
+
+    block: str = "PLE"
+    experts: str = "stacked"
+    tracked: bool = False
+    inputs: str = "one"
+    policy: str = "float32"
+    more: str = ""
+
+    def words(self) -> str:
+        """The case as a line of a table names it."""
+        gates = "gates tracked, " * self.tracked
+        more = f", {self.more}" * bool(self.more)
+        return f"{self.block}, {self.experts}, {gates}{self.inputs} input, {self.policy}{more}"
+
+
+MORE: dict[str, dict[str, Any]] = {
+    "": {},
+    "gate dropout": {"gate_dropout": 0.3},
+    "balanced gates": {"expert_balance_regularizer": 0.1},
+    "gate block": {"gate_block": [8], "gate_softmax_temperature": 0.5},
+    "product head": {},
+    "batch norm": {},
+    "gelu tower": {},
+    "learned weights": {},
+}
+
+
+def cases() -> Iterator[Case]:
+    """Blocks, experts, tracking and inputs in all combinations; policies; special features."""
+    blocks, inputs = ("PLE", "MMoE", "shared bottom"), ("one", "two", "by stream")
+    for block, experts in itertools.product(blocks, ("stacked", "copied")):
+        for tracked, form in itertools.product((False, True), inputs):
+            if block != "shared bottom" or not (tracked or form == "by stream"):
+                yield Case(block, experts, tracked, form)
+        for policy in POLICIES[1:]:
+            yield Case(block, experts, policy=policy)
+    yield from (replace(Case(), more=more) for more in MORE if more)
+
+
+def build(case: Case) -> keras.Model:
+    """The model of a case, its weights and biases random."""
+    keras.config.set_dtype_policy(case.policy)
+    heads = _heads(case.more)
+    block = _block(case, heads)
+    inputs = _inputs(case.inputs, heads.task_names)
+    if case.inputs == "by stream":
+        features: Any = {name.removesuffix("_features"): x for name, x in inputs.items()}
+    elif len(inputs) > 1:
+        features = keras.layers.Concatenate()(list(inputs.values()))
+    else:
+        (features,) = inputs.values()
+    struct = inputs if len(inputs) > 1 else features
+    model = keras.Model(struct, heads(block(features)))
+    keras.config.set_dtype_policy("float32")
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:
+        variable.assign(rng.normal(scale=0.3, size=variable.shape).astype("float32"))
+    return model
+
+
+def _inputs(form: str, tasks: list[str]) -> dict[str, Any]:
+    """By name. An input that had the name of a task would collide with its output in ONNX."""
+    widths = {"x": FEATURES}
+    if form == "two":
+        widths = {"user": 10, "item": FEATURES - 10}
+    elif form == "by stream":
+        widths = {f"{stream}_features": FEATURES for stream in [*tasks, "shared"]}
+    return {name: keras.Input((width,), name=name) for name, width in widths.items()}
+
+
+def _heads(more: str) -> pk.TaskHeads:
+    activation = "gelu" if more == "gelu tower" else "relu"
+    heads = [
+        pk.BinaryHead("click", tower=[8]),
+        pk.BinaryHead("buy"),
+        pk.RegressionHead("time", tower=pk.ExpertBlock([8], activation=activation), units=2),
+        pk.MulticlassHead("kind", tower=[8], num_classes=4),
+    ]
+    if more == "product head":
+        heads.append(pk.ProductHead("click_and_buy", of=("click", "buy")))
+    return pk.TaskHeads(heads, "uncertainty" if more == "learned weights" else None)
+
+
+def _block(case: Case, heads: pk.TaskHeads) -> keras.Layer:
+    kind = pk.ExpertBlock if case.experts == "stacked" else OwnExpert
+    expert = kind([16, 8], normalization="batch" if case.more == "batch norm" else None)
+    if case.block == "shared bottom":
+        return pk.SharedBottomBlock(heads, expert)
+    gates = {"enable_gate_weights_metrics": case.tracked, **MORE[case.more]}
+    if case.block == "MMoE":
+        return pk.MMoEBlock(heads, expert, num_experts=4, **gates)
+    return pk.PLEBlock(2, heads, expert, num_task_experts=2, num_shared_experts=2, **gates)
+
+
+def examples(model: keras.Model, rows: int) -> dict[str, np.ndarray]:
+    """Inputs of a model, by name."""
+    rng = np.random.default_rng(rows)
+    return {x.name: rng.normal(size=(rows, *x.shape[1:])).astype("float32") for x in model.inputs}

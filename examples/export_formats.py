@@ -1,0 +1,222 @@
+"""Exports a PLE to every format that the backend has, and runs the files without Keras.
+
+    pip install -e ".[export,tensorflow]"
+    KERAS_BACKEND=tensorflow python examples/export_formats.py
+
+    saved_model   TensorFlow; JAX, with TensorFlow installed beside it       run by TensorFlow
+    onnx          TensorFlow, PyTorch; JAX, with jax2onnx installed          run by onnxruntime
+    torch         PyTorch: an ExportedProgram                                run by PyTorch
+    litert        TensorFlow                                                 run by ai-edge-litert
+
+Each is exported once, with a batch of any size, and run on batches of 1, 7 and 64 in a process that
+finds neither Keras nor ple_keras (`_served.py`). Printed is the largest difference to
+`model.predict`, over all tasks. `--all` does the same for every kind of model: blocks, experts,
+inputs, dtype policies. `--keep FOLDER` keeps the files.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import itertools
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read by the import
+
+import keras
+import numpy as np
+from _export_cases import Case, build, cases, examples
+
+BATCHES = (1, 7, 64)
+BACKEND = keras.backend.backend()
+
+
+def export_saved_model(model: keras.Model, folder: Path) -> None:
+    """To be served by `tf.saved_model.load(path).serve(x)`: a dict by task."""
+    model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
+
+
+def export_onnx(model: keras.Model, folder: Path) -> None:
+    """An ONNX file whose outputs bear the tasks' names."""
+    predictions = call(model)  # Keras refuses a model that was never called
+    file = folder / "model.onnx"
+    model.export(file, format="onnx", verbose=False)
+    if BACKEND == "torch":
+        name_outputs(file, list(predictions))
+    elif BACKEND == "jax":
+        name_outputs(file, sorted(predictions))
+
+
+def name_outputs(file: Path, names: list[str]) -> None:
+    """Give names to the outputs of an ONNX file: PyTorch and JAX leave them nameless."""
+    import onnx
+
+    model = onnx.load(file)
+    new = dict(zip([output.name for output in model.graph.output], names))
+    for node in model.graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for output in model.graph.output:
+        output.name = new[output.name]
+    onnx.checker.check_model(model)
+    onnx.save(model, file)
+
+
+def export_torch(model: keras.Model, folder: Path) -> None:
+    """An ExportedProgram for any batch: `torch.export.load(path).module()(x)`, a dict by task."""
+    import torch
+
+    batch = {0: torch.export.Dim("batch")}
+    names = [x.name for x in model.inputs]
+    model.export(
+        folder / "model.pt2",
+        format="torch",
+        verbose=False,
+        dynamic_shapes=dict.fromkeys(names, batch) if len(names) > 1 else batch,
+    )
+
+
+def export_litert(model: keras.Model, folder: Path) -> None:
+    """A LiteRT file; its signature knows the tasks, positions of outputs say nothing."""
+    model.export(folder / "model.tflite", format="litert", verbose=False)
+
+
+EXPORTS: dict[str, Callable[[keras.Model, Path], None]] = {
+    "saved_model": export_saved_model,
+    "onnx": export_onnx,
+    "torch": export_torch,
+    "litert": export_litert,
+}
+NEEDS = {  # by format and backend: packages beside those of the backend
+    "saved_model": {"tensorflow": [], "jax": ["tensorflow"]},
+    "onnx": {
+        "tensorflow": ["onnxruntime", "tf2onnx"],
+        "torch": ["onnx", "onnxruntime"],
+        "jax": ["jax2onnx", "onnxruntime"],
+    },
+    "torch": {"torch": []},
+    "litert": {"tensorflow": ["ai_edge_litert"]},
+}
+
+
+def call(model: keras.Model) -> dict[str, Any]:
+    """The model called by itself, which is more than `predict` is on JAX."""
+    inputs = {key: keras.ops.convert_to_tensor(x) for key, x in examples(model, 1).items()}
+    predictions: dict[str, Any] = model(as_called(inputs))
+    return predictions
+
+
+def as_called(inputs: dict[str, Any]) -> Any:
+    """A model of one input takes the tensor itself, of several a dict."""
+    return inputs if len(inputs) > 1 else next(iter(inputs.values()))
+
+
+def formats_here() -> list[str]:
+    """What this backend exports to; what lacks a package is named and left out."""
+    formats = []
+    for name, needs in NEEDS.items():
+        if BACKEND in needs:
+            missing = [x for x in needs[BACKEND] if importlib.util.find_spec(x) is None]
+            formats += [] if missing else [name]
+            if missing:
+                print(f"{name}: needs {' and '.join(missing)}", flush=True)
+    return formats
+
+
+def export(case: Case, formats: list[str], folder: Path) -> None:
+    """Write a model's files, and what it makes of inputs, for `_served.py` and `difference`."""
+    model = build(case)
+    for name in formats:
+        here = folder / name
+        here.mkdir(parents=True)
+        try:
+            with quietly():
+                EXPORTS[name](model, here)
+        except Exception as error:
+            (here / "error.txt").write_text(f"export: {type(error).__name__}: {error}")
+    inputs = examples(model, max(BATCHES))
+    np.savez(folder / "predictions.npz", **model.predict(as_called(inputs), max(BATCHES), 0))
+    for rows, name in itertools.product(BATCHES, formats):
+        first = {key: x[:rows] for key, x in inputs.items()}
+        np.savez(folder / name / f"inputs_{rows}.npz", **first)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """What exporters say of their own accord is not of interest here."""
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def serve(folders: list[Path]) -> None:
+    """Run all files in one process that finds no Keras."""
+    script = Path(__file__).with_name("_served.py")
+    whole = [folder for folder in folders if not (folder / "error.txt").exists()]
+    subprocess.run([sys.executable, "-I", script, *whole], check=True, stderr=subprocess.DEVNULL)
+
+
+def difference(folder: Path) -> str:
+    """The largest to `predict`, or what went wrong."""
+    if (folder / "error.txt").exists():
+        return (folder / "error.txt").read_text()
+    predictions, largest = np.load(folder.parent / "predictions.npz"), 0.0
+    for rows in BATCHES:
+        outputs = np.load(folder / f"outputs_{rows}.npz")
+        if set(outputs) != set(predictions):
+            return f"other names: {list(outputs)}"
+        differences = [abs(outputs[task] - predictions[task][:rows]) for task in predictions]
+        largest = max(largest, *(difference.max() for difference in differences))
+    return f"{largest:.0e}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Export, serve, compare; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--all", action="store_true", help="every kind of model")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder for the files")
+    args = parser.parse_args(argv)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    formats, chosen = formats_here(), list(cases()) if args.all else [Case()]
+    if not formats:
+        return 2
+    with contextlib.ExitStack() as stack:
+        root = args.keep or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folders = [root / f"{index:02}" for index, _ in enumerate(chosen)]
+        for case, folder in zip(chosen, folders):
+            export(case, formats, folder)
+        serve([folder / name for folder in folders for name in formats])
+        found = [[difference(folder / name) for name in formats] for folder in folders]
+    print_table(formats, chosen, found)
+    return 0
+
+
+def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) -> None:
+    """A line a model; errors below, each once, without what names files and nodes."""
+    found = [[" ".join(x for x in cell.split() if "/" not in x) for cell in row] for row in found]
+    errors = list(dict.fromkeys(cell for row in found for cell in row if ":" in cell))
+    width = max(len(case.words()) for case in chosen)
+    print(" " * width + "".join(f"{name:>13}" for name in formats))
+    for case, row in zip(chosen, found):
+        cells = [f"error {errors.index(cell) + 1}" if cell in errors else cell for cell in row]
+        print(case.words().ljust(width) + "".join(f"{cell:>13}" for cell in cells))
+    for number, error in enumerate(errors, 1):
+        print(f"\nerror {number}: {error[:400]}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,19 @@
+"""Whether a value may be written to a layer's state."""
+
+from importlib import import_module
+from typing import Any
+
+import keras
+from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+
+def is_traced_for_others(value: Any) -> bool:
+    """Whether `value` is JAX's placeholder in a trace that Keras takes no state out of.
+
+    Keras's own steps hand new state out of what JAX traces. An exporter's trace, or a user's
+    `jax.jit`, does not: a variable would keep the placeholder, and the model fail ever after.
+    """
+    if keras.backend.backend() != "jax" or in_stateless_scope():
+        return False
+    jax: Any = import_module("jax")
+    return isinstance(value, jax.core.Tracer)
