@@ -19,7 +19,9 @@ experts of a level by the number of devices that share them.
 
 On a machine with several GPUs or TPUs nothing changes, they are what `list_devices` returns. On a
 cluster each machine runs the script, after `keras.distribution.initialize()`, and hands its own
-share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`.
+share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`. There `predict` fails,
+for it would fetch what other machines hold: save on the first machine alone, and load the file
+without a distribution.
 """
 
 import argparse

@@ -14,8 +14,10 @@ What holds among replicas, as the second part shows with labels that are missing
     per replica   the mean over labelled examples, a head's default: of each replica's own, then
                   averaged
 
-On a machine with several GPUs, `MirroredStrategy()` takes them all. On a cluster it is
-`MultiWorkerMirroredStrategy`, with TF_CONFIG set on each machine; all else stays.
+On a machine with several GPUs, `MirroredStrategy()` takes them all; leave steps_per_execution and
+jit_compile as they are, which fail under it. Several machines are beyond Keras 3 on TensorFlow:
+`fit` fails under MultiWorkerMirroredStrategy, whatever the model (keras-team/keras #20585). JAX and
+PyTorch do that, see the scripts beside this one.
 """
 
 import argparse
