@@ -256,8 +256,8 @@ def test_tensorboard_shows_the_figures(tmp_path):
         assert tags == {f"epoch_{key}" for key in history if not key.startswith("val_")}
         for tag in tags:
             (event,) = events.Tensors(tag)
-            value = history[prefix + tag.removeprefix("epoch_")]
-            assert tf.make_ndarray(event.tensor_proto) == pytest.approx(value, rel=1e-6), tag
+            (value,) = history[prefix + tag.removeprefix("epoch_")]
+            assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(value, rel=1e-6), tag
 
 
 def test_the_progress_bar_can_be_kept_quiet(capsys):
