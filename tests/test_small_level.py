@@ -222,7 +222,7 @@ def test_what_is_exported_takes_any_batch(model):
     assert_same(numpy_of(program.module()(torch.from_numpy(x))), numpy_of(model(x)))
 
 
-@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore::DeprecationWarning")
 def test_what_is_traced_is_small_and_takes_any_batch(model):
     import torch
 
