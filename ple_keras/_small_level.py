@@ -17,11 +17,12 @@ import keras
 from keras import ops
 from keras.src.backend import get_keras_mask
 
+from ple_keras._gate_statistics import tracked
 from ple_keras._observation import is_watched
 from ple_keras._validation import SHARED
 from ple_keras._wiring import Wiring
 from ple_keras.expert_bank import ExpertBank
-from ple_keras.gate import Gate, tracked
+from ple_keras.gate import Gate
 
 # Above either of them PyTorch's batched product can be slower than one product after the other.
 MOST_ROWS = 512

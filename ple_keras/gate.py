@@ -1,6 +1,5 @@
 """A gate: how much of each expert an example gets."""
 
-import math
 from typing import Any
 
 import keras
@@ -8,6 +7,8 @@ import numpy as np
 from keras import ops
 
 from ple_keras._building import Shape, build_on, freeze_if_frozen
+from ple_keras._gate_statistics import num_sums, statistics_of, tracked
+from ple_keras._gate_weights import at_least_float32, largest, softmax, total
 from ple_keras._observation import is_watched
 from ple_keras._registration import register
 from ple_keras._tracing import is_traced_for_others
@@ -157,7 +158,7 @@ class Gate(keras.Layer):
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and training is not None and not is_watched():
-            self.add_to_statistics(_total(tracked(ops.stop_gradient(weights)), mask))
+            self.add_to_statistics(total(tracked(ops.stop_gradient(weights)), mask))
         if self.num_experts > 1 and self.gate_dropout and training:
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
@@ -174,11 +175,11 @@ class Gate(keras.Layer):
 
     def _drop_experts(self, logits: Any) -> Any:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
-        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == _largest(draws))
+        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
 
     def _imbalance(self, weights: Any, mask: Any) -> Any:
-        load = _total(ops.cast(weights, "float32"), mask)
+        load = total(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
     @property
@@ -279,64 +280,3 @@ def check_temperature(value: Any, argument: str) -> float:
     if temperature <= 0:
         raise ValueError(f"{argument} must be above 0. Received: {argument}={value!r}")
     return temperature
-
-
-def at_least_float32(x: Any) -> Any:
-    """`x`, cast up where its dtype has fewer bits than float32."""
-    is_half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
-    return ops.cast(x, "float32") if is_half else x
-
-
-def tracked(weights: Any, axis: int = -1) -> Any:
-    """What is added up of each example along the axis of the experts, in few operations.
-
-    The weights, each times its logarithm, the largest, and 1.
-    """
-    weights = ops.cast(weights, "float32")
-    surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
-    largest = _largest(weights, axis)
-    return ops.concatenate([weights, surprises, largest, ops.ones_like(largest)], axis=axis)
-
-
-def num_sums(num_experts: int) -> int:
-    """How many numbers `tracked` has of an example."""
-    return 2 * num_experts + 2
-
-
-def statistics_of(sums: np.ndarray) -> dict[str, Any]:
-    """What `Gate.statistics` has, of sums of what `tracked` has."""
-    num_experts = len(sums) // 2 - 1
-    means = sums / (sums[-1] or math.nan)
-    surprise = means[num_experts:-2].sum()
-    return {
-        "mean": means[:num_experts],
-        "entropy": float(-surprise / max(math.log(num_experts), 1e-30)),
-        "max": float(means[-2]),
-    }
-
-
-def softmax(logits: Any) -> Any:
-    """Softmax over the last axis; written out on TensorFlow, whose own takes three times as long.
-
-    That works row by row, and a row is but as long as a gate has experts.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return ops.softmax(logits)
-    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits)))
-    return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
-
-
-def _largest(values: Any, axis: int = -1) -> Any:
-    """The largest of each example, `(..., 1)` by default, in batches that may be empty."""
-    if 0 in values.shape:
-        return values[..., :1]
-    if None in values.shape:  # without an initial value ops.max refuses to be of nothing
-        return ops.max(values, axis=axis, keepdims=True, initial=-math.inf)
-    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile can't follow ops.max
-
-
-def _total(values: Any, mask: Any) -> Any:
-    """The sum over all examples, or those that a mask `(...)` calls valid: `(..., n)` to `(n,)`."""
-    if mask is not None:
-        values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)
-    return ops.sum(values, axis=tuple(range(len(values.shape) - 1)))

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._gate_statistics import num_sums, statistics_of
 from ple_keras._levels import find_levels
 from ple_keras._ranks import sum_over_ranks
 from ple_keras.cgc import CGCBlock
-from ple_keras.gate import num_sums, statistics_of
 
 Logs = dict[str, Any] | None
 Figures = dict[str, float]

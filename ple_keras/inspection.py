@@ -8,11 +8,11 @@ import numpy as np
 
 from ple_keras._batches import Batches
 from ple_keras._building import Untracked
+from ple_keras._gate_weights import at_least_float32
 from ple_keras._levels import built_levels, find_levels
 from ple_keras._observation import Observer, watched_by
 from ple_keras._validation import check_known_value
 from ple_keras.cgc import CGCBlock
-from ple_keras.gate import at_least_float32
 
 ByLevel = dict[str, Any]
 QUICK = 50  # batches; more of them get a progress bar
