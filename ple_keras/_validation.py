@@ -161,13 +161,19 @@ def check_known_value(value: Any, known: Sequence[Any], argument: str) -> Any:
 
 
 def check_activation(activation: Any) -> Any:
-    """An activation as a function; a layer is refused."""
+    """An activation as a function; a layer is refused, and what gives up half of the width."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
             "activation must be a name or a function; a layer with weights belongs into a "
             f"keras.Sequential with the layers before it. Received: activation={activation!r}"
         )
-    return check_known(keras.activations.get, activation, "activation")
+    function = check_known(keras.activations.get, activation, "activation")
+    if function is keras.activations.glu:
+        raise ValueError(
+            "activation must keep the width, and glu halves it: a layer of your own may do that. "
+            f"Received: activation={activation!r}"
+        )
+    return function
 
 
 def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:

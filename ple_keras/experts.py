@@ -45,8 +45,8 @@ class ExpertBlock(KeepsModes, keras.Layer):
 
     Raises:
         TypeError: if `units` holds anything but integers, or `activation` is a layer.
-        ValueError: if `units` is empty or below 1, `dropout` is outside [0, 1), or
-            `normalization` is unknown.
+        ValueError: if `units` is empty or below 1, `dropout` is outside [0, 1), `normalization`
+            or `activation` is unknown, or `activation` halves the width, as "glu" does.
 
     Example:
 

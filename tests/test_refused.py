@@ -335,6 +335,11 @@ BAD_ARGUMENTS = {
         TypeError,
         r"activation must be a name or a function.*Received: activation=<PReLU",
     ),
+    "activation_halves": (
+        lambda: pk.ExpertBlock(4, activation="glu"),
+        ValueError,
+        r"activation must keep the width.*Received: activation='glu'$",
+    ),
     "activation_number": (
         lambda: pk.ExpertBlock(3, activation=3),
         ValueError,
