@@ -40,7 +40,7 @@ BACKEND = keras.backend.backend()
 
 
 def export_saved_model(model: keras.Model, folder: Path) -> None:
-    """To be served by `tf.saved_model.load(path).serve(x)`: a dict by task."""
+    """To be served by what `tf.saved_model.load(path)` returns: `serve(x)`, a dict by task."""
     model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
 
 
