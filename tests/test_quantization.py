@@ -87,6 +87,20 @@ def test_stacked_experts_are_quantized_as_copied_ones_are():
     assert "cgc/experts/expert-time-0-dense_0/kernel" in paths
 
 
+@pytest.mark.parametrize("experts", ["stacked", "copied"])
+def test_its_gates_and_experts_are_looked_at_as_before(experts):
+    model = model_of(ple(experts))
+    x = features(64, 5)
+    labels = {"click": np.arange(64) % 2, "time": x[:, :1]}
+    before = pk.gate_weights(model, x)["cgc"]
+    model.quantize("int8")
+    report = pk.gate_report(model, x, labels)
+    for gate, weights in pk.gate_weights(model, x)["cgc"].items():
+        assert 0 < np.abs(weights - before[gate]).max() < 0.1
+        means = list(report.levels["cgc"].gates[gate].mean.values())
+        np.testing.assert_allclose(means, weights.mean(0), atol=1e-5)
+
+
 def test_what_is_quantized_in_part_is_loaded_so(tmp_path):
     model = model_of(ple("stacked"))
     for layer in model._flatten_layers():
