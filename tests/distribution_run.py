@@ -75,6 +75,16 @@ def predictions(model):
     return {task: y.tolist() for task, y in model.predict(data()[0], verbose=0).items()}
 
 
+def assert_is_as_alone(logs, alone):
+    """That each figure of each epoch is, and that what is compared moves at all."""
+    assert logs.keys() == alone.keys()
+    assert any("gate/ple/1/time" in key for key in logs)
+    assert alone["loss"][-1] < alone["loss"][0]
+    for key, values in alone.items():
+        np.testing.assert_allclose(logs[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
+    assert logs["loss_weight/time"][-1] < 0.9 * logs["loss_weight/time"][0]
+
+
 def write(figures):
     """Into the file that the command line names."""
     Path(sys.argv[1]).joinpath("figures.json").write_text(json.dumps(figures))

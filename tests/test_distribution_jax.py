@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.distribution_run import predictions
+from tests.distribution_run import assert_is_as_alone, predictions
 from tests.test_examples import run
 
 ROOT = Path(pk.__file__).parents[1]
@@ -41,13 +41,7 @@ def runs(tmp_path_factory):
 def test_twenty_steps_have_the_losses_metrics_weights_and_gates_of_one_device(runs, name):
     """Where labels are missing and gates are balanced too: it is one program over the batch."""
     _, figures = runs
-    logs, alone = figures[name]["logs"], figures["one"]["logs"]
-    assert logs.keys() == alone.keys()
-    assert any("gate/ple/1/time" in key for key in logs)
-    assert alone["loss"][-1] < alone["loss"][0]
-    for key, values in alone.items():
-        np.testing.assert_allclose(logs[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
-    assert logs["loss_weight/time"][-1] < 0.9 * logs["loss_weight/time"][0]
+    assert_is_as_alone(figures[name]["logs"], figures["one"]["logs"])
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.distribution_run import predictions
+from tests.distribution_run import assert_is_as_alone, predictions
 from tests.test_examples import run
 
 ROOT = Path(pk.__file__).parents[1]
@@ -33,13 +33,7 @@ def runs(tmp_path_factory):
 
 def test_twenty_steps_have_the_losses_metrics_weights_and_gates_of_one_device(runs):
     """With losses that divide by the batch, of which each replica has an equal part."""
-    logs, alone = (runs[1][name]["logs"] for name in ("two", "one"))
-    assert logs.keys() == alone.keys()
-    assert any("gate/ple/1/time" in key for key in logs)
-    assert alone["loss"][-1] < alone["loss"][0]
-    for key, values in alone.items():
-        np.testing.assert_allclose(logs[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
-    assert logs["loss_weight/time"][-1] < 0.9 * logs["loss_weight/time"][0]
+    assert_is_as_alone(*(runs[1][name]["logs"] for name in ("two", "one")))
 
 
 def test_replicas_agree_on_moved_and_learned_loss_weights(runs):
