@@ -1,0 +1,227 @@
+"""Load the files of every released version: `python -m tests.compat.load_files`.
+
+One process loads all of them, under the current backend. It prints a JSON: for each file, what
+differs from the results that `write_files.py` of that version recorded.
+"""
+
+import contextlib
+import gc
+import importlib.util
+import json
+import sys
+import tempfile
+import traceback
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+FOLDER = Path(__file__).parent
+BACKEND = keras.backend.backend()
+TOLERANCE = 1e-5
+# Compiled programs keep intermediate results of bfloat16 in float32, eager ones round them.
+LOOSE = {"mixed_bfloat16": 3e-2}
+FORMATS = (".keras", ".weights.h5")
+
+
+def archives():
+    """The archive of each model of each released version."""
+    return sorted(FOLDER.glob("*/**/*.zip"))
+
+
+def file_names():
+    """The name of each file in the archives, such as "0.1.0/jax/mmoe.keras"."""
+    return [f"{_stem(archive)}{ending}" for archive in archives() for ending in FORMATS]
+
+
+def _stem(archive):
+    return archive.relative_to(FOLDER).with_suffix("").as_posix()
+
+
+class Files:
+    """The files of one model, unpacked into a folder."""
+
+    def __init__(self, archive, folder):
+        version, *_, self.backend, _ = archive.relative_to(FOLDER).parts
+        self.name = archive.stem
+        self.tolerance = LOOSE.get(self.name, TOLERANCE)
+        self.writer = _writer(version)
+        self.case = self.writer.CASES[self.name]
+        with zipfile.ZipFile(archive) as files:
+            files.extractall(folder)
+        self.model = Path(folder, f"{self.name}.keras")
+        self.weights = Path(folder, f"{self.name}.weights.h5")
+        with np.load(Path(folder, f"{self.name}.npz"), allow_pickle=False) as results:
+            self.results = dict(results)
+        with zipfile.ZipFile(self.model) as parts:
+            self.keras_version = json.loads(parts.read("metadata.json"))["keras_version"]
+
+    def result(self, key):
+        """A recorded array, or a dict of those under "{key}/..."."""
+        if key in self.results:
+            return self.results[key]
+        names = [name for name in self.results if name.startswith(f"{key}/")]
+        return {name.removeprefix(f"{key}/"): self.results[name] for name in names}
+
+    @property
+    def names_optimizer_of_torch(self):
+        """Whether the file names an optimizer class of PyTorch under another backend.
+
+        Under PyTorch, Keras writes `keras.src.backend.torch.optimizers.torch_adam>Adam`. A plain
+        Dense model saved so does not load on JAX or TensorFlow where torch is not installed; where
+        it is, `evaluate` works, and a training step raises TypeError.
+        """
+        return self.backend == "torch" != BACKEND
+
+    def reason_to_skip(self, ending):
+        """Why the current Keras cannot read a file; None if it can.
+
+        An older Keras refuses arguments of layers that a newer one has written, of a plain Dense
+        layer too. Weights have no such arguments, except those of quantized layers.
+        """
+        is_newer = _minor(self.keras_version) > _minor(keras.__version__)
+        if is_newer and (ending == ".keras" or self.case.quantize):
+            return f"written by Keras {self.keras_version}, which is newer than {keras.__version__}"
+        return None
+
+
+def _minor(version):
+    return [int(number) for number in version.split(".")[:2]]
+
+
+def _writer(version):
+    """The module `write_files` of a version."""
+    name = f"{__package__}.write_files_{version.replace('.', '_')}"
+    if name not in sys.modules:
+        path = FOLDER / version / "write_files.py"
+        spec = importlib.util.spec_from_file_location(name, path)
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+def check_model(files):
+    """The differences of a `.keras` file, and those of the paths of its weights."""
+    writer, inputs = files.writer, files.result("inputs")
+    model = keras.models.load_model(files.model, compile=not files.names_optimizer_of_torch)
+    if files.names_optimizer_of_torch:
+        writer.compile_model(files.name, model)
+    _run_eagerly(model)
+    trainable = np.array([weight.trainable for weight in model.weights])
+    found = _differences(files, "weights/trainable", trainable)
+    recorded = {key.split("/")[0] for key in files.results}
+    if files.names_optimizer_of_torch:
+        recorded -= {"optimizer", "step_logs"}
+    # Keras cannot train a quantized model with the optimizer of its file.
+    if "optimizer" in recorded:  # the state as it was loaded, before any step
+        state, iterations = writer.optimizer_state(model), int(model.optimizer.iterations)
+        found += _differences(files, "optimizer", state, tolerance=0)
+        found += _differences(files, "iterations", iterations, tolerance=0)
+    found += _differences(files, "predictions", writer.predictions_of(model, inputs))
+    evaluation = writer.evaluation_of(model, inputs, files.result("labels"))
+    found += _differences(files, "evaluate", evaluation)
+    if "step_logs" in recorded:
+        logs = writer.training_step(model, inputs, files.result("labels"))
+        found += _differences(files, "step_logs", logs)
+        found += _differences(files, "step_predictions", writer.predictions_of(model, inputs))
+    return found, _moved_paths(files, model)
+
+
+def check_weights(files):
+    """The differences of a `.weights.h5` file, loaded into a new model.
+
+    Weights of a quantized model make the new model a quantized one.
+    """
+    keras.utils.set_random_seed(1)
+    model = _run_eagerly(files.case.build())
+    model.load_weights(files.weights)
+    predictions = files.writer.predictions_of(model, files.result("inputs"))
+    found = _differences(files, "predictions", predictions)
+    if files.case.quantize:  # a model that was quantized before it loads them
+        model = _run_eagerly(files.case.build())
+        model.quantize(files.case.quantize)
+        model.load_weights(files.weights)
+        predictions = files.writer.predictions_of(model, files.result("inputs"))
+        found += _differences(files, "predictions", predictions)
+    return found, []
+
+
+def _run_eagerly(model):
+    """A few eager steps of a small model take less time than compiling it."""
+    model.run_eagerly = True
+    model.jit_compile = False
+    return model
+
+
+def _moved_paths(files, model):
+    """The weights whose paths have changed.
+
+    Keras itself drops the name of a subclassed model from its weights' paths, of one that holds
+    only a Dense layer too.
+    """
+    prefix = f"{model.name}/"
+    saved = [str(path).removeprefix(prefix) for path in files.result("weights/path")]
+    paths = [weight.path.removeprefix(prefix) for weight in model.weights]
+    if len(paths) != len(saved):
+        return [f"there were {len(saved)} weights, there are {len(paths)}"]
+    return [f"{old} became {new}" for old, new in zip(saved, paths) if old != new]
+
+
+def _differences(files, key, actual, tolerance=None):
+    """How an array, or each array of a dict, differs from the recorded one."""
+    saved = files.result(key)
+    tolerance = files.tolerance if tolerance is None else tolerance
+    if not isinstance(saved, dict):
+        text = _difference(saved, np.asarray(actual), tolerance)
+        return [f"{key}: {text}"] if text else []
+    if set(saved) != set(actual):
+        return [f"{key}: the keys were {sorted(saved)}, they are {sorted(actual)}"]
+    texts = {name: _difference(saved[name], np.asarray(actual[name]), tolerance) for name in saved}
+    return [f"{key} {name!r}: {text}" for name, text in texts.items() if text]
+
+
+def _difference(saved, actual, tolerance):
+    if saved.shape != actual.shape:
+        return f"the shape was {saved.shape}, it is {actual.shape}"
+    saved, actual = saved.astype("float64"), actual.astype("float64")
+    if np.allclose(actual, saved, rtol=tolerance, atol=tolerance, equal_nan=True):
+        return ""
+    largest = np.abs(actual - saved).max()
+    return f"was {_short(saved)}, is {_short(actual)}, the largest difference is {largest:.2g}"
+
+
+def _short(array):
+    text = ", ".join(f"{value:.6g}" for value in array.ravel()[:4])
+    return f"[{text}, ...]" if array.size > 4 else f"[{text}]"
+
+
+def check(archive):
+    """What differs in each file of an archive; an exception is a difference too."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for ending, differences_of in zip(FORMATS, (check_model, check_weights)):
+            reason, results, paths = None, [], []
+            try:
+                files = Files(archive, folder)
+                reason = files.reason_to_skip(ending)
+                if reason is None:
+                    results, paths = differences_of(files)
+            except Exception:
+                results = [traceback.format_exc()]
+            name = f"{_stem(archive)}{ending}"
+            found[name] = {"skipped": reason, "results": results, "paths": paths}
+    return found
+
+
+def main():
+    gc.collect = lambda generation=2: 0  # Keras collects garbage after each layer it quantizes
+    found = {}
+    with contextlib.redirect_stdout(sys.stderr):
+        for archive in archives():
+            found |= check(archive)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
