@@ -18,18 +18,6 @@ class Untracked:
         self.value = value
 
 
-def freeze_if_frozen(layer: Any) -> None:
-    """Hand a `trainable=False` that `layer` was made with on to what its build has made.
-
-    Keras does so when it is assigned, not when it is given to the constructor: a layer loaded
-    from a file that holds it frozen would train. Assigned to the layers inside one by one, since
-    on TensorFlow an attribute given the value that it has is not assigned again.
-    """
-    if not layer.trainable:
-        for inside in layer._flatten_layers(include_self=False, recursive=False):
-            inside.trainable = False
-
-
 def symbolic(shape: Any, dtype: str) -> Any:
     """Symbolic tensors of the given shape, or of a dict or list of shapes."""
     if isinstance(shape, Mapping):

@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from ple_keras._children import unbuilt
+
 
 def derive_seed(seed: int, *path: object) -> int:
     """A seed that depends on `seed` and the place `path` alone: the same in every run."""
@@ -29,8 +31,9 @@ def derive_initializer(initializer: Any, *path: object) -> Any:
 def copy_layer(layer: Any, name: str, *path: object) -> Any:
     """A copy of `layer` with new weights, called `name`.
 
-    Seeds in its config are derived for `path`, so that copies made for different places start
-    different from each other, and the same in every run.
+    It is unbuilt; a Functional model, and a Sequential that is built, are built within the current
+    name scope. Seeds in its config are derived for `path`, so that copies made for different
+    places start different from each other, and the same in every run.
 
     Raises:
         TypeError: if the layer's `__init__` takes parameters that its config lacks, or if it is or
@@ -43,7 +46,9 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
         raise TypeError("a Lambda's function does not survive its config.")
     if isinstance(layer, keras.Layer):
         refuse_lost_arguments(layer)
-    return type(layer).from_config({**_reseed(layer.get_config(), path), "name": name})
+    config = unbuilt(layer.get_config(), keep_marked=False)
+    with keras.name_scope(name):
+        return type(layer).from_config({**_reseed(config, path), "name": name})
 
 
 def check_copyable(layer: Any, argument: str) -> None:

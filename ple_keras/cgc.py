@@ -5,10 +5,10 @@ from functools import reduce
 from operator import add
 from typing import Any
 
-import keras
 from keras import ops
 
-from ple_keras._building import Shape, Untracked, freeze_if_frozen
+from ple_keras._building import Shape, Untracked
+from ple_keras._freezing import FreezableLayer
 from ple_keras._observation import observer
 from ple_keras._quantization import load_modes, save_modes
 from ple_keras._registration import register
@@ -31,7 +31,7 @@ from ple_keras.gate import Gate, check_temperature
 
 
 @register
-class CGCBlock(keras.Layer):
+class CGCBlock(FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has experts of its own, which its gate mixes with the shared ones; the shared
@@ -149,7 +149,7 @@ class CGCBlock(keras.Layer):
         for gate, experts in self._wiring.gates.items():
             self._add_gate(gate, len(experts), shapes[gate])
         self._small_level = SmallLevel(self._wiring, bank, self._gates())
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> None:
         block = self._gate_template and self._gate_template.copy("gate_block", gate)

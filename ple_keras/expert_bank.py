@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
+from ple_keras._building import Shape, Untracked, build_on
+from ple_keras._freezing import freeze_if_frozen
 from ple_keras._quantization import QuantizedByParent, check_weights_only
 from ple_keras._stacks import Each, PerSlice, slices
 from ple_keras.experts import ExpertBlock, Template

@@ -5,8 +5,9 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
+from ple_keras._building import Shape, Untracked, build_on
 from ple_keras._copying import check_copyable, copy_layer, derive_initializer
+from ple_keras._freezing import FreezableLayer
 from ple_keras._quantization import KeepsModes
 from ple_keras._registration import register
 from ple_keras._validation import (
@@ -22,7 +23,7 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 
 @register
-class ExpertBlock(KeepsModes, keras.Layer):
+class ExpertBlock(KeepsModes, FreezableLayer):
     """One expert: an MLP, `(..., D) -> (..., units[-1])`.
 
     Each step is a Dense layer, then normalization, activation and dropout, as far as they are
@@ -127,7 +128,7 @@ class ExpertBlock(KeepsModes, keras.Layer):
             self._dense[step].build(shape)
             shape = (*leading, units)
             self._build_after_dense(step, shape)
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
         for layers in (self._normalization, self._dropout):

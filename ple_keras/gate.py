@@ -6,7 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._building import Shape, build_on, freeze_if_frozen
+from ple_keras._building import Shape, build_on
+from ple_keras._freezing import FreezableLayer
 from ple_keras._gate_statistics import num_sums, statistics_of, tracked
 from ple_keras._gate_weights import at_least_float32, largest, softmax, total
 from ple_keras._observation import is_watched
@@ -27,7 +28,7 @@ DROPPED = -1e30  # a logit that leaves no weight
 
 
 @register
-class Gate(keras.Layer):
+class Gate(FreezableLayer):
     """The weight of each expert for each example, `(..., D) -> (..., num_experts)`.
 
         w = softmax(W g(x) / T)
@@ -121,7 +122,7 @@ class Gate(keras.Layer):
                 synchronization="on_read",
                 name="sums",
             )
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def _build_projection(self, shape: Shape) -> None:
         if self._template:

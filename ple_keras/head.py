@@ -6,8 +6,9 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape, Untracked, build_on, freeze_if_frozen
+from ple_keras._building import Shape, Untracked, build_on
 from ple_keras._compiling import check_loss, check_metrics, named_copies
+from ple_keras._freezing import FreezableLayer
 from ple_keras._label_checks import check_array, label_width
 from ple_keras._labels import check_missing_label, config_of
 from ple_keras._quantization import KeepsModes
@@ -28,7 +29,7 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 
 @register
-class Head(KeepsModes, keras.Layer):
+class Head(KeepsModes, FreezableLayer):
     """A task's last layers: `y_k = activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     The base of the heads, made to be subclassed. The output is float32 or wider, whatever the
@@ -107,7 +108,7 @@ class Head(KeepsModes, keras.Layer):
             self.units, dtype=self._output_policy(), name="projection"
         )
         self._projection.build(shape)
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy

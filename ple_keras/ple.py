@@ -5,7 +5,8 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape, build_on, freeze_if_frozen
+from ple_keras._building import Shape, build_on
+from ple_keras._freezing import FreezableLayer
 from ple_keras._quantization import KeepsModes
 from ple_keras._registration import register
 from ple_keras._validation import check_features, check_int, refuse_fixed, task_names
@@ -144,7 +145,7 @@ def MMoEBlock(
 
 
 @register
-class SharedBottomBlock(KeepsModes, keras.Layer):
+class SharedBottomBlock(KeepsModes, FreezableLayer):
     """One network, handed to every task: the baseline that a comparison needs.
 
     (Caruana, "Multitask Learning", Machine Learning 28, 1997.)
@@ -181,7 +182,7 @@ class SharedBottomBlock(KeepsModes, keras.Layer):
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Run the network once.

@@ -5,12 +5,14 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import freeze_if_frozen, symbolic
+from ple_keras._building import symbolic
+from ple_keras._children import built_names, deserialize_children, serialize_children
+from ple_keras._freezing import FreezableLayer
 from ple_keras._registration import register
 
 
 @register
-class SequentialBlock(keras.Layer):
+class SequentialBlock(FreezableLayer):
     """Layers in a row, as in `keras.Sequential`, but a layer itself.
 
     Dicts may pass between the layers and come in first, any rank works, and when the block is
@@ -35,6 +37,7 @@ class SequentialBlock(keras.Layer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self._chain = _check_layers(layers)
+        self._came_built = built_names(self._chain)
 
     @property
     def layers(self) -> list[Any]:
@@ -71,7 +74,7 @@ class SequentialBlock(keras.Layer):
         outputs = symbolic(input_shape, self.compute_dtype)
         for layer in self._chain:
             outputs = layer(outputs)
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Call the layers one after the other.
@@ -102,13 +105,12 @@ class SequentialBlock(keras.Layer):
         return input_shape
 
     def get_config(self) -> dict[str, Any]:
-        layers = [keras.saving.serialize_keras_object(layer) for layer in self._chain]
+        layers = serialize_children(self._chain, self._came_built)
         return {**super().get_config(), "layers": layers}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
-        return super().from_config({**config, "layers": layers})
+        return super().from_config({**config, "layers": deserialize_children(config["layers"])})
 
 
 def _check_layers(layers: Any) -> list[Any]:

@@ -6,7 +6,9 @@ from typing import Any
 
 import keras
 
-from ple_keras._building import Shape, freeze_if_frozen
+from ple_keras._building import Shape
+from ple_keras._children import built_names, deserialize_children, serialize_children
+from ple_keras._freezing import FreezableLayer
 from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
 from ple_keras._validation import SHARED, check_keys, check_known_keys, task_names
@@ -17,7 +19,7 @@ from ple_keras.product_head import ProductHead, in_order
 
 
 @register
-class TaskHeads(keras.Layer):
+class TaskHeads(FreezableLayer):
     """All tasks' heads: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name is ASCII letters, digits, "_" and "-", starts with a letter or digit, and is not
@@ -67,6 +69,7 @@ class TaskHeads(keras.Layer):
         self._first_multipliers: Mapping[str, float] = {}
         self._product_names = tuple(head.task for head in in_order(heads))
         self._task_names = tuple(head.task for head in heads)
+        self._came_built = built_names(heads)
         for head in heads:
             setattr(self, _head_attribute(head.task), head)
 
@@ -89,7 +92,7 @@ class TaskHeads(keras.Layer):
     def build(self, input_shape: Any) -> None:
         shapes = self._by_task(input_shape)
         for head in self._heads():
-            if not head.built:  # a head from a file comes built
+            if not head.built:
                 head.build(shapes.get(head.task))
         for product in self._products():
             product.be_like(getattr(self, _head_attribute(product.of[0])))
@@ -97,7 +100,7 @@ class TaskHeads(keras.Layer):
             self._add_by_task("loss_multipliers", self._start, trainable=False),
             self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
         )
-        freeze_if_frozen(self)
+        self._restore_frozen()
 
     def _start(self, shape: Any, dtype: Any = None) -> Any:
         """The multipliers before any other are assigned; within a graph nothing can be."""
@@ -315,13 +318,12 @@ class TaskHeads(keras.Layer):
         self._loss_weights.load(store)
 
     def get_config(self) -> dict[str, Any]:
-        heads = [keras.saving.serialize_keras_object(head) for head in self._heads()]
+        heads = serialize_children(self._heads(), self._came_built)
         return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        heads = [keras.saving.deserialize_keras_object(head) for head in config["heads"]]
-        return super().from_config({**config, "heads": heads})
+        return super().from_config({**config, "heads": deserialize_children(config["heads"])})
 
 
 def _check_heads(heads: Any) -> list[Head]:
