@@ -1,5 +1,7 @@
 """Experts are frozen in the plain Keras way, one by one or a level at a time."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -59,3 +61,141 @@ def test_experts_that_are_slices_can_not_be_had():
         cgc.get_expert("click/expert_1")
     with pytest.raises(ValueError, match=r"expert_block must be of a subclass of ExpertBlock"):
         cgc.get_expert("click/expert_0")
+
+
+@keras.saving.register_keras_serializable(package="test_freezing")
+class TwoLayers(keras.layers.Layer):
+    """A user's layer, whose config does not tell what is frozen inside."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first, self.second = keras.layers.Dense(units), keras.layers.Dense(units)
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def model_of_all_kinds(trainable=True):
+    """Experts, gate blocks, towers, heads, and a user's layer before them."""
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)])),
+            pk.RegressionHead("time", tower=pk.ExpertBlock([3, 2], normalization="batch")),
+        ],
+        name="heads",
+    )
+    ple = pk.PLEBlock(
+        2, heads, TwoLayers(4), gate_block=[3], name="ple", num_task_experts=2, trainable=trainable
+    )
+    bottom = pk.SharedBottomBlock(["click", "time"], TwoLayers(4), name="bottom")
+    inputs = keras.Input((3,))
+    block = pk.SequentialBlock([TwoLayers(4, name="own"), ple], name="block")
+    tasks, shared = block(inputs), bottom(inputs)
+    outputs = heads({task: tasks[task] + shared[task] for task in tasks})
+    model = keras.Model(inputs, outputs)
+    model.compile(**heads.compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT))
+    return model
+
+
+def inside(model, *names):
+    """A layer by the names of the layers around it."""
+    layer = model
+    for name in names:
+        layers = layer._flatten_layers(include_self=False, recursive=False)
+        layer = next(each for each in layers if each.name == name)
+    return layer
+
+
+def freeze_parts(model):
+    ple = inside(model, "block", "ple")
+    ple[0].get_expert("shared/expert_0").trainable = False
+    ple[1].get_expert("click/expert_1").second.trainable = False
+    inside(ple[0], "gate-click", "block").trainable = False
+    inside(ple[1], "gate-time").trainable = False
+    inside(model, "block", "own").first.trainable = False
+    inside(model, "bottom", "bottom").first.trainable = False
+    inside(model, "heads", "click_head", "tower").layers[0].second.trainable = False
+    inside(model, "heads", "time_head", "tower", "dense_1").trainable = False
+
+
+def thaw_parts(model):
+    """Of a PLE that was made frozen."""
+    ple = inside(model, "block", "ple")
+    assert not ple.trainable_weights
+    ple[0].get_expert("shared/expert_0").second.trainable = True
+    inside(ple[1], "gate-time").trainable = True
+    inside(model, "heads").trainable = False
+
+
+def is_trained(model):
+    return {weight.path: weight.trainable for weight in model.weights}
+
+
+def loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+def loaded_twice(model, folder):
+    return loaded(loaded(model, folder), folder)
+
+
+def cloned(model, folder):
+    return keras.models.clone_model(model)
+
+
+@pytest.mark.parametrize("again", [loaded, loaded_twice, cloned])
+@pytest.mark.parametrize(("trainable", "change"), [(True, freeze_parts), (False, thaw_parts)])
+def test_frozen_parts_stay_frozen(trainable, change, again, tmp_path):
+    model = model_of_all_kinds(trainable)
+    everything = is_trained(model)
+    change(model)
+    expected = is_trained(model)
+    assert expected != everything
+    actual = is_trained(again(model, tmp_path))
+    names = [re.sub(r"dense_\d+", "dense", path) for path in expected]  # automatic names
+    assert [re.sub(r"dense_\d+", "dense", path) for path in actual] == names
+    assert list(actual.values()) == list(expected.values())
+
+
+def test_the_optimizer_of_a_model_with_frozen_parts_goes_on(tmp_path):
+    model = model_of_all_kinds()
+    freeze_parts(model)
+    x, y = features(8, 3), {"click": np.ones(8), "time": np.ones(8)}
+    model.compile(
+        **inside(model, "heads").compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT)
+    )
+    model.train_on_batch(x, y)
+    copy = loaded(model, tmp_path)
+    for one, other in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
+    logs = [m.train_on_batch(x, y, return_dict=True) for m in (model, copy, model, copy)]
+    assert logs[0] == logs[1]
+    assert logs[2] == logs[3]
+
+
+def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():
+    template = pk.SequentialBlock([TwoLayers(3), pk.ExpertBlock(3)])
+    template.build((None, 3))
+    template[0].second.trainable = False
+    cgc = pk.CGCBlock(["click"], template)
+    cgc.build((None, 3))
+    for expert in cgc.expert_names:
+        own = cgc.get_expert(expert)[0]
+        assert (own.first.trainable, own.second.trainable) == (True, False)
+
+
+def test_what_is_wholly_frozen_or_not_says_nothing_of_its_parts():
+    """Files of models without frozen parts are as they were."""
+    for trainable in (True, False):
+        cgc = pk.CGCBlock(["click"], TwoLayers(3), trainable=trainable)
+        cgc.build((None, 3))
+        assert "frozen_layers" not in cgc.get_config()
