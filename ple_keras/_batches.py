@@ -28,7 +28,7 @@ class Batches:
     Raises:
         TypeError: if `x` is neither, or `batch_size` no integer.
         ValueError: if arrays are empty or differ in length, batches come with `y` or
-            `batch_size`, or `batch_size` is below 1.
+            `batch_size`, a PyDataset has no number of batches, or `batch_size` is below 1.
     """
 
     def __init__(
@@ -58,6 +58,11 @@ class Batches:
             raise ValueError(
                 "y and batch_size are for arrays; x comes in batches already. "
                 f"Received: y={y!r}, batch_size={batch_size!r}"
+            )
+        if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
+            raise ValueError(
+                "x must have a known number of batches, but its num_batches is None. "
+                f"Received: x={x!r}"
             )
         self._data = x
 

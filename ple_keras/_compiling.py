@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._copying import refuse_lost_arguments
+from ple_keras._lazy_tensorflow import tensorflow_not_imported
 from ple_keras._registration import register
 
 
@@ -71,8 +72,9 @@ def new_metric(template: Any, name: str) -> Any:
     if not isinstance(known, keras.Metric):
         return keras.metrics.MeanMetricWrapper(known, name=name)
     try:
-        refuse_lost_arguments(known)
-        return type(known).from_config({**known.get_config(), "name": name})
+        with tensorflow_not_imported():
+            refuse_lost_arguments(known)
+            return type(known).from_config({**known.get_config(), "name": name})
     except Exception as error:
         raise ValueError(
             "metrics must hold metrics that can be copied through their config; give them "

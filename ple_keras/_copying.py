@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from ple_keras._children import unbuilt
+from ple_keras._lazy_tensorflow import tensorflow_not_imported
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -39,15 +40,14 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
         TypeError: if the layer's `__init__` takes parameters that its config lacks, or if it is or
             holds a Lambda.
     """
-    if isinstance(layer, keras.Sequential) or _is_functional(layer):
-        with keras.name_scope(name):
+    with keras.name_scope(name), tensorflow_not_imported():
+        if isinstance(layer, keras.Sequential) or _is_functional(layer):
             return _clone_model(layer, name, path)
-    if isinstance(layer, keras.layers.Lambda):
-        raise TypeError("a Lambda's function does not survive its config.")
-    if isinstance(layer, keras.Layer):
-        refuse_lost_arguments(layer)
-    config = unbuilt(layer.get_config(), keep_marked=False)
-    with keras.name_scope(name):
+        if isinstance(layer, keras.layers.Lambda):
+            raise TypeError("a Lambda's function does not survive its config.")
+        if isinstance(layer, keras.Layer):
+            refuse_lost_arguments(layer)
+        config = unbuilt(layer.get_config(), keep_marked=False)
         return type(layer).from_config({**_reseed(config, path), "name": name})
 
 

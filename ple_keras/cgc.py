@@ -5,6 +5,7 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import keras
 from keras import ops
 
 from ple_keras._building import Shape, Untracked
@@ -185,6 +186,13 @@ class CGCBlock(FreezableLayer):
                 f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
             )
         streams = self._wiring.by_stream(inputs)
+        if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
+            raise ValueError(
+                "inputs must be tensors, not symbolic ones, for a block's experts and gates are no "
+                "layers of a Functional model: run ple_keras.gate_weights(model, x) or "
+                "ple_keras.gate_report(model, x) on a built model. "
+                f"Received: inputs={inputs!r}"
+            )
         self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
         return streams
 
@@ -194,14 +202,17 @@ class CGCBlock(FreezableLayer):
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
     def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        """What every expert makes of the inputs.
+        """Return the outputs of every expert.
 
         Args:
-            inputs: As for calling the block, which must be built.
+            inputs: As for calling the block, which must be built; not symbolic.
             training: As for calling the block.
 
         Returns:
             `{expert name: (..., H)}`.
+
+        Raises:
+            ValueError: if the block isn't built or the inputs are symbolic.
         """
         streams = self._read(inputs)
         bank = getattr(self, self._bank_attribute)
@@ -209,15 +220,18 @@ class CGCBlock(FreezableLayer):
         return outputs
 
     def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        """How much of each expert every gate gives to each example.
+        """Return the weights of every gate.
 
         Args:
-            inputs: As for calling the block, which must be built.
+            inputs: As for calling the block, which must be built; not symbolic.
             training: As for calling the block.
 
         Returns:
             `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
             the experts in the order of `gate_experts`.
+
+        Raises:
+            ValueError: if the block isn't built or the inputs are symbolic.
         """
         streams = self._read(inputs)
         gates = self._gates()

@@ -16,7 +16,8 @@ from ple_keras._observation import Observer, watched_by
 from ple_keras._validation import SHARED
 from ple_keras.cgc import CGCBlock
 from ple_keras.head import Head
-from ple_keras.losses import MaskedLoss, TrainedLoss
+from ple_keras.joint_losses import TrainedLoss
+from ple_keras.losses import MaskedLoss
 from ple_keras.task_heads import TaskHeads
 
 INPUT = "input"

@@ -10,6 +10,7 @@ from keras import ops
 
 from ple_keras._building import Shape, Untracked, build_on
 from ple_keras._freezing import freeze_if_frozen
+from ple_keras._lazy_tensorflow import tensorflow_not_imported
 from ple_keras._quantization import QuantizedByParent, check_weights_only
 from ple_keras._stacks import Each, PerSlice, slices
 from ple_keras.experts import ExpertBlock, Template
@@ -249,7 +250,8 @@ class StackedExperts(ExpertBank):
     def can_run_as_one(self) -> bool:
         """Without what looks at one expert's outputs as a whole."""
         layer = self._template.layer
-        activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
+        with tensorflow_not_imported():
+            activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
         looks_across = layer.normalization or layer.activity_regularizer
         return activation_is_of_keras and not looks_across
 

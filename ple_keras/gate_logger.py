@@ -188,9 +188,17 @@ def _read_rows(path: Path) -> dict[int, Any]:
         return {}
     with path.open(newline="") as file:
         try:
-            return {int(row.pop("epoch")): row for row in csv.DictReader(file)}
+            reader = csv.DictReader(file)
+            if not all(map(_is_own_column, reader.fieldnames or ())):
+                raise ValueError(f"columns {reader.fieldnames}")
+            return {int(row.pop("epoch")): row for row in reader}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                "path must be that of a new file, or of one that this callback wrote. "
-                f"Received: path={str(path)!r}"
+                "path must be that of a new file, or of one that this callback wrote: such a file "
+                'has a column "epoch" and else columns of gates alone. '
+                f"Received: path={str(path)!r}, {error}"
             ) from error
+
+
+def _is_own_column(name: str) -> bool:
+    return name == "epoch" or name.startswith(("gate/", "val_gate/"))

@@ -21,8 +21,8 @@ from ple_keras._validation import (
     check_task_name,
 )
 from ple_keras.experts import as_template
-from ple_keras.loss_weights import LossWeights
-from ple_keras.losses import MaskedLoss, ShownLoss, TrainedLoss, check_reduction
+from ple_keras.joint_losses import LossWeights, ShownLoss, TrainedLoss
+from ple_keras.losses import MaskedLoss, check_reduction
 from ple_keras.metrics import LossMean, MaskedMetric
 
 HALF_DTYPES = ("float16", "bfloat16")

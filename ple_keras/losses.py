@@ -1,4 +1,4 @@
-"""Losses that know missing labels, and the losses of tasks that are trained together."""
+"""Losses that know missing labels."""
 
 import math
 from typing import Any
@@ -17,7 +17,6 @@ from ple_keras._labels import (
 )
 from ple_keras._registration import register
 from ple_keras._validation import check_int, check_number
-from ple_keras.loss_weights import LossWeights
 
 BY_BATCH = "sum_over_batch_size"
 
@@ -66,6 +65,9 @@ class MaskedLoss(keras.Loss):
     all: take large batches, or `reduction="sum_over_batch_size"`, which divides by the batch. Its
     gradient is the same on average whatever the batch size, but shrinks with the share of labels:
     make up for it with the task's loss weight. With many labels in each batch leave it as it is.
+
+    Features must be finite, those of examples without a label too: such an example's gradient is 0
+    times what the network makes of its features, and 0 times NaN is NaN in every weight.
 
     Where several processes average their gradients (DistributedDataParallel), the mean in the space
     is taken in each of them and then over them; divided by the batch it is that of one process.
@@ -191,80 +193,3 @@ class PositiveWeightLoss(keras.Loss):
     def get_config(self) -> dict[str, Any]:
         loss = keras.saving.serialize_keras_object(self.loss)
         return {"loss": loss, "pos_weight": self.pos_weight}
-
-
-class _JointLoss(MaskedLoss):
-    """A loss of a task that is trained together with others.
-
-    Args:
-        weights: The variables that weigh the tasks' losses.
-        index: The task's place in them.
-        **kwargs: Arguments of `MaskedLoss`.
-    """
-
-    def __init__(self, weights: LossWeights, index: int, **kwargs: Any) -> None:
-        if isinstance(weights, dict):
-            weights = keras.saving.deserialize_keras_object(weights)
-        super().__init__(**kwargs)
-        self.weights, self.index = weights, index
-
-    def get_config(self) -> dict[str, Any]:
-        weights = keras.saving.serialize_keras_object(self.weights)
-        return {**super().get_config(), "weights": weights, "index": self.index}
-
-
-@register
-class TrainedLoss(_JointLoss):
-    """What a task adds to the loss that is trained: `w_k(t) L_k`, by the weight in force.
-
-    Keras's own `loss_weights` are constants. This one reads variables of the TaskHeads layer: a
-    multiplier that a callback moves, and, learned by uncertainty, a log-variance.
-
-    Args:
-        weights: The variables.
-        index: The task's place in them.
-        loss_weight: w_{k,0}, the task's fixed weight.
-        **kwargs: Arguments of `MaskedLoss`.
-    """
-
-    def __init__(
-        self, weights: LossWeights, index: int, loss_weight: float = 1.0, **kwargs: Any
-    ) -> None:
-        super().__init__(weights, index, **kwargs)
-        self.loss_weight = loss_weight
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        multiplier = self.loss_weight * self.weights.multiplier(self.index)
-        loss = super().__call__(y_true, y_pred, sample_weight)
-        if not self.weights.are_learned:
-            self.weights.hand_over(self.index, (y_true, y_pred, sample_weight), loss)
-        return multiplier * loss
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        values = super().call(y_true, y_pred)
-        if not self.weights.are_learned:
-            return values
-        factor, term = self.weights.learned(self.index, self.loss)
-        return factor * values + term
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "loss_weight": self.loss_weight}
-
-
-@register
-class ShownLoss(_JointLoss):
-    """L_k as `{task}_loss` shows it: unweighted, and without a gradient.
-
-    Keras calls it right after the trained loss, which hands its value over where that is L_k.
-
-    Args:
-        weights: As for `TrainedLoss`.
-        index: The task's place in them.
-        **kwargs: Arguments of `MaskedLoss`.
-    """
-
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        loss = self.weights.handed_over(self.index, (y_true, y_pred, sample_weight))
-        if loss is None:
-            loss = super().__call__(y_true, y_pred, sample_weight)
-        return ops.stop_gradient(loss)

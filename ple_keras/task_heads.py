@@ -13,8 +13,7 @@ from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
 from ple_keras._validation import SHARED, check_keys, check_known_keys, task_names
 from ple_keras.head import Head
-from ple_keras.loss_weights import LossWeights
-from ple_keras.losses import TrainedLoss
+from ple_keras.joint_losses import LossWeights, TrainedLoss
 from ple_keras.product_head import ProductHead, in_order
 
 
@@ -142,6 +141,7 @@ class TaskHeads(FreezableLayer):
             of = [logs[task] for task in product.of]
             predictions[product.task] = product(of)
             logs[product.task] = product.log_probability(of)
+        self._loss_weights.mark(predictions.values())
         return {task: predictions[task] for task in self._task_names}
 
     def _by_task(self, inputs: Any) -> dict[str, Any]:
@@ -173,9 +173,11 @@ class TaskHeads(FreezableLayer):
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
-            ValueError: if `loss` or `loss_weights` is given and the weights are learned, or
-                `loss_weights` name a task without a loss.
+            ValueError: if `loss` or `loss_weights` is given and the weights are learned,
+                `loss_weights` name a task without a loss, or Keras's logs could not tell two tasks
+                apart: a task is called "val", or one "x" and another "val_x".
         """
+        self._check_log_keys()
         heads = [head for head in self._heads() if head.loss is not None]
         if {"loss", "loss_weights"} & set(overrides):
             self._refuse_to_replace_learned(overrides)
@@ -183,6 +185,7 @@ class TaskHeads(FreezableLayer):
             losses = {head.task: head.new_loss() for head in heads}
             weights: dict[str, Any] = {}
         else:
+            self._loss_weights.new_key()
             index = self._task_names.index
             losses = {
                 head.task: head.new_joint_losses(self._loss_weights, index(head.task))
@@ -192,6 +195,17 @@ class TaskHeads(FreezableLayer):
             weights = {head.task: [1.0, 0.0] for head in heads}
         metrics = {head.task: head.new_metrics() for head in self._heads()}
         return {"loss": losses, "loss_weights": weights, "metrics": metrics, **overrides}
+
+    def _check_log_keys(self) -> None:
+        """Refuse tasks whose figures Keras would log under keys of validation."""
+        for task in self._task_names:
+            if task == "val" or f"val_{task}" in self._task_names:
+                other = "val" if task == "val" else f"val_{task}"
+                raise ValueError(
+                    f"heads must not have a task {other!r}, whose training figures Keras would log "
+                    f"under keys of validation, such as {other}_loss: rename the task. "
+                    f"Received: tasks={list(self._task_names)}"
+                )
 
     def _with_weights(self, overrides: dict[str, Any]) -> dict[str, Any]:
         """With a weight for each task that has a loss, as Keras wants; the heads' by default."""
@@ -249,7 +263,7 @@ class TaskHeads(FreezableLayer):
     def weighs(self, loss: Any) -> bool:
         """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
         return any(
-            isinstance(one, TrainedLoss) and one.weights.is_tied_to(self._loss_weights)
+            isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)
             for one in keras.tree.flatten(loss)
         )
 
@@ -319,11 +333,17 @@ class TaskHeads(FreezableLayer):
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._heads(), self._came_built)
-        return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
+        config = {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
+        key = self._loss_weights.key  # without losses there is none, and equal layers are equal
+        return {**config, "loss_key": key} if key else config
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return super().from_config({**config, "heads": deserialize_children(config["heads"])})
+        key = config.get("loss_key")
+        kwargs = {name: value for name, value in config.items() if name != "loss_key"}
+        layer = super().from_config({**kwargs, "heads": deserialize_children(config["heads"])})
+        layer._loss_weights.key = key
+        return layer
 
 
 def _check_heads(heads: Any) -> list[Head]:

@@ -170,9 +170,7 @@ def test_the_optimizer_of_a_model_with_frozen_parts_goes_on(tmp_path):
     model = model_of_all_kinds()
     freeze_parts(model)
     x, y = features(8, 3), {"click": np.ones(8), "time": np.ones(8)}
-    model.compile(
-        **inside(model, "heads").compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT)
-    )
+    model.compile(**inside(model, "heads").compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT))
     model.train_on_batch(x, y)
     copy = loaded(model, tmp_path)
     for one, other in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):

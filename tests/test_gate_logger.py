@@ -337,11 +337,22 @@ def test_a_path_that_is_none_is_refused(tmp_path):
     for path, message in (
         (tmp_path / "nowhere" / "gates.csv", r"folder that exists\. Received: path='.*nowhere"),
         (tmp_path, r"must be that of a file.*Received: path="),
-        (other, r"a new file, or of one that this callback wrote\. Received: path='.*other"),
+        (other, r"a new file, or of one that this callback wrote.*Received: path='.*other"),
     ):
         with pytest.raises(ValueError, match=message):
             fit(compiled(functional, block()), logger=pk.GateWeightsLogger(path))
     assert other.read_text() == "a,b\n1,2\n"
+
+
+def test_a_file_of_another_callback_is_left_alone(tmp_path):
+    """It has a column "epoch" too."""
+    path = tmp_path / "log.csv"
+    fit(compiled(functional, block()), callbacks=[keras.callbacks.CSVLogger(path)])
+    written = path.read_text()
+    assert written.startswith("epoch,")
+    with pytest.raises(ValueError, match=r"columns of gates alone\. Received: path='.*log.csv'"):
+        fit(compiled(functional, block()), logger=pk.GateWeightsLogger(path))
+    assert path.read_text() == written
 
 
 def test_evaluate_with_the_logger_alone_does_no_harm():

@@ -140,6 +140,17 @@ def as_tensor():
     return keras.ops.convert_to_tensor(X)
 
 
+class Endless(Parts):
+    num_batches = None
+
+
+@pytest.mark.parametrize("look", [pk.gate_weights, pk.gate_report])
+def test_batches_of_unknown_number_are_refused(look):
+    model, _ = functional(block())
+    with pytest.raises(ValueError, match=r"known number of batches.*Received: x=<.*Endless"):
+        look(model, Endless())
+
+
 @pytest.mark.parametrize(
     "make",
     [as_dataset, as_dataset_with_labels, as_data_loader, Parts, as_generator, as_frame, as_tensor],

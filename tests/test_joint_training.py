@@ -1,8 +1,10 @@
 """Loss weights that move and that are learned: in force, seen, saved, and never lost in silence."""
 
+import copy
 import json
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import keras
@@ -316,38 +318,163 @@ def test_two_layers_with_weights_from_one_file_are_told_apart_in_the_next(tmp_pa
             assert np.abs(numpy_of(variances)).min() > 0, layer.name
 
 
-# What has lost its weights says so.
+# A loss belongs to the TaskHeads of its own model.
 
 
-def untied_by_clone(model, folder):
+def assert_reads_its_own_weights(model):
+    """Its loss is 0 where the multipliers of its own TaskHeads are."""
+    x, y = data()
+    model.jit_compile = QUICK_JIT
+    heads = heads_of(model)
+    for multiplier in (1.0, 0.0):
+        heads.multiply_loss_weights(dict.fromkeys(heads.task_names, multiplier))
+        logs = model.train_on_batch(x, y, return_dict=True)
+        assert np.isfinite(float(logs["loss"]))
+        assert (float(logs["loss"]) == 0) == (multiplier == 0)
+
+
+def with_a_layer_after_the_heads(lost_mark):
+    """Of a layer's outputs nothing tells which TaskHeads made them."""
+    model = make_model(None)
+    if not lost_mark:
+        return model
+    heads = heads_of(model)
+    outputs = {k: keras.layers.Rescaling(1.0, name=k)(v) for k, v in model.output.items()}
+    model = keras.Model(model.input, outputs)
+    model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    return model
+
+
+def loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+def compiled_clone(model, folder):
     clone = keras.models.clone_model(model)
     clone.compile_from_config(model.get_compile_config())
     return clone
 
 
-def untied_by_config(model, folder):
-    copy = keras.models.model_from_json(model.to_json())
-    copy.compile_from_config(model.get_compile_config())
+def of_json(model, folder):
+    return keras.models.model_from_json(model.to_json())
+
+
+def of_json_with_weights(model, folder):
+    model.save_weights(folder / "m.weights.h5")
+    copy = of_json(model, folder)
+    copy.load_weights(folder / "m.weights.h5")
     return copy
 
 
-def untied_by_weights_of_another(model, folder):
-    make_model().save_weights(folder / "other.weights.h5")
-    copy = untied_by_clone(model, folder)
+def of_json_with_weights_of_another(model, folder):
+    other = with_a_layer_after_the_heads(lost_mark=len(model.layers) > 4)
+    other.save_weights(folder / "other.weights.h5")
+    copy = of_json(model, folder)
     copy.load_weights(folder / "other.weights.h5")
     return copy
 
 
-@pytest.mark.parametrize("untie", [untied_by_clone, untied_by_config, untied_by_weights_of_another])
-def test_a_loss_without_its_weights_raises(untie, tmp_path):
-    model = untie(make_model(), tmp_path)
-    message = r"lost its tie to the TaskHeads layer.*Compile the model again"
+def deep_copied(model, folder):
+    return copy.deepcopy(model)
+
+
+COPIES = [
+    *(loaded, compiled_clone, of_json, of_json_with_weights, of_json_with_weights_of_another),
+    deep_copied,
+]
+
+
+@pytest.mark.parametrize("make", COPIES)
+@pytest.mark.parametrize("lost_mark", [False, True], ids=["heads_last", "a_layer_after_the_heads"])
+def test_two_copies_of_a_model_read_their_own_weights(make, lost_mark, tmp_path):
+    model = with_a_layer_after_the_heads(lost_mark)
+    copies = [make(model, tmp_path) for _ in range(2)]
+    for each in (*copies, model):
+        assert_reads_its_own_weights(each)
+
+
+@pytest.mark.parametrize("make", [loaded, of_json])
+def test_callbacks_take_a_copy_that_was_not_yet_run(make, tmp_path):
+    copied = make(make_model(None), tmp_path)
+    copied.jit_compile = QUICK_JIT
+    history = copied.fit(*data(), verbose=0, callbacks=[pk.LossWeightDecay(0.5)]).history
+    assert history["loss_weight/time"] == [2.0]
+
+
+def test_models_that_are_loaded_at_once_read_their_own_weights(tmp_path):
+    make_model(None).save(tmp_path / "model.keras")
+    models = []
+
+    def load():
+        models.append(keras.models.load_model(tmp_path / "model.keras"))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for model in models:
+        assert_reads_its_own_weights(model)
+
+
+def test_a_model_loaded_in_one_thread_trains_in_another(tmp_path):
+    model = with_a_layer_after_the_heads(lost_mark=True)
+    copies = []
+    thread = threading.Thread(target=lambda: copies.append(loaded(model, tmp_path)))
+    thread.start()
+    thread.join()
+    assert_reads_its_own_weights(copies[0])
+
+
+@keras.saving.register_keras_serializable("test_joint_training")
+class Rescaled(Subclassed):
+    """Its predictions are not those that the heads made, and its config has no heads."""
+
+    def call(self, inputs, training=None):
+        predictions = super().call(inputs, training=training)
+        return {task: prediction * 1.0 for task, prediction in predictions.items()}
+
+
+def test_a_subclassed_model_that_changes_its_predictions_finds_its_weights_in_a_file(tmp_path):
+    model = Rescaled()
+    model.compile(**model.heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    model.train_on_batch(*data())
+    copies = [loaded(model, tmp_path) for _ in range(2)]
+    logs = [each.evaluate(*data(), verbose=0, return_dict=True) for each in (*copies, model)]
+    assert logs[0] == logs[1] == pytest.approx(logs[2], rel=1e-5)
+    copies[0].heads.multiply_loss_weights({"click": 0.0, "time": 0.0})
+    losses = [each.evaluate(*data(), verbose=0, return_dict=True)["loss"] for each in copies]
+    assert losses == [0, logs[1]["loss"]]
+
+
+def test_losses_of_another_models_heads_are_refused_at_the_first_step():
+    model = make_model()
+    clone = keras.models.clone_model(model)
+    kwargs = heads_of(model).compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT)
+    clone.compile(**kwargs)
+    message = r"'click_loss' belongs to another TaskHeads.*\*\*heads\.compile_kwargs"
+    with pytest.raises(ValueError, match=message):
+        clone.train_on_batch(*data())
+
+
+def test_a_loss_that_finds_no_heads_is_refused():
+    config = make_model().get_compile_config()
+    inputs = keras.Input((3,))
+    outputs = {task: keras.layers.Dense(1, name=task)(inputs) for task in ("click", "time")}
+    model = keras.Model(inputs, outputs)
+    model.compile_from_config(config)
+    message = r"comes from a config and finds no TaskHeads.*Save models in the \.keras format"
     with pytest.raises(ValueError, match=message):
         model.train_on_batch(*data())
-    with pytest.raises(ValueError, match=r"don't read their weights from its 'task_heads"):
-        fit(model, epochs=1)
-    model.compile(**heads_of(model).compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT))
-    assert np.isfinite(fit(model, epochs=1)["loss"]).all()
+
+
+def test_equal_layers_have_equal_configs_until_they_have_losses():
+    heads = [pk.TaskHeads([pk.BinaryHead("a")], name="heads") for _ in range(2)]
+    assert heads[0].get_config() == heads[1].get_config()
+    heads[0].compile_kwargs()
+    copy = pk.TaskHeads.from_config(heads[0].get_config())
+    assert copy.get_config() == heads[0].get_config() != heads[1].get_config()
 
 
 def test_a_schedule_refuses_a_model_compiled_with_the_heads_of_another():
@@ -385,6 +512,23 @@ def test_learned_weights_cannot_be_replaced(override):
 def test_an_unknown_weighting_is_refused():
     with pytest.raises(ValueError, match=r"None or \"uncertainty\"\. Received: loss_weighting='x'"):
         pk.TaskHeads([pk.BinaryHead("a")], loss_weighting="x")
+
+
+@pytest.mark.parametrize("name", ["loss_multipliers", "log_variances"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_a_file_with_impossible_loss_weights_is_refused(name, value, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    model, other = make_model(), make_model()
+    model.save_weights(tmp_path / "m.weights.h5")
+    with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
+        group = next(file["layers"][layer] for layer in file["layers"] if "task_heads" in layer)
+        group["vars"][name][1] = value
+    if (name, value) == ("log_variances", -1.0):
+        other.load_weights(tmp_path / "m.weights.h5")
+        return
+    with pytest.raises(ValueError, match=r"finite loss weights.*Received: .*=\[.*(nan|inf|-1)"):
+        other.load_weights(tmp_path / "m.weights.h5")
+    assert heads_of(other).loss_weights() == heads_of(make_model()).loss_weights()
 
 
 def test_a_file_of_before_there_were_loss_weights_loads(tmp_path):

@@ -69,6 +69,28 @@ def test_importing_brings_nothing_but_the_package_itself():
     assert result.stdout.strip() == "['ple_keras'] 0"
 
 
+MAKE = """
+import sys
+import keras
+import ple_keras as pk
+heads = pk.TaskHeads([pk.BinaryHead("click", tower=[3]), pk.RegressionHead("time")])
+block = pk.PLEBlock(2, heads, pk.ExpertBlock([3], normalization="batch"), gate_block=[2])
+template = keras.Sequential([keras.layers.Dense(4)])
+inputs = keras.Input((4,))
+model = keras.Model(inputs, heads(block(pk.SequentialBlock([template])(inputs))))
+model.compile(**heads.compile_kwargs())
+print("tensorflow" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="which is TensorFlow")
+def test_making_a_model_does_not_import_tensorflow():
+    """Keras's serialization does, wherever it is installed."""
+    command = [sys.executable, "-c", MAKE]
+    result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "False"
+
+
 def test_summary_and_dot_show_dict_outputs(capsys):
     heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3]), pk.RegressionHead("b")])
     inputs = keras.Input((4,))

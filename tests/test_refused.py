@@ -1,5 +1,6 @@
 """Bad input is refused where it is given, with a message that says what was received."""
 
+import operator
 import re
 
 import keras
@@ -885,6 +886,25 @@ METHODS = {
         lambda: built(pk.CGCBlock(["a"], 3)),
         lambda block: block.expert_outputs(features(2, 6)),
         r"\(batch, \.\.\., 5\), as when .*Received: inputs\['a'\]\.shape=\(2, 6\)$",
+    ),
+    **{
+        f"{method}_of_symbolic_inputs": (
+            lambda: built(pk.CGCBlock(["a"], 3)),
+            operator.methodcaller(method, keras.Input((5,))),
+            r"not symbolic.*ple_keras\.gate_weights\(model, x\) or ple_keras\.gate_report\(model, "
+            r"x\).*Received: inputs=<KerasTensor",
+        )
+        for method in ("expert_outputs", "gate_weights")
+    },
+    "tasks_named_val": (
+        lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("val")]),
+        lambda heads: heads.compile_kwargs(),
+        r"a task 'val', .*such as val_loss.*Received: tasks=\['a', 'val'\]$",
+    ),
+    "tasks_of_one_name_but_for_val": (
+        lambda: pk.TaskHeads([pk.BinaryHead("val_x"), pk.BinaryHead("x")]),
+        lambda heads: heads.compile_kwargs(),
+        r"a task 'val_x', .*such as val_x_loss.*Received: tasks=\['val_x', 'x'\]$",
     ),
     "gate_weights_of_a_list": (
         lambda: built(pk.CGCBlock(["a"], 3)),

@@ -159,6 +159,27 @@ def test_a_file_has_no_place_for_statistics(tmp_path):
         assert_same(numpy_of(target(x)), numpy_of(source(x)), atol=0)
 
 
+@keras.saving.register_keras_serializable(package="test_saving")
+class WithoutHeads(keras.Model):
+    """It holds heads that it never calls."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2)
+        self.heads = pk.TaskHeads([pk.BinaryHead("a")])
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_model_is_saved_with_heads_that_it_never_calls(tmp_path):
+    model, x = WithoutHeads(), features(3, 4)
+    predictions = model.predict(x, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)
+
+
 def test_a_subclassed_model_round_trips(tmp_path):
     @keras.saving.register_keras_serializable(package="tests")
     class Subclassed(keras.Model):
