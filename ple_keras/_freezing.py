@@ -1,13 +1,11 @@
 """Layers that remember in their config which of the layers inside them are frozen."""
 
-import re
-from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 
 from ple_keras._building import Untracked
+from ple_keras._layers_inside import layers_inside
 
 
 def freeze_if_frozen(layer: Any) -> None:
@@ -30,7 +28,7 @@ class FreezableLayer(keras.Layer):
     not simply all of them in a frozen layer or none in another.
 
     Args:
-        frozen_layers: The names of the frozen layers inside, as `_layers_inside` has them, to be
+        frozen_layers: The names of the frozen layers inside, as `layers_inside` has them, to be
             frozen once they are built. None: as `trainable` says.
         **kwargs: Keras's own layer arguments.
     """
@@ -45,7 +43,7 @@ class FreezableLayer(keras.Layer):
         if frozen is None:
             freeze_if_frozen(self)
             return
-        for name, inside in _layers_inside(self):  # outer ones first: they pass it on
+        for name, inside in layers_inside(self):  # outer ones first: they pass it on
             if inside.trainable == (name in frozen):
                 inside.trainable = name not in frozen
 
@@ -57,22 +55,7 @@ class FreezableLayer(keras.Layer):
 
 def _frozen_names(layer: Any) -> list[str] | None:
     """The names of the frozen layers inside; None if all are as the layer itself is."""
-    inside = list(_layers_inside(layer))
+    inside = list(layers_inside(layer))
     if all(each.trainable == layer.trainable for _, each in inside):
         return None
     return [name for name, each in inside if not each.trainable]
-
-
-def _layers_inside(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The layers inside at any depth, outer ones first, by names that every copy of it has.
-
-    Keras counts up automatic names, and a copy's are others: here layers of one kind of name are
-    counted within the layer around them, such as "experts.0/expert-click.0/dense.1".
-    """
-    counts: Counter[str] = Counter()
-    for inside in layer._flatten_layers(include_self=False, recursive=False):
-        stem = re.sub(r"_\d+$", "", inside.name)
-        name = f"{path}{stem}.{counts[stem]}"
-        counts[stem] += 1
-        yield name, inside
-        yield from _layers_inside(inside, f"{name}/")

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._building import Untracked
+from ple_keras._layers_inside import layers_inside
 
 KEY = "quantized"
 
@@ -46,8 +47,8 @@ def check_weights_only(mode: str, layer: Any) -> None:
 def save_modes(layer: Any, store: Any) -> None:
     """Put down how the layers inside are quantized, for their configs don't tell."""
     modes = {
-        path: (inside.quantization_mode, _config_of(inside))
-        for path, inside in _layers_inside(layer)
+        name: (inside.quantization_mode, _config_of(inside))
+        for name, inside in layers_inside(layer)
         if getattr(inside, "quantization_mode", None)
     }
     if modes:
@@ -63,9 +64,10 @@ def load_modes(layer: Any, store: Any) -> dict[str, Any]:
     rest = {key: store[key] for key in store.keys()}  # noqa: SIM118, a store is no mapping
     if KEY in rest:
         modes = json.loads(np.asarray(rest.pop(KEY)).tobytes().decode())
-        for path, inside in list(_layers_inside(layer)):
-            if path in modes and not inside.quantization_mode:
-                mode, config = modes[path]
+        named = [*layers_inside(layer), *_by_their_own_names(layer)]
+        for name, inside in named:
+            if name in modes and not inside.quantization_mode:
+                mode, config = modes[name]
                 inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
     return rest
 
@@ -81,10 +83,11 @@ class KeepsModes:
         super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
 
 
-def _layers_inside(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _by_their_own_names(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The layers inside as files of version 0.1.0 name them."""
     for inside in layer._flatten_layers(include_self=False, recursive=False):
         yield f"{path}{inside.name}", inside
-        yield from _layers_inside(inside, f"{path}{inside.name}/")
+        yield from _by_their_own_names(inside, f"{path}{inside.name}/")
 
 
 def _config_of(layer: Any) -> Any:

@@ -238,11 +238,11 @@ class CGCBlock(FreezableLayer):
         return {gate: gates[gate](streams[gate], training=training) for gate in gates}
 
     def get_expert(self, name: str) -> Any:
-        """The layer that is an expert: to freeze it, say, or to look inside.
+        """Return one expert's layer, for example to freeze or inspect it.
 
-        Experts that are plain ExpertBlocks are slices of one variable, which no `trainable` can
-        tell apart. Give the block a subclass instead, be it an empty one; `transfer_weights`
-        brings over what was trained.
+        Files and clones keep it frozen. Experts that are plain ExpertBlocks are slices of one
+        variable, which no `trainable` can tell apart. Give the block a subclass instead, be it an
+        empty one; `transfer_weights` brings over what was trained.
 
         Args:
             name: One of `expert_names`.

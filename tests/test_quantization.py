@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests import templates
 from tests.helpers import assert_same, features, numpy_of, randomize
 
 
@@ -27,6 +28,7 @@ EXPERTS = {
         [6, 4], dropout=0.1, normalization="batch", use_bias=False
     ),
     "copied": lambda: OwnExpert([4]),
+    "with automatic names inside": lambda: templates.OwnExpert(4),
     "any layer": lambda: keras.Sequential([keras.layers.Dense(4, "relu")]),
 }
 
