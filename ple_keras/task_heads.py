@@ -116,6 +116,11 @@ class TaskHeads(FreezableLayer):
             name=name,
         )
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        predictions = super().__call__(*args, **kwargs)
+        self._loss_weights.mark(keras.tree.flatten(predictions))  # also those of a subclass
+        return predictions
+
     def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
         """Predict every task.
 
@@ -141,7 +146,6 @@ class TaskHeads(FreezableLayer):
             of = [logs[task] for task in product.of]
             predictions[product.task] = product(of)
             logs[product.task] = product.log_probability(of)
-        self._loss_weights.mark(predictions.values())
         return {task: predictions[task] for task in self._task_names}
 
     def _by_task(self, inputs: Any) -> dict[str, Any]:
