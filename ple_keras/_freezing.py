@@ -9,11 +9,11 @@ from ple_keras._layers_inside import layers_inside
 
 
 def freeze_if_frozen(layer: Any) -> None:
-    """Freeze what the build of a layer made, if the layer itself was made with `trainable=False`.
+    """Freeze the layers inside a layer that was made with `trainable=False`.
 
     Keras does so when `trainable` is assigned, not when it is given to the constructor: a layer
-    loaded from a file that holds it frozen would train. Assigned to the layers inside one by one,
-    since on TensorFlow an attribute given the value that it has is not assigned again.
+    loaded from a file that holds it frozen would train. It is assigned to the layers inside one by
+    one, since TensorFlow ignores the assignment of a value that an attribute already has.
     """
     if not layer.trainable:
         for inside in layer._flatten_layers(include_self=False, recursive=False):
@@ -21,15 +21,15 @@ def freeze_if_frozen(layer: Any) -> None:
 
 
 class FreezableLayer(keras.Layer):
-    """A layer that builds layers inside, any of which may be frozen or thawed on its own.
+    """A layer whose config lists the frozen layers inside it.
 
-    Its config has no place for the layers inside, nor would it tell that one of them is frozen:
-    loaded or cloned, that one would train. So the config lists the frozen ones, whenever they are
-    not simply all of them in a frozen layer or none in another.
+    The layers that a layer makes in `build` have no place in its config, so that a frozen one would
+    train after loading or cloning. The list is left out where every layer inside is as the layer
+    itself: all frozen, or none.
 
     Args:
         frozen_layers: The names of the frozen layers inside, as `layers_inside` has them, to be
-            frozen once they are built. None: as `trainable` says.
+            frozen once they are built. With None, `trainable` holds for all.
         **kwargs: Keras's own layer arguments.
     """
 
@@ -38,12 +38,12 @@ class FreezableLayer(keras.Layer):
         self._frozen_layers = Untracked(frozen_layers)
 
     def _restore_frozen(self) -> None:
-        """Freeze and thaw what the build has made; to be called at its end."""
+        """Freeze and thaw the layers inside; to be called at the end of `build`."""
         frozen = self._frozen_layers.value
         if frozen is None:
             freeze_if_frozen(self)
             return
-        for name, inside in layers_inside(self):  # outer ones first: they pass it on
+        for name, inside in layers_inside(self):  # outer ones first, since they set inner ones
             if inside.trainable == (name in frozen):
                 inside.trainable = name not in frozen
 
@@ -54,7 +54,7 @@ class FreezableLayer(keras.Layer):
 
 
 def _frozen_names(layer: Any) -> list[str] | None:
-    """The names of the frozen layers inside; None if all are as the layer itself is."""
+    """Return the names of the frozen layers inside; None if all are as the layer itself."""
     inside = list(layers_inside(layer))
     if all(each.trainable == layer.trainable for _, each in inside):
         return None

@@ -42,7 +42,7 @@ class LossWeights:
         key: The key by which the losses' configs name it; None before there are any.
 
     Attributes:
-        multipliers: What multiplies each task's whole loss, a variable `(K,)`; None before `bind`.
+        multipliers: The multiplier of each task's loss, a variable `(K,)`; None before `bind`.
         log_variances: The learned log-variances, a variable `(K,)`; None if they aren't learned.
     """
 
@@ -57,7 +57,7 @@ class LossWeights:
         self.multipliers, self.log_variances = multipliers, log_variances
 
     def new_key(self) -> None:
-        """Draw a key for new losses: the layer may have its own from a file, as others have."""
+        """Draw a key for new losses. Layers loaded from one file share the key of that file."""
         self.key = uuid.uuid4().hex
 
     def mark(self, predictions: Iterable[Any]) -> None:
@@ -104,7 +104,7 @@ class LossWeights:
             self.key = np.asarray(store["key"]).tobytes().decode()
 
     def multiplier(self, index: int) -> Any:
-        """What multiplies all of a task's loss.
+        """Return the multiplier of a task's loss.
 
         Raises:
             ValueError: if the layer isn't built.
@@ -122,13 +122,13 @@ class LossWeights:
         return self.log_variances is not None
 
     def learned(self, index: int, loss: Any) -> tuple[Any, Any]:
-        """`c exp(-s)` and `a s`, with the log-variance s and the constants of its form."""
+        """Return `c exp(-s)` and `a s`, with the log-variance s and the constants of its form."""
         scale, slope = uncertainty_form(loss)
         log_variance = ops.convert_to_tensor(self.log_variances)[index]
         return scale * ops.exp(-log_variance), slope * log_variance
 
     def in_force(self, index: int, loss: Any) -> float:
-        """What multiplies a task's loss now, beside its fixed weight."""
+        """Return the current factor of a task's loss, without its fixed weight."""
         weight = self.multiplier(index)
         if self.are_learned:
             weight = weight * self.learned(index, loss)[0]
@@ -139,7 +139,7 @@ class LossWeights:
         self._last_loss[index] = arguments, loss
 
     def take_loss(self, index: int, arguments: tuple[Any, ...]) -> Any:
-        """The kept loss, once, if it is of these very arguments; else None."""
+        """Return and drop the kept loss if it is of these very arguments; else None."""
         kept, loss = self._last_loss.pop(index, ((), None))
         return loss if [*map(id, kept)] == [*map(id, arguments)] else None
 
@@ -148,14 +148,14 @@ class LossWeights:
 
 
 def _ran_last() -> Any:
-    """The LossWeights by key whose layer ran last in this thread."""
+    """Return the LossWeights of the layer that ran last in this thread, by key."""
     if not hasattr(_here, "ran_last"):
         _here.ran_last = weakref.WeakValueDictionary()
     return _here.ran_last
 
 
 def uncertainty_form(loss: Any) -> tuple[float, float]:
-    """c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
+    """Return c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
 
     Squared errors are a normal distribution's, with s its log-variance: `L / (2 sigma^2) + log
     sigma`. Absolute errors are a Laplace distribution's, with s the logarithm of its scale. For
@@ -193,7 +193,7 @@ class _JointLoss(MaskedLoss):
         return self.weights is None or self.weights is weights
 
     def _find_weights(self, y_pred: Any) -> LossWeights | None:
-        """The weights of the layer that made the predictions; None where nothing is computed.
+        """Return the weights of the layer that made the predictions; None in a symbolic call.
 
         Raises:
             ValueError: if the layer is not the one that the loss belongs to, or not known.
@@ -212,7 +212,7 @@ class _JointLoss(MaskedLoss):
             self.weights = made_by
             made_by.key = made_by.key or self._key
             return self.weights
-        if in_symbolic_scope():  # Keras builds its metrics: shapes count, no values
+        if in_symbolic_scope():  # Keras builds its metrics: only shapes count
             return None
         found: LossWeights | None = self._key and _ran_last().get(self._key)
         if found is None:
