@@ -63,7 +63,6 @@ def test_a_file_gives_the_results_that_it_was_saved_with(differences, name):
         pytest.fail("\n".join([name, *differences[name]["results"]]), pytrace=False)
 
 
-@pytest.mark.xfail(reason="0.1.0 loads weights under paths without their parents' names")
 def test_the_weights_of_loaded_models_keep_their_paths(differences):
     moved = [f"{name}: {path}" for name, found in differences.items() for path in found["paths"]]
     if moved:
