@@ -11,6 +11,7 @@ from ple_keras._freezing import FreezableLayer
 from ple_keras._gate_statistics import num_sums, statistics_of, tracked
 from ple_keras._gate_weights import at_least_float32, largest, softmax, total
 from ple_keras._observation import is_watched
+from ple_keras._quantization import load_modes, save_modes
 from ple_keras._registration import register
 from ple_keras._tracing import is_traced_for_others
 from ple_keras._validation import (
@@ -253,10 +254,12 @@ class Gate(FreezableLayer):
             self._sums.assign(ops.zeros(self._sums.shape, "float32"))
 
     def save_own_variables(self, store: Any) -> None:
-        """Nothing: the gate's own variables are statistics, which belong to no file."""
+        """Save how the layers inside are quantized; the gate's own statistics are in no file."""
+        save_modes(self, store)
 
     def load_own_variables(self, store: Any) -> None:
-        """Nothing, see `save_own_variables`."""
+        """See `save_own_variables`."""
+        load_modes(self, store)
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return (*input_shape[:-1], self.num_experts)

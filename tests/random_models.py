@@ -1,0 +1,398 @@
+"""Random models of the library's and Keras's parts, as recipes that make one model many times.
+
+Every part maps `(ROWS, WIDTH)` to the same shape, or to a dict of it by task, so that parts can
+follow each other in any order. No part is random in training.
+"""
+
+import keras
+from hypothesis import strategies as st
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.templates import ResidualExpert
+
+ROWS, WIDTH, DEPTH = 8, 3, 3
+TASKS = ["click", "click-buy", "1st", "val_x", "Zz"]
+
+
+class Recipe:
+    """A call that makes a part of a model; its repr is the code of the call."""
+
+    def __init__(self, function, *arguments, **keywords):
+        self.function, self.arguments, self.keywords = function, arguments, keywords
+
+    def __call__(self):
+        keywords = {key: made(value) for key, value in self.keywords.items()}
+        return self.function(*made(self.arguments), **keywords)
+
+    def __repr__(self):
+        keywords = [f"{key}={value!r}" for key, value in self.keywords.items()]
+        return f"{self.function.__name__}({', '.join([*map(repr, self.arguments), *keywords])})"
+
+
+def made(value):
+    """An argument with the parts made that its recipes are for."""
+    if isinstance(value, Recipe):
+        return value()
+    return [made(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+# Layers of a user's.
+
+
+@keras.saving.register_keras_serializable(package="random_models")
+class TwoDense(keras.layers.Layer):
+    """A user's layer with layers inside that are made in `__init__`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.first = keras.layers.Dense(2, "tanh", name="first")
+        self.second = keras.layers.Dense(WIDTH, name="second")
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((*input_shape[:-1], 2))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+
+@keras.saving.register_keras_serializable(package="random_models")
+class SumOfTasks(keras.layers.Layer):
+    """From a dict by task to one tensor."""
+
+    def call(self, inputs):
+        return sum(inputs[task] for task in sorted(inputs))
+
+    def compute_output_shape(self, input_shape):
+        return next(iter(input_shape.values()))
+
+
+def built(layer):
+    layer.build((None, WIDTH))
+    return layer
+
+
+def functional(layers, name):
+    inputs = keras.Input((WIDTH,))
+    return keras.Model(inputs, chained(layers, inputs), name=name)
+
+
+def chained(layers, outputs):
+    for layer in layers:
+        outputs = layer(outputs)
+    return outputs
+
+
+# Parts that map a tensor to a tensor.
+
+
+def names(draw, place, count, distinct):
+    """Names of the layers at a place: such as Keras gives, or found nowhere else."""
+    if distinct or draw(st.booleans()):
+        return [f"{place}-{i}" for i in range(count)]
+    return draw(st.permutations(["dense", "dense_1", "dense_2"]))[:count]
+
+
+LEAVES = [
+    (keras.layers.Dense, WIDTH, "tanh"),
+    (keras.layers.BatchNormalization,),
+    (keras.layers.LayerNormalization,),
+    (pk.ExpertBlock, [2, WIDTH]),
+    (ResidualExpert, [WIDTH]),
+    (pk.Gate, WIDTH),
+    (TwoDense,),  # the last: Keras itself thaws it, but for within a container of the library
+]
+OPTIONS = {
+    pk.ExpertBlock: {"normalization": [None, "batch", "layer"]},
+    ResidualExpert: {"normalization": [None, "batch", "layer"]},
+    pk.Gate: {"gate_block": [None, 2]},
+}
+
+
+@st.composite
+def leaves(draw, name, kinds=LEAVES):
+    """A layer with none of the parts inside."""
+    function, *arguments = draw(st.sampled_from(kinds))
+    options = OPTIONS.get(function, {"trainable": [True, False]})
+    chosen = {key: draw(st.sampled_from(values)) for key, values in options.items()}
+    return Recipe(function, *arguments, name=name, **chosen)
+
+
+KINDS = ["leaf", "block", "sequential", "functional", "mixture", "built"]
+
+
+@st.composite
+def parts(draw, name, depth, place=None, distinct=False, kinds=KINDS):
+    """A layer or model, of up to `depth` layers within another.
+
+    Args:
+        name: Its name.
+        place: What no other part is called; its name by default.
+        depth: The most containers from the outermost to a leaf, with the leaf.
+        distinct: Whether all names inside must be found nowhere else, as they must in what is
+            built on its own: Keras gives equal paths to equal names.
+        kinds: What it may be.
+    """
+    kind = draw(st.sampled_from(kinds if depth > 1 else ["leaf"]))
+    if kind == "leaf":
+        return draw(leaves(name))
+    place = place or name
+    if kind == "mixture":
+        return draw(mixtures(name, depth, place, distinct))
+    if kind == "built":
+        return Recipe(built, draw(blocks_of_parts(name, depth, place, True)))
+    if kind == "functional":
+        kept = [each for each in KINDS if each != "sequential"]  # whose name Keras loses there
+        return Recipe(functional, draw(rows(depth, place, True, kept)), name=name)
+    if kind == "sequential":
+        return Recipe(keras.Sequential, draw(rows(depth, place, distinct)), name=name)
+    return draw(blocks_of_parts(name, depth, place, distinct))
+
+
+@st.composite
+def rows(draw, depth, place, distinct=False, kinds=KINDS):
+    """One to three parts within a container."""
+    inside = names(draw, place, draw(st.integers(1, 3)), distinct)
+    return [
+        draw(parts(name, depth - 1, f"{place}-{i}", distinct, kinds))
+        for i, name in enumerate(inside)
+    ]
+
+
+@st.composite
+def blocks_of_parts(draw, name, depth, place, distinct=False):
+    return Recipe(pk.SequentialBlock, draw(rows(depth, place, distinct)), name=name)
+
+
+@st.composite
+def mixtures(draw, name, depth, place, distinct):
+    """A level of tasks, added up again."""
+    first, second = names(draw, place, 2, distinct)
+    level = draw(levels(first, ["x", "y"], depth - 1))
+    return Recipe(pk.SequentialBlock, [level, Recipe(SumOfTasks, name=second)], name=name)
+
+
+# Parts that map a tensor to a dict by task.
+
+
+def templates(name, depth):
+    """An expert, a gate block, a tower or a bottom."""
+    units = st.sampled_from([WIDTH, [2, WIDTH]])
+    return units | parts(name, max(depth, 1), distinct=True)
+
+
+@st.composite
+def gate_arguments(draw, depth):
+    return {
+        "gate_block": draw(st.none() | templates("gate", depth)),
+        "gate_softmax_temperature": draw(st.sampled_from([1.0, 0.5])),
+        "enable_gate_weights_metrics": draw(st.booleans()),
+        "expert_balance_regularizer": draw(st.sampled_from([0.0, 0.1])),
+        "trainable": draw(st.sampled_from([True, True, False])),
+    }
+
+
+@st.composite
+def levels(draw, name, tasks, depth):
+    """A CGCBlock, an MMoEBlock or a SharedBottomBlock."""
+    kind = draw(st.sampled_from(["cgc", "mmoe", "bottom"]))
+    expert = draw(templates("expert", depth - 1))
+    if kind == "bottom":
+        return Recipe(pk.SharedBottomBlock, tasks, expert, name=name)
+    gates = draw(gate_arguments(depth - 1))
+    if kind == "mmoe":
+        count = draw(st.integers(1, 3))
+        return Recipe(pk.MMoEBlock, tasks, expert, num_experts=count, name=name, **gates)
+    return draw(cgc_blocks(name, tasks, expert, gates, st.booleans()))
+
+
+@st.composite
+def cgc_blocks(draw, name, tasks, expert, gates, shared_gate):
+    shared = draw(st.integers(0, 2))
+    return Recipe(
+        pk.CGCBlock,
+        *(tasks, expert),
+        num_task_experts=draw(task_experts(tasks, shared)),
+        num_shared_experts=shared,
+        add_shared_gate=draw(shared_gate),
+        name=name,
+        **gates,
+    )
+
+
+def task_experts(tasks, shared):
+    """One number, or one for each task; every gate sees an expert."""
+    counts = st.integers(0 if shared else 1, 2)
+    return counts | st.fixed_dictionaries(dict.fromkeys(tasks, counts))
+
+
+@st.composite
+def ples(draw, name, tasks, depth):
+    expert, gates = draw(templates("expert", depth - 1)), draw(gate_arguments(depth - 1))
+    shared = draw(st.integers(0, 2))
+    return Recipe(
+        pk.PLEBlock,
+        *(draw(st.integers(1, 2)), tasks, expert),
+        num_task_experts=draw(task_experts(tasks, shared)),
+        num_shared_experts=shared,
+        name=name,
+        **gates,
+    )
+
+
+@st.composite
+def two_levels(draw, name, tasks, depth):
+    """Two CGCBlocks of which the second reads the first's streams."""
+    expert, gates = draw(templates("expert", depth - 1)), draw(gate_arguments(depth - 1))
+    second = draw(cgc_blocks("second", tasks, expert, gates, st.just(False)))
+    has_shared = st.just(second.keywords["num_shared_experts"] > 0)
+    first = draw(cgc_blocks("first", tasks, expert, gates, has_shared))
+    return Recipe(pk.SequentialBlock, [first, second], name=name)
+
+
+@st.composite
+def bodies(draw, name, tasks, depth):
+    """All that stands before the heads, one layer."""
+    body = st.one_of(
+        ples(name, tasks, depth), levels(name, tasks, depth), two_levels(name, tasks, depth)
+    )
+    if depth == 1 or draw(st.booleans()):
+        return draw(body)
+    before = draw(rows(depth, name))
+    inner = draw(bodies(f"{name}-inner", tasks, depth - 1))
+    return Recipe(pk.SequentialBlock, [*before, inner], name=name)
+
+
+# Heads.
+
+
+@st.composite
+def heads(draw, tasks):
+    kinds = [draw(st.sampled_from([pk.BinaryHead, pk.RegressionHead, pk.MulticlassHead]))]
+    kinds += [draw(st.sampled_from([*kinds, pk.BinaryHead])) for _ in tasks[1:]]
+    all_heads = [draw(head(kind, task)) for kind, task in zip(kinds, tasks)]
+    binary = [task for kind, task in zip(kinds, tasks) if kind is pk.BinaryHead]
+    if len(binary) > 1 and draw(st.booleans()):
+        all_heads.append(Recipe(pk.ProductHead, "all", of=binary))
+    weighting = draw(st.sampled_from([None, "uncertainty"]))
+    return Recipe(pk.TaskHeads, all_heads, loss_weighting=weighting, name="heads")
+
+
+@st.composite
+def head(draw, kind, task):
+    keywords = {
+        "tower": draw(st.none() | templates("tower", 2)),
+        "loss_weight": draw(st.sampled_from([1.0, 0.5, 2.0])),
+    }
+    if kind is pk.MulticlassHead:
+        keywords["num_classes"] = 3
+    return Recipe(kind, task, **keywords)
+
+
+# Whole models. Keras itself loses the names that ALONE matches from the paths of weights: of
+# subclassed models, and of a Sequential that no container of the library holds.
+
+ALONE = r"^alone/"
+RECIPES: dict[str, list] = {}  # of OwnModel, by its config
+
+
+def functional_model(layers):
+    return functional(layers, "model")
+
+
+def sequential_model(layers):
+    return keras.Sequential([keras.Input((WIDTH,)), *layers], name="alone")
+
+
+def model_with_layers_after(layers):
+    """Of its outputs nothing tells which TaskHeads made them."""
+    inputs = keras.Input((WIDTH,))
+    outputs = chained(layers, inputs)
+    after = {
+        task: keras.layers.Rescaling(1.0, name=f"after-{task}")(outputs[task]) for task in outputs
+    }
+    return keras.Model(inputs, after, name="model")
+
+
+def model_in_a_model(layers):
+    return functional(
+        [keras.layers.Dense(WIDTH, name="outermost"), functional_model(layers)], "outer"
+    )
+
+
+def sequential_in_a_model(layers):
+    inner = keras.Sequential(layers, name="alone")
+    return functional([keras.layers.Dense(WIDTH, name="outermost"), inner], "outer")
+
+
+@keras.saving.register_keras_serializable(package="random_models")
+class GivenModel(keras.Model):
+    """A subclassed model whose config has its layers."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(**kwargs)
+        self.chain = layers
+
+    def call(self, inputs):
+        return chained(self.chain, inputs)
+
+    def get_config(self):
+        layers = [keras.saving.serialize_keras_object(layer) for layer in self.chain]
+        return {**super().get_config(), "layers": layers}
+
+    @classmethod
+    def from_config(cls, config):
+        layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
+        return cls(**{**config, "layers": layers})
+
+
+@keras.saving.register_keras_serializable(package="random_models")
+class OwnModel(keras.Model):
+    """A subclassed model that makes its layers itself: its config knows nothing of them."""
+
+    def __init__(self, code, **kwargs):
+        super().__init__(**kwargs)
+        self.code = code
+        self.chain = made(RECIPES[code])
+
+    def call(self, inputs):
+        return chained(self.chain, inputs)
+
+    def get_config(self):
+        return {**super().get_config(), "code": self.code}
+
+
+def given_model(layers):
+    model = GivenModel(layers, name="alone")
+    model(features(ROWS, WIDTH))
+    return model
+
+
+def own_model(code):
+    model = OwnModel(code, name="alone")
+    model(features(ROWS, WIDTH))
+    return model
+
+
+WHOLES = [
+    *(functional_model, sequential_model, model_with_layers_after),
+    *(model_in_a_model, sequential_in_a_model, given_model, own_model),
+]
+
+
+@st.composite
+def models(draw):
+    """A model of some layers, a body and TaskHeads."""
+    tasks = draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True))
+    before = leaves("before", LEAVES[:-1]) | blocks_of_parts("before", DEPTH, "before")
+    layers = [
+        *draw(st.lists(before, max_size=1)),
+        draw(bodies("body", tasks, DEPTH)),
+        draw(heads(tasks)),
+    ]
+    whole = draw(st.sampled_from(WHOLES))
+    if whole is own_model:
+        RECIPES[repr(layers)] = layers
+        return Recipe(own_model, repr(layers))
+    return Recipe(whole, layers)
