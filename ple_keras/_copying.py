@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from ple_keras._children import unbuilt
+from ple_keras._freezing import FreezableLayer
 from ple_keras._lazy_tensorflow import tensorflow_not_imported
 
 
@@ -32,9 +33,9 @@ def derive_initializer(initializer: Any, *path: object) -> Any:
 def copy_layer(layer: Any, name: str, *path: object) -> Any:
     """A copy of `layer` with new weights, called `name`.
 
-    It is unbuilt; a Functional model, and a Sequential that is built, are built within the current
-    name scope. Seeds in its config are derived for `path`, so that copies made for different
-    places start different from each other, and the same in every run.
+    It is unbuilt, except for a Functional model, which is built within the current name scope.
+    Seeds in its config are derived for `path`, so that copies made for different places start
+    different from each other, and the same in every run.
 
     Raises:
         TypeError: if the layer's `__init__` takes parameters that its config lacks, or if it is or
@@ -77,6 +78,8 @@ def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
         copied += 1
         return copy_layer(layer, layer.name, *path, copied)
 
+    if type(model) is keras.Sequential:  # unbuilt, so that its paths are those of any other layer
+        return keras.Sequential([clone(layer) for layer in model.layers], name=name)
     model = keras.models.clone_model(model, clone_function=clone)
     model.name = name
     return model
@@ -94,13 +97,14 @@ def refuse_lost_arguments(copied: Any) -> None:
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
     if cls.get_config is keras.Layer.get_config:
         return  # Keras recorded the arguments of __init__ by itself
-    if cls.from_config.__func__ is not base.from_config.__func__:
+    given = [inspect.getattr_static(x, "from_config").__func__ for x in (base, FreezableLayer)]
+    if cls.from_config.__func__ not in given:
         return  # the class maps its config to arguments as it likes
-    known = {*copied.get_config()}
+    arguments = {*copied.get_config()}
     for base in cls.__mro__:
         if base.__module__.startswith("keras."):
-            known.update(_parameters(base))  # Keras's own layers leave some out unless set
-    missing = [name for name in _parameters(cls) if name not in known]
+            arguments.update(_parameters(base))  # Keras's own layers leave some out unless set
+    missing = [name for name in _parameters(cls) if name not in arguments]
     if missing:
         raise TypeError(
             f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "

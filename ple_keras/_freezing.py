@@ -24,18 +24,29 @@ class FreezableLayer(keras.Layer):
     """A layer whose config lists the frozen layers inside it.
 
     The layers that a layer makes in `build` have no place in its config, so that a frozen one would
-    train after loading or cloning. The list is left out where every layer inside is as the layer
-    itself: all frozen, or none.
-
-    Args:
-        frozen_layers: The names of the frozen layers inside, as `layers_inside` has them, to be
-            frozen once they are built. With None, `trainable` holds for all.
-        **kwargs: Keras's own layer arguments.
+    train after loading or cloning. The list, "frozen_layers", has names as of `layers_inside`. It
+    is left out where every layer inside is as the layer itself: all frozen, or none.
     """
 
-    def __init__(self, *, frozen_layers: list[str] | None = None, **kwargs: Any) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._frozen_layers = Untracked(frozen_layers)
+        self._frozen_layers: Any = Untracked(None)  # the names of a config, until `build`
+
+    @property
+    def trainable(self) -> bool:
+        """Whether the layer's weights are trained, as in Keras."""
+        is_trainable: bool = keras.Layer.trainable.fget(self)
+        return is_trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        if hasattr(self, "_frozen_layers"):
+            self._frozen_layers.value = None  # the assignment is for all layers inside
+        keras.Layer.trainable.fset(self, value)
+
+    def _layers_with_config(self) -> list[Any]:
+        """The layers inside whose configs are in this one's, and say themselves what is frozen."""
+        return []
 
     def _restore_frozen(self) -> None:
         """Freeze and thaw the layers inside; to be called at the end of `build`."""
@@ -43,14 +54,30 @@ class FreezableLayer(keras.Layer):
         if frozen is None:
             freeze_if_frozen(self)
             return
+        known = {id(layer): layer for layer in self._layers_with_config()}
+        done: tuple[str, ...] = ()
         for name, inside in layers_inside(self):  # outer ones first, since they set inner ones
-            if inside.trainable == (name in frozen):
-                inside.trainable = name not in frozen
+            if name.startswith(done):
+                continue
+            if id(inside) not in known:
+                if inside.trainable == (name in frozen):
+                    inside.trainable = name not in frozen
+            elif isinstance(inside, FreezableLayer):
+                done = (*done, f"{name}/")
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
         frozen = _frozen_names(self) if self.built else self._frozen_layers.value
         return config if frozen is None else {**config, "frozen_layers": frozen}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Set the list beside the constructor, which a subclass may have without `**kwargs`."""
+        frozen = config.get("frozen_layers")
+        arguments = {key: value for key, value in config.items() if key != "frozen_layers"}
+        layer = super().from_config(arguments)
+        layer._frozen_layers.value = frozen
+        return layer
 
 
 def _frozen_names(layer: Any) -> list[str] | None:

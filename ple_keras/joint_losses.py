@@ -5,14 +5,14 @@ losses, because Keras logs the last loss of an output as `{task}_loss`: `Trained
 minimized; `ShownLoss`, unweighted, has a weight of 0 in `compile`. `ShownLoss` takes over the value
 that `TrainedLoss` has just computed: to compute it again costs 8 % of a step on PyTorch.
 
-Losses from `compile_kwargs` hold the LossWeights. Losses from a config, as in files, hold its key
-alone, since Keras deserializes them apart from the layer. TaskHeads marks its predictions with its
-LossWeights, and a loss takes it from the first predictions that it gets: so it belongs to the layer
-of its own model, however that was made, and in whichever thread. Where the mark is lost (a layer
-after TaskHeads, DistributedDataParallel), the layer of the same key that ran last in this thread
-takes its place; TaskHeads has the key from its config or, where a subclassed model makes the layer,
-from the weights file. A loss with LossWeights refuses predictions of another layer, and one that
-finds none raises an error: neither trains with wrong weights.
+Losses from `compile_kwargs` hold the LossWeights. Losses from a config, as in files, have its key
+alone. TaskHeads marks its predictions with its LossWeights, and a loss takes it from the first
+predictions that it gets: so it belongs to the layer of its own model, however that was made, and in
+whichever thread. Where the mark is lost (a layer after TaskHeads, DistributedDataParallel), the key
+counts. Keras deserializes layers before losses, so a loss finds the layer of its key that this
+thread has made last. A subclassed model makes its layer itself, without a key: then the losses wait
+until the layer reads the key from the weights file. A loss with LossWeights refuses predictions of
+another layer, and one that finds none raises an error: neither trains with wrong weights.
 """
 
 import threading
@@ -56,14 +56,17 @@ class LossWeights:
         """Set the variables."""
         self.multipliers, self.log_variances = multipliers, log_variances
 
+    def set_key(self, key: str) -> None:
+        """Take the key of a config, for the losses that this thread deserializes next."""
+        self.key = key
+        _registry().made[key] = self
+
     def new_key(self) -> None:
         """Draw a key for new losses. Layers loaded from one file share the key of that file."""
         self.key = uuid.uuid4().hex
 
     def mark(self, predictions: Iterable[Any]) -> None:
         """Mark predictions as those of the layer that has these weights."""
-        if self.key:
-            _ran_last()[self.key] = self
         for prediction in predictions:
             mark(prediction, self)
 
@@ -83,25 +86,22 @@ class LossWeights:
         A file may lack them: one of before there were any, or without learned weights.
 
         Raises:
-            ValueError: if a multiplier is negative or not finite, or a log-variance not finite;
-                then nothing is read.
+            ValueError: if a multiplier is negative or not finite; then nothing is read.
         """
-        keys = list(store.keys())
-        read = {
-            name: np.asarray(store[key])
-            for name, key in (("multipliers", "loss_multipliers"), ("log_variances",) * 2)
-            if key in keys and getattr(self, name) is not None
-        }
-        for name, values in read.items():
-            if not np.isfinite(values).all() or (name == "multipliers" and (values < 0).any()):
+        stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118, no mapping
+        multipliers = stored.get("loss_multipliers")
+        if multipliers is not None:
+            if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
                 raise ValueError(
-                    "The file must hold finite loss weights, and no negative multipliers. "
-                    f"Received: {name}={values.tolist()}"
+                    "The file must hold finite loss_multipliers of at least 0. "
+                    f"Received: loss_multipliers={multipliers.tolist()}"
                 )
-        for name, values in read.items():
-            getattr(self, name).assign(values)
-        if "key" in keys and not self.key:
-            self.key = np.asarray(store["key"]).tobytes().decode()
+            self.multipliers.assign(multipliers)
+        if self.log_variances is not None and "log_variances" in stored:
+            self.log_variances.assign(stored["log_variances"])
+        if "key" in stored and not self.key:
+            self.key = stored["key"].tobytes().decode()
+            _tie_waiting(self)
 
     def multiplier(self, index: int) -> Any:
         """Return the multiplier of a task's loss.
@@ -147,11 +147,34 @@ class LossWeights:
         return {"key": self.key}
 
 
-def _ran_last() -> Any:
-    """Return the LossWeights of the layer that ran last in this thread, by key."""
-    if not hasattr(_here, "ran_last"):
-        _here.ran_last = weakref.WeakValueDictionary()
-    return _here.ran_last
+class _Registry:
+    """What a thread has deserialized.
+
+    Attributes:
+        made: The LossWeights that was made last from a config with a key, by key.
+        waiting: The losses without LossWeights, by key.
+    """
+
+    def __init__(self) -> None:
+        self.made: Any = weakref.WeakValueDictionary()
+        self.waiting: dict[str, Any] = {}
+
+
+def _registry() -> _Registry:
+    """Return the registry of this thread."""
+    if not hasattr(_here, "registry"):
+        _here.registry = _Registry()
+    registry: _Registry = _here.registry
+    return registry
+
+
+def _tie_waiting(weights: LossWeights) -> None:
+    """Tie the losses that wait for a key, if there are no more than one model has."""
+    waiting = list(_registry().waiting.pop(weights.key or "", ()))
+    places = [(type(loss), loss.index) for loss in waiting]
+    if len(set(places)) == len(places):
+        for loss in waiting:
+            loss.tied = weights
 
 
 def uncertainty_form(loss: Any) -> tuple[float, float]:
@@ -184,9 +207,13 @@ class _JointLoss(MaskedLoss):
         super().__init__(**kwargs)
         self.index = index
         self.weights: LossWeights | None = weights
+        self.tied: LossWeights | None = None  # for predictions without a mark
         self._key = None
         if isinstance(weights, Mapping):
             self.weights, self._key = None, weights["config"]["key"]
+            self.tied = self._key and _registry().made.get(self._key)
+            if self._key and not self.tied:
+                _registry().waiting.setdefault(self._key, weakref.WeakSet()).add(self)
 
     def belongs_to(self, weights: LossWeights) -> bool:
         """Whether the loss reads these weights, or may still find them."""
@@ -212,17 +239,14 @@ class _JointLoss(MaskedLoss):
             self.weights = made_by
             made_by.key = made_by.key or self._key
             return self.weights
-        if in_symbolic_scope():  # Keras builds its metrics: only shapes count
-            return None
-        found: LossWeights | None = self._key and _ran_last().get(self._key)
-        if found is None:
+        if self.tied is None and not in_symbolic_scope():  # there Keras only builds its metrics
             raise ValueError(
                 f"The loss {self.name!r} comes from a config and finds no TaskHeads that holds its "
                 "weight. Save models in the .keras format, or compile the model again: "
                 "model.compile(optimizer, **heads.compile_kwargs()), with the TaskHeads of this "
                 "very model. Received: y_pred of no known TaskHeads"
             )
-        return found
+        return self.tied
 
     def get_config(self) -> dict[str, Any]:
         weights = LossWeights(self._key) if self.weights is None else self.weights

@@ -76,6 +76,9 @@ class SequentialBlock(FreezableLayer):
             outputs = layer(outputs)
         self._restore_frozen()
 
+    def _layers_with_config(self) -> list[Any]:
+        return self.layers
+
     def call(self, inputs: Any, training: bool | None = None) -> Any:
         """Call the layers one after the other.
 

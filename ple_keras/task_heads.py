@@ -11,7 +11,13 @@ from ple_keras._children import built_names, deserialize_children, serialize_chi
 from ple_keras._freezing import FreezableLayer
 from ple_keras._registration import register
 from ple_keras._saving import check_names, save_names
-from ple_keras._validation import SHARED, check_keys, check_known_keys, task_names
+from ple_keras._validation import (
+    SHARED,
+    check_keys,
+    check_known_keys,
+    check_not_negative,
+    task_names,
+)
 from ple_keras.head import Head
 from ple_keras.joint_losses import LossWeights, TrainedLoss
 from ple_keras.product_head import ProductHead, in_order
@@ -105,6 +111,9 @@ class TaskHeads(FreezableLayer):
         """The multipliers before any other are assigned; within a graph nothing can be."""
         values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
+
+    def _layers_with_config(self) -> list[Any]:
+        return self._heads()
 
     def _add_by_task(self, name: str, initializer: Any, trainable: bool = True) -> Any:
         return self.add_weight(
@@ -252,12 +261,18 @@ class TaskHeads(FreezableLayer):
         For callbacks, in `on_epoch_begin`; the multipliers are saved with the model.
 
         Args:
-            multipliers: Numbers by task; a task that is left out keeps its fixed weight.
+            multipliers: Finite numbers of at least 0, by task; a task that is left out keeps its
+                fixed weight.
 
         Raises:
-            ValueError: if a task has no loss or is unknown.
+            TypeError: if a multiplier is no number.
+            ValueError: if it is negative or not finite, or a task has no loss or is unknown.
         """
         check_known_keys(multipliers, self.trained_tasks, "multipliers")
+        multipliers = {
+            task: check_not_negative(multiplier, f"multipliers[{task!r}]")
+            for task, multiplier in multipliers.items()
+        }
         if self._loss_weights.multipliers is None:  # TensorFlow's first epoch comes before `build`
             self._first_multipliers = multipliers
             return
@@ -346,7 +361,8 @@ class TaskHeads(FreezableLayer):
         key = config.get("loss_key")
         kwargs = {name: value for name, value in config.items() if name != "loss_key"}
         layer = super().from_config({**kwargs, "heads": deserialize_children(config["heads"])})
-        layer._loss_weights.key = key
+        if key:
+            layer._loss_weights.set_key(key)
         return layer
 
 

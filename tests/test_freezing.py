@@ -193,3 +193,62 @@ def test_what_is_wholly_frozen_or_not_says_nothing_of_its_parts():
         cgc = pk.CGCBlock(["click"], TwoLayers(3), trainable=trainable)
         cgc.build((None, 3))
         assert "frozen_layers" not in cgc.get_config()
+
+
+def frozen_dense():
+    """A SequentialBlock with a frozen layer, not yet built, from the config of a built one."""
+    block = pk.SequentialBlock([keras.layers.Dense(3, name=name) for name in ("first", "second")])
+    block.build((None, 3))
+    block[0].trainable = False
+    return pk.SequentialBlock.from_config(block.get_config())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda block: None, [False, True]),
+        (lambda block: setattr(block, "trainable", False), [False, False]),
+        (lambda block: setattr(block[1], "trainable", False), [False, False]),
+        (lambda block: setattr(block[0], "trainable", True), [True, True]),
+    ],
+)
+def test_what_is_assigned_before_the_build_counts(change, expected):
+    block = frozen_dense()
+    change(block)
+    block.build((None, 3))
+    assert [layer.trainable for layer in block] == expected
+
+
+def test_a_clone_frozen_before_it_is_built_is_frozen():
+    model = model_of_all_kinds()
+    freeze_parts(model)
+
+    def frozen(layer):
+        copy = type(layer).from_config(layer.get_config())
+        copy.trainable = False
+        return copy
+
+    assert not keras.models.clone_model(model, clone_function=frozen).trainable_weights
+
+
+@keras.saving.register_keras_serializable(package="test_freezing")
+class Narrow(pk.CGCBlock):
+    """A subclass that takes no other arguments than its own."""
+
+    def __init__(self, outputs, expert_block, name=None, trainable=True, dtype=None):
+        super().__init__(outputs, expert_block, name=name, trainable=trainable, dtype=dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        names = ("outputs", "expert_block", "name", "trainable", "dtype", "frozen_layers")
+        return {name: config[name] for name in names if name in config}
+
+
+def test_a_subclass_without_further_arguments_keeps_frozen_parts(tmp_path):
+    inputs = keras.Input((3,))
+    cgc = Narrow(["click"], FreezableExpert([3]))
+    model = keras.Model(inputs, cgc(inputs))
+    cgc.get_expert("click/expert_0").trainable = False
+    expected = is_trained(model)
+    assert False in expected.values()
+    assert is_trained(loaded(model, tmp_path)) == expected
