@@ -171,9 +171,11 @@ def test_the_optimizer_of_a_model_with_frozen_parts_goes_on(tmp_path):
     copy = loaded(model, tmp_path)
     for one, other in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
         np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
-    logs = [m.train_on_batch(x, y, return_dict=True) for m in (model, copy, model, copy)]
-    assert logs[0] == logs[1]
-    assert logs[2] == logs[3]
+    for _ in range(2):
+        for each in (model, copy):
+            each.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
+        logs = [each.train_on_batch(x, y, return_dict=True) for each in (model, copy)]
+        assert logs[0] == logs[1]
 
 
 def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():

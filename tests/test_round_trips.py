@@ -116,6 +116,7 @@ def labels(model):
 def train(model):
     """The logs of a step, in which what is frozen stays."""
     before = values(model)
+    model.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
     logs = model.train_on_batch(X, labels(model), return_dict=True)
     after = values(model)
     for path in frozen(model):
