@@ -49,7 +49,7 @@ from _networks import Recipe, compiled
 from _report import aligned
 
 import ple_keras as pk
-from ple_keras.report import GateReport
+from ple_keras.inspection.gate_report import GateReport
 
 LEVELS, EXPERTS = 2, 2
 WIDTHS = (64, 64)

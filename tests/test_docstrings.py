@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.metrics import LogitAUC
+from ple_keras.metrics.logit_auc import LogitAUC
 
 PUBLIC = {n: value for n, value in vars(pk).items() if callable(value) and n[0] != "_"}
 

@@ -94,7 +94,7 @@ def expected(model, x, prefix="gate"):
 
 
 def block_at(model, level):
-    from ple_keras._levels import find_levels
+    from ple_keras.inspection.levels import find_levels
 
     return find_levels(model)[level]
 

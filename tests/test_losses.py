@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from ple_keras.metrics import LossMean
+from ple_keras.metrics.loss_mean import LossMean
 from tests.helpers import QUICK_JIT, features, numpy_of
 
 

@@ -6,7 +6,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import ple_keras as pk
-from ple_keras.metrics import LogitAUC, LossMean
+from ple_keras.metrics.logit_auc import LogitAUC
+from ple_keras.metrics.loss_mean import LossMean
 from tests.helpers import QUICK_JIT, features
 
 

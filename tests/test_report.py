@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras._levels import find_levels
+from ple_keras.inspection.levels import find_levels
 from tests.helpers import features, numpy_of
 from tests.test_gate_logger import TASKS, block, functional
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras import _small_level
+from ple_keras.layers._level import small_level
 from tests.helpers import assert_same, features, numpy_of, randomize
 
 pytestmark = pytest.mark.skipif(
@@ -23,7 +23,7 @@ def each(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr(_small_level.SmallLevel, "takes", lambda self, streams: False)
+            patch.setattr(small_level.SmallLevel, "takes", lambda self, streams: False)
             return function()
 
     return call

@@ -28,7 +28,7 @@ from _models import batch
 from _timing import interleaved, median_ms, median_ratio
 
 import ple_keras as pk
-from ple_keras.metrics import LogitAUC
+from ple_keras.metrics.logit_auc import LogitAUC
 
 MEASURED = ("A", "B")
 

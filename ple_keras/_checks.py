@@ -1,0 +1,204 @@
+"""Checks of what a caller hands in. Each names the argument, what is allowed and what it got."""
+
+import math
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+SHARED = "shared"
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+TASK_NAME_RULE = (
+    "a task's name must be ASCII letters, digits, '_' and '-', starting with a letter or digit, "
+    f"and not '{SHARED}'"
+)
+
+
+def check_task_name(name: Any, argument: str) -> str:
+    """The name itself, if it follows the rule."""
+    if not isinstance(name, str):
+        raise TypeError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
+    if name == SHARED or not TASK_NAME.fullmatch(name):
+        raise ValueError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
+    return name
+
+
+def task_names(outputs: Any, argument: str = "outputs") -> list[str]:
+    """The tasks' names, in order, from any of the four forms of `outputs`.
+
+    Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
+    not know the classes, and a ProductHead, which needs no features, by its `of`.
+    """
+    names = [check_task_name(name, argument) for name in _names_of(outputs, argument)]
+    if not names:
+        raise ValueError(
+            f"{argument} must name at least one task. Received: {argument}={outputs!r}"
+        )
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(
+            f"{argument} must name each task once, but {repeated} are repeated. "
+            f"Received: {argument}={outputs!r}"
+        )
+    return names
+
+
+def _names_of(outputs: Any, argument: str) -> list[Any]:
+    if hasattr(outputs, "task_names"):
+        return list(outputs.task_names)
+    if isinstance(outputs, Mapping):
+        for name, head in outputs.items():
+            if getattr(head, "task", None) != name:
+                raise ValueError(
+                    f"{argument} as a dict must map each task to its own head, "
+                    f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
+                )
+        outputs = list(outputs.values())
+    if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
+        return [getattr(item, "task", item) for item in outputs if not hasattr(item, "of")]
+    raise TypeError(
+        f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
+        f"or a dict of heads by task. Received: {argument}={outputs!r}"
+    )
+
+
+def check_int(value: Any, argument: str, minimum: int) -> int:
+    """`value` as an int of at least `minimum`; a bool is no count."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or isinstance(value, bool):
+        raise TypeError(f"{argument} must be an integer. Received: {argument}={value!r}")
+    if number < minimum:
+        raise ValueError(f"{argument} must be at least {minimum}. Received: {argument}={value!r}")
+    return number
+
+
+def check_bool(value: Any, argument: str) -> bool:
+    """`value`, if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False. Received: {argument}={value!r}")
+    return value
+
+
+def check_number(value: Any, argument: str) -> float:
+    """`value` as a finite float."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None or isinstance(value, bool | str):
+        raise TypeError(f"{argument} must be a number. Received: {argument}={value!r}")
+    if not math.isfinite(number):
+        raise ValueError(f"{argument} must be finite. Received: {argument}={value!r}")
+    return number
+
+
+def check_not_negative(value: Any, argument: str) -> float:
+    """`value` as a finite float of at least 0."""
+    number = check_number(value, argument)
+    if number < 0:
+        raise ValueError(f"{argument} must be at least 0. Received: {argument}={value!r}")
+    return number
+
+
+def check_rate(value: Any, argument: str) -> float:
+    """`value` as a float in [0, 1)."""
+    rate = check_number(value, argument)
+    if not 0 <= rate < 1:
+        raise ValueError(f"{argument} must lie in [0, 1). Received: {argument}={value!r}")
+    return rate
+
+
+def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, int]:
+    """A number of experts for each task, from one number for all or a dict by task."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
+    check_keys(value, tasks, argument)
+    return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
+
+
+def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str) -> None:
+    """Refuse a dict whose keys are not exactly `expected`."""
+    missing = [key for key in expected if key not in value]
+    extra = [key for key in value if key not in expected]
+    if missing or extra:
+        raise ValueError(
+            f"{argument} must have exactly the keys {list(expected)}; missing: {missing}, "
+            f"not known: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
+        )
+
+
+def check_known_keys(value: Mapping[str, Any], known: Sequence[str], argument: str) -> None:
+    """Refuse a dict with a key that is not among `known`."""
+    extra = [key for key in value if key not in known]
+    if extra:
+        raise ValueError(
+            f"{argument} must have keys among {list(known)}; not known: {extra}. "
+            f"Received: {argument}={{{', '.join(map(repr, value))}}}"
+        )
+
+
+def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:
+    """What one of Keras's `get` functions makes of `value`, such as an initializer of a name."""
+    try:
+        return get(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"{argument} must be one that Keras knows: {error}. Received: {argument}={value!r}"
+        ) from error
+
+
+def check_known_value(value: Any, known: Sequence[Any], argument: str) -> Any:
+    """`value`, if it is one of the known ones."""
+    if value not in known:
+        raise ValueError(f"{argument} must be one of {known}. Received: {argument}={value!r}")
+    return value
+
+
+def check_activation(activation: Any) -> Any:
+    """An activation as a function; a layer is refused, and what gives up half of the width."""
+    if isinstance(activation, keras.Layer):
+        raise TypeError(
+            "activation must be a name or a function; a layer with weights belongs into a "
+            f"keras.Sequential with the layers before it. Received: activation={activation!r}"
+        )
+    function = check_known(keras.activations.get, activation, "activation")
+    if function is keras.activations.glu:
+        raise ValueError(
+            "activation must keep the width, and glu halves it: a layer of your own may do that. "
+            f"Received: activation={activation!r}"
+        )
+    return function
+
+
+def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
+    """Refuse an argument that the callee sets itself."""
+    if argument in kwargs:
+        raise TypeError(
+            f"{argument} can't be chosen here, it is {value}. "
+            f"Received: {argument}={kwargs[argument]!r}"
+        )
+
+
+def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ...]:
+    """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
+    axes: tuple[int | None, ...] = tuple(shape or ())
+    if len(axes) < 2 or not isinstance(axes[-1], int):
+        raise ValueError(
+            f"{argument} must have a shape (batch, ..., features) with a known number of "
+            f"features. Received: {argument}.shape={axes}"
+        )
+    return axes
+
+
+def check_width(shape: Any, width: int, argument: str) -> None:
+    """Refuse a shape of another width than a layer was built for; None is not yet known."""
+    if len(shape) < 2 or shape[-1] not in (width, None):
+        raise ValueError(
+            f"{argument} must have a shape (batch, ..., {width}), as when the block was built. "
+            f"Received: {argument}.shape={tuple(shape)}"
+        )

@@ -1,0 +1,1 @@
+"""What concerns Keras itself: building, copying, saving, freezing and quantizing layers."""

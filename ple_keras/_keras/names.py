@@ -1,0 +1,18 @@
+"""The names of losses and metrics."""
+
+import re
+from typing import Any
+
+
+def stable_name(named: Any) -> str:
+    """The name of a loss or metric, without the number that Keras counts up with each."""
+    if isinstance(named, str):
+        return named
+    name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
+    is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
+    return re.sub(r"_\d+$", "", name) if is_automatic else name
+
+
+def to_snake_case(name: str) -> str:
+    """`MeanSquaredError` as Keras names it: `mean_squared_error`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

@@ -1,0 +1,94 @@
+"""`Model.quantize` and our layers: Keras finds all that can be quantized, and files keep it so."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._keras.building import Untracked
+from ple_keras._keras.walking import layers_inside
+
+KEY = "quantized"
+
+
+class QuantizedByParent(keras.Layer):
+    """Passes `quantize` on to a layer that has weights of its own and layers inside.
+
+    `Model.quantize` asks only layers without any inside, and leaves the others out in silence.
+    """
+
+    def __init__(self, parent: Any, name: str) -> None:
+        super().__init__(name=name, dtype=parent.dtype_policy)
+        self._parent = Untracked(parent)
+        self._mode: str | None = None
+        self.built = True
+
+    def quantize(self, mode: str, type_check: bool = True, config: Any = None) -> None:
+        self._parent.value.quantize(mode, config=config)
+        self.quantization_config = config
+        self._mode = mode
+
+    @property
+    def quantization_mode(self) -> str | None:
+        return self._mode
+
+
+def check_weights_only(mode: str, layer: Any) -> None:
+    """Refuse modes that train or calibrate; `Model.quantize` makes a warning of it."""
+    if mode not in ("int8", "int4"):
+        raise NotImplementedError(
+            f"The stacked experts of {layer.path!r} can be quantized to 'int8' or 'int4' only, "
+            f"and are left as they are. Received: mode={mode!r}"
+        )
+
+
+def save_modes(layer: Any, store: Any) -> None:
+    """Put down how the layers inside are quantized, for their configs don't tell."""
+    modes = {
+        name: (inside.quantization_mode, _config_of(inside))
+        for name, inside in layers_inside(layer)
+        if getattr(inside, "quantization_mode", None)
+    }
+    if modes:
+        store[KEY] = np.frombuffer(json.dumps(modes).encode(), dtype=np.uint8)
+
+
+def load_modes(layer: Any, store: Any) -> dict[str, Any]:
+    """Quantize the layers inside as the file has them, before their own weights are read.
+
+    Returns:
+        What else is in the store.
+    """
+    rest = {key: store[key] for key in store.keys()}  # noqa: SIM118, a store is no mapping
+    if KEY in rest:
+        modes = json.loads(np.asarray(rest.pop(KEY)).tobytes().decode())
+        named = [*layers_inside(layer), *_by_their_own_names(layer)]
+        for name, inside in named:
+            if name in modes and not inside.quantization_mode:
+                mode, config = modes[name]
+                inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
+    return rest
+
+
+class KeepsModes:
+    """A layer whose files tell how the layers inside it are quantized."""
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)  # type: ignore[misc]
+        save_modes(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
+
+
+def _by_their_own_names(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The layers inside as files of version 0.1.0 name them."""
+    for inside in layer._flatten_layers(include_self=False, recursive=False):
+        yield f"{path}{inside.name}", inside
+        yield from _by_their_own_names(inside, f"{path}{inside.name}/")
+
+
+def _config_of(layer: Any) -> Any:
+    return keras.saving.serialize_keras_object(getattr(layer, "quantization_config", None))

@@ -1,0 +1,233 @@
+"""The base of the heads: from a task's features to its prediction, with its loss and metrics."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import (
+    check_activation,
+    check_features,
+    check_int,
+    check_not_negative,
+    check_task_name,
+)
+from ple_keras._keras.building import Shape, Untracked, build_on
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.registration import register
+from ple_keras.labels.label_arrays import check_array, label_width
+from ple_keras.labels.missing_label import check_missing_label, config_of
+from ple_keras.layers.template import as_template
+from ple_keras.losses.checks import check_loss, check_reduction
+from ple_keras.losses.joint_losses import ShownLoss, TrainedLoss
+from ple_keras.losses.loss_weights import LossWeights
+from ple_keras.losses.masked_loss import MaskedLoss
+from ple_keras.metrics.copies import check_metrics, named_copies
+from ple_keras.metrics.loss_mean import LossMean
+from ple_keras.metrics.masked_metric import MaskedMetric
+
+HALF_DTYPES = ("float16", "bfloat16")
+
+
+@register
+class Head(KeepsModes, FreezableLayer):
+    """A task's last layers: `y_k = activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
+
+    The base of the heads, made to be subclassed. The output is float32 or wider, whatever the
+    dtype policy. Loss and metrics are over the examples that have a label, see `MaskedLoss`.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        units: The width of the prediction.
+        activation: The activation of the prediction: a name, a function, or None for linear.
+        loss: The task's loss: a name, a function or a `keras.losses.Loss`. With None the task is
+            not trained.
+        metrics: The task's metrics: a sequence of names, functions or `keras.metrics.Metric`
+            objects, which serve as templates. With None it is the mean of the loss.
+        tower: The task's own network before the last Dense layer: an int or a sequence of ints
+            (the units of an ExpertBlock), or a layer, of which the head takes a copy.
+        loss_weight: The weight of the task's loss, at least 0.
+        missing_label: The label of an example that has none, beside NaN. A label of several
+            numbers is missing if one of them is.
+        reduction: None, for the mean of the loss over the labelled examples of a batch, or
+            "sum_over_batch_size", to divide by the whole batch; `MaskedLoss` says when.
+        **kwargs: Keras's own layer arguments; `name` is `{task}_head` by default.
+
+    Raises:
+        TypeError: if an argument is of none of the kinds above.
+        ValueError: if `task` is against the rule for names, `units` below 1, `loss` or
+            `reduction` unknown, `loss_weight` negative or not finite, or `tower` can't be copied.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable()
+    ... class CountHead(Head):
+    ...     def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
+    ...         super().__init__(task, activation=activation, loss=loss, **kwargs)
+    >>> tuple(CountHead("visits", tower=[16])(keras.ops.ones((8, 32))).shape)
+    (8, 1)
+    """
+
+    def __init__(
+        self,
+        task: str,
+        units: int = 1,
+        activation: Any = None,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        tower: Any = None,
+        loss_weight: float = 1.0,
+        missing_label: float = math.nan,
+        reduction: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.task = check_task_name(task, "task")
+        super().__init__(**{"name": f"{task}_head", **kwargs})
+        self.supports_masking = True
+        self.units = check_int(units, "units", minimum=1)
+        self.activation = check_activation(activation)
+        self.loss = _check_plain(check_loss(loss))
+        if metrics is None:
+            metrics = [] if self.loss is None else [LossMean(self.loss)]
+        self._metric_templates = Untracked(check_metrics(metrics))
+        self.loss_weight = check_not_negative(loss_weight, "loss_weight")
+        self.missing_label = check_missing_label(missing_label)
+        self.reduction = check_reduction(reduction)
+        self._leading: tuple[None, ...] = (None,)
+        self._tower_template = None
+        if tower is not None:
+            self._tower_template = as_template(tower, "tower", self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        shape = check_features(input_shape)
+        self._leading = (None,) * (len(shape) - 1)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
+        if self._tower_template:
+            self._tower = self._tower_template.copy("tower", self.task)
+            shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
+        self._projection = keras.layers.Dense(
+            self.units, dtype=self._output_policy(), name="projection"
+        )
+        self._projection.build(shape)
+        self._restore_frozen()
+
+    def _output_policy(self) -> Any:
+        return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
+
+    def logits(self, features: Any) -> Any:
+        """The prediction before the activation; the head must be built.
+
+        Args:
+            features: The task's features, `(..., H)`.
+
+        Returns:
+            `(..., units)`, at least float32.
+        """
+        if not self.built:
+            raise ValueError(
+                f"{self.name!r} must be built or called before its logits can be had. "
+                "Received: built=False"
+            )
+        return self._projection(self._tower(features) if self._tower_template else features)
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Predict.
+
+        Args:
+            inputs: The task's features, `(..., H)`.
+            training: As in Keras; the tower hears of it.
+
+        Returns:
+            The prediction, `(..., units)`, at least float32.
+        """
+        return self.activation(self.logits(inputs))
+
+    def new_loss(self) -> MaskedLoss | None:
+        """The task's loss over the labelled examples, unweighted; None if it has none."""
+        return None if self.loss is None else MaskedLoss(**self._loss_kwargs())
+
+    def new_joint_losses(self, weights: LossWeights, index: int) -> list[MaskedLoss]:
+        """The loss that is trained, by the weight in force, and the one that is shown.
+
+        Args:
+            weights: The weights of the tasks' losses.
+            index: The task's place in them.
+        """
+        trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
+        return [trained, ShownLoss(weights, index, **self._loss_kwargs())]
+
+    def _loss_kwargs(self) -> dict[str, Any]:
+        return {
+            "loss": self.loss,
+            "missing_label": self.missing_label,
+            "reduction": self.reduction,
+            "label_width": label_width(self.loss, self.units),
+            "name": f"{self.task}_loss",
+        }
+
+    def new_metrics(self) -> list[MaskedMetric]:
+        """The task's metrics over the labelled examples, new and under explicit names."""
+        copies = named_copies(self._metric_templates.value)
+        metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
+        for metric in metrics:
+            metric.label = f"{self.task}_{metric.name}"
+        return metrics
+
+    def check_labels(self, labels: Any) -> None:
+        """Look at an array of labels before they are trained on.
+
+        Args:
+            labels: `(...)`, `(..., 1)` or `(..., units)`, with the rank of the features that the
+                head was built for; `(batch, ...)` before.
+
+        Raises:
+            TypeError: if they are no numbers.
+            ValueError: if they have another shape, or values that the task can't have.
+
+        Warns:
+            UserWarning: if all of them are missing.
+        """
+        shape = (*self._leading, self.units)
+        width = label_width(self.loss, self.units)
+        self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
+
+    def _check_values(self, labels: Any) -> None:
+        """Refuse values, `(labels, width)` without missing ones, that the task can't have."""
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return (*input_shape[:-1], self.units)
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
+        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        serialize = keras.saving.serialize_keras_object
+        return {
+            **super().get_config(),
+            "task": self.task,
+            "units": self.units,
+            "activation": keras.activations.serialize(self.activation),
+            "loss": serialize(self.loss),
+            "metrics": [serialize(metric) for metric in self._metric_templates.value],
+            "tower": self._tower_template and self._tower_template.serialize(),
+            "loss_weight": self.loss_weight,
+            "missing_label": config_of(self.missing_label),
+            "reduction": self.reduction,
+        }
+
+
+def _check_plain(loss: Any) -> Any:
+    if isinstance(loss, MaskedLoss):
+        raise TypeError(
+            "loss must be the plain loss: the head itself masks it, by its missing_label and "
+            f"reduction. Received: loss={loss!r}"
+        )
+    if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
+        raise ValueError(
+            "loss must reduce to one number, as it does by default, for tasks to be added up. "
+            f"Received: loss={loss!r} with reduction={loss.reduction!r}"
+        )
+    return loss

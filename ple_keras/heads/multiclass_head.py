@@ -1,0 +1,71 @@
+"""The head of a task that is a class."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import check_int, refuse_fixed
+from ple_keras._keras.registration import register
+from ple_keras.heads.head import Head
+from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
+from ple_keras.metrics.loss_mean import LossMean
+
+
+@register
+class MulticlassHead(Head):
+    """The probability of each class: `softmax`, `(..., H) -> (..., num_classes)`.
+
+    The labels are class indices. The loss is sparse categorical cross-entropy; the metrics are
+    `accuracy` and the mean of the loss, `sparse_categorical_crossentropy`.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, as for `Head`.
+        num_classes: The number of classes, at least 2.
+        loss: In place of sparse categorical cross-entropy: a loss of probabilities.
+        metrics: In place of the metrics above.
+        **kwargs: `loss_weight`, `missing_label` and `reduction` as for `Head`, and Keras's own
+            layer arguments.
+
+    Raises:
+        TypeError, ValueError: as `Head`; and if `num_classes` is no integer above 1.
+
+    Example:
+
+    >>> tuple(MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape)
+    (8, 12)
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: Any = None,
+        *,
+        num_classes: int,
+        loss: Any = None,
+        metrics: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_classes = check_int(num_classes, "num_classes", minimum=2)
+        refuse_fixed(kwargs, "units", "num_classes")
+        refuse_fixed(kwargs, "activation", "softmax")
+        if loss is None:
+            loss = keras.losses.SparseCategoricalCrossentropy()
+        if metrics is None:
+            metrics = ["accuracy", LossMean(loss)]
+        super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
+
+    def _check_values(self, labels: Any) -> None:
+        if labels.shape[-1] == self.num_classes:  # a probability for each class
+            check_probabilities(labels, self.task)
+        else:
+            check_class_indices(labels, self.task, self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        config = _without(super().get_config(), "units", "activation")
+        return {**config, "num_classes": self.num_classes}
+
+
+def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in keys}

@@ -1,0 +1,386 @@
+"""All tasks' heads as one layer, and what they tell `Model.compile`."""
+
+from collections.abc import Mapping, Sequence
+from types import NoneType
+from typing import Any
+
+import keras
+
+from ple_keras._checks import SHARED, check_keys, check_known_keys, check_not_negative, task_names
+from ple_keras._keras.building import Shape
+from ple_keras._keras.children import built_names, deserialize_children, serialize_children
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.registration import register
+from ple_keras._keras.saving import check_names, save_names
+from ple_keras.heads._product_order import in_order
+from ple_keras.heads.head import Head
+from ple_keras.heads.product_head import ProductHead
+from ple_keras.losses.joint_losses import TrainedLoss
+from ple_keras.losses.loss_weights import LossWeights
+
+
+@register
+class TaskHeads(FreezableLayer):
+    """All tasks' heads: `{task: (..., H)} -> {task: (..., units)}`.
+
+    A task's name is ASCII letters, digits, "_" and "-", starts with a letter or digit, and is not
+    "shared".
+
+    Args:
+        heads: A sequence of heads, one a task, or heads by task.
+        loss_weighting: None, or "uncertainty" to learn the weights of the tasks' losses: a task's
+            loss becomes `c exp(-s) L + a s`, with s its log-variance, a trainable weight that
+            starts at 0; `c = a = 1/2` for squared errors, `c = 1, a = 1/2` for cross-entropies,
+            `c = a = 1` for absolute errors (Kendall, Gal, Cipolla, "Multi-Task Learning Using
+            Uncertainty to Weigh Losses", CVPR 2018). An example without a label adds nothing. The
+            head's `loss_weight` multiplies all of it.
+        **kwargs: Keras's own layer arguments.
+
+    Raises:
+        TypeError: if `heads` holds anything but heads.
+        ValueError: if it is empty, a task is repeated, two heads have one layer name, a ProductHead
+            is made of tasks that are not there, have no probability or lead back to it, or
+            `loss_weighting` is unknown.
+
+    Example:
+
+    >>> heads = TaskHeads([BinaryHead("click"), RegressionHead("watch_time", loss_weight=0.1)])
+    >>> inputs = keras.Input((16,))
+    >>> features = {"click": inputs, "watch_time": inputs}
+    >>> model = keras.Model(inputs, heads(features))
+    >>> model.compile("adam", **heads.compile_kwargs())
+    """
+
+    def __init__(
+        self,
+        heads: Sequence[Head] | Mapping[str, Head],
+        loss_weighting: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        heads = _check_heads(heads)
+        if loss_weighting not in (None, "uncertainty"):
+            raise ValueError(
+                'loss_weighting must be None or "uncertainty". '
+                f"Received: loss_weighting={loss_weighting!r}"
+            )
+        self.loss_weighting = loss_weighting
+        self._loss_weights = LossWeights()
+        self._first_multipliers: Mapping[str, float] = {}
+        self._product_names = tuple(head.task for head in in_order(heads))
+        self._task_names = tuple(head.task for head in heads)
+        self._came_built = built_names(heads)
+        for head in heads:
+            setattr(self, _head_attribute(head.task), head)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks that have features, in order: all but those of ProductHeads."""
+        return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
+
+    @property
+    def trained_tasks(self) -> list[str]:
+        """The tasks that have a loss, in order."""
+        return [head.task for head in self._heads() if head.loss is not None]
+
+    def _heads(self) -> list[Any]:
+        return [getattr(self, _head_attribute(task)) for task in self._task_names]
+
+    def _products(self) -> list[Any]:  # no property: Keras's saving would walk into it
+        return [getattr(self, _head_attribute(task)) for task in self._product_names]
+
+    def build(self, input_shape: Any) -> None:
+        shapes = self._by_task(input_shape)
+        for head in self._heads():
+            if not head.built:
+                head.build(shapes.get(head.task))
+        for product in self._products():
+            product.be_like(getattr(self, _head_attribute(product.of[0])))
+        self._loss_weights.bind(
+            self._add_by_task("loss_multipliers", self._start, trainable=False),
+            self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
+        )
+        self._restore_frozen()
+
+    def _start(self, shape: Any, dtype: Any = None) -> Any:
+        """The multipliers before any other are assigned; within a graph nothing can be."""
+        values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
+        return keras.ops.convert_to_tensor(values, dtype)
+
+    def _layers_with_config(self) -> list[Any]:
+        return self._heads()
+
+    def _add_by_task(self, name: str, initializer: Any, trainable: bool = True) -> Any:
+        return self.add_weight(
+            shape=(len(self._task_names),),
+            initializer=initializer,
+            dtype="float32",
+            trainable=trainable,
+            autocast=False,
+            name=name,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        predictions = super().__call__(*args, **kwargs)
+        self._loss_weights.mark(keras.tree.flatten(predictions))  # also those of a subclass
+        return predictions
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+        """Predict every task.
+
+        Args:
+            inputs: `{task: (..., H)}`; a key "shared" is ignored.
+            training: As in Keras; the heads hear of it.
+
+        Returns:
+            `{task: (..., units)}`, at least float32.
+        """
+        features = self._by_task(inputs)
+        factors = {task for product in self._products() for task in product.of}
+        predictions, logs = {}, {}
+        for task in self.task_names:
+            head = getattr(self, _head_attribute(task))
+            if task in factors:  # the logits serve twice
+                logits = head.logits(features[task])
+                predictions[task] = head.activation(logits)
+                logs[task] = keras.ops.log_sigmoid(logits)
+            else:
+                predictions[task] = head(features[task], training=training)
+        for product in self._products():
+            of = [logs[task] for task in product.of]
+            predictions[product.task] = product(of)
+            logs[product.task] = product.log_probability(of)
+        return {task: predictions[task] for task in self._task_names}
+
+    def _by_task(self, inputs: Any) -> dict[str, Any]:
+        if not isinstance(inputs, Mapping):
+            raise TypeError(
+                f"inputs must be a dict by task, {self.task_names}. Received: inputs={inputs!r}"
+            )
+        features = {key: value for key, value in inputs.items() if key != SHARED}
+        check_keys(features, self.task_names, "inputs")
+        return features
+
+    def compile_kwargs(self, **overrides: Any) -> dict[str, Any]:
+        """Keyword arguments of `Model.compile`: the heads' losses, loss weights and metrics.
+
+        The metrics are new objects at every call, under explicit names, so that the keys of
+        `logs` are the same in every run: `{task}_{metric}`, such as `click_auc`, and
+        `{task}_loss`, unweighted. With one task Keras leaves out the task: `auc`.
+
+        Each task has two losses: one that is trained, by the weight in force, and one that is
+        shown. Given `loss` or `loss_weights`, each has one, and Keras applies the weights, which
+        then stand still.
+
+        Args:
+            **overrides: Further arguments of `Model.compile`; one that the heads set too
+                replaces what they would say, whole, but tasks that `loss_weights` leave out keep
+                their heads'.
+
+        Returns:
+            A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
+
+        Raises:
+            ValueError: if `loss` or `loss_weights` is given and the weights are learned,
+                `loss_weights` name a task without a loss, or Keras's logs could not tell two tasks
+                apart: a task is called "val", or one "x" and another "val_x".
+        """
+        self._check_log_keys()
+        heads = [head for head in self._heads() if head.loss is not None]
+        if {"loss", "loss_weights"} & set(overrides):
+            self._refuse_to_replace_learned(overrides)
+            overrides = self._with_weights(overrides)
+            losses = {head.task: head.new_loss() for head in heads}
+            weights: dict[str, Any] = {}
+        else:
+            self._loss_weights.new_key()
+            index = self._task_names.index
+            losses = {
+                head.task: head.new_joint_losses(self._loss_weights, index(head.task))
+                for head in heads
+            }
+            # Of the two losses, both of them the task's, Keras's logs hold the last.
+            weights = {head.task: [1.0, 0.0] for head in heads}
+        metrics = {head.task: head.new_metrics() for head in self._heads()}
+        return {"loss": losses, "loss_weights": weights, "metrics": metrics, **overrides}
+
+    def _check_log_keys(self) -> None:
+        """Refuse tasks whose figures Keras would log under keys of validation."""
+        for task in self._task_names:
+            if task == "val" or f"val_{task}" in self._task_names:
+                other = "val" if task == "val" else f"val_{task}"
+                raise ValueError(
+                    f"heads must not have a task {other!r}, whose training figures Keras would log "
+                    f"under keys of validation, such as {other}_loss: rename the task. "
+                    f"Received: tasks={list(self._task_names)}"
+                )
+
+    def _with_weights(self, overrides: dict[str, Any]) -> dict[str, Any]:
+        """With a weight for each task that has a loss, as Keras wants; the heads' by default."""
+        loss, given = overrides.get("loss", {}), overrides.get("loss_weights", {})
+        if not isinstance(loss, Mapping) or not isinstance(given, Mapping | NoneType):
+            return {"loss_weights": None, **overrides}
+        tasks = list(loss) or self.trained_tasks
+        check_known_keys(given or {}, tasks, "loss_weights")
+        of_heads = {head.task: head.loss_weight for head in self._heads()}
+        weights = {task: of_heads.get(task, 1.0) for task in tasks}
+        return {**overrides, "loss_weights": {**weights, **(given or {})}}
+
+    def _refuse_to_replace_learned(self, overrides: dict[str, Any]) -> None:
+        if self.loss_weighting:
+            raise ValueError(
+                f"loss and loss_weights can't be replaced where loss_weighting is "
+                f"{self.loss_weighting!r}. Received: overrides={list(overrides)}"
+            )
+
+    def loss_weights(self) -> dict[str, float]:
+        """What multiplies each task's loss now; the layer must be built.
+
+        `w_{k,0}`, the head's `loss_weight`, times what a callback such as `LossWeightDecay` makes
+        of it, and, learned by uncertainty, times `c exp(-s)`.
+
+        Returns:
+            A float for each task that has a loss.
+        """
+        if not self.built:
+            raise ValueError(f"{self.name!r} must be built. Received: built=False")
+        return {
+            head.task: head.loss_weight * self._loss_weights.in_force(index, head.loss)
+            for index, head in enumerate(self._heads())
+            if head.loss is not None
+        }
+
+    def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
+        """Let each task's loss weigh its fixed weight times the given multiplier, from now on.
+
+        For callbacks, in `on_epoch_begin`; the multipliers are saved with the model.
+
+        Args:
+            multipliers: Finite numbers of at least 0, by task; a task that is left out keeps its
+                fixed weight.
+
+        Raises:
+            TypeError: if a multiplier is no number.
+            ValueError: if it is negative or not finite, or a task has no loss or is unknown.
+        """
+        check_known_keys(multipliers, self.trained_tasks, "multipliers")
+        multipliers = {
+            task: check_not_negative(multiplier, f"multipliers[{task!r}]")
+            for task, multiplier in multipliers.items()
+        }
+        if self._loss_weights.multipliers is None:  # TensorFlow's first epoch comes before `build`
+            self._first_multipliers = multipliers
+            return
+        values = [multipliers.get(task, 1.0) for task in self._task_names]
+        self._loss_weights.multipliers.assign(values)
+
+    def weighs(self, loss: Any) -> bool:
+        """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
+        return any(
+            isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)
+            for one in keras.tree.flatten(loss)
+        )
+
+    def check_labels(self, y: Mapping[str, Any]) -> None:
+        """Look at the arrays of labels before `fit` does, whose own errors say little.
+
+        Keras trains silently, or to NaN, on a class index that is out of range.
+
+        Args:
+            y: `{task: labels}`, as `fit` takes them, one for each head.
+
+        Raises:
+            TypeError: if `y` is no dict, or labels are no numbers.
+            ValueError: if a task is missing or unknown, or labels have the wrong shape, another
+                number of rows than others, or values that their task can't have.
+
+        Warns:
+            UserWarning: if a task has no label at all.
+
+        Example:
+
+        >>> heads = TaskHeads([BinaryHead("click"), MulticlassHead("kind", num_classes=3)])
+        >>> heads.check_labels({"click": [0, 1], "kind": [0, 3]})
+        Traceback (most recent call last):
+        ...
+        ValueError: y['kind'] must be class indices from 0 to 2 or be missing; 1 are not. \
+        Received: y['kind']=[..., 3]
+        """
+        if not isinstance(y, Mapping):
+            raise TypeError(
+                f"y must be a dict by task, {list(self._task_names)}. Received: y={y!r}"
+            )
+        check_keys(y, self._task_names, "y")
+        for head in self._heads():
+            head.check_labels(y[head.task])
+        rows = {task: len(labels) for task, labels in y.items()}
+        if len(set(rows.values())) > 1:
+            raise ValueError(f"y must have as many labels for each task. Received: rows={rows}")
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+        masks = self._by_task(previous_mask)
+        if all(mask is None for mask in masks.values()):
+            return None
+        for product in self._products():
+            masks[product.task] = masks[product.of[0]]
+        return {task: masks[task] for task in self._task_names}
+
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        features = self._by_task(inputs)
+        heads = {head.task: head for head in self._heads()}
+        specs = {task: heads[task].compute_output_spec(features[task]) for task in self.task_names}
+        for product in self._products():
+            specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
+        return {task: specs[task] for task in self._task_names}
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        tensors = {key: keras.KerasTensor(x) for key, x in self._by_task(input_shape).items()}
+        return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
+
+    def save_own_variables(self, store: Any) -> None:
+        save_names(store, self._task_names)
+        self._loss_weights.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        check_names(store, self._task_names, self)
+        self._loss_weights.load(store)
+
+    def get_config(self) -> dict[str, Any]:
+        heads = serialize_children(self._heads(), self._came_built)
+        config = {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
+        key = self._loss_weights.key  # without losses there is none, and equal layers are equal
+        return {**config, "loss_key": key} if key else config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        key = config.get("loss_key")
+        kwargs = {name: value for name, value in config.items() if name != "loss_key"}
+        layer = super().from_config({**kwargs, "heads": deserialize_children(config["heads"])})
+        if key:
+            layer._loss_weights.set_key(key)
+        return layer
+
+
+def _check_heads(heads: Any) -> list[Head]:
+    if isinstance(heads, Mapping):
+        task_names(heads, "heads")
+        heads = list(heads.values())
+    if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
+        raise TypeError(f"heads must be a sequence of heads. Received: heads={heads!r}")
+    if not heads:
+        raise ValueError("heads must hold at least one head. Received: heads=[]")
+    for kind, names in (
+        ("tasks", [head.task for head in heads]),
+        ("layer names", [head.name for head in heads]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"heads must have different {kind}, not {names}. Received: heads={heads!r}"
+            )
+    return list(heads)
+
+
+def _head_attribute(task: str) -> str:
+    """The attribute of a head, see `expert_bank.sublayer_name`."""
+    return f"head-{task}"

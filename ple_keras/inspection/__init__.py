@@ -1,0 +1,1 @@
+"""Gate weights, gate reports and gradient conflicts of a model."""

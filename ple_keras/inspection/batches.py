@@ -1,0 +1,124 @@
+"""Data in batches, whatever of Keras's forms they come in."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import itemgetter
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._checks import check_int
+
+DEFAULT_SIZE = 1024
+
+
+class Batches:
+    """Iterates over `(x, y)`, each batch in NumPy arrays, nested as they were given.
+
+    Args:
+        x: Arrays, or dicts or lists of them; or batches of x or of `(x, y, ...)`: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, any iterable.
+        y: Arrays as well; None with batches.
+        batch_size: The number of rows in a batch of arrays; None for `default`.
+        default: None for all rows in one batch.
+
+    Attributes:
+        given: `x`.
+
+    Raises:
+        TypeError: if `x` is neither, or `batch_size` no integer.
+        ValueError: if arrays are empty or differ in length, batches come with `y` or
+            `batch_size`, a PyDataset has no number of batches, or `batch_size` is below 1.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        batch_size: int | None = None,
+        default: int | None = DEFAULT_SIZE,
+    ) -> None:
+        self.given = x
+        size = default
+        if batch_size is not None:
+            size = check_int(batch_size, "batch_size", minimum=1)
+        leaves = keras.tree.flatten(x)
+        self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
+        if self._has_arrays:
+            self._data: Any = _each(_to_numpy, (x, y))
+            self._rows = _number_of_rows(self._data)
+            self._size = size or self._rows
+            return
+        is_batches = isinstance(x, Iterable | keras.utils.PyDataset)
+        if not is_batches or isinstance(x, Mapping | str | bytes) or not leaves:
+            raise TypeError(
+                f"x must be arrays, dicts or lists of arrays, or batches. Received: x={x!r}"
+            )
+        if y is not None or batch_size is not None:
+            raise ValueError(
+                "y and batch_size are for arrays; x comes in batches already. "
+                f"Received: y={y!r}, batch_size={batch_size!r}"
+            )
+        if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
+            raise ValueError(
+                "x must have a known number of batches, but its num_batches is None. "
+                f"Received: x={x!r}"
+            )
+        self._data = x
+
+    def __len__(self) -> int:
+        """The number of batches.
+
+        Raises:
+            TypeError: if it is unknown.
+        """
+        if self._has_arrays:
+            return -(-self._rows // self._size)
+        if isinstance(self._data, keras.utils.PyDataset):
+            return int(self._data.num_batches)
+        return len(self._data)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        if self._has_arrays:
+            for start in range(0, self._rows, self._size):
+                rows = slice(start, start + self._size)
+                yield _each(itemgetter(rows), self._data)
+            return
+        batches = self._data
+        if isinstance(batches, keras.utils.PyDataset):
+            batches = map(batches.__getitem__, range(len(self)))
+        for batch in batches:
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            yield _each(_to_numpy, (x, y))
+
+
+def _is_array(value: Any) -> bool:
+    """Whether it has rows: arrays, tensors and data frames do, batches of them don't."""
+    return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
+
+
+def _each(function: Callable[[Any], Any], data: Any) -> Any:
+    """The function of each array; None, which is no array, stays None."""
+    return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
+
+
+def _to_numpy(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+
+
+def _number_of_rows(data: Any) -> int:
+    arrays = [array for array in keras.tree.flatten(data) if array is not None]
+    if any(array.ndim == 0 for array in arrays):
+        raise TypeError(
+            "x and y must hold arrays, not numbers or lists of numbers. Received: a number "
+            "in place of an array"
+        )
+    rows = {len(array) for array in arrays}
+    if len(rows) > 1 or 0 in rows:
+        raise ValueError(
+            "x and y must hold as many rows in each array, and at least one. "
+            f"Received: rows={sorted(rows)}"
+        )
+    return rows.pop()

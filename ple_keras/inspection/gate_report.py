@@ -1,0 +1,173 @@
+"""How a model uses its experts: figures, and what to try where they are bad."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from keras import ops
+from keras.src.backend import get_keras_mask
+
+from ple_keras._checks import SHARED
+from ple_keras.inspection._report_text import format_report
+from ple_keras.inspection._report_warnings import NEARLY_ALL, report_warnings
+from ple_keras.inspection.batches import Batches
+from ple_keras.inspection.gate_weights import watch
+from ple_keras.inspection.gradient_conflict import conflict_in
+from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
+from ple_keras.inspection.levels import built_levels
+from ple_keras.layers.cgc_block import CGCBlock
+
+NEARLY_EVERY = 0.99  # of the examples
+
+
+@dataclass(frozen=True)
+class GateReport:
+    """What `gate_report` found; printed, it is a table.
+
+    Attributes:
+        examples: The number of examples.
+        levels: `{level: LevelUse}`.
+    """
+
+    examples: int
+    levels: dict[str, LevelUse]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What looks unhealthy, and what to try."""
+        return [text for level, use in self.levels.items() for text in report_warnings(level, use)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in dicts, lists, strings and numbers, as JSON takes them."""
+        levels = {level: _plain(asdict(use)) for level, use in self.levels.items()}
+        return {"examples": self.examples, "levels": levels, "warnings": self.warnings}
+
+    def __str__(self) -> str:
+        return format_report(self)
+
+
+def gate_report(
+    model: Any,
+    x: Any,
+    y: Any = None,
+    batch_size: int | None = None,
+    verbose: str | int = "auto",
+) -> GateReport:
+    """How a model's gates use its experts on given examples.
+
+    Where examples are sequences, each position counts as one that no mask leaves out. Where several
+    processes train one model, the report is of the examples given in this one.
+
+    Args:
+        model: As for `gate_weights`.
+        x: As for `gate_weights`.
+        y: Labels by task. With them the report has the conflicts between tasks, averaged over
+            the batches, see `gradient_conflict`; for arrays only.
+        batch_size: The number of examples to run at once, 1024 by default; for arrays only.
+        verbose: As for `gate_weights`.
+
+    Returns:
+        A GateReport: print it, or take `levels`, `warnings` and `to_dict()`.
+
+    Raises:
+        TypeError, ValueError: as `gate_weights`, and with `y` as `gradient_conflict`.
+
+    Example:
+
+    >>> ple = PLEBlock(1, ["click", "buy"], [8], gate_softmax_temperature=1e9, name="ple")
+    >>> _ = ple(np.ones((1, 3)))
+    >>> report = gate_report(ple, np.eye(3))
+    >>> round(report.levels["ple/0"].gates["click"].mean["shared/expert_0"], 4)
+    0.5
+    >>> report.levels["ple/0"].experts["shared/expert_0"].share["buy"]
+    0.5
+    """
+    batches = None if y is None else Batches(x, y, batch_size)
+    seen = watch(model, x, _look, batch_size, verbose)
+    levels = built_levels(model)
+    conflict = {} if batches is None else conflict_in(model, batches)
+    uses = {}
+    for level, of in seen.items():
+        gates = {
+            gate: _gate_use(of["weights"][gate].astype("float64"), experts)
+            for gate, experts in levels[level].gate_experts.items()
+        }
+        experts = _expert_uses(levels[level], gates, of["zeros"])
+        uses[level] = LevelUse(gates, experts, conflict.get(level, {}))
+    return GateReport(int(next(iter(seen.values()))["examples"].sum()), uses)
+
+
+def _look(weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a batch the report is made of, each with an axis of batches or of positions first."""
+    some = next(iter(outputs.values()))
+    return {
+        "weights": {gate: _rows(of_gate) for gate, of_gate in weights.items()},
+        "zeros": {expert: _zeros(output) for expert, output in outputs.items()},
+        "examples": ops.ones_like(ops.reshape(some, (ops.shape(some)[0], -1))[:, 0]),
+    }
+
+
+def _rows(weights: Any) -> Any:
+    """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
+    mask = get_keras_mask(weights)
+    if mask is not None:
+        weights = ops.where(ops.expand_dims(mask, -1), weights, -ops.ones_like(weights))
+    return ops.reshape(weights, (-1, weights.shape[-1]))
+
+
+def _zeros(outputs: Any) -> Any:
+    """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
+    mask, outputs = get_keras_mask(outputs), ops.stop_gradient(outputs)
+    is_zero = ops.cast(outputs == 0, "float32")
+    counted = ops.concatenate([is_zero, ops.ones_like(is_zero[..., :1])], axis=-1)
+    if mask is not None:
+        counted = counted * ops.expand_dims(ops.cast(mask, "float32"), -1)
+    return ops.sum(ops.reshape(counted, (-1, counted.shape[-1])), axis=0, keepdims=True)
+
+
+def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
+    """From weights `(positions, experts)`."""
+    weights = weights[~(weights < 0).any(axis=-1)]
+    is_finite = np.isfinite(weights).all(axis=-1)
+    not_finite, weights = int((~is_finite).sum()), weights[is_finite]
+    if not len(weights):
+        weights = np.full((1, len(experts)), np.nan)
+    largest = weights.max(axis=-1)
+    entropy = -(weights * np.log(np.maximum(weights, 1e-300))).sum(axis=-1).mean()
+    return GateUse(
+        mean=dict(zip(experts, weights.mean(axis=0).tolist())),
+        spread=dict(zip(experts, weights.std(axis=0).tolist())),
+        entropy=float(entropy / np.log(len(experts))) if len(experts) > 1 else 0.0,
+        max=float(largest.mean()),
+        over_95=float((largest > NEARLY_ALL).mean()),
+        not_finite=not_finite,
+    )
+
+
+def _expert_uses(
+    block: CGCBlock, gates: Mapping[str, GateUse], zeros: Mapping[str, np.ndarray]
+) -> dict[str, ExpertUse]:
+    uses = {}
+    for expert in block.expert_names:
+        weight = {gate: use.mean[expert] for gate, use in gates.items() if expert in use.mean}
+        share = {}
+        if expert.startswith(f"{SHARED}/"):
+            of_tasks = {task: weight[task] for task in block.task_names}
+            total = sum(of_tasks.values())
+            share = {task: use / total if total else math.nan for task, use in of_tasks.items()}
+        *of_units, count = zeros[expert].astype("float64").sum(axis=0)
+        dead = np.array(of_units) >= NEARLY_EVERY * count
+        uses[expert] = ExpertUse(weight, share, float(dead.mean()))
+    return uses
+
+
+def _plain(value: Any) -> Any:
+    """Nested dicts with names for keys, and None for NaN."""
+    if isinstance(value, dict):
+        return {
+            ", ".join(key) if isinstance(key, tuple) else key: _plain(item)
+            for key, item in value.items()
+        }
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,1 @@
+"""Which examples have a label, and checks of labels."""

@@ -1,0 +1,1 @@
+"""Experts, gates and the blocks that are made of them."""

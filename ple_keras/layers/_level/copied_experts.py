@@ -1,0 +1,38 @@
+"""Experts that are layers of their own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ple_keras._keras.building import Shape, build_on
+from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
+
+
+class CopiedExperts(ExpertBank):
+    """A copy of the template for each expert, called one by one: any layer will do."""
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        widths = {}
+        for expert, stream in self._streams.value.items():
+            layer = self._copy(expert)
+            setattr(self, sublayer_name(expert), layer)
+            widths[expert] = build_on(
+                layer, input_shape[stream], self.compute_dtype, self._template.argument
+            )
+        if len(set(widths.values())) > 1:
+            raise ValueError(
+                "all experts of a level must have outputs of one width, but these differ: "
+                f"{widths}. Received: {self._template.argument}={self._template.layer!r}"
+            )
+        self.width = next(iter(widths.values()))
+
+    def layer(self, expert: str) -> Any:
+        return getattr(self, sublayer_name(expert))
+
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+        return [(variable, ()) for variable in self.layer(expert).weights]
+
+    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+        return {
+            expert: self.layer(expert)(inputs[stream])
+            for expert, stream in self._streams.value.items()
+        }

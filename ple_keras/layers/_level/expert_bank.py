@@ -1,0 +1,86 @@
+"""Many experts behind one interface: stacked kernels, or copies of a template."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+
+from ple_keras._keras.building import Shape, Untracked
+from ple_keras.layers.template import Template
+
+
+class ExpertBank(keras.Layer):
+    """Experts side by side: `{stream: (..., D)} -> {expert: (..., H)}`.
+
+    Args:
+        template: What every expert is a copy of.
+        experts: The stream that each expert reads, by the expert's name; the order counts.
+        **kwargs: Keras's own layer arguments.
+
+    Attributes:
+        width: H, once built.
+    """
+
+    def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(name="experts", **kwargs)
+        self.supports_masking = True
+        self._template = template
+        self._streams = Untracked(dict(experts))
+        self.width: int | None = None
+
+    def _copy(self, expert: str) -> Any:
+        """The template's copy that is this expert, not yet built."""
+        return self._template.copy(sublayer_name(expert), expert)
+
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+        """The variables that an expert is made of, in its own order; the bank must be built.
+
+        Returns:
+            Each with the index along its first axis at which the expert lies in it, () where all
+            of it is the expert's.
+        """
+        raise NotImplementedError
+
+    def layer(self, expert: str) -> Any:
+        """The layer that is an expert; None where it is but a slice of a stack."""
+        return None
+
+    @property
+    def can_run_as_one(self) -> bool:
+        """Whether `run_as_one` may stand in for a call."""
+        return False
+
+    @property
+    def widest_product(self) -> int:
+        """The most multiply-adds that one of an expert's Dense layers makes of an example."""
+        raise NotImplementedError
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether there are no kernels any more for `run_as_one`."""
+        return False
+
+    def run_as_one(self, features: Any, training: bool | None) -> Any:
+        """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
+
+        No call of the layer: what Keras does around one, such as casting, is left out.
+        """
+        raise NotImplementedError
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any]:
+        return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        return {
+            expert: (*input_shape[stream][:-1], self.width)
+            for expert, stream in self._streams.value.items()
+        }
+
+
+def sublayer_name(expert: str) -> str:
+    """The attribute and layer name of an expert.
+
+    Task names may start with a digit, but torch hides such attributes from `dir`, and so from
+    files; and no other attribute holds a "-".
+    """
+    return "expert-" + expert.replace("/expert_", "-")

@@ -1,0 +1,164 @@
+"""Experts whose kernels lie in one variable."""
+
+import math
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._keras.building import Shape, Untracked
+from ple_keras._keras.freezing import freeze_if_frozen
+from ple_keras._keras.lazy_tensorflow import tensorflow_not_imported
+from ple_keras._keras.quantization import QuantizedByParent, check_weights_only
+from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
+from ple_keras.layers._level.stacks import Each, PerSlice, slices
+from ple_keras.layers.template import Template
+
+
+class StackedExperts(ExpertBank):
+    """ExpertBlocks of one input width; step for step their kernels are one `(E, D, H)` variable.
+
+    Each slice starts as that expert alone would, and is regularized as it alone would be. What
+    follows a product (normalization, activation, dropout) is the experts' own.
+    """
+
+    def __init__(self, template: Template, experts: Mapping[str, str]) -> None:
+        layer = template.layer
+        super().__init__(
+            template,
+            experts,
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+            activity_regularizer=layer.activity_regularizer,
+        )
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        experts = {expert: self._copy(expert) for expert in self._streams.value}
+        # Out of Keras's sight: their Dense layers are never built.
+        self._experts = Untracked(experts)
+        self._kernels, self._biases = [], []
+        *leading, width = input_shape[next(iter(self._streams.value.values()))]
+        for step, units in enumerate(self._template.layer.units):
+            dense = [expert._dense[step] for expert in experts.values()]
+            self._kernels.append(self._stack("kernel", step, (width, units), dense))
+            if self._template.layer.use_bias:
+                self._biases.append(self._stack("bias", step, (units,), dense))
+            self._build_after_dense(step, (*leading, units))
+            width = units
+        self.width = width
+        self._quantized = Untracked([])
+        self._to_quantize = QuantizedByParent(self, "kernels")
+        freeze_if_frozen(self)
+
+    def _stack(self, kind: str, step: int, shape: Shape, dense: list[Any]) -> Any:
+        """One variable for the kernels (or biases) of all experts' Dense layers of a step."""
+        return self.add_weight(
+            name=f"{kind}_{step}",
+            shape=(len(dense), *shape),
+            initializer=Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
+            regularizer=PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
+        )
+
+    def _build_after_dense(self, step: int, shape: Shape) -> None:
+        for name, expert in self._experts.value.items():
+            with keras.name_scope(sublayer_name(name)):
+                expert._build_after_dense(step, shape)
+            for kind in ("normalization", "dropout"):
+                for layer in getattr(expert, f"_{kind}")[step : step + 1]:
+                    setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
+
+    @property
+    def is_quantized(self) -> bool:
+        return bool(self._quantized.value)
+
+    def quantize(self, mode: str, type_check: bool = True, config: Any = None) -> None:
+        """Give each expert quantized Dense layers of its own in place of the stacked kernels."""
+        check_weights_only(mode, self)
+        self._quantized.value = [
+            {
+                expert: self._quantized_dense(expert, step, kernel, mode, config)
+                for expert, kernel in zip(self._streams.value, slices(kernels))
+            }
+            for step, kernels in enumerate(self._kernels)
+        ]
+        for kernels in self._kernels:
+            self._untrack_variable(kernels)
+        self._kernels = []
+
+    def _quantized_dense(self, expert: str, step: int, kernel: Any, mode: str, config: Any) -> Any:
+        name = f"{sublayer_name(expert)}-dense_{step}"
+        dense = keras.layers.Dense(
+            kernel.shape[-1], use_bias=False, dtype=self.dtype_policy, name=name
+        )
+        with ExitStack() as scopes:  # of the path that the stack had
+            for scope in self.path.split("/"):
+                scopes.enter_context(keras.name_scope(scope))
+            dense.build((None, kernel.shape[0]))
+            dense.kernel.assign(kernel)
+            dense.quantize(mode, config=config)
+        setattr(self, name, dense)
+        return dense
+
+    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+        index = list(self._streams.value).index(expert)
+        parts: list[tuple[Any, tuple[int, ...]]] = []
+        for step in range(len(self._template.layer.units)):
+            if self.is_quantized:
+                quantized = self._quantized.value[step][expert]
+                parts += [(variable, ()) for variable in quantized.weights]
+            stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
+            parts += [(stack, (index,)) for stack in stacks]
+        for layer in self._experts.value[expert]._normalization:
+            parts += [(variable, ()) for variable in layer.weights]
+        return parts
+
+    def call(
+        self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None
+    ) -> dict[str, Any]:
+        streams = self._streams.value
+        outputs = {expert: inputs[stream] for expert, stream in streams.items()}
+        for step in range(len(self._template.layer.units)):
+            outputs = self._products(step, outputs)
+            for expert, block in self._experts.value.items():
+                stream_mask = mask and mask[streams[expert]]
+                outputs[expert] = block._after_dense(step, outputs[expert], training, stream_mask)
+        return outputs
+
+    @property
+    def can_run_as_one(self) -> bool:
+        """Without what looks at one expert's outputs as a whole."""
+        layer = self._template.layer
+        with tensorflow_not_imported():
+            activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
+        looks_across = layer.normalization or layer.activity_regularizer
+        return activation_is_of_keras and not looks_across
+
+    @property
+    def widest_product(self) -> int:
+        widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
+        return widest
+
+    def run_as_one(self, features: Any, training: bool | None) -> Any:
+        first = next(iter(self._experts.value.values()))
+        outputs = features
+        for step, kernels in enumerate(self._kernels):
+            outputs = ops.matmul(outputs, kernels)
+            for biases in self._biases[step : step + 1]:
+                outputs = ops.add(outputs, ops.expand_dims(biases, 1))
+            outputs = first._after_dense(step, outputs, training, None)
+        return outputs
+
+    def _products(self, step: int, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Every expert's input times its kernel, plus its bias: a GEMM an expert."""
+        if self.is_quantized:
+            layers = self._quantized.value[step]
+            outputs = {expert: layers[expert](features) for expert, features in inputs.items()}
+        else:
+            pairs = zip(inputs.items(), slices(self._kernels[step]))
+            outputs = {expert: ops.matmul(features, kernel) for (expert, features), kernel in pairs}
+        if not self._biases:
+            return outputs
+        biases = zip(outputs.items(), slices(self._biases[step]))
+        return {expert: ops.add(product, bias) for (expert, product), bias in biases}

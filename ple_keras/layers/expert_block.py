@@ -1,0 +1,206 @@
+"""One expert: a multi-layer perceptron."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import (
+    check_activation,
+    check_bool,
+    check_features,
+    check_int,
+    check_known,
+    check_rate,
+)
+from ple_keras._keras.building import Shape
+from ple_keras._keras.copying import derive_initializer, output_width
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.registration import register
+
+NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
+
+
+@register
+class ExpertBlock(KeepsModes, FreezableLayer):
+    """One expert: an MLP, `(..., D) -> (..., units[-1])`.
+
+    Each step is a Dense layer, then normalization, activation and dropout, as far as they are
+    switched on. It can be used alone, as a tower, as a gate block, and as the base of experts
+    of your own.
+
+    Args:
+        units: The width of each step: an int or a sequence of ints.
+        activation: The activation after every step: a name, a function, or None for linear.
+        dropout: The share of each step's outputs that training sets to zero, in [0, 1).
+        normalization: None, "batch" or "layer": what stands before each activation.
+        use_bias: Whether the Dense layers add a bias.
+        kernel_initializer: Initializer of the kernels. Each step draws its own values, also
+            from one instance and from one with a seed.
+        bias_initializer: Initializer of the biases.
+        kernel_regularizer: Regularizer of each kernel.
+        bias_regularizer: Regularizer of each bias.
+        **kwargs: Keras's own layer arguments: `name`, `dtype`, `trainable`,
+            `activity_regularizer`.
+
+    Raises:
+        TypeError: if `units` holds anything but integers, or `activation` is a layer.
+        ValueError: if `units` is empty or below 1, `dropout` is outside [0, 1), `normalization`
+            or `activation` is unknown, or `activation` halves the width, as "glu" does.
+
+    Example:
+
+    >>> expert = ExpertBlock([256, 128], normalization="layer", dropout=0.1)
+    >>> tuple(expert(keras.ops.ones((32, 64))).shape)
+    (32, 128)
+
+    A subclass may change `call`; with constructor arguments of its own it needs `get_config`,
+    since blocks copy their experts through it:
+
+    >>> @keras.saving.register_keras_serializable()
+    ... class ScaledExpert(ExpertBlock):
+    ...     def __init__(self, units, scale=1.0, **kwargs):
+    ...         super().__init__(units, **kwargs)
+    ...         self.scale = scale
+    ...
+    ...     def call(self, inputs, training=None):
+    ...         return self.scale * super().call(inputs, training=training)
+    ...
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "scale": self.scale}
+    """
+
+    def __init__(
+        self,
+        units: int | Sequence[int],
+        activation: Any = "relu",
+        dropout: float = 0.0,
+        normalization: str | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.units = check_units(units)
+        self.activation = check_activation(activation)
+        self.dropout = check_rate(dropout, "dropout")
+        self.normalization = _check_normalization(normalization)
+        self.use_bias = check_bool(use_bias, "use_bias")
+        initializer, regularizer = keras.initializers.get, keras.regularizers.get
+        self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
+        self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
+        self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
+        self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
+
+        steps = range(len(self.units))
+        self._dense = [self._make_dense(step) for step in steps]
+        self._normalization = [self._make_normalization(step) for step in steps if normalization]
+        self._dropout = [
+            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name=f"dropout_{step}")
+            for step in steps
+            if self.dropout
+        ]
+
+    def _make_dense(self, step: int) -> Any:
+        return keras.layers.Dense(
+            self.units[step],
+            use_bias=self.use_bias,
+            kernel_initializer=derive_initializer(self.kernel_initializer, "kernel", step),
+            bias_initializer=derive_initializer(self.bias_initializer, "bias", step),
+            kernel_regularizer=self.kernel_regularizer,
+            bias_regularizer=self.bias_regularizer,
+            dtype=self.dtype_policy,
+            name=f"dense_{step}",
+        )
+
+    def _make_normalization(self, step: int) -> Any:
+        kind = NORMALIZATIONS[self.normalization]
+        return getattr(keras.layers, kind)(dtype=self.dtype_policy, name=f"normalization_{step}")
+
+    def build(self, input_shape: Any) -> None:
+        *leading, _ = shape = check_features(input_shape)
+        for step, units in enumerate(self.units):
+            self._dense[step].build(shape)
+            shape = (*leading, units)
+            self._build_after_dense(step, shape)
+        self._restore_frozen()
+
+    def _build_after_dense(self, step: int, shape: Shape) -> None:
+        for layers in (self._normalization, self._dropout):
+            if layers:
+                layers[step].build(shape)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Apply the expert.
+
+        Args:
+            inputs: Features, `(..., D)`.
+            training: Whether dropout and batch normalization work as in training.
+            mask: Which positions batch normalization counts, `(...)`.
+
+        Returns:
+            The expert's output, `(..., units[-1])`.
+        """
+        outputs = inputs
+        for step, dense in enumerate(self._dense):
+            outputs = self._after_dense(step, dense(outputs), training, mask)
+        return outputs
+
+    def _after_dense(self, step: int, outputs: Any, training: bool | None, mask: Any) -> Any:
+        """What a step does to its Dense layer's output; stacked experts run it too."""
+        if self.normalization == "batch":
+            outputs = self._normalization[step](outputs, training=training, mask=mask)
+        elif self.normalization == "layer":
+            outputs = self._normalization[step](outputs)
+        outputs = self.activation(outputs)
+        if self._dropout:
+            outputs = self._dropout[step](outputs, training=training)
+        return outputs
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        if type(self).call is ExpertBlock.call:
+            return (*input_shape[:-1], self.units[-1])
+        if not self.built:
+            return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
+        # A subclass's call may change the width: trace it.
+        inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
+        shape: Shape = keras.Operation.compute_output_spec(self, inputs).shape
+        return shape
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "units": list(self.units),
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+            "normalization": self.normalization,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self.bias_regularizer),
+        }
+
+
+def check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
+    """Widths as a tuple, from an int or a sequence of ints."""
+    units = units.tolist() if hasattr(units, "tolist") else units
+    if not isinstance(units, Sequence) or isinstance(units, str | bytes):
+        return (check_int(units, argument, minimum=1),)
+    if not units:
+        raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
+    return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
+
+
+def _check_normalization(normalization: Any) -> Any:
+    if normalization is None or normalization in tuple(NORMALIZATIONS):
+        return normalization
+    raise ValueError(
+        f"normalization must be None or one of {list(NORMALIZATIONS)}. "
+        f"Received: normalization={normalization!r}"
+    )

@@ -1,0 +1,286 @@
+"""A gate: how much of each expert an example gets."""
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._checks import (
+    check_bool,
+    check_features,
+    check_int,
+    check_known,
+    check_not_negative,
+    check_number,
+    check_rate,
+)
+from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.quantization import load_modes, save_modes
+from ple_keras._keras.registration import register
+from ple_keras._keras.tracing import is_traced_for_others
+from ple_keras.layers._level.gate_statistics import num_sums, statistics_of, tracked
+from ple_keras.layers._level.gate_weights import at_least_float32, largest, softmax, total
+from ple_keras.layers._level.observer import is_watched
+from ple_keras.layers.template import as_template
+
+DROPPED = -1e30  # a logit that leaves no weight
+
+
+@register
+class Gate(FreezableLayer):
+    """The weight of each expert for each example, `(..., D) -> (..., num_experts)`.
+
+        w = softmax(W g(x) / T)
+
+    W has no bias, g is the optional gate block, T the temperature (Tang et al., RecSys 2020,
+    equations 3 and 6, which have T = 1 and no g). The weights are not negative and sum to 1. A
+    gate over one expert has no weights of its own and gives that expert 1.
+
+    The softmax is computed in at least float32, whatever the dtype policy, and cast back.
+
+    Args:
+        num_experts: The number of experts to weigh.
+        gate_block: g: an int or a sequence of ints (the units of an ExpertBlock), or a layer, of
+            which the gate takes a copy. None: the gate reads x itself.
+        softmax_temperature: T, above 0. Lower is sharper.
+        kernel_initializer: Initializer of W.
+        kernel_regularizer: Regularizer of W.
+        track_weights: Whether to keep statistics of the weights, see `statistics`.
+        gate_dropout: The probability, in [0, 1), with which training takes an expert from an
+            example; the weights of the others grow to sum to 1. One expert is always kept.
+        expert_balance_regularizer: A coefficient, at least 0, of a loss that keeps the gate from
+            leaving experts unused: the squared coefficient of variation of the experts' total
+            weights over the batch, 0 where all are equal and `num_experts - 1` where one has
+            everything (Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
+            Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7). It works against
+            specialization: a task that has good reasons to prefer an expert pays for it too.
+        **kwargs: Keras's own layer arguments.
+
+    Raises:
+        TypeError: if `num_experts` is no integer, a number is none, or `gate_block` none of the
+            above.
+        ValueError: if `num_experts` is below 1, `softmax_temperature` not positive and finite,
+            `gate_dropout` outside [0, 1), `expert_balance_regularizer` negative or not finite, or
+            `gate_block` can't be copied.
+
+    Example:
+
+    >>> gate = Gate(num_experts=3)
+    >>> tuple(gate(keras.ops.ones((32, 64))).shape)
+    (32, 3)
+    """
+
+    def __init__(
+        self,
+        num_experts: int,
+        gate_block: Any = None,
+        softmax_temperature: float = 1.0,
+        kernel_initializer: Any = "glorot_uniform",
+        kernel_regularizer: Any = None,
+        track_weights: bool = False,
+        gate_dropout: float = 0.0,
+        expert_balance_regularizer: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.num_experts = check_int(num_experts, "num_experts", minimum=1)
+        self.softmax_temperature = check_temperature(softmax_temperature, "softmax_temperature")
+        self.kernel_initializer = check_known(
+            keras.initializers.get, kernel_initializer, "kernel_initializer"
+        )
+        self.kernel_regularizer = check_known(
+            keras.regularizers.get, kernel_regularizer, "kernel_regularizer"
+        )
+        self.track_weights = check_bool(track_weights, "track_weights")
+        self.gate_dropout = check_rate(gate_dropout, "gate_dropout")
+        self.expert_balance_regularizer = check_not_negative(
+            expert_balance_regularizer, "expert_balance_regularizer"
+        )
+        if self.gate_dropout:
+            self._seed_generator = keras.random.SeedGenerator()
+        self._template = None
+        if gate_block is not None:
+            self._template = as_template(gate_block, "gate_block", self.dtype_policy)
+
+    def build(self, input_shape: Any) -> None:
+        shape = check_features(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
+        if self.num_experts > 1:
+            self._build_projection(shape)
+        if self.track_weights:
+            # With tf.distribute each replica keeps sums of its own, which are added up when read:
+            # replicas that wait for each other within a call mix up the losses of all.
+            self._sums = keras.Variable(
+                "zeros",
+                shape=(num_sums(self.num_experts),),
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                aggregation="sum",
+                synchronization="on_read",
+                name="sums",
+            )
+        self._restore_frozen()
+
+    def _build_projection(self, shape: Shape) -> None:
+        if self._template:
+            self._block = self._template.copy("block")
+            width = build_on(self._block, shape, self.compute_dtype, "gate_block")
+            shape = (*shape[:-1], width)
+        self._projection = keras.layers.Dense(
+            self.num_experts,
+            use_bias=False,
+            kernel_initializer=self.kernel_initializer,
+            kernel_regularizer=self.kernel_regularizer,
+            dtype=self.dtype_policy,
+            name="projection",
+        )
+        self._projection.build(shape)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Weigh the experts.
+
+        Args:
+            inputs: Features, `(..., D)`.
+            training: True or False in Keras's own loops; statistics are kept only there, and
+                experts dropped only where it is True.
+            mask: Which positions count in statistics and in the balance, `(...)`.
+
+        Returns:
+            The weights, `(..., num_experts)`.
+        """
+        if self.num_experts == 1:
+            weights = ops.ones_like(at_least_float32(inputs[..., :1]))
+        else:
+            logits = self._logits(inputs)
+            weights = softmax(logits)
+            if self.expert_balance_regularizer:
+                self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
+        if self.track_weights and training is not None and not is_watched():
+            self.add_to_statistics(total(tracked(ops.stop_gradient(weights)), mask))
+        if self.num_experts > 1 and self.gate_dropout and training:
+            weights = softmax(self._drop_experts(logits))
+        return ops.cast(weights, self.compute_dtype)
+
+    def _logits(self, inputs: Any) -> Any:
+        if self._template:
+            inputs = self._block(inputs)
+        return self.soften(self._projection(inputs))
+
+    def soften(self, logits: Any) -> Any:
+        """Divide by the temperature, in at least float32."""
+        logits = at_least_float32(logits)
+        return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
+
+    def _drop_experts(self, logits: Any) -> Any:
+        draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
+        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
+        return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
+
+    def _imbalance(self, weights: Any, mask: Any) -> Any:
+        load = total(ops.cast(weights, "float32"), mask)
+        return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the weights are `softmax(W x / T)`, with nothing added to them."""
+        return not (
+            self.num_experts == 1
+            or self._template
+            or self.gate_dropout
+            or self.expert_balance_regularizer
+        )
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether W is kept in fewer bits."""
+        return self.num_experts > 1 and self._projection.quantization_mode is not None
+
+    @property
+    def kernel(self) -> Any:
+        """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
+        return self._projection.kernel
+
+    def parts(self, experts: list[str]) -> dict[str, list[tuple[Any, tuple[Any, ...]]]]:
+        """What is learned for each of these experts, its column of W, and the gate block."""
+        parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
+        if self.num_experts > 1:
+            # `kernel` would be a tensor, W with its LoRA added, where there is one.
+            kernel = next(w for w in self._projection.weights if w.name == "kernel")
+            parts = {name: [(kernel, (slice(None), i))] for i, name in enumerate(experts)}
+            if self._template:
+                parts["gate_block"] = [(weight, ()) for weight in self._block.weights]
+        return parts
+
+    def add_to_statistics(self, totals: Any) -> None:
+        """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
+        if not is_traced_for_others(totals):
+            self._sums.assign_add(totals)
+
+    def statistics(self) -> dict[str, Any]:
+        """What the weights did in fit, evaluate and predict since the last reset.
+
+        Where several processes train one model, in this process alone.
+
+        Returns:
+            `"mean"`: the mean weight of each expert, an array `(num_experts,)`; `"entropy"`:
+            the mean entropy divided by log(num_experts), in [0, 1]; `"max"`: the mean largest
+            weight, near 1 where the gate has collapsed. All NaN before the first example.
+
+        Raises:
+            ValueError: if the gate does not track its weights or isn't built.
+        """
+        return statistics_of(self.sums())
+
+    def sums(self) -> np.ndarray:
+        """The sums of what `tracked` has of each example since the last reset, a copy.
+
+        Raises:
+            ValueError: as `statistics`.
+        """
+        if not (self.track_weights and self.built):
+            raise ValueError(
+                "statistics are kept only by a built gate with track_weights=True. "
+                f"Received: track_weights={self.track_weights}, built={self.built}"
+            )
+        return np.array(ops.convert_to_numpy(self._sums))
+
+    def reset_statistics(self) -> None:
+        """Forget what was tracked so far."""
+        if self.track_weights and self.built:
+            self._sums.assign(ops.zeros(self._sums.shape, "float32"))
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save how the layers inside are quantized; the gate's own statistics are in no file."""
+        save_modes(self, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """See `save_own_variables`."""
+        load_modes(self, store)
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return (*input_shape[:-1], self.num_experts)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "num_experts": self.num_experts,
+            "gate_block": self._template and self._template.serialize(),
+            "softmax_temperature": self.softmax_temperature,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+            "track_weights": self.track_weights,
+            "gate_dropout": self.gate_dropout,
+            "expert_balance_regularizer": self.expert_balance_regularizer,
+        }
+
+
+def check_temperature(value: Any, argument: str) -> float:
+    """`value` as a float above 0."""
+    temperature = check_number(value, argument)
+    if temperature <= 0:
+        raise ValueError(f"{argument} must be above 0. Received: {argument}={value!r}")
+    return temperature

@@ -1,0 +1,62 @@
+"""Multi-gate Mixture-of-Experts."""
+
+from typing import Any
+
+from ple_keras._checks import check_int, refuse_fixed
+from ple_keras.layers.cgc_block import CGCBlock
+
+
+def MMoEBlock(
+    outputs: Any,
+    expert_block: Any,
+    num_experts: int,
+    gate_block: Any = None,
+    gate_softmax_temperature: float = 1.0,
+    enable_gate_weights_metrics: bool = False,
+    name: str | None = None,
+    **kwargs: Any,
+) -> CGCBlock:
+    """Multi-gate Mixture-of-Experts: shared experts only, a gate for each task.
+
+        x_k' = sum_e softmax(W_k g(x) / T)_e E_e(x)
+
+    (Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+    Mixture-of-Experts", KDD 2018, equations 6 and 7, which have T = 1 and no g.)
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        expert_block: What each expert is, as for CGCBlock.
+        num_experts: The number of experts.
+        gate_block: A network that each gate reads its input through.
+        gate_softmax_temperature: T of every gate.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
+            `GateWeightsLogger`.
+        name: The name of the block.
+        **kwargs: `gate_dropout` and `expert_balance_regularizer` as for CGCBlock, and Keras's own
+            layer arguments.
+
+    Returns:
+        A CGCBlock without task experts and shared gate: `(..., D)` to `{task: (..., H)}`.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock; and if `num_experts` is no integer above 0.
+
+    Example:
+
+    >>> mmoe = MMoEBlock(["click", "buy"], expert_block=[64, 32], num_experts=4)
+    >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+    refuse_fixed(kwargs, "add_shared_gate", "in no MMoEBlock")
+    return CGCBlock(
+        outputs,
+        expert_block,
+        num_task_experts=0,
+        num_shared_experts=check_int(num_experts, "num_experts", minimum=1),
+        add_shared_gate=False,
+        gate_block=gate_block,
+        gate_softmax_temperature=gate_softmax_temperature,
+        enable_gate_weights_metrics=enable_gate_weights_metrics,
+        name=name,
+        **kwargs,
+    )

@@ -1,0 +1,105 @@
+"""Progressive Layered Extraction."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import check_int, refuse_fixed
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.sequential_block import SequentialBlock
+from ple_keras.layers.template import as_template
+
+
+def PLEBlock(
+    num_layers: int,
+    outputs: Any,
+    expert_block: Any,
+    num_task_experts: int | Mapping[str, int] = 1,
+    num_shared_experts: int = 1,
+    gate_block: Any = None,
+    gate_softmax_temperature: float = 1.0,
+    enable_gate_weights_metrics: bool = False,
+    name: str | None = None,
+    **kwargs: Any,
+) -> SequentialBlock:
+    """Progressive Layered Extraction: levels of experts and gates, one on the other.
+
+    Level j's gates and experts read what level j-1 made of their own stream:
+
+        x_k^j = sum_e w_{k,e}^j E_e^j          w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
+
+    (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+    (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.) The shared
+    stream has a gate in every level but the last, and none where there are no shared experts.
+
+    Args:
+        num_layers: N, the number of levels.
+        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or heads by
+            task.
+        expert_block: As for CGCBlock; a sequence of N layers gives each level its own.
+        num_task_experts: The number of experts of each task in each level, or a dict by task.
+        num_shared_experts: The number of shared experts in each level.
+        gate_block: A network that each gate reads its input through, given as `expert_block` is.
+        gate_softmax_temperature: T of every gate.
+        enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
+            `GateWeightsLogger`.
+        name: The name of the block.
+        **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`, `dtype`,
+            `trainable`.
+
+    Returns:
+        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`: from a tensor
+        `(..., D)`, or a dict of one by stream, to `{task: (..., H)}`.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock; and if `num_layers` is no integer above 0, or
+            `expert_block` is a sequence of layers of another length.
+
+    Example:
+
+    >>> ple = PLEBlock(2, ["click", "buy"], [64, 32], num_task_experts=2, num_shared_experts=2)
+    >>> {name: tuple(x.shape) for name, x in ple(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+    num_layers = check_int(num_layers, "num_layers", minimum=1)
+    has_shared = check_int(num_shared_experts, "num_shared_experts", minimum=0) > 0
+    refuse_fixed(kwargs, "add_shared_gate", "in every level but the last, with shared experts")
+    dtype = kwargs.get("dtype")
+    blocks = [
+        CGCBlock(
+            outputs,
+            expert,
+            num_task_experts=num_task_experts,
+            num_shared_experts=num_shared_experts,
+            add_shared_gate=has_shared and level < num_layers - 1,
+            gate_block=_for_level(gate_block, "gate_block", level, dtype),
+            gate_softmax_temperature=gate_softmax_temperature,
+            enable_gate_weights_metrics=enable_gate_weights_metrics,
+            name=f"cgc_block_{level}",
+            **kwargs,
+        )
+        for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
+    ]
+    return SequentialBlock(blocks, name=name, dtype=dtype, trainable=kwargs.get("trainable", True))
+
+
+def _experts_by_level(expert_block: Any, num_layers: int, dtype: Any) -> list[Any]:
+    """One expert template a level, each with seeds of its own."""
+    if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
+        if len(expert_block) != num_layers:
+            raise ValueError(
+                f"expert_block as a sequence must hold one layer a level, {num_layers} in all. "
+                f"Received: expert_block={expert_block!r}"
+            )
+        blocks = list(expert_block)
+    else:
+        blocks = [expert_block] * num_layers
+    return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
+
+
+def _for_level(block: Any, argument: str, level: int, dtype: Any) -> Any:
+    if block is None:
+        return None
+    template = as_template(block, argument, dtype)
+    return template.copy(template.layer.name, "level", level)

@@ -1,0 +1,86 @@
+"""The shared bottom, a baseline."""
+
+from typing import Any
+
+import keras
+
+from ple_keras._checks import check_features, task_names
+from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.copying import output_width
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.registration import register
+from ple_keras.layers.template import as_template
+
+
+@register
+class SharedBottomBlock(KeepsModes, FreezableLayer):
+    """One network, handed to every task: the baseline that a comparison needs.
+
+    (Caruana, "Multitask Learning", Machine Learning 28, 1997.)
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        bottom_block: The network, given as `expert_block` of CGCBlock is: units, or a layer that
+            is copied.
+        **kwargs: Keras's own layer arguments.
+
+    Raises:
+        TypeError, ValueError: as CGCBlock.
+
+    Example:
+
+    >>> bottom = SharedBottomBlock(["click", "buy"], bottom_block=[64, 32])
+    >>> {name: tuple(x.shape) for name, x in bottom(keras.ops.ones((8, 16))).items()}
+    {'click': (8, 32), 'buy': (8, 32)}
+    """
+
+    def __init__(self, outputs: Any, bottom_block: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._task_names = tuple(task_names(outputs))
+        self._template = as_template(bottom_block, "bottom_block", self.dtype_policy)
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in order."""
+        return list(self._task_names)
+
+    def build(self, input_shape: Any) -> None:
+        self._bottom = self._template.copy("bottom", "bottom")
+        shape = check_features(input_shape)
+        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
+        self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
+        self._restore_frozen()
+
+    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+        """Run the network once.
+
+        Args:
+            inputs: Features, `(..., D)`.
+            training: As in Keras; passed to the network.
+
+        Returns:
+            `{task: (..., H)}`, the same tensor for every task.
+        """
+        return dict.fromkeys(self._task_names, self._bottom(inputs))
+
+    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+        if previous_mask is None:
+            return None
+        return dict.fromkeys(self._task_names, previous_mask)
+
+    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+        width = (
+            self._width
+            if self.built
+            else output_width(self._template.layer, input_shape, "bottom_block")
+        )
+        return dict.fromkeys(self._task_names, (*input_shape[:-1], width))
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "outputs": self.task_names,
+            "bottom_block": self._template.serialize(),
+        }

@@ -1,0 +1,1 @@
+"""Losses over labelled examples, and of tasks that are trained together."""

@@ -1,0 +1,1 @@
+"""Metrics over labelled examples, and gains of multi-task models."""

@@ -1,0 +1,81 @@
+"""Metrics as `Model.compile` takes them, and copies of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._keras.copying import refuse_lost_arguments
+from ple_keras._keras.lazy_tensorflow import tensorflow_not_imported
+from ple_keras._keras.names import stable_name
+from ple_keras._keras.registration import register
+
+
+def check_metrics(metrics: Any) -> list[Any]:
+    """Metrics: names, functions, objects, or objects' serialized forms."""
+    if metrics is None:
+        return []
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+        raise TypeError(f"metrics must be a sequence of metrics. Received: metrics={metrics!r}")
+    return [_check_metric(metric) for metric in metrics]
+
+
+def _check_metric(metric: Any) -> Any:
+    if isinstance(metric, Mapping) and "class_name" in metric:
+        return keras.saving.deserialize_keras_object(metric)
+    if isinstance(metric, str):
+        try:
+            keras.metrics.get(metric)
+        except ValueError as error:
+            raise ValueError(
+                f"metrics must hold names that Keras knows. Received: metrics=[..., {metric!r}]"
+            ) from error
+    elif isinstance(metric, type) or not callable(metric):
+        raise TypeError(
+            "metrics must hold names, functions and keras.metrics.Metric objects. "
+            f"Received: metrics=[..., {metric!r}]"
+        )
+    return metric
+
+
+def named_copies(metrics: Sequence[Any]) -> list[Any]:
+    """New metrics from templates, under names that are the same in every run."""
+    copies: list[Any] = []
+    for template in metrics:
+        name = _free_name(stable_name(template), [copy.name for copy in copies])
+        copies.append(new_metric(template, name))
+    return copies
+
+
+def new_metric(template: Any, name: str) -> Any:
+    """A metric from a name, a function or another metric, as `Model.compile` makes it."""
+    known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
+    if hasattr(known, "named_copy"):
+        return known.named_copy(name)
+    if not isinstance(known, keras.Metric):
+        return keras.metrics.MeanMetricWrapper(known, name=name)
+    try:
+        with tensorflow_not_imported():
+            refuse_lost_arguments(known)
+            return type(known).from_config({**known.get_config(), "name": name})
+    except Exception as error:
+        raise ValueError(
+            "metrics must hold metrics that can be copied through their config; give them "
+            "get_config, and register what they are made of with "
+            f"keras.saving.register_keras_serializable: {error} Received: metrics=[..., {known!r}]"
+        ) from error
+
+
+@register
+def accuracy(y_true: Any, y_pred: Any) -> Any:
+    """What Keras means by "accuracy": the one that goes with the widths at hand."""
+    if y_pred.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
+    return next(free for free in names if free not in taken)

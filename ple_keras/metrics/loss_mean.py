@@ -1,0 +1,47 @@
+"""The mean of a loss as a metric."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._keras.names import stable_name
+from ple_keras._keras.registration import register
+from ple_keras.labels.alignment import align
+from ple_keras.labels.sample_space import example_weights
+from ple_keras.losses.checks import check_loss
+from ple_keras.losses.example_losses import example_losses, ignored_class
+
+
+@register
+class LossMean(keras.metrics.Mean):
+    """The mean of a loss over the examples of an epoch.
+
+    Keras's `loss` is the mean of batch means: of batches with few labels as of those with many.
+
+    Args:
+        loss: A name, a function or a `keras.losses.Loss`.
+        **kwargs: Arguments of `keras.metrics.Mean`.
+    """
+
+    _direction = "down"
+
+    def __init__(self, loss: Any, **kwargs: Any) -> None:
+        self.loss = check_loss(loss)
+        super().__init__(**{"name": stable_name(self.loss), **kwargs})
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch; arguments as for `MaskedMetric.update_state`."""
+        y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
+        is_ignored = ignored_class(self.loss, y_true, y_pred)
+        if is_ignored is not None:
+            space = ops.logical_not(is_ignored)
+            sample_weight = example_weights(sample_weight, space, len(y_pred.shape) - 1, self.dtype)
+        super().update_state(example_losses(self.loss, y_true, y_pred), sample_weight)
+
+    def named_copy(self, name: str) -> "LossMean":
+        """A new one of the same loss, which need not survive its config."""
+        return LossMean(self.loss, name=name)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "loss": keras.saving.serialize_keras_object(self.loss)}

@@ -1,0 +1,94 @@
+"""A metric over the labelled examples."""
+
+import inspect
+import math
+from typing import Any
+
+import keras
+
+from ple_keras._keras.names import stable_name
+from ple_keras._keras.registration import register
+from ple_keras.labels.missing_label import check_missing_label, config_of
+from ple_keras.labels.sample_space import example_weights, sample_space
+from ple_keras.metrics.copies import check_metrics, new_metric
+
+
+@register
+class MaskedMetric(keras.Metric):
+    """Any metric, over the examples that have a label.
+
+    Args:
+        metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must take a
+            `sample_weight`, which is 0 where the label is missing.
+        missing_label: The label of an example that has none, beside NaN. A label of several
+            numbers is missing if one of them is.
+        name: The metric's name; by default that of `metric`.
+
+    Raises:
+        TypeError: if `metric` is of none of these kinds, or `missing_label` no number.
+        ValueError: if `metric` is unknown, or takes no `sample_weight`.
+
+    Example:
+
+    >>> metric = MaskedMetric("mean_absolute_error")
+    >>> metric.update_state([[1.0], [float("nan")], [3.0]], [[2.0], [5.0], [5.0]])
+    >>> float(metric.result())
+    1.5
+    """
+
+    def __init__(
+        self, metric: Any, missing_label: float = math.nan, name: str | None = None
+    ) -> None:
+        (metric,) = check_metrics([metric])
+        if not isinstance(metric, keras.Metric):
+            metric = new_metric(metric, stable_name(metric))
+        super().__init__(name=name or metric.name)
+        self.metric = metric
+        self.label = self.name  # for messages; a head puts its task before it
+        self.missing_label = check_missing_label(missing_label)
+        self._check_takes_weights()
+        if hasattr(metric, "_direction"):  # by which EarlyStopping knows that more is better
+            self._direction = metric._direction
+
+    def _check_takes_weights(self) -> None:
+        parameters = inspect.signature(self.metric.update_state).parameters.values()
+        if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
+            raise ValueError(
+                "metric must take a sample_weight in update_state, by which examples without a "
+                f"label are left out. Received: metric={self.metric!r}"
+            )
+
+    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count the labelled examples of a batch.
+
+        Args:
+            y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`.
+            y_pred: Predictions, `(..., units)`.
+            sample_weight: Weights of the examples.
+        """
+        y_true, y_pred, in_space = sample_space(
+            y_true, y_pred, self.missing_label, where=f" of {self.label!r}"
+        )
+        rank = len(y_pred.shape) - 1
+        weights = example_weights(sample_weight, in_space, rank, self.metric.dtype)
+        try:
+            self.metric.update_state(y_true, y_pred, sample_weight=weights)
+        except Exception as error:
+            raise ValueError(
+                "metric must take labels and predictions, with a value for each example if it is "
+                f"a function, so that those without a label can be left out; {self.label!r} fails "
+                f"on them: {error} Received: metric={self.metric!r}"
+            ) from error
+
+    def result(self) -> Any:
+        return self.metric.result()
+
+    def reset_state(self) -> None:
+        self.metric.reset_state()
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "metric": keras.saving.serialize_keras_object(self.metric),
+            "missing_label": config_of(self.missing_label),
+            "name": self.name,
+        }

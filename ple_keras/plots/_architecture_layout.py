@@ -1,0 +1,198 @@
+"""Where the parts of a drawn architecture lie. Lengths are inches, from the lower left corner."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ple_keras._checks import SHARED
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.plots._canvas import SMALL, TITLE, text_width
+
+# Okabe and Ito's colors, which the color-blind can tell apart; green is for what is shared.
+TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
+SHARED_COLOR = "#009E73"
+MARGIN, PAD = 0.08, 0.12  # around the picture, and from a frame to what is in it
+COLUMN_GAP, EXPERT_GAP = 0.26, 0.2
+EXPERT_WIDTH, GATE_WIDTH = 0.8, 1.44  # at least
+GATE_HEIGHT, INPUT_HEIGHT = 0.32, 0.3
+TEXT_LINE, TEXT_MARGIN = 0.155, 0.13  # heights of a line, and of what is above and below a text
+PORT_PITCH, PORT_MARGIN = 0.2, 0.12  # where lines reach a gate
+TRUNK = 0.32  # a stream between two levels
+LEGEND_HEIGHT, LEGEND_WIDTH = 0.44, 3.7
+LINE_LENGTH = 16  # letters of a task's name in a line of its experts' boxes
+
+
+@dataclass(frozen=True)
+class Column:
+    """The part of the picture that belongs to one stream.
+
+    Attributes:
+        x: Its middle.
+        color: The stream's color.
+        outside: -1 or 1: the side that is farther from the shared column.
+        experts: The most experts that it has in a level.
+        expert_width: The width of an expert.
+        gate_width: The width of the stream's gate.
+    """
+
+    x: float
+    color: str
+    outside: int
+    experts: int
+    expert_width: float
+    gate_width: float
+
+    @property
+    def pitch(self) -> float:
+        """From one expert to the next."""
+        return self.expert_width + EXPERT_GAP
+
+    @property
+    def half_span(self) -> float:
+        """From the middle to the middle of the outermost expert."""
+        return self.pitch * max(self.experts - 1, 0) / 2
+
+    def expert_xs(self, count: int) -> list[float]:
+        """The middles of so many experts."""
+        return [self.x + self.pitch * (index - (count - 1) / 2) for index in range(count)]
+
+    def lane_x(self, count: int) -> float:
+        """Where the stream passes so many experts on its way to the gate."""
+        return self.x + self.outside * self.pitch / 2 * (count % 2)
+
+    def port_xs(self, count: int, middle: float) -> list[float]:
+        """Where so many lines reach the gate: number `middle` in its middle, if there is room."""
+        room = self.gate_width / 2 - PORT_MARGIN
+        first = min(max(-middle * PORT_PITCH, -room), room - (count - 1) * PORT_PITCH)
+        return [self.x + first + PORT_PITCH * index for index in range(count)]
+
+
+class Layout:
+    """Columns for the streams, with the shared one in the middle, and rows for the levels.
+
+    Attributes:
+        columns: The streams' columns, from left to right.
+        expert_height: The height of an expert.
+        fork: From the bottom of a level to its experts, where a stream parts.
+        mix: From the experts to the gates, where these gather them.
+        width, height: Of the whole picture.
+    """
+
+    def __init__(self, blocks: Sequence[CGCBlock], title: str) -> None:
+        self._num_levels = len(blocks)
+        streams = list(dict.fromkeys(stream for block in blocks for stream in streams_of(block)))
+        self.columns: dict[str, Column] = {}
+        right = MARGIN + 3 * PAD + _label_width(blocks, title)
+        for stream in _shared_in_the_middle(streams):
+            right = self._add_column(stream, streams, blocks, right)
+        self.width = max(right + PAD + MARGIN, LEGEND_WIDTH)
+        lines = max(expert_text(stream, 0).count("\n") + 1 for stream in streams)
+        self.expert_height = lines * TEXT_LINE + TEXT_MARGIN
+        self.fork = 0.2 + 0.05 * max(column.experts for column in self.columns.values())
+        self.mix = max(0.5, 0.3 + 0.18 * self._reach())
+        self.height = self.outputs_y + 0.2
+
+    def _add_column(
+        self, stream: str, streams: Sequence[str], blocks: Sequence[CGCBlock], left: float
+    ) -> float:
+        """Put a stream's column right of what there is; returns its right end."""
+        experts = max(count_experts(block, stream) for block in blocks)
+        ports = max(len(block.gate_experts.get(stream, ())) + 1 for block in blocks)
+        texts = expert_text(stream, experts).split("\n")
+        expert_width = max(EXPERT_WIDTH, *(text_width(text) + TEXT_MARGIN for text in texts))
+        gate_width = max(
+            GATE_WIDTH,
+            text_width(gate_text(stream)) + GATE_HEIGHT,
+            (ports - 1) * PORT_PITCH + 2 * PORT_MARGIN,
+        )
+        width = COLUMN_GAP + max(gate_width, experts * (expert_width + EXPERT_GAP) - EXPERT_GAP)
+        self.columns[stream] = Column(
+            x=left + width / 2,
+            color=_color(stream, streams),
+            outside=1 if SHARED in self.columns else -1,
+            experts=experts,
+            expert_width=expert_width,
+            gate_width=gate_width,
+        )
+        return left + width
+
+    def _reach(self) -> float:
+        """About how far a line goes sideways at most: to or from the shared column."""
+        if SHARED not in self.columns:
+            return 0
+        shared = self.columns[SHARED]
+        return max(
+            abs(column.x - shared.x) + max(column.half_span, shared.half_span)
+            for column in self.columns.values()
+        )
+
+    @property
+    def inputs_y(self) -> float:
+        return LEGEND_HEIGHT + PAD + INPUT_HEIGHT / 2
+
+    @property
+    def bottom(self) -> float:
+        """The bottom of the frame around the levels."""
+        return self.inputs_y + INPUT_HEIGHT / 2 + TRUNK
+
+    @property
+    def top(self) -> float:
+        """The top of the frame around the levels."""
+        return self.level_bottom(self._num_levels)
+
+    @property
+    def outputs_y(self) -> float:
+        return self.top + TRUNK + 0.1
+
+    @property
+    def level_height(self) -> float:
+        return self.fork + self.expert_height + self.mix + GATE_HEIGHT + PAD
+
+    def level_bottom(self, level: int) -> float:
+        return self.bottom + PAD + level * (self.level_height + TRUNK)
+
+
+def streams_of(block: CGCBlock) -> list[str]:
+    """The streams that a level reads."""
+    has_shared = block.num_shared_experts or SHARED in block.gate_experts
+    return [*block.task_names, SHARED] if has_shared else block.task_names
+
+
+def count_experts(block: CGCBlock, stream: str) -> int:
+    """The number of experts that read a stream."""
+    if stream == SHARED:
+        return block.num_shared_experts
+    return block.num_task_experts.get(stream, 0)
+
+
+def expert_text(stream: str, index: int) -> str:
+    """What an expert's box says: long names are broken behind "_" and "-"."""
+    lines = [""]
+    for part in re.findall(r"[^_-]+[_-]*", stream):
+        if lines[-1] and len(lines[-1] + part) > LINE_LENGTH:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join([*lines, f"expert {index}"])
+
+
+def gate_text(stream: str) -> str:
+    return f"{stream} gate"
+
+
+def _shared_in_the_middle(streams: Sequence[str]) -> list[str]:
+    tasks = [stream for stream in streams if stream != SHARED]
+    half = (len(tasks) + 1) // 2
+    return [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]
+
+
+def _color(stream: str, streams: Sequence[str]) -> str:
+    if stream == SHARED:
+        return SHARED_COLOR
+    tasks = [name for name in streams if name != SHARED]
+    return TASK_COLORS[tasks.index(stream) % len(TASK_COLORS)]
+
+
+def _label_width(blocks: Sequence[CGCBlock], title: str) -> float:
+    """The width of the column left of the streams', where frames have their names."""
+    names = [text_width(block.name, SMALL, family="monospace") for block in blocks]
+    return max(0.8, text_width(title or "-", TITLE, weight="bold"), *names)

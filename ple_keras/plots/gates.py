@@ -1,0 +1,252 @@
+"""Pictures of what gates do: over experts, and over epochs."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ple_keras.inspection.gate_report import GateReport
+from ple_keras.plots._pyplot import check_axes, pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    Panels = Axes | Sequence[Axes]
+
+
+STYLES = {"gate/": "-", "val_gate/": "--"}  # by the prefix of keys in logs
+STATISTICS = ("entropy", "max")
+FEW = 10  # experts that have colors of their own by default
+CELL = (0.62, 0.42)  # inches
+PANEL = (4.6, 2.6)
+WIDE = 9  # letters of a label that has no room for more beside the next
+DARK = 0.36  # a weight from where on a number is white
+
+
+def plot_gate_weights(report: Any, ax: "Panels | None" = None) -> "Figure":
+    """A heat map for each level: the mean weight that each gate gives each expert.
+
+    As in the figure on the utilization of experts of Tang et al., RecSys 2020. Experts that a gate
+    does not see are left blank.
+
+    Args:
+        report: What `gate_report` returned.
+        ax: Matplotlib's Axes, one for each level, first level first; without them there is a new
+            figure of `matplotlib.pyplot`.
+
+    Returns:
+        The figure; `plot_gate_weights(report).savefig("gates.png")` saves the picture.
+
+    Raises:
+        TypeError: if `report` is none, or `ax` no Axes.
+        ValueError: if there are not as many Axes as levels.
+        ImportError: if matplotlib is not installed.
+
+    Example:
+
+    >>> ple = PLEBlock(2, ["click", "buy"], [8])
+    >>> _ = ple(np.ones((1, 3)))
+    >>> figure = plot_gate_weights(gate_report(ple, np.eye(3)))
+    >>> len(figure.axes)
+    2
+    """
+    if not isinstance(report, GateReport):
+        raise TypeError(f"report must be what gate_report returns. Received: report={report!r}")
+    tables = {level: _weight_table(use) for level, use in report.levels.items()}
+    if ax is None:
+        ax = _stacked_panels([table.shape for table in tables.values()])
+    panels = _check_panels(ax, len(tables), "level")
+    for panel, (level, table) in zip(panels, tables.items()):
+        use = report.levels[level]
+        _draw_heat_map(panel, table, list(use.gates), list(use.experts))
+        panel.set_title(level, loc="left", fontsize="medium")
+    figure: Figure = panels[0].figure
+    return figure
+
+
+def _weight_table(use: Any) -> np.ndarray:
+    """Mean weights `(gates, experts)`, NaN where a gate doesn't see an expert."""
+    rows = [
+        [gate.mean.get(expert, np.nan) for expert in use.experts] for gate in use.gates.values()
+    ]
+    return np.array(rows)
+
+
+def _stacked_panels(shapes: Sequence[tuple[int, ...]]) -> Any:
+    """A new figure with a panel for each table, one below the other."""
+    rows = [shape[0] for shape in shapes]
+    width = 1.6 + CELL[0] * max(shape[1] for shape in shapes)
+    height = sum(rows) * CELL[1] + 1.5 * len(rows)
+    figure = pyplot().figure(figsize=(width, height), layout="constrained")
+    panels = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
+    return panels[:, 0]
+
+
+def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: list[str]) -> None:
+    """One scale from 0 to 1 for all pictures; by the root, for small weights to differ too."""
+    panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(table):
+        if not np.isnan(value):
+            color = "white" if value > DARK else "black"
+            text = panel.text(column, row, f"{value:.2f}", color=color, fontsize="small")
+            text.set(ha="center", va="center")
+    panel.set_yticks(range(len(gates)), [f"{gate} gate" for gate in gates])
+    labels = [expert.replace("/", "\n") for expert in experts]
+    if any(len(line) > WIDE for label in labels for line in label.split("\n")):
+        panel.set_xticks(range(len(experts)), experts, fontsize="small", rotation=40)
+        for label in panel.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")
+    else:
+        panel.set_xticks(range(len(experts)), labels, fontsize="small")
+    panel.set_facecolor("white")
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+
+
+def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
+    """What each gate did over the epochs: the mean weight of its experts, and the largest weight.
+
+    A panel for each gate, a row of them for each level. Dashed lines are the validation data.
+
+    Args:
+        history: What `fit` returned with a `GateWeightsLogger`, its `history`, or the table in the
+            logger's CSV file, such as `pandas.read_csv(path)`; with a `validation_freq` the file
+            alone knows for sure which epochs the validation was in.
+        ax: Matplotlib's Axes, one for each gate, level by level; without them there is a new
+            figure of `matplotlib.pyplot`.
+
+    Returns:
+        The figure.
+
+    Raises:
+        TypeError: if `history` has no keys, or `ax` is no Axes.
+        ValueError: if `history` has no figures of gates, or there are not as many Axes as gates.
+        ImportError: if matplotlib is not installed.
+
+    Example:
+
+    >>> logs = {"gate/ple/0/click/click/expert_0": [0.6, 0.7], "gate/ple/0/click/max": [0.7, 0.8]}
+    >>> plot_gate_history(logs).axes[0].get_title(loc="left")
+    'ple/0: click gate'
+    """
+    logs = getattr(history, "history", history)
+    if not hasattr(logs, "keys"):
+        raise TypeError(
+            "history must be what fit returns, or a dict or table of logs. "
+            f"Received: history={history!r}"
+        )
+    lines = _lines_by_gate(logs)
+    if not lines:
+        raise ValueError(
+            "history must hold the figures of a GateWeightsLogger. "
+            f"Received: history={list(logs.keys())}"
+        )
+    longest = max(np.size(logs[key]) for key in logs.keys() if _prefix(key))  # noqa: SIM118
+    epochs = [epoch + 1 for epoch in getattr(history, "epoch", range(longest))]
+    colors = _colors(lines)
+    if ax is None:
+        ax = _grid_of_panels(lines)
+    panels = _check_panels(ax, len(lines), "gate")
+    panels[0].set_ylabel("mean weight")
+    for panel, ((level, gate), of_gate) in zip(panels, lines.items()):
+        _draw_lines(panel, of_gate, epochs, colors[level])
+        panel.set_title(f"{level}: {gate} gate", loc="left", fontsize="medium")
+    figure: Figure = panels[0].figure
+    return figure
+
+
+def _lines_by_gate(logs: Any) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
+    """`{(level, gate): {expert or "max": {line style: values}}}`, from the logs' keys."""
+    lines: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for key in logs.keys():  # noqa: SIM118, tables iterate otherwise than dicts
+        if prefix := _prefix(key):
+            parts = key.removeprefix(prefix).split("/")
+            size = 1 if parts[-1] in STATISTICS else 2
+            if len(parts) < size + 2 or not np.size(logs[key]):
+                continue
+            *level, gate = parts[:-size]
+            of_gate = lines.setdefault(("/".join(level), gate), {})
+            of_gate.setdefault("/".join(parts[-size:]), {})[STYLES[prefix]] = logs[key]
+    return lines
+
+
+def _prefix(key: Any) -> str | None:
+    """What tells that the key is of a gate, and of which data."""
+    return next((prefix for prefix in STYLES if str(key).startswith(prefix)), None)
+
+
+def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[str, Any]]:
+    """A color for each expert of a level, and grey for the largest weight."""
+    colors: dict[str, dict[str, Any]] = {}
+    for (level, _), names in lines.items():
+        of_level = colors.setdefault(level, {"max": "0.5"})
+        for name in names:
+            if name not in STATISTICS:
+                of_level.setdefault(name, f"C{len(of_level) - 1}")
+    for of_level in colors.values():
+        if len(of_level) > FEW + 1:
+            shades = pyplot().get_cmap("turbo")(np.linspace(0, 1, len(of_level) - 1))
+            of_level.update(zip([name for name in of_level if name != "max"], shades))
+    return colors
+
+
+def _grid_of_panels(gates: Iterable[tuple[str, str]]) -> list[Any]:
+    gates = list(gates)
+    levels = list(dict.fromkeys(level for level, _ in gates))
+    by_level = [[gate for of, gate in gates if of == level] for level in levels]
+    columns = max(map(len, by_level))
+    size = (PANEL[0] * columns, PANEL[1] * len(levels))
+    figure = pyplot().figure(figsize=size, layout="constrained")
+    grid = figure.subplots(len(levels), columns, sharey=True, squeeze=False)
+    for row, of_level in zip(grid, by_level):
+        for unused in row[len(of_level) :]:
+            unused.remove()
+    return [panel for row, of_level in zip(grid, by_level) for panel in row[: len(of_level)]]
+
+
+def _draw_lines(
+    panel: Any,
+    of_gate: Mapping[str, Mapping[str, Any]],
+    epochs: list[int],
+    colors: Mapping[str, Any],
+) -> None:
+    for name, by_style in of_gate.items():
+        if name == "entropy":
+            continue
+        for style, values in by_style.items():
+            values = np.atleast_1d(np.asarray(values, "float64"))
+            (line,) = panel.plot(_epochs_of(values, epochs), values, style, color=colors[name])
+            line.set(marker=".", markersize=4, linewidth=1.0 if name == "max" else 1.6)
+            if style == next(iter(by_style)):
+                line.set_label("largest" if name == "max" else name)
+    panel.legend(
+        fontsize="x-small",
+        frameon=False,
+        ncols=1 + len(of_gate) // (FEW + 3),
+        loc="upper left",
+        bbox_to_anchor=(1, 1),
+    )
+    panel.set_ylim(0, 1.02)
+    panel.set_xlabel("epoch")
+    panel.xaxis.get_major_locator().set_params(integer=True)
+    panel.grid(alpha=0.3)
+
+
+def _epochs_of(values: np.ndarray, epochs: list[int]) -> list[int]:
+    """The epochs that values are of: all, or every second or third with `validation_freq`."""
+    for every in range(1, len(epochs)):
+        validated = [epoch for epoch in epochs if epoch % every == 0]
+        if len(validated) == len(values):
+            return validated
+    return epochs[-len(values) :]
+
+
+def _check_panels(ax: Any, count: int, what: str) -> list[Any]:
+    """As many Axes as there are levels or gates."""
+    panels = list(np.ravel(np.asarray(ax, dtype=object)))
+    for panel in panels:
+        check_axes(panel, f" for each {what}")
+    if len(panels) != count:
+        raise ValueError(f"ax must be an Axes for each {what}, {count}. Received: ax={panels}")
+    return panels

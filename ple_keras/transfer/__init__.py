@@ -1,0 +1,1 @@
+"""Weights of a trained model in another one."""

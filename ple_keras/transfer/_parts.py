@@ -1,0 +1,98 @@
+"""What a model's weights belong to, by name: experts, gates, heads, and all else by path."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from ple_keras.heads.head import Head
+from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.gate import Gate
+
+Part = tuple[Any, tuple[Any, ...]]  # a variable, and where in it; () for all of it
+Parts = dict[str, list[Part]]
+Named = tuple[str, str, list[Part]]  # a name, a longer one in case others have it too, the parts
+
+
+def level_parts(levels: Mapping[str, CGCBlock]) -> Parts:
+    """What the experts and gates of built levels have learned, each under its level's name."""
+    return {
+        f"{level}/{name}": part
+        for level, block in levels.items()
+        for name, part in block._parts().items()
+    }
+
+
+def named_parts(model: Any, levels: Mapping[str, CGCBlock]) -> Parts:
+    """Everything that a built model has learned, by what it belongs to.
+
+    Args:
+        model: The model or layer.
+        levels: Its built levels, by name.
+
+    Raises:
+        ValueError: if two things have one name.
+    """
+    layers = list(_walk(model))
+    found = [(name, name, part) for name, part in level_parts(levels).items()]
+    for path, layer in layers:
+        if isinstance(layer, Head):
+            found += _head_parts(layer, path)
+        elif isinstance(layer, TaskHeads):
+            found += _loss_weight_parts(layer, path)
+    known = {id(variable) for *_, part in found for variable, _ in part}
+    return _by_name([*found, *_other_parts(layers, known)], model)
+
+
+def _walk(layer: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """A layer and those in it, each once and inner ones first, by the names of those around it.
+
+    Keras's own paths won't do: they lack models around a layer, and change with a file's loading.
+    """
+    seen = set() if seen is None else seen
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    for child in layer._layers:
+        yield from _walk(child, f"{path}{child.name}/", seen)
+    yield path, layer
+
+
+def _head_parts(head: Head, path: str) -> Iterator[Named]:
+    tower = getattr(head, "_tower", None)
+    of_tower = tower.weights if tower else []
+    ids = {id(weight) for weight in of_tower}
+    rest = [weight for weight in head.weights if id(weight) not in ids]
+    for name, weights in (("tower", of_tower), ("head", rest)):
+        if weights:
+            yield f"{head.task}/{name}", f"{path}{name}", [(weight, ()) for weight in weights]
+
+
+def _loss_weight_parts(heads: TaskHeads, path: str) -> Iterator[Named]:
+    variables = [heads._loss_weights.multipliers, heads._loss_weights.log_variances]
+    for index, head in enumerate(heads._heads()):
+        name = f"{head.task}/loss_weight"
+        yield name, f"{path}{name}", [(v, (index,)) for v in variables if v is not None]
+
+
+def _other_parts(layers: Iterable[tuple[str, Any]], known: set[int]) -> Iterator[Named]:
+    """The weights that are not known, by path; what a gate holds itself is statistics."""
+    for path, layer in layers:
+        for weight in layer.weights:
+            if id(weight) not in known and not isinstance(layer, Gate):
+                yield f"{path}{weight.name}", f"{path}{weight.name}", [(weight, ())]
+            known.add(id(weight))
+
+
+def _by_name(found: list[Named], model: Any) -> Parts:
+    counts = Counter(name for name, *_ in found)
+    parts: Parts = {}
+    for short, long, part in found:
+        name = short if counts[short] == 1 else long
+        if name in parts:
+            raise ValueError(
+                "source and target must not hold two weights, or heads, of one name, which could "
+                f"not be told apart: {name!r}. Received: model={model!r}"
+            )
+        parts[name] = part
+    return parts
