@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from ple_keras._keras.internals import is_functional_config, without_build_keys
+
 CAME_BUILT = "came_built"  # a key beside a serialized child's config; part of the file format
 
 
@@ -57,18 +59,10 @@ def unbuilt(config: Any, keep_marked: bool = True) -> Any:
         return type(config)(unbuilt(item, keep_marked) for item in config)
     if not isinstance(config, Mapping):
         return config
-    if _is_functional(config) or (keep_marked and config.get(CAME_BUILT)):
+    if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT)):
         return dict(config)
-    removed = {"build_config", "build_input_shape", CAME_BUILT}
-    stripped = {
-        key: unbuilt(value, keep_marked) for key, value in config.items() if key not in removed
+    return {
+        key: unbuilt(value, keep_marked)
+        for key, value in without_build_keys(config).items()
+        if key != CAME_BUILT
     }
-    if "build_input_shape" in config:  # a Sequential, whose InputLayer would build it
-        layers = stripped["layers"]
-        stripped["layers"] = [x for x in layers if x.get("class_name") != "InputLayer"]
-    return stripped
-
-
-def _is_functional(config: Mapping[str, Any]) -> bool:
-    inner = config.get("config")
-    return isinstance(inner, Mapping) and {"input_layers", "output_layers"} <= set(inner)

@@ -10,7 +10,12 @@ import keras
 from ple_keras._keras.building import Shape, build_on
 from ple_keras._keras.children import unbuilt
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.lazy_tensorflow import tensorflow_not_imported
+from ple_keras._keras.internals import (
+    SHARED_ID_KEY,
+    has_automatic_config,
+    is_of_keras,
+    tensorflow_not_imported,
+)
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -96,16 +101,16 @@ def refuse_lost_arguments(copied: Any) -> None:
         TypeError: if its `__init__` takes parameters that its config lacks.
     """
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
-    if cls.get_config is keras.Layer.get_config:
-        return  # Keras recorded the arguments of __init__ by itself
+    if has_automatic_config(copied):
+        return
     given = [inspect.getattr_static(x, "from_config").__func__ for x in (base, FreezableLayer)]
     if cls.from_config.__func__ not in given:
         return  # the class maps its config to arguments as it likes
     arguments = {*copied.get_config()}
     for base in cls.__mro__:
-        if base.__module__.startswith("keras."):
-            arguments.update(_parameters(base))  # Keras's own layers leave some out unless set
-    missing = [name for name in _parameters(cls) if name not in arguments]
+        if is_of_keras(base):
+            arguments.update(_init_parameters(base))  # Keras's own layers leave some out unless set
+    missing = [name for name in _init_parameters(cls) if name not in arguments]
     if missing:
         raise TypeError(
             f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "
@@ -113,7 +118,7 @@ def refuse_lost_arguments(copied: Any) -> None:
         )
 
 
-def _parameters(cls: Any) -> list[str]:
+def _init_parameters(cls: Any) -> list[str]:
     """The named parameters of a class's `__init__`, without `self`."""
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
@@ -129,7 +134,7 @@ def _reseed(value: Any, path: tuple[object, ...]) -> Any:
             else _reseed(item, (*path, key))
             for key, item in value.items()
             # While a file is loaded, Keras hands out one object for one id; a copy is another.
-            if key != "shared_object_id"
+            if key != SHARED_ID_KEY
         }
     if isinstance(value, list | tuple):
         items = (_reseed(item, (*path, i)) for i, item in enumerate(value))

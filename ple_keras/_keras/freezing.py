@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from ple_keras._keras.building import Untracked
+from ple_keras._keras.internals import children
 from ple_keras._keras.walking import layers_inside
 
 
@@ -16,7 +17,7 @@ def freeze_if_frozen(layer: Any) -> None:
     one, since TensorFlow ignores the assignment of a value that an attribute already has.
     """
     if not layer.trainable:
-        for inside in layer._flatten_layers(include_self=False, recursive=False):
+        for inside in children(layer):
             inside.trainable = False
 
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 
 from ple_keras._keras.building import Untracked
-from ple_keras._keras.walking import layers_inside
+from ple_keras._keras.saving import read_text, write_text
+from ple_keras._keras.walking import layers_inside, walk
 
-KEY = "quantized"
+MODES_KEY = "quantized"
 
 
 class QuantizedByParent(keras.Layer):
@@ -52,7 +52,7 @@ def save_modes(layer: Any, store: Any) -> None:
         if getattr(inside, "quantization_mode", None)
     }
     if modes:
-        store[KEY] = np.frombuffer(json.dumps(modes).encode(), dtype=np.uint8)
+        write_text(store, MODES_KEY, json.dumps(modes))
 
 
 def load_modes(layer: Any, store: Any) -> dict[str, Any]:
@@ -61,15 +61,14 @@ def load_modes(layer: Any, store: Any) -> dict[str, Any]:
     Returns:
         What else is in the store.
     """
-    rest = {key: store[key] for key in store.keys()}  # noqa: SIM118, a store is no mapping
-    if KEY in rest:
-        modes = json.loads(np.asarray(rest.pop(KEY)).tobytes().decode())
-        named = [*layers_inside(layer), *_by_their_own_names(layer)]
-        for name, inside in named:
+    text = read_text(store, MODES_KEY)
+    if text is not None:
+        modes = json.loads(text)
+        for name, inside in [*layers_inside(layer), *_by_their_own_names(layer)]:
             if name in modes and not inside.quantization_mode:
                 mode, config = modes[name]
                 inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
-    return rest
+    return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no mapping
 
 
 class KeepsModes:
@@ -83,11 +82,11 @@ class KeepsModes:
         super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
 
 
-def _by_their_own_names(layer: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def _by_their_own_names(layer: Any) -> Iterator[tuple[str, Any]]:
     """The layers inside as files of version 0.1.0 name them."""
-    for inside in layer._flatten_layers(include_self=False, recursive=False):
-        yield f"{path}{inside.name}", inside
-        yield from _by_their_own_names(inside, f"{path}{inside.name}/")
+    for _, *inside in walk(layer):
+        if inside:
+            yield "/".join(each.name for each in inside), inside[-1]
 
 
 def _config_of(layer: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A block's order of names goes into its file, so that another order is refused."""
+"""Texts in files, and the order of names, so that a file of another order is refused."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,11 +6,24 @@ from typing import Any
 
 import numpy as np
 
-KEY = "names"
+from ple_keras._keras.internals import refusal
+
+NAMES_KEY = "names"
+
+
+def write_text(store: Any, key: str, text: str) -> None:
+    """Write a text into a layer's part of a file, which takes arrays alone."""
+    store[key] = np.frombuffer(text.encode(), dtype=np.uint8)
+
+
+def read_text(store: Any, key: str) -> str | None:
+    """Return a text that `write_text` wrote; None if there is none."""
+    return np.asarray(store[key]).tobytes().decode() if key in list(store.keys()) else None
 
 
 def save_names(store: Any, names: Sequence[str]) -> None:
-    store[KEY] = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
+    """Write the names whose order `check_names` compares."""
+    write_text(store, NAMES_KEY, "\n".join(names))
 
 
 def check_names(store: Any, names: Sequence[str], layer: Any) -> None:
@@ -19,18 +32,18 @@ def check_names(store: Any, names: Sequence[str], layer: Any) -> None:
     Stacked kernels, the columns of the shared gate and the optimizer's moments lie in that
     order; loaded into another they would swap tasks without a word.
     """
-    if KEY in list(store.keys()):
-        saved = np.asarray(store[KEY]).tobytes().decode().split("\n")
-        if saved == list(names):
-            return
-        layer._refusal = (
+    text = read_text(store, NAMES_KEY)
+    if text is None:
+        reason = f"The file holds no names for {layer.name!r}. Received: names=None"
+        raise refusal(layer, store, reason)
+    saved = text.split("\n")
+    if saved != list(names):
+        reason = (
             f"The file was written by a layer with {saved}, in this order, but {layer.name!r} has "
             f"{list(names)}. Build the model with the tasks and experts of the file. "
             f"Received: names={saved}"
         )
-    # Keras tries a refused layer again by other ways, with an empty store; the last error counts.
-    empty = f"The file holds no names for {layer.name!r}. Received: names=None"
-    raise ValueError(getattr(layer, "_refusal", empty))
+        raise refusal(layer, store, reason)
 
 
 def ordered_attribute(name: str, members: Sequence[str]) -> str:

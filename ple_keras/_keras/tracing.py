@@ -4,7 +4,8 @@ from importlib import import_module
 from typing import Any
 
 import keras
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+
+from ple_keras._keras.internals import in_stateless_scope
 
 
 def is_traced_for_others(value: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
+from ple_keras._keras.walking import find_layers
 from ple_keras.callbacks.multi_task_score import Logs
 from ple_keras.heads.task_heads import TaskHeads
 
@@ -55,8 +56,7 @@ class LossWeightLogger(keras.callbacks.Callback):
 
     def _task_heads(self) -> list[TaskHeads]:
         # Through self.model in every hook: on JAX that brings the variables up to date.
-        layers = self.model._flatten_layers()
-        found = [layer for layer in layers if isinstance(layer, TaskHeads)]
+        found = find_layers(self.model, TaskHeads)
         if not found:
             raise ValueError(
                 f"{type(self).__name__} needs a model with a TaskHeads layer. "

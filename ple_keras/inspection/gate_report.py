@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from keras.src.backend import get_keras_mask
 
 from ple_keras._checks import SHARED
+from ple_keras._keras.internals import mask_of
 from ple_keras.inspection._report_text import format_report
 from ple_keras.inspection._report_warnings import NEARLY_ALL, report_warnings
 from ple_keras.inspection.batches import Batches
@@ -111,7 +111,7 @@ def _look(weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, A
 
 def _rows(weights: Any) -> Any:
     """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
-    mask = get_keras_mask(weights)
+    mask = mask_of(weights)
     if mask is not None:
         weights = ops.where(ops.expand_dims(mask, -1), weights, -ops.ones_like(weights))
     return ops.reshape(weights, (-1, weights.shape[-1]))
@@ -119,7 +119,7 @@ def _rows(weights: Any) -> Any:
 
 def _zeros(outputs: Any) -> Any:
     """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
-    mask, outputs = get_keras_mask(outputs), ops.stop_gradient(outputs)
+    mask, outputs = mask_of(outputs), ops.stop_gradient(outputs)
     is_zero = ops.cast(outputs == 0, "float32")
     counted = ops.concatenate([is_zero, ops.ones_like(is_zero[..., :1])], axis=-1)
     if mask is not None:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED
+from ple_keras._keras.walking import find_layers
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection._gradients import Losses, Probe, gradient_function
@@ -83,7 +84,7 @@ def gradient_conflict(
 def conflict_in(model: Any, batches: Batches) -> dict[str, dict[str, Cosines]]:
     """As `gradient_conflict`, of batches of `(x, y)`."""
     levels = built_levels(model)
-    losses = _losses(model, levels)
+    losses = _task_losses(model, levels)
     measure = _cosine_function(model, levels, losses)
     found = [measure(features, _labels(labels, losses)) for features, labels in batches]
     if not found:
@@ -98,10 +99,9 @@ def conflict_in(model: Any, batches: Batches) -> dict[str, dict[str, Cosines]]:
     return conflict
 
 
-def _losses(model: Any, levels: Levels) -> TaskLosses:
+def _task_losses(model: Any, levels: Levels) -> TaskLosses:
     """The loss of each task that is trained, in task order."""
-    layers = model._flatten_layers()
-    heads = {layer.task: layer for layer in layers if isinstance(layer, Head)}
+    heads = {head.task: head for head in find_layers(model, Head)}
     compiled = getattr(model, "loss", None)
     if isinstance(compiled, Mapping):
         losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
@@ -112,9 +112,7 @@ def _losses(model: Any, levels: Levels) -> TaskLosses:
         )
     else:
         losses = {task: head.new_loss() for task, head in heads.items()}
-    tasks = [
-        task for layer in layers if isinstance(layer, TaskHeads) for task in layer.trained_tasks
-    ]
+    tasks = [task for layer in find_layers(model, TaskHeads) for task in layer.trained_tasks]
     tasks += [task for block in levels.values() for task in block.task_names]
     tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
     if not tasks:

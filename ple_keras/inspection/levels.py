@@ -1,15 +1,14 @@
 """The levels of a model, under the keys by which logs, reports and pictures call them."""
 
-from collections.abc import Iterator
 from importlib import import_module
+from itertools import pairwise
 from typing import Any
 
 import keras
 
+from ple_keras._keras.walking import Path, walk
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
-
-Path = tuple[str, ...]
 
 
 def find_levels(model: Any) -> dict[str, CGCBlock]:
@@ -21,10 +20,11 @@ def find_levels(model: Any) -> dict[str, CGCBlock]:
     Raises:
         ValueError: if even those don't tell two levels apart.
     """
-    found = list(_walk(model, (model.name,), set()))
-    keys = [path[-1] for path, _ in found]
+    found = [path for path in walk(model) if _leads_to_level(path)]
+    names = [_names(path) for path in found]
+    keys = [path[-1] for path in names]
     levels: dict[str, CGCBlock] = {}
-    for path, block in found:
+    for (*_, block), path in zip(found, names):
         key = path[-1] if keys.count(path[-1]) == 1 else "/".join(path[1:])
         if key in levels:
             raise ValueError(
@@ -35,20 +35,23 @@ def find_levels(model: Any) -> dict[str, CGCBlock]:
     return levels
 
 
-def _walk(layer: Any, path: Path, seen: set[int]) -> Iterator[tuple[Path, CGCBlock]]:
-    """The levels in a layer, each with the names of the layers around it and its key."""
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    if isinstance(layer, CGCBlock):
-        yield path, layer
-    elif isinstance(layer, SequentialBlock):
-        around = path[:-1] if path[-1] == layer.name else path
-        for index, child in enumerate(layer.layers):
-            yield from _walk(child, (*around, f"{layer.name}/{index}"), seen)
-    else:
-        for child in layer._layers:
-            yield from _walk(child, (*path, child.name), seen)
+def _leads_to_level(path: Path) -> bool:
+    """Whether a path leads to a level that is not part of another one's expert."""
+    *around, layer = path
+    return isinstance(layer, CGCBlock) and not any(isinstance(x, CGCBlock) for x in around)
+
+
+def _names(path: Path) -> list[str]:
+    """The names of the layers on a path; the place in a SequentialBlock stands for its layer."""
+    names = [path[0].name]
+    for outer, layer in pairwise(path):
+        if not isinstance(outer, SequentialBlock):
+            names.append(layer.name)
+            continue
+        if names[-1] == outer.name:
+            names.pop()
+        names.append(f"{outer.name}/{outer.layers.index(layer)}")
+    return names
 
 
 def built_levels(model: Any) -> dict[str, CGCBlock]:

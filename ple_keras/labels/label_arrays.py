@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._keras.internals import is_of_keras
 from ple_keras.labels.alignment import check_dtype, check_shape
 from ple_keras.labels.missing_label import holds
 
@@ -14,7 +15,7 @@ def label_width(loss: Any, units: int) -> int | None:
     """The length of a label's last axis; None for a loss that isn't Keras's, which may differ."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
-    if not getattr(known, "__module__", "").startswith(("keras.", "ple_keras.")):
+    if not (is_of_keras(known) or known.__module__.startswith("ple_keras.")):
         return None
     name = known.__name__.lower().replace("_", "")
     if "ctc" in name:

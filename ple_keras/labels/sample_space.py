@@ -4,8 +4,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask  # the only way: JAX's tracers take no attributes
 
+from ple_keras._keras.internals import mask_of
 from ple_keras.labels.alignment import align
 from ple_keras.labels.missing_label import holds
 
@@ -29,7 +29,7 @@ def sample_space(
         sample space, which is None if all examples lie in it. A mask of Keras's on the
         predictions counts too.
     """
-    mask = get_keras_mask(y_pred)
+    mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
     in_space = _labelled(y_true, y_pred, missing_label)
     if mask is not None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import set_keras_mask
+
+from ple_keras._keras.internals import drop_mask
 
 
 def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
@@ -17,7 +18,7 @@ def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
     function = known.call if isinstance(known, keras.Loss) else known
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
-    set_keras_mask(values, None)  # of ignored classes, which count as missing
+    drop_mask(values)  # of ignored classes, which count as missing
     if len(values.shape) == rank + 1:
         values = ops.mean(values, axis=-1)
     if len(values.shape) != rank:

@@ -21,8 +21,8 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
+from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.registration import register
 from ple_keras.losses._tensor_marks import maker_of
 from ple_keras.losses.loss_weights import LossWeights, _registry

@@ -12,6 +12,7 @@ from keras import ops
 
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
+from ple_keras._keras.saving import read_text, write_text
 from ple_keras.losses._tensor_marks import mark
 
 _here = threading.local()
@@ -58,7 +59,7 @@ class LossWeights:
         if self.multipliers is None:
             return
         if self.key:
-            store["key"] = np.frombuffer(self.key.encode(), dtype=np.uint8)
+            write_text(store, "key", self.key)
         store["loss_multipliers"] = ops.convert_to_numpy(self.multipliers)
         if self.log_variances is not None:
             store["log_variances"] = ops.convert_to_numpy(self.log_variances)
@@ -82,8 +83,8 @@ class LossWeights:
             self.multipliers.assign(multipliers)
         if self.log_variances is not None and "log_variances" in stored:
             self.log_variances.assign(stored["log_variances"])
-        if "key" in stored and not self.key:
-            self.key = stored["key"].tobytes().decode()
+        if not self.key:
+            self.key = read_text(store, "key")
             _tie_waiting(self)
 
     def multiplier(self, index: int) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._keras.copying import refuse_lost_arguments
-from ple_keras._keras.lazy_tensorflow import tensorflow_not_imported
+from ple_keras._keras.internals import tensorflow_not_imported
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 

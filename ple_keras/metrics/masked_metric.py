@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras.labels.missing_label import check_missing_label, config_of
@@ -47,8 +48,7 @@ class MaskedMetric(keras.Metric):
         self.label = self.name  # for messages; a head puts its task before it
         self.missing_label = check_missing_label(missing_label)
         self._check_takes_weights()
-        if hasattr(metric, "_direction"):  # by which EarlyStopping knows that more is better
-            self._direction = metric._direction
+        copy_direction(metric, self)
 
     def _check_takes_weights(self) -> None:
         parameters = inspect.signature(self.metric.update_state).parameters.values()

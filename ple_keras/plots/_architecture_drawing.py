@@ -40,14 +40,14 @@ class Picture:
     def __init__(self, blocks: Sequence[CGCBlock], title: str) -> None:
         self._blocks = blocks
         self._title = title
-        self._layout = Layout(blocks, title)
-        self.size = (self._layout.width, self._layout.height)
+        self._places = Layout(blocks, title)
+        self.size = (self._places.width, self._places.height)
 
     def draw(self, ax: Axes) -> None:
         """Draw the picture, as large as `ax` lets it be."""
         self._canvas = Canvas(ax, self.size)
         if self._title:
-            layout = self._layout
+            layout = self._places
             self._canvas.frame(layout.bottom, layout.top - layout.bottom, MARGIN, GROUND)
             self._label(layout.top, self._title)
         streams = self._draw_inputs()
@@ -58,7 +58,7 @@ class Picture:
 
     def _draw_inputs(self) -> dict[str, Point]:
         """The input; returns where each stream leaves it."""
-        columns, y = self._layout.columns, self._layout.inputs_y
+        columns, y = self._places.columns, self._places.inputs_y
         read = {stream: columns[stream] for stream in streams_of(self._blocks[0])}
         left = min(column.x - column.gate_width / 2 for column in read.values())
         right = max(column.x + column.gate_width / 2 for column in read.values())
@@ -70,7 +70,7 @@ class Picture:
         self, level: int, block: CGCBlock, sources: Mapping[str, Point]
     ) -> dict[str, Point]:
         """One level on the streams that it reads; returns where each stream leaves it."""
-        bottom, height = self._layout.level_bottom(level), self._layout.level_height
+        bottom, height = self._places.level_bottom(level), self._places.level_height
         self._canvas.frame(bottom, height, MARGIN + PAD, "white")
         self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
         for stream in streams_of(block):
@@ -86,9 +86,9 @@ class Picture:
         self, block: CGCBlock, stream: str, bottom: float, source: Point | None
     ) -> None:
         """A stream's experts, fed by the stream."""
-        column, fork = self._layout.columns[stream], self._fork(stream, bottom)
-        size = (column.expert_width, self._layout.expert_height)
-        y = bottom + self._layout.fork
+        column, fork = self._places.columns[stream], self._fork(stream, bottom)
+        size = (column.expert_width, self._places.expert_height)
+        y = bottom + self._places.fork
         if source:
             self._canvas.line(source, fork, color=column.color, arrow=False)
         for index, x in enumerate(column.expert_xs(count_experts(block, stream))):
@@ -99,18 +99,18 @@ class Picture:
 
     def _draw_gate(self, block: CGCBlock, gate: str, bottom: float) -> None:
         """A gate, the experts that it mixes, and its own stream, which it reads."""
-        column = self._layout.columns[gate]
+        column = self._places.columns[gate]
         lane = column.lane_x(count_experts(block, gate))
-        experts_bottom = bottom + self._layout.fork
-        experts_top = experts_bottom + self._layout.expert_height
-        gate_bottom = experts_top + self._layout.mix
+        experts_bottom = bottom + self._places.fork
+        experts_top = experts_bottom + self._places.expert_height
+        gate_bottom = experts_top + self._places.mix
         inputs = self._gate_inputs(block, gate)
         own = [index for index, (_, stream) in enumerate(inputs) if stream in (gate, "")]
         ports = column.port_xs(len(inputs), middle=sum(own) / len(own))
         for (x, stream), port in zip(inputs, ports):
             end = (port, gate_bottom)
             if stream:
-                color = self._layout.columns[stream].color
+                color = self._places.columns[stream].color
                 self._canvas.line((x, experts_top), end, color=color)
             else:
                 way = (self._fork(gate, bottom), (lane, experts_bottom), (lane, experts_top), end)
@@ -121,7 +121,7 @@ class Picture:
     def _gate_inputs(self, block: CGCBlock, gate: str) -> list[tuple[float, str]]:
         """From left to right, the experts of streams that a gate mixes; "" is what it reads."""
         seen = {expert.partition("/")[0] for expert in block.gate_experts[gate]}
-        columns = self._layout.columns
+        columns = self._places.columns
         experts = [
             (x, stream)
             for stream in seen
@@ -130,9 +130,9 @@ class Picture:
         return sorted([*experts, (columns[gate].lane_x(count_experts(block, gate)), "")])
 
     def _draw_outputs(self, sources: Mapping[str, Point]) -> None:
-        y = self._layout.outputs_y
+        y = self._places.outputs_y
         for stream, source in sources.items():
-            color = self._layout.columns[stream].color
+            color = self._places.columns[stream].color
             self._canvas.line(source, (source[0], y - 0.1), color=color)
             self._canvas.text((source[0], y), stream)
 
@@ -156,4 +156,4 @@ class Picture:
         return (self._x(stream), bottom + 0.08)
 
     def _x(self, stream: str) -> float:
-        return self._layout.columns[stream].x
+        return self._places.columns[stream].x

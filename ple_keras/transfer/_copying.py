@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.walking import find_layers
 from ple_keras.transfer._parts import Part
 
 
@@ -21,21 +22,22 @@ def check_built(layer: Any, argument: str) -> None:
             f"{argument} must be built: call it on data first. "
             f"Received: {argument}={layer!r}, built=False"
         )
-    quantized = [inside for inside in layer._flatten_layers() if inside.quantization_mode]
+    layers = find_layers(layer, keras.Layer)
+    quantized = [inside.path for inside in layers if inside.quantization_mode and inside.path]
     if quantized:
         raise ValueError(
             f"{argument} must not be quantized: copy the weights before. "
-            f"Received: {argument}={layer!r} with {quantized[0].path!r} quantized"
+            f"Received: {argument}={layer!r} with {quantized[0]!r} quantized"
         )
 
 
 def shape_difference(source: list[Part], target: list[Part]) -> str:
     """What keeps one from being copied onto the other; "" if nothing does."""
-    here, there = [[_shape(part) for part in parts] for parts in (source, target)]
+    here, there = [[_part_shape(part) for part in parts] for parts in (source, target)]
     return "" if here == there else f"shapes {here} in the source, {there} in the target"
 
 
-def _shape(part: Part) -> tuple[int, ...]:
+def _part_shape(part: Part) -> tuple[int, ...]:
     variable, where = part
     return np.broadcast_to(0, variable.shape)[where].shape
 

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ple_keras._keras.internals import children
+from ple_keras._keras.walking import Path, walk
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
@@ -33,7 +35,7 @@ def named_parts(model: Any, levels: Mapping[str, CGCBlock]) -> Parts:
     Raises:
         ValueError: if two things have one name.
     """
-    layers = list(_walk(model))
+    layers = [(_path_of(path), path[-1]) for path in walk(model)]
     found = [(name, name, part) for name, part in level_parts(levels).items()]
     for path, layer in layers:
         if isinstance(layer, Head):
@@ -44,18 +46,12 @@ def named_parts(model: Any, levels: Mapping[str, CGCBlock]) -> Parts:
     return _by_name([*found, *_other_parts(layers, known)], model)
 
 
-def _walk(layer: Any, path: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """A layer and those in it, each once and inner ones first, by the names of those around it.
+def _path_of(path: Path) -> str:
+    """The names of the layers on a path, without the model's.
 
-    Keras's own paths won't do: they lack models around a layer, and change with a file's loading.
+    Keras's own paths lack the models around a layer, and change when a file is loaded.
     """
-    seen = set() if seen is None else seen
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    for child in layer._layers:
-        yield from _walk(child, f"{path}{child.name}/", seen)
-    yield path, layer
+    return "".join(f"{layer.name}/" for layer in path[1:])
 
 
 def _head_parts(head: Head, path: str) -> Iterator[Named]:
@@ -76,12 +72,14 @@ def _loss_weight_parts(heads: TaskHeads, path: str) -> Iterator[Named]:
 
 
 def _other_parts(layers: Iterable[tuple[str, Any]], known: set[int]) -> Iterator[Named]:
-    """The weights that are not known, by path; what a gate holds itself is statistics."""
+    """The weights that are not known, by path; a gate's own are statistics."""
     for path, layer in layers:
+        of_children = {id(weight) for child in children(layer) for weight in child.weights}
         for weight in layer.weights:
-            if id(weight) not in known and not isinstance(layer, Gate):
-                yield f"{path}{weight.name}", f"{path}{weight.name}", [(weight, ())]
+            if id(weight) in of_children | known or isinstance(layer, Gate):
+                continue
             known.add(id(weight))
+            yield f"{path}{weight.name}", f"{path}{weight.name}", [(weight, ())]
 
 
 def _by_name(found: list[Named], model: Any) -> Parts:

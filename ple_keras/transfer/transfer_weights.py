@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._keras.walking import find_layers
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
@@ -127,6 +128,5 @@ def _matched(source: Levels, target: Levels) -> tuple[Levels, Levels]:
 
 def _settle_normalization(model: Any) -> None:
     """Let Normalization layers go by their weights, of which they keep copies."""
-    for layer in model._flatten_layers():
-        if isinstance(layer, keras.layers.Normalization):
-            layer.finalize_state()
+    for layer in find_layers(model, keras.layers.Normalization):
+        layer.finalize_state()

@@ -15,9 +15,9 @@ from typing import Any
 
 import keras
 from keras import ops
-from keras.src.backend import get_keras_mask
 
 from ple_keras._checks import SHARED
+from ple_keras._keras.internals import mask_of
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.gate_statistics import tracked
 from ple_keras.layers._level.observer import is_watched
@@ -63,7 +63,7 @@ class SmallLevel:
         return (
             len(shape) == 2
             and 0 < rows <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
-            and all(get_keras_mask(stream) is None for stream in streams.values())
+            and all(mask_of(stream) is None for stream in streams.values())
         )
 
     def _is_quantized(self) -> bool:

@@ -10,7 +10,7 @@ from keras import ops
 
 from ple_keras._keras.building import Shape, Untracked
 from ple_keras._keras.freezing import freeze_if_frozen
-from ple_keras._keras.lazy_tensorflow import tensorflow_not_imported
+from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizedByParent, check_weights_only
 from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 from ple_keras.layers._level.stacks import Each, PerSlice, slices
@@ -84,7 +84,7 @@ class StackedExperts(ExpertBank):
             for step, kernels in enumerate(self._kernels)
         ]
         for kernels in self._kernels:
-            self._untrack_variable(kernels)
+            stop_tracking(self, kernels)
         self._kernels = []
 
     def _quantized_dense(self, expert: str, step: int, kernel: Any, mode: str, config: Any) -> Any:

@@ -1,0 +1,309 @@
+"""What the package relies on in Keras without its promise: each test fails when Keras changes it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras._keras import internals
+
+PACKAGE = Path(pk.__file__).parent
+IS_JAX = keras.backend.backend() == "jax"
+
+
+def objects_of_keras():
+    """An object of each class of Keras that the package subclasses or looks into."""
+    inputs = keras.Input((2,))
+    model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
+    model.compile("adam", "mse")
+    sequential = keras.Sequential([keras.layers.Dense(1)])
+    return [
+        model,
+        model.optimizer,
+        sequential,
+        keras.layers.Dense(1),
+        keras.metrics.AUC(),
+        keras.losses.MeanSquaredError(),
+        keras.Variable(1.0),
+        keras.KerasTensor((1,)),
+        keras.callbacks.Callback(),
+        keras.initializers.Zeros(),
+        keras.regularizers.L2(),
+        keras.random.SeedGenerator(1),
+        keras.utils.PyDataset(),
+    ]
+
+
+def private_names_of_keras():
+    names = {name for thing in objects_of_keras() for name in dir(thing)} | {"_keras_mask"}
+    return {name for name in names if name.startswith("_") and not name.startswith("__")}
+
+
+def uses(path, private):
+    """The uses of `keras.src`, and of private names of Keras, in a file."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.ImportFrom(module=str(module)) if module.startswith("keras.src"):
+                yield module
+            case ast.Import(names=names):
+                yield from (x.name for x in names if x.name.startswith("keras.src"))
+            case ast.Attribute(value=ast.Name(id="keras"), attr="src"):
+                yield "keras.src"
+            case ast.Attribute(attr=name) | ast.FunctionDef(name=name) if name in private:
+                yield name
+            case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, name, *_]):
+                if isinstance(name, ast.Constant) and name.value in private:
+                    yield name.value
+
+
+def test_no_other_module_uses_what_keras_keeps_private():
+    private = private_names_of_keras()
+    assert {"_layers", "_direction", "_untrack_variable"} <= private
+    found = {
+        str(path.relative_to(PACKAGE)): sorted({*uses(path, private)})
+        for path in PACKAGE.rglob("*.py")
+        if path != Path(internals.__file__)
+    }
+    assert {path: names for path, names in found.items() if names} == {}
+
+
+def test_the_search_finds_private_names(tmp_path):
+    file = tmp_path / "file.py"
+    file.write_text(
+        "import keras.src.ops\nfrom keras.src import tree\nkeras.src.ops\nlayer._layers\n"
+        "getattr(metric, '_direction', None)\ndef _losses(): ...\nself._own\n"
+    )
+    private = private_names_of_keras()
+    expected = {"keras.src.ops", "keras.src", "_layers", "_direction", "_losses"}
+    assert {*uses(file, private)} == expected
+
+
+def test_children_are_the_layers_directly_inside_in_order():
+    inner = keras.Sequential([keras.layers.Dense(1), keras.layers.Dense(2)])
+
+    class Outer(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.several = [keras.layers.Dense(3), inner]
+            self.again = inner
+            self.last = {"key": keras.layers.Dense(4)}
+
+    outer = Outer()
+    assert internals.children(outer) == [*outer.several, outer.last["key"]]
+    assert internals.children(inner) == inner.layers
+
+
+def test_a_variable_can_be_removed_from_a_layer():
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    internals.stop_tracking(layer, layer.kernel)
+    assert [weight.name for weight in layer.weights] == ["bias"]
+
+
+def test_masks_lie_on_tensors():
+    x = keras.ops.convert_to_tensor([[0.0], [1.0]])
+    assert internals.mask_of(x) is None
+    masked = keras.layers.Masking()(keras.ops.reshape(x, (1, 2, 1)))
+    np.testing.assert_array_equal(internals.mask_of(masked), [[False, True]])
+    internals.drop_mask(masked)
+    assert internals.mask_of(masked) is None
+
+
+def test_a_loss_with_an_ignored_class_leaves_a_mask_on_its_values():
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+    values = loss.call(np.array([0, 1]), keras.ops.convert_to_tensor([[0.5, 0.5], [0.5, 0.5]]))
+    assert internals.mask_of(values) is not None
+
+
+def test_scopes_are_open_where_keras_opens_them():
+    found = []
+
+    class Asking(keras.layers.Layer):
+        def call(self, inputs):
+            found.append(internals.in_stateless_scope())
+            return inputs
+
+    layer = Asking()
+    layer(np.ones((1, 1)))
+    assert not internals.in_stateless_scope()
+    with keras.StatelessScope():
+        layer(np.ones((1, 1)))
+    assert found == [False, True]
+    assert not internals.in_symbolic_scope()
+
+
+class Recording(keras.losses.Loss):
+    """Records its calls: whether each was symbolic."""
+
+    def __init__(self, name, calls, factor):
+        super().__init__(name=name)
+        self.calls, self.factor = calls, factor
+
+    def call(self, y_true, y_pred):
+        self.calls.append((self.name, internals.in_symbolic_scope()))
+        return self.factor * keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+
+def test_losses_of_an_output_are_called_in_order_and_the_last_is_logged():
+    calls = []
+    trained, logged = Recording("trained", calls, 1.0), Recording("logged", calls, 10.0)
+    inputs = keras.Input((1,))
+    outputs = {name: keras.layers.Dense(1, kernel_initializer="zeros")(inputs) for name in "ab"}
+    model = keras.Model(inputs, outputs)
+    losses, weights = internals.trained_and_logged(trained, logged)
+    model.compile(
+        keras.optimizers.SGD(0.0),
+        {"a": losses, "b": "mae"},
+        loss_weights={"a": weights, "b": 0.0},
+        run_eagerly=not IS_JAX,
+    )
+    x = np.ones((4, 1), "float32")
+    logs = model.fit(x, {"a": x, "b": x}, batch_size=4, verbose=0).history
+    assert logs["a_loss"] == [pytest.approx(10)]
+    assert logs["loss"] == [pytest.approx(1)]
+    names = [name for name, _ in calls]
+    assert names == ["trained", "logged"] * (len(calls) // 2)
+    if keras.backend.backend() != "tensorflow":  # which runs the first step on real data
+        assert calls[0] == ("trained", True)  # on placeholders, to build the metrics
+    assert calls[-1] == ("logged", False)
+
+
+def test_a_copied_direction_tells_early_stopping_what_is_better():
+    metric = keras.metrics.MeanMetricWrapper(lambda y_true, y_pred: y_pred, name="score")
+    assert not hasattr(metric, "_direction")
+    internals.copy_direction(keras.metrics.AUC(), metric)
+    inputs = keras.Input((1,))
+    model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse", metrics=[metric], run_eagerly=not IS_JAX)
+    stop = keras.callbacks.EarlyStopping(monitor="score")
+    x = np.ones((2, 1), "float32")
+    model.fit(x, x, verbose=0, callbacks=[stop])
+    assert stop.monitor_op is keras.ops.greater
+
+
+@keras.saving.register_keras_serializable()
+class Refusing(keras.layers.Layer):
+    """Refuses the file that holds its value, each time that Keras tries to load it."""
+
+    def build(self, input_shape):
+        self.attempts = []
+
+    def call(self, inputs):
+        return inputs
+
+    def save_own_variables(self, store):
+        store["value"] = np.ones(1)
+
+    def load_own_variables(self, store):
+        self.attempts.append(list(store.keys()))
+        raise internals.refusal(self, store, f"attempt with {self.attempts[-1]}")
+
+
+def test_keras_tries_a_refused_layer_again_and_the_first_reason_stands(tmp_path):
+    inputs = keras.Input((1,))
+    layer = Refusing()
+    model = keras.Model(inputs, layer(inputs))
+    model.save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match=r"attempt with \['value'\]"):
+        model.load_weights(tmp_path / "m.weights.h5")
+    assert layer.attempts[0] == ["value"]
+    assert [] in layer.attempts[1:]
+
+
+def test_serialized_layers_hold_the_shapes_that_they_were_built_with():
+    dense = keras.layers.Dense(1)
+    dense.build((None, 2))
+    config = keras.saving.serialize_keras_object(dense)
+    assert "build_config" in config
+    assert not keras.saving.deserialize_keras_object(internals.without_build_keys(config)).built
+    sequential = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    config = sequential.get_config()
+    assert sequential.from_config(config).built
+    config = {**internals.without_build_keys(config)}
+    config["layers"] = [internals.without_build_keys(layer) for layer in config["layers"]]
+    assert not sequential.from_config(config).built
+
+
+def test_a_functional_model_is_known_by_its_config():
+    inputs = keras.Input((2,))
+    models = [keras.Model(inputs, keras.layers.Dense(1)(inputs)), keras.Sequential()]
+    configs = map(keras.saving.serialize_keras_object, models)
+    assert [*map(internals.is_functional_config, configs)] == [True, False]
+
+
+def test_one_shared_object_id_gives_one_object():
+    initializer = keras.initializers.GlorotUniform(1)
+    inputs = keras.Input((2,))
+    layers = [keras.layers.Dense(2, kernel_initializer=initializer) for _ in range(2)]
+    model = keras.Model(inputs, layers[1](layers[0](inputs)))
+    config = keras.saving.serialize_keras_object(model)
+    ids = [
+        layer["config"]["kernel_initializer"].get(internals.SHARED_ID_KEY)
+        for layer in config["config"]["layers"][1:]
+    ]
+    if ids != [None, None]:
+        assert ids[0] == ids[1]
+
+
+def test_automatic_configs_are_those_of_classes_without_one():
+    class Automatic(keras.layers.Layer):
+        def __init__(self, width, **kwargs):
+            super().__init__(**kwargs)
+
+    assert internals.has_automatic_config(Automatic(3))
+    assert Automatic(3).get_config()["width"] == 3
+    assert not internals.has_automatic_config(keras.layers.Dense(3))
+
+
+def test_classes_and_functions_of_keras_are_known_by_their_module():
+    for thing in (
+        keras.layers.Dense,
+        keras.losses.mean_squared_error,
+        keras.losses.MeanSquaredError,
+    ):
+        assert internals.is_of_keras(thing)
+    assert not internals.is_of_keras(pk.ExpertBlock)
+    assert not internals.is_of_keras(len)
+
+
+def test_quantize_asks_only_layers_without_layers_inside():
+    asked = []
+
+    class Asked(keras.layers.Layer):
+        def __init__(self, inside=None):
+            super().__init__()
+            self.inside = inside
+            self.built = True
+
+        def call(self, inputs):
+            return inputs
+
+        def quantize(self, mode, type_check=True, config=None):
+            asked.append(self)
+
+    inner = Asked()
+    inputs = keras.Input((1,))
+    keras.Model(inputs, Asked(inner)(inputs)).quantize("int8")
+    assert asked == [inner]
+
+
+LAZY = """
+import sys
+import keras
+from ple_keras._keras.internals import tensorflow_not_imported
+with tensorflow_not_imported():
+    keras.saving.serialize_keras_object(keras.layers.Dense(1))
+print("tensorflow" in sys.modules)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="which is TensorFlow")
+def test_serializing_does_not_import_tensorflow():
+    command = [sys.executable, "-c", LAZY]
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert result.stdout.strip() == "False"
