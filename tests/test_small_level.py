@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level import small_level
+from ple_keras.layers._level.batched import Batched
 from tests.helpers import assert_same, features, numpy_of, randomize
 
 pytestmark = pytest.mark.skipif(
@@ -23,7 +23,7 @@ def each(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr(small_level.SmallLevel, "takes", lambda self, streams: False)
+            patch.setattr(Batched, "takes", lambda self, streams: False)
             return function()
 
     return call
@@ -37,7 +37,7 @@ def built(x, tasks=TASKS, expert_block=(6, 4), **kwargs):
 
 
 def takes(ple, x):
-    return ple[0]._small_level.takes(ple[0]._read(keras.ops.convert_to_tensor(x)))
+    return ple[0]._level._batched.takes(ple[0]._streams(keras.ops.convert_to_tensor(x)))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_outputs_and_gradients_are_those_of_experts_one_by_one(
         num_shared_experts=shared,
         gate_softmax_temperature=0.5,
     )
-    assert ple[0]._small_level.takes(ple[0]._read(x))
+    assert ple[0]._level._batched.takes(ple[0]._streams(x))
 
     def outputs_and_gradients():
         ple.zero_grad()
@@ -128,7 +128,7 @@ def test_dropout_takes_as_much_as_elsewhere():
     cgc(x)
     for weight in cgc.trainable_weights:
         weight.assign(np.full(weight.shape, "bias" in weight.path, "float32"))
-    assert cgc._small_level.takes(cgc._read(keras.ops.convert_to_tensor(x)))
+    assert cgc._level._batched.takes(cgc._streams(keras.ops.convert_to_tensor(x)))
     values, counts = np.unique(numpy_of(cgc(x, training=True))["a"].round(4), return_counts=True)
     np.testing.assert_allclose(values, [0, 0.5 / 0.7, 1 / 0.7], atol=1e-4)
     np.testing.assert_allclose(counts / counts.sum(), [0.09, 0.42, 0.49], atol=0.03)

@@ -71,7 +71,7 @@ def load_modes(layer: Any, store: Any) -> dict[str, Any]:
     return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no mapping
 
 
-class KeepsModes:
+class SavesQuantization:
     """A layer whose files tell how the layers inside it are quantized."""
 
     def save_own_variables(self, store: Any) -> None:

@@ -10,7 +10,6 @@ import numpy as np
 
 from ple_keras.callbacks._ranks import sum_over_ranks
 from ple_keras.inspection.levels import find_levels
-from ple_keras.layers._level.gate_statistics import num_sums, statistics_of
 from ple_keras.layers.cgc_block import CGCBlock
 
 Logs = dict[str, Any] | None
@@ -124,13 +123,13 @@ class GateWeightsLogger(keras.callbacks.Callback):
             block.reset_gate_statistics()
 
     def _sums(self) -> np.ndarray:
-        """What this process has counted: the sums of all gates, one after the other."""
-        sums = [np.zeros(0, "float32")]
+        """The statistics of all gates in this process, each times its count, and the counts."""
+        sums = [np.zeros(0)]
         for block in _tracking_levels(self.model).values():
-            gates = block._gates() if block.built else {}
+            statistics = block.gate_statistics() if block.built else {}
             for gate, experts in block.gate_experts.items():
-                size = num_sums(len(experts))
-                sums.append(gates[gate].sums() if gates else np.zeros(size, "float32"))
+                of_gate = statistics.get(gate)
+                sums.append(_times_count(of_gate) if of_gate else np.zeros(_num_sums(experts)))
         return np.concatenate(sums)
 
     def _figures(self) -> Figures:
@@ -148,12 +147,11 @@ class GateWeightsLogger(keras.callbacks.Callback):
         figures = {}
         for level, block in _tracking_levels(self.model).items():
             for gate, experts in block.gate_experts.items():
-                of_gate, sums = np.split(sums, [num_sums(len(experts))])
+                of_gate, sums = np.split(sums, [_num_sums(experts)])
                 if block.built:
-                    statistics = statistics_of(of_gate)
-                    values = [*statistics["mean"], statistics["entropy"], statistics["max"]]
-                    for name, value in zip([*experts, "entropy", "max"], values, strict=True):
-                        figures[f"gate/{level}/{gate}/{name}"] = float(value)
+                    means = of_gate[:-1] / (of_gate[-1] or math.nan)
+                    for name, mean in zip([*experts, "entropy", "max"], means, strict=True):
+                        figures[f"gate/{level}/{gate}/{name}"] = float(mean)
         return figures
 
     def _write(self, path: Path, epoch: int, figures: Figures) -> None:
@@ -166,6 +164,18 @@ class GateWeightsLogger(keras.callbacks.Callback):
             writer = csv.DictWriter(file, ["epoch", *columns])
             writer.writeheader()
             writer.writerows({"epoch": row, **kept} for row, kept in self._rows.items())
+
+
+def _num_sums(experts: list[str]) -> int:
+    """The length of what `_times_count` returns: a mean of each expert, and three more."""
+    return len(experts) + 3
+
+
+def _times_count(statistics: dict[str, Any]) -> np.ndarray:
+    """A gate's statistics times the number of examples, and this number."""
+    count = statistics["count"]
+    means = np.array([*statistics["mean"], statistics["entropy"], statistics["max"]])
+    return np.append(means * count if count else np.zeros_like(means), count)
 
 
 def _tracking_levels(model: Any) -> dict[str, CGCBlock]:

@@ -14,8 +14,9 @@ from ple_keras._checks import (
     check_task_name,
 )
 from ple_keras._keras.building import Shape, Untracked, build_on
+from ple_keras._keras.dtypes import HALF_DTYPES
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras.labels.label_arrays import check_array, label_width
 from ple_keras.labels.missing_label import check_missing_label, config_of
@@ -28,11 +29,9 @@ from ple_keras.metrics.copies import check_metrics, named_copies
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric
 
-HALF_DTYPES = ("float16", "bfloat16")
-
 
 @register
-class Head(KeepsModes, FreezableLayer):
+class Head(SavesQuantization, FreezableLayer):
     """A task's last layers: `y_k = activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     The base of the heads, made to be subclassed. The output is float32 or wider, whatever the

@@ -8,10 +8,10 @@ import numpy as np
 
 from ple_keras._checks import check_known_value
 from ple_keras._keras.building import Untracked
+from ple_keras._keras.dtypes import at_least_float32
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels, find_levels
-from ple_keras.layers._level.gate_weights import at_least_float32
-from ple_keras.layers._level.observer import Observer, watched_by
+from ple_keras.layers._level.observer import Observer, observed_by
 from ple_keras.layers.cgc_block import CGCBlock
 
 ByLevel = dict[str, Any]
@@ -156,7 +156,7 @@ class _Watched(keras.Model):
 
     def call(self, inputs: Any, training: bool | None = None) -> ByLevel:
         seen = _Seen(self._look, self._names.value)
-        with watched_by(seen):
+        with observed_by(seen):
             self.inner(inputs, training=training)
         self.repeated.value |= seen.repeated
         return seen.by_level

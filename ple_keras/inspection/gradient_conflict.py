@@ -16,7 +16,8 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection._gradients import Losses, Probe, gradient_function
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
-from ple_keras.layers._level.observer import Observer, watched_by
+from ple_keras.layers._level.observer import Observer, observed_by
+from ple_keras.layers._level.parts import expert_parts
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.masked_loss import MaskedLoss
@@ -154,7 +155,7 @@ def _cosine_function(
 ) -> Callable[[Any, Any], dict[Place, np.ndarray]]:
     """From a batch's x and y to the cosines `(tasks, tasks)` at each place."""
     parts = {
-        (level, expert): [(v, where) for v, where in block._expert_parts()[expert] if v.trainable]
+        (level, expert): [(v, where) for v, where in expert_parts(block)[expert] if v.trainable]
         for level, block in levels.items()
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/")
@@ -186,7 +187,7 @@ def _forward(model: Any, levels: Levels, losses: TaskLosses) -> Losses:
     def forward(batch: Any, probe: Probe) -> list[Any]:
         x, y = batch
         prober = _Prober(names, probe)
-        with watched_by(prober):
+        with observed_by(prober):
             predictions = _run(model, x)
         if prober.repeated:
             raise ValueError(

@@ -1,21 +1,16 @@
 """One level of PLE: customized gate control."""
 
 from collections.abc import Mapping
-from functools import reduce
-from operator import add
 from typing import Any
 
-import keras
 from keras import ops
 
 from ple_keras._checks import (
     check_bool,
     check_counts,
-    check_features,
     check_int,
     check_not_negative,
     check_rate,
-    check_width,
     task_names,
 )
 from ple_keras._keras.building import Shape, Untracked
@@ -24,16 +19,16 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, ordered_attribute, save_names
-from ple_keras.layers._level.make_bank import expert_bank
+from ple_keras.layers._level.level import Level, make_bank
+from ple_keras.layers._level.level_inspection import LevelInspection
 from ple_keras.layers._level.observer import observer
-from ple_keras.layers._level.small_level import SmallLevel
 from ple_keras.layers._level.wiring import Wiring
 from ple_keras.layers.gate import Gate, check_temperature
 from ple_keras.layers.template import as_template
 
 
 @register
-class CGCBlock(FreezableLayer):
+class CGCBlock(LevelInspection, FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has experts of its own, which its gate mixes with the shared ones; the shared
@@ -61,6 +56,9 @@ class CGCBlock(FreezableLayer):
         gate_dropout: The share of experts that training takes from each gate, see `Gate`.
         expert_balance_regularizer: A coefficient of a loss that makes each gate use all of its
             experts, see `Gate`.
+        stack_experts: Whether experts that are plain ExpertBlocks are computed as slices of one
+            variable, which is faster. With False every expert is a layer of its own, which can be
+            frozen, regularized or given LoRA alone, see `get_expert`.
         **kwargs: Keras's own layer arguments.
 
     Raises:
@@ -88,6 +86,8 @@ class CGCBlock(FreezableLayer):
         enable_gate_weights_metrics: bool = False,
         gate_dropout: float = 0.0,
         expert_balance_regularizer: float = 0.0,
+        *,
+        stack_experts: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -105,6 +105,7 @@ class CGCBlock(FreezableLayer):
         self.expert_balance_regularizer = check_not_negative(
             expert_balance_regularizer, "expert_balance_regularizer"
         )
+        self.stack_experts = check_bool(stack_experts, "stack_experts")
         self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
@@ -128,32 +129,25 @@ class CGCBlock(FreezableLayer):
         """The number of experts of each task."""
         return dict(self._wiring.task_experts)
 
-    @property
-    def expert_names(self) -> list[str]:
-        """All experts: each task's in task order, then the shared ones ("click/expert_0")."""
-        return list(self._wiring.experts)
-
-    @property
-    def gate_experts(self) -> dict[str, list[str]]:
-        """The experts that each gate mixes, in the order of its weights."""
-        return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
-
     def build(self, input_shape: Any) -> None:
-        shapes = {
-            stream: check_features(shape, f"inputs[{stream!r}]")
-            for stream, shape in self._wiring.by_stream(input_shape).items()
-        }
-        self._check_ranks(shapes)
+        shapes = self._wiring.shapes(input_shape)
         self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
-        bank = expert_bank(self._expert_template, self._wiring.experts, shapes, self.dtype_policy)
+        bank = make_bank(
+            self._expert_template,
+            self._wiring.experts,
+            shapes,
+            self.dtype_policy,
+            self.stack_experts,
+        )
         setattr(self, self._bank_attribute, bank)
-        self._width = bank.width
-        for gate, experts in self._wiring.gates.items():
-            self._add_gate(gate, len(experts), shapes[gate])
-        self._small_level = SmallLevel(self._wiring, bank, self._gates())
+        gates = {
+            gate: self._add_gate(gate, len(experts), shapes[gate])
+            for gate, experts in self._wiring.gates.items()
+        }
+        self._level = Level(self._wiring, bank, gates, self, self._is_overridden())
         self._restore_frozen()
 
-    def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> None:
+    def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> Gate:
         block = self._gate_template and self._gate_template.copy("gate_block", gate)
         layer = Gate(
             num_experts,
@@ -167,153 +161,12 @@ class CGCBlock(FreezableLayer):
         )
         setattr(self, self._gate_attributes.value[gate], layer)
         layer.build(shape)
-
-    def _check_ranks(self, shapes: Mapping[str, Shape]) -> None:
-        if len({len(shape) for shape in shapes.values()}) > 1:
-            raise ValueError(
-                f"inputs must have the same axes in every stream but the last. "
-                f"Received: inputs={shapes}"
-            )
-
-    def _read(self, inputs: Any) -> dict[str, Any]:
-        """The tensor of each stream, its width checked."""
-        if not self.built:
-            raise ValueError(
-                f"{self.name!r} must be built or called before its experts and gates can be. "
-                "Received: built=False"
-            )
-        if isinstance(inputs, list | tuple):
-            raise ValueError(
-                f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
-            )
-        streams = self._wiring.by_stream(inputs)
-        if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
-            raise ValueError(
-                "inputs must be tensors, not symbolic ones, for a block's experts and gates are no "
-                "layers of a Functional model: run ple_keras.gate_weights(model, x) or "
-                "ple_keras.gate_report(model, x) on a built model. "
-                f"Received: inputs={inputs!r}"
-            )
-        self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
-        return streams
-
-    def _check_widths(self, shapes: Mapping[str, Any]) -> None:
-        """Refuse other widths than those that the block was built for."""
-        for stream, width in self._widths.value.items():
-            check_width(shapes[stream], width, f"inputs[{stream!r}]")
-
-    def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        """Return the outputs of every expert.
-
-        Args:
-            inputs: As for calling the block, which must be built; not symbolic.
-            training: As for calling the block.
-
-        Returns:
-            `{expert name: (..., H)}`.
-
-        Raises:
-            ValueError: if the block isn't built or the inputs are symbolic.
-        """
-        streams = self._read(inputs)
-        bank = getattr(self, self._bank_attribute)
-        outputs: dict[str, Any] = bank(streams, training=training)
-        return outputs
-
-    def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
-        """Return the weights of every gate.
-
-        Args:
-            inputs: As for calling the block, which must be built; not symbolic.
-            training: As for calling the block.
-
-        Returns:
-            `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
-            the experts in the order of `gate_experts`.
-
-        Raises:
-            ValueError: if the block isn't built or the inputs are symbolic.
-        """
-        streams = self._read(inputs)
-        gates = self._gates()
-        return {gate: gates[gate](streams[gate], training=training) for gate in gates}
-
-    def get_expert(self, name: str) -> Any:
-        """Return one expert's layer, for example to freeze or inspect it.
-
-        Files and clones keep it frozen. Experts that are plain ExpertBlocks are slices of one
-        variable, which no `trainable` can tell apart. Give the block a subclass instead, be it an
-        empty one; `transfer_weights` brings over what was trained.
-
-        Args:
-            name: One of `expert_names`.
-
-        Raises:
-            ValueError: if the block isn't built, has no such expert, or its experts are stacked.
-
-        Example:
-
-        >>> @keras.saving.register_keras_serializable()
-        ... class OwnExpert(ExpertBlock):
-        ...     pass
-        >>> cgc = CGCBlock(["click", "buy"], OwnExpert([8]))
-        >>> _ = cgc(keras.ops.ones((1, 16)))
-        >>> cgc.get_expert("shared/expert_0").trainable = False
-        """
-        if not self.built or name not in self._wiring.experts:
-            raise ValueError(
-                f"name must be an expert's, of a built block: one of {self.expert_names}. "
-                f"Received: name={name!r}, built={self.built}"
-            )
-        layer = getattr(self, self._bank_attribute).layer(name)
-        if layer is None:
-            raise ValueError(
-                "expert_block must be of a subclass of ExpertBlock, or any other layer, for each "
-                "expert to be a layer of its own: plain ExpertBlocks are slices of one variable. "
-                f"Received: expert_block={self._expert_template.layer!r}"
-            )
         return layer
 
-    def _expert_parts(self) -> dict[str, list[tuple[Any, tuple[int, ...]]]]:
-        """What each expert is made of, as `ExpertBank.parts` has it."""
-        bank = getattr(self, self._bank_attribute)
-        return {expert: bank.parts(expert) for expert in self._wiring.experts}
-
-    def _parts(self) -> dict[str, list[tuple[Any, tuple[Any, ...]]]]:
-        """What experts and gates are made of: variables, each with where in it that is."""
-        parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {**self._expert_parts()}
-        for gate, layer in self._gates().items():
-            parts |= {
-                f"gate/{gate}/{name}": part
-                for name, part in layer.parts(self._wiring.gates[gate]).items()
-            }
-        return parts
-
-    def gate_statistics(self) -> dict[str, dict[str, Any]]:
-        """What each gate's weights did since the last reset, see `Gate.statistics`.
-
-        Returns:
-            `{gate: {"mean": ..., "entropy": ..., "max": ...}}`.
-
-        Raises:
-            ValueError: unless the block is built and has `enable_gate_weights_metrics`.
-        """
-        if not (self.built and self.enable_gate_weights_metrics):
-            raise ValueError(
-                "gate statistics are kept only by a built block with "
-                "enable_gate_weights_metrics=True. Received: enable_gate_weights_metrics="
-                f"{self.enable_gate_weights_metrics}, built={self.built}"
-            )
-        return {name: gate.statistics() for name, gate in self._gates().items()}
-
-    def reset_gate_statistics(self) -> None:
-        """Forget what the gates have tracked so far."""
-        for gate in self._gates().values() if self.built else ():
-            gate.reset_statistics()
-
-    def _gates(self) -> dict[str, Any]:
-        """The gates by name. No property: Keras would look for weights in it."""
-        return {gate: getattr(self, name) for gate, name in self._gate_attributes.value.items()}
+    def _is_overridden(self) -> bool:
+        """Whether a subclass has experts or gates of its own."""
+        methods = ("expert_outputs", "gate_weights")
+        return any(getattr(type(self), name) is not getattr(CGCBlock, name) for name in methods)
 
     def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
         """Run the experts and mix them.
@@ -326,27 +179,12 @@ class CGCBlock(FreezableLayer):
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
-        inputs = observer().read(self, inputs)
-        streams = self._read(inputs)
-        if self._mixes_as_given() and self._small_level.takes(streams):
-            return self._small_level(streams, training)
-        outputs = self.expert_outputs(inputs, training=training)
-        weights = self.gate_weights(inputs, training=training)
-        observer().ran(self, weights, outputs)
-        return {
-            gate: self._mix(weights[gate], [outputs[expert] for expert in experts])
-            for gate, experts in self._wiring.gates.items()
-        }
-
-    def _mixes_as_given(self) -> bool:
-        """Whether no subclass has experts or gates of its own ways."""
-        methods = ("expert_outputs", "gate_weights", "_mix")
-        return all(getattr(type(self), name) is getattr(CGCBlock, name) for name in methods)
-
-    def _mix(self, weights: Any, experts: list[Any]) -> Any:
-        """sum_e w_e E_e as a running sum: nothing of the size (..., E, H) is built."""
-        columns = ops.split(weights, len(experts), axis=-1)
-        return reduce(add, (w * ops.cast(x, self.compute_dtype) for w, x in zip(columns, experts)))
+        streams = self._streams(observer().read(self, inputs))
+        level = self._level.computation(streams)
+        experts = level.experts(streams, training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+        weights = level.weights(streams, training)  # softmax(W g(x) / T)
+        observer().ran(self, weights, experts)
+        return level.mix(weights, experts)  # sum_e w_e E_e
 
     def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
         """An output's mask: valid where every stream that its gate mixes is valid."""
@@ -362,7 +200,7 @@ class CGCBlock(FreezableLayer):
         shapes = self._wiring.by_stream(input_shape)
         if self.built:
             self._check_widths(shapes)
-            width = self._width
+            width = self._level.bank.width
         else:
             any_expert_stream = next(iter(self._wiring.experts.values()))
             width = output_width(
@@ -391,6 +229,7 @@ class CGCBlock(FreezableLayer):
             "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
             "gate_dropout": self.gate_dropout,
             "expert_balance_regularizer": self.expert_balance_regularizer,
+            "stack_experts": self.stack_experts,
         }
 
 

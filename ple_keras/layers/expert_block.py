@@ -16,14 +16,14 @@ from ple_keras._checks import (
 from ple_keras._keras.building import Shape
 from ple_keras._keras.copying import derive_initializer, output_width
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 
 @register
-class ExpertBlock(KeepsModes, FreezableLayer):
+class ExpertBlock(SavesQuantization, FreezableLayer):
     """One expert: an MLP, `(..., D) -> (..., units[-1])`.
 
     Each step is a Dense layer, then normalization, activation and dropout, as far as they are

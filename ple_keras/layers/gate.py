@@ -3,7 +3,6 @@
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from ple_keras._checks import (
@@ -16,13 +15,12 @@ from ple_keras._checks import (
     check_rate,
 )
 from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.tracing import is_traced_for_others
-from ple_keras.layers._level.gate_statistics import num_sums, statistics_of, tracked
-from ple_keras.layers._level.gate_weights import at_least_float32, largest, softmax, total
-from ple_keras.layers._level.observer import is_watched
+from ple_keras.layers._level.gate_ops import largest, softmax, total
+from ple_keras.layers._level.gate_statistics import GateStatistics, are_counted
 from ple_keras.layers.template import as_template
 
 DROPPED = -1e30  # a logit that leaves no weight
@@ -111,18 +109,8 @@ class Gate(FreezableLayer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            # With tf.distribute each replica keeps sums of its own, which are added up when read:
-            # replicas that wait for each other within a call mix up the losses of all.
-            self._sums = keras.Variable(
-                "zeros",
-                shape=(num_sums(self.num_experts),),
-                dtype="float32",
-                trainable=False,
-                autocast=False,
-                aggregation="sum",
-                synchronization="on_read",
-                name="sums",
-            )
+            self._statistics = GateStatistics(self.num_experts)
+            self._sums = self._statistics.sums  # for Keras to track
         self._restore_frozen()
 
     def _build_projection(self, shape: Shape) -> None:
@@ -159,21 +147,24 @@ class Gate(FreezableLayer):
             weights = softmax(logits)
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
-        if self.track_weights and training is not None and not is_watched():
-            self.add_to_statistics(total(tracked(ops.stop_gradient(weights)), mask))
+        if self.track_weights and are_counted(training):
+            self._statistics.count(weights, mask)
         if self.num_experts > 1 and self.gate_dropout and training:
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Any) -> Any:
-        if self._template:
-            inputs = self._block(inputs)
-        return self.soften(self._projection(inputs))
+        """W g(x) / T, in at least float32."""
+        features = self._block(inputs) if self._template else inputs
+        return self._divided(self._projection(features))
 
-    def soften(self, logits: Any) -> Any:
-        """Divide by the temperature, in at least float32."""
+    def _divided(self, logits: Any) -> Any:
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
+
+    def normalize(self, logits: Any, axis: int) -> Any:
+        """Weights of logits W g(x), over the axis of the experts, in at least float32."""
+        return softmax(self._divided(logits), axis)
 
     def _drop_experts(self, logits: Any) -> Any:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
@@ -204,54 +195,41 @@ class Gate(FreezableLayer):
         """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
         return self._projection.kernel
 
-    def parts(self, experts: list[str]) -> dict[str, list[tuple[Any, tuple[Any, ...]]]]:
-        """What is learned for each of these experts, its column of W, and the gate block."""
-        parts: dict[str, list[tuple[Any, tuple[Any, ...]]]] = {}
-        if self.num_experts > 1:
-            # `kernel` would be a tensor, W with its LoRA added, where there is one.
-            kernel = next(w for w in self._projection.weights if w.name == "kernel")
-            parts = {name: [(kernel, (slice(None), i))] for i, name in enumerate(experts)}
-            if self._template:
-                parts["gate_block"] = [(weight, ()) for weight in self._block.weights]
-        return parts
+    @property
+    def has_block(self) -> bool:
+        """Whether the gate reads its input through a gate block."""
+        return self._template is not None
 
-    def add_to_statistics(self, totals: Any) -> None:
-        """Count examples, by the sums `(2 num_experts + 2,)` of what `tracked` has of each."""
-        if not is_traced_for_others(totals):
-            self._sums.assign_add(totals)
+    @property
+    def tracked(self) -> GateStatistics:
+        """The statistics of a built gate with `track_weights`."""
+        return self._statistics
 
     def statistics(self) -> dict[str, Any]:
-        """What the weights did in fit, evaluate and predict since the last reset.
+        """Return the statistics of the weights in fit, evaluate and predict since the last reset.
 
         Where several processes train one model, in this process alone.
 
         Returns:
             `"mean"`: the mean weight of each expert, an array `(num_experts,)`; `"entropy"`:
             the mean entropy divided by log(num_experts), in [0, 1]; `"max"`: the mean largest
-            weight, near 1 where the gate has collapsed. All NaN before the first example.
+            weight, near 1 where the gate has collapsed; `"count"`: the number of examples. All
+            but the last are NaN before the first example.
 
         Raises:
             ValueError: if the gate does not track its weights or isn't built.
-        """
-        return statistics_of(self.sums())
-
-    def sums(self) -> np.ndarray:
-        """The sums of what `tracked` has of each example since the last reset, a copy.
-
-        Raises:
-            ValueError: as `statistics`.
         """
         if not (self.track_weights and self.built):
             raise ValueError(
                 "statistics are kept only by a built gate with track_weights=True. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        return np.array(ops.convert_to_numpy(self._sums))
+        return self._statistics.read()
 
     def reset_statistics(self) -> None:
-        """Forget what was tracked so far."""
+        """Reset the statistics."""
         if self.track_weights and self.built:
-            self._sums.assign(ops.zeros(self._sums.shape, "float32"))
+            self._statistics.reset()
 
     def save_own_variables(self, store: Any) -> None:
         """Save how the layers inside are quantized; the gate's own statistics are in no file."""

@@ -8,13 +8,13 @@ from ple_keras._checks import check_features, task_names
 from ple_keras._keras.building import Shape, build_on
 from ple_keras._keras.copying import output_width
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import KeepsModes
+from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras.layers.template import as_template
 
 
 @register
-class SharedBottomBlock(KeepsModes, FreezableLayer):
+class SharedBottomBlock(SavesQuantization, FreezableLayer):
     """One network, handed to every task: the baseline that a comparison needs.
 
     (Caruana, "Multitask Learning", Machine Learning 28, 1997.)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.walking import find_layers
-from ple_keras.transfer._parts import Part
+from ple_keras.layers._level.parts import Part
 
 
 def check_built(layer: Any, argument: str) -> None:

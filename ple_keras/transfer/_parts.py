@@ -8,20 +8,20 @@ from ple_keras._keras.internals import children
 from ple_keras._keras.walking import Path, walk
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.layers._level.parts import Part, level_parts
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
 
-Part = tuple[Any, tuple[Any, ...]]  # a variable, and where in it; () for all of it
 Parts = dict[str, list[Part]]
 Named = tuple[str, str, list[Part]]  # a name, a longer one in case others have it too, the parts
 
 
-def level_parts(levels: Mapping[str, CGCBlock]) -> Parts:
-    """What the experts and gates of built levels have learned, each under its level's name."""
+def parts_of_levels(levels: Mapping[str, CGCBlock]) -> Parts:
+    """The parts of the experts and gates of built levels, each under its level's name."""
     return {
         f"{level}/{name}": part
         for level, block in levels.items()
-        for name, part in block._parts().items()
+        for name, part in level_parts(block).items()
     }
 
 
@@ -36,7 +36,7 @@ def named_parts(model: Any, levels: Mapping[str, CGCBlock]) -> Parts:
         ValueError: if two things have one name.
     """
     layers = [(_path_of(path), path[-1]) for path in walk(model)]
-    found = [(name, name, part) for name, part in level_parts(levels).items()]
+    found = [(name, name, part) for name, part in parts_of_levels(levels).items()]
     for path, layer in layers:
         if isinstance(layer, Head):
             found += _head_parts(layer, path)

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ple_keras._checks import check_int, check_not_negative
+from ple_keras.layers._level.parts import Part, expert_parts
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
-from ple_keras.transfer._parts import Part
 
 
 def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | None = None) -> None:
@@ -48,7 +48,7 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
     of_network: list[Part] = [(weight, ()) for weight in network.weights]
     rng = np.random.default_rng(seed)
     pairs: list[tuple[Part, Part]] = []
-    for expert, parts in block._expert_parts().items():
+    for expert, parts in expert_parts(block).items():
         if difference := shape_difference(of_network, parts):
             raise ValueError(
                 f"network must have the weights of one expert, but {expert!r} differs: "

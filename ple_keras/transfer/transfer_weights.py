@@ -10,7 +10,7 @@ from ple_keras._keras.walking import find_layers
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
-from ple_keras.transfer._parts import level_parts, named_parts
+from ple_keras.transfer._parts import named_parts, parts_of_levels
 
 Levels = Mapping[str, CGCBlock]
 
@@ -93,7 +93,7 @@ ple/0/gate/click/shared/expert_0
         check_built(model, argument)
     levels = _matched(_built_levels(source), _built_levels(target))
     ours, theirs = (named_parts(model, of) for model, of in zip((source, target), levels))
-    of_levels = level_parts(levels[1])
+    of_levels = parts_of_levels(levels[1])
     left_out = {name: "the target has none" for name in ours if name not in theirs}
     copied = []
     for name in [name for name in theirs if name in ours]:

@@ -1,4 +1,4 @@
-"""What the package relies on in Keras without its promise: each test fails when Keras changes it."""
+"""What the package relies on beyond Keras's documentation: a test fails when Keras changes it."""
 
 import ast
 import subprocess

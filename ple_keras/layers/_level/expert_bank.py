@@ -46,8 +46,8 @@ class ExpertBank(keras.Layer):
         return None
 
     @property
-    def can_run_as_one(self) -> bool:
-        """Whether `run_as_one` may stand in for a call."""
+    def can_batch(self) -> bool:
+        """Whether `batched` may stand in for a call."""
         return False
 
     @property
@@ -57,10 +57,10 @@ class ExpertBank(keras.Layer):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether there are no kernels any more for `run_as_one`."""
+        """Whether there are no kernels any more for `batched`."""
         return False
 
-    def run_as_one(self, features: Any, training: bool | None) -> Any:
+    def batched(self, features: Any, training: bool | None) -> Any:
         """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
 
         No call of the layer: what Keras does around one, such as casting, is left out.

@@ -1,4 +1,4 @@
-"""Watching the levels of a model while it runs."""
+"""Observing the levels of a model while it runs."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -7,17 +7,17 @@ from typing import Any
 
 
 class Observer:
-    """What every level that runs within `watched_by` tells what it does.
+    """Is told of every level that runs within `observed_by`.
 
     Gates keep no statistics meanwhile.
     """
 
     def read(self, block: Any, inputs: Any) -> Any:
-        """Hear of a level's inputs; returns what the level reads in their place."""
+        """Take a level's inputs; return what the level reads in their place."""
         return inputs
 
     def ran(self, block: Any, weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-        """Hear of the weights of a level's gates and the outputs of its experts, by name."""
+        """Take the weights of a level's gates and the outputs of its experts, by name."""
 
 
 _here = local()  # torch.compile follows it, not so a ContextVar
@@ -25,8 +25,8 @@ _NOBODY = Observer()
 
 
 @contextmanager
-def watched_by(observer: Observer) -> Iterator[None]:
-    """Let the observer hear of every level that runs, or is traced, in this thread."""
+def observed_by(observer: Observer) -> Iterator[None]:
+    """Tell the observer of every level that runs, or is traced, in this thread."""
     before = getattr(_here, "observer", None)
     _here.observer = observer
     try:
@@ -36,9 +36,10 @@ def watched_by(observer: Observer) -> Iterator[None]:
 
 
 def observer() -> Observer:
-    """Who is to be told."""
+    """Return the observer of this thread; without one, an observer that does nothing."""
     return getattr(_here, "observer", None) or _NOBODY
 
 
-def is_watched() -> bool:
+def is_observed() -> bool:
+    """Return whether this thread has an observer."""
     return getattr(_here, "observer", None) is not None

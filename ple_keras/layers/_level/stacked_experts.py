@@ -13,7 +13,7 @@ from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizedByParent, check_weights_only
 from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
-from ple_keras.layers._level.stacks import Each, PerSlice, slices
+from ple_keras.layers._level.stacks import InitializerPerSlice, RegularizerPerSlice, slices
 from ple_keras.layers.template import Template
 
 
@@ -57,8 +57,10 @@ class StackedExperts(ExpertBank):
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=Each([getattr(layer, f"{kind}_initializer") for layer in dense]),
-            regularizer=PerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
+            initializer=InitializerPerSlice(
+                [getattr(layer, f"{kind}_initializer") for layer in dense]
+            ),
+            regularizer=RegularizerPerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -127,7 +129,7 @@ class StackedExperts(ExpertBank):
         return outputs
 
     @property
-    def can_run_as_one(self) -> bool:
+    def can_batch(self) -> bool:
         """Without what looks at one expert's outputs as a whole."""
         layer = self._template.layer
         with tensorflow_not_imported():
@@ -140,7 +142,7 @@ class StackedExperts(ExpertBank):
         widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
         return widest
 
-    def run_as_one(self, features: Any, training: bool | None) -> Any:
+    def batched(self, features: Any, training: bool | None) -> Any:
         first = next(iter(self._experts.value.values()))
         outputs = features
         for step, kernels in enumerate(self._kernels):

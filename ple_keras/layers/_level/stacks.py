@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 
-class Each(keras.initializers.Initializer):
+class InitializerPerSlice(keras.initializers.Initializer):
     """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
 
     No function: under a distribution Keras lets JAX compile the `__call__` of what fills large
@@ -35,7 +35,7 @@ def slices(stack: Any) -> list[Any]:
     return unstacked
 
 
-class PerSlice(keras.Regularizer):
+class RegularizerPerSlice(keras.Regularizer):
     """A regularizer of a stack: the sum of what it is for each slice."""
 
     def __init__(self, regularizer: Any) -> None:

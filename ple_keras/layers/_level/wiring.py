@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ple_keras._checks import SHARED, check_keys
+from ple_keras._checks import SHARED, check_features, check_keys
+from ple_keras._keras.building import Shape
 
 
 class Wiring:
@@ -59,6 +60,23 @@ class Wiring:
     def sources(self, gate: str) -> list[str]:
         """The streams that reach a gate's output: its own, and those of its experts."""
         return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
+
+    def shapes(self, shape: Any) -> dict[str, Shape]:
+        """The shape of each stream, `(batch, ..., features)`.
+
+        Raises:
+            ValueError: if one has no known number of features, or their ranks differ.
+        """
+        shapes = {
+            stream: check_features(of_stream, f"inputs[{stream!r}]")
+            for stream, of_stream in self.by_stream(shape).items()
+        }
+        if len({len(of_stream) for of_stream in shapes.values()}) > 1:
+            raise ValueError(
+                f"inputs must have the same axes in every stream but the last. "
+                f"Received: inputs={shapes}"
+            )
+        return shapes
 
     def by_stream(self, value: Any) -> dict[str, Any]:
         """A value for each stream, from one for all or a dict with exactly the streams' names."""

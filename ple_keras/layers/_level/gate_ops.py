@@ -1,4 +1,4 @@
-"""What a gate makes of its logits, and sums of it over a batch."""
+"""Operations of gates: the softmax, and sums over a batch."""
 
 from typing import Any
 
@@ -6,21 +6,15 @@ import keras
 from keras import ops
 
 
-def at_least_float32(x: Any) -> Any:
-    """`x`, cast up where its dtype has fewer bits than float32."""
-    is_half = keras.backend.standardize_dtype(x.dtype) in ("float16", "bfloat16")
-    return ops.cast(x, "float32") if is_half else x
-
-
-def softmax(logits: Any) -> Any:
-    """Softmax over the last axis; written out on TensorFlow, whose own takes three times as long.
+def softmax(logits: Any, axis: int = -1) -> Any:
+    """Softmax over an axis; written out on TensorFlow, whose own takes three times as long.
 
     That works row by row, and a row is but as long as a gate has experts.
     """
     if keras.backend.backend() != "tensorflow":
-        return ops.softmax(logits)
-    exponentials = ops.exp(logits - ops.stop_gradient(largest(logits)))
-    return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
+        return ops.softmax(logits, axis=axis)
+    exponentials = ops.exp(logits - ops.stop_gradient(largest(logits, axis)))
+    return exponentials * (1 / ops.sum(exponentials, axis=axis, keepdims=True))
 
 
 def largest(values: Any, axis: int = -1) -> Any:

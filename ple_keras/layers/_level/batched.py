@@ -1,4 +1,4 @@
-"""A level of few examples in few operations, for PyTorch.
+"""A level of few examples computed in few operations, for PyTorch.
 
 Eager PyTorch pays 10 us and more for an operation before it computes anything, and again for its
 gradient. With E experts and K gates, one after the other, that is most of a step of some hundred
@@ -19,8 +19,8 @@ from keras import ops
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
 from ple_keras.layers._level.expert_bank import ExpertBank
-from ple_keras.layers._level.gate_statistics import tracked
-from ple_keras.layers._level.observer import is_watched
+from ple_keras.layers._level.gate_statistics import are_counted, count_together
+from ple_keras.layers._level.observer import is_observed
 from ple_keras.layers._level.wiring import Wiring
 from ple_keras.layers.gate import Gate
 
@@ -29,8 +29,8 @@ MOST_ROWS = 512
 MOST_MULTIPLY_ADDS = 2**24  # of an expert's widest Dense layer
 
 
-class SmallLevel:
-    """The experts and gates of a level, run together.
+class Batched:
+    """Computes the experts and gates of a level together.
 
     Args:
         wiring: Who reads what.
@@ -48,7 +48,7 @@ class SmallLevel:
         self._is_regular = (
             keras.backend.backend() == "torch"
             and not other_counts
-            and bank.can_run_as_one
+            and bank.can_batch
             and all(gate.is_plain for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
             and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
@@ -56,7 +56,7 @@ class SmallLevel:
 
     def takes(self, streams: Mapping[str, Any]) -> bool:
         """Whether these inputs are few enough, and experts and gates plain enough."""
-        if not self._is_regular or self._is_quantized() or is_watched() or _is_compiled():
+        if not self._is_regular or self._is_quantized() or is_observed() or _is_compiled():
             return False
         shape = next(iter(streams.values())).shape
         rows = shape[0] if type(shape[0]) is int else MOST_ROWS  # exports don't know them
@@ -70,50 +70,47 @@ class SmallLevel:
         gates = self._gates.values()
         return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
 
-    def __call__(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
-        """What every gate makes of the experts, `{gate: (B, H)}`."""
-        features = self._features(streams)
-        experts = self._bank.run_as_one(features, training)
-        weights = self._weights(self._tasks, self._task_features(streams, features), training)
-        mixed = self._mix_for_tasks(weights, experts)
-        outputs = dict(zip(self._tasks, _apart(mixed)))
-        if SHARED in self._gates:
-            weights = self._weights([SHARED], streams[SHARED], training)[0]
-            outputs[SHARED] = ops.sum(ops.expand_dims(weights, -1) * experts, axis=0)
-        return outputs
-
-    def _features(self, streams: Mapping[str, Any]) -> Any:
-        """What each expert reads, `(E, B, D)`, or `(B, D)` where it is one for all."""
+    def experts(self, streams: Mapping[str, Any], training: bool | None) -> Any:
+        """The outputs of all experts, `(E, B, H)`."""
         first, *others = streams.values()
         if all(stream is first for stream in others):
-            return first
-        return ops.stack([streams[stream] for stream in self._experts.values()])
+            return self._bank.batched(first, training)
+        features = ops.stack([streams[stream] for stream in self._experts.values()])
+        return self._bank.batched(features, training)
 
-    def _task_features(self, streams: Mapping[str, Any], features: Any) -> Any:
-        """What each task's gate reads, `(K, B, D)`, or `(B, D)`."""
-        if len(features.shape) == 2:
-            return features
-        if self._each:
-            return features[: self._num_own : self._each]
-        return ops.stack([streams[task] for task in self._tasks])
+    def weights(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+        """The weights of the tasks' gates, `"tasks"`: `(K, n, B)`, and `"shared"`: `(E, B)`."""
+        first, *others = (streams[task] for task in self._tasks)
+        is_one = all(stream is first for stream in others)
+        features = first if is_one else ops.stack([first, *others])
+        weights = {"tasks": self._weights_of(self._tasks, features, training)}
+        if SHARED in self._gates:
+            weights[SHARED] = self._weights_of([SHARED], streams[SHARED], training)[0]
+        return weights
 
-    def _weights(self, names: list[str], features: Any, training: bool | None) -> Any:
-        """The weights of gates over n experts each, `(gates, n, B)`.
+    def mix(self, weights: Mapping[str, Any], experts: Any) -> dict[str, Any]:
+        """sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
+        mixed = self._mix_for_tasks(weights["tasks"], experts)
+        outputs = dict(zip(self._tasks, _apart(mixed)))
+        if SHARED in weights:
+            outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
+        return outputs
+
+    def _weights_of(self, names: list[str], features: Any, training: bool | None) -> Any:
+        """The weights of gates, `(gates, n, B)`, of features `(gates, B, D)` or `(B, D)`.
 
         Along that middle axis PyTorch's softmax is many times as fast as along a short last one.
         """
         gates = [self._gates[name] for name in names]
         kernels = ops.swapaxes(ops.stack([gate.kernel for gate in gates]), 1, 2)
-        logits = gates[0].soften(ops.matmul(kernels, ops.swapaxes(features, -1, -2)))
-        weights = ops.softmax(logits, axis=1)
-        if training is not None and gates[0].track_weights:
-            totals = ops.sum(tracked(ops.stop_gradient(weights), axis=1), axis=-1)
-            for gate, total in zip(gates, ops.unstack(totals, len(gates))):
-                gate.add_to_statistics(total)
+        logits = ops.matmul(kernels, ops.swapaxes(features, -1, -2))
+        weights = gates[0].normalize(logits, axis=1)
+        if gates[0].track_weights and are_counted(training):
+            count_together([gate.tracked for gate in gates], weights)
         return ops.cast(weights, gates[0].compute_dtype)
 
     def _mix_for_tasks(self, weights: Any, experts: Any) -> Any:
-        """What the tasks' gates make of the experts, `(K, B, H)`: own ones first, then shared."""
+        """The experts mixed for the tasks, `(K, B, H)`: their own first, then the shared ones."""
         own = [experts[i : self._num_own : self._each] for i in range(self._each)]
         shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
         columns = [weights[:, i, :, None] for i in range(self._each + len(shared))]

@@ -1,0 +1,76 @@
+"""The inside of a built level: its experts and gates, and how they are computed."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ple_keras.layers._level.batched import Batched
+from ple_keras.layers._level.copied_experts import CopiedExperts
+from ple_keras.layers._level.expert_bank import ExpertBank
+from ple_keras.layers._level.one_by_one import BySubclass, OneByOne
+from ple_keras.layers._level.stacked_experts import StackedExperts
+from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras.layers.gate import Gate
+from ple_keras.layers.template import Template
+
+
+class Level:
+    """The experts and gates of a CGCBlock.
+
+    Args:
+        wiring: Who reads what.
+        bank: The experts, built.
+        gates: The gates, built, by name.
+        block: The CGCBlock.
+        is_overridden: Whether the block is of a subclass with experts or gates of its own.
+
+    Attributes:
+        wiring, bank, gates: As given.
+    """
+
+    def __init__(
+        self,
+        wiring: Wiring,
+        bank: ExpertBank,
+        gates: Mapping[str, Gate],
+        block: Any,
+        is_overridden: bool,
+    ) -> None:
+        self.wiring, self.bank, self.gates = wiring, bank, gates
+        dtype = block.compute_dtype
+        self.one_by_one = OneByOne(wiring, bank, gates, dtype)
+        self._batched = Batched(wiring, bank, gates)
+        self._by_subclass = BySubclass(block, wiring, dtype) if is_overridden else None
+
+    def computation(self, streams: Mapping[str, Any]) -> OneByOne | Batched:
+        """Choose how to compute the level on these inputs: the one place that decides it."""
+        if self._by_subclass:
+            return self._by_subclass
+        return self._batched if self._batched.takes(streams) else self.one_by_one
+
+
+def make_bank(
+    template: Template,
+    experts: Mapping[str, str],
+    shapes: Mapping[str, Any],
+    dtype: Any,
+    stack: bool,
+) -> ExpertBank:
+    """The bank that computes these experts fastest, built.
+
+    Args:
+        template: What every expert is a copy of.
+        experts: The stream that each expert reads, by the expert's name; the order counts.
+        shapes: The shape `(batch, ..., features)` of each stream.
+        dtype: The dtype policy of the block that the bank stands in.
+        stack: Whether experts may be slices of one variable.
+    """
+    widths = {shapes[stream][-1] for stream in experts.values()}
+    can_stack = stack and type(template.layer) is ExpertBlock and len(widths) == 1
+    bank: ExpertBank = (
+        StackedExperts(template, experts)
+        if can_stack
+        else CopiedExperts(template, experts, dtype=dtype)
+    )
+    bank.build(shapes)
+    return bank
