@@ -4,6 +4,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 import keras
@@ -140,6 +141,18 @@ def check_known_keys(value: Mapping[str, Any], known: Sequence[str], argument: s
             f"{argument} must have keys among {list(known)}; not known: {extra}. "
             f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
+
+
+def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:
+    """The keys, each after those among its values.
+
+    Raises:
+        ValueError: with the message, if they depend on each other in a circle.
+    """
+    try:
+        return [key for key in TopologicalSorter(needs).static_order() if key in needs]
+    except CycleError as error:
+        raise ValueError(message) from error
 
 
 def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:

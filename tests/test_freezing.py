@@ -59,7 +59,7 @@ def test_experts_that_are_slices_can_not_be_had():
     cgc.build((None, 3))
     with pytest.raises(ValueError, match=r"name must be an expert's.*name='click/expert_1'"):
         cgc.get_expert("click/expert_1")
-    with pytest.raises(ValueError, match=r"expert_block must be of a subclass of ExpertBlock"):
+    with pytest.raises(ValueError, match=r"stack_experts must be False"):
         cgc.get_expert("click/expert_0")
 
 

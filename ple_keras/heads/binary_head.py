@@ -7,8 +7,7 @@ import keras
 
 from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
-from ple_keras.heads.head import Head
-from ple_keras.heads.multiclass_head import _without
+from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.positive_weight_loss import PositiveWeightLoss
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -68,7 +67,7 @@ class BinaryHead(Head):
         check_probabilities(labels, self.task)
 
     def get_config(self) -> dict[str, Any]:
-        config = _without(super().get_config(), "units", "activation")
+        config = without_keys(super().get_config(), "units", "activation")
         if self.pos_weight is not None:
             config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
         return {**config, "pos_weight": self.pos_weight}

@@ -145,9 +145,14 @@ class Head(SavesQuantization, FreezableLayer):
 
     def new_loss(self) -> MaskedLoss | None:
         """The task's loss over the labelled examples, unweighted; None if it has none."""
-        return None if self.loss is None else MaskedLoss(**self._loss_kwargs())
+        return MaskedLoss(**self._loss_kwargs()) if self.has_loss else None
 
-    def new_joint_losses(self, weights: LossWeights, index: int) -> list[MaskedLoss]:
+    @property
+    def has_loss(self) -> bool:
+        """Whether the task is trained."""
+        return self.loss is not None
+
+    def new_joint_losses(self, weights: LossWeights, index: int) -> tuple[TrainedLoss, ShownLoss]:
         """The loss that is trained, by the weight in force, and the one that is shown.
 
         Args:
@@ -155,7 +160,7 @@ class Head(SavesQuantization, FreezableLayer):
             index: The task's place in them.
         """
         trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
-        return [trained, ShownLoss(weights, index, **self._loss_kwargs())]
+        return trained, ShownLoss(weights, index, **self._loss_kwargs())
 
     def _loss_kwargs(self) -> dict[str, Any]:
         return {
@@ -216,6 +221,11 @@ class Head(SavesQuantization, FreezableLayer):
             "missing_label": config_of(self.missing_label),
             "reduction": self.reduction,
         }
+
+
+def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """A head's config without the arguments that its class does not take."""
+    return {key: value for key, value in config.items() if key not in keys}
 
 
 def _check_plain(loss: Any) -> Any:

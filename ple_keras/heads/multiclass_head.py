@@ -7,7 +7,7 @@ import keras
 
 from ple_keras._checks import check_int, refuse_fixed
 from ple_keras._keras.registration import register
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 from ple_keras.metrics.loss_mean import LossMean
 
@@ -63,9 +63,5 @@ class MulticlassHead(Head):
             check_class_indices(labels, self.task, self.num_classes)
 
     def get_config(self) -> dict[str, Any]:
-        config = _without(super().get_config(), "units", "activation")
+        config = without_keys(super().get_config(), "units", "activation")
         return {**config, "num_classes": self.num_classes}
-
-
-def _without(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key not in keys}

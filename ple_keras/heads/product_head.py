@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import check_task_name, refuse_fixed
 from ple_keras._keras.building import Shape
 from ple_keras._keras.registration import register
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.probability_crossentropy import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -118,8 +118,7 @@ class ProductHead(Head):
         check_probabilities(labels, self.task)
 
     def get_config(self) -> dict[str, Any]:
-        fixed = ("units", "activation", "tower")
-        config = {key: value for key, value in super().get_config().items() if key not in fixed}
+        config = without_keys(super().get_config(), "units", "activation", "tower")
         return {**config, "of": self.of}
 
 

@@ -1,26 +1,25 @@
 """All tasks' heads as one layer, and what they tell `Model.compile`."""
 
 from collections.abc import Mapping, Sequence
-from types import NoneType
 from typing import Any
 
 import keras
 
-from ple_keras._checks import SHARED, check_keys, check_known_keys, check_not_negative, task_names
+from ple_keras._checks import SHARED, check_keys
 from ple_keras._keras.building import Shape
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras.heads._product_order import in_order
+from ple_keras.heads._compile_arguments import compile_arguments
+from ple_keras.heads._given_heads import check_heads, order_products
+from ple_keras.heads._loss_weighting import LossWeighting
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.losses.joint_losses import TrainedLoss
-from ple_keras.losses.loss_weights import LossWeights
 
 
 @register
-class TaskHeads(FreezableLayer):
+class TaskHeads(LossWeighting, FreezableLayer):
     """All tasks' heads: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name is ASCII letters, digits, "_" and "-", starts with a letter or digit, and is not
@@ -59,16 +58,9 @@ class TaskHeads(FreezableLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        heads = _check_heads(heads)
-        if loss_weighting not in (None, "uncertainty"):
-            raise ValueError(
-                'loss_weighting must be None or "uncertainty". '
-                f"Received: loss_weighting={loss_weighting!r}"
-            )
-        self.loss_weighting = loss_weighting
-        self._loss_weights = LossWeights()
-        self._first_multipliers: Mapping[str, float] = {}
-        self._product_names = tuple(head.task for head in in_order(heads))
+        heads = check_heads(heads)
+        self._init_loss_weights(loss_weighting)
+        self._product_names = tuple(head.task for head in order_products(heads))
         self._task_names = tuple(head.task for head in heads)
         self._came_built = built_names(heads)
         for head in heads:
@@ -78,11 +70,6 @@ class TaskHeads(FreezableLayer):
     def task_names(self) -> list[str]:
         """The tasks that have features, in order: all but those of ProductHeads."""
         return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
-
-    @property
-    def trained_tasks(self) -> list[str]:
-        """The tasks that have a loss, in order."""
-        return [head.task for head in self._heads() if head.loss is not None]
 
     def _heads(self) -> list[Any]:
         return [getattr(self, _head_attribute(task)) for task in self._task_names]
@@ -97,29 +84,11 @@ class TaskHeads(FreezableLayer):
                 head.build(shapes.get(head.task))
         for product in self._products():
             product.be_like(getattr(self, _head_attribute(product.of[0])))
-        self._loss_weights.bind(
-            self._add_by_task("loss_multipliers", self._start, trainable=False),
-            self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
-        )
+        self._build_loss_weights()
         self._restore_frozen()
-
-    def _start(self, shape: Any, dtype: Any = None) -> Any:
-        """The multipliers before any other are assigned; within a graph nothing can be."""
-        values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
-        return keras.ops.convert_to_tensor(values, dtype)
 
     def _layers_with_config(self) -> list[Any]:
         return self._heads()
-
-    def _add_by_task(self, name: str, initializer: Any, trainable: bool = True) -> Any:
-        return self.add_weight(
-            shape=(len(self._task_names),),
-            initializer=initializer,
-            dtype="float32",
-            trainable=trainable,
-            autocast=False,
-            name=name,
-        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         predictions = super().__call__(*args, **kwargs)
@@ -186,101 +155,7 @@ class TaskHeads(FreezableLayer):
                 `loss_weights` name a task without a loss, or Keras's logs could not tell two tasks
                 apart: a task is called "val", or one "x" and another "val_x".
         """
-        self._check_log_keys()
-        heads = [head for head in self._heads() if head.loss is not None]
-        if {"loss", "loss_weights"} & set(overrides):
-            self._refuse_to_replace_learned(overrides)
-            overrides = self._with_weights(overrides)
-            losses = {head.task: head.new_loss() for head in heads}
-            weights: dict[str, Any] = {}
-        else:
-            self._loss_weights.new_key()
-            index = self._task_names.index
-            losses = {
-                head.task: head.new_joint_losses(self._loss_weights, index(head.task))
-                for head in heads
-            }
-            # Of the two losses, both of them the task's, Keras's logs hold the last.
-            weights = {head.task: [1.0, 0.0] for head in heads}
-        metrics = {head.task: head.new_metrics() for head in self._heads()}
-        return {"loss": losses, "loss_weights": weights, "metrics": metrics, **overrides}
-
-    def _check_log_keys(self) -> None:
-        """Refuse tasks whose figures Keras would log under keys of validation."""
-        for task in self._task_names:
-            if task == "val" or f"val_{task}" in self._task_names:
-                other = "val" if task == "val" else f"val_{task}"
-                raise ValueError(
-                    f"heads must not have a task {other!r}, whose training figures Keras would log "
-                    f"under keys of validation, such as {other}_loss: rename the task. "
-                    f"Received: tasks={list(self._task_names)}"
-                )
-
-    def _with_weights(self, overrides: dict[str, Any]) -> dict[str, Any]:
-        """With a weight for each task that has a loss, as Keras wants; the heads' by default."""
-        loss, given = overrides.get("loss", {}), overrides.get("loss_weights", {})
-        if not isinstance(loss, Mapping) or not isinstance(given, Mapping | NoneType):
-            return {"loss_weights": None, **overrides}
-        tasks = list(loss) or self.trained_tasks
-        check_known_keys(given or {}, tasks, "loss_weights")
-        of_heads = {head.task: head.loss_weight for head in self._heads()}
-        weights = {task: of_heads.get(task, 1.0) for task in tasks}
-        return {**overrides, "loss_weights": {**weights, **(given or {})}}
-
-    def _refuse_to_replace_learned(self, overrides: dict[str, Any]) -> None:
-        if self.loss_weighting:
-            raise ValueError(
-                f"loss and loss_weights can't be replaced where loss_weighting is "
-                f"{self.loss_weighting!r}. Received: overrides={list(overrides)}"
-            )
-
-    def loss_weights(self) -> dict[str, float]:
-        """What multiplies each task's loss now; the layer must be built.
-
-        `w_{k,0}`, the head's `loss_weight`, times what a callback such as `LossWeightDecay` makes
-        of it, and, learned by uncertainty, times `c exp(-s)`.
-
-        Returns:
-            A float for each task that has a loss.
-        """
-        if not self.built:
-            raise ValueError(f"{self.name!r} must be built. Received: built=False")
-        return {
-            head.task: head.loss_weight * self._loss_weights.in_force(index, head.loss)
-            for index, head in enumerate(self._heads())
-            if head.loss is not None
-        }
-
-    def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
-        """Let each task's loss weigh its fixed weight times the given multiplier, from now on.
-
-        For callbacks, in `on_epoch_begin`; the multipliers are saved with the model.
-
-        Args:
-            multipliers: Finite numbers of at least 0, by task; a task that is left out keeps its
-                fixed weight.
-
-        Raises:
-            TypeError: if a multiplier is no number.
-            ValueError: if it is negative or not finite, or a task has no loss or is unknown.
-        """
-        check_known_keys(multipliers, self.trained_tasks, "multipliers")
-        multipliers = {
-            task: check_not_negative(multiplier, f"multipliers[{task!r}]")
-            for task, multiplier in multipliers.items()
-        }
-        if self._loss_weights.multipliers is None:  # TensorFlow's first epoch comes before `build`
-            self._first_multipliers = multipliers
-            return
-        values = [multipliers.get(task, 1.0) for task in self._task_names]
-        self._loss_weights.multipliers.assign(values)
-
-    def weighs(self, loss: Any) -> bool:
-        """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
-        return any(
-            isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)
-            for one in keras.tree.flatten(loss)
-        )
+        return compile_arguments(self._heads(), self._loss_weights, self.loss_weighting, overrides)
 
     def check_labels(self, y: Mapping[str, Any]) -> None:
         """Look at the arrays of labels before `fit` does, whose own errors say little.
@@ -360,25 +235,6 @@ class TaskHeads(FreezableLayer):
         if key:
             layer._loss_weights.set_key(key)
         return layer
-
-
-def _check_heads(heads: Any) -> list[Head]:
-    if isinstance(heads, Mapping):
-        task_names(heads, "heads")
-        heads = list(heads.values())
-    if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
-        raise TypeError(f"heads must be a sequence of heads. Received: heads={heads!r}")
-    if not heads:
-        raise ValueError("heads must hold at least one head. Received: heads=[]")
-    for kind, names in (
-        ("tasks", [head.task for head in heads]),
-        ("layer names", [head.name for head in heads]),
-    ):
-        if len(set(names)) < len(names):
-            raise ValueError(
-                f"heads must have different {kind}, not {names}. Received: heads={heads!r}"
-            )
-    return list(heads)
 
 
 def _head_attribute(task: str) -> str:

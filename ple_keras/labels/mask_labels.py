@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ple_keras._checks import check_known_keys
+from ple_keras._checks import check_known_keys, in_dependency_order
 from ple_keras.labels.alignment import agree, check_dtype
 from ple_keras.labels.missing_label import check_missing_label, holds
 
@@ -54,20 +54,10 @@ def mask_labels(
     check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
     missing_label = check_missing_label(missing_label)
     masked = dict(y)
-    for task in _parents_first(spaces):
+    message = f"spaces must not go in a circle. Received: spaces={dict(spaces)!r}"
+    for task in in_dependency_order({task: [parent] for task, parent in spaces.items()}, message):
         masked[task] = _mask(masked[task], masked[spaces[task]], missing_label, task, spaces[task])
     return masked
-
-
-def _parents_first(spaces: Mapping[str, str]) -> list[str]:
-    ordered: list[str] = []
-    while len(ordered) < len(spaces):
-        waiting = [task for task in spaces if task not in ordered]
-        ready = [task for task in waiting if spaces[task] not in waiting]
-        if not ready:
-            raise ValueError(f"spaces must not go in a circle. Received: spaces={dict(spaces)!r}")
-        ordered += ready
-    return ordered
 
 
 class _Ops(NamedTuple):
@@ -88,24 +78,24 @@ class _Ops(NamedTuple):
         return cls(np.asarray, np.where, np.isnan)
 
 
-def _mask(labels: Any, teller: Any, missing_label: float, task: str, told_by: str) -> Any:
-    ops = _Ops.of(labels, teller)
+def _mask(labels: Any, condition: Any, missing_label: float, task: str, told_by: str) -> Any:
+    ops = _Ops.of(labels, condition)
     if ops.cast is np.asarray:
-        labels, teller = np.asarray(labels), np.asarray(teller)
+        labels, condition = np.asarray(labels), np.asarray(condition)
     dtype = _dtype_with(missing_label, labels, task)
-    has_label = _says_yes(teller, missing_label, ops, check_dtype(teller, f"y[{told_by!r}]"))
+    has_label = _says_yes(condition, missing_label, ops, check_dtype(condition, f"y[{told_by!r}]"))
     has_label = _in_line(has_label, labels, task, told_by)
     return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
 
 
-def _says_yes(teller: Any, missing_label: float, ops: _Ops, dtype: str) -> Any:
+def _says_yes(condition: Any, missing_label: float, ops: _Ops, dtype: str) -> Any:
     """True where a label is neither 0 nor missing."""
     if dtype == "bool":
-        return teller
-    yes = teller != 0
+        return condition
+    yes = condition != 0
     if holds(dtype, missing_label):
-        yes = yes & (teller != ops.cast(missing_label, dtype))
-    return yes & ~ops.isnan(teller) if "float" in dtype else yes
+        yes = yes & (condition != ops.cast(missing_label, dtype))
+    return yes & ~ops.isnan(condition) if "float" in dtype else yes
 
 
 def _dtype_with(missing_label: float, labels: Any, task: str) -> str:

@@ -1,14 +1,35 @@
-"""The order in which products of tasks are computed."""
+"""Checks of the heads of a TaskHeads, and the order in which their products are computed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ple_keras._checks import in_dependency_order, task_names
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
 
 
-def in_order(heads: Sequence[Head]) -> list[Any]:
+def check_heads(heads: Any) -> list[Head]:
+    """The heads as a list; tasks and layer names must differ."""
+    if isinstance(heads, Mapping):
+        task_names(heads, "heads")
+        heads = list(heads.values())
+    if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
+        raise TypeError(f"heads must be a sequence of heads. Received: heads={heads!r}")
+    if not heads:
+        raise ValueError("heads must hold at least one head. Received: heads=[]")
+    for kind, names in (
+        ("tasks", [head.task for head in heads]),
+        ("layer names", [head.name for head in heads]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"heads must have different {kind}, not {names}. Received: heads={heads!r}"
+            )
+    return list(heads)
+
+
+def order_products(heads: Sequence[Head]) -> list[Any]:
     """The products among the heads, each after those that it is made of.
 
     Raises:
@@ -20,18 +41,10 @@ def in_order(heads: Sequence[Head]) -> list[Any]:
     for head in products:
         for task in head.of:
             _check_factor(head, task, by_task)
-    ordered: list[Any] = []
-    while len(ordered) < len(products):
-        waiting = [head for head in products if head not in ordered]
-        open_tasks = {head.task for head in waiting}
-        ready = [head for head in waiting if not open_tasks & set(head.of)]
-        if not ready:
-            circle = {head.task: head.of for head in waiting}
-            raise ValueError(
-                f"heads must not hold products in a circle. Received: heads with of={circle}"
-            )
-        ordered += ready
-    return ordered
+    by_task = {head.task: head for head in products}
+    factors = {head.task: head.of for head in products}
+    message = f"heads must not hold products in a circle. Received: heads with of={factors}"
+    return [by_task[task] for task in in_dependency_order(factors, message)]
 
 
 def _check_factor(product: ProductHead, task: str, by_task: dict[str, Head]) -> None:
