@@ -5,9 +5,11 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
+
+from ple_keras._typing import Activation, Outputs, Shape
 
 SHARED = "shared"
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -17,7 +19,7 @@ TASK_NAME_RULE = (
 )
 
 
-def check_task_name(name: Any, argument: str) -> str:
+def check_task_name(name: object, argument: str) -> str:
     """The name itself, if it follows the rule."""
     if not isinstance(name, str):
         raise TypeError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
@@ -26,7 +28,7 @@ def check_task_name(name: Any, argument: str) -> str:
     return name
 
 
-def task_names(outputs: Any, argument: str = "outputs") -> list[str]:
+def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     """The tasks' names, in order, from any of the four forms of `outputs`.
 
     Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
@@ -46,7 +48,7 @@ def task_names(outputs: Any, argument: str = "outputs") -> list[str]:
     return names
 
 
-def _names_of(outputs: Any, argument: str) -> list[Any]:
+def _names_of(outputs: Outputs, argument: str) -> list[Any]:
     if hasattr(outputs, "task_names"):
         return list(outputs.task_names)
     if isinstance(outputs, Mapping):
@@ -65,7 +67,7 @@ def _names_of(outputs: Any, argument: str) -> list[Any]:
     )
 
 
-def check_int(value: Any, argument: str, minimum: int) -> int:
+def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     """`value` as an int of at least `minimum`; a bool is no count."""
     try:
         number = operator.index(value)
@@ -78,14 +80,14 @@ def check_int(value: Any, argument: str, minimum: int) -> int:
     return number
 
 
-def check_bool(value: Any, argument: str) -> bool:
+def check_bool(value: object, argument: str) -> bool:
     """`value`, if it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument} must be True or False. Received: {argument}={value!r}")
     return value
 
 
-def check_number(value: Any, argument: str) -> float:
+def check_number(value: SupportsFloat, argument: str) -> float:
     """`value` as a finite float."""
     try:
         number = float(value)
@@ -98,7 +100,7 @@ def check_number(value: Any, argument: str) -> float:
     return number
 
 
-def check_not_negative(value: Any, argument: str) -> float:
+def check_not_negative(value: SupportsFloat, argument: str) -> float:
     """`value` as a finite float of at least 0."""
     number = check_number(value, argument)
     if number < 0:
@@ -106,7 +108,7 @@ def check_not_negative(value: Any, argument: str) -> float:
     return number
 
 
-def check_rate(value: Any, argument: str) -> float:
+def check_rate(value: SupportsFloat, argument: str) -> float:
     """`value` as a float in [0, 1)."""
     rate = check_number(value, argument)
     if not 0 <= rate < 1:
@@ -114,7 +116,9 @@ def check_rate(value: Any, argument: str) -> float:
     return rate
 
 
-def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, int]:
+def check_counts(
+    value: int | Mapping[str, int], tasks: Sequence[str], argument: str
+) -> dict[str, int]:
     """A number of experts for each task, from one number for all or a dict by task."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
@@ -122,7 +126,7 @@ def check_counts(value: Any, tasks: Sequence[str], argument: str) -> dict[str, i
     return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
 
 
-def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str) -> None:
+def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: str) -> None:
     """Refuse a dict whose keys are not exactly `expected`."""
     missing = [key for key in expected if key not in value]
     extra = [key for key in value if key not in expected]
@@ -133,7 +137,7 @@ def check_keys(value: Mapping[str, Any], expected: Sequence[str], argument: str)
         )
 
 
-def check_known_keys(value: Mapping[str, Any], known: Sequence[str], argument: str) -> None:
+def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument: str) -> None:
     """Refuse a dict with a key that is not among `known`."""
     extra = [key for key in value if key not in known]
     if extra:
@@ -155,7 +159,7 @@ def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> lis
         raise ValueError(message) from error
 
 
-def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:
+def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
     """What one of Keras's `get` functions makes of `value`, such as an initializer of a name."""
     try:
         return get(value)
@@ -165,14 +169,14 @@ def check_known(get: Callable[[Any], Any], value: Any, argument: str) -> Any:
         ) from error
 
 
-def check_known_value(value: Any, known: Sequence[Any], argument: str) -> Any:
+def check_known_value(value: object, known: Sequence[object], argument: str) -> Any:
     """`value`, if it is one of the known ones."""
     if value not in known:
         raise ValueError(f"{argument} must be one of {known}. Received: {argument}={value!r}")
     return value
 
 
-def check_activation(activation: Any) -> Any:
+def check_activation(activation: Activation) -> Any:
     """An activation as a function; a layer is refused, and what gives up half of the width."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
@@ -197,7 +201,7 @@ def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
         )
 
 
-def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ...]:
+def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
     """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
     axes: tuple[int | None, ...] = tuple(shape or ())
     if len(axes) < 2 or not isinstance(axes[-1], int):
@@ -208,7 +212,7 @@ def check_features(shape: Any, argument: str = "inputs") -> tuple[int | None, ..
     return axes
 
 
-def check_width(shape: Any, width: int, argument: str) -> None:
+def check_width(shape: Shape, width: int, argument: str) -> None:
     """Refuse a shape of another width than a layer was built for; None is not yet known."""
     if len(shape) < 2 or shape[-1] not in (width, None):
         raise ValueError(

@@ -483,7 +483,7 @@ REFUSED = {
         ValueError,
         r"return a dict by task, with the keys \['a', 'b'\].*returns \['a'\]",
     ),
-    "twice": (run_twice, (X, Y), ValueError, r"run each block once.*which runs \['mmoe'\]"),
+    "twice": (run_twice, (X, Y), ValueError, r"run each block once.*runs \['mmoe'\]"),
     "no_labels": (complete, (X,), TypeError, r"y must be a dict by task, \['a', 'b'\].*y=None"),
     "list_y": (complete, (X, list(Y.values())), TypeError, r"y must be a dict by task.*y=\["),
     "a_label_less": (

@@ -1,33 +1,35 @@
 """Building copies of templates on symbolic inputs, and checking what comes out."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 import keras
 
-Shape = tuple[int | None, ...]
+from ple_keras._typing import NestedShape, Shape
+
+T = TypeVar("T")
 
 
-class Untracked:
+class Untracked(Generic[T]):
     """Holds a value where Keras would wrap or track it: it sees no layer and no dict in here.
 
     A tracked layer that is never built would slow every step down.
     """
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: T) -> None:
         self.value = value
 
 
-def symbolic(shape: Any, dtype: str) -> Any:
+def symbolic(shape: NestedShape, dtype: str) -> Any:
     """Symbolic tensors of the given shape, or of a dict or list of shapes."""
     if isinstance(shape, Mapping):
         return {key: symbolic(item, dtype) for key, item in shape.items()}
     if isinstance(shape, Sequence) and shape and isinstance(shape[0], Sequence | Mapping):
-        return [symbolic(item, dtype) for item in shape]
-    return keras.KerasTensor(tuple(shape), dtype=dtype)
+        return [symbolic(item, dtype) for item in cast(Sequence[NestedShape], shape)]
+    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=dtype)
 
 
-def build_on(layer: Any, shape: Shape, dtype: str, argument: str) -> int:
+def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
     """Build a copied template on inputs of `shape`; return the width of its output.
 
     A symbolic call builds every kind of layer: also one without `build`, whose weights only

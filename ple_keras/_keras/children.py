@@ -18,12 +18,14 @@ from ple_keras._keras.internals import is_functional_config, without_build_keys
 CAME_BUILT = "came_built"  # a key beside a serialized child's config; part of the file format
 
 
-def built_names(layers: Iterable[Any]) -> frozenset[str]:
+def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
     """The names of the layers that are built."""
     return frozenset(layer.name for layer in layers if layer.built)
 
 
-def serialize_children(layers: Iterable[Any], came_built: Iterable[str]) -> list[dict[str, Any]]:
+def serialize_children(
+    layers: Iterable[keras.Layer], came_built: Iterable[str]
+) -> list[dict[str, Any]]:
     """Serialize a container's children, and mark those that came built.
 
     Args:

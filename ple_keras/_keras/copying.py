@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.building import build_on
 from ple_keras._keras.children import unbuilt
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import (
@@ -16,6 +16,7 @@ from ple_keras._keras.internals import (
     is_of_keras,
     tensorflow_not_imported,
 )
+from ple_keras._typing import Initializer, Shape
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -24,7 +25,7 @@ def derive_seed(seed: int, *path: object) -> int:
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
 
 
-def derive_initializer(initializer: Any, *path: object) -> Any:
+def derive_initializer(initializer: Initializer, *path: object) -> Any:
     """An initializer of the same kind that draws other values.
 
     One Keras initializer returns the same values at every call, so each weight needs its own.
@@ -36,7 +37,7 @@ def derive_initializer(initializer: Any, *path: object) -> Any:
     return type(initializer).from_config(_reseed(initializer.get_config(), path))
 
 
-def copy_layer(layer: Any, name: str, *path: object) -> Any:
+def copy_layer(layer: keras.Layer, name: str, *path: object) -> Any:
     """A copy of `layer` with new weights, called `name`.
 
     It is unbuilt, except for a Functional model, which is built within the current name scope.
@@ -58,7 +59,7 @@ def copy_layer(layer: Any, name: str, *path: object) -> Any:
         return type(layer).from_config({**_reseed(config, path), "name": name})
 
 
-def check_copyable(layer: Any, argument: str) -> None:
+def check_copyable(layer: keras.Layer, argument: str) -> None:
     """Refuse a template that cannot be copied, with what to do about it."""
     try:
         copy_layer(layer, layer.name)
@@ -71,15 +72,15 @@ def check_copyable(layer: Any, argument: str) -> None:
         ) from error
 
 
-def _is_functional(layer: Any) -> bool:
+def _is_functional(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
 
 
-def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
+def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> Any:
     """A Sequential or Functional model again; places inside it count, names may repeat."""
     copied = 0
 
-    def clone(layer: Any) -> Any:
+    def clone(layer: keras.Layer) -> Any:
         nonlocal copied
         copied += 1
         return copy_layer(layer, layer.name, *path, copied)
@@ -91,7 +92,7 @@ def _clone_model(model: Any, name: str, path: tuple[object, ...]) -> Any:
     return model
 
 
-def refuse_lost_arguments(copied: Any) -> None:
+def refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     """A subclass that inherits get_config loses the arguments it added, in silence.
 
     Args:
@@ -146,6 +147,6 @@ def _reseed(value: Any, path: tuple[object, ...]) -> Any:
     return derive_initializer(value, *path)
 
 
-def output_width(layer: Any, shape: Shape, argument: str) -> int:
+def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
     """The width H of what a template makes of inputs `(..., D)`, without touching it."""
     return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)

@@ -9,7 +9,7 @@ from ple_keras._keras.internals import children
 from ple_keras._keras.walking import layers_inside
 
 
-def freeze_if_frozen(layer: Any) -> None:
+def freeze_if_frozen(layer: keras.Layer) -> None:
     """Freeze the layers inside a layer that was made with `trainable=False`.
 
     Keras does so when `trainable` is assigned, not when it is given to the constructor: a layer
@@ -81,7 +81,7 @@ class FreezableLayer(keras.Layer):
         return layer
 
 
-def _frozen_names(layer: Any) -> list[str] | None:
+def _frozen_names(layer: keras.Layer) -> list[str] | None:
     """Return the names of the frozen layers inside; None if all are as the layer itself."""
     inside = list(layers_inside(layer))
     if all(each.trainable == layer.trainable for _, each in inside):

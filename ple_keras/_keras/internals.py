@@ -15,11 +15,13 @@ from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import stateless_scope, symbolic_scope
 from keras.src.utils import module_utils
 
+from ple_keras._typing import Store, Tensor
+
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
 
 
-def children(layer: Any) -> list[Any]:
+def children(layer: keras.Layer) -> list[Any]:
     """Return the layers directly inside a layer, in the order in which they became part of it.
 
     `Model.layers` exists for models alone, and leaves out layers in attributes of a Functional
@@ -29,7 +31,7 @@ def children(layer: Any) -> list[Any]:
     return inside
 
 
-def stop_tracking(layer: Any, variable: Any) -> None:
+def stop_tracking(layer: keras.Layer, variable: keras.Variable) -> None:
     """Remove a variable from a layer's weights.
 
     Quantization replaces variables, as Keras's own layers do it. Keras 3.12 to 3.15.
@@ -37,7 +39,7 @@ def stop_tracking(layer: Any, variable: Any) -> None:
     layer._untrack_variable(variable)
 
 
-def mask_of(tensor: Any) -> Any:
+def mask_of(tensor: Tensor) -> Any:
     """Return the mask that Keras attached to a tensor, or None.
 
     Losses, and layers that read several tensors, get no mask as an argument; JAX's tracers take no
@@ -46,7 +48,7 @@ def mask_of(tensor: Any) -> Any:
     return get_keras_mask(tensor)
 
 
-def drop_mask(tensor: Any) -> None:
+def drop_mask(tensor: Tensor) -> None:
     """Remove the mask that Keras attached to a tensor.
 
     A loss with `ignore_class` attaches one to its values, which Keras would apply to the mean.
@@ -91,7 +93,7 @@ def tensorflow_not_imported() -> Iterator[None]:
         lazy["_available"] = None
 
 
-def copy_direction(metric: Any, target: Any) -> None:
+def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
     """Give a metric the direction of another: whether more of it is better.
 
     EarlyStopping and ModelCheckpoint read it with `mode="auto"`. Keras 3.12 to 3.15.
@@ -100,7 +102,7 @@ def copy_direction(metric: Any, target: Any) -> None:
         target._direction = metric._direction
 
 
-def trained_and_logged(trained: Any, logged: Any) -> tuple[list[Any], list[float]]:
+def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[Any], list[float]]:
     """Return two losses of one output, and their weights, as `Model.compile` takes them.
 
     Keras calls an output's losses in this order, adds them up by their weights, and logs the last
@@ -109,7 +111,7 @@ def trained_and_logged(trained: Any, logged: Any) -> tuple[list[Any], list[float
     return [trained, logged], [1.0, 0.0]
 
 
-def refusal(layer: Any, store: Any, reason: str) -> ValueError:
+def refusal(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error with which a layer refuses a file.
 
     Keras tries a layer that raised again, with an empty store, and shows the last error: here it
@@ -143,7 +145,7 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return unbuilt
 
 
-def has_automatic_config(layer: Any) -> bool:
+def has_automatic_config(layer: keras.Layer) -> bool:
     """Return whether Keras records the arguments of a layer's `__init__` as its config.
 
     It does so for classes without `get_config`. Keras 3.12 to 3.15.
@@ -151,7 +153,7 @@ def has_automatic_config(layer: Any) -> bool:
     return bool(type(layer).get_config is keras.Layer.get_config)
 
 
-def is_of_keras(thing: Any) -> bool:
+def is_of_keras(thing: object) -> bool:
     """Return whether a class or function is one of Keras's own.
 
     Their module is the only sign. Keras 3.12 to 3.15.

@@ -1,10 +1,11 @@
 """The names of losses and metrics."""
 
 import re
-from typing import Any
+
+from ple_keras._typing import LossLike, MetricLike
 
 
-def stable_name(named: Any) -> str:
+def stable_name(named: LossLike | MetricLike) -> str:
     """The name of a loss or metric, without the number that Keras counts up with each."""
     if isinstance(named, str):
         return named

@@ -9,6 +9,7 @@ import keras
 from ple_keras._keras.building import Untracked
 from ple_keras._keras.saving import read_text, write_text
 from ple_keras._keras.walking import layers_inside, walk
+from ple_keras._typing import Store
 
 MODES_KEY = "quantized"
 
@@ -19,13 +20,13 @@ class QuantizedByParent(keras.Layer):
     `Model.quantize` asks only layers without any inside, and leaves the others out in silence.
     """
 
-    def __init__(self, parent: Any, name: str) -> None:
+    def __init__(self, parent: keras.Layer, name: str) -> None:
         super().__init__(name=name, dtype=parent.dtype_policy)
         self._parent = Untracked(parent)
         self._mode: str | None = None
         self.built = True
 
-    def quantize(self, mode: str, type_check: bool = True, config: Any = None) -> None:
+    def quantize(self, mode: str, type_check: bool = True, config: object = None) -> None:
         self._parent.value.quantize(mode, config=config)
         self.quantization_config = config
         self._mode = mode
@@ -35,7 +36,7 @@ class QuantizedByParent(keras.Layer):
         return self._mode
 
 
-def check_weights_only(mode: str, layer: Any) -> None:
+def check_weights_only(mode: str, layer: keras.Layer) -> None:
     """Refuse modes that train or calibrate; `Model.quantize` makes a warning of it."""
     if mode not in ("int8", "int4"):
         raise NotImplementedError(
@@ -44,7 +45,7 @@ def check_weights_only(mode: str, layer: Any) -> None:
         )
 
 
-def save_modes(layer: Any, store: Any) -> None:
+def save_modes(layer: keras.Layer, store: Store) -> None:
     """Put down how the layers inside are quantized, for their configs don't tell."""
     modes = {
         name: (inside.quantization_mode, _config_of(inside))
@@ -55,7 +56,7 @@ def save_modes(layer: Any, store: Any) -> None:
         write_text(store, MODES_KEY, json.dumps(modes))
 
 
-def load_modes(layer: Any, store: Any) -> dict[str, Any]:
+def load_modes(layer: keras.Layer, store: Store) -> dict[str, Any]:
     """Quantize the layers inside as the file has them, before their own weights are read.
 
     Returns:
@@ -74,20 +75,20 @@ def load_modes(layer: Any, store: Any) -> dict[str, Any]:
 class SavesQuantization:
     """A layer whose files tell how the layers inside it are quantized."""
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         super().save_own_variables(store)  # type: ignore[misc]
         save_modes(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
 
 
-def _by_their_own_names(layer: Any) -> Iterator[tuple[str, Any]]:
+def _by_their_own_names(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     """The layers inside as files of version 0.1.0 name them."""
     for _, *inside in walk(layer):
         if inside:
             yield "/".join(each.name for each in inside), inside[-1]
 
 
-def _config_of(layer: Any) -> Any:
+def _config_of(layer: keras.Layer) -> Any:
     return keras.saving.serialize_keras_object(getattr(layer, "quantization_config", None))

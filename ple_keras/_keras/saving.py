@@ -2,31 +2,32 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
+import keras
 import numpy as np
 
 from ple_keras._keras.internals import refusal
+from ple_keras._typing import Store
 
 NAMES_KEY = "names"
 
 
-def write_text(store: Any, key: str, text: str) -> None:
+def write_text(store: Store, key: str, text: str) -> None:
     """Write a text into a layer's part of a file, which takes arrays alone."""
     store[key] = np.frombuffer(text.encode(), dtype=np.uint8)
 
 
-def read_text(store: Any, key: str) -> str | None:
+def read_text(store: Store, key: str) -> str | None:
     """Return a text that `write_text` wrote; None if there is none."""
     return np.asarray(store[key]).tobytes().decode() if key in list(store.keys()) else None
 
 
-def save_names(store: Any, names: Sequence[str]) -> None:
+def save_names(store: Store, names: Sequence[str]) -> None:
     """Write the names whose order `check_names` compares."""
     write_text(store, NAMES_KEY, "\n".join(names))
 
 
-def check_names(store: Any, names: Sequence[str], layer: Any) -> None:
+def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     """Refuse a file written by a layer with other names, or the same in another order.
 
     Stacked kernels, the columns of the shared gate and the optimizer's moments lie in that

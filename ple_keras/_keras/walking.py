@@ -5,23 +5,25 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import keras
+
 from ple_keras._keras.internals import children
 
 Path = tuple[Any, ...]  # layers, from the outermost to the one that the path leads to
 
 
-def walk(layer: Any) -> Iterator[Path]:
+def walk(layer: keras.Layer) -> Iterator[Path]:
     """Yield the path to a layer and to those inside, outer ones first, each layer once."""
     yield (layer,)
     yield from _inside((layer,), {id(layer)})
 
 
-def find_layers(layer: Any, kind: Any) -> list[Any]:
+def find_layers(layer: keras.Layer, kind: type[keras.Layer]) -> list[Any]:
     """Return the layers of a class in a layer, itself included, each once."""
     return [path[-1] for path in walk(layer) if isinstance(path[-1], kind)]
 
 
-def layers_inside(layer: Any) -> Iterator[tuple[str, Any]]:
+def layers_inside(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     """Yield the layers inside, outer ones first, by names that hold for every copy of the layer.
 
     Keras counts automatic names up, so that a copy has others. Here layers whose names are alike

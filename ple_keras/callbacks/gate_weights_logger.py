@@ -2,17 +2,18 @@
 
 import csv
 import math
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from ple_keras._typing import Logs
 from ple_keras.callbacks._ranks import sum_over_ranks
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
-Logs = dict[str, Any] | None
 Figures = dict[str, float]
 
 
@@ -67,7 +68,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     ['buy/expert_0', 'shared/expert_0', 'entropy', 'max']
     """
 
-    def __init__(self, path: Any = None) -> None:
+    def __init__(self, path: str | PathLike[str] | None = None) -> None:
         super().__init__()
         try:
             self.path = None if path is None else Path(path)
@@ -178,7 +179,7 @@ def _times_count(statistics: dict[str, Any]) -> np.ndarray:
     return np.append(means * count if count else np.zeros_like(means), count)
 
 
-def _tracking_levels(model: Any) -> dict[str, CGCBlock]:
+def _tracking_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     levels = find_levels(model)
     return {key: block for key, block in levels.items() if block.enable_gate_weights_metrics}
 

@@ -2,13 +2,11 @@
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
 from ple_keras._checks import check_number
-
-Logs = dict[str, Any] | None
+from ple_keras._typing import Logs
 
 
 class MultiTaskScore(keras.callbacks.Callback):

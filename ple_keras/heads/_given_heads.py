@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ple_keras._checks import in_dependency_order, task_names
+from ple_keras._typing import TaskName
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
 
 
-def check_heads(heads: Any) -> list[Head]:
+def check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     """The heads as a list; tasks and layer names must differ."""
     if isinstance(heads, Mapping):
         task_names(heads, "heads")

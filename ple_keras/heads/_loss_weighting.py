@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
+from ple_keras._typing import DType, Initializer, Shape
 from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 
@@ -34,12 +35,12 @@ class LossWeighting(keras.Layer):
             self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
         )
 
-    def _start(self, shape: Any, dtype: Any = None) -> Any:
+    def _start(self, shape: Shape, dtype: DType = None) -> Any:
         """The multipliers before any other are assigned; within a graph nothing can be."""
         values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
 
-    def _add_by_task(self, name: str, initializer: Any, trainable: bool = True) -> Any:
+    def _add_by_task(self, name: str, initializer: Initializer, trainable: bool = True) -> Any:
         return self.add_weight(
             shape=(len(self._task_names),),
             initializer=initializer,
@@ -95,7 +96,7 @@ class LossWeighting(keras.Layer):
         values = [multipliers.get(task, 1.0) for task in self._task_names]
         self._loss_weights.multipliers.assign(values)
 
-    def weighs(self, loss: Any) -> bool:
+    def weighs(self, loss: object) -> bool:
         """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
         return any(
             isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)

@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
+from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.positive_weight_loss import PositiveWeightLoss
@@ -45,10 +46,10 @@ class BinaryHead(Head):
     def __init__(
         self,
         task: str,
-        tower: Any = None,
+        tower: LayerLike | None = None,
         *,
-        loss: Any = None,
-        metrics: Sequence[Any] | None = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
         pos_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
@@ -63,7 +64,7 @@ class BinaryHead(Head):
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
 
-    def _check_values(self, labels: Any) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)
 
     def get_config(self) -> dict[str, Any]:

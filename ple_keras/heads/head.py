@@ -13,11 +13,12 @@ from ple_keras._checks import (
     check_not_negative,
     check_task_name,
 )
-from ple_keras._keras.building import Shape, Untracked, build_on
+from ple_keras._keras.building import Untracked, build_on
 from ple_keras._keras.dtypes import HALF_DTYPES
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
+from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.labels.label_arrays import check_array, label_width
 from ple_keras.labels.missing_label import check_missing_label, config_of
 from ple_keras.layers.template import as_template
@@ -73,10 +74,10 @@ class Head(SavesQuantization, FreezableLayer):
         self,
         task: str,
         units: int = 1,
-        activation: Any = None,
-        loss: Any = None,
-        metrics: Sequence[Any] | None = None,
-        tower: Any = None,
+        activation: Activation = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        tower: LayerLike | None = None,
         loss_weight: float = 1.0,
         missing_label: float = math.nan,
         reduction: str | None = None,
@@ -99,7 +100,7 @@ class Head(SavesQuantization, FreezableLayer):
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
         self._leading = (None,) * (len(shape) - 1)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
@@ -115,7 +116,7 @@ class Head(SavesQuantization, FreezableLayer):
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
-    def logits(self, features: Any) -> Any:
+    def logits(self, features: Tensor) -> Any:
         """The prediction before the activation; the head must be built.
 
         Args:
@@ -131,7 +132,7 @@ class Head(SavesQuantization, FreezableLayer):
             )
         return self._projection(self._tower(features) if self._tower_template else features)
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
         """Predict.
 
         Args:
@@ -179,7 +180,7 @@ class Head(SavesQuantization, FreezableLayer):
             metric.label = f"{self.task}_{metric.name}"
         return metrics
 
-    def check_labels(self, labels: Any) -> None:
+    def check_labels(self, labels: Tensor) -> None:
         """Look at an array of labels before they are trained on.
 
         Args:
@@ -197,13 +198,13 @@ class Head(SavesQuantization, FreezableLayer):
         width = label_width(self.loss, self.units)
         self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
 
-    def _check_values(self, labels: Any) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         """Refuse values, `(labels, width)` without missing ones, that the task can't have."""
 
-    def compute_output_shape(self, input_shape: Any) -> Shape:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
         return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
 
@@ -228,7 +229,7 @@ def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _check_plain(loss: Any) -> Any:
+def _check_plain(loss: LossLike) -> Any:
     if isinstance(loss, MaskedLoss):
         raise TypeError(
             "loss must be the plain loss: the head itself masks it, by its missing_label and "

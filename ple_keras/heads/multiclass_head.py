@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._checks import check_int, refuse_fixed
 from ple_keras._keras.registration import register
+from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 from ple_keras.metrics.loss_mean import LossMean
@@ -40,11 +41,11 @@ class MulticlassHead(Head):
     def __init__(
         self,
         task: str,
-        tower: Any = None,
+        tower: LayerLike | None = None,
         *,
         num_classes: int,
-        loss: Any = None,
-        metrics: Sequence[Any] | None = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
@@ -56,7 +57,7 @@ class MulticlassHead(Head):
             metrics = ["accuracy", LossMean(loss)]
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
 
-    def _check_values(self, labels: Any) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         if labels.shape[-1] == self.num_classes:  # a probability for each class
             check_probabilities(labels, self.task)
         else:

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_task_name, refuse_fixed
-from ple_keras._keras.building import Shape
 from ple_keras._keras.registration import register
+from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.probability_crossentropy import ProbabilityCrossentropy
@@ -64,8 +64,8 @@ class ProductHead(Head):
         task: str,
         of: Sequence[str],
         *,
-        loss: Any = None,
-        metrics: Sequence[Any] | None = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
         for argument, value in (("units", "1"), ("activation", "exp"), ("tower", "none")):
@@ -78,25 +78,25 @@ class ProductHead(Head):
         self.of = _check_factors(of, task)
         self.autocast = False  # logarithms come in float32 and stay so
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         """There is nothing to build."""
 
     def be_like(self, factor: Head) -> None:
         """Take the rank of a factor that is built."""
         self._leading = factor._leading
 
-    def logits(self, features: Any) -> Any:
+    def logits(self, features: Tensor) -> Any:
         """Refused: a product has no features of its own."""
         raise ValueError(
             f"{self.name!r} has no logits of its own, its factors {list(self.of)} have. "
             f"Received: features={features!r}"
         )
 
-    def log_probability(self, factors: Sequence[Any]) -> Any:
+    def log_probability(self, factors: Sequence[Tensor]) -> Any:
         """The logarithm of the product, from those of the factors, each `(..., 1)`."""
         return sum(factors[1:], start=factors[0])
 
-    def call(self, inputs: Sequence[Any], training: bool | None = None) -> Any:
+    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Any:
         """Predict.
 
         Args:
@@ -111,10 +111,10 @@ class ProductHead(Head):
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[0])
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
-    def _check_values(self, labels: Any) -> None:
+    def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)
 
     def get_config(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class ProductHead(Head):
         return {**config, "of": self.of}
 
 
-def _check_factors(of: Any, task: str) -> list[str]:
+def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     if isinstance(of, str) or not isinstance(of, Sequence):
         raise TypeError(f"of must be a sequence of tasks' names. Received: of={of!r}")
     names = [check_task_name(name, "of") for name in of]

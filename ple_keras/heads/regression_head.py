@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._keras.registration import register
+from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike
 from ple_keras.heads.head import Head
 from ple_keras.metrics.loss_mean import LossMean
 
@@ -40,12 +41,12 @@ class RegressionHead(Head):
     def __init__(
         self,
         task: str,
-        tower: Any = None,
+        tower: LayerLike | None = None,
         *,
         units: int = 1,
-        activation: Any = None,
-        loss: Any = None,
-        metrics: Sequence[Any] | None = None,
+        activation: Activation = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
         if loss is None:

@@ -6,11 +6,11 @@ from typing import Any
 import keras
 
 from ple_keras._checks import SHARED, check_keys
-from ple_keras._keras.building import Shape
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
+from ple_keras._typing import ByStream, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, order_products
 from ple_keras.heads._loss_weighting import LossWeighting
@@ -77,7 +77,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
     def _products(self) -> list[Any]:  # no property: Keras's saving would walk into it
         return [getattr(self, _head_attribute(task)) for task in self._product_names]
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._by_task(input_shape)
         for head in self._heads():
             if not head.built:
@@ -95,7 +95,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self._loss_weights.mark(keras.tree.flatten(predictions))  # also those of a subclass
         return predictions
 
-    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Any]:
         """Predict every task.
 
         Args:
@@ -122,7 +122,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
             logs[product.task] = product.log_probability(of)
         return {task: predictions[task] for task in self._task_names}
 
-    def _by_task(self, inputs: Any) -> dict[str, Any]:
+    def _by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(inputs, Mapping):
             raise TypeError(
                 f"inputs must be a dict by task, {self.task_names}. Received: inputs={inputs!r}"
@@ -157,7 +157,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         """
         return compile_arguments(self._heads(), self._loss_weights, self.loss_weighting, overrides)
 
-    def check_labels(self, y: Mapping[str, Any]) -> None:
+    def check_labels(self, y: Mapping[TaskName, Tensor]) -> None:
         """Look at the arrays of labels before `fit` does, whose own errors say little.
 
         Keras trains silently, or to NaN, on a class index that is out of range.
@@ -193,7 +193,9 @@ class TaskHeads(LossWeighting, FreezableLayer):
         if len(set(rows.values())) > 1:
             raise ValueError(f"y must have as many labels for each task. Received: rows={rows}")
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+    def compute_mask(
+        self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
+    ) -> dict[str, Any] | None:
         masks = self._by_task(previous_mask)
         if all(mask is None for mask in masks.values()):
             return None
@@ -201,7 +203,9 @@ class TaskHeads(LossWeighting, FreezableLayer):
             masks[product.task] = masks[product.of[0]]
         return {task: masks[task] for task in self._task_names}
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def compute_output_spec(
+        self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
+    ) -> dict[str, Any]:
         features = self._by_task(inputs)
         heads = {head.task: head for head in self._heads()}
         specs = {task: heads[task].compute_output_spec(features[task]) for task in self.task_names}
@@ -209,15 +213,15 @@ class TaskHeads(LossWeighting, FreezableLayer):
             specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
         return {task: specs[task] for task in self._task_names}
 
-    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+    def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         tensors = {key: keras.KerasTensor(x) for key, x in self._by_task(input_shape).items()}
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         save_names(store, self._task_names)
         self._loss_weights.save(store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         check_names(store, self._task_names, self)
         self._loss_weights.load(store)
 

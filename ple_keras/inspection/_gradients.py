@@ -1,20 +1,24 @@
 """The gradients of several losses at once, on each backend."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 
-Probe = Callable[[str, Any], Any]
-Losses = Callable[[Any, Probe], list[Any]]
+from ple_keras._typing import Nested, Tensor
+from ple_keras.inspection.batches import to_numpy
+
+Probe = Callable[[str, Tensor], Tensor]
+Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
+Losses = Callable[[Batch, Probe], list[Tensor]]
 Gradients = tuple[list[np.ndarray], dict[str, np.ndarray]]
 
 
 def gradient_function(
-    losses: Losses, variables: list[Any], model: Any
-) -> Callable[[Any], Gradients]:
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Gradients]:
     """A function from a batch to the gradients of the losses of that batch; no state changes.
 
     Args:
@@ -29,20 +33,20 @@ def gradient_function(
     """
     backends = {"tensorflow": _of_tensorflow, "jax": _of_jax, "torch": _of_torch}
     compute = backends[keras.backend.backend()](losses, variables, model)
-    return lambda batch: keras.tree.map_structure(_to_numpy, compute(batch))
+    return lambda batch: keras.tree.map_structure(
+        lambda gradient: to_numpy(gradient).astype("float64"), compute(batch)
+    )
 
 
-def _to_numpy(gradient: Any) -> np.ndarray:
-    return np.asarray(keras.ops.convert_to_numpy(gradient), dtype="float64")
-
-
-def _of_tensorflow(losses: Losses, variables: list[Any], model: Any) -> Callable[[Any], Any]:
+def _of_tensorflow(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
     tf: Any = import_module("tensorflow")
 
-    def compute(batch: Any) -> Any:
+    def compute(batch: Batch) -> Any:
         probed = {}
 
-        def probe(name: str, tensor: Any) -> Any:
+        def probe(name: str, tensor: Tensor) -> Any:
             probed[name] = tf.identity(tensor)
             tape.watch(probed[name])
             return probed[name]
@@ -58,13 +62,15 @@ def _of_tensorflow(losses: Losses, variables: list[Any], model: Any) -> Callable
     return compute
 
 
-def _of_torch(losses: Losses, variables: list[Any], model: Any) -> Callable[[Any], Any]:
+def _of_torch(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
     torch: Any = import_module("torch")
 
-    def compute(batch: Any) -> Any:
+    def compute(batch: Batch) -> Any:
         probed = {}
 
-        def probe(name: str, tensor: Any) -> Any:
+        def probe(name: str, tensor: Tensor) -> Any:
             probed[name] = tensor.clone().requires_grad_()
             return probed[name]
 
@@ -78,7 +84,7 @@ def _of_torch(losses: Losses, variables: list[Any], model: Any) -> Callable[[Any
     return compute
 
 
-def _torch_gradients(value: Any, sources: list[Any]) -> list[Any]:
+def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Any]:
     torch: Any = import_module("torch")
 
     if not (sources and value.requires_grad):
@@ -87,33 +93,35 @@ def _torch_gradients(value: Any, sources: list[Any]) -> list[Any]:
     return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, gradients)]
 
 
-def _of_jax(losses: Losses, variables: list[Any], model: Any) -> Callable[[Any], Any]:
+def _of_jax(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
     jax: Any = import_module("jax")
     jnp = jax.numpy
 
     asked = {id(variable) for variable in variables}
     others = [variable for variable in model.variables if id(variable) not in asked]
 
-    def run(values: Any, rest: Any, batch: Any, probe: Probe) -> Any:
+    def run(values: list[Tensor], rest: list[Tensor], batch: Batch, probe: Probe) -> Any:
         state = zip([*variables, *others], [*values, *rest])
         with keras.StatelessScope(list(state)):
             return jnp.stack(losses(batch, probe))
 
-    def probed(values: Any, rest: Any, batch: Any) -> dict[str, Any]:
+    def probed(values: Tensor, rest: list[Tensor], batch: Batch) -> dict[str, Any]:
         tensors = {}
 
-        def probe(name: str, tensor: Any) -> Any:
+        def probe(name: str, tensor: Tensor) -> Any:
             tensors[name] = tensor
             return tensor
 
         run(values, rest, batch, probe)
         return tensors
 
-    def compute(values: Any, rest: Any, batch: Any) -> Any:
+    def compute(values: Tensor, rest: list[Tensor], batch: Batch) -> Any:
         shapes = jax.eval_shape(probed, values, rest, batch)
         deltas = jax.tree.map(jnp.zeros_like, shapes)
 
-        def moved(values: Any, deltas: Any) -> Any:
+        def moved(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Any:
             return run(values, rest, batch, lambda name, tensor: tensor + deltas[name])
 
         return jax.jacrev(moved, argnums=(0, 1))(values, deltas)

@@ -2,8 +2,10 @@
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+from ple_keras.inspection.level_use import ExpertUse, GateUse
 
 WIDTH = 100
 MOST = 16  # items of a list
@@ -24,7 +26,7 @@ def format_report(report: Any) -> str:
     return "\n\n".join(blocks)
 
 
-def _gate_rows(gates: dict[str, Any]) -> Iterator[Row]:
+def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
     yield "gate", "entropy", "largest", "over 0.95", "mean weight ± spread"
     for gate, use in gates.items():
         weights = (
@@ -34,7 +36,7 @@ def _gate_rows(gates: dict[str, Any]) -> Iterator[Row]:
         yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _joined(weights)
 
 
-def _expert_rows(experts: dict[str, Any]) -> Iterator[Row]:
+def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
     yield "expert", "dead units", "mean weight by gate (share of the tasks' use)"
     for expert, use in experts.items():
         shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_int
+from ple_keras._typing import Nested, Tensor
 
 DEFAULT_SIZE = 1024
 
@@ -33,8 +34,8 @@ class Batches:
 
     def __init__(
         self,
-        x: Any,
-        y: Any = None,
+        x: Nested,
+        y: Nested = None,
         batch_size: int | None = None,
         default: int | None = DEFAULT_SIZE,
     ) -> None:
@@ -45,7 +46,7 @@ class Batches:
         leaves = keras.tree.flatten(x)
         self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
         if self._has_arrays:
-            self._data: Any = _each(_to_numpy, (x, y))
+            self._data: Any = _each(to_numpy, (x, y))
             self._rows = _number_of_rows(self._data)
             self._size = size or self._rows
             return
@@ -89,26 +90,27 @@ class Batches:
             batches = map(batches.__getitem__, range(len(self)))
         for batch in batches:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield _each(_to_numpy, (x, y))
+            yield _each(to_numpy, (x, y))
 
 
-def _is_array(value: Any) -> bool:
+def _is_array(value: object) -> bool:
     """Whether it has rows: arrays, tensors and data frames do, batches of them don't."""
     return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 
-def _each(function: Callable[[Any], Any], data: Any) -> Any:
+def _each(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """The function of each array; None, which is no array, stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 
 
-def _to_numpy(value: Any) -> Any:
+def to_numpy(value: Tensor) -> Any:
+    """An array, a tensor or a list as a NumPy array."""
     if isinstance(value, np.ndarray):
         return value
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    return keras.ops.convertto_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
 
 
-def _number_of_rows(data: Any) -> int:
+def _number_of_rows(data: Nested) -> int:
     arrays = [array for array in keras.tree.flatten(data) if array is not None]
     if any(array.ndim == 0 for array in arrays):
         raise TypeError(

@@ -5,15 +5,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
+from ple_keras._typing import ByStream, Nested, Tensor
+from ple_keras.inspection._observed_model import observe_levels
 from ple_keras.inspection._report_text import format_report
 from ple_keras.inspection._report_warnings import NEARLY_ALL, report_warnings
 from ple_keras.inspection.batches import Batches
-from ple_keras.inspection.gate_weights import watch
 from ple_keras.inspection.gradient_conflict import conflict_in
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
@@ -49,9 +51,9 @@ class GateReport:
 
 
 def gate_report(
-    model: Any,
-    x: Any,
-    y: Any = None,
+    model: keras.Layer,
+    x: Nested,
+    y: Nested = None,
     batch_size: int | None = None,
     verbose: str | int = "auto",
 ) -> GateReport:
@@ -85,7 +87,7 @@ def gate_report(
     0.5
     """
     batches = None if y is None else Batches(x, y, batch_size)
-    seen = watch(model, x, _look, batch_size, verbose)
+    seen = observe_levels(model, x, _look, batch_size, verbose)
     levels = built_levels(model)
     conflict = {} if batches is None else conflict_in(model, batches)
     uses = {}
@@ -99,7 +101,7 @@ def gate_report(
     return GateReport(int(next(iter(seen.values()))["examples"].sum()), uses)
 
 
-def _look(weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, Any]:
+def _look(weights: ByStream, outputs: ByStream) -> dict[str, Any]:
     """What of a batch the report is made of, each with an axis of batches or of positions first."""
     some = next(iter(outputs.values()))
     return {
@@ -109,7 +111,7 @@ def _look(weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> dict[str, A
     }
 
 
-def _rows(weights: Any) -> Any:
+def _rows(weights: Tensor) -> Any:
     """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
     mask = mask_of(weights)
     if mask is not None:
@@ -117,7 +119,7 @@ def _rows(weights: Any) -> Any:
     return ops.reshape(weights, (-1, weights.shape[-1]))
 
 
-def _zeros(outputs: Any) -> Any:
+def _zeros(outputs: Tensor) -> Any:
     """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
     mask, outputs = mask_of(outputs), ops.stop_gradient(outputs)
     is_zero = ops.cast(outputs == 0, "float32")
@@ -163,7 +165,7 @@ def _expert_uses(
     return uses
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     """Nested dicts with names for keys, and None for NaN."""
     if isinstance(value, dict):
         return {

@@ -7,30 +7,28 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from ple_keras._checks import SHARED
-from ple_keras._keras.walking import find_layers
-from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.inspection._gradients import Losses, Probe, gradient_function
+from ple_keras._typing import Nested, Tensor
+from ple_keras.inspection._gradients import Batch, Losses, Probe, gradient_function
+from ple_keras.inspection._prober import Prober
+from ple_keras.inspection._refusals import no_batch, not_taken, runs_repeatedly
+from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
-from ple_keras.layers._level.observer import Observer, observed_by
+from ple_keras.layers._level.expert_bank import Index
+from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers._level.parts import expert_parts
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.losses.joint_losses import TrainedLoss
-from ple_keras.losses.masked_loss import MaskedLoss
 
 INPUT = "input"
 Levels = Mapping[str, CGCBlock]
-TaskLosses = Mapping[str, Callable[..., Any]]
 Place = tuple[str, str]  # a level and one of its shared experts, or "input"
 Cosines = dict[tuple[str, str], float]
 
 
 def gradient_conflict(
-    model: Any, x: Any, y: Any = None, batch_size: int | None = None
+    model: keras.Layer, x: Nested, y: Nested = None, batch_size: int | None = None
 ) -> dict[str, dict[str, Cosines]]:
     """How well the tasks agree on what they share: the cosines between their losses' gradients.
 
@@ -82,14 +80,14 @@ def gradient_conflict(
     return conflict_in(model, Batches(x, y, batch_size, default=None))
 
 
-def conflict_in(model: Any, batches: Batches) -> dict[str, dict[str, Cosines]]:
+def conflict_in(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cosines]]:
     """As `gradient_conflict`, of batches of `(x, y)`."""
     levels = built_levels(model)
-    losses = _task_losses(model, levels)
+    losses = task_losses(model, levels)
     measure = _cosine_function(model, levels, losses)
     found = [measure(features, _labels(labels, losses)) for features, labels in batches]
     if not found:
-        raise ValueError(f"x must hold at least one batch. Received: x={batches.given!r}")
+        raise no_batch(batches.given)
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
     for level, name in found[0]:
         cosines = _mean([batch[level, name] for batch in found])
@@ -100,44 +98,7 @@ def conflict_in(model: Any, batches: Batches) -> dict[str, dict[str, Cosines]]:
     return conflict
 
 
-def _task_losses(model: Any, levels: Levels) -> TaskLosses:
-    """The loss of each task that is trained, in task order."""
-    heads = {head.task: head for head in find_layers(model, Head)}
-    compiled = getattr(model, "loss", None)
-    if isinstance(compiled, Mapping):
-        losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
-    elif compiled is not None:
-        raise ValueError(
-            "model must be compiled with losses by task, in a dict. "
-            f"Received: model.loss={compiled!r}"
-        )
-    else:
-        losses = {task: head.new_loss() for task, head in heads.items()}
-    tasks = [task for layer in find_layers(model, TaskHeads) for task in layer.trained_tasks]
-    tasks += [task for block in levels.values() for task in block.task_names]
-    tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
-    if not tasks:
-        raise ValueError(
-            "model must have losses by task: those of TaskHeads, or those that it was compiled "
-            f"with as a dict by task. Received: model={model!r}, model.loss={compiled!r}"
-        )
-    return {task: losses[task] for task in tasks}
-
-
-def _compiled_loss(task: str, loss: Any, heads: Mapping[str, Head]) -> Any:
-    """The head's own loss where that is what was compiled, without its weight."""
-    losses = [one for one in keras.tree.flatten(loss) if one is not None]
-    if task in heads and any(isinstance(one, TrainedLoss) for one in losses):
-        return heads[task].new_loss()
-    if len(losses) > 1:
-        raise ValueError(
-            f"model must be compiled with one loss for each task. Received: loss[{task!r}]={loss!r}"
-        )
-    known = keras.losses.get(losses[0] if losses else None)
-    return known if known is None or isinstance(known, keras.Loss) else MaskedLoss(known)
-
-
-def _labels(y: Any, losses: TaskLosses) -> dict[str, Any]:
+def _labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
     """The labels of the tasks that have a loss."""
     if not isinstance(y, Mapping):
         raise TypeError(f"y must be a dict by task, {list(losses)}. Received: y={y!r}")
@@ -151,8 +112,8 @@ def _labels(y: Any, losses: TaskLosses) -> dict[str, Any]:
 
 
 def _cosine_function(
-    model: Any, levels: Levels, losses: TaskLosses
-) -> Callable[[Any, Any], dict[Place, np.ndarray]]:
+    model: keras.Layer, levels: Levels, losses: TaskLosses
+) -> Callable[[Nested, dict[str, Tensor]], dict[Place, np.ndarray]]:
     """From a batch's x and y to the cosines `(tasks, tasks)` at each place."""
     parts = {
         (level, expert): [(v, where) for v, where in expert_parts(block)[expert] if v.trainable]
@@ -163,7 +124,7 @@ def _cosine_function(
     variables = {id(v): v for of_expert in parts.values() for v, _ in of_expert}
     gradients = gradient_function(_forward(model, levels, losses), [*variables.values()], model)
 
-    def measure(x: Any, y: Any) -> dict[Place, np.ndarray]:
+    def measure(x: Nested, y: dict[str, Tensor]) -> dict[Place, np.ndarray]:
         of_variables, of_inputs = gradients((x, y))
         by_variable = dict(zip(variables, of_variables))
         places = {(level, INPUT): [gradient] for level, gradient in of_inputs.items()}
@@ -174,92 +135,43 @@ def _cosine_function(
     return measure
 
 
-def _of_expert(gradients: np.ndarray, where: tuple[Any, ...]) -> np.ndarray:
+def _of_expert(gradients: np.ndarray, where: Index) -> np.ndarray:
     """The part of the tasks' gradients for a stack, `(tasks, ...)`, that is one expert's."""
     part: np.ndarray = gradients[(slice(None), *where)]
     return part
 
 
-def _forward(model: Any, levels: Levels, losses: TaskLosses) -> Losses:
+def _forward(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
     """The tasks' losses in a batch, with a probe on what each level reads."""
     names = {id(block): level for level, block in levels.items()}
 
-    def forward(batch: Any, probe: Probe) -> list[Any]:
+    def forward(batch: Batch, probe: Probe) -> list[Any]:
         x, y = batch
-        prober = _Prober(names, probe)
+        prober = Prober(names, probe)
         with observed_by(prober):
             predictions = _run(model, x)
         if prober.repeated:
-            raise ValueError(
-                "model must run each block once, since the inputs of several runs can't be told "
-                f"apart. Received: model={model!r}, which runs {prober.repeated} more than once"
-            )
+            raise runs_repeatedly(prober.repeated)
         _check_predictions(predictions, losses, model)
-        return [_scaled(loss, y[task], predictions[task]) for task, loss in losses.items()]
+        return [scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
     return forward
 
 
-def _run(model: Any, x: Any) -> Any:
+def _run(model: keras.Layer, x: Nested) -> Any:
     try:
         return model(x, training=False)
     except Exception as error:
-        shapes = keras.tree.map_structure(lambda array: tuple(array.shape), x)
-        raise ValueError(
-            f"x must be what the model takes, which can't run on a batch of it: {error} "
-            f"Received: x.shape={shapes}"
-        ) from error
+        raise not_taken(x, error) from error
 
 
-class _Prober(Observer):
-    """Puts a probe on the tensor that a level reads, where it is one for all streams."""
-
-    def __init__(self, names: Mapping[int, str], probe: Probe) -> None:
-        self._names, self._probe = names, probe
-        self._seen: set[str] = set()
-        self.repeated: list[str] = []
-
-    def read(self, block: Any, inputs: Any) -> Any:
-        level = self._names[id(block)]
-        if level in self._seen:
-            self.repeated.append(level)
-        elif not isinstance(inputs, Mapping):
-            if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-                inputs = ops.cast(inputs, block.compute_dtype)  # integers have no gradient
-            inputs = _KeepMask(lambda tensor: self._probe(level, tensor))(inputs)
-        self._seen.add(level)
-        return inputs
-
-
-class _KeepMask(keras.layers.Layer):
-    """A function of a tensor, as a layer, for Keras to hand the tensor's mask on."""
-
-    def __init__(self, function: Callable[[Any], Any]) -> None:
-        super().__init__(autocast=False)
-        self.supports_masking = True
-        self._function = function
-
-    def call(self, inputs: Any) -> Any:
-        return self._function(inputs)
-
-
-def _check_predictions(predictions: Any, losses: TaskLosses, model: Any) -> None:
+def _check_predictions(predictions: Nested, losses: TaskLosses, model: keras.Layer) -> None:
     if not (isinstance(predictions, Mapping) and set(losses) <= set(predictions)):
         found = list(predictions) if isinstance(predictions, Mapping) else predictions
         raise ValueError(
             f"model must return a dict by task, with the keys {list(losses)}. "
             f"Received: model={model!r}, which returns {found!r}"
         )
-
-
-def _scaled(loss: Callable[..., Any], labels: Any, predictions: Any) -> Any:
-    """A task's loss times about the square root of the number of examples.
-
-    No cosine minds. But in float16 the gradient of one example in the mean of many falls to 0, and
-    their sum would overflow; the square root keeps both in range, and a power of 2 rounds nothing.
-    """
-    examples = max(math.prod(predictions.shape[:-1]), 1)
-    return 2.0 ** round(math.log2(examples) / 2) * ops.mean(loss(labels, predictions))
 
 
 def _cosines(gradients: list[np.ndarray], tasks: int) -> np.ndarray:

@@ -11,7 +11,7 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 
 
-def find_levels(model: Any) -> dict[str, CGCBlock]:
+def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     """Every CGCBlock in a model or layer, by key, in the order in which they became part of it.
 
     The key is `{name of the SequentialBlock}/{index in it}`, or the block's own name where it
@@ -54,7 +54,7 @@ def _names(path: Path) -> list[str]:
     return names
 
 
-def built_levels(model: Any) -> dict[str, CGCBlock]:
+def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     """The built levels of a model that has some; those that it never calls are left out.
 
     Raises:

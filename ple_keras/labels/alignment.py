@@ -5,9 +5,11 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._typing import Tensor
+
 
 def align(
-    y_true: Any, y_pred: Any, label_width: int | None = None, where: str = ""
+    y_true: Tensor, y_pred: Tensor, label_width: int | None = None, where: str = ""
 ) -> tuple[Any, Any]:
     """Labels and predictions as tensors whose last axis is that of one example.
 
@@ -29,7 +31,7 @@ def align(
     return y_true, y_pred
 
 
-def check_dtype(labels: Any, argument: str, where: str = "") -> str:
+def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """The name of the labels' dtype; refused if they are neither real numbers nor bools."""
     try:
         dtype = str(keras.backend.standardize_dtype(labels.dtype))

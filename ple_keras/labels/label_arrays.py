@@ -1,17 +1,17 @@
 """Checks of arrays of labels, before they are trained on."""
 
 import warnings
-from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._keras.internals import is_of_keras
+from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import check_dtype, check_shape
 from ple_keras.labels.missing_label import holds
 
 
-def label_width(loss: Any, units: int) -> int | None:
+def label_width(loss: LossLike, units: int) -> int | None:
     """The length of a label's last axis; None for a loss that isn't Keras's, which may differ."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
@@ -25,7 +25,11 @@ def label_width(loss: Any, units: int) -> int | None:
 
 
 def check_array(
-    labels: Any, task: str, missing_label: float, shape: tuple[int | None, ...], width: int | None
+    labels: Tensor,
+    task: str,
+    missing_label: float,
+    shape: tuple[int | None, ...],
+    width: int | None,
 ) -> np.ndarray:
     """The labels that aren't missing, `(labels, width)`.
 

@@ -9,12 +9,13 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_known_keys, in_dependency_order
+from ple_keras._typing import TaskName, Tensor
 from ple_keras.labels.alignment import agree, check_dtype
 from ple_keras.labels.missing_label import check_missing_label, holds
 
 
 def mask_labels(
-    y: Mapping[str, Any],
+    y: Mapping[TaskName, Tensor],
     spaces: Mapping[str, str],
     missing_label: float = math.nan,
 ) -> dict[str, Any]:
@@ -68,7 +69,7 @@ class _Ops(NamedTuple):
     isnan: Callable[[Any], Any]
 
     @classmethod
-    def of(cls, *arrays: Any) -> "_Ops":
+    def of(cls, *arrays: Tensor) -> "_Ops":
         """TensorFlow for its tensors, which a tf.data pipeline holds under every backend."""
         if any(type(array).__module__.startswith("tensorflow") for array in arrays):
             tensorflow = sys.modules["tensorflow"]
@@ -78,7 +79,7 @@ class _Ops(NamedTuple):
         return cls(np.asarray, np.where, np.isnan)
 
 
-def _mask(labels: Any, condition: Any, missing_label: float, task: str, told_by: str) -> Any:
+def _mask(labels: Tensor, condition: Tensor, missing_label: float, task: str, told_by: str) -> Any:
     ops = _Ops.of(labels, condition)
     if ops.cast is np.asarray:
         labels, condition = np.asarray(labels), np.asarray(condition)
@@ -88,7 +89,7 @@ def _mask(labels: Any, condition: Any, missing_label: float, task: str, told_by:
     return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
 
 
-def _says_yes(condition: Any, missing_label: float, ops: _Ops, dtype: str) -> Any:
+def _says_yes(condition: Tensor, missing_label: float, ops: _Ops, dtype: str) -> Any:
     """True where a label is neither 0 nor missing."""
     if dtype == "bool":
         return condition
@@ -98,7 +99,7 @@ def _says_yes(condition: Any, missing_label: float, ops: _Ops, dtype: str) -> An
     return yes & ~ops.isnan(condition) if "float" in dtype else yes
 
 
-def _dtype_with(missing_label: float, labels: Any, task: str) -> str:
+def _dtype_with(missing_label: float, labels: Tensor, task: str) -> str:
     """The dtype of the labels, or what can hold the missing one too."""
     dtype = check_dtype(labels, f"y[{task!r}]")
     if math.isnan(missing_label):
@@ -112,7 +113,7 @@ def _dtype_with(missing_label: float, labels: Any, task: str) -> str:
     return dtype
 
 
-def _in_line(has_label: Any, labels: Any, task: str, told_by: str) -> Any:
+def _in_line(has_label: Tensor, labels: Tensor, task: str, told_by: str) -> Any:
     """`has_label` in a shape that goes with the labels': `(...)` may stand beside `(..., n)`."""
     shape, target = tuple(has_label.shape), tuple(labels.shape)
     if len(shape) == len(target) + 1 and shape[-1] == 1:

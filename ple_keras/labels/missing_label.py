@@ -1,12 +1,11 @@
 """The number that stands for a missing label."""
 
 import math
-from typing import Any
 
 import numpy as np
 
 
-def check_missing_label(value: Any) -> float:
+def check_missing_label(value: float | None) -> float:
     """The number that stands for "no label" beside NaN; None is NaN alone."""
     if value is None:
         return math.nan

@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.internals import mask_of
+from ple_keras._typing import DType, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.labels.missing_label import holds
 
@@ -16,8 +17,8 @@ SAFE_PREDICTION = 0.5
 
 
 def sample_space(
-    y_true: Any,
-    y_pred: Any,
+    y_true: Tensor,
+    y_pred: Tensor,
     missing_label: float,
     label_width: int | None = None,
     where: str = "",
@@ -37,7 +38,7 @@ def sample_space(
     return *_replace_missing(y_true, y_pred, in_space), in_space
 
 
-def _labelled(y_true: Any, y_pred: Any, missing_label: float) -> Any:
+def _labelled(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Any:
     """True where an example has a label: `(...)`, from labels and predictions as `align` has them.
 
     A label of several numbers is missing if one of them is.
@@ -59,7 +60,7 @@ def _labelled(y_true: Any, y_pred: Any, missing_label: float) -> Any:
     return ops.logical_not(missing)
 
 
-def _replace_missing(y_true: Any, y_pred: Any, in_space: Any) -> tuple[Any, Any]:
+def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) -> tuple[Any, Any]:
     """Harmless labels and predictions where the label is missing.
 
     A loss may be NaN or infinite there, for the network is not trained there; multiplied by 0 it
@@ -73,7 +74,9 @@ def _replace_missing(y_true: Any, y_pred: Any, in_space: Any) -> tuple[Any, Any]
     return y_true, ops.where(each, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
 
 
-def example_weights(sample_weight: Any, in_space: Any, rank: int, dtype: Any) -> Any:
+def example_weights(
+    sample_weight: Tensor | None, in_space: Tensor | None, rank: int, dtype: DType
+) -> Any:
     """The weight of each example, 0 where it has no label; None if all are 1.
 
     Args:

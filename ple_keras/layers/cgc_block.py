@@ -13,12 +13,13 @@ from ple_keras._checks import (
     check_rate,
     task_names,
 )
-from ple_keras._keras.building import Shape, Untracked
+from ple_keras._keras.building import Untracked
 from ple_keras._keras.copying import output_width
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, ordered_attribute, save_names
+from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.level import Level, make_bank
 from ple_keras.layers._level.level_inspection import LevelInspection
 from ple_keras.layers._level.observer import observer
@@ -76,12 +77,12 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
     def __init__(
         self,
-        outputs: Any,
-        expert_block: Any,
+        outputs: Outputs,
+        expert_block: LayerLike,
         num_task_experts: int | Mapping[str, int] = 1,
         num_shared_experts: int = 1,
         add_shared_gate: bool = True,
-        gate_block: Any = None,
+        gate_block: LayerLike | None = None,
         gate_softmax_temperature: float = 1.0,
         enable_gate_weights_metrics: bool = False,
         gate_dropout: float = 0.0,
@@ -129,7 +130,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         """The number of experts of each task."""
         return dict(self._wiring.task_experts)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: StreamShapes) -> None:
         shapes = self._wiring.shapes(input_shape)
         self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
         bank = make_bank(
@@ -168,7 +169,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         methods = ("expert_outputs", "gate_weights")
         return any(getattr(type(self), name) is not getattr(CGCBlock, name) for name in methods)
 
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
         """Run the experts and mix them.
 
         Args:
@@ -186,7 +187,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         observer().ran(self, weights, experts)
         return level.mix(weights, experts)  # sum_e w_e E_e
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+    def compute_mask(self, inputs: Streams, previous_mask: Tensor | None) -> dict[str, Any] | None:
         """An output's mask: valid where every stream that its gate mixes is valid."""
         masks = self._wiring.by_stream(previous_mask)
         if all(mask is None for mask in masks.values()):
@@ -196,7 +197,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
             for gate in self._wiring.gates
         }
 
-    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+    def compute_output_shape(self, input_shape: StreamShapes) -> dict[str, Shape]:
         shapes = self._wiring.by_stream(input_shape)
         if self.built:
             self._check_widths(shapes)
@@ -208,11 +209,11 @@ class CGCBlock(LevelInspection, FreezableLayer):
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
         save_modes(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
         load_modes(self, store)
 
@@ -233,7 +234,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         }
 
 
-def _all_valid(masks: list[Any]) -> Any:
+def _all_valid(masks: list[Tensor]) -> Any:
     """The masks' conjunction; None stands for valid everywhere."""
     distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
     combined = distinct[0] if distinct else None

@@ -1,7 +1,7 @@
 """One expert: a multi-layer perceptron."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, SupportsIndex, cast
 
 import keras
 
@@ -13,11 +13,11 @@ from ple_keras._checks import (
     check_known,
     check_rate,
 )
-from ple_keras._keras.building import Shape
 from ple_keras._keras.copying import derive_initializer, output_width
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
+from ple_keras._typing import Activation, Initializer, Regularizer, Shape, Tensor
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
@@ -74,14 +74,14 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
     def __init__(
         self,
         units: int | Sequence[int],
-        activation: Any = "relu",
+        activation: Activation = "relu",
         dropout: float = 0.0,
         normalization: str | None = None,
         use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
+        kernel_regularizer: Regularizer = None,
+        bias_regularizer: Regularizer = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -122,7 +122,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         kind = NORMALIZATIONS[self.normalization]
         return getattr(keras.layers, kind)(dtype=self.dtype_policy, name=f"normalization_{step}")
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         *leading, _ = shape = check_features(input_shape)
         for step, units in enumerate(self.units):
             self._dense[step].build(shape)
@@ -135,7 +135,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             if layers:
                 layers[step].build(shape)
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Apply the expert.
 
         Args:
@@ -151,7 +151,9 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             outputs = self._after_dense(step, dense(outputs), training, mask)
         return outputs
 
-    def _after_dense(self, step: int, outputs: Any, training: bool | None, mask: Any) -> Any:
+    def _after_dense(
+        self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None
+    ) -> Any:
         """What a step does to its Dense layer's output; stacked experts run it too."""
         if self.normalization == "batch":
             outputs = self._normalization[step](outputs, training=training, mask=mask)
@@ -162,7 +164,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             outputs = self._dropout[step](outputs, training=training)
         return outputs
 
-    def compute_output_shape(self, input_shape: Any) -> Shape:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         if type(self).call is ExpertBlock.call:
             return (*input_shape[:-1], self.units[-1])
         if not self.built:
@@ -187,17 +189,19 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         }
 
 
-def check_units(units: Any, argument: str = "units") -> tuple[int, ...]:
+def check_units(
+    units: SupportsIndex | Sequence[SupportsIndex], argument: str = "units"
+) -> tuple[int, ...]:
     """Widths as a tuple, from an int or a sequence of ints."""
     units = units.tolist() if hasattr(units, "tolist") else units
     if not isinstance(units, Sequence) or isinstance(units, str | bytes):
-        return (check_int(units, argument, minimum=1),)
+        return (check_int(cast(SupportsIndex, units), argument, minimum=1),)
     if not units:
         raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
 
 
-def _check_normalization(normalization: Any) -> Any:
+def _check_normalization(normalization: str | None) -> Any:
     if normalization is None or normalization in tuple(NORMALIZATIONS):
         return normalization
     raise ValueError(

@@ -1,6 +1,6 @@
 """A gate: how much of each expert an example gets."""
 
-from typing import Any
+from typing import Any, SupportsFloat
 
 import keras
 from keras import ops
@@ -14,11 +14,12 @@ from ple_keras._checks import (
     check_number,
     check_rate,
 )
-from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.building import build_on
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
+from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers._level.gate_ops import largest, softmax, total
 from ple_keras.layers._level.gate_statistics import GateStatistics, are_counted
 from ple_keras.layers.template import as_template
@@ -73,10 +74,10 @@ class Gate(FreezableLayer):
     def __init__(
         self,
         num_experts: int,
-        gate_block: Any = None,
+        gate_block: LayerLike | None = None,
         softmax_temperature: float = 1.0,
-        kernel_initializer: Any = "glorot_uniform",
-        kernel_regularizer: Any = None,
+        kernel_initializer: Initializer = "glorot_uniform",
+        kernel_regularizer: Regularizer = None,
         track_weights: bool = False,
         gate_dropout: float = 0.0,
         expert_balance_regularizer: float = 0.0,
@@ -103,7 +104,7 @@ class Gate(FreezableLayer):
         if gate_block is not None:
             self._template = as_template(gate_block, "gate_block", self.dtype_policy)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self.num_experts > 1:
@@ -128,7 +129,7 @@ class Gate(FreezableLayer):
         )
         self._projection.build(shape)
 
-    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
         """Weigh the experts.
 
         Args:
@@ -153,25 +154,25 @@ class Gate(FreezableLayer):
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
-    def _logits(self, inputs: Any) -> Any:
+    def _logits(self, inputs: Tensor) -> Any:
         """W g(x) / T, in at least float32."""
         features = self._block(inputs) if self._template else inputs
         return self._divided(self._projection(features))
 
-    def _divided(self, logits: Any) -> Any:
+    def _divided(self, logits: Tensor) -> Any:
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
-    def normalize(self, logits: Any, axis: int) -> Any:
+    def normalize(self, logits: Tensor, axis: int) -> Any:
         """Weights of logits W g(x), over the axis of the experts, in at least float32."""
         return softmax(self._divided(logits), axis)
 
-    def _drop_experts(self, logits: Any) -> Any:
+    def _drop_experts(self, logits: Tensor) -> Any:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
         is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
 
-    def _imbalance(self, weights: Any, mask: Any) -> Any:
+    def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Any:
         load = total(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
@@ -231,15 +232,15 @@ class Gate(FreezableLayer):
         if self.track_weights and self.built:
             self._statistics.reset()
 
-    def save_own_variables(self, store: Any) -> None:
+    def save_own_variables(self, store: Store) -> None:
         """Save how the layers inside are quantized; the gate's own statistics are in no file."""
         save_modes(self, store)
 
-    def load_own_variables(self, store: Any) -> None:
+    def load_own_variables(self, store: Store) -> None:
         """See `save_own_variables`."""
         load_modes(self, store)
 
-    def compute_output_shape(self, input_shape: Any) -> Shape:
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.num_experts)
 
     def get_config(self) -> dict[str, Any]:
@@ -256,7 +257,7 @@ class Gate(FreezableLayer):
         }
 
 
-def check_temperature(value: Any, argument: str) -> float:
+def check_temperature(value: SupportsFloat, argument: str) -> float:
     """`value` as a float above 0."""
     temperature = check_number(value, argument)
     if temperature <= 0:

@@ -3,14 +3,15 @@
 from typing import Any
 
 from ple_keras._checks import check_int, refuse_fixed
+from ple_keras._typing import LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
 
 
 def MMoEBlock(
-    outputs: Any,
-    expert_block: Any,
+    outputs: Outputs,
+    expert_block: LayerLike,
     num_experts: int,
-    gate_block: Any = None,
+    gate_block: LayerLike | None = None,
     gate_softmax_temperature: float = 1.0,
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_int, refuse_fixed
+from ple_keras._typing import DType, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.template import as_template
@@ -13,11 +14,11 @@ from ple_keras.layers.template import as_template
 
 def PLEBlock(
     num_layers: int,
-    outputs: Any,
-    expert_block: Any,
+    outputs: Outputs,
+    expert_block: LayerLike | Sequence[keras.Layer],
     num_task_experts: int | Mapping[str, int] = 1,
     num_shared_experts: int = 1,
-    gate_block: Any = None,
+    gate_block: LayerLike | None = None,
     gate_softmax_temperature: float = 1.0,
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
@@ -84,7 +85,9 @@ def PLEBlock(
     return SequentialBlock(blocks, name=name, dtype=dtype, trainable=kwargs.get("trainable", True))
 
 
-def _experts_by_level(expert_block: Any, num_layers: int, dtype: Any) -> list[Any]:
+def _experts_by_level(
+    expert_block: LayerLike | Sequence[keras.Layer], num_layers: int, dtype: DType
+) -> list[Any]:
     """One expert template a level, each with seeds of its own."""
     if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
         if len(expert_block) != num_layers:
@@ -98,7 +101,7 @@ def _experts_by_level(expert_block: Any, num_layers: int, dtype: Any) -> list[An
     return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
 
 
-def _for_level(block: Any, argument: str, level: int, dtype: Any) -> Any:
+def _for_level(block: LayerLike | None, argument: str, level: int, dtype: DType) -> Any:
     if block is None:
         return None
     template = as_template(block, argument, dtype)

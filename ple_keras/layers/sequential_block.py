@@ -1,7 +1,7 @@
 """Layers in a row, where dicts may pass."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import keras
 
@@ -9,6 +9,7 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
+from ple_keras._typing import Nested, NestedShape, Tensor
 
 
 @register
@@ -33,7 +34,7 @@ class SequentialBlock(FreezableLayer):
     {'click': (2, 4), 'buy': (2, 4), 'shared': (2, 4)}
     """
 
-    def __init__(self, layers: Sequence[Any], **kwargs: Any) -> None:
+    def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self._chain = _check_layers(layers)
@@ -56,7 +57,7 @@ class SequentialBlock(FreezableLayer):
         names = [layer.name for layer in self._chain]
         raise ValueError(f"name must be one of {names}. Received: name={name!r}")
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
         return self.layers[index]
 
     def __iter__(self) -> Iterator[Any]:
@@ -65,7 +66,7 @@ class SequentialBlock(FreezableLayer):
     def __len__(self) -> int:
         return len(self._chain)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: NestedShape) -> None:
         if not input_shape:
             raise ValueError(
                 "inputs must be a tensor, or a dict or list of tensors that holds at least one. "
@@ -79,7 +80,7 @@ class SequentialBlock(FreezableLayer):
     def _layers_with_config(self) -> list[Any]:
         return self.layers
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:
+    def call(self, inputs: Nested, training: bool | None = None) -> Any:
         """Call the layers one after the other.
 
         Args:
@@ -93,16 +94,16 @@ class SequentialBlock(FreezableLayer):
             inputs = layer(inputs)
         return inputs
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> None:
+    def compute_mask(self, inputs: Nested, previous_mask: Tensor | None) -> None:
         """The layers decide: what mask an output has, the last of them has set."""
         return None
 
-    def compute_output_spec(self, inputs: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> Any:
         for layer in self._chain:
             inputs = layer.compute_output_spec(inputs)
         return inputs
 
-    def compute_output_shape(self, input_shape: Any) -> Any:
+    def compute_output_shape(self, input_shape: NestedShape) -> Any:
         for layer in self._chain:
             input_shape = layer.compute_output_shape(input_shape)
         return input_shape
@@ -116,7 +117,7 @@ class SequentialBlock(FreezableLayer):
         return super().from_config({**config, "layers": deserialize_children(config["layers"])})
 
 
-def _check_layers(layers: Any) -> list[Any]:
+def _check_layers(layers: Sequence[keras.Layer]) -> list[Any]:
     if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
     if not layers:

@@ -5,11 +5,12 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_features, task_names
-from ple_keras._keras.building import Shape, build_on
+from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import output_width
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
+from ple_keras._typing import LayerLike, Outputs, Shape, Tensor
 from ple_keras.layers.template import as_template
 
 
@@ -35,7 +36,7 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
     {'click': (8, 32), 'buy': (8, 32)}
     """
 
-    def __init__(self, outputs: Any, bottom_block: Any, **kwargs: Any) -> None:
+    def __init__(self, outputs: Outputs, bottom_block: LayerLike, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self._task_names = tuple(task_names(outputs))
@@ -46,14 +47,14 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         """The tasks, in order."""
         return list(self._task_names)
 
-    def build(self, input_shape: Any) -> None:
+    def build(self, input_shape: Shape) -> None:
         self._bottom = self._template.copy("bottom", "bottom")
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
         self._restore_frozen()
 
-    def call(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
         """Run the network once.
 
         Args:
@@ -65,12 +66,12 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         """
         return dict.fromkeys(self._task_names, self._bottom(inputs))
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any] | None:
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> dict[str, Any] | None:
         if previous_mask is None:
             return None
         return dict.fromkeys(self._task_names, previous_mask)
 
-    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+    def compute_output_shape(self, input_shape: Shape) -> dict[str, Shape]:
         width = (
             self._width
             if self.built

@@ -7,13 +7,14 @@ import keras
 
 from ple_keras._keras.building import Untracked
 from ple_keras._keras.copying import check_copyable, copy_layer
+from ple_keras._typing import DType, LayerLike
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
-class Template(Untracked):
+class Template(Untracked[keras.Layer]):
     """A layer that is copied and never used itself; `argument` is what the caller calls it."""
 
-    def __init__(self, layer: Any, argument: str) -> None:
+    def __init__(self, layer: keras.Layer, argument: str) -> None:
         super().__init__(layer)
         self.argument = argument
 
@@ -29,7 +30,9 @@ class Template(Untracked):
         return keras.saving.serialize_keras_object(self.layer)
 
 
-def as_template(value: Any, argument: str, dtype: Any) -> Template:
+def as_template(
+    value: LayerLike | Mapping[str, object] | Template, argument: str, dtype: DType
+) -> Template:
     """A template from units, from a layer, or from a layer's serialized form.
 
     Args:

@@ -9,10 +9,12 @@ from typing import Any
 
 import keras
 
+from ple_keras._typing import Tensor
+
 _makers: dict[int, tuple[Any, Any]] = {}  # by id: weak references to the tensor and its maker
 
 
-def mark(tensor: Any, maker: Any) -> None:
+def mark(tensor: Tensor, maker: object) -> None:
     """Remember which object made a tensor; no copy of the tensor has the mark."""
     if isinstance(tensor, keras.KerasTensor) or _is_compiled_by_torch():
         return
@@ -21,7 +23,7 @@ def mark(tensor: Any, maker: Any) -> None:
     _makers[key] = reference, weakref.ref(maker)
 
 
-def maker_of(tensor: Any) -> Any:
+def maker_of(tensor: Tensor) -> Any:
     """The object that made a tensor; None if there is no mark."""
     if _is_compiled_by_torch():
         return None

@@ -5,8 +5,10 @@ from typing import Any
 
 import keras
 
+from ple_keras._typing import LossLike
 
-def check_loss(loss: Any) -> Any:
+
+def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     """A loss: a name, a function, an object, an object's serialized form, or None."""
     if isinstance(loss, Mapping) and "class_name" in loss:
         return keras.saving.deserialize_keras_object(loss)
@@ -26,7 +28,7 @@ def check_loss(loss: Any) -> Any:
 BY_BATCH = "sum_over_batch_size"
 
 
-def check_reduction(reduction: Any) -> str | None:
+def check_reduction(reduction: str | None) -> str | None:
     """None or "sum_over_batch_size"."""
     if reduction not in (None, BY_BATCH):
         raise ValueError(
@@ -34,4 +36,4 @@ def check_reduction(reduction: Any) -> str | None:
             "any other is for the loss itself to have, such as keras.losses.Huber("
             f'reduction="sum"). Received: reduction={reduction!r}'
         )
-    return reduction  # type: ignore[no-any-return]
+    return reduction

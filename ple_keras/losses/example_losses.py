@@ -6,9 +6,10 @@ import keras
 from keras import ops
 
 from ple_keras._keras.internals import drop_mask
+from ple_keras._typing import LossLike, Tensor
 
 
-def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
+def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Any:
     """The loss of each example, `(...)`, from labels and predictions `(..., units)`.
 
     Raises:
@@ -30,7 +31,7 @@ def example_losses(loss: Any, y_true: Any, y_pred: Any) -> Any:
     return values
 
 
-def ignored_class(loss: Any, y_true: Any, y_pred: Any) -> Any:
+def ignored_class(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Any:
     """Where the label is the loss's `ignore_class`, `(...)`; None for a loss without one."""
     ignored = getattr(loss, "ignore_class", None)
     if ignored is None:

@@ -24,6 +24,7 @@ from keras import ops
 
 from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.registration import register
+from ple_keras._typing import Tensor
 from ple_keras.losses._tensor_marks import maker_of
 from ple_keras.losses.loss_weights import LossWeights, _registry
 from ple_keras.losses.masked_loss import MaskedLoss
@@ -38,14 +39,14 @@ class _JointLoss(MaskedLoss):
         **kwargs: Arguments of `MaskedLoss`.
     """
 
-    def __init__(self, weights: Any, index: int, **kwargs: Any) -> None:
+    def __init__(self, weights: LossWeights | Mapping[str, Any], index: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.index = index
-        self.weights: LossWeights | None = weights
+        self.weights = weights if isinstance(weights, LossWeights) else None
         self.tied: LossWeights | None = None  # for predictions without a mark
         self._key = None
         if isinstance(weights, Mapping):
-            self.weights, self._key = None, weights["config"]["key"]
+            self._key = weights["config"]["key"]
             self.tied = self._key and _registry().made.get(self._key)
             if self._key and not self.tied:
                 _registry().waiting.setdefault(self._key, weakref.WeakSet()).add(self)
@@ -54,7 +55,7 @@ class _JointLoss(MaskedLoss):
         """Whether the loss reads these weights, or may still find them."""
         return self.weights is None or self.weights is weights
 
-    def _find_weights(self, y_pred: Any) -> LossWeights | None:
+    def _find_weights(self, y_pred: Tensor) -> LossWeights | None:
         """Return the weights of the layer that made the predictions; None in a symbolic call.
 
         Raises:
@@ -103,12 +104,18 @@ class TrainedLoss(_JointLoss):
         **kwargs: Arguments of `MaskedLoss`.
     """
 
-    def __init__(self, weights: Any, index: int, loss_weight: float = 1.0, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        weights: LossWeights | Mapping[str, Any],
+        index: int,
+        loss_weight: float = 1.0,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(weights, index, **kwargs)
         self.loss_weight = loss_weight
         self._in_call: LossWeights | None = None
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         weights = self._in_call = self._find_weights(y_pred)
         loss = super().__call__(y_true, y_pred, sample_weight)
         if weights is None:
@@ -117,7 +124,7 @@ class TrainedLoss(_JointLoss):
             weights.keep_loss(self.index, (y_true, y_pred, sample_weight), loss)
         return self.loss_weight * weights.multiplier(self.index) * loss
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
         values = super().call(y_true, y_pred)
         if self._in_call is None or not self._in_call.are_learned:
             return values
@@ -138,7 +145,7 @@ class ShownLoss(_JointLoss):
         **kwargs: Arguments of `MaskedLoss`.
     """
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         weights = self._find_weights(y_pred)
         loss = weights and weights.take_loss(self.index, (y_true, y_pred, sample_weight))
         if loss is None:

@@ -13,6 +13,7 @@ from keras import ops
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import read_text, write_text
+from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.losses._tensor_marks import mark
 
 _here = threading.local()
@@ -36,7 +37,7 @@ class LossWeights:
         self.log_variances: Any = None
         self._last_loss: dict[int, tuple[tuple[Any, ...], Any]] = {}
 
-    def bind(self, multipliers: Any, log_variances: Any) -> None:
+    def bind(self, multipliers: keras.Variable, log_variances: keras.Variable | None) -> None:
         """Set the variables."""
         self.multipliers, self.log_variances = multipliers, log_variances
 
@@ -49,12 +50,12 @@ class LossWeights:
         """Draw a key for new losses. Layers loaded from one file share the key of that file."""
         self.key = uuid.uuid4().hex
 
-    def mark(self, predictions: Iterable[Any]) -> None:
+    def mark(self, predictions: Iterable[Tensor]) -> None:
         """Mark predictions as those of the layer that has these weights."""
         for prediction in predictions:
             mark(prediction, self)
 
-    def save(self, store: Any) -> None:
+    def save(self, store: Store) -> None:
         """Write the key and the variables into a layer's part of a file, if it is built."""
         if self.multipliers is None:
             return
@@ -64,7 +65,7 @@ class LossWeights:
         if self.log_variances is not None:
             store["log_variances"] = ops.convert_to_numpy(self.log_variances)
 
-    def load(self, store: Any) -> None:
+    def load(self, store: Store) -> None:
         """Read the variables, and the key where there is none yet.
 
         A file may lack them: one of before there were any, or without learned weights.
@@ -105,24 +106,24 @@ class LossWeights:
         """Whether there are log-variances."""
         return self.log_variances is not None
 
-    def learned(self, index: int, loss: Any) -> tuple[Any, Any]:
+    def learned(self, index: int, loss: LossLike) -> tuple[Any, Any]:
         """Return `c exp(-s)` and `a s`, with the log-variance s and the constants of its form."""
         scale, slope = uncertainty_form(loss)
         log_variance = ops.convert_to_tensor(self.log_variances)[index]
         return scale * ops.exp(-log_variance), slope * log_variance
 
-    def in_force(self, index: int, loss: Any) -> float:
+    def in_force(self, index: int, loss: LossLike) -> float:
         """Return the current factor of a task's loss, without its fixed weight."""
         weight = self.multiplier(index)
         if self.are_learned:
             weight = weight * self.learned(index, loss)[0]
         return float(ops.convert_to_numpy(weight))
 
-    def keep_loss(self, index: int, arguments: tuple[Any, ...], loss: Any) -> None:
+    def keep_loss(self, index: int, arguments: tuple[Tensor, ...], loss: Tensor) -> None:
         """Keep a task's loss of these arguments for `take_loss`."""
         self._last_loss[index] = arguments, loss
 
-    def take_loss(self, index: int, arguments: tuple[Any, ...]) -> Any:
+    def take_loss(self, index: int, arguments: tuple[Tensor, ...]) -> Any:
         """Return and drop the kept loss if it is of these very arguments; else None."""
         kept, loss = self._last_loss.pop(index, ((), None))
         return loss if [*map(id, kept)] == [*map(id, arguments)] else None
@@ -161,7 +162,7 @@ def _tie_waiting(weights: LossWeights) -> None:
             loss.tied = weights
 
 
-def uncertainty_form(loss: Any) -> tuple[float, float]:
+def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     """Return c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
 
     Squared errors are a normal distribution's, with s its log-variance: `L / (2 sigma^2) + log

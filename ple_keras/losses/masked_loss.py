@@ -9,6 +9,7 @@ from keras import ops
 from ple_keras._checks import check_int
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._typing import DType, LossLike, Tensor
 from ple_keras.labels.missing_label import check_missing_label, config_of
 from ple_keras.labels.sample_space import example_weights, sample_space
 from ple_keras.losses.checks import BY_BATCH, check_loss, check_reduction
@@ -66,7 +67,7 @@ class MaskedLoss(keras.Loss):
 
     def __init__(
         self,
-        loss: Any,
+        loss: LossLike,
         missing_label: float = math.nan,
         reduction: str | None = None,
         label_width: int | None = None,
@@ -85,7 +86,7 @@ class MaskedLoss(keras.Loss):
             name or stable_name(self.loss), of_loss, dtype=getattr(self.loss, "dtype", None)
         )
 
-    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         y_true, y_pred, in_space = sample_space(
             y_true, y_pred, self.missing_label, self.label_width, f" of {self.name!r}"
         )
@@ -101,7 +102,7 @@ class MaskedLoss(keras.Loss):
     def _is_mean(self) -> bool:
         return self.reduction in (BY_BATCH, "mean")
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
         return example_losses(self.loss, y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
@@ -114,7 +115,7 @@ class MaskedLoss(keras.Loss):
         }
 
 
-def _batch_over_space(in_space: Any, dtype: Any) -> Any:
+def _batch_over_space(in_space: Tensor | None, dtype: DType) -> Any:
     """The number of examples over that of the labelled ones; 0 if there are none."""
     size = ops.cast(ops.size(in_space), dtype)
     return ops.divide_no_nan(size, ops.sum(ops.cast(in_space, dtype)))

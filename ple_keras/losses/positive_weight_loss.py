@@ -8,6 +8,7 @@ from keras import ops
 from ple_keras._checks import check_number
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.losses.checks import BY_BATCH, check_loss
 from ple_keras.losses.example_losses import example_losses
@@ -22,7 +23,7 @@ class PositiveWeightLoss(keras.Loss):
         pos_weight: A number above 0.
     """
 
-    def __init__(self, loss: Any, pos_weight: float) -> None:
+    def __init__(self, loss: LossLike, pos_weight: float) -> None:
         self.loss = check_loss(loss)
         self.pos_weight = check_number(pos_weight, "pos_weight")
         if self.pos_weight <= 0:
@@ -30,7 +31,7 @@ class PositiveWeightLoss(keras.Loss):
         reduction = getattr(self.loss, "reduction", BY_BATCH)
         super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
 
-    def call(self, y_true: Any, y_pred: Any) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
         y_true, y_pred = align(y_true, y_pred)
         weights = 1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1)
         return weights * example_losses(self.loss, y_true, y_pred)

@@ -9,9 +9,10 @@ from ple_keras._keras.copying import refuse_lost_arguments
 from ple_keras._keras.internals import tensorflow_not_imported
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._typing import MetricLike, Tensor
 
 
-def check_metrics(metrics: Any) -> list[Any]:
+def check_metrics(metrics: Sequence[MetricLike] | None) -> list[Any]:
     """Metrics: names, functions, objects, or objects' serialized forms."""
     if metrics is None:
         return []
@@ -20,7 +21,7 @@ def check_metrics(metrics: Any) -> list[Any]:
     return [_check_metric(metric) for metric in metrics]
 
 
-def _check_metric(metric: Any) -> Any:
+def _check_metric(metric: MetricLike | Mapping[str, object]) -> Any:
     if isinstance(metric, Mapping) and "class_name" in metric:
         return keras.saving.deserialize_keras_object(metric)
     if isinstance(metric, str):
@@ -38,7 +39,7 @@ def _check_metric(metric: Any) -> Any:
     return metric
 
 
-def named_copies(metrics: Sequence[Any]) -> list[Any]:
+def named_copies(metrics: Sequence[MetricLike]) -> list[Any]:
     """New metrics from templates, under names that are the same in every run."""
     copies: list[Any] = []
     for template in metrics:
@@ -47,7 +48,7 @@ def named_copies(metrics: Sequence[Any]) -> list[Any]:
     return copies
 
 
-def new_metric(template: Any, name: str) -> Any:
+def new_metric(template: MetricLike, name: str) -> Any:
     """A metric from a name, a function or another metric, as `Model.compile` makes it."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
     if hasattr(known, "named_copy"):
@@ -67,7 +68,7 @@ def new_metric(template: Any, name: str) -> Any:
 
 
 @register
-def accuracy(y_true: Any, y_pred: Any) -> Any:
+def accuracy(y_true: Tensor, y_pred: Tensor) -> Any:
     """What Keras means by "accuracy": the one that goes with the widths at hand."""
     if y_pred.shape[-1] == 1:
         return keras.metrics.binary_accuracy(y_true, y_pred)

@@ -7,6 +7,7 @@ from keras import ops
 
 from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
+from ple_keras._typing import Tensor
 
 MAX_LOGIT = 16.0  # float32 probabilities hold no more: sigmoid(16.6) rounds to 1
 MIN_LOGIT = -86.0  # nor less, as those of products are
@@ -42,7 +43,9 @@ class LogitAUC(keras.metrics.AUC):
             refuse_fixed(kwargs, "from_logits", "False, for probabilities")
         super().__init__(num_thresholds=num_thresholds, name=name, **kwargs)
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Count a batch.
 
         Args:

@@ -7,6 +7,7 @@ from keras import ops
 
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.labels.sample_space import example_weights
 from ple_keras.losses.checks import check_loss
@@ -26,11 +27,13 @@ class LossMean(keras.metrics.Mean):
 
     _direction = "down"
 
-    def __init__(self, loss: Any, **kwargs: Any) -> None:
+    def __init__(self, loss: LossLike, **kwargs: Any) -> None:
         self.loss = check_loss(loss)
         super().__init__(**{"name": stable_name(self.loss), **kwargs})
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Count a batch; arguments as for `MaskedMetric.update_state`."""
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
         is_ignored = ignored_class(self.loss, y_true, y_pred)

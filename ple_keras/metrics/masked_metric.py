@@ -9,6 +9,7 @@ import keras
 from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.missing_label import check_missing_label, config_of
 from ple_keras.labels.sample_space import example_weights, sample_space
 from ple_keras.metrics.copies import check_metrics, new_metric
@@ -38,7 +39,7 @@ class MaskedMetric(keras.Metric):
     """
 
     def __init__(
-        self, metric: Any, missing_label: float = math.nan, name: str | None = None
+        self, metric: MetricLike, missing_label: float = math.nan, name: str | None = None
     ) -> None:
         (metric,) = check_metrics([metric])
         if not isinstance(metric, keras.Metric):
@@ -58,7 +59,9 @@ class MaskedMetric(keras.Metric):
                 f"label are left out. Received: metric={self.metric!r}"
             )
 
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+    def update_state(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> None:
         """Count the labelled examples of a batch.
 
         Args:

@@ -154,8 +154,7 @@ class Layout:
 
 def streams_of(block: CGCBlock) -> list[str]:
     """The streams that a level reads."""
-    has_shared = block.num_shared_experts or SHARED in block.gate_experts
-    return [*block.task_names, SHARED] if has_shared else block.task_names
+    return block._wiring.streams
 
 
 def count_experts(block: CGCBlock, stream: str) -> int:

@@ -1,6 +1,8 @@
 """A picture of a block: its experts, its gates, and who reads what."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+import keras
 
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def plot_architecture(ple: Any, ax: "Axes | None" = None) -> "Axes":
+def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
     """Draw the experts, gates and streams of a block, from its input upwards.
 
     A column is a stream: a task's, or in the middle the shared one. A solid line into a gate comes
@@ -49,7 +51,7 @@ def plot_architecture(ple: Any, ax: "Axes | None" = None) -> "Axes":
     return ax
 
 
-def _levels(ple: Any) -> list[CGCBlock]:
+def _levels(ple: keras.Layer) -> list[CGCBlock]:
     """The CGCBlocks of a block, from the first level."""
     if isinstance(ple, CGCBlock):
         return [ple]

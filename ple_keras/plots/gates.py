@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ple_keras.inspection.gate_report import GateReport
+from ple_keras.inspection.level_use import LevelUse
 from ple_keras.plots._pyplot import check_axes, pyplot
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ WIDE = 9  # letters of a label that has no room for more beside the next
 DARK = 0.36  # a weight from where on a number is white
 
 
-def plot_gate_weights(report: Any, ax: "Panels | None" = None) -> "Figure":
+def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure":
     """A heat map for each level: the mean weight that each gate gives each expert.
 
     As in the figure on the utilization of experts of Tang et al., RecSys 2020. Experts that a gate
@@ -65,7 +66,7 @@ def plot_gate_weights(report: Any, ax: "Panels | None" = None) -> "Figure":
     return figure
 
 
-def _weight_table(use: Any) -> np.ndarray:
+def _weight_table(use: LevelUse) -> np.ndarray:
     """Mean weights `(gates, experts)`, NaN where a gate doesn't see an expert."""
     rows = [
         [gate.mean.get(expert, np.nan) for expert in use.experts] for gate in use.gates.values()
@@ -171,7 +172,7 @@ def _lines_by_gate(logs: Any) -> dict[tuple[str, str], dict[str, dict[str, Any]]
     return lines
 
 
-def _prefix(key: Any) -> str | None:
+def _prefix(key: object) -> str | None:
     """What tells that the key is of a gate, and of which data."""
     return next((prefix for prefix in STYLES if str(key).startswith(prefix)), None)
 

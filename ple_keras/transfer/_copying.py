@@ -8,10 +8,10 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.walking import find_layers
-from ple_keras.layers._level.parts import Part
+from ple_keras.layers._level.expert_bank import Part
 
 
-def check_built(layer: Any, argument: str) -> None:
+def check_built(layer: keras.Layer, argument: str) -> None:
     """Refuse what is no layer, not built or quantized."""
     if not isinstance(layer, keras.Layer):
         raise TypeError(

@@ -2,13 +2,15 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+
+import keras
 
 from ple_keras._keras.internals import children
 from ple_keras._keras.walking import Path, walk
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.layers._level.parts import Part, level_parts
+from ple_keras.layers._level.expert_bank import Part
+from ple_keras.layers._level.parts import level_parts
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
 
@@ -25,7 +27,7 @@ def parts_of_levels(levels: Mapping[str, CGCBlock]) -> Parts:
     }
 
 
-def named_parts(model: Any, levels: Mapping[str, CGCBlock]) -> Parts:
+def named_parts(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> Parts:
     """Everything that a built model has learned, by what it belongs to.
 
     Args:
@@ -71,7 +73,7 @@ def _loss_weight_parts(heads: TaskHeads, path: str) -> Iterator[Named]:
         yield name, f"{path}{name}", [(v, (index,)) for v in variables if v is not None]
 
 
-def _other_parts(layers: Iterable[tuple[str, Any]], known: set[int]) -> Iterator[Named]:
+def _other_parts(layers: Iterable[tuple[str, keras.Layer]], known: set[int]) -> Iterator[Named]:
     """The weights that are not known, by path; a gate's own are statistics."""
     for path, layer in layers:
         of_children = {id(weight) for child in children(layer) for weight in child.weights}
@@ -82,7 +84,7 @@ def _other_parts(layers: Iterable[tuple[str, Any]], known: set[int]) -> Iterator
             yield f"{path}{weight.name}", f"{path}{weight.name}", [(weight, ())]
 
 
-def _by_name(found: list[Named], model: Any) -> Parts:
+def _by_name(found: list[Named], model: keras.Layer) -> Parts:
     counts = Counter(name for name, *_ in found)
     parts: Parts = {}
     for short, long, part in found:

@@ -1,17 +1,20 @@
 """Experts that start from one trained network."""
 
 import random
-from typing import Any
 
+import keras
 import numpy as np
 
 from ple_keras._checks import check_int, check_not_negative
-from ple_keras.layers._level.parts import Part, expert_parts
+from ple_keras.layers._level.expert_bank import Part
+from ple_keras.layers._level.parts import expert_parts
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
 
 
-def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | None = None) -> None:
+def start_experts(
+    block: keras.Layer, network: keras.Layer, noise: float = 0.01, seed: int | None = None
+) -> None:
     """Let every expert of a level start from one trained network.
 
     Such as the hidden layers of a model that was trained for a single task. Without noise all
@@ -59,7 +62,7 @@ def start_experts(block: Any, network: Any, noise: float = 0.01, seed: int | Non
 
 
 def _noise(
-    rng: np.random.Generator, noise: float, variable: Any, values: np.ndarray
+    rng: np.random.Generator, noise: float, variable: keras.Variable, values: np.ndarray
 ) -> np.ndarray | float:
     if not variable.trainable:
         return 0.0

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import keras
 
@@ -41,7 +40,7 @@ class Transfer:
         )
 
 
-def transfer_weights(source: Any, target: Any) -> Transfer:
+def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     """Copy the weights that two models have in common, whatever their tasks and their order.
 
     To add a task to a trained model, or take one away: build the model with the other tasks,
@@ -113,7 +112,7 @@ ple/0/gate/click/shared/expert_0
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
-def _built_levels(model: Any) -> Levels:
+def _built_levels(model: keras.Layer) -> Levels:
     """The levels by key, without those that the model never calls."""
     return {key: block for key, block in find_levels(model).items() if block.built}
 
@@ -126,7 +125,7 @@ def _matched(source: Levels, target: Levels) -> tuple[Levels, Levels]:
     return {keys.get(key, key): block for key, block in source.items()}, target
 
 
-def _settle_normalization(model: Any) -> None:
+def _settle_normalization(model: keras.Layer) -> None:
     """Let Normalization layers go by their weights, of which they keep copies."""
     for layer in find_layers(model, keras.layers.Normalization):
         layer.finalize_state()

@@ -18,6 +18,7 @@ from keras import ops
 
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
+from ple_keras._typing import ByStream, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.gate_statistics import are_counted, count_together
 from ple_keras.layers._level.observer import is_observed
@@ -54,7 +55,7 @@ class Batched:
             and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
-    def takes(self, streams: Mapping[str, Any]) -> bool:
+    def takes(self, streams: ByStream) -> bool:
         """Whether these inputs are few enough, and experts and gates plain enough."""
         if not self._is_regular or self._is_quantized() or is_observed() or _is_compiled():
             return False
@@ -70,7 +71,7 @@ class Batched:
         gates = self._gates.values()
         return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
 
-    def experts(self, streams: Mapping[str, Any], training: bool | None) -> Any:
+    def experts(self, streams: ByStream, training: bool | None) -> Any:
         """The outputs of all experts, `(E, B, H)`."""
         first, *others = streams.values()
         if all(stream is first for stream in others):
@@ -78,7 +79,7 @@ class Batched:
         features = ops.stack([streams[stream] for stream in self._experts.values()])
         return self._bank.batched(features, training)
 
-    def weights(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
         """The weights of the tasks' gates, `"tasks"`: `(K, n, B)`, and `"shared"`: `(E, B)`."""
         first, *others = (streams[task] for task in self._tasks)
         is_one = all(stream is first for stream in others)
@@ -88,7 +89,7 @@ class Batched:
             weights[SHARED] = self._weights_of([SHARED], streams[SHARED], training)[0]
         return weights
 
-    def mix(self, weights: Mapping[str, Any], experts: Any) -> dict[str, Any]:
+    def mix(self, weights: ByStream, experts: Any) -> dict[str, Any]:
         """sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
         outputs = dict(zip(self._tasks, _apart(mixed)))
@@ -96,7 +97,7 @@ class Batched:
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
 
-    def _weights_of(self, names: list[str], features: Any, training: bool | None) -> Any:
+    def _weights_of(self, names: list[str], features: Tensor, training: bool | None) -> Any:
         """The weights of gates, `(gates, n, B)`, of features `(gates, B, D)` or `(B, D)`.
 
         Along that middle axis PyTorch's softmax is many times as fast as along a short last one.
@@ -109,7 +110,7 @@ class Batched:
             count_together([gate.tracked for gate in gates], weights)
         return ops.cast(weights, gates[0].compute_dtype)
 
-    def _mix_for_tasks(self, weights: Any, experts: Any) -> Any:
+    def _mix_for_tasks(self, weights: Tensor, experts: Any) -> Any:
         """The experts mixed for the tasks, `(K, B, H)`: their own first, then the shared ones."""
         own = [experts[i : self._num_own : self._each] for i in range(self._each)]
         shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
@@ -124,7 +125,7 @@ def _is_compiled() -> bool:
     return bool(torch.compiler.is_dynamo_compiling())
 
 
-def _apart(mixed: Any) -> list[Any]:
+def _apart(mixed: Tensor) -> list[Any]:
     """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
     import torch
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ple_keras._keras.building import Shape, build_on
-from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
+from ple_keras._keras.building import build_on
+from ple_keras._typing import ByStream, Shape
+from ple_keras.layers._level.expert_bank import ExpertBank, Part, sublayer_name
 
 
 class CopiedExperts(ExpertBank):
@@ -28,10 +29,10 @@ class CopiedExperts(ExpertBank):
     def layer(self, expert: str) -> Any:
         return getattr(self, sublayer_name(expert))
 
-    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+    def parts(self, expert: str) -> list[Part]:
         return [(variable, ()) for variable in self.layer(expert).weights]
 
-    def call(self, inputs: Mapping[str, Any], training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Any]:
         return {
             expert: self.layer(expert)(inputs[stream])
             for expert, stream in self._streams.value.items()

@@ -5,8 +5,12 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.building import Shape, Untracked
+from ple_keras._keras.building import Untracked
+from ple_keras._typing import ByStream, Shape, Tensor
 from ple_keras.layers.template import Template
+
+Index = tuple[int | slice, ...]
+Part = tuple[keras.Variable, Index]  # a variable, and where in it the part lies; () for all
 
 
 class ExpertBank(keras.Layer):
@@ -32,7 +36,7 @@ class ExpertBank(keras.Layer):
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
 
-    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+    def parts(self, expert: str) -> list[Part]:
         """The variables that an expert is made of, in its own order; the bank must be built.
 
         Returns:
@@ -60,17 +64,17 @@ class ExpertBank(keras.Layer):
         """Whether there are no kernels any more for `batched`."""
         return False
 
-    def batched(self, features: Any, training: bool | None) -> Any:
+    def batched(self, features: Tensor, training: bool | None) -> Any:
         """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
 
         No call of the layer: what Keras does around one, such as casting, is left out.
         """
         raise NotImplementedError
 
-    def compute_mask(self, inputs: Any, previous_mask: Any) -> dict[str, Any]:
+    def compute_mask(self, inputs: Tensor, previous_mask: ByStream) -> dict[str, Any]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
-    def compute_output_shape(self, input_shape: Any) -> dict[str, Shape]:
+    def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> dict[str, Shape]:
         return {
             expert: (*input_shape[stream][:-1], self.width)
             for expert, stream in self._streams.value.items()

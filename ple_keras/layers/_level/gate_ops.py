@@ -5,8 +5,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._typing import Tensor
 
-def softmax(logits: Any, axis: int = -1) -> Any:
+
+def softmax(logits: Tensor, axis: int = -1) -> Any:
     """Softmax over an axis; written out on TensorFlow, whose own takes three times as long.
 
     That works row by row, and a row is but as long as a gate has experts.
@@ -17,14 +19,14 @@ def softmax(logits: Any, axis: int = -1) -> Any:
     return exponentials * (1 / ops.sum(exponentials, axis=axis, keepdims=True))
 
 
-def largest(values: Any, axis: int = -1) -> Any:
+def largest(values: Tensor, axis: int = -1) -> Any:
     """The largest of each example, `(..., 1)` by default, in batches that may be empty."""
     if 0 in values.shape:
         return values[..., :1]
     return ops.amax(values, axis=axis, keepdims=True)  # torch.compile can't follow ops.max
 
 
-def total(values: Any, mask: Any) -> Any:
+def total(values: Tensor, mask: Tensor | None) -> Any:
     """The sum over all examples, or those that a mask `(...)` calls valid: `(..., n)` to `(n,)`."""
     if mask is not None:
         values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)

@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.tracing import is_traced_for_others
+from ple_keras._typing import Tensor
 from ple_keras.layers._level.gate_ops import largest, total
 from ple_keras.layers._level.observer import is_observed
 
@@ -38,7 +39,7 @@ class GateStatistics:
             name="sums",
         )
 
-    def count(self, weights: Any, mask: Any) -> None:
+    def count(self, weights: Tensor, mask: Tensor | None) -> None:
         """Count the weights `(..., num_experts)` of a batch, where a mask `(...)` is valid."""
         self._add(total(_terms(weights, axis=-1), mask))
 
@@ -59,12 +60,12 @@ class GateStatistics:
         """Set all sums to 0."""
         self.sums.assign(ops.zeros(self.sums.shape, "float32"))
 
-    def _add(self, totals: Any) -> None:
+    def _add(self, totals: Tensor) -> None:
         if not is_traced_for_others(totals):
             self.sums.assign_add(totals)
 
 
-def count_together(statistics: Sequence[GateStatistics], weights: Any) -> None:
+def count_together(statistics: Sequence[GateStatistics], weights: Tensor) -> None:
     """Count the weights `(gates, num_experts, batch)` of several gates in few operations."""
     totals = ops.sum(_terms(weights, axis=1), axis=-1)
     for each, of_gate in zip(statistics, ops.unstack(totals, len(statistics))):
@@ -76,7 +77,7 @@ def are_counted(training: bool | None) -> bool:
     return training is not None and not is_observed()
 
 
-def _terms(weights: Any, axis: int) -> Any:
+def _terms(weights: Tensor, axis: int) -> Any:
     """What each example adds to the sums, along the axis of the experts."""
     weights = ops.cast(ops.stop_gradient(weights), "float32")
     surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0

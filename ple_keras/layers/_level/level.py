@@ -1,8 +1,10 @@
 """The inside of a built level: its experts and gates, and how they are computed."""
 
 from collections.abc import Mapping
-from typing import Any
 
+import keras
+
+from ple_keras._typing import ByStream, DType, Shape
 from ple_keras.layers._level.batched import Batched
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
@@ -33,7 +35,7 @@ class Level:
         wiring: Wiring,
         bank: ExpertBank,
         gates: Mapping[str, Gate],
-        block: Any,
+        block: keras.Layer,
         is_overridden: bool,
     ) -> None:
         self.wiring, self.bank, self.gates = wiring, bank, gates
@@ -42,7 +44,7 @@ class Level:
         self._batched = Batched(wiring, bank, gates)
         self._by_subclass = BySubclass(block, wiring, dtype) if is_overridden else None
 
-    def computation(self, streams: Mapping[str, Any]) -> OneByOne | Batched:
+    def computation(self, streams: ByStream) -> OneByOne | Batched:
         """Choose how to compute the level on these inputs: the one place that decides it."""
         if self._by_subclass:
             return self._by_subclass
@@ -52,8 +54,8 @@ class Level:
 def make_bank(
     template: Template,
     experts: Mapping[str, str],
-    shapes: Mapping[str, Any],
-    dtype: Any,
+    shapes: Mapping[str, Shape],
+    dtype: DType,
     stack: bool,
 ) -> ExpertBank:
     """The bank that computes these experts fastest, built.

@@ -1,10 +1,12 @@
 """The methods of CGCBlock that give its experts, its gates' weights and their statistics."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from ple_keras._checks import check_width
+from ple_keras._typing import Shape, Streams
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.wiring import Wiring
 
@@ -28,7 +30,7 @@ class LevelInspection(keras.Layer):
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
 
-    def _streams(self, inputs: Any) -> dict[str, Any]:
+    def _streams(self, inputs: Streams) -> dict[str, Any]:
         """The tensor of each stream, its width checked.
 
         Raises:
@@ -54,12 +56,12 @@ class LevelInspection(keras.Layer):
         self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
         return streams
 
-    def _check_widths(self, shapes: dict[str, Any]) -> None:
+    def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
         """Refuse other widths than those that the block was built for."""
         for stream, width in self._widths.value.items():
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
-    def expert_outputs(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
         """Return the outputs of every expert.
 
         Args:
@@ -75,7 +77,7 @@ class LevelInspection(keras.Layer):
         streams = self._streams(inputs)
         return self._level.one_by_one.experts(streams, training)
 
-    def gate_weights(self, inputs: Any, training: bool | None = None) -> dict[str, Any]:
+    def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
         """Return the weights of every gate.
 
         Args:

@@ -1,9 +1,13 @@
 """Observing the levels of a model while it runs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import local
 from typing import Any
+
+import keras
+
+from ple_keras._typing import ByStream, Streams
 
 
 class Observer:
@@ -12,11 +16,11 @@ class Observer:
     Gates keep no statistics meanwhile.
     """
 
-    def read(self, block: Any, inputs: Any) -> Any:
+    def read(self, block: keras.Layer, inputs: Streams) -> Any:
         """Take a level's inputs; return what the level reads in their place."""
         return inputs
 
-    def ran(self, block: Any, weights: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    def ran(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
         """Take the weights of a level's gates and the outputs of its experts, by name."""
 
 

@@ -5,8 +5,10 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import keras
 from keras import ops
 
+from ple_keras._typing import ByStream, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.wiring import Wiring
 
@@ -22,27 +24,27 @@ class OneByOne:
     """
 
     def __init__(
-        self, wiring: Wiring, bank: ExpertBank, gates: Mapping[str, Any], dtype: str
+        self, wiring: Wiring, bank: ExpertBank, gates: Mapping[str, keras.Layer], dtype: str
     ) -> None:
         self._wiring, self._bank, self._gates, self._output_dtype = wiring, bank, gates, dtype
 
-    def experts(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+    def experts(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
         """The output of every expert, `{expert: (..., H)}`."""
         outputs: dict[str, Any] = self._bank(streams, training=training)
         return outputs
 
-    def weights(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
         """The weights of every gate, `{gate: (..., experts)}`."""
         return {name: gate(streams[name], training=training) for name, gate in self._gates.items()}
 
-    def mix(self, weights: Mapping[str, Any], experts: Mapping[str, Any]) -> dict[str, Any]:
+    def mix(self, weights: ByStream, experts: ByStream) -> dict[str, Any]:
         """sum_e w_e E_e for every gate, `{gate: (..., H)}`."""
         return {
             gate: self._weighted_sum(weights[gate], [experts[name] for name in names])
             for gate, names in self._wiring.gates.items()
         }
 
-    def _weighted_sum(self, weights: Any, experts: list[Any]) -> Any:
+    def _weighted_sum(self, weights: Tensor, experts: list[Tensor]) -> Any:
         """A running sum: nothing of the size (..., E, H) is built."""
         columns = ops.split(weights, len(experts), axis=-1)
         return reduce(add, (w * ops.cast(x, self._output_dtype) for w, x in zip(columns, experts)))
@@ -51,13 +53,13 @@ class OneByOne:
 class BySubclass(OneByOne):
     """Computes a level by the experts and gates of a subclass of CGCBlock."""
 
-    def __init__(self, block: Any, wiring: Wiring, dtype: str) -> None:
+    def __init__(self, block: keras.Layer, wiring: Wiring, dtype: str) -> None:
         self._block, self._wiring, self._output_dtype = block, wiring, dtype
 
-    def experts(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+    def experts(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
         outputs: dict[str, Any] = self._block.expert_outputs(streams, training=training)
         return outputs
 
-    def weights(self, streams: Mapping[str, Any], training: bool | None) -> dict[str, Any]:
+    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
         weights: dict[str, Any] = self._block.gate_weights(streams, training=training)
         return weights

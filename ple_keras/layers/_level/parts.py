@@ -1,11 +1,8 @@
 """The parts of variables that belong to each expert and gate of a level."""
 
-from typing import Any
-
+from ple_keras.layers._level.expert_bank import Part
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
-
-Part = tuple[Any, tuple[Any, ...]]  # a variable, and the index of the part in it; () for all of it
 
 
 def expert_parts(block: CGCBlock) -> dict[str, list[Part]]:

@@ -8,11 +8,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._keras.building import Shape, Untracked
+from ple_keras._keras.building import Untracked
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizedByParent, check_weights_only
-from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
+from ple_keras._typing import ByStream, Shape, Tensor
+from ple_keras.layers._level.expert_bank import ExpertBank, Part, sublayer_name
 from ple_keras.layers._level.stacks import InitializerPerSlice, RegularizerPerSlice, slices
 from ple_keras.layers.template import Template
 
@@ -48,11 +49,11 @@ class StackedExperts(ExpertBank):
             self._build_after_dense(step, (*leading, units))
             width = units
         self.width = width
-        self._quantized = Untracked([])
+        self._quantized: Untracked[list[dict[str, keras.layers.Dense]]] = Untracked([])
         self._to_quantize = QuantizedByParent(self, "kernels")
         freeze_if_frozen(self)
 
-    def _stack(self, kind: str, step: int, shape: Shape, dense: list[Any]) -> Any:
+    def _stack(self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]) -> Any:
         """One variable for the kernels (or biases) of all experts' Dense layers of a step."""
         return self.add_weight(
             name=f"{kind}_{step}",
@@ -75,7 +76,7 @@ class StackedExperts(ExpertBank):
     def is_quantized(self) -> bool:
         return bool(self._quantized.value)
 
-    def quantize(self, mode: str, type_check: bool = True, config: Any = None) -> None:
+    def quantize(self, mode: str, type_check: bool = True, config: object = None) -> None:
         """Give each expert quantized Dense layers of its own in place of the stacked kernels."""
         check_weights_only(mode, self)
         self._quantized.value = [
@@ -89,7 +90,9 @@ class StackedExperts(ExpertBank):
             stop_tracking(self, kernels)
         self._kernels = []
 
-    def _quantized_dense(self, expert: str, step: int, kernel: Any, mode: str, config: Any) -> Any:
+    def _quantized_dense(
+        self, expert: str, step: int, kernel: Tensor, mode: str, config: object
+    ) -> Any:
         name = f"{sublayer_name(expert)}-dense_{step}"
         dense = keras.layers.Dense(
             kernel.shape[-1], use_bias=False, dtype=self.dtype_policy, name=name
@@ -103,9 +106,9 @@ class StackedExperts(ExpertBank):
         setattr(self, name, dense)
         return dense
 
-    def parts(self, expert: str) -> list[tuple[Any, tuple[int, ...]]]:
+    def parts(self, expert: str) -> list[Part]:
         index = list(self._streams.value).index(expert)
-        parts: list[tuple[Any, tuple[int, ...]]] = []
+        parts: list[Part] = []
         for step in range(len(self._template.layer.units)):
             if self.is_quantized:
                 quantized = self._quantized.value[step][expert]
@@ -117,7 +120,10 @@ class StackedExperts(ExpertBank):
         return parts
 
     def call(
-        self, inputs: Mapping[str, Any], training: bool | None = None, mask: Any = None
+        self,
+        inputs: ByStream,
+        training: bool | None = None,
+        mask: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Any]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
@@ -142,7 +148,7 @@ class StackedExperts(ExpertBank):
         widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
         return widest
 
-    def batched(self, features: Any, training: bool | None) -> Any:
+    def batched(self, features: Tensor, training: bool | None) -> Any:
         first = next(iter(self._experts.value.values()))
         outputs = features
         for step, kernels in enumerate(self._kernels):
@@ -152,7 +158,7 @@ class StackedExperts(ExpertBank):
             outputs = first._after_dense(step, outputs, training, None)
         return outputs
 
-    def _products(self, step: int, inputs: dict[str, Any]) -> dict[str, Any]:
+    def _products(self, step: int, inputs: ByStream) -> dict[str, Any]:
         """Every expert's input times its kernel, plus its bias: a GEMM an expert."""
         if self.is_quantized:
             layers = self._quantized.value[step]

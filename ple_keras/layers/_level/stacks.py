@@ -1,9 +1,12 @@
 """Weights of E layers as one variable `(E, ...)`, each slice as that layer alone would have it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
+
+from ple_keras._typing import DType, Shape, Tensor
 
 
 class InitializerPerSlice(keras.initializers.Initializer):
@@ -13,14 +16,14 @@ class InitializerPerSlice(keras.initializers.Initializer):
     variables.
     """
 
-    def __init__(self, initializers: list[Any]) -> None:
+    def __init__(self, initializers: list[keras.Initializer]) -> None:
         self.initializers = initializers
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+    def __call__(self, shape: Shape, dtype: DType = None) -> Any:
         return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
-def slices(stack: Any) -> list[Any]:
+def slices(stack: Tensor | keras.Variable) -> list[Any]:
     """What each expert has of a stack, `(E, n, ...)` to E times `(n, ...)`.
 
     On JAX the gradient of `unstack` is a sum of E stacks of zeros with one slice filled, which
@@ -38,13 +41,13 @@ def slices(stack: Any) -> list[Any]:
 class RegularizerPerSlice(keras.Regularizer):
     """A regularizer of a stack: the sum of what it is for each slice."""
 
-    def __init__(self, regularizer: Any) -> None:
+    def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
         self.regularizer = regularizer
 
     @classmethod
-    def of(cls, regularizer: Any) -> Any:
+    def of(cls, regularizer: keras.Regularizer | None) -> Any:
         """None stays None."""
         return regularizer and cls(regularizer)
 
-    def __call__(self, stack: Any) -> Any:
+    def __call__(self, stack: Tensor) -> Any:
         return sum(self.regularizer(weight) for weight in slices(stack))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_keras._checks import SHARED, check_features, check_keys
-from ple_keras._keras.building import Shape
+from ple_keras._typing import Shape, StreamShapes
 
 
 class Wiring:
@@ -61,7 +61,7 @@ class Wiring:
         """The streams that reach a gate's output: its own, and those of its experts."""
         return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
 
-    def shapes(self, shape: Any) -> dict[str, Shape]:
+    def shapes(self, shape: StreamShapes) -> dict[str, Shape]:
         """The shape of each stream, `(batch, ..., features)`.
 
         Raises:

@@ -1,0 +1,126 @@
+"""A model that returns what is observed of its levels."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._checks import check_known_value
+from ple_keras._keras.building import Untracked
+from ple_keras._keras.dtypes import at_least_float32
+from ple_keras._typing import ByStream, Nested
+from ple_keras.inspection._level_observer import LevelObserver
+from ple_keras.inspection._refusals import no_batch, not_taken, runs_repeatedly
+from ple_keras.inspection.batches import Batches
+from ple_keras.inspection.levels import built_levels
+from ple_keras.layers._level.observer import observed_by
+from ple_keras.layers.cgc_block import CGCBlock
+
+ByLevel = dict[str, Any]
+Look = Callable[[ByStream, ByStream], Nested]  # of gate weights and expert outputs, by name
+QUICK = 50  # batches; more of them get a progress bar
+
+
+def observe_levels(
+    model: keras.Layer,
+    x: Nested,
+    look: Look,
+    batch_size: int | None,
+    verbose: str | int,
+) -> ByLevel:
+    """Return the result of `look` for every level that runs, all batches along the first axis.
+
+    Args:
+        model: As for `gate_weights`.
+        x: As for `gate_weights`.
+        look: From a level's gate weights and expert outputs, by name, to tensors to keep.
+        batch_size: As for `gate_weights`.
+        verbose: As for `gate_weights`.
+
+    Raises:
+        TypeError, ValueError: as `gate_weights`.
+    """
+    levels = built_levels(model)
+    check_known_value(verbose, ("auto", 0, 1), "verbose")
+    batches = Batches(x, batch_size=batch_size)
+    observed = _ObservedModel(model, levels, look)
+    progress = _progress_bar(batches, verbose)
+    seen = []
+    for number, (batch, _) in enumerate(batches, start=1):
+        seen.append(_look_at(observed, batch))
+        progress(number)
+    if not seen:
+        raise no_batch(x)
+    try:
+        joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *seen)
+    except ValueError as error:
+        raise ValueError(
+            f"x must have batches that differ in their number of examples alone: {error} "
+            f"Received: x={x!r}"
+        ) from error
+    return {level: joined[level] for level in levels if level in joined}
+
+
+def _look_at(observed: "_ObservedModel", batch: Nested) -> Any:
+    try:
+        seen = observed.predict_on_batch(batch)
+    except Exception as error:
+        raise not_taken(batch, error) from error
+    if not seen:
+        raise ValueError(
+            "model must run one of its blocks when it predicts. Received: a model that runs none"
+        )
+    if observed.repeated.value:
+        raise runs_repeatedly(observed.repeated.value)
+    return seen
+
+
+def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]:
+    """Takes the number of the batch that is done."""
+    try:
+        count = len(batches)
+    except TypeError:
+        count = None
+    if verbose == 0 or (verbose == "auto" and (count or 0) <= QUICK):
+        return lambda number: None
+    update: Callable[[int], None] = keras.utils.Progbar(count).update
+    return update
+
+
+class _ObservedModel(keras.Model):
+    """Runs a model, and returns what was seen of its levels in place of the model's outputs.
+
+    As a model itself it is compiled as Keras compiles models, on every backend.
+    """
+
+    def __init__(self, model: keras.Layer, levels: Mapping[str, CGCBlock], look: Look) -> None:
+        super().__init__(name="observed")
+        self.inner, self._look = model, look
+        self._names = Untracked({id(block): level for level, block in levels.items()})
+        self.repeated: Untracked[set[str]] = Untracked(set())
+        # XLA on TensorFlow takes longer to compile than most looks take.
+        is_quick = keras.backend.backend() == "jax"
+        self.jit_compile = is_quick and getattr(model, "jit_compile", True)
+        self.run_eagerly = getattr(model, "run_eagerly", False)
+
+    def call(self, inputs: Nested, training: bool | None = None) -> ByLevel:
+        seen = _Look(self._look, self._names.value)
+        with observed_by(seen):
+            self.inner(inputs, training=training)
+        self.repeated.value |= seen.repeated
+        return seen.by_level
+
+
+class _Look(LevelObserver):
+    """Keeps the result of a function of each level."""
+
+    def __init__(self, look: Look, names: Mapping[int, str]) -> None:
+        super().__init__(names)
+        self.by_level: ByLevel = {}
+        self._look = look
+
+    def ran(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
+        level, _ = self.meet(block)
+        seen = self._look(weights, outputs)
+        self.by_level[level] = keras.tree.map_structure(at_least_float32, seen)
