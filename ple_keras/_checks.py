@@ -9,7 +9,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
 
-from ple_keras._typing import Activation, Outputs, Shape
+from ple_keras._typing import Activation, Outputs, Shape, Tensor
 
 SHARED = "shared"
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
@@ -176,14 +176,16 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
     return value
 
 
-def check_activation(activation: Activation) -> Any:
+def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     """An activation as a function; a layer is refused, and what gives up half of the width."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
             "activation must be a name or a function; a layer with weights belongs into a "
             f"keras.Sequential with the layers before it. Received: activation={activation!r}"
         )
-    function = check_known(keras.activations.get, activation, "activation")
+    function: Callable[[Tensor], Tensor] = check_known(
+        keras.activations.get, activation, "activation"
+    )
     if function is keras.activations.glu:
         raise ValueError(
             "activation must keep the width, and glu halves it: a layer of your own may do that. "

@@ -40,7 +40,7 @@ def serialize_children(
     return children
 
 
-def deserialize_children(children: Sequence[Any]) -> list[Any]:
+def deserialize_children(children: Sequence[Any]) -> list[keras.Layer]:
     """Deserialize a container's children, unbuilt unless they came built.
 
     Files of version 0.1.0 mark no child.

@@ -37,7 +37,7 @@ def derive_initializer(initializer: Initializer, *path: object) -> Any:
     return type(initializer).from_config(_reseed(initializer.get_config(), path))
 
 
-def copy_layer(layer: keras.Layer, name: str, *path: object) -> Any:
+def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
     """A copy of `layer` with new weights, called `name`.
 
     It is unbuilt, except for a Functional model, which is built within the current name scope.
@@ -76,11 +76,11 @@ def _is_functional(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
 
 
-def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> Any:
+def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
     """A Sequential or Functional model again; places inside it count, names may repeat."""
     copied = 0
 
-    def clone(layer: keras.Layer) -> Any:
+    def clone(layer: keras.Layer) -> keras.Layer:
         nonlocal copied
         copied += 1
         return copy_layer(layer, layer.name, *path, copied)

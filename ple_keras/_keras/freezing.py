@@ -45,7 +45,7 @@ class FreezableLayer(keras.Layer):
             self._frozen_layers.value = None  # the assignment is for all layers inside
         keras.Layer.trainable.fset(self, value)
 
-    def _layers_with_config(self) -> list[Any]:
+    def _layers_with_config(self) -> list[keras.Layer]:
         """The layers inside whose configs are in this one's, and say themselves what is frozen."""
         return []
 

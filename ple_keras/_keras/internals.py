@@ -21,7 +21,7 @@ BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
 
 
-def children(layer: keras.Layer) -> list[Any]:
+def children(layer: keras.Layer) -> list[keras.Layer]:
     """Return the layers directly inside a layer, in the order in which they became part of it.
 
     `Model.layers` exists for models alone, and leaves out layers in attributes of a Functional
@@ -39,7 +39,7 @@ def stop_tracking(layer: keras.Layer, variable: keras.Variable) -> None:
     layer._untrack_variable(variable)
 
 
-def mask_of(tensor: Tensor) -> Any:
+def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 
     Losses, and layers that read several tensors, get no mask as an argument; JAX's tracers take no

@@ -1,12 +1,12 @@
 """The part of TaskHeads that weighs the tasks' losses."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._typing import DType, Initializer, Shape
+from ple_keras._typing import DType, Initializer, Shape, Tensor
+from ple_keras.heads.head import Head
 from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 
@@ -16,7 +16,7 @@ class LossWeighting(keras.Layer):
 
     _task_names: tuple[str, ...]
 
-    def _heads(self) -> list[Any]:
+    def _heads(self) -> list[Head]:
         raise NotImplementedError
 
     def _init_loss_weights(self, loss_weighting: str | None) -> None:
@@ -35,12 +35,14 @@ class LossWeighting(keras.Layer):
             self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
         )
 
-    def _start(self, shape: Shape, dtype: DType = None) -> Any:
+    def _start(self, shape: Shape, dtype: DType = None) -> Tensor:
         """The multipliers before any other are assigned; within a graph nothing can be."""
         values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
 
-    def _add_by_task(self, name: str, initializer: Initializer, trainable: bool = True) -> Any:
+    def _add_by_task(
+        self, name: str, initializer: Initializer, trainable: bool = True
+    ) -> keras.Variable:
         return self.add_weight(
             shape=(len(self._task_names),),
             initializer=initializer,

@@ -105,6 +105,7 @@ class Head(SavesQuantization, FreezableLayer):
         self._leading = (None,) * (len(shape) - 1)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self._tower_template:
+            # `_tower` and `_projection` are names in the file format.
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
         self._projection = keras.layers.Dense(
@@ -116,7 +117,7 @@ class Head(SavesQuantization, FreezableLayer):
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
-    def logits(self, features: Tensor) -> Any:
+    def logits(self, features: Tensor) -> Tensor:
         """The prediction before the activation; the head must be built.
 
         Args:
@@ -132,7 +133,7 @@ class Head(SavesQuantization, FreezableLayer):
             )
         return self._projection(self._tower(features) if self._tower_template else features)
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> Any:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Predict.
 
         Args:

@@ -85,18 +85,18 @@ class ProductHead(Head):
         """Take the rank of a factor that is built."""
         self._leading = factor._leading
 
-    def logits(self, features: Tensor) -> Any:
+    def logits(self, features: Tensor) -> Tensor:
         """Refused: a product has no features of its own."""
         raise ValueError(
             f"{self.name!r} has no logits of its own, its factors {list(self.of)} have. "
             f"Received: features={features!r}"
         )
 
-    def log_probability(self, factors: Sequence[Tensor]) -> Any:
+    def log_probability(self, factors: Sequence[Tensor]) -> Tensor:
         """The logarithm of the product, from those of the factors, each `(..., 1)`."""
         return sum(factors[1:], start=factors[0])
 
-    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Any:
+    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
         """Predict.
 
         Args:

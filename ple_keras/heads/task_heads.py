@@ -71,7 +71,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         """The tasks that have features, in order: all but those of ProductHeads."""
         return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
 
-    def _heads(self) -> list[Any]:
+    def _heads(self) -> list[Head]:
         return [getattr(self, _head_attribute(task)) for task in self._task_names]
 
     def _products(self) -> list[Any]:  # no property: Keras's saving would walk into it
@@ -81,13 +81,13 @@ class TaskHeads(LossWeighting, FreezableLayer):
         shapes = self._by_task(input_shape)
         for head in self._heads():
             if not head.built:
-                head.build(shapes.get(head.task))
+                head.build(shapes.get(head.task, ()))  # a ProductHead reads no features
         for product in self._products():
             product.be_like(getattr(self, _head_attribute(product.of[0])))
         self._build_loss_weights()
         self._restore_frozen()
 
-    def _layers_with_config(self) -> list[Any]:
+    def _layers_with_config(self) -> list[keras.Layer]:
         return self._heads()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -95,7 +95,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self._loss_weights.mark(keras.tree.flatten(predictions))  # also those of a subclass
         return predictions
 
-    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Tensor]:
         """Predict every task.
 
         Args:
@@ -195,7 +195,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
-    ) -> dict[str, Any] | None:
+    ) -> dict[str, Tensor] | None:
         masks = self._by_task(previous_mask)
         if all(mask is None for mask in masks.values()):
             return None
@@ -242,5 +242,5 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
 
 def _head_attribute(task: str) -> str:
-    """The attribute of a head, see `expert_bank.sublayer_name`."""
+    """The attribute of a head, part of the file format, see `expert_bank.sublayer_name`."""
     return f"head-{task}"

@@ -46,7 +46,7 @@ def _of_tensorflow(
     def compute(batch: Batch) -> Any:
         probed = {}
 
-        def probe(name: str, tensor: Tensor) -> Any:
+        def probe(name: str, tensor: Tensor) -> Tensor:
             probed[name] = tf.identity(tensor)
             tape.watch(probed[name])
             return probed[name]
@@ -70,7 +70,7 @@ def _of_torch(
     def compute(batch: Batch) -> Any:
         probed = {}
 
-        def probe(name: str, tensor: Tensor) -> Any:
+        def probe(name: str, tensor: Tensor) -> Tensor:
             probed[name] = tensor.clone().requires_grad_()
             return probed[name]
 
@@ -84,7 +84,7 @@ def _of_torch(
     return compute
 
 
-def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Any]:
+def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Tensor]:
     torch: Any = import_module("torch")
 
     if not (sources and value.requires_grad):
@@ -102,15 +102,15 @@ def _of_jax(
     asked = {id(variable) for variable in variables}
     others = [variable for variable in model.variables if id(variable) not in asked]
 
-    def run(values: list[Tensor], rest: list[Tensor], batch: Batch, probe: Probe) -> Any:
+    def run(values: list[Tensor], rest: list[Tensor], batch: Batch, probe: Probe) -> Tensor:
         state = zip([*variables, *others], [*values, *rest])
         with keras.StatelessScope(list(state)):
             return jnp.stack(losses(batch, probe))
 
-    def probed(values: Tensor, rest: list[Tensor], batch: Batch) -> dict[str, Any]:
+    def probed(values: Tensor, rest: list[Tensor], batch: Batch) -> dict[str, Tensor]:
         tensors = {}
 
-        def probe(name: str, tensor: Tensor) -> Any:
+        def probe(name: str, tensor: Tensor) -> Tensor:
             tensors[name] = tensor
             return tensor
 
@@ -121,7 +121,7 @@ def _of_jax(
         shapes = jax.eval_shape(probed, values, rest, batch)
         deltas = jax.tree.map(jnp.zeros_like, shapes)
 
-        def moved(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Any:
+        def moved(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Tensor:
             return run(values, rest, batch, lambda name, tensor: tensor + deltas[name])
 
         return jax.jacrev(moved, argnums=(0, 1))(values, deltas)

@@ -1,7 +1,6 @@
 """Probes on the tensors that levels read."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import keras
 from keras import ops
@@ -18,7 +17,7 @@ class Prober(LevelObserver):
         super().__init__(names)
         self._probe = probe
 
-    def read(self, block: keras.Layer, inputs: Streams) -> Any:
+    def read(self, block: keras.Layer, inputs: Streams) -> Streams:
         level, is_first = self.meet(block)
         if isinstance(inputs, Mapping) or not is_first:
             return inputs
@@ -35,5 +34,5 @@ class _KeepMask(keras.layers.Layer):
         self.supports_masking = True
         self._function = function
 
-    def call(self, inputs: Tensor) -> Any:
+    def call(self, inputs: Tensor) -> Tensor:
         return self._function(inputs)

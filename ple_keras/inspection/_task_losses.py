@@ -56,7 +56,7 @@ def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
     return known if known is None or isinstance(known, keras.Loss) else MaskedLoss(known)
 
 
-def scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Any:
+def scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Tensor:
     """A task's loss times about the square root of the number of examples.
 
     No cosine minds. But in float16 the gradient of one example in the mean of many falls to 0, and

@@ -103,11 +103,11 @@ def _each(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 
 
-def to_numpy(value: Tensor) -> Any:
+def to_numpy(value: Tensor) -> np.ndarray:
     """An array, a tensor or a list as a NumPy array."""
     if isinstance(value, np.ndarray):
         return value
-    return keras.ops.convertto_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
 
 
 def _number_of_rows(data: Nested) -> int:

@@ -111,7 +111,7 @@ def _look(weights: ByStream, outputs: ByStream) -> dict[str, Any]:
     }
 
 
-def _rows(weights: Tensor) -> Any:
+def _rows(weights: Tensor) -> Tensor:
     """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
     mask = mask_of(weights)
     if mask is not None:
@@ -119,7 +119,7 @@ def _rows(weights: Tensor) -> Any:
     return ops.reshape(weights, (-1, weights.shape[-1]))
 
 
-def _zeros(outputs: Tensor) -> Any:
+def _zeros(outputs: Tensor) -> Tensor:
     """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
     mask, outputs = mask_of(outputs), ops.stop_gradient(outputs)
     is_zero = ops.cast(outputs == 0, "float32")

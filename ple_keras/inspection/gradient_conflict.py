@@ -145,7 +145,7 @@ def _forward(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
     """The tasks' losses in a batch, with a probe on what each level reads."""
     names = {id(block): level for level, block in levels.items()}
 
-    def forward(batch: Batch, probe: Probe) -> list[Any]:
+    def forward(batch: Batch, probe: Probe) -> list[Tensor]:
         x, y = batch
         prober = Prober(names, probe)
         with observed_by(prober):

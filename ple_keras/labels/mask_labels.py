@@ -79,7 +79,9 @@ class _Ops(NamedTuple):
         return cls(np.asarray, np.where, np.isnan)
 
 
-def _mask(labels: Tensor, condition: Tensor, missing_label: float, task: str, told_by: str) -> Any:
+def _mask(
+    labels: Tensor, condition: Tensor, missing_label: float, task: str, told_by: str
+) -> Tensor:
     ops = _Ops.of(labels, condition)
     if ops.cast is np.asarray:
         labels, condition = np.asarray(labels), np.asarray(condition)
@@ -89,7 +91,7 @@ def _mask(labels: Tensor, condition: Tensor, missing_label: float, task: str, to
     return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
 
 
-def _says_yes(condition: Tensor, missing_label: float, ops: _Ops, dtype: str) -> Any:
+def _says_yes(condition: Tensor, missing_label: float, ops: _Ops, dtype: str) -> Tensor:
     """True where a label is neither 0 nor missing."""
     if dtype == "bool":
         return condition
@@ -113,7 +115,7 @@ def _dtype_with(missing_label: float, labels: Tensor, task: str) -> str:
     return dtype
 
 
-def _in_line(has_label: Tensor, labels: Tensor, task: str, told_by: str) -> Any:
+def _in_line(has_label: Tensor, labels: Tensor, task: str, told_by: str) -> Tensor:
     """`has_label` in a shape that goes with the labels': `(...)` may stand beside `(..., n)`."""
     shape, target = tuple(has_label.shape), tuple(labels.shape)
     if len(shape) == len(target) + 1 and shape[-1] == 1:

@@ -38,7 +38,7 @@ def sample_space(
     return *_replace_missing(y_true, y_pred, in_space), in_space
 
 
-def _labelled(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Any:
+def _labelled(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor | None:
     """True where an example has a label: `(...)`, from labels and predictions as `align` has them.
 
     A label of several numbers is missing if one of them is.
@@ -76,7 +76,7 @@ def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) ->
 
 def example_weights(
     sample_weight: Tensor | None, in_space: Tensor | None, rank: int, dtype: DType
-) -> Any:
+) -> Tensor | None:
     """The weight of each example, 0 where it has no label; None if all are 1.
 
     Args:

@@ -108,6 +108,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         )
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
+        # The names of these attributes, and of the layers in them, are part of the file format.
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
             {
@@ -169,7 +170,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         methods = ("expert_outputs", "gate_weights")
         return any(getattr(type(self), name) is not getattr(CGCBlock, name) for name in methods)
 
-    def call(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Run the experts and mix them.
 
         Args:
@@ -187,7 +188,9 @@ class CGCBlock(LevelInspection, FreezableLayer):
         observer().ran(self, weights, experts)
         return level.mix(weights, experts)  # sum_e w_e E_e
 
-    def compute_mask(self, inputs: Streams, previous_mask: Tensor | None) -> dict[str, Any] | None:
+    def compute_mask(
+        self, inputs: Streams, previous_mask: Tensor | None
+    ) -> dict[str, Tensor] | None:
         """An output's mask: valid where every stream that its gate mixes is valid."""
         masks = self._wiring.by_stream(previous_mask)
         if all(mask is None for mask in masks.values()):
@@ -234,7 +237,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         }
 
 
-def _all_valid(masks: list[Tensor]) -> Any:
+def _all_valid(masks: list[Tensor]) -> Tensor:
     """The masks' conjunction; None stands for valid everywhere."""
     distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
     combined = distinct[0] if distinct else None

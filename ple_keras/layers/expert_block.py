@@ -98,6 +98,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
 
         steps = range(len(self.units))
+        # The names of these attributes are part of the file format.
         self._dense = [self._make_dense(step) for step in steps]
         self._normalization = [self._make_normalization(step) for step in steps if normalization]
         self._dropout = [
@@ -106,7 +107,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             if self.dropout
         ]
 
-    def _make_dense(self, step: int) -> Any:
+    def _make_dense(self, step: int) -> keras.layers.Dense:
         return keras.layers.Dense(
             self.units[step],
             use_bias=self.use_bias,
@@ -118,8 +119,8 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             name=f"dense_{step}",
         )
 
-    def _make_normalization(self, step: int) -> Any:
-        kind = NORMALIZATIONS[self.normalization]
+    def _make_normalization(self, step: int) -> keras.Layer:
+        kind = NORMALIZATIONS[str(self.normalization)]
         return getattr(keras.layers, kind)(dtype=self.dtype_policy, name=f"normalization_{step}")
 
     def build(self, input_shape: Shape) -> None:
@@ -135,7 +136,9 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             if layers:
                 layers[step].build(shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Apply the expert.
 
         Args:
@@ -153,7 +156,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
 
     def _after_dense(
         self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None
-    ) -> Any:
+    ) -> Tensor:
         """What a step does to its Dense layer's output; stacked experts run it too."""
         if self.normalization == "batch":
             outputs = self._normalization[step](outputs, training=training, mask=mask)
@@ -201,7 +204,7 @@ def check_units(
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
 
 
-def _check_normalization(normalization: str | None) -> Any:
+def _check_normalization(normalization: str | None) -> str | None:
     if normalization is None or normalization in tuple(NORMALIZATIONS):
         return normalization
     raise ValueError(

@@ -115,6 +115,7 @@ class Gate(FreezableLayer):
         self._restore_frozen()
 
     def _build_projection(self, shape: Shape) -> None:
+        # `_block` and `_projection` are names in the file format.
         if self._template:
             self._block = self._template.copy("block")
             width = build_on(self._block, shape, self.compute_dtype, "gate_block")
@@ -129,7 +130,9 @@ class Gate(FreezableLayer):
         )
         self._projection.build(shape)
 
-    def call(self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None) -> Any:
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Weigh the experts.
 
         Args:
@@ -154,25 +157,25 @@ class Gate(FreezableLayer):
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
-    def _logits(self, inputs: Tensor) -> Any:
+    def _logits(self, inputs: Tensor) -> Tensor:
         """W g(x) / T, in at least float32."""
         features = self._block(inputs) if self._template else inputs
         return self._divided(self._projection(features))
 
-    def _divided(self, logits: Tensor) -> Any:
+    def _divided(self, logits: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
-    def normalize(self, logits: Tensor, axis: int) -> Any:
+    def normalize(self, logits: Tensor, axis: int) -> Tensor:
         """Weights of logits W g(x), over the axis of the experts, in at least float32."""
         return softmax(self._divided(logits), axis)
 
-    def _drop_experts(self, logits: Tensor) -> Any:
+    def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
         is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
 
-    def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Any:
+    def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
         load = total(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
@@ -192,19 +195,9 @@ class Gate(FreezableLayer):
         return self.num_experts > 1 and self._projection.quantization_mode is not None
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self) -> keras.Variable:
         """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
         return self._projection.kernel
-
-    @property
-    def has_block(self) -> bool:
-        """Whether the gate reads its input through a gate block."""
-        return self._template is not None
-
-    @property
-    def tracked(self) -> GateStatistics:
-        """The statistics of a built gate with `track_weights`."""
-        return self._statistics
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of the weights in fit, evaluate and predict since the last reset.

@@ -101,7 +101,9 @@ def _experts_by_level(
     return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
 
 
-def _for_level(block: LayerLike | None, argument: str, level: int, dtype: DType) -> Any:
+def _for_level(
+    block: LayerLike | None, argument: str, level: int, dtype: DType
+) -> keras.Layer | None:
     if block is None:
         return None
     template = as_template(block, argument, dtype)

@@ -37,15 +37,15 @@ class SequentialBlock(FreezableLayer):
     def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._chain = _check_layers(layers)
+        self._chain = _check_layers(layers)  # a name in the file format
         self._came_built = built_names(self._chain)
 
     @property
-    def layers(self) -> list[Any]:
+    def layers(self) -> list[keras.Layer]:
         """The layers, in order."""
         return list(self._chain)
 
-    def get_layer(self, name: str) -> Any:
+    def get_layer(self, name: str) -> keras.Layer:
         """The layer called `name`.
 
         Raises:
@@ -77,10 +77,10 @@ class SequentialBlock(FreezableLayer):
             outputs = layer(outputs)
         self._restore_frozen()
 
-    def _layers_with_config(self) -> list[Any]:
+    def _layers_with_config(self) -> list[keras.Layer]:
         return self.layers
 
-    def call(self, inputs: Nested, training: bool | None = None) -> Any:
+    def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         """Call the layers one after the other.
 
         Args:
@@ -117,7 +117,7 @@ class SequentialBlock(FreezableLayer):
         return super().from_config({**config, "layers": deserialize_children(config["layers"])})
 
 
-def _check_layers(layers: Sequence[keras.Layer]) -> list[Any]:
+def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
     if not layers:

@@ -48,13 +48,14 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         return list(self._task_names)
 
     def build(self, input_shape: Shape) -> None:
+        # `_bottom` is a name in the file format.
         self._bottom = self._template.copy("bottom", "bottom")
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._width = build_on(self._bottom, shape, self.compute_dtype, "bottom_block")
         self._restore_frozen()
 
-    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Tensor]:
         """Run the network once.
 
         Args:
@@ -66,7 +67,9 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         """
         return dict.fromkeys(self._task_names, self._bottom(inputs))
 
-    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> dict[str, Any] | None:
+    def compute_mask(
+        self, inputs: Tensor, previous_mask: Tensor | None
+    ) -> dict[str, Tensor] | None:
         if previous_mask is None:
             return None
         return dict.fromkeys(self._task_names, previous_mask)

@@ -1,7 +1,5 @@
 """The loss of each example."""
 
-from typing import Any
-
 import keras
 from keras import ops
 
@@ -9,7 +7,7 @@ from ple_keras._keras.internals import drop_mask
 from ple_keras._typing import LossLike, Tensor
 
 
-def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Any:
+def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """The loss of each example, `(...)`, from labels and predictions `(..., units)`.
 
     Raises:
@@ -31,7 +29,7 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Any:
     return values
 
 
-def ignored_class(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Any:
+def ignored_class(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
     """Where the label is the loss's `ignore_class`, `(...)`; None for a loss without one."""
     ignored = getattr(loss, "ignore_class", None)
     if ignored is None:

@@ -115,7 +115,9 @@ class TrainedLoss(_JointLoss):
         self.loss_weight = loss_weight
         self._in_call: LossWeights | None = None
 
-    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         weights = self._in_call = self._find_weights(y_pred)
         loss = super().__call__(y_true, y_pred, sample_weight)
         if weights is None:
@@ -124,7 +126,7 @@ class TrainedLoss(_JointLoss):
             weights.keep_loss(self.index, (y_true, y_pred, sample_weight), loss)
         return self.loss_weight * weights.multiplier(self.index) * loss
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         values = super().call(y_true, y_pred)
         if self._in_call is None or not self._in_call.are_learned:
             return values
@@ -145,7 +147,9 @@ class ShownLoss(_JointLoss):
         **kwargs: Arguments of `MaskedLoss`.
     """
 
-    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         weights = self._find_weights(y_pred)
         loss = weights and weights.take_loss(self.index, (y_true, y_pred, sample_weight))
         if loss is None:

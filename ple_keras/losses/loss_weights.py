@@ -88,7 +88,7 @@ class LossWeights:
             self.key = read_text(store, "key")
             _tie_waiting(self)
 
-    def multiplier(self, index: int) -> Any:
+    def multiplier(self, index: int) -> Tensor:
         """Return the multiplier of a task's loss.
 
         Raises:
@@ -123,7 +123,7 @@ class LossWeights:
         """Keep a task's loss of these arguments for `take_loss`."""
         self._last_loss[index] = arguments, loss
 
-    def take_loss(self, index: int, arguments: tuple[Tensor, ...]) -> Any:
+    def take_loss(self, index: int, arguments: tuple[Tensor, ...]) -> Tensor | None:
         """Return and drop the kept loss if it is of these very arguments; else None."""
         kept, loss = self._last_loss.pop(index, ((), None))
         return loss if [*map(id, kept)] == [*map(id, arguments)] else None

@@ -86,7 +86,9 @@ class MaskedLoss(keras.Loss):
             name or stable_name(self.loss), of_loss, dtype=getattr(self.loss, "dtype", None)
         )
 
-    def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
+    def __call__(
+        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
+    ) -> Tensor:
         y_true, y_pred, in_space = sample_space(
             y_true, y_pred, self.missing_label, self.label_width, f" of {self.name!r}"
         )
@@ -102,7 +104,7 @@ class MaskedLoss(keras.Loss):
     def _is_mean(self) -> bool:
         return self.reduction in (BY_BATCH, "mean")
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return example_losses(self.loss, y_true, y_pred)
 
     def get_config(self) -> dict[str, Any]:
@@ -115,7 +117,7 @@ class MaskedLoss(keras.Loss):
         }
 
 
-def _batch_over_space(in_space: Tensor | None, dtype: DType) -> Any:
+def _batch_over_space(in_space: Tensor | None, dtype: DType) -> Tensor:
     """The number of examples over that of the labelled ones; 0 if there are none."""
     size = ops.cast(ops.size(in_space), dtype)
     return ops.divide_no_nan(size, ops.sum(ops.cast(in_space, dtype)))

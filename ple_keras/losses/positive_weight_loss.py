@@ -31,7 +31,7 @@ class PositiveWeightLoss(keras.Loss):
         reduction = getattr(self.loss, "reduction", BY_BATCH)
         super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, y_pred = align(y_true, y_pred)
         weights = 1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1)
         return weights * example_losses(self.loss, y_true, y_pred)

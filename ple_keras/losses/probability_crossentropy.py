@@ -22,7 +22,7 @@ class ProbabilityCrossentropy(keras.Loss):
     def __init__(self, name: str = "binary_crossentropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Any:
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         log_yes = ops.log(ops.maximum(y_pred, TINY))
         log_no = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
         return ops.mean(-(y_true * log_yes + (1 - y_true) * log_no), axis=-1)

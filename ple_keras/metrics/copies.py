@@ -39,7 +39,7 @@ def _check_metric(metric: MetricLike | Mapping[str, object]) -> Any:
     return metric
 
 
-def named_copies(metrics: Sequence[MetricLike]) -> list[Any]:
+def named_copies(metrics: Sequence[MetricLike]) -> list[keras.Metric]:
     """New metrics from templates, under names that are the same in every run."""
     copies: list[Any] = []
     for template in metrics:
@@ -48,7 +48,7 @@ def named_copies(metrics: Sequence[MetricLike]) -> list[Any]:
     return copies
 
 
-def new_metric(template: MetricLike, name: str) -> Any:
+def new_metric(template: MetricLike, name: str) -> keras.Metric:
     """A metric from a name, a function or another metric, as `Model.compile` makes it."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
     if hasattr(known, "named_copy"):
@@ -68,7 +68,7 @@ def new_metric(template: MetricLike, name: str) -> Any:
 
 
 @register
-def accuracy(y_true: Tensor, y_pred: Tensor) -> Any:
+def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """What Keras means by "accuracy": the one that goes with the widths at hand."""
     if y_pred.shape[-1] == 1:
         return keras.metrics.binary_accuracy(y_true, y_pred)

@@ -83,7 +83,7 @@ class MaskedMetric(keras.Metric):
                 f"on them: {error} Received: metric={self.metric!r}"
             ) from error
 
-    def result(self) -> Any:
+    def result(self) -> Tensor:
         return self.metric.result()
 
     def reset_state(self) -> None:

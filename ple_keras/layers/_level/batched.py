@@ -79,7 +79,7 @@ class Batched:
         features = ops.stack([streams[stream] for stream in self._experts.values()])
         return self._bank.batched(features, training)
 
-    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Any]:
+    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Tensor]:
         """The weights of the tasks' gates, `"tasks"`: `(K, n, B)`, and `"shared"`: `(E, B)`."""
         first, *others = (streams[task] for task in self._tasks)
         is_one = all(stream is first for stream in others)
@@ -89,7 +89,7 @@ class Batched:
             weights[SHARED] = self._weights_of([SHARED], streams[SHARED], training)[0]
         return weights
 
-    def mix(self, weights: ByStream, experts: Any) -> dict[str, Any]:
+    def mix(self, weights: ByStream, experts: Any) -> dict[str, Tensor]:
         """sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
         outputs = dict(zip(self._tasks, _apart(mixed)))
@@ -97,7 +97,7 @@ class Batched:
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
 
-    def _weights_of(self, names: list[str], features: Tensor, training: bool | None) -> Any:
+    def _weights_of(self, names: list[str], features: Tensor, training: bool | None) -> Tensor:
         """The weights of gates, `(gates, n, B)`, of features `(gates, B, D)` or `(B, D)`.
 
         Along that middle axis PyTorch's softmax is many times as fast as along a short last one.
@@ -107,10 +107,10 @@ class Batched:
         logits = ops.matmul(kernels, ops.swapaxes(features, -1, -2))
         weights = gates[0].normalize(logits, axis=1)
         if gates[0].track_weights and are_counted(training):
-            count_together([gate.tracked for gate in gates], weights)
+            count_together([gate._statistics for gate in gates], weights)
         return ops.cast(weights, gates[0].compute_dtype)
 
-    def _mix_for_tasks(self, weights: Tensor, experts: Any) -> Any:
+    def _mix_for_tasks(self, weights: Tensor, experts: Any) -> Tensor:
         """The experts mixed for the tasks, `(K, B, H)`: their own first, then the shared ones."""
         own = [experts[i : self._num_own : self._each] for i in range(self._each)]
         shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
@@ -125,7 +125,7 @@ def _is_compiled() -> bool:
     return bool(torch.compiler.is_dynamo_compiling())
 
 
-def _apart(mixed: Tensor) -> list[Any]:
+def _apart(mixed: Tensor) -> list[Tensor]:
     """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
     import torch
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_keras._keras.building import build_on
-from ple_keras._typing import ByStream, Shape
+from ple_keras._typing import ByStream, Shape, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank, Part, sublayer_name
 
 
@@ -32,7 +32,7 @@ class CopiedExperts(ExpertBank):
     def parts(self, expert: str) -> list[Part]:
         return [(variable, ()) for variable in self.layer(expert).weights]
 
-    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Any]:
+    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Tensor]:
         return {
             expert: self.layer(expert)(inputs[stream])
             for expert, stream in self._streams.value.items()

@@ -32,7 +32,7 @@ class ExpertBank(keras.Layer):
         self._streams = Untracked(dict(experts))
         self.width: int | None = None
 
-    def _copy(self, expert: str) -> Any:
+    def _copy(self, expert: str) -> keras.Layer:
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
 
@@ -64,14 +64,14 @@ class ExpertBank(keras.Layer):
         """Whether there are no kernels any more for `batched`."""
         return False
 
-    def batched(self, features: Tensor, training: bool | None) -> Any:
+    def batched(self, features: Tensor, training: bool | None) -> Tensor:
         """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
 
         No call of the layer: what Keras does around one, such as casting, is left out.
         """
         raise NotImplementedError
 
-    def compute_mask(self, inputs: Tensor, previous_mask: ByStream) -> dict[str, Any]:
+    def compute_mask(self, inputs: Tensor, previous_mask: ByStream) -> dict[str, Tensor]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
     def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -82,7 +82,7 @@ class ExpertBank(keras.Layer):
 
 
 def sublayer_name(expert: str) -> str:
-    """The attribute and layer name of an expert.
+    """The attribute and layer name of an expert, part of the file format.
 
     Task names may start with a digit, but torch hides such attributes from `dir`, and so from
     files; and no other attribute holds a "-".

@@ -77,7 +77,7 @@ def are_counted(training: bool | None) -> bool:
     return training is not None and not is_observed()
 
 
-def _terms(weights: Tensor, axis: int) -> Any:
+def _terms(weights: Tensor, axis: int) -> Tensor:
     """What each example adds to the sums, along the axis of the experts."""
     weights = ops.cast(ops.stop_gradient(weights), "float32")
     surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0

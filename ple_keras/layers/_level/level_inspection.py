@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_width
-from ple_keras._typing import Shape, Streams
+from ple_keras._typing import Shape, Streams, Tensor
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.wiring import Wiring
 
@@ -30,7 +30,7 @@ class LevelInspection(keras.Layer):
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
 
-    def _streams(self, inputs: Streams) -> dict[str, Any]:
+    def _streams(self, inputs: Streams) -> dict[str, Tensor]:
         """The tensor of each stream, its width checked.
 
         Raises:
@@ -61,7 +61,7 @@ class LevelInspection(keras.Layer):
         for stream, width in self._widths.value.items():
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
-    def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
+    def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
 
         Args:
@@ -77,7 +77,7 @@ class LevelInspection(keras.Layer):
         streams = self._streams(inputs)
         return self._level.one_by_one.experts(streams, training)
 
-    def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Any]:
+    def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the weights of every gate.
 
         Args:
@@ -94,7 +94,7 @@ class LevelInspection(keras.Layer):
         streams = self._streams(inputs)
         return self._level.one_by_one.weights(streams, training)
 
-    def get_expert(self, name: str) -> Any:
+    def get_expert(self, name: str) -> keras.Layer:
         """Return one expert's layer, for example to freeze or inspect it.
 
         Files and clones keep it frozen. Give the block `stack_experts=False`: stacked experts are

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import local
-from typing import Any
 
 import keras
 
@@ -16,7 +15,7 @@ class Observer:
     Gates keep no statistics meanwhile.
     """
 
-    def read(self, block: keras.Layer, inputs: Streams) -> Any:
+    def read(self, block: keras.Layer, inputs: Streams) -> Streams:
         """Take a level's inputs; return what the level reads in their place."""
         return inputs
 

@@ -29,6 +29,6 @@ def _gate_parts(gate: Gate, experts: list[str]) -> dict[str, list[Part]]:
     parts: dict[str, list[Part]] = {
         expert: [(kernel, (slice(None), i))] for i, expert in enumerate(experts)
     }
-    if gate.has_block:
+    if hasattr(gate, "_block"):
         parts["gate_block"] = [(weight, ()) for weight in gate._block.weights]
     return parts

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
 
 import keras
 from keras import ops
@@ -53,7 +52,9 @@ class StackedExperts(ExpertBank):
         self._to_quantize = QuantizedByParent(self, "kernels")
         freeze_if_frozen(self)
 
-    def _stack(self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]) -> Any:
+    def _stack(
+        self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]
+    ) -> keras.Variable:
         """One variable for the kernels (or biases) of all experts' Dense layers of a step."""
         return self.add_weight(
             name=f"{kind}_{step}",
@@ -70,6 +71,7 @@ class StackedExperts(ExpertBank):
                 expert._build_after_dense(step, shape)
             for kind in ("normalization", "dropout"):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
+                    # a name in the file format
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
 
     @property
@@ -92,8 +94,8 @@ class StackedExperts(ExpertBank):
 
     def _quantized_dense(
         self, expert: str, step: int, kernel: Tensor, mode: str, config: object
-    ) -> Any:
-        name = f"{sublayer_name(expert)}-dense_{step}"
+    ) -> keras.layers.Dense:
+        name = f"{sublayer_name(expert)}-dense_{step}"  # a name in the file format
         dense = keras.layers.Dense(
             kernel.shape[-1], use_bias=False, dtype=self.dtype_policy, name=name
         )
@@ -124,7 +126,7 @@ class StackedExperts(ExpertBank):
         inputs: ByStream,
         training: bool | None = None,
         mask: Mapping[str, Tensor] | None = None,
-    ) -> dict[str, Any]:
+    ) -> dict[str, Tensor]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
         for step in range(len(self._template.layer.units)):
@@ -148,7 +150,7 @@ class StackedExperts(ExpertBank):
         widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
         return widest
 
-    def batched(self, features: Tensor, training: bool | None) -> Any:
+    def batched(self, features: Tensor, training: bool | None) -> Tensor:
         first = next(iter(self._experts.value.values()))
         outputs = features
         for step, kernels in enumerate(self._kernels):
@@ -158,7 +160,7 @@ class StackedExperts(ExpertBank):
             outputs = first._after_dense(step, outputs, training, None)
         return outputs
 
-    def _products(self, step: int, inputs: ByStream) -> dict[str, Any]:
+    def _products(self, step: int, inputs: ByStream) -> dict[str, Tensor]:
         """Every expert's input times its kernel, plus its bias: a GEMM an expert."""
         if self.is_quantized:
             layers = self._quantized.value[step]

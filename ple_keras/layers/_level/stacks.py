@@ -19,11 +19,11 @@ class InitializerPerSlice(keras.initializers.Initializer):
     def __init__(self, initializers: list[keras.Initializer]) -> None:
         self.initializers = initializers
 
-    def __call__(self, shape: Shape, dtype: DType = None) -> Any:
+    def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
         return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
-def slices(stack: Tensor | keras.Variable) -> list[Any]:
+def slices(stack: Tensor | keras.Variable) -> list[Tensor]:
     """What each expert has of a stack, `(E, n, ...)` to E times `(n, ...)`.
 
     On JAX the gradient of `unstack` is a sum of E stacks of zeros with one slice filled, which
@@ -49,5 +49,5 @@ class RegularizerPerSlice(keras.Regularizer):
         """None stays None."""
         return regularizer and cls(regularizer)
 
-    def __call__(self, stack: Tensor) -> Any:
+    def __call__(self, stack: Tensor) -> Tensor:
         return sum(self.regularizer(weight) for weight in slices(stack))
