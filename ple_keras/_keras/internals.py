@@ -114,8 +114,8 @@ def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[An
 def refusal(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error with which a layer refuses a file.
 
-    Keras tries a layer that raised again, with an empty store, and shows the last error: here it
-    is the first one again. Keras 3.12 to 3.15.
+    Keras tries a layer that raised again and shows the last error; Keras 3.15 tries it with an
+    empty store too. Here the last error is the first one again. Keras 3.12 to 3.15.
     """
     if list(store.keys()):
         layer._refusal = reason

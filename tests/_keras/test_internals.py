@@ -116,7 +116,8 @@ def test_masks_lie_on_tensors():
 
 def test_a_loss_with_an_ignored_class_leaves_a_mask_on_its_values():
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
-    values = loss.call(np.array([0, 1]), keras.ops.convert_to_tensor([[0.5, 0.5], [0.5, 0.5]]))
+    y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))
+    values = loss.call(y_true, y_pred)
     assert internals.mask_of(values) is not None
 
 
@@ -211,8 +212,8 @@ def test_keras_tries_a_refused_layer_again_and_the_first_reason_stands(tmp_path)
     model.save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ValueError, match=r"attempt with \['value'\]"):
         model.load_weights(tmp_path / "m.weights.h5")
-    assert layer.attempts[0] == ["value"]
-    assert [] in layer.attempts[1:]
+    empty = [] if keras.__version__.startswith("3.12.") else [[]]
+    assert layer.attempts == [["value"], ["value"], *empty]
 
 
 def test_serialized_layers_hold_the_shapes_that_they_were_built_with():
