@@ -1,4 +1,4 @@
-"""Settings of every test: quiet backends, no program compiled twice, no deadlines."""
+"""Settings of every test: quiet backends, one thread, no program compiled twice, no deadlines."""
 
 import atexit
 import os
@@ -6,6 +6,8 @@ import shutil
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# On arrays of a few numbers threads wait for each other ten times longer than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # JAX's programs are compiled sooner than they are made fast, and run but a few times here.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # JAX compiles for every model anew
@@ -19,6 +21,12 @@ import pytest
 
 hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=15)
 hypothesis.settings.load_profile("ple_keras")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_module():
+    """What tests of a module share is made from the same seed in every run."""
+    keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,8 @@ import numpy as np
 # What runs a few steps of a small model soonest: JAX compiles every operation of an eager step
 # by itself, TensorFlow takes long over XLA.
 QUICK_JIT = keras.backend.backend() == "jax"
+# Each way to run a step.
+JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 
 
 def numpy_of(outputs):
@@ -22,8 +24,18 @@ def randomize(layer, seed=0, scale=0.5):
         weight.assign(rng.normal(scale=scale, size=weight.shape).astype("float32"))
 
 
+def built(layer, width=5):
+    layer.build((None, width))
+    return layer
+
+
 def features(*shape, seed=0):
     return np.random.default_rng(seed).normal(size=shape).astype("float32")
+
+
+def streams(**widths):
+    """Two examples for each stream."""
+    return {stream: features(2, width) for stream, width in widths.items()}
 
 
 def assert_same(actual, expected, atol=1e-5):

@@ -6,6 +6,11 @@ import ple_keras as pk
 
 
 @keras.saving.register_keras_serializable(package="tests")
+class CopiedExpert(pk.ExpertBlock):
+    """As a subclass it is copied, which makes a layer for each expert, and not stacked."""
+
+
+@keras.saving.register_keras_serializable(package="tests")
 class ResidualExpert(pk.ExpertBlock):
     """Overrides call."""
 

@@ -2,25 +2,23 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import keras
 import pytest
 
 import ple_keras as pk
-
-ROOT = Path(pk.__file__).parents[1]
+from tests.models import chain
+from tests.processes import ROOT
 
 PUBLIC = {
     "BinaryHead",
     "CGCBlock",
     "ExpertBlock",
     "Gate",
-    "GateWeightsLogger",
-    "Head",
     "GateReport",
+    "GateWeightsLogger",
     "LogitAUC",
-    "Transfer",
+    "Head",
     "LossWeightDecay",
     "LossWeightLogger",
     "LossWeightSchedule",
@@ -35,6 +33,7 @@ PUBLIC = {
     "SequentialBlock",
     "SharedBottomBlock",
     "TaskHeads",
+    "Transfer",
     "gate_report",
     "gate_weights",
     "gradient_conflict",
@@ -96,8 +95,7 @@ def test_making_a_model_does_not_import_tensorflow():
 
 def test_summary_and_dot_show_dict_outputs(capsys):
     heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3]), pk.RegressionHead("b")])
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, heads(pk.PLEBlock(2, heads, [4, 3])(inputs)))
+    model = chain(pk.PLEBlock(2, heads, [4, 3]), heads)
     model.summary(expand_nested=True)
     assert "task_heads" in capsys.readouterr().out
     pytest.importorskip("pydot")

@@ -26,11 +26,19 @@ NEARLY_EVERY = 0.99  # of the examples
 
 @dataclass(frozen=True)
 class GateReport:
-    """What `gate_report` found; printed, it is a table.
+    """The result of `gate_report`; printed, it is a table.
 
     Attributes:
         examples: The number of examples.
-        levels: `{level: LevelUse}`.
+        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts` and `conflict`.
+
+    Example:
+
+    >>> ple = PLEBlock(1, ["click", "buy"], [8], name="ple")
+    >>> _ = ple(np.ones((1, 3)))
+    >>> report = gate_report(ple, np.eye(3))
+    >>> isinstance(report, GateReport), report.examples, list(report.levels)
+    (True, 3, ['ple/0'])
     """
 
     examples: int

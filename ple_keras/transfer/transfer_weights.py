@@ -16,12 +16,21 @@ Levels = Mapping[str, CGCBlock]
 
 @dataclass(frozen=True)
 class Transfer:
-    """What `transfer_weights` did.
+    """The result of `transfer_weights`; printed, it is three lists.
 
     Attributes:
-        copied: What both models have: the target's now equals the source's.
-        new: What the source does not have; the target's stays as it was.
-        left_out: What the source has and the target can't take, with the reason.
+        copied: The names of what both models have: the target's now equals the source's.
+        new: The names of what the source does not have; the target's stays as it was.
+        left_out: The names of what the target can't take, each with the reason.
+
+    Example:
+
+    >>> source, target = (CGCBlock(["click"], [8], 1, count, name="cgc") for count in (1, 2))
+    >>> for block in (source, target):
+    ...     _ = block(keras.ops.ones((1, 3)))
+    >>> transfer = transfer_weights(source, target)
+    >>> [name for name in transfer.new if "gate" not in name]
+    ['cgc/shared/expert_1']
     """
 
     copied: tuple[str, ...]

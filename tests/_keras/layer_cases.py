@@ -1,0 +1,172 @@
+"""A table of the public layers, for checks that each of them passes."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A layer, the width of its inputs (by key, for a dict) and of its outputs.
+
+    Attributes:
+        make: The layer for Keras's own layer arguments.
+        inputs: The width of the input, or of each input.
+        outputs: The width of the output, or of each output.
+        is_head: Whether outputs are at least float32, whatever the policy.
+    """
+
+    make: Callable[..., Any]
+    inputs: int | Mapping[str, int]
+    outputs: int | Mapping[str, int]
+    is_head: bool = False
+
+    def shape(self, *leading):
+        return by_key(lambda width: (*leading, width), self.inputs)
+
+    def output_shape(self, *leading):
+        return by_key(lambda width: (*leading, width), self.outputs)
+
+    def arrays(self, *leading, dtype="float32"):
+        return by_key(lambda width: features(*leading, width).astype(dtype), self.inputs)
+
+    def symbols(self, *leading, dtype="float32"):
+        return by_key(lambda width: keras.Input((*leading, width), dtype=dtype), self.inputs)
+
+    def model(self, layer):
+        inputs = self.symbols()
+        return keras.Model(inputs, layer(inputs))
+
+
+def by_key(function, value):
+    """`function` of a value, or of every value of a dict."""
+    if isinstance(value, Mapping):
+        return {key: function(item) for key, item in value.items()}
+    return function(value)
+
+
+def plain(value):
+    """Everything under one key, so that layers with one output need no case of their own."""
+    return value if isinstance(value, Mapping) else {"only": value}
+
+
+TASKS = ["buy", "click"]
+
+
+CASES = {
+    "expert": Case(lambda **kw: pk.ExpertBlock([4, 3], **kw), 5, 3),
+    "expert_batchnorm": Case(
+        lambda **kw: pk.ExpertBlock([4, 3], normalization="batch", use_bias=False, **kw), 5, 3
+    ),
+    "expert_layernorm_dropout": Case(
+        lambda **kw: pk.ExpertBlock(
+            [4, 3],
+            activation="gelu",
+            normalization="layer",
+            dropout=0.25,
+            kernel_regularizer="l2",
+            kernel_initializer=keras.initializers.HeNormal(seed=1),
+            **kw,
+        ),
+        5,
+        3,
+    ),
+    "gate": Case(lambda **kw: pk.Gate(3, softmax_temperature=0.5, **kw), 5, 3),
+    "gate_with_block": Case(
+        lambda **kw: pk.Gate(
+            3, gate_block=[4], track_weights=True, expert_balance_regularizer=0.1, **kw
+        ),
+        5,
+        3,
+    ),
+    "cgc_stacked": Case(
+        lambda **kw: pk.CGCBlock(
+            TASKS,
+            [4, 3],
+            num_task_experts={"buy": 2, "click": 1},
+            gate_block=3,
+            enable_gate_weights_metrics=True,
+            expert_balance_regularizer=0.1,
+            **kw,
+        ),
+        5,
+        {"buy": 3, "click": 3, "shared": 3},
+    ),
+    "cgc_copied": Case(
+        lambda **kw: pk.CGCBlock(TASKS, keras.layers.Dense(3), add_shared_gate=False, **kw),
+        5,
+        {"buy": 3, "click": 3},
+    ),
+    "cgc_dict_inputs": Case(
+        lambda **kw: pk.CGCBlock(TASKS, [4, 3], **kw),
+        {"buy": 5, "click": 4, "shared": 6},
+        {"buy": 3, "click": 3, "shared": 3},
+    ),
+    "sequential": Case(
+        lambda **kw: pk.SequentialBlock(
+            [keras.layers.Dense(4, name="first"), pk.CGCBlock(TASKS, 3, name="second")], **kw
+        ),
+        5,
+        {"buy": 3, "click": 3, "shared": 3},
+    ),
+    "ple": Case(
+        lambda **kw: pk.PLEBlock(2, TASKS, [4, 3], num_task_experts=2, **kw),
+        5,
+        {"buy": 3, "click": 3},
+    ),
+    "ple_dict_inputs": Case(
+        lambda **kw: pk.PLEBlock(2, TASKS, 3, num_shared_experts=2, **kw),
+        {"buy": 5, "click": 4, "shared": 6},
+        {"buy": 3, "click": 3},
+    ),
+    "mmoe": Case(
+        lambda **kw: pk.MMoEBlock(TASKS, [4, 3], num_experts=3, **kw), 5, {"buy": 3, "click": 3}
+    ),
+    "shared_bottom": Case(
+        lambda **kw: pk.SharedBottomBlock(TASKS, [4, 3], **kw), 5, {"buy": 3, "click": 3}
+    ),
+    "head": Case(lambda **kw: pk.Head("buy", units=2, **kw), 5, 2, is_head=True),
+    "binary_head": Case(lambda **kw: pk.BinaryHead("buy", tower=[4], **kw), 5, 1, is_head=True),
+    "regression_head": Case(
+        lambda **kw: pk.RegressionHead("buy", units=2, activation="softplus", **kw),
+        5,
+        2,
+        is_head=True,
+    ),
+    "multiclass_head": Case(
+        lambda **kw: pk.MulticlassHead("buy", tower=keras.layers.Dense(4), num_classes=3, **kw),
+        5,
+        3,
+        is_head=True,
+    ),
+    "task_heads": Case(
+        lambda **kw: pk.TaskHeads(
+            [pk.BinaryHead("buy", tower=4), pk.MulticlassHead("click", num_classes=3)], **kw
+        ),
+        {"buy": 5, "click": 4},
+        {"buy": 1, "click": 3},
+        is_head=True,
+    ),
+    "task_heads_product": Case(
+        lambda **kw: pk.TaskHeads(
+            [
+                pk.ProductHead("both", of=("click", "buy")),
+                pk.BinaryHead("buy", tower=4),
+                pk.BinaryHead("click"),
+            ],
+            **kw,
+        ),
+        {"buy": 5, "click": 4},
+        {"both": 1, "buy": 1, "click": 1},
+        is_head=True,
+    ),
+}
+
+
+every_layer = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))

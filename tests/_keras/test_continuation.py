@@ -1,0 +1,26 @@
+"""A model that was made again trains on as the one that was not interrupted.
+
+`tests/_keras/continuation.py` prints a table of all optimizers.
+"""
+
+import keras
+import pytest
+
+from tests._keras.continuation import MODELS, OPTIMIZERS, WAYS, difference
+
+BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer", "ways"),
+    [
+        ("two PLEs", "Adam", ["loaded", "cloned"]),
+        ("two PLEs", BY_PATH, ["loaded", "cloned"]),
+        ("frozen experts", "Adam", ["loaded"]),
+        ("learned and moved weights", BY_PATH, ["pickled"]),
+    ],
+)
+def test_training_goes_on_as_if_uninterrupted(kind, optimizer, ways):
+    found = difference(MODELS[kind], OPTIMIZERS[optimizer], {way: WAYS[way] for way in ways})
+    is_compiled = keras.backend.backend() != "torch"  # into programs that may round differently
+    assert max(found.values()) <= (1e-6 if is_compiled else 0)

@@ -1,0 +1,240 @@
+"""Experts are frozen in the plain Keras way, one by one or a level at a time."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, features, numpy_of
+from tests.models import chain, cloned, compiled, loaded
+from tests.templates import CopiedExpert
+
+
+def trained(freeze):
+    """The level of a model after a step, and how far each of its experts went."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    cgc = pk.CGCBlock(heads, CopiedExpert([4]), num_task_experts=2, add_shared_gate=False)
+    model = chain(cgc, heads)
+    freeze(cgc)
+    before = {expert: weights_of(cgc, expert) for expert in cgc.expert_names}
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.1)
+    compiled(model, optimizer)
+    model.train_on_batch(features(8, 3), {"click": np.ones(8), "time": np.ones(8)})
+    return {
+        expert: max(np.abs(w - v).max() for w, v in zip(before[expert], weights_of(cgc, expert)))
+        for expert in cgc.expert_names
+    }
+
+
+def weights_of(cgc, expert):
+    return [numpy_of(weight) for weight in cgc.get_expert(expert).weights]
+
+
+def test_frozen_experts_stay_where_they_are():
+    def freeze(cgc):
+        for expert in ("click/expert_1", "shared/expert_0"):
+            cgc.get_expert(expert).trainable = False
+
+    moved = trained(freeze)
+    assert {expert for expert, by in moved.items() if by == 0} == {
+        "click/expert_1",
+        "shared/expert_0",
+    }
+
+
+def test_a_frozen_level_stays_whole():
+    assert set(trained(lambda cgc: setattr(cgc, "trainable", False)).values()) == {0}
+
+
+def test_experts_that_are_slices_can_not_be_had():
+    cgc = pk.CGCBlock(["click", "buy"], [4])
+    with pytest.raises(ValueError, match=r"of a built block: .* Received: .* built=False"):
+        cgc.get_expert("click/expert_0")
+    cgc.build((None, 3))
+    with pytest.raises(ValueError, match=r"name must be an expert's.*name='click/expert_1'"):
+        cgc.get_expert("click/expert_1")
+    with pytest.raises(ValueError, match=r"stack_experts must be False"):
+        cgc.get_expert("click/expert_0")
+
+
+@keras.saving.register_keras_serializable(package="test_freezing")
+class TwoLayers(keras.layers.Layer):
+    """A user's layer, whose config does not tell what is frozen inside."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.first, self.second = keras.layers.Dense(units), keras.layers.Dense(units)
+
+    def build(self, input_shape):
+        self.first.build(input_shape)
+        self.second.build((*input_shape[:-1], self.units))
+
+    def call(self, inputs):
+        return self.second(self.first(inputs))
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def model_of_all_kinds(trainable=True):
+    """Experts, gate blocks, towers, heads, and a user's layer before them."""
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)])),
+            pk.RegressionHead("time", tower=pk.ExpertBlock([3, 2], normalization="batch")),
+        ],
+        name="heads",
+    )
+    ple = pk.PLEBlock(
+        2, heads, TwoLayers(4), gate_block=[3], name="ple", num_task_experts=2, trainable=trainable
+    )
+    bottom = pk.SharedBottomBlock(["click", "time"], TwoLayers(4), name="bottom")
+    inputs = keras.Input((3,))
+    block = pk.SequentialBlock([TwoLayers(4, name="own"), ple], name="block")
+    tasks, shared = block(inputs), bottom(inputs)
+    outputs = heads({task: tasks[task] + shared[task] for task in tasks})
+    return compiled(keras.Model(inputs, outputs), "adam")
+
+
+def inside(model, *names):
+    """A layer by the names of the layers around it."""
+    layer = model
+    for name in names:
+        layers = layer._flatten_layers(include_self=False, recursive=False)
+        layer = next(each for each in layers if each.name == name)
+    return layer
+
+
+def freeze_parts(model):
+    ple = inside(model, "block", "ple")
+    ple[0].get_expert("shared/expert_0").trainable = False
+    ple[1].get_expert("click/expert_1").second.trainable = False
+    inside(ple[0], "gate-click", "block").trainable = False
+    inside(ple[1], "gate-time").trainable = False
+    inside(model, "block", "own").first.trainable = False
+    inside(model, "bottom", "bottom").first.trainable = False
+    inside(model, "heads", "click_head", "tower").layers[0].second.trainable = False
+    inside(model, "heads", "time_head", "tower", "dense_1").trainable = False
+
+
+def thaw_parts(model):
+    """Of a PLE that was made frozen."""
+    ple = inside(model, "block", "ple")
+    assert not ple.trainable_weights
+    ple[0].get_expert("shared/expert_0").second.trainable = True
+    inside(ple[1], "gate-time").trainable = True
+    inside(model, "heads").trainable = False
+
+
+def is_trained(model):
+    return {weight.path: weight.trainable for weight in model.weights}
+
+
+@pytest.mark.parametrize("again", [loaded, cloned])
+@pytest.mark.parametrize(("trainable", "change"), [(True, freeze_parts), (False, thaw_parts)])
+def test_frozen_parts_stay_frozen(trainable, change, again, tmp_path):
+    model = model_of_all_kinds(trainable)
+    everything = is_trained(model)
+    change(model)
+    expected = is_trained(model)
+    assert expected != everything
+    actual = is_trained(again(model, tmp_path))
+    names = [re.sub(r"dense_\d+", "dense", path) for path in expected]  # automatic names
+    assert [re.sub(r"dense_\d+", "dense", path) for path in actual] == names
+    assert list(actual.values()) == list(expected.values())
+
+
+def test_the_optimizer_of_a_model_with_frozen_parts_goes_on(tmp_path):
+    model = model_of_all_kinds()
+    freeze_parts(model)
+    x, y = features(8, 3), {"click": np.ones(8), "time": np.ones(8)}
+    compiled(model, "adam", run_eagerly=not QUICK_JIT)  # TensorFlow traces it for long
+    model.train_on_batch(x, y)
+    copy = loaded(model, tmp_path)
+    for one, other in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(numpy_of(one), numpy_of(other))
+    for _ in range(2):
+        for each in (model, copy):
+            each.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
+        logs = [each.train_on_batch(x, y, return_dict=True) for each in (model, copy)]
+        assert logs[0] == logs[1]
+
+
+def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():
+    template = pk.SequentialBlock([TwoLayers(3), pk.ExpertBlock(3)])
+    template.build((None, 3))
+    template[0].second.trainable = False
+    cgc = pk.CGCBlock(["click"], template)
+    cgc.build((None, 3))
+    for expert in cgc.expert_names:
+        own = cgc.get_expert(expert)[0]
+        assert (own.first.trainable, own.second.trainable) == (True, False)
+
+
+def test_what_is_wholly_frozen_or_not_says_nothing_of_its_parts():
+    """Files of models without frozen parts are as they were."""
+    for trainable in (True, False):
+        cgc = pk.CGCBlock(["click"], TwoLayers(3), trainable=trainable)
+        cgc.build((None, 3))
+        assert "frozen_layers" not in cgc.get_config()
+
+
+def frozen_dense():
+    """A SequentialBlock with a frozen layer, not yet built, from the config of a built one."""
+    block = pk.SequentialBlock([keras.layers.Dense(3, name=name) for name in ("first", "second")])
+    block.build((None, 3))
+    block[0].trainable = False
+    return pk.SequentialBlock.from_config(block.get_config())
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda block: None, [False, True]),
+        (lambda block: setattr(block, "trainable", False), [False, False]),
+        (lambda block: setattr(block[1], "trainable", False), [False, False]),
+        (lambda block: setattr(block[0], "trainable", True), [True, True]),
+    ],
+)
+def test_what_is_assigned_before_the_build_counts(change, expected):
+    block = frozen_dense()
+    change(block)
+    block.build((None, 3))
+    assert [layer.trainable for layer in block] == expected
+
+
+def test_a_clone_frozen_before_it_is_built_is_frozen():
+    model = model_of_all_kinds()
+    freeze_parts(model)
+
+    def frozen(layer):
+        copy = type(layer).from_config(layer.get_config())
+        copy.trainable = False
+        return copy
+
+    assert not keras.models.clone_model(model, clone_function=frozen).trainable_weights
+
+
+@keras.saving.register_keras_serializable(package="test_freezing")
+class Narrow(pk.CGCBlock):
+    """A subclass that takes no other arguments than its own."""
+
+    def __init__(self, outputs, expert_block, name=None, trainable=True, dtype=None):
+        super().__init__(outputs, expert_block, name=name, trainable=trainable, dtype=dtype)
+
+    def get_config(self):
+        config = super().get_config()
+        names = ("outputs", "expert_block", "name", "trainable", "dtype", "frozen_layers")
+        return {name: config[name] for name in names if name in config}
+
+
+def test_a_subclass_without_further_arguments_keeps_frozen_parts(tmp_path):
+    cgc = Narrow(["click"], CopiedExpert([3]))
+    model = chain(cgc)
+    cgc.get_expert("click/expert_0").trainable = False
+    expected = is_trained(model)
+    assert False in expected.values()
+    assert is_trained(loaded(model, tmp_path)) == expected

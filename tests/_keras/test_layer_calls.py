@@ -1,0 +1,160 @@
+"""Every public layer is built and called as Keras's own are: shapes, dtypes, batches, masks."""
+
+import keras
+import numpy as np
+import pytest
+
+from tests._keras.layer_cases import CASES, by_key, every_layer, plain
+from tests.helpers import assert_same, numpy_of, randomize
+
+# What stands inside these are layers of the user's, each with a policy of its own.
+MADE_OF_USER_LAYERS = (
+    "sequential",
+    "task_heads",
+    "task_heads_product",
+    "cgc_copied",
+    "multiclass_head",
+)
+
+
+POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
+if keras.backend.backend() != "jax":  # which has no float64 unless told so
+    POLICIES.append("float64")
+
+
+def shapes_of(outputs):
+    return by_key(lambda x: tuple(x.shape), outputs)
+
+
+def dtypes_of(outputs):
+    return {keras.backend.standardize_dtype(x.dtype) for x in plain(outputs).values()}
+
+
+every_rank = pytest.mark.parametrize("leading", [(2,), (2, 3)], ids=["rank_2", "rank_3"])
+
+
+every_policy = pytest.mark.parametrize("policy", POLICIES)
+
+
+@every_layer
+@pytest.mark.parametrize("leading", [(None,), (2,), (None, 3), (2, 3)], ids=str)
+def test_output_shapes_are_known_before_and_after_build(case, leading):
+    layer = case.make()
+    expected = case.output_shape(*leading)
+    assert layer.compute_output_shape(case.shape(*leading)) == expected
+    assert not layer.built
+    layer.build(case.shape(*leading))
+    assert layer.built
+    assert layer.compute_output_shape(case.shape(*leading)) == expected
+
+
+def build(case, layer):
+    layer.build(case.shape(None))
+
+
+def call_eagerly(case, layer):
+    layer(case.arrays(2))
+
+
+def call_symbolically(case, layer):
+    layer(case.symbols())
+
+
+@every_layer
+@pytest.mark.parametrize("how", [build, call_eagerly, call_symbolically])
+def test_every_layer_inside_a_built_layer_is_built(case, how):
+    layer = case.make()
+    how(case, layer)
+    assert [x.name for x in layer._flatten_layers() if not x.built] == []
+    assert layer.trainable_weights
+
+
+@every_layer
+@every_rank
+@every_policy
+def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading, policy):
+    keras.config.set_dtype_policy(policy)
+    layer = case.make()
+    check_calls(case, layer, leading, policy)
+    is_half = policy.startswith("mixed")
+    assert {w.dtype for w in layer.trainable_weights} == {"float32" if is_half else policy}
+
+
+@pytest.mark.parametrize(
+    "case",
+    # What stands inside these is layers of the user's, each with a policy of its own.
+    [
+        pytest.param(CASES[name], id=name)
+        for name in CASES
+        if name not in ("sequential", "task_heads", "task_heads_product")
+    ],
+)
+@every_rank
+@every_policy
+def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading, policy):
+    check_calls(case, case.make(dtype=policy), leading, policy)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(CASES[name], id=name) for name in CASES if name not in MADE_OF_USER_LAYERS],
+)
+def test_a_layer_s_own_policy_reaches_every_layer_inside(case):
+    layer = case.make(dtype="mixed_bfloat16")
+    layer.build(case.shape(None))
+    policies = {
+        x.name: x.dtype_policy.name
+        for x in layer._flatten_layers()
+        if not (case.is_head and x.name == "projection")
+    }
+    assert policies == dict.fromkeys(policies, "mixed_bfloat16")
+
+
+def check_calls(case, layer, leading, policy):
+    dtype = "float64" if policy == "float64" else "float32"
+    symbolic = layer(case.symbols(*leading[1:], dtype=dtype))
+    eager = layer(case.arrays(*leading, dtype=dtype))
+    assert shapes_of(symbolic) == case.output_shape(None, *leading[1:])
+    assert shapes_of(eager) == case.output_shape(*leading)
+    expected = dtype if case.is_head else policy.removeprefix("mixed_")
+    assert dtypes_of(symbolic) == dtypes_of(eager) == {expected}
+
+
+@every_layer
+def test_any_batch_size_passes_through_one_model(case):
+    model = case.model(case.make())
+    together = plain(numpy_of(model(case.arrays(4))))
+    for size in (1, 3):
+        x = by_key(lambda array, size=size: array[:size], case.arrays(4))
+        part = {key: value[:size] for key, value in together.items()}
+        assert_same(plain(numpy_of(model(x))), part)
+
+
+@every_layer
+def test_examples_and_positions_do_not_see_each_other(case):
+    layer, flat_layer = case.make(), case.make()
+    x = case.arrays(2, 3)
+    flat_x = by_key(lambda array: array.reshape(6, -1), x)
+    for each, inputs in ((layer, x), (flat_layer, flat_x)):
+        each(inputs)
+        randomize(each)
+    expected = plain(numpy_of(flat_layer(flat_x)))
+    expected = {key: value.reshape(2, 3, -1) for key, value in expected.items()}
+    assert_same(plain(numpy_of(layer(x))), expected)
+
+
+@every_layer
+def test_a_mask_passes_to_every_output(case):
+    mask = np.array([[True, True, False]])
+    x = by_key(lambda array: array * mask[..., None], case.arrays(1, 3))
+    masked = by_key(lambda array: keras.layers.Masking()(array), x)
+    for output in plain(case.make()(masked)).values():
+        np.testing.assert_array_equal(numpy_of(output._keras_mask), mask)
+
+
+@every_layer
+def test_summary_names_the_layer(case, capsys):
+    model = case.model(case.make(name="the_layer"))
+    lines = []
+    model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
+    assert "the_layer" in "\n".join(lines)

@@ -1,0 +1,201 @@
+"""A made, a loaded, a cloned and a deep-copied model have equal paths, one for each weight."""
+
+import keras
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.models import chain, cloned, deep_copied, loaded
+from tests.templates import ResidualExpert, functional
+
+
+def heads(*tasks, **kwargs):
+    return pk.TaskHeads([pk.BinaryHead(task, tower=[3]) for task in tasks], **kwargs)
+
+
+def ple_and_heads():
+    both = heads("a", "b", loss_weighting="uncertainty", name="task_heads")
+    ple = pk.PLEBlock(2, both, [4], gate_block=[3], enable_gate_weights_metrics=True, name="ple")
+    return chain(ple, both, width=6)
+
+
+def two_ples():
+    inputs = keras.Input((6,))
+    user = pk.PLEBlock(1, ["a"], [3], name="user")(inputs)
+    item = pk.PLEBlock(1, ["b"], [3], name="item")(inputs)
+    return keras.Model(inputs, {**user, **item})
+
+
+def two_task_heads_of_one_task():
+    inputs = keras.Input((6,))
+    first, second = heads("a", name="first"), heads("a", name="second")
+    return keras.Model(inputs, {"x": first({"a": inputs}), "y": second({"a": inputs})})
+
+
+def two_sequential_blocks_of_equal_names():
+    inputs = keras.Input((6,))
+
+    def block(name):
+        layers = [keras.layers.Dense(4, name="dense"), pk.ExpertBlock(3, name="expert")]
+        return pk.SequentialBlock(layers, name=name)
+
+    return keras.Model(inputs, [block("x")(inputs), block("y")(inputs)])
+
+
+def blocks_in_blocks():
+    inner = pk.SequentialBlock([pk.PLEBlock(1, ["a"], ResidualExpert(3), name="ple")], name="inner")
+    wrapped = keras.layers.TimeDistributed(keras.layers.Dense(4, name="dense"), name="wrapped")
+    outer = pk.SequentialBlock([wrapped, keras.layers.GlobalMaxPooling1D(), inner], name="outer")
+    inputs = keras.Input((5, 6))
+    return keras.Model(inputs, outer(inputs))
+
+
+def sequential_in_a_block():
+    layers = [keras.layers.Dense(4, name="one"), keras.layers.BatchNormalization(name="two")]
+    return chain(
+        pk.SequentialBlock([keras.Sequential(layers), keras.layers.Dense(2)], name="block"), width=6
+    )
+
+
+def nested_template(is_built):
+    experts = [keras.layers.Dense(4), pk.MMoEBlock(["x"], 4, num_experts=2), Only("x")]
+    template = pk.SequentialBlock(experts)
+    if is_built:
+        template.build((None, 6))
+    return template
+
+
+@keras.saving.register_keras_serializable(package="test_paths")
+class Only(keras.layers.Layer):
+    """One task's output."""
+
+    def __init__(self, task, **kwargs):
+        super().__init__(**kwargs)
+        self.task = task
+
+    def call(self, inputs):
+        return inputs[self.task]
+
+    def get_config(self):
+        return {**super().get_config(), "task": self.task}
+
+
+def template_that_is_a_block():
+    return chain(pk.PLEBlock(2, ["a", "b"], nested_template(False), name="ple"), width=6)
+
+
+def template_that_is_a_built_block():
+    template = pk.SequentialBlock([pk.ExpertBlock(4), keras.layers.Dense(6)])
+    template.build((None, 6))
+    return chain(
+        pk.PLEBlock(2, ["a", "b"], template, gate_block=nested_template(True), name="ple"), width=6
+    )
+
+
+def template_with_a_sequential_inside():
+    inside = keras.Sequential([keras.Input((6,)), keras.layers.Dense(6)])
+    template = pk.SequentialBlock([inside, keras.layers.Dense(6)])
+    return chain(pk.PLEBlock(2, ["a", "b"], template, name="ple"), width=6)
+
+
+def template_with_a_functional_inside():
+    inputs = keras.Input((6,))
+    inside = keras.Model(inputs, keras.layers.Dense(6)(inputs), name="inside")
+    template = pk.SequentialBlock([inside, keras.layers.Dense(6)])
+    return chain(pk.PLEBlock(1, ["a", "b"], template, name="ple"), width=6)
+
+
+def functional_template():
+    block = pk.CGCBlock(["a", "b"], functional("he_normal"), gate_block=[3], name="cgc")
+    return chain(block, width=4)
+
+
+def tower_that_is_a_built_block():
+    tower = pk.SequentialBlock([keras.layers.Dense(4), pk.ExpertBlock(3)])
+    tower.build((None, 6))
+    both = pk.TaskHeads([pk.BinaryHead(task, tower=tower) for task in "ab"], name="task_heads")
+    return chain(pk.SequentialBlock([pk.SharedBottomBlock(["a", "b"], tower), both]), width=6)
+
+
+def children_that_come_built():
+    dense, head = keras.layers.Dense(6, name="dense"), pk.BinaryHead("a")
+    dense.build((None, 6))
+    head.build((None, 4))
+    block = pk.SequentialBlock([dense, pk.PLEBlock(1, [head, pk.BinaryHead("b")], 4)], name="block")
+    return chain(pk.SequentialBlock([block, pk.TaskHeads([head, pk.BinaryHead("b")])]), width=6)
+
+
+def one_model_inside_another():
+    return chain(ple_and_heads(), width=6)
+
+
+def sequential_model():
+    both = heads("a", "b", name="task_heads")
+    layers = [keras.Input((6,)), pk.PLEBlock(1, both, [4], name="ple"), both]
+    return keras.Sequential(layers, name="sequential")
+
+
+@keras.saving.register_keras_serializable(package="test_paths")
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = heads("a", "b", name="task_heads")
+        self.user = pk.PLEBlock(1, self.heads, [4], name="user")
+        self.item = pk.PLEBlock(1, self.heads, ResidualExpert(4), name="item")
+
+    def call(self, inputs):
+        user, item = self.user(inputs), self.item(inputs)
+        return self.heads({task: user[task] + item[task] for task in user})
+
+
+def subclassed_model():
+    model = Subclassed(name="subclassed")
+    model(features(2, 6))
+    return model
+
+
+MODELS = [
+    *(ple_and_heads, two_ples, two_task_heads_of_one_task, two_sequential_blocks_of_equal_names),
+    *(blocks_in_blocks, sequential_in_a_block, one_model_inside_another, sequential_model),
+    *(template_that_is_a_block, template_that_is_a_built_block, functional_template),
+    *(template_with_a_sequential_inside, template_with_a_functional_inside),
+    *(tower_that_is_a_built_block, children_that_come_built, subclassed_model),
+]
+
+
+def paths(model):
+    """Of all weights, but for the name of a subclassed or Sequential model that is loaded.
+
+    Keras itself loses that name.
+    """
+    return [weight.path.removeprefix(f"{model.name}/") for weight in model.weights]
+
+
+def assert_each_weight_is_a_parameter(model):
+    assert len(set(paths(model))) == len(model.weights)
+    if keras.backend.backend() == "torch":
+        variables = {id(variable.value) for variable in model.variables}
+        assert {id(parameter) for parameter in model.parameters()} == variables
+
+
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_made_model_has_a_path_for_each_weight(make):
+    assert_each_weight_is_a_parameter(make())
+
+
+@pytest.mark.parametrize("again", [loaded, cloned, deep_copied])
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_model_made_again_has_the_same_paths(make, again, tmp_path):
+    model = make()
+    if again is cloned and isinstance(model, Subclassed):
+        pytest.skip("Keras refuses to clone subclassed models")
+    other = again(model, tmp_path)
+    assert_each_weight_is_a_parameter(other)
+    assert sorted(paths(other)) == sorted(paths(model))
+
+
+def test_a_layer_that_comes_built_keeps_its_path(tmp_path):
+    model = children_that_come_built()
+    assert {"dense/kernel", "a_head/projection/kernel"} < set(paths(model))
+    twice = loaded(loaded(model, tmp_path), tmp_path)
+    assert sorted(paths(twice)) == sorted(paths(model))

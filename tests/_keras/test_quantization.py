@@ -1,0 +1,127 @@
+"""`Model.quantize`: experts, gates and heads take part, and files keep them quantized."""
+
+import gc
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests import templates
+from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.models import chain
+from tests.templates import CopiedExpert
+
+
+@pytest.fixture(autouse=True)
+def _no_garbage_collection(monkeypatch):
+    """Keras collects garbage after each layer that it quantizes, all of a test run's."""
+    monkeypatch.setattr(gc, "collect", lambda: 0)
+
+
+EXPERTS = {
+    "stacked": lambda: pk.ExpertBlock([4]),
+    "stacked with more inside": lambda: pk.ExpertBlock(
+        [6, 4], dropout=0.1, normalization="batch", use_bias=False
+    ),
+    "copied": lambda: CopiedExpert([4]),
+    "with automatic names inside": lambda: templates.OwnExpert(4),
+    "any layer": lambda: keras.Sequential([keras.layers.Dense(4, "relu")]),
+}
+
+
+def model_of(block):
+    heads = pk.TaskHeads([pk.BinaryHead("click", tower=[3]), pk.RegressionHead("time")])
+    model = chain(block, heads, width=5)
+    randomize(model, scale=1.0)
+    return model
+
+
+def ple(experts):
+    return pk.CGCBlock(["click", "time"], EXPERTS[experts](), add_shared_gate=False, name="cgc")
+
+
+def kernels(model):
+    return [weight for weight in model.weights if weight.name.startswith("kernel")]
+
+
+def is_int8(variable):
+    return keras.backend.standardize_dtype(variable.dtype) == "int8"
+
+
+@pytest.mark.parametrize("experts", list(EXPERTS))
+def test_every_kernel_takes_part_and_a_file_keeps_it(experts, tmp_path):
+    model = model_of(ple(experts))
+    x = features(64, 5)
+    before = numpy_of(model(x))
+    model.quantize("int8")
+    quantized = numpy_of(model(x))
+    assert all(is_int8(kernel) for kernel in kernels(model) if "scale" not in kernel.name)
+    for task in before:
+        spread = np.ptp(before[task])
+        assert 0 < np.abs(quantized[task] - before[task]).max() < 0.1 * spread
+    model.save(tmp_path / "model.keras")
+    assert_same(numpy_of(keras.models.load_model(tmp_path / "model.keras")(x)), quantized, atol=0)
+
+
+def test_a_shared_bottom_keeps_it_too(tmp_path):
+    model = model_of(pk.SharedBottomBlock(["click", "time"], keras.layers.Dense(4, "relu")))
+    model.quantize("int8")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    x = features(8, 5)
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
+    assert sum(map(is_int8, loaded.weights)) == 4
+
+
+def test_stacked_experts_are_quantized_as_copied_ones_are():
+    stacked, copied = model_of(ple("stacked")), model_of(ple("copied"))
+    pk.transfer_weights(stacked, copied)
+    for model in (stacked, copied):
+        model.quantize("int8")
+    x = features(8, 5)
+    assert_same(numpy_of(stacked(x)), numpy_of(copied(x)))
+    paths = {weight.path for weight in stacked.weights if is_int8(weight)}
+    assert "cgc/experts/expert-time-0-dense_0/kernel" in paths
+
+
+@pytest.mark.parametrize("experts", ["stacked", "copied"])
+def test_its_gates_and_experts_are_looked_at_as_before(experts):
+    model = model_of(ple(experts))
+    x = features(64, 5)
+    labels = {"click": np.arange(64) % 2, "time": x[:, :1]}
+    before = pk.gate_weights(model, x)["cgc"]
+    model.quantize("int8")
+    report = pk.gate_report(model, x, labels)
+    for gate, weights in pk.gate_weights(model, x)["cgc"].items():
+        assert 0 < np.abs(weights - before[gate]).max() < 0.1
+        means = list(report.levels["cgc"].gates[gate].mean.values())
+        np.testing.assert_allclose(means, weights.mean(0), atol=1e-5)
+
+
+def test_what_is_quantized_in_part_is_loaded_so(tmp_path):
+    model = model_of(ple("stacked"))
+    for layer in model._flatten_layers():
+        if layer.name == "projection":
+            layer.quantize("int8")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [is_int8(w) for w in loaded.weights] == [is_int8(w) for w in model.weights]
+    x = features(8, 5)
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
+
+
+def test_modes_that_stacked_experts_do_not_have_are_said_aloud():
+    model = model_of(ple("stacked with more inside"))
+    with pytest.warns(UserWarning, match=r"stacked experts of 'cgc/experts' .* mode='float8'"):
+        model.quantize("float8")
+
+
+def test_weights_are_transferred_before_not_after():
+    model = model_of(ple("stacked"))
+    other = model_of(ple("stacked"))
+    model.quantize("int8")
+    with pytest.raises(ValueError, match=r"source must not be quantized: .* 'cgc/.*' quantized"):
+        pk.transfer_weights(model, other)
+    with pytest.raises(ValueError, match="target must not be quantized"):
+        pk.transfer_weights(other, model)

@@ -1,0 +1,196 @@
+"""Files: read in a new process, by other backends, and refused where the order differs."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of
+from tests.models import chain, compiled
+from tests.processes import ROOT
+
+BACKENDS = [b for b in ("tensorflow", "jax", "torch") if importlib.util.find_spec(b)]
+
+PREDICT = """
+import sys
+import keras
+import numpy as np
+import ple_keras
+
+folder = sys.argv[1]
+model = keras.models.load_model(f"{folder}/model.keras")
+predictions = model.predict(np.load(f"{folder}/x.npy"), verbose=0)
+model.evaluate(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")), verbose=0)
+np.savez(f"{folder}/predictions.npz", **predictions)
+"""
+
+
+def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in tasks])
+    expert = pk.ExpertBlock([6, 4], normalization="batch", dropout=0.1)
+    ple = pk.PLEBlock(
+        2, heads, expert, num_task_experts=task_experts, num_shared_experts=2, gate_block=[3]
+    )
+    return compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a trained, compiled model, inputs, labels and its predictions."""
+    folder = tmp_path_factory.mktemp("trained")
+    model = model_of_tasks()
+    x = features(24, 5)
+    rng = np.random.default_rng(1)
+    y = {task: rng.integers(0, 2, (24, 1)) for task in ("click", "click_buy", "10th")}
+    model.fit(x, y, batch_size=8, epochs=2, verbose=0)
+    model.save(folder / "model.keras")
+    np.save(folder / "x.npy", x)
+    np.savez(folder / "y.npz", **y)
+    return folder, model.predict(x, verbose=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_new_process_of_any_backend_predicts_the_same(trained, backend):
+    folder, expected = trained
+    subprocess.run(
+        [sys.executable, "-c", PREDICT, folder],
+        check=True,
+        env={**os.environ, "KERAS_BACKEND": backend},
+        cwd=ROOT,
+    )
+    is_same = backend == keras.backend.backend()
+    predictions = dict(np.load(folder / "predictions.npz"))
+    assert_same(predictions, expected, atol=0 if is_same else 1e-5)
+
+
+def test_a_loaded_model_goes_on_training_from_where_it_was(trained):
+    folder, _ = trained
+    loaded = keras.models.load_model(folder / "model.keras")
+    x, y = np.load(folder / "x.npy"), dict(np.load(folder / "y.npz"))
+    iterations = int(loaded.optimizer.iterations)
+    loaded.fit(x, y, batch_size=8, verbose=0)
+    assert iterations == 6
+    assert int(loaded.optimizer.iterations) == 9
+
+
+def test_weights_round_trip_exactly(tmp_path):
+    model, other = model_of_tasks(), model_of_tasks()
+    x = features(7, 5)
+    model.save_weights(tmp_path / "m.weights.h5")
+    assert not np.allclose(*(numpy_of(m(x))["click"] for m in (model, other)))
+    other.load_weights(tmp_path / "m.weights.h5")
+    assert_same(numpy_of(other(x)), numpy_of(model(x)), atol=0)
+
+
+@pytest.mark.parametrize(
+    ("tasks", "task_experts"),
+    [
+        (("click_buy", "click", "10th"), 2),
+        (("click", "click_buy", "9th"), 2),
+        (("click", "click_buy", "10th"), {"click": 1, "click_buy": 2, "10th": 3}),
+    ],
+)
+def test_weights_of_other_tasks_or_another_order_are_refused(tmp_path, tasks, task_experts):
+    model_of_tasks().save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match=r"written by a layer with \['click', 'click_buy', '10th'"):
+        model_of_tasks(tasks, task_experts).load_weights(tmp_path / "m.weights.h5")
+
+
+def test_skipping_mismatches_never_gives_a_task_anothers_weights(tmp_path):
+    """Behind the refusal Keras goes on into the layers inside: they load by name or not at all."""
+
+    def model_of(tasks, counts=1):
+        ple = pk.PLEBlock(2, tasks, [4], num_task_experts=counts, num_shared_experts=1)
+        return chain(ple, width=5), ple
+
+    model, ple = model_of(["a", "b"])
+    model.save_weights(tmp_path / "m.weights.h5")
+    x = features(3, 5)
+    saved = numpy_of(ple[0].expert_outputs(x))
+    other, reordered = model_of(["b", "a"])
+    before = numpy_of(reordered[0].expert_outputs(x))
+    with pytest.warns(UserWarning, match="could not be loaded"):
+        other.load_weights(tmp_path / "m.weights.h5", skip_mismatch=True)
+    after = numpy_of(reordered[0].expert_outputs(x))
+    for name in saved:
+        assert np.array_equal(after[name], before[name]) or np.array_equal(after[name], saved[name])
+    assert_same(
+        {"a": numpy_of(reordered[0].gate_weights(x))["a"]},
+        {"a": numpy_of(ple[0].gate_weights(x))["a"]},
+        atol=0,
+    )
+
+
+@pytest.mark.parametrize("make", ["mmoe", "heads"])
+def test_blocks_without_task_experts_refuse_another_order_too(tmp_path, make):
+    def model_of(tasks):
+        if make == "mmoe":
+            return chain(pk.MMoEBlock(tasks, 3, num_experts=2))
+        heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks])
+        return chain(pk.SharedBottomBlock(tasks, 3), heads)
+
+    model_of(["a", "b"]).save_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match="in this order"):
+        model_of(["b", "a"]).load_weights(tmp_path / "m.weights.h5")
+
+
+def test_a_file_has_no_place_for_statistics(tmp_path):
+    """Saved with tracking on, it loads with tracking off, and the other way round."""
+
+    def model_of(track):
+        return chain(pk.PLEBlock(2, ["a", "b"], 3, enable_gate_weights_metrics=track), width=4)
+
+    x = features(5, 4)
+    tracking, plain = model_of(True), model_of(False)
+    tracking.predict(x, verbose=0)
+    for source, target in ((tracking, plain), (plain, tracking)):
+        source.save_weights(tmp_path / "m.weights.h5")
+        target.load_weights(tmp_path / "m.weights.h5")
+        assert_same(numpy_of(target(x)), numpy_of(source(x)), atol=0)
+
+
+@keras.saving.register_keras_serializable(package="test_saving")
+class WithoutHeads(keras.Model):
+    """It holds heads that it never calls."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(2)
+        self.heads = pk.TaskHeads([pk.BinaryHead("a")])
+
+    def call(self, inputs):
+        return self.dense(inputs)
+
+
+def test_a_model_is_saved_with_heads_that_it_never_calls(tmp_path):
+    model, x = WithoutHeads(), features(3, 4)
+    predictions = model.predict(x, verbose=0)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)
+
+
+def test_a_subclassed_model_round_trips(tmp_path):
+    @keras.saving.register_keras_serializable(package="tests")
+    class Subclassed(keras.Model):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.ple = pk.PLEBlock(2, ["a", "b"], [4, 3])
+            self.heads = pk.TaskHeads([pk.BinaryHead("a"), pk.MulticlassHead("b", num_classes=3)])
+
+        def call(self, inputs, training=None):
+            return self.heads(self.ple(inputs, training=training), training=training)
+
+    model = Subclassed()
+    model.compile("adam", **model.heads.compile_kwargs(), jit_compile=False)
+    x = features(8, 4)
+    model.fit(x, {"a": np.ones(8), "b": np.ones(8, "int32")}, verbose=0)
+    assert all(layer.built for layer in model._flatten_layers())
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)

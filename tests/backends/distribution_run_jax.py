@@ -1,0 +1,86 @@
+"""Runs on one, two and four devices: `python -m tests.backends.distribution_run_jax FOLDER`.
+
+Needs XLA_FLAGS=--xla_force_host_platform_device_count=4. Writes FOLDER/figures.json and the models
+of the distributed runs.
+"""
+
+import sys
+from pathlib import Path
+
+from keras import distribution
+
+import ple_keras as pk
+from tests.backends.distribution_run import (
+    Subclassed,
+    data,
+    fit_watched,
+    predictions,
+    watched_ple,
+    write,
+)
+
+DEVICES = distribution.list_devices()
+
+
+def by_expert(*shape):
+    """A ModelParallel of so many replicas and shards, with the stacks split by expert."""
+    count = shape[0] * shape[1]
+    layouts = distribution.LayoutMap(
+        distribution.DeviceMesh(shape, ("batch", "model"), DEVICES[:count])
+    )
+    layouts[r".*/experts/kernel_\d+"] = ("model", None, None)
+    layouts[r".*/experts/bias_\d+"] = ("model", None)
+    return distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+
+
+DISTRIBUTIONS = {
+    "one": None,
+    "data_2": distribution.DataParallel(devices=DEVICES[:2]),
+    "experts_4": by_expert(2, 2),
+}
+
+
+def shards(variables):
+    """The shape that each device holds of each variable, by path; they must be alike."""
+    held = {v.path: {part.data.shape for part in v.value.addressable_shards} for v in variables}
+    return {path: shapes.pop() for path, shapes in held.items()}
+
+
+def run(folder, looks):
+    """All figures of a training run under the distribution in force."""
+    model = watched_ple(balance=0.1)
+    figures = {
+        "logs": fit_watched(model, folder),
+        "shards": shards([*model.variables, *model.optimizer.variables]),
+    }
+    if looks:
+        figures["report"] = pk.gate_report(model, data()[0]).to_dict()
+    if distribution.distribution():
+        figures["predictions"] = predictions(model)
+    return figures
+
+
+def large_stacks():
+    """What devices hold of stacks that Keras fills shard by shard, as it does large ones."""
+    from keras.src.backend.jax import core
+
+    core.should_shard_at_init = lambda *_: True
+    block = pk.MMoEBlock(["a"], [4], num_experts=4, name="large")
+    block.build((None, 3))
+    return shards(block.weights)
+
+
+def main(folder):
+    figures = {}
+    for name, chosen in DISTRIBUTIONS.items():
+        distribution.set_distribution(chosen)
+        figures[name] = run(Path(folder) / name, looks=name != "data_2")
+    model = Subclassed()
+    model(data()[0])
+    figures["subclassed"] = shards(model.variables)
+    figures["large"] = large_stacks()
+    write(figures)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

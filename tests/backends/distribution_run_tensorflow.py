@@ -1,0 +1,105 @@
+"""Runs on 1, 2 and 4 replicas: `python -m tests.backends.distribution_run_tensorflow FOLDER`.
+
+Writes FOLDER/figures.json and the models of all runs.
+"""
+
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+import ple_keras as pk
+from tests.backends.distribution_run import (
+    BATCH,
+    data,
+    fit_watched,
+    predictions,
+    watched_ple,
+    write,
+)
+
+DEVICES = [f"CPU:{i}" for i in range(4)]
+
+
+def strategies():
+    """Of two replicas and of four. The collectives of a process keep the size they first had."""
+    (cpu,) = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
+    )
+    to_one = tf.distribute.ReductionToOneDevice()
+    return (
+        tf.distribute.MirroredStrategy(DEVICES[:2]),
+        tf.distribute.MirroredStrategy(DEVICES, cross_device_ops=to_one),
+    )
+
+
+def scope(strategy):
+    return strategy.scope() if strategy else nullcontext()
+
+
+def run(strategy, folder):
+    """All figures of a training run whose losses divide by the batch."""
+    with scope(strategy):
+        model = watched_ple(reduction="sum_over_batch_size")
+    figures = {
+        "logs": fit_watched(model, folder),
+        "predictions": predictions(model),
+        "report": pk.gate_report(model, *data()).to_dict(),
+    }
+    if strategy:
+        figures["loss_variables"] = {
+            variable.name: [copy.numpy().tolist() for copy in variable.value.values]
+            for variable in model.get_layer("heads").variables
+            if variable.name in ("log_variances", "loss_multipliers")
+        }
+    return figures
+
+
+def evaluated(strategy, parts):
+    """A batch as so many: losses over labelled examples, and a loss that balances gates."""
+    with scope(strategy):
+        model = watched_ple(loss_weighting=None, balance=0.1)
+    x, y = data(1)
+    size = BATCH // parts
+    return [
+        model.evaluate(
+            x[start : start + size],
+            {task: labels[start : start + size] for task, labels in y.items()},
+            batch_size=size,
+            verbose=0,
+            return_dict=True,
+        )
+        for start in range(0, BATCH, size)
+    ]
+
+
+def refusal(strategy, look):
+    """What a look at gates says within the strategy's scope."""
+    with strategy.scope():
+        model = watched_ple()
+        try:
+            look(model, *data())
+        except ValueError as error:
+            return str(error)
+
+
+def main(folder):
+    two, four = strategies()
+    looks = [pk.gate_report, pk.gradient_conflict, lambda model, x, y: pk.gate_weights(model, x)]
+    figures = {
+        "one": run(None, Path(folder) / "one"),
+        "two": run(two, Path(folder) / "two"),
+        "whole": evaluated(None, 1),
+        "quarters": evaluated(None, 4),
+        "four": evaluated(four, 1),
+        "refusals": [refusal(two, look) for look in looks],
+    }
+    write(figures)
+
+
+if __name__ == "__main__":
+    keras.utils.disable_interactive_logging()
+    main(*sys.argv[1:])

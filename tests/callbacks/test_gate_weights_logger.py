@@ -1,0 +1,330 @@
+"""What the gates did in each epoch stands in the logs, exactly."""
+
+import csv
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import JIT, QUICK_JIT, features, numpy_of
+from tests.models import (
+    ROWS,
+    TASKS,
+    click_and_buy_heads,
+    clicks_and_buys,
+    compiled,
+    functional,
+    nested,
+    subclassed,
+    watched_block,
+)
+
+BACKEND = keras.backend.backend()
+
+
+def still(model, **kwargs):
+    """Compiled to learn nothing."""
+    return compiled(model, keras.optimizers.SGD(0.0), **kwargs)
+
+
+@pytest.fixture(scope="module")
+def model():
+    """It learns nothing, and many tests fit it."""
+    return still(functional(watched_block()))
+
+
+def fit_logged(model, epochs=1, validation_data=None, callbacks=(), logger=None, **kwargs):
+    return model.fit(
+        *clicks_and_buys(),
+        batch_size=8,
+        epochs=epochs,
+        validation_data=validation_data,
+        verbose=0,
+        callbacks=[logger or pk.GateWeightsLogger(), *callbacks],
+        **kwargs,
+    ).history
+
+
+def expected(model, x, prefix="gate"):
+    """The figures of a network that does not move, from the weights of each example."""
+    figures = {}
+    for level, gates in pk.gate_weights(model, x).items():
+        for gate, weights in gates.items():
+            names = block_at(model, level).gate_experts[gate]
+            entropy = -(weights * np.log(weights)).sum(axis=-1) / np.log(len(names))
+            values = [*weights.mean(axis=0), entropy.mean(), weights.max(axis=-1).mean()]
+            for name, value in zip([*names, "entropy", "max"], values):
+                figures[f"{prefix}/{level}/{gate}/{name}"] = value
+    return figures
+
+
+def block_at(model, level):
+    from ple_keras.inspection.levels import find_levels
+
+    return find_levels(model)[level]
+
+
+def of_gates(history):
+    return {key: value for key, value in history.items() if "gate/" in key}
+
+
+@pytest.mark.parametrize("make_model", [functional, subclassed, nested])
+def test_logged_means_are_those_of_the_weights_of_each_example(make_model):
+    model = still(make_model(watched_block()))
+    valid, labels = clicks_and_buys(rows=13, seed=1)
+    history = fit_logged(model, epochs=2, validation_data=(valid, labels))
+    x, _ = clicks_and_buys()
+    figures = {**expected(model, x), **expected(model, valid, "val_gate")}
+    assert set(of_gates(history)) == set(figures)
+    for key, value in figures.items():
+        np.testing.assert_allclose(history[key], [value, value], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 3])
+def test_so_they_are_compiled_and_with_several_steps_at_once(jit_compile, steps):
+    model = still(functional(watched_block()), jit_compile=jit_compile, steps_per_execution=steps)
+    history = fit_logged(model)
+    for key, value in expected(model, clicks_and_buys()[0]).items():
+        np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+@pytest.mark.parametrize("make", [pk.MMoEBlock, pk.CGCBlock])
+def test_a_block_alone_stands_under_its_own_name(make):
+    model = still(functional(watched_block(make, name="alone")))
+    history = fit_logged(model)
+    keys = [key for key in of_gates(history) if key.startswith("gate/alone/click/")]
+    assert len(keys) == (5 if make is pk.MMoEBlock else 4)
+    assert set(of_gates(history)) == set(expected(model, clicks_and_buys()[0]))
+
+
+def test_the_keys_are_those_of_the_design(model):
+    history = fit_logged(model, validation_data=clicks_and_buys())
+    own = ["click/expert_0", "click/expert_1", "shared/expert_0", "entropy", "max"]
+    every = ["buy/expert_0", "buy/expert_1", *own]
+    keys = {f"gate/ple/{level}/click/{name}" for level in (0, 1) for name in own}
+    keys |= {f"gate/ple/0/shared/{name}" for name in every}
+    found = {key for key in of_gates(history) if "/buy/" not in key.replace("/shared/buy/", "/s/")}
+    assert found == keys | {f"val_{key}" for key in keys}
+
+
+def test_two_blocks_in_one_model_are_told_apart():
+    inputs = keras.Input((4,))
+    first, second = watched_block(name="first"), watched_block(pk.CGCBlock, name="second")
+    heads = click_and_buy_heads()
+    features = first(inputs)
+    joined = keras.layers.Concatenate()([features[task] for task in TASKS])
+    model = keras.Model(inputs, heads(second(joined)))
+    model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    levels = {key.split("/click")[0] for key in fit_logged(model) if "/click" in key}
+    assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
+
+
+def test_equal_names_in_nested_models_are_told_apart_by_the_names_around():
+    def part(name):
+        inputs = keras.Input((4,))
+        return keras.Model(
+            inputs, watched_block(pk.CGCBlock, name="cgc")(inputs)["click"], name=name
+        )
+
+    inputs = keras.Input((4,))
+    output = keras.layers.Add()([part("left")(inputs), part("right")(inputs)])
+    model = keras.Model(inputs, output)
+    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
+    callback = pk.GateWeightsLogger()
+    history = model.fit(
+        clicks_and_buys()[0], np.zeros((ROWS, 3)), verbose=0, callbacks=[callback]
+    ).history
+    assert {key.split("/click")[0] for key in history if "/click/max" in key} == {
+        "gate/left/cgc",
+        "gate/right/cgc",
+    }
+
+
+def test_a_second_fit_starts_anew(model):
+    logger = pk.GateWeightsLogger()
+    first = fit_logged(model, logger=logger)
+    model.evaluate(*clicks_and_buys(), verbose=0)
+    model.predict(clicks_and_buys()[0], verbose=0)
+    second = fit_logged(model, logger=logger)
+    for key, value in of_gates(first).items():
+        assert second[key] == pytest.approx(value, rel=1e-6)
+
+
+def test_two_loggers_agree(model, tmp_path):
+    path = tmp_path / "gates.csv"
+    history = fit_logged(
+        model, validation_data=clicks_and_buys(), callbacks=[pk.GateWeightsLogger(path)]
+    )
+    figures = {
+        **expected(model, clicks_and_buys()[0]),
+        **expected(model, clicks_and_buys()[0], "val_gate"),
+    }
+    (row,) = rows_of(path)
+    for key, value in figures.items():
+        assert history[key] == pytest.approx([value], rel=1e-4)
+        assert float(row[key]) == history[key][0]
+
+
+def test_epochs_without_validation_have_no_figures_of_it(model):
+    seen = {}
+
+    class Keys(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen[epoch] = [key for key in logs if key.startswith("val_gate")]
+
+    fit_logged(
+        model,
+        epochs=2,
+        validation_data=clicks_and_buys(),
+        validation_freq=2,
+        callbacks=[Keys()],
+    )
+    assert not seen[0]
+    assert seen[1]
+
+
+def test_padded_positions_are_not_counted():
+    mask = np.arange(5) < np.array([[5], [2], [3], [1]])
+    x = features(4, 5, 4) * mask[..., None]
+    inputs = keras.Input((5, 4))
+    layer = watched_block(pk.CGCBlock)
+    model = keras.Model(inputs, layer(keras.layers.Masking()(inputs))["click"])
+    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
+    model.predict(x, verbose=0)
+    weights = numpy_of(layer.gate_weights(x))["click"][mask]
+    statistics = layer.gate_statistics()["click"]
+    np.testing.assert_allclose(statistics["mean"], weights.mean(axis=0), rtol=1e-5)
+    assert statistics["max"] == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
+
+
+def test_keras_s_own_callbacks_see_the_figures(model, tmp_path):
+    """Where they stand after the logger."""
+    key = "val_gate/ple/0/click/max"
+    callbacks = [
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.EarlyStopping(monitor=key, mode="min", patience=1),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.weights.h5", monitor=key, mode="min", save_weights_only=True
+        ),
+    ]
+    history = fit_logged(model, epochs=5, validation_data=clicks_and_buys(), callbacks=callbacks)
+    assert len(history[key]) == 2  # it does not move, and so it stops
+    assert key in (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
+    assert (tmp_path / "best.weights.h5").exists()
+
+
+def test_tensorboard_shows_the_figures(model, tmp_path):
+    tf = pytest.importorskip("tensorflow")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    board = keras.callbacks.TensorBoard(tmp_path)
+    history = of_gates(fit_logged(model, validation_data=clicks_and_buys(), callbacks=[board]))
+    for run, prefix in (("train", ""), ("validation", "val_")):
+        events = accumulator.EventAccumulator(str(tmp_path / run), {"tensors": 0}).Reload()
+        tags = {tag for tag in events.Tags()["tensors"] if "gate/" in tag}
+        assert tags == {f"epoch_{key}" for key in history if not key.startswith("val_")}
+        for tag in tags:
+            (event,) = events.Tensors(tag)
+            (value,) = history[prefix + tag.removeprefix("epoch_")]
+            assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(value, rel=1e-6), tag
+
+
+def test_the_progress_bar_can_be_kept_quiet(model, capsys):
+    callbacks = [keras.callbacks.ProgbarLogger(), pk.GateWeightsLogger()]
+    history = model.fit(*clicks_and_buys(), verbose=2, callbacks=callbacks).history
+    printed = capsys.readouterr().out
+    assert "loss" in printed
+    assert "gate/" not in printed
+    assert of_gates(history)
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_file_holds_the_history(tmp_path):
+    path = tmp_path / "gates.csv"
+    model = compiled(functional(watched_block()), keras.optimizers.SGD(0.1))
+    history = fit_logged(
+        model, epochs=2, validation_data=clicks_and_buys(), logger=pk.GateWeightsLogger(path)
+    )
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["0", "1"]
+    assert set(rows[0]) == {"epoch", *of_gates(history)}
+    for key, values in of_gates(history).items():
+        assert [float(row[key]) for row in rows] == values
+
+
+def test_the_file_goes_on_where_the_run_goes_on(model, tmp_path):
+    path = tmp_path / "gates.csv"
+    fit_logged(model, epochs=3, logger=pk.GateWeightsLogger(path))
+    fit_logged(
+        model,
+        epochs=4,
+        initial_epoch=2,
+        validation_data=clicks_and_buys(),
+        logger=pk.GateWeightsLogger(str(path)),
+    )
+    rows = rows_of(path)
+    assert [row["epoch"] for row in rows] == ["0", "1", "2", "3"]
+    assert [bool(row["val_gate/ple/0/click/max"]) for row in rows] == [False, False, True, True]
+    fit_logged(model, logger=pk.GateWeightsLogger(path))
+    assert [row["epoch"] for row in rows_of(path)] == ["0"]
+
+
+@pytest.mark.parametrize("saved_with", [True, False], ids=["saved_with", "saved_without"])
+def test_statistics_are_no_part_of_files(saved_with, tmp_path):
+    model = still(functional(watched_block(enable_gate_weights_metrics=saved_with)))
+    other = still(functional(watched_block(enable_gate_weights_metrics=not saved_with)))
+    x, y = clicks_and_buys()
+    model.fit(x, y, verbose=0)
+    model.save_weights(tmp_path / "m.weights.h5")
+    other.load_weights(tmp_path / "m.weights.h5")
+    for task, prediction in model.predict(x, verbose=0).items():
+        np.testing.assert_array_equal(other.predict(x, verbose=0)[task], prediction)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    if saved_with:
+        assert np.isnan(block_at(loaded, "ple/0").gate_statistics()["click"]["max"])
+    fit_logged(loaded if saved_with else other)
+
+
+@pytest.mark.parametrize("make_model", [functional, subclassed])
+def test_a_model_whose_gates_keep_nothing_is_refused(make_model):
+    model = still(make_model(watched_block(enable_gate_weights_metrics=False)))
+    message = r"enable_gate_weights_metrics=True\. Received: model=<"
+    with pytest.raises(ValueError, match=message):
+        fit_logged(model)
+
+
+def test_a_path_that_is_none_is_refused(model, tmp_path):
+    with pytest.raises(TypeError, match=r"path must be a path or None\. Received: path=3"):
+        pk.GateWeightsLogger(3)
+    other = tmp_path / "other.csv"
+    other.write_text("a,b\n1,2\n")
+    for path, message in (
+        (tmp_path / "nowhere" / "gates.csv", r"folder that exists\. Received: path='.*nowhere"),
+        (tmp_path, r"must be that of a file.*Received: path="),
+        (other, r"a new file, or of one that this callback wrote.*Received: path='.*other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_logged(model, logger=pk.GateWeightsLogger(path))
+    assert other.read_text() == "a,b\n1,2\n"
+
+
+def test_a_file_of_another_callback_is_left_alone(model, tmp_path):
+    """It has a column "epoch" too."""
+    path = tmp_path / "log.csv"
+    fit_logged(model, callbacks=[keras.callbacks.CSVLogger(path)])
+    written = path.read_text()
+    assert written.startswith("epoch,")
+    with pytest.raises(ValueError, match=r"columns of gates alone\. Received: path='.*log.csv'"):
+        fit_logged(model, logger=pk.GateWeightsLogger(path))
+    assert path.read_text() == written
+
+
+def test_evaluate_with_the_logger_alone_does_no_harm(model):
+    model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[pk.GateWeightsLogger()])
+    assert of_gates(fit_logged(model))

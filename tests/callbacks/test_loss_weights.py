@@ -1,0 +1,229 @@
+"""Loss weights that callbacks move and log: in force, seen, and never moved in vain."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import JIT, QUICK_JIT, numpy_of
+from tests.losses.joint_run import fit_with_decay
+from tests.models import (
+    click_and_time,
+    clicks_and_times,
+    compiled,
+    heads_alone,
+    heads_of,
+    loaded,
+    of_json,
+)
+
+
+@pytest.fixture
+def model():
+    return click_and_time(None)
+
+
+def fit_validated(model, *callbacks, **kwargs):
+    x, y = clicks_and_times()
+    kwargs = {"validation_data": (x, y), "verbose": 0, **kwargs}
+    return model.fit(x, y, callbacks=list(callbacks), **kwargs)
+
+
+@pytest.mark.parametrize("jit_compile", JIT)
+@pytest.mark.parametrize("steps", [1] if keras.backend.backend() == "torch" else [1, 2])
+def test_a_gamma_of_a_half_halves_the_loss_of_a_frozen_network_at_each_epoch(jit_compile, steps):
+    model = click_and_time(None, 0.0, jit_compile=jit_compile, steps_per_execution=steps)
+    x, y = clicks_and_times()
+    history = model.fit(
+        *(x, y),
+        batch_size=6,
+        epochs=4,
+        validation_data=(x, y),
+        verbose=0,
+        shuffle=False,
+        callbacks=[pk.LossWeightDecay(0.5)],
+    ).history
+    for key in ("loss", "val_loss"):
+        expected = history[key][0] * 0.5 ** np.arange(4)
+        np.testing.assert_allclose(history[key], expected, rtol=1e-5)
+    for key in ("click_loss", "time_loss", "val_click_loss"):
+        np.testing.assert_allclose(history[key], history[key][0], rtol=1e-5)
+    np.testing.assert_allclose(history["loss_weight/click"], [1, 0.5, 0.25, 0.125])
+    np.testing.assert_allclose(history["loss_weight/time"], [2, 1, 0.5, 0.25])
+
+
+def test_moved_weights_scale_the_gradient_of_each_task():
+    """A weight that only shows in the logs would train as before."""
+
+    def kernels_after(multipliers):
+        model = compiled(click_and_time(None), keras.optimizers.SGD(0.1))
+        before = [numpy_of(w) for w in model.trainable_weights]
+        schedule = pk.LossWeightSchedule(lambda task, epoch: multipliers[task])
+        model.fit(*clicks_and_times(), batch_size=12, verbose=0, callbacks=[schedule])
+        changes = [numpy_of(w) - b for w, b in zip(model.trainable_weights, before)]
+        paths = [w.path for w in model.trainable_weights]
+        return {
+            task: next(c for p, c in zip(paths, changes) if f"{task}_head/projection/kernel" in p)
+            for task in ("click", "time")
+        }
+
+    plain = kernels_after({"click": 1.0, "time": 1.0})
+    moved = kernels_after({"click": 3.0, "time": 0.0})
+    assert np.abs(plain["time"]).max() > 1e-4
+    np.testing.assert_allclose(moved["click"], 3 * plain["click"], rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(moved["time"], np.zeros_like(plain["time"]))
+
+
+def test_a_schedule_is_asked_for_every_task_and_epoch():
+    asked = []
+
+    def schedule(task, epoch):
+        asked.append((task, epoch))
+        return 1.0 + epoch
+
+    model = click_and_time(None)
+    history = model.fit(
+        *clicks_and_times(),
+        epochs=4,
+        initial_epoch=2,
+        verbose=0,
+        callbacks=[pk.LossWeightSchedule(schedule)],
+    ).history
+    assert asked == [("click", 2), ("time", 2), ("click", 3), ("time", 3)]
+    np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
+
+
+class Unbuilt(keras.Model):
+    """On TensorFlow it is built while the first epoch already runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+
+    def call(self, inputs):
+        return self.heads({"click": inputs, "time": inputs})
+
+
+def test_the_first_epoch_of_a_model_that_is_not_built_is_weighed_too():
+    model = compiled(Unbuilt())
+    schedule = pk.LossWeightSchedule(lambda task, epoch: float(epoch))
+    history = model.fit(*clicks_and_times(), epochs=2, verbose=0, callbacks=[schedule]).history
+    assert history["loss"][0] == 0 < history["loss"][1]
+    assert history["loss_weight/click"] == [0.0, 1.0]
+
+
+def test_weights_stay_as_the_callback_left_them_until_told_otherwise(tmp_path):
+    model = click_and_time(None)
+    model.fit(*clicks_and_times(), epochs=2, verbose=0, callbacks=[pk.LossWeightDecay(0.5)])
+    assert heads_of(model).loss_weights() == {"click": 0.5, "time": 1.0}
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert heads_of(loaded).loss_weights() == {"click": 0.5, "time": 1.0}
+    expected = model.evaluate(*clicks_and_times(), verbose=0, return_dict=True)
+    assert loaded.evaluate(*clicks_and_times(), verbose=0, return_dict=True) == pytest.approx(
+        expected
+    )
+
+
+def test_a_task_without_a_gamma_keeps_its_weight(model):
+    history = fit_validated(model, pk.LossWeightDecay({"click": 0.5}), epochs=2).history
+    assert history["loss_weight/click"] == [1.0, 0.5]
+    assert history["loss_weight/time"] == [2.0, 2.0]
+
+
+def test_a_task_without_a_loss_has_no_weight():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.Head("score")])
+    model = compiled(heads_alone(heads))
+    y = {"click": np.ones(4), "score": np.ones((4, 1))}
+    callback = pk.LossWeightDecay(0.5)
+    history = model.fit(np.ones((4, 3)), y, verbose=0, callbacks=[callback]).history
+    assert [key for key in history if key.startswith("loss_weight")] == ["loss_weight/click"]
+
+
+@pytest.mark.parametrize("make", [loaded, of_json])
+def test_callbacks_take_a_copy_that_was_not_yet_run(make, tmp_path):
+    copied = make(click_and_time(None), tmp_path)
+    copied.jit_compile = QUICK_JIT
+    history = copied.fit(
+        *clicks_and_times(), verbose=0, callbacks=[pk.LossWeightDecay(0.5)]
+    ).history
+    assert history["loss_weight/time"] == [2.0]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [{"loss_weights": {"click": 1.0, "time": 3.0}}, {"loss": {"click": "mse", "time": "mse"}}],
+)
+def test_weights_that_the_user_fixes_stand_still(override):
+    model = click_and_time(None)
+    heads = heads_of(model)
+    kwargs = heads.compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT, **override)
+    model.compile(**kwargs)
+    x, y = clicks_and_times()
+    y["time"] = np.nan_to_num(y["time"])
+    logs = model.evaluate(x, y, verbose=0, return_dict=True)
+    weights = override.get("loss_weights", {"click": 1.0, "time": 2.0})
+    expected = sum(weight * logs[f"{task}_loss"] for task, weight in weights.items())
+    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ValueError, match=r"without loss and loss_weights of your own"):
+        fit_with_decay(model, epochs=1)
+
+
+def test_a_schedule_refuses_a_model_compiled_with_the_heads_of_another():
+    model, other = click_and_time(None), click_and_time(None)
+    model.compile(**heads_of(other).compile_kwargs(optimizer="adam"))
+    with pytest.raises(ValueError, match=r"don't read their weights.*Received: loss="):
+        fit_with_decay(model, epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "error", "message"),
+    [
+        (-0.5, ValueError, r"gamma must be at least 0\. Received: gamma=-0\.5"),
+        (float("inf"), ValueError, r"gamma must be finite\. Received: gamma=inf"),
+        (float("nan"), ValueError, r"gamma must be finite\. Received: gamma=nan"),
+        ("0.5", TypeError, r"gamma must be a number\. Received: gamma='0.5'"),
+        (None, TypeError, r"Received: gamma=None"),
+        ({"click": -1}, ValueError, r"Received: gamma\['click'\]=-1"),
+        ({"click": True}, TypeError, r"Received: gamma\['click'\]=True"),
+    ],
+)
+def test_gammas_that_cannot_be_are_refused(gamma, error, message):
+    with pytest.raises(error, match=message):
+        pk.LossWeightDecay(gamma)
+
+
+def test_a_gamma_of_an_unknown_task_is_refused(model):
+    with pytest.raises(ValueError, match=r"gamma must have keys among \['click', 'time'\].*'x'"):
+        fit_validated(model, pk.LossWeightDecay({"x": 0.5}))
+
+
+def test_a_gamma_above_1_that_overflows_is_refused(model):
+    with pytest.raises(ValueError, match=r"must be finite\. Received: fn\('click', 400\)=inf"):
+        fit_validated(model, pk.LossWeightDecay(10.0), initial_epoch=400, epochs=401)
+
+
+@pytest.mark.parametrize(
+    ("multiplier", "error", "message"),
+    [
+        (-1, ValueError, r"fn\('click', 0\) must be at least 0.*Received: fn\('click', 0\)=-1"),
+        (float("nan"), ValueError, r"must be finite\. Received: fn\('click', 0\)=nan"),
+        (None, TypeError, r"must be a number\. Received: fn\('click', 0\)=None"),
+    ],
+)
+def test_multipliers_that_cannot_be_are_refused(model, multiplier, error, message):
+    with pytest.raises(error, match=message):
+        fit_validated(model, pk.LossWeightSchedule(lambda task, epoch: multiplier))
+
+
+def test_a_schedule_must_be_a_function():
+    with pytest.raises(TypeError, match=r"fn must be a function.*Received: fn=0\.5"):
+        pk.LossWeightSchedule(0.5)
+
+
+@pytest.mark.parametrize("callback", [pk.LossWeightLogger(), pk.LossWeightDecay(0.5)])
+def test_a_model_without_heads_is_refused(callback):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
+    with pytest.raises(ValueError, match=r"needs a model with a TaskHeads.*Received: model="):
+        model.fit(np.ones((2, 3)), np.ones((2, 1)), callbacks=[callback], verbose=0)

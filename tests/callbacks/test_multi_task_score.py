@@ -1,0 +1,86 @@
+"""One score of several metrics."""
+
+import csv
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.models import click_and_time, clicks_and_times
+
+
+@pytest.fixture
+def model():
+    return click_and_time(None)
+
+
+def fit_validated(model, *callbacks, **kwargs):
+    x, y = clicks_and_times()
+    kwargs = {"validation_data": (x, y), "verbose": 0, **kwargs}
+    return model.fit(x, y, callbacks=list(callbacks), **kwargs)
+
+
+def test_the_score_is_the_weighted_sum_of_the_metrics(model):
+    score = pk.MultiTaskScore({"val_click_auc": 1, "val_time_rmse": -0.5})
+    history = fit_validated(model, score, epochs=3).history
+    expected = np.array(history["val_click_auc"]) - 0.5 * np.array(history["val_time_rmse"])
+    np.testing.assert_allclose(history["val_mtl_score"], expected, rtol=1e-6)
+
+
+def test_keras_s_own_callbacks_see_score_and_weights(model, tmp_path):
+    score = pk.MultiTaskScore({"val_loss": -1.0})
+    stop = keras.callbacks.EarlyStopping("val_mtl_score", mode="max", patience=1, min_delta=100)
+    best = keras.callbacks.ModelCheckpoint(
+        tmp_path / "best.weights.h5",
+        "val_mtl_score",
+        mode="max",
+        save_best_only=True,
+        save_weights_only=True,
+    )
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    history = fit_validated(
+        model, pk.LossWeightDecay(0.5), score, stop, best, log, epochs=5
+    ).history
+    assert len(history["val_mtl_score"]) == 2
+    assert (tmp_path / "best.weights.h5").exists()
+    with (tmp_path / "log.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss_weight/click"]) for row in rows] == [1.0, 0.5]
+    assert [float(row["val_mtl_score"]) for row in rows] == pytest.approx(history["val_mtl_score"])
+
+
+def test_epochs_without_validation_have_no_score(model):
+    score = pk.MultiTaskScore({"val_loss": 1.0}, name="mine")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = fit_validated(model, score, epochs=4, validation_freq=2).history
+    assert history["mine"] == history["val_loss"]
+    assert len(history["mine"]) == 2
+
+
+def test_a_run_without_validation_is_told_so(model):
+    with pytest.warns(UserWarning, match=r"no 'val_mtl_score': pass validation_data"):
+        fit_validated(model, pk.MultiTaskScore({"val_loss": 1.0}), validation_data=None)
+    history = fit_validated(model, pk.MultiTaskScore({"loss": 1.0}), validation_data=None).history
+    assert history["val_mtl_score"] == history["loss"]
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        ({}, ValueError, r"at least one metric\. Received: weights=\{\}"),
+        (["val_loss"], TypeError, r"a dict by metric\. Received: weights=\['val_loss'\]"),
+        ({"val_loss": "1"}, TypeError, r"a number\. Received: weights\['val_loss'\]='1'"),
+        ({"val_loss": float("nan")}, ValueError, r"finite\. Received: weights\['val_loss'\]=nan"),
+    ],
+)
+def test_scores_that_cannot_be_are_refused(weights, error, message):
+    with pytest.raises(error, match=message):
+        pk.MultiTaskScore(weights)
+
+
+def test_a_score_of_an_unknown_metric_is_refused_after_the_first_epoch(model):
+    with pytest.raises(ValueError, match=r"keys of the logs.*'val_click_auc'.*weights=\['val_au"):
+        fit_validated(model, pk.MultiTaskScore({"val_auc": 1.0, "val_loss": -1.0}))

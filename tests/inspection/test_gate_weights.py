@@ -1,0 +1,306 @@
+"""The weights of the gates, example by example, of any model."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.models import TASKS, compiled, functional, nested, subclassed, watched_block
+
+X = features(7, 4)
+
+
+def assert_equal_weights(found, expected):
+    assert list(found) == list(expected)
+    for gate, weights in expected.items():
+        np.testing.assert_allclose(found[gate], weights, rtol=1e-5, atol=1e-6, err_msg=gate)
+
+
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_the_weights_are_those_of_each_level(batch_size):
+    ple = watched_block()
+    model = functional(ple)
+    weights = pk.gate_weights(model, X, batch_size=batch_size)
+    assert list(weights) == ["ple/0", "ple/1"]
+    assert_equal_weights(weights["ple/0"], numpy_of(ple[0].gate_weights(X)))
+    assert_equal_weights(weights["ple/1"], numpy_of(ple[1].gate_weights(ple[0](X))))
+
+
+@pytest.mark.parametrize("make_model", [subclassed, nested])
+def test_blocks_are_found_at_any_depth(make_model):
+    model = make_model(watched_block())
+    model(X)
+    weights = pk.gate_weights(model, X)
+    assert {level: list(gates) for level, gates in weights.items()} == {
+        "ple/0": [*TASKS, "shared"],
+        "ple/1": TASKS,
+    }
+    for gates in weights.values():
+        for of_gate in gates.values():
+            np.testing.assert_allclose(of_gate.sum(axis=-1), np.ones(7), rtol=1e-5)
+
+
+def test_a_block_alone_will_do_and_keeps_the_axes_of_its_examples():
+    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
+    x = features(5, 3, 4)
+    mmoe(x)
+    weights = pk.gate_weights(mmoe, x, batch_size=2)["mmoe"]["click"]
+    np.testing.assert_allclose(weights, numpy_of(mmoe.gate_weights(x))["click"], rtol=1e-5)
+
+
+def test_a_block_that_the_model_never_calls_is_left_out():
+    class Half(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.unused = watched_block(name="used"), watched_block(name="unused")
+
+        def call(self, inputs):
+            return self.used(inputs)
+
+    model = Half()
+    model(X)
+    assert list(pk.gate_weights(model, X)) == ["used/0", "used/1"]
+    assert list(pk.gate_report(model, X).levels) == ["used/0", "used/1"]
+
+
+def test_layers_are_told_that_nothing_trains():
+    class Loud(keras.layers.Layer):
+        def call(self, inputs, training=True):
+            return 5 * inputs if training else inputs
+
+    inputs = keras.Input((4,))
+    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
+    model = keras.Model(inputs, mmoe(Loud()(inputs)))
+    expected = numpy_of(mmoe.gate_weights(X))["click"]
+    np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
+
+
+def test_a_model_that_runs_no_block_is_refused():
+    class Idle(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.block = watched_block(name="idle")
+
+        def call(self, inputs, training=None):
+            return self.block(inputs) if training else {"click": inputs}
+
+    model = Idle()
+    model(X, training=True)
+    with pytest.raises(ValueError, match=r"must run one of its blocks"):
+        pk.gate_weights(model, X)
+
+
+def by_stream():
+    cgc = pk.CGCBlock(TASKS, [3], name="cgc")
+    widths = {"click": 4, "buy": 3, "shared": 2}
+    inputs = {stream: keras.Input((width,), name=stream) for stream, width in widths.items()}
+    x = {stream: features(5, width) for stream, width in widths.items()}
+    return cgc, keras.Model(inputs, cgc(inputs)), x
+
+
+def test_dicts_of_inputs_are_cut_into_batches():
+    cgc, model, x = by_stream()
+    weights = pk.gate_weights(model, x, batch_size=2)["cgc"]
+    assert_equal_weights(weights, numpy_of(cgc.gate_weights(x)))
+
+
+def as_dataset():
+    tensorflow = pytest.importorskip("tensorflow")
+    return tensorflow.data.Dataset.from_tensor_slices(X).batch(3)
+
+
+def as_dataset_with_labels():
+    tensorflow = pytest.importorskip("tensorflow")
+    return tensorflow.data.Dataset.from_tensor_slices((X, np.ones(7))).batch(3)
+
+
+def as_data_loader():
+    data = pytest.importorskip("torch").utils.data
+    return data.DataLoader([(row, 1.0) for row in X], batch_size=3)
+
+
+class Parts(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        return X[3 * index : 3 * index + 3], np.ones(3)
+
+
+def as_generator():
+    return ((X[start : start + 3], None) for start in (0, 3, 6))
+
+
+def as_frame():
+    return pytest.importorskip("pandas").DataFrame(X)
+
+
+def as_tensor():
+    return keras.ops.convert_to_tensor(X)
+
+
+class Endless(Parts):
+    num_batches = None
+
+
+@pytest.mark.parametrize("look", [pk.gate_weights, pk.gate_report])
+def test_batches_of_unknown_number_are_refused(look):
+    model = functional(watched_block())
+    with pytest.raises(ValueError, match=r"known number of batches.*Received: x=<.*Endless"):
+        look(model, Endless())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [as_dataset, as_dataset_with_labels, as_data_loader, Parts, as_generator, as_frame, as_tensor],
+)
+def test_whatever_predict_takes_is_taken(make):
+    model = functional(watched_block())
+    expected = pk.gate_weights(model, X)["ple/0"]
+    assert_equal_weights(pk.gate_weights(model, make())["ple/0"], expected)
+
+
+def test_looking_changes_nothing():
+    ple = watched_block(gate_dropout=0.9, expert_balance_regularizer=1.0)
+    model = compiled(functional(ple))
+    y = dict.fromkeys(TASKS, X[:, 0] > 0)
+    model.fit(X, y, verbose=0)
+    before = ple[0].gate_statistics()["click"]["mean"]
+    variables = [numpy_of(w) for w in model.variables]
+    losses = len(model.losses)
+    pk.gate_weights(model, X, batch_size=2)
+    np.testing.assert_array_equal(ple[0].gate_statistics()["click"]["mean"], before)
+    for variable, value in zip(model.variables, variables):
+        np.testing.assert_array_equal(numpy_of(variable), value)
+    assert len(model.losses) == losses
+    model.fit(X, y, verbose=0)
+
+
+def test_it_can_be_called_while_a_model_trains():
+    model = compiled(functional(watched_block()))
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            seen.append(pk.gate_weights(self.model, X)["ple/0"]["click"])
+
+    model.fit(X, dict.fromkeys(TASKS, X[:, 0] > 0), epochs=2, verbose=0, callbacks=[Look()])
+    assert np.abs(seen[0] - seen[1]).max() > 0
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_weights_are_at_least_float32(policy):
+    keras.config.set_dtype_policy(policy)
+    model = functional(watched_block(gate_softmax_temperature=0.05))
+    weights = pk.gate_weights(model, 10 * X)["ple/0"]["shared"]
+    assert weights.dtype == np.float32
+    np.testing.assert_allclose(weights.sum(axis=-1), np.ones(7), atol=0.02)
+
+
+def test_a_long_run_shows_a_progress_bar(capsys):
+    model = functional(watched_block())
+    pk.gate_weights(model, X, batch_size=1)
+    assert capsys.readouterr().out == ""
+    pk.gate_weights(model, features(51, 4), batch_size=1)
+    assert "51/51" in capsys.readouterr().out
+    pk.gate_weights(model, features(51, 4), batch_size=1, verbose=0)
+    assert capsys.readouterr().out == ""
+    pk.gate_weights(model, X, batch_size=4, verbose=1)
+    assert "2/2" in capsys.readouterr().out
+
+
+# What can't be looked at.
+
+
+def model_of(*layers):
+    return keras.Sequential([keras.Input((4,)), *layers])
+
+
+def twice():
+    inputs = keras.Input((4,))
+    cgc = pk.CGCBlock(TASKS, [4], name="cgc")
+    return keras.Model(inputs, cgc(cgc(inputs)["click"])["buy"])
+
+
+def two_of_one_name():
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = (pk.CGCBlock(TASKS, [4], name="cgc") for _ in range(2))
+
+        def call(self, inputs):
+            return self.one(inputs)["click"] + self.other(inputs)["click"]
+
+    model = Both()
+    model(X)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("make", "x", "error", "message"),
+    [
+        (lambda: 3, X, TypeError, r"model must be a Keras model or layer\. Received: model=3"),
+        (
+            lambda: model_of(keras.layers.Dense(2)),
+            X,
+            ValueError,
+            r"contain a PLEBlock, an MMoEBlock or a CGCBlock\. Received: model=<Sequential",
+        ),
+        (lambda: subclassed(watched_block()), X, ValueError, r"model must be built.*built=False"),
+        (watched_block, X, ValueError, r"model must be built.*Received: model=<SequentialBlock"),
+        (twice, X, ValueError, r"each block once.*runs \['cgc'\] more than once"),
+        (two_of_one_name, X, ValueError, r"two blocks of one name, 'cgc'.*Received: model=<Both"),
+        (
+            lambda: functional(watched_block()),
+            features(7, 5),
+            ValueError,
+            r"x must be what the model takes.*Received: x\.shape=\(7, 5\)",
+        ),
+        (
+            lambda: by_stream()[1],
+            {"click": X, "buy": features(7, 3)},
+            ValueError,
+            r"x must be what the model takes.*Received: x\.shape=\{'click': \(7, 4\), 'buy'",
+        ),
+        (lambda: functional(watched_block()), 3, TypeError, r"x must be arrays.*Received: x=3"),
+        (lambda: functional(watched_block()), {}, TypeError, r"x must be arrays.*Received: x=\{\}"),
+        (
+            lambda: functional(watched_block()),
+            X[:0],
+            ValueError,
+            r"at least one.*Received: rows=\[0\]",
+        ),
+        (lambda: functional(watched_block()), iter(()), ValueError, r"at least one batch"),
+    ],
+)
+def test_what_cannot_be_looked_at_is_refused(make, x, error, message):
+    with pytest.raises(error, match=f"(?s){message}"):
+        pk.gate_weights(make(), x)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"batch_size": 0}, ValueError, r"batch_size must be at least 1"),
+        ({"batch_size": 2.5}, TypeError, r"batch_size must be an integer"),
+        ({"verbose": 3}, ValueError, r"verbose must be one of \('auto', 0, 1\).*verbose=3"),
+        ({"x": Parts(), "batch_size": 2}, ValueError, r"y and batch_size are for arrays"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    model = functional(watched_block())
+    with pytest.raises(error, match=message):
+        pk.gate_weights(**{"model": model, "x": X, **arguments})
+
+
+def test_a_refused_x_does_the_model_no_harm():
+    """Keras's own predict leaves a model without weights on JAX."""
+    model = functional(watched_block())
+    expected = model.predict(X, verbose=0)
+    with pytest.raises(ValueError, match="x must be what the model takes"):
+        pk.gate_weights(model, features(7, 5))
+    with pytest.raises(ValueError, match="x must be what the model takes"):
+        pk.gate_weights(model, (part for part in (X, features(7, 5))))
+    for task, prediction in model.predict(X, verbose=0).items():
+        np.testing.assert_array_equal(prediction, expected[task])

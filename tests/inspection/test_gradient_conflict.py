@@ -1,0 +1,192 @@
+"""Cosines between the tasks' gradients, against gradients that no backend computed."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.inspection.conflicts import (
+    assert_alike,
+    every_kind,
+    flat,
+    labels,
+    model_of,
+    one_level,
+    two_numbers,
+)
+from tests.refusals import NAN
+
+
+def cosine(first, second):
+    return first @ second / np.linalg.norm(first) / np.linalg.norm(second)
+
+
+def weight(model, end):
+    (found,) = [w for w in model.weights if w.path.endswith(end)]
+    return np.float64(numpy_of(found))
+
+
+def kernels(block, width):
+    """Kernel and bias of each expert, from what the experts make of 0 and of unit vectors."""
+    points = np.concatenate([np.zeros((1, width)), np.eye(width)]).astype("float32")
+    outputs = {
+        name: np.float64(out) for name, out in numpy_of(block.expert_outputs(points)).items()
+    }
+    return {name: (out[1:] - out[0], out[0]) for name, out in outputs.items()}
+
+
+def gradients_by_hand(model, block, task, x, y):
+    """The gradients of one task's mean squared error: `{place: vector}`."""
+    gate, head = weight(model, f"gate-{task}/projection/kernel"), f"{task}_head/projection/"
+    kernel, bias = weight(model, f"{head}kernel")[:, 0], weight(model, f"{head}bias")
+    experts = kernels(block, x.shape[-1])
+    names = block.gate_experts[task]
+    weights = np.exp(x @ gate)
+    weights /= weights.sum(axis=-1, keepdims=True)
+    parts = np.stack([(x @ experts[n][0] + experts[n][1]) @ kernel for n in names], axis=-1)
+    mixed = (weights * parts).sum(axis=-1, keepdims=True)
+    has_label = np.isfinite(y)
+    error = np.where(has_label, 2 * (mixed[:, 0] + bias - y) / has_label.sum(), 0)[:, None]
+    by_expert = [weights[:, [i]] * (experts[n][0] @ kernel) for i, n in enumerate(names)]
+    by_gate = (weights * (parts - mixed)) @ gate.T
+    found = {"input": (error * (sum(by_expert) + by_gate)).ravel()}
+    for i, name in enumerate(names):
+        of_output = error * weights[:, [i]] * kernel
+        found[name] = np.concatenate([(x.T @ of_output).ravel(), of_output.sum(axis=0)])
+    return found
+
+
+@every_kind
+def test_cosines_are_those_of_the_gradients_computed_by_hand(expert):
+    block = pk.CGCBlock(["a", "b"], expert(), num_shared_experts=2, add_shared_gate=False, name="c")
+    model = model_of(block, two_numbers())
+    x, y = features(12, 4), labels("a", "b")
+    y["a"][::3], y["b"][1::4] = NAN, NAN
+    a, b = (gradients_by_hand(model, block, task, np.float64(x), y[task]) for task in y)
+    places = ["input", "shared/expert_0", "shared/expert_1"]
+    expected = {"c": {place: {("a", "b"): cosine(a[place], b[place])} for place in places}}
+    assert_alike(pk.gradient_conflict(model, x, y), expected)
+
+
+def losses_of(model, heads, x, y):
+    predictions = model.predict_on_batch(x)
+    return np.array([float(heads[t].new_loss()(y[t], predictions[t])) for t in heads])
+
+
+def slopes(losses_at, values, step=0.01):
+    """The gradient `(tasks, size)` of a function from an array to the tasks' losses."""
+    columns = []
+    for index in range(values.size):
+        move = np.zeros_like(values)
+        move.flat[index] = step
+        columns.append((losses_at(values + move) - losses_at(values - move)) / (2 * step))
+    return np.stack(columns, axis=-1)
+
+
+def slopes_of_weight(model, heads, x, y, variable, index):
+    """The same for a variable, or for what lies at an index of its first axis."""
+    before = numpy_of(variable)
+
+    def losses_at(values):
+        moved = before.copy()
+        moved[index] = values
+        variable.assign(moved)
+        return losses_of(model, heads, x, y)
+
+    found = slopes(losses_at, before[index])
+    variable.assign(before)
+    return found
+
+
+def cosines_of(tasks, gradients):
+    pairs = [(i, j) for i in range(len(tasks)) for j in range(i + 1, len(tasks))]
+    return {(tasks[i], tasks[j]): cosine(gradients[i], gradients[j]) for i, j in pairs}
+
+
+def test_cosines_of_two_levels_are_those_of_finite_differences():
+    """Stacked experts, whose normalization is each expert's own."""
+    heads = {task: pk.RegressionHead(task) for task in ("a", "b")}
+    expert = pk.ExpertBlock([3], activation="tanh", normalization="layer")
+    ple = pk.PLEBlock(2, heads, expert, name="ple")
+    model = model_of(ple, pk.TaskHeads(heads), width=2)
+    x, y = features(6, 2), labels("a", "b", rows=6)
+    expected = {}
+    for level, block in zip(("ple/0", "ple/1"), ple):
+        own = [w for w in block.weights if "expert-shared-0" in w.path]
+        stacks = [w for w in block.weights if w.path[:-2].endswith(("/kernel", "/bias"))]
+        assert (len(own), len(stacks)) == (2, 2)
+        pieces = [(w, slice(None)) for w in own] + [(w, 2) for w in stacks]
+        found = [slopes_of_weight(model, heads, x, y, *piece) for piece in pieces]
+        expected[level] = {"shared/expert_0": cosines_of(["a", "b"], np.concatenate(found, axis=1))}
+    of_input = slopes(lambda values: losses_of(model, heads, values, y), x)
+    expected["ple/0"] = {"input": cosines_of(["a", "b"], of_input), **expected["ple/0"]}
+    assert_alike(pk.gradient_conflict(model, x, y), expected, atol=0.01)
+
+
+def test_products_and_classes_have_gradients_too():
+    click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", missing_label=-1)
+    both, kind = (
+        pk.ProductHead("both", of=["click", "buy"]),
+        pk.MulticlassHead("kind", num_classes=3),
+    )
+    heads = {head.task: head for head in (both, click, kind, buy)}
+    layer = pk.TaskHeads(heads)
+    model = model_of(pk.MMoEBlock(layer, keras.layers.Dense(3), 2, name="mmoe"), layer, width=3)
+    x, rng = features(6, 3), np.random.default_rng(0)
+    y = {task: rng.integers(0, 2, 6) for task in heads}
+    y["buy"][::2] = -1
+    found = pk.gradient_conflict(model, x, y)["mmoe"]
+    assert list(found) == ["input", "shared/expert_0", "shared/expert_1"]
+    expected = slopes(lambda values: losses_of(model, heads, values, y), x)
+    expected = {"mmoe": {"input": cosines_of(["both", "click", "kind", "buy"], expected)}}
+    assert_alike({"mmoe": {"input": found["input"]}}, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
+def test_tasks_that_want_the_same_agree_and_those_that_want_the_opposite_conflict(sign, expected):
+    model = model_of(one_level(), two_numbers())
+    for part in ("kernel", "bias"):
+        a, b = (w for w in model.weights if w.path.endswith(f"_head/projection/{part}"))
+        b.assign(a)
+    y = 1000 * labels("a")["a"]
+    found = pk.gradient_conflict(model, features(12, 4), {"a": y, "b": sign * y})
+    for cosines in found["mmoe"].values():
+        assert cosines["a", "b"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_task_without_a_label_has_no_cosine():
+    model = model_of(one_level(), two_numbers())
+    y = {**labels("a"), "b": np.full(12, NAN)}
+    found = pk.gradient_conflict(model, features(12, 4), y)
+    np.testing.assert_equal(list(flat(found).values()), [NAN, NAN])
+
+
+@pytest.mark.parametrize("kind", [pk.ExpertBlock, keras.layers.Dense])
+def test_a_frozen_expert_has_no_cosine(kind):
+    block = pk.MMoEBlock(["a", "b"], kind(3, trainable=False), 1, name="mmoe")
+    model = model_of(block, two_numbers())
+    found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))["mmoe"]
+    assert np.isnan(found["shared/expert_0"]["a", "b"])
+    assert np.isfinite(found["input"]["a", "b"])
+
+
+@every_kind
+def test_a_level_without_shared_experts_has_its_input_alone(expert):
+    ple = pk.PLEBlock(2, ["a", "b"], expert(), num_shared_experts=0, name="ple")
+    model = model_of(ple, two_numbers())
+    found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))
+    assert {level: list(places) for level, places in found.items()} == {
+        "ple/0": ["input"],
+        "ple/1": [],
+    }
+    assert np.isfinite(found["ple/0"]["input"]["a", "b"])
+
+
+def test_a_single_task_has_no_pair():
+    heads = pk.TaskHeads([pk.BinaryHead("a")])
+    model = model_of(pk.PLEBlock(2, heads, [3], name="ple"), heads)
+    assert pk.gradient_conflict(model, features(12, 4), {"a": np.ones(12)}) == {
+        "ple/0": {"input": {}, "shared/expert_0": {}},
+        "ple/1": {"shared/expert_0": {}},
+    }

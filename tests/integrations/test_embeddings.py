@@ -1,0 +1,62 @@
+"""KerasRS's embeddings stand in front of a PLE."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.models import compiled
+
+keras_rs = pytest.importorskip("keras_rs")
+
+ROWS, USERS, ITEMS, SEEN = 8, 5, 7, 3
+
+
+def users():
+    """A table of users, for `DistributedEmbedding`."""
+    table = keras_rs.layers.TableConfig("users", USERS, 4, placement="default_device")
+    feature = keras_rs.layers.FeatureConfig(
+        "user", table, input_shape=(None, 1), output_shape=(None, 4)
+    )
+    return keras_rs.layers.DistributedEmbedding({"user": feature})
+
+
+def model_of_embeddings():
+    """Users, the items that they saw, as many as there were, and two numbers."""
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time", metrics=[])]
+    )
+    inputs = {
+        "user": keras.Input((1,), dtype="int32", name="user"),
+        "items": keras.Input((SEEN,), dtype="int32", name="items"),
+        "numbers": keras.Input((2,), name="numbers"),
+    }
+    seen = keras.ops.cast(inputs["items"] > 0, "float32")
+    items = keras_rs.layers.EmbedReduce(ITEMS, 4)(inputs["items"], seen)
+    user = users()({"user": inputs["user"]})["user"]
+    joined = keras.layers.Concatenate()([user, items, inputs["numbers"]])
+    return compiled(keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(joined))))
+
+
+def test_they_are_trained_and_saved_with_it(tmp_path):
+    rng = np.random.default_rng(0)
+    x = {
+        "user": rng.integers(0, USERS, (ROWS, 1)).astype("int32"),
+        "items": rng.integers(0, ITEMS, (ROWS, SEEN)).astype("int32"),
+        "numbers": features(ROWS, 2),
+    }
+    y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
+    model = model_of_embeddings()
+    tables = [w for w in model.trainable_weights if w.shape[0] in (USERS, ITEMS)]
+    assert len(tables) == 2
+    before = [np.array(table) for table in tables]
+    model.fit(x, y, verbose=0)
+    for table, start in zip(tables, before):
+        assert not np.allclose(table, start)
+    predictions = model.predict(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras").predict(x, verbose=0)
+    for task, prediction in predictions.items():
+        assert np.isfinite(prediction).all()
+        np.testing.assert_array_equal(loaded[task], prediction)

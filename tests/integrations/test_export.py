@@ -1,0 +1,145 @@
+"""Exported models predict alike where there is neither Keras nor ple_keras.
+
+All artefacts are written by one run of the example, and run in one process, `examples/_served.py`.
+"""
+
+import contextlib
+import io
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of
+from tests.processes import EXAMPLES
+
+BACKEND = keras.backend.backend()
+NEEDS = {
+    "tensorflow": {"saved_model": [], "onnx": ["tf2onnx"], "litert": ["ai_edge_litert"]},
+    "jax": {"saved_model": ["tensorflow"], "onnx": ["jax2onnx"]},
+    "torch": {"torch": [], "onnx": ["onnx"]},
+}[BACKEND]
+CASES = [  # see `Case`: blocks, experts, tracking, inputs, policy, more
+    ("PLE", "stacked", True, "one", "float32", "product head"),
+    ("MMoE", "copied", True, "two", "float32", "gate dropout"),
+    ("PLE", "stacked", False, "by stream", "mixed_float16", ""),
+    ("shared bottom", "copied", False, "one", "float32", ""),
+][: 3 if BACKEND == "jax" else None]  # JAX compiles each for every batch
+
+ARTEFACTS = [
+    (form, case)
+    for form in NEEDS
+    for case in CASES
+    if not (form == "litert" and case[4] != "float32")  # LiteRT refuses half precision
+]
+
+pytestmark = pytest.mark.skipif(
+    BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
+    reason="before 3.15 Keras had no torch.export and no ONNX of dict inputs on PyTorch",
+)
+
+
+@pytest.fixture(scope="module")
+def example():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(EXAMPLES)
+        import export_formats
+
+        yield export_formats
+
+
+@pytest.fixture(scope="module")
+def exported(example, tmp_path_factory):
+    """The folder that the example leaves, and what it prints."""
+    folder = tmp_path_factory.mktemp("exported") / "files"
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr(example, "cases", lambda: [example.Case(*case) for case in CASES])
+        status = example.main(["--all", "--keep", str(folder)])
+    if status:
+        pytest.skip(out.getvalue())
+    return folder, out.getvalue()
+
+
+def need(form):
+    for package in [*NEEDS[form], *(["onnxruntime"] if form == "onnx" else [])]:
+        pytest.importorskip(package)
+
+
+@pytest.mark.parametrize(("form", "case"), ARTEFACTS)
+def test_an_artefact_alone_predicts_alike_for_any_batch(form, case, exported):
+    need(form)
+    folder = exported[0] / f"{CASES.index(case):02}"
+    error = folder / form / "error.txt"
+    assert not error.exists(), error.read_text()
+    predictions = np.load(folder / "predictions.npz")
+    assert {"click", "buy", "time", "kind"} <= set(predictions)
+    for rows in (1, 7, 64):
+        outputs = np.load(folder / form / f"outputs_{rows}.npz")
+        assert set(outputs) == set(predictions)
+        for task in predictions:
+            assert outputs[task].dtype == "float32"
+            atol = 1e-5 if case[4] == "float32" else 1e-2
+            np.testing.assert_allclose(outputs[task], predictions[task][:rows], 0, atol, task)
+
+
+def test_the_example_prints_a_line_a_model(exported):
+    header, *lines = exported[1][exported[1].index(" " * 20) :].splitlines()
+    formats = header.split()
+    assert set(formats) <= set(NEEDS)
+    for case, line in zip(CASES, lines):
+        words, *cells = re.split("  +", line)
+        assert words.startswith(f"{case[0]}, {case[1]}, ")
+        for form, cell in zip(formats, cells):
+            assert (form, case) not in ARTEFACTS or float(cell) < 1e-2
+
+
+def test_the_process_that_serves_finds_no_keras(example):
+    import _served
+
+    for name in ("keras", "keras.layers", "ple_keras", "ple_keras.layers"):
+        assert _served.WithoutKeras.find_spec(name) is None
+    assert _served.WithoutKeras.find_spec("numpy")
+
+
+class Subclassed(keras.Model):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("buy", units=2)])
+        self.ple = pk.PLEBlock(2, self.heads, [4, 3])
+
+    def call(self, inputs):
+        return self.heads(self.ple(inputs))
+
+
+def sequential():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("buy", units=2)])
+    return keras.Sequential([pk.PLEBlock(2, heads, [4, 3]), heads])
+
+
+@pytest.mark.parametrize("make", [Subclassed, sequential])
+@pytest.mark.parametrize("form", NEEDS)
+def test_an_unbuilt_model_is_refused(form, make, example, tmp_path):
+    """By Keras, whose message says what to do."""
+    need(form)
+    file = tmp_path / {"torch": "m.pt2", "litert": "m.tflite"}.get(form, "m")
+    form = {"saved_model": "tf_saved_model"}.get(form, form)
+    with pytest.raises(ValueError, match="It must be built before export"):
+        make().export(file, format=form)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere dicts are sorted")
+@pytest.mark.parametrize("make", [Subclassed, sequential])
+def test_onnx_has_outputs_in_the_order_of_the_dict_that_a_call_returns(make, example, tmp_path):
+    need("onnx")
+    import onnxruntime
+
+    model, x = make(), features(7, 5)
+    predictions = model(keras.ops.convert_to_tensor(x))
+    with example.quietly():
+        model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
+    (name,) = [each.name for each in session.get_inputs()]
+    outputs = session.run(None, {name: x})
+    assert_same(dict(zip(predictions, outputs)), numpy_of(predictions))

@@ -1,0 +1,66 @@
+"""Raw columns go through a `keras.utils.FeatureSpace` to a PLE.
+
+It does its work in TensorFlow on every backend, and is of no use where that isn't installed.
+"""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, numpy_of
+from tests.models import chain, compiled
+
+tf = pytest.importorskip("tensorflow")
+
+ROWS = 12
+KINDS = {
+    "age": keras.utils.FeatureSpace.float_normalized,
+    "device": keras.utils.FeatureSpace.integer_categorical,
+    "country": keras.utils.FeatureSpace.string_categorical,
+}
+
+
+def columns(names):
+    raw = {
+        "age": np.linspace(18, 80, ROWS, dtype="float32"),
+        "device": np.arange(ROWS, dtype="int32") % 4,
+        "country": np.array(["de", "fr", "us"] * (ROWS // 3)),
+    }
+    return {name: raw[name] for name in names}
+
+
+def make(names):
+    """A FeatureSpace that knows its columns, and a model of what it makes of them."""
+    space = keras.utils.FeatureSpace({name: KINDS[name]() for name in names})
+    space.adapt(tf.data.Dataset.from_tensor_slices(columns(names)))
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time", metrics=[])]
+    )
+    width = space.get_encoded_features().shape[-1]
+    return space, compiled(chain(pk.PLEBlock(1, heads, [4]), heads, width=width))
+
+
+def test_it_works_in_the_input_pipeline():
+    space, model = make(KINDS)
+    y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
+    rows = tf.data.Dataset.from_tensor_slices((columns(KINDS), y)).batch(ROWS)
+    encoded = rows.map(lambda x, y: (space(x), y))
+    history = model.fit(encoded, shuffle=False, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    arrays = numpy_of(space(columns(KINDS)))
+    assert arrays.shape[1] == 1 + (1 + 4) + (1 + 3)  # each category, and the unknown one
+    assert_same(model.predict(encoded, verbose=0), model.predict(arrays, verbose=0))
+
+
+@pytest.mark.parametrize("names", [["age", "device"], list(KINDS)], ids=["numbers", "strings"])
+def test_it_works_in_a_model_for_raw_columns(names, tmp_path):
+    if "country" in names and keras.backend.backend() != "tensorflow":
+        pytest.skip("Keras has tensors of strings on TensorFlow alone, for whatever layers")
+    space, model = make(names)
+    whole = keras.Model(space.get_inputs(), model(space.get_encoded_features()))
+    whole.save(tmp_path / "whole.keras")
+    loaded = keras.models.load_model(tmp_path / "whole.keras")
+    raw = {name: tf.constant(column[:, None]) for name, column in columns(names).items()}
+    expected = model.predict(numpy_of(space(columns(names))), verbose=0)
+    assert_same(loaded.predict(raw, verbose=0), expected)  # it refuses NumPy's strings

@@ -1,0 +1,115 @@
+"""`fit` learns the same from every kind of data that Keras takes, with labels by task."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.models import chain, compiled
+
+ROWS, BATCH = 10, 4  # the last batch is smaller
+STEPS = 3
+
+
+def arrays():
+    """Features, labels of which some are missing, and weights by task."""
+    y = {
+        "click": (np.arange(ROWS) % 3 > 0).astype("float32"),
+        "time": np.linspace(-1, 1, ROWS, dtype="float32"),
+    }
+    y["time"][[0, 4, 5, 6, 7]] = np.nan  # the second batch has none
+    one = np.linspace(0.1, 2, ROWS, dtype="float32")
+    weights = {"click": one, "time": one[::-1].copy()}
+    return features(ROWS, 3), y, weights
+
+
+def rows(data):
+    """The same, a row at a time."""
+    return [keras.tree.map_structure(lambda column, i=i: column[i], data) for i in range(ROWS)]
+
+
+def tf_data(data):
+    tf = pytest.importorskip("tensorflow")
+    return tf.data.Dataset.from_tensor_slices(data).batch(BATCH)
+
+
+def torch_data_loader(data):
+    torch_data = pytest.importorskip("torch.utils.data")
+    return torch_data.DataLoader(rows(data), batch_size=BATCH)
+
+
+def grain_dataset(data):
+    grain = pytest.importorskip("grain")
+    return grain.MapDataset.source(rows(data)).batch(BATCH).repeat()  # endless: `fit` gets STEPS
+
+
+def grain_data_loader(data):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip(
+            "Where an epoch ends because the data do, Keras divides {task}_loss by a batch more "
+            "than there was (3.12 to 3.15, plain Dense layers alike): data must go on, as above"
+        )
+    grain = pytest.importorskip("grain")
+    return grain.DataLoader(
+        data_source=rows(data),
+        sampler=grain.samplers.SequentialSampler(ROWS),
+        operations=[grain.transforms.Batch(BATCH)],
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Slices of arrays."""
+
+    def __init__(self, data):
+        super().__init__()
+        self.data = data
+
+    def __len__(self):
+        return STEPS
+
+    def __getitem__(self, index):
+        batch = slice(index * BATCH, (index + 1) * BATCH)
+        return keras.tree.map_structure(lambda column: column[batch], self.data)
+
+
+@pytest.fixture(scope="module")
+def fit():
+    """A function that fits one model, each time from the weights it started with."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads([pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time")])
+    model = compiled(chain(pk.PLEBlock(1, heads, [4]), heads), keras.optimizers.SGD(0.1))
+    start = model.get_weights()
+
+    def run(*data, **kwargs):
+        model.set_weights(start)
+        return model.fit(*data, epochs=2, shuffle=False, verbose=0, **kwargs).history
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def history_of_arrays(fit):
+    """The weights are those of training; validation has none."""
+    x, y, weights = arrays()
+    return fit(x, y, BATCH, sample_weight=weights, validation_data=(x, y))
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize(
+    "kind", [tf_data, torch_data_loader, grain_dataset, grain_data_loader, Batches]
+)
+def test_losses_and_metrics_are_those_of_arrays(kind, fit, history_of_arrays):
+    x, y, weights = arrays()
+    steps = STEPS if kind is grain_dataset else None
+    history = fit(
+        kind((x, y, weights)),
+        steps_per_epoch=steps,
+        validation_data=kind((x, y)),
+        validation_steps=steps,
+    )
+    assert {"loss", "click_loss", "time_loss", "time_rmse", "val_time_rmse"} < set(history)
+    assert set(history) == set(history_of_arrays)
+    for key, values in history_of_arrays.items():
+        assert np.isfinite(values).all(), key
+        np.testing.assert_allclose(history[key], values, rtol=1e-5, err_msg=key)

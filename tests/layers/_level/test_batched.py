@@ -1,0 +1,247 @@
+"""Levels of few examples on PyTorch, which run in a few large operations: as the others do."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.layers._level.batched import Batched
+from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.models import chain
+from tests.templates import CopiedExpert
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="only PyTorch has levels that run so"
+)
+
+TASKS = ["click", "buy", "like"]
+
+
+@pytest.fixture
+def each(monkeypatch):
+    """A function that calls another one with small levels off."""
+
+    def call(function):
+        with monkeypatch.context() as patch:
+            patch.setattr(Batched, "takes", lambda self, streams: False)
+            return function()
+
+    return call
+
+
+def built(x, tasks=TASKS, expert_block=(6, 4), **kwargs):
+    ple = pk.PLEBlock(2, tasks, expert_block, **kwargs)
+    ple(x)
+    randomize(ple)
+    return ple
+
+
+def takes(ple, x):
+    return ple[0]._level._batched.takes(ple[0]._streams(keras.ops.convert_to_tensor(x)))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "own", "shared"),
+    [case for case in itertools.product((1, 3), (0, 1, 2), (0, 1, 3)) if case[1] + case[2] > 1],
+)
+@pytest.mark.parametrize("is_one_input", [True, False])
+def test_outputs_and_gradients_are_those_of_experts_one_by_one(
+    tasks, own, shared, is_one_input, each
+):
+    import torch
+
+    x = torch.from_numpy(features(5, 3))
+    if not is_one_input:
+        streams = [*TASKS[:tasks], *(["shared"] if shared else [])]
+        x = {name: torch.from_numpy(features(5, 3, seed=i)) for i, name in enumerate(streams)}
+    ple = built(
+        x,
+        TASKS[:tasks],
+        num_task_experts=own,
+        num_shared_experts=shared,
+        gate_softmax_temperature=0.5,
+    )
+    assert ple[0]._level._batched.takes(ple[0]._streams(x))
+
+    def outputs_and_gradients():
+        ple.zero_grad()
+        outputs = ple(x)
+        sum(output.square().sum() for output in outputs.values()).backward()
+        gradients = {w.path: w.value.grad.numpy().copy() for w in ple.trainable_weights}
+        return numpy_of({name: output.detach() for name, output in outputs.items()}), gradients
+
+    together, apart = outputs_and_gradients(), each(outputs_and_gradients)
+    for actual, expected in zip(together, apart):
+        assert_same(actual, expected)
+
+
+def test_gates_keep_the_same_statistics(each):
+    x = features(7, 3)
+    ple = built(x, num_task_experts=2, enable_gate_weights_metrics=True)
+
+    def statistics():
+        for block in ple:
+            block.reset_gate_statistics()
+        ple(x, training=False)
+        ple(x[:3], training=True)
+        ple(x)  # not counted
+        return {
+            f"{block.name} {gate} {kind}": value
+            for block in ple
+            for gate, kinds in block.gate_statistics().items()
+            for kind, value in kinds.items()
+        }
+
+    assert_same(statistics(), each(statistics))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
+def test_other_policies(policy, each):
+    x = features(5, 3)
+    ple = built(x, dtype=policy)
+    assert takes(ple, x)
+    together, apart = ple(x), each(lambda: ple(x))
+    for task in TASKS:
+        assert together[task].dtype == apart[task].dtype
+    as_float = [
+        {task: numpy_of(keras.ops.cast(y[task], "float32")) for task in y}
+        for y in (together, apart)
+    ]
+    assert_same(*as_float, atol=1e-5 if policy == "float64" else 3e-2)
+
+
+def test_what_one_task_reads_harms_no_other():
+    x = {stream: features(4, 3) for stream in [*TASKS, "shared"]}
+    cgc = pk.CGCBlock(TASKS, [6, 4], num_task_experts=2, num_shared_experts=2)
+    cgc(x)
+    x["buy"][1] = np.nan
+    outputs = numpy_of(cgc(x))
+    assert np.isnan(outputs["buy"][1]).all()
+    assert not np.isnan(outputs["click"]).any()
+    assert not np.isnan(outputs["like"]).any()
+
+
+def test_dropout_takes_as_much_as_elsewhere():
+    x = np.ones((300, 3), "float32")
+    expert = pk.ExpertBlock(50, activation=None, dropout=0.3, bias_initializer="ones")
+    cgc = pk.CGCBlock(["a"], expert, num_task_experts=0, num_shared_experts=2)
+    cgc(x)
+    for weight in cgc.trainable_weights:
+        weight.assign(np.full(weight.shape, "bias" in weight.path, "float32"))
+    assert cgc._level._batched.takes(cgc._streams(keras.ops.convert_to_tensor(x)))
+    values, counts = np.unique(numpy_of(cgc(x, training=True))["a"].round(4), return_counts=True)
+    np.testing.assert_allclose(values, [0, 0.5 / 0.7, 1 / 0.7], atol=1e-4)
+    np.testing.assert_allclose(counts / counts.sum(), [0.09, 0.42, 0.49], atol=0.03)
+    assert (numpy_of(cgc(x, training=False))["a"] == 1).all()
+
+
+@keras.saving.register_keras_serializable()
+def centered(x):
+    return x - keras.ops.mean(x, axis=0)
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"expert_block": pk.ExpertBlock([6, 4], normalization="layer")},
+        {"expert_block": pk.ExpertBlock([6, 4], activity_regularizer="l2")},
+        {"expert_block": pk.ExpertBlock([6, 4], activation=centered)},
+        {"expert_block": pk.ExpertBlock([6, 4], dtype="float64")},
+        {"expert_block": CopiedExpert([6, 4])},
+        {"num_task_experts": {"click": 1, "buy": 2, "like": 1}},
+        {"num_task_experts": 1, "num_shared_experts": 0},
+        {"gate_block": [3]},
+        {"gate_dropout": 0.1},
+        {"expert_balance_regularizer": 0.1},
+    ],
+)
+def test_what_needs_experts_or_gates_one_by_one_gets_them(kwargs):
+    x = features(4, 3)
+    assert takes(built(x), x)
+    assert not takes(built(x, **kwargs), x)
+
+
+def test_gates_of_other_widths_run_one_by_one(each):
+    widths = {"click": 3, "buy": 5, "like": 3, "shared": 4}
+    x = {stream: keras.ops.convert_to_tensor(features(4, w)) for stream, w in widths.items()}
+    cgc = pk.CGCBlock(TASKS, [6, 4], num_task_experts=0, num_shared_experts=2)
+    cgc(x)
+    assert_same(*(numpy_of(y) for y in (cgc(x), each(lambda: cgc(x)))))
+
+
+def test_a_subclass_decides_what_its_gates_weigh():
+    class First(pk.CGCBlock):
+        def gate_weights(self, inputs, training=None):
+            weights = super().gate_weights(inputs, training=training)
+            return {k: keras.ops.one_hot(w.argmax(-1) * 0, w.shape[-1]) for k, w in weights.items()}
+
+    cgc = First(TASKS, [6, 4])
+    x = features(4, 3)
+    first = cgc(x)["buy"]
+    np.testing.assert_array_equal(numpy_of(first), numpy_of(cgc.expert_outputs(x)["buy/expert_0"]))
+
+
+@pytest.mark.parametrize("shape", [(513, 3), (0, 3), (2, 5, 3)])
+def test_other_inputs_are_no_small_level(shape):
+    ple = built(features(*shape))
+    assert not takes(ple, features(*shape))
+
+
+def test_wide_experts_are_small_for_fewer_examples():
+    cgc = pk.CGCBlock(["a"], 2**14)
+    most = 2**24 // (3 * 2**14)
+    cgc(features(1, 3))
+    assert takes([cgc], features(most, 3))
+    assert not takes([cgc], features(most + 1, 3))
+
+
+def test_masked_examples_are_no_small_level():
+    x = keras.ops.convert_to_tensor(features(4, 3))
+    ple = built(x)
+    x._keras_mask = keras.ops.convert_to_tensor([True, False, True, True])
+    assert not takes(ple, x)
+
+
+@pytest.fixture
+def model():
+    return chain(built(features(1, 3)))
+
+
+@pytest.mark.skipif(keras.__version__.startswith("3.12."), reason="it fails even for a Dense")
+def test_what_is_exported_takes_any_batch(model):
+    import torch
+
+    x = features(600, 3)
+    sizes = (({0: torch.export.Dim("batch")},),)
+    program = torch.export.export(model, (torch.from_numpy(x[:2]),), dynamic_shapes=sizes)
+    assert_same(numpy_of(program.module()(torch.from_numpy(x))), numpy_of(model(x)))
+
+
+@pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore::DeprecationWarning")
+def test_what_is_traced_is_small_and_takes_any_batch(model):
+    import torch
+
+    x = torch.from_numpy(features(600, 3))
+    traced = torch.jit.trace(model, x[:2], strict=False)
+    assert str(traced.inlined_graph).count("aten::softmax") == 3  # two of tasks, one shared
+    assert_same(numpy_of(traced(x)), numpy_of(model(x)))
+
+
+def test_what_is_compiled_is_no_small_level():
+    import torch
+
+    x = torch.from_numpy(features(4, 3))
+    ple = built(x)
+    assert takes(ple, x)
+    assert not torch.compile(lambda x: takes(ple, x), backend="eager")(x)
+
+
+def test_what_follows_may_work_in_place():
+    block = pk.CGCBlock(["click", "buy"], [4])
+    outputs = block(features(8, 3))
+    expected = 2 * numpy_of(outputs)["buy"]
+    outputs["buy"].mul_(2)
+    assert_same({"buy": numpy_of(outputs["buy"])}, {"buy": expected})
+    outputs["buy"].sum().backward()

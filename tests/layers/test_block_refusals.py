@@ -1,0 +1,163 @@
+"""Arguments that no block takes."""
+
+import keras
+import pytest
+
+import ple_keras as pk
+from tests.layers.blocks import BLOCKS, every_block
+from tests.refusals import BAD_NAMES, RULE, check_count, check_refused, count_table, table
+
+
+@pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
+@every_block
+def test_a_task_name_outside_the_rule_is_refused_by_every_block(block, name, error, received):
+    check_refused(lambda: block(["fine", name]), error, f"{RULE}. Received: outputs{received}")
+
+
+def head_of(task):
+    return pk.BinaryHead(task)
+
+
+BAD_OUTPUTS = {
+    "no_tasks": (list, ValueError, r"at least one task\. Received: outputs=\[\]"),
+    "no_heads": (dict, ValueError, r"at least one task\. Received: outputs=\{\}"),
+    "repeated": (
+        lambda: ["a", "b", "a"],
+        ValueError,
+        r"once, but \['a'\] are repeated\. Received: outputs=\['a', 'b', 'a'\]",
+    ),
+    "repeated_heads": (
+        lambda: [head_of("a"), head_of("a")],
+        ValueError,
+        r"once, but \['a'\] are repeated\. Received: outputs=\[<BinaryHead",
+    ),
+    "one_string": (lambda: "ab", TypeError, r"sequence of task names.*Received: outputs='ab'"),
+    "bytes": (lambda: b"ab", TypeError, r"Received: outputs=b'ab'"),
+    "set": (lambda: {"a"}, TypeError, r"sequence of task names.*Received: outputs=\{'a'\}"),
+    "generator": (lambda: (x for x in "ab"), TypeError, r"Received: outputs=<generator"),
+    "number": (lambda: 2, TypeError, r"sequence of task names.*Received: outputs=2"),
+    "none": (lambda: None, TypeError, r"Received: outputs=None"),
+    "one_head": (lambda: head_of("a"), TypeError, r"Received: outputs=<BinaryHead"),
+    "wrong_head": (
+        lambda: {"b": head_of("a")},
+        ValueError,
+        r"each task to its own head, but 'b' has <BinaryHead.*Received: outputs=\{'b': <Binary",
+    ),
+    "no_head": (
+        lambda: {"a": 3},
+        ValueError,
+        r"each task to its own head, but 'a' has 3\. Received: outputs=\{'a': 3\}",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), table(BAD_OUTPUTS))
+@every_block
+def test_outputs_that_name_no_tasks_are_refused_by_every_block(block, make, error, message):
+    outputs = make()
+    check_refused(lambda: block(outputs), error, message)
+
+
+COUNT_ARGUMENTS = {
+    "num_layers": (lambda value: pk.PLEBlock(value, ["a"], 3), 1),
+    "num_task_experts": (lambda value: pk.CGCBlock(["a"], 3, num_task_experts=value), 0),
+    "num_task_experts_of_ple": (lambda value: pk.PLEBlock(2, ["a"], 3, value), 0),
+    "num_shared_experts": (lambda value: pk.CGCBlock(["a"], 3, num_shared_experts=value), 0),
+    "num_shared_experts_of_ple": (lambda value: pk.PLEBlock(2, ["a"], 3, 1, value), 0),
+    "num_experts_of_mmoe": (lambda value: pk.MMoEBlock(["a"], 3, value), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
+def test_counts_that_are_none_are_refused(make, name, minimum):
+    check_count(make, name, minimum)
+
+
+BAD_COUNTS_BY_TASK = {
+    "missing": ({"a": 1}, ValueError, r"missing: \['b'\], not known: \[\].*Received: .*\{'a'\}"),
+    "extra": ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], not known: \['c'\]"),
+    "shared": ({"a": 1, "b": 1, "shared": 1}, ValueError, r"not known: \['shared'\]"),
+    "negative": ({"a": 1, "b": -1}, ValueError, r"Received: num_task_experts\['b'\]=-1"),
+    "bool": ({"a": 1, "b": True}, TypeError, r"Received: num_task_experts\['b'\]=True"),
+    "float": ({"a": 1.0, "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=1\.0"),
+}
+
+
+@pytest.mark.parametrize(("counts", "error", "message"), table(BAD_COUNTS_BY_TASK))
+@pytest.mark.parametrize("block", [BLOCKS["cgc"], BLOCKS["ple"]], ids=["cgc", "ple"])
+def test_counts_by_task_must_be_one_count_for_each_task(block, counts, error, message):
+    check_refused(lambda: block(["a", "b"], num_task_experts=counts), error, message)
+
+
+@pytest.mark.parametrize("counts", [0, {"a": 1, "b": 0}], ids=["for_all", "for_one"])
+@pytest.mark.parametrize("block", [BLOCKS["cgc"], BLOCKS["ple"]], ids=["cgc", "ple"])
+def test_a_gate_without_experts_is_refused(block, counts):
+    gate = "a" if counts == 0 else "b"
+    check_refused(
+        lambda: block(["a", "b"], num_task_experts=counts, num_shared_experts=0),
+        ValueError,
+        rf"that of '{gate}' sees none\. Received: num_task_experts=\{{.*num_shared_experts=0$",
+    )
+
+
+BAD_ARGUMENTS = {
+    "add_shared_gate_string": (
+        lambda: pk.CGCBlock(["a"], 3, add_shared_gate="yes"),
+        TypeError,
+        r"add_shared_gate must be True or False\. Received: add_shared_gate='yes'$",
+    ),
+    **{
+        f"enable_gate_weights_metrics_of_{name}": (
+            lambda name=name: BLOCKS[name](["a"], enable_gate_weights_metrics=None),
+            TypeError,
+            r"enable_gate_weights_metrics must be True or False\. Received: enable_gate_w.*=None$",
+        )
+        for name in ("cgc", "ple", "mmoe")
+    },
+    "too_few_level_experts": (
+        lambda: pk.PLEBlock(3, ["a"], [keras.layers.Dense(3), keras.layers.Dense(3)]),
+        ValueError,
+        r"one layer a level, 3 in all\. Received: expert_block=\[<Dense",
+    ),
+    "too_many_level_experts": (
+        lambda: pk.PLEBlock(1, ["a"], (pk.ExpertBlock(3), pk.ExpertBlock(3))),
+        ValueError,
+        r"one layer a level, 1 in all\. Received: expert_block=\(<ExpertBlock",
+    ),
+    "no_layers": (
+        lambda: pk.SequentialBlock([]),
+        ValueError,
+        r"layers must hold at least one layer\. Received: layers=\[\]$",
+    ),
+    "one_layer": (
+        lambda: pk.SequentialBlock(keras.layers.Dense(3)),
+        TypeError,
+        r"layers must be a sequence of Keras layers\. Received: layers=<Dense",
+    ),
+    "layers_not_layers": (
+        lambda: pk.SequentialBlock([keras.layers.Dense(3), len]),
+        TypeError,
+        r"layers must be a sequence of Keras layers\. Received: layers=\[<Dense",
+    ),
+    "layers_of_one_name": (
+        lambda: pk.SequentialBlock([keras.layers.Dense(3, name="x") for _ in range(2)]),
+        ValueError,
+        r"layers must have different names\. Received: layers=\['x', 'x'\]$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
+def test_a_bad_argument_is_refused(make, error, message):
+    check_refused(make, error, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "argument"),
+    [
+        (lambda: pk.PLEBlock(2, ["a"], 3, add_shared_gate=True), "add_shared_gate=True"),
+        (lambda: pk.MMoEBlock(["a"], 3, 2, add_shared_gate=True), "add_shared_gate=True"),
+    ],
+)
+def test_an_argument_that_is_fixed_is_refused(make, argument):
+    check_refused(make, TypeError, rf"can't be chosen here.*Received: {argument}$")

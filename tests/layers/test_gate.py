@@ -1,0 +1,231 @@
+"""Gates alone: what they keep track of, and what they leave alone."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.layers.reference import softmax
+
+
+def cgc_model(**kwargs):
+    inputs = keras.Input((4,))
+    block = pk.CGCBlock(["a", "b"], 3, num_task_experts=2, **kwargs)
+    model = keras.Model(inputs, block(inputs)["a"])
+    model.compile("sgd", "mse", jit_compile=False)
+    return model, block
+
+
+def test_statistics_are_exact_means_over_all_examples_seen():
+    model, block = cgc_model(enable_gate_weights_metrics=True)
+    x = features(10, 4)
+    model.predict(x, batch_size=4, verbose=0)
+    weights = numpy_of(block.gate_weights(x))["a"]
+    statistics = block.gate_statistics()["a"]
+    np.testing.assert_allclose(statistics["mean"], weights.mean(axis=0), rtol=1e-6)
+    assert statistics["max"] == pytest.approx(weights.max(axis=1).mean(), rel=1e-6)
+    entropy = -(weights * np.log(weights)).sum(axis=1).mean() / np.log(3)
+    assert statistics["entropy"] == pytest.approx(entropy, rel=1e-5)
+    block.reset_gate_statistics()
+    assert math.isnan(block.gate_statistics()["a"]["max"])
+
+
+def test_a_call_outside_of_keras_loops_leaves_the_statistics_alone():
+    _, block = cgc_model(enable_gate_weights_metrics=True)
+    block(features(3, 4))
+    assert math.isnan(block.gate_statistics()["a"]["entropy"])
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX's traces leak into state")
+def test_a_trace_that_is_not_of_keras_leaves_no_placeholder_in_the_statistics():
+    """As jax2onnx traces a model, or a user who compiles one."""
+    import jax
+
+    model, block = cgc_model(enable_gate_weights_metrics=True)
+    x = features(3, 4)
+    traced = jax.jit(lambda x: model(x, training=False))(x)
+    assert math.isnan(block.gate_statistics()["a"]["max"])
+    np.testing.assert_allclose(model.predict(x, verbose=0), traced, rtol=1e-6)
+    assert block.gate_statistics()["a"]["mean"].sum() == pytest.approx(1)
+
+
+def test_tracking_survives_training_and_off_it_costs_no_weight():
+    tracking, block = cgc_model(enable_gate_weights_metrics=True)
+    tracking.fit(features(8, 4), features(8, 3), epochs=2, batch_size=4, verbose=0)
+    assert block.gate_statistics()["b"]["mean"].sum() == pytest.approx(1)
+    plain, _ = cgc_model()
+    assert plain.non_trainable_weights == []
+    assert len(plain.trainable_weights) == len(tracking.trainable_weights)
+
+
+def test_without_tracking_there_are_no_statistics():
+    _, block = cgc_model()
+    with pytest.raises(ValueError, match="Received: enable_gate_weights_metrics=False"):
+        block.gate_statistics()
+    with pytest.raises(ValueError, match="Received: track_weights=False"):
+        pk.Gate(2).statistics()
+
+
+def test_an_empty_batch_counts_nothing():
+    block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_dropout=0.5)
+    block(features(2, 4))
+    block(features(0, 4), training=True)
+    assert math.isnan(block.gate_statistics()["a"]["max"])
+
+
+def test_lower_temperature_is_sharper():
+    x = features(50, 4)
+    keras.utils.set_random_seed(1)
+    gates = [pk.Gate(3, softmax_temperature=t, kernel_initializer="ones") for t in (0.1, 1.0)]
+    for gate in gates:
+        gate.build(x.shape)
+        gate.set_weights([features(4, 3, seed=1)])
+    sharp, soft = (numpy_of(gate(x)).max(axis=1).mean() for gate in gates)
+    assert sharp > soft + 0.1
+
+
+def test_a_kernel_regularizer_is_a_loss():
+    gate = pk.Gate(3, kernel_regularizer="l2")
+    gate(features(2, 4))
+    kernel = numpy_of(gate.weights[0])
+    assert float(sum(gate.losses)) == pytest.approx(0.01 * (kernel**2).sum(), rel=1e-5)
+
+
+# Kept healthy.
+
+
+def gate_and_logits(num_experts=4, rows=400, **kwargs):
+    """A gate whose kernel is the identity, and its logits."""
+    gate = pk.Gate(num_experts, **kwargs)
+    gate.build((None, num_experts))
+    gate.trainable_weights[0].assign(np.eye(num_experts))
+    return gate, features(rows, num_experts)
+
+
+def test_gate_dropout_leaves_the_softmax_over_the_experts_that_it_keeps():
+    gate, logits = gate_and_logits(gate_dropout=0.5)
+    weights = numpy_of(gate(logits, training=True))
+    kept = weights > 0
+    assert 0.4 < kept.mean() < 0.65  # half of them, and one more where all would be gone
+    expected = softmax(np.where(kept, logits, -1e30))
+    np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, None])
+def test_gate_dropout_works_in_training_alone(training):
+    gate, logits = gate_and_logits(gate_dropout=0.5)
+    weights = numpy_of(gate(logits, training=training))
+    np.testing.assert_allclose(weights, softmax(logits), rtol=1e-5, atol=1e-6)
+
+
+def test_each_example_keeps_an_expert_and_every_expert_is_kept_as_often():
+    gate, logits = gate_and_logits(rows=4000, gate_dropout=0.99)
+    kept = numpy_of(gate(logits, training=True)) > 0
+    assert kept.any(axis=-1).all()
+    assert kept.sum(axis=-1).mean() == pytest.approx(1.0, abs=0.1)
+    np.testing.assert_allclose(kept.mean(axis=0), 0.25, atol=0.05)
+
+
+def test_experts_are_dropped_in_the_same_way_after_the_same_seed():
+    def weights():
+        keras.utils.set_random_seed(3)
+        gate, logits = gate_and_logits(gate_dropout=0.5)
+        return numpy_of(gate(logits, training=True))
+
+    np.testing.assert_array_equal(weights(), weights())
+
+
+def test_statistics_are_those_before_dropout():
+    gate, logits = gate_and_logits(gate_dropout=0.5, track_weights=True)
+    gate(logits, training=True)
+    expected = softmax(logits)
+    np.testing.assert_allclose(gate.statistics()["mean"], expected.mean(axis=0), rtol=1e-5)
+    assert gate.statistics()["max"] == pytest.approx(expected.max(axis=-1).mean(), rel=1e-5)
+
+
+def test_dropping_experts_is_finite_in_half_precision():
+    gate, logits = gate_and_logits(
+        gate_dropout=0.5, softmax_temperature=0.05, dtype="mixed_float16"
+    )
+    weights = numpy_of(gate(30 * logits, training=True)).astype("float32")
+    assert np.isfinite(weights).all()
+    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-2)
+
+
+def test_the_balance_loss_is_the_squared_variation_of_the_load():
+    gate, logits = gate_and_logits(expert_balance_regularizer=0.1)
+    gate(logits)
+    load = softmax(logits).sum(axis=0)
+    (loss,) = gate.losses
+    assert float(numpy_of(loss)) == pytest.approx(0.1 * load.var() / load.mean() ** 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("logit", "expected"), [(0.0, 0.0), (1e4, 3.0)], ids=["even", "collapsed"])
+def test_the_balance_loss_goes_from_0_to_the_number_of_experts_less_one(logit, expected):
+    gate, logits = gate_and_logits(expert_balance_regularizer=1.0)
+    gate(np.zeros_like(logits) + np.array([logit, 0, 0, 0], "float32"))
+    assert float(numpy_of(gate.losses[0])) == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_balance_loss_does_not_count_padded_positions():
+    mask = np.arange(5) < np.array([[5], [2]])
+    x = features(2, 5, 4) * mask[..., None]
+    gate, _ = gate_and_logits(expert_balance_regularizer=1.0)
+    gate(keras.layers.Masking()(x))
+    load = softmax(x[mask]).sum(axis=0)
+    assert float(numpy_of(gate.losses[0])) == pytest.approx(load.var() / load.mean() ** 2, rel=1e-4)
+
+
+def test_the_balance_loss_spreads_the_load_in_training():
+    def largest_load(**kwargs):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((4,))
+        gate = pk.Gate(4, **kwargs)
+        model = keras.Model(inputs, gate(inputs))
+        gate.set_weights([5 * np.eye(4)])
+        model.compile(keras.optimizers.SGD(0.5), "mse", jit_compile=False)
+        x = np.abs(features(64, 4)) * [3, 1, 1, 1]
+        model.fit(x, numpy_of(model(x)), epochs=5, batch_size=16, verbose=0)
+        return numpy_of(model(x)).mean(axis=0).max()
+
+    assert largest_load(expert_balance_regularizer=1.0) < largest_load() - 0.05
+
+
+@pytest.mark.parametrize("make", [pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock])
+def test_blocks_hand_both_on_to_their_gates(make):
+    arguments = {"gate_dropout": 0.25, "expert_balance_regularizer": 0.5}
+    tasks = ["a", "b"]
+    block = {
+        pk.CGCBlock: lambda: pk.CGCBlock(tasks, 3, **arguments),
+        pk.PLEBlock: lambda: pk.PLEBlock(2, tasks, 3, **arguments),
+        pk.MMoEBlock: lambda: pk.MMoEBlock(tasks, 3, 2, **arguments),
+    }[make]()
+    block(features(2, 4))
+    gates = [layer for layer in block._flatten_layers() if isinstance(layer, pk.Gate)]
+    found = {(gate.gate_dropout, gate.expert_balance_regularizer) for gate in gates}
+    assert found == {(0.25, 0.5)}
+    assert len(block.losses) == len(gates)
+
+
+def test_a_single_expert_is_neither_dropped_nor_balanced():
+    gate = pk.Gate(1, gate_dropout=0.9, expert_balance_regularizer=1.0)
+    np.testing.assert_array_equal(numpy_of(gate(features(5, 4), training=True)), np.ones((5, 1)))
+    assert not gate.losses
+
+
+def test_a_model_that_drops_experts_loads_where_none_are_dropped(tmp_path):
+    def model(**kwargs):
+        inputs = keras.Input((4,))
+        return keras.Model(inputs, pk.CGCBlock(["a"], 3, name="cgc", **kwargs)(inputs)["a"])
+
+    dropping, plain = model(gate_dropout=0.5), model()
+    x = features(5, 4)
+    dropping.save_weights(tmp_path / "m.weights.h5")
+    plain.load_weights(tmp_path / "m.weights.h5")
+    np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(dropping(x)), rtol=1e-6)
+    plain.save_weights(tmp_path / "m.weights.h5")
+    dropping.load_weights(tmp_path / "m.weights.h5")

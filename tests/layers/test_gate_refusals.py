@@ -1,0 +1,113 @@
+"""Arguments that no gate takes, alone or in a block."""
+
+import pytest
+
+import ple_keras as pk
+from tests.helpers import built
+from tests.layers.blocks import BLOCKS
+from tests.refusals import INF, NAN, check_count, check_refused, count_table, table
+
+COUNT_ARGUMENTS = {
+    "num_experts": (lambda value: pk.Gate(value), 1),
+}
+
+
+@pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
+def test_counts_that_are_none_are_refused(make, name, minimum):
+    check_count(make, name, minimum)
+
+
+TEMPERATURES = {
+    "softmax_temperature": lambda value: pk.Gate(2, softmax_temperature=value),
+    **{
+        f"gate_softmax_temperature_of_{name}": lambda value, name=name: BLOCKS[name](
+            ["a"], gate_softmax_temperature=value
+        )
+        for name in ("cgc", "ple", "mmoe")
+    },
+}
+
+BAD_TEMPERATURES = {
+    "zero": (0, ValueError, r"must be above 0\. Received: {}=0$"),
+    "negative": (-0.5, ValueError, r"must be above 0\. Received: {}=-0\.5$"),
+    "nan": (NAN, ValueError, r"must be finite\. Received: {}=nan$"),
+    "inf": (INF, ValueError, r"must be finite\. Received: {}=inf$"),
+    "string": ("1", TypeError, r"must be a number\. Received: {}='1'$"),
+    "bool": (True, TypeError, r"must be a number\. Received: {}=True$"),
+    "none": (None, TypeError, r"must be a number\. Received: {}=None$"),
+}
+
+
+@pytest.mark.parametrize(("value", "error", "message"), table(BAD_TEMPERATURES))
+@pytest.mark.parametrize("name", list(TEMPERATURES))
+def test_a_temperature_that_is_no_positive_number_is_refused(name, value, error, message):
+    argument = name.split("_of_")[0]
+    check_refused(lambda: TEMPERATURES[name](value), error, message.format(argument))
+
+
+GATES = {
+    "gate": lambda **kw: pk.Gate(2, **kw),
+    **{name: lambda name=name, **kw: BLOCKS[name](["a"], **kw) for name in ("cgc", "ple", "mmoe")},
+}
+
+BAD_REMEDIES = {
+    "dropout_one": ("gate_dropout", 1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_negative": ("gate_dropout", -0.1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_nan": ("gate_dropout", NAN, ValueError, "must be finite"),
+    "dropout_none": ("gate_dropout", None, TypeError, "must be a number"),
+    "dropout_bool": ("gate_dropout", True, TypeError, "must be a number"),
+    "balance_negative": ("expert_balance_regularizer", -1, ValueError, "must be at least 0"),
+    "balance_inf": ("expert_balance_regularizer", INF, ValueError, "must be finite"),
+    "balance_nan": ("expert_balance_regularizer", NAN, ValueError, "must be finite"),
+    "balance_name": ("expert_balance_regularizer", "l2", TypeError, "must be a number"),
+}
+
+
+@pytest.mark.parametrize(("argument", "value", "error", "message"), table(BAD_REMEDIES))
+@pytest.mark.parametrize("gate", list(GATES.values()), ids=list(GATES))
+def test_gate_dropout_and_balance_out_of_range_are_refused(gate, argument, value, error, message):
+    check_refused(
+        lambda: gate(**{argument: value}), error, rf"{argument} {message}\. Received: {argument}="
+    )
+
+
+BAD_ARGUMENTS = {
+    **{
+        f"gate_{argument}_unknown": (
+            lambda argument=argument: pk.Gate(3, **{argument: "nope"}),
+            ValueError,
+            rf"{argument} must be .*Received: {argument}='nope'$",
+        )
+        for argument in ("kernel_initializer", "kernel_regularizer")
+    },
+    "track_weights_number": (
+        lambda: pk.Gate(3, track_weights=1),
+        TypeError,
+        r"track_weights must be True or False\. Received: track_weights=1$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
+def test_a_bad_argument_is_refused(make, error, message):
+    check_refused(make, error, message)
+
+
+METHODS = {
+    "statistics_not_tracked": (
+        lambda: built(pk.Gate(3)),
+        lambda gate: gate.statistics(),
+        r"track_weights=True\. Received: track_weights=False, built=True$",
+    ),
+    "statistics_unbuilt": (
+        lambda: pk.Gate(3, track_weights=True),
+        lambda gate: gate.statistics(),
+        r"built gate.*Received: track_weights=True, built=False$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "call", "message"), table(METHODS))
+def test_a_method_called_in_vain_is_refused(make, call, message):
+    layer = make()
+    check_refused(lambda: call(layer), ValueError, message)

@@ -1,0 +1,291 @@
+"""Templates: copied with weights and seeds of their own, and never touched."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of
+from tests.models import chain, compiled
+from tests.templates import TEMPLATES, OwnExpert, WideningExpert
+
+INITIALIZERS = {
+    "by_name": lambda: "glorot_uniform",
+    "seeded": lambda: keras.initializers.GlorotUniform(seed=7),
+    "one_instance": lambda: keras.initializers.GlorotUniform(),
+    "seed_generator": lambda: keras.initializers.HeNormal(seed=keras.random.SeedGenerator(3)),
+}
+
+
+@pytest.fixture(params=TEMPLATES)
+def make_template(request):
+    return TEMPLATES[request.param]
+
+
+def make_ple(template):
+    return pk.PLEBlock(2, ["a", "b"], template, num_task_experts=2, num_shared_experts=2)
+
+
+def kernels_by_expert(block):
+    """The kernels of each expert of a level, from the paths of its weights."""
+    kernels = {name: [] for name in block.expert_names}
+    for weight in block.trainable_weights:
+        if "/experts/" not in weight.path or "kernel" not in weight.path:
+            continue
+        value = keras.ops.convert_to_numpy(weight)
+        if value.ndim == 3:
+            for name, kernel in zip(kernels, value):
+                kernels[name].append(kernel)
+        else:
+            (name,) = (
+                n for n in kernels if f"/expert-{n.replace('/expert_', '-')}/" in weight.path
+            )
+            kernels[name].append(value)
+    return kernels
+
+
+@pytest.mark.parametrize("initializer", INITIALIZERS)
+def test_no_two_experts_start_equal(make_template, initializer):
+    ple = make_ple(make_template(INITIALIZERS[initializer]()))
+    ple.build((None, 4))
+    kernels = []
+    for block in ple:
+        for expert, values in kernels_by_expert(block).items():
+            assert values, expert
+            kernels.extend(values)
+    for one, other in itertools.combinations(kernels, 2):
+        assert not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("initializer", ["by_name", "seeded", "one_instance"])
+def test_the_same_global_seed_gives_the_same_block(make_template, initializer):
+    values = []
+    for _ in range(2):
+        keras.utils.set_random_seed(11)
+        ple = make_ple(make_template(INITIALIZERS[initializer]()))
+        ple.build((None, 4))
+        values.append(ple.get_weights())
+    for one, other in zip(*values):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_seed_gives_an_expert_the_same_kernel_whatever_the_other_tasks():
+    template = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=1))
+    few, many = (pk.CGCBlock(tasks, template) for tasks in (["b"], ["a", "b", "c"]))
+    few.build((None, 3))
+    many.build((None, 3))
+    np.testing.assert_array_equal(
+        kernels_by_expert(few)["b/expert_0"][0], kernels_by_expert(many)["b/expert_0"][0]
+    )
+
+
+def test_experts_share_no_weights(make_template):
+    block = pk.CGCBlock(["a", "b"], make_template("glorot_uniform"))
+    x = features(3, 4)
+    before = numpy_of(block(x)), numpy_of(block.expert_outputs(x))
+    for weight in block.trainable_weights:
+        if "/experts/" in weight.path:
+            value = keras.ops.convert_to_numpy(weight).copy()
+            if "expert-a-0" in weight.path:
+                weight.assign(value + 0.5)
+            elif value.shape[:1] == (3,) and "/expert-" not in weight.path:
+                value[0] += 0.5  # the stack's first slice is the first expert
+                weight.assign(value)
+    after = numpy_of(block.expert_outputs(x))
+    assert not np.allclose(before[1]["a/expert_0"], after["a/expert_0"])
+    for name in ("b/expert_0", "shared/expert_0"):
+        np.testing.assert_array_equal(before[1][name], after[name])
+
+
+def test_a_template_stays_as_it_was_and_serves_again(make_template):
+    template = make_template("glorot_uniform")
+    built, config = template.built, template.get_config()
+    weights = template.get_weights()
+    for _ in range(2):
+        ple = make_ple(template)
+        ple(features(3, 4))
+        assert not {id(template)} & {id(layer) for layer in ple._flatten_layers()}
+    assert template.built == built
+    assert str(template.get_config()) == str(config)
+    for one, other in zip(template.get_weights(), weights):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_every_tracked_layer_is_built(make_template):
+    template = make_template("glorot_uniform")
+    blocks = {
+        "ple": pk.PLEBlock(2, ["a", "b"], template, gate_block=template),
+        "mmoe": pk.MMoEBlock(["a", "b"], template, num_experts=2),
+        "bottom": pk.SharedBottomBlock(["a", "b"], template),
+        "head": pk.TaskHeads([pk.BinaryHead("a", tower=template)]),
+        "gate": pk.Gate(3, gate_block=template),
+    }
+    for name, block in blocks.items():
+        inputs = keras.Input((4,))
+        keras.Model(inputs, block({"a": inputs} if name == "head" else inputs))
+        unbuilt = [layer.path for layer in block._flatten_layers() if not layer.built]
+        assert not unbuilt, name
+
+
+def test_every_weight_has_a_path_of_its_own(make_template):
+    """torch and sharding rules know weights by their paths."""
+    ple = pk.PLEBlock(2, ["a", "b"], make_template("glorot_uniform"), gate_block=[3])
+    ple.build((None, 4))
+    paths = [weight.path for weight in ple.weights]
+    assert len(set(paths)) == len(paths)
+
+
+def test_a_model_with_templates_trains_saves_and_loads(make_template, tmp_path):
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
+    ple = pk.PLEBlock(2, heads, make_template("glorot_uniform"))
+    model = compiled(chain(ple, heads, width=4), jit_compile=False)
+    before = model.get_weights()
+    x = features(8, 4)
+    model.train_on_batch(x, {"a": np.ones((8, 1)), "b": np.ones((8, 1))})
+    assert any(not np.array_equal(w, v) for w, v in zip(model.get_weights(), before))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
+
+    model.save_weights(tmp_path / "model.weights.h5")
+    for weight in loaded.weights:
+        weight.assign(np.zeros(weight.shape))
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
+
+
+@pytest.mark.parametrize("normalization", [None, "batch", "layer"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_stacked_and_copied_experts_agree(normalization, use_bias):
+    """Same seeds, so the same weights: outputs in both modes, losses and moving averages too."""
+
+    class Copied(pk.ExpertBlock):
+        pass
+
+    def make(cls):
+        init = keras.initializers.HeNormal
+        return pk.CGCBlock(
+            ["a", "b"],
+            cls(
+                [6, 4],
+                activation="tanh",
+                normalization=normalization,
+                use_bias=use_bias,
+                kernel_initializer=init(seed=5),
+                bias_initializer=keras.initializers.RandomNormal(seed=6),
+                kernel_regularizer=keras.regularizers.OrthogonalRegularizer(0.1),
+                bias_regularizer="l2" if use_bias else None,
+                activity_regularizer=keras.regularizers.L2(0.01),
+            ),
+            num_task_experts={"a": 2, "b": 1},
+        )
+
+    stacked, copied = make(pk.ExpertBlock), make(Copied)
+    x = features(5, 2, 3)
+    for block in (stacked, copied):
+        block.build(x.shape)
+    for training in (True, True, False):
+        outputs = [numpy_of(b.expert_outputs(x, training=training)) for b in (stacked, copied)]
+        assert_same(*outputs, atol=1e-6)
+        losses = [float(sum(block.losses)) for block in (stacked, copied)]
+        np.testing.assert_allclose(losses[0], losses[1], rtol=1e-5)
+    assert losses[0] > 0
+    assert stacked.count_params() == copied.count_params()
+    assert len(stacked.weights) < len(copied.weights)
+
+
+def test_dropout_acts_on_each_stacked_expert_apart_and_in_training_only():
+    block = pk.CGCBlock(["a"], pk.ExpertBlock(50, activation=None, dropout=0.5))
+    x = np.ones((40, 4), "float32")
+    still = numpy_of(block(x, training=False)), numpy_of(block.expert_outputs(x))
+    outputs = numpy_of(block.expert_outputs(x, training=True))
+    dropped = {name: value == 0 for name, value in outputs.items()}
+    for name, mask in dropped.items():
+        assert 0.45 < mask.mean() < 0.55
+        kept = ~mask
+        np.testing.assert_allclose(outputs[name][kept], 2 * still[1][name][kept], rtol=1e-5)
+    first, second = dropped.values()
+    assert (first != second).mean() > 0.3
+
+
+def test_each_slice_of_a_stack_has_the_spread_of_its_own_fan():
+    block = pk.CGCBlock(["a", "b"], 64, num_task_experts=4)
+    block.build((None, 64))
+    for kernels in kernels_by_expert(block).values():
+        assert abs(kernels[0].std() - np.sqrt(2 / (64 + 64))) < 0.005
+
+
+def test_experts_of_a_level_may_differ_from_those_of_the_next():
+    levels = [pk.ExpertBlock([8, 6]), WideningExpert(3), keras.layers.Dense(2)]
+    ple = pk.PLEBlock(3, ["a", "b"], levels)
+    outputs = ple(features(2, 4))
+    assert [tuple(ple[i].compute_output_shape((None, 6))["a"]) for i in (1,)] == [(None, 9)]
+    assert outputs["a"].shape == (2, 2)
+
+
+def test_a_subclass_that_widens_is_measured_before_and_after_build():
+    for block in (WideningExpert(3), pk.CGCBlock(["a"], WideningExpert(3))):
+        before = block.compute_output_shape((None, 4))
+        assert not block.built
+        symbolic = block(keras.Input((4,)))
+        after = block.compute_output_shape((None, 4))
+        assert before == after
+        width = symbolic.shape[-1] if block.__class__ is WideningExpert else symbolic["a"].shape[-1]
+        assert width == 7
+
+
+def test_expert_steps_from_one_initializer_differ():
+    expert = pk.ExpertBlock([4, 4], kernel_initializer=keras.initializers.HeNormal(seed=2))
+    expert.build((None, 4))
+    kernels = [w for w in expert.get_weights() if w.ndim == 2]
+    assert not np.array_equal(*kernels)
+
+
+def test_a_frozen_template_gives_frozen_experts():
+    for template in (pk.ExpertBlock(3, trainable=False), keras.layers.Dense(3, trainable=False)):
+        block = pk.CGCBlock(["a"], template)
+        block.build((None, 4))
+        assert [w.path.split("/")[-3:-1] for w in block.trainable_weights] == [
+            ["gate-a", "projection"],
+            ["gate-shared", "projection"],
+        ]
+
+
+def test_a_layer_that_keras_can_rebuild_without_get_config_is_copied():
+    class NoConfig(keras.layers.Layer):
+        def __init__(self, width, **kwargs):
+            super().__init__(**kwargs)
+            self.dense = keras.layers.Dense(width)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    block = pk.CGCBlock(["a"], NoConfig(5))
+    assert block(features(2, 3))["a"].shape == (2, 5)
+
+
+def test_gate_blocks_are_copied_for_every_gate():
+    seeded = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=3))
+    block = pk.CGCBlock(["a", "b"], 4, gate_block=seeded)
+    block.build((None, 4))
+    kernels = [
+        keras.ops.convert_to_numpy(w) for w in block.weights if "/block/dense_0/kernel" in w.path
+    ]
+    assert len(kernels) == 3
+    for one, other in itertools.combinations(kernels, 2):
+        assert not np.array_equal(one, other)
+
+
+def test_own_layers_as_experts_see_training():
+    @keras.saving.register_keras_serializable(package="tests")
+    class Noisy(OwnExpert):
+        def call(self, inputs, training=False):
+            return super().call(inputs) + (100.0 if training else 0.0)
+
+    block = pk.CGCBlock(["a"], Noisy(3))
+    x = features(2, 3)
+    assert numpy_of(block(x))["a"].max() < 50
+    assert numpy_of(block(x, training=True))["a"].min() > 50
+    assert numpy_of(block.expert_outputs(x, training=True))["a/expert_0"].min() > 50

@@ -1,0 +1,55 @@
+"""A run of joint training that kills itself: `python -m tests.losses.joint_run FOLDER`.
+
+The weights are moved by epoch and learned; the data come in a fixed order, without dropout.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import keras
+
+import ple_keras as pk
+from tests.models import click_and_time, clicks_and_times
+
+EPOCHS = 4
+
+
+def fit_with_decay(model, epochs=EPOCHS, initial_epoch=0, callbacks=(), batch_size=4):
+    """The logs by epoch."""
+    callbacks = [*callbacks, pk.LossWeightDecay({"click": 0.5, "time": 0.9})]
+    history = model.fit(
+        *clicks_and_times(),
+        batch_size=batch_size,
+        epochs=epochs,
+        initial_epoch=initial_epoch,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    ).history
+    return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+class Kill(keras.callbacks.Callback):
+    """Saves the model and ends the process, as the third epoch begins."""
+
+    def __init__(self, folder):
+        super().__init__()
+        self.folder = folder
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.save(self.folder / "model.keras")
+            os._exit(9)
+
+
+def backup(folder):
+    return keras.callbacks.BackupAndRestore(folder / "backup")
+
+
+def main(folder):
+    fit_with_decay(click_and_time(), callbacks=[backup(folder), Kill(folder)])
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,192 @@
+"""A loss reads the weights of its own model's TaskHeads, whatever the model was copied from."""
+
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT
+from tests.losses.joint_run import fit_with_decay
+from tests.models import (
+    click_and_time,
+    clicks_and_times,
+    compiled,
+    deep_copied,
+    heads_of,
+    loaded,
+    of_json,
+)
+
+
+def assert_reads_its_own_weights(model):
+    """Its loss is 0 where the multipliers of its own TaskHeads are."""
+    x, y = clicks_and_times()
+    heads = heads_of(model)
+    for multiplier in (1.0, 0.0):
+        heads.multiply_loss_weights(dict.fromkeys(heads.task_names, multiplier))
+        loss = float(model.compute_loss(y=y, y_pred=model(x)))
+        assert np.isfinite(loss)
+        assert (loss == 0) == (multiplier == 0)
+
+
+def with_a_layer_after_the_heads(lost_mark):
+    """Of a layer's outputs nothing tells which TaskHeads made them."""
+    model = click_and_time(None)
+    if not lost_mark:
+        return model
+    heads = heads_of(model)
+    outputs = {k: keras.layers.Rescaling(1.0, name=k)(v) for k, v in model.output.items()}
+    model = keras.Model(model.input, outputs)
+    model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    return model
+
+
+def compiled_clone(model, folder):
+    clone = keras.models.clone_model(model)
+    clone.compile_from_config(model.get_compile_config())
+    return clone
+
+
+def of_json_with_weights(model, folder):
+    model.save_weights(folder / "m.weights.h5")
+    copy = of_json(model, folder)
+    copy.load_weights(folder / "m.weights.h5")
+    return copy
+
+
+def of_json_with_weights_of_another(model, folder):
+    other = with_a_layer_after_the_heads(lost_mark=len(model.layers) > 4)
+    other.save_weights(folder / "other.weights.h5")
+    copy = of_json(model, folder)
+    copy.load_weights(folder / "other.weights.h5")
+    return copy
+
+
+COPIES = [
+    *(loaded, compiled_clone, of_json, of_json_with_weights, of_json_with_weights_of_another),
+    deep_copied,
+]
+
+
+@pytest.mark.parametrize("make", COPIES)
+@pytest.mark.parametrize("lost_mark", [False, True], ids=["heads_last", "a_layer_after_the_heads"])
+def test_two_copies_of_a_model_read_their_own_weights(make, lost_mark, tmp_path):
+    model = with_a_layer_after_the_heads(lost_mark)
+    copies = [make(model, tmp_path) for _ in range(2)]
+    for each in (*copies, model):
+        assert_reads_its_own_weights(each)
+
+
+def test_models_that_are_loaded_at_once_read_their_own_weights(tmp_path):
+    click_and_time(None).save(tmp_path / "model.keras")
+    models = []
+
+    def load():
+        models.append(keras.models.load_model(tmp_path / "model.keras"))
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for model in models:
+        assert_reads_its_own_weights(model)
+
+
+def test_a_model_loaded_in_one_thread_trains_in_another(tmp_path):
+    model = with_a_layer_after_the_heads(lost_mark=True)
+    copies = []
+    thread = threading.Thread(target=lambda: copies.append(loaded(model, tmp_path)))
+    thread.start()
+    thread.join()
+    assert_reads_its_own_weights(copies[0])
+
+
+def test_another_copy_that_runs_before_the_loss_does_not_matter(tmp_path):
+    """As a teacher does beside its student, in a training step of one's own."""
+    model = with_a_layer_after_the_heads(lost_mark=True)
+    teacher, student = (loaded(model, tmp_path) for _ in range(2))
+    heads_of(teacher).multiply_loss_weights({"click": 10.0, "time": 10.0})
+    x, y = clicks_and_times()
+    expected = float(student.compute_loss(y=y, y_pred=student(x)))
+    predictions = student(x)
+    teacher(x)
+    assert float(student.compute_loss(y=y, y_pred=predictions)) == expected
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Subclassed(keras.Model):
+    """A model that makes its layers itself: its config knows nothing of the heads."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        tasks = [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)]
+        self.heads = pk.TaskHeads(tasks, loss_weighting="uncertainty")
+        self.ple = pk.PLEBlock(1, self.heads, [4])
+
+    def call(self, inputs, training=None):
+        return self.heads(self.ple(inputs, training=training), training=training)
+
+
+def test_a_subclassed_model_finds_its_weights_again_in_a_file(tmp_path):
+    model = compiled(Subclassed(), "adam")
+    fit_with_decay(model, epochs=2)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert loaded.heads.loss_weights() == model.heads.loss_weights() != {"click": 1, "time": 2}
+    both = (fit_with_decay(each, epochs=4, initial_epoch=2) for each in (model, loaded))
+    expected, actual = both
+    for key, values in expected.items():
+        np.testing.assert_allclose(actual[key], values, rtol=1e-5, err_msg=key)
+
+
+@keras.saving.register_keras_serializable("test_copies")
+class Rescaled(Subclassed):
+    """Its predictions are not those that the heads made, and its config has no heads."""
+
+    def call(self, inputs, training=None):
+        predictions = super().call(inputs, training=training)
+        return {task: prediction * 1.0 for task, prediction in predictions.items()}
+
+
+def test_a_subclassed_model_that_changes_its_predictions_finds_its_weights_in_a_file(tmp_path):
+    model = compiled(Rescaled())
+    x, y = clicks_and_times()
+    model.train_on_batch(x, y)
+    copies = [loaded(model, tmp_path) for _ in range(2)]
+    logs = [each.evaluate(x, y, verbose=0, return_dict=True) for each in (*copies, model)]
+    assert logs[0] == logs[1] == pytest.approx(logs[2], rel=1e-5)
+    copies[0].heads.multiply_loss_weights({"click": 0.0, "time": 0.0})
+    losses = [each.evaluate(x, y, verbose=0, return_dict=True)["loss"] for each in copies]
+    assert losses == [0, logs[1]["loss"]]
+
+
+def test_losses_of_another_models_heads_are_refused_at_the_first_step():
+    model = click_and_time()
+    clone = keras.models.clone_model(model)
+    kwargs = heads_of(model).compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT)
+    clone.compile(**kwargs)
+    message = r"'click_loss' belongs to another TaskHeads.*\*\*heads\.compile_kwargs"
+    with pytest.raises(ValueError, match=message):
+        clone.train_on_batch(*clicks_and_times())
+
+
+def test_a_loss_that_finds_no_heads_is_refused():
+    config = click_and_time().get_compile_config()
+    inputs = keras.Input((3,))
+    outputs = {task: keras.layers.Dense(1, name=task)(inputs) for task in ("click", "time")}
+    model = keras.Model(inputs, outputs)
+    model.compile_from_config(config)
+    message = r"comes from a config and finds no TaskHeads.*Save models in the \.keras format"
+    with pytest.raises(ValueError, match=message):
+        model.train_on_batch(*clicks_and_times())
+
+
+def test_equal_layers_have_equal_configs_until_they_have_losses():
+    heads = [pk.TaskHeads([pk.BinaryHead("a")], name="heads") for _ in range(2)]
+    assert heads[0].get_config() == heads[1].get_config()
+    heads[0].compile_kwargs()
+    copy = pk.TaskHeads.from_config(heads[0].get_config())
+    assert copy.get_config() == heads[0].get_config() != heads[1].get_config()

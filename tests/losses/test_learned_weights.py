@@ -1,0 +1,106 @@
+"""Loss weights that are learned."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
+
+
+def variable(model, name):
+    return next(w for w in heads_of(model).weights if w.name == name)
+
+
+FORMS = {
+    "mse": (pk.RegressionHead("a"), 0.5, 0.5),
+    "mse_by_name": (pk.RegressionHead("a", loss="mse"), 0.5, 0.5),
+    "mae": (pk.RegressionHead("a", loss="mean_absolute_error"), 1.0, 1.0),
+    "mae_object": (pk.RegressionHead("a", loss=keras.losses.MeanAbsoluteError(name="x")), 1, 1),
+    "binary": (pk.BinaryHead("a"), 1.0, 0.5),
+    "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
+    "multiclass": (pk.MulticlassHead("a", num_classes=2), 1.0, 0.5),
+    "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
+    "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
+}
+
+
+@pytest.mark.parametrize(("head", "scale", "slope"), list(FORMS.values()), ids=list(FORMS))
+def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
+    """`w_0 (c exp(-s) L + a s)`, its gradient in s, and that of the network."""
+    x, s = features(8, 3), 0.7
+    y = np.float32([1, 0, np.nan, 1, np.nan, 0, 1, np.nan])
+    share = 5 / 8 if head.reduction else 1.0
+
+    def step(loss_weighting, loss_weight):
+        """The logs of a step, and how it changes s and the head's kernel."""
+        keras.utils.set_random_seed(0)
+        one = type(head).from_config({**head.get_config(), "loss_weight": loss_weight})
+        heads = pk.TaskHeads([one], loss_weighting=loss_weighting)
+        model = heads_alone(heads)
+        if loss_weighting:
+            variable(model, "log_variances").assign([s])
+        compiled(model, keras.optimizers.SGD(0.1))
+        kernel = numpy_of(one.trainable_weights[0])
+        logs = model.train_on_batch(x, {"a": y}, return_dict=True)
+        moved = numpy_of(variable(model, "log_variances"))[0] - s if loss_weighting else 0
+        return logs, moved, numpy_of(one.trainable_weights[0]) - kernel
+
+    _, _, plain = step(None, 1.0)
+    logs, moved, changed = step("uncertainty", 2.0)
+    loss = float(logs["a_loss"])
+    assert float(logs["loss"]) == pytest.approx(
+        2 * (scale * np.exp(-s) * loss + slope * s * share), rel=1e-5
+    )
+    assert moved == pytest.approx(-0.2 * (slope * share - scale * np.exp(-s) * loss), rel=1e-3)
+    assert np.abs(plain).max() > 1e-4
+    np.testing.assert_allclose(changed, 2 * scale * np.exp(-s) * plain, rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+def test_a_batch_without_labels_leaves_the_learned_weight_of_its_task_alone(reduction):
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("a", reduction=reduction), pk.RegressionHead("b")],
+        loss_weighting="uncertainty",
+    )
+    model = compiled(heads_alone(heads), keras.optimizers.SGD(0.1))
+    variable(model, "log_variances").assign([0.7, 0.7])
+    y = {"a": np.full(4, np.nan), "b": np.ones(4)}
+    logs = model.train_on_batch(features(4, 3), y, return_dict=True)
+    after = numpy_of(variable(model, "log_variances"))
+    assert after[0] == np.float32(0.7)
+    assert after[1] != np.float32(0.7)
+    expected = 0.5 * np.exp(-0.7) * logs["b_loss"] + 0.5 * 0.7
+    assert float(logs["loss"]) == pytest.approx(float(expected), rel=1e-5)
+    assert float(logs["a_loss"]) == 0
+
+
+def test_learned_weights_are_seen():
+    model = click_and_time()
+    history = model.fit(
+        *clicks_and_times(), epochs=2, verbose=0, callbacks=[pk.LossWeightLogger()]
+    ).history
+    s = numpy_of(variable(model, "log_variances"))
+    assert np.abs(s).min() > 1e-3
+    assert history["loss_weight/click"][-1] == pytest.approx(np.exp(-s[0]), rel=1e-5)
+    assert history["loss_weight/time"][-1] == pytest.approx(2 * 0.5 * np.exp(-s[1]), rel=1e-5)
+
+
+def test_a_frozen_layer_learns_no_weights():
+    model = click_and_time()
+    heads_of(model).trainable = False
+    compiled(model)
+    model.train_on_batch(*clicks_and_times())
+    np.testing.assert_array_equal(numpy_of(variable(model, "log_variances")), [0, 0])
+
+
+@pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": "mse"}])
+def test_learned_weights_cannot_be_replaced(override):
+    with pytest.raises(ValueError, match=rf"Received: overrides=\['{next(iter(override))}'\]"):
+        heads_of(click_and_time()).compile_kwargs(**override)
+
+
+def test_an_unknown_weighting_is_refused():
+    with pytest.raises(ValueError, match=r"None or \"uncertainty\"\. Received: loss_weighting='x'"):
+        pk.TaskHeads([pk.BinaryHead("a")], loss_weighting="x")

@@ -1,0 +1,238 @@
+"""Losses over the labelled examples, against the plain loss of those examples alone."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ple_keras as pk
+from ple_keras.metrics.loss_mean import LossMean
+from tests.helpers import features, numpy_of
+
+
+@keras.saving.register_keras_serializable("test_masked_loss")
+def squared_gap(y_true, y_pred):
+    """A loss with a value for each number, as users write them."""
+    return keras.ops.square(y_true - y_pred)
+
+
+def binary(rng, shape):
+    return rng.integers(0, 2, shape), 1
+
+
+def number(rng, shape):
+    return rng.normal(size=shape), 1
+
+
+def count(rng, shape):
+    return rng.poisson(2.0, shape), 1
+
+
+def three_numbers(rng, shape):
+    return rng.normal(size=(*shape, 3)), 3
+
+
+def class_index(rng, shape):
+    return rng.integers(0, 4, shape), 4
+
+
+def one_hot(rng, shape):
+    return np.eye(4)[rng.integers(0, 4, shape)], 4
+
+
+LOSSES = {
+    "binary_name": ("binary_crossentropy", binary),
+    "binary_object": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
+    "focal": (keras.losses.BinaryFocalCrossentropy(), binary),
+    "mse": ("mse", number),
+    "class_name": ("MeanSquaredError", number),
+    "huber": (keras.losses.Huber(), number),
+    "own_function": (squared_gap, number),
+    "poisson": (keras.losses.Poisson(), count),
+    "mae_of_three": (keras.losses.MeanAbsoluteError(), three_numbers),
+    "own_function_of_three": (squared_gap, three_numbers),
+    "sparse": (keras.losses.SparseCategoricalCrossentropy(), class_index),
+    "categorical": ("categorical_crossentropy", one_hot),
+}
+
+
+every_loss = pytest.mark.parametrize("kind", list(LOSSES))
+
+
+def batch(kind, seed, leading=(12,)):
+    """The loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
+    rng = np.random.default_rng(seed)
+    loss, draw = LOSSES[kind]
+    labels, units = draw(rng, leading)
+    labels = labels.reshape((*leading, -1))
+    predictions = rng.uniform(0.05, 0.95, (*leading, units)).astype("float32")
+    if kind in ("sparse", "categorical"):
+        predictions /= predictions.sum(axis=-1, keepdims=True)
+    return loss, labels, predictions
+
+
+def hide(labels, in_space, missing_label):
+    """The labels with those outside the space missing, in a dtype that can say so."""
+    dtype = "float32" if np.isnan(missing_label) else labels.dtype
+    return np.where(in_space[..., None], labels, missing_label).astype(dtype)
+
+
+def plain_values(loss, labels, predictions):
+    """What Keras itself computes for each example."""
+    known = keras.losses.get(loss)
+    function = known.call if isinstance(known, keras.Loss) else known
+    values = numpy_of(function(np.float32(labels), predictions))
+    return values.mean(axis=-1) if values.ndim == predictions.ndim else values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(list(LOSSES)),
+    seed=st.integers(0, 1000),
+    leading=st.sampled_from([(1,), (7,), (3, 4)]),
+    rate=st.sampled_from([0.0, 0.3, 1.0]),
+    missing_label=st.sampled_from([float("nan"), -1, -999.0]),
+    is_weighted=st.booleans(),
+    by_batch=st.booleans(),
+)
+def test_the_loss_is_the_mean_over_the_labelled_examples(
+    kind, seed, leading, rate, missing_label, is_weighted, by_batch
+):
+    loss, labels, predictions = batch(kind, seed, leading)
+    rng = np.random.default_rng(seed + 1)
+    in_space = rng.uniform(size=leading) < rate
+    weights = rng.uniform(0, 3, leading).astype("float32") if is_weighted else None
+    masked = pk.MaskedLoss(loss, missing_label, "sum_over_batch_size" if by_batch else None)
+    actual = masked(hide(labels, in_space, missing_label), predictions, weights)
+
+    values = np.float64(plain_values(loss, labels, predictions))
+    total = (values * (1 if weights is None else weights))[in_space].sum()
+    divisor = in_space.size if by_batch else max(in_space.sum(), 1)
+    assert float(actual) == pytest.approx(total / divisor, rel=1e-5, abs=1e-7)
+
+
+@every_loss
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_with_all_labels_it_is_what_keras_computes(kind, is_weighted):
+    loss, labels, predictions = batch(kind, 1)
+    weights = np.abs(features(12)) if is_weighted else None
+    known = keras.losses.get(loss)
+    if not isinstance(known, keras.Loss):
+        function = known
+        known = type("Plain", (keras.Loss,), {"call": staticmethod(function)})()
+        if kind == "own_function_of_three" and is_weighted:
+            pytest.skip("Keras can't weigh a loss of several values by example")
+    expected = float(known(labels, predictions, weights))
+    for y in (labels, labels.astype("float32")):
+        assert float(pk.MaskedLoss(loss)(y, predictions, weights)) == pytest.approx(
+            expected, rel=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    ("dtype", "missing_label", "labels", "expected"),
+    [
+        ("int64", -1, [1, -1, 0, 1], [1, 0, 1, 1]),
+        ("int32", float("nan"), [1, -1, 0, 1], [1, 1, 1, 1]),
+        ("uint8", -1, [1, 255, 0, 1], [1, 1, 1, 1]),
+        ("uint8", 255, [1, 255, 0, 1], [1, 0, 1, 1]),
+        ("int8", 0.5, [1, 0, 0, 1], [1, 1, 1, 1]),
+        ("bool", -1, [True, False, False, True], [1, 1, 1, 1]),
+        ("float32", -1, [1, -1, np.nan, 1], [1, 0, 0, 1]),
+        ("float32", float("inf"), [1, np.inf, np.nan, 1], [1, 0, 0, 1]),
+        ("float32", -999.1, [1, -999.1, 0, 1], [1, 0, 1, 1]),
+        ("float16", -1, [1, -1, np.nan, 1], [1, 0, 0, 1]),
+        ("float64", None, [1, -1, np.nan, 1], [1, 1, 0, 1]),
+    ],
+)
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(
+    dtype, missing_label, labels, expected, shape
+):
+    count_labels = pk.MaskedLoss(lambda y, p: keras.ops.ones_like(p), missing_label)
+    count_labels.reduction = "sum"
+    labels = np.array(labels).astype(dtype).reshape(shape)
+    assert float(count_labels(labels, np.ones((4, 1), "float32"))) == sum(expected)
+
+
+@pytest.mark.parametrize("missing", [0, 1, 2])
+def test_a_label_of_several_numbers_is_missing_if_one_of_them_is(missing):
+    labels = np.ones((2, 3), "float32")
+    labels[0, missing] = np.nan
+    predictions = np.float32([[9, 9, 9], [2, 2, 2]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "none"])
+def test_the_reduction_of_a_loss_is_kept(reduction):
+    labels, predictions = np.float32([[1], [np.nan], [3]]), np.float32([[2], [2], [5]])
+    weights = np.float32([1, 5, 3])
+    loss = pk.MaskedLoss(keras.losses.MeanSquaredError(reduction=reduction))
+    expected = {"sum": 13, "mean_with_sample_weight": 13 / 4, "none": [1, 0, 12]}[reduction]
+    np.testing.assert_allclose(numpy_of(loss(labels, predictions, weights)), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("weights_shape", [(6,), (6, 1), (6, 4), (6, 4, 1)])
+def test_sample_weights_of_any_shape_weigh_a_sequence(weights_shape):
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.normal(size=(6, 4)), features(6, 4, 1)
+    labels[rng.uniform(size=labels.shape) < 0.4] = np.nan
+    weights = rng.uniform(size=weights_shape).astype("float32")
+    flat = np.broadcast_to(weights.reshape((6, -1)), (6, 4))
+    values = flat * np.square(labels - predictions[..., 0])
+    expected = np.nansum(values) / np.isfinite(labels).sum()
+    assert float(pk.MaskedLoss("mse")(labels, predictions, weights)) == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_a_weight_that_is_missing_too_does_no_harm():
+    labels, predictions = np.float32([[1], [np.nan]]), np.float32([[2], [2]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions, np.float32([2, np.nan]))) == 2.0
+
+
+def test_a_mask_of_keras_counts_too():
+    predictions = keras.layers.Masking()(np.float32([[[1], [2], [0]]]))
+    labels = np.float32([[[0], [np.nan], [9]]])
+    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
+    metric = pk.MaskedMetric("mean_absolute_error")
+    metric.update_state(labels, predictions)
+    assert float(metric.result()) == 1.0
+
+
+@pytest.mark.parametrize("ignored", [0, 1, -1])
+def test_an_ignored_class_is_left_out_as_a_missing_label_is(ignored):
+    rng = np.random.default_rng(0)
+    y = np.float32([0, 1, 2, 0, 1, np.nan, np.nan, 2, ignored])
+    p = rng.dirichlet([1, 1, 1], 9).astype("float32")
+    known = ~np.isnan(y) & (y != ignored)
+    expected = -np.log(p[known, y[known].astype(int)]).mean()
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
+    assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
+    metric = pk.MaskedMetric(LossMean(loss))
+    for rows in (slice(0, 4), slice(4, 9)):
+        metric.update_state(y[rows], p[rows])
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("pos_weight", [0.5, 10.0])
+def test_a_positive_weight_counts_positive_examples_more_often(pos_weight):
+    head = pk.BinaryHead("a", pos_weight=pos_weight)
+    labels, p = np.float32([1, 0, 1, np.nan]), np.float32([0.2, 0.4, 0.9, 0.5])
+    expected = np.nanmean(-(pos_weight * labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    loss = float(head.new_loss()(labels, p[:, None]))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    copy = pk.BinaryHead.from_config(head.get_config())
+    assert copy.get_config() == head.get_config()
+    assert float(copy.new_loss()(labels, p[:, None])) == loss
+
+
+@every_loss
+def test_a_loss_survives_its_config(kind):
+    loss, labels, predictions = batch(kind, 3)
+    masked = pk.MaskedLoss(loss, -1, "sum_over_batch_size", labels.shape[-1], name="mine")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))
+    assert copy.get_config() == masked.get_config()
+    y = hide(labels, np.arange(12) % 3 > 0, -1)
+    assert float(copy(y, predictions)) == float(masked(y, predictions))

@@ -1,0 +1,74 @@
+"""`LogitAUC` against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+import ple_keras as pk
+from ple_keras import LogitAUC
+from tests.metrics.clicks import click_data
+from tests.models import compiled, heads_alone
+
+
+def test_logit_auc_tells_probabilities_of_products_apart():
+    auc = LogitAUC()
+    auc.update_state([0, 0, 1, 1], [1e-30, 4e-30, 2e-30, 9e-30])
+    assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
+
+
+def test_logit_auc_refuses_logits():
+    with pytest.raises(TypeError, match=r"from_logits can't be chosen here"):
+        LogitAUC(from_logits=True)
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.1, 0.01, 0.001])
+@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
+    labels, probabilities = click_data(base_rate, spread)
+    auc = LogitAUC()
+    for part in np.array_split(np.arange(len(labels)), 3):
+        auc.update_state(labels[part][:, None], probabilities[part][:, None])
+    assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.01])
+def test_logit_auc_weighs_examples(base_rate):
+    labels, probabilities = click_data(base_rate, 1.0)
+    # Weights that change the area: positives that were predicted well count for less.
+    weights = np.where(labels > 0, np.exp(-20 * probabilities), 1.0).astype("float32")
+    auc = LogitAUC()
+    auc.update_state(labels, probabilities, sample_weight=weights)
+    expected = roc_auc_score(labels, probabilities, sample_weight=weights)
+    assert abs(expected - roc_auc_score(labels, probabilities)) > 5e-3
+    assert float(auc.result()) == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["int32", "float32", "bool"])
+@pytest.mark.parametrize("label_shape", [(-1,), (-1, 1)])
+def test_logit_auc_takes_labels_of_any_type_with_or_without_a_last_axis(dtype, label_shape):
+    labels, probabilities = click_data(0.3, 1.0, size=2000)
+    auc = LogitAUC()
+    auc.update_state(labels.reshape(label_shape).astype(dtype), probabilities[:, None])
+    assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
+
+
+def test_logit_auc_starts_anew_after_reset():
+    labels, probabilities = click_data(0.3, 1.0, size=2000)
+    auc = LogitAUC()
+    auc.update_state(1 - labels, probabilities)
+    auc.reset_state()
+    auc.update_state(labels, probabilities)
+    assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.001])
+def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
+    click = pk.BinaryHead("click")
+    heads = pk.TaskHeads([click, pk.RegressionHead("other")])
+    model = compiled(heads_alone(heads, width=1))
+    labels, probabilities = click_data(base_rate, 1.5)
+    logits = np.log(probabilities) - np.log1p(-probabilities)
+    click.set_weights([np.ones((1, 1)), np.zeros(1)])  # the identity
+    y = {"click": labels, "other": np.zeros_like(labels)}
+    logs = model.evaluate(logits[:, None], y, batch_size=8192, verbose=0, return_dict=True)
+    assert logs["click_auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)

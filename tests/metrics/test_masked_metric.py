@@ -1,0 +1,227 @@
+"""Metrics over the labelled examples, against the same metric on those examples alone."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.models import compiled, heads_alone, heads_of
+
+ROWS = 400
+
+
+def new_heads(missing_label=None):
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", missing_label=missing_label),
+            pk.RegressionHead("time", missing_label=missing_label),
+            pk.RegressionHead("place", units=2, loss="mae", missing_label=missing_label),
+            pk.MulticlassHead("kind", num_classes=3, missing_label=missing_label),
+            pk.ProductHead("both", of=("click", "cvr"), missing_label=missing_label),
+            pk.BinaryHead("cvr", pos_weight=3.0, missing_label=missing_label),
+        ]
+    )
+
+
+@functools.cache
+def still_model(missing_label=None):
+    """Compiled to learn nothing, so that all tests may run it."""
+    return compiled(heads_alone(new_heads(missing_label)), keras.optimizers.SGD(0.0))
+
+
+def all_labels():
+    rng = np.random.default_rng(0)
+    return {
+        "click": rng.integers(0, 2, ROWS),
+        "time": rng.normal(size=(ROWS, 1)),
+        "place": rng.normal(size=(ROWS, 2)),
+        "kind": rng.integers(0, 3, (ROWS, 1)),
+        "both": rng.integers(0, 2, ROWS),
+        "cvr": rng.integers(0, 2, ROWS),
+    }
+
+
+def hide(labels, rate, missing_label):
+    """Labels with the given share of examples kept, for each task on its own."""
+    rng = np.random.default_rng(1)
+    hidden, kept = {}, {}
+    for task, y in labels.items():
+        kept[task] = rng.uniform(size=ROWS) < rate
+        kept[task][:4] = True
+        where = kept[task].reshape((ROWS,) + (1,) * (y.ndim - 1))
+        hidden[task] = np.where(where, y, np.nan if missing_label is None else missing_label)
+    return hidden, kept
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("missing_label", [None, -7])
+def test_every_default_metric_is_that_of_the_labelled_examples(rate, missing_label):
+    """Over several batches of `evaluate`, in which some have no label at all."""
+    model, x, labels = still_model(missing_label), 2 * features(ROWS, 3), all_labels()
+    y, kept = hide(labels, rate, missing_label)
+    logs = model.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
+    predictions = model.predict(x, verbose=0)
+    expected = {}
+    for head in heads_of(model)._heads():
+        task = head.task
+        for metric in head.new_metrics():
+            metric.metric.update_state(
+                labels[task].reshape((ROWS, -1))[kept[task]].astype("float32"),
+                predictions[task][kept[task]],
+            )
+            expected[f"{task}_{metric.name}"] = float(metric.result())
+    assert {
+        "click_auc",
+        "time_rmse",
+        "time_mean_squared_error",
+        "place_mae",
+        "kind_accuracy",
+        "both_binary_crossentropy",
+        "cvr_weighted_binary_crossentropy",
+    } <= set(expected)
+    assert {key: logs[key] for key in expected} == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+def test_fit_and_validation_agree_with_evaluate():
+    model, x = still_model(), features(ROWS, 3)
+    y, _ = hide(all_labels(), 0.1, None)
+    history = model.fit(x, y, batch_size=32, validation_data=(x, y), verbose=0).history
+    logs = model.evaluate(x, y, batch_size=32, verbose=0, return_dict=True)
+    for head in heads_of(model)._heads():
+        for metric in head.new_metrics():
+            key = f"{head.task}_{metric.name}"
+            for found in (history[key][0], history[f"val_{key}"][0]):
+                assert found == pytest.approx(logs[key], rel=1e-5, abs=1e-5), key
+
+
+def mean_gap(y_true, y_pred):
+    return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
+
+
+METRICS = {
+    "accuracy": ("accuracy", 1),
+    "accuracy_of_classes": ("accuracy", 3),
+    "mae": ("mae", 1),
+    "function": (mean_gap, 1),
+    "auc": (keras.metrics.AUC(), 1),
+    "auc_pr": (keras.metrics.AUC(curve="PR", num_thresholds=20), 1),
+    "precision": (keras.metrics.Precision(), 1),
+    "recall_at": (keras.metrics.RecallAtPrecision(0.5), 1),
+    "r2": (keras.metrics.R2Score(), 1),
+    "f1": (keras.metrics.F1Score(threshold=0.5), 1),
+    "top_k": (keras.metrics.SparseTopKCategoricalAccuracy(k=2), 3),
+    "cosine": (keras.metrics.CosineSimilarity(), 1),
+    "hinge": (keras.metrics.Hinge(), 1),
+    "mape": (keras.metrics.MeanAbsolutePercentageError(), 1),
+}
+
+
+@pytest.mark.parametrize(("metric", "width"), list(METRICS.values()), ids=list(METRICS))
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("shape", [(40, 1), (40,)])
+def test_any_metric_sees_the_labelled_examples_only(metric, width, is_weighted, shape):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, max(2, width), (40, 1)).astype("float32")
+    predictions = rng.uniform(size=(40, width)).astype("float32")
+    weights = rng.uniform(0.5, 2, 40).astype("float32") if is_weighted else None
+    kept = rng.uniform(size=40) < 0.5
+    masked = pk.MaskedMetric(metric, missing_label=-1)
+    plain = pk.MaskedMetric(metric).metric
+    y = np.where(kept[:, None], labels, [[-1], [np.nan]] * 20).astype("float32").reshape(shape)
+    masked.reset_state()
+    for part in (slice(0, 7), slice(7, 40)):
+        masked.update_state(y[part], predictions[part], None if weights is None else weights[part])
+    actual = numpy_of(masked.result())
+    plain.reset_state()
+    plain.update_state(labels[kept], predictions[kept], None if weights is None else weights[kept])
+    np.testing.assert_allclose(actual, numpy_of(plain.result()), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("metric", ["auc", "accuracy", "mse"])
+def test_a_sequence_is_measured_where_it_is_labelled(metric):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (6, 5, 1)).astype("float32")
+    predictions = rng.uniform(size=(6, 5, 1)).astype("float32")
+    kept = rng.uniform(size=(6, 5)) < 0.5
+    metric = keras.metrics.AUC() if metric == "auc" else metric
+    masked, flat = pk.MaskedMetric(metric), pk.MaskedMetric(metric)
+    masked.update_state(np.where(kept[..., None], labels, np.nan), predictions)
+    expected = float(masked.result())
+    flat.reset_state()
+    flat.update_state(labels[kept], predictions[kept])
+    assert float(flat.result()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_masked_metric_keeps_name_direction_and_state_apart():
+    inner = keras.metrics.AUC(name="roc")
+    metric = pk.MaskedMetric(inner)
+    assert metric.name == "roc"
+    assert pk.MaskedMetric(inner, name="mine").name == "mine"
+    assert metric._direction == "up"
+    assert metric.variables == inner.variables
+    metric.update_state([0, 1, np.nan], [[0.1], [0.2], [0.3]])
+    assert float(metric.result()) > 0.9
+    metric.reset_state()
+    metric.update_state([1, 0, np.nan], [[0.1], [0.2], [0.3]])
+    assert float(metric.result()) < 0.1
+
+
+@keras.saving.register_keras_serializable("test_masked_metric")
+class Unweighted(keras.metrics.Metric):
+    """A metric that knows no sample weights."""
+
+    def update_state(self, y_true, y_pred):
+        pass
+
+    def result(self):
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "message"),
+    [
+        (Unweighted(), ValueError, r"must take a sample_weight.*Received: metric=<Unweighted"),
+        ("nope", ValueError, r"Received: metrics=\[\.\.\., 'nope'\]"),
+        (3, TypeError, r"Received: metrics=\[\.\.\., 3\]"),
+        (keras.metrics.AUC, TypeError, r"Received: metrics=\[\.\.\., <class"),
+    ],
+)
+def test_what_cannot_be_masked_is_refused(metric, error, message):
+    with pytest.raises(error, match=message):
+        pk.MaskedMetric(metric)
+
+
+def test_a_wrong_marker_is_refused():
+    with pytest.raises(TypeError, match=r"missing_label must be a number.*Received: missing_label"):
+        pk.MaskedMetric("mae", missing_label="none")
+
+
+class Forgetful(keras.metrics.Metric):
+    """Its config lacks an argument."""
+
+    def __init__(self, k=10, name="forgetful", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.k = k
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        pass
+
+    def result(self):
+        return keras.ops.convert_to_tensor(self.k)
+
+
+def test_a_metric_that_would_lose_an_argument_is_refused():
+    head = pk.RegressionHead("a", metrics=[Forgetful(k=3)])
+    with pytest.raises(ValueError, match=r"give them get_config.*takes \['k'\], which its config"):
+        head.new_metrics()
+
+
+def test_a_metric_with_one_number_for_the_batch_is_refused():
+    head = pk.RegressionHead("a", metrics=[lambda y, p: keras.ops.mean(keras.ops.abs(y - p))])
+    (metric,) = head.new_metrics()
+    message = r"a value for each example.*'a_.*' fails.*Received: metric="
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        metric.update_state(np.float32([1, np.nan, 3]), np.zeros((3, 1)))

@@ -1,0 +1,127 @@
+"""Small models that many tests train, look at, copy or save."""
+
+import copy
+
+import keras
+import numpy as np
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, features
+
+
+def chain(*layers, width=3):
+    """Layers one after another, as a Functional model."""
+    inputs = keras.Input((width,))
+    outputs = inputs
+    for layer in layers:
+        outputs = layer(outputs)
+    return keras.Model(inputs, outputs)
+
+
+def heads_alone(heads, width=3):
+    """A model that gives its input to every head."""
+    inputs = keras.Input((width,))
+    return keras.Model(inputs, heads(dict.fromkeys(heads.task_names, inputs)))
+
+
+def heads_of(model):
+    """The TaskHeads inside a model."""
+    return next(x for x in model._flatten_layers() if isinstance(x, pk.TaskHeads))
+
+
+def compiled(model, optimizer="sgd", **overrides):
+    """The model, with the losses and metrics of its heads."""
+    kwargs = {"optimizer": optimizer, "jit_compile": QUICK_JIT, **overrides}
+    model.compile(**heads_of(model).compile_kwargs(**kwargs))
+    return model
+
+
+# A model made again. Each takes a folder for files.
+
+
+def loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.models.load_model(folder / "model.keras")
+
+
+def cloned(model, folder):
+    return keras.models.clone_model(model)
+
+
+def deep_copied(model, folder):
+    return copy.deepcopy(model)
+
+
+def of_json(model, folder):
+    return keras.models.model_from_json(model.to_json())
+
+
+# Joint training: a click and a time.
+
+
+def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, **compile_kwargs):
+    """Two tasks whose weights are learned, or moved; the same model at every call."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)],
+        loss_weighting=loss_weighting,
+    )
+    model = chain(pk.PLEBlock(1, heads, [4]), heads)
+    return compiled(model, keras.optimizers.Adam(learning_rate), **compile_kwargs)
+
+
+def clicks_and_times():
+    """12 rows; a third of the times are missing."""
+    y = {"click": np.arange(12) % 2, "time": np.arange(12, dtype="float32")[:, None] / 6}
+    y["time"][::3] = np.nan
+    return features(12, 3), y
+
+
+# Gates that are watched: clicks and purchases.
+
+TASKS = ["click", "buy"]
+ROWS = 22  # in batches of 8 the last is smaller
+
+
+def watched_block(make=pk.PLEBlock, **kwargs):
+    """A block that keeps track of its gates."""
+    kwargs = {"enable_gate_weights_metrics": True, "name": "ple", **kwargs}
+    if make is pk.PLEBlock:
+        return make(2, TASKS, [3], num_task_experts=2, **kwargs)
+    if make is pk.MMoEBlock:
+        return make(TASKS, [3], 3, **kwargs)
+    return make(TASKS, [3], add_shared_gate=False, **kwargs)
+
+
+def click_and_buy_heads():
+    return pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS], name="heads")
+
+
+def functional(layer):
+    """A block and heads."""
+    return chain(layer, click_and_buy_heads(), width=4)
+
+
+class Subclassed(keras.Model):
+    """Makes its heads itself, and is built when it trains."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.ple, self.heads = layer, click_and_buy_heads()
+
+    def call(self, inputs, training=None):
+        return self.heads(self.ple(inputs, training=training), training=training)
+
+
+def subclassed(layer):
+    return Subclassed(layer)
+
+
+def nested(layer):
+    """The same in a model with a layer before it."""
+    return chain(keras.layers.Dense(4), functional(layer), width=4)
+
+
+def clicks_and_buys(rows=ROWS, seed=0):
+    x = features(rows, 4, seed=seed)
+    return x, {task: x[:, i] > 0 for i, task in enumerate(TASKS)}

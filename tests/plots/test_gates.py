@@ -1,0 +1,178 @@
+"""What the pictures of gates show."""
+
+import builtins
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.models import clicks_and_buys, compiled, functional, watched_block
+
+pyplot = pytest.importorskip("matplotlib.pyplot")
+X = features(20, 4)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    pyplot.close("all")
+
+
+@pytest.fixture(scope="module")
+def report():
+    return pk.gate_report(functional(watched_block()), X)
+
+
+def test_weights_are_a_heat_map_a_level(report):
+    figure = pk.plot_gate_weights(report)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == ["ple/0", "ple/1"]
+    use = report.levels["ple/0"]
+    panel = figure.axes[0]
+    assert [t.get_text() for t in panel.get_yticklabels()] == [f"{g} gate" for g in use.gates]
+    assert [t.get_text().replace("\n", "/") for t in panel.get_xticklabels()] == list(use.experts)
+    (image,) = panel.images
+    shown = np.ma.filled(image.get_array(), np.nan)
+    for row, gate in enumerate(use.gates.values()):
+        expected = [gate.mean.get(expert, np.nan) for expert in use.experts]
+        np.testing.assert_allclose(shown[row] ** 2, expected)
+    numbers = [text.get_text() for text in panel.texts]
+    assert numbers == [f"{w:.2f}" for gate in use.gates.values() for w in gate.mean.values()]
+
+
+def test_one_scale_serves_all_pictures(report):
+    figure = pk.plot_gate_weights(report)
+    assert {panel.images[0].get_clim() for panel in figure.axes} == {(0, 1)}
+
+
+def history_of(**kwargs):
+    model = compiled(functional(watched_block()), keras.optimizers.SGD(0.1))
+    x, y = clicks_and_buys()
+    kwargs = {"epochs": 3, "callbacks": [pk.GateWeightsLogger()], "verbose": 0, **kwargs}
+    return model.fit(x, y, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def history():
+    return history_of(validation_data=clicks_and_buys())
+
+
+TITLES = ["ple/0: click gate", "ple/0: buy gate", "ple/0: shared gate"]
+TITLES += ["ple/1: click gate", "ple/1: buy gate"]
+
+
+def test_a_history_is_a_panel_a_gate(history):
+    figure = pk.plot_gate_history(history)
+    assert [panel.get_title(loc="left") for panel in figure.axes] == TITLES
+    panel = figure.axes[0]
+    names = [text.get_text() for text in panel.get_legend().get_texts()]
+    assert names == ["click/expert_0", "click/expert_1", "shared/expert_0", "largest"]
+    by_style = {
+        style: [x for x in panel.lines if x.get_linestyle() == style] for style in ["-", "--"]
+    }
+    assert [len(lines) for lines in by_style.values()] == [4, 4]
+    prefix = "gate/ple/0/click/click/expert_0"
+    np.testing.assert_array_equal(by_style["-"][0].get_ydata(), history.history[prefix])
+    np.testing.assert_array_equal(by_style["--"][0].get_ydata(), history.history[f"val_{prefix}"])
+    np.testing.assert_array_equal(by_style["-"][0].get_xdata(), [1, 2, 3])
+
+
+def colors_by_name(panel):
+    return {
+        text.get_text(): line.get_color()
+        for text, line in zip(panel.get_legend().get_texts(), panel.get_legend().get_lines())
+    }
+
+
+def test_an_expert_has_one_color_in_all_panels_of_a_level(history):
+    of_click, _, of_shared, *_ = map(colors_by_name, pk.plot_gate_history(history).axes)
+    assert of_click.items() <= of_shared.items()
+    assert len(set(of_shared.values())) == len(of_shared)
+
+
+def test_validation_now_and_then_stands_at_its_epochs():
+    history = history_of(epochs=5, validation_data=clicks_and_buys(), validation_freq=2)
+    panel = pk.plot_gate_history(history).axes[0]
+    dashed = next(line for line in panel.lines if line.get_linestyle() == "--")
+    np.testing.assert_array_equal(dashed.get_xdata(), [2, 4])
+
+
+def test_many_experts_have_colors_of_their_own():
+    logs = {f"gate/m/click/shared/expert_{i}": [0.1, 0.2] for i in range(20)}
+    panel = pk.plot_gate_history(logs).axes[0]
+    assert len({tuple(np.ravel(line.get_color())) for line in panel.lines}) == 20
+
+
+def test_a_history_may_be_a_dict_or_the_file(history, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    history_of(callbacks=[pk.GateWeightsLogger(tmp_path / "gates.csv")])
+    for logs in (history.history, pandas.read_csv(tmp_path / "gates.csv")):
+        figure = pk.plot_gate_history(logs)
+        assert [panel.get_title(loc="left") for panel in figure.axes] == TITLES
+
+
+def test_given_axes_are_drawn_into(report, history):
+    figure, axes = pyplot.subplots(2, 1)
+    assert pk.plot_gate_weights(report, ax=axes) is figure
+    assert [panel.get_title(loc="left") for panel in axes] == ["ple/0", "ple/1"]
+    figure, axes = pyplot.subplots(1, 5)
+    assert pk.plot_gate_history(history, ax=list(axes)) is figure
+    assert [panel.get_title(loc="left") for panel in axes] == TITLES
+
+
+def test_one_level_takes_one_axes():
+    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
+    mmoe(X)
+    figure, ax = pyplot.subplots()
+    assert pk.plot_gate_weights(pk.gate_report(mmoe, X), ax=ax) is figure
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (
+            lambda r, h: pk.plot_gate_weights({}),
+            TypeError,
+            r"report must be.*Received: report=\{\}",
+        ),
+        (lambda r, h: pk.plot_gate_weights(r, ax=3), TypeError, r"ax must be.*Received: ax=3"),
+        (
+            lambda r, h: pk.plot_gate_weights(r, ax=pyplot.subplots()[1]),
+            ValueError,
+            r"ax must be an Axes for each level, 2\. Received: ax=\[<Axes",
+        ),
+        (
+            lambda r, h: pk.plot_gate_history({"gate/x": [1.0], "gate/ple/0/a/max": []}),
+            ValueError,
+            r"figures of a GateWeightsLogger",
+        ),
+        (lambda r, h: pk.plot_gate_history(3), TypeError, r"history must be.*Received: history=3"),
+        (
+            lambda r, h: pk.plot_gate_history({"loss": [1.0]}),
+            ValueError,
+            r"figures of a GateWeightsLogger\. Received: history=\['loss'\]",
+        ),
+        (
+            lambda r, h: pk.plot_gate_history(h, ax=pyplot.subplots()[1]),
+            ValueError,
+            r"ax must be an Axes for each gate, 5",
+        ),
+    ],
+)
+def test_wrong_arguments_are_refused(call, error, message, report, history):
+    with pytest.raises(error, match=message):
+        call(report, history)
+
+
+def test_without_matplotlib_it_says_what_to_install(monkeypatch, report):
+    find = builtins.__import__
+
+    def deny(name, *args, **kwargs):
+        if name.startswith("matplotlib"):
+            raise ModuleNotFoundError(name)
+        return find(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", deny)
+    with pytest.raises(ImportError, match=r"pip install \"ple-keras\[plot\]\""):
+        pk.plot_gate_weights(report)

@@ -1,0 +1,91 @@
+"""Refusals of bad input: exactly this error, and a message that says what was received."""
+
+import re
+
+import keras
+import pytest
+
+from tests.helpers import features
+
+NAN, INF = float("nan"), float("inf")
+
+
+def check_refused(call, error, message):
+    """`call` raises exactly this error, and its message matches and says what was received."""
+    with pytest.raises((ValueError, TypeError)) as caught:
+        call()
+    text = str(caught.value)
+    assert caught.type is error, text
+    assert re.search(message, text, re.DOTALL), text
+    assert re.search(r"Received: [\w\[\]'.]+=", text), text
+
+
+def table(rows):
+    """Parameters from `{id: row}`."""
+    return [pytest.param(*row, id=name) for name, row in rows.items()]
+
+
+class Unlike:
+    """An object that is nothing the library takes."""
+
+    def __repr__(self):
+        return "<Unlike>"
+
+
+RULE = "ASCII letters, digits, '_' and '-', starting with a letter or digit, and not 'shared'"
+
+BAD_NAMES = {
+    "space": ("a b", ValueError, r"='a b'"),
+    "leading_space": (" a", ValueError, r"=' a'"),
+    "trailing_newline": ("a\n", ValueError, r"='a\\n'"),
+    "unicode_letter": ("käufe", ValueError, r"='käufe'"),
+    "unicode_digit": ("\u0663", ValueError, "='\u0663'"),
+    "leading_underscore": ("_a", ValueError, r"='_a'"),
+    "leading_dash": ("-a", ValueError, r"='-a'"),
+    "slash": ("a/b", ValueError, r"='a/b'"),
+    "dot": ("a.b", ValueError, r"='a\.b'"),
+    "colon": ("a:b", ValueError, r"='a:b'"),
+    "shared": ("shared", ValueError, r"='shared'"),
+    "empty": ("", ValueError, r"=''"),
+    "number": (3, TypeError, r"=3"),
+    "none": (None, TypeError, r"=None"),
+    "bytes": (b"a", TypeError, r"=b'a'"),
+}
+
+BAD_INPUTS = {
+    "rank_1": (
+        lambda: features(5),
+        r"\(batch, \.\.\., features\).*Received: inputs.*\.shape=\(5,\)",
+    ),
+    "list": (lambda: [features(2, 5), features(2, 5)], r"Received: inputs"),
+    "tuple": (lambda: (features(2, 5),), r"Received: inputs"),
+    "unknown_width": (
+        lambda: keras.Input((None,)),
+        r"a known number of\s+features.*Received: inputs.*\.shape=\(None, None\)",
+    ),
+    "unknown_key": (lambda: {"b": features(2, 5)}, r"Received: inputs"),
+}
+
+
+def check_count(make, name, minimum):
+    """An argument must be an integer of at least `minimum`."""
+    for value in (minimum - 1, -3):
+        check_refused(
+            lambda value=value: make(value),
+            ValueError,
+            rf"{name} must be at least {minimum}\. Received: {name}={value}$",
+        )
+    for value in (True, False, 2.0, "2", None, [2], NAN):
+        check_refused(
+            lambda value=value: make(value),
+            TypeError,
+            rf"{name} must be an integer\. Received: {name}={re.escape(repr(value))}$",
+        )
+
+
+def count_table(arguments):
+    """Parameters from `{name: (make, minimum)}`, a name being `{argument}_of_{what}`."""
+    return [
+        pytest.param(make, name.split("_of_")[0], minimum, id=name)
+        for name, (make, minimum) in arguments.items()
+    ]

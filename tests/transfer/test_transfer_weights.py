@@ -1,0 +1,289 @@
+"""Warm starts: what two models have in common goes from one to the other by name."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.models import chain
+from tests.templates import CopiedExpert
+
+
+def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, name="ple", **kwargs):
+    """A model with a layer in front, levels and heads; every weight its own random number."""
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=towers) for task in tasks], loss_weighting)
+    kwargs = {"expert_block": [5, 4], "num_task_experts": 2, "num_shared_experts": 2, **kwargs}
+    front = keras.layers.Dense(6, name="front")
+    model = chain(front, pk.PLEBlock(levels, tasks, name=name, **kwargs), heads)
+    randomize(model, seed=len(tasks))
+    return model
+
+
+@pytest.mark.parametrize("old", ["stacked", "copied"])
+@pytest.mark.parametrize("new", ["stacked", "copied"])
+@pytest.mark.parametrize("normalization", [None, "batch"])
+def test_the_old_tasks_predict_as_before_and_may_come_in_another_order(old, new, normalization):
+    kinds = {"stacked": pk.ExpertBlock, "copied": CopiedExpert}
+    blocks = {k: kind([5, 4], normalization=normalization) for k, kind in kinds.items()}
+    source = random_model(["click", "buy"], expert_block=blocks[old], gate_block=[3])
+    target = random_model(["buy", "new", "click"], expert_block=blocks[new], gate_block=[3])
+    x = features(7, 3)
+    source(x, training=True)  # moves the statistics of batch normalization
+    before = numpy_of(source(x))
+    transfer = pk.transfer_weights(source, target)
+    after = numpy_of(target(x))
+    assert_same({task: after[task] for task in before}, before)
+    assert not transfer.left_out
+    assert set(transfer.new) == {
+        "ple/0/new/expert_0",
+        "ple/0/new/expert_1",
+        *(f"ple/0/gate/new/{e}/expert_{i}" for e in ("new", "shared") for i in (0, 1)),
+        "ple/0/gate/new/gate_block",
+        "new/tower",
+        "new/head",
+        "new/loss_weight",
+    }
+    assert {"ple/0/click/expert_1", "ple/0/gate/buy/buy/expert_0", "click/tower"} < set(
+        transfer.copied
+    )
+    assert {"front/kernel", "front/bias"} < set(transfer.copied)
+
+
+def test_each_column_of_the_shared_gate_goes_with_its_expert():
+    source, target = (
+        random_model(["click", "buy"], levels=2),
+        random_model(["buy", "new", "click"], levels=2),
+    )
+    untouched = np.array(target.get_layer("ple")[0]._gates()["shared"].kernel)
+    pk.transfer_weights(source, target)
+    columns = {}
+    for key, model in (("source", source), ("target", target)):
+        block = model.get_layer("ple")[0]
+        kernel = np.array(block._gates()["shared"].kernel)
+        columns[key] = dict(zip(block.gate_experts["shared"], kernel.T))
+        assert kernel.shape == (6, len(block.expert_names))
+    for expert, column in columns["source"].items():
+        np.testing.assert_array_equal(columns["target"][expert], column)
+    for index, expert in ((2, "new/expert_0"), (3, "new/expert_1")):
+        np.testing.assert_array_equal(columns["target"][expert], untouched[:, index])
+
+
+def test_old_tasks_learn_on_from_where_they_were():
+    source = random_model(["click", "buy"])
+    x, labels = features(16, 3), np.arange(16)[:, None] % 2
+    losses = {}
+    for key, tasks in (("source", ["click", "buy"]), ("target", ["click", "buy", "new"])):
+        model = source if key == "source" else random_model(tasks)
+        pk.transfer_weights(source, model)
+        model.compile("sgd", dict.fromkeys(tasks, "binary_crossentropy"))
+        losses[key] = model.evaluate(x, dict.fromkeys(tasks, labels), verbose=0, return_dict=True)
+    for task in ("click", "buy"):
+        assert losses["target"][f"{task}_loss"] == pytest.approx(losses["source"][f"{task}_loss"])
+
+
+def test_what_a_loss_weighs_goes_with_its_task():
+    source, target = (
+        random_model(tasks, loss_weighting="uncertainty") for tasks in (["a", "b"], ["b", "a"])
+    )
+    heads = [
+        layer for m in (source, target) for layer in m.layers if isinstance(layer, pk.TaskHeads)
+    ]
+    heads[0].multiply_loss_weights({"a": 0.5, "b": 2.0})
+    before = heads[0].loss_weights() if heads[0].trained_tasks else {}
+    pk.transfer_weights(source, target)
+    assert heads[1].loss_weights() == pytest.approx(before)
+
+
+def test_what_does_not_fit_is_named():
+    source = random_model(["click", "buy"], towers=(3,), levels=2)
+    target = random_model(["click", "new"], towers=(2,), levels=1)
+    before = numpy_of(target(features(2, 3)))["new"]
+    transfer = pk.transfer_weights(source, target)
+    assert transfer.left_out["click/tower"].startswith(
+        "shapes [(4, 3), (3,)] in the source, [(4, 2)"
+    )
+    assert transfer.left_out["buy/head"] == "the target has none"
+    assert transfer.left_out["ple/1/click/expert_0"] == "the target has none"
+    assert "ple/0/click/expert_0" in transfer.copied
+    assert "new/tower" in transfer.new
+    assert numpy_of(target(features(2, 3)))["new"].shape == before.shape
+    assert "left out (" in str(transfer)
+
+
+def test_levels_of_another_name_are_matched_in_order():
+    source, target = (
+        random_model(["a"], levels=2, name="first"),
+        random_model(["a"], levels=2, name="second"),
+    )
+    transfer = pk.transfer_weights(source, target)
+    assert "second/1/a/expert_0" in transfer.copied
+    assert not transfer.new
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_blocks_alone_and_shared_bottoms_will_do():
+    for block in (
+        lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
+        lambda tasks: pk.SharedBottomBlock(tasks, pk.ExpertBlock([4], name="net"), name="bottom"),
+    ):
+        source, target = block(["a"]), block(["b", "a"])
+        x = features(2, 3)
+        source(x), target(x)
+        pk.transfer_weights(source, target)
+        np.testing.assert_allclose(numpy_of(target(x))["a"], numpy_of(source(x))["a"], atol=1e-6)
+
+
+def test_other_widths_are_refused_before_anything_is_copied():
+    source, target = (
+        random_model(["a", "b"], expert_block=[5, 4]),
+        random_model(["a"], expert_block=[7, 4]),
+    )
+    before = [np.array(weight) for weight in target.weights]
+    with pytest.raises(
+        ValueError, match=r"'ple/0/a/expert_0' with shapes \[\(6, 5\), \(5,\), .*\(6, 7"
+    ):
+        pk.transfer_weights(source, target)
+    for weight, values in zip(target.weights, before):
+        np.testing.assert_array_equal(np.array(weight), values)
+
+
+def test_what_is_no_built_model_is_refused():
+    model, unbuilt = random_model(["a"]), pk.PLEBlock(1, ["a"], 4)
+    for source, target, argument in ((unbuilt, model, "source"), (model, unbuilt, "target")):
+        with pytest.raises(ValueError, match=f"{argument} must be built.*built=False"):
+            pk.transfer_weights(source, target)
+    with pytest.raises(TypeError, match="source must be a Keras model or layer"):
+        pk.transfer_weights("a", model)
+
+
+def in_two_parts(make_part):
+    """A model whose front is two models, "left" and "right", with layers of the same names."""
+    inputs = keras.Input((3,))
+    front = [make_part(name)(inputs) for name in ("left", "right")]
+    x = keras.layers.Concatenate()(front)
+    return keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(x))
+
+
+def functional(name):
+    inputs = keras.Input((3,))
+    return keras.Model(inputs, keras.layers.Dense(2, name="dense")(inputs), name=name)
+
+
+def sequential(name):
+    return keras.Sequential([keras.layers.Dense(2, name="dense")], name=name)
+
+
+@pytest.mark.parametrize("part", [functional, sequential])
+def test_layers_of_one_name_in_two_models_within_are_told_apart(part, tmp_path):
+    source, target = in_two_parts(part), in_two_parts(part)
+    source.save(tmp_path / "source.keras")  # Keras's own paths of a loaded Sequential are shorter
+    transfer = pk.transfer_weights(keras.saving.load_model(tmp_path / "source.keras"), target)
+    assert {"left/dense/kernel", "right/dense/kernel"} < set(transfer.copied)
+    assert not transfer.new
+    assert not transfer.left_out
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_heads_of_one_task_are_told_apart():
+    def twice(towers):
+        inputs = keras.Input((3,))
+        heads = [
+            pk.TaskHeads([pk.BinaryHead("a", tower=[tower])], name=name)
+            for name, tower in towers.items()
+        ]
+        return keras.Model(inputs, [layer({"a": inputs}) for layer in heads])
+
+    source, target = twice({"mobile": 3, "desktop": 2}), twice({"desktop": 2, "mobile": 3})
+    randomize(source)
+    transfer = pk.transfer_weights(source, target)
+    assert {"mobile/a_head/tower", "desktop/a_head/head", "mobile/a/loss_weight"} < set(
+        transfer.copied
+    )
+    assert not transfer.left_out
+    x = features(2, 3)
+    for theirs, ours in zip(source(x), reversed(target(x))):
+        assert_same(numpy_of(ours), numpy_of(theirs))
+
+
+def test_weights_that_nothing_tells_apart_are_refused():
+    class Same(keras.layers.Layer):
+        def build(self, shape):
+            self.scales = [self.add_weight(shape=(1,), name="scale") for _ in range(2)]
+
+        def call(self, x):
+            return self.scales[0] * x + self.scales[1]
+
+    same = Same(name="same")
+    same(features(2, 3))
+    with pytest.raises(ValueError, match=r"must not hold two weights.*'scale'.*Received: model="):
+        pk.transfer_weights(same, same)
+
+
+def test_blocks_that_a_model_never_calls_are_passed_over():
+    class WithSpare(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.ple = pk.PLEBlock(1, ["a"], [4], name="ple")
+            self.spare = pk.PLEBlock(1, ["a"], [4], name="spare")
+
+        def call(self, x):
+            return self.ple(x)
+
+    source, target = WithSpare(), WithSpare()
+    x = features(2, 3)
+    source(x), target(x)
+    assert "ple/0/a/expert_0" in pk.transfer_weights(source, target).copied
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_what_subclasses_add_goes_along_and_statistics_stay():
+    class Scaled(pk.CGCBlock):
+        def build(self, shape):
+            super().build(shape)
+            self.scale = self.add_weight(shape=(1,), name="scale")
+
+    source, target = (Scaled(["a"], [4], enable_gate_weights_metrics=True) for _ in "ab")
+    gates = [pk.Gate(2, track_weights=True) for _ in "ab"]
+    x = features(2, 3)
+    for layer in (source, target, *gates):
+        layer(x, training=False)
+    assert "scale" in pk.transfer_weights(source, target).copied
+    assert pk.transfer_weights(*gates).copied == ("projection/kernel",)
+
+
+def test_a_level_called_as_a_task_is_no_head():
+    def named(width):
+        heads = pk.TaskHeads([pk.BinaryHead("click", tower=[width])])
+        return chain(pk.MMoEBlock(["click"], [4], 2, name="click"), heads)
+
+    transfer = pk.transfer_weights(named(3), named(5))
+    assert "click/shared/expert_0" in transfer.copied
+    assert "click/tower" in transfer.left_out
+
+
+def test_normalization_goes_on_with_what_was_copied():
+    def normalized():
+        layer = keras.layers.Normalization(name="normalization")
+        return layer, chain(layer, pk.PLEBlock(1, ["a"], [4], name="ple"))
+
+    (layer, source), (_, target) = normalized(), normalized()
+    x = features(8, 3)
+    layer.adapt(7 * x + 3)
+    pk.transfer_weights(source, target)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def test_adapters_of_gates_go_along():
+    source, target = random_model(["a"]), random_model(["a"])
+    for model in (source, target):
+        for gate in model.get_layer("ple")[0]._gates().values():
+            gate._projection.enable_lora(2)
+    randomize(source, seed=5)
+    transfer = pk.transfer_weights(source, target)
+    assert not transfer.new
+    assert not transfer.left_out
+    x = features(2, 3)
+    assert_same(numpy_of(target(x)), numpy_of(source(x)))
