@@ -49,7 +49,6 @@ from _networks import Recipe, compiled
 from _report import aligned
 
 import ple_keras as pk
-from ple_keras.inspection.gate_report import GateReport
 
 LEVELS, EXPERTS = 2, 2
 WIDTHS = (64, 64)
@@ -119,14 +118,14 @@ def scores(model: keras.Model, dataset: Dataset) -> dict[str, float]:
     }
 
 
-def side_by_side(reports: dict[str, GateReport], aucs: dict[str, dict[str, float]]) -> str:
+def side_by_side(reports: dict[str, pk.GateReport], aucs: dict[str, dict[str, float]]) -> str:
     """A column a run, a line a figure."""
     columns = [_figures(report, aucs[name]) for name, report in reports.items()]
     rows = [[line, *(column[line] for column in columns)] for line in columns[0]]
     return aligned([["", *reports], *rows])
 
 
-def _figures(report: GateReport, auc: dict[str, float]) -> dict[str, str]:
+def _figures(report: pk.GateReport, auc: dict[str, float]) -> dict[str, str]:
     figures = {f"AUC {task}": f"{value:.5f}" for task, value in auc.items()}
     for level, use in report.levels.items():
         for gate, of_gate in use.gates.items():
@@ -138,12 +137,12 @@ def _figures(report: GateReport, auc: dict[str, float]) -> dict[str, str]:
     return figures
 
 
-def warnings(report: GateReport) -> str:
+def warnings(report: pk.GateReport) -> str:
     """What the report warns of, as its text has it."""
     return "\nWarnings" + str(report).partition("\nWarnings")[2] if report.warnings else ""
 
 
-def draw_weights(reports: dict[str, GateReport], path: Path) -> None:
+def draw_weights(reports: dict[str, pk.GateReport], path: Path) -> None:
     """The heat maps of all runs in one picture: a column a run, a row a level."""
     import matplotlib.pyplot as plt
 

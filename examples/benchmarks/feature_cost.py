@@ -10,7 +10,7 @@ and a batch of 512. Both are compiled where Keras compiles by default: not on Py
 
     plain losses              binary cross-entropy of Keras, no metrics
     masked losses             those of the heads, by `compile_kwargs(metrics={})`
-    plain losses, metrics     and Keras's own metrics: LogitAUC and the cross-entropy, unmasked
+    plain losses, metrics     and Keras's own metrics: pk.LogitAUC and the cross-entropy, unmasked
     masked losses, metrics    all that `compile_kwargs()` gives
     masked losses, statistics as "masked losses", with `enable_gate_weights_metrics=True`
 """
@@ -28,7 +28,6 @@ from _models import batch
 from _timing import interleaved, median_ms, median_ratio
 
 import ple_keras as pk
-from ple_keras.metrics.logit_auc import LogitAUC
 
 MEASURED = ("A", "B")
 
@@ -54,7 +53,7 @@ def plain(case: Case, has_metrics: bool = False) -> keras.Model:
     model, heads = build(case)
 
     def metrics() -> list[keras.Metric]:
-        return [LogitAUC(), keras.metrics.BinaryCrossentropy()] if has_metrics else []
+        return [pk.LogitAUC(), keras.metrics.BinaryCrossentropy()] if has_metrics else []
 
     tasks = heads.task_names
     losses = {task: keras.losses.BinaryCrossentropy() for task in tasks}
