@@ -10,7 +10,7 @@ and a batch of 512. Both are compiled where Keras compiles by default: not on Py
 
     plain losses              binary cross-entropy of Keras, no metrics
     masked losses             those of the heads, by `compile_kwargs(metrics={})`
-    plain losses, metrics     and Keras's own metrics: pk.LogitAUC and the cross-entropy, unmasked
+    plain losses, metrics     and Keras's own metrics: LogitAUC and the cross-entropy, unmasked
     masked losses, metrics    all that `compile_kwargs()` gives
     masked losses, statistics as "masked losses", with `enable_gate_weights_metrics=True`
 """
