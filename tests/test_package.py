@@ -51,7 +51,7 @@ import sys, threading
 import keras
 before, threads = set(sys.modules), threading.active_count()
 import ple_keras
-new = {name.split(".")[0] for name in set(sys.modules) - before}
+new = {name.split(".")[0] for name in set(sys.modules) - before} - sys.stdlib_module_names
 print(sorted(new), threading.active_count() - threads)
 """
 

@@ -72,7 +72,7 @@ def _look_at(observed: "_ObservedModel", batch: Nested) -> Any:
             "model must run one of its blocks when it predicts. Received: a model that runs none"
         )
     if observed.repeated.value:
-        raise runs_repeatedly(observed.repeated.value)
+        raise runs_repeatedly(observed.inner, observed.repeated.value)
     return seen
 
 

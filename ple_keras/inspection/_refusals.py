@@ -22,9 +22,9 @@ def not_taken(x: Nested, error: Exception) -> ValueError:
     )
 
 
-def runs_repeatedly(levels: Iterable[str]) -> ValueError:
+def runs_repeatedly(model: keras.Layer, levels: Iterable[str]) -> ValueError:
     """Return the error for a model that runs levels more than once in one pass."""
     return ValueError(
         "model must run each block once, since several runs can't be told apart. "
-        f"Received: a model that runs {sorted(levels)} more than once"
+        f"Received: model={model!r}, which runs {sorted(levels)} more than once"
     )

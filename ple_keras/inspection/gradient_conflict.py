@@ -151,7 +151,7 @@ def _forward(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
         with observed_by(prober):
             predictions = _run(model, x)
         if prober.repeated:
-            raise runs_repeatedly(prober.repeated)
+            raise runs_repeatedly(model, prober.repeated)
         _check_predictions(predictions, losses, model)
         return [scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 

@@ -15,7 +15,7 @@ def label_width(loss: LossLike, units: int) -> int | None:
     """The length of a label's last axis; None for a loss that isn't Keras's, which may differ."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
-    if not (is_of_keras(known) or known.__module__.startswith("ple_keras.")):
+    if not (is_of_keras(known) or str(getattr(known, "__module__", "")).startswith("ple_keras.")):
         return None
     name = known.__name__.lower().replace("_", "")
     if "ctc" in name:

@@ -142,7 +142,7 @@ def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
         verbose=0,
     ).history
     gates = [gate for level in model.get_layer("ple") for gate in level._gates().values()]
-    counts = [float(gate.sums()[-1]) for gate in gates]
+    counts = [gate.statistics()["count"] for gate in gates]
     logs = {key: [float(value) for value in by_epoch] for key, by_epoch in history.items()}
     return {"history": logs, "counts": counts}
 
