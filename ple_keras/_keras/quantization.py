@@ -14,7 +14,7 @@ from ple_keras._typing import Store
 MODES_KEY = "quantized"
 
 
-class QuantizedByParent(keras.Layer):
+class QuantizeForwarder(keras.Layer):
     """Passes `quantize` on to a layer that has weights of its own and layers inside.
 
     `Model.quantize` asks only layers without any inside, and leaves the others out in silence.
@@ -36,7 +36,7 @@ class QuantizedByParent(keras.Layer):
         return self._mode
 
 
-def check_weights_only(mode: str, layer: keras.Layer) -> None:
+def check_quantization_mode(mode: str, layer: keras.Layer) -> None:
     """Refuse modes that train or calibrate; `Model.quantize` makes a warning of it."""
     if mode not in ("int8", "int4"):
         raise NotImplementedError(

@@ -9,7 +9,7 @@ from ple_keras._keras.internals import in_stateless_scope
 from ple_keras._typing import Tensor
 
 
-def is_traced_for_others(value: Tensor) -> bool:
+def is_foreign_jax_trace(value: Tensor) -> bool:
     """Whether `value` is JAX's placeholder in a trace that Keras takes no state out of.
 
     Keras's own steps hand new state out of what JAX traces. An exporter's trace, or a user's

@@ -38,7 +38,7 @@ class LossWeightLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         for heads in self._task_heads():
-            if not heads.weighs(self.model.loss):
+            if not heads.is_used_by(self.model.loss):
                 raise ValueError(
                     f"The model's losses don't read their weights from its {heads.name!r}: compile "
                     "it with **heads.compile_kwargs() of that layer, without loss and loss_weights "

@@ -30,7 +30,7 @@ def check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     return list(heads)
 
 
-def order_products(heads: Sequence[Head]) -> list[Any]:
+def sort_products(heads: Sequence[Head]) -> list[Any]:
     """The products among the heads, each after those that it is made of.
 
     Raises:

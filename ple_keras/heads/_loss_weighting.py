@@ -31,11 +31,11 @@ class LossWeighting(keras.Layer):
 
     def _build_loss_weights(self) -> None:
         self._loss_weights.bind(
-            self._add_by_task("loss_multipliers", self._start, trainable=False),
+            self._add_by_task("loss_multipliers", self._initial_multipliers, trainable=False),
             self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
         )
 
-    def _start(self, shape: Shape, dtype: DType = None) -> Tensor:
+    def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
         """The multipliers before any other are assigned; within a graph nothing can be."""
         values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
@@ -98,7 +98,7 @@ class LossWeighting(keras.Layer):
         values = [multipliers.get(task, 1.0) for task in self._task_names]
         self._loss_weights.multipliers.assign(values)
 
-    def weighs(self, loss: object) -> bool:
+    def is_used_by(self, loss: object) -> bool:
         """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
         return any(
             isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)

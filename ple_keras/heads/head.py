@@ -23,7 +23,7 @@ from ple_keras.labels.label_arrays import check_array, label_width
 from ple_keras.labels.missing_label import check_missing_label, config_of
 from ple_keras.layers.template import as_template
 from ple_keras.losses.checks import check_loss, check_reduction
-from ple_keras.losses.joint_losses import ShownLoss, TrainedLoss
+from ple_keras.losses.joint_losses import LoggedLoss, TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.copies import check_metrics, named_copies
@@ -154,7 +154,7 @@ class Head(SavesQuantization, FreezableLayer):
         """Whether the task is trained."""
         return self.loss is not None
 
-    def new_joint_losses(self, weights: LossWeights, index: int) -> tuple[TrainedLoss, ShownLoss]:
+    def new_joint_losses(self, weights: LossWeights, index: int) -> tuple[TrainedLoss, LoggedLoss]:
         """The loss that is trained, by the weight in force, and the one that is shown.
 
         Args:
@@ -162,7 +162,7 @@ class Head(SavesQuantization, FreezableLayer):
             index: The task's place in them.
         """
         trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
-        return trained, ShownLoss(weights, index, **self._loss_kwargs())
+        return trained, LoggedLoss(weights, index, **self._loss_kwargs())
 
     def _loss_kwargs(self) -> dict[str, Any]:
         return {

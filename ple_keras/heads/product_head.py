@@ -81,7 +81,7 @@ class ProductHead(Head):
     def build(self, input_shape: Shape) -> None:
         """There is nothing to build."""
 
-    def be_like(self, factor: Head) -> None:
+    def adopt_rank(self, factor: Head) -> None:
         """Take the rank of a factor that is built."""
         self._leading = factor._leading
 

@@ -12,7 +12,7 @@ from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
 from ple_keras._typing import ByStream, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
-from ple_keras.heads._given_heads import check_heads, order_products
+from ple_keras.heads._given_heads import check_heads, sort_products
 from ple_keras.heads._loss_weighting import LossWeighting
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
@@ -60,7 +60,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self.supports_masking = True
         heads = check_heads(heads)
         self._init_loss_weights(loss_weighting)
-        self._product_names = tuple(head.task for head in order_products(heads))
+        self._product_names = tuple(head.task for head in sort_products(heads))
         self._task_names = tuple(head.task for head in heads)
         self._came_built = built_names(heads)
         for head in heads:
@@ -83,7 +83,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
             if not head.built:
                 head.build(shapes.get(head.task, ()))  # a ProductHead reads no features
         for product in self._products():
-            product.be_like(getattr(self, _head_attribute(product.of[0])))
+            product.adopt_rank(getattr(self, _head_attribute(product.of[0])))
         self._build_loss_weights()
         self._restore_frozen()
 

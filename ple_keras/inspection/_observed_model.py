@@ -10,7 +10,7 @@ from ple_keras._checks import check_known_value
 from ple_keras._keras.building import Untracked
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._typing import ByStream, Nested
-from ple_keras.inspection._level_observer import LevelObserver
+from ple_keras.inspection._counting_observer import CountingObserver
 from ple_keras.inspection._refusals import no_batch, not_taken, runs_repeatedly
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
@@ -18,18 +18,18 @@ from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
 
 ByLevel = dict[str, Any]
-Look = Callable[[ByStream, ByStream], Nested]  # of gate weights and expert outputs, by name
-QUICK = 50  # batches; more of them get a progress bar
+Summarize = Callable[[ByStream, ByStream], Nested]  # of gate weights and expert outputs, by name
+MAX_QUIET_BATCHES = 50  # batches; more of them get a progress bar
 
 
 def observe_levels(
     model: keras.Layer,
     x: Nested,
-    look: Look,
+    summarize: Summarize,
     batch_size: int | None,
     verbose: str | int,
 ) -> ByLevel:
-    """Return the result of `look` for every level that runs, all batches along the first axis.
+    """Return the result of `summarize` for every level that runs, all batches along the first axis.
 
     Args:
         model: As for `gate_weights`.
@@ -44,16 +44,16 @@ def observe_levels(
     levels = built_levels(model)
     check_known_value(verbose, ("auto", 0, 1), "verbose")
     batches = Batches(x, batch_size=batch_size)
-    observed = _ObservedModel(model, levels, look)
+    observed = _ObservedModel(model, levels, summarize)
     progress = _progress_bar(batches, verbose)
-    seen = []
+    observed_batches = []
     for number, (batch, _) in enumerate(batches, start=1):
-        seen.append(_look_at(observed, batch))
+        observed_batches.append(_run_batch(observed, batch))
         progress(number)
-    if not seen:
+    if not observed_batches:
         raise no_batch(x)
     try:
-        joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *seen)
+        joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *observed_batches)
     except ValueError as error:
         raise ValueError(
             f"x must have batches that differ in their number of examples alone: {error} "
@@ -62,18 +62,18 @@ def observe_levels(
     return {level: joined[level] for level in levels if level in joined}
 
 
-def _look_at(observed: "_ObservedModel", batch: Nested) -> Any:
+def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:
     try:
-        seen = observed.predict_on_batch(batch)
+        figures = observed.predict_on_batch(batch)
     except Exception as error:
         raise not_taken(batch, error) from error
-    if not seen:
+    if not figures:
         raise ValueError(
             "model must run one of its blocks when it predicts. Received: a model that runs none"
         )
     if observed.repeated.value:
         raise runs_repeatedly(observed.inner, observed.repeated.value)
-    return seen
+    return figures
 
 
 def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]:
@@ -82,7 +82,7 @@ def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]
         count = len(batches)
     except TypeError:
         count = None
-    if verbose == 0 or (verbose == "auto" and (count or 0) <= QUICK):
+    if verbose == 0 or (verbose == "auto" and (count or 0) <= MAX_QUIET_BATCHES):
         return lambda number: None
     update: Callable[[int], None] = keras.utils.Progbar(count).update
     return update
@@ -94,9 +94,11 @@ class _ObservedModel(keras.Model):
     As a model itself it is compiled as Keras compiles models, on every backend.
     """
 
-    def __init__(self, model: keras.Layer, levels: Mapping[str, CGCBlock], look: Look) -> None:
+    def __init__(
+        self, model: keras.Layer, levels: Mapping[str, CGCBlock], summarize: Summarize
+    ) -> None:
         super().__init__(name="observed")
-        self.inner, self._look = model, look
+        self.inner, self._summarize = model, summarize
         self._names = Untracked({id(block): level for level, block in levels.items()})
         self.repeated: Untracked[set[str]] = Untracked(set())
         # XLA on TensorFlow takes longer to compile than most looks take.
@@ -105,22 +107,22 @@ class _ObservedModel(keras.Model):
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> ByLevel:
-        seen = _Look(self._look, self._names.value)
-        with observed_by(seen):
+        observer = _RecordingObserver(self._summarize, self._names.value)
+        with observed_by(observer):
             self.inner(inputs, training=training)
-        self.repeated.value |= seen.repeated
-        return seen.by_level
+        self.repeated.value |= observer.repeated
+        return observer.by_level
 
 
-class _Look(LevelObserver):
+class _RecordingObserver(CountingObserver):
     """Keeps the result of a function of each level."""
 
-    def __init__(self, look: Look, names: Mapping[int, str]) -> None:
+    def __init__(self, summarize: Summarize, names: Mapping[int, str]) -> None:
         super().__init__(names)
         self.by_level: ByLevel = {}
-        self._look = look
+        self._summarize = summarize
 
-    def ran(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
+    def on_outputs(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
         level, _ = self.meet(block)
-        seen = self._look(weights, outputs)
-        self.by_level[level] = keras.tree.map_structure(at_least_float32, seen)
+        figures = self._summarize(weights, outputs)
+        self.by_level[level] = keras.tree.map_structure(at_least_float32, figures)

@@ -6,18 +6,18 @@ import keras
 from keras import ops
 
 from ple_keras._typing import Streams, Tensor
+from ple_keras.inspection._counting_observer import CountingObserver
 from ple_keras.inspection._gradients import Probe
-from ple_keras.inspection._level_observer import LevelObserver
 
 
-class Prober(LevelObserver):
+class Prober(CountingObserver):
     """Puts a probe on the tensor that a level reads, where it is one for all streams."""
 
     def __init__(self, names: Mapping[int, str], probe: Probe) -> None:
         super().__init__(names)
         self._probe = probe
 
-    def read(self, block: keras.Layer, inputs: Streams) -> Streams:
+    def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
         level, is_first = self.meet(block)
         if isinstance(inputs, Mapping) or not is_first:
             return inputs

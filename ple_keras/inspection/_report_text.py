@@ -8,7 +8,7 @@ from typing import Any
 from ple_keras.inspection.level_use import ExpertUse, GateUse
 
 WIDTH = 100
-MOST = 16  # items of a list
+MAX_ITEMS = 16  # items of a list
 Row = Sequence[str]
 
 
@@ -47,7 +47,7 @@ def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
 def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
     yield "gradients on", "cosine between tasks"
     for where, cosines in conflict.items():
-        if len(cosines) > MOST:  # those that matter first
+        if len(cosines) > MAX_ITEMS:  # those that matter first
             cosines = dict(sorted(cosines.items(), key=lambda item: item[1]))
         yield where, _joined(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
 
@@ -58,7 +58,7 @@ def _cosine(cosine: float) -> str:
 
 def _joined(items: Iterable[str]) -> str:
     """As many as a reader takes in."""
-    first, rest = (items := list(items))[:MOST], items[MOST:]
+    first, rest = (items := list(items))[:MAX_ITEMS], items[MAX_ITEMS:]
     return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
 
 

@@ -46,7 +46,7 @@ class Batches:
         leaves = keras.tree.flatten(x)
         self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
         if self._has_arrays:
-            self._data: Any = _each(to_numpy, (x, y))
+            self._data: Any = _map_arrays(to_numpy, (x, y))
             self._rows = _number_of_rows(self._data)
             self._size = size or self._rows
             return
@@ -83,14 +83,14 @@ class Batches:
         if self._has_arrays:
             for start in range(0, self._rows, self._size):
                 rows = slice(start, start + self._size)
-                yield _each(itemgetter(rows), self._data)
+                yield _map_arrays(itemgetter(rows), self._data)
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
             batches = map(batches.__getitem__, range(len(self)))
         for batch in batches:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
-            yield _each(to_numpy, (x, y))
+            yield _map_arrays(to_numpy, (x, y))
 
 
 def _is_array(value: object) -> bool:
@@ -98,7 +98,7 @@ def _is_array(value: object) -> bool:
     return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 
-def _each(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
+def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """The function of each array; None, which is no array, stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 

@@ -14,14 +14,14 @@ from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByStream, Nested, Tensor
 from ple_keras.inspection._observed_model import observe_levels
 from ple_keras.inspection._report_text import format_report
-from ple_keras.inspection._report_warnings import NEARLY_ALL, report_warnings
+from ple_keras.inspection._report_warnings import COLLAPSED_WEIGHT, report_warnings
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.gradient_conflict import conflict_in
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
-NEARLY_EVERY = 0.99  # of the examples
+DEAD_UNIT_SHARE = 0.99  # of the examples
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def gate_report(
     0.5
     """
     batches = None if y is None else Batches(x, y, batch_size)
-    seen = observe_levels(model, x, _look, batch_size, verbose)
+    seen = observe_levels(model, x, _level_figures, batch_size, verbose)
     levels = built_levels(model)
     conflict = {} if batches is None else conflict_in(model, batches)
     uses = {}
@@ -109,7 +109,7 @@ def gate_report(
     return GateReport(int(next(iter(seen.values()))["examples"].sum()), uses)
 
 
-def _look(weights: ByStream, outputs: ByStream) -> dict[str, Any]:
+def _level_figures(weights: ByStream, outputs: ByStream) -> dict[str, Any]:
     """What of a batch the report is made of, each with an axis of batches or of positions first."""
     some = next(iter(outputs.values()))
     return {
@@ -151,7 +151,7 @@ def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
         spread=dict(zip(experts, weights.std(axis=0).tolist())),
         entropy=float(entropy / np.log(len(experts))) if len(experts) > 1 else 0.0,
         max=float(largest.mean()),
-        over_95=float((largest > NEARLY_ALL).mean()),
+        over_95=float((largest > COLLAPSED_WEIGHT).mean()),
         not_finite=not_finite,
     )
 
@@ -168,7 +168,7 @@ def _expert_uses(
             total = sum(of_tasks.values())
             share = {task: use / total if total else math.nan for task, use in of_tasks.items()}
         *of_units, count = zeros[expert].astype("float64").sum(axis=0)
-        dead = np.array(of_units) >= NEARLY_EVERY * count
+        dead = np.array(of_units) >= DEAD_UNIT_SHARE * count
         uses[expert] = ExpertUse(weight, share, float(dead.mean()))
     return uses
 

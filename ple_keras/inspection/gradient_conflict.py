@@ -18,7 +18,7 @@ from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers._level.expert_bank import Index
 from ple_keras.layers._level.observer import observed_by
-from ple_keras.layers._level.parts import expert_parts
+from ple_keras.layers._level.weight_slices import expert_slices
 from ple_keras.layers.cgc_block import CGCBlock
 
 INPUT = "input"
@@ -116,7 +116,7 @@ def _cosine_function(
 ) -> Callable[[Nested, dict[str, Tensor]], dict[Place, np.ndarray]]:
     """From a batch's x and y to the cosines `(tasks, tasks)` at each place."""
     parts = {
-        (level, expert): [(v, where) for v, where in expert_parts(block)[expert] if v.trainable]
+        (level, expert): [(v, where) for v, where in expert_slices(block)[expert] if v.trainable]
         for level, block in levels.items()
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/")

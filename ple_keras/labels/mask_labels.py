@@ -49,7 +49,7 @@ def mask_labels(
     for argument, value in (("y", y), ("spaces", spaces)):
         if not isinstance(value, Mapping):
             raise TypeError(f"{argument} must be a dict by task. Received: {argument}={value!r}")
-    if not all(isinstance(told_by, str) for told_by in spaces.values()):
+    if not all(isinstance(parent, str) for parent in spaces.values()):
         raise TypeError(f"spaces must map a task to one other. Received: spaces={spaces!r}")
     check_known_keys(spaces, list(y), "spaces")
     check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
@@ -80,25 +80,27 @@ class _Ops(NamedTuple):
 
 
 def _mask(
-    labels: Tensor, condition: Tensor, missing_label: float, task: str, told_by: str
+    labels: Tensor, parent_label: Tensor, missing_label: float, task: str, parent: str
 ) -> Tensor:
-    ops = _Ops.of(labels, condition)
+    ops = _Ops.of(labels, parent_label)
     if ops.cast is np.asarray:
-        labels, condition = np.asarray(labels), np.asarray(condition)
+        labels, parent_label = np.asarray(labels), np.asarray(parent_label)
     dtype = _dtype_with(missing_label, labels, task)
-    has_label = _says_yes(condition, missing_label, ops, check_dtype(condition, f"y[{told_by!r}]"))
-    has_label = _in_line(has_label, labels, task, told_by)
+    has_label = _is_positive(
+        parent_label, missing_label, ops, check_dtype(parent_label, f"y[{parent!r}]")
+    )
+    has_label = _align_shape(has_label, labels, task, parent)
     return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
 
 
-def _says_yes(condition: Tensor, missing_label: float, ops: _Ops, dtype: str) -> Tensor:
+def _is_positive(parent_label: Tensor, missing_label: float, ops: _Ops, dtype: str) -> Tensor:
     """True where a label is neither 0 nor missing."""
     if dtype == "bool":
-        return condition
-    yes = condition != 0
+        return parent_label
+    yes = parent_label != 0
     if holds(dtype, missing_label):
-        yes = yes & (condition != ops.cast(missing_label, dtype))
-    return yes & ~ops.isnan(condition) if "float" in dtype else yes
+        yes = yes & (parent_label != ops.cast(missing_label, dtype))
+    return yes & ~ops.isnan(parent_label) if "float" in dtype else yes
 
 
 def _dtype_with(missing_label: float, labels: Tensor, task: str) -> str:
@@ -115,7 +117,7 @@ def _dtype_with(missing_label: float, labels: Tensor, task: str) -> str:
     return dtype
 
 
-def _in_line(has_label: Tensor, labels: Tensor, task: str, told_by: str) -> Tensor:
+def _align_shape(has_label: Tensor, labels: Tensor, task: str, parent: str) -> Tensor:
     """`has_label` in a shape that goes with the labels': `(...)` may stand beside `(..., n)`."""
     shape, target = tuple(has_label.shape), tuple(labels.shape)
     if len(shape) == len(target) + 1 and shape[-1] == 1:
@@ -125,7 +127,7 @@ def _in_line(has_label: Tensor, labels: Tensor, task: str, told_by: str) -> Tens
     is_wide = len(shape) > 1 and shape[-1] == 1
     if not agree(shape, (*target[:-1], 1) if is_wide else target):
         raise ValueError(
-            f"y[{told_by!r}] must have a label for each of y[{task!r}], whose shape is {target}. "
-            f"Received: y[{told_by!r}].shape={tuple(has_label.shape)}"
+            f"y[{parent!r}] must have a label for each of y[{task!r}], whose shape is {target}. "
+            f"Received: y[{parent!r}].shape={tuple(has_label.shape)}"
         )
     return has_label

@@ -23,7 +23,7 @@ from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamS
 from ple_keras.layers._level.level import Level, make_bank
 from ple_keras.layers._level.level_inspection import LevelInspection
 from ple_keras.layers._level.observer import observer
-from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
 from ple_keras.layers.template import as_template
 
@@ -107,7 +107,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
             expert_balance_regularizer, "expert_balance_regularizer"
         )
         self.stack_experts = check_bool(stack_experts, "stack_experts")
-        self._wiring = Wiring(counts, self.num_shared_experts, self.add_shared_gate)
+        self._wiring = LevelWiring(counts, self.num_shared_experts, self.add_shared_gate)
         # The names of these attributes, and of the layers in them, are part of the file format.
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
@@ -181,11 +181,11 @@ class CGCBlock(LevelInspection, FreezableLayer):
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
-        streams = self._streams(observer().read(self, inputs))
+        streams = self._streams(observer().on_inputs(self, inputs))
         level = self._level.computation(streams)
         experts = level.experts(streams, training)  # E_{k,i}(x_k), E_{s,i}(x_s)
         weights = level.weights(streams, training)  # softmax(W g(x) / T)
-        observer().ran(self, weights, experts)
+        observer().on_outputs(self, weights, experts)
         return level.mix(weights, experts)  # sum_e w_e E_e
 
     def compute_mask(

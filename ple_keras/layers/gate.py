@@ -20,7 +20,7 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
-from ple_keras.layers._level.gate_ops import largest, softmax, total
+from ple_keras.layers._level.gate_ops import largest, masked_sum, softmax
 from ple_keras.layers._level.gate_statistics import GateStatistics, are_counted
 from ple_keras.layers.template import as_template
 
@@ -160,15 +160,15 @@ class Gate(FreezableLayer):
     def _logits(self, inputs: Tensor) -> Tensor:
         """W g(x) / T, in at least float32."""
         features = self._block(inputs) if self._template else inputs
-        return self._divided(self._projection(features))
+        return self._apply_temperature(self._projection(features))
 
-    def _divided(self, logits: Tensor) -> Tensor:
+    def _apply_temperature(self, logits: Tensor) -> Tensor:
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def normalize(self, logits: Tensor, axis: int) -> Tensor:
         """Weights of logits W g(x), over the axis of the experts, in at least float32."""
-        return softmax(self._divided(logits), axis)
+        return softmax(self._apply_temperature(logits), axis)
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
@@ -176,7 +176,7 @@ class Gate(FreezableLayer):
         return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
-        load = total(ops.cast(weights, "float32"), mask)
+        load = masked_sum(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
     @property

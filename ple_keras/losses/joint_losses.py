@@ -2,8 +2,8 @@
 
 TaskHeads owns the variables that weigh the tasks' losses, in one `LossWeights`. Each task has two
 losses, because Keras logs the last loss of an output as `{task}_loss`: `TrainedLoss`, weighted, is
-minimized; `ShownLoss`, unweighted, has a weight of 0 in `compile`. `ShownLoss` takes over the value
-that `TrainedLoss` has just computed: to compute it again costs 8 % of a step on PyTorch.
+minimized; `LoggedLoss`, unweighted, has a weight of 0 in `compile`. `LoggedLoss` takes the value
+that `TrainedLoss` has just computed: computing it again costs 8 % of a step on PyTorch.
 
 Losses from `compile_kwargs` hold the LossWeights. Losses from a config, as in files, have its key
 alone. TaskHeads marks its predictions with its LossWeights, and a loss takes it from the first
@@ -137,8 +137,8 @@ class TrainedLoss(_JointLoss):
         return {**super().get_config(), "loss_weight": self.loss_weight}
 
 
-@register
-class ShownLoss(_JointLoss):
+@keras.saving.register_keras_serializable("ple_keras", "ShownLoss")  # its name in files
+class LoggedLoss(_JointLoss):
     """L_k as `{task}_loss` shows it: unweighted, and without a gradient.
 
     Args:

@@ -86,7 +86,7 @@ class LossWeights:
             self.log_variances.assign(stored["log_variances"])
         if not self.key:
             self.key = read_text(store, "key")
-            _tie_waiting(self)
+            _bind_waiting_losses(self)
 
     def multiplier(self, index: int) -> Tensor:
         """Return the multiplier of a task's loss.
@@ -153,7 +153,7 @@ def _registry() -> _Registry:
     return registry
 
 
-def _tie_waiting(weights: LossWeights) -> None:
+def _bind_waiting_losses(weights: LossWeights) -> None:
     """Tie the losses that wait for a key, if there are no more than one model has."""
     waiting = list(_registry().waiting.pop(weights.key or "", ()))
     places = [(type(loss), loss.index) for loss in waiting]

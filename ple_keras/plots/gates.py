@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 STYLES = {"gate/": "-", "val_gate/": "--"}  # by the prefix of keys in logs
 STATISTICS = ("entropy", "max")
-FEW = 10  # experts that have colors of their own by default
-CELL = (0.62, 0.42)  # inches
-PANEL = (4.6, 2.6)
-WIDE = 9  # letters of a label that has no room for more beside the next
-DARK = 0.36  # a weight from where on a number is white
+MAX_DEFAULT_COLORS = 10  # experts that have colors of their own by default
+CELL_SIZE = (0.62, 0.42)  # inches
+PANEL_SIZE = (4.6, 2.6)
+MAX_LABEL_LETTERS = 9  # letters of a label that has no room for more beside the next
+WHITE_TEXT_FROM = 0.36  # a weight from where on a number is white
 
 
 def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure":
@@ -77,8 +77,8 @@ def _weight_table(use: LevelUse) -> np.ndarray:
 def _stacked_panels(shapes: Sequence[tuple[int, ...]]) -> Any:
     """A new figure with a panel for each table, one below the other."""
     rows = [shape[0] for shape in shapes]
-    width = 1.6 + CELL[0] * max(shape[1] for shape in shapes)
-    height = sum(rows) * CELL[1] + 1.5 * len(rows)
+    width = 1.6 + CELL_SIZE[0] * max(shape[1] for shape in shapes)
+    height = sum(rows) * CELL_SIZE[1] + 1.5 * len(rows)
     figure = pyplot().figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
     return panels[:, 0]
@@ -89,12 +89,12 @@ def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: 
     panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
-            color = "white" if value > DARK else "black"
+            color = "white" if value > WHITE_TEXT_FROM else "black"
             text = panel.text(column, row, f"{value:.2f}", color=color, fontsize="small")
             text.set(ha="center", va="center")
     panel.set_yticks(range(len(gates)), [f"{gate} gate" for gate in gates])
     labels = [expert.replace("/", "\n") for expert in experts]
-    if any(len(line) > WIDE for label in labels for line in label.split("\n")):
+    if any(len(line) > MAX_LABEL_LETTERS for label in labels for line in label.split("\n")):
         panel.set_xticks(range(len(experts)), experts, fontsize="small", rotation=40)
         for label in panel.get_xticklabels():
             label.set(ha="right", rotation_mode="anchor")
@@ -186,7 +186,7 @@ def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[st
             if name not in STATISTICS:
                 of_level.setdefault(name, f"C{len(of_level) - 1}")
     for of_level in colors.values():
-        if len(of_level) > FEW + 1:
+        if len(of_level) > MAX_DEFAULT_COLORS + 1:
             shades = pyplot().get_cmap("turbo")(np.linspace(0, 1, len(of_level) - 1))
             of_level.update(zip([name for name in of_level if name != "max"], shades))
     return colors
@@ -197,7 +197,7 @@ def _grid_of_panels(gates: Iterable[tuple[str, str]]) -> list[Any]:
     levels = list(dict.fromkeys(level for level, _ in gates))
     by_level = [[gate for of, gate in gates if of == level] for level in levels]
     columns = max(map(len, by_level))
-    size = (PANEL[0] * columns, PANEL[1] * len(levels))
+    size = (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * len(levels))
     figure = pyplot().figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(levels), columns, sharey=True, squeeze=False)
     for row, of_level in zip(grid, by_level):
@@ -224,7 +224,7 @@ def _draw_lines(
     panel.legend(
         fontsize="x-small",
         frameon=False,
-        ncols=1 + len(of_gate) // (FEW + 3),
+        ncols=1 + len(of_gate) // (MAX_DEFAULT_COLORS + 3),
         loc="upper left",
         bbox_to_anchor=(1, 1),
     )

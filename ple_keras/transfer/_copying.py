@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.walking import find_layers
-from ple_keras.layers._level.expert_bank import Part
+from ple_keras.layers._level.expert_bank import WeightSlice
 
 
 def check_built(layer: keras.Layer, argument: str) -> None:
@@ -31,13 +31,13 @@ def check_built(layer: keras.Layer, argument: str) -> None:
         )
 
 
-def shape_difference(source: list[Part], target: list[Part]) -> str:
+def shape_difference(source: list[WeightSlice], target: list[WeightSlice]) -> str:
     """What keeps one from being copied onto the other; "" if nothing does."""
-    here, there = [[_part_shape(part) for part in parts] for parts in (source, target)]
+    here, there = [[_slice_shape(part) for part in parts] for parts in (source, target)]
     return "" if here == there else f"shapes {here} in the source, {there} in the target"
 
 
-def _part_shape(part: Part) -> tuple[int, ...]:
+def _slice_shape(part: WeightSlice) -> tuple[int, ...]:
     variable, where = part
     return np.broadcast_to(0, variable.shape)[where].shape
 
@@ -45,8 +45,8 @@ def _part_shape(part: Part) -> tuple[int, ...]:
 Change = Callable[[Any, np.ndarray], np.ndarray]
 
 
-def copy_parts(
-    pairs: Iterable[tuple[Part, Part]], change: Change = lambda _, values: values
+def copy_slices(
+    pairs: Iterable[tuple[WeightSlice, WeightSlice]], change: Change = lambda _, values: values
 ) -> None:
     """Give each second part the values of the first, changed."""
     arrays: dict[int, tuple[Any, np.ndarray]] = {}

@@ -6,10 +6,10 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_int, check_not_negative
-from ple_keras.layers._level.expert_bank import Part
-from ple_keras.layers._level.parts import expert_parts
+from ple_keras.layers._level.expert_bank import WeightSlice
+from ple_keras.layers._level.weight_slices import expert_slices
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
+from ple_keras.transfer._copying import check_built, copy_slices, shape_difference
 
 
 def start_experts(
@@ -48,17 +48,17 @@ def start_experts(
     seed = random.getrandbits(32) if seed is None else check_int(seed, "seed", minimum=0)
     for argument, layer in (("block", block), ("network", network)):
         check_built(layer, argument)
-    of_network: list[Part] = [(weight, ()) for weight in network.weights]
+    of_network: list[WeightSlice] = [(weight, ()) for weight in network.weights]
     rng = np.random.default_rng(seed)
-    pairs: list[tuple[Part, Part]] = []
-    for expert, parts in expert_parts(block).items():
+    pairs: list[tuple[WeightSlice, WeightSlice]] = []
+    for expert, parts in expert_slices(block).items():
         if difference := shape_difference(of_network, parts):
             raise ValueError(
                 f"network must have the weights of one expert, but {expert!r} differs: "
                 f"{difference}. Received: network={network!r}"
             )
         pairs += zip(of_network, parts)
-    copy_parts(pairs, lambda variable, values: values + _noise(rng, noise, variable, values))
+    copy_slices(pairs, lambda variable, values: values + _noise(rng, noise, variable, values))
 
 
 def _noise(

@@ -8,8 +8,8 @@ import keras
 from ple_keras._keras.walking import find_layers
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.transfer._copying import check_built, copy_parts, shape_difference
-from ple_keras.transfer._parts import named_parts, parts_of_levels
+from ple_keras.transfer._copying import check_built, copy_slices, shape_difference
+from ple_keras.transfer._named_slices import named_slices, slices_of_levels
 
 Levels = Mapping[str, CGCBlock]
 
@@ -100,8 +100,8 @@ ple/0/gate/click/shared/expert_0
     for argument, model in (("source", source), ("target", target)):
         check_built(model, argument)
     levels = _matched(_built_levels(source), _built_levels(target))
-    ours, theirs = (named_parts(model, of) for model, of in zip((source, target), levels))
-    of_levels = parts_of_levels(levels[1])
+    ours, theirs = (named_slices(model, of) for model, of in zip((source, target), levels))
+    of_levels = slices_of_levels(levels[1])
     left_out = {name: "the target has none" for name in ours if name not in theirs}
     copied = []
     for name in [name for name in theirs if name in ours]:
@@ -115,7 +115,7 @@ ple/0/gate/click/shared/expert_0
                 f"have the same names. Received: {name!r} with {difference}"
             )
         left_out[name] = difference
-    copy_parts([pair for name in copied for pair in zip(ours[name], theirs[name])])
+    copy_slices([pair for name in copied for pair in zip(ours[name], theirs[name])])
     _settle_normalization(target)
     new = [name for name in theirs if name not in ours]
     return Transfer(tuple(copied), tuple(new), left_out)

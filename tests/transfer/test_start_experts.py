@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level.parts import expert_parts
+from ple_keras.layers._level.weight_slices import expert_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.templates import CopiedExpert
 
@@ -25,7 +25,7 @@ def test_every_expert_starts_from_one_network(kind):
     outputs = numpy_of(cgc.expert_outputs(x))
     assert len({output.tobytes() for output in outputs.values()}) == len(outputs)
     kernel = np.array(network.weights[0])
-    stack, where = expert_parts(cgc)["a/expert_0"][0]
+    stack, where = expert_slices(cgc)["a/expert_0"][0]
     of_first = np.array(stack)[where]
     share = np.sqrt(np.mean((of_first - kernel) ** 2) / np.mean(kernel**2))
     assert 0.05 < share < 0.2
@@ -39,7 +39,7 @@ def test_noise_leaves_statistics_alone():
     for layer in (network, cgc):
         layer(features(2, 3))
     pk.start_experts(cgc, network, noise=10.0)
-    for variable, where in expert_parts(cgc)["a/expert_0"]:
+    for variable, where in expert_slices(cgc)["a/expert_0"]:
         if "moving_variance" in variable.path:
             np.testing.assert_array_equal(np.array(variable)[where], 1)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ple_keras._keras.building import build_on
 from ple_keras._typing import ByStream, Shape, Tensor
-from ple_keras.layers._level.expert_bank import ExpertBank, Part, sublayer_name
+from ple_keras.layers._level.expert_bank import ExpertBank, WeightSlice, sublayer_name
 
 
 class CopiedExperts(ExpertBank):
@@ -29,7 +29,7 @@ class CopiedExperts(ExpertBank):
     def layer(self, expert: str) -> Any:
         return getattr(self, sublayer_name(expert))
 
-    def parts(self, expert: str) -> list[Part]:
+    def slices(self, expert: str) -> list[WeightSlice]:
         return [(variable, ()) for variable in self.layer(expert).weights]
 
     def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Tensor]:

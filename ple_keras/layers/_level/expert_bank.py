@@ -10,7 +10,7 @@ from ple_keras._typing import ByStream, Shape, Tensor
 from ple_keras.layers.template import Template
 
 Index = tuple[int | slice, ...]
-Part = tuple[keras.Variable, Index]  # a variable, and where in it the part lies; () for all
+WeightSlice = tuple[keras.Variable, Index]  # a variable, and where in it the part lies; () for all
 
 
 class ExpertBank(keras.Layer):
@@ -36,7 +36,7 @@ class ExpertBank(keras.Layer):
         """The template's copy that is this expert, not yet built."""
         return self._template.copy(sublayer_name(expert), expert)
 
-    def parts(self, expert: str) -> list[Part]:
+    def slices(self, expert: str) -> list[WeightSlice]:
         """The variables that an expert is made of, in its own order; the bank must be built.
 
         Returns:
@@ -50,8 +50,8 @@ class ExpertBank(keras.Layer):
         return None
 
     @property
-    def can_batch(self) -> bool:
-        """Whether `batched` may stand in for a call."""
+    def is_batchable(self) -> bool:
+        """Whether `call_batched` may stand in for a call."""
         return False
 
     @property
@@ -61,10 +61,10 @@ class ExpertBank(keras.Layer):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether there are no kernels any more for `batched`."""
+        """Whether there are no kernels any more for `call_batched`."""
         return False
 
-    def batched(self, features: Tensor, training: bool | None) -> Tensor:
+    def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
         """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
 
         No call of the layer: what Keras does around one, such as casting, is left out.

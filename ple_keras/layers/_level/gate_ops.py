@@ -24,7 +24,7 @@ def largest(values: Tensor, axis: int = -1) -> Tensor:
     return ops.amax(values, axis=axis, keepdims=True)  # torch.compile can't follow ops.max
 
 
-def total(values: Tensor, mask: Tensor | None) -> Tensor:
+def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
     """The sum over all examples, or those that a mask `(...)` calls valid: `(..., n)` to `(n,)`."""
     if mask is not None:
         values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.tracing import is_traced_for_others
+from ple_keras._keras.tracing import is_foreign_jax_trace
 from ple_keras._typing import Tensor
-from ple_keras.layers._level.gate_ops import largest, total
+from ple_keras.layers._level.gate_ops import largest, masked_sum
 from ple_keras.layers._level.observer import is_observed
 
 
@@ -41,7 +41,7 @@ class GateStatistics:
 
     def count(self, weights: Tensor, mask: Tensor | None) -> None:
         """Count the weights `(..., num_experts)` of a batch, where a mask `(...)` is valid."""
-        self._add(total(_terms(weights, axis=-1), mask))
+        self._add(masked_sum(_summands(weights, axis=-1), mask))
 
     def read(self) -> dict[str, Any]:
         """Return the statistics, as `Gate.statistics` describes them."""
@@ -61,13 +61,13 @@ class GateStatistics:
         self.sums.assign(ops.zeros(self.sums.shape, "float32"))
 
     def _add(self, totals: Tensor) -> None:
-        if not is_traced_for_others(totals):
+        if not is_foreign_jax_trace(totals):
             self.sums.assign_add(totals)
 
 
-def count_together(statistics: Sequence[GateStatistics], weights: Tensor) -> None:
+def count_gates(statistics: Sequence[GateStatistics], weights: Tensor) -> None:
     """Count the weights `(gates, num_experts, batch)` of several gates in few operations."""
-    totals = ops.sum(_terms(weights, axis=1), axis=-1)
+    totals = ops.sum(_summands(weights, axis=1), axis=-1)
     for each, of_gate in zip(statistics, ops.unstack(totals, len(statistics))):
         each._add(of_gate)
 
@@ -77,7 +77,7 @@ def are_counted(training: bool | None) -> bool:
     return training is not None and not is_observed()
 
 
-def _terms(weights: Tensor, axis: int) -> Tensor:
+def _summands(weights: Tensor, axis: int) -> Tensor:
     """What each example adds to the sums, along the axis of the experts."""
     weights = ops.cast(ops.stop_gradient(weights), "float32")
     surprises = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._typing import ByStream, DType, Shape
-from ple_keras.layers._level.batched import Batched
+from ple_keras.layers._level.batched_level import BatchedLevel
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
-from ple_keras.layers._level.one_by_one import BySubclass, OneByOne
 from ple_keras.layers._level.stacked_experts import StackedExperts
-from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers._level.unbatched_level import OverriddenLevel, UnbatchedLevel
+from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
 from ple_keras.layers.template import Template
@@ -32,7 +32,7 @@ class Level:
 
     def __init__(
         self,
-        wiring: Wiring,
+        wiring: LevelWiring,
         bank: ExpertBank,
         gates: Mapping[str, Gate],
         block: keras.Layer,
@@ -40,15 +40,15 @@ class Level:
     ) -> None:
         self.wiring, self.bank, self.gates = wiring, bank, gates
         dtype = block.compute_dtype
-        self.one_by_one = OneByOne(wiring, bank, gates, dtype)
-        self._batched = Batched(wiring, bank, gates)
-        self._by_subclass = BySubclass(block, wiring, dtype) if is_overridden else None
+        self.unbatched = UnbatchedLevel(wiring, bank, gates, dtype)
+        self._batched = BatchedLevel(wiring, bank, gates)
+        self._by_subclass = OverriddenLevel(block, wiring, dtype) if is_overridden else None
 
-    def computation(self, streams: ByStream) -> OneByOne | Batched:
+    def computation(self, streams: ByStream) -> UnbatchedLevel | BatchedLevel:
         """Choose how to compute the level on these inputs: the one place that decides it."""
         if self._by_subclass:
             return self._by_subclass
-        return self._batched if self._batched.takes(streams) else self.one_by_one
+        return self._batched if self._batched.supports(streams) else self.unbatched
 
 
 def make_bank(

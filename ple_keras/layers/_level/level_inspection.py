@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import check_width
 from ple_keras._typing import Shape, Streams, Tensor
 from ple_keras.layers._level.level import Level
-from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers._level.wiring import LevelWiring
 
 
 class LevelInspection(keras.Layer):
@@ -16,7 +16,7 @@ class LevelInspection(keras.Layer):
 
     enable_gate_weights_metrics: bool
     stack_experts: bool
-    _wiring: Wiring
+    _wiring: LevelWiring
     _level: Level
     _widths: Any
 
@@ -75,7 +75,7 @@ class LevelInspection(keras.Layer):
             ValueError: if the block isn't built or the inputs are symbolic.
         """
         streams = self._streams(inputs)
-        return self._level.one_by_one.experts(streams, training)
+        return self._level.unbatched.experts(streams, training)
 
     def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the weights of every gate.
@@ -92,7 +92,7 @@ class LevelInspection(keras.Layer):
             ValueError: if the block isn't built or the inputs are symbolic.
         """
         streams = self._streams(inputs)
-        return self._level.one_by_one.weights(streams, training)
+        return self._level.unbatched.weights(streams, training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return one expert's layer, for example to freeze or inspect it.

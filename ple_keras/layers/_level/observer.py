@@ -15,11 +15,11 @@ class Observer:
     Gates keep no statistics meanwhile.
     """
 
-    def read(self, block: keras.Layer, inputs: Streams) -> Streams:
+    def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
         """Take a level's inputs; return what the level reads in their place."""
         return inputs
 
-    def ran(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
+    def on_outputs(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
         """Take the weights of a level's gates and the outputs of its experts, by name."""
 
 

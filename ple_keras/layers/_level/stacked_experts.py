@@ -10,10 +10,10 @@ from keras import ops
 from ple_keras._keras.building import Untracked
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
-from ple_keras._keras.quantization import QuantizedByParent, check_weights_only
+from ple_keras._keras.quantization import QuantizeForwarder, check_quantization_mode
 from ple_keras._typing import ByStream, Shape, Tensor
-from ple_keras.layers._level.expert_bank import ExpertBank, Part, sublayer_name
-from ple_keras.layers._level.stacks import InitializerPerSlice, RegularizerPerSlice, slices
+from ple_keras.layers._level.expert_bank import ExpertBank, WeightSlice, sublayer_name
+from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
 from ple_keras.layers.template import Template
 
 
@@ -49,7 +49,7 @@ class StackedExperts(ExpertBank):
             width = units
         self.width = width
         self._quantized: Untracked[list[dict[str, keras.layers.Dense]]] = Untracked([])
-        self._to_quantize = QuantizedByParent(self, "kernels")
+        self._to_quantize = QuantizeForwarder(self, "kernels")
         freeze_if_frozen(self)
 
     def _stack(
@@ -59,10 +59,10 @@ class StackedExperts(ExpertBank):
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=InitializerPerSlice(
+            initializer=StackedInitializer(
                 [getattr(layer, f"{kind}_initializer") for layer in dense]
             ),
-            regularizer=RegularizerPerSlice.of(getattr(dense[0], f"{kind}_regularizer")),
+            regularizer=StackedRegularizer.of(getattr(dense[0], f"{kind}_regularizer")),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -80,11 +80,11 @@ class StackedExperts(ExpertBank):
 
     def quantize(self, mode: str, type_check: bool = True, config: object = None) -> None:
         """Give each expert quantized Dense layers of its own in place of the stacked kernels."""
-        check_weights_only(mode, self)
+        check_quantization_mode(mode, self)
         self._quantized.value = [
             {
                 expert: self._quantized_dense(expert, step, kernel, mode, config)
-                for expert, kernel in zip(self._streams.value, slices(kernels))
+                for expert, kernel in zip(self._streams.value, unstack_experts(kernels))
             }
             for step, kernels in enumerate(self._kernels)
         ]
@@ -108,18 +108,18 @@ class StackedExperts(ExpertBank):
         setattr(self, name, dense)
         return dense
 
-    def parts(self, expert: str) -> list[Part]:
+    def slices(self, expert: str) -> list[WeightSlice]:
         index = list(self._streams.value).index(expert)
-        parts: list[Part] = []
+        slices: list[WeightSlice] = []
         for step in range(len(self._template.layer.units)):
             if self.is_quantized:
                 quantized = self._quantized.value[step][expert]
-                parts += [(variable, ()) for variable in quantized.weights]
+                slices += [(variable, ()) for variable in quantized.weights]
             stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
-            parts += [(stack, (index,)) for stack in stacks]
+            slices += [(stack, (index,)) for stack in stacks]
         for layer in self._experts.value[expert]._normalization:
-            parts += [(variable, ()) for variable in layer.weights]
-        return parts
+            slices += [(variable, ()) for variable in layer.weights]
+        return slices
 
     def call(
         self,
@@ -137,7 +137,7 @@ class StackedExperts(ExpertBank):
         return outputs
 
     @property
-    def can_batch(self) -> bool:
+    def is_batchable(self) -> bool:
         """Without what looks at one expert's outputs as a whole."""
         layer = self._template.layer
         with tensorflow_not_imported():
@@ -150,7 +150,7 @@ class StackedExperts(ExpertBank):
         widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
         return widest
 
-    def batched(self, features: Tensor, training: bool | None) -> Tensor:
+    def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
         first = next(iter(self._experts.value.values()))
         outputs = features
         for step, kernels in enumerate(self._kernels):
@@ -166,9 +166,9 @@ class StackedExperts(ExpertBank):
             layers = self._quantized.value[step]
             outputs = {expert: layers[expert](features) for expert, features in inputs.items()}
         else:
-            pairs = zip(inputs.items(), slices(self._kernels[step]))
+            pairs = zip(inputs.items(), unstack_experts(self._kernels[step]))
             outputs = {expert: ops.matmul(features, kernel) for (expert, features), kernel in pairs}
         if not self._biases:
             return outputs
-        biases = zip(outputs.items(), slices(self._biases[step]))
+        biases = zip(outputs.items(), unstack_experts(self._biases[step]))
         return {expert: ops.add(product, bias) for (expert, product), bias in biases}

@@ -9,7 +9,7 @@ from keras import ops
 from ple_keras._typing import DType, Shape, Tensor
 
 
-class InitializerPerSlice(keras.initializers.Initializer):
+class StackedInitializer(keras.initializers.Initializer):
     """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
 
     No function: under a distribution Keras lets JAX compile the `__call__` of what fills large
@@ -23,7 +23,7 @@ class InitializerPerSlice(keras.initializers.Initializer):
         return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
-def slices(stack: Tensor | keras.Variable) -> list[Tensor]:
+def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
     """What each expert has of a stack, `(E, n, ...)` to E times `(n, ...)`.
 
     On JAX the gradient of `unstack` is a sum of E stacks of zeros with one slice filled, which
@@ -38,7 +38,7 @@ def slices(stack: Tensor | keras.Variable) -> list[Tensor]:
     return unstacked
 
 
-class RegularizerPerSlice(keras.Regularizer):
+class StackedRegularizer(keras.Regularizer):
     """A regularizer of a stack: the sum of what it is for each slice."""
 
     def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
@@ -50,4 +50,4 @@ class RegularizerPerSlice(keras.Regularizer):
         return regularizer and cls(regularizer)
 
     def __call__(self, stack: Tensor) -> Tensor:
-        return sum(self.regularizer(weight) for weight in slices(stack))
+        return sum(self.regularizer(weight) for weight in unstack_experts(stack))

@@ -7,7 +7,7 @@ from ple_keras._checks import SHARED, check_features, check_keys
 from ple_keras._typing import Shape, StreamShapes
 
 
-class Wiring:
+class LevelWiring:
     """The names of a level's streams, experts and gates, and what each is connected to.
 
     Args:
@@ -38,7 +38,9 @@ class Wiring:
         self.experts = {
             f"{stream}/expert_{i}": stream for stream, count in counts.items() for i in range(count)
         }
-        self.gates = {task: self._of(task) + self._of(SHARED) for task in self.tasks}
+        self.gates = {
+            task: self._experts_of(task) + self._experts_of(SHARED) for task in self.tasks
+        }
         if add_shared_gate:
             self.gates[SHARED] = list(self.experts)
         for gate, experts in self.gates.items():
@@ -49,7 +51,7 @@ class Wiring:
                     f"num_shared_experts={num_shared_experts}"
                 )
 
-    def _of(self, stream: str) -> list[str]:
+    def _experts_of(self, stream: str) -> list[str]:
         return [expert for expert, source in self.experts.items() if source == stream]
 
     @property

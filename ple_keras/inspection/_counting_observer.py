@@ -7,7 +7,7 @@ import keras
 from ple_keras.layers._level.observer import Observer
 
 
-class LevelObserver(Observer):
+class CountingObserver(Observer):
     """Counts the runs of each level.
 
     Args:

@@ -20,9 +20,9 @@ from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByStream, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank
-from ple_keras.layers._level.gate_statistics import are_counted, count_together
+from ple_keras.layers._level.gate_statistics import are_counted, count_gates
 from ple_keras.layers._level.observer import is_observed
-from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate
 
 # Above either of them PyTorch's batched product can be slower than one product after the other.
@@ -30,7 +30,7 @@ MOST_ROWS = 512
 MOST_MULTIPLY_ADDS = 2**24  # of an expert's widest Dense layer
 
 
-class Batched:
+class BatchedLevel:
     """Computes the experts and gates of a level together.
 
     Args:
@@ -39,23 +39,23 @@ class Batched:
         gates: The level's gates, built, by name.
     """
 
-    def __init__(self, wiring: Wiring, bank: ExpertBank, gates: Mapping[str, Gate]) -> None:
+    def __init__(self, wiring: LevelWiring, bank: ExpertBank, gates: Mapping[str, Gate]) -> None:
         self._experts = wiring.experts
         self._tasks = wiring.tasks
         self._bank = bank
         self._gates = gates
-        self._each, *other_counts = set(wiring.task_experts.values())  # experts of a task
-        self._num_own = len(wiring.tasks) * self._each
+        self._experts_per_task, *other_counts = set(wiring.task_experts.values())
+        self._num_own = len(wiring.tasks) * self._experts_per_task
         self._is_regular = (
             keras.backend.backend() == "torch"
             and not other_counts
-            and bank.can_batch
+            and bank.is_batchable
             and all(gate.is_plain for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
             and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
-    def takes(self, streams: ByStream) -> bool:
+    def supports(self, streams: ByStream) -> bool:
         """Whether these inputs are few enough, and experts and gates plain enough."""
         if not self._is_regular or self._is_quantized() or is_observed() or _is_compiled():
             return False
@@ -75,9 +75,9 @@ class Batched:
         """The outputs of all experts, `(E, B, H)`."""
         first, *others = streams.values()
         if all(stream is first for stream in others):
-            return self._bank.batched(first, training)
+            return self._bank.call_batched(first, training)
         features = ops.stack([streams[stream] for stream in self._experts.values()])
-        return self._bank.batched(features, training)
+        return self._bank.call_batched(features, training)
 
     def weights(self, streams: ByStream, training: bool | None) -> dict[str, Tensor]:
         """The weights of the tasks' gates, `"tasks"`: `(K, n, B)`, and `"shared"`: `(E, B)`."""
@@ -92,7 +92,7 @@ class Batched:
     def mix(self, weights: ByStream, experts: Any) -> dict[str, Tensor]:
         """sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
-        outputs = dict(zip(self._tasks, _apart(mixed)))
+        outputs = dict(zip(self._tasks, _split_tasks(mixed)))
         if SHARED in weights:
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
@@ -107,14 +107,15 @@ class Batched:
         logits = ops.matmul(kernels, ops.swapaxes(features, -1, -2))
         weights = gates[0].normalize(logits, axis=1)
         if gates[0].track_weights and are_counted(training):
-            count_together([gate._statistics for gate in gates], weights)
+            count_gates([gate._statistics for gate in gates], weights)
         return ops.cast(weights, gates[0].compute_dtype)
 
     def _mix_for_tasks(self, weights: Tensor, experts: Any) -> Tensor:
         """The experts mixed for the tasks, `(K, B, H)`: their own first, then the shared ones."""
-        own = [experts[i : self._num_own : self._each] for i in range(self._each)]
+        count = self._experts_per_task
+        own = [experts[i : self._num_own : count] for i in range(count)]
         shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
-        columns = [weights[:, i, :, None] for i in range(self._each + len(shared))]
+        columns = [weights[:, i, :, None] for i in range(count + len(shared))]
         return reduce(add, map(mul, columns, own + shared))
 
 
@@ -125,7 +126,7 @@ def _is_compiled() -> bool:
     return bool(torch.compiler.is_dynamo_compiling())
 
 
-def _apart(mixed: Tensor) -> list[Tensor]:
+def _split_tasks(mixed: Tensor) -> list[Tensor]:
     """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
     import torch
 

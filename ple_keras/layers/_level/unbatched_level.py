@@ -10,10 +10,10 @@ from keras import ops
 
 from ple_keras._typing import ByStream, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank
-from ple_keras.layers._level.wiring import Wiring
+from ple_keras.layers._level.wiring import LevelWiring
 
 
-class OneByOne:
+class UnbatchedLevel:
     """Computes a level of any experts and gates, on any inputs.
 
     Args:
@@ -24,7 +24,7 @@ class OneByOne:
     """
 
     def __init__(
-        self, wiring: Wiring, bank: ExpertBank, gates: Mapping[str, keras.Layer], dtype: str
+        self, wiring: LevelWiring, bank: ExpertBank, gates: Mapping[str, keras.Layer], dtype: str
     ) -> None:
         self._wiring, self._bank, self._gates, self._output_dtype = wiring, bank, gates, dtype
 
@@ -50,10 +50,10 @@ class OneByOne:
         return reduce(add, (w * ops.cast(x, self._output_dtype) for w, x in zip(columns, experts)))
 
 
-class BySubclass(OneByOne):
+class OverriddenLevel(UnbatchedLevel):
     """Computes a level by the experts and gates of a subclass of CGCBlock."""
 
-    def __init__(self, block: keras.Layer, wiring: Wiring, dtype: str) -> None:
+    def __init__(self, block: keras.Layer, wiring: LevelWiring, dtype: str) -> None:
         self._block, self._wiring, self._output_dtype = block, wiring, dtype
 
     def experts(self, streams: ByStream, training: bool | None) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level.batched import Batched
+from ple_keras.layers._level.batched_level import BatchedLevel
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.models import chain
 from tests.templates import CopiedExpert
@@ -25,7 +25,7 @@ def each(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr(Batched, "takes", lambda self, streams: False)
+            patch.setattr(BatchedLevel, "supports", lambda self, streams: False)
             return function()
 
     return call
@@ -38,8 +38,8 @@ def built(x, tasks=TASKS, expert_block=(6, 4), **kwargs):
     return ple
 
 
-def takes(ple, x):
-    return ple[0]._level._batched.takes(ple[0]._streams(keras.ops.convert_to_tensor(x)))
+def is_batched(ple, x):
+    return ple[0]._level._batched.supports(ple[0]._streams(keras.ops.convert_to_tensor(x)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_experts_one_by_one(
         num_shared_experts=shared,
         gate_softmax_temperature=0.5,
     )
-    assert ple[0]._level._batched.takes(ple[0]._streams(x))
+    assert ple[0]._level._batched.supports(ple[0]._streams(x))
 
     def outputs_and_gradients():
         ple.zero_grad()
@@ -101,7 +101,7 @@ def test_gates_keep_the_same_statistics(each):
 def test_other_policies(policy, each):
     x = features(5, 3)
     ple = built(x, dtype=policy)
-    assert takes(ple, x)
+    assert is_batched(ple, x)
     together, apart = ple(x), each(lambda: ple(x))
     for task in TASKS:
         assert together[task].dtype == apart[task].dtype
@@ -130,7 +130,7 @@ def test_dropout_takes_as_much_as_elsewhere():
     cgc(x)
     for weight in cgc.trainable_weights:
         weight.assign(np.full(weight.shape, "bias" in weight.path, "float32"))
-    assert cgc._level._batched.takes(cgc._streams(keras.ops.convert_to_tensor(x)))
+    assert cgc._level._batched.supports(cgc._streams(keras.ops.convert_to_tensor(x)))
     values, counts = np.unique(numpy_of(cgc(x, training=True))["a"].round(4), return_counts=True)
     np.testing.assert_allclose(values, [0, 0.5 / 0.7, 1 / 0.7], atol=1e-4)
     np.testing.assert_allclose(counts / counts.sum(), [0.09, 0.42, 0.49], atol=0.03)
@@ -159,8 +159,8 @@ def centered(x):
 )
 def test_what_needs_experts_or_gates_one_by_one_gets_them(kwargs):
     x = features(4, 3)
-    assert takes(built(x), x)
-    assert not takes(built(x, **kwargs), x)
+    assert is_batched(built(x), x)
+    assert not is_batched(built(x, **kwargs), x)
 
 
 def test_gates_of_other_widths_run_one_by_one(each):
@@ -186,22 +186,22 @@ def test_a_subclass_decides_what_its_gates_weigh():
 @pytest.mark.parametrize("shape", [(513, 3), (0, 3), (2, 5, 3)])
 def test_other_inputs_are_no_small_level(shape):
     ple = built(features(*shape))
-    assert not takes(ple, features(*shape))
+    assert not is_batched(ple, features(*shape))
 
 
 def test_wide_experts_are_small_for_fewer_examples():
     cgc = pk.CGCBlock(["a"], 2**14)
     most = 2**24 // (3 * 2**14)
     cgc(features(1, 3))
-    assert takes([cgc], features(most, 3))
-    assert not takes([cgc], features(most + 1, 3))
+    assert is_batched([cgc], features(most, 3))
+    assert not is_batched([cgc], features(most + 1, 3))
 
 
 def test_masked_examples_are_no_small_level():
     x = keras.ops.convert_to_tensor(features(4, 3))
     ple = built(x)
     x._keras_mask = keras.ops.convert_to_tensor([True, False, True, True])
-    assert not takes(ple, x)
+    assert not is_batched(ple, x)
 
 
 @pytest.fixture
@@ -234,8 +234,8 @@ def test_what_is_compiled_is_no_small_level():
 
     x = torch.from_numpy(features(4, 3))
     ple = built(x)
-    assert takes(ple, x)
-    assert not torch.compile(lambda x: takes(ple, x), backend="eager")(x)
+    assert is_batched(ple, x)
+    assert not torch.compile(lambda x: is_batched(ple, x), backend="eager")(x)
 
 
 def test_what_follows_may_work_in_place():
