@@ -1,4 +1,4 @@
-"""Draws architecture.png, the README's picture: PLE with two tasks and two levels.
+"""Draw architecture.png for the README: a PLE with two tasks and two levels.
 
 KERAS_BACKEND=torch python docs/draw_architecture.py
 """
@@ -15,7 +15,7 @@ WIDTH = 1600  # pixels
 
 
 def save(figure: Figure, path: Path) -> None:
-    """A small PNG, the same for the same drawing."""
+    """Write a small PNG. Equal drawings result in equal files."""
     dpi = WIDTH / figure.get_figwidth()
     png = BytesIO()
     figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})

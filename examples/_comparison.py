@@ -1,4 +1,4 @@
-"""Train models on a data set, score them on its test rows, and keep what came out."""
+"""Training and scoring of several models on one data set."""
 
 import time
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from _data import Arrays, Dataset, Split, labelled
-from _metrics import Metric, judging, listed
+from _data import Arrays, Dataset, Split, labelled_rows
+from _metrics import Metric, format_values, selection_metrics
 from _networks import MODELS, Recipe, build_network
 
 import ple_keras as pk
@@ -18,14 +18,14 @@ EVALUATION_BATCH = 8192
 
 @dataclass(frozen=True)
 class Setting:
-    """What the models are compared on.
+    """Data, metrics and recipe of a comparison.
 
     Attributes:
         dataset: The data.
-        metrics: What they are judged by, and what is reported beside it.
-        head: From a task's name and tower to its head.
-        trees: From a task and a seed to a scikit-learn model.
-        recipe: How the networks are made and trained.
+        metrics: Metrics for model selection, and metrics that are only reported.
+        head: `(task, tower=...) -> Head`.
+        trees: `(task, seed) -> scikit-learn model`.
+        recipe: Sizes and training arguments of the networks.
     """
 
     dataset: Dataset
@@ -37,17 +37,17 @@ class Setting:
 
 @dataclass
 class Result:
-    """What one model did with one seed.
+    """Result of one model with one seed.
 
     Attributes:
         model: The model's name.
         seed: Its seed.
-        parameters: The number of its trainable parameters; None for trees.
+        parameters: The number of its trainable parameters. None for trees.
         test: The metrics on the test rows, by task and key: `income_auc`.
-        seconds: How long building, training and predicting took.
-        history: Keras's logs by epoch, one history a network.
-        best_epochs: The epoch, from 1, that each network's weights are from.
-        predictions: Of the test rows, by task.
+        seconds: Time for building, training and predicting.
+        history: Keras's logs by epoch, one history per network.
+        best_epochs: The epoch, counted from 1, whose weights each network keeps.
+        predictions: Predictions for the test rows, by task.
     """
 
     model: str
@@ -61,7 +61,7 @@ class Result:
 
 
 class PrintProgress(keras.callbacks.Callback):
-    """Prints a line an epoch."""
+    """Callback that prints a line per epoch."""
 
     def __init__(self, label: str, metrics: list[Metric], tasks: list[str]) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class PrintProgress(keras.callbacks.Callback):
         values = [float((logs or {})[m.log_key(self.tasks)]) for m in self.metrics]
         print(
             f"{self.label}, epoch {epoch + 1}/{self.params['epochs']}: "
-            f"val {listed(self.metrics, values)}, {time.perf_counter() - self.start:.0f} s",
+            f"val {format_values(self.metrics, values)}, {time.perf_counter() - self.start:.0f} s",
             flush=True,
         )
 
@@ -98,36 +98,36 @@ def train_networks(
 ) -> Result:
     """Train a network for each group of tasks and score them together.
 
-    A network trains on the rows that have a label of any of its tasks, and keeps the weights of
-    the epoch with the best sum of its tasks' validation metrics. One epoch serves every task: one
-    a task would be as many models.
+    A network trains on the rows that have a label for at least one of its tasks. It keeps the
+    weights of the epoch with the best sum of its tasks' validation metrics. One epoch is chosen for
+    all tasks: an epoch per task would result in one model per task.
 
     Args:
         kind: The networks' kind, a key of `MODELS`.
-        task_groups: All tasks in one group for a multi-task model, one a group for single tasks.
-        setting: What to train on, and how.
+        task_groups: One group of all tasks for a multi-task model, or a group per task.
+        setting: The data, metrics and recipe.
         seed: Seed of the weights, the order of the rows and the dropout.
-        name: The model's name, that of its kind by default.
+        name: The model's name. Defaults to the name of its kind.
     """
     start = time.perf_counter()
     dataset, recipe = setting.dataset, setting.recipe
     result = Result(name or MODELS[kind], seed, 0, {}, 0.0)
     for tasks in task_groups:
         keras.utils.set_random_seed(seed)
-        own = replace(dataset, train=labelled(dataset.train, tasks))
-        model = build_network(kind, tasks, own, setting.head, recipe)
-        metrics = [metric for metric in judging(setting.metrics) if metric.task in tasks]
+        group_data = replace(dataset, train=labelled_rows(dataset.train, tasks))
+        model = build_network(kind, tasks, group_data, setting.head, recipe)
+        metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
         progress = PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)
-        best = _keep_best(recipe.epochs)
+        best = _restore_best_weights(recipe.epochs)
         history = model.fit(
-            own.train.inputs,
-            _labels(own.train, tasks),
+            group_data.train.inputs,
+            _labels(group_data.train, tasks),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
-            validation_data=(own.validation.inputs, _labels(own.validation, tasks)),
+            validation_data=(group_data.validation.inputs, _labels(group_data.validation, tasks)),
             validation_batch_size=EVALUATION_BATCH,
-            callbacks=[_score(metrics, tasks), best, progress],
+            callbacks=[_selection_score(metrics, tasks), best, progress],
             verbose=0,
         )
         predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)
@@ -136,41 +136,41 @@ def train_networks(
         result.history.append({key: [float(v) for v in x] for key, x in history.history.items()})
         result.best_epochs.append(best.best_epoch + 1)
         keras.utils.clear_session()
-    return _scored(result, setting, start)
+    return _score_result(result, setting, start)
 
 
 def train_trees(setting: Setting, seed: int) -> Result:
-    """Fit one scikit-learn model a task, on the rows that have a label of it."""
+    """Fit one scikit-learn model per task, on the rows that have a label for it."""
     start = time.perf_counter()
     dataset = setting.dataset
     result = Result(MODELS["trees"], seed, None, {}, 0.0)
     for task in dataset.tasks:
-        train = labelled(dataset.train, [task])
+        train = labelled_rows(dataset.train, [task])
         model = setting.trees(task, seed).fit(tree_inputs(train), train.labels[task])
         predict = getattr(model, "predict_proba", model.predict)
         predictions = predict(tree_inputs(dataset.test))
         result.predictions[task] = predictions[:, 1] if predictions.ndim > 1 else predictions
-    result = _scored(result, setting, start)
-    metrics = judging(setting.metrics)
-    scores = listed(metrics, [result.test[metric.full_key] for metric in metrics])
+    result = _score_result(result, setting, start)
+    metrics = selection_metrics(setting.metrics)
+    scores = format_values(metrics, [result.test[metric.full_key] for metric in metrics])
     print(f"{result.model}, seed {seed}: test {scores}, {result.seconds:.0f} s", flush=True)
     return result
 
 
 def tree_inputs(split: Split) -> np.ndarray:
-    """The categories and numbers side by side: trees find bins of their own."""
+    """Return categories and numbers side by side. Trees choose their own bins."""
     names = [name for name in ("categories", "numbers") if name in split.inputs]
     return np.concatenate([split.inputs[name] for name in names], axis=1, dtype="float32")
 
 
-def _keep_best(epochs: int) -> keras.callbacks.EarlyStopping:
-    """Puts the weights of the best epoch back when training ends, which it does not hasten."""
+def _restore_best_weights(epochs: int) -> keras.callbacks.EarlyStopping:
+    """Return a callback that restores the best epoch's weights and never stops early."""
     return keras.callbacks.EarlyStopping(
         "val_mtl_score", mode="max", patience=epochs, restore_best_weights=True
     )
 
 
-def _score(metrics: list[Metric], tasks: list[str]) -> pk.MultiTaskScore:
+def _selection_score(metrics: list[Metric], tasks: list[str]) -> pk.MultiTaskScore:
     return pk.MultiTaskScore({m.log_key(tasks): m.sign * m.weight for m in metrics})
 
 
@@ -178,10 +178,10 @@ def _labels(split: Split, tasks: list[str]) -> Arrays:
     return {task: split.labels[task] for task in tasks}
 
 
-def _scored(result: Result, setting: Setting, start: float) -> Result:
+def _score_result(result: Result, setting: Setting, start: float) -> Result:
     labels = setting.dataset.test.labels
     result.test = {
-        metric.full_key: metric.of(labels[metric.task], result.predictions[metric.task])
+        metric.full_key: metric.evaluate(labels[metric.task], result.predictions[metric.task])
         for metric in setting.metrics
     }
     result.seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""What every data set of the examples looks like to the models."""
+"""Common format of the examples' data sets."""
 
 from dataclasses import dataclass, field
 
@@ -9,13 +9,13 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Split:
-    """Rows of a data set: what a model reads, and what it is to say.
+    """Inputs and labels of some rows of a data set.
 
     Attributes:
         inputs: Arrays `(rows, columns)` by the name of the model's input.
         labels: Arrays `(rows,)` by task, NaN where a row has no label.
-        days: Array `(rows,)` of the day that each row is from, where rows of one day share more
-            than the inputs say; None where rows are independent.
+        days: Array `(rows,)` with the day of each row, if rows of one day are correlated beyond
+            their inputs. None if rows are independent.
     """
 
     inputs: Arrays
@@ -28,14 +28,14 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in three parts.
+    """Data set in three parts.
 
     Attributes:
         train: The rows to train on.
-        validation: The rows that choose the checkpoint.
-        test: The rows to report.
-        cardinalities: For every integer input, the number of codes of each of its columns. An
-            input that is not in here holds real numbers.
+        validation: The rows for choosing the checkpoint.
+        test: The rows for the reported metrics.
+        cardinalities: For every integer input, the number of codes of each of its columns. Inputs
+            that are not listed hold real numbers.
     """
 
     train: Split
@@ -45,17 +45,17 @@ class Dataset:
 
     @property
     def tasks(self) -> list[str]:
-        """The tasks, in order."""
+        """Tasks, in order."""
         return list(self.train.labels)
 
     @property
     def rows(self) -> dict[str, int]:
-        """The number of rows of each part."""
+        """Number of rows of each part."""
         return {part: len(getattr(self, part)) for part in ("train", "validation", "test")}
 
 
-def take(split: Split, rows: np.ndarray) -> Split:
-    """The given rows of a split."""
+def take_rows(split: Split, rows: np.ndarray) -> Split:
+    """Return the given rows of a split."""
     return Split(
         {name: values[rows] for name, values in split.inputs.items()},
         {task: values[rows] for task, values in split.labels.items()},
@@ -63,7 +63,7 @@ def take(split: Split, rows: np.ndarray) -> Split:
     )
 
 
-def labelled(split: Split, tasks: list[str]) -> Split:
-    """The rows that have a label of at least one of the tasks."""
+def labelled_rows(split: Split, tasks: list[str]) -> Split:
+    """Return the rows that have a label for at least one of the tasks."""
     known = np.any([~np.isnan(split.labels[task]) for task in tasks], axis=0)
-    return split if known.all() else take(split, np.flatnonzero(known))
+    return split if known.all() else take_rows(split, np.flatnonzero(known))

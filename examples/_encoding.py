@@ -1,4 +1,4 @@
-"""Tables of categories and numbers as a network's inputs."""
+"""Encoding of tables with categories and numbers as network inputs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ MIN_COUNT = 10
 
 @dataclass(frozen=True)
 class Encoder:
-    """What the training rows say about the columns of a data frame.
+    """Encoder of data frame columns, fitted to the training rows.
 
     Attributes:
         values: The frequent values of each categorical column.
-        edges: Where each numeric column is cut into bins.
-        transform: What the numbers go through before they are standardized.
-        mean: Of the transformed numbers, by column.
-        deviation: Their standard deviation.
+        edges: The bin edges of each numeric column.
+        transform: Function applied to the numbers before they are standardized.
+        mean: Mean of the transformed numbers, by column.
+        deviation: Standard deviation of the transformed numbers, by column.
     """
 
     values: dict[str, list[Any]]
@@ -37,14 +37,14 @@ class Encoder:
         bin_edges: Callable[[np.ndarray], np.ndarray],
         transform: Callable[[np.ndarray], np.ndarray] = np.asarray,
     ) -> "Encoder":
-        """Read the training rows.
+        """Fit an encoder to the training rows.
 
         Args:
-            train: Their data frame.
+            train: Data frame of the training rows.
             categorical: Names of the columns that hold categories.
             numeric: Names of the columns that hold numbers.
-            bin_edges: From a numeric column to where it is cut.
-            transform: What the numbers go through before they are standardized.
+            bin_edges: Function from the values of a numeric column to its bin edges.
+            transform: Function applied to the numbers before they are standardized.
         """
         numbers = transform(train[list(numeric)].to_numpy("float64"))
         deviation = np.nanstd(numbers, axis=0)
@@ -58,20 +58,20 @@ class Encoder:
 
     @property
     def cardinalities(self) -> dict[str, list[int]]:
-        """The number of codes of each column of `categories` and of `bins`."""
+        """Number of codes of each column of `categories` and of `bins`."""
         return {
             "categories": [len(values) + 1 for values in self.values.values()],
             "bins": [len(edges) + 1 for edges in self.edges.values()],
         }
 
     def encode(self, frame: Any) -> Arrays:
-        """The rows of a data frame.
+        """Encode the rows of a data frame.
 
         Returns:
-            `categories`, codes of the categorical columns, 0 for a value that the training rows
-            hold fewer than `MIN_COUNT` times or not at all; `bins`, the number of edges at or
-            below each number, 0 for a missing one; `numbers`, transformed and standardized, 0
-            for a missing one.
+            A dict with three arrays. `categories`: codes of the categorical columns, 0 for a value
+            that occurs fewer than `MIN_COUNT` times in the training rows. `bins`: the number of
+            edges at or below each number, 0 for a missing one. `numbers`: transformed and
+            standardized numbers, 0 for a missing one.
         """
         numbers = self.transform(frame[list(self.edges)].to_numpy("float64"))
         numbers = np.nan_to_num((numbers - self.mean) / self.deviation)
@@ -88,7 +88,7 @@ def _frequent_values(column: Any) -> list[Any]:
 
 
 def _codes(column: Any, values: list[Any]) -> np.ndarray:
-    """1, 2, ... for the values, 0 for any other."""
+    """Return 1, 2, ... for the values in their order, and 0 for all others."""
     import pandas as pd
 
     return pd.Index(values).get_indexer(column) + 1

@@ -1,4 +1,4 @@
-"""The models that export_formats.py exports: a PLE, and with --all every kind of block."""
+"""Models that `export_formats.py` exports: one PLE or, with `--all`, every kind of block."""
 
 import itertools
 from collections.abc import Iterator
@@ -16,20 +16,21 @@ POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 
 @keras.saving.register_keras_serializable(package="export_formats")
 class OwnExpert(pk.ExpertBlock):
-    """An expert of one's own: a block runs copies of it, no stacked kernels."""
+    """Custom expert: a block runs copies of it instead of stacked kernels."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A kind of model.
+    """Kind of model.
 
     Attributes:
         block: "PLE", "MMoE" or "shared bottom".
         experts: "stacked" or "copied".
         tracked: Whether gates keep statistics.
-        inputs: "one", "two" (a dict, put together in front) or "by stream" (a dict into the block).
+        inputs: "one", "two" (a dict, concatenated before the block) or "by stream" (a dict that the
+            block takes).
         policy: The dtype policy.
-        more: What else is special, a key of `MORE`.
+        option: Another property of the model, a key of `OPTIONS`.
     """
 
     block: str = "PLE"
@@ -37,16 +38,16 @@ class Case:
     tracked: bool = False
     inputs: str = "one"
     policy: str = "float32"
-    more: str = ""
+    option: str = ""
 
-    def words(self) -> str:
-        """The case as a line of a table names it."""
+    def describe(self) -> str:
+        """Return the case's name in the printed table."""
         gates = "gates tracked, " * self.tracked
-        more = f", {self.more}" * bool(self.more)
-        return f"{self.block}, {self.experts}, {gates}{self.inputs} input, {self.policy}{more}"
+        option = f", {self.option}" * bool(self.option)
+        return f"{self.block}, {self.experts}, {gates}{self.inputs} input, {self.policy}{option}"
 
 
-MORE: dict[str, dict[str, Any]] = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
     "gate dropout": {"gate_dropout": 0.3},
     "balanced gates": {"expert_balance_regularizer": 0.1},
@@ -59,7 +60,7 @@ MORE: dict[str, dict[str, Any]] = {
 
 
 def cases() -> Iterator[Case]:
-    """Blocks, experts, tracking and inputs in all combinations; policies; special features."""
+    """Yield all combinations of blocks, experts, tracking and inputs, then policies and options."""
     blocks, inputs = ("PLE", "MMoE", "shared bottom"), ("one", "two", "by stream")
     for block, experts in itertools.product(blocks, ("stacked", "copied")):
         for tracked, form in itertools.product((False, True), inputs):
@@ -67,13 +68,13 @@ def cases() -> Iterator[Case]:
                 yield Case(block, experts, tracked, form)
         for policy in POLICIES[1:]:
             yield Case(block, experts, policy=policy)
-    yield from (replace(Case(), more=more) for more in MORE if more)
+    yield from (replace(Case(), option=option) for option in OPTIONS if option)
 
 
 def build(case: Case) -> keras.Model:
-    """The model of a case, its weights and biases random."""
+    """Return the model of a case, with random weights and biases."""
     keras.config.set_dtype_policy(case.policy)
-    heads = _heads(case.more)
+    heads = _heads(case.option)
     block = _block(case, heads)
     inputs = _inputs(case.inputs, heads.task_names)
     if case.inputs == "by stream":
@@ -92,7 +93,7 @@ def build(case: Case) -> keras.Model:
 
 
 def _inputs(form: str, tasks: list[str]) -> dict[str, Any]:
-    """By name. An input that had the name of a task would collide with its output in ONNX."""
+    """Return inputs by name. In ONNX, an input with a task's name would collide with its output."""
     widths = {"x": FEATURES}
     if form == "two":
         widths = {"user": 10, "item": FEATURES - 10}
@@ -101,31 +102,31 @@ def _inputs(form: str, tasks: list[str]) -> dict[str, Any]:
     return {name: keras.Input((width,), name=name) for name, width in widths.items()}
 
 
-def _heads(more: str) -> pk.TaskHeads:
-    activation = "gelu" if more == "gelu tower" else "relu"
+def _heads(option: str) -> pk.TaskHeads:
+    activation = "gelu" if option == "gelu tower" else "relu"
     heads = [
         pk.BinaryHead("click", tower=[8]),
         pk.BinaryHead("buy"),
         pk.RegressionHead("time", tower=pk.ExpertBlock([8], activation=activation), units=2),
         pk.MulticlassHead("kind", tower=[8], num_classes=4),
     ]
-    if more == "product head":
+    if option == "product head":
         heads.append(pk.ProductHead("click_and_buy", of=("click", "buy")))
-    return pk.TaskHeads(heads, "uncertainty" if more == "learned weights" else None)
+    return pk.TaskHeads(heads, "uncertainty" if option == "learned weights" else None)
 
 
 def _block(case: Case, heads: pk.TaskHeads) -> keras.Layer:
     kind = pk.ExpertBlock if case.experts == "stacked" else OwnExpert
-    expert = kind([16, 8], normalization="batch" if case.more == "batch norm" else None)
+    expert = kind([16, 8], normalization="batch" if case.option == "batch norm" else None)
     if case.block == "shared bottom":
         return pk.SharedBottomBlock(heads, expert)
-    gates = {"enable_gate_weights_metrics": case.tracked, **MORE[case.more]}
+    gates = {"enable_gate_weights_metrics": case.tracked, **OPTIONS[case.option]}
     if case.block == "MMoE":
         return pk.MMoEBlock(heads, expert, num_experts=4, **gates)
     return pk.PLEBlock(2, heads, expert, num_task_experts=2, num_shared_experts=2, **gates)
 
 
-def examples(model: keras.Model, rows: int) -> dict[str, np.ndarray]:
-    """Inputs of a model, by name."""
+def make_inputs(model: keras.Model, rows: int) -> dict[str, np.ndarray]:
+    """Return random inputs for a model, by name."""
     rng = np.random.default_rng(rows)
     return {x.name: rng.normal(size=(rows, *x.shape[1:])).astype("float32") for x in model.inputs}

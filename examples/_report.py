@@ -1,4 +1,4 @@
-"""What a comparison came to: a table, a sentence on noise, a picture, a JSON file."""
+"""Reports of a comparison: tables, noise estimates, a plot and a JSON file."""
 
 import json
 from collections.abc import Callable
@@ -10,18 +10,18 @@ import keras
 import numpy as np
 from _comparison import Result, Setting
 from _data import Dataset, Split
-from _metrics import Metric, judging
+from _metrics import Metric, selection_metrics
 
 import ple_keras as pk
 
 RESAMPLES = 100
-# In standard errors: what the largest difference between four equal models stays below in 95 of
-# 100 cases (the studentized range, 3.63, over the square root of 2).
+# In standard errors: 95 % quantile of the largest difference between four equal models (the
+# studentized range, 3.63, divided by the square root of 2).
 THRESHOLD = 2.57
 
 
-def by_model(results: list[Result]) -> dict[str, list[Result]]:
-    """The results of each model, by seed."""
+def group_by_model(results: list[Result]) -> dict[str, list[Result]]:
+    """Return the results of each model, by seed."""
     return {
         name: [result for result in results if result.model == name]
         for name in dict.fromkeys(result.model for result in results)
@@ -29,52 +29,58 @@ def by_model(results: list[Result]) -> dict[str, list[Result]]:
 
 
 def format_table(results: list[Result], metrics: list[Metric], baseline: str | None = None) -> str:
-    """A line a model: parameters, metrics, gains, seconds a seed.
+    """Return a table with a line per model: parameters, metrics, gains, seconds per seed.
 
     Args:
-        results: Of every model and seed.
+        results: The results of every model and seed.
         metrics: The columns.
-        baseline: The model that the gains are over, see `format_gains`; None for a table without.
+        baseline: The model that gains are relative to, see `format_gains`. None for no gains.
     """
-    models = by_model(results)
+    models = group_by_model(results)
     rows = [["model", "parameters", *(metric.label for metric in metrics)]]
     for name, runs in models.items():
         parameters = runs[0].parameters
         row = [name, "-" if parameters is None else f"{parameters:,}"]
-        rows.append([*row, *(_spread([run.test[m.full_key] for run in runs], m) for m in metrics)])
+        rows.append(
+            [*row, *(_format_spread([run.test[m.full_key] for run in runs], m) for m in metrics)]
+        )
     if baseline is not None:
         for row, gains in zip(rows, _gains(models, metrics, baseline), strict=True):
             row += gains
     seconds = [f"{np.mean([run.seconds for run in runs]):.0f}" for runs in models.values()]
     for row, cell in zip(rows, ["seconds", *seconds], strict=True):
         row.append(cell)
-    return aligned(rows)
+    return align_columns(rows)
 
 
 def format_gains(results: list[Result], metrics: list[Metric], baseline: str) -> str:
-    """A line a model: its MTL gains, by how much it betters each metric of the baseline's."""
-    models = by_model(results)
+    """Return a table with a line per model: MTL gains over the baseline's metrics."""
+    models = group_by_model(results)
     gains = _gains(models, metrics, baseline)
-    return aligned([[name, *row] for name, row in zip(["model", *models], gains, strict=True)])
+    return align_columns(
+        [[name, *row] for name, row in zip(["model", *models], gains, strict=True)]
+    )
 
 
 def _gains(
     models: dict[str, list[Result]], metrics: list[Metric], baseline: str
 ) -> list[list[str]]:
-    """A row of titles, then one a model: the gains of the metrics that choose a network's epoch."""
-    judged = judging(metrics)
-    rows = [[f"gain {metric.task}" for metric in judged]]
+    """Return a row of titles, then a row per model with gains of the selection metrics."""
+    selected = selection_metrics(metrics)
+    rows = [[f"gain {metric.task}" for metric in selected]]
     for name, runs in models.items():
         if baseline not in models or name == baseline:
-            rows.append(["-"] * len(judged))
+            rows.append(["-"] * len(selected))
             continue
         gains = [pk.mtl_gain(run.test, base.test) for run, base in zip(runs, models[baseline])]
-        rows.append([_spread([gain[m.full_key] for gain in gains], m, "+") for m in judged])
+        rows.append(
+            [_format_spread([gain[m.full_key] for gain in gains], m, "+") for m in selected]
+        )
     return rows
 
 
-def aligned(rows: list[list[str]]) -> str:
-    """Columns: the first to the left, the others to the right."""
+def align_columns(rows: list[list[str]]) -> str:
+    """Align the first column to the left and the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(
@@ -85,8 +91,8 @@ def aligned(rows: list[list[str]]) -> str:
     )
 
 
-def _spread(values: list[float], metric: Metric, sign: str = "") -> str:
-    """The mean and, of several seeds, the standard deviation."""
+def _format_spread(values: list[float], metric: Metric, sign: str = "") -> str:
+    """Format the mean and, for several seeds, the standard deviation."""
     mean = f"{np.mean(values):{sign}.{metric.digits}f}"
     return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{metric.digits}f}"
 
@@ -94,17 +100,17 @@ def _spread(values: list[float], metric: Metric, sign: str = "") -> str:
 def describe_noise(
     results: list[Result], names: list[str], dataset: Dataset, metrics: list[Metric]
 ) -> str:
-    """Whether the largest difference between the named models is more than noise, by task.
+    """Compare the largest difference between the named models with its noise, by task.
 
-    The yardstick is the standard error of that very difference: over resamples of the test rows,
-    or of the days that they are from, the same for both models, and over the seeds where there
-    are several.
+    The difference is compared with its standard error. The error is estimated by resampling the
+    test rows, or the days that they belong to, alike for both models. With several seeds, the
+    variation between seeds is included.
     """
-    models = {name: runs for name, runs in by_model(results).items() if name in names}
+    models = {name: runs for name, runs in group_by_model(results).items() if name in names}
     several_seeds = len(next(iter(models.values()))) > 1
     drawn = "rows" if dataset.test.days is None else "days"
     lines = []
-    for metric in judging(metrics):
+    for metric in selection_metrics(metrics):
         means = {
             name: np.mean([run.test[metric.full_key] for run in runs])
             for name, runs in models.items()
@@ -117,7 +123,9 @@ def describe_noise(
         elif several_seeds:
             verdict = "more than noise"
         else:
-            verdict = f"more than other test {drawn} would change; for other seeds, see --seeds"
+            verdict = (
+                f"more than the noise of the test {drawn}; for the noise of seeds, use --seeds"
+            )
         numbers = f"{difference:.{metric.digits}f}, standard error {error:.{metric.digits}f}"
         lines.append(f"  {metric.task}: {numbers}: {verdict}")
     return "\n".join(lines)
@@ -126,11 +134,11 @@ def describe_noise(
 def _standard_error(
     first: list[Result], second: list[Result], test: Split, metric: Metric
 ) -> float:
-    labels, draw = test.labels[metric.task], _resampler(test)
+    labels, draw = test.labels[metric.task], _make_resampler(test)
 
     def difference(rows: np.ndarray) -> float:
         scores = [
-            [metric.of(labels[rows], run.predictions[metric.task][rows]) for run in runs]
+            [metric.evaluate(labels[rows], run.predictions[metric.task][rows]) for run in runs]
             for runs in (first, second)
         ]
         return float(np.mean(scores[0]) - np.mean(scores[1]))
@@ -145,8 +153,8 @@ def _standard_error(
     return float(np.hypot(of_rows, of_seeds))
 
 
-def _resampler(test: Split) -> Callable[[], np.ndarray]:
-    """Draws as many rows as there are, with replacement; whole days, where rows have a day."""
+def _make_resampler(test: Split) -> Callable[[], np.ndarray]:
+    """Return a function that draws as many rows as there are, with replacement, by day if given."""
     rng, count = np.random.default_rng(0), len(test)
     if test.days is None:
         return lambda: rng.integers(count, size=count)
@@ -155,7 +163,7 @@ def _resampler(test: Split) -> Callable[[], np.ndarray]:
 
 
 def print_title(data: str, dataset: Dataset) -> str:
-    """Says what is compared on which rows; returns the title of a picture of it."""
+    """Print the data set, the rows and the backend. Return a title for plots."""
     rows = ", ".join(f"{count:,} {part}" for part, count in dataset.rows.items())
     backend = keras.backend.backend()
     print(f"{data}: {rows} rows; Keras {keras.version()} on {backend}", flush=True)
@@ -163,7 +171,7 @@ def print_title(data: str, dataset: Dataset) -> str:
 
 
 def write_json(path: Path, results: list[Result], setting: Setting, config: dict[str, Any]) -> None:
-    """Everything that the table was made from, and the history of every epoch."""
+    """Write the results, the history of every epoch and the configuration."""
     config = {
         **config,
         "rows": setting.dataset.rows,
@@ -179,13 +187,13 @@ def write_json(path: Path, results: list[Result], setting: Setting, config: dict
 
 
 def draw(path: Path, results: list[Result], metrics: list[Metric], title: str) -> None:
-    """A panel a metric: its value of each model, a dot a seed, mean and standard deviation."""
+    """Plot a panel per metric: a dot per seed, mean and standard deviation of each model."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    models = by_model(results)
+    models = group_by_model(results)
     figure, panels = plt.subplots(
         1, len(metrics), sharey=True, figsize=(5 * len(metrics), 1.4 + 0.45 * len(models))
     )

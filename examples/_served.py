@@ -1,8 +1,8 @@
-"""Runs exported models where there is no Keras: `python -I _served.py FOLDER...`.
+"""Run exported models without Keras: `python -I _served.py FOLDER...`.
 
-Each folder holds an artefact and files `inputs_*.npz`, arrays by the names of the model's inputs;
-for each of these `outputs_*.npz` is written, arrays by the names that the artefact knows, or
-`error.txt`. A finder that passes over Keras and ple_keras stands in for a machine without them.
+Each folder holds an artefact and files `inputs_*.npz`, arrays by the names of the model's inputs.
+For each of these files, `outputs_*.npz` is written, arrays by the artefact's output names, or
+`error.txt`. An import finder that hides Keras and ple_keras simulates a machine without them.
 """
 
 import sys
@@ -17,8 +17,8 @@ import numpy as np
 Arrays = dict[str, np.ndarray]
 
 
-class WithoutKeras(PathFinder):
-    """Finds what there is, but for Keras and ple_keras."""
+class FinderWithoutKeras(PathFinder):
+    """Import finder that hides Keras and ple_keras."""
 
     @classmethod
     def find_spec(cls, fullname: str, path: Any = None, target: Any = None) -> Any:
@@ -31,7 +31,7 @@ def load_saved_model(path: Path) -> Callable[[Arrays], Any]:
     import tensorflow as tf
 
     served = tf.saved_model.load(path)
-    return lambda inputs: served.serve(as_called(inputs))
+    return lambda inputs: served.serve(to_call_argument(inputs))
 
 
 def load_onnx(path: Path) -> Callable[[Arrays], Any]:
@@ -50,7 +50,7 @@ def load_torch(path: Path) -> Callable[[Arrays], Any]:
     def run(inputs: Arrays) -> Any:
         tensors = {name: torch.from_numpy(x) for name, x in inputs.items()}
         with torch.no_grad():
-            return module(as_called(tensors))
+            return module(to_call_argument(tensors))
 
     return run
 
@@ -70,8 +70,8 @@ LOADERS = {
 }
 
 
-def as_called(inputs: dict[str, Any]) -> Any:
-    """A model of one input takes the tensor itself, of several a dict."""
+def to_call_argument(inputs: dict[str, Any]) -> Any:
+    """Return the tensor itself for a model with one input, and the dict for several."""
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
@@ -86,8 +86,8 @@ def serve(folder: Path) -> None:
 
 
 def main(folders: list[str]) -> None:
-    """Serve each folder; the failure of one is written down and keeps no other from running."""
-    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, WithoutKeras]
+    """Run the artefact in each folder. If one fails, write its error and continue."""
+    sys.meta_path[:] = [BuiltinImporter, FrozenImporter, FinderWithoutKeras]
     warnings.simplefilter("ignore")
     for folder in map(Path, folders):
         try:

@@ -1,4 +1,4 @@
-"""The synthetic data of the MMoE paper: two regression tasks whose relatedness is chosen.
+"""Synthetic data of the MMoE paper: two regression tasks with a given correlation.
 
 Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
 KDD 2018, section 3.
@@ -21,15 +21,15 @@ def make_synthetic(correlation: float, rows: int | None = None, seed: int = 0) -
         w_1 = u_1,  w_2 = p u_1 + sqrt(1 - p^2) u_2,
         y_k = w_k'x + sum_i sin(a_i w_k'x + b_i) + noise,
 
-    x standard normal. The paper leaves a_i and b_i open: here they are drawn too, a_i up to 3, so
-    that a network has something to learn beyond a line. The labels are standardized, so that an
-    RMSE of 1 is what the mean alone would reach.
+    where x is standard normal. The paper does not specify a_i and b_i. They are drawn here, a_i up
+    to 3, so that the labels are not a linear function. The labels are standardized: predicting the
+    mean gives an RMSE of 1.
 
     Args:
-        correlation: p, in [-1, 1]: the cosine between the tasks' weights, which the labels'
-            correlation grows with.
-        rows: How many rows to train on; validation and test get a quarter of it each.
-        seed: Seed of everything drawn.
+        correlation: p, in [-1, 1], the cosine between the tasks' weights. The correlation of the
+            labels increases with it.
+        rows: Number of training rows. Validation and test have a quarter of it each.
+        seed: Seed of all random draws.
     """
     rng = np.random.default_rng(seed)
     rows = rows or DEFAULT_ROWS

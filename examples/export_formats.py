@@ -1,16 +1,16 @@
-"""Exports a PLE to every format that the backend has, and runs the files without Keras.
+"""Export a PLE to every format of the backend, and run the files without Keras.
 
     pip install -e ".[export,tensorflow]"
     KERAS_BACKEND=tensorflow python examples/export_formats.py
 
-    saved_model   TensorFlow; JAX, with TensorFlow installed beside it       run by TensorFlow
-    onnx          TensorFlow, PyTorch; JAX, with jax2onnx installed          run by onnxruntime
+    saved_model   TensorFlow; JAX, if TensorFlow is installed                run by TensorFlow
+    onnx          TensorFlow, PyTorch; JAX, if jax2onnx is installed         run by onnxruntime
     torch         PyTorch: an ExportedProgram                                run by PyTorch
     litert        TensorFlow                                                 run by ai-edge-litert
 
-Each is exported once, with a batch of any size, and run on batches of 1, 7 and 64 in a process that
-finds neither Keras nor ple_keras (`_served.py`). Printed is the largest difference to
-`model.predict`, over all tasks. `--all` does the same for every kind of model: blocks, experts,
+Each file is exported once, for any batch size. A process without Keras and ple_keras
+(`_served.py`) runs it on batches of 1, 7 and 64. The script prints the largest difference to
+`model.predict` over all tasks. `--all` repeats this for every kind of model: blocks, experts,
 inputs, dtype policies. `--keep FOLDER` keeps the files.
 """
 
@@ -29,24 +29,24 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # read by the import
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be set before the import
 
 import keras
 import numpy as np
-from _export_cases import Case, build, cases, examples
+from _export_cases import Case, build, cases, make_inputs
 
 BATCHES = (1, 7, 64)
 BACKEND = keras.backend.backend()
 
 
 def export_saved_model(model: keras.Model, folder: Path) -> None:
-    """To be served by what `tf.saved_model.load(path)` returns: `serve(x)`, a dict by task."""
+    """Export a SavedModel. `tf.saved_model.load(path).serve(x)` returns a dict by task."""
     model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
 
 
 def export_onnx(model: keras.Model, folder: Path) -> None:
-    """An ONNX file whose outputs bear the tasks' names."""
-    predictions = call(model)  # Keras refuses a model that was never called
+    """Export an ONNX file whose outputs have the tasks' names."""
+    predictions = call_model(model)  # Keras refuses models that were never called
     file = folder / "model.onnx"
     model.export(file, format="onnx", verbose=False)
     if BACKEND == "torch":
@@ -56,7 +56,7 @@ def export_onnx(model: keras.Model, folder: Path) -> None:
 
 
 def name_outputs(file: Path, names: list[str]) -> None:
-    """Give names to the outputs of an ONNX file: PyTorch and JAX leave them nameless."""
+    """Name the outputs of an ONNX file. Under PyTorch and JAX, Keras does not name them."""
     import onnx
 
     model = onnx.load(file)
@@ -71,7 +71,10 @@ def name_outputs(file: Path, names: list[str]) -> None:
 
 
 def export_torch(model: keras.Model, folder: Path) -> None:
-    """An ExportedProgram for any batch: `torch.export.load(path).module()(x)`, a dict by task."""
+    """Export an ExportedProgram for any batch size.
+
+    `torch.export.load(path).module()(x)` returns a dict by task.
+    """
     import torch
 
     batch = {0: torch.export.Dim("batch")}
@@ -85,17 +88,17 @@ def export_torch(model: keras.Model, folder: Path) -> None:
 
 
 def export_litert(model: keras.Model, folder: Path) -> None:
-    """A LiteRT file; its signature knows the tasks, positions of outputs say nothing."""
+    """Export a LiteRT file. Only its signature has the tasks' names; output order is arbitrary."""
     model.export(folder / "model.tflite", format="litert", verbose=False)
 
 
-EXPORTS: dict[str, Callable[[keras.Model, Path], None]] = {
+EXPORTERS: dict[str, Callable[[keras.Model, Path], None]] = {
     "saved_model": export_saved_model,
     "onnx": export_onnx,
     "torch": export_torch,
     "litert": export_litert,
 }
-NEEDS = {  # by format and backend: packages beside those of the backend
+REQUIRED_PACKAGES = {  # additional packages by format and backend
     "saved_model": {"tensorflow": [], "jax": ["tensorflow"]},
     "onnx": {
         "tensorflow": ["onnxruntime", "tf2onnx"],
@@ -107,22 +110,22 @@ NEEDS = {  # by format and backend: packages beside those of the backend
 }
 
 
-def call(model: keras.Model) -> dict[str, Any]:
-    """The model called by itself, which is more than `predict` is on JAX."""
-    inputs = {key: keras.ops.convert_to_tensor(x) for key, x in examples(model, 1).items()}
-    predictions: dict[str, Any] = model(as_called(inputs))
+def call_model(model: keras.Model) -> dict[str, Any]:
+    """Call the model directly. On JAX, this does more than `predict`."""
+    inputs = {key: keras.ops.convert_to_tensor(x) for key, x in make_inputs(model, 1).items()}
+    predictions: dict[str, Any] = model(to_call_argument(inputs))
     return predictions
 
 
-def as_called(inputs: dict[str, Any]) -> Any:
-    """A model of one input takes the tensor itself, of several a dict."""
+def to_call_argument(inputs: dict[str, Any]) -> Any:
+    """Return the tensor itself for a model with one input, and the dict for several."""
     return inputs if len(inputs) > 1 else next(iter(inputs.values()))
 
 
-def formats_here() -> list[str]:
-    """What this backend exports to; what lacks a package is named and left out."""
+def available_formats() -> list[str]:
+    """Return the formats that this backend exports. Print formats with missing packages."""
     formats = []
-    for name, needs in NEEDS.items():
+    for name, needs in REQUIRED_PACKAGES.items():
         if BACKEND in needs:
             missing = [x for x in needs[BACKEND] if importlib.util.find_spec(x) is None]
             formats += [] if missing else [name]
@@ -132,26 +135,26 @@ def formats_here() -> list[str]:
 
 
 def export(case: Case, formats: list[str], folder: Path) -> None:
-    """Write a model's files, and what it makes of inputs, for `_served.py` and `difference`."""
+    """Write a model's files, inputs and predictions for `_served.py` and `largest_difference`."""
     model = build(case)
     for name in formats:
         here = folder / name
         here.mkdir(parents=True)
         try:
-            with quietly():
-                EXPORTS[name](model, here)
+            with suppress_output():
+                EXPORTERS[name](model, here)
         except Exception as error:
             (here / "error.txt").write_text(f"export: {type(error).__name__}: {error}")
-    inputs = examples(model, max(BATCHES))
-    np.savez(folder / "predictions.npz", **model.predict(as_called(inputs), max(BATCHES), 0))
+    inputs = make_inputs(model, max(BATCHES))
+    np.savez(folder / "predictions.npz", **model.predict(to_call_argument(inputs), max(BATCHES), 0))
     for rows, name in itertools.product(BATCHES, formats):
         first = {key: x[:rows] for key, x in inputs.items()}
         np.savez(folder / name / f"inputs_{rows}.npz", **first)
 
 
 @contextlib.contextmanager
-def quietly() -> Iterator[None]:
-    """What exporters say of their own accord is not of interest here."""
+def suppress_output() -> Iterator[None]:
+    """Suppress the output of exporters."""
     logging.disable(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -162,14 +165,14 @@ def quietly() -> Iterator[None]:
 
 
 def serve(folders: list[Path]) -> None:
-    """Run all files in one process that finds no Keras."""
+    """Run all files in one process without Keras."""
     script = Path(__file__).with_name("_served.py")
     whole = [folder for folder in folders if not (folder / "error.txt").exists()]
     subprocess.run([sys.executable, "-I", script, *whole], check=True, stderr=subprocess.DEVNULL)
 
 
-def difference(folder: Path) -> str:
-    """The largest to `predict`, or what went wrong."""
+def largest_difference(folder: Path) -> str:
+    """Return the largest difference to `predict`, or the error."""
     if (folder / "error.txt").exists():
         return (folder / "error.txt").read_text()
     predictions, largest = np.load(folder.parent / "predictions.npz"), 0.0
@@ -177,21 +180,23 @@ def difference(folder: Path) -> str:
         outputs = np.load(folder / f"outputs_{rows}.npz")
         if set(outputs) != set(predictions):
             return f"other names: {list(outputs)}"
-        differences = [abs(outputs[task] - predictions[task][:rows]) for task in predictions]
-        largest = max(largest, *(difference.max() for difference in differences))
+        errors = [abs(outputs[task] - predictions[task][:rows]) for task in predictions]
+        largest = max(largest, *(error.max() for error in errors))
     return f"{largest:.0e}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Export, serve, compare; returns the exit status."""
+    """Export, run and compare. Return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--all", action="store_true", help="every kind of model")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="a new folder for the files")
+    parser.add_argument("--all", action="store_true", help="export every kind of model")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="new folder that keeps the files"
+    )
     args = parser.parse_args(argv)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    formats, chosen = formats_here(), list(cases()) if args.all else [Case()]
+    formats, chosen = available_formats(), list(cases()) if args.all else [Case()]
     if not formats:
         return 2
     with contextlib.ExitStack() as stack:
@@ -200,20 +205,20 @@ def main(argv: list[str] | None = None) -> int:
         for case, folder in zip(chosen, folders):
             export(case, formats, folder)
         serve([folder / name for folder in folders for name in formats])
-        found = [[difference(folder / name) for name in formats] for folder in folders]
+        found = [[largest_difference(folder / name) for name in formats] for folder in folders]
     print_table(formats, chosen, found)
     return 0
 
 
 def print_table(formats: list[str], chosen: list[Case], found: list[list[str]]) -> None:
-    """A line a model; errors below, each once, without what names files and nodes."""
+    """Print a line per model, then each error once, without file and node names."""
     found = [[" ".join(x for x in cell.split() if "/" not in x) for cell in row] for row in found]
     errors = list(dict.fromkeys(cell for row in found for cell in row if ":" in cell))
-    width = max(len(case.words()) for case in chosen)
+    width = max(len(case.describe()) for case in chosen)
     print(" " * width + "".join(f"{name:>13}" for name in formats))
     for case, row in zip(chosen, found):
         cells = [f"error {errors.index(cell) + 1}" if cell in errors else cell for cell in row]
-        print(case.words().ljust(width) + "".join(f"{cell:>13}" for cell in cells))
+        print(case.describe().ljust(width) + "".join(f"{cell:>13}" for cell in cells))
     for number, error in enumerate(errors, 1):
         print(f"\nerror {number}: {error[:400]}")
 

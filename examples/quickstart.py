@@ -1,4 +1,4 @@
-"""The README's ten lines, running: a PLE of four tasks on made-up data.
+"""Train the README's quickstart model, a PLE with four tasks, on random data.
 
 pip install -e ".[jax]"
 KERAS_BACKEND=jax python examples/quickstart.py

@@ -1,4 +1,4 @@
-"""Progressive Layered Extraction and its relatives as Keras 3 layers."""
+"""Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule

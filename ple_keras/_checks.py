@@ -1,4 +1,4 @@
-"""Checks of what a caller hands in. Each names the argument, what is allowed and what it got."""
+"""Checks of arguments. Each error names the argument, the allowed values and the given value."""
 
 import math
 import operator
@@ -20,7 +20,7 @@ TASK_NAME_RULE = (
 
 
 def check_task_name(name: object, argument: str) -> str:
-    """The name itself, if it follows the rule."""
+    """Return a task's name, if it is valid."""
     if not isinstance(name, str):
         raise TypeError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
     if name == SHARED or not TASK_NAME.fullmatch(name):
@@ -29,12 +29,12 @@ def check_task_name(name: object, argument: str) -> str:
 
 
 def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
-    """The tasks' names, in order, from any of the four forms of `outputs`.
+    """Return the tasks' names, in order, from any of the four forms of `outputs`.
 
-    Heads and TaskHeads are known by their `task` and `task_names`, so that the blocks need
-    not know the classes, and a ProductHead, which needs no features, by its `of`.
+    Attributes identify the heads, since blocks do not import the classes: a Head has `task`, a
+    TaskHeads `task_names`. A ProductHead has `of`. It is left out, since it needs no features.
     """
-    names = [check_task_name(name, argument) for name in _names_of(outputs, argument)]
+    names = [check_task_name(name, argument) for name in _unchecked_names(outputs, argument)]
     if not names:
         raise ValueError(
             f"{argument} must name at least one task. Received: {argument}={outputs!r}"
@@ -48,7 +48,8 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     return names
 
 
-def _names_of(outputs: Outputs, argument: str) -> list[Any]:
+def _unchecked_names(outputs: Outputs, argument: str) -> list[Any]:
+    """Return the tasks of `outputs`. They may be repeated or invalid."""
     if hasattr(outputs, "task_names"):
         return list(outputs.task_names)
     if isinstance(outputs, Mapping):
@@ -68,7 +69,7 @@ def _names_of(outputs: Outputs, argument: str) -> list[Any]:
 
 
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
-    """`value` as an int of at least `minimum`; a bool is no count."""
+    """Return `value` as an int of at least `minimum`. A bool is refused."""
     try:
         number = operator.index(value)
     except TypeError:
@@ -81,14 +82,14 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
 
 
 def check_bool(value: object, argument: str) -> bool:
-    """`value`, if it is True or False."""
+    """Return `value`, if it is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{argument} must be True or False. Received: {argument}={value!r}")
     return value
 
 
 def check_number(value: SupportsFloat, argument: str) -> float:
-    """`value` as a finite float."""
+    """Return `value` as a finite float."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -101,7 +102,7 @@ def check_number(value: SupportsFloat, argument: str) -> float:
 
 
 def check_not_negative(value: SupportsFloat, argument: str) -> float:
-    """`value` as a finite float of at least 0."""
+    """Return `value` as a finite float of at least 0."""
     number = check_number(value, argument)
     if number < 0:
         raise ValueError(f"{argument} must be at least 0. Received: {argument}={value!r}")
@@ -109,7 +110,7 @@ def check_not_negative(value: SupportsFloat, argument: str) -> float:
 
 
 def check_rate(value: SupportsFloat, argument: str) -> float:
-    """`value` as a float in [0, 1)."""
+    """Return `value` as a float in [0, 1)."""
     rate = check_number(value, argument)
     if not 0 <= rate < 1:
         raise ValueError(f"{argument} must lie in [0, 1). Received: {argument}={value!r}")
@@ -119,7 +120,7 @@ def check_rate(value: SupportsFloat, argument: str) -> float:
 def check_counts(
     value: int | Mapping[str, int], tasks: Sequence[str], argument: str
 ) -> dict[str, int]:
-    """A number of experts for each task, from one number for all or a dict by task."""
+    """Return the number of experts of each task, from one number or a dict by task."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
     check_keys(value, tasks, argument)
@@ -127,7 +128,7 @@ def check_counts(
 
 
 def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: str) -> None:
-    """Refuse a dict whose keys are not exactly `expected`."""
+    """Check that the keys of a dict are exactly `expected`."""
     missing = [key for key in expected if key not in value]
     extra = [key for key in value if key not in expected]
     if missing or extra:
@@ -138,7 +139,7 @@ def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: s
 
 
 def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument: str) -> None:
-    """Refuse a dict with a key that is not among `known`."""
+    """Check that the keys of a dict are among `known`."""
     extra = [key for key in value if key not in known]
     if extra:
         raise ValueError(
@@ -147,64 +148,67 @@ def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument
         )
 
 
-def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:
-    """The keys, each after those among its values.
+def in_dependency_order(
+    needs: Mapping[str, Sequence[str]], message: Callable[[list[str]], str]
+) -> list[str]:
+    """Return the keys in an order in which each key follows the keys among its values.
 
     Raises:
-        ValueError: with the message, if they depend on each other in a circle.
+        ValueError: If keys form a cycle. `message` returns the text for these keys.
     """
     try:
         return [key for key in TopologicalSorter(needs).static_order() if key in needs]
     except CycleError as error:
-        raise ValueError(message) from error
+        cycle = error.args[1]
+        raise ValueError(message([key for key in needs if key in cycle])) from error
 
 
 def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
-    """What one of Keras's `get` functions makes of `value`, such as an initializer of a name."""
+    """Return `get(value)`, with one of Keras's `get` functions, such as `initializers.get`."""
     try:
         return get(value)
     except (TypeError, ValueError) as error:
         raise ValueError(
-            f"{argument} must be one that Keras knows: {error}. Received: {argument}={value!r}"
+            f"{argument} must be known to Keras: {error}. Received: {argument}={value!r}"
         ) from error
 
 
 def check_known_value(value: object, known: Sequence[object], argument: str) -> Any:
-    """`value`, if it is one of the known ones."""
+    """Return `value`, if it is one of the known ones."""
     if value not in known:
         raise ValueError(f"{argument} must be one of {known}. Received: {argument}={value!r}")
     return value
 
 
 def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """An activation as a function; a layer is refused, and what gives up half of the width."""
+    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
-            "activation must be a name or a function; a layer with weights belongs into a "
-            f"keras.Sequential with the layers before it. Received: activation={activation!r}"
+            "activation must be a name or a function, not a layer. To use a layer, put it in a "
+            f"keras.Sequential after the layers before it. Received: activation={activation!r}"
         )
     function: Callable[[Tensor], Tensor] = check_known(
         keras.activations.get, activation, "activation"
     )
     if function is keras.activations.glu:
         raise ValueError(
-            "activation must keep the width, and glu halves it: a layer of your own may do that. "
+            "activation must keep the width, but 'glu' halves it. Use a custom layer instead. "
             f"Received: activation={activation!r}"
         )
     return function
 
 
 def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
-    """Refuse an argument that the callee sets itself."""
+    """Raise an error if `kwargs` has an argument that the callee sets itself."""
     if argument in kwargs:
         raise TypeError(
-            f"{argument} can't be chosen here, it is {value}. "
+            f"{argument} can't be chosen here: it is {value}. "
             f"Received: {argument}={kwargs[argument]!r}"
         )
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
-    """A shape `(batch, ..., features)` with a known number of features, as a tuple."""
+    """Return a shape `(batch, ..., features)`, if its number of features is known, as a tuple."""
     axes: tuple[int | None, ...] = tuple(shape or ())
     if len(axes) < 2 or not isinstance(axes[-1], int):
         raise ValueError(
@@ -214,8 +218,8 @@ def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int |
     return axes
 
 
-def check_width(shape: Shape, width: int, argument: str) -> None:
-    """Refuse a shape of another width than a layer was built for; None is not yet known."""
+def check_width(shape: Shape, width: int | None, argument: str) -> None:
+    """Check that a shape has the width that a layer was built for. None, unknown, is allowed."""
     if len(shape) < 2 or shape[-1] not in (width, None):
         raise ValueError(
             f"{argument} must have a shape (batch, ..., {width}), as when the block was built. "

@@ -1,4 +1,4 @@
-"""The types that signatures name."""
+"""Types for signatures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
@@ -6,19 +6,22 @@ from typing import Any, Protocol, TypeAlias
 import keras
 import numpy as np
 
-# The tensors of the three backends have no class in common, and arrays may stand for them.
+# The tensors of the three backends have no common class. Arrays are accepted too.
 Tensor: TypeAlias = Any
 
 Shape: TypeAlias = tuple[int | None, ...]
 TaskName: TypeAlias = str
 
-ByStream: TypeAlias = Mapping[str, Tensor]
-Streams: TypeAlias = Tensor | ByStream  # one tensor for every stream, or one for each
+ByName: TypeAlias = Mapping[str, Tensor]
+Streams: TypeAlias = Tensor | ByName  # one tensor for all streams, or one per stream
 StreamShapes: TypeAlias = Shape | Mapping[str, Shape]
 Nested: TypeAlias = Tensor | Mapping[str, "Nested"] | Sequence["Nested"]
 NestedShape: TypeAlias = Shape | Mapping[str, "NestedShape"] | Sequence["NestedShape"]
 
-LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or the units of one
+Index: TypeAlias = tuple[int | slice, ...]
+WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable
+
+LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or its units
 LossFunction: TypeAlias = Callable[..., Tensor]
 LossLike: TypeAlias = str | LossFunction | keras.Loss
 MetricLike: TypeAlias = str | LossFunction | keras.Metric
@@ -30,17 +33,17 @@ Logs: TypeAlias = dict[str, float] | None
 
 
 class HasTask(Protocol):
-    """A head: the blocks take the names of their tasks from heads without knowing the classes."""
+    """A head. Blocks read its task without importing the class."""
 
     task: TaskName
 
 
 class HasTaskNames(Protocol):
-    """A TaskHeads."""
+    """A TaskHeads. Blocks read its tasks without importing the class."""
 
     @property
     def task_names(self) -> list[TaskName]:
-        """The tasks that have features, in order."""
+        """The tasks whose heads read features, in order."""
 
 
 Outputs: TypeAlias = (
@@ -49,10 +52,10 @@ Outputs: TypeAlias = (
 
 
 class Store(Protocol):
-    """A layer's part of a weights file."""
+    """The part of a weights file that belongs to a layer."""
 
     def keys(self) -> Iterable[str]:
-        """The names of its arrays."""
+        """Return the names of the arrays."""
 
     def __getitem__(self, key: str) -> np.ndarray: ...
 

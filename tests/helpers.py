@@ -1,24 +1,24 @@
-"""What several test files need."""
+"""Functions that several test files use."""
 
 import keras
 import numpy as np
 
-# What runs a few steps of a small model soonest: JAX compiles every operation of an eager step
-# by itself, TensorFlow takes long over XLA.
+# The fastest setting for a few steps of a small model: without it, JAX compiles every operation of
+# a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"
-# Each way to run a step.
+# All settings of jit_compile to test.
 JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 
 
 def numpy_of(outputs):
-    """A tensor, or a dict of tensors, as NumPy arrays."""
+    """Convert a tensor, or a dict of tensors, to NumPy arrays."""
     if isinstance(outputs, dict):
         return {key: keras.ops.convert_to_numpy(value) for key, value in outputs.items()}
     return keras.ops.convert_to_numpy(outputs)
 
 
 def randomize(layer, seed=0, scale=0.5):
-    """Give every trainable weight other values, biases too."""
+    """Assign random values to every trainable weight, biases too."""
     rng = np.random.default_rng(seed)
     for weight in layer.trainable_weights:
         weight.assign(rng.normal(scale=scale, size=weight.shape).astype("float32"))
@@ -34,12 +34,12 @@ def features(*shape, seed=0):
 
 
 def streams(**widths):
-    """Two examples for each stream."""
+    """Return two examples for each stream."""
     return {stream: features(2, width) for stream, width in widths.items()}
 
 
 def assert_same(actual, expected, atol=1e-5):
-    """Dicts of arrays with the same keys and, up to rounding, the same values."""
+    """Assert that dicts of arrays have equal keys and, up to rounding, equal values."""
     assert set(actual) == set(expected)
     for key in expected:
         np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5, atol=atol, err_msg=key)

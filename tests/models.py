@@ -1,4 +1,4 @@
-"""Small models that many tests train, look at, copy or save."""
+"""Small models that many tests train, observe, copy or save."""
 
 import copy
 
@@ -10,7 +10,7 @@ from tests.helpers import QUICK_JIT, features
 
 
 def chain(*layers, width=3):
-    """Layers one after another, as a Functional model."""
+    """Return a Functional model of consecutive layers."""
     inputs = keras.Input((width,))
     outputs = inputs
     for layer in layers:
@@ -19,24 +19,24 @@ def chain(*layers, width=3):
 
 
 def heads_alone(heads, width=3):
-    """A model that gives its input to every head."""
+    """Return a model that passes its input to every head."""
     inputs = keras.Input((width,))
     return keras.Model(inputs, heads(dict.fromkeys(heads.task_names, inputs)))
 
 
 def heads_of(model):
-    """The TaskHeads inside a model."""
+    """Return the TaskHeads of a model."""
     return next(x for x in model._flatten_layers() if isinstance(x, pk.TaskHeads))
 
 
 def compiled(model, optimizer="sgd", **overrides):
-    """The model, with the losses and metrics of its heads."""
+    """Compile the model with the losses and metrics of its heads."""
     kwargs = {"optimizer": optimizer, "jit_compile": QUICK_JIT, **overrides}
     model.compile(**heads_of(model).compile_kwargs(**kwargs))
     return model
 
 
-# A model made again. Each takes a folder for files.
+# Copies of a model. Each function takes a folder for files.
 
 
 def loaded(model, folder):
@@ -56,11 +56,11 @@ def of_json(model, folder):
     return keras.models.model_from_json(model.to_json())
 
 
-# Joint training: a click and a time.
+# Joint training of the tasks click and time.
 
 
 def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, **compile_kwargs):
-    """Two tasks whose weights are learned, or moved; the same model at every call."""
+    """Return a model of two tasks with learned or moved loss weights, equal in every call."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)],
@@ -71,20 +71,20 @@ def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, **compile_k
 
 
 def clicks_and_times():
-    """12 rows; a third of the times are missing."""
+    """Return 12 rows. A third of the times are missing."""
     y = {"click": np.arange(12) % 2, "time": np.arange(12, dtype="float32")[:, None] / 6}
     y["time"][::3] = np.nan
     return features(12, 3), y
 
 
-# Gates that are watched: clicks and purchases.
+# Gates that keep statistics, for the tasks click and buy.
 
 TASKS = ["click", "buy"]
-ROWS = 22  # in batches of 8 the last is smaller
+ROWS = 22  # the last batch of 8 is smaller
 
 
-def watched_block(make=pk.PLEBlock, **kwargs):
-    """A block that keeps track of its gates."""
+def tracked_block(make=pk.PLEBlock, **kwargs):
+    """Return a block whose gates keep statistics."""
     kwargs = {"enable_gate_weights_metrics": True, "name": "ple", **kwargs}
     if make is pk.PLEBlock:
         return make(2, TASKS, [3], num_task_experts=2, **kwargs)
@@ -98,12 +98,12 @@ def click_and_buy_heads():
 
 
 def functional(layer):
-    """A block and heads."""
+    """Return a Functional model of a block and heads."""
     return chain(layer, click_and_buy_heads(), width=4)
 
 
 class Subclassed(keras.Model):
-    """Makes its heads itself, and is built when it trains."""
+    """Model that creates its own heads and is built by training."""
 
     def __init__(self, layer):
         super().__init__()
@@ -118,7 +118,7 @@ def subclassed(layer):
 
 
 def nested(layer):
-    """The same in a model with a layer before it."""
+    """Return a Functional model that is nested in another one, after a Dense layer."""
     return chain(keras.layers.Dense(4), functional(layer), width=4)
 
 

@@ -1,4 +1,4 @@
-"""Scripts and modules that tests run as a user runs them, in processes of their own."""
+"""Scripts and modules that tests run in separate processes."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ EXAMPLES = ROOT / "examples"
 
 
 def run_example(script, *arguments, **environment):
-    """What a script of the examples returns and prints."""
+    """Run a script of the examples. Return the completed process."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, EXAMPLES / script, *arguments],

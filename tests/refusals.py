@@ -1,4 +1,4 @@
-"""Refusals of bad input: exactly this error, and a message that says what was received."""
+"""Checks that invalid input raises the expected error and that its message states the input."""
 
 import re
 
@@ -11,7 +11,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 def check_refused(call, error, message):
-    """`call` raises exactly this error, and its message matches and says what was received."""
+    """Assert that `call` raises exactly `error`. The message must match and state the input."""
     with pytest.raises((ValueError, TypeError)) as caught:
         call()
     text = str(caught.value)
@@ -21,12 +21,12 @@ def check_refused(call, error, message):
 
 
 def table(rows):
-    """Parameters from `{id: row}`."""
+    """Return parameters from `{id: row}`."""
     return [pytest.param(*row, id=name) for name, row in rows.items()]
 
 
 class Unlike:
-    """An object that is nothing the library takes."""
+    """Object of a type that no argument accepts."""
 
     def __repr__(self):
         return "<Unlike>"
@@ -68,7 +68,7 @@ BAD_INPUTS = {
 
 
 def check_count(make, name, minimum):
-    """An argument must be an integer of at least `minimum`."""
+    """Assert that an argument must be an integer of at least `minimum`."""
     for value in (minimum - 1, -3):
         check_refused(
             lambda value=value: make(value),
@@ -84,7 +84,7 @@ def check_count(make, name, minimum):
 
 
 def count_table(arguments):
-    """Parameters from `{name: (make, minimum)}`, a name being `{argument}_of_{what}`."""
+    """Return parameters from `{name: (make, minimum)}`, with names `{argument}_of_{object}`."""
     return [
         pytest.param(make, name.split("_of_")[0], minimum, id=name)
         for name, (make, minimum) in arguments.items()

@@ -1,4 +1,4 @@
-"""Expert templates of every kind that a user may bring, each made by a function of its seed."""
+"""Expert templates of every kind that users may pass, each created by a function of its seed."""
 
 import keras
 
@@ -7,12 +7,12 @@ import ple_keras as pk
 
 @keras.saving.register_keras_serializable(package="tests")
 class CopiedExpert(pk.ExpertBlock):
-    """As a subclass it is copied, which makes a layer for each expert, and not stacked."""
+    """Expert that is copied instead of stacked, because it is a subclass."""
 
 
 @keras.saving.register_keras_serializable(package="tests")
 class ResidualExpert(pk.ExpertBlock):
-    """Overrides call."""
+    """Expert that overrides call."""
 
     def call(self, inputs, training=None):
         return super().call(inputs, training=training) + keras.ops.mean(
@@ -22,7 +22,7 @@ class ResidualExpert(pk.ExpertBlock):
 
 @keras.saving.register_keras_serializable(package="tests")
 class ScaledExpert(pk.ExpertBlock):
-    """Overrides call and takes an argument of its own."""
+    """Expert that overrides call and has an additional argument."""
 
     def __init__(self, units, scale, **kwargs):
         super().__init__(units, **kwargs)
@@ -37,7 +37,7 @@ class ScaledExpert(pk.ExpertBlock):
 
 @keras.saving.register_keras_serializable(package="tests")
 class WideningExpert(pk.ExpertBlock):
-    """Its call changes the width, which the inherited shape function can't know."""
+    """Expert whose call changes the width, unlike its inherited `compute_output_shape`."""
 
     def call(self, inputs, training=None):
         outputs = super().call(inputs, training=training)
@@ -46,7 +46,7 @@ class WideningExpert(pk.ExpertBlock):
 
 @keras.saving.register_keras_serializable(package="tests")
 class OwnExpert(keras.layers.Layer):
-    """A user's layer: no build, no shape function, sub-layers made in __init__."""
+    """Custom layer without build and `compute_output_shape`, with sub-layers from __init__."""
 
     def __init__(self, units, kernel_initializer="glorot_uniform", **kwargs):
         super().__init__(**kwargs)
@@ -64,7 +64,7 @@ class OwnExpert(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="tests")
 class RawConfigExpert(OwnExpert):
-    """Hands its initializer object itself around in its config."""
+    """Expert whose config contains an initializer object."""
 
     def get_config(self):
         return {**super().get_config(), "kernel_initializer": self.kernel_initializer}

@@ -1,4 +1,4 @@
-"""The examples in the public docstrings run and print what they say."""
+"""Examples in the public docstrings run and print the documented output."""
 
 import doctest
 import inspect
@@ -13,7 +13,7 @@ PUBLIC = {n: value for n, value in vars(pk).items() if callable(value) and n[0] 
 
 
 @pytest.mark.parametrize("documented", PUBLIC.values(), ids=lambda x: x.__name__)
-def test_the_example_runs(documented):
+def test_docstring_examples_run_and_print_their_output(documented):
     doc = inspect.getdoc(documented)
     names = {**PUBLIC, "keras": keras, "np": np}
     example = doctest.DocTestParser().get_doctest(doc, names, documented.__name__, None, None)

@@ -1,4 +1,4 @@
-"""The package from outside: what it exports, what importing it costs, what Keras draws of it."""
+"""Public names and import cost of the package, and Keras's plots of its models."""
 
 import subprocess
 import sys
@@ -60,11 +60,11 @@ def public_names():
     return {n for n, value in vars(pk).items() if callable(value) and not n.startswith("_")}
 
 
-def test_the_public_names_are_those_of_the_design():
+def test_the_public_names_match_the_design():
     assert public_names() == PUBLIC
 
 
-def test_importing_brings_nothing_but_the_package_itself():
+def test_importing_the_package_imports_nothing_else():
     result = subprocess.run(
         [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, cwd=ROOT
     )
@@ -85,9 +85,9 @@ print("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="which is TensorFlow")
-def test_making_a_model_does_not_import_tensorflow():
-    """Keras's serialization does, wherever it is installed."""
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is the backend")
+def test_creating_a_model_does_not_import_tensorflow():
+    """Keras's serialization imports it if it is installed."""
     command = [sys.executable, "-c", MAKE]
     result = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "False"
@@ -104,7 +104,7 @@ def test_summary_and_dot_show_dict_outputs(capsys):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_a_global_policy_reaches_experts_and_not_predictions(policy):
+def test_a_global_policy_applies_to_experts_but_not_to_predictions(policy):
     keras.config.set_dtype_policy(policy)
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     inputs = keras.Input((4,))

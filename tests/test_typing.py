@@ -1,4 +1,4 @@
-"""Signatures say what they take: `Any` is the exception."""
+"""Signatures have specific types: `Any` is an exception."""
 
 import ast
 from contextlib import suppress
@@ -7,21 +7,21 @@ from pathlib import Path
 import ple_keras as pk
 
 PACKAGE = Path(pk.__file__).parent
-MOST = 0.10  # of the parameters
+MAX_SHARE = 0.10  # of all parameters
 
 
 def names_in(node):
-    """The names in an annotation, those in strings too."""
+    """Yield the names in an annotation, also those in strings."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield part.id
         elif isinstance(part, ast.Constant) and isinstance(part.value, str):
-            with suppress(SyntaxError):  # a text that is no type
+            with suppress(SyntaxError):  # a string that is not a type
                 yield from names_in(ast.parse(part.value, mode="eval"))
 
 
 def aliases_of_any(trees):
-    """`Any`, and the names of types that are made of it; `Tensor` alone may be."""
+    """Return `Any` and the type aliases that contain it. `Tensor` alone is exempt."""
     aliases = {
         target.id: {*names_in(node.value)}
         for tree in trees
@@ -38,7 +38,7 @@ def aliases_of_any(trees):
 
 
 def parameters(tree):
-    """The annotation of every parameter but `self` and `cls`."""
+    """Yield the annotation of every parameter except `self` and `cls`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef):
             arguments = node.args
@@ -48,18 +48,18 @@ def parameters(tree):
                     yield argument.annotation
 
 
-def test_few_parameters_are_any():
+def test_less_than_ten_percent_of_parameters_are_any():
     trees = [ast.parse(path.read_text()) for path in PACKAGE.rglob("*.py")]
-    loose = aliases_of_any(trees)
+    any_names = aliases_of_any(trees)
     found = [annotation for tree in trees for annotation in parameters(tree)]
-    assert all(found), "a parameter has no annotation"
-    count = sum(not loose.isdisjoint(names_in(annotation)) for annotation in found)
+    assert all(found), "every parameter must have an annotation"
+    count = sum(not any_names.isdisjoint(names_in(annotation)) for annotation in found)
     print(f"{count} of {len(found)} parameters")  # with -s
-    assert count / len(found) < MOST
+    assert count / len(found) < MAX_SHARE
     assert count > 0
 
 
-def test_an_alias_of_any_counts():
+def test_an_alias_of_any_counts_as_any():
     tree = ast.parse(
         "Tensor = Any\nRow = dict[str, Any]\nRows: TypeAlias = 'list[Row]'\nx = [Tensor]\ny = '!'"
     )

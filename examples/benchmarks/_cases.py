@@ -1,6 +1,6 @@
-"""The cases that are measured: their sizes, and how many multiply-adds they make.
+"""Sizes of the measured cases and their numbers of multiply-adds.
 
-Nothing here needs Keras, so that a script can read its arguments before Keras picks a backend.
+This module does not import Keras: scripts parse their arguments before Keras selects a backend.
 """
 
 import math
@@ -10,14 +10,14 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Case:
-    """The sizes of a PLE and of its batch.
+    """Sizes of a PLE and of its batch.
 
     Attributes:
         tasks: K, the number of tasks.
-        experts: The units of an expert, Dense layer by Dense layer.
+        experts: The units of each Dense layer of an expert.
         levels: N, the number of levels.
         features: D, the width of the input.
-        batch: B. With 1 the case is one of serving: nothing is trained.
+        batch: B. With 1, the case measures serving: nothing is trained.
         task_experts: The number of experts of each task in each level.
         shared_experts: The number of shared experts in each level.
     """
@@ -32,31 +32,31 @@ class Case:
 
     @property
     def task_names(self) -> list[str]:
-        """The tasks."""
+        """Names of the tasks."""
         return [f"task_{i}" for i in range(self.tasks)]
 
     @property
     def level_experts(self) -> int:
-        """E, the number of experts of a level."""
+        """Number of experts of a level, E."""
         return self.tasks * self.task_experts + self.shared_experts
 
     @property
     def trains(self) -> bool:
-        """Whether there is a training step to measure."""
+        """Whether training steps are measured."""
         return self.batch > 1
 
     @property
     def expert_multiply_adds(self) -> int:
-        """Of the products of all experts, for one example. Gates and towers are not in it."""
+        """Multiply-adds of all experts for one example, without gates and towers."""
         return sum(self._level_multiply_adds(level) for level in range(self.levels))
 
     @property
     def floor_widths(self) -> list[int]:
-        """The units of the floor: a plain chain of Dense layers, two for each level.
+        """Units of the floor: a plain chain of Dense layers, two for each level.
 
-        A level of E experts of widths D, h_1, ... h_n multiplies and adds
-        E (D h_1 + h_1 h_2 + ... + h_{n-1} h_n) times. Two Dense layers in its place, D to W and
-        W to h_n, do as much if W (D + h_n) is that number. For experts of two layers W is E h_1.
+        A level of E experts with input width D and widths h_1, ..., h_n needs E (D h_1 + h_1 h_2 +
+        ... + h_{n-1} h_n) multiply-adds. It is replaced by two Dense layers, D to W and W to h_n. W
+        is chosen so that W (D + h_n) equals that number. For experts of two layers, W is E h_1.
         """
         last = self.experts[-1]
         widths = []
@@ -67,7 +67,7 @@ class Case:
 
     @property
     def floor_multiply_adds(self) -> int:
-        """Of the floor's chain, for one example; the towers are not in it."""
+        """Multiply-adds of the floor's chain for one example, without the towers."""
         return _chain_multiply_adds(self.features, self.floor_widths)
 
     def _level_multiply_adds(self, level: int) -> int:
@@ -86,7 +86,7 @@ class Case:
 
 
 def _chain_multiply_adds(features: int, units: list[int] | tuple[int, ...]) -> int:
-    """Of Dense layers in a row, for one example."""
+    """Return the multiply-adds of consecutive Dense layers for one example."""
     widths = [features, *units]
     return sum(math.prod(pair) for pair in pairwise(widths))
 

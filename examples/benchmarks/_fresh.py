@@ -1,12 +1,12 @@
-"""What a process that has done nothing else needs for its first step: time and memory.
+"""Time and memory of the first step in a new process.
 
-A process of its own for every variant: in one that has measured something already, the peak of
-memory may be an earlier one. Imports and the backend's start are not counted: a tiny model of the
-same kind makes a step before.
+Every variant runs in its own process. In a process that has already run other variants, the peak
+memory may be theirs. Imports and the backend's start are not measured: a tiny model of the same
+kind makes a step first.
 
-Memory is the growth of the peak of the process's resident memory from before the model is built:
-weights, Adam's moments, activations, and what compiling took. With a GPU it is the host's memory
-only.
+Memory is the growth of the process's peak resident memory, starting before the model is built. It
+contains weights, Adam's moments, activations and the memory for compiling. With a GPU, only the
+host's memory is measured.
 """
 
 import json
@@ -27,14 +27,14 @@ STATUS = Path("/proc/self/status")
 
 @dataclass(frozen=True)
 class Fresh:
-    """What a new process measured.
+    """Measurements of a new process.
 
     Attributes:
         backend: The backend of Keras.
-        parameters: Of the model; those that are trained.
-        build_seconds: Building and compiling (in Keras's sense) the model.
-        first_seconds: The first training step, or prediction where the case does not train.
-        step_seconds: The steps after it, one by one.
+        parameters: The number of trainable parameters.
+        build_seconds: Time for building the model and for Keras's `compile`.
+        first_seconds: Time of the first training step, or prediction if the case does not train.
+        step_seconds: Times of the following steps.
         peak_megabytes: The growth of the peak memory.
     """
 
@@ -47,23 +47,23 @@ class Fresh:
 
 
 def measure_fresh(name: str, case: Case, steps: int, xla: bool = False) -> Fresh:
-    """Run a variant in a new process; the backend is that of the environment, KERAS_BACKEND.
+    """Run a variant in a new process. KERAS_BACKEND of the environment selects the backend.
 
     Args:
         name: The variant.
         case: The sizes.
-        steps: How many steps follow the first one.
-        xla: As for `_variants.build`.
+        steps: Number of steps after the first one.
+        xla: See `_variants.build`.
     """
     request = json.dumps({"name": name, "case": asdict(case), "steps": steps, "xla": xla})
-    # A cache of compiled programs would hide what compiling costs.
+    # A cache of compiled programs would hide the time for compiling.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
     process = subprocess.run(
         [sys.executable, __file__, request], env=environment, capture_output=True, text=True
     )
     if process.returncode:
-        raise RuntimeError(f"{name} failed in its own process:\n{process.stderr}")
+        raise RuntimeError(f"{name} failed in a new process:\n{process.stderr}")
     return Fresh(**json.loads(process.stdout.splitlines()[-1]))
 
 
@@ -76,15 +76,15 @@ def _measure(name: str, case: Case, steps: int, xla: bool) -> Fresh:
     start = time.perf_counter()
     variant = build(name, case, xla)
     step = variant.train if case.trains else variant.predict
-    marks = [time.perf_counter()]
+    times = [time.perf_counter()]
     for _ in range(steps + 1):
         step()
-        marks.append(time.perf_counter())
-    first, *others = (end - begin for begin, end in pairwise(marks))
+        times.append(time.perf_counter())
+    first, *others = (end - begin for begin, end in pairwise(times))
     return Fresh(
         backend=keras.backend.backend(),
         parameters=variant.parameters,
-        build_seconds=marks[0] - start,
+        build_seconds=times[0] - start,
         first_seconds=first,
         step_seconds=others,
         peak_megabytes=_peak_megabytes() - before,
@@ -92,9 +92,9 @@ def _measure(name: str, case: Case, steps: int, xla: bool) -> Fresh:
 
 
 def _peak_megabytes() -> float:
-    """The largest resident memory so far.
+    """Return the largest resident memory so far.
 
-    On Linux `ru_maxrss` is at least what the parent had when it started this process.
+    On Linux, `ru_maxrss` is at least the parent's memory at the start of this process.
     """
     if STATUS.exists():
         peak = next(line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
@@ -106,7 +106,7 @@ def _peak_megabytes() -> float:
 
 
 def main() -> None:
-    """Do what the only argument asks for, and print the answer last."""
+    """Measure the variant in the only argument. Print the result as the last line."""
     request: dict[str, Any] = json.loads(sys.argv[1])
     sizes = request.pop("case")
     case = Case(**{**sizes, "experts": tuple(sizes["experts"])})

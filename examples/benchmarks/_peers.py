@@ -1,11 +1,11 @@
-"""Other libraries' PLEs, of the same sizes, with the same loss and optimizer.
+"""PLEs of other libraries, with the same sizes, loss and optimizer.
 
-    DeepCTR       Keras on TensorFlow: compiled and called as our own models are
-    torch-rechub  PyTorch: one step is what its MTLTrainer does for a batch, less the bookkeeping
+    DeepCTR       Keras on TensorFlow: compiled and called like our models
+    torch-rechub  PyTorch: a step does the same as its MTLTrainer for a batch, without logging
 
     pip install -e ".[bench]"
 
-Both bring input layers of their own; here they get the D features as one dense feature.
+Both have their own input layers. Here, the D features are one dense feature.
 """
 
 import importlib.util
@@ -20,8 +20,8 @@ from _models import TOWER, Variant, batch, keras_variant
 
 
 def deepctr(case: Case, jit_compile: bool | str) -> Variant:
-    """Its PLE is a functional Keras model; gates and towers are linear and wide as ours are."""
-    with mock.patch.object(Thread, "start"):  # imported, it asks PyPI for a newer version
+    """Return DeepCTR's PLE, a functional Keras model. Gates are linear, towers as wide as ours."""
+    with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
         from deepctr.feature_column import DenseFeat
         from deepctr.models import PLE
 
@@ -40,7 +40,7 @@ def deepctr(case: Case, jit_compile: bool | str) -> Variant:
 
 
 def torch_rechub(case: Case, jit_compile: bool | str) -> Variant:
-    """Its PLE is a torch module; batch norms in it can't be switched off."""
+    """Return torch-rechub's PLE, a torch module. Its batch norms can't be disabled."""
     import torch
     from torch_rechub.basic.features import DenseFeature
     from torch_rechub.models.multi_task import PLE
@@ -59,7 +59,7 @@ def torch_rechub(case: Case, jit_compile: bool | str) -> Variant:
         expert_params=mlp(*case.experts),
         tower_params_list=[mlp(TOWER)] * case.tasks,
     ).to(device)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, eps=1e-7)  # as Keras has it
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, eps=1e-7)  # Keras's default
     cross_entropy = torch.nn.BCELoss()
 
     def train() -> list[float]:
@@ -82,30 +82,27 @@ def torch_rechub(case: Case, jit_compile: bool | str) -> Variant:
         predict,
         parameters=sum(weight.numel() for weight in model.parameters()),
         note=f"torch-rechub {version('torch-rechub')}: a batch norm after each Dense layer and in "
-        "each gate, gates with biases, torch.optim.Adam, no Keras around it",
+        "each gate, gates with biases, torch.optim.Adam, no Keras",
     )
 
 
-# What builds a peer, its module, and the backend that it runs on.
+# By peer: its builder, its module and its backend.
 PEERS = {
     "DeepCTR": (deepctr, "deepctr", "tensorflow"),
     "torch-rechub": (torch_rechub, "torch_rechub", "torch"),
 }
 
 
-def peers_here(case: Case) -> list[str]:
-    """The peers that run on this backend, are installed and can be of such sizes.
-
-    Says which is not.
-    """
+def available_peers(case: Case) -> list[str]:
+    """Return the peers that support this backend and case. Print those that are skipped."""
     found = []
     for name, (_, module, backend) in PEERS.items():
         if backend != keras.backend.backend():
             continue
         if importlib.util.find_spec(module) is None:
-            print(f'without {name}, which is not installed: pip install -e ".[bench]"', flush=True)
+            print(f'{name} is skipped, it is not installed: pip install -e ".[bench]"', flush=True)
         elif case.tasks == 1 and module == "deepctr":
-            print(f"without {name}, which refuses a single task", flush=True)
+            print(f"{name} is skipped, it refuses a single task", flush=True)
         else:
             found.append(name)
     return found

@@ -1,4 +1,4 @@
-"""The step times as tables, as a JSON file, and as a picture."""
+"""Reports of step times: tables, a JSON file and a plot."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from _command_line import aligned
+from _command_line import align_columns
 from _step_times import Row
 from _timing import Seconds, median_ms, median_ratio
 from _variants import FLOOR
@@ -21,7 +21,7 @@ FRESH_TITLES = ("build s", "first step s", "peak MB")
 
 
 def environment(xla: bool) -> dict[str, Any]:
-    """What the times depend on besides the code."""
+    """Return versions and machine properties that affect the times."""
     backend = keras.backend.backend()
     return {
         "backend": backend,
@@ -34,8 +34,8 @@ def environment(xla: bool) -> dict[str, Any]:
     }
 
 
-def by_table(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
-    """The rows of each table, by variant."""
+def group_by_table(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
+    """Return the rows of each table, by variant."""
     tables: dict[str, dict[str, Row]] = {}
     for row in rows:
         tables.setdefault(row.table, {})[row.variant] = row
@@ -43,45 +43,49 @@ def by_table(rows: Sequence[Row]) -> dict[str, dict[str, Row]]:
 
 
 def format_tables(rows: Sequence[Row]) -> str:
-    """A table a case, and one for each form that its models were exported in."""
+    """Return a table for each case, and one for each of its export formats."""
     return "\n\n".join(
-        f"case {name}\n{_format_table(table)}" for name, table in by_table(rows).items()
+        f"case {name}\n{_format_table(table)}" for name, table in group_by_table(rows).items()
     )
 
 
 def _format_table(rows: dict[str, Row]) -> str:
     has_fresh = any(row.fresh for row in rows.values())
-    lines = [(*TITLES, *(FRESH_TITLES if has_fresh else ()), "parameters", "what it is")]
+    lines = [(*TITLES, *(FRESH_TITLES if has_fresh else ()), "parameters", "description")]
     for row in rows.values():
         floor = rows[FLOOR]
-        cells = [row.variant, *_cells(row.train, floor.train), *_cells(row.predict, floor.predict)]
+        cells = [
+            row.variant,
+            *_time_cells(row.train, floor.train),
+            *_time_cells(row.predict, floor.predict),
+        ]
         if row.fresh:
             cells += [f"{row.fresh.build_seconds:.1f}", f"{row.fresh.first_seconds:.1f}"]
             cells.append(f"{row.fresh.peak_megabytes:.0f}")
         lines.append((*cells, f"{row.parameters:,}", row.note))
-    return aligned(lines)
+    return align_columns(lines)
 
 
-def _cells(seconds: Seconds, floor: Seconds) -> tuple[str, str]:
+def _time_cells(seconds: Seconds, floor: Seconds) -> tuple[str, str]:
     if not seconds:
         return "-", "-"
     return f"{median_ms(seconds):.2f}", f"{median_ratio(seconds, floor):.2f}"
 
 
 def write_json(path: Path, rows: Sequence[Row], config: dict[str, Any]) -> None:
-    """All times of all rounds."""
+    """Write all times of all rounds."""
     results = [asdict(row) for row in rows]
     path.write_text(json.dumps({"config": config, "results": results}, indent=2) + "\n")
 
 
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
-    """A panel a table: bars as long as multiples of the floor's time."""
+    """Plot a panel per table, with bars of times relative to the floor."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    tables = by_table(rows)
+    tables = group_by_table(rows)
     columns = min(3, len(tables))
     lines = -(-len(tables) // columns)
     size = {"figsize": (4 * columns, 0.6 + 2.8 * lines), "squeeze": False}

@@ -1,7 +1,7 @@
-"""Calls that take turns, and what their times come to.
+"""Timing of calls that take turns.
 
-A machine is not equally fast from minute to minute. So what is to be compared is timed in many
-short rounds, in each of which everything has its turn, and two times are divided within a round.
+The speed of a machine varies over minutes. Therefore all calls are timed in many short rounds, one
+turn per call in each round, and ratios are computed within a round.
 """
 
 import time
@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
-TURN = 0.1  # seconds: a turn is as many calls as fit in, at least one
-MOST_CALLS = 100
+TURN_SECONDS = 0.1  # a turn has as many calls as fit, at least one
+MAX_CALLS = 100
 
 Seconds = list[float]
 
 
-def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
-    """Seconds a call takes, by name and round.
+def measure_interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
+    """Return the seconds per call, by name and round.
 
-    Before the first round everything is called three times, which compiles it and says how many
-    calls a turn is to have. Each round begins with another one.
+    Before the first round, every call runs three times. This compiles it and determines the number
+    of calls per turn. Each round starts with a different call.
     """
     turns = {name: _calls_in_a_turn(name, call) for name, call in calls.items()}
     print(f"measuring: {rounds} rounds", flush=True)
@@ -29,7 +29,7 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str
     for number in range(rounds):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            seconds[name].append(_seconds(calls[name], turns[name]))
+            seconds[name].append(_seconds_per_call(calls[name], turns[name]))
     return seconds
 
 
@@ -37,11 +37,11 @@ def _calls_in_a_turn(name: str, call: Callable[[], Any]) -> int:
     print(f"compiling: {name}", flush=True)
     for _ in range(2):
         call()
-    return int(np.clip(TURN / _seconds(call, 1), 1, MOST_CALLS))
+    return int(np.clip(TURN_SECONDS / _seconds_per_call(call, 1), 1, MAX_CALLS))
 
 
-def _seconds(call: Callable[[], Any], times: int) -> float:
-    """What one of so many calls took."""
+def _seconds_per_call(call: Callable[[], Any], times: int) -> float:
+    """Return the mean time of `times` calls."""
     start = time.perf_counter()
     for _ in range(times):
         call()
@@ -49,10 +49,10 @@ def _seconds(call: Callable[[], Any], times: int) -> float:
 
 
 def median_ms(seconds: Sequence[float]) -> float:
-    """The median over the rounds, in milliseconds."""
+    """Return the median over the rounds, in milliseconds."""
     return 1000 * float(np.median(seconds))
 
 
 def median_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> float:
-    """The median of the ratios within a round."""
+    """Return the median of the ratios within a round."""
     return float(np.median(np.array(seconds) / np.array(baseline)))

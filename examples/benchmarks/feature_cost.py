@@ -1,17 +1,17 @@
-"""What masked losses and gate statistics add to the time of a training step.
+"""Measure the time that masked losses and gate statistics add to a training step.
 
     KERAS_BACKEND=jax python examples/benchmarks/feature_cost.py
 
-Models that differ in one feature take turns, a few steps on one fixed batch each, in many rounds.
-Printed are medians over the rounds: milliseconds of a step, and the ratio to the plain model in
-the same round. Every label is present. Sizes: case A has 3 tasks, 2 + 2 experts [256, 128], 2
-levels, 128 features and a batch of 4096; B 8 tasks, 2 + 2 experts [64, 32], 3 levels, 32 features
-and a batch of 512. Both are compiled where Keras compiles by default: not on PyTorch.
+Models that differ in one feature take turns, for a few steps on one fixed batch, in many rounds.
+The script prints medians over the rounds: milliseconds per step, and the ratio to the baseline
+model in the same round. All labels are present. Case A has 3 tasks, 2 + 2 experts [256, 128], 2
+levels, 128 features and a batch of 4096. Case B has 8 tasks, 2 + 2 experts [64, 32], 3 levels, 32
+features and a batch of 512. Both are compiled if Keras compiles by default: not on PyTorch.
 
     plain losses              binary cross-entropy of Keras, no metrics
-    masked losses             those of the heads, by `compile_kwargs(metrics={})`
-    plain losses, metrics     and Keras's own metrics: LogitAUC and the cross-entropy, unmasked
-    masked losses, metrics    all that `compile_kwargs()` gives
+    masked losses             losses of the heads, from `compile_kwargs(metrics=None)`
+    plain losses, metrics     plus unmasked LogitAUC and Keras's cross-entropy
+    masked losses, metrics    all arguments of `compile_kwargs()`
     masked losses, statistics as "masked losses", with `enable_gate_weights_metrics=True`
 """
 
@@ -25,15 +25,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 from _cases import CASES, Case
 from _models import batch
-from _timing import interleaved, median_ms, median_ratio
+from _timing import measure_interleaved, median_ms, median_ratio
 
 import ple_keras as pk
 
 MEASURED = ("A", "B")
 
 
-def build(case: Case, tracks: bool = False) -> tuple[keras.Model, pk.TaskHeads]:
-    """A PLE with towers [64] and a probability a task."""
+def build(case: Case, track_gates: bool = False) -> tuple[keras.Model, pk.TaskHeads]:
+    """Return a PLE with towers [64] and a probability per task."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[64]) for task in case.task_names])
     block = pk.PLEBlock(
@@ -42,14 +42,14 @@ def build(case: Case, tracks: bool = False) -> tuple[keras.Model, pk.TaskHeads]:
         list(case.experts),
         case.task_experts,
         case.shared_experts,
-        enable_gate_weights_metrics=tracks,
+        enable_gate_weights_metrics=track_gates,
     )
     inputs = keras.Input((case.features,))
     return keras.Model(inputs, heads(block(inputs))), heads
 
 
-def plain(case: Case, has_metrics: bool = False) -> keras.Model:
-    """With Keras's own losses and metrics."""
+def build_plain(case: Case, has_metrics: bool = False) -> keras.Model:
+    """Return a model with Keras's own losses and metrics."""
     model, heads = build(case)
 
     def metrics() -> list[keras.Metric]:
@@ -61,34 +61,37 @@ def plain(case: Case, has_metrics: bool = False) -> keras.Model:
     return model
 
 
-def masked(case: Case, has_metrics: bool = False, tracks: bool = False) -> keras.Model:
-    """With the losses and metrics of the heads."""
-    model, heads = build(case, tracks)
+def build_masked(case: Case, has_metrics: bool = False, track_gates: bool = False) -> keras.Model:
+    """Return a model with the losses and metrics of the heads."""
+    model, heads = build(case, track_gates)
     model.compile("adam", **heads.compile_kwargs(**({} if has_metrics else {"metrics": None})))
     return model
 
 
 VARIANTS: dict[str, tuple[str, Callable[[Case], keras.Model]]] = {
-    "plain losses": ("plain losses", plain),
-    "masked losses": ("plain losses", masked),
-    "plain losses, metrics": ("plain losses, metrics", lambda case: plain(case, True)),
-    "masked losses, metrics": ("plain losses, metrics", lambda case: masked(case, True)),
-    "masked losses, statistics": ("masked losses", lambda case: masked(case, tracks=True)),
+    "plain losses": ("plain losses", build_plain),
+    "masked losses": ("plain losses", build_masked),
+    "plain losses, metrics": ("plain losses, metrics", lambda case: build_plain(case, True)),
+    "masked losses, metrics": ("plain losses, metrics", lambda case: build_masked(case, True)),
+    "masked losses, statistics": (
+        "masked losses",
+        lambda case: build_masked(case, track_gates=True),
+    ),
 }
 
 
 def measure(case: Case, rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each variant, by round."""
+    """Return the seconds per step of each variant, by round."""
     x, labels = batch(case)
     y = dict.fromkeys(case.task_names, labels)
     models = {name: make(case) for name, (_, make) in VARIANTS.items()}
-    return interleaved(
+    return measure_interleaved(
         {name: partial(model.train_on_batch, x, y) for name, model in models.items()}, rounds
     )
 
 
 def main() -> None:
-    """Measure the cases asked for, and print a table."""
+    """Measure the selected cases and print a table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

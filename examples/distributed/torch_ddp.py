@@ -1,31 +1,32 @@
-"""PLE trained by several processes: PyTorch's DistributedDataParallel under `model.fit`.
+"""Train a PLE in several processes with PyTorch's DistributedDataParallel and `model.fit`.
 
     python examples/distributed/torch_ddp.py    # starts two processes on this machine's CPUs
-    torchrun --nproc-per-node 4 examples/distributed/torch_ddp.py    # or so, with four
+    torchrun --nproc-per-node 4 examples/distributed/torch_ddp.py    # with four processes
 
-Every process has the whole model and its own share of each batch; each step's gradients are
-averaged over the processes, and so their weights stay equal. At the end the losses stand beside
-those of one process that trains alone on the same batches.
+Each process has the whole model and its own share of each batch. In each step, the gradients are
+averaged over the processes, so the weights stay equal. At the end, the script prints the losses
+beside those of one process that trains on the same batches.
 
-On a cluster torchrun starts it on every machine, one process a GPU; the processes then talk over
-NCCL in place of gloo, which this script decides by itself:
+On a cluster, torchrun starts the script on every machine, with one process per GPU. The processes
+then communicate over NCCL instead of gloo, which this script selects automatically:
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 ...
 
-To copy from here: `train_together`, the sampler, the process group, and who saves. What is that of
-all processes, and what each one's own:
+To reuse: `use_ddp`, the sampler, the process group, and saving in one process. The values of the
+processes relate to those of one process as follows:
 
-- Losses are those of one process, if every example has a label. Where labels are missing, a task's
-  loss is the mean over the labelled examples of each process, and then over processes; with
-  reduction="sum_over_batch_size" on the head it is that of one process again.
-- Loss weights, moved by a callback in every process or learned, are the same in all.
-- GateWeightsLogger, in every process, has the gates of all. `gate_statistics`, `gate_weights` and
-  `gate_report` look at what their own process has run.
-- All else in `logs` is each process's own, until MeanLogs averages it (an AUC, too, is then a mean
-  of AUCs). What stops by a figure must stop everywhere at once, or the others wait for it.
-- Batch normalization goes by the examples of its own process, and so do the statistics that it
-  keeps: the file has those of the process that saves.
-- Gate dropout, and dropout with a seed, draw alike in all processes, from the seeds of the first.
+- Losses equal those of one process, if every example has a label. With missing labels, a task's
+  loss is the mean over the labelled examples of each process, averaged over the processes. With
+  reduction="sum_over_batch_size" on the head, it equals that of one process.
+- Loss weights, moved by a callback in every process or learned, are equal in all processes.
+- GateWeightsLogger, if used in every process, logs the gates of all. `gate_statistics`,
+  `gate_weights` and `gate_report` cover the examples of their own process.
+- All other values in `logs` are those of each process, until MeanLogs averages them. The AUC is
+  then a mean of AUCs. Early stopping must happen in all processes at once: the others would wait.
+- Batch normalization uses the examples of its own process, also for its moving statistics. The
+  file has the statistics of the process that saves.
+- Gate dropout, and dropout with a seed, draw equal values in all processes, from the seeds of the
+  first.
 """
 
 import os
@@ -49,7 +50,7 @@ ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
 
 
 def make_model() -> keras.Model:
-    """Nothing in it knows of several processes."""
+    """Return a compiled model. It needs no changes for several processes."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])],
@@ -63,18 +64,18 @@ def make_model() -> keras.Model:
 
 
 def make_data() -> StackDataset:
-    """Pairs of features and labels by task, made up."""
+    """Return pairs of features and labels by task, drawn at random."""
     x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
     click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
     return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
 
 
-def train_together(model: keras.Model) -> None:
-    """Let `fit` train through DistributedDataParallel, from the weights of the first process.
+def use_ddp(model: keras.Model) -> None:
+    """Make `fit` train with DistributedDataParallel, from the weights of the first process.
 
-    The model must be built, what is frozen must be so already, and every trained weight must have
-    a part in the loss. `fit` has to see as many batches in every process. The model remains what
-    it is: `evaluate`, `predict` and `save` wait for no other process.
+    The model must be built, layers must be frozen before, and every trainable weight must affect
+    the loss. `fit` must run the same number of batches in every process. The model itself is not
+    wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
     """
     parallel = DistributedDataParallel(model)
 
@@ -87,15 +88,15 @@ def train_together(model: keras.Model) -> None:
         weights = model.trainable_weights
         with torch.no_grad():
             model.optimizer.apply([weight.value.grad for weight in weights], weights)
-        shown = next(metric for metric in model.metrics if metric.name == "loss")
-        shown.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
+        loss_metric = next(metric for metric in model.metrics if metric.name == "loss")
+        loss_metric.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
         return model.compute_metrics(x, y, predictions, sample_weight)
 
     model.train_step = train_step
 
 
 class MeanLogs(keras.callbacks.Callback):
-    """Gives all processes the mean of their logs; stands before callbacks that decide by them."""
+    """Callback that averages the logs over all processes. Must precede callbacks that read them."""
 
     def on_epoch_end(self, epoch, logs=None):
         keys = sorted(logs)
@@ -105,17 +106,19 @@ class MeanLogs(keras.callbacks.Callback):
 
 
 def fit(model: keras.Model, rank: int, ranks: int, callbacks: list) -> dict[str, list[float]]:
-    """Train on one of `ranks` shares of the data; the logs by epoch."""
+    """Train on one of `ranks` shares of the data. Return the logs by epoch."""
     data = make_data()
-    share = DistributedSampler(data, ranks, rank)  # all of one size, drawn anew by set_epoch
+    share = DistributedSampler(data, ranks, rank)  # equal sizes; `set_epoch` reshuffles
     batches = DataLoader(data, BATCH // ranks, sampler=share, drop_last=True)
-    draw = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, _: share.set_epoch(epoch))
+    set_epoch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, _: share.set_epoch(epoch)
+    )
     kwargs = {"epochs": EPOCHS, "shuffle": False, "verbose": 0}
-    return model.fit(batches, callbacks=[draw, *callbacks], **kwargs).history
+    return model.fit(batches, callbacks=[set_epoch, *callbacks], **kwargs).history
 
 
 def main(file: str = "torch_ddp.keras") -> None:
-    """What each process does."""
+    """Train in this process. The first process saves the model."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
@@ -123,18 +126,20 @@ def main(file: str = "torch_ddp.keras") -> None:
     rank, ranks = distributed.get_rank(), distributed.get_world_size()
 
     model = make_model()
-    train_together(model)
+    use_ddp(model)
     callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)]
     logs = fit(model, rank, ranks, callbacks)
     distributed.destroy_process_group()
     if rank == 0:
-        model.save(file)  # or by ModelCheckpoint, in the callbacks of this process alone
-        show(logs, fit(make_model(), 0, 1, callbacks[1:]), ranks)
-        print(f"Process 0, and no other, saved {file}.")
+        model.save(file)  # or with ModelCheckpoint in the callbacks of this process only
+        print_comparison(logs, fit(make_model(), 0, 1, callbacks[1:]), ranks)
+        print(f"Only process 0 saved {file}.")
 
 
-def show(logs: dict[str, list[float]], alone: dict[str, list[float]], ranks: int) -> None:
-    """Print what came of it beside what one process makes of the same batches."""
+def print_comparison(
+    logs: dict[str, list[float]], alone: dict[str, list[float]], ranks: int
+) -> None:
+    """Print the logs beside those of one process on the same batches."""
     device = "GPUs over NCCL" if torch.cuda.is_available() else "CPUs over gloo; on GPUs, NCCL"
     print(f"{ranks} processes ({device}), and one process alone:")
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):
@@ -145,7 +150,7 @@ def show(logs: dict[str, list[float]], alone: dict[str, list[float]], ranks: int
 
 if __name__ == "__main__":
     if keras.backend.backend() != "torch":
-        sys.exit("DistributedDataParallel is PyTorch's: run this with KERAS_BACKEND=torch.")
+        sys.exit("DistributedDataParallel needs PyTorch. Set KERAS_BACKEND=torch.")
     if "RANK" in os.environ:  # started by torchrun
         main(*sys.argv[1:])
     else:

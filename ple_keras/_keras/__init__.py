@@ -1,1 +1,1 @@
-"""What concerns Keras itself: building, copying, saving, freezing and quantizing layers."""
+"""Utilities for building, copying, saving, freezing and quantizing Keras layers."""

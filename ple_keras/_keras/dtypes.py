@@ -1,4 +1,4 @@
-"""Dtypes of half precision."""
+"""Half-precision dtypes."""
 
 import keras
 from keras import ops
@@ -9,6 +9,6 @@ HALF_DTYPES = ("float16", "bfloat16")
 
 
 def at_least_float32(x: Tensor) -> Tensor:
-    """`x`, cast up where its dtype has fewer bits than float32."""
+    """Cast `x` to float32 if its dtype has fewer bits."""
     is_half = keras.backend.standardize_dtype(x.dtype) in HALF_DTYPES
     return ops.cast(x, "float32") if is_half else x

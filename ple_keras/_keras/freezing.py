@@ -1,20 +1,20 @@
-"""Layers that remember in their config which of the layers inside them are frozen."""
+"""Layers whose config lists the frozen layers inside them."""
 
 from typing import Any
 
 import keras
 
-from ple_keras._keras.building import Untracked
 from ple_keras._keras.internals import children
+from ple_keras._keras.untracked import Untracked
 from ple_keras._keras.walking import layers_inside
 
 
 def freeze_if_frozen(layer: keras.Layer) -> None:
-    """Freeze the layers inside a layer that was made with `trainable=False`.
+    """Freeze the layers inside a layer that was created with `trainable=False`.
 
-    Keras does so when `trainable` is assigned, not when it is given to the constructor: a layer
-    loaded from a file that holds it frozen would train. It is assigned to the layers inside one by
-    one, since TensorFlow ignores the assignment of a value that an attribute already has.
+    Keras does so when `trainable` is assigned, but not when it is a constructor argument. Without
+    this, a frozen layer would train after loading. `trainable` is assigned to each inner layer,
+    because TensorFlow ignores the assignment of a value that the attribute already has.
     """
     if not layer.trainable:
         for inside in children(layer):
@@ -24,47 +24,47 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 class FreezableLayer(keras.Layer):
     """A layer whose config lists the frozen layers inside it.
 
-    The layers that a layer makes in `build` have no place in its config, so that a frozen one would
-    train after loading or cloning. The list, "frozen_layers", has names as of `layers_inside`. It
-    is left out where every layer inside is as the layer itself: all frozen, or none.
+    The config of a layer does not contain the layers that it creates in `build`. Without the list,
+    a frozen one would train after loading or cloning. The list, "frozen_layers", has the names of
+    `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
     """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self._frozen_layers: Any = Untracked(None)  # the names of a config, until `build`
+        self._frozen_layers: Any = Untracked(None)  # from the config, used in `build`
 
     @property
     def trainable(self) -> bool:
-        """Whether the layer's weights are trained, as in Keras."""
+        """Whether the layer's weights are trained."""
         is_trainable: bool = keras.Layer.trainable.fget(self)
         return is_trainable
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
         if hasattr(self, "_frozen_layers"):
-            self._frozen_layers.value = None  # the assignment is for all layers inside
+            self._frozen_layers.value = None  # the assignment applies to all inner layers
         keras.Layer.trainable.fset(self, value)
 
     def _layers_with_config(self) -> list[keras.Layer]:
-        """The layers inside whose configs are in this one's, and say themselves what is frozen."""
+        """Return the inner layers whose configs, with frozen layers, are part of this config."""
         return []
 
     def _restore_frozen(self) -> None:
-        """Freeze and thaw the layers inside; to be called at the end of `build`."""
+        """Set `trainable` of the inner layers from the config. Call it at the end of `build`."""
         frozen = self._frozen_layers.value
         if frozen is None:
             freeze_if_frozen(self)
             return
-        known = {id(layer): layer for layer in self._layers_with_config()}
-        done: tuple[str, ...] = ()
-        for name, inside in layers_inside(self):  # outer ones first, since they set inner ones
-            if name.startswith(done):
+        with_config = {id(layer) for layer in self._layers_with_config()}
+        restored: tuple[str, ...] = ()
+        for name, inside in layers_inside(self):  # outer layers first, since they set inner ones
+            if name.startswith(restored):
                 continue
-            if id(inside) not in known:
+            if id(inside) not in with_config:
                 if inside.trainable == (name in frozen):
                     inside.trainable = name not in frozen
             elif isinstance(inside, FreezableLayer):
-                done = (*done, f"{name}/")
+                restored = (*restored, f"{name}/")
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
@@ -73,7 +73,7 @@ class FreezableLayer(keras.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Set the list beside the constructor, which a subclass may have without `**kwargs`."""
+        """Create a layer. The list is set after `__init__`, which may lack `**kwargs`."""
         frozen = config.get("frozen_layers")
         arguments = {key: value for key, value in config.items() if key != "frozen_layers"}
         layer = super().from_config(arguments)
@@ -82,7 +82,7 @@ class FreezableLayer(keras.Layer):
 
 
 def _frozen_names(layer: keras.Layer) -> list[str] | None:
-    """Return the names of the frozen layers inside; None if all are as the layer itself."""
+    """Return the names of the frozen inner layers, or None if all are like the layer itself."""
     inside = list(layers_inside(layer))
     if all(each.trainable == layer.trainable for _, each in inside):
         return None

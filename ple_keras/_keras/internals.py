@@ -1,8 +1,8 @@
-"""Every use of what Keras does not document.
+"""All uses of undocumented parts of Keras.
 
-The rest of the package uses documented names of Keras alone, which a test checks. Each function
-says why it is needed and on which versions of Keras it was checked:
-`tests/_keras/test_internals.py` fails when Keras changes what a function relies on.
+The rest of the package uses only documented names of Keras. A test checks this. Each function
+states its reason and the versions of Keras on which it was tested.
+`tests/_keras/test_internals.py` fails if Keras changes the behaviour that a function relies on.
 """
 
 import sys
@@ -22,9 +22,9 @@ SHARED_ID_KEY = "shared_object_id"
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
-    """Return the layers directly inside a layer, in the order in which they became part of it.
+    """Return the direct inner layers of a layer, in the order in which they were added.
 
-    `Model.layers` exists for models alone, and leaves out layers in attributes of a Functional
+    Only models have `Model.layers`, and it omits the layers in attributes of a Functional
     subclass. Keras 3.12 to 3.15.
     """
     inside: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
@@ -34,7 +34,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
 def stop_tracking(layer: keras.Layer, variable: keras.Variable) -> None:
     """Remove a variable from a layer's weights.
 
-    Quantization replaces variables, as Keras's own layers do it. Keras 3.12 to 3.15.
+    Quantization replaces variables, as in Keras's own layers. Keras 3.12 to 3.15.
     """
     layer._untrack_variable(variable)
 
@@ -42,8 +42,8 @@ def stop_tracking(layer: keras.Layer, variable: keras.Variable) -> None:
 def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 
-    Losses, and layers that read several tensors, get no mask as an argument; JAX's tracers take no
-    attributes, so that reading `_keras_mask` fails there. Keras 3.12 to 3.15.
+    Losses, and layers that read several tensors, get no mask as an argument. JAX tracers have no
+    attributes, so reading `_keras_mask` fails for them. Keras 3.12 to 3.15.
     """
     return get_keras_mask(tensor)
 
@@ -51,36 +51,36 @@ def mask_of(tensor: Tensor) -> Tensor | None:
 def drop_mask(tensor: Tensor) -> None:
     """Remove the mask that Keras attached to a tensor.
 
-    A loss with `ignore_class` attaches one to its values, which Keras would apply to the mean.
+    A loss with `ignore_class` attaches a mask to its values. Keras would apply it to the mean.
     Keras 3.12 to 3.15.
     """
     set_keras_mask(tensor, None)
 
 
 def in_stateless_scope() -> bool:
-    """Return whether Keras takes new values of variables out of what runs now.
+    """Return whether a `keras.StatelessScope` is open, which collects new values of variables.
 
-    `keras.StatelessScope` is documented; the question whether one is open is not. Keras 3.12 to
-    3.15.
+    The class is documented, but this check is not. Keras 3.12 to 3.15.
     """
     return bool(stateless_scope.in_stateless_scope())
 
 
 def in_symbolic_scope() -> bool:
-    """Return whether Keras runs a loss on placeholders, to build its metrics.
+    """Return whether Keras runs a loss on placeholders to build the metrics.
 
-    It does so before the first step, on predictions that no layer has made. Keras 3.12 to 3.15.
+    It does so before the first step, on predictions that no layer has computed. Keras 3.12 to
+    3.15.
     """
     return bool(symbolic_scope.in_symbolic_scope())
 
 
 @contextmanager
 def tensorflow_not_imported() -> Iterator[None]:
-    """Let Keras serialize objects without importing TensorFlow.
+    """Prevent Keras from importing TensorFlow when it serializes objects.
 
-    Keras asks of every object whether it is one of TensorFlow's, and imports TensorFlow for that
-    wherever it is installed: this takes seconds and some 500 MB. Before TensorFlow is imported no
-    object can be. Keras 3.12 to 3.15.
+    Keras checks whether each object is a TensorFlow object. For this it imports TensorFlow where
+    it is installed, which takes seconds and about 500 MB. If TensorFlow is not imported, no object
+    is a TensorFlow object. Keras 3.12 to 3.15.
     """
     lazy = vars(module_utils.tensorflow)
     if "tensorflow" in sys.modules or lazy.get("_available", False) is not None:
@@ -94,7 +94,7 @@ def tensorflow_not_imported() -> Iterator[None]:
 
 
 def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
-    """Give a metric the direction of another: whether more of it is better.
+    """Copy a metric's direction, "up" or "down", to another metric.
 
     EarlyStopping and ModelCheckpoint read it with `mode="auto"`. Keras 3.12 to 3.15.
     """
@@ -103,29 +103,29 @@ def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
 
 
 def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[Any], list[float]]:
-    """Return two losses of one output, and their weights, as `Model.compile` takes them.
+    """Return two losses of one output and their weights, for `Model.compile`.
 
-    Keras calls an output's losses in this order, adds them up by their weights, and logs the last
+    Keras calls an output's losses in this order, adds them with their weights, and logs the last
     one as `{output}_loss`. Keras 3.12 to 3.15.
     """
     return [trained, logged], [1.0, 0.0]
 
 
-def refusal(layer: keras.Layer, store: Store, reason: str) -> ValueError:
-    """Return the error with which a layer refuses a file.
+def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
+    """Return the error to raise if a layer does not match a file.
 
-    Keras tries a layer that raised again and shows the last error; Keras 3.15 tries it with an
-    empty store too. Here the last error is the first one again. Keras 3.12 to 3.15.
+    Keras tries to load the layer again after an error and shows the last one. Keras 3.15 also tries
+    it with an empty store. All attempts therefore get the first error. Keras 3.12 to 3.15.
     """
     if list(store.keys()):
-        layer._refusal = reason
-    return ValueError(getattr(layer, "_refusal", reason))
+        layer._load_error = reason
+    return ValueError(getattr(layer, "_load_error", reason))
 
 
 def is_functional_config(config: Mapping[str, Any]) -> bool:
     """Return whether a serialized layer is a Functional model.
 
-    Keras rebuilds one from its layers' inbound nodes alone, so that it cannot be had unbuilt.
+    Keras restores a Functional model from the inbound nodes of its layers, so it is always built.
     Keras 3.12 to 3.15.
     """
     inner = config.get("config")
@@ -133,10 +133,10 @@ def is_functional_config(config: Mapping[str, Any]) -> bool:
 
 
 def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Remove from a layer's config, or its serialized form, the shapes that it was built with.
+    """Return a layer's config, or its serialized form, without the shapes that it was built with.
 
-    Keras builds a layer with such a shape as soon as it is deserialized, before it has a parent,
-    and a Sequential by its InputLayer. Keras 3.12 to 3.15.
+    Keras builds a layer with such shapes, or a Sequential with an InputLayer, when it deserializes
+    it, before it has a parent. Keras 3.12 to 3.15.
     """
     unbuilt = {key: value for key, value in config.items() if key not in BUILD_KEYS}
     if "build_input_shape" in config:
@@ -145,7 +145,7 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return unbuilt
 
 
-def has_automatic_config(layer: keras.Layer) -> bool:
+def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:
     """Return whether Keras records the arguments of a layer's `__init__` as its config.
 
     It does so for classes without `get_config`. Keras 3.12 to 3.15.
@@ -154,8 +154,8 @@ def has_automatic_config(layer: keras.Layer) -> bool:
 
 
 def is_of_keras(thing: object) -> bool:
-    """Return whether a class or function is one of Keras's own.
+    """Return whether a class or function is part of Keras.
 
-    Their module is the only sign. Keras 3.12 to 3.15.
+    Only its module shows this. Keras 3.12 to 3.15.
     """
     return str(getattr(thing, "__module__", "")).startswith("keras.")

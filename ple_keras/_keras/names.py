@@ -1,4 +1,4 @@
-"""The names of losses and metrics."""
+"""Names of losses and metrics."""
 
 import re
 
@@ -6,7 +6,7 @@ from ple_keras._typing import LossLike, MetricLike
 
 
 def stable_name(named: LossLike | MetricLike) -> str:
-    """The name of a loss or metric, without the number that Keras counts up with each."""
+    """Return the name of a loss or metric without the number that Keras appends."""
     if isinstance(named, str):
         return named
     name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
@@ -15,5 +15,5 @@ def stable_name(named: LossLike | MetricLike) -> str:
 
 
 def to_snake_case(name: str) -> str:
-    """`MeanSquaredError` as Keras names it: `mean_squared_error`."""
+    """Convert a class name as Keras does: `MeanSquaredError` to `mean_squared_error`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

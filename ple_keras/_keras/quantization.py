@@ -1,4 +1,4 @@
-"""`Model.quantize` and our layers: Keras finds all that can be quantized, and files keep it so."""
+"""Support for `Model.quantize`, and files that keep the quantization of layers."""
 
 import json
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.building import Untracked
 from ple_keras._keras.saving import read_text, write_text
+from ple_keras._keras.untracked import Untracked
 from ple_keras._keras.walking import layers_inside, walk
 from ple_keras._typing import Store
 
@@ -15,9 +15,9 @@ MODES_KEY = "quantized"
 
 
 class QuantizeForwarder(keras.Layer):
-    """Passes `quantize` on to a layer that has weights of its own and layers inside.
+    """Layer that forwards `quantize` to a parent that has both weights and inner layers.
 
-    `Model.quantize` asks only layers without any inside, and leaves the others out in silence.
+    `Model.quantize` calls only layers without inner layers and skips the others silently.
     """
 
     def __init__(self, parent: keras.Layer, name: str) -> None:
@@ -37,16 +37,16 @@ class QuantizeForwarder(keras.Layer):
 
 
 def check_quantization_mode(mode: str, layer: keras.Layer) -> None:
-    """Refuse modes that train or calibrate; `Model.quantize` makes a warning of it."""
+    """Check that a mode needs no training or calibration. `Model.quantize` warns of the error."""
     if mode not in ("int8", "int4"):
         raise NotImplementedError(
-            f"The stacked experts of {layer.path!r} can be quantized to 'int8' or 'int4' only, "
-            f"and are left as they are. Received: mode={mode!r}"
+            f"The stacked experts of {layer.path!r} support only the modes 'int8' and 'int4' and "
+            f"were not quantized. Received: mode={mode!r}"
         )
 
 
 def save_modes(layer: keras.Layer, store: Store) -> None:
-    """Put down how the layers inside are quantized, for their configs don't tell."""
+    """Write the quantization of the inner layers, which their configs do not contain."""
     modes = {
         name: (inside.quantization_mode, _config_of(inside))
         for name, inside in layers_inside(layer)
@@ -57,23 +57,23 @@ def save_modes(layer: keras.Layer, store: Store) -> None:
 
 
 def load_modes(layer: keras.Layer, store: Store) -> dict[str, Any]:
-    """Quantize the layers inside as the file has them, before their own weights are read.
+    """Quantize the inner layers as in the file, before their own weights are read.
 
     Returns:
-        What else is in the store.
+        The other entries of the store.
     """
     text = read_text(store, MODES_KEY)
     if text is not None:
         modes = json.loads(text)
-        for name, inside in [*layers_inside(layer), *_by_their_own_names(layer)]:
+        for name, inside in [*layers_inside(layer), *_layers_by_name_in_0_1_0(layer)]:
             if name in modes and not inside.quantization_mode:
                 mode, config = modes[name]
                 inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
-    return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no mapping
+    return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no dict
 
 
 class SavesQuantization:
-    """A layer whose files tell how the layers inside it are quantized."""
+    """Mixin for layers whose files contain the quantization of their inner layers."""
 
     def save_own_variables(self, store: Store) -> None:
         super().save_own_variables(store)  # type: ignore[misc]
@@ -83,8 +83,8 @@ class SavesQuantization:
         super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
 
 
-def _by_their_own_names(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
-    """The layers inside as files of version 0.1.0 name them."""
+def _layers_by_name_in_0_1_0(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
+    """Yield the inner layers with their names in files of version 0.1.0."""
     for _, *inside in walk(layer):
         if inside:
             yield "/".join(each.name for each in inside), inside[-1]

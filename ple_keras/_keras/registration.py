@@ -1,4 +1,4 @@
-"""Registering classes and functions with Keras under the package's name."""
+"""Registration of classes and functions with Keras."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -9,6 +9,6 @@ T = TypeVar("T", bound=Callable[..., Any])
 
 
 def register(cls: T) -> T:
-    """Make a class or function loadable from a file after nothing but `import ple_keras`."""
+    """Register a class or function, so that `import ple_keras` is enough to load files with it."""
     registered: T = keras.saving.register_keras_serializable(package="ple_keras")(cls)
     return registered

@@ -1,4 +1,4 @@
-"""Whether a value may be written to a layer's state."""
+"""Traces whose values must not be written to a layer's state."""
 
 from importlib import import_module
 from typing import Any
@@ -9,11 +9,11 @@ from ple_keras._keras.internals import in_stateless_scope
 from ple_keras._typing import Tensor
 
 
-def is_foreign_jax_trace(value: Tensor) -> bool:
-    """Whether `value` is JAX's placeholder in a trace that Keras takes no state out of.
+def is_jax_trace_outside_keras(value: Tensor) -> bool:
+    """Return whether `value` is a JAX tracer in a trace from which Keras returns no state.
 
-    Keras's own steps hand new state out of what JAX traces. An exporter's trace, or a user's
-    `jax.jit`, does not: a variable would keep the placeholder, and the model fail ever after.
+    Keras's own steps return new state from the traced function. The trace of an exporter or of
+    a user's `jax.jit` does not. A variable would keep the tracer, and each later call would fail.
     """
     if keras.backend.backend() != "jax" or in_stateless_scope():
         return False

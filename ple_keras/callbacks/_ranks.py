@@ -1,13 +1,13 @@
-"""What the processes that train one model together have counted, as one."""
+"""Sums over the processes of distributed training."""
 
 import keras
 import numpy as np
 
 
 def sum_over_ranks(values: np.ndarray) -> np.ndarray:
-    """The sum over all processes of PyTorch's process group; a copy where there is none.
+    """Return the sum over all processes of PyTorch's process group; a copy without a group.
 
-    All of them must call it at the same point, with as many values: it waits for every one.
+    Every process must call it at the same point with the same shape, since it waits for all.
     """
     total = np.array(values)
     if keras.backend.backend() != "torch":
@@ -16,6 +16,6 @@ def sum_over_ranks(values: np.ndarray) -> np.ndarray:
 
     if not (distributed.is_available() and distributed.is_initialized()):
         return total
-    shared = keras.ops.convert_to_tensor(total)  # on the device that the group talks over
+    shared = keras.ops.convert_to_tensor(total)  # on the device of the group
     distributed.all_reduce(shared)
     return np.asarray(keras.ops.convert_to_numpy(shared))

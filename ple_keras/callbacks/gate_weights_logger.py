@@ -1,4 +1,4 @@
-"""What the gates did in each epoch, in the logs."""
+"""A callback that logs statistics of gates."""
 
 import csv
 import math
@@ -18,38 +18,37 @@ Figures = dict[str, float]
 
 
 class GateWeightsLogger(keras.callbacks.Callback):
-    """Writes into `logs`, at the end of each epoch, what the gates did in it.
+    """Callback that logs statistics of the gates at the end of each epoch.
 
-    For each gate of each block with `enable_gate_weights_metrics=True`, exact over the examples of
-    the epoch:
+    It logs these keys for each gate of each block with `enable_gate_weights_metrics=True`, exactly
+    over the examples of the epoch:
 
-        gate/{level}/{gate}/{expert}    mean weight of the expert
-        gate/{level}/{gate}/entropy     mean entropy of the weights over that of even ones, 0 to 1
-        gate/{level}/{gate}/max         mean largest weight; near 1 the gate has collapsed onto one
-                                        expert an example, which no mean weight shows
+        gate/{level}/{gate}/{expert}    the mean weight of the expert.
+        gate/{level}/{gate}/entropy     the mean entropy divided by that of uniform weights, 0 to 1.
+        gate/{level}/{gate}/max         the mean of the largest weight. Near 1, the gate uses one
+                                        expert per example, which mean weights do not show.
 
-    and the same with `val_` in front for the validation data. The level is `{name of the
-    PLEBlock}/{index}`, such as `gate/ple/0/click/shared/expert_1`, or the name of a block that
-    stands alone. In training the weights move while they are averaged, as a training loss does.
+    Keys for validation data start with `val_`. The level is `{name of the PLEBlock}/{index}`, as
+    in `gate/ple/0/click/shared/expert_1`, or the name of a block outside of a SequentialBlock. As
+    for a training loss, the model changes while training statistics are averaged.
 
-    History, and with it `plot_gate_history`, has all of them; CSVLogger, TensorBoard,
-    ModelCheckpoint and EarlyStopping have them if they stand later in the list of callbacks. The
-    progress bar prints them too, unless it is given first in the list. What else runs the model
-    within an epoch, such as a `predict` or `evaluate` in another callback, counts too. In an
-    `evaluate` of its own there are no logs to write to: see `gate_report`.
+    History and `plot_gate_history` have all keys. CSVLogger, TensorBoard, ModelCheckpoint and
+    EarlyStopping have them if they come later in the list of callbacks. The progress bar prints
+    them unless a ProgbarLogger comes first in the list. Other runs of the model in an epoch count
+    too, such as `predict` or `evaluate` in a callback. Outside of `fit`, use `gate_report`.
 
-    Where several processes train one model (`torch.distributed`), the figures are those of the
-    examples of all of them, and the same in all. Give the logger to every process, for at the end
-    of an epoch each waits for the others, and a `path` to one of them alone.
+    If several processes train one model (`torch.distributed`), the statistics cover the examples
+    of all processes and are equal in all. Pass the logger in every process, since each waits for
+    the others at the end of an epoch. Pass `path` in only one process.
 
     Args:
-        path: A CSV file for the figures, a line an epoch; None for none. A run that goes on at a
-            later `initial_epoch` keeps the lines of the epochs before it.
+        path: A CSV file for the statistics, with one line per epoch; None for no file. A run that
+            continues at a later `initial_epoch` keeps the lines of earlier epochs.
 
     Raises:
-        TypeError: if `path` is no path.
-        ValueError: in `fit`, if no gate of the model keeps statistics, the folder of `path` does
-            not exist, or there is something else at `path`.
+        TypeError: If `path` is not a path.
+        ValueError: In `fit`, if no gate of the model has statistics, the folder of `path` does not
+            exist, or `path` is something other than a file of this callback.
 
     Example:
 
@@ -57,7 +56,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     >>> inputs = keras.Input((3,))
     >>> model = keras.Model(inputs, ple(inputs))
     >>> model.compile("adam", {"click": "mse", "buy": "mse"})
-    >>> callbacks = [  # quiet bar, gates, stop when those of click begin to collapse
+    >>> callbacks = [  # no gates in the progress bar; stop if the gate of click collapses
     ...     keras.callbacks.ProgbarLogger(),
     ...     GateWeightsLogger(),
     ...     keras.callbacks.EarlyStopping("gate/ple/0/click/max", baseline=0.95, mode="min"),
@@ -81,8 +80,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         self._rows = {}
         if self.path:
-            _check_place(self.path)
-        if self.model.built:  # TensorFlow builds a model of layers only when it traces a step
+            _check_path(self.path)
+        if self.model.built:  # on TensorFlow, an unbuilt model is built only in its first step
             self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -99,7 +98,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self._levels()
         logs = logs if logs is not None else {}
-        # Another logger, before this one, has read and reset what is NaN now.
+        # NaN if an earlier logger in the list has read and reset the statistics.
         figures = {
             key: logs.get(key, value) if math.isnan(value) else value
             for key, value in self._figures().items()
@@ -109,12 +108,12 @@ class GateWeightsLogger(keras.callbacks.Callback):
             self._write(self.path, epoch, figures)
 
     def _levels(self) -> dict[str, CGCBlock]:
-        """The levels that keep statistics. Through self.model: on JAX that updates variables."""
+        """Return the levels with statistics. On JAX, access to self.model updates variables."""
         levels = _tracking_levels(self.model)
         if not levels:
             raise ValueError(
-                "GateWeightsLogger needs a model with gates that keep statistics: give its "
-                "PLEBlock, MMoEBlock or CGCBlock enable_gate_weights_metrics=True. "
+                "GateWeightsLogger needs a model with gate statistics: create its PLEBlock, "
+                "MMoEBlock or CGCBlock with enable_gate_weights_metrics=True. "
                 f"Received: model={self.model!r}"
             )
         return levels
@@ -124,27 +123,27 @@ class GateWeightsLogger(keras.callbacks.Callback):
             block.reset_gate_statistics()
 
     def _sums(self) -> np.ndarray:
-        """The statistics of all gates in this process, each times its count, and the counts."""
+        """Return the statistics of all gates in this process, times the counts, and the counts."""
         sums = [np.zeros(0)]
         for block in _tracking_levels(self.model).values():
             statistics = block.gate_statistics() if block.built else {}
             for gate, experts in block.gate_experts.items():
                 of_gate = statistics.get(gate)
-                sums.append(_times_count(of_gate) if of_gate else np.zeros(_num_sums(experts)))
+                sums.append(_weighted_sums(of_gate) if of_gate else np.zeros(_num_sums(experts)))
         return np.concatenate(sums)
 
     def _figures(self) -> Figures:
-        """Those of the epoch, over all processes, which wait for each other here alone."""
+        """Return the figures of the epoch over all processes, which wait for each other here."""
         training = self._sums() if self._training is None else self._training
         validation = np.zeros_like(training) if self._validation is None else self._validation
         training, validation = sum_over_ranks(np.stack([training, validation]))
-        figures = self._named(training)
+        figures = self._figures_of(training)
         if self._validation is not None or validation.any():
-            figures |= {f"val_{key}": value for key, value in self._named(validation).items()}
+            figures |= {f"val_{key}": value for key, value in self._figures_of(validation).items()}
         return figures
 
-    def _named(self, sums: np.ndarray) -> Figures:
-        """Figures by key, from sums as `_sums` has them; none of blocks that never ran."""
+    def _figures_of(self, sums: np.ndarray) -> Figures:
+        """Return figures by key from the result of `_sums`, without blocks that never ran."""
         figures = {}
         for level, block in _tracking_levels(self.model).items():
             for gate, experts in block.gate_experts.items():
@@ -156,24 +155,24 @@ class GateWeightsLogger(keras.callbacks.Callback):
         return figures
 
     def _write(self, path: Path, epoch: int, figures: Figures) -> None:
-        """The whole file anew: validation may bring columns that earlier epochs lack."""
+        """Write the whole file, since validation may add columns that earlier epochs lack."""
         if not self._rows:
-            self._rows = {row: kept for row, kept in _read_rows(path).items() if row < epoch}
+            self._rows = {row: old for row, old in _read_rows(path).items() if row < epoch}
         self._rows[epoch] = figures
         columns = dict.fromkeys(key for row in self._rows.values() for key in row)
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", *columns])
             writer.writeheader()
-            writer.writerows({"epoch": row, **kept} for row, kept in self._rows.items())
+            writer.writerows({"epoch": row, **values} for row, values in self._rows.items())
 
 
 def _num_sums(experts: list[str]) -> int:
-    """The length of what `_times_count` returns: a mean of each expert, and three more."""
+    """Return the length of `_weighted_sums`: a mean per expert, and three more."""
     return len(experts) + 3
 
 
-def _times_count(statistics: dict[str, Any]) -> np.ndarray:
-    """A gate's statistics times the number of examples, and this number."""
+def _weighted_sums(statistics: dict[str, Any]) -> np.ndarray:
+    """Return a gate's statistics times the number of examples, and this number."""
     count = statistics["count"]
     means = np.array([*statistics["mean"], statistics["entropy"], statistics["max"]])
     return np.append(means * count if count else np.zeros_like(means), count)
@@ -184,17 +183,15 @@ def _tracking_levels(model: keras.Layer) -> dict[str, CGCBlock]:
     return {key: block for key, block in levels.items() if block.enable_gate_weights_metrics}
 
 
-def _check_place(path: Path) -> None:
-    """Refuse to write where no file can be, or over one that isn't the logger's."""
+def _check_path(path: Path) -> None:
+    """Check that `path` can be a file, and is not a file of another program."""
     if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(
-            f"path must be that of a file, in a folder that exists. Received: path={str(path)!r}"
-        )
+        raise ValueError(f"path must be a file in an existing folder. Received: path={str(path)!r}")
     _read_rows(path)
 
 
 def _read_rows(path: Path) -> dict[int, Any]:
-    """The lines of the file by epoch; none where there is no file yet."""
+    """Return the lines of the file by epoch; an empty dict if there is no file."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
@@ -205,8 +202,8 @@ def _read_rows(path: Path) -> dict[int, Any]:
             return {int(row.pop("epoch")): row for row in reader}
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                "path must be that of a new file, or of one that this callback wrote: such a file "
-                'has a column "epoch" and else columns of gates alone. '
+                "path must be a new file or a file of this callback, with a column "
+                '"epoch" and columns of gates only. '
                 f"Received: path={str(path)!r}, {error}"
             ) from error
 

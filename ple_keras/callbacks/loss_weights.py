@@ -1,4 +1,4 @@
-"""Callbacks that move and log the weights of tasks' losses."""
+"""Callbacks that schedule and log loss weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -13,15 +13,16 @@ from ple_keras.heads.task_heads import TaskHeads
 
 
 class LossWeightLogger(keras.callbacks.Callback):
-    """Writes the weights of the tasks' losses into `logs` at the end of each epoch.
+    """Callback that logs the loss weight of each task at the end of each epoch.
 
-    As `loss_weight/{task}`: what multiplies the task's `{task}_loss` in `loss`. Where two TaskHeads
-    have a task of one name, the layer's name stands before it. For weights that
-    are learned, `TaskHeads(heads, loss_weighting="uncertainty")`; the schedules do it themselves.
+    The key is `loss_weight/{task}`, and the value is the factor of `{task}_loss` in `loss`. If two
+    TaskHeads have a task with the same name, the key is `loss_weight/{name of the layer}/{task}`.
+    Use it with learned weights, `TaskHeads(heads, loss_weighting="uncertainty")`. Schedules log
+    the weights themselves.
 
     Raises:
-        ValueError: in `fit`, if the model holds no TaskHeads, or its losses don't read their
-            weights from it.
+        ValueError: In `fit`, if the model has no TaskHeads, or its losses do not use the weights
+            of its TaskHeads.
 
     Example:
 
@@ -40,9 +41,9 @@ class LossWeightLogger(keras.callbacks.Callback):
         for heads in self._task_heads():
             if not heads.is_used_by(self.model.loss):
                 raise ValueError(
-                    f"The model's losses don't read their weights from its {heads.name!r}: compile "
-                    "it with **heads.compile_kwargs() of that layer, without loss and loss_weights "
-                    f"of your own. Received: loss={self.model.loss!r}"
+                    "model must be compiled with **heads.compile_kwargs() of its TaskHeads "
+                    f"{heads.name!r}, without the arguments loss and loss_weights, so that its "
+                    f"losses use the weights of this layer. Received: loss={self.model.loss!r}"
                 )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -55,7 +56,7 @@ class LossWeightLogger(keras.callbacks.Callback):
                     logs[f"loss_weight/{name}"] = weight
 
     def _task_heads(self) -> list[TaskHeads]:
-        # Through self.model in every hook: on JAX that brings the variables up to date.
+        # On JAX, access to self.model in every hook updates the variables.
         found = find_layers(self.model, TaskHeads)
         if not found:
             raise ValueError(
@@ -66,19 +67,19 @@ class LossWeightLogger(keras.callbacks.Callback):
 
 
 class LossWeightSchedule(LossWeightLogger):
-    """Moves the weights of the tasks' losses: `w_k(t) = w_{k,0} fn(k, t)` in epoch t.
+    """Callback that schedules loss weights: `w_k(t) = w_{k,0} fn(k, t)` in epoch t.
 
-    The multipliers in force are saved with the model, and stand in `logs` as `loss_weight/{task}`
-    times the heads' `loss_weight`. Where weights are learned too, they multiply what is learned.
-    To go on after an interruption, pass the callback again, with `initial_epoch`.
+    The current multipliers are saved with the model. They are logged as `loss_weight/{task}`, times
+    the heads' `loss_weight`. Learned weights are multiplied by them. To continue an interrupted
+    run, pass the callback again, with `initial_epoch`.
 
     Args:
-        fn: `fn(task, epoch) -> multiplier`, a finite number of at least 0; epochs count from 0, as
-            Keras counts them.
+        fn: `fn(task, epoch) -> multiplier`, a finite number, at least 0. Epochs start at 0, as in
+            Keras.
 
     Raises:
-        TypeError: if `fn` is no function; in `fit`, if it gives no number.
-        ValueError: in `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
+        TypeError: If `fn` is not a function. In `fit`, if it does not return a number.
+        ValueError: In `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
 
     Example:
 
@@ -104,17 +105,17 @@ class LossWeightSchedule(LossWeightLogger):
 
 
 class LossWeightDecay(LossWeightSchedule):
-    """Lets the weights of the tasks' losses fall, or rise: `w_k(t) = w_{k,0} gamma_k^t`.
+    """Callback that changes loss weights exponentially: `w_k(t) = w_{k,0} gamma_k^t`.
 
-    Equation 10 of Tang et al., RecSys 2020; t is Keras's epoch, from 0.
+    Equation 10 of Tang et al., RecSys 2020; t is the Keras epoch, from 0.
 
     Args:
-        gamma: A finite number of at least 0, for all tasks or by task; tasks that a dict leaves
-            out keep their weights.
+        gamma: A finite number, at least 0, for all tasks or by task. The weights of tasks that a
+            dict omits do not change.
 
     Raises:
-        TypeError: if a gamma is no number.
-        ValueError: if it is negative or not finite; in `fit`, if a task is unknown, or as
+        TypeError: If a gamma is not a number.
+        ValueError: If a gamma is negative or not finite. In `fit`, if a task is unknown, or as
             `LossWeightSchedule`.
 
     Example:

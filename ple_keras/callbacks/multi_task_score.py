@@ -1,4 +1,4 @@
-"""One score of several metrics."""
+"""A weighted sum of metrics as one score."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,19 +10,19 @@ from ple_keras._typing import Logs
 
 
 class MultiTaskScore(keras.callbacks.Callback):
-    """Writes a weighted sum of metrics into `logs`: one number to stop on and to save by.
+    """Callback that logs a weighted sum of metrics, as a score for early stopping and checkpoints.
 
-    Higher is better: give metrics such as an RMSE, where less is, a negative weight. In the list
-    of callbacks it must stand before those that read the score. Epochs without validation have
-    none.
+    Higher is better: use a negative weight for a metric to minimize, such as an RMSE. In the list
+    of callbacks, it must come before those that monitor the score. Epochs without validation have
+    no score.
 
     Args:
-        weights: A finite number for each key of `logs`.
-        name: The score's key.
+        weights: `{key of logs: weight}`, with finite weights.
+        name: The key of the score in `logs`.
 
     Raises:
-        TypeError: if `weights` is no dict of numbers.
-        ValueError: if it is empty or a weight is not finite; in `fit`, if `logs` lack a key.
+        TypeError: If `weights` is not a dict of numbers.
+        ValueError: If it is empty or a weight is not finite. In `fit`, if `logs` lacks a key.
 
     Example:
 
@@ -45,21 +45,22 @@ class MultiTaskScore(keras.callbacks.Callback):
         missing = [key for key in self.weights if key not in logs]
         has_validation = any(key.startswith("val_") for key in logs)
         if not has_validation and any(key.startswith("val_") for key in missing):
-            self._has_waited = True
+            self._has_skipped = True
             return
         if missing:
             raise ValueError(
-                f"weights must name keys of the logs, {sorted(logs)}. Received: weights={missing}"
+                f"weights must have keys of the logs, {sorted(logs)}. Received: weights={missing}"
             )
         logs[self.name] = sum(weight * float(logs[key]) for key, weight in self.weights.items())
         self._has_scored = True
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._has_waited = self._has_scored = False
+        self._has_skipped = self._has_scored = False
 
     def on_train_end(self, logs: Logs = None) -> None:
-        if self._has_waited and not self._has_scored:
+        if self._has_skipped and not self._has_scored:
             warnings.warn(
-                f"There was no validation, and so no {self.name!r}: pass validation_data to fit",
+                f"{self.name!r} was not logged, since there was no validation: "
+                "pass validation_data to fit",
                 stacklevel=2,
             )

@@ -1,1 +1,1 @@
-"""Heads: from the features of a task to its prediction, loss and metrics."""
+"""Heads: the prediction, loss and metrics of a task."""

@@ -1,4 +1,4 @@
-"""The part of TaskHeads that weighs the tasks' losses."""
+"""The loss weights of a TaskHeads."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from ple_keras.losses.loss_weights import LossWeights
 
 
 class LossWeighting(keras.Layer):
-    """Owns the variables that weigh the tasks' losses."""
+    """A base class that owns the variables that weigh the tasks' losses."""
 
     _task_names: tuple[str, ...]
 
@@ -27,20 +27,20 @@ class LossWeighting(keras.Layer):
             )
         self.loss_weighting = loss_weighting
         self._loss_weights = LossWeights()
-        self._first_multipliers: Mapping[str, float] = {}
+        self._multipliers_before_build: Mapping[str, float] = {}
 
     def _build_loss_weights(self) -> None:
         self._loss_weights.bind(
-            self._add_by_task("loss_multipliers", self._initial_multipliers, trainable=False),
-            self._add_by_task("log_variances", "zeros") if self.loss_weighting else None,
+            self._add_task_weights("loss_multipliers", self._initial_multipliers, trainable=False),
+            self._add_task_weights("log_variances", "zeros") if self.loss_weighting else None,
         )
 
     def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
-        """The multipliers before any other are assigned; within a graph nothing can be."""
-        values = [self._first_multipliers.get(task, 1.0) for task in self._task_names]
+        """Return the initial multipliers. A graph can't assign them after `build`."""
+        values = [self._multipliers_before_build.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
 
-    def _add_by_task(
+    def _add_task_weights(
         self, name: str, initializer: Initializer, trainable: bool = True
     ) -> keras.Variable:
         return self.add_weight(
@@ -58,49 +58,50 @@ class LossWeighting(keras.Layer):
         return [head.task for head in self._heads() if head.has_loss]
 
     def loss_weights(self) -> dict[str, float]:
-        """What multiplies each task's loss now; the layer must be built.
+        """Return the current weight of each task's loss; the layer must be built.
 
-        `w_{k,0}`, the head's `loss_weight`, times what a callback such as `LossWeightDecay` makes
-        of it, and, learned by uncertainty, times `c exp(-s)`.
+        The weight is `w_{k,0}`, the head's `loss_weight`, times the multiplier from a callback such
+        as `LossWeightDecay`. If learned by uncertainty, it is also multiplied by `c exp(-s)`.
 
         Returns:
-            A float for each task that has a loss.
+            A dict with a float for each task that has a loss.
         """
         if not self.built:
             raise ValueError(f"{self.name!r} must be built. Received: built=False")
         return {
-            head.task: head.loss_weight * self._loss_weights.in_force(index, head.loss)
+            head.task: head.loss_weight * self._loss_weights.current_factor(index, head.loss)
             for index, head in enumerate(self._heads())
             if head.has_loss
         }
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
-        """Let each task's loss weigh its fixed weight times the given multiplier, from now on.
+        """Multiply the fixed weight of each task's loss by a multiplier, from now on.
 
-        For callbacks, in `on_epoch_begin`; the multipliers are saved with the model.
+        Callbacks call this in `on_epoch_begin`. The multipliers are saved with the model.
 
         Args:
-            multipliers: Finite numbers of at least 0, by task; a task that is left out keeps its
-                fixed weight.
+            multipliers: Finite numbers of at least 0, by task. An omitted task has the multiplier
+                1.
 
         Raises:
-            TypeError: if a multiplier is no number.
-            ValueError: if it is negative or not finite, or a task has no loss or is unknown.
+            TypeError: If a multiplier is not a number.
+            ValueError: If a multiplier is negative or not finite, or a task is unknown or has no
+                loss.
         """
         check_known_keys(multipliers, self.trained_tasks, "multipliers")
         multipliers = {
             task: check_not_negative(multiplier, f"multipliers[{task!r}]")
             for task, multiplier in multipliers.items()
         }
-        if self._loss_weights.multipliers is None:  # TensorFlow's first epoch comes before `build`
-            self._first_multipliers = multipliers
+        if self._loss_weights.multipliers is None:  # TensorFlow builds after `on_epoch_begin`
+            self._multipliers_before_build = multipliers
             return
         values = [multipliers.get(task, 1.0) for task in self._task_names]
         self._loss_weights.multipliers.assign(values)
 
     def is_used_by(self, loss: object) -> bool:
-        """Whether a loss, as `Model.compile` was given it, reads its weight from this layer."""
+        """Return whether a `loss` of `Model.compile` reads its weights from this layer."""
         return any(
-            isinstance(one, TrainedLoss) and one.belongs_to(self._loss_weights)
-            for one in keras.tree.flatten(loss)
+            isinstance(part, TrainedLoss) and part.belongs_to(self._loss_weights)
+            for part in keras.tree.flatten(loss)
         )

@@ -1,4 +1,4 @@
-"""The head of a task that is yes or no."""
+"""The head of a binary task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,25 +17,24 @@ from ple_keras.metrics.loss_mean import LossMean
 
 @register
 class BinaryHead(Head):
-    """The probability of a yes: `sigmoid`, `(..., H) -> (..., 1)`.
+    """The probability of a positive label: `sigmoid`, `(..., H) -> (..., 1)`.
 
-    The loss is binary cross-entropy. The metrics are `auc`, whose thresholds lie evenly in the
-    logit and which therefore holds at low base rates too, and the mean of the loss,
-    `binary_crossentropy` (`weighted_binary_crossentropy` with a `pos_weight`).
+    The loss is binary cross-entropy. The metrics are `auc` and the mean of the loss,
+    `binary_crossentropy` (`weighted_binary_crossentropy` with a `pos_weight`). The thresholds of
+    `auc` are evenly spaced in the logit, so that it is accurate at low base rates too.
 
     Args:
         task: The task's name, see `TaskHeads`.
-        tower: The task's own network, as for `Head`.
-        loss: In place of binary cross-entropy: a loss of probabilities.
-        metrics: In place of the metrics above.
-        pos_weight: How many times an example with the label 1 counts in the loss. It shifts the
-            predicted probabilities: calibrated for the weighted data, the odds are `pos_weight`
-            times too high.
-        **kwargs: `loss_weight`, `missing_label` and `reduction` as for `Head`, and Keras's own
-            layer arguments.
+        tower: The task's own network, see `Head`.
+        loss: A loss of probabilities that replaces binary cross-entropy.
+        metrics: Metrics that replace those above.
+        pos_weight: The factor of the loss of examples with the label 1. The probabilities are then
+            calibrated for the weighted data: their odds are `pos_weight` times too high.
+        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
+            arguments.
 
     Raises:
-        TypeError, ValueError: as `Head`; and if `pos_weight` is no number above 0.
+        TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""The base of the heads: from a task's features to its prediction, with its loss and metrics."""
+"""The base class of heads: the prediction, loss and metrics of a task."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from ple_keras._checks import (
     check_not_negative,
     check_task_name,
 )
-from ple_keras._keras.building import Untracked, build_on
+from ple_keras._keras.building import build_on
 from ple_keras._keras.dtypes import HALF_DTYPES
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
+from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.labels.label_arrays import check_array, label_width
-from ple_keras.labels.missing_label import check_missing_label, config_of
+from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.layers.template import as_template
 from ple_keras.losses.checks import check_loss, check_reduction
 from ple_keras.losses.joint_losses import LoggedLoss, TrainedLoss
@@ -33,32 +34,32 @@ from ple_keras.metrics.masked_metric import MaskedMetric
 
 @register
 class Head(SavesQuantization, FreezableLayer):
-    """A task's last layers: `y_k = activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
+    """The output layers of a task: `activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
-    The base of the heads, made to be subclassed. The output is float32 or wider, whatever the
-    dtype policy. Loss and metrics are over the examples that have a label, see `MaskedLoss`.
+    This is the base class of all heads. The output is float32 or wider under every dtype policy.
+    The loss and the metrics are computed over labelled examples, see `MaskedLoss`.
 
     Args:
         task: The task's name, see `TaskHeads`.
         units: The width of the prediction.
         activation: The activation of the prediction: a name, a function, or None for linear.
-        loss: The task's loss: a name, a function or a `keras.losses.Loss`. With None the task is
+        loss: The task's loss: a name, a function or a `keras.losses.Loss`. If None, the task is
             not trained.
         metrics: The task's metrics: a sequence of names, functions or `keras.metrics.Metric`
-            objects, which serve as templates. With None it is the mean of the loss.
-        tower: The task's own network before the last Dense layer: an int or a sequence of ints
-            (the units of an ExpertBlock), or a layer, of which the head takes a copy.
+            objects, which are templates. If None, the metric is the mean of the loss.
+        tower: The task's own network before the last Dense layer: an int, a sequence of ints or a
+            layer. Ints are the units of an ExpertBlock. A layer is copied.
         loss_weight: The weight of the task's loss, at least 0.
-        missing_label: The label of an example that has none, beside NaN. A label of several
-            numbers is missing if one of them is.
-        reduction: None, for the mean of the loss over the labelled examples of a batch, or
-            "sum_over_batch_size", to divide by the whole batch; `MaskedLoss` says when.
-        **kwargs: Keras's own layer arguments; `name` is `{task}_head` by default.
+        missing_label: The value of a missing label, in addition to NaN. A label of several
+            numbers is missing if any of them is.
+        reduction: None for the mean of the loss over the labelled examples of a batch, or
+            "sum_over_batch_size" to divide by the whole batch, see `MaskedLoss`.
+        **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.
 
     Raises:
-        TypeError: if an argument is of none of the kinds above.
-        ValueError: if `task` is against the rule for names, `units` below 1, `loss` or
-            `reduction` unknown, `loss_weight` negative or not finite, or `tower` can't be copied.
+        TypeError: If an argument has a type that is not listed above.
+        ValueError: If `task` is not a valid name, `units` is below 1, `loss` or `reduction` is
+            unknown, `loss_weight` is negative or not finite, or `tower` can't be copied.
 
     Example:
 
@@ -88,21 +89,21 @@ class Head(SavesQuantization, FreezableLayer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = _check_plain(check_loss(loss))
+        self.loss = _check_unmasked(check_loss(loss))
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
         self._metric_templates = Untracked(check_metrics(metrics))
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
-        self._leading: tuple[None, ...] = (None,)
+        self._leading_axes: tuple[None, ...] = (None,)
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
-        self._leading = (None,) * (len(shape) - 1)
+        self._leading_axes = (None,) * (len(shape) - 1)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self._tower_template:
             # `_tower` and `_projection` are names in the file format.
@@ -118,7 +119,7 @@ class Head(SavesQuantization, FreezableLayer):
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
     def logits(self, features: Tensor) -> Tensor:
-        """The prediction before the activation; the head must be built.
+        """Return the prediction before the activation; the head must be built.
 
         Args:
             features: The task's features, `(..., H)`.
@@ -128,38 +129,38 @@ class Head(SavesQuantization, FreezableLayer):
         """
         if not self.built:
             raise ValueError(
-                f"{self.name!r} must be built or called before its logits can be had. "
+                f"{self.name!r} must be built or called before its logits are computed. "
                 "Received: built=False"
             )
         return self._projection(self._tower(features) if self._tower_template else features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Predict.
+        """Return the predictions of the task.
 
         Args:
             inputs: The task's features, `(..., H)`.
-            training: As in Keras; the tower hears of it.
+            training: Passed to the tower.
 
         Returns:
-            The prediction, `(..., units)`, at least float32.
+            `(..., units)`, at least float32.
         """
         return self.activation(self.logits(inputs))
 
     def new_loss(self) -> MaskedLoss | None:
-        """The task's loss over the labelled examples, unweighted; None if it has none."""
+        """Return a new, unweighted loss over labelled examples; None if the task has none."""
         return MaskedLoss(**self._loss_kwargs()) if self.has_loss else None
 
     @property
     def has_loss(self) -> bool:
-        """Whether the task is trained."""
+        """Whether the task has a loss and is trained."""
         return self.loss is not None
 
     def new_joint_losses(self, weights: LossWeights, index: int) -> tuple[TrainedLoss, LoggedLoss]:
-        """The loss that is trained, by the weight in force, and the one that is shown.
+        """Return the trained loss, with its current weight, and the logged loss.
 
         Args:
-            weights: The weights of the tasks' losses.
-            index: The task's place in them.
+            weights: The variables that weigh the tasks' losses.
+            index: The task's index in them.
         """
         trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
         return trained, LoggedLoss(weights, index, **self._loss_kwargs())
@@ -174,33 +175,33 @@ class Head(SavesQuantization, FreezableLayer):
         }
 
     def new_metrics(self) -> list[MaskedMetric]:
-        """The task's metrics over the labelled examples, new and under explicit names."""
+        """Return new metrics over labelled examples, with explicit names."""
         copies = named_copies(self._metric_templates.value)
         metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
         for metric in metrics:
-            metric.label = f"{self.task}_{metric.name}"
+            metric.display_name = f"{self.task}_{metric.name}"
         return metrics
 
     def check_labels(self, labels: Tensor) -> None:
-        """Look at an array of labels before they are trained on.
+        """Check an array of labels before training.
 
         Args:
-            labels: `(...)`, `(..., 1)` or `(..., units)`, with the rank of the features that the
-                head was built for; `(batch, ...)` before.
+            labels: `(...)`, `(..., 1)` or `(..., units)`. The leading axes are those of the
+                features that the head was built for, or the batch alone if it is not built.
 
         Raises:
-            TypeError: if they are no numbers.
-            ValueError: if they have another shape, or values that the task can't have.
+            TypeError: If labels are not numbers.
+            ValueError: If labels have a wrong shape, or values that the task does not allow.
 
         Warns:
-            UserWarning: if all of them are missing.
+            UserWarning: If all labels are missing.
         """
-        shape = (*self._leading, self.units)
+        shape = (*self._leading_axes, self.units)
         width = label_width(self.loss, self.units)
         self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
 
     def _check_values(self, labels: Tensor) -> None:
-        """Refuse values, `(labels, width)` without missing ones, that the task can't have."""
+        """Check the values of labels `(labels, width)`, without missing ones."""
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
@@ -220,25 +221,25 @@ class Head(SavesQuantization, FreezableLayer):
             "metrics": [serialize(metric) for metric in self._metric_templates.value],
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
-            "missing_label": config_of(self.missing_label),
+            "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
-    """A head's config without the arguments that its class does not take."""
+    """Return a head's config without the arguments that its class does not accept."""
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _check_plain(loss: LossLike) -> Any:
+def _check_unmasked(loss: LossLike) -> Any:
     if isinstance(loss, MaskedLoss):
         raise TypeError(
-            "loss must be the plain loss: the head itself masks it, by its missing_label and "
+            "loss must not be a MaskedLoss: the head itself masks it, with missing_label and "
             f"reduction. Received: loss={loss!r}"
         )
     if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
         raise ValueError(
-            "loss must reduce to one number, as it does by default, for tasks to be added up. "
+            "loss must reduce to one number, as by default, because the tasks' losses are added. "
             f"Received: loss={loss!r} with reduction={loss.reduction!r}"
         )
     return loss

@@ -1,4 +1,4 @@
-"""The head of a task that is a class."""
+"""The head of a multiclass task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +17,20 @@ from ple_keras.metrics.loss_mean import LossMean
 class MulticlassHead(Head):
     """The probability of each class: `softmax`, `(..., H) -> (..., num_classes)`.
 
-    The labels are class indices. The loss is sparse categorical cross-entropy; the metrics are
+    The labels are class indices. The loss is sparse categorical cross-entropy. The metrics are
     `accuracy` and the mean of the loss, `sparse_categorical_crossentropy`.
 
     Args:
         task: The task's name, see `TaskHeads`.
-        tower: The task's own network, as for `Head`.
+        tower: The task's own network, see `Head`.
         num_classes: The number of classes, at least 2.
-        loss: In place of sparse categorical cross-entropy: a loss of probabilities.
-        metrics: In place of the metrics above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction` as for `Head`, and Keras's own
-            layer arguments.
+        loss: A loss of probabilities that replaces sparse categorical cross-entropy.
+        metrics: Metrics that replace those above.
+        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
+            arguments.
 
     Raises:
-        TypeError, ValueError: as `Head`; and if `num_classes` is no integer above 1.
+        TypeError, ValueError: See `Head`; also if `num_classes` is not an integer above 1.
 
     Example:
 

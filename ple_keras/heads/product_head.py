@@ -1,4 +1,4 @@
-"""The probability that several things happen, from the heads of each."""
+"""The head of the joint probability of several binary tasks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,35 +17,35 @@ from ple_keras.metrics.loss_mean import LossMean
 
 @register
 class ProductHead(Head):
-    """The probability of all of several tasks, as of a click and then a purchase: `(..., 1)`.
+    """The joint probability of several tasks, such as a click and a purchase: `(..., 1)`.
 
-    `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads; below
-    1e-37, where float32 ends, a product learns nothing any more. With
-    `p_2` the probability of a purchase after a click, this is that of a click with a purchase,
-    which every impression has a label for: `p_2` is trained on the whole space and not on clicked
-    impressions alone (ESMM; Ma et al., "Entire Space Multi-Task Model", SIGIR 2018, equation 4).
+    `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads. Below
+    1e-37, the limit of float32, a product has no gradient.
 
-    It goes into TaskHeads beside the heads that it is made of, and needs no features of its own:
-    blocks given the TaskHeads as `outputs` leave it out. It stands beside the masked loss of
-    `p_2`, or in its place: give that head `loss_weight=0.0`.
+    If `p_1` is the probability of a click and `p_2` that of a purchase after a click, the product
+    is the probability of both. Every impression has a label for the product. `p_2` is therefore
+    trained on the entire space and not on clicked impressions alone (ESMM; Ma et al., "Entire Space
+    Multi-Task Model", SIGIR 2018, equation 4).
 
-    The loss is binary cross-entropy over the whole space, the metrics are `auc` and
+    TaskHeads takes a ProductHead together with the heads of its factors. A ProductHead has no
+    features of its own: blocks that take the TaskHeads as `outputs` omit its task. Its loss is
+    added to the masked loss of `p_2`. To omit the latter, give that head `loss_weight=0.0`.
+
+    The loss is binary cross-entropy over the entire space. The metrics are `auc` and
     `binary_crossentropy`.
 
     Args:
         task: The name of the product, see `TaskHeads`.
-        of: The names of two tasks or more that it is the product of: those of BinaryHeads, or of
-            other ProductHeads.
-        loss: In place of binary cross-entropy: a loss of probabilities.
-        metrics: In place of the metrics above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction` as for `Head`, and Keras's own
-            layer arguments.
+        of: The names of the factors, two tasks or more, of BinaryHeads or other ProductHeads.
+        loss: A loss of probabilities that replaces binary cross-entropy.
+        metrics: Metrics that replace those above.
+        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
+            arguments.
 
     Raises:
-        TypeError: if `of` is no sequence of names, or as `Head`.
-        ValueError: if `of` names fewer than two tasks or one twice, or as `Head`. TaskHeads
-            refuses tasks that it doesn't know or that have no probability, and products in a
-            circle.
+        TypeError: If `of` is not a sequence of names; see also `Head`.
+        ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
+            raises it for unknown tasks, tasks without a probability, and cycles of products.
 
     Example:
 
@@ -76,42 +76,42 @@ class ProductHead(Head):
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
         self.of = _check_factors(of, task)
-        self.autocast = False  # logarithms come in float32 and stay so
+        self.autocast = False  # log-probabilities are float32 and must remain so
 
     def build(self, input_shape: Shape) -> None:
-        """There is nothing to build."""
+        """Build nothing: the head has no weights."""
 
-    def adopt_rank(self, factor: Head) -> None:
-        """Take the rank of a factor that is built."""
-        self._leading = factor._leading
+    def copy_leading_axes(self, factor: Head) -> None:
+        """Copy the leading axes of a built factor."""
+        self._leading_axes = factor._leading_axes
 
     def logits(self, features: Tensor) -> Tensor:
-        """Refused: a product has no features of its own."""
+        """Raise ValueError: a product has no features and no logits."""
         raise ValueError(
-            f"{self.name!r} has no logits of its own, its factors {list(self.of)} have. "
+            f"{self.name!r} has no logits. Use those of its factors, {list(self.of)}. "
             f"Received: features={features!r}"
         )
 
     def log_probability(self, factors: Sequence[Tensor]) -> Tensor:
-        """The logarithm of the product, from those of the factors, each `(..., 1)`."""
+        """Return the logarithm of the product from those of the factors, each `(..., 1)`."""
         return sum(factors[1:], start=factors[0])
 
     def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
-        """Predict.
+        """Return the product of the factors' probabilities.
 
         Args:
             inputs: The logarithms of the factors' probabilities, each `(..., 1)`.
-            training: Of no effect.
+            training: Ignored.
 
         Returns:
-            The product, `(..., 1)`.
+            `(..., 1)`.
         """
         return self.activation(self.log_probability(inputs))
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[0])
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Sequence[Tensor], training: bool | None = None) -> Any:
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
     def _check_values(self, labels: Tensor) -> None:
@@ -124,7 +124,7 @@ class ProductHead(Head):
 
 def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     if isinstance(of, str) or not isinstance(of, Sequence):
-        raise TypeError(f"of must be a sequence of tasks' names. Received: of={of!r}")
+        raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
     names = [check_task_name(name, "of") for name in of]
     if len(names) < 2 or len(set(names)) < len(names) or task in names:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The head of a task that is a number."""
+"""The head of a regression task."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,23 +13,23 @@ from ple_keras.metrics.loss_mean import LossMean
 
 @register
 class RegressionHead(Head):
-    """A number, or several: linear, `(..., H) -> (..., units)`.
+    """A prediction of one or more numbers: linear, `(..., H) -> (..., units)`.
 
-    The loss is the mean squared error; the metrics are its root, `rmse`, and itself,
+    The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
     `mean_squared_error`.
 
     Args:
         task: The task's name, see `TaskHeads`.
-        tower: The task's own network, as for `Head`.
-        units: How many numbers.
-        activation: In place of linear, such as "softplus" where targets are positive.
-        loss: In place of the mean squared error.
-        metrics: In place of the metrics above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction` as for `Head`, and Keras's own
-            layer arguments.
+        tower: The task's own network, see `Head`.
+        units: The number of predicted numbers.
+        activation: An activation that replaces linear, such as "softplus" for positive targets.
+        loss: A loss that replaces the mean squared error.
+        metrics: Metrics that replace those above.
+        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
+            arguments.
 
     Raises:
-        TypeError, ValueError: as `Head`.
+        TypeError, ValueError: See `Head`.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""All tasks' heads as one layer, and what they tell `Model.compile`."""
+"""The heads of all tasks as one layer."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from ple_keras._keras.children import built_names, deserialize_children, seriali
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._typing import ByStream, Shape, Store, TaskName, Tensor
+from ple_keras._typing import ByName, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, sort_products
 from ple_keras.heads._loss_weighting import LossWeighting
@@ -20,26 +20,26 @@ from ple_keras.heads.product_head import ProductHead
 
 @register
 class TaskHeads(LossWeighting, FreezableLayer):
-    """All tasks' heads: `{task: (..., H)} -> {task: (..., units)}`.
+    """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
-    A task's name is ASCII letters, digits, "_" and "-", starts with a letter or digit, and is not
-    "shared".
+    A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
+    is not "shared".
 
     Args:
-        heads: A sequence of heads, one a task, or heads by task.
-        loss_weighting: None, or "uncertainty" to learn the weights of the tasks' losses: a task's
-            loss becomes `c exp(-s) L + a s`, with s its log-variance, a trainable weight that
-            starts at 0; `c = a = 1/2` for squared errors, `c = 1, a = 1/2` for cross-entropies,
-            `c = a = 1` for absolute errors (Kendall, Gal, Cipolla, "Multi-Task Learning Using
-            Uncertainty to Weigh Losses", CVPR 2018). An example without a label adds nothing. The
-            head's `loss_weight` multiplies all of it.
-        **kwargs: Keras's own layer arguments.
+        heads: A sequence of heads, one for each task, or a dict of heads by task.
+        loss_weighting: None, or "uncertainty" to learn the weights of the tasks' losses. A task's
+            loss is then `c exp(-s) L + a s`. The log-variance s is a trainable weight that starts
+            at 0. `c = a = 1/2` for squared errors, `c = 1, a = 1/2` for cross-entropies, and
+            `c = a = 1` for absolute errors. See Kendall, Gal, Cipolla, "Multi-Task Learning Using
+            Uncertainty to Weigh Losses", CVPR 2018. An example without a label adds nothing. The
+            head's `loss_weight` multiplies both terms.
+        **kwargs: Keras's layer arguments.
 
     Raises:
-        TypeError: if `heads` holds anything but heads.
-        ValueError: if it is empty, a task is repeated, two heads have one layer name, a ProductHead
-            is made of tasks that are not there, have no probability or lead back to it, or
-            `loss_weighting` is unknown.
+        TypeError: If `heads` contains anything other than heads.
+        ValueError: If `heads` is empty, a task is repeated, two heads have the same layer name, or
+            `loss_weighting` is unknown. Also if a factor of a ProductHead is missing or has no
+            probability, or if ProductHeads form a cycle.
 
     Example:
 
@@ -68,22 +68,22 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
     @property
     def task_names(self) -> list[str]:
-        """The tasks that have features, in order: all but those of ProductHeads."""
+        """Names of the tasks that have features, in order: all except those of ProductHeads."""
         return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
 
     def _heads(self) -> list[Head]:
         return [getattr(self, _head_attribute(task)) for task in self._task_names]
 
-    def _products(self) -> list[Any]:  # no property: Keras's saving would walk into it
+    def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
         return [getattr(self, _head_attribute(task)) for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
-        shapes = self._by_task(input_shape)
+        shapes = self._inputs_by_task(input_shape)
         for head in self._heads():
             if not head.built:
-                head.build(shapes.get(head.task, ()))  # a ProductHead reads no features
+                head.build(shapes.get(head.task, ()))  # a ProductHead has no features
         for product in self._products():
-            product.adopt_rank(getattr(self, _head_attribute(product.of[0])))
+            product.copy_leading_axes(getattr(self, _head_attribute(product.of[0])))
         self._build_loss_weights()
         self._restore_frozen()
 
@@ -92,25 +92,25 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         predictions = super().__call__(*args, **kwargs)
-        self._loss_weights.mark(keras.tree.flatten(predictions))  # also those of a subclass
+        self._loss_weights.mark(keras.tree.flatten(predictions))  # also in subclasses
         return predictions
 
-    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Tensor]:
-        """Predict every task.
+    def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
+        """Return the predictions of all tasks.
 
         Args:
             inputs: `{task: (..., H)}`; a key "shared" is ignored.
-            training: As in Keras; the heads hear of it.
+            training: Passed to the heads.
 
         Returns:
             `{task: (..., units)}`, at least float32.
         """
-        features = self._by_task(inputs)
+        features = self._inputs_by_task(inputs)
         factors = {task for product in self._products() for task in product.of}
         predictions, logs = {}, {}
         for task in self.task_names:
             head = getattr(self, _head_attribute(task))
-            if task in factors:  # the logits serve twice
+            if task in factors:  # a product uses the logits too
                 logits = head.logits(features[task])
                 predictions[task] = head.activation(logits)
                 logs[task] = keras.ops.log_sigmoid(logits)
@@ -122,7 +122,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
             logs[product.task] = product.log_probability(of)
         return {task: predictions[task] for task in self._task_names}
 
-    def _by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _inputs_by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(inputs, Mapping):
             raise TypeError(
                 f"inputs must be a dict by task, {self.task_names}. Received: inputs={inputs!r}"
@@ -132,46 +132,46 @@ class TaskHeads(LossWeighting, FreezableLayer):
         return features
 
     def compile_kwargs(self, **overrides: Any) -> dict[str, Any]:
-        """Keyword arguments of `Model.compile`: the heads' losses, loss weights and metrics.
+        """Return keyword arguments of `Model.compile`: losses, loss weights and metrics.
 
-        The metrics are new objects at every call, under explicit names, so that the keys of
+        The metrics are new objects at every call. Their names are explicit, so that the keys of
         `logs` are the same in every run: `{task}_{metric}`, such as `click_auc`, and
-        `{task}_loss`, unweighted. With one task Keras leaves out the task: `auc`.
+        `{task}_loss`, unweighted. With one task, Keras omits the task: `auc`.
 
-        Each task has two losses: one that is trained, by the weight in force, and one that is
-        shown. Given `loss` or `loss_weights`, each has one, and Keras applies the weights, which
-        then stand still.
+        Each task has two losses: one is trained, with the current weight, and one is logged. If
+        `loss` or `loss_weights` is given, each task has one loss, and Keras applies constant
+        weights.
 
         Args:
-            **overrides: Further arguments of `Model.compile`; one that the heads set too
-                replaces what they would say, whole, but tasks that `loss_weights` leave out keep
-                their heads'.
+            **overrides: Further arguments of `Model.compile`. They replace those of the heads
+                entirely, except that tasks omitted in `loss_weights` keep the weights of their
+                heads.
 
         Returns:
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
-            ValueError: if `loss` or `loss_weights` is given and the weights are learned,
-                `loss_weights` name a task without a loss, or Keras's logs could not tell two tasks
-                apart: a task is called "val", or one "x" and another "val_x".
+            ValueError: If `loss` or `loss_weights` is given and the weights are learned, or if
+                `loss_weights` has a task without a loss. Also if keys of Keras's logs would be
+                ambiguous: a task is named "val", or one "x" and another "val_x".
         """
         return compile_arguments(self._heads(), self._loss_weights, self.loss_weighting, overrides)
 
     def check_labels(self, y: Mapping[TaskName, Tensor]) -> None:
-        """Look at the arrays of labels before `fit` does, whose own errors say little.
+        """Check the labels before `fit`, with clearer errors than those of Keras.
 
-        Keras trains silently, or to NaN, on a class index that is out of range.
+        Keras trains silently, or to NaN, on class indices that are out of range.
 
         Args:
-            y: `{task: labels}`, as `fit` takes them, one for each head.
+            y: `{task: labels}`, as for `fit`, with labels for each head.
 
         Raises:
-            TypeError: if `y` is no dict, or labels are no numbers.
-            ValueError: if a task is missing or unknown, or labels have the wrong shape, another
-                number of rows than others, or values that their task can't have.
+            TypeError: If `y` is not a dict, or labels are not numbers.
+            ValueError: If a task is missing or unknown, if labels have a wrong shape or values that
+                their task does not allow, or if the tasks' numbers of rows differ.
 
         Warns:
-            UserWarning: if a task has no label at all.
+            UserWarning: If a task has no labels.
 
         Example:
 
@@ -179,7 +179,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         >>> heads.check_labels({"click": [0, 1], "kind": [0, 3]})
         Traceback (most recent call last):
         ...
-        ValueError: y['kind'] must be class indices from 0 to 2 or be missing; 1 are not. \
+        ValueError: y['kind'] must be class indices from 0 to 2 or missing; invalid: 1. \
         Received: y['kind']=[..., 3]
         """
         if not isinstance(y, Mapping):
@@ -191,12 +191,14 @@ class TaskHeads(LossWeighting, FreezableLayer):
             head.check_labels(y[head.task])
         rows = {task: len(labels) for task, labels in y.items()}
         if len(set(rows.values())) > 1:
-            raise ValueError(f"y must have as many labels for each task. Received: rows={rows}")
+            raise ValueError(
+                f"y must have the same number of rows for all tasks. Received: rows={rows}"
+            )
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
     ) -> dict[str, Tensor] | None:
-        masks = self._by_task(previous_mask)
+        masks = self._inputs_by_task(previous_mask)
         if all(mask is None for mask in masks.values()):
             return None
         for product in self._products():
@@ -206,7 +208,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
     def compute_output_spec(
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
-        features = self._by_task(inputs)
+        features = self._inputs_by_task(inputs)
         heads = {head.task: head for head in self._heads()}
         specs = {task: heads[task].compute_output_spec(features[task]) for task in self.task_names}
         for product in self._products():
@@ -214,7 +216,9 @@ class TaskHeads(LossWeighting, FreezableLayer):
         return {task: specs[task] for task in self._task_names}
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
-        tensors = {key: keras.KerasTensor(x) for key, x in self._by_task(input_shape).items()}
+        tensors = {
+            key: keras.KerasTensor(x) for key, x in self._inputs_by_task(input_shape).items()
+        }
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
 
     def save_own_variables(self, store: Store) -> None:
@@ -228,7 +232,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._heads(), self._came_built)
         config = {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
-        key = self._loss_weights.key  # without losses there is none, and equal layers are equal
+        key = self._loss_weights.key  # None without losses, so that equal layers have equal configs
         return {**config, "loss_key": key} if key else config
 
     @classmethod
@@ -242,5 +246,5 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
 
 def _head_attribute(task: str) -> str:
-    """The attribute of a head, part of the file format, see `expert_bank.sublayer_name`."""
+    """Return the attribute of a head, part of the file format, see `sublayer_name`."""
     return f"head-{task}"

@@ -1,4 +1,4 @@
-"""An observer that knows the levels of a model."""
+"""An observer that counts the runs of each level."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,7 @@ from ple_keras.layers._level.observer import Observer
 
 
 class CountingObserver(Observer):
-    """Counts the runs of each level.
+    """Observer that finds the levels that run more than once.
 
     Args:
         names: The name of each level, by the `id` of its block.
@@ -20,13 +20,13 @@ class CountingObserver(Observer):
     def __init__(self, names: Mapping[int, str]) -> None:
         self.repeated: set[str] = set()
         self._names = names
-        self._met: set[str] = set()
+        self._ran: set[str] = set()
 
-    def meet(self, block: keras.Layer) -> tuple[str, bool]:
-        """Return the name of a level that runs, and whether this is its first run."""
+    def count_run(self, block: keras.Layer) -> tuple[str, bool]:
+        """Count a run of a level; return the level's name and whether the run is its first."""
         level = self._names[id(block)]
-        is_first = level not in self._met
+        is_first = level not in self._ran
         if not is_first:
             self.repeated.add(level)
-        self._met.add(level)
+        self._ran.add(level)
         return level, is_first

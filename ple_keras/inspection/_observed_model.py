@@ -1,4 +1,4 @@
-"""A model that returns what is observed of its levels."""
+"""A model that returns figures of its levels instead of its outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,19 +7,19 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_known_value
-from ple_keras._keras.building import Untracked
 from ple_keras._keras.dtypes import at_least_float32
-from ple_keras._typing import ByStream, Nested
+from ple_keras._keras.untracked import Untracked
+from ple_keras._typing import ByName, Nested
 from ple_keras.inspection._counting_observer import CountingObserver
-from ple_keras.inspection._refusals import no_batch, not_taken, runs_repeatedly
+from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
 
 ByLevel = dict[str, Any]
-Summarize = Callable[[ByStream, ByStream], Nested]  # of gate weights and expert outputs, by name
-MAX_QUIET_BATCHES = 50  # batches; more of them get a progress bar
+Summarize = Callable[[ByName, ByName], Nested]  # of gate weights and expert outputs, by name
+MAX_QUIET_BATCHES = 50  # more batches show a progress bar
 
 
 def observe_levels(
@@ -29,17 +29,17 @@ def observe_levels(
     batch_size: int | None,
     verbose: str | int,
 ) -> ByLevel:
-    """Return the result of `summarize` for every level that runs, all batches along the first axis.
+    """Return the result of `summarize` for every level that runs, concatenated over batches.
 
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
-        look: From a level's gate weights and expert outputs, by name, to tensors to keep.
+        summarize: A function from a level's gate weights and expert outputs, by name, to tensors.
         batch_size: As for `gate_weights`.
         verbose: As for `gate_weights`.
 
     Raises:
-        TypeError, ValueError: as `gate_weights`.
+        TypeError, ValueError: As `gate_weights`.
     """
     levels = built_levels(model)
     check_known_value(verbose, ("auto", 0, 1), "verbose")
@@ -51,12 +51,12 @@ def observe_levels(
         observed_batches.append(_run_batch(observed, batch))
         progress(number)
     if not observed_batches:
-        raise no_batch(x)
+        raise empty_data_error(x)
     try:
-        joined = keras.tree.map_structure(lambda *parts: np.concatenate(parts), *observed_batches)
+        joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *observed_batches)
     except ValueError as error:
         raise ValueError(
-            f"x must have batches that differ in their number of examples alone: {error} "
+            f"x must have batches that differ only in their number of examples: {error} "
             f"Received: x={x!r}"
         ) from error
     return {level: joined[level] for level in levels if level in joined}
@@ -66,18 +66,19 @@ def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:
     try:
         figures = observed.predict_on_batch(batch)
     except Exception as error:
-        raise not_taken(batch, error) from error
+        raise failed_batch_error(batch, error) from error
     if not figures:
         raise ValueError(
-            "model must run one of its blocks when it predicts. Received: a model that runs none"
+            "model must run at least one of its blocks in `predict`. "
+            f"Received: model={observed.inner!r}, which runs none"
         )
     if observed.repeated.value:
-        raise runs_repeatedly(observed.inner, observed.repeated.value)
+        raise repeated_run_error(observed.inner, observed.repeated.value)
     return figures
 
 
 def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]:
-    """Takes the number of the batch that is done."""
+    """Return a function that takes the number of finished batches."""
     try:
         count = len(batches)
     except TypeError:
@@ -89,9 +90,9 @@ def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]
 
 
 class _ObservedModel(keras.Model):
-    """Runs a model, and returns what was seen of its levels in place of the model's outputs.
+    """Model that runs another model and returns `summarize` of its levels.
 
-    As a model itself it is compiled as Keras compiles models, on every backend.
+    As a Keras model, it is compiled on every backend.
     """
 
     def __init__(
@@ -101,9 +102,9 @@ class _ObservedModel(keras.Model):
         self.inner, self._summarize = model, summarize
         self._names = Untracked({id(block): level for level, block in levels.items()})
         self.repeated: Untracked[set[str]] = Untracked(set())
-        # XLA on TensorFlow takes longer to compile than most looks take.
-        is_quick = keras.backend.backend() == "jax"
-        self.jit_compile = is_quick and getattr(model, "jit_compile", True)
+        # On TensorFlow, XLA compilation takes longer than most runs.
+        compiles_fast = keras.backend.backend() == "jax"
+        self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> ByLevel:
@@ -115,14 +116,14 @@ class _ObservedModel(keras.Model):
 
 
 class _RecordingObserver(CountingObserver):
-    """Keeps the result of a function of each level."""
+    """Observer that stores `summarize` of each level."""
 
     def __init__(self, summarize: Summarize, names: Mapping[int, str]) -> None:
         super().__init__(names)
         self.by_level: ByLevel = {}
         self._summarize = summarize
 
-    def on_outputs(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
-        level, _ = self.meet(block)
+    def on_outputs(self, block: keras.Layer, weights: ByName, outputs: ByName) -> None:
+        level, _ = self.count_run(block)
         figures = self._summarize(weights, outputs)
         self.by_level[level] = keras.tree.map_structure(at_least_float32, figures)

@@ -1,4 +1,4 @@
-"""A report on gates as a text that is read in a terminal."""
+"""A gate report as text for a terminal."""
 
 import math
 import textwrap
@@ -8,12 +8,12 @@ from typing import Any
 from ple_keras.inspection.level_use import ExpertUse, GateUse
 
 WIDTH = 100
-MAX_ITEMS = 16  # items of a list
+MAX_ITEMS = 16  # in a list
 Row = Sequence[str]
 
 
 def format_report(report: Any) -> str:
-    """Tables of every level of a GateReport, and its warnings."""
+    """Return the tables of every level of a GateReport, and its warnings."""
     blocks = [f"Gates and experts over {report.examples:,} examples"]
     for level, use in report.levels.items():
         lines = [level, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
@@ -27,37 +27,37 @@ def format_report(report: Any) -> str:
 
 
 def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
-    yield "gate", "entropy", "largest", "over 0.95", "mean weight ± spread"
+    yield "gate", "entropy", "largest weight", "over 0.95", "mean weight ± standard deviation"
     for gate, use in gates.items():
         weights = (
             f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
         )
         entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
-        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _joined(weights)
+        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _join(weights)
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
-    yield "expert", "dead units", "mean weight by gate (share of the tasks' use)"
+    yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
     for expert, use in experts.items():
         shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
         weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, _percent(use.dead_units), _joined(weights)
+        yield expert, _percent(use.dead_units), _join(weights)
 
 
 def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
-    yield "gradients on", "cosine between tasks"
-    for where, cosines in conflict.items():
-        if len(cosines) > MAX_ITEMS:  # those that matter first
+    yield "gradients of", "cosine between tasks"
+    for place, cosines in conflict.items():
+        if len(cosines) > MAX_ITEMS:  # the strongest conflicts first, since the list is cut
             cosines = dict(sorted(cosines.items(), key=lambda item: item[1]))
-        yield where, _joined(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
+        yield place, _join(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
 
 
 def _cosine(cosine: float) -> str:
-    return "unknown" if math.isnan(cosine) else f"{cosine:+.2f}"
+    return "undefined" if math.isnan(cosine) else f"{cosine:+.2f}"
 
 
-def _joined(items: Iterable[str]) -> str:
-    """As many as a reader takes in."""
+def _join(items: Iterable[str]) -> str:
+    """Return the first MAX_ITEMS items and the number of the others."""
     first, rest = (items := list(items))[:MAX_ITEMS], items[MAX_ITEMS:]
     return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
 
@@ -67,7 +67,7 @@ def _percent(share: float) -> str:
 
 
 def _table(rows: Iterable[Row]) -> list[str]:
-    """Aligned lines: the first column to the left, the last wrapped, those between to the right."""
+    """Return lines with the first column left-aligned, the last wrapped, others right-aligned."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
     lines = []
@@ -75,13 +75,13 @@ def _table(rows: Iterable[Row]) -> list[str]:
         cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(middle, widths[1:]))]
         start = "  " + "".join(f"{cell}  " for cell in cells)
         room = max(WIDTH - len(start), WIDTH // 3)
-        parts = _wrap(last, room)
-        lines += [start + parts[0], *(" " * len(start) + part for part in parts[1:])]
+        wrapped = _wrap(last, room)
+        lines += [start + wrapped[0], *(" " * len(start) + line for line in wrapped[1:])]
     return [line.rstrip() for line in lines]
 
 
 def _wrap(text: str, width: int) -> list[str]:
-    """Lines of whole items, which commas divide."""
+    """Wrap a text after commas."""
     lines = [""]
     for item in text.split(", "):
         joined = f"{lines[-1]}, {item}" if lines[-1] else item

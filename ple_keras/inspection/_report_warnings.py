@@ -1,13 +1,13 @@
-"""What a report warns of."""
+"""Warnings of a gate report."""
 
 from collections.abc import Iterator, Mapping
 
 from ple_keras.inspection.level_use import ExpertUse, LevelUse
 
-COLLAPSED_WEIGHT = 0.95  # of a gate's weight
+COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
 # Thresholds of the warnings:
-LARGE_SHARE = 0.9  # of examples in which a gate collapsed; of a shared expert's use by one task
-UNUSED_SHARE = 0.1  # of an even share of a gate's weight, below which an expert is hardly used
+LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a shared expert
+UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
 DEAD_UNITS_SHARE = 0.5  # of an expert's units
 CONFLICT_COSINE = -0.2  # between the gradients of two tasks
 
@@ -16,49 +16,51 @@ def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
     for gate, gate_use in use.gates.items():
         if gate_use.not_finite:
             yield (
-                f"{level}: the gate of {gate} gives no numbers for {gate_use.not_finite} examples, "
-                "which are left out here. Look for NaN and infinities in x and in the weights."
+                f"{level}: the gate of {gate} returns non-finite weights for "
+                f"{gate_use.not_finite} examples, which this report leaves out. Check x and the "
+                "model's weights for NaN and infinity."
             )
         if len(gate_use.mean) > 1 and gate_use.over_95 > LARGE_SHARE:
-            favourite = max(gate_use.mean, key=gate_use.mean.__getitem__)
-            is_one = gate_use.mean[favourite] > COLLAPSED_WEIGHT
+            top_expert = max(gate_use.mean, key=gate_use.mean.__getitem__)
+            is_same_expert = gate_use.mean[top_expert] > COLLAPSED_WEIGHT
             yield (
                 f"{level}: the gate of {gate} has collapsed onto "
-                f"{favourite if is_one else 'one expert an example'}, whose weight is over "
+                f"{top_expert if is_same_expert else 'one expert per example'}, with a weight over "
                 f"{COLLAPSED_WEIGHT} for {gate_use.over_95:.0%} of the examples. Try a higher "
                 "gate_softmax_temperature, gate_dropout=0.1 or expert_balance_regularizer=0.01."
             )
-    seen = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
+    num_experts = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
     for expert, expert_use in use.experts.items():
-        yield from _expert_warnings(f"{level}: {expert}", expert_use, seen)
-    for where, cosines in use.conflict.items():
-        against = sorted(
+        yield from _expert_warnings(f"{level}: {expert}", expert_use, num_experts)
+    for place, cosines in use.conflict.items():
+        conflicts = sorted(
             (cosine, pair) for pair, cosine in cosines.items() if cosine < CONFLICT_COSINE
         )
-        if against:
-            cosine, (first, second) = against[0]
-            others = f" (and {len(against) - 1} other pairs)" if against[1:] else ""
+        if conflicts:
+            cosine, (first, second) = conflicts[0]
+            others = f" (and {len(conflicts) - 1} other pairs)" if conflicts[1:] else ""
             yield (
-                f"{level}: {first} and {second}{others} pull {where} in opposite directions, the "
-                f"cosine of their gradients is {cosine:.2f}. Try more experts of their own."
+                f"{level}: the gradients of {first} and {second}{others} conflict in {place}, "
+                f"with a cosine of {cosine:.2f}. Try more task experts."
             )
 
 
-def _expert_warnings(expert: str, use: ExpertUse, seen: Mapping[str, int]) -> Iterator[str]:
-    """Of an expert; `seen` is the number of experts that each gate sees."""
-    if all(weight * seen[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
+def _expert_warnings(expert: str, use: ExpertUse, num_experts: Mapping[str, int]) -> Iterator[str]:
+    """Yield the warnings of an expert; `num_experts` is the number of experts of each gate."""
+    if all(weight * num_experts[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
         yield (
-            f"{expert} is hardly used: no gate gives it {UNUSED_SHARE:.0%} of an even share. "
-            "Try fewer experts, gate_dropout=0.1 or expert_balance_regularizer=0.01."
+            f"{expert} is almost unused: each gate gives it less than {UNUSED_SHARE:.0%} of a "
+            "uniform weight. Try fewer experts, gate_dropout=0.1 or "
+            "expert_balance_regularizer=0.01."
         )
     elif len(use.share) > 1 and max(use.share.values()) > LARGE_SHARE:
         task = max(use.share, key=use.share.__getitem__)
         yield (
-            f"{expert} serves {task} nearly alone, with {use.share[task]:.0%} of what the tasks "
-            f"use of it. Try gate_dropout=0.1, or one more expert of its own for {task}."
+            f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of the tasks' "
+            f"weight. Try gate_dropout=0.1, or one more task expert for {task}."
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
-            f"{expert} has {use.dead_units:.0%} dead units, 0 for nearly every example. Try "
+            f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every example. Try "
             'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
         )

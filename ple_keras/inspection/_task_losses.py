@@ -1,4 +1,4 @@
-"""The losses of a model's tasks, unweighted."""
+"""The losses of a model's tasks, without loss weights."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ TaskLosses = Mapping[str, Callable[..., Any]]
 
 
 def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
-    """The loss of each task that is trained, in task order."""
+    """Return the loss of each trained task, in task order."""
     heads = {head.task: head for head in find_layers(model, Head)}
     compiled = getattr(model, "loss", None)
     if isinstance(compiled, Mapping):
         losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
     elif compiled is not None:
         raise ValueError(
-            "model must be compiled with losses by task, in a dict. "
+            "model must be compiled with a dict of losses by task. "
             f"Received: model.loss={compiled!r}"
         )
     else:
@@ -37,30 +37,31 @@ def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
     tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
     if not tasks:
         raise ValueError(
-            "model must have losses by task: those of TaskHeads, or those that it was compiled "
-            f"with as a dict by task. Received: model={model!r}, model.loss={compiled!r}"
+            "model must have TaskHeads, or be compiled with a dict of losses by task. "
+            f"Received: model={model!r}, model.loss={compiled!r}"
         )
     return {task: losses[task] for task in tasks}
 
 
 def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
-    """The head's own loss where that is what was compiled, without its weight."""
-    losses = [one for one in keras.tree.flatten(loss) if one is not None]
-    if task in heads and any(isinstance(one, TrainedLoss) for one in losses):
+    """Return the compiled loss of a task, without its loss weight."""
+    losses = [item for item in keras.tree.flatten(loss) if item is not None]
+    if task in heads and any(isinstance(item, TrainedLoss) for item in losses):
         return heads[task].new_loss()
     if len(losses) > 1:
         raise ValueError(
-            f"model must be compiled with one loss for each task. Received: loss[{task!r}]={loss!r}"
+            f"model must be compiled with one loss per task. Received: loss[{task!r}]={loss!r}"
         )
-    known = keras.losses.get(losses[0] if losses else None)
-    return known if known is None or isinstance(known, keras.Loss) else MaskedLoss(known)
+    found = keras.losses.get(losses[0] if losses else None)
+    return found if found is None or isinstance(found, keras.Loss) else MaskedLoss(found)
 
 
 def scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Tensor:
-    """A task's loss times about the square root of the number of examples.
+    """Return a task's loss times about the square root of the number of examples.
 
-    No cosine minds. But in float16 the gradient of one example in the mean of many falls to 0, and
-    their sum would overflow; the square root keeps both in range, and a power of 2 rounds nothing.
+    Cosines are invariant to this scale. In float16, gradients of a mean over many examples
+    underflow, and those of a sum overflow; the square root keeps both in range. A power of 2
+    adds no rounding error.
     """
     examples = max(math.prod(predictions.shape[:-1]), 1)
     return 2.0 ** round(math.log2(examples) / 2) * ops.mean(loss(labels, predictions))

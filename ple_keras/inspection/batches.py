@@ -1,4 +1,4 @@
-"""Data in batches, whatever of Keras's forms they come in."""
+"""Iteration over any form of data that Keras takes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import itemgetter
@@ -14,22 +14,22 @@ DEFAULT_SIZE = 1024
 
 
 class Batches:
-    """Iterates over `(x, y)`, each batch in NumPy arrays, nested as they were given.
+    """Iterable of batches `(x, y)` of NumPy arrays, nested as in the given data.
 
     Args:
-        x: Arrays, or dicts or lists of them; or batches of x or of `(x, y, ...)`: a
-            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, any iterable.
-        y: Arrays as well; None with batches.
-        batch_size: The number of rows in a batch of arrays; None for `default`.
-        default: None for all rows in one batch.
+        x: Arrays, or dicts or lists of arrays; or batches of `x` or `(x, y, ...)`: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader or any iterable.
+        y: Arrays; None with batches.
+        batch_size: The number of rows per batch, for arrays only; None for `default`.
+        default: The default batch size; None for all rows in one batch.
 
     Attributes:
         given: `x`.
 
     Raises:
-        TypeError: if `x` is neither, or `batch_size` no integer.
-        ValueError: if arrays are empty or differ in length, batches come with `y` or
-            `batch_size`, a PyDataset has no number of batches, or `batch_size` is below 1.
+        TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
+        ValueError: If arrays are empty or differ in length, or `batch_size` is below 1. If `y` or
+            `batch_size` is given with batches, or a PyDataset has no number of batches.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Batches:
             )
         if y is not None or batch_size is not None:
             raise ValueError(
-                "y and batch_size are for arrays; x comes in batches already. "
+                "y and batch_size must be None if x consists of batches. "
                 f"Received: y={y!r}, batch_size={batch_size!r}"
             )
         if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
@@ -68,10 +68,10 @@ class Batches:
         self._data = x
 
     def __len__(self) -> int:
-        """The number of batches.
+        """Return the number of batches.
 
         Raises:
-            TypeError: if it is unknown.
+            TypeError: If it is unknown.
         """
         if self._has_arrays:
             return -(-self._rows // self._size)
@@ -94,17 +94,17 @@ class Batches:
 
 
 def _is_array(value: object) -> bool:
-    """Whether it has rows: arrays, tensors and data frames do, batches of them don't."""
+    """Return whether a value has rows, as arrays, tensors and data frames have."""
     return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 
 def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
-    """The function of each array; None, which is no array, stays None."""
+    """Apply a function to every array; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 
 
 def to_numpy(value: Tensor) -> np.ndarray:
-    """An array, a tensor or a list as a NumPy array."""
+    """Convert an array, a tensor or a list to a NumPy array."""
     if isinstance(value, np.ndarray):
         return value
     return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
@@ -114,13 +114,13 @@ def _number_of_rows(data: Nested) -> int:
     arrays = [array for array in keras.tree.flatten(data) if array is not None]
     if any(array.ndim == 0 for array in arrays):
         raise TypeError(
-            "x and y must hold arrays, not numbers or lists of numbers. Received: a number "
-            "in place of an array"
+            "x and y must hold arrays, not numbers or lists of numbers. "
+            "Received: an array with shape=()"
         )
     rows = {len(array) for array in arrays}
     if len(rows) > 1 or 0 in rows:
         raise ValueError(
-            "x and y must hold as many rows in each array, and at least one. "
+            "all arrays in x and y must have the same number of rows, at least 1. "
             f"Received: rows={sorted(rows)}"
         )
     return rows.pop()

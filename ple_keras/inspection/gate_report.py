@@ -1,4 +1,4 @@
-"""How a model uses its experts: figures, and what to try where they are bad."""
+"""A report on the use of a model's gates and experts, with warnings."""
 
 import math
 from collections.abc import Mapping
@@ -11,22 +11,22 @@ from keras import ops
 
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
-from ple_keras._typing import ByStream, Nested, Tensor
+from ple_keras._typing import ByName, Nested, Tensor
 from ple_keras.inspection._observed_model import observe_levels
 from ple_keras.inspection._report_text import format_report
 from ple_keras.inspection._report_warnings import COLLAPSED_WEIGHT, report_warnings
 from ple_keras.inspection.batches import Batches
-from ple_keras.inspection.gradient_conflict import conflict_in
+from ple_keras.inspection.gradient_conflict import conflict_of_batches
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
-DEAD_UNIT_SHARE = 0.99  # of the examples
+DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
 
 
 @dataclass(frozen=True)
 class GateReport:
-    """The result of `gate_report`; printed, it is a table.
+    """Result of `gate_report`; prints as tables.
 
     Attributes:
         examples: The number of examples.
@@ -46,12 +46,12 @@ class GateReport:
 
     @property
     def warnings(self) -> list[str]:
-        """What looks unhealthy, and what to try."""
+        """Warnings about gates and experts, each with remedies."""
         return [text for level, use in self.levels.items() for text in report_warnings(level, use)]
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it in dicts, lists, strings and numbers, as JSON takes them."""
-        levels = {level: _plain(asdict(use)) for level, use in self.levels.items()}
+        """Return the report as dicts, lists, strings and numbers, ready for JSON."""
+        levels = {level: _to_json(asdict(use)) for level, use in self.levels.items()}
         return {"examples": self.examples, "levels": levels, "warnings": self.warnings}
 
     def __str__(self) -> str:
@@ -65,24 +65,24 @@ def gate_report(
     batch_size: int | None = None,
     verbose: str | int = "auto",
 ) -> GateReport:
-    """How a model's gates use its experts on given examples.
+    """Report the use of a model's gates and experts on given examples.
 
-    Where examples are sequences, each position counts as one that no mask leaves out. Where several
-    processes train one model, the report is of the examples given in this one.
+    In sequences, each unmasked position counts as an example. If several processes train one
+    model, the report covers the examples given in this process.
 
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
-        y: Labels by task. With them the report has the conflicts between tasks, averaged over
-            the batches, see `gradient_conflict`; for arrays only.
-        batch_size: The number of examples to run at once, 1024 by default; for arrays only.
+        y: Labels by task, for arrays only. With labels, the report includes `gradient_conflict`,
+            averaged over the batches.
+        batch_size: The number of examples per batch, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 
     Returns:
-        A GateReport: print it, or take `levels`, `warnings` and `to_dict()`.
+        A GateReport: print it, or use `levels`, `warnings` and `to_dict()`.
 
     Raises:
-        TypeError, ValueError: as `gate_weights`, and with `y` as `gradient_conflict`.
+        TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`.
 
     Example:
 
@@ -95,40 +95,40 @@ def gate_report(
     0.5
     """
     batches = None if y is None else Batches(x, y, batch_size)
-    seen = observe_levels(model, x, _level_figures, batch_size, verbose)
+    figures = observe_levels(model, x, _level_figures, batch_size, verbose)
     levels = built_levels(model)
-    conflict = {} if batches is None else conflict_in(model, batches)
+    conflict = {} if batches is None else conflict_of_batches(model, batches)
     uses = {}
-    for level, of in seen.items():
+    for level, of_level in figures.items():
         gates = {
-            gate: _gate_use(of["weights"][gate].astype("float64"), experts)
+            gate: _gate_use(of_level["weights"][gate].astype("float64"), experts)
             for gate, experts in levels[level].gate_experts.items()
         }
-        experts = _expert_uses(levels[level], gates, of["zeros"])
+        experts = _expert_uses(levels[level], gates, of_level["zeros"])
         uses[level] = LevelUse(gates, experts, conflict.get(level, {}))
-    return GateReport(int(next(iter(seen.values()))["examples"].sum()), uses)
+    return GateReport(int(next(iter(figures.values()))["examples"].sum()), uses)
 
 
-def _level_figures(weights: ByStream, outputs: ByStream) -> dict[str, Any]:
-    """What of a batch the report is made of, each with an axis of batches or of positions first."""
-    some = next(iter(outputs.values()))
+def _level_figures(weights: ByName, outputs: ByName) -> dict[str, Any]:
+    """Return the figures of a batch; their first axis is positions or batches, to concatenate."""
+    first = next(iter(outputs.values()))
     return {
-        "weights": {gate: _rows(of_gate) for gate, of_gate in weights.items()},
-        "zeros": {expert: _zeros(output) for expert, output in outputs.items()},
-        "examples": ops.ones_like(ops.reshape(some, (ops.shape(some)[0], -1))[:, 0]),
+        "weights": {gate: _flatten_positions(of_gate) for gate, of_gate in weights.items()},
+        "zeros": {expert: _count_zeros(output) for expert, output in outputs.items()},
+        "examples": ops.ones_like(ops.reshape(first, (ops.shape(first)[0], -1))[:, 0]),
     }
 
 
-def _rows(weights: Tensor) -> Tensor:
-    """Weights as `(positions, experts)`, below 0 where a mask leaves the position out."""
+def _flatten_positions(weights: Tensor) -> Tensor:
+    """Return weights as `(positions, experts)`, with -1 at masked positions."""
     mask = mask_of(weights)
     if mask is not None:
         weights = ops.where(ops.expand_dims(mask, -1), weights, -ops.ones_like(weights))
     return ops.reshape(weights, (-1, weights.shape[-1]))
 
 
-def _zeros(outputs: Tensor) -> Tensor:
-    """How often each of an expert's outputs is 0, and of how many positions, `(1, H + 1)`."""
+def _count_zeros(outputs: Tensor) -> Tensor:
+    """Count the zeros of each output of an expert, and the positions: `(1, H + 1)`."""
     mask, outputs = mask_of(outputs), ops.stop_gradient(outputs)
     is_zero = ops.cast(outputs == 0, "float32")
     counted = ops.concatenate([is_zero, ops.ones_like(is_zero[..., :1])], axis=-1)
@@ -138,7 +138,7 @@ def _zeros(outputs: Tensor) -> Tensor:
 
 
 def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
-    """From weights `(positions, experts)`."""
+    """Return the figures of a gate with weights `(positions, experts)`."""
     weights = weights[~(weights < 0).any(axis=-1)]
     is_finite = np.isfinite(weights).all(axis=-1)
     not_finite, weights = int((~is_finite).sum()), weights[is_finite]
@@ -173,11 +173,11 @@ def _expert_uses(
     return uses
 
 
-def _plain(value: object) -> Any:
-    """Nested dicts with names for keys, and None for NaN."""
+def _to_json(value: object) -> Any:
+    """Return nested dicts with strings as keys, and None for NaN."""
     if isinstance(value, dict):
         return {
-            ", ".join(key) if isinstance(key, tuple) else key: _plain(item)
+            ", ".join(key) if isinstance(key, tuple) else key: _to_json(item)
             for key, item in value.items()
         }
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""What the gates of a model do with given examples."""
+"""The gate weights of a model on given examples."""
 
 import keras
 import numpy as np
@@ -11,30 +11,30 @@ from ple_keras.inspection.levels import find_levels
 def gate_weights(
     model: keras.Layer, x: Nested, batch_size: int | None = None, verbose: str | int = "auto"
 ) -> dict[str, dict[str, np.ndarray]]:
-    """The weights that every gate of a model gives its experts, example by example.
+    """Return the weights of every gate of a model for each example.
 
-    The model runs as in `predict`: without dropout, gate dropout among it, and leaving statistics
-    alone. It need not keep any. Positions that a mask leaves out are among the examples. Where
-    several processes train one model, any of them may look, at its own `x`.
+    The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
+    and need not be enabled. Masked positions are included. If several processes train one model,
+    each may call this function with its own `x`.
 
     Args:
-        model: A built model that holds PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or such a
-            block itself.
-        x: What the model's `predict` takes: arrays, or a dict or list of them; or batches, such as
-            a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
-        batch_size: The number of examples to run at once, 1024 by default; for arrays only.
-        verbose: 0 for silence, 1 for a progress bar, "auto" for one where there are more than 50
+        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or
+            such a block itself.
+        x: Input as for `predict`: arrays, or a dict or list of arrays; or batches, such as a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
+        batch_size: The number of examples per batch, 1024 by default; for arrays only.
+        verbose: 0 for no output, 1 for a progress bar, "auto" for a progress bar with more than 50
             batches.
 
     Returns:
-        `{level: {gate: (N, ..., experts)}}`, in at least float32: the levels under the keys that
-        `GateWeightsLogger` has, a level's experts in the order of its `gate_experts`.
+        `{level: {gate: (N, ..., experts)}}`, in at least float32. The levels have the same keys as
+        in `GateWeightsLogger`; the experts are in the order of `gate_experts`.
 
     Raises:
-        TypeError: if `model` is no Keras layer, or `x` neither arrays nor batches.
-        ValueError: if `model` holds no such block or isn't built, runs none or one twice in one
-            pass, or doesn't take `x`; or if `x` is empty, or its batches differ beyond their size;
-            or within the scope of a `tf.distribute` strategy, where each replica would run all.
+        TypeError: If `model` is not a Keras layer, or `x` is neither arrays nor batches.
+        ValueError: If `model` has no such block, is not built, runs no block or one block twice
+            in one pass, or fails on `x`. If `x` is empty, or its batches differ in more than
+            their size. If called in the scope of a `tf.distribute` strategy with several replicas.
 
     Example:
 
@@ -50,4 +50,7 @@ def gate_weights(
     """
     weights = observe_levels(model, x, lambda weights, outputs: weights, batch_size, verbose)
     levels = find_levels(model)
-    return {level: {g: of[g] for g in levels[level].gate_experts} for level, of in weights.items()}
+    return {
+        level: {gate: by_gate[gate] for gate in levels[level].gate_experts}
+        for level, by_gate in weights.items()
+    }

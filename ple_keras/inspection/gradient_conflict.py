@@ -1,4 +1,4 @@
-"""Where the tasks pull the weights that they share in opposite directions."""
+"""Conflicts between the gradients of tasks in shared experts and inputs."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -9,17 +9,16 @@ import keras
 import numpy as np
 
 from ple_keras._checks import SHARED
-from ple_keras._typing import Nested, Tensor
-from ple_keras.inspection._gradients import Batch, Losses, Probe, gradient_function
-from ple_keras.inspection._prober import Prober
-from ple_keras.inspection._refusals import no_batch, not_taken, runs_repeatedly
+from ple_keras._typing import Index, Nested, Tensor
+from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
+from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
+from ple_keras.inspection._input_observer import InputObserver
 from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
-from ple_keras.layers._level.expert_bank import Index
 from ple_keras.layers._level.observer import observed_by
-from ple_keras.layers._level.weight_slices import expert_slices
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.weight_slices import expert_slices
 
 INPUT = "input"
 Levels = Mapping[str, CGCBlock]
@@ -30,41 +29,41 @@ Cosines = dict[tuple[str, str], float]
 def gradient_conflict(
     model: keras.Layer, x: Nested, y: Nested = None, batch_size: int | None = None
 ) -> dict[str, dict[str, Cosines]]:
-    """How well the tasks agree on what they share: the cosines between their losses' gradients.
+    """Return the cosines between the gradients of the tasks' losses in each level.
 
-    1 where two tasks pull in one direction, 0 where neither minds the other, below 0 where they
-    conflict: a step that helps one harms the other (Yu et al., "Gradient Surgery for Multi-Task
-    Learning", NeurIPS 2020, definition 1). Experts in conflict are a reason to give tasks more
-    experts of their own.
+    1: two tasks have the same gradient direction. 0: the tasks do not interact. Below 0: the tasks
+    conflict; a step that helps one harms the other (Yu et al., "Gradient Surgery for Multi-Task
+    Learning", NeurIPS 2020, definition 1). If shared experts have conflicts, try more task experts.
 
-    The gradients are those of the heads' losses over the labelled examples of a batch, whatever
-    the losses weigh; of the compiled loss, where a task was compiled with another one; without
-    regularization. The model runs as in `predict`: without dropout, and without
-    changing weights, the statistics of batch normalization or those of gates.
+    The gradients are those of the heads' losses over the labelled examples of a batch, without
+    loss weights and regularization. If a task was compiled with another loss, that loss is used.
+    The model runs as in `predict`: without dropout, and without changes to weights, batch
+    normalization statistics or gate statistics.
 
     Args:
-        model: A built model that returns a dict by task, and has TaskHeads or was compiled with
-            losses by task.
-        x: Arrays, or a dict or list of arrays, as `fit` takes them; or, with `y=None`, batches of
-            `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader.
+        model: A built model that returns a dict by task, and has TaskHeads or was compiled with a
+            dict of losses by task.
+        x: Arrays, or a dict or list of arrays, as for `fit`; or, with `y=None`, batches of
+            `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
         y: `{task: labels}` for each task that has a loss.
-        batch_size: The number of examples to take a gradient over, for arrays only; None for all of
-            them. The cosines of several batches are averaged.
+        batch_size: The number of examples per gradient, for arrays only; None for all examples.
+            The cosines of several batches are averaged.
 
     Returns:
-        `{level: {"input": {(task, task): cosine}, "shared/expert_0": ...}}`, with the levels as
-        `gate_weights` names them and the pairs in task order: for each shared expert, the gradient
-        for all of its trainable weights; for "input", that for the tensor that the level reads,
-        which only a level has that reads one tensor for all streams, such as the first of a
-        PLEBlock. NaN where a task has no gradient, as it has none without a label; batches in
-        which that is so are left out of the average.
+        `{level: {"input": {(task, task): cosine}, "shared/expert_0": ...}}`, with levels named as
+        in `gate_weights` and pairs in task order. For a shared expert, the gradient is that of all
+        its trainable weights. For "input", it is that of the tensor that the level reads. Only
+        levels that read one tensor for all streams have "input", such as the first of a PLEBlock.
+        A cosine is NaN if a task has no gradient, as without labels; the average skips such
+        batches.
 
     Raises:
-        TypeError: if `model` is no Keras layer, `x` neither arrays nor batches, or `y` no dict.
-        ValueError: if `model` holds no PLEBlock, MMoEBlock or CGCBlock, isn't built, runs a block
-            twice in one pass, has no losses by task, has several for one, or doesn't return a dict
-            by task; or if `y` lacks a task, or `x` is empty; or within the scope of a
-            `tf.distribute` strategy.
+        TypeError: If `model` is not a Keras layer, `x` is neither arrays nor batches, or `y` is
+            not a dict.
+        ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, is not built, or runs a
+            block twice in one pass. If it has no losses by task, several losses for one task, or
+            does not return a dict by task. If `y` lacks a task, or `x` is empty. If called in the
+            scope of a `tf.distribute` strategy with several replicas.
 
     Example:
 
@@ -77,20 +76,20 @@ def gradient_conflict(
     >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 3)
     -1.0
     """
-    return conflict_in(model, Batches(x, y, batch_size, default=None))
+    return conflict_of_batches(model, Batches(x, y, batch_size, default=None))
 
 
-def conflict_in(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cosines]]:
-    """As `gradient_conflict`, of batches of `(x, y)`."""
+def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cosines]]:
+    """Return `gradient_conflict` of batches of `(x, y)`."""
     levels = built_levels(model)
     losses = task_losses(model, levels)
-    measure = _cosine_function(model, levels, losses)
-    found = [measure(features, _labels(labels, losses)) for features, labels in batches]
-    if not found:
-        raise no_batch(batches.given)
+    cosines_of = _cosine_function(model, levels, losses)
+    by_batch = [cosines_of(features, _select_labels(y, losses)) for features, y in batches]
+    if not by_batch:
+        raise empty_data_error(batches.given)
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
-    for level, name in found[0]:
-        cosines = _mean([batch[level, name] for batch in found])
+    for level, name in by_batch[0]:
+        cosines = _mean_without_nan([batch[level, name] for batch in by_batch])
         conflict[level][name] = {
             (first, second): float(cosines[i, j])
             for (i, first), (j, second) in combinations(enumerate(losses), 2)
@@ -98,8 +97,8 @@ def conflict_in(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cos
     return conflict
 
 
-def _labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
-    """The labels of the tasks that have a loss."""
+def _select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
+    """Return the labels of the tasks that have a loss."""
     if not isinstance(y, Mapping):
         raise TypeError(f"y must be a dict by task, {list(losses)}. Received: y={y!r}")
     missing = [task for task in losses if y.get(task) is None]
@@ -114,70 +113,72 @@ def _labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
 def _cosine_function(
     model: keras.Layer, levels: Levels, losses: TaskLosses
 ) -> Callable[[Nested, dict[str, Tensor]], dict[Place, np.ndarray]]:
-    """From a batch's x and y to the cosines `(tasks, tasks)` at each place."""
-    parts = {
-        (level, expert): [(v, where) for v, where in expert_slices(block)[expert] if v.trainable]
+    """Return a function from the x and y of a batch to cosines `(tasks, tasks)` by place."""
+    slices = {
+        (level, expert): [(v, index) for v, index in expert_slices(block)[expert] if v.trainable]
         for level, block in levels.items()
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/")
     }
-    variables = {id(v): v for of_expert in parts.values() for v, _ in of_expert}
-    gradients = gradient_function(_forward(model, levels, losses), [*variables.values()], model)
+    variables = {id(v): v for of_expert in slices.values() for v, _ in of_expert}
+    gradients = gradient_function(
+        _loss_function(model, levels, losses), [*variables.values()], model
+    )
 
-    def measure(x: Nested, y: dict[str, Tensor]) -> dict[Place, np.ndarray]:
+    def cosines_of(x: Nested, y: dict[str, Tensor]) -> dict[Place, np.ndarray]:
         of_variables, of_inputs = gradients((x, y))
         by_variable = dict(zip(variables, of_variables))
         places = {(level, INPUT): [gradient] for level, gradient in of_inputs.items()}
-        for place, of_expert in parts.items():
-            places[place] = [_of_expert(by_variable[id(v)], where) for v, where in of_expert]
+        for place, of_expert in slices.items():
+            places[place] = [_slice_gradients(by_variable[id(v)], index) for v, index in of_expert]
         return {place: _cosines(arrays, len(losses)) for place, arrays in places.items()}
 
-    return measure
+    return cosines_of
 
 
-def _of_expert(gradients: np.ndarray, where: Index) -> np.ndarray:
-    """The part of the tasks' gradients for a stack, `(tasks, ...)`, that is one expert's."""
-    part: np.ndarray = gradients[(slice(None), *where)]
-    return part
+def _slice_gradients(gradients: np.ndarray, index: Index) -> np.ndarray:
+    """Return the gradients of one expert from those of stacked experts, `(tasks, ...)`."""
+    of_expert: np.ndarray = gradients[(slice(None), *index)]
+    return of_expert
 
 
-def _forward(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
-    """The tasks' losses in a batch, with a probe on what each level reads."""
+def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
+    """Return a function from a batch to the tasks' losses that observes the levels' inputs."""
     names = {id(block): level for level, block in levels.items()}
 
-    def forward(batch: Batch, probe: Probe) -> list[Tensor]:
+    def compute(batch: Batch, observe: ObserveInput) -> list[Tensor]:
         x, y = batch
-        prober = Prober(names, probe)
-        with observed_by(prober):
-            predictions = _run(model, x)
-        if prober.repeated:
-            raise runs_repeatedly(model, prober.repeated)
+        observer = InputObserver(names, observe)
+        with observed_by(observer):
+            predictions = _predict(model, x)
+        if observer.repeated:
+            raise repeated_run_error(model, observer.repeated)
         _check_predictions(predictions, losses, model)
         return [scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
-    return forward
+    return compute
 
 
-def _run(model: keras.Layer, x: Nested) -> Any:
+def _predict(model: keras.Layer, x: Nested) -> Any:
     try:
         return model(x, training=False)
     except Exception as error:
-        raise not_taken(x, error) from error
+        raise failed_batch_error(x, error) from error
 
 
 def _check_predictions(predictions: Nested, losses: TaskLosses, model: keras.Layer) -> None:
     if not (isinstance(predictions, Mapping) and set(losses) <= set(predictions)):
-        found = list(predictions) if isinstance(predictions, Mapping) else predictions
+        returned = list(predictions) if isinstance(predictions, Mapping) else predictions
         raise ValueError(
             f"model must return a dict by task, with the keys {list(losses)}. "
-            f"Received: model={model!r}, which returns {found!r}"
+            f"Received: model={model!r}, which returns {returned!r}"
         )
 
 
 def _cosines(gradients: list[np.ndarray], tasks: int) -> np.ndarray:
-    """The cosines `(tasks, tasks)` of what arrays `(tasks, ...)` are together.
+    """Return the cosines `(tasks, tasks)` of gradients that consist of arrays `(tasks, ...)`.
 
-    NaN for a task whose gradient is 0, and where one is not finite.
+    A cosine is NaN if a gradient is 0 or not finite.
     """
     with np.errstate(invalid="ignore"):
         products = np.zeros((tasks, tasks))
@@ -188,8 +189,8 @@ def _cosines(gradients: list[np.ndarray], tasks: int) -> np.ndarray:
     return cosines
 
 
-def _mean(batches: list[np.ndarray]) -> np.ndarray:
-    """The mean of the batches, entry by entry, without those that are NaN."""
+def _mean_without_nan(batches: list[np.ndarray]) -> np.ndarray:
+    """Return the elementwise mean of the batches, without NaN."""
     stack = np.stack(batches)
     count = np.count_nonzero(~np.isnan(stack), axis=0)
     return np.where(count, np.nansum(stack, axis=0) / np.maximum(count, 1), math.nan)

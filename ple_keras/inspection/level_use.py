@@ -1,19 +1,19 @@
-"""How a level is used: figures of its gates and experts."""
+"""Figures on the use of a level's gates and experts."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class GateUse:
-    """What a gate did over the examples.
+    """Weights of a gate over the examples.
 
     Attributes:
-        mean: The mean weight of each expert that it sees.
-        spread: The standard deviation of each over the examples.
-        entropy: The mean entropy over that of even weights, in [0, 1]; 0 with one expert.
-        max: The mean largest weight.
+        mean: The mean weight of each expert.
+        spread: The standard deviation of each expert's weight over the examples.
+        entropy: The mean entropy divided by that of uniform weights, in [0, 1]; 0 with one expert.
+        max: The mean of the largest weight.
         over_95: The share of examples whose largest weight is over 0.95.
-        not_finite: The number of examples, left out of all that, whose weights are NaN.
+        not_finite: The number of examples with non-finite weights, left out of all else.
     """
 
     mean: dict[str, float]
@@ -26,12 +26,12 @@ class GateUse:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """Who uses an expert.
+    """Use of an expert by the gates.
 
     Attributes:
-        weight: The mean weight that each gate which sees it gives it.
-        share: Of a shared expert: how its weights divide among the tasks, summing to 1.
-        dead_units: The share of its outputs that are 0 for 99 % of the examples.
+        weight: The mean weight of the expert in each gate that reads it.
+        share: For a shared expert, each task's share of the task gates' weights, summing to 1.
+        dead_units: The share of the expert's outputs that are 0 for at least 99 % of the examples.
     """
 
     weight: dict[str, float]
@@ -41,7 +41,7 @@ class ExpertUse:
 
 @dataclass(frozen=True)
 class LevelUse:
-    """A level: its gates, its experts, and the cosines between tasks' gradients, if asked for."""
+    """Use of a level's gates and experts, and gradient conflicts if labels were given."""
 
     gates: dict[str, GateUse]
     experts: dict[str, ExpertUse]

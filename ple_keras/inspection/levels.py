@@ -1,4 +1,4 @@
-"""The levels of a model, under the keys by which logs, reports and pictures call them."""
+"""The levels of a model, and their keys in logs, reports and plots."""
 
 from importlib import import_module
 from itertools import pairwise
@@ -12,59 +12,67 @@ from ple_keras.layers.sequential_block import SequentialBlock
 
 
 def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    """Every CGCBlock in a model or layer, by key, in the order in which they became part of it.
+    """Return every CGCBlock in a model or layer by key, in the order in which they were added.
 
-    The key is `{name of the SequentialBlock}/{index in it}`, or the block's own name where it
-    stands alone. Where two would be equal, the names of the layers around stand before them.
+    The key is `{name of the SequentialBlock}/{index}`, or the block's name outside of a
+    SequentialBlock. Equal keys are prefixed with the names of the enclosing layers.
 
     Raises:
-        ValueError: if even those don't tell two levels apart.
+        ValueError: If two levels still have the same key.
     """
-    found = [path for path in walk(model) if _leads_to_level(path)]
-    names = [_names(path) for path in found]
+    paths = [path for path in walk(model) if _ends_in_level(path)]
+    names = [_path_names(path) for path in paths]
     keys = [path[-1] for path in names]
     levels: dict[str, CGCBlock] = {}
-    for (*_, block), path in zip(found, names):
-        key = path[-1] if keys.count(path[-1]) == 1 else "/".join(path[1:])
+    for (*_, block), path in zip(paths, names):
+        key = path[-1] if keys.count(path[-1]) == 1 else "/".join(path)
         if key in levels:
             raise ValueError(
-                f"model must not hold two blocks of one name, {key!r}, whose figures could not be "
-                f"told apart. Received: model={model!r}"
+                f"model must not contain two blocks with the same name, {key!r}. "
+                f"Received: model={model!r}"
             )
         levels[key] = block
     return levels
 
 
-def _leads_to_level(path: Path) -> bool:
-    """Whether a path leads to a level that is not part of another one's expert."""
-    *around, layer = path
-    return isinstance(layer, CGCBlock) and not any(isinstance(x, CGCBlock) for x in around)
+def _ends_in_level(path: Path) -> bool:
+    """Return whether a path ends in a level that is not inside an expert of another level."""
+    *parents, layer = path
+    return isinstance(layer, CGCBlock) and not any(isinstance(x, CGCBlock) for x in parents)
 
 
-def _names(path: Path) -> list[str]:
-    """The names of the layers on a path; the place in a SequentialBlock stands for its layer."""
+def _path_names(path: Path) -> list[str]:
+    """Return the names of the layers on a path, with `{name}/{index}` in a SequentialBlock.
+
+    The name of the first layer is left out, unless it is the whole path.
+    """
     names = [path[0].name]
     for outer, layer in pairwise(path):
-        if not isinstance(outer, SequentialBlock):
+        places = {id(each): index for index, each in enumerate(_chain(outer))}
+        if id(layer) not in places:
             names.append(layer.name)
             continue
         if names[-1] == outer.name:
             names.pop()
-        names.append(f"{outer.name}/{outer.layers.index(layer)}")
-    return names
+        names.append(f"{outer.name}/{places[id(layer)]}")
+    return names[1:] if len(names) > 1 and names[0] == path[0].name else names
+
+
+def _chain(layer: keras.Layer) -> list[keras.Layer]:
+    """Return the layers that a SequentialBlock calls in order; none for other layers."""
+    return layer.layers if isinstance(layer, SequentialBlock) else []
 
 
 def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    """The built levels of a model that has some; those that it never calls are left out.
+    """Return the built levels of a model, without those that it never calls.
 
     Raises:
-        TypeError: if `model` is no Keras model or layer.
-        ValueError: if it has no level, or none is built; or among replicas, see
-            `_check_runs_once`.
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If it has no level, none is built, or a strategy has several replicas.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    _check_runs_once()
+    _check_one_replica()
     levels = find_levels(model)
     built = {key: block for key, block in levels.items() if block.built}
     if built and model.built:
@@ -74,20 +82,20 @@ def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
             f"model must contain a PLEBlock, an MMoEBlock or a CGCBlock. Received: model={model!r}"
         )
     raise ValueError(
-        "model must be built: call it on data, or train it, before you look into it. "
+        "model must be built before inspection: call or train it first. "
         f"Received: model={model!r}, built=False"
     )
 
 
-def _check_runs_once() -> None:
-    """Refuse the scope of a `tf.distribute` strategy: each replica would run every batch."""
+def _check_one_replica() -> None:
+    """Check that no `tf.distribute` scope has several replicas, which each run every batch."""
     if keras.backend.backend() != "tensorflow":
         return
     tf: Any = import_module("tensorflow")
     replicas = tf.distribute.get_strategy().num_replicas_in_sync
     if replicas > 1:
         raise ValueError(
-            "strategy must have one replica while you look into a model, or each would run every "
-            "batch: leave its `strategy.scope()` first, the model may have been made there. "
+            "strategy must have one replica during inspection, since each replica runs every "
+            "batch: leave `strategy.scope()` first. The model may be created in it. "
             f"Received: strategy.num_replicas_in_sync={replicas}"
         )

@@ -1,1 +1,1 @@
-"""Which examples have a label, and checks of labels."""
+"""Sample spaces of tasks, and checks of labels."""

@@ -1,4 +1,4 @@
-"""Shapes and dtypes of labels beside those of predictions."""
+"""Shapes and dtypes of labels and predictions."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from ple_keras._typing import Tensor
 def align(
     y_true: Tensor, y_pred: Tensor, label_width: int | None = None, where: str = ""
 ) -> tuple[Any, Any]:
-    """Labels and predictions as tensors whose last axis is that of one example.
+    """Return labels and predictions as tensors whose last axis belongs to one example.
 
-    Predictions `(N,)` become `(N, 1)`, and labels `(...)` become `(..., 1)` where the prediction
-    is `(..., 1)`: whatever is computed of the last axis has then one value an example.
+    Predictions `(N,)` become `(N, 1)`. Labels `(...)` become `(..., 1)` if predictions are
+    `(..., 1)`. A reduction of the last axis then has one value for each example.
 
     Raises:
-        TypeError: if the labels are no numbers.
-        ValueError: if their shape can't be that of the prediction's labels.
+        TypeError: If the labels are not numbers.
+        ValueError: If the shape of the labels does not match the predictions.
     """
     y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
     check_dtype(y_true, "y_true", where)
@@ -32,7 +32,7 @@ def align(
 
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
-    """The name of the labels' dtype; refused if they are neither real numbers nor bools."""
+    """Return the name of the labels' dtype; check that it is one of real numbers or bools."""
     try:
         dtype = str(keras.backend.standardize_dtype(labels.dtype))
     except ValueError:
@@ -49,36 +49,35 @@ def check_shape(
     argument: str,
     where: str = "",
 ) -> None:
-    """Refuse labels whose shape doesn't go with the prediction's `(..., units)`.
+    """Check that the shape of labels matches predictions `(..., units)`.
 
     Args:
-        shape: The labels'; None is an unknown length.
-        prediction: The prediction's.
-        label_width: The length of a label's last axis, which may be left out where it is 1; None
-            where a label may be one number or as many as the prediction has.
-        argument: The labels' name in messages.
-        where: What tells them from other labels of that name.
+        shape: The shape of the labels; None is an unknown length.
+        prediction: The shape of the predictions.
+        label_width: As for `MaskedLoss`.
+        argument: The name of the labels in messages.
+        where: Text after the name in messages, such as " of 'click_loss'".
     """
     *leading, units = prediction
     widths = (1, units) if label_width is None else (label_width,)
     allowed = [(*leading, width) for width in dict.fromkeys(widths)]
     if 1 in widths:
         allowed.append(tuple(leading))
-    if not any(agree(shape, one) for one in allowed):
-        shapes = " or ".join(map(_readable, allowed))
+    if not any(shapes_match(shape, one) for one in allowed):
+        shapes = " or ".join(map(_format_shape, allowed))
         raise ValueError(
             f"{argument}{where} must have a shape {shapes} for predictions "
-            f"{_readable(prediction)}. Received: {argument}.shape={shape}"
+            f"{_format_shape(prediction)}. Received: {argument}.shape={shape}"
         )
 
 
-def agree(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
-    """Whether two shapes can be the same; None is an unknown length."""
+def shapes_match(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -> bool:
+    """Return whether two shapes can be equal; None is an unknown length."""
     return len(shape) == len(other) and all(
         a == b or a is None or b is None for a, b in zip(shape, other)
     )
 
 
-def _readable(shape: tuple[int | None, ...]) -> str:
+def _format_shape(shape: tuple[int | None, ...]) -> str:
     axes = ["batch" if i == 0 and n is None else str(n) for i, n in enumerate(shape)]
     return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"

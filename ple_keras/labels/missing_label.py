@@ -1,4 +1,4 @@
-"""The number that stands for a missing label."""
+"""The value of a missing label."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def check_missing_label(value: float | None) -> float:
-    """The number that stands for "no label" beside NaN; None is NaN alone."""
+    """Return the value of a missing label, in addition to NaN; None means NaN only."""
     if value is None:
         return math.nan
     if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
@@ -15,22 +15,22 @@ def check_missing_label(value: float | None) -> float:
         return float(value)
     if not -(2**31) <= value < 2**31:
         raise ValueError(
-            "missing_label as an integer must fit into 32 bits, which is what JAX keeps of a "
-            f"label. Received: missing_label={value!r}"
+            "missing_label must fit into 32 bits if it is an integer, because JAX keeps 32 bits of "
+            f"a label. Received: missing_label={value!r}"
         )
     return int(value)
 
 
-def config_of(missing_label: float) -> float | None:
-    """As a config holds it: JSON has no NaN, and NaN is not equal to itself."""
+def to_config(missing_label: float) -> float | None:
+    """Return the config value: JSON has no NaN, and NaN is not equal to itself."""
     return None if math.isnan(missing_label) else missing_label
 
 
-def holds(dtype: str, value: float) -> bool:
-    """Whether labels of the dtype can be equal to the value: -1 is no uint8, although it casts."""
+def can_represent(dtype: str, value: float) -> bool:
+    """Return whether labels of the dtype can equal the value; uint8 labels can't equal -1."""
     if math.isnan(value):
         return False
-    if dtype == "float16":  # Keras casts labels to float32, and a rounded one is another
+    if dtype == "float16":  # Keras casts labels to float32, where a rounded value is not equal
         return float(np.float16(value)) == value
     if "float" in dtype:
         return True

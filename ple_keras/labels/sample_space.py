@@ -1,4 +1,4 @@
-"""The sample space of a task: the examples that have a label."""
+"""The sample space of a task: its labelled examples."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ from keras import ops
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.alignment import align
-from ple_keras.labels.missing_label import holds
+from ple_keras.labels.missing_label import can_represent
 
-# A label and a prediction that every loss and metric takes, without infinities: class 1, a yes, a
-# number whose logarithm is 0. What comes of them is multiplied by 0.
+# A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
+# number whose logarithm is 0. Their loss is multiplied by 0.
 SAFE_LABEL = 1
 SAFE_PREDICTION = 0.5
 
@@ -23,32 +23,32 @@ def sample_space(
     label_width: int | None = None,
     where: str = "",
 ) -> tuple[Any, Any, Any]:
-    """Labels and predictions, harmless where the label is missing, and where it isn't.
+    """Return labels and predictions that are safe outside the sample space, and the space.
 
     Returns:
-        The labels and predictions as `align` has them, and a tensor of bools `(...)`, True in the
-        sample space, which is None if all examples lie in it. A mask of Keras's on the
-        predictions counts too.
+        The labels and predictions from `align`, and a tensor of bools `(...)`, True in the sample
+        space. It is None if all examples are in the space. A Keras mask on the predictions also
+        excludes examples.
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    in_space = _labelled(y_true, y_pred, missing_label)
+    in_space = _has_label(y_true, y_pred, missing_label)
     if mask is not None:
         in_space = mask if in_space is None else ops.logical_and(in_space, mask)
     return *_replace_missing(y_true, y_pred, in_space), in_space
 
 
-def _labelled(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor | None:
-    """True where an example has a label: `(...)`, from labels and predictions as `align` has them.
+def _has_label(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor | None:
+    """Return True where an example has a label, from labels and predictions from `align`.
 
-    A label of several numbers is missing if one of them is.
+    A label of several numbers is missing if any of them is.
 
     Returns:
-        A tensor of bools; None if the labels' dtype can't hold a missing one.
+        A tensor of bools `(...)`; None if the dtype can't represent a missing label.
     """
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     missing = ops.isnan(y_true) if "float" in dtype else None
-    if holds(dtype, missing_label):
+    if can_represent(dtype, missing_label):
         if dtype == "bool":
             y_true = ops.cast(y_true, "int32")
         equal = ops.equal(y_true, ops.cast(missing_label, y_true.dtype))
@@ -61,29 +61,29 @@ def _labelled(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor | 
 
 
 def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) -> tuple[Any, Any]:
-    """Harmless labels and predictions where the label is missing.
+    """Replace labels and predictions outside the sample space by safe values.
 
-    A loss may be NaN or infinite there, for the network is not trained there; multiplied by 0 it
-    would be NaN, and so would its gradient.
+    The network is not trained there, so a loss can be NaN or infinite. Multiplied by 0, it would be
+    NaN, and so would its gradient.
     """
     if in_space is None:
         return y_true, y_pred
-    each = ops.expand_dims(in_space, -1)
-    of_label = each if len(y_true.shape) == len(y_pred.shape) else in_space
-    y_true = ops.where(of_label, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
-    return y_true, ops.where(each, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
+    prediction_mask = ops.expand_dims(in_space, -1)
+    label_mask = prediction_mask if len(y_true.shape) == len(y_pred.shape) else in_space
+    y_true = ops.where(label_mask, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
+    return y_true, ops.where(prediction_mask, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
 
 
 def example_weights(
     sample_weight: Tensor | None, in_space: Tensor | None, rank: int, dtype: DType
 ) -> Tensor | None:
-    """The weight of each example, 0 where it has no label; None if all are 1.
+    """Return the weight of each example, 0 if it has no label; None if all are 1.
 
     Args:
         sample_weight: `(batch,)`, `(...)`, `(..., 1)` or None.
-        in_space: As `sample_space` has it.
-        rank: The number of axes of an example's value, one less than the prediction's.
-        dtype: The weights' dtype.
+        in_space: As returned by `sample_space`.
+        rank: The number of axes of an example's value, one less than that of the predictions.
+        dtype: The dtype of the weights.
     """
     if sample_weight is not None:
         sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), dtype)

@@ -1,1 +1,1 @@
-"""Experts, gates and the blocks that are made of them."""
+"""Layers: experts, gates and blocks of them."""

@@ -1,4 +1,4 @@
-"""One level of PLE: customized gate control."""
+"""Customized Gate Control, one level of PLE."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,14 +13,21 @@ from ple_keras._checks import (
     check_rate,
     task_names,
 )
-from ple_keras._keras.building import Untracked
-from ple_keras._keras.copying import output_width
+from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.internals import load_error
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import check_names, ordered_attribute, save_names
+from ple_keras._keras.saving import (
+    check_names,
+    ordered_attribute,
+    read_text,
+    save_names,
+    write_text,
+)
+from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
-from ple_keras.layers._level.level import Level, make_bank
+from ple_keras.layers._level.level import Level, build_bank
 from ple_keras.layers._level.level_inspection import LevelInspection
 from ple_keras.layers._level.observer import observer
 from ple_keras.layers._level.wiring import LevelWiring
@@ -32,41 +39,43 @@ from ple_keras.layers.template import as_template
 class CGCBlock(LevelInspection, FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
-    Each task k has experts of its own, which its gate mixes with the shared ones; the shared
-    gate, where there is one, mixes all experts of the level:
+    Each task k has its own experts. For each example, gates weight the experts that a stream
+    uses:
 
-        w_k = softmax(W_k g_k(x_k) / T)        x_k' = sum_e w_{k,e} E_e    own, then shared experts
-        w_s = softmax(W_s g_s(x_s) / T)        x_s' = sum_e w_{s,e} E_e    all tasks' in task order,
-                                                                           then shared experts
+        w_k = softmax(W_k g_k(x_k) / T)        x_k' = sum_e w_{k,e} E_e
+        w_s = softmax(W_s g_s(x_s) / T)        x_s' = sum_e w_{s,e} E_e
+
+    For the gate of a task, e runs over the task's own experts, then over the shared experts. For
+    the optional shared gate, e runs over all tasks' experts in task order, then over the shared
+    experts.
 
     (Tang et al., "Progressive Layered Extraction", RecSys 2020, equations 1 to 6.)
 
     Args:
-        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or heads by
-            task. Only the names are kept.
-        expert_block: What each expert is: an int or a sequence of ints (the units of an
-            ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is a template,
-            copied for every expert and never used itself.
-        num_task_experts: The number of experts of each task, or a dict of it by task.
+        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
+            heads by task. Only the names are kept.
+        expert_block: The template of every expert: an int or a sequence of ints (the units of an
+            ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is copied for
+            every expert and never used itself.
+        num_task_experts: The number of experts of each task, or a dict by task.
         num_shared_experts: The number of shared experts.
-        add_shared_gate: Whether a gate of the shared stream mixes all experts, for a next level.
-        gate_block: A network that each gate reads its input through, given as `expert_block` is.
-        gate_softmax_temperature: T of every gate.
+        add_shared_gate: Whether the block has a shared gate, whose output a next level reads.
+        gate_block: A network between the input and each gate: units, or a layer to copy.
+        gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger` or `gate_statistics`.
-        gate_dropout: The share of experts that training takes from each gate, see `Gate`.
-        expert_balance_regularizer: A coefficient of a loss that makes each gate use all of its
-            experts, see `Gate`.
-        stack_experts: Whether experts that are plain ExpertBlocks are computed as slices of one
-            variable, which is faster. With False every expert is a layer of its own, which can be
-            frozen, regularized or given LoRA alone, see `get_expert`.
-        **kwargs: Keras's own layer arguments.
+        gate_dropout: The probability of dropping an expert in training, see `Gate`.
+        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, which is
+            faster. With False, every expert is a layer. Each can then be frozen, regularized or
+            trained with LoRA separately, see `get_expert`.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        TypeError: if an argument is of none of the kinds above.
-        ValueError: if there is no task, a task's name is repeated or against the rule, a count is
-            negative, a gate would see no expert, `gate_dropout` is outside [0, 1), a coefficient
-            negative or not finite, or a template can't be copied.
+        TypeError: If an argument has the wrong type.
+        ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
+            or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range, or a
+            template can't be copied.
 
     Example:
 
@@ -133,8 +142,8 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
     def build(self, input_shape: StreamShapes) -> None:
         shapes = self._wiring.shapes(input_shape)
-        self._widths = Untracked({stream: shape[-1] for stream, shape in shapes.items()})
-        bank = make_bank(
+        widths = {stream: shape[-1] for stream, shape in shapes.items()}
+        bank = build_bank(
             self._expert_template,
             self._wiring.experts,
             shapes,
@@ -146,7 +155,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
             gate: self._add_gate(gate, len(experts), shapes[gate])
             for gate, experts in self._wiring.gates.items()
         }
-        self._level = Level(self._wiring, bank, gates, self, self._is_overridden())
+        self._level = Level(self, self._wiring, widths, bank, gates)
         self._restore_frozen()
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> Gate:
@@ -165,33 +174,33 @@ class CGCBlock(LevelInspection, FreezableLayer):
         layer.build(shape)
         return layer
 
-    def _is_overridden(self) -> bool:
-        """Whether a subclass has experts or gates of its own."""
-        methods = ("expert_outputs", "gate_weights")
-        return any(getattr(type(self), name) is not getattr(CGCBlock, name) for name in methods)
-
     def call(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
-        """Run the experts and mix them.
+        """Compute the experts and mix them.
 
         Args:
-            inputs: A tensor `(..., D)` for every stream, or `{task: (..., D_k), "shared":
-                (..., D_s)}`; "shared" only with shared experts or a shared gate.
-            training: As in Keras; passed to the experts and gates.
+            inputs: A tensor `(..., D)` for all streams, or `{task: (..., D_k), "shared":
+                (..., D_s)}`. "shared" is required if there are shared experts or a shared gate, and
+                refused otherwise.
+            training: Passed to the experts and gates.
 
         Returns:
             `{task: (..., H)}`, and "shared" with `add_shared_gate`.
         """
-        streams = self._streams(observer().on_inputs(self, inputs))
-        level = self._level.computation(streams)
+        inputs = observer().on_inputs(self, inputs)
+        streams = self._level.streams(inputs)
+        level = self._level.select_computation(inputs, streams)
         experts = level.experts(streams, training)  # E_{k,i}(x_k), E_{s,i}(x_s)
         weights = level.weights(streams, training)  # softmax(W g(x) / T)
         observer().on_outputs(self, weights, experts)
         return level.mix(weights, experts)  # sum_e w_e E_e
 
     def compute_mask(
-        self, inputs: Streams, previous_mask: Tensor | None
+        self, inputs: Streams, previous_mask: Streams | None
     ) -> dict[str, Tensor] | None:
-        """An output's mask: valid where every stream that its gate mixes is valid."""
+        """Return the masks of the outputs.
+
+        An output is valid where all streams that its gate mixes are valid.
+        """
         masks = self._wiring.by_stream(previous_mask)
         if all(mask is None for mask in masks.values()):
             return None
@@ -203,22 +212,35 @@ class CGCBlock(LevelInspection, FreezableLayer):
     def compute_output_shape(self, input_shape: StreamShapes) -> dict[str, Shape]:
         shapes = self._wiring.by_stream(input_shape)
         if self.built:
-            self._check_widths(shapes)
+            self._level.check_widths(shapes)
             width = self._level.bank.width
         else:
-            any_expert_stream = next(iter(self._wiring.experts.values()))
+            first_expert_stream = next(iter(self._wiring.experts.values()))
             width = output_width(
-                self._expert_template.layer, shapes[any_expert_stream], "expert_block"
+                self._expert_template.layer, shapes[first_expert_stream], "expert_block"
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
+        write_text(store, "bank", type(self._level.bank).__name__)
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
+        self._check_bank(store)
         load_modes(self, store)
+
+    def _check_bank(self, store: Store) -> None:
+        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
+        saved, bank = read_text(store, "bank"), type(self._level.bank).__name__
+        if saved not in (None, bank):
+            reason = (
+                f"The file holds {saved} and {self.name!r} has {bank}. Build the block with the "
+                "stack_experts and expert_block of the file; transfer_weights copies the weights "
+                f"from such a block. Received: stack_experts={self.stack_experts}"
+            )
+            raise load_error(self, store, reason)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -238,7 +260,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
 
 def _all_valid(masks: list[Tensor]) -> Tensor:
-    """The masks' conjunction; None stands for valid everywhere."""
+    """Return the conjunction of masks. None means that all positions are valid."""
     distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
     combined = distinct[0] if distinct else None
     for mask in distinct[1:]:

@@ -1,4 +1,4 @@
-"""One expert: a multi-layer perceptron."""
+"""Expert: a multi-layer perceptron."""
 
 from collections.abc import Sequence
 from typing import Any, SupportsIndex, cast
@@ -13,7 +13,8 @@ from ple_keras._checks import (
     check_known,
     check_rate,
 )
-from ple_keras._keras.copying import derive_initializer, output_width
+from ple_keras._keras.building import output_width
+from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
@@ -24,30 +25,31 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 @register
 class ExpertBlock(SavesQuantization, FreezableLayer):
-    """One expert: an MLP, `(..., D) -> (..., units[-1])`.
+    """An expert: an MLP, `(..., D) -> (..., units[-1])`.
 
-    Each step is a Dense layer, then normalization, activation and dropout, as far as they are
-    switched on. It can be used alone, as a tower, as a gate block, and as the base of experts
-    of your own.
+    Each step applies a Dense layer, normalization, activation and dropout. Normalization and
+    dropout are optional. An ExpertBlock can also be used alone, as a tower or as a gate block. It
+    can be subclassed.
 
     Args:
         units: The width of each step: an int or a sequence of ints.
-        activation: The activation after every step: a name, a function, or None for linear.
-        dropout: The share of each step's outputs that training sets to zero, in [0, 1).
-        normalization: None, "batch" or "layer": what stands before each activation.
+        activation: The activation of every step: a name, a function, or None for linear.
+        dropout: The dropout rate of every step, in [0, 1).
+        normalization: The normalization before each activation: None, "batch" or "layer".
         use_bias: Whether the Dense layers add a bias.
-        kernel_initializer: Initializer of the kernels. Each step draws its own values, also
-            from one instance and from one with a seed.
+        kernel_initializer: Initializer of the kernels. Each step draws different values, also
+            if the initializer is an instance with a seed.
         bias_initializer: Initializer of the biases.
         kernel_regularizer: Regularizer of each kernel.
         bias_regularizer: Regularizer of each bias.
-        **kwargs: Keras's own layer arguments: `name`, `dtype`, `trainable`,
+        **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`,
             `activity_regularizer`.
 
     Raises:
-        TypeError: if `units` holds anything but integers, or `activation` is a layer.
-        ValueError: if `units` is empty or below 1, `dropout` is outside [0, 1), `normalization`
-            or `activation` is unknown, or `activation` halves the width, as "glu" does.
+        TypeError: If `units` contains anything but integers, or `activation` is a layer.
+        ValueError: If `units` is empty or below 1, `dropout` is outside [0, 1), or
+            `normalization` or `activation` is unknown. Also if `activation` is "glu", which halves
+            the width.
 
     Example:
 
@@ -55,8 +57,8 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
     >>> tuple(expert(keras.ops.ones((32, 64))).shape)
     (32, 128)
 
-    A subclass may change `call`; with constructor arguments of its own it needs `get_config`,
-    since blocks copy their experts through it:
+    A subclass may override `call`. If it adds constructor arguments, it must override
+    `get_config`, because blocks copy experts through their config:
 
     >>> @keras.saving.register_keras_serializable()
     ... class ScaledExpert(ExpertBlock):
@@ -143,21 +145,21 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
 
         Args:
             inputs: Features, `(..., D)`.
-            training: Whether dropout and batch normalization work as in training.
-            mask: Which positions batch normalization counts, `(...)`.
+            training: Whether dropout and batch normalization run in training mode.
+            mask: The valid positions for batch normalization, `(...)`.
 
         Returns:
             The expert's output, `(..., units[-1])`.
         """
         outputs = inputs
         for step, dense in enumerate(self._dense):
-            outputs = self._after_dense(step, dense(outputs), training, mask)
+            outputs = self._apply_after_dense(step, dense(outputs), training, mask)
         return outputs
 
-    def _after_dense(
+    def _apply_after_dense(
         self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None
     ) -> Tensor:
-        """What a step does to its Dense layer's output; stacked experts run it too."""
+        """Apply normalization, activation and dropout of a step. Stacked experts use it too."""
         if self.normalization == "batch":
             outputs = self._normalization[step](outputs, training=training, mask=mask)
         elif self.normalization == "layer":
@@ -172,7 +174,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             return (*input_shape[:-1], self.units[-1])
         if not self.built:
             return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
-        # A subclass's call may change the width: trace it.
+        # The `call` of a subclass may change the width.
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
         shape: Shape = keras.Operation.compute_output_spec(self, inputs).shape
         return shape
@@ -195,7 +197,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
 def check_units(
     units: SupportsIndex | Sequence[SupportsIndex], argument: str = "units"
 ) -> tuple[int, ...]:
-    """Widths as a tuple, from an int or a sequence of ints."""
+    """Return widths as a tuple, from an int or a sequence of ints."""
     units = units.tolist() if hasattr(units, "tolist") else units
     if not isinstance(units, Sequence) or isinstance(units, str | bytes):
         return (check_int(cast(SupportsIndex, units), argument, minimum=1),)

@@ -1,4 +1,4 @@
-"""A gate: how much of each expert an example gets."""
+"""Gate: the weights of experts for each example."""
 
 from typing import Any, SupportsFloat
 
@@ -21,48 +21,48 @@ from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers._level.gate_ops import largest, masked_sum, softmax
-from ple_keras.layers._level.gate_statistics import GateStatistics, are_counted
+from ple_keras.layers._level.gate_statistics import GateStatistics, are_statistics_updated
 from ple_keras.layers.template import as_template
 
-DROPPED = -1e30  # a logit that leaves no weight
+DROPPED_LOGIT = -1e30  # its weight is 0
 
 
 @register
 class Gate(FreezableLayer):
-    """The weight of each expert for each example, `(..., D) -> (..., num_experts)`.
+    """Weights of experts for each example, `(..., D) -> (..., num_experts)`.
 
         w = softmax(W g(x) / T)
 
     W has no bias, g is the optional gate block, T the temperature (Tang et al., RecSys 2020,
-    equations 3 and 6, which have T = 1 and no g). The weights are not negative and sum to 1. A
-    gate over one expert has no weights of its own and gives that expert 1.
+    equations 3 and 6, which have T = 1 and no g). The weights are non-negative and sum to 1. With
+    one expert, the gate has no parameters and returns 1.
 
-    The softmax is computed in at least float32, whatever the dtype policy, and cast back.
+    The softmax is computed in at least float32 under every dtype policy. The weights are cast to
+    the compute dtype.
 
     Args:
-        num_experts: The number of experts to weigh.
-        gate_block: g: an int or a sequence of ints (the units of an ExpertBlock), or a layer, of
-            which the gate takes a copy. None: the gate reads x itself.
-        softmax_temperature: T, above 0. Lower is sharper.
+        num_experts: The number of experts.
+        gate_block: The network g: an int or a sequence of ints (the units of an ExpertBlock), or
+            a layer, which is copied. With None, g(x) = x.
+        softmax_temperature: The temperature T, above 0. A lower one gives sharper weights.
         kernel_initializer: Initializer of W.
         kernel_regularizer: Regularizer of W.
         track_weights: Whether to keep statistics of the weights, see `statistics`.
-        gate_dropout: The probability, in [0, 1), with which training takes an expert from an
-            example; the weights of the others grow to sum to 1. One expert is always kept.
-        expert_balance_regularizer: A coefficient, at least 0, of a loss that keeps the gate from
-            leaving experts unused: the squared coefficient of variation of the experts' total
-            weights over the batch, 0 where all are equal and `num_experts - 1` where one has
-            everything (Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
-            Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7). It works against
-            specialization: a task that has good reasons to prefer an expert pays for it too.
-        **kwargs: Keras's own layer arguments.
+        gate_dropout: The probability, in [0, 1), of dropping each expert of an example in
+            training. The other weights are scaled to sum to 1. One expert is always kept.
+        expert_balance_regularizer: The coefficient, at least 0, of a loss against unused experts.
+            The loss is the squared coefficient of variation of the experts' total weights in the
+            batch. It is 0 if all are equal, and `num_experts - 1` if one expert has all weight
+            (Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
+            Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7). It also penalizes useful
+            specialization.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        TypeError: if `num_experts` is no integer, a number is none, or `gate_block` none of the
-            above.
-        ValueError: if `num_experts` is below 1, `softmax_temperature` not positive and finite,
-            `gate_dropout` outside [0, 1), `expert_balance_regularizer` negative or not finite, or
-            `gate_block` can't be copied.
+        TypeError: If `num_experts` is not an integer, or another argument has the wrong type.
+        ValueError: If `num_experts` is below 1, `softmax_temperature` is not positive and finite,
+            or `gate_dropout` is outside [0, 1). Also if `expert_balance_regularizer` is negative
+            or not finite, or `gate_block` can't be copied.
 
     Example:
 
@@ -115,7 +115,7 @@ class Gate(FreezableLayer):
         self._restore_frozen()
 
     def _build_projection(self, shape: Shape) -> None:
-        # `_block` and `_projection` are names in the file format.
+        # The names `_block` and `_projection` are part of the file format.
         if self._template:
             self._block = self._template.copy("block")
             width = build_on(self._block, shape, self.compute_dtype, "gate_block")
@@ -133,13 +133,13 @@ class Gate(FreezableLayer):
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Weigh the experts.
+        """Compute the weights of the experts.
 
         Args:
             inputs: Features, `(..., D)`.
-            training: True or False in Keras's own loops; statistics are kept only there, and
-                experts dropped only where it is True.
-            mask: Which positions count in statistics and in the balance, `(...)`.
+            training: Whether to drop experts. Statistics are updated if it is True or False, as in
+                Keras's own loops, but not if it is None.
+            mask: The valid positions for the statistics and the balance loss, `(...)`.
 
         Returns:
             The weights, `(..., num_experts)`.
@@ -151,14 +151,14 @@ class Gate(FreezableLayer):
             weights = softmax(logits)
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
-        if self.track_weights and are_counted(training):
-            self._statistics.count(weights, mask)
+        if self.track_weights and are_statistics_updated(training):
+            self._statistics.update(weights, mask)
         if self.num_experts > 1 and self.gate_dropout and training:
             weights = softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Tensor) -> Tensor:
-        """W g(x) / T, in at least float32."""
+        """Return W g(x) / T, in at least float32."""
         features = self._block(inputs) if self._template else inputs
         return self._apply_temperature(self._projection(features))
 
@@ -166,14 +166,19 @@ class Gate(FreezableLayer):
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
-    def normalize(self, logits: Tensor, axis: int) -> Tensor:
-        """Weights of logits W g(x), over the axis of the experts, in at least float32."""
+    def _normalize(self, logits: Tensor, axis: int) -> Tensor:
+        """Return the weights for logits W g(x), in at least float32.
+
+        Args:
+            logits: W g(x).
+            axis: The axis of the experts.
+        """
         return softmax(self._apply_temperature(logits), axis)
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
         is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
-        return ops.where(is_kept, logits, ops.cast(DROPPED, logits.dtype))
+        return ops.where(is_kept, logits, ops.cast(DROPPED_LOGIT, logits.dtype))
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
         load = masked_sum(ops.cast(weights, "float32"), mask)
@@ -181,7 +186,7 @@ class Gate(FreezableLayer):
 
     @property
     def is_plain(self) -> bool:
-        """Whether the weights are `softmax(W x / T)`, with nothing added to them."""
+        """Whether the gate computes only `softmax(W x / T)`, without dropout or a balance loss."""
         return not (
             self.num_experts == 1
             or self._template
@@ -191,34 +196,35 @@ class Gate(FreezableLayer):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether W is kept in fewer bits."""
+        """Whether W is quantized."""
         return self.num_experts > 1 and self._projection.quantization_mode is not None
 
     @property
     def kernel(self) -> keras.Variable:
-        """W, a variable `(D, num_experts)`, of a gate over more than one expert."""
+        """W, a variable `(D, num_experts)`. With one expert there is none."""
         return self._projection.kernel
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of the weights in fit, evaluate and predict since the last reset.
 
-        Where several processes train one model, in this process alone.
+        If several processes train the model, the statistics are those of this process.
 
         Returns:
-            `"mean"`: the mean weight of each expert, an array `(num_experts,)`; `"entropy"`:
-            the mean entropy divided by log(num_experts), in [0, 1]; `"max"`: the mean largest
-            weight, near 1 where the gate has collapsed; `"count"`: the number of examples. All
-            but the last are NaN before the first example.
+            A dict with four keys. `"mean"` is the mean weight of each expert, an array
+            `(num_experts,)`. `"entropy"` is the mean entropy divided by log(num_experts), in
+            [0, 1]. `"max"` is the mean largest weight, near 1 if the gate has collapsed.
+            `"count"` is the number of examples, or of positions that no mask excludes. The other
+            three are NaN if it is 0.
 
         Raises:
-            ValueError: if the gate does not track its weights or isn't built.
+            ValueError: If the gate does not track its weights or is not built.
         """
         if not (self.track_weights and self.built):
             raise ValueError(
-                "statistics are kept only by a built gate with track_weights=True. "
+                "the gate must be built and have track_weights=True to return statistics. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        return self._statistics.read()
+        return self._statistics.result()
 
     def reset_statistics(self) -> None:
         """Reset the statistics."""
@@ -226,11 +232,11 @@ class Gate(FreezableLayer):
             self._statistics.reset()
 
     def save_own_variables(self, store: Store) -> None:
-        """Save how the layers inside are quantized; the gate's own statistics are in no file."""
+        """Save the quantization of the inner layers. Files contain no statistics of the weights."""
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
-        """See `save_own_variables`."""
+        """Load the quantization of the inner layers."""
         load_modes(self, store)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -251,7 +257,7 @@ class Gate(FreezableLayer):
 
 
 def check_temperature(value: SupportsFloat, argument: str) -> float:
-    """`value` as a float above 0."""
+    """Return `value` as a float above 0."""
     temperature = check_number(value, argument)
     if temperature <= 0:
         raise ValueError(f"{argument} must be above 0. Received: {argument}={value!r}")

@@ -17,7 +17,7 @@ def MMoEBlock(
     name: str | None = None,
     **kwargs: Any,
 ) -> CGCBlock:
-    """Multi-gate Mixture-of-Experts: shared experts only, a gate for each task.
+    """Multi-gate Mixture-of-Experts: shared experts and one gate per task.
 
         x_k' = sum_e softmax(W_k g(x) / T)_e E_e(x)
 
@@ -26,21 +26,23 @@ def MMoEBlock(
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        expert_block: What each expert is, as for CGCBlock.
+        expert_block: The template of every expert, as for CGCBlock.
         num_experts: The number of experts.
-        gate_block: A network that each gate reads its input through.
-        gate_softmax_temperature: T of every gate.
+        gate_block: A network between the input and each gate, as for CGCBlock.
+        gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block.
-        **kwargs: `gate_dropout` and `expert_balance_regularizer` as for CGCBlock, and Keras's own
-            layer arguments.
+        **kwargs: `gate_dropout`, `expert_balance_regularizer` and `stack_experts`, as for CGCBlock,
+            and arguments of `keras.layers.Layer`.
 
     Returns:
-        A CGCBlock without task experts and shared gate: `(..., D)` to `{task: (..., H)}`.
+        A CGCBlock without task experts and without a shared gate: `(..., D)` to
+        `{task: (..., H)}`.
 
     Raises:
-        TypeError, ValueError: as CGCBlock; and if `num_experts` is no integer above 0.
+        TypeError, ValueError: As for CGCBlock. Also if `num_experts` is not an integer of at
+            least 1.
 
     Example:
 
@@ -48,7 +50,7 @@ def MMoEBlock(
     >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32)}
     """
-    refuse_fixed(kwargs, "add_shared_gate", "in no MMoEBlock")
+    refuse_fixed(kwargs, "add_shared_gate", "False for MMoEBlock")
     return CGCBlock(
         outputs,
         expert_block,

@@ -24,38 +24,39 @@ def PLEBlock(
     name: str | None = None,
     **kwargs: Any,
 ) -> SequentialBlock:
-    """Progressive Layered Extraction: levels of experts and gates, one on the other.
+    """Progressive Layered Extraction: a stack of levels, each with experts and gates.
 
-    Level j's gates and experts read what level j-1 made of their own stream:
+    The gates and experts of level j read the output of level j-1 for their own stream:
 
         x_k^j = sum_e w_{k,e}^j E_e^j          w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
 
     (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
-    (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.) The shared
-    stream has a gate in every level but the last, and none where there are no shared experts.
+    (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.)
+
+    Every level but the last has a shared gate, if there are shared experts.
 
     Args:
         num_layers: N, the number of levels.
-        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or heads by
-            task.
-        expert_block: As for CGCBlock; a sequence of N layers gives each level its own.
+        outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
+            heads by task.
+        expert_block: As for CGCBlock, or a sequence of N layers, one template per level.
         num_task_experts: The number of experts of each task in each level, or a dict by task.
         num_shared_experts: The number of shared experts in each level.
-        gate_block: A network that each gate reads its input through, given as `expert_block` is.
-        gate_softmax_temperature: T of every gate.
+        gate_block: A network between the input and each gate, as for CGCBlock.
+        gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block.
-        **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`, `dtype`,
-            `trainable`.
+        **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
+            `stack_experts`, `dtype`, `trainable`.
 
     Returns:
-        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`: from a tensor
-        `(..., D)`, or a dict of one by stream, to `{task: (..., H)}`.
+        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It maps a tensor
+        `(..., D)`, or a dict of tensors by stream, to `{task: (..., H)}`.
 
     Raises:
-        TypeError, ValueError: as CGCBlock; and if `num_layers` is no integer above 0, or
-            `expert_block` is a sequence of layers of another length.
+        TypeError, ValueError: As for CGCBlock. Also if `num_layers` is not an integer of at least
+            1, or `expert_block` is a sequence of layers with another length than `num_layers`.
 
     Example:
 
@@ -65,7 +66,9 @@ def PLEBlock(
     """
     num_layers = check_int(num_layers, "num_layers", minimum=1)
     has_shared = check_int(num_shared_experts, "num_shared_experts", minimum=0) > 0
-    refuse_fixed(kwargs, "add_shared_gate", "in every level but the last, with shared experts")
+    refuse_fixed(
+        kwargs, "add_shared_gate", "True in every level but the last if there are shared experts"
+    )
     dtype = kwargs.get("dtype")
     blocks = [
         CGCBlock(
@@ -88,11 +91,11 @@ def PLEBlock(
 def _experts_by_level(
     expert_block: LayerLike | Sequence[keras.Layer], num_layers: int, dtype: DType
 ) -> list[Any]:
-    """One expert template a level, each with seeds of its own."""
+    """Return one expert template per level, each with its own seeds."""
     if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
         if len(expert_block) != num_layers:
             raise ValueError(
-                f"expert_block as a sequence must hold one layer a level, {num_layers} in all. "
+                f"expert_block as a sequence must hold one layer per level, {num_layers} in total. "
                 f"Received: expert_block={expert_block!r}"
             )
         blocks = list(expert_block)
@@ -104,6 +107,7 @@ def _experts_by_level(
 def _for_level(
     block: LayerLike | None, argument: str, level: int, dtype: DType
 ) -> keras.Layer | None:
+    """Return a copy of a template with the seeds of a level."""
     if block is None:
         return None
     template = as_template(block, argument, dtype)

@@ -1,4 +1,4 @@
-"""Layers in a row, where dicts may pass."""
+"""A sequence of layers that accepts dicts."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, SupportsIndex
@@ -9,23 +9,23 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
-from ple_keras._typing import Nested, NestedShape, Tensor
+from ple_keras._typing import Nested, NestedShape
 
 
 @register
 class SequentialBlock(FreezableLayer):
-    """Layers in a row, as in `keras.Sequential`, but a layer itself.
+    """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
-    Dicts may pass between the layers and come in first, any rank works, and when the block is
-    built, so is everything in it.
+    The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
+    block builds all its layers.
 
     Args:
-        layers: The layers, in the order in which they are called; their names must differ.
-        **kwargs: Keras's own layer arguments.
+        layers: The layers, in the order in which they are called. Their names must differ.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        TypeError: if `layers` is no sequence of layers.
-        ValueError: if it is empty, or two layers have one name.
+        TypeError: If `layers` is not a sequence of layers.
+        ValueError: If `layers` is empty, or two layers have the same name.
 
     Example:
 
@@ -37,7 +37,7 @@ class SequentialBlock(FreezableLayer):
     def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._chain = _check_layers(layers)  # a name in the file format
+        self._chain = _check_layers(layers)  # part of the file format
         self._came_built = built_names(self._chain)
 
     @property
@@ -46,10 +46,10 @@ class SequentialBlock(FreezableLayer):
         return list(self._chain)
 
     def get_layer(self, name: str) -> keras.Layer:
-        """The layer called `name`.
+        """Return the layer with the given name.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: If there is no such layer.
         """
         for layer in self._chain:
             if layer.name == name:
@@ -69,7 +69,7 @@ class SequentialBlock(FreezableLayer):
     def build(self, input_shape: NestedShape) -> None:
         if not input_shape:
             raise ValueError(
-                "inputs must be a tensor, or a dict or list of tensors that holds at least one. "
+                "inputs must be a tensor, or a dict or list of at least one tensor. "
                 f"Received: inputs.shape={input_shape}"
             )
         outputs = symbolic(input_shape, self.compute_dtype)
@@ -81,21 +81,21 @@ class SequentialBlock(FreezableLayer):
         return self.layers
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
-        """Call the layers one after the other.
+        """Call the layers in order.
 
         Args:
-            inputs: What the first layer takes.
-            training: As in Keras; every layer hears of it.
+            inputs: The inputs of the first layer.
+            training: Passed to every layer.
 
         Returns:
-            What the last layer returns.
+            The outputs of the last layer.
         """
         for layer in self._chain:
             inputs = layer(inputs)
         return inputs
 
-    def compute_mask(self, inputs: Nested, previous_mask: Tensor | None) -> None:
-        """The layers decide: what mask an output has, the last of them has set."""
+    def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
+        """Return None, since the last layer sets the masks of the outputs."""
         return None
 
     def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> Any:

@@ -1,12 +1,11 @@
-"""The shared bottom, a baseline."""
+"""Shared-bottom baseline."""
 
 from typing import Any
 
 import keras
 
 from ple_keras._checks import check_features, task_names
-from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import output_width
+from ple_keras._keras.building import build_on, output_width
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
@@ -16,18 +15,17 @@ from ple_keras.layers.template import as_template
 
 @register
 class SharedBottomBlock(SavesQuantization, FreezableLayer):
-    """One network, handed to every task: the baseline that a comparison needs.
+    """One network whose output all tasks use: the shared-bottom baseline.
 
     (Caruana, "Multitask Learning", Machine Learning 28, 1997.)
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        bottom_block: The network, given as `expert_block` of CGCBlock is: units, or a layer that
-            is copied.
-        **kwargs: Keras's own layer arguments.
+        bottom_block: The network: units, or a layer to copy, as `expert_block` of CGCBlock.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Raises:
-        TypeError, ValueError: as CGCBlock.
+        TypeError, ValueError: As for CGCBlock.
 
     Example:
 
@@ -48,7 +46,7 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         return list(self._task_names)
 
     def build(self, input_shape: Shape) -> None:
-        # `_bottom` is a name in the file format.
+        # `_bottom` is part of the file format.
         self._bottom = self._template.copy("bottom", "bottom")
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
@@ -60,7 +58,7 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
 
         Args:
             inputs: Features, `(..., D)`.
-            training: As in Keras; passed to the network.
+            training: Passed to the network.
 
         Returns:
             `{task: (..., H)}`, the same tensor for every task.

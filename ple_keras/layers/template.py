@@ -1,18 +1,23 @@
-"""Templates of layers: given as units or as a layer, copied for each use."""
+"""Templates: layers, given as units or as a layer, that are copied for each use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._keras.building import Untracked
 from ple_keras._keras.copying import check_copyable, copy_layer
+from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import DType, LayerLike
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
 class Template(Untracked[keras.Layer]):
-    """A layer that is copied and never used itself; `argument` is what the caller calls it."""
+    """A layer that is copied and never used itself.
+
+    Args:
+        layer: The layer.
+        argument: The name of the caller's argument, for error messages.
+    """
 
     def __init__(self, layer: keras.Layer, argument: str) -> None:
         super().__init__(layer)
@@ -23,7 +28,7 @@ class Template(Untracked[keras.Layer]):
         return self.value
 
     def copy(self, name: str, *path: object) -> Any:
-        """A layer of its own, its seeds derived for `path`."""
+        """Return a copy with the name `name` and with seeds derived for `path`."""
         return copy_layer(self.layer, name, *path)
 
     def serialize(self) -> Any:
@@ -33,17 +38,17 @@ class Template(Untracked[keras.Layer]):
 def as_template(
     value: LayerLike | Mapping[str, object] | Template, argument: str, dtype: DType
 ) -> Template:
-    """A template from units, from a layer, or from a layer's serialized form.
+    """Return a template from units, from a layer, or from a layer's serialized form.
 
     Args:
-        value: An int or a sequence of ints (the units of an ExpertBlock), any Keras layer, or
-            what `Template.serialize` returned.
-        argument: The name under which the caller took the value, for messages.
-        dtype: The dtype policy of an ExpertBlock made from units; a layer keeps its own.
+        value: An int or a sequence of ints (the units of an ExpertBlock), any Keras layer, or the
+            result of `Template.serialize`.
+        argument: The name of the caller's argument, for error messages.
+        dtype: The dtype policy of an ExpertBlock from units. Layers keep their own.
 
     Raises:
-        TypeError: if `value` is none of these.
-        ValueError: if the layer cannot be copied.
+        TypeError: If `value` has another type.
+        ValueError: If the layer cannot be copied.
     """
     if isinstance(value, Mapping) and "class_name" in value:
         value = keras.saving.deserialize_keras_object(value)

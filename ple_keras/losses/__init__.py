@@ -1,1 +1,1 @@
-"""Losses over labelled examples, and of tasks that are trained together."""
+"""Losses over labelled examples, and losses of jointly trained tasks."""

@@ -1,7 +1,7 @@
-"""Which object made a tensor.
+"""Marks that record the object that made a tensor.
 
-Tensors of JAX take no attributes, and those of PyTorch are pickled with theirs: the marks lie in a
-table beside them, by identity, for as long as the tensors live.
+JAX tensors accept no attributes, and PyTorch tensors are pickled with theirs. The marks are
+therefore in a table, by the identity of the tensors, as long as the tensors exist.
 """
 
 import weakref
@@ -15,8 +15,8 @@ _makers: dict[int, tuple[Any, Any]] = {}  # by id: weak references to the tensor
 
 
 def mark(tensor: Tensor, maker: object) -> None:
-    """Remember which object made a tensor; no copy of the tensor has the mark."""
-    if isinstance(tensor, keras.KerasTensor) or _is_compiled_by_torch():
+    """Record the object that made a tensor. Copies of the tensor have no mark."""
+    if isinstance(tensor, keras.KerasTensor) or _is_traced_by_torch():
         return
     key = id(tensor)
     reference = weakref.ref(tensor, lambda _: _makers.pop(key, None))
@@ -24,15 +24,15 @@ def mark(tensor: Tensor, maker: object) -> None:
 
 
 def maker_of(tensor: Tensor) -> Any:
-    """The object that made a tensor; None if there is no mark."""
-    if _is_compiled_by_torch():
+    """Return the object that made a tensor; None if the tensor has no mark."""
+    if _is_traced_by_torch():
         return None
     reference, maker = _makers.get(id(tensor), (None, None))
     return maker() if maker and reference and reference() is tensor else None
 
 
-def _is_compiled_by_torch() -> bool:
-    """Whether torch.compile reads along, which knows no identities."""
+def _is_traced_by_torch() -> bool:
+    """Return whether torch.compile is tracing, where tensors have no identity."""
     if keras.backend.backend() != "torch":
         return False
     import torch

@@ -9,7 +9,7 @@ from ple_keras._typing import LossLike
 
 
 def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
-    """A loss: a name, a function, an object, an object's serialized form, or None."""
+    """Return the loss from a name, a function, an object, a serialized object or None."""
     if isinstance(loss, Mapping) and "class_name" in loss:
         return keras.saving.deserialize_keras_object(loss)
     message = (
@@ -25,15 +25,15 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     return loss
 
 
-BY_BATCH = "sum_over_batch_size"
+SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
 
 
 def check_reduction(reduction: str | None) -> str | None:
-    """None or "sum_over_batch_size"."""
-    if reduction not in (None, BY_BATCH):
+    """Return `reduction`; check that it is None or "sum_over_batch_size"."""
+    if reduction not in (None, SUM_OVER_BATCH_SIZE):
         raise ValueError(
-            f"reduction must be None, for the mean over the labelled examples, or {BY_BATCH!r}; "
-            "any other is for the loss itself to have, such as keras.losses.Huber("
-            f'reduction="sum"). Received: reduction={reduction!r}'
+            "reduction must be None, for the mean over labelled examples, or "
+            f"{SUM_OVER_BATCH_SIZE!r}. Set any other on the loss itself, such as "
+            f'keras.losses.Huber(reduction="sum"). Received: reduction={reduction!r}'
         )
     return reduction

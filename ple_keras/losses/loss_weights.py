@@ -1,4 +1,4 @@
-"""The weights of the losses of tasks that are trained together."""
+"""The weights of the losses of jointly trained tasks."""
 
 import threading
 import uuid
@@ -16,7 +16,7 @@ from ple_keras._keras.saving import read_text, write_text
 from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.losses._tensor_marks import mark
 
-_here = threading.local()
+_thread_state = threading.local()
 
 
 @register
@@ -24,39 +24,39 @@ class LossWeights:
     """The variables that weigh the losses of a TaskHeads.
 
     Args:
-        key: The key by which the losses' configs name it; None before there are any.
+        key: The key in the configs of the losses; None before there are losses.
 
     Attributes:
         multipliers: The multiplier of each task's loss, a variable `(K,)`; None before `bind`.
-        log_variances: The learned log-variances, a variable `(K,)`; None if they aren't learned.
+        log_variances: The learned log-variances, a variable `(K,)`; None if they are not learned.
     """
 
     def __init__(self, key: str | None = None) -> None:
         self.key = key
         self.multipliers: Any = None
         self.log_variances: Any = None
-        self._last_loss: dict[int, tuple[tuple[Any, ...], Any]] = {}
+        self._stored_losses: dict[int, tuple[tuple[Any, ...], Any]] = {}
 
     def bind(self, multipliers: keras.Variable, log_variances: keras.Variable | None) -> None:
         """Set the variables."""
         self.multipliers, self.log_variances = multipliers, log_variances
 
     def set_key(self, key: str) -> None:
-        """Take the key of a config, for the losses that this thread deserializes next."""
+        """Set the key from a config, for the losses that this thread deserializes next."""
         self.key = key
-        _registry().made[key] = self
+        _registry().last_weights[key] = self
 
     def new_key(self) -> None:
-        """Draw a key for new losses. Layers loaded from one file share the key of that file."""
+        """Generate a key for new losses. Layers loaded from one file share the key of the file."""
         self.key = uuid.uuid4().hex
 
     def mark(self, predictions: Iterable[Tensor]) -> None:
-        """Mark predictions as those of the layer that has these weights."""
+        """Mark predictions as made by the layer that owns these weights."""
         for prediction in predictions:
             mark(prediction, self)
 
     def save(self, store: Store) -> None:
-        """Write the key and the variables into a layer's part of a file, if it is built."""
+        """Write the key and the variables to the store of a layer, if it is built."""
         if self.multipliers is None:
             return
         if self.key:
@@ -66,19 +66,19 @@ class LossWeights:
             store["log_variances"] = ops.convert_to_numpy(self.log_variances)
 
     def load(self, store: Store) -> None:
-        """Read the variables, and the key where there is none yet.
+        """Read the variables, and the key if there is none yet.
 
-        A file may lack them: one of before there were any, or without learned weights.
+        Older files, and files without learned weights, lack some of them.
 
         Raises:
-            ValueError: if a multiplier is negative or not finite; then nothing is read.
+            ValueError: If a multiplier is negative or not finite. Nothing is read then.
         """
-        stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118, no mapping
+        stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118, not a mapping
         multipliers = stored.get("loss_multipliers")
         if multipliers is not None:
             if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
                 raise ValueError(
-                    "The file must hold finite loss_multipliers of at least 0. "
+                    "The file must contain finite loss_multipliers of at least 0. "
                     f"Received: loss_multipliers={multipliers.tolist()}"
                 )
             self.multipliers.assign(multipliers)
@@ -92,40 +92,40 @@ class LossWeights:
         """Return the multiplier of a task's loss.
 
         Raises:
-            ValueError: if the layer isn't built.
+            ValueError: If the layer is not built.
         """
         if self.multipliers is None:
             raise ValueError(
-                "The TaskHeads whose weights a loss reads must be built. Compile the model with "
-                "that of this very model. Received: built=False"
+                "The TaskHeads of a loss must be built. Compile the model with the losses of its "
+                "own TaskHeads. Received: built=False"
             )
         return ops.convert_to_tensor(self.multipliers)[index]
 
     @property
     def are_learned(self) -> bool:
-        """Whether there are log-variances."""
+        """Whether the weights are learned, as log-variances."""
         return self.log_variances is not None
 
-    def learned(self, index: int, loss: LossLike) -> tuple[Any, Any]:
-        """Return `c exp(-s)` and `a s`, with the log-variance s and the constants of its form."""
+    def learned_terms(self, index: int, loss: LossLike) -> tuple[Any, Any]:
+        """Return `c exp(-s)` and `a s`, with the log-variance s and the c and a of the loss."""
         scale, slope = uncertainty_form(loss)
         log_variance = ops.convert_to_tensor(self.log_variances)[index]
         return scale * ops.exp(-log_variance), slope * log_variance
 
-    def in_force(self, index: int, loss: LossLike) -> float:
+    def current_factor(self, index: int, loss: LossLike) -> float:
         """Return the current factor of a task's loss, without its fixed weight."""
         weight = self.multiplier(index)
         if self.are_learned:
-            weight = weight * self.learned(index, loss)[0]
+            weight = weight * self.learned_terms(index, loss)[0]
         return float(ops.convert_to_numpy(weight))
 
-    def keep_loss(self, index: int, arguments: tuple[Tensor, ...], loss: Tensor) -> None:
-        """Keep a task's loss of these arguments for `take_loss`."""
-        self._last_loss[index] = arguments, loss
+    def store_loss(self, index: int, arguments: tuple[Tensor, ...], loss: Tensor) -> None:
+        """Store a task's loss and the arguments of its call, for `pop_loss`."""
+        self._stored_losses[index] = arguments, loss
 
-    def take_loss(self, index: int, arguments: tuple[Tensor, ...]) -> Tensor | None:
-        """Return and drop the kept loss if it is of these very arguments; else None."""
-        kept, loss = self._last_loss.pop(index, ((), None))
+    def pop_loss(self, index: int, arguments: tuple[Tensor, ...]) -> Tensor | None:
+        """Return and remove the stored loss if its arguments are the same objects; else None."""
+        kept, loss = self._stored_losses.pop(index, ((), None))
         return loss if [*map(id, kept)] == [*map(id, arguments)] else None
 
     def get_config(self) -> dict[str, Any]:
@@ -133,42 +133,42 @@ class LossWeights:
 
 
 class _Registry:
-    """What a thread has deserialized.
+    """The objects that a thread has deserialized.
 
     Attributes:
-        made: The LossWeights that was made last from a config with a key, by key.
-        waiting: The losses without LossWeights, by key.
+        last_weights: The last LossWeights made from a config with a key, by key.
+        waiting_losses: The losses without LossWeights, by key.
     """
 
     def __init__(self) -> None:
-        self.made: Any = weakref.WeakValueDictionary()
-        self.waiting: dict[str, Any] = {}
+        self.last_weights: Any = weakref.WeakValueDictionary()
+        self.waiting_losses: dict[str, Any] = {}
 
 
 def _registry() -> _Registry:
     """Return the registry of this thread."""
-    if not hasattr(_here, "registry"):
-        _here.registry = _Registry()
-    registry: _Registry = _here.registry
+    if not hasattr(_thread_state, "registry"):
+        _thread_state.registry = _Registry()
+    registry: _Registry = _thread_state.registry
     return registry
 
 
 def _bind_waiting_losses(weights: LossWeights) -> None:
-    """Tie the losses that wait for a key, if there are no more than one model has."""
-    waiting = list(_registry().waiting.pop(weights.key or "", ()))
+    """Bind the losses that wait for the key, unless they belong to several models."""
+    waiting = list(_registry().waiting_losses.pop(weights.key or "", ()))
     places = [(type(loss), loss.index) for loss in waiting]
     if len(set(places)) == len(places):
         for loss in waiting:
-            loss.tied = weights
+            loss.weights_by_key = weights
 
 
 def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     """Return c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
 
-    Squared errors are a normal distribution's, with s its log-variance: `L / (2 sigma^2) + log
-    sigma`. Absolute errors are a Laplace distribution's, with s the logarithm of its scale. For
-    any other loss it is the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018), `L / sigma^2 +
-    log sigma`.
+    Squared errors have a normal distribution with the log-variance s: `L / (2 sigma^2) + log
+    sigma`. Absolute errors have a Laplace distribution, and s is the logarithm of its scale. All
+    other losses have the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018): `L / sigma^2 + log
+    sigma`.
     """
     loss = keras.losses.get(getattr(loss, "loss", loss))
     names = [cls.__name__ for cls in type(loss).__mro__]

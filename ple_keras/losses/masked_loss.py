@@ -1,4 +1,4 @@
-"""A loss over the labelled examples."""
+"""A loss over labelled examples."""
 
 import math
 from typing import Any
@@ -10,42 +10,42 @@ from ple_keras._checks import check_int
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, LossLike, Tensor
-from ple_keras.labels.missing_label import check_missing_label, config_of
+from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
-from ple_keras.losses.checks import BY_BATCH, check_loss, check_reduction
+from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss, check_reduction
 from ple_keras.losses.example_losses import example_losses, ignored_class
 
 
 @register
 class MaskedLoss(keras.Loss):
-    """Any loss, over the examples that have a label.
+    """A wrapper that computes any loss over labelled examples only.
 
-    `L = sum_i d_i w_i loss_i / sum_i d_i`, d_i being 1 where example i has a label and w_i its
-    sample weight: the mean over the task's sample space (Tang et al., RecSys 2020, equations 8
-    and 9), as Keras itself treats a mask. Without any label in the batch it is 0, and so is the
-    gradient. With all of them it is what `loss` is.
+    The loss is `L = sum_i d_i w_i loss_i / sum_i d_i`. d_i is 1 if example i has a label, else 0,
+    and w_i is its sample weight. This is the mean over the task's sample space (Tang et al.,
+    RecSys 2020, equations 8 and 9). Keras treats masks in the same way. If no example of the batch
+    is labelled, the loss and its gradient are 0. If every example is labelled, this equals `loss`.
 
-    Where labels are rare, the mean in the space weighs a task by how often a batch has a label at
-    all: take large batches, or `reduction="sum_over_batch_size"`, which divides by the batch. Its
-    gradient is the same on average whatever the batch size, but shrinks with the share of labels:
-    make up for it with the task's loss weight. With many labels in each batch leave it as it is.
+    With rare labels, the share of batches that have a label determines a task's weight. Use large
+    batches, or `reduction="sum_over_batch_size"`, which divides by the batch size. Its average
+    gradient is independent of the batch size, but decreases with the share of labels. Compensate
+    for this with the task's loss weight. With many labels in each batch, keep the default.
 
-    Features must be finite, those of examples without a label too: such an example's gradient is 0
-    times what the network makes of its features, and 0 times NaN is NaN in every weight.
+    Features must be finite, including those of examples without a label. The gradient of such an
+    example is 0 times the network's derivative, and 0 times NaN is NaN in every weight.
 
-    Where several processes average their gradients (DistributedDataParallel), the mean in the space
-    is taken in each of them and then over them; divided by the batch it is that of one process.
+    If several processes average their gradients (DistributedDataParallel), each takes the mean over
+    its own labelled examples. With "sum_over_batch_size", the average is that of one process.
 
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
-            reduction of a Loss object is kept, over the examples that have a label.
-        missing_label: The label of an example that has none, beside NaN. A label of several
-            numbers is missing if one of them is. The `ignore_class` of a loss counts as missing
+            reduction of a Loss object is kept, over labelled examples.
+        missing_label: The value of a missing label, in addition to NaN. A label of several
+            numbers is missing if any of them is. The `ignore_class` of a loss counts as missing
             too.
-        reduction: None, or "sum_over_batch_size" to divide by the number of examples in the batch,
-            with or without a label.
-        label_width: The length of a label's last axis, which may be left out where it is 1. With
-            None a label has one number, or as many as the prediction.
+        reduction: None, or "sum_over_batch_size" to divide by the number of all examples in the
+            batch.
+        label_width: The length of a label's last axis. An axis of length 1 may be omitted. If
+            None, a label has one number, or as many as the prediction.
         name: The loss's name; by default that of `loss`.
 
     Call arguments:
@@ -54,9 +54,9 @@ class MaskedLoss(keras.Loss):
         sample_weight: `(batch,)` or `(...)`.
 
     Raises:
-        TypeError: if an argument is of none of the kinds above, or labels are no numbers.
-        ValueError: if `loss` or `reduction` is unknown; in a call, if the shape of the labels
-            doesn't go with the predictions, or `loss` gives no value for each example.
+        TypeError: If an argument has a type that is not listed above, or labels are not numbers.
+        ValueError: If `loss` or `reduction` is unknown. In a call, if the shape of the labels does
+            not match the predictions, or `loss` does not return a value for each example.
 
     Example:
 
@@ -75,15 +75,19 @@ class MaskedLoss(keras.Loss):
     ) -> None:
         self.loss = check_loss(loss)
         if loss is None:
-            raise TypeError("loss must be a loss. Received: loss=None")
+            raise TypeError("loss must not be None. Received: loss=None")
         self.missing_label = check_missing_label(missing_label)
-        self.divides_by_batch = check_reduction(reduction) == BY_BATCH
+        self.divides_by_batch = check_reduction(reduction) == SUM_OVER_BATCH_SIZE
         if label_width is not None:
             label_width = check_int(label_width, "label_width", minimum=1)
         self.label_width = label_width
-        of_loss = BY_BATCH if self.divides_by_batch else getattr(loss, "reduction", BY_BATCH)
+        loss_reduction = (
+            SUM_OVER_BATCH_SIZE
+            if self.divides_by_batch
+            else getattr(loss, "reduction", SUM_OVER_BATCH_SIZE)
+        )
         super().__init__(
-            name or stable_name(self.loss), of_loss, dtype=getattr(self.loss, "dtype", None)
+            name or stable_name(self.loss), loss_reduction, dtype=getattr(self.loss, "dtype", None)
         )
 
     def __call__(
@@ -98,11 +102,11 @@ class MaskedLoss(keras.Loss):
             in_space = is_known if in_space is None else ops.logical_and(in_space, is_known)
         weights = example_weights(sample_weight, in_space, len(y_pred.shape) - 1, self.dtype)
         if in_space is not None and self._is_mean() and not self.divides_by_batch:
-            weights = weights * _batch_over_space(in_space, self.dtype)
+            weights = weights * _batch_to_space_ratio(in_space, self.dtype)
         return super().__call__(y_true, y_pred, weights)
 
     def _is_mean(self) -> bool:
-        return self.reduction in (BY_BATCH, "mean")
+        return self.reduction in (SUM_OVER_BATCH_SIZE, "mean")
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return example_losses(self.loss, y_true, y_pred)
@@ -110,14 +114,14 @@ class MaskedLoss(keras.Loss):
     def get_config(self) -> dict[str, Any]:
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
-            "missing_label": config_of(self.missing_label),
-            "reduction": BY_BATCH if self.divides_by_batch else None,
+            "missing_label": to_config(self.missing_label),
+            "reduction": SUM_OVER_BATCH_SIZE if self.divides_by_batch else None,
             "label_width": self.label_width,
             "name": self.name,
         }
 
 
-def _batch_over_space(in_space: Tensor | None, dtype: DType) -> Tensor:
-    """The number of examples over that of the labelled ones; 0 if there are none."""
+def _batch_to_space_ratio(in_space: Tensor | None, dtype: DType) -> Tensor:
+    """Return the number of examples divided by that of labelled examples; 0 if none are."""
     size = ops.cast(ops.size(in_space), dtype)
     return ops.divide_no_nan(size, ops.sum(ops.cast(in_space, dtype)))

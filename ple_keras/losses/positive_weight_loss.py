@@ -1,4 +1,4 @@
-"""A loss that weighs positive examples."""
+"""A loss with a weight for positive examples."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
-from ple_keras.losses.checks import BY_BATCH, check_loss
+from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss
 from ple_keras.losses.example_losses import example_losses
 
 
 @register
 class PositiveWeightLoss(keras.Loss):
-    """A loss of probabilities that counts an example `pos_weight` times where the label is 1.
+    """A loss of probabilities, multiplied by `pos_weight` for examples with the label 1.
 
     Args:
         loss: The loss of an example.
@@ -28,7 +28,7 @@ class PositiveWeightLoss(keras.Loss):
         self.pos_weight = check_number(pos_weight, "pos_weight")
         if self.pos_weight <= 0:
             raise ValueError(f"pos_weight must be above 0. Received: pos_weight={pos_weight!r}")
-        reduction = getattr(self.loss, "reduction", BY_BATCH)
+        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
         super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

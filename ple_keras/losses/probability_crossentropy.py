@@ -1,4 +1,4 @@
-"""Binary cross-entropy of very small probabilities."""
+"""Binary cross-entropy for very small probabilities."""
 
 from typing import Any
 
@@ -8,21 +8,21 @@ from keras import ops
 from ple_keras._keras.registration import register
 from ple_keras._typing import Tensor
 
-TINY = 1e-37  # about the smallest that float32 holds in full
+MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
 
 @register
 class ProbabilityCrossentropy(keras.Loss):
-    """Binary cross-entropy that keeps its gradient at probabilities far below 1e-7.
+    """Binary cross-entropy with a gradient at probabilities far below 1e-7.
 
-    Keras's own takes every probability below 1e-7 for 1e-7. Products of probabilities do get
-    smaller, and then a positive example would teach nothing.
+    Keras's own clips probabilities at 1e-7. Products of probabilities can be smaller, and a
+    positive example would then have no gradient.
     """
 
     def __init__(self, name: str = "binary_crossentropy", **kwargs: Any) -> None:
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        log_yes = ops.log(ops.maximum(y_pred, TINY))
-        log_no = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
-        return ops.mean(-(y_true * log_yes + (1 - y_true) * log_no), axis=-1)
+        log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
+        log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
+        return ops.mean(-(y_true * log_positive + (1 - y_true) * log_negative), axis=-1)

@@ -1,4 +1,4 @@
-"""Metrics as `Model.compile` takes them, and copies of them."""
+"""Checks and copies of metrics, given as for `Model.compile`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from ple_keras._typing import MetricLike, Tensor
 
 
 def check_metrics(metrics: Sequence[MetricLike] | None) -> list[Any]:
-    """Metrics: names, functions, objects, or objects' serialized forms."""
+    """Return metrics from names, functions, objects or serialized objects."""
     if metrics is None:
         return []
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
@@ -29,27 +29,27 @@ def _check_metric(metric: MetricLike | Mapping[str, object]) -> Any:
             keras.metrics.get(metric)
         except ValueError as error:
             raise ValueError(
-                f"metrics must hold names that Keras knows. Received: metrics=[..., {metric!r}]"
+                f"metrics given by name must be Keras metrics. Received: metrics=[..., {metric!r}]"
             ) from error
     elif isinstance(metric, type) or not callable(metric):
         raise TypeError(
-            "metrics must hold names, functions and keras.metrics.Metric objects. "
+            "metrics must be names, functions or keras.metrics.Metric objects. "
             f"Received: metrics=[..., {metric!r}]"
         )
     return metric
 
 
 def named_copies(metrics: Sequence[MetricLike]) -> list[keras.Metric]:
-    """New metrics from templates, under names that are the same in every run."""
+    """Return new metrics from templates, with names that are the same in every run."""
     copies: list[Any] = []
     for template in metrics:
-        name = _free_name(stable_name(template), [copy.name for copy in copies])
+        name = _unused_name(stable_name(template), [copy.name for copy in copies])
         copies.append(new_metric(template, name))
     return copies
 
 
 def new_metric(template: MetricLike, name: str) -> keras.Metric:
-    """A metric from a name, a function or another metric, as `Model.compile` makes it."""
+    """Return a new metric from a name, a function or a metric, as `Model.compile` does."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
     if hasattr(known, "named_copy"):
         return known.named_copy(name)
@@ -61,15 +61,15 @@ def new_metric(template: MetricLike, name: str) -> keras.Metric:
             return type(known).from_config({**known.get_config(), "name": name})
     except Exception as error:
         raise ValueError(
-            "metrics must hold metrics that can be copied through their config; give them "
-            "get_config, and register what they are made of with "
-            f"keras.saving.register_keras_serializable: {error} Received: metrics=[..., {known!r}]"
+            "metrics must be copyable through their config. Implement get_config, and register "
+            "custom parts with keras.saving.register_keras_serializable: "
+            f"{error} Received: metrics=[..., {known!r}]"
         ) from error
 
 
 @register
 def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """What Keras means by "accuracy": the one that goes with the widths at hand."""
+    """Compute "accuracy" as Keras does: binary, sparse or categorical, by the widths."""
     if y_pred.shape[-1] == 1:
         return keras.metrics.binary_accuracy(y_true, y_pred)
     if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
@@ -77,6 +77,6 @@ def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return keras.metrics.categorical_accuracy(y_true, y_pred)
 
 
-def _free_name(name: str, taken: Sequence[str]) -> str:
+def _unused_name(name: str, taken: Sequence[str]) -> str:
     names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
     return next(free for free in names if free not in taken)

@@ -1,4 +1,4 @@
-"""The area under the ROC curve, for probabilities of any size."""
+"""The area under the ROC curve, accurate for very small probabilities too."""
 
 from typing import Any
 
@@ -9,26 +9,25 @@ from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import Tensor
 
-MAX_LOGIT = 16.0  # float32 probabilities hold no more: sigmoid(16.6) rounds to 1
-MIN_LOGIT = -86.0  # nor less, as those of products are
-TAIL = 0.25  # how far apart logits below -MAX_LOGIT are spread, next to those above it
-LOWEST = -MAX_LOGIT + TAIL * (MIN_LOGIT + MAX_LOGIT)  # where MIN_LOGIT comes to lie
+MAX_LOGIT = 16.0  # the limit of float32 probabilities: sigmoid(16.6) rounds to 1
+MIN_LOGIT = -86.0  # the limit of products of probabilities
+TAIL_SPACING = 0.25  # the spacing of logits below -MAX_LOGIT, relative to those above
+MIN_POSITION = -MAX_LOGIT + TAIL_SPACING * (MIN_LOGIT + MAX_LOGIT)  # the position of MIN_LOGIT
 
 
 @register
 class LogitAUC(keras.metrics.AUC):
     """The area under the ROC curve of probabilities, with thresholds even in the logit.
 
-    Stock `keras.metrics.AUC` spaces its thresholds evenly in [0, 1]. Where positives are rare
-    nearly all predictions fall below the first of them, and the area is far off. The area does
-    not change under a monotonic map, so this metric spreads the predictions first, by their
-    logit, over [0, 1]: from -86 to 16, more closely below -16, where only products of
-    probabilities lie.
+    `keras.metrics.AUC` spaces its thresholds evenly in [0, 1]. If positives are rare, nearly all
+    predictions are below the first threshold, and the area is wrong. The area is invariant to
+    monotonic maps, so this metric first maps predictions to [0, 1] by their logit, from -86 to 16.
+    Logits below -16, which only products of probabilities have, are spaced more closely.
 
     Args:
         num_thresholds: The number of thresholds.
         name: The metric's name.
-        **kwargs: Arguments of `keras.metrics.AUC` but `from_logits`.
+        **kwargs: Arguments of `keras.metrics.AUC`, except `from_logits`.
 
     Example:
 
@@ -46,7 +45,7 @@ class LogitAUC(keras.metrics.AUC):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Count a batch.
+        """Accumulate the statistics of a batch.
 
         Args:
             y_true: Labels, 0 or 1, `(...)` or `(..., 1)`.
@@ -55,6 +54,8 @@ class LogitAUC(keras.metrics.AUC):
         """
         y_pred = ops.clip(ops.cast(y_pred, self.dtype), 1e-37, 1 - 1e-7)
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
-        spread = ops.maximum(logits, -MAX_LOGIT) + TAIL * ops.minimum(logits + MAX_LOGIT, 0.0)
-        spread = ops.clip((spread - LOWEST) / (MAX_LOGIT - LOWEST), 0.0, 1.0)
+        spread = ops.maximum(logits, -MAX_LOGIT) + TAIL_SPACING * ops.minimum(
+            logits + MAX_LOGIT, 0.0
+        )
+        spread = ops.clip((spread - MIN_POSITION) / (MAX_LOGIT - MIN_POSITION), 0.0, 1.0)
         super().update_state(y_true, spread, sample_weight)

@@ -18,7 +18,7 @@ from ple_keras.losses.example_losses import example_losses, ignored_class
 class LossMean(keras.metrics.Mean):
     """The mean of a loss over the examples of an epoch.
 
-    Keras's `loss` is the mean of batch means: of batches with few labels as of those with many.
+    Keras's `loss` is the mean of batch means. It weighs batches with few and many labels equally.
 
     Args:
         loss: A name, a function or a `keras.losses.Loss`.
@@ -34,7 +34,7 @@ class LossMean(keras.metrics.Mean):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Count a batch; arguments as for `MaskedMetric.update_state`."""
+        """Accumulate a batch; see `MaskedMetric.update_state` for the arguments."""
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
@@ -43,7 +43,7 @@ class LossMean(keras.metrics.Mean):
         super().update_state(example_losses(self.loss, y_true, y_pred), sample_weight)
 
     def named_copy(self, name: str) -> "LossMean":
-        """A new one of the same loss, which need not survive its config."""
+        """Return a new metric of the same loss, which need not be serializable."""
         return LossMean(self.loss, name=name)
 
     def get_config(self) -> dict[str, Any]:

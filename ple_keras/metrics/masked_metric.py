@@ -1,4 +1,4 @@
-"""A metric over the labelled examples."""
+"""A metric over labelled examples."""
 
 import inspect
 import math
@@ -10,25 +10,25 @@ from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
-from ple_keras.labels.missing_label import check_missing_label, config_of
+from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
 from ple_keras.metrics.copies import check_metrics, new_metric
 
 
 @register
 class MaskedMetric(keras.Metric):
-    """Any metric, over the examples that have a label.
+    """A wrapper that computes any metric over labelled examples only.
 
     Args:
-        metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must take a
+        metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must accept
             `sample_weight`, which is 0 where the label is missing.
-        missing_label: The label of an example that has none, beside NaN. A label of several
-            numbers is missing if one of them is.
+        missing_label: The value of a missing label, in addition to NaN. A label of several
+            numbers is missing if any of them is.
         name: The metric's name; by default that of `metric`.
 
     Raises:
-        TypeError: if `metric` is of none of these kinds, or `missing_label` no number.
-        ValueError: if `metric` is unknown, or takes no `sample_weight`.
+        TypeError: If `metric` has another type, or `missing_label` is not a number.
+        ValueError: If `metric` is unknown, or does not accept `sample_weight`.
 
     Example:
 
@@ -46,7 +46,7 @@ class MaskedMetric(keras.Metric):
             metric = new_metric(metric, stable_name(metric))
         super().__init__(name=name or metric.name)
         self.metric = metric
-        self.label = self.name  # for messages; a head puts its task before it
+        self.display_name = self.name  # for messages; a head prepends its task
         self.missing_label = check_missing_label(missing_label)
         self._check_takes_weights()
         copy_direction(metric, self)
@@ -55,14 +55,14 @@ class MaskedMetric(keras.Metric):
         parameters = inspect.signature(self.metric.update_state).parameters.values()
         if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
             raise ValueError(
-                "metric must take a sample_weight in update_state, by which examples without a "
-                f"label are left out. Received: metric={self.metric!r}"
+                "metric must accept sample_weight in update_state, so that missing labels can be "
+                f"excluded. Received: metric={self.metric!r}"
             )
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Count the labelled examples of a batch.
+        """Accumulate the labelled examples of a batch.
 
         Args:
             y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`.
@@ -70,7 +70,7 @@ class MaskedMetric(keras.Metric):
             sample_weight: Weights of the examples.
         """
         y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, where=f" of {self.label!r}"
+            y_true, y_pred, self.missing_label, where=f" of {self.display_name!r}"
         )
         rank = len(y_pred.shape) - 1
         weights = example_weights(sample_weight, in_space, rank, self.metric.dtype)
@@ -78,9 +78,9 @@ class MaskedMetric(keras.Metric):
             self.metric.update_state(y_true, y_pred, sample_weight=weights)
         except Exception as error:
             raise ValueError(
-                "metric must take labels and predictions, with a value for each example if it is "
-                f"a function, so that those without a label can be left out; {self.label!r} fails "
-                f"on them: {error} Received: metric={self.metric!r}"
+                "metric must accept labels and predictions, and a function must return a value for "
+                f"each example. {self.display_name!r} failed: {error} "
+                f"Received: metric={self.metric!r}"
             ) from error
 
     def result(self) -> Tensor:
@@ -92,6 +92,6 @@ class MaskedMetric(keras.Metric):
     def get_config(self) -> dict[str, Any]:
         return {
             "metric": keras.saving.serialize_keras_object(self.metric),
-            "missing_label": config_of(self.missing_label),
+            "missing_label": to_config(self.missing_label),
             "name": self.name,
         }

@@ -1,12 +1,12 @@
-"""What training tasks together is worth."""
+"""The gain of a multi-task model over single-task models."""
 
 import re
 from collections.abc import Mapping
 
 from ple_keras._checks import check_known_keys, check_number
 
-MORE_IS_BETTER = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
-LESS_IS_BETTER = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
+MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
+MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
 
 
 def mtl_gain(
@@ -14,25 +14,26 @@ def mtl_gain(
     single: Mapping[str, float],
     signs: Mapping[str, int] | None = None,
 ) -> dict[str, float]:
-    """By how much a multi-task model betters single-task ones, metric by metric.
+    """Return the gain of a multi-task model over single-task models, for each metric.
 
-    `M_multi - M_single` where more is better, `M_single - M_multi` where less is: a positive gain
-    is always good (Tang et al., RecSys 2020, equation 11).
+    The gain is `M_multi - M_single` if higher is better and `M_single - M_multi` if lower is
+    better. A positive gain is an improvement (Tang et al., RecSys 2020, equation 11).
 
     Args:
-        multi: The multi-task model's metrics, such as what `evaluate(return_dict=True)` returns.
-        single: The single-task models' under the same keys; others of either are left out.
-        signs: 1 where more is better, -1 where less is, by key. For keys that it leaves out the
-            last word tells, if it is a known one: "auc" in `click_auc`, "rmse" in
+        multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
+        single: Metrics of the single-task models under the same keys. Keys of only one of the two
+            dicts are ignored.
+        signs: 1 if higher is better, -1 if lower is better, by key. The sign of an omitted key
+            follows from its last word, if known: "auc" in `click_auc`, "rmse" in
             `watch_time_rmse`, "recall" in `recall_at_5`.
 
     Returns:
-        The gain for each key that both have.
+        A dict with the gain for each common key.
 
     Raises:
-        TypeError: if a metric is no number, or metrics are no dict by name.
-        ValueError: if the dicts have no key in common, a sign is neither 1 nor -1 or of an unknown
-            key, a metric is not finite, or a key's last word doesn't tell its sign.
+        TypeError: If a metric is not a number, or metrics are not a dict by name.
+        ValueError: If the dicts have no common key, a metric is not finite, or the sign of a key is
+            unknown. Also if a given sign is neither 1 nor -1, or has an unknown key.
 
     Example:
 
@@ -47,8 +48,8 @@ def mtl_gain(
     keys = [key for key in multi if key in single]
     if not keys:
         raise ValueError(
-            f"multi and single must have keys in common, single has {list(single)}; with a single "
-            f"task Keras leaves the task out of its keys. Received: multi={dict(multi)!r}"
+            f"multi and single must have common keys, but single has {list(single)}. With one "
+            f"task, Keras omits the task in its keys. Received: multi={dict(multi)!r}"
         )
     signs = signs or {}
     check_known_keys(signs, keys, "signs")
@@ -70,9 +71,9 @@ def _sign(key: str, signs: Mapping[str, int]) -> int:
     words = re.split(r"[^a-z0-9]+", key.lower())
     while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
         words.pop()
-    if words[-1] in MORE_IS_BETTER | LESS_IS_BETTER:
-        return 1 if words[-1] in MORE_IS_BETTER else -1
+    if words[-1] in MAXIMIZED | MINIMIZED:
+        return 1 if words[-1] in MAXIMIZED else -1
     raise ValueError(
-        f"signs must say whether more of {key!r} is better (1) or less (-1). "
+        f"signs must have 1 (higher is better) or -1 (lower is better) for {key!r}. "
         f"Received: signs={dict(signs)!r}"
     )

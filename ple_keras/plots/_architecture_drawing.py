@@ -1,4 +1,4 @@
-"""Draws a block's experts, gates and streams."""
+"""A drawing of a block's experts, gates and streams."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,38 +18,47 @@ from ple_keras.plots._architecture_layout import (
     gate_text,
     streams_of,
 )
-from ple_keras.plots._canvas import FRAME, INK, NOTE, SMALL, TITLE, Canvas, Point, text_width
+from ple_keras.plots._canvas import (
+    FRAME_COLOR,
+    NOTE_COLOR,
+    SMALL_SIZE,
+    TEXT_COLOR,
+    TITLE_SIZE,
+    Canvas,
+    Point,
+    text_width,
+)
 
-PALE, STRONG = 0.14, 0.42  # how much of its color a box is filled with
-GROUND = "#F4F4F4"
+LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
+BACKGROUND = "#F4F4F4"
 LEGEND = {
-    "features; into a gate: the experts that it mixes": False,
-    "what a gate reads to weigh them: its own stream": True,
+    "streams and outputs of experts": False,
+    "gate input: the gate's own stream": True,
 }
-SAMPLE = 0.36  # length of a line in the legend
+LEGEND_LINE = 0.36  # length
 
 
-class Picture:
-    """A picture of levels.
+class ArchitectureDrawing:
+    """Drawing of a stack of levels.
 
     Args:
         blocks: The levels, from the first.
-        title: What the frame around them is called; without one there is no frame.
+        title: The title of the frame around the levels; "" for no frame.
     """
 
     def __init__(self, blocks: Sequence[CGCBlock], title: str) -> None:
         self._blocks = blocks
         self._title = title
-        self._places = Layout(blocks, title)
-        self.size = (self._places.width, self._places.height)
+        self._box_layout = Layout(blocks, title)
+        self.size = (self._box_layout.width, self._box_layout.height)
 
     def draw(self, ax: Axes) -> None:
-        """Draw the picture, as large as `ax` lets it be."""
+        """Draw the levels, scaled to the size of `ax`."""
         self._canvas = Canvas(ax, self.size)
         if self._title:
-            layout = self._places
-            self._canvas.frame(layout.bottom, layout.top - layout.bottom, MARGIN, GROUND)
-            self._label(layout.top, self._title)
+            bottom, top = self._box_layout.bottom, self._box_layout.top
+            self._canvas.frame(bottom, top - bottom, MARGIN, BACKGROUND)
+            self._label(top, self._title)
         streams = self._draw_inputs()
         for level, block in enumerate(self._blocks):
             streams = self._draw_level(level, block, streams)
@@ -57,20 +66,20 @@ class Picture:
         self._draw_legend()
 
     def _draw_inputs(self) -> dict[str, Point]:
-        """The input; returns where each stream leaves it."""
-        columns, y = self._places.columns, self._places.inputs_y
-        read = {stream: columns[stream] for stream in streams_of(self._blocks[0])}
-        left = min(column.x - column.gate_width / 2 for column in read.values())
-        right = max(column.x + column.gate_width / 2 for column in read.values())
-        at, size = ((left + right) / 2, y), (right - left, INPUT_HEIGHT)
-        self._canvas.box(at, size, "input of every stream", FRAME, PALE)
-        return {stream: (column.x, y + INPUT_HEIGHT / 2) for stream, column in read.items()}
+        """Draw the input; return where each stream leaves it."""
+        columns, y = self._box_layout.columns, self._box_layout.inputs_y
+        inputs = {stream: columns[stream] for stream in streams_of(self._blocks[0])}
+        left = min(column.x - column.gate_width / 2 for column in inputs.values())
+        right = max(column.x + column.gate_width / 2 for column in inputs.values())
+        center, size = ((left + right) / 2, y), (right - left, INPUT_HEIGHT)
+        self._canvas.box(center, size, "input of every stream", FRAME_COLOR, LIGHT_FILL)
+        return {stream: (column.x, y + INPUT_HEIGHT / 2) for stream, column in inputs.items()}
 
     def _draw_level(
         self, level: int, block: CGCBlock, sources: Mapping[str, Point]
     ) -> dict[str, Point]:
-        """One level on the streams that it reads; returns where each stream leaves it."""
-        bottom, height = self._places.level_bottom(level), self._places.level_height
+        """Draw a level above the streams that it reads; return where each stream leaves it."""
+        bottom, height = self._box_layout.level_bottom(level), self._box_layout.level_height
         self._canvas.frame(bottom, height, MARGIN + PAD, "white")
         self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
         for stream in streams_of(block):
@@ -79,81 +88,84 @@ class Picture:
             self._draw_gate(block, gate, bottom)
         y = bottom + height - PAD - GATE_HEIGHT / 2
         if block.num_shared_experts and SHARED not in block.gate_experts:
-            self._canvas.text((self._x(SHARED), y), "no shared gate", SMALL, NOTE)
-        return {gate: (self._x(gate), y + GATE_HEIGHT / 2) for gate in block.gate_experts}
+            self._canvas.text((self._stream_x(SHARED), y), "no shared gate", SMALL_SIZE, NOTE_COLOR)
+        return {gate: (self._stream_x(gate), y + GATE_HEIGHT / 2) for gate in block.gate_experts}
 
     def _draw_experts(
         self, block: CGCBlock, stream: str, bottom: float, source: Point | None
     ) -> None:
-        """A stream's experts, fed by the stream."""
-        column, fork = self._places.columns[stream], self._fork(stream, bottom)
-        size = (column.expert_width, self._places.expert_height)
-        y = bottom + self._places.fork
+        """Draw a stream's experts, and lines to them from the stream."""
+        column, branch = self._box_layout.columns[stream], self._branch_point(stream, bottom)
+        size = (column.expert_width, self._box_layout.expert_height)
+        y = bottom + self._box_layout.branch_height
         if source:
-            self._canvas.line(source, fork, color=column.color, arrow=False)
+            self._canvas.line(source, branch, color=column.color, arrow=False)
         for index, x in enumerate(column.expert_xs(count_experts(block, stream))):
-            self._canvas.line(fork, (x, y), color=column.color)
+            self._canvas.line(branch, (x, y), color=column.color)
             self._canvas.box(
-                (x, y + size[1] / 2), size, expert_text(stream, index), column.color, PALE
+                (x, y + size[1] / 2), size, expert_text(stream, index), column.color, LIGHT_FILL
             )
 
     def _draw_gate(self, block: CGCBlock, gate: str, bottom: float) -> None:
-        """A gate, the experts that it mixes, and its own stream, which it reads."""
-        column = self._places.columns[gate]
+        """Draw a gate, and lines to it from the experts that it mixes and from its own stream."""
+        column = self._box_layout.columns[gate]
         lane = column.lane_x(count_experts(block, gate))
-        experts_bottom = bottom + self._places.fork
-        experts_top = experts_bottom + self._places.expert_height
-        gate_bottom = experts_top + self._places.mix
+        experts_bottom = bottom + self._box_layout.branch_height
+        experts_top = experts_bottom + self._box_layout.expert_height
+        gate_bottom = experts_top + self._box_layout.mix_height
         inputs = self._gate_inputs(block, gate)
         own = [index for index, (_, stream) in enumerate(inputs) if stream in (gate, "")]
         ports = column.port_xs(len(inputs), middle=sum(own) / len(own))
         for (x, stream), port in zip(inputs, ports):
             end = (port, gate_bottom)
             if stream:
-                color = self._places.columns[stream].color
+                color = self._box_layout.columns[stream].color
                 self._canvas.line((x, experts_top), end, color=color)
             else:
-                way = (self._fork(gate, bottom), (lane, experts_bottom), (lane, experts_top), end)
-                self._canvas.line(*way, color=column.color, dashed=True)
-        at, size = (column.x, gate_bottom + GATE_HEIGHT / 2), (column.gate_width, GATE_HEIGHT)
-        self._canvas.box(at, size, gate_text(gate), column.color, STRONG, radius=GATE_HEIGHT / 2)
+                branch = self._branch_point(gate, bottom)
+                points = (branch, (lane, experts_bottom), (lane, experts_top), end)
+                self._canvas.line(*points, color=column.color, dashed=True)
+        center, size = (column.x, gate_bottom + GATE_HEIGHT / 2), (column.gate_width, GATE_HEIGHT)
+        self._canvas.box(
+            center, size, gate_text(gate), column.color, STRONG_FILL, radius=GATE_HEIGHT / 2
+        )
 
     def _gate_inputs(self, block: CGCBlock, gate: str) -> list[tuple[float, str]]:
-        """From left to right, the experts of streams that a gate mixes; "" is what it reads."""
-        seen = {expert.partition("/")[0] for expert in block.gate_experts[gate]}
-        columns = self._places.columns
+        """Return the x and stream of each input line, from left to right; "" is the gate input."""
+        streams = {expert.partition("/")[0] for expert in block.gate_experts[gate]}
+        columns = self._box_layout.columns
         experts = [
             (x, stream)
-            for stream in seen
+            for stream in streams
             for x in columns[stream].expert_xs(count_experts(block, stream))
         ]
         return sorted([*experts, (columns[gate].lane_x(count_experts(block, gate)), "")])
 
     def _draw_outputs(self, sources: Mapping[str, Point]) -> None:
-        y = self._places.outputs_y
+        y = self._box_layout.outputs_y
         for stream, source in sources.items():
-            color = self._places.columns[stream].color
+            color = self._box_layout.columns[stream].color
             self._canvas.line(source, (source[0], y - 0.1), color=color)
             self._canvas.text((source[0], y), stream)
 
     def _draw_legend(self) -> None:
-        left = (self.size[0] - SAMPLE - PAD - max(map(text_width, LEGEND))) / 2
+        left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, LEGEND))) / 2
         for row, (text, dashed) in enumerate(LEGEND.items()):
             y = LEGEND_HEIGHT - (row + 0.5) * LEGEND_HEIGHT / len(LEGEND)
-            ends = ((left, y), (left + SAMPLE, y))
-            self._canvas.line(*ends, color=INK, arrow=False, dashed=dashed)
-            self._canvas.text((left + SAMPLE + PAD, y), text, SMALL, ha="left")
+            ends = ((left, y), (left + LEGEND_LINE, y))
+            self._canvas.line(*ends, color=TEXT_COLOR, arrow=False, dashed=dashed)
+            self._canvas.text((left + LEGEND_LINE + PAD, y), text, SMALL_SIZE, ha="left")
 
     def _label(self, top: float, title: str, *lines: str) -> None:
-        """The name of a frame, and lines of code under it."""
+        """Draw the title of a frame, and monospaced lines below it."""
         x, y = MARGIN + 2 * PAD, top - PAD
         style = {"ha": "left", "va": "top"}
-        self._canvas.text((x, y), title, TITLE, weight="bold", **style)
-        self._canvas.text((x, y - 0.17), "\n".join(lines), SMALL, family="monospace", **style)
+        self._canvas.text((x, y), title, TITLE_SIZE, weight="bold", **style)
+        self._canvas.text((x, y - 0.17), "\n".join(lines), SMALL_SIZE, family="monospace", **style)
 
-    def _fork(self, stream: str, bottom: float) -> Point:
-        """Where a stream parts for its experts and its gate."""
-        return (self._x(stream), bottom + 0.08)
+    def _branch_point(self, stream: str, bottom: float) -> Point:
+        """Return where a stream branches to its experts and its gate."""
+        return (self._stream_x(stream), bottom + 0.08)
 
-    def _x(self, stream: str) -> float:
-        return self._places.columns[stream].x
+    def _stream_x(self, stream: str) -> float:
+        return self._box_layout.columns[stream].x

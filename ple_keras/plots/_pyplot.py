@@ -1,19 +1,19 @@
-"""What the plotting functions share: matplotlib, which is optional, and the check of `ax`."""
+"""Import of matplotlib, which is optional, and the check of `ax`."""
 
 from typing import Any
 
 
 def pyplot() -> Any:
-    """`matplotlib.pyplot`, imported only here, so that the package works without it."""
+    """Return `matplotlib.pyplot`, imported here so that the package works without matplotlib."""
     try:
         from matplotlib import pyplot as module
     except ModuleNotFoundError as error:
-        raise ImportError('plots need matplotlib: pip install "ple-keras[plot]"') from error
+        raise ImportError('plots require matplotlib: pip install "ple-keras[plot]"') from error
     return module
 
 
 def check_axes(ax: Any, each: str = "") -> Any:
-    """`ax`, if it is one matplotlib Axes with two plain axes."""
+    """Check that `ax` is one matplotlib Axes with a rectilinear projection; return it."""
     if not isinstance(ax, pyplot().Axes) or ax.name != "rectilinear":
         raise TypeError(f"ax must be a matplotlib Axes{each} or None. Received: ax={ax!r}")
     return ax

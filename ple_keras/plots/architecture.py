@@ -1,4 +1,4 @@
-"""A picture of a block: its experts, its gates, and who reads what."""
+"""A plot of the experts, gates and streams of a block."""
 
 from typing import TYPE_CHECKING
 
@@ -13,26 +13,25 @@ if TYPE_CHECKING:
 
 
 def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
-    """Draw the experts, gates and streams of a block, from its input upwards.
+    """Plot the experts, gates and streams of a block, with the input at the bottom.
 
-    A column is a stream: a task's, or in the middle the shared one. A solid line into a gate comes
-    from an expert that the gate mixes, in the color of that expert's stream; a dashed one is what
-    the gate reads.
+    Each column is a stream: a task's, or the shared stream in the middle. A solid line into a gate
+    comes from an expert that the gate mixes, and has the color of that expert's stream. A dashed
+    line is the input of the gate.
 
     Args:
-        ple: What PLEBlock, MMoEBlock or CGCBlock returns, or any SequentialBlock with CGCBlocks
-            in it, whose other layers are left out. It need not be built.
-        ax: Matplotlib's Axes to draw into, in letters and lines as large as they have room for
-            now. Without them there is a new figure, as large as the block needs, of
-            `matplotlib.pyplot`.
+        ple: A PLEBlock, MMoEBlock or CGCBlock, or any SequentialBlock with CGCBlocks; its other
+            layers are left out. It need not be built.
+        ax: The matplotlib Axes to draw on; texts and lines scale to their current size. By
+            default, a new figure of `matplotlib.pyplot`, of the size that the block needs.
 
     Returns:
-        The Axes; `ax.figure.savefig("ple.png")` saves the picture.
+        The Axes; `ax.figure.savefig("ple.png")` saves the plot.
 
     Raises:
-        TypeError: if `ple` is neither a CGCBlock nor a SequentialBlock, or `ax` no Axes.
-        ValueError: if `ple` holds no CGCBlock.
-        ImportError: if matplotlib is not installed.
+        TypeError: If `ple` is neither a CGCBlock nor a SequentialBlock, or `ax` is not an Axes.
+        ValueError: If `ple` has no CGCBlock.
+        ImportError: If matplotlib is not installed.
 
     Example:
 
@@ -42,20 +41,20 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
     """
     blocks = _levels(ple)
     plt = pyplot()
-    from ple_keras.plots._architecture_drawing import Picture
+    from ple_keras.plots._architecture_drawing import ArchitectureDrawing
 
-    picture = Picture(blocks, title="" if ple is blocks[0] else ple.name)
+    drawing = ArchitectureDrawing(blocks, title="" if ple is blocks[0] else ple.name)
     if ax is None:
-        ax = plt.figure(figsize=picture.size).add_axes((0, 0, 1, 1))
-    picture.draw(check_axes(ax))
+        ax = plt.figure(figsize=drawing.size).add_axes((0, 0, 1, 1))
+    drawing.draw(check_axes(ax))
     return ax
 
 
 def _levels(ple: keras.Layer) -> list[CGCBlock]:
-    """The CGCBlocks of a block, from the first level."""
+    """Return the CGCBlocks of a block, from the first level."""
     if isinstance(ple, CGCBlock):
         return [ple]
-    allowed = "ple must be a CGCBlock, or a SequentialBlock with at least one of them"
+    allowed = "ple must be a CGCBlock, or a SequentialBlock with at least one CGCBlock"
     if not isinstance(ple, SequentialBlock):
         raise TypeError(f"{allowed}. Received: ple={ple!r}")
     blocks = [layer for layer in ple if isinstance(layer, CGCBlock)]

@@ -1,4 +1,4 @@
-"""Pictures of what gates do: over experts, and over epochs."""
+"""Plots of gate weights by expert and by epoch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,33 +16,33 @@ if TYPE_CHECKING:
     Panels = Axes | Sequence[Axes]
 
 
-STYLES = {"gate/": "-", "val_gate/": "--"}  # by the prefix of keys in logs
+STYLES = {"gate/": "-", "val_gate/": "--"}  # by prefix of the keys in logs
 STATISTICS = ("entropy", "max")
-MAX_DEFAULT_COLORS = 10  # experts that have colors of their own by default
+MAX_DEFAULT_COLORS = 10  # distinct default colors of matplotlib
 CELL_SIZE = (0.62, 0.42)  # inches
 PANEL_SIZE = (4.6, 2.6)
-MAX_LABEL_LETTERS = 9  # letters of a label that has no room for more beside the next
-WHITE_TEXT_FROM = 0.36  # a weight from where on a number is white
+MAX_LABEL_LETTERS = 9  # of a label that is not rotated
+MIN_WEIGHT_OF_WHITE_TEXT = 0.36
 
 
 def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure":
-    """A heat map for each level: the mean weight that each gate gives each expert.
+    """Plot the mean weight of each expert in each gate, as a heat map for each level.
 
-    As in the figure on the utilization of experts of Tang et al., RecSys 2020. Experts that a gate
-    does not see are left blank.
+    As in the figure on expert utilization of Tang et al., RecSys 2020. Experts that a gate does
+    not mix are blank.
 
     Args:
-        report: What `gate_report` returned.
-        ax: Matplotlib's Axes, one for each level, first level first; without them there is a new
-            figure of `matplotlib.pyplot`.
+        report: The result of `gate_report`.
+        ax: One matplotlib Axes per level, from the first level. By default, a new figure of
+            `matplotlib.pyplot`.
 
     Returns:
-        The figure; `plot_gate_weights(report).savefig("gates.png")` saves the picture.
+        The figure; `plot_gate_weights(report).savefig("gates.png")` saves the plot.
 
     Raises:
-        TypeError: if `report` is none, or `ax` no Axes.
-        ValueError: if there are not as many Axes as levels.
-        ImportError: if matplotlib is not installed.
+        TypeError: If `report` is not a GateReport, or `ax` is not an Axes.
+        ValueError: If the number of Axes is not the number of levels.
+        ImportError: If matplotlib is not installed.
 
     Example:
 
@@ -53,7 +53,7 @@ def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure
     2
     """
     if not isinstance(report, GateReport):
-        raise TypeError(f"report must be what gate_report returns. Received: report={report!r}")
+        raise TypeError(f"report must be a GateReport. Received: report={report!r}")
     tables = {level: _weight_table(use) for level, use in report.levels.items()}
     if ax is None:
         ax = _stacked_panels([table.shape for table in tables.values()])
@@ -67,7 +67,7 @@ def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure
 
 
 def _weight_table(use: LevelUse) -> np.ndarray:
-    """Mean weights `(gates, experts)`, NaN where a gate doesn't see an expert."""
+    """Return mean weights `(gates, experts)`, NaN for experts that a gate does not mix."""
     rows = [
         [gate.mean.get(expert, np.nan) for expert in use.experts] for gate in use.gates.values()
     ]
@@ -75,7 +75,7 @@ def _weight_table(use: LevelUse) -> np.ndarray:
 
 
 def _stacked_panels(shapes: Sequence[tuple[int, ...]]) -> Any:
-    """A new figure with a panel for each table, one below the other."""
+    """Return the panels of a new figure, one per table, from top to bottom."""
     rows = [shape[0] for shape in shapes]
     width = 1.6 + CELL_SIZE[0] * max(shape[1] for shape in shapes)
     height = sum(rows) * CELL_SIZE[1] + 1.5 * len(rows)
@@ -85,11 +85,11 @@ def _stacked_panels(shapes: Sequence[tuple[int, ...]]) -> Any:
 
 
 def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: list[str]) -> None:
-    """One scale from 0 to 1 for all pictures; by the root, for small weights to differ too."""
+    """Draw a heat map; colors show square roots from 0 to 1, so that small weights differ too."""
     panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
-            color = "white" if value > WHITE_TEXT_FROM else "black"
+            color = "white" if value > MIN_WEIGHT_OF_WHITE_TEXT else "black"
             text = panel.text(column, row, f"{value:.2f}", color=color, fontsize="small")
             text.set(ha="center", va="center")
     panel.set_yticks(range(len(gates)), [f"{gate} gate" for gate in gates])
@@ -106,24 +106,25 @@ def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: 
 
 
 def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
-    """What each gate did over the epochs: the mean weight of its experts, and the largest weight.
+    """Plot the mean weight of each expert, and the largest weight, of each gate over the epochs.
 
-    A panel for each gate, a row of them for each level. Dashed lines are the validation data.
+    Each gate has a panel; each level has a row of panels. Dashed lines are for validation data.
 
     Args:
-        history: What `fit` returned with a `GateWeightsLogger`, its `history`, or the table in the
-            logger's CSV file, such as `pandas.read_csv(path)`; with a `validation_freq` the file
-            alone knows for sure which epochs the validation was in.
-        ax: Matplotlib's Axes, one for each gate, level by level; without them there is a new
-            figure of `matplotlib.pyplot`.
+        history: The result of `fit` with a `GateWeightsLogger`, its `history`, or the table in the
+            logger's CSV file, such as `pandas.read_csv(path)`. With `validation_freq`, only the
+            file has the exact epochs of the validation.
+        ax: One matplotlib Axes per gate, level by level. By default, a new figure of
+            `matplotlib.pyplot`.
 
     Returns:
         The figure.
 
     Raises:
-        TypeError: if `history` has no keys, or `ax` is no Axes.
-        ValueError: if `history` has no figures of gates, or there are not as many Axes as gates.
-        ImportError: if matplotlib is not installed.
+        TypeError: If `history` has no keys, or `ax` is not an Axes.
+        ValueError: If `history` has no statistics of gates, or the number of Axes is not the
+            number of gates.
+        ImportError: If matplotlib is not installed.
 
     Example:
 
@@ -134,14 +135,13 @@ def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
     logs = getattr(history, "history", history)
     if not hasattr(logs, "keys"):
         raise TypeError(
-            "history must be what fit returns, or a dict or table of logs. "
+            "history must be the result of fit, or a dict or table of logs. "
             f"Received: history={history!r}"
         )
     lines = _lines_by_gate(logs)
     if not lines:
         raise ValueError(
-            "history must hold the figures of a GateWeightsLogger. "
-            f"Received: history={list(logs.keys())}"
+            f"history must have keys of a GateWeightsLogger. Received: history={list(logs.keys())}"
         )
     longest = max(np.size(logs[key]) for key in logs.keys() if _prefix(key))  # noqa: SIM118
     epochs = [epoch + 1 for epoch in getattr(history, "epoch", range(longest))]
@@ -158,9 +158,9 @@ def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
 
 
 def _lines_by_gate(logs: Any) -> dict[tuple[str, str], dict[str, dict[str, Any]]]:
-    """`{(level, gate): {expert or "max": {line style: values}}}`, from the logs' keys."""
+    """Return `{(level, gate): {expert or "max": {line style: values}}}` from the logs."""
     lines: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
-    for key in logs.keys():  # noqa: SIM118, tables iterate otherwise than dicts
+    for key in logs.keys():  # noqa: SIM118, not every table iterates over its keys
         if prefix := _prefix(key):
             parts = key.removeprefix(prefix).split("/")
             size = 1 if parts[-1] in STATISTICS else 2
@@ -173,12 +173,12 @@ def _lines_by_gate(logs: Any) -> dict[tuple[str, str], dict[str, dict[str, Any]]
 
 
 def _prefix(key: object) -> str | None:
-    """What tells that the key is of a gate, and of which data."""
+    """Return the prefix of a key of a gate, or None for other keys."""
     return next((prefix for prefix in STYLES if str(key).startswith(prefix)), None)
 
 
 def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[str, Any]]:
-    """A color for each expert of a level, and grey for the largest weight."""
+    """Return a color for each expert of each level, and gray for the largest weight."""
     colors: dict[str, dict[str, Any]] = {}
     for (level, _), names in lines.items():
         of_level = colors.setdefault(level, {"max": "0.5"})
@@ -195,7 +195,7 @@ def _colors(lines: Mapping[tuple[str, str], Iterable[str]]) -> dict[str, dict[st
 def _grid_of_panels(gates: Iterable[tuple[str, str]]) -> list[Any]:
     gates = list(gates)
     levels = list(dict.fromkeys(level for level, _ in gates))
-    by_level = [[gate for of, gate in gates if of == level] for level in levels]
+    by_level = [[gate for key, gate in gates if key == level] for level in levels]
     columns = max(map(len, by_level))
     size = (PANEL_SIZE[0] * columns, PANEL_SIZE[1] * len(levels))
     figure = pyplot().figure(figsize=size, layout="constrained")
@@ -220,7 +220,7 @@ def _draw_lines(
             (line,) = panel.plot(_epochs_of(values, epochs), values, style, color=colors[name])
             line.set(marker=".", markersize=4, linewidth=1.0 if name == "max" else 1.6)
             if style == next(iter(by_style)):
-                line.set_label("largest" if name == "max" else name)
+                line.set_label("largest weight" if name == "max" else name)
     panel.legend(
         fontsize="x-small",
         frameon=False,
@@ -235,7 +235,7 @@ def _draw_lines(
 
 
 def _epochs_of(values: np.ndarray, epochs: list[int]) -> list[int]:
-    """The epochs that values are of: all, or every second or third with `validation_freq`."""
+    """Return the epochs of the values: all, or every n-th with `validation_freq`."""
     for every in range(1, len(epochs)):
         validated = [epoch for epoch in epochs if epoch % every == 0]
         if len(validated) == len(values):
@@ -243,11 +243,11 @@ def _epochs_of(values: np.ndarray, epochs: list[int]) -> list[int]:
     return epochs[-len(values) :]
 
 
-def _check_panels(ax: Any, count: int, what: str) -> list[Any]:
-    """As many Axes as there are levels or gates."""
+def _check_panels(ax: Any, count: int, item: str) -> list[Any]:
+    """Check that `ax` is one Axes per level or gate; return a list of Axes."""
     panels = list(np.ravel(np.asarray(ax, dtype=object)))
     for panel in panels:
-        check_axes(panel, f" for each {what}")
+        check_axes(panel, f" for each {item}")
     if len(panels) != count:
-        raise ValueError(f"ax must be an Axes for each {what}, {count}. Received: ax={panels}")
+        raise ValueError(f"ax must be an Axes for each {item}, {count}. Received: ax={panels}")
     return panels

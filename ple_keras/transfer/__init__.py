@@ -1,1 +1,1 @@
-"""Weights of a trained model in another one."""
+"""Transfer of trained weights to another model."""

@@ -1,4 +1,4 @@
-"""Copying parts of variables."""
+"""Copying of slices of variables."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -8,11 +8,11 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.walking import find_layers
-from ple_keras.layers._level.expert_bank import WeightSlice
+from ple_keras._typing import WeightSlice
 
 
 def check_built(layer: keras.Layer, argument: str) -> None:
-    """Refuse what is no layer, not built or quantized."""
+    """Check that an argument is a Keras layer that is built and not quantized."""
     if not isinstance(layer, keras.Layer):
         raise TypeError(
             f"{argument} must be a Keras model or layer. Received: {argument}={layer!r}"
@@ -23,36 +23,37 @@ def check_built(layer: keras.Layer, argument: str) -> None:
             f"Received: {argument}={layer!r}, built=False"
         )
     layers = find_layers(layer, keras.Layer)
-    quantized = [inside.path for inside in layers if inside.quantization_mode and inside.path]
+    quantized = [child.path for child in layers if child.quantization_mode and child.path]
     if quantized:
         raise ValueError(
-            f"{argument} must not be quantized: copy the weights before. "
+            f"{argument} must not be quantized: transfer weights before quantization. "
             f"Received: {argument}={layer!r} with {quantized[0]!r} quantized"
         )
 
 
 def shape_difference(source: list[WeightSlice], target: list[WeightSlice]) -> str:
-    """What keeps one from being copied onto the other; "" if nothing does."""
-    here, there = [[_slice_shape(part) for part in parts] for parts in (source, target)]
-    return "" if here == there else f"shapes {here} in the source, {there} in the target"
+    """Return the shapes of both lists of slices as text; "" if they are equal."""
+    first, second = [[_slice_shape(item) for item in slices] for slices in (source, target)]
+    return "" if first == second else f"shapes {first} in the source, {second} in the target"
 
 
-def _slice_shape(part: WeightSlice) -> tuple[int, ...]:
-    variable, where = part
-    return np.broadcast_to(0, variable.shape)[where].shape
+def _slice_shape(weight_slice: WeightSlice) -> tuple[int, ...]:
+    variable, index = weight_slice
+    return np.broadcast_to(0, variable.shape)[index].shape
 
 
-Change = Callable[[Any, np.ndarray], np.ndarray]
+Change = Callable[[Any, np.ndarray], np.ndarray]  # of the target variable and the values
 
 
 def copy_slices(
     pairs: Iterable[tuple[WeightSlice, WeightSlice]], change: Change = lambda _, values: values
 ) -> None:
-    """Give each second part the values of the first, changed."""
+    """Assign the values of the first slice of each pair, after `change`, to the second."""
     arrays: dict[int, tuple[Any, np.ndarray]] = {}
-    for (source, there), (target, here) in pairs:
+    for (source, source_index), (target, target_index) in pairs:
         if id(target) not in arrays:
             arrays[id(target)] = target, np.array(ops.convert_to_numpy(target))
-        arrays[id(target)][1][here] = change(target, ops.convert_to_numpy(source)[there])
+        values = ops.convert_to_numpy(source)[source_index]
+        arrays[id(target)][1][target_index] = change(target, values)
     for target, array in arrays.values():
         target.assign(array)

@@ -1,4 +1,4 @@
-"""Warm starts: weights of a trained model in another one, by the names of what they belong to."""
+"""Transfer of weights from a trained model to another model, matched by name."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ Levels = Mapping[str, CGCBlock]
 
 @dataclass(frozen=True)
 class Transfer:
-    """The result of `transfer_weights`; printed, it is three lists.
+    """Result of `transfer_weights`; prints as three lists.
 
     Attributes:
-        copied: The names of what both models have: the target's now equals the source's.
-        new: The names of what the source does not have; the target's stays as it was.
-        left_out: The names of what the target can't take, each with the reason.
+        copied: The names of the weights that were copied from the source to the target.
+        new: The names of the target's weights that the source lacks; they did not change.
+        left_out: The names of the source's weights that were not copied, each with the reason.
 
     Example:
 
@@ -50,40 +50,39 @@ class Transfer:
 
 
 def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
-    """Copy the weights that two models have in common, whatever their tasks and their order.
+    """Copy the weights that two models have in common. Their tasks may differ, and their order.
 
-    To add a task to a trained model, or take one away: build the model with the other tasks,
-    transfer, and train on. What belongs together is found by names:
+    To add or remove a task, build a model with the new tasks, transfer the weights of the trained
+    model, and continue to train. Weights are matched by name:
 
-        ple/0/click/expert_0                an expert, by its level and name
-        ple/0/gate/shared/click/expert_0    what a gate says of one expert, a column of its W
-        ple/0/gate/click/gate_block         a gate's own network
-        click/tower, click/head             a head's tower, and its other weights
-        click/loss_weight                   what a schedule or training made of a loss's weight
-        embedding/embeddings                any other weight, by the layers around it
+        ple/0/click/expert_0                an expert, by its level and name.
+        ple/0/gate/shared/click/expert_0    a gate's column of W for one expert.
+        ple/0/gate/click/gate_block         a gate block.
+        click/tower, click/head             a head's tower, and its other weights.
+        click/loss_weight                   the state of a scheduled or learned loss weight.
+        embedding/embeddings                any other weight, by the layers that contain it.
 
-    Where one model has two heads for a task, their paths stand in place of the task.
+    If a model has two heads for a task, the names start with the heads' paths instead.
 
-    Levels are those of `gate_weights`; where the two models call theirs differently, the first is
-    matched with the first, and so on. Stacked experts and copied ones are alike. Other layers
-    need equal names, so name them and those inside them. Optimizers and statistics of gates are
-    left alone.
+    Levels are named as in `gate_weights`. If the two models have no level name in common, levels
+    are matched in order. Stacked and copied experts are equivalent. Other layers are matched by
+    name: name them, and the layers inside them. Optimizers and gate statistics are not copied.
 
-    A task's predictions stay what they were where nothing new reaches them. A new task's experts
-    do reach the others, in levels with a shared gate: it gives each new expert a share that its
-    new column of W decides. The next levels see the difference, until training has dealt with it.
+    A task's predictions do not change if no new weights affect them. In levels with a shared gate,
+    the experts of a new task affect the other tasks: the new columns of W give these experts a
+    weight in the shared stream. The outputs of the next levels change until training adapts them.
 
     Args:
         source: A built model or layer with trained weights.
         target: A built model or layer, changed in place.
 
     Returns:
-        A `Transfer`: the names of what was copied, what is new, and what was left out.
+        A `Transfer` with the names of weights that were copied, are new, or were left out.
 
     Raises:
-        TypeError: if either is no Keras model or layer.
-        ValueError: if either isn't built, is quantized, or holds two weights of one name, or an
-            expert or a gate of the same name has weights of other shapes; then nothing was copied.
+        TypeError: If either is not a Keras model or layer.
+        ValueError: If either is not built, is quantized, or contains two weights with the same
+            name. If an expert or gate has the same name but other shapes. Then nothing is copied.
 
     Example:
 
@@ -99,42 +98,44 @@ ple/0/gate/click/shared/expert_0
     """
     for argument, model in (("source", source), ("target", target)):
         check_built(model, argument)
-    levels = _matched(_built_levels(source), _built_levels(target))
-    ours, theirs = (named_slices(model, of) for model, of in zip((source, target), levels))
+    levels = _match_levels(_built_levels(source), _built_levels(target))
+    of_source, of_target = (
+        named_slices(model, of_model) for model, of_model in zip((source, target), levels)
+    )
     of_levels = slices_of_levels(levels[1])
-    left_out = {name: "the target has none" for name in ours if name not in theirs}
+    left_out = {name: "not in the target" for name in of_source if name not in of_target}
     copied = []
-    for name in [name for name in theirs if name in ours]:
-        difference = shape_difference(ours[name], theirs[name])
+    for name in [name for name in of_target if name in of_source]:
+        difference = shape_difference(of_source[name], of_target[name])
         if not difference:
             copied.append(name)
             continue
         if name in of_levels:
             raise ValueError(
-                "source and target must have experts and gates of the same widths where these "
-                f"have the same names. Received: {name!r} with {difference}"
+                "source and target must have equal shapes for experts and gates with the same "
+                f"name. Received: {name!r} with {difference}"
             )
         left_out[name] = difference
-    copy_slices([pair for name in copied for pair in zip(ours[name], theirs[name])])
-    _settle_normalization(target)
-    new = [name for name in theirs if name not in ours]
+    copy_slices([pair for name in copied for pair in zip(of_source[name], of_target[name])])
+    _finalize_normalization(target)
+    new = [name for name in of_target if name not in of_source]
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
 def _built_levels(model: keras.Layer) -> Levels:
-    """The levels by key, without those that the model never calls."""
+    """Return the levels by key, without those that the model never calls."""
     return {key: block for key, block in find_levels(model).items() if block.built}
 
 
-def _matched(source: Levels, target: Levels) -> tuple[Levels, Levels]:
-    """The levels of both, by the target's keys where the two call them differently."""
+def _match_levels(source: Levels, target: Levels) -> tuple[Levels, Levels]:
+    """Return the levels of both, by the target's keys if they have no key in common."""
     if set(source) & set(target):
         return source, target
     keys = dict(zip(source, target))
     return {keys.get(key, key): block for key, block in source.items()}, target
 
 
-def _settle_normalization(model: keras.Layer) -> None:
-    """Let Normalization layers go by their weights, of which they keep copies."""
+def _finalize_normalization(model: keras.Layer) -> None:
+    """Update the copies that Normalization layers keep of their weights."""
     for layer in find_layers(model, keras.layers.Normalization):
         layer.finalize_state()

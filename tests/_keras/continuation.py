@@ -1,10 +1,11 @@
-"""How far a model that was made again trains apart from the one that was not interrupted.
+"""Training differences between a restored model and the original model.
 
     KERAS_BACKEND=torch python -m tests._keras.continuation
 
 Prints, for each optimizer and kind of model, the largest difference of a weight or loss after ten
-more steps: saved and loaded, cloned with its weights and optimizer state, and pickled; and the same
-for plain Keras layers, whose losses a clone adds up in another order. Takes some minutes.
+more steps. The model is saved and loaded, cloned with its weights and optimizer state, or pickled.
+Plain Keras layers are included for comparison: a clone adds their losses in another order. Takes a
+few minutes.
 """
 
 import os
@@ -52,7 +53,7 @@ def new_heads(name, *tasks, **kwargs):
 
 
 def plain():
-    """Keras's own layers alone, one of them frozen."""
+    """Return a model of Keras's own layers, one of them frozen."""
     inputs = keras.Input((4,))
     hidden = keras.layers.Dense(4, "relu", name="first")(inputs)
     hidden = keras.layers.Dense(4, "relu", name="frozen", trainable=False)(hidden)
@@ -83,7 +84,7 @@ def frozen_parts():
     return model, heads
 
 
-def moved_and_learned():
+def moved_and_learned_weights():
     model, heads = one_ple("uncertainty")
     heads[0].multiply_loss_weights({"click": 0.5, "time": 2.0})
     return model, heads
@@ -94,12 +95,12 @@ MODELS = {
     "one PLE": one_ple,
     "two PLEs": two_ples,
     "frozen experts": frozen_parts,
-    "learned and moved weights": moved_and_learned,
+    "learned and moved weights": moved_and_learned_weights,
 }
 
 
 def compile_model(model, heads, optimizer):
-    """With the losses of the heads, of one TaskHeads or several; plain ones without any."""
+    """Compile a model with the losses of its TaskHeads, or with "mse" if it has none."""
     jit = {"jit_compile": QUICK_JIT}
     if not heads:
         model.compile(optimizer, dict.fromkeys(model.output, "mse"), **jit)
@@ -118,7 +119,7 @@ def batches(count, seed):
 
 
 def train(model, count, seed):
-    """The losses, step by step."""
+    """Train on batches and return the loss of each step."""
     losses = []
     for x, y in batches(count, seed):
         model.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
@@ -133,7 +134,7 @@ def loaded(model, new_optimizer):
 
 
 def cloned(model, new_optimizer):
-    """With its weights and the optimizer's state, for a clone has neither."""
+    """Clone a model and copy its weights and optimizer state, which a clone lacks."""
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
     heads = [layer for layer in clone.layers if isinstance(layer, pk.TaskHeads)]
@@ -152,7 +153,7 @@ WAYS = {"loaded": loaded, "cloned": cloned, "pickled": pickled}
 
 
 def difference(make_model, new_optimizer, ways):
-    """The largest one of a loss or weight to those of the model that goes on, for each way."""
+    """Return the largest difference of a loss or weight from the original model, for each way."""
     keras.utils.set_random_seed(0)
     model, heads = make_model()
     compile_model(model, heads, new_optimizer())
@@ -162,15 +163,15 @@ def difference(make_model, new_optimizer, ways):
     differences = {}
     for name, copy in copies.items():
         copy.jit_compile = QUICK_JIT
-        apart = np.abs(np.subtract(train(copy, AFTER, seed=2), losses)).max()
+        by_loss = np.abs(np.subtract(train(copy, AFTER, seed=2), losses)).max()
         weights = zip(copy.weights, model.weights, strict=True)
         by_weight = [np.abs(numpy_of(one) - numpy_of(other)).max() for one, other in weights]
-        differences[name] = float(max(apart, *by_weight))
+        differences[name] = float(max(by_loss, *by_weight))
     return differences
 
 
 def row(kind, optimizer):
-    """A line of the table."""
+    """Return a line of the table."""
     policy = "mixed_float16" if "mixed_float16" in optimizer else "float32"
     keras.config.set_dtype_policy(policy)
     try:

@@ -1,4 +1,4 @@
-"""A table of the public layers, for checks that each of them passes."""
+"""Table of the public layers, for tests that apply to all of them."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -13,13 +13,13 @@ from tests.helpers import features
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A layer, the width of its inputs (by key, for a dict) and of its outputs.
+    """A layer with the widths of its inputs and outputs, by key for a dict.
 
     Attributes:
-        make: The layer for Keras's own layer arguments.
+        make: A function from arguments of `keras.layers.Layer` to the layer.
         inputs: The width of the input, or of each input.
         outputs: The width of the output, or of each output.
-        is_head: Whether outputs are at least float32, whatever the policy.
+        is_head: Whether outputs are at least float32 under every policy.
     """
 
     make: Callable[..., Any]
@@ -45,14 +45,14 @@ class Case:
 
 
 def by_key(function, value):
-    """`function` of a value, or of every value of a dict."""
+    """Return `function` of a value, or of every value of a dict."""
     if isinstance(value, Mapping):
         return {key: function(item) for key, item in value.items()}
     return function(value)
 
 
 def plain(value):
-    """Everything under one key, so that layers with one output need no case of their own."""
+    """Return a dict, with one key if the value is not a dict already."""
     return value if isinstance(value, Mapping) else {"only": value}
 
 

@@ -1,7 +1,7 @@
-"""Random models of the library's and Keras's parts, as recipes that make one model many times.
+"""Random models of layers of the library and of Keras, as recipes that create a model repeatedly.
 
-Every part maps `(ROWS, WIDTH)` to the same shape, or to a dict of it by task, so that parts can
-follow each other in any order. No part is random in training.
+Every part maps `(ROWS, WIDTH)` to the same shape, or to a dict of it by task. Parts can therefore
+be combined in any order. No part is random in training.
 """
 
 import keras
@@ -16,7 +16,7 @@ TASKS = ["click", "click-buy", "1st", "val_x", "Zz"]
 
 
 class Recipe:
-    """A call that makes a part of a model; its repr is the code of the call."""
+    """A call that creates a part of a model. Its repr is the code of the call."""
 
     def __init__(self, function, *arguments, **keywords):
         self.function, self.arguments, self.keywords = function, arguments, keywords
@@ -31,18 +31,18 @@ class Recipe:
 
 
 def made(value):
-    """An argument with the parts made that its recipes are for."""
+    """Return an argument with each recipe replaced by the part that it creates."""
     if isinstance(value, Recipe):
         return value()
     return [made(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# Layers of a user's.
+# Custom layers.
 
 
 @keras.saving.register_keras_serializable(package="random_models")
 class TwoDense(keras.layers.Layer):
-    """A user's layer with layers inside that are made in `__init__`."""
+    """A custom layer that creates inner layers in `__init__`."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -59,7 +59,7 @@ class TwoDense(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="random_models")
 class SumOfTasks(keras.layers.Layer):
-    """From a dict by task to one tensor."""
+    """Sum of a dict by task."""
 
     def call(self, inputs):
         return sum(inputs[task] for task in sorted(inputs))
@@ -88,7 +88,7 @@ def chained(layers, outputs):
 
 
 def names(draw, place, count, distinct):
-    """Names of the layers at a place: such as Keras gives, or found nowhere else."""
+    """Draw the names of the layers at a place: unique ones, or names such as Keras's."""
     if distinct or draw(st.booleans()):
         return [f"{place}-{i}" for i in range(count)]
     return draw(st.permutations(["dense", "dense_1", "dense_2"]))[:count]
@@ -101,7 +101,7 @@ LEAVES = [
     (pk.ExpertBlock, [2, WIDTH]),
     (ResidualExpert, [WIDTH]),
     (pk.Gate, WIDTH),
-    (TwoDense,),  # the last: Keras itself thaws it, but for within a container of the library
+    (TwoDense,),  # must be last: Keras itself thaws it, except within a container of the library
 ]
 OPTIONS = {
     pk.ExpertBlock: {"normalization": [None, "batch", "layer"]},
@@ -112,7 +112,7 @@ OPTIONS = {
 
 @st.composite
 def leaves(draw, name, kinds=LEAVES):
-    """A layer with none of the parts inside."""
+    """Draw a layer that contains no other part."""
     function, *arguments = draw(st.sampled_from(kinds))
     options = OPTIONS.get(function, {"trainable": [True, False]})
     chosen = {key: draw(st.sampled_from(values)) for key, values in options.items()}
@@ -124,15 +124,15 @@ KINDS = ["leaf", "block", "sequential", "functional", "mixture", "built"]
 
 @st.composite
 def parts(draw, name, depth, place=None, distinct=False, kinds=KINDS):
-    """A layer or model, of up to `depth` layers within another.
+    """Draw a layer or model, nested up to `depth` levels.
 
     Args:
-        name: Its name.
-        place: What no other part is called; its name by default.
-        depth: The most containers from the outermost to a leaf, with the leaf.
-        distinct: Whether all names inside must be found nowhere else, as they must in what is
-            built on its own: Keras gives equal paths to equal names.
-        kinds: What it may be.
+        name: The name of the part.
+        depth: The maximum nesting depth, including the leaf.
+        place: A name that no other part has, by default `name`.
+        distinct: Whether all inner names must be unique. This is required in parts that are built
+            on their own, since Keras gives equal paths to equal names.
+        kinds: The allowed kinds of parts.
     """
     kind = draw(st.sampled_from(kinds if depth > 1 else ["leaf"]))
     if kind == "leaf":
@@ -143,7 +143,7 @@ def parts(draw, name, depth, place=None, distinct=False, kinds=KINDS):
     if kind == "built":
         return Recipe(built, draw(blocks_of_parts(name, depth, place, True)))
     if kind == "functional":
-        kept = [each for each in KINDS if each != "sequential"]  # whose name Keras loses there
+        kept = [each for each in KINDS if each != "sequential"]  # Keras loses its name there
         return Recipe(functional, draw(rows(depth, place, True, kept)), name=name)
     if kind == "sequential":
         return Recipe(keras.Sequential, draw(rows(depth, place, distinct)), name=name)
@@ -152,7 +152,7 @@ def parts(draw, name, depth, place=None, distinct=False, kinds=KINDS):
 
 @st.composite
 def rows(draw, depth, place, distinct=False, kinds=KINDS):
-    """One to three parts within a container."""
+    """Draw one to three parts within a container."""
     inside = names(draw, place, draw(st.integers(1, 3)), distinct)
     return [
         draw(parts(name, depth - 1, f"{place}-{i}", distinct, kinds))
@@ -167,7 +167,7 @@ def blocks_of_parts(draw, name, depth, place, distinct=False):
 
 @st.composite
 def mixtures(draw, name, depth, place, distinct):
-    """A level of tasks, added up again."""
+    """Draw a level of two tasks, followed by the sum of their outputs."""
     first, second = names(draw, place, 2, distinct)
     level = draw(levels(first, ["x", "y"], depth - 1))
     return Recipe(pk.SequentialBlock, [level, Recipe(SumOfTasks, name=second)], name=name)
@@ -177,7 +177,7 @@ def mixtures(draw, name, depth, place, distinct):
 
 
 def templates(name, depth):
-    """An expert, a gate block, a tower or a bottom."""
+    """Draw a template: an expert, a gate block, a tower or a bottom."""
     units = st.sampled_from([WIDTH, [2, WIDTH]])
     return units | parts(name, max(depth, 1), distinct=True)
 
@@ -195,7 +195,7 @@ def gate_arguments(draw, depth):
 
 @st.composite
 def levels(draw, name, tasks, depth):
-    """A CGCBlock, an MMoEBlock or a SharedBottomBlock."""
+    """Draw a CGCBlock, an MMoEBlock or a SharedBottomBlock."""
     kind = draw(st.sampled_from(["cgc", "mmoe", "bottom"]))
     expert = draw(templates("expert", depth - 1))
     if kind == "bottom":
@@ -222,7 +222,7 @@ def cgc_blocks(draw, name, tasks, expert, gates, shared_gate):
 
 
 def task_experts(tasks, shared):
-    """One number, or one for each task; every gate sees an expert."""
+    """Draw one count, or one per task, so that every gate has an expert."""
     counts = st.integers(0 if shared else 1, 2)
     return counts | st.fixed_dictionaries(dict.fromkeys(tasks, counts))
 
@@ -243,7 +243,7 @@ def ples(draw, name, tasks, depth):
 
 @st.composite
 def two_levels(draw, name, tasks, depth):
-    """Two CGCBlocks of which the second reads the first's streams."""
+    """Draw two CGCBlocks. The second reads the streams of the first."""
     expert, gates = draw(templates("expert", depth - 1)), draw(gate_arguments(depth - 1))
     second = draw(cgc_blocks("second", tasks, expert, gates, st.just(False)))
     has_shared = st.just(second.keywords["num_shared_experts"] > 0)
@@ -253,7 +253,7 @@ def two_levels(draw, name, tasks, depth):
 
 @st.composite
 def bodies(draw, name, tasks, depth):
-    """All that stands before the heads, one layer."""
+    """Draw one layer that contains all parts before the heads."""
     body = st.one_of(
         ples(name, tasks, depth), levels(name, tasks, depth), two_levels(name, tasks, depth)
     )
@@ -290,11 +290,11 @@ def head(draw, kind, task):
     return Recipe(kind, task, **keywords)
 
 
-# Whole models. Keras itself loses the names that ALONE matches from the paths of weights: of
-# subclassed models, and of a Sequential that no container of the library holds.
+# Whole models. In the paths of weights, Keras itself loses the names that ALONE matches: those of
+# subclassed models, and of a Sequential outside the containers of the library.
 
 ALONE = r"^alone/"
-RECIPES: dict[str, list] = {}  # of OwnModel, by its config
+RECIPES: dict[str, list] = {}  # recipes of OwnModel, by its config
 
 
 def functional_model(layers):
@@ -306,7 +306,7 @@ def sequential_model(layers):
 
 
 def model_with_layers_after(layers):
-    """Of its outputs nothing tells which TaskHeads made them."""
+    """Return a model whose outputs do not come directly from a TaskHeads."""
     inputs = keras.Input((WIDTH,))
     outputs = chained(layers, inputs)
     after = {
@@ -328,7 +328,7 @@ def sequential_in_a_model(layers):
 
 @keras.saving.register_keras_serializable(package="random_models")
 class GivenModel(keras.Model):
-    """A subclassed model whose config has its layers."""
+    """A subclassed model whose config contains its layers."""
 
     def __init__(self, layers, **kwargs):
         super().__init__(**kwargs)
@@ -349,7 +349,7 @@ class GivenModel(keras.Model):
 
 @keras.saving.register_keras_serializable(package="random_models")
 class OwnModel(keras.Model):
-    """A subclassed model that makes its layers itself: its config knows nothing of them."""
+    """A subclassed model that creates its layers. Its config does not contain them."""
 
     def __init__(self, code, **kwargs):
         super().__init__(**kwargs)
@@ -383,7 +383,7 @@ WHOLES = [
 
 @st.composite
 def models(draw):
-    """A model of some layers, a body and TaskHeads."""
+    """Draw a model of layers, a body and a TaskHeads."""
     tasks = draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True))
     before = leaves("before", LEAVES[:-1]) | blocks_of_parts("before", DEPTH, "before")
     layers = [

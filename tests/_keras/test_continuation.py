@@ -1,4 +1,4 @@
-"""A model that was made again trains on as the one that was not interrupted.
+"""A restored model continues training exactly like the original model.
 
 `tests/_keras/continuation.py` prints a table of all optimizers.
 """
@@ -20,7 +20,7 @@ BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][
         ("learned and moved weights", BY_PATH, ["pickled"]),
     ],
 )
-def test_training_goes_on_as_if_uninterrupted(kind, optimizer, ways):
+def test_a_restored_model_trains_like_the_original(kind, optimizer, ways):
     found = difference(MODELS[kind], OPTIMIZERS[optimizer], {way: WAYS[way] for way in ways})
-    is_compiled = keras.backend.backend() != "torch"  # into programs that may round differently
+    is_compiled = keras.backend.backend() != "torch"  # compiled programs may round differently
     assert max(found.values()) <= (1e-6 if is_compiled else 0)

@@ -1,4 +1,4 @@
-"""Experts are frozen in the plain Keras way, one by one or a level at a time."""
+"""Freezing of single experts and of whole levels with `trainable`, as in Keras."""
 
 import re
 
@@ -13,7 +13,7 @@ from tests.templates import CopiedExpert
 
 
 def trained(freeze):
-    """The level of a model after a step, and how far each of its experts went."""
+    """Train a model for one step and return the largest weight change of each expert."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
     cgc = pk.CGCBlock(heads, CopiedExpert([4]), num_task_experts=2, add_shared_gate=False)
     model = chain(cgc, heads)
@@ -32,7 +32,7 @@ def weights_of(cgc, expert):
     return [numpy_of(weight) for weight in cgc.get_expert(expert).weights]
 
 
-def test_frozen_experts_stay_where_they_are():
+def test_frozen_experts_do_not_change_in_training():
     def freeze(cgc):
         for expert in ("click/expert_1", "shared/expert_0"):
             cgc.get_expert(expert).trainable = False
@@ -44,16 +44,16 @@ def test_frozen_experts_stay_where_they_are():
     }
 
 
-def test_a_frozen_level_stays_whole():
+def test_a_frozen_level_does_not_change_in_training():
     assert set(trained(lambda cgc: setattr(cgc, "trainable", False)).values()) == {0}
 
 
-def test_experts_that_are_slices_can_not_be_had():
+def test_get_expert_refuses_unbuilt_blocks_unknown_names_and_stacked_experts():
     cgc = pk.CGCBlock(["click", "buy"], [4])
-    with pytest.raises(ValueError, match=r"of a built block: .* Received: .* built=False"):
+    with pytest.raises(ValueError, match=r"of a built block, .* Received: .* built=False"):
         cgc.get_expert("click/expert_0")
     cgc.build((None, 3))
-    with pytest.raises(ValueError, match=r"name must be an expert's.*name='click/expert_1'"):
+    with pytest.raises(ValueError, match=r"name must be an expert of.*name='click/expert_1'"):
         cgc.get_expert("click/expert_1")
     with pytest.raises(ValueError, match=r"stack_experts must be False"):
         cgc.get_expert("click/expert_0")
@@ -61,7 +61,7 @@ def test_experts_that_are_slices_can_not_be_had():
 
 @keras.saving.register_keras_serializable(package="test_freezing")
 class TwoLayers(keras.layers.Layer):
-    """A user's layer, whose config does not tell what is frozen inside."""
+    """A custom layer whose config does not contain its frozen layers."""
 
     def __init__(self, units, **kwargs):
         super().__init__(**kwargs)
@@ -80,7 +80,7 @@ class TwoLayers(keras.layers.Layer):
 
 
 def model_of_all_kinds(trainable=True):
-    """Experts, gate blocks, towers, heads, and a user's layer before them."""
+    """Return a model of experts, gate blocks, towers, heads and a custom layer."""
     heads = pk.TaskHeads(
         [
             pk.BinaryHead("click", tower=keras.Sequential([TwoLayers(3)])),
@@ -100,7 +100,7 @@ def model_of_all_kinds(trainable=True):
 
 
 def inside(model, *names):
-    """A layer by the names of the layers around it."""
+    """Return an inner layer by the names of its outer layers and its own name."""
     layer = model
     for name in names:
         layers = layer._flatten_layers(include_self=False, recursive=False)
@@ -121,7 +121,7 @@ def freeze_parts(model):
 
 
 def thaw_parts(model):
-    """Of a PLE that was made frozen."""
+    """Thaw parts of a PLE that was created frozen."""
     ple = inside(model, "block", "ple")
     assert not ple.trainable_weights
     ple[0].get_expert("shared/expert_0").second.trainable = True
@@ -135,23 +135,23 @@ def is_trained(model):
 
 @pytest.mark.parametrize("again", [loaded, cloned])
 @pytest.mark.parametrize(("trainable", "change"), [(True, freeze_parts), (False, thaw_parts)])
-def test_frozen_parts_stay_frozen(trainable, change, again, tmp_path):
+def test_frozen_parts_stay_frozen_in_loaded_and_cloned_models(trainable, change, again, tmp_path):
     model = model_of_all_kinds(trainable)
-    everything = is_trained(model)
+    unchanged = is_trained(model)
     change(model)
     expected = is_trained(model)
-    assert expected != everything
+    assert expected != unchanged
     actual = is_trained(again(model, tmp_path))
     names = [re.sub(r"dense_\d+", "dense", path) for path in expected]  # automatic names
     assert [re.sub(r"dense_\d+", "dense", path) for path in actual] == names
     assert list(actual.values()) == list(expected.values())
 
 
-def test_the_optimizer_of_a_model_with_frozen_parts_goes_on(tmp_path):
+def test_a_loaded_model_with_frozen_parts_continues_with_its_optimizer_state(tmp_path):
     model = model_of_all_kinds()
     freeze_parts(model)
     x, y = features(8, 3), {"click": np.ones(8), "time": np.ones(8)}
-    compiled(model, "adam", run_eagerly=not QUICK_JIT)  # TensorFlow traces it for long
+    compiled(model, "adam", run_eagerly=not QUICK_JIT)  # TensorFlow traces it slowly
     model.train_on_batch(x, y)
     copy = loaded(model, tmp_path)
     for one, other in zip(model.optimizer.variables, copy.optimizer.variables, strict=True):
@@ -174,8 +174,8 @@ def test_a_frozen_part_of_a_template_is_frozen_in_every_copy():
         assert (own.first.trainable, own.second.trainable) == (True, False)
 
 
-def test_what_is_wholly_frozen_or_not_says_nothing_of_its_parts():
-    """Files of models without frozen parts are as they were."""
+def test_frozen_layers_are_not_in_the_config_if_all_or_none_are_frozen():
+    """Configs of models without frozen parts are the same as before."""
     for trainable in (True, False):
         cgc = pk.CGCBlock(["click"], TwoLayers(3), trainable=trainable)
         cgc.build((None, 3))
@@ -183,7 +183,7 @@ def test_what_is_wholly_frozen_or_not_says_nothing_of_its_parts():
 
 
 def frozen_dense():
-    """A SequentialBlock with a frozen layer, not yet built, from the config of a built one."""
+    """Return an unbuilt SequentialBlock from the config of a built one with a frozen layer."""
     block = pk.SequentialBlock([keras.layers.Dense(3, name=name) for name in ("first", "second")])
     block.build((None, 3))
     block[0].trainable = False
@@ -199,14 +199,14 @@ def frozen_dense():
         (lambda block: setattr(block[0], "trainable", True), [True, True]),
     ],
 )
-def test_what_is_assigned_before_the_build_counts(change, expected):
+def test_trainable_assigned_before_build_overrides_the_config(change, expected):
     block = frozen_dense()
     change(block)
     block.build((None, 3))
     assert [layer.trainable for layer in block] == expected
 
 
-def test_a_clone_frozen_before_it_is_built_is_frozen():
+def test_a_clone_that_is_frozen_before_build_is_frozen():
     model = model_of_all_kinds()
     freeze_parts(model)
 
@@ -219,8 +219,8 @@ def test_a_clone_frozen_before_it_is_built_is_frozen():
 
 
 @keras.saving.register_keras_serializable(package="test_freezing")
-class Narrow(pk.CGCBlock):
-    """A subclass that takes no other arguments than its own."""
+class WithoutKwargs(pk.CGCBlock):
+    """A subclass whose constructor has no `**kwargs`."""
 
     def __init__(self, outputs, expert_block, name=None, trainable=True, dtype=None):
         super().__init__(outputs, expert_block, name=name, trainable=trainable, dtype=dtype)
@@ -231,8 +231,8 @@ class Narrow(pk.CGCBlock):
         return {name: config[name] for name in names if name in config}
 
 
-def test_a_subclass_without_further_arguments_keeps_frozen_parts(tmp_path):
-    cgc = Narrow(["click"], CopiedExpert([3]))
+def test_a_subclass_without_kwargs_keeps_frozen_parts(tmp_path):
+    cgc = WithoutKwargs(["click"], CopiedExpert([3]))
     model = chain(cgc)
     cgc.get_expert("click/expert_0").trainable = False
     expected = is_trained(model)

@@ -1,4 +1,4 @@
-"""What the package relies on beyond Keras's documentation: a test fails when Keras changes it."""
+"""Undocumented behaviour of Keras that the package needs. A test fails if Keras changes it."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ IS_JAX = keras.backend.backend() == "jax"
 
 
 def objects_of_keras():
-    """An object of each class of Keras that the package subclasses or looks into."""
+    """Return an object of each Keras class that the package subclasses or inspects."""
     inputs = keras.Input((2,))
     model = keras.Model(inputs, keras.layers.Dense(2)(inputs))
     model.compile("adam", "mse")
@@ -45,7 +45,7 @@ def private_names_of_keras():
 
 
 def uses(path, private):
-    """The uses of `keras.src`, and of private names of Keras, in a file."""
+    """Yield the uses of `keras.src` and of private names of Keras in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.ImportFrom(module=str(module)) if module.startswith("keras.src"):
@@ -61,7 +61,7 @@ def uses(path, private):
                     yield name.value
 
 
-def test_no_other_module_uses_what_keras_keeps_private():
+def test_no_other_module_uses_private_names_of_keras():
     private = private_names_of_keras()
     assert {"_layers", "_direction", "_untrack_variable"} <= private
     found = {
@@ -72,7 +72,7 @@ def test_no_other_module_uses_what_keras_keeps_private():
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_the_search_finds_private_names(tmp_path):
+def test_the_search_finds_uses_of_private_names(tmp_path):
     file = tmp_path / "file.py"
     file.write_text(
         "import keras.src.ops\nfrom keras.src import tree\nkeras.src.ops\nlayer._layers\n"
@@ -83,7 +83,7 @@ def test_the_search_finds_private_names(tmp_path):
     assert {*uses(file, private)} == expected
 
 
-def test_children_are_the_layers_directly_inside_in_order():
+def test_children_are_the_direct_inner_layers_in_order():
     inner = keras.Sequential([keras.layers.Dense(1), keras.layers.Dense(2)])
 
     class Outer(keras.layers.Layer):
@@ -105,7 +105,7 @@ def test_a_variable_can_be_removed_from_a_layer():
     assert [weight.name for weight in layer.weights] == ["bias"]
 
 
-def test_masks_lie_on_tensors():
+def test_masks_are_attached_to_tensors():
     x = keras.ops.convert_to_tensor([[0.0], [1.0]])
     assert internals.mask_of(x) is None
     masked = keras.layers.Masking()(keras.ops.reshape(x, (1, 2, 1)))
@@ -114,22 +114,22 @@ def test_masks_lie_on_tensors():
     assert internals.mask_of(masked) is None
 
 
-def test_a_loss_with_an_ignored_class_leaves_a_mask_on_its_values():
+def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
     y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))
     values = loss.call(y_true, y_pred)
     assert internals.mask_of(values) is not None
 
 
-def test_scopes_are_open_where_keras_opens_them():
+def test_open_scopes_are_detected():
     found = []
 
-    class Asking(keras.layers.Layer):
+    class ScopeChecking(keras.layers.Layer):
         def call(self, inputs):
             found.append(internals.in_stateless_scope())
             return inputs
 
-    layer = Asking()
+    layer = ScopeChecking()
     layer(np.ones((1, 1)))
     assert not internals.in_stateless_scope()
     with keras.StatelessScope():
@@ -139,7 +139,7 @@ def test_scopes_are_open_where_keras_opens_them():
 
 
 class Recording(keras.losses.Loss):
-    """Records its calls: whether each was symbolic."""
+    """A loss that records, for each call, whether it was symbolic."""
 
     def __init__(self, name, calls, factor):
         super().__init__(name=name)
@@ -169,12 +169,12 @@ def test_losses_of_an_output_are_called_in_order_and_the_last_is_logged():
     assert logs["loss"] == [pytest.approx(1)]
     names = [name for name, _ in calls]
     assert names == ["trained", "logged"] * (len(calls) // 2)
-    if keras.backend.backend() != "tensorflow":  # which runs the first step on real data
+    if keras.backend.backend() != "tensorflow":  # TensorFlow runs the first step on real data
         assert calls[0] == ("trained", True)  # on placeholders, to build the metrics
     assert calls[-1] == ("logged", False)
 
 
-def test_a_copied_direction_tells_early_stopping_what_is_better():
+def test_early_stopping_uses_a_copied_direction():
     metric = keras.metrics.MeanMetricWrapper(lambda y_true, y_pred: y_pred, name="score")
     assert not hasattr(metric, "_direction")
     internals.copy_direction(keras.metrics.AUC(), metric)
@@ -189,7 +189,7 @@ def test_a_copied_direction_tells_early_stopping_what_is_better():
 
 @keras.saving.register_keras_serializable()
 class Refusing(keras.layers.Layer):
-    """Refuses the file that holds its value, each time that Keras tries to load it."""
+    """A layer that raises an error each time Keras tries to load it."""
 
     def build(self, input_shape):
         self.attempts = []
@@ -202,10 +202,10 @@ class Refusing(keras.layers.Layer):
 
     def load_own_variables(self, store):
         self.attempts.append(list(store.keys()))
-        raise internals.refusal(self, store, f"attempt with {self.attempts[-1]}")
+        raise internals.load_error(self, store, f"attempt with {self.attempts[-1]}")
 
 
-def test_keras_tries_a_refused_layer_again_and_the_first_reason_stands(tmp_path):
+def test_keras_retries_a_layer_that_fails_to_load_and_the_first_error_is_kept(tmp_path):
     inputs = keras.Input((1,))
     layer = Refusing()
     model = keras.Model(inputs, layer(inputs))
@@ -216,7 +216,7 @@ def test_keras_tries_a_refused_layer_again_and_the_first_reason_stands(tmp_path)
     assert layer.attempts == [["value"], ["value"], *empty]
 
 
-def test_serialized_layers_hold_the_shapes_that_they_were_built_with():
+def test_without_build_keys_deserializes_layers_unbuilt():
     dense = keras.layers.Dense(1)
     dense.build((None, 2))
     config = keras.saving.serialize_keras_object(dense)
@@ -230,7 +230,7 @@ def test_serialized_layers_hold_the_shapes_that_they_were_built_with():
     assert not sequential.from_config(config).built
 
 
-def test_a_functional_model_is_known_by_its_config():
+def test_a_functional_model_is_recognized_by_its_config():
     inputs = keras.Input((2,))
     models = [keras.Model(inputs, keras.layers.Dense(1)(inputs)), keras.Sequential()]
     configs = map(keras.saving.serialize_keras_object, models)
@@ -251,7 +251,7 @@ def test_one_shared_object_id_gives_one_object():
         assert ids[0] == ids[1]
 
 
-def test_automatic_configs_are_those_of_classes_without_one():
+def test_classes_without_get_config_have_automatic_configs():
     class Automatic(keras.layers.Layer):
         def __init__(self, width, **kwargs):
             super().__init__(**kwargs)
@@ -261,7 +261,7 @@ def test_automatic_configs_are_those_of_classes_without_one():
     assert not internals.has_automatic_config(keras.layers.Dense(3))
 
 
-def test_classes_and_functions_of_keras_are_known_by_their_module():
+def test_classes_and_functions_of_keras_are_recognized_by_their_module():
     for thing in (
         keras.layers.Dense,
         keras.losses.mean_squared_error,
@@ -272,10 +272,10 @@ def test_classes_and_functions_of_keras_are_known_by_their_module():
     assert not internals.is_of_keras(len)
 
 
-def test_quantize_asks_only_layers_without_layers_inside():
-    asked = []
+def test_quantize_is_called_only_on_layers_without_inner_layers():
+    called = []
 
-    class Asked(keras.layers.Layer):
+    class Quantizable(keras.layers.Layer):
         def __init__(self, inside=None):
             super().__init__()
             self.inside = inside
@@ -285,12 +285,12 @@ def test_quantize_asks_only_layers_without_layers_inside():
             return inputs
 
         def quantize(self, mode, type_check=True, config=None):
-            asked.append(self)
+            called.append(self)
 
-    inner = Asked()
+    inner = Quantizable()
     inputs = keras.Input((1,))
-    keras.Model(inputs, Asked(inner)(inputs)).quantize("int8")
-    assert asked == [inner]
+    keras.Model(inputs, Quantizable(inner)(inputs)).quantize("int8")
+    assert called == [inner]
 
 
 LAZY = """
@@ -303,7 +303,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="which is TensorFlow")
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is always imported")
 def test_serializing_does_not_import_tensorflow():
     command = [sys.executable, "-c", LAZY]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

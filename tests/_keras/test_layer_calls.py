@@ -1,4 +1,4 @@
-"""Every public layer is built and called as Keras's own are: shapes, dtypes, batches, masks."""
+"""Shapes, dtypes, batch sizes and masks of every public layer, as for Keras's own layers."""
 
 import keras
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 from tests._keras.layer_cases import CASES, by_key, every_layer, plain
 from tests.helpers import assert_same, numpy_of, randomize
 
-# What stands inside these are layers of the user's, each with a policy of its own.
+# The inner layers of these are passed by the caller and have their own policies.
 MADE_OF_USER_LAYERS = (
     "sequential",
     "task_heads",
@@ -18,7 +18,7 @@ MADE_OF_USER_LAYERS = (
 
 
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
-if keras.backend.backend() != "jax":  # which has no float64 unless told so
+if keras.backend.backend() != "jax":  # JAX has no float64 by default
     POLICIES.append("float64")
 
 
@@ -62,7 +62,7 @@ def call_symbolically(case, layer):
 
 @every_layer
 @pytest.mark.parametrize("how", [build, call_eagerly, call_symbolically])
-def test_every_layer_inside_a_built_layer_is_built(case, how):
+def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     layer = case.make()
     how(case, layer)
     assert [x.name for x in layer._flatten_layers() if not x.built] == []
@@ -82,7 +82,7 @@ def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading,
 
 @pytest.mark.parametrize(
     "case",
-    # What stands inside these is layers of the user's, each with a policy of its own.
+    # The inner layers of the others are passed by the caller and have their own policies.
     [
         pytest.param(CASES[name], id=name)
         for name in CASES
@@ -99,7 +99,7 @@ def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading
     "case",
     [pytest.param(CASES[name], id=name) for name in CASES if name not in MADE_OF_USER_LAYERS],
 )
-def test_a_layer_s_own_policy_reaches_every_layer_inside(case):
+def test_a_layer_s_own_policy_applies_to_every_inner_layer(case):
     layer = case.make(dtype="mixed_bfloat16")
     layer.build(case.shape(None))
     policies = {
@@ -121,7 +121,7 @@ def check_calls(case, layer, leading, policy):
 
 
 @every_layer
-def test_any_batch_size_passes_through_one_model(case):
+def test_a_model_accepts_any_batch_size(case):
     model = case.model(case.make())
     together = plain(numpy_of(model(case.arrays(4))))
     for size in (1, 3):
@@ -131,7 +131,7 @@ def test_any_batch_size_passes_through_one_model(case):
 
 
 @every_layer
-def test_examples_and_positions_do_not_see_each_other(case):
+def test_outputs_of_examples_and_positions_are_independent(case):
     layer, flat_layer = case.make(), case.make()
     x = case.arrays(2, 3)
     flat_x = by_key(lambda array: array.reshape(6, -1), x)
@@ -144,7 +144,7 @@ def test_examples_and_positions_do_not_see_each_other(case):
 
 
 @every_layer
-def test_a_mask_passes_to_every_output(case):
+def test_every_output_has_the_mask_of_the_input(case):
     mask = np.array([[True, True, False]])
     x = by_key(lambda array: array * mask[..., None], case.arrays(1, 3))
     masked = by_key(lambda array: keras.layers.Masking()(array), x)
@@ -153,7 +153,7 @@ def test_a_mask_passes_to_every_output(case):
 
 
 @every_layer
-def test_summary_names_the_layer(case, capsys):
+def test_the_summary_contains_the_name_of_the_layer(case, capsys):
     model = case.model(case.make(name="the_layer"))
     lines = []
     model.summary(expand_nested=True, print_fn=lines.append, line_length=120)

@@ -1,4 +1,4 @@
-"""The config of every public layer makes an equal one."""
+"""Configs of every public layer, and layers that are created from them."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from tests._keras.layer_cases import every_layer
 
 @every_layer
 @pytest.mark.parametrize("is_built", [False, True], ids=["unbuilt", "built"])
-def test_the_config_makes_an_equal_layer(case, is_built):
+def test_from_config_creates_an_equal_layer(case, is_built):
     layer = case.make(name="mine", trainable=False, dtype="mixed_bfloat16")
     if is_built:
         layer.build(case.shape(None))
@@ -24,7 +24,7 @@ def test_the_config_makes_an_equal_layer(case, is_built):
 
 
 @every_layer
-def test_the_config_holds_every_constructor_argument(case):
+def test_the_config_contains_every_constructor_argument(case):
     layer = case.make()
     arguments = set(inspect.signature(type(layer).__init__).parameters) - {"self", "kwargs"}
     assert arguments <= set(layer.get_config())
@@ -84,7 +84,7 @@ GIVEN = {
 
 
 @pytest.mark.parametrize(("cls", "arguments"), list(GIVEN.values()), ids=list(GIVEN))
-def test_the_config_holds_the_values_given(cls, arguments):
+def test_the_config_contains_the_given_values(cls, arguments):
     config = cls(**arguments).get_config()
     templates = ("expert_block", "bottom_block")
     expected = {key: value for key, value in arguments.items() if key not in templates}
@@ -97,7 +97,7 @@ def through_json(layer):
 
 @every_layer
 @pytest.mark.parametrize("is_built", [False, True], ids=["unbuilt", "built"])
-def test_the_serialized_form_survives_json(case, is_built):
+def test_a_layer_is_the_same_after_serialization_to_json(case, is_built):
     layer = case.make()
     if is_built:
         layer.build(case.shape(None))

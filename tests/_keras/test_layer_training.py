@@ -1,4 +1,4 @@
-"""Every public layer trains, is frozen and is saved as Keras's own are."""
+"""Training, freezing and saving of every public layer, as for Keras's own layers."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ some_layers = pytest.mark.parametrize(
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch has no XLA")
 @some_layers
-def test_compiled_and_plain_steps_agree(case):
+def test_compiled_and_uncompiled_steps_give_the_same_results(case):
     layers = [case.make(), case.make()]
     models = [
         compiled_with_mse(case.model(layer), jit) for layer, jit in zip(layers, (False, True))
@@ -52,7 +52,7 @@ def test_compiled_and_plain_steps_agree(case):
 
 @every_layer
 @pytest.mark.parametrize("when", ["as_argument", "later", "from_a_file"])
-def test_a_frozen_layer_has_nothing_to_train(case, when, tmp_path):
+def test_a_frozen_layer_has_no_trainable_weights(case, when, tmp_path):
     layer = case.make(trainable=when != "as_argument")
     model = case.model(layer)
     if when != "as_argument":
@@ -69,7 +69,7 @@ def test_predictions_are_the_same_after_saving_and_loading(case, tmp_path):
     model = case.model(case.make())
     randomize(model)
     x = case.arrays(8)
-    model(x, training=True)  # moves the statistics of a batch normalization
+    model(x, training=True)  # updates the statistics of a batch normalization
     expected = plain(numpy_of(model(x)))
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")

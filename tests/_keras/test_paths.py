@@ -1,4 +1,4 @@
-"""A made, a loaded, a cloned and a deep-copied model have equal paths, one for each weight."""
+"""Created, loaded, cloned and deep-copied models have the same unique weight paths."""
 
 import keras
 import pytest
@@ -58,7 +58,7 @@ def sequential_in_a_block():
 
 
 def nested_template(is_built):
-    experts = [keras.layers.Dense(4), pk.MMoEBlock(["x"], 4, num_experts=2), Only("x")]
+    experts = [keras.layers.Dense(4), pk.MMoEBlock(["x"], 4, num_experts=2), SelectTask("x")]
     template = pk.SequentialBlock(experts)
     if is_built:
         template.build((None, 6))
@@ -66,8 +66,8 @@ def nested_template(is_built):
 
 
 @keras.saving.register_keras_serializable(package="test_paths")
-class Only(keras.layers.Layer):
-    """One task's output."""
+class SelectTask(keras.layers.Layer):
+    """Layer that returns the output of one task."""
 
     def __init__(self, task, **kwargs):
         super().__init__(**kwargs)
@@ -117,7 +117,7 @@ def tower_that_is_a_built_block():
     return chain(pk.SequentialBlock([pk.SharedBottomBlock(["a", "b"], tower), both]), width=6)
 
 
-def children_that_come_built():
+def children_built_before_their_container():
     dense, head = keras.layers.Dense(6, name="dense"), pk.BinaryHead("a")
     dense.build((None, 6))
     head.build((None, 4))
@@ -159,14 +159,14 @@ MODELS = [
     *(blocks_in_blocks, sequential_in_a_block, one_model_inside_another, sequential_model),
     *(template_that_is_a_block, template_that_is_a_built_block, functional_template),
     *(template_with_a_sequential_inside, template_with_a_functional_inside),
-    *(tower_that_is_a_built_block, children_that_come_built, subclassed_model),
+    *(tower_that_is_a_built_block, children_built_before_their_container, subclassed_model),
 ]
 
 
 def paths(model):
-    """Of all weights, but for the name of a subclassed or Sequential model that is loaded.
+    """Return the paths of all weights without the name of the model.
 
-    Keras itself loses that name.
+    Keras itself loses the name of a loaded subclassed or Sequential model.
     """
     return [weight.path.removeprefix(f"{model.name}/") for weight in model.weights]
 
@@ -179,13 +179,13 @@ def assert_each_weight_is_a_parameter(model):
 
 
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_a_made_model_has_a_path_for_each_weight(make):
+def test_each_weight_of_a_created_model_has_a_unique_path(make):
     assert_each_weight_is_a_parameter(make())
 
 
 @pytest.mark.parametrize("again", [loaded, cloned, deep_copied])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_a_model_made_again_has_the_same_paths(make, again, tmp_path):
+def test_loaded_cloned_and_deep_copied_models_have_the_same_paths(make, again, tmp_path):
     model = make()
     if again is cloned and isinstance(model, Subclassed):
         pytest.skip("Keras refuses to clone subclassed models")
@@ -194,8 +194,8 @@ def test_a_model_made_again_has_the_same_paths(make, again, tmp_path):
     assert sorted(paths(other)) == sorted(paths(model))
 
 
-def test_a_layer_that_comes_built_keeps_its_path(tmp_path):
-    model = children_that_come_built()
+def test_a_layer_that_was_built_before_its_container_keeps_its_path(tmp_path):
+    model = children_built_before_their_container()
     assert {"dense/kernel", "a_head/projection/kernel"} < set(paths(model))
     twice = loaded(loaded(model, tmp_path), tmp_path)
     assert sorted(paths(twice)) == sorted(paths(model))

@@ -1,4 +1,4 @@
-"""`Model.quantize`: experts, gates and heads take part, and files keep them quantized."""
+"""`Model.quantize` quantizes experts, gates and heads, and files keep them quantized."""
 
 import gc
 
@@ -15,7 +15,7 @@ from tests.templates import CopiedExpert
 
 @pytest.fixture(autouse=True)
 def _no_garbage_collection(monkeypatch):
-    """Keras collects garbage after each layer that it quantizes, all of a test run's."""
+    """Disable the garbage collection that Keras runs after quantizing each layer. It is slow."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
@@ -50,7 +50,7 @@ def is_int8(variable):
 
 
 @pytest.mark.parametrize("experts", list(EXPERTS))
-def test_every_kernel_takes_part_and_a_file_keeps_it(experts, tmp_path):
+def test_every_kernel_is_quantized_and_stays_quantized_in_a_file(experts, tmp_path):
     model = model_of(ple(experts))
     x = features(64, 5)
     before = numpy_of(model(x))
@@ -64,7 +64,7 @@ def test_every_kernel_takes_part_and_a_file_keeps_it(experts, tmp_path):
     assert_same(numpy_of(keras.models.load_model(tmp_path / "model.keras")(x)), quantized, atol=0)
 
 
-def test_a_shared_bottom_keeps_it_too(tmp_path):
+def test_a_shared_bottom_stays_quantized_in_a_file(tmp_path):
     model = model_of(pk.SharedBottomBlock(["click", "time"], keras.layers.Dense(4, "relu")))
     model.quantize("int8")
     model.save(tmp_path / "model.keras")
@@ -74,7 +74,7 @@ def test_a_shared_bottom_keeps_it_too(tmp_path):
     assert sum(map(is_int8, loaded.weights)) == 4
 
 
-def test_stacked_experts_are_quantized_as_copied_ones_are():
+def test_quantized_stacked_and_copied_experts_have_equal_outputs():
     stacked, copied = model_of(ple("stacked")), model_of(ple("copied"))
     pk.transfer_weights(stacked, copied)
     for model in (stacked, copied):
@@ -86,7 +86,7 @@ def test_stacked_experts_are_quantized_as_copied_ones_are():
 
 
 @pytest.mark.parametrize("experts", ["stacked", "copied"])
-def test_its_gates_and_experts_are_looked_at_as_before(experts):
+def test_gate_weights_and_reports_of_a_quantized_model_are_close_to_the_original(experts):
     model = model_of(ple(experts))
     x = features(64, 5)
     labels = {"click": np.arange(64) % 2, "time": x[:, :1]}
@@ -99,7 +99,7 @@ def test_its_gates_and_experts_are_looked_at_as_before(experts):
         np.testing.assert_allclose(means, weights.mean(0), atol=1e-5)
 
 
-def test_what_is_quantized_in_part_is_loaded_so(tmp_path):
+def test_a_partly_quantized_model_is_loaded_partly_quantized(tmp_path):
     model = model_of(ple("stacked"))
     for layer in model._flatten_layers():
         if layer.name == "projection":
@@ -111,13 +111,13 @@ def test_what_is_quantized_in_part_is_loaded_so(tmp_path):
     assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
 
 
-def test_modes_that_stacked_experts_do_not_have_are_said_aloud():
+def test_unsupported_modes_of_stacked_experts_give_a_warning():
     model = model_of(ple("stacked with more inside"))
     with pytest.warns(UserWarning, match=r"stacked experts of 'cgc/experts' .* mode='float8'"):
         model.quantize("float8")
 
 
-def test_weights_are_transferred_before_not_after():
+def test_transfer_weights_refuses_quantized_models():
     model = model_of(ple("stacked"))
     other = model_of(ple("stacked"))
     model.quantize("int8")

@@ -1,12 +1,12 @@
-"""What holds of a model holds after it was saved, loaded, cloned, copied, frozen, transferred,
-trained or quantized, in any order.
+"""Models are equal after any sequence of saving, loading, cloning, copying, freezing, transfer,
+training and quantization.
 
-Random models (see `tests._keras.random_models`) go through random chains of these steps. After each
-step the model predicts as before, its weights have the same paths, one for each, the same weights
-are trained, the losses weigh the same, and it goes on training as the model before the step does.
+Random chains of these steps are applied to random models (see `tests._keras.random_models`). After
+each step, predictions, paths of weights, trainable weights and loss weights are the same as before.
+The model also trains like the model before the step. Each weight has a unique path.
 
-`ROUND_TRIPS=200` runs as many chains with a new random seed; the statistics of
-`--hypothesis-show-statistics` tell what they were made of.
+`ROUND_TRIPS=200` runs 200 chains with a new random seed. `--hypothesis-show-statistics` shows the
+steps of the chains.
 """
 
 import copy
@@ -29,22 +29,22 @@ from tests._keras.random_models import ALONE, ROWS, WIDTH, OwnModel, TwoDense, m
 from tests.helpers import features, numpy_of
 
 BACKEND = keras.backend.backend()
-QUICK = {"torch": 10, "jax": 10, "tensorflow": 1}[BACKEND]  # chains within the time there is
+QUICK = {"torch": 10, "jax": 10, "tensorflow": 1}[BACKEND]  # chains within the time limit
 CHAINS = int(os.environ.get("ROUND_TRIPS", QUICK))
 X = features(ROWS, WIDTH)
 
 pytestmark = pytest.mark.skipif(
-    BACKEND == "tensorflow", reason="TensorFlow compiles each of the models, slowly"
+    BACKEND == "tensorflow", reason="TensorFlow compiles each model, which is slow"
 )
 
 
 @pytest.fixture(autouse=True)
 def _no_garbage_collection(monkeypatch):
-    """Keras collects garbage after each layer that it quantizes, all of a test run's."""
+    """Disable the garbage collection that Keras runs after quantizing each layer. It is slow."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
-# Looking at a model.
+# State of a model.
 
 
 def the_heads(model):
@@ -56,7 +56,7 @@ def predictions(model):
 
 
 def path_of(weight):
-    """Its path without the names that Keras itself loses."""
+    """Return the path of a weight without the names that Keras itself loses."""
     return re.sub(ALONE, "", weight.path)
 
 
@@ -66,14 +66,15 @@ def is_trained(model):
 
 
 def values(model):
-    """Of all weights but the statistics of gates, which belong to no file."""
+    """Return the values of all weights, except gate statistics, which are not saved."""
     return {path_of(weight): numpy_of(weight) for weight in model.weights if weight.name != "sums"}
 
 
 def is_loaded_quantized(layer):
-    """Whether a file keeps it quantized: a user's layer with layers inside it does not, in Keras.
+    """Return whether a file keeps a layer quantized.
 
-    Nor a Gate that no CGCBlock holds.
+    In Keras, it does not for custom layers with inner layers. It does not for a Gate outside a
+    CGCBlock either.
     """
     if isinstance(layer, pk.CGCBlock | pk.SharedBottomBlock | pk.ExpertBlock | pk.Head):
         return True
@@ -90,18 +91,18 @@ def is_quantized(model):
 
 OPTIMIZERS = {
     "sgd": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
-    # A large epsilon: rounding errors of a gradient of 0 must not be made large.
+    # The large epsilon avoids amplifying rounding errors of zero gradients.
     "adam": lambda: keras.optimizers.Adam(0.05, epsilon=1e-2),
 }
 
 
-def compile_anew(model, optimizer):
+def compile_again(model, optimizer):
     kwargs = the_heads(model).compile_kwargs(optimizer=OPTIMIZERS[optimizer]())
     model.compile(jit_compile=False, **kwargs)
 
 
 def labels(model):
-    """Of every task, a fourth of those of binary tasks and numbers missing."""
+    """Return labels of every task. A quarter is missing, except for multiclass tasks."""
     rng = np.random.default_rng(0)
     y = {}
     for head in (layer for layer in model._flatten_layers() if isinstance(layer, pk.Head)):
@@ -114,7 +115,7 @@ def labels(model):
 
 
 def train(model):
-    """The logs of a step, in which what is frozen stays."""
+    """Train for one step, check that frozen weights do not change, and return the logs."""
     before = values(model)
     model.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
     logs = model.train_on_batch(X, labels(model), return_dict=True)
@@ -125,7 +126,10 @@ def train(model):
 
 
 def frozen(model):
-    """The paths of the weights that no step changes; of a BatchNormalization it does."""
+    """Return the paths of the weights that training does not change.
+
+    It changes the moving statistics of a trainable BatchNormalization.
+    """
     changed = [weight.path for weight in model.trainable_weights]
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
@@ -134,7 +138,7 @@ def frozen(model):
     return [path_of(weight) for weight in frozen if weight.name != "sums"]
 
 
-# What must hold.
+# Checks.
 
 
 def assert_equal(actual, expected):
@@ -143,24 +147,24 @@ def assert_equal(actual, expected):
         np.testing.assert_allclose(actual[key], expected[key], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-def assert_a_path_for_each_weight(model):
+def assert_unique_paths(model):
     assert len({weight.path for weight in model.weights}) == len(model.weights)
-    if BACKEND == "torch" and not is_quantized(model):  # loaded, it has the old kernels too
+    if BACKEND == "torch" and not is_quantized(model):  # a loaded one also has the old kernels
         variables = {id(variable.value) for variable in model.variables}
         assert {id(parameter) for parameter in model.parameters()} == variables
 
 
-def assert_alike(model, before):
-    """It has the paths, trained weights, loss weights and predictions of another."""
-    assert_a_path_for_each_weight(model)
+def assert_equal_models(model, before):
+    """Check that two models have equal paths, weights, loss weights and predictions."""
+    assert_unique_paths(model)
     assert is_trained(model) == is_trained(before)
     assert_equal(the_heads(model).loss_weights(), the_heads(before).loss_weights())
     assert_equal(values(model), values(before))
     assert_equal(predictions(model), predictions(before))
 
 
-def assert_trained_alike(model, before):
-    """Both go on training alike."""
+def assert_equal_training(model, before):
+    """Check that a training step has the same effect on two models."""
     assert_equal(train(model), train(before))
     assert_equal(values(model), values(before))
     assert_equal(predictions(model), predictions(before))
@@ -171,7 +175,7 @@ def assert_trained_alike(model, before):
 
 @dataclass
 class Trip:
-    """A model on its way, and what it needs to be made anew."""
+    """A model, and the recipe, optimizer and folder for creating it again."""
 
     recipe: object
     optimizer: str
@@ -180,15 +184,15 @@ class Trip:
 
     def start(self):
         self.model = self.recipe()
-        assert_a_path_for_each_weight(self.model)
+        assert_unique_paths(self.model)
         heads = the_heads(self.model)
         weights = {task: 0.5 + i for i, task in enumerate(heads.trained_tasks)}
         heads.multiply_loss_weights(weights)
-        compile_anew(self.model, self.optimizer)
+        compile_again(self.model, self.optimizer)
         train(self.model)
 
-    def new(self):
-        """Another model of the recipe, of which the same is frozen and quantized."""
+    def new_model(self):
+        """Create a new model with the same frozen and quantized layers."""
         model = self.recipe()
         if is_quantized(self.model):
             model.quantize("int8")
@@ -198,37 +202,37 @@ class Trip:
                 layer.trainable = other.trainable
         return model
 
-    def go_on_with(self, model, with_optimizer):
-        """Take another model for the one so far, to which it must be equal."""
-        assert_alike(model, self.model)
+    def replace_model(self, model, with_optimizer):
+        """Check that a model equals the current one, and continue with it."""
+        assert_equal_models(model, self.model)
         if not with_optimizer:
-            compile_anew(self.model, self.optimizer)
-            compile_anew(model, self.optimizer)
-        assert_trained_alike(model, self.model)
+            compile_again(self.model, self.optimizer)
+            compile_again(model, self.optimizer)
+        assert_equal_training(model, self.model)
         self.model = model
 
 
 def save_and_load(trip):
     trip.model.save(trip.folder / "model.keras")
     model = keras.models.load_model(trip.folder / "model.keras")
-    trip.go_on_with(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=not is_quantized(model))
 
 
 def deep_copy(trip):
     model = copy.deepcopy(trip.model)
-    trip.go_on_with(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=not is_quantized(model))
 
 
 def unpickle(trip):
     model = pickle.loads(pickle.dumps(trip.model))
-    trip.go_on_with(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=not is_quantized(model))
 
 
 def load_weights_into_a_new_model(trip):
     trip.model.save_weights(trip.folder / "model.weights.h5")
-    model = trip.new()
+    model = trip.new_model()
     model.load_weights(trip.folder / "model.weights.h5")
-    trip.go_on_with(model, with_optimizer=False)
+    trip.replace_model(model, with_optimizer=False)
 
 
 def clone(trip):
@@ -237,16 +241,16 @@ def clone(trip):
         return
     model = keras.models.clone_model(trip.model)
     model.set_weights(trip.model.get_weights())
-    trip.go_on_with(model, with_optimizer=False)
+    trip.replace_model(model, with_optimizer=False)
 
 
 def transfer(trip):
     if is_quantized(trip.model):
         return
-    model = trip.new()
+    model = trip.new_model()
     done = pk.transfer_weights(trip.model, model)
     assert (done.new, done.left_out) == ((), {})
-    trip.go_on_with(model, with_optimizer=False)
+    trip.replace_model(model, with_optimizer=False)
 
 
 def train_twice(trip):
@@ -258,33 +262,33 @@ def quantize(trip):
     if is_quantized(trip.model) or not is_loaded_quantized(trip.model):
         return
     trip.model.quantize("int8")
-    compile_anew(trip.model, trip.optimizer)
+    compile_again(trip.model, trip.optimizer)
     train(trip.model)
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """Freeze or thaw one of the layers inside."""
+    """Freeze or thaw an inner layer."""
 
     place: int
     trainable: bool
 
     def __call__(self, trip):
-        if isinstance(trip.model, OwnModel):  # its file doesn't tell
+        if isinstance(trip.model, OwnModel):  # its file lacks frozen layers
             return
         layers = trip.model._flatten_layers(include_self=False)
         layer = layers[self.place % len(layers)]
         before, expected = predictions(trip.model), self.expected(trip.model, layer)
-        if not any(expected.values()):  # there would be nothing to train
+        if not any(expected.values()):  # no trainable weights would remain
             return
         layer.trainable = self.trainable
         assert is_trained(trip.model) == expected
         assert_equal(predictions(trip.model), before)
-        compile_anew(trip.model, trip.optimizer)
+        compile_again(trip.model, trip.optimizer)
         train(trip.model)
 
     def expected(self, model, layer):
-        """Which weights are trained afterwards."""
+        """Return for each weight whether it is trained after this step."""
         inside = [w for each in layer._flatten_layers() for w in each._trainable_variables]
         return is_trained(model) | {path_of(weight): self.trainable for weight in inside}
 

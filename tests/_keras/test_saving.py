@@ -1,4 +1,4 @@
-"""Files: read in a new process, by other backends, and refused where the order differs."""
+"""Files are read in new processes and by other backends. Another order of names is refused."""
 
 import importlib.util
 import os
@@ -41,7 +41,7 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A folder with a trained, compiled model, inputs, labels and its predictions."""
+    """Return a folder with a trained, compiled model, inputs and labels, and the predictions."""
     folder = tmp_path_factory.mktemp("trained")
     model = model_of_tasks()
     x = features(24, 5)
@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_a_new_process_of_any_backend_predicts_the_same(trained, backend):
+def test_predictions_are_the_same_in_a_new_process_with_any_backend(trained, backend):
     folder, expected = trained
     subprocess.run(
         [sys.executable, "-c", PREDICT, folder],
@@ -68,7 +68,7 @@ def test_a_new_process_of_any_backend_predicts_the_same(trained, backend):
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
 
 
-def test_a_loaded_model_goes_on_training_from_where_it_was(trained):
+def test_a_loaded_model_continues_with_its_number_of_iterations(trained):
     folder, _ = trained
     loaded = keras.models.load_model(folder / "model.keras")
     x, y = np.load(folder / "x.npy"), dict(np.load(folder / "y.npz"))
@@ -78,7 +78,7 @@ def test_a_loaded_model_goes_on_training_from_where_it_was(trained):
     assert int(loaded.optimizer.iterations) == 9
 
 
-def test_weights_round_trip_exactly(tmp_path):
+def test_loaded_weights_are_exactly_those_saved(tmp_path):
     model, other = model_of_tasks(), model_of_tasks()
     x = features(7, 5)
     model.save_weights(tmp_path / "m.weights.h5")
@@ -101,8 +101,8 @@ def test_weights_of_other_tasks_or_another_order_are_refused(tmp_path, tasks, ta
         model_of_tasks(tasks, task_experts).load_weights(tmp_path / "m.weights.h5")
 
 
-def test_skipping_mismatches_never_gives_a_task_anothers_weights(tmp_path):
-    """Behind the refusal Keras goes on into the layers inside: they load by name or not at all."""
+def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):
+    """Keras ignores the error and loads the inner layers. They load by name or not at all."""
 
     def model_of(tasks, counts=1):
         ple = pk.PLEBlock(2, tasks, [4], num_task_experts=counts, num_shared_experts=1)
@@ -127,7 +127,7 @@ def test_skipping_mismatches_never_gives_a_task_anothers_weights(tmp_path):
 
 
 @pytest.mark.parametrize("make", ["mmoe", "heads"])
-def test_blocks_without_task_experts_refuse_another_order_too(tmp_path, make):
+def test_blocks_without_task_experts_refuse_another_order(tmp_path, make):
     def model_of(tasks):
         if make == "mmoe":
             return chain(pk.MMoEBlock(tasks, 3, num_experts=2))
@@ -139,8 +139,8 @@ def test_blocks_without_task_experts_refuse_another_order_too(tmp_path, make):
         model_of(["b", "a"]).load_weights(tmp_path / "m.weights.h5")
 
 
-def test_a_file_has_no_place_for_statistics(tmp_path):
-    """Saved with tracking on, it loads with tracking off, and the other way round."""
+def test_files_do_not_contain_gate_statistics(tmp_path):
+    """A file saved with statistics loads without them, and vice versa."""
 
     def model_of(track):
         return chain(pk.PLEBlock(2, ["a", "b"], 3, enable_gate_weights_metrics=track), width=4)
@@ -155,8 +155,8 @@ def test_a_file_has_no_place_for_statistics(tmp_path):
 
 
 @keras.saving.register_keras_serializable(package="test_saving")
-class WithoutHeads(keras.Model):
-    """It holds heads that it never calls."""
+class UncalledHeads(keras.Model):
+    """A model with heads that it never calls."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -167,15 +167,15 @@ class WithoutHeads(keras.Model):
         return self.dense(inputs)
 
 
-def test_a_model_is_saved_with_heads_that_it_never_calls(tmp_path):
-    model, x = WithoutHeads(), features(3, 4)
+def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
+    model, x = UncalledHeads(), features(3, 4)
     predictions = model.predict(x, verbose=0)
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)
 
 
-def test_a_subclassed_model_round_trips(tmp_path):
+def test_a_loaded_subclassed_model_has_equal_predictions(tmp_path):
     @keras.saving.register_keras_serializable(package="tests")
     class Subclassed(keras.Model):
         def __init__(self, **kwargs):

@@ -1,4 +1,4 @@
-"""Widths and layers that nothing can be copied from, for every argument that takes them."""
+"""Invalid widths and templates are refused by every argument that takes a template."""
 
 import keras
 import pytest
@@ -35,14 +35,14 @@ BAD_UNITS = {
 
 @pytest.mark.parametrize(("value", "error", "message"), table(BAD_UNITS))
 @pytest.mark.parametrize("name", ["units", *TEMPLATE_ARGUMENTS])
-def test_units_that_are_no_widths_are_refused(name, value, error, message):
+def test_invalid_units_are_refused(name, value, error, message):
     make = {"units": pk.ExpertBlock, **TEMPLATE_ARGUMENTS}[name]
     check_refused(lambda: make(value), error, message.format(name.split("_of_")[0]))
 
 
 @keras.saving.register_keras_serializable("test_template_refusals")
-class Forgetful(pk.ExpertBlock):
-    """Has one more argument than the config that it inherits."""
+class IncompleteConfig(pk.ExpertBlock):
+    """An expert with an argument that its inherited config lacks."""
 
     def __init__(self, units, scale=1.0, **kwargs):
         super().__init__(units, **kwargs)
@@ -51,7 +51,7 @@ class Forgetful(pk.ExpertBlock):
 
 @keras.saving.register_keras_serializable("test_template_refusals")
 class Opaque(keras.layers.Layer):
-    """Has no get_config, and an argument that Keras can't keep."""
+    """A layer without get_config and with an argument that Keras can't serialize."""
 
     def __init__(self, thing, **kwargs):
         super().__init__(**kwargs)
@@ -60,7 +60,7 @@ class Opaque(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("test_template_refusals")
 class Splitting(keras.layers.Layer):
-    """Returns two tensors."""
+    """A layer that returns two tensors."""
 
     def call(self, inputs):
         return [inputs, inputs]
@@ -74,16 +74,16 @@ def functional_of_seven_features():
 BAD_TEMPLATES = {
     "lambda": (lambda: keras.layers.Lambda(lambda x: x), ValueError, r"copied.*Lambda"),
     "without_get_config": (
-        lambda: Forgetful(3, scale=2.0),
+        lambda: IncompleteConfig(3, scale=2.0),
         ValueError,
-        r"takes \['scale'\], which its config lacks; give Forgetful a get_config",
+        r"takes \['scale'\], which its config lacks; give IncompleteConfig a get_config",
     ),
     "inside_a_sequential": (
-        lambda: keras.Sequential([Forgetful(3, scale=2.0)]),
+        lambda: keras.Sequential([IncompleteConfig(3, scale=2.0)]),
         ValueError,
         r"takes \['scale'\], which its config lacks",
     ),
-    "not_serializable": (lambda: Opaque(Unlike()), ValueError, r"give it\s+get_config"),
+    "not_serializable": (lambda: Opaque(Unlike()), ValueError, r"Give it\s+get_config"),
     "class": (lambda: keras.layers.Dense, TypeError, r"instance of a Keras layer.*=<class"),
     "name": (lambda: "dense", TypeError, r"instance of a Keras layer.*='dense'"),
     "function": (lambda: len, TypeError, r"instance of a Keras layer.*=<built-in"),
@@ -119,9 +119,7 @@ UNFIT_TEMPLATES = {
 
 @pytest.mark.parametrize(("make_template", "shape", "message"), table(UNFIT_TEMPLATES))
 @pytest.mark.parametrize("name", list(TEMPLATE_ARGUMENTS))
-def test_a_template_that_maps_features_to_no_features_is_refused(
-    name, make_template, shape, message
-):
+def test_a_template_with_invalid_output_shapes_is_refused(name, make_template, shape, message):
     argument = name.split("_of_")[0]
     layer = TEMPLATE_ARGUMENTS[name](make_template())
     check_refused(
@@ -131,7 +129,7 @@ def test_a_template_that_maps_features_to_no_features_is_refused(
     )
 
 
-def test_experts_whose_outputs_differ_in_width_are_refused():
+def test_experts_with_different_output_widths_are_refused():
     block = pk.CGCBlock(["a"], keras.layers.Activation("relu"))
     inputs = {"a": features(2, 5), "shared": features(2, 4)}
     check_refused(

@@ -1,7 +1,7 @@
-"""Processes that train one model together: `python -m tests.backends.ddp_run FOLDER`, on PyTorch.
+"""Processes that train one model: `python -m tests.backends.ddp_run FOLDER`, on PyTorch.
 
-Two of them, then four. Each writes what it found to FOLDER/{ranks}-{rank}.json, and the first of
-two saves its model there. With `ranks=1` the functions say what a process finds alone.
+Runs two processes, then four. Each writes its results to FOLDER/{ranks}-{rank}.json. The first of
+two saves its model there. With `ranks=1`, the functions return the results of a single process.
 """
 
 import json
@@ -18,16 +18,16 @@ from tests.helpers import features, randomize
 from tests.models import chain, compiled
 from tests.processes import EXAMPLES
 
-PATIENCE = timedelta(seconds=60)  # of a process that waits for another
+TIMEOUT = timedelta(seconds=60)  # for a process that waits for another
 ROWS, BATCH, STEPS, EPOCHS = 80, 16, 20, 2
-VALID = (slice(0, 5), slice(5, 13))  # what each of two processes validates on
+VALIDATION_ROWS = (slice(0, 5), slice(5, 13))  # of each of two processes
 POLICIES = ("mixed_float16", "mixed_bfloat16")
 
 
 def ple_of_rank(
     rank=0, loss_weighting="uncertainty", reduction=None, normalization=None, optimizer="adam"
 ):
-    """Two tasks and two levels; every process starts with weights of its own."""
+    """Return a model of two tasks and two levels. Initial weights differ between processes."""
     heads = pk.TaskHeads(
         [
             pk.BinaryHead("click", tower=[3]),
@@ -46,7 +46,7 @@ def ple_of_rank(
 
 
 def data(missing=0):
-    """One task has no label in the first `missing` rows of each batch."""
+    """Return data where one task has no label in the first `missing` rows of each batch."""
     x = features(ROWS, 6)
     y = {"click": x[:, :1] > 0, "time": x[:, 1:2] * x[:, 2:3]}
     y["time"][np.arange(ROWS) % BATCH < missing] = np.nan
@@ -59,7 +59,7 @@ def part(arrays, rows):
 
 
 def batches(arrays, rank=0, ranks=1, steps=STEPS):
-    """A process's part of each batch: the rows from one on, by its rank."""
+    """Yield a process's part of each batch: consecutive rows, by its rank."""
     size = BATCH // ranks
     for step in range(steps):
         begin = step * BATCH % ROWS + rank * size
@@ -67,10 +67,10 @@ def batches(arrays, rank=0, ranks=1, steps=STEPS):
 
 
 def train(model, parts):
-    """The loss of each step."""
+    """Return the loss of each step."""
     losses = []
     for one in parts:
-        model.reset_metrics()  # Keras 3.12 goes on with the mean of the steps before
+        model.reset_metrics()  # Keras 3.12 continues the mean of the previous steps
         losses.append(float(model.train_on_batch(*one, return_dict=True)["loss"]))
     return losses
 
@@ -80,57 +80,57 @@ def values(variables):
 
 
 def alone(model):
-    """In place of the example's `train_together`."""
+    """Do nothing: replaces the example's `use_ddp` in a single process."""
 
 
-def learn_labelled(together=alone, rank=0, ranks=1):
+def train_labelled(distribute=alone, rank=0, ranks=1):
     model = ple_of_rank(rank)
-    together(model)
+    distribute(model)
     losses = train(model, batches(data(), rank, ranks))
-    found = {"losses": losses, "weights": values(model.trainable_variables)}
-    return {**found, "optimizer": values(model.optimizer.variables)}
+    results = {"losses": losses, "weights": values(model.trainable_variables)}
+    return {**results, "optimizer": values(model.optimizer.variables)}
 
 
-def learn_missing(together=alone, rank=0, ranks=1, reduction=None, steps=1):
-    """Where processes hold different numbers of labels."""
+def train_with_missing_labels(distribute=alone, rank=0, ranks=1, reduction=None, steps=1):
+    """Train with different numbers of labels in the processes."""
     weighting = "uncertainty" if reduction else None
     model = ple_of_rank(rank, weighting, reduction, optimizer="sgd")
-    together(model)
+    distribute(model)
     losses = train(model, batches(data(missing=6), rank, ranks, steps))
     return {"losses": losses, "weights": values(model.trainable_variables)}
 
 
-def learn_exactly(together=alone, rank=0, ranks=1):
-    return learn_missing(together, rank, ranks, "sum_over_batch_size", steps=5)
+def train_divided_by_batch(distribute=alone, rank=0, ranks=1):
+    return train_with_missing_labels(distribute, rank, ranks, "sum_over_batch_size", steps=5)
 
 
-def learn_normalized(together=alone, rank=0, ranks=1):
-    """With batch normalization in the experts."""
+def train_with_batch_normalization(distribute=alone, rank=0, ranks=1):
+    """Train with batch normalization in the experts."""
     model = ple_of_rank(rank, normalization="batch")
-    together(model)
+    distribute(model)
     train(model, batches(data(), rank, ranks, steps=3))
     moving = [v for v in model.non_trainable_variables if "moving" in v.path]
     return {"weights": values(model.trainable_variables), "moving": values(moving)}
 
 
-def learn_mixed(together=alone, rank=0, ranks=1, policy="mixed_float16"):
+def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_float16"):
     keras.config.set_dtype_policy(policy)
     model = ple_of_rank(rank)
-    together(model)
+    distribute(model)
     losses = train(model, batches(data(), rank, ranks, steps=3))
     keras.config.set_dtype_policy("float32")
     return {"losses": losses, "weights": values(model.trainable_variables)}
 
 
-class Look(keras.callbacks.Callback):
-    """One process looks into the model while the others wait for nothing."""
+class ObserveGates(keras.callbacks.Callback):
+    """Callback that runs `gate_report` in one process. The others do not wait for it."""
 
     def on_epoch_end(self, epoch, logs=None):
         pk.gate_report(self.model, *data())
 
 
 def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
-    """The logs by epoch, and what the gates of this process have counted since the training."""
+    """Return the logs by epoch, and the counts of this process's gate statistics after training."""
     rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
     history = model.fit(
         *part(data(), rows),
@@ -141,57 +141,57 @@ def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
         callbacks=[*callbacks, pk.GateWeightsLogger(), pk.LossWeightDecay({"click": 0.5})],
         verbose=0,
     ).history
-    gates = [gate for level in model.get_layer("ple") for gate in level._gates().values()]
+    gates = [gate for level in model.get_layer("ple") for gate in level._level.gates.values()]
     counts = [gate.statistics()["count"] for gate in gates]
     logs = {key: [float(value) for value in by_epoch] for key, by_epoch in history.items()}
     return {"history": logs, "counts": counts}
 
 
-def learn_with_callbacks(together, rank, ranks, folder, mean_logs):
+def fit_with_callbacks_in_one_process(distribute, rank, ranks, folder, mean_logs):
     model = ple_of_rank(rank)
-    together(model)
-    only_here = [Look(), keras.callbacks.ModelCheckpoint(folder / "model.keras")]
-    found = fit_part(
-        model, rank, ranks, VALID[rank], [mean_logs, *(only_here if rank == 0 else [])]
+    distribute(model)
+    only_here = [ObserveGates(), keras.callbacks.ModelCheckpoint(folder / "model.keras")]
+    results = fit_part(
+        model, rank, ranks, VALIDATION_ROWS[rank], [mean_logs, *(only_here if rank == 0 else [])]
     )
     predictions = model.predict(data()[0], verbose=0)
-    return {**found, "predictions": {task: p.tolist() for task, p in predictions.items()}}
+    return {**results, "predictions": {task: p.tolist() for task, p in predictions.items()}}
 
 
-def learn_validated_once(together, rank, ranks):
-    """Only one process has data to validate on."""
+def fit_with_one_validation(distribute, rank, ranks):
+    """Fit with validation data in one process only."""
     model = ple_of_rank(rank)
-    together(model)
-    return fit_part(model, rank, ranks, VALID[0] if rank == 0 else None)
+    distribute(model)
+    return fit_part(model, rank, ranks, VALIDATION_ROWS[0] if rank == 0 else None)
 
 
 def run(rank, ranks, folder):
-    """All that one of the processes does."""
+    """Run all trainings of one process."""
     sys.path.insert(0, str(EXAMPLES / "distributed"))
     from torch import distributed
-    from torch_ddp import MeanLogs, train_together
+    from torch_ddp import MeanLogs, use_ddp
 
     distributed.init_process_group(
-        "gloo", f"file://{folder}/meeting-{ranks}", PATIENCE, ranks, rank
+        "gloo", f"file://{folder}/rendezvous-{ranks}", TIMEOUT, ranks, rank
     )
-    who = (train_together, rank, ranks)
-    found = {"labelled": learn_labelled(*who)}
+    process = (use_ddp, rank, ranks)
+    results = {"labelled": train_labelled(*process)}
     if ranks == 2:
-        found |= {
-            "missing": learn_missing(*who),
-            "exact": learn_exactly(*who),
-            "normalized": learn_normalized(*who),
-            "fit": learn_with_callbacks(*who, folder, MeanLogs()),
-            "validated_once": learn_validated_once(*who),
-            **{policy: learn_mixed(*who, policy) for policy in POLICIES},
+        results |= {
+            "missing": train_with_missing_labels(*process),
+            "exact": train_divided_by_batch(*process),
+            "normalized": train_with_batch_normalization(*process),
+            "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),
+            "validated_once": fit_with_one_validation(*process),
+            **{policy: train_in_half_precision(*process, policy) for policy in POLICIES},
         }
     distributed.destroy_process_group()
-    (folder / f"{ranks}-{rank}.json").write_text(json.dumps(found))
+    (folder / f"{ranks}-{rank}.json").write_text(json.dumps(results))
 
 
 def main(folder):
-    """Forks share the imports, which take longer than all the rest."""
-    sys.modules["tensorflow"] = None  # Keras would import it in every process
+    """Run all processes as forks. They share the imports, which take longer than the trainings."""
+    sys.modules["tensorflow"] = None  # otherwise Keras imports it in every process
     fork = multiprocessing.get_context("fork")
     for ranks in (2, 4):
         processes = [fork.Process(target=run, args=(r, ranks, folder)) for r in range(ranks)]

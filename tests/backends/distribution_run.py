@@ -1,7 +1,7 @@
-"""What a run on several devices trains: a PLE of two tasks, 20 steps in a fixed order.
+"""Training for several devices: a PLE of two tasks, 20 steps in a fixed order.
 
-Gates are watched, loss weights are moved and learned, and labels are missing: of a task, more in
-one half of a batch than in the other.
+Gates keep statistics, loss weights are moved and learned, and labels are missing. Each task
+misses more labels in one half of a batch than in the other.
 """
 
 import json
@@ -18,8 +18,8 @@ from tests.models import chain, compiled
 EPOCHS, STEPS, BATCH = 10, 20, 16
 
 
-def watched_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
-    """Two levels of four experts."""
+def tracked_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
+    """Return a model with two levels of four experts whose gates keep statistics."""
     keras.utils.set_random_seed(0)
     tasks = [
         pk.BinaryHead("click", reduction=reduction),
@@ -32,7 +32,7 @@ def watched_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
 
 
 def data(batches=STEPS // EPOCHS):
-    """In each batch the first three eighths have no click, the last three no time."""
+    """Return data. In each batch, the first 3/8 have no click label and the last 3/8 no time."""
     x = features(batches * BATCH, 3)
     y = {"click": (x[:, 0] > 0).astype("float32"), "time": x @ np.float32([1, 2, 3])}
     place = np.arange(len(x)) % BATCH
@@ -42,7 +42,7 @@ def data(batches=STEPS // EPOCHS):
 
 
 class Subclassed(keras.Model):
-    """A model that makes its layers itself, and whose paths start with its name."""
+    """Model that creates its own layers. Their paths start with the model's name."""
 
     def __init__(self):
         super().__init__()
@@ -53,8 +53,8 @@ class Subclassed(keras.Model):
         return self.heads(self.ple(inputs))
 
 
-def fit_watched(model, folder):
-    """The logs by epoch; after the last step a callback saves the model."""
+def fit_with_callbacks(model, folder):
+    """Return the logs by epoch. A callback saves the model after the last step."""
     path = Path(folder) / "{epoch:02d}.keras"
     callbacks = [
         pk.GateWeightsLogger(),
@@ -68,12 +68,12 @@ def fit_watched(model, folder):
 
 
 def predictions(model):
-    """By task, for the rows of `data`."""
+    """Return the predictions for the rows of `data`, by task."""
     return {task: y.tolist() for task, y in model.predict(data()[0], verbose=0).items()}
 
 
-def assert_is_as_alone(logs, alone):
-    """That each figure of each epoch is, and that what is compared moves at all."""
+def assert_equal_logs(logs, alone):
+    """Assert that the logs of every epoch are equal, and that training changed them."""
     assert logs.keys() == alone.keys()
     assert any("gate/ple/1/time" in key for key in logs)
     assert alone["loss"][-1] < alone["loss"][0]
@@ -83,5 +83,5 @@ def assert_is_as_alone(logs, alone):
 
 
 def write(figures):
-    """Into the file that the command line names."""
+    """Write the figures to the folder that the command line names."""
     Path(sys.argv[1]).joinpath("figures.json").write_text(json.dumps(figures))

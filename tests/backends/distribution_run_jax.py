@@ -1,4 +1,4 @@
-"""Runs on one, two and four devices: `python -m tests.backends.distribution_run_jax FOLDER`.
+"""Training on one, two and four devices: `python -m tests.backends.distribution_run_jax FOLDER`.
 
 Needs XLA_FLAGS=--xla_force_host_platform_device_count=4. Writes FOLDER/figures.json and the models
 of the distributed runs.
@@ -13,17 +13,17 @@ import ple_keras as pk
 from tests.backends.distribution_run import (
     Subclassed,
     data,
-    fit_watched,
+    fit_with_callbacks,
     predictions,
-    watched_ple,
+    tracked_ple,
     write,
 )
 
 DEVICES = distribution.list_devices()
 
 
-def by_expert(*shape):
-    """A ModelParallel of so many replicas and shards, with the stacks split by expert."""
+def expert_parallel(*shape):
+    """Return a ModelParallel of (replicas, shards), with the stacks split by expert."""
     count = shape[0] * shape[1]
     layouts = distribution.LayoutMap(
         distribution.DeviceMesh(shape, ("batch", "model"), DEVICES[:count])
@@ -36,24 +36,24 @@ def by_expert(*shape):
 DISTRIBUTIONS = {
     "one": None,
     "data_2": distribution.DataParallel(devices=DEVICES[:2]),
-    "experts_4": by_expert(2, 2),
+    "experts_4": expert_parallel(2, 2),
 }
 
 
 def shards(variables):
-    """The shape that each device holds of each variable, by path; they must be alike."""
+    """Return the shape of each variable's shards, by path. All shards must have the same shape."""
     held = {v.path: {part.data.shape for part in v.value.addressable_shards} for v in variables}
     return {path: shapes.pop() for path, shapes in held.items()}
 
 
-def run(folder, looks):
-    """All figures of a training run under the distribution in force."""
-    model = watched_ple(balance=0.1)
+def run(folder, observes):
+    """Return all figures of a training run under the current distribution."""
+    model = tracked_ple(balance=0.1)
     figures = {
-        "logs": fit_watched(model, folder),
+        "logs": fit_with_callbacks(model, folder),
         "shards": shards([*model.variables, *model.optimizer.variables]),
     }
-    if looks:
+    if observes:
         figures["report"] = pk.gate_report(model, data()[0]).to_dict()
     if distribution.distribution():
         figures["predictions"] = predictions(model)
@@ -61,7 +61,7 @@ def run(folder, looks):
 
 
 def large_stacks():
-    """What devices hold of stacks that Keras fills shard by shard, as it does large ones."""
+    """Return the shards of stacks that Keras initializes by shard, as it does for large ones."""
     from keras.src.backend.jax import core
 
     core.should_shard_at_init = lambda *_: True
@@ -74,7 +74,7 @@ def main(folder):
     figures = {}
     for name, chosen in DISTRIBUTIONS.items():
         distribution.set_distribution(chosen)
-        figures[name] = run(Path(folder) / name, looks=name != "data_2")
+        figures[name] = run(Path(folder) / name, observes=name != "data_2")
     model = Subclassed()
     model(data()[0])
     figures["subclassed"] = shards(model.variables)

@@ -1,4 +1,4 @@
-"""Runs on 1, 2 and 4 replicas: `python -m tests.backends.distribution_run_tensorflow FOLDER`.
+"""Training on 1, 2 and 4 replicas: `python -m tests.backends.distribution_run_tensorflow FOLDER`.
 
 Writes FOLDER/figures.json and the models of all runs.
 """
@@ -14,9 +14,9 @@ import ple_keras as pk
 from tests.backends.distribution_run import (
     BATCH,
     data,
-    fit_watched,
+    fit_with_callbacks,
     predictions,
-    watched_ple,
+    tracked_ple,
     write,
 )
 
@@ -24,7 +24,10 @@ DEVICES = [f"CPU:{i}" for i in range(4)]
 
 
 def strategies():
-    """Of two replicas and of four. The collectives of a process keep the size they first had."""
+    """Return strategies of two and of four replicas.
+
+    The collectives of a process keep the size of their first use.
+    """
     (cpu,) = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(
         cpu, [tf.config.LogicalDeviceConfiguration() for _ in DEVICES]
@@ -41,11 +44,11 @@ def scope(strategy):
 
 
 def run(strategy, folder):
-    """All figures of a training run whose losses divide by the batch."""
+    """Return all figures of a training run whose losses divide by the batch size."""
     with scope(strategy):
-        model = watched_ple(reduction="sum_over_batch_size")
+        model = tracked_ple(reduction="sum_over_batch_size")
     figures = {
-        "logs": fit_watched(model, folder),
+        "logs": fit_with_callbacks(model, folder),
         "predictions": predictions(model),
         "report": pk.gate_report(model, *data()).to_dict(),
     }
@@ -58,10 +61,13 @@ def run(strategy, folder):
     return figures
 
 
-def evaluated(strategy, parts):
-    """A batch as so many: losses over labelled examples, and a loss that balances gates."""
+def evaluate_in_parts(strategy, parts):
+    """Evaluate a batch, split into parts.
+
+    The losses are means over labelled examples, and the gates have a balance loss.
+    """
     with scope(strategy):
-        model = watched_ple(loss_weighting=None, balance=0.1)
+        model = tracked_ple(loss_weighting=None, balance=0.1)
     x, y = data(1)
     size = BATCH // parts
     return [
@@ -76,26 +82,30 @@ def evaluated(strategy, parts):
     ]
 
 
-def refusal(strategy, look):
-    """What a look at gates says within the strategy's scope."""
+def observe_and_return_error(strategy, observe):
+    """Return the error message of an observation in the strategy's scope."""
     with strategy.scope():
-        model = watched_ple()
+        model = tracked_ple()
         try:
-            look(model, *data())
+            observe(model, *data())
         except ValueError as error:
             return str(error)
 
 
 def main(folder):
     two, four = strategies()
-    looks = [pk.gate_report, pk.gradient_conflict, lambda model, x, y: pk.gate_weights(model, x)]
+    observers = [
+        pk.gate_report,
+        pk.gradient_conflict,
+        lambda model, x, y: pk.gate_weights(model, x),
+    ]
     figures = {
         "one": run(None, Path(folder) / "one"),
         "two": run(two, Path(folder) / "two"),
-        "whole": evaluated(None, 1),
-        "quarters": evaluated(None, 4),
-        "four": evaluated(four, 1),
-        "refusals": [refusal(two, look) for look in looks],
+        "whole": evaluate_in_parts(None, 1),
+        "quarters": evaluate_in_parts(None, 4),
+        "four": evaluate_in_parts(four, 1),
+        "refusals": [observe_and_return_error(two, observe) for observe in observers],
     }
     write(figures)
 

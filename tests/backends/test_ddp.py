@@ -1,4 +1,4 @@
-"""Several processes that train one model with DistributedDataParallel are as good as one."""
+"""Training in several processes with DistributedDataParallel, compared with one process."""
 
 import json
 import os
@@ -14,15 +14,16 @@ from tests.processes import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch" or not hasattr(os, "fork"),
-    reason="DistributedDataParallel is PyTorch's, and the processes are forks",
+    reason="DistributedDataParallel needs PyTorch, and the processes are forks",
 )
 
 
-def finished(*command):
-    """What a command prints; it can't hang, nor can the processes that it starts.
+def run_to_end(*command):
+    """Return the output of a command. Neither the command nor its processes can hang.
 
-    torchrun ends its own with itself, those of `ddp_run` do not wait for ever. On a busy machine
-    PyTorch now and then aborts a process that is done, over a thread of gloo: then once more.
+    torchrun terminates its processes when it is terminated. The processes of `ddp_run` wait with a
+    timeout. On a busy machine, PyTorch sometimes aborts a finished process because of a gloo
+    thread: the command then runs again.
     """
     status, out, error = _run(*command)
     if status and "terminate called without an active exception" in error:
@@ -46,94 +47,100 @@ def _run(*command):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where two processes, and then four, have left what they found."""
+    """Return the folder where two processes, and then four, write their results."""
     folder = tmp_path_factory.mktemp("ddp")
-    finished("-m", "tests.backends.ddp_run", folder)
+    run_to_end("-m", "tests.backends.ddp_run", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
-def found(folder):
-    """By the number of processes, what each of them found."""
+def results(folder):
+    """Return the results of each process, by the number of processes."""
     return {
         ranks: [json.loads((folder / f"{ranks}-{rank}.json").read_text()) for rank in range(ranks)]
         for ranks in (2, 4)
     }
 
 
-def close(actual, expected, tolerance=1e-5):
-    """Lists of lists of numbers."""
+def assert_close(actual, expected, tolerance=1e-5):
+    """Assert that lists of lists of numbers are equal up to rounding."""
     for one, other in zip(actual, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def mean(found, run, key="losses"):
-    return np.mean([process[run][key] for process in found], axis=0)
+def mean(results, run, key="losses"):
+    return np.mean([process[run][key] for process in results], axis=0)
 
 
-def equal_in_all(found, run, key="weights"):
-    first, *others = (process[run][key] for process in found)
+def equal_in_all(results, run, key="weights"):
+    first, *others = (process[run][key] for process in results)
     return all(other == first for other in others)
 
 
-def test_losses_of_labelled_data_are_those_of_one_process(found):
-    alone = ddp_run.learn_labelled()
+def test_losses_without_missing_labels_equal_those_of_one_process(results):
+    alone = ddp_run.train_labelled()
     for ranks in (2, 4):
-        close([mean(found[ranks], "labelled")], [alone["losses"]])
-        close(found[ranks][0]["labelled"]["weights"], alone["weights"], 1e-4)
+        assert_close([mean(results[ranks], "labelled")], [alone["losses"]])
+        assert_close(results[ranks][0]["labelled"]["weights"], alone["weights"], 1e-4)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_weights_and_moments_are_the_same_in_all_processes(found, ranks):
-    """Learned loss weights among them, which no forward pass reads."""
-    assert equal_in_all(found[ranks], "labelled", "weights")
-    assert equal_in_all(found[ranks], "labelled", "optimizer")
+def test_weights_and_moments_are_equal_in_all_processes(results, ranks):
+    """Includes learned loss weights, which no forward pass reads."""
+    assert equal_in_all(results[ranks], "labelled", "weights")
+    assert equal_in_all(results[ranks], "labelled", "optimizer")
 
 
-def test_a_mean_over_labels_is_each_process_s_own_and_then_averaged(found):
-    """A step of SGD is linear in the gradient: the weights are averages too."""
+def test_means_over_labelled_examples_are_computed_per_process_and_averaged(results):
+    """A step of SGD is linear in the gradient, so the weights are averages too."""
     model = ddp_run.ple_of_rank(loss_weighting=None, optimizer="sgd")
     start, losses, ends = model.get_weights(), [], []
     for rank in range(2):
         model.set_weights(start)
         losses += ddp_run.train(model, ddp_run.batches(ddp_run.data(missing=6), rank, 2, steps=1))
         ends.append([np.ravel(w) for w in ddp_run.values(model.trainable_variables)])
-    close([[process["missing"]["losses"][0] for process in found[2]]], [losses])
-    close(found[2][0]["missing"]["weights"], [np.mean(pair, axis=0) for pair in zip(*ends)])
-    assert np.mean(losses) != pytest.approx(ddp_run.learn_missing()["losses"][0], rel=1e-3)
+    assert_close([[process["missing"]["losses"][0] for process in results[2]]], [losses])
+    assert_close(
+        results[2][0]["missing"]["weights"], [np.mean(pair, axis=0) for pair in zip(*ends)]
+    )
+    assert np.mean(losses) != pytest.approx(
+        ddp_run.train_with_missing_labels()["losses"][0], rel=1e-3
+    )
 
 
-def test_divided_by_the_batch_it_is_exact(found):
-    alone = ddp_run.learn_exactly()
-    close([mean(found[2], "exact")], [alone["losses"]])
-    close(found[2][0]["exact"]["weights"], alone["weights"])
+def test_losses_divided_by_the_batch_size_equal_those_of_one_process(results):
+    alone = ddp_run.train_divided_by_batch()
+    assert_close([mean(results[2], "exact")], [alone["losses"]])
+    assert_close(results[2][0]["exact"]["weights"], alone["weights"])
 
 
 @pytest.fixture(scope="module")
 def alone():
-    """A fit in one process, on the data of all of them."""
+    """Return a fit in one process, on the data of all processes."""
     return ddp_run.fit_part(ddp_run.ple_of_rank(), valid=slice(0, 13))
 
 
-def test_the_logger_has_the_gates_of_all_processes(found, alone):
-    """Although one of them validates on more examples than the other."""
+def test_the_gate_weights_logger_covers_all_processes(results, alone):
+    """Holds if one process validates on more examples than the other."""
     history = alone["history"]
     gates = [key for key in history if "gate/" in key]
     assert any(key.startswith("val_gate/") for key in gates)
-    for process in found[2]:
+    for process in results[2]:
         logs = process["fit"]["history"]
         assert {key for key in logs if "gate/" in key} == set(gates)
-        close([logs[key] for key in gates], [history[key] for key in gates])
-        assert [logs[key] for key in gates] == [found[2][0]["fit"]["history"][key] for key in gates]
+        assert_close([logs[key] for key in gates], [history[key] for key in gates])
+        assert [logs[key] for key in gates] == [
+            results[2][0]["fit"]["history"][key] for key in gates
+        ]
 
 
-def test_what_a_gate_has_counted_stays_its_process_s_own(found):
-    for process, rows in zip(found[2], ddp_run.VALID):
+def test_gate_statistics_cover_only_their_own_process(results):
+    for process, rows in zip(results[2], ddp_run.VALIDATION_ROWS):
         assert set(process["fit"]["counts"]) == {rows.stop - rows.start}
 
 
-def test_a_process_may_validate_alone(found):
-    first, second = (process["validated_once"]["history"] for process in found[2])
+def test_one_process_can_validate_without_the_others(results):
+    first, second = (process["validated_once"]["history"] for process in results[2])
     keys = [key for key in first if key.startswith("val_gate/")]
     assert keys == [key for key in second if key.startswith("val_gate/")]
     assert [first[key] for key in keys] == [second[key] for key in keys]
@@ -141,44 +148,44 @@ def test_a_process_may_validate_alone(found):
     assert "val_loss" not in second
 
 
-def test_loss_weights_moved_and_learned_agree(found, alone):
+def test_moved_and_learned_loss_weights_equal_those_of_one_process(results, alone):
     history = alone["history"]
     for key in ("loss", "loss_weight/click", "loss_weight/time"):
-        for process in found[2]:
-            close([process["fit"]["history"][key]], [history[key]])
+        for process in results[2]:
+            assert_close([process["fit"]["history"][key]], [history[key]])
     first, second = history["loss_weight/click"]
-    assert 0.4 < second / first < 0.6  # the callback's half, and a step of what is learned
+    assert 0.4 < second / first < 0.6  # half by the callback, and a learned step
 
 
-def test_the_first_process_saves_a_plain_model(found, folder):
+def test_the_first_process_saves_a_model_that_loads_without_ddp(results, folder):
     model = keras.models.load_model(folder / "model.keras")
     x, y = ddp_run.data()
     for task, prediction in model.predict(x, verbose=0).items():
         np.testing.assert_allclose(
-            prediction, found[2][0]["fit"]["predictions"][task], rtol=1e-5, atol=1e-6
+            prediction, results[2][0]["fit"]["predictions"][task], rtol=1e-5, atol=1e-6
         )
     assert not any("module" in variable.path for variable in model.variables)
-    model.train_on_batch(x, y)  # its losses have found their weights again
+    model.train_on_batch(x, y)  # the losses read the loaded loss weights
 
 
-def test_batch_normalization_keeps_each_process_s_own_statistics(found):
-    assert equal_in_all(found[2], "normalized", "weights")
-    assert not equal_in_all(found[2], "normalized", "moving")
+def test_batch_normalization_statistics_differ_between_processes(results):
+    assert equal_in_all(results[2], "normalized", "weights")
+    assert not equal_in_all(results[2], "normalized", "moving")
 
 
 @pytest.mark.parametrize("policy", ddp_run.POLICIES)
-def test_half_precision_keeps_processes_equal(found, policy):
-    assert equal_in_all(found[2], policy)
-    losses = ddp_run.learn_mixed(policy=policy)["losses"]
-    np.testing.assert_allclose(mean(found[2], policy), losses, rtol=0.02)
+def test_weights_stay_equal_in_half_precision(results, policy):
+    assert equal_in_all(results[2], policy)
+    losses = ddp_run.train_in_half_precision(policy=policy)["losses"]
+    np.testing.assert_allclose(mean(results[2], policy), losses, rtol=0.02)
 
 
-def test_the_example_prints_both_ways_side_by_side(tmp_path):
+def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
-    out = finished(EXAMPLES / "distributed" / "torch_ddp.py", file)
+    out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)
     lines = [line.split() for line in out.splitlines()]
     pairs = [(float(line[-2]), float(line[-1])) for line in lines if line[0] == "epoch"]
     assert len(pairs) == 12
-    for together, one in pairs:
-        assert together == pytest.approx(one, abs=1e-5)
+    for several, one in pairs:
+        assert several == pytest.approx(one, abs=1e-5)
     assert keras.models.load_model(file).get_layer("ple")

@@ -1,4 +1,4 @@
-"""Several devices under `keras.distribution`: the numbers of one device, and shards of experts."""
+"""Training on several devices with `keras.distribution`, compared with one device."""
 
 import json
 import os
@@ -10,21 +10,22 @@ import keras
 import numpy as np
 import pytest
 
-from tests.backends.distribution_run import assert_is_as_alone, predictions
+from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
 
 XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
-THREADS = {"PJRT_NPROC": "32"}  # for devices to wait in: with one a core they can stand still
+# Virtual devices wait in threads. With one thread per core, they can deadlock.
+THREADS = {"PJRT_NPROC": "32"}
 DISTRIBUTIONS = ["data_2", "experts_4"]
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="keras.distribution works on JAX alone"
+    keras.backend.backend() != "jax", reason="keras.distribution needs JAX"
 )
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of the models, and the figures by distribution."""
+    """Return the folder of the models, and the figures by distribution."""
     folder = tmp_path_factory.mktemp("runs")
     for name in ("one", *DISTRIBUTIONS):
         (folder / name).mkdir()
@@ -35,14 +36,14 @@ def runs(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_twenty_steps_have_the_losses_metrics_weights_and_gates_of_one_device(runs, name):
-    """Where labels are missing and gates are balanced too: it is one program over the batch."""
+def test_losses_metrics_weights_and_gates_equal_those_of_one_device(runs, name):
+    """Holds with missing labels and balanced gates too: one program runs over the whole batch."""
     _, figures = runs
-    assert_is_as_alone(figures[name]["logs"], figures["one"]["logs"])
+    assert_equal_logs(figures[name]["logs"], figures["one"]["logs"])
 
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
-def test_one_file_is_saved_and_predicts_the_same_on_one_device(runs, name):
+def test_the_saved_file_predicts_the_same_on_one_device(runs, name):
     folder, figures = runs
     (file,) = (folder / name).iterdir()
     loaded = predictions(keras.models.load_model(file))
@@ -51,7 +52,7 @@ def test_one_file_is_saved_and_predicts_the_same_on_one_device(runs, name):
 
 
 def test_a_device_holds_its_experts_and_their_moments(runs):
-    """Two of the four experts of a level; everything else whole."""
+    """Stacks hold two of the four experts of a level. All other variables are whole."""
     _, figures = runs
     whole, held = figures["one"]["shards"], figures["experts_4"]["shards"]
     halved = 0
@@ -59,22 +60,22 @@ def test_a_device_holds_its_experts_and_their_moments(runs):
         is_stack = "/experts/" in path or "_experts_" in path
         assert held[path] == ([2, *shape[1:]] if is_stack else shape), path
         halved += is_stack
-    assert halved == 3 * 4  # a kernel, a bias and two moments of each, in two levels
+    assert halved == 3 * 4  # kernel, bias and two moments of each, in two levels
     assert figures["data_2"]["shards"]["ple/cgc_block_0/experts/kernel_0"] == [4, 3, 4]
 
 
-def test_the_key_of_the_layout_finds_the_stacks_of_a_subclassed_model(runs):
+def test_the_layout_key_matches_the_stacks_of_a_subclassed_model(runs):
     shapes = runs[1]["subclassed"]
     (path,) = (path for path in shapes if path.endswith("/experts/kernel_0"))
     assert path.startswith("subclassed/")
     assert shapes[path] == [2, 3, 4]
 
 
-def test_stacks_that_keras_fills_shard_by_shard_can_be_made(runs):
+def test_stacks_that_keras_initializes_by_shard_are_split(runs):
     assert runs[1]["large"]["large/experts/kernel_0"] == [2, 3, 4]
 
 
-def test_a_look_at_the_gates_sees_every_example_once(runs):
+def test_gate_report_observes_every_example_once(runs):
     report, alone = (runs[1][name]["report"] for name in ("experts_4", "one"))
     assert report["examples"] == alone["examples"] == 32
     for level, of in alone["levels"].items():

@@ -1,4 +1,4 @@
-"""Several replicas under `tf.distribute`: what is as on one device, and what is per replica."""
+"""Training on several replicas with `tf.distribute`, compared with one device."""
 
 import json
 import subprocess
@@ -8,17 +8,17 @@ import keras
 import numpy as np
 import pytest
 
-from tests.backends.distribution_run import assert_is_as_alone, predictions
+from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.distribute is TensorFlow's"
+    keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
 )
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """The folder of the models, and the figures by run."""
+    """Return the folder of the models, and the figures by run."""
     folder = tmp_path_factory.mktemp("runs")
     for name in ("one", "two"):
         (folder / name).mkdir()
@@ -27,20 +27,20 @@ def runs(tmp_path_factory):
     return folder, json.loads((folder / "figures.json").read_text())
 
 
-def test_twenty_steps_have_the_losses_metrics_weights_and_gates_of_one_device(runs):
-    """With losses that divide by the batch, of which each replica has an equal part."""
-    assert_is_as_alone(*(runs[1][name]["logs"] for name in ("two", "one")))
+def test_losses_metrics_weights_and_gates_equal_those_of_one_device(runs):
+    """The losses divide by the batch size, and each replica has an equal share of the batch."""
+    assert_equal_logs(*(runs[1][name]["logs"] for name in ("two", "one")))
 
 
-def test_replicas_agree_on_moved_and_learned_loss_weights(runs):
+def test_moved_and_learned_loss_weights_are_equal_in_all_replicas(runs):
     of_replicas = runs[1]["two"]["loss_variables"]
     assert set(of_replicas) == {"loss_multipliers", "log_variances"}
     for name, (first, second) in of_replicas.items():
         assert first == second, name
 
 
-def test_means_over_labelled_examples_and_balance_are_means_of_the_replicas_own(runs):
-    """The first replica has no click at all, the last no time: 0, and counted."""
+def test_means_over_labelled_examples_and_balance_losses_are_averaged_over_replicas(runs):
+    """The first replica has no labelled click and the last no labelled time: their means are 0."""
     _, figures = runs
     (whole,), (four,), quarters = figures["whole"], figures["four"], figures["quarters"]
     assert quarters[0]["click_loss"] == quarters[-1]["time_loss"] == 0
@@ -48,10 +48,10 @@ def test_means_over_labelled_examples_and_balance_are_means_of_the_replicas_own(
         assert four[key] == pytest.approx(np.mean([quarter[key] for quarter in quarters]), rel=1e-5)
         assert four[key] != pytest.approx(whole[key], rel=0.01)
     tasks = four["click_loss"] + 2 * four["time_loss"]
-    assert four["loss"] > tasks + 0.01  # gates are balanced
+    assert four["loss"] > tasks + 0.01  # includes the balance loss of the gates
 
 
-def test_metrics_are_exact_whatever_the_losses_are(runs):
+def test_metrics_equal_those_of_one_device_for_every_reduction(runs):
     (whole,), (four,) = runs[1]["whole"], runs[1]["four"]
     metrics = [key for key in whole if not key.endswith("loss")]
     assert "click_auc" in metrics
@@ -60,7 +60,7 @@ def test_metrics_are_exact_whatever_the_losses_are(runs):
     )
 
 
-def test_one_file_is_saved_and_predicts_the_same_on_one_device(runs):
+def test_the_saved_file_predicts_the_same_on_one_device(runs):
     folder, figures = runs
     (file,) = (folder / "two").iterdir()
     loaded = predictions(keras.models.load_model(file))
@@ -68,7 +68,7 @@ def test_one_file_is_saved_and_predicts_the_same_on_one_device(runs):
         np.testing.assert_allclose(loaded[task], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_a_look_at_the_gates_sees_every_example_once_or_is_refused(runs):
+def test_gate_report_observes_every_example_once_or_is_refused(runs):
     _, figures = runs
     report, alone = figures["two"]["report"], figures["one"]["report"]
     assert report["examples"] == alone["examples"] == 32
@@ -84,5 +84,5 @@ def test_the_example_trains_two_replicas():
     result = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     losses = [line.split()[2:] for line in result.stdout.splitlines() if " loss " in line]
-    exact = [abs(float(alone) - float(together)) < 1e-4 for alone, together in losses]
+    exact = [abs(float(alone) - float(replicas)) < 1e-4 for alone, replicas in losses]
     assert exact == [True, False, True]

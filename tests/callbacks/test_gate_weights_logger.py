@@ -1,4 +1,4 @@
-"""What the gates did in each epoch stands in the logs, exactly."""
+"""Statistics of gates in the logs of each epoch."""
 
 import csv
 
@@ -17,21 +17,21 @@ from tests.models import (
     functional,
     nested,
     subclassed,
-    watched_block,
+    tracked_block,
 )
 
 BACKEND = keras.backend.backend()
 
 
-def still(model, **kwargs):
-    """Compiled to learn nothing."""
+def compiled_without_learning(model, **kwargs):
+    """The model, compiled with learning rate 0."""
     return compiled(model, keras.optimizers.SGD(0.0), **kwargs)
 
 
 @pytest.fixture(scope="module")
 def model():
-    """It learns nothing, and many tests fit it."""
-    return still(functional(watched_block()))
+    """A model with learning rate 0, which many tests fit."""
+    return compiled_without_learning(functional(tracked_block()))
 
 
 def fit_logged(model, epochs=1, validation_data=None, callbacks=(), logger=None, **kwargs):
@@ -47,7 +47,7 @@ def fit_logged(model, epochs=1, validation_data=None, callbacks=(), logger=None,
 
 
 def expected(model, x, prefix="gate"):
-    """The figures of a network that does not move, from the weights of each example."""
+    """The statistics of a model that does not learn, from the weights of each example."""
     figures = {}
     for level, gates in pk.gate_weights(model, x).items():
         for gate, weights in gates.items():
@@ -70,8 +70,8 @@ def of_gates(history):
 
 
 @pytest.mark.parametrize("make_model", [functional, subclassed, nested])
-def test_logged_means_are_those_of_the_weights_of_each_example(make_model):
-    model = still(make_model(watched_block()))
+def test_logged_statistics_are_those_of_the_weights_of_each_example(make_model):
+    model = compiled_without_learning(make_model(tracked_block()))
     valid, labels = clicks_and_buys(rows=13, seed=1)
     history = fit_logged(model, epochs=2, validation_data=(valid, labels))
     x, _ = clicks_and_buys()
@@ -83,23 +83,25 @@ def test_logged_means_are_those_of_the_weights_of_each_example(make_model):
 
 @pytest.mark.parametrize("jit_compile", JIT)
 @pytest.mark.parametrize("steps", [1] if BACKEND == "torch" else [1, 3])
-def test_so_they_are_compiled_and_with_several_steps_at_once(jit_compile, steps):
-    model = still(functional(watched_block()), jit_compile=jit_compile, steps_per_execution=steps)
+def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(jit_compile, steps):
+    model = compiled_without_learning(
+        functional(tracked_block()), jit_compile=jit_compile, steps_per_execution=steps
+    )
     history = fit_logged(model)
     for key, value in expected(model, clicks_and_buys()[0]).items():
         np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
 @pytest.mark.parametrize("make", [pk.MMoEBlock, pk.CGCBlock])
-def test_a_block_alone_stands_under_its_own_name(make):
-    model = still(functional(watched_block(make, name="alone")))
+def test_a_block_outside_a_sequential_block_has_its_name_as_key(make):
+    model = compiled_without_learning(functional(tracked_block(make, name="alone")))
     history = fit_logged(model)
     keys = [key for key in of_gates(history) if key.startswith("gate/alone/click/")]
     assert len(keys) == (5 if make is pk.MMoEBlock else 4)
     assert set(of_gates(history)) == set(expected(model, clicks_and_buys()[0]))
 
 
-def test_the_keys_are_those_of_the_design(model):
+def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
     history = fit_logged(model, validation_data=clicks_and_buys())
     own = ["click/expert_0", "click/expert_1", "shared/expert_0", "entropy", "max"]
     every = ["buy/expert_0", "buy/expert_1", *own]
@@ -109,9 +111,9 @@ def test_the_keys_are_those_of_the_design(model):
     assert found == keys | {f"val_{key}" for key in keys}
 
 
-def test_two_blocks_in_one_model_are_told_apart():
+def test_two_blocks_in_one_model_have_different_keys():
     inputs = keras.Input((4,))
-    first, second = watched_block(name="first"), watched_block(pk.CGCBlock, name="second")
+    first, second = tracked_block(name="first"), tracked_block(pk.CGCBlock, name="second")
     heads = click_and_buy_heads()
     features = first(inputs)
     joined = keras.layers.Concatenate()([features[task] for task in TASKS])
@@ -121,15 +123,15 @@ def test_two_blocks_in_one_model_are_told_apart():
     assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
 
 
-def test_equal_names_in_nested_models_are_told_apart_by_the_names_around():
-    def part(name):
+def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models():
+    def submodel(name):
         inputs = keras.Input((4,))
         return keras.Model(
-            inputs, watched_block(pk.CGCBlock, name="cgc")(inputs)["click"], name=name
+            inputs, tracked_block(pk.CGCBlock, name="cgc")(inputs)["click"], name=name
         )
 
     inputs = keras.Input((4,))
-    output = keras.layers.Add()([part("left")(inputs), part("right")(inputs)])
+    output = keras.layers.Add()([submodel("left")(inputs), submodel("right")(inputs)])
     model = keras.Model(inputs, output)
     model.compile("sgd", "mse", jit_compile=QUICK_JIT)
     callback = pk.GateWeightsLogger()
@@ -142,7 +144,7 @@ def test_equal_names_in_nested_models_are_told_apart_by_the_names_around():
     }
 
 
-def test_a_second_fit_starts_anew(model):
+def test_a_second_fit_starts_with_reset_statistics(model):
     logger = pk.GateWeightsLogger()
     first = fit_logged(model, logger=logger)
     model.evaluate(*clicks_and_buys(), verbose=0)
@@ -152,7 +154,7 @@ def test_a_second_fit_starts_anew(model):
         assert second[key] == pytest.approx(value, rel=1e-6)
 
 
-def test_two_loggers_agree(model, tmp_path):
+def test_two_loggers_log_the_same(model, tmp_path):
     path = tmp_path / "gates.csv"
     history = fit_logged(
         model, validation_data=clicks_and_buys(), callbacks=[pk.GateWeightsLogger(path)]
@@ -167,29 +169,29 @@ def test_two_loggers_agree(model, tmp_path):
         assert float(row[key]) == history[key][0]
 
 
-def test_epochs_without_validation_have_no_figures_of_it(model):
-    seen = {}
+def test_epochs_without_validation_have_no_validation_keys(model):
+    keys = {}
 
-    class Keys(keras.callbacks.Callback):
+    class RecordKeys(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            seen[epoch] = [key for key in logs if key.startswith("val_gate")]
+            keys[epoch] = [key for key in logs if key.startswith("val_gate")]
 
     fit_logged(
         model,
         epochs=2,
         validation_data=clicks_and_buys(),
         validation_freq=2,
-        callbacks=[Keys()],
+        callbacks=[RecordKeys()],
     )
-    assert not seen[0]
-    assert seen[1]
+    assert not keys[0]
+    assert keys[1]
 
 
 def test_padded_positions_are_not_counted():
     mask = np.arange(5) < np.array([[5], [2], [3], [1]])
     x = features(4, 5, 4) * mask[..., None]
     inputs = keras.Input((5, 4))
-    layer = watched_block(pk.CGCBlock)
+    layer = tracked_block(pk.CGCBlock)
     model = keras.Model(inputs, layer(keras.layers.Masking()(inputs))["click"])
     model.compile("sgd", "mse", jit_compile=QUICK_JIT)
     model.predict(x, verbose=0)
@@ -199,8 +201,7 @@ def test_padded_positions_are_not_counted():
     assert statistics["max"] == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
 
 
-def test_keras_s_own_callbacks_see_the_figures(model, tmp_path):
-    """Where they stand after the logger."""
+def test_callbacks_of_keras_after_the_logger_read_its_keys(model, tmp_path):
     key = "val_gate/ple/0/click/max"
     callbacks = [
         keras.callbacks.CSVLogger(tmp_path / "log.csv"),
@@ -210,12 +211,12 @@ def test_keras_s_own_callbacks_see_the_figures(model, tmp_path):
         ),
     ]
     history = fit_logged(model, epochs=5, validation_data=clicks_and_buys(), callbacks=callbacks)
-    assert len(history[key]) == 2  # it does not move, and so it stops
+    assert len(history[key]) == 2  # it does not change, so training stops
     assert key in (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
     assert (tmp_path / "best.weights.h5").exists()
 
 
-def test_tensorboard_shows_the_figures(model, tmp_path):
+def test_tensorboard_has_the_statistics(model, tmp_path):
     tf = pytest.importorskip("tensorflow")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     board = keras.callbacks.TensorBoard(tmp_path)
@@ -230,7 +231,7 @@ def test_tensorboard_shows_the_figures(model, tmp_path):
             assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(value, rel=1e-6), tag
 
 
-def test_the_progress_bar_can_be_kept_quiet(model, capsys):
+def test_a_progress_bar_before_the_logger_has_no_gate_keys(model, capsys):
     callbacks = [keras.callbacks.ProgbarLogger(), pk.GateWeightsLogger()]
     history = model.fit(*clicks_and_buys(), verbose=2, callbacks=callbacks).history
     printed = capsys.readouterr().out
@@ -244,9 +245,9 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-def test_the_file_holds_the_history(tmp_path):
+def test_the_file_has_the_values_of_the_history(tmp_path):
     path = tmp_path / "gates.csv"
-    model = compiled(functional(watched_block()), keras.optimizers.SGD(0.1))
+    model = compiled(functional(tracked_block()), keras.optimizers.SGD(0.1))
     history = fit_logged(
         model, epochs=2, validation_data=clicks_and_buys(), logger=pk.GateWeightsLogger(path)
     )
@@ -257,7 +258,7 @@ def test_the_file_holds_the_history(tmp_path):
         assert [float(row[key]) for row in rows] == values
 
 
-def test_the_file_goes_on_where_the_run_goes_on(model, tmp_path):
+def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     path = tmp_path / "gates.csv"
     fit_logged(model, epochs=3, logger=pk.GateWeightsLogger(path))
     fit_logged(
@@ -275,9 +276,13 @@ def test_the_file_goes_on_where_the_run_goes_on(model, tmp_path):
 
 
 @pytest.mark.parametrize("saved_with", [True, False], ids=["saved_with", "saved_without"])
-def test_statistics_are_no_part_of_files(saved_with, tmp_path):
-    model = still(functional(watched_block(enable_gate_weights_metrics=saved_with)))
-    other = still(functional(watched_block(enable_gate_weights_metrics=not saved_with)))
+def test_statistics_are_not_saved(saved_with, tmp_path):
+    model = compiled_without_learning(
+        functional(tracked_block(enable_gate_weights_metrics=saved_with))
+    )
+    other = compiled_without_learning(
+        functional(tracked_block(enable_gate_weights_metrics=not saved_with))
+    )
     x, y = clicks_and_buys()
     model.fit(x, y, verbose=0)
     model.save_weights(tmp_path / "m.weights.h5")
@@ -292,39 +297,39 @@ def test_statistics_are_no_part_of_files(saved_with, tmp_path):
 
 
 @pytest.mark.parametrize("make_model", [functional, subclassed])
-def test_a_model_whose_gates_keep_nothing_is_refused(make_model):
-    model = still(make_model(watched_block(enable_gate_weights_metrics=False)))
+def test_a_model_without_gate_statistics_is_refused(make_model):
+    model = compiled_without_learning(make_model(tracked_block(enable_gate_weights_metrics=False)))
     message = r"enable_gate_weights_metrics=True\. Received: model=<"
     with pytest.raises(ValueError, match=message):
         fit_logged(model)
 
 
-def test_a_path_that_is_none_is_refused(model, tmp_path):
+def test_a_wrong_path_is_refused(model, tmp_path):
     with pytest.raises(TypeError, match=r"path must be a path or None\. Received: path=3"):
         pk.GateWeightsLogger(3)
     other = tmp_path / "other.csv"
     other.write_text("a,b\n1,2\n")
     for path, message in (
-        (tmp_path / "nowhere" / "gates.csv", r"folder that exists\. Received: path='.*nowhere"),
-        (tmp_path, r"must be that of a file.*Received: path="),
-        (other, r"a new file, or of one that this callback wrote.*Received: path='.*other"),
+        (tmp_path / "nowhere" / "gates.csv", r"existing folder\. Received: path='.*nowhere"),
+        (tmp_path, r"path must be a file.*Received: path="),
+        (other, r"a new file or a file of this callback.*Received: path='.*other"),
     ):
         with pytest.raises(ValueError, match=message):
             fit_logged(model, logger=pk.GateWeightsLogger(path))
     assert other.read_text() == "a,b\n1,2\n"
 
 
-def test_a_file_of_another_callback_is_left_alone(model, tmp_path):
-    """It has a column "epoch" too."""
+def test_a_file_of_another_callback_is_not_overwritten(model, tmp_path):
+    """A file of CSVLogger has a column "epoch" too."""
     path = tmp_path / "log.csv"
     fit_logged(model, callbacks=[keras.callbacks.CSVLogger(path)])
     written = path.read_text()
     assert written.startswith("epoch,")
-    with pytest.raises(ValueError, match=r"columns of gates alone\. Received: path='.*log.csv'"):
+    with pytest.raises(ValueError, match=r"columns of gates only\. Received: path='.*log.csv'"):
         fit_logged(model, logger=pk.GateWeightsLogger(path))
     assert path.read_text() == written
 
 
-def test_evaluate_with_the_logger_alone_does_no_harm(model):
+def test_fit_logs_after_an_evaluate_with_the_logger(model):
     model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[pk.GateWeightsLogger()])
     assert of_gates(fit_logged(model))

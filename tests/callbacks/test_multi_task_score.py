@@ -1,4 +1,4 @@
-"""One score of several metrics."""
+"""A weighted sum of metrics as one score."""
 
 import csv
 import warnings
@@ -29,7 +29,7 @@ def test_the_score_is_the_weighted_sum_of_the_metrics(model):
     np.testing.assert_allclose(history["val_mtl_score"], expected, rtol=1e-6)
 
 
-def test_keras_s_own_callbacks_see_score_and_weights(model, tmp_path):
+def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path):
     score = pk.MultiTaskScore({"val_loss": -1.0})
     stop = keras.callbacks.EarlyStopping("val_mtl_score", mode="max", patience=1, min_delta=100)
     best = keras.callbacks.ModelCheckpoint(
@@ -60,8 +60,8 @@ def test_epochs_without_validation_have_no_score(model):
     assert len(history["mine"]) == 2
 
 
-def test_a_run_without_validation_is_told_so(model):
-    with pytest.warns(UserWarning, match=r"no 'val_mtl_score': pass validation_data"):
+def test_a_run_without_validation_has_a_warning(model):
+    with pytest.warns(UserWarning, match=r"'val_mtl_score' was not logged.*pass validation_data"):
         fit_validated(model, pk.MultiTaskScore({"val_loss": 1.0}), validation_data=None)
     history = fit_validated(model, pk.MultiTaskScore({"loss": 1.0}), validation_data=None).history
     assert history["val_mtl_score"] == history["loss"]
@@ -76,11 +76,11 @@ def test_a_run_without_validation_is_told_so(model):
         ({"val_loss": float("nan")}, ValueError, r"finite\. Received: weights\['val_loss'\]=nan"),
     ],
 )
-def test_scores_that_cannot_be_are_refused(weights, error, message):
+def test_wrong_weights_are_refused(weights, error, message):
     with pytest.raises(error, match=message):
         pk.MultiTaskScore(weights)
 
 
-def test_a_score_of_an_unknown_metric_is_refused_after_the_first_epoch(model):
+def test_an_unknown_metric_is_refused_after_the_first_epoch(model):
     with pytest.raises(ValueError, match=r"keys of the logs.*'val_click_auc'.*weights=\['val_au"):
         fit_validated(model, pk.MultiTaskScore({"val_auc": 1.0, "val_loss": -1.0}))

@@ -1,7 +1,7 @@
 """Load the files of every released version: `python -m tests.compat.load_files`.
 
-One process loads all of them, under the current backend. It prints a JSON: for each file, what
-differs from the results that `write_files.py` of that version recorded.
+One process loads all files with the current backend. It prints JSON: for each file, the differences
+from the results that `write_files.py` of that version recorded.
 """
 
 import contextlib
@@ -20,18 +20,18 @@ import numpy as np
 FOLDER = Path(__file__).parent
 BACKEND = keras.backend.backend()
 TOLERANCE = 1e-5
-# Compiled programs keep intermediate results of bfloat16 in float32, eager ones round them.
-LOOSE = {"mixed_bfloat16": 3e-2}
+# Compiled programs keep intermediate bfloat16 results in float32. Eager programs round them.
+LOOSE_TOLERANCES = {"mixed_bfloat16": 3e-2}
 FORMATS = (".keras", ".weights.h5")
 
 
 def archives():
-    """The archive of each model of each released version."""
+    """Return the archive of each model of each released version."""
     return sorted(FOLDER.glob("*/**/*.zip"))
 
 
 def file_names():
-    """The name of each file in the archives, such as "0.1.0/jax/mmoe.keras"."""
+    """Return the name of each file in the archives, such as "0.1.0/jax/mmoe.keras"."""
     return [f"{_stem(archive)}{ending}" for archive in archives() for ending in FORMATS]
 
 
@@ -45,7 +45,7 @@ class Files:
     def __init__(self, archive, folder):
         version, *_, self.backend, _ = archive.relative_to(FOLDER).parts
         self.name = archive.stem
-        self.tolerance = LOOSE.get(self.name, TOLERANCE)
+        self.tolerance = LOOSE_TOLERANCES.get(self.name, TOLERANCE)
         self.writer = _writer(version)
         self.case = self.writer.CASES[self.name]
         with zipfile.ZipFile(archive) as files:
@@ -58,7 +58,7 @@ class Files:
             self.keras_version = json.loads(parts.read("metadata.json"))["keras_version"]
 
     def result(self, key):
-        """A recorded array, or a dict of those under "{key}/..."."""
+        """Return a recorded array, or a dict of the arrays under "{key}/..."."""
         if key in self.results:
             return self.results[key]
         names = [name for name in self.results if name.startswith(f"{key}/")]
@@ -68,17 +68,17 @@ class Files:
     def names_optimizer_of_torch(self):
         """Whether the file names an optimizer class of PyTorch under another backend.
 
-        Under PyTorch, Keras writes `keras.src.backend.torch.optimizers.torch_adam>Adam`. A plain
-        Dense model saved so does not load on JAX or TensorFlow where torch is not installed; where
-        it is, `evaluate` works, and a training step raises TypeError.
+        On PyTorch, Keras writes `keras.src.backend.torch.optimizers.torch_adam>Adam`. Even a model
+        of one Dense layer then does not load on JAX or TensorFlow without torch. With torch,
+        `evaluate` works and a training step raises TypeError.
         """
         return self.backend == "torch" != BACKEND
 
     def reason_to_skip(self, ending):
-        """Why the current Keras cannot read a file; None if it can.
+        """Return why the current Keras cannot read a file, or None if it can.
 
-        An older Keras refuses arguments of layers that a newer one has written, of a plain Dense
-        layer too. Weights have no such arguments, except those of quantized layers.
+        An older Keras refuses arguments of layers from a newer one, even of a Dense layer. Weights
+        files have no such arguments, except for quantized layers.
         """
         is_newer = _minor(self.keras_version) > _minor(keras.__version__)
         if is_newer and (ending == ".keras" or self.case.quantize):
@@ -91,7 +91,7 @@ def _minor(version):
 
 
 def _writer(version):
-    """The module `write_files` of a version."""
+    """Return the module `write_files` of a version."""
     name = f"{__package__}.write_files_{version.replace('.', '_')}"
     if name not in sys.modules:
         path = FOLDER / version / "write_files.py"
@@ -102,7 +102,7 @@ def _writer(version):
 
 
 def check_model(files):
-    """The differences of a `.keras` file, and those of the paths of its weights."""
+    """Return the differences in the results of a `.keras` file, and in the paths of its weights."""
     writer, inputs = files.writer, files.result("inputs")
     model = keras.models.load_model(files.model, compile=not files.names_optimizer_of_torch)
     if files.names_optimizer_of_torch:
@@ -114,7 +114,7 @@ def check_model(files):
     if files.names_optimizer_of_torch:
         recorded -= {"optimizer", "step_logs"}
     # Keras cannot train a quantized model with the optimizer of its file.
-    if "optimizer" in recorded:  # the state as it was loaded, before any step
+    if "optimizer" in recorded:  # the loaded state, before any step
         state, iterations = writer.optimizer_state(model), int(model.optimizer.iterations)
         found += _differences(files, "optimizer", state, tolerance=0)
         found += _differences(files, "iterations", iterations, tolerance=0)
@@ -129,16 +129,16 @@ def check_model(files):
 
 
 def check_weights(files):
-    """The differences of a `.weights.h5` file, loaded into a new model.
+    """Return the differences in the results of a `.weights.h5` file, loaded into a new model.
 
-    Weights of a quantized model make the new model a quantized one.
+    The weights of a quantized model quantize the new model.
     """
     keras.utils.set_random_seed(1)
     model = _run_eagerly(files.case.build())
     model.load_weights(files.weights)
     predictions = files.writer.predictions_of(model, files.result("inputs"))
     found = _differences(files, "predictions", predictions)
-    if files.case.quantize:  # a model that was quantized before it loads them
+    if files.case.quantize:  # load them into a quantized model too
         model = _run_eagerly(files.case.build())
         model.quantize(files.case.quantize)
         model.load_weights(files.weights)
@@ -148,17 +148,17 @@ def check_weights(files):
 
 
 def _run_eagerly(model):
-    """A few eager steps of a small model take less time than compiling it."""
+    """Set a model to eager mode. A few eager steps are faster than compiling a small model."""
     model.run_eagerly = True
     model.jit_compile = False
     return model
 
 
 def _moved_paths(files, model):
-    """The weights whose paths have changed.
+    """Return the changed paths of weights.
 
-    Keras itself drops the name of a subclassed model from its weights' paths, of one that holds
-    only a Dense layer too.
+    Keras itself drops the name of a subclassed model from the paths of its weights, even for a
+    model of one Dense layer.
     """
     prefix = f"{model.name}/"
     saved = [str(path).removeprefix(prefix) for path in files.result("weights/path")]
@@ -169,7 +169,7 @@ def _moved_paths(files, model):
 
 
 def _differences(files, key, actual, tolerance=None):
-    """How an array, or each array of a dict, differs from the recorded one."""
+    """Return the differences of an array, or of each array of a dict, from the recorded one."""
     saved = files.result(key)
     tolerance = files.tolerance if tolerance is None else tolerance
     if not isinstance(saved, dict):
@@ -197,16 +197,16 @@ def _short(array):
 
 
 def check(archive):
-    """What differs in each file of an archive; an exception is a difference too."""
+    """Return the differences of each file of an archive. An exception is a difference too."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        for ending, differences_of in zip(FORMATS, (check_model, check_weights)):
+        for ending, check_file in zip(FORMATS, (check_model, check_weights)):
             reason, results, paths = None, [], []
             try:
                 files = Files(archive, folder)
                 reason = files.reason_to_skip(ending)
                 if reason is None:
-                    results, paths = differences_of(files)
+                    results, paths = check_file(files)
             except Exception:
                 results = [traceback.format_exc()]
             name = f"{_stem(archive)}{ending}"
@@ -215,7 +215,7 @@ def check(archive):
 
 
 def main():
-    gc.collect = lambda generation=2: 0  # Keras collects garbage after each layer it quantizes
+    gc.collect = lambda generation=2: 0  # Keras runs it after quantizing each layer
     found = {}
     with contextlib.redirect_stdout(sys.stderr):
         for archive in archives():

@@ -1,4 +1,4 @@
-"""The files of released versions, in tests/compat/: a loaded model is the model that was saved."""
+"""Files of released versions, in tests/compat/. A loaded model equals the saved model."""
 
 import json
 import os
@@ -16,13 +16,13 @@ TIMEOUT = 900.0
 
 @pytest.fixture(scope="module")
 def differences(tmp_path_factory):
-    """What differs, by file, after one process has loaded all of them."""
+    """Return the differences by file, after one process has loaded all files."""
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return _read(_load_files())
-    result = tmp_path_factory.getbasetemp().parent / "load_files.json"  # common to all workers
+    result = tmp_path_factory.getbasetemp().parent / "load_files.json"  # shared by all workers
     try:
         result.with_suffix(".lock").touch(exist_ok=False)
-    except FileExistsError:  # another worker loads them
+    except FileExistsError:  # another worker loads the files
         deadline = time.monotonic() + TIMEOUT
         while not result.exists():
             assert time.monotonic() < deadline, "the worker that loads the files has not finished"
@@ -34,9 +34,9 @@ def differences(tmp_path_factory):
 
 
 def _load_files():
-    """The exit status and the output of the process, as a JSON."""
+    """Return the exit status and the output of the process as JSON."""
     command = [sys.executable, "-m", "tests.compat.load_files"]
-    # JAX would write a thousand programs of one operation each into its cache.
+    # JAX would write a thousand programs of one operation each to its cache.
     environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     run = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
@@ -55,14 +55,14 @@ def test_files_of_every_backend_are_tested():
 
 
 @pytest.mark.parametrize("name", file_names())
-def test_a_file_gives_the_results_that_it_was_saved_with(differences, name):
+def test_a_loaded_file_gives_the_recorded_results(differences, name):
     if differences[name]["skipped"]:
         pytest.skip(differences[name]["skipped"])
     if differences[name]["results"]:
         pytest.fail("\n".join([name, *differences[name]["results"]]), pytrace=False)
 
 
-def test_the_weights_of_loaded_models_keep_their_paths(differences):
+def test_the_weights_of_loaded_models_have_the_recorded_paths(differences):
     moved = [f"{name}: {path}" for name, found in differences.items() for path in found["paths"]]
     if moved:
         pytest.fail("\n".join(moved), pytrace=False)

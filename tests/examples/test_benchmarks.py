@@ -1,4 +1,4 @@
-"""The benchmarks run, and compare like with like; what they measure is no test's business."""
+"""The benchmarks run and compare equivalent models. Their times are not tested."""
 
 import json
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 from tests.processes import EXAMPLES
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="others compile for long"
+    keras.backend.backend() != "torch", reason="other backends take long to compile"
 )
 
 
@@ -19,7 +19,7 @@ def _scripts(monkeypatch):
     monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
     import _timing
 
-    monkeypatch.setattr(_timing, "TURN", 0.0)  # a call a turn
+    monkeypatch.setattr(_timing, "TURN_SECONDS", 0.0)  # one call per turn
 
 
 def tiny_case(**sizes):
@@ -28,8 +28,8 @@ def tiny_case(**sizes):
     return replace(Case(3, (5, 4), 2, 4, 8), **sizes)
 
 
-def give_weights(ours, loop):
-    """Copy the stacked kernels, the gates and the towers into the loop's Dense layers."""
+def copy_weights(ours, loop):
+    """Copy the stacked kernels, the gates and the towers to the loop's Dense layers."""
     for level, block in enumerate(ours.get_layer("ple")):
         bank = getattr(block, block._bank_attribute)
         for step, stacks in enumerate(zip(bank._kernels, bank._biases, strict=True)):
@@ -37,7 +37,7 @@ def give_weights(ours, loop):
             for name, *weights in zip(block.expert_names, kernels, biases, strict=True):
                 name = f"level_{level}-{name.replace('/', '-')}-{step}"
                 loop.get_layer(name).set_weights(weights)
-        for gate, layer in block._gates().items():
+        for gate, layer in block._level.gates.items():
             weights = layer._projection.get_weights()
             loop.get_layer(f"level_{level}-{gate}-gate").set_weights(weights)
     for layer in ours.layers:
@@ -49,13 +49,13 @@ def give_weights(ours, loop):
     "sizes",
     [{}, {"levels": 3, "experts": (4,), "tasks": 2}, {"task_experts": 1, "shared_experts": 1}],
 )
-def test_the_loop_is_our_model_in_other_words(sizes):
+def test_the_loop_predicts_the_same_as_ours_with_equal_weights(sizes):
     import _models
 
     case = tiny_case(**sizes)
     ours, loop = _models.ours(case), _models.loop(case)
     assert _models.trainable_parameters(ours) == _models.trainable_parameters(loop)
-    give_weights(ours, loop)
+    copy_weights(ours, loop)
     x, _ = _models.batch(case)
     expected = loop.predict_on_batch(x)
     for task, prediction in ours.predict_on_batch(x).items():
@@ -68,11 +68,11 @@ def test_the_floor_has_the_multiply_adds_of_all_experts(tasks):
 
     case = tiny_case(tasks=tasks)
     kernels = [layer.kernel.shape for layer in _models.floor(case).layers if "chain" in layer.name]
-    of_experts = (2 * tasks + 2) * (4 * 5 + 5 * 4) * 2  # experts, their two kernels, levels
+    of_experts = (2 * tasks + 2) * (4 * 5 + 5 * 4) * 2  # experts, two kernels each, levels
     assert sum(rows * columns for rows, columns in kernels) == of_experts
 
 
-def test_a_case_without_a_fair_floor_is_refused():
+def test_a_case_with_unequal_multiply_adds_is_refused():
     import _models
 
     case = tiny_case(experts=(3,))
@@ -82,7 +82,7 @@ def test_a_case_without_a_fair_floor_is_refused():
         )
 
 
-def test_step_times_are_printed_written_and_drawn(capsys, tmp_path):
+def test_step_times_are_printed_written_and_plotted(capsys, tmp_path):
     import step_time
 
     sizes = "--tasks 2 --experts 6 4 --features 4 --levels 2 --batch 8 --rounds 2"
@@ -106,7 +106,7 @@ def test_sizes_and_named_cases_exclude_each_other(capsys):
     assert "--case" in capsys.readouterr().err
 
 
-def test_growth_is_measured_in_processes_of_their_own(monkeypatch, capsys, tmp_path):
+def test_scaling_is_measured_in_new_processes(monkeypatch, capsys, tmp_path):
     import scaling
 
     monkeypatch.setenv("KERAS_BACKEND", "torch")
@@ -117,7 +117,7 @@ def test_growth_is_measured_in_processes_of_their_own(monkeypatch, capsys, tmp_p
     assert "levels: on torch" in capsys.readouterr().out
     (point,) = json.loads(results.read_text())
     assert len(point["fresh"]["step_seconds"]) == 2
-    assert 0 <= point["fresh"]["peak_megabytes"] < 300  # imports are not in it
+    assert 0 <= point["fresh"]["peak_megabytes"] < 300  # imports are not included
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 

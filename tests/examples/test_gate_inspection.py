@@ -1,4 +1,4 @@
-"""The gate inspection example runs as a user runs it, on few rows."""
+"""The gate inspection example runs as a script on few rows."""
 
 import csv
 import importlib.util
@@ -11,13 +11,13 @@ from tests.processes import EXAMPLES, run_example
 RUNS = ("as_it_is", "collapsed", "remedies")
 
 
-def test_it_reports_and_draws_three_runs(tmp_path):
+def test_gate_inspection_reports_and_plots_three_runs(tmp_path):
     result = run_example("gate_inspection.py", "--rows", "1000", "--epochs", "1", "--out", tmp_path)
     assert result.returncode == 0, result.stderr
     assert "Gates and experts over 250 examples" in result.stdout
     assert re.search(r"\n +as it is +collapsed +remedies\n", result.stdout)
     assert "ple/1 income gate, largest weight" in result.stdout
-    assert "gate/" not in result.stdout  # the bar is quiet
+    assert "gate/" not in result.stdout  # the progress bar prints no gates
     pictures = ["architecture.png", "weights.png", *(f"{name}_history.png" for name in RUNS)]
     for picture in pictures:
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")

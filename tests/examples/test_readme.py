@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands."""
+"""The README's code blocks run unchanged."""
 
 import re
 
@@ -13,7 +13,7 @@ def code(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
-def test_the_python_runs_in_order():
+def test_the_python_blocks_run_in_order():
     names = {}
     for block in code("python"):
         exec(block, names)
@@ -28,7 +28,7 @@ def test_the_python_runs_in_order():
     assert ple(np.zeros((3, 128)))["visits"].shape == (3, 128)
 
 
-def test_the_diff_turns_one_task_into_two():
+def test_the_diff_changes_a_model_of_one_task_to_two():
     (diff,) = code("diff")
     x, labels = np.zeros((4, 128)), np.ones((4, 1))
     for sign, outputs in (("-", {None}), ("+", {"click", "purchase"})):

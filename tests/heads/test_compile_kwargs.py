@@ -1,4 +1,4 @@
-"""What heads tell `Model.compile`, and what a model then logs and learns."""
+"""`compile_kwargs`: the arguments of `Model.compile`, and the logs and training of a model."""
 
 import keras
 import numpy as np
@@ -60,7 +60,7 @@ def evaluated():
     return model, evaluate(model)
 
 
-def test_compile_kwargs_speak_of_every_task():
+def test_compile_kwargs_have_losses_weights_and_metrics_of_every_task():
     kwargs = all_heads().compile_kwargs()
     assert set(kwargs) == {"loss", "loss_weights", "metrics"}
     tasks = ["click", "watch-time", "category"]
@@ -82,7 +82,7 @@ def test_compile_kwargs_make_new_metrics_at_every_call():
     assert names[0] == names[1]
 
 
-def test_overrides_replace_what_the_heads_say_whole():
+def test_overrides_replace_arguments_and_the_heads_give_omitted_weights():
     kwargs = all_heads().compile_kwargs(
         optimizer="sgd", loss_weights={"click": 3.0}, metrics=None, run_eagerly=True
     )
@@ -102,7 +102,7 @@ def test_overrides_replace_what_the_heads_say_whole():
         ({"loss_weights": None}, {"click": 1.0, "watch-time": 0.5, "category": 2.0}),
     ],
 )
-def test_overrides_of_a_natural_shape_get_as_many_weights_as_losses(override, expected):
+def test_overridden_losses_and_loss_weights_have_the_same_tasks(override, expected):
     heads = all_heads()
     kwargs = heads.compile_kwargs(**override)
     assert kwargs["loss_weights"] == expected
@@ -141,7 +141,7 @@ def test_log_keys_are_the_same_in_every_build_and_compile():
     ],
     ids=["binary", "regression"],
 )
-def test_with_one_task_keras_names_no_task_with_the_metrics(head, keys):
+def test_with_one_task_the_keys_of_metrics_omit_the_task(head, keys):
     model = model_of(pk.TaskHeads([head]))
     y = {"click": labels()["click"]}
     assert set(evaluate(model, y)) == keys
@@ -154,12 +154,12 @@ def test_labels_with_and_without_a_last_axis_and_of_any_type_give_the_same_logs(
     model, expected = evaluated
     y = {task: x if task == "watch-time" else x.astype(dtype) for task, x in labels().items()}
     for flat_or_not in (y, {task: x[:, None] for task, x in y.items()}):
-        # Anew: TensorFlow's trace of one shape serves no other.
+        # Compile again: TensorFlow does not use a trace for another shape.
         compiled(model)
         assert evaluate(model, flat_or_not) == pytest.approx(expected, rel=1e-5)
 
 
-def test_logs_hold_what_numpy_computes(evaluated):
+def test_logs_agree_with_numpy(evaluated):
     (model, logs), y = evaluated, labels()
     predictions = model.predict(features(ROWS, 3), verbose=0)
     click = np.where(y["click"], predictions["click"][:, 0], 1 - predictions["click"][:, 0])
@@ -227,7 +227,7 @@ def mean_gap(y_true, y_pred):
 
 
 USER_METRICS = {
-    "two_of_a_kind": (
+    "two_of_one_class": (
         lambda: [keras.metrics.AUC(), keras.metrics.AUC(curve="PR")],
         ["auc", "auc_1"],
     ),
@@ -249,7 +249,7 @@ USER_METRICS = {
     ("make_metrics", "names"), list(USER_METRICS.values()), ids=list(USER_METRICS)
 )
 def test_a_user_s_metrics_are_logged_under_stable_names(make_metrics, names):
-    for _ in range(2):  # Keras counts the objects it names; the logs must not show it
+    for _ in range(2):  # Keras numbers the names of objects; the logs must have no numbers
         heads = pk.TaskHeads(
             [pk.BinaryHead("click", metrics=make_metrics()), pk.RegressionHead("b", metrics=[])]
         )
@@ -258,7 +258,7 @@ def test_a_user_s_metrics_are_logged_under_stable_names(make_metrics, names):
         assert set(logs) == {"loss", "click_loss", "b_loss", *(f"click_{name}" for name in names)}
 
 
-def test_a_user_s_metrics_compute_what_they_say():
+def test_a_user_s_metrics_agree_with_numpy():
     metrics = ["accuracy", "mae", mean_gap]
     model = model_of(pk.TaskHeads([pk.BinaryHead("click", metrics=metrics)]))
     y = labels()["click"]
@@ -279,7 +279,7 @@ def squared_gap(y_true, y_pred):
 
 @keras.saving.register_keras_serializable("test_compile_kwargs")
 class Pinball(keras.losses.Loss):
-    """The loss of a quantile: an object with an argument of its own."""
+    """The loss of a quantile, with its own argument."""
 
     def __init__(self, quantile=0.5, **kwargs):
         super().__init__(**kwargs)
@@ -304,7 +304,7 @@ LOSSES = {
 
 
 @pytest.mark.parametrize("loss", list(LOSSES.values()), ids=list(LOSSES))
-def test_losses_in_every_form_train_and_survive_the_config_and_a_file(loss, tmp_path):
+def test_losses_in_every_form_train_and_are_restored_from_config_and_file(loss, tmp_path):
     heads = pk.TaskHeads([pk.RegressionHead("a", loss=loss), pk.BinaryHead("b")])
     model = model_of(heads)
     y = {"a": labels()["watch-time"][:, None], "b": labels()["click"]}

@@ -1,4 +1,4 @@
-"""Arguments and inputs that no head takes."""
+"""Arguments and inputs that heads refuse."""
 
 import keras
 import pytest
@@ -40,7 +40,7 @@ COUNT_ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
-def test_counts_that_are_none_are_refused(make, name, minimum):
+def test_invalid_counts_are_refused(make, name, minimum):
     check_count(make, name, minimum)
 
 
@@ -78,22 +78,22 @@ BAD_ARGUMENTS = {
     "metric_unknown": (
         lambda: pk.BinaryHead("a", metrics=["accuracy", "nope"]),
         ValueError,
-        r"metrics must hold names that Keras knows\. Received: metrics=\[\.\.\., 'nope'\]$",
+        r"metrics given by name must be Keras metrics\. Received: metrics=\[\.\.\., 'nope'\]$",
     ),
     "metric_number": (
         lambda: pk.BinaryHead("a", metrics=[3]),
         TypeError,
-        r"metrics must hold names, functions.*Received: metrics=\[\.\.\., 3\]$",
+        r"metrics must be names, functions.*Received: metrics=\[\.\.\., 3\]$",
     ),
     "metric_dict": (
         lambda: pk.BinaryHead("a", metrics=[{"a": "mse"}]),
         TypeError,
-        r"metrics must hold names, functions.*Received: metrics=\[\.\.\., \{'a'",
+        r"metrics must be names, functions.*Received: metrics=\[\.\.\., \{'a'",
     ),
     "metric_class": (
         lambda: pk.BinaryHead("a", metrics=[keras.metrics.AUC]),
         TypeError,
-        r"metrics must hold names, functions.*Received: metrics=\[\.\.\., <class",
+        r"metrics must be names, functions.*Received: metrics=\[\.\.\., <class",
     ),
     "metrics_one_string": (
         lambda: pk.BinaryHead("a", metrics="auc"),
@@ -157,7 +157,7 @@ every_layer = pytest.mark.parametrize(
 
 @pytest.mark.parametrize(("make_inputs", "message"), table(BAD_INPUTS))
 @every_layer
-def test_inputs_that_are_no_features_are_refused_at_the_first_call(make, make_inputs, message):
+def test_invalid_inputs_are_refused_at_the_first_call(make, make_inputs, message):
     layer, inputs = make(), make_inputs()
     check_refused(lambda: layer(inputs), ValueError, message)
 
@@ -165,7 +165,7 @@ def test_inputs_that_are_no_features_are_refused_at_the_first_call(make, make_in
 @pytest.mark.parametrize(
     "make", [pytest.param(LAYERS_OF_ONE_TENSOR["head_with_tower"], id="head_with_tower")]
 )
-def test_keras_itself_refuses_another_width_in_layers_of_one_network(make):
+def test_a_built_head_refuses_inputs_of_another_width(make):
     layer = make()
     layer(features(2, 5))
     with pytest.raises(
@@ -175,7 +175,7 @@ def test_keras_itself_refuses_another_width_in_layers_of_one_network(make):
 
 
 @pytest.mark.parametrize("layer", [pk.BinaryHead("a")], ids=lambda layer: type(layer).__name__)
-def test_another_width_later_is_refused_under_the_layers_own_name(layer):
+def test_the_message_for_another_width_has_the_name_of_the_layer(layer):
     layer(features(2, 5))
     with pytest.raises(ValueError, match=rf"layer .{layer.name}..*value 5.*received.*\(2, 4\)"):
         layer(features(2, 4))
@@ -193,7 +193,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("make", "call", "message"), table(METHODS))
-def test_a_method_called_in_vain_is_refused(make, call, message):
+def test_logits_of_an_unbuilt_head_are_refused(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), ValueError, message)
 

@@ -1,4 +1,4 @@
-"""The heads alone: what they compute, in which dtype, with which towers, and subclassed."""
+"""Heads: outputs, dtypes, towers and subclasses."""
 
 import keras
 import numpy as np
@@ -125,7 +125,7 @@ def test_the_tower_computes_at_half_precision(policy):
 
 @keras.saving.register_keras_serializable("test_heads")
 class Doubling(keras.layers.Layer):
-    """A layer from outside, with weights and an argument of its own."""
+    """A custom layer with its own weights and argument."""
 
     def __init__(self, units, factor=2.0, **kwargs):
         super().__init__(**kwargs)
@@ -144,7 +144,7 @@ class Doubling(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable("test_heads")
 class ShiftedExpert(pk.ExpertBlock):
-    """An ExpertBlock with a constructor argument and a call of its own."""
+    """An ExpertBlock with its own constructor argument and `call`."""
 
     def __init__(self, units, shift=0.0, **kwargs):
         super().__init__(units, **kwargs)
@@ -178,7 +178,7 @@ every_tower = pytest.mark.parametrize("make_tower", list(TOWERS.values()), ids=l
 
 
 @every_tower
-def test_a_tower_computes_what_its_template_does_with_the_same_weights(make_tower):
+def test_a_tower_agrees_with_its_template_if_the_weights_are_the_same(make_tower):
     template = make_tower()
     head = pk.RegressionHead("a", tower=template)
     x = features(5, 3)
@@ -193,7 +193,7 @@ def test_a_tower_computes_what_its_template_does_with_the_same_weights(make_towe
 
 
 @every_tower
-def test_a_template_is_left_as_it_was_and_serves_again(make_tower):
+def test_a_template_is_unchanged_and_can_be_used_again(make_tower):
     template = make_tower()
     was_built, config = template.built, template.get_config()
     before = [numpy_of(w) for w in template.weights]
@@ -209,7 +209,7 @@ def test_a_template_is_left_as_it_was_and_serves_again(make_tower):
     assert len(set.union(*owned)) == sum(map(len, owned))
 
 
-def test_heads_that_share_a_seeded_template_start_different_and_the_same_in_every_run():
+def test_heads_of_one_seeded_template_have_different_and_reproducible_weights():
     def first_kernels():
         template = keras.layers.Dense(4, kernel_initializer=keras.initializers.HeNormal(seed=1))
         heads = [pk.BinaryHead(task, tower=template) for task in ("a", "b")]
@@ -222,7 +222,7 @@ def test_heads_that_share_a_seeded_template_start_different_and_the_same_in_ever
     np.testing.assert_array_equal(run, again)
 
 
-def test_the_tower_hears_of_training():
+def test_training_is_passed_to_the_tower():
     head = pk.RegressionHead("a", tower=keras.layers.Dropout(0.5))
     x = np.ones((64, 8), "float32")
     predicted, trained = numpy_of(head(x, training=False)), numpy_of(head(x, training=True))
@@ -244,12 +244,12 @@ def test_the_tower_hears_of_training():
     ],
     ids=["base", "binary", "regression", "multiclass"],
 )
-def test_each_head_brings_its_loss_and_metrics(head, loss, metrics):
+def test_each_head_has_a_default_loss_and_metrics(head, loss, metrics):
     assert getattr(head.loss, "name", None) == loss
     assert [metric.name for metric in head.new_metrics()] == metrics
 
 
-def test_a_loss_given_replaces_the_head_s_own_and_empty_metrics_mean_none():
+def test_arguments_replace_the_default_loss_and_metrics():
     head = pk.BinaryHead("a", loss=keras.losses.BinaryFocalCrossentropy(gamma=3.0), metrics=[])
     copy = pk.BinaryHead.from_config(head.get_config())
     assert isinstance(copy.loss, keras.losses.BinaryFocalCrossentropy)
@@ -258,13 +258,13 @@ def test_a_loss_given_replaces_the_head_s_own_and_empty_metrics_mean_none():
 
 
 @pytest.mark.parametrize(("kwargs", "name"), [({}, "a_head"), ({"name": "mine"}, "mine")])
-def test_a_head_is_named_for_its_task_unless_told_otherwise(kwargs, name):
+def test_the_default_name_of_a_head_is_that_of_its_task(kwargs, name):
     assert pk.BinaryHead("a", **kwargs).name == name
 
 
 @keras.saving.register_keras_serializable("test_heads")
 class CountHead(pk.Head):
-    """Counts, as expected values of a Poisson distribution: a subclass as the docs show it."""
+    """A head for counts with a Poisson loss: the subclass in the docs."""
 
     def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
         super().__init__(task, activation=activation, loss=loss, **kwargs)
@@ -272,7 +272,7 @@ class CountHead(pk.Head):
 
 @keras.saving.register_keras_serializable("test_heads")
 class BoundedHead(pk.Head):
-    """A subclass with a constructor argument and a call of its own."""
+    """A subclass with its own constructor argument and `call`."""
 
     def __init__(self, task, bound, loss="mean_squared_error", **kwargs):
         super().__init__(task, loss=loss, **kwargs)
@@ -294,7 +294,7 @@ every_subclass = pytest.mark.parametrize("make", list(SUBCLASSES.values()), ids=
 
 
 @every_subclass
-def test_a_subclass_survives_its_config(make):
+def test_a_subclass_is_restored_from_its_config(make):
     head = make()
     copy = type(head).from_config(head.get_config())
     assert type(copy) is type(head)
@@ -317,7 +317,7 @@ def test_a_subclass_trains_and_loads_from_a_file(make, tmp_path):
     assert np.isfinite(loaded.train_on_batch(x, y)).all()
 
 
-def test_the_count_head_computes_what_its_activation_says():
+def test_the_count_head_applies_its_activation():
     head = CountHead("visits")
     x = features(5, 3)
     head(x)

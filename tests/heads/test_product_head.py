@@ -1,4 +1,4 @@
-"""Products of heads: what they compute, what they are trained by, which are refused."""
+"""ProductHead: predictions, gradients and refused arguments."""
 
 import keras
 import numpy as np
@@ -52,7 +52,7 @@ def test_products_are_float32_at_half_precision(policy):
     assert tuple(symbolic["ctcvr"].shape) == (None, 1)
 
 
-def test_blocks_give_a_product_no_features_of_its_own():
+def test_blocks_omit_the_task_of_a_product():
     heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
     assert heads.task_names == ["ctr", "cvr", "pay"]
     for outputs in (heads, heads.task_names, heads._heads(), {h.task: h for h in heads._heads()}):
@@ -96,7 +96,7 @@ def test_the_product_s_loss_trains_both_factors_over_the_whole_space(tmp_path):
     assert np.isfinite(loaded.train_on_batch(x, y)).all()
 
 
-def test_products_of_tiny_probabilities_still_learn():
+def test_products_of_tiny_probabilities_have_a_gradient():
     """Below 1e-7 Keras's own cross-entropy has no gradient."""
     model = product_model()
     heads = model.layers[-1]
@@ -121,7 +121,7 @@ def test_certain_products_have_a_finite_loss_and_gradient(logit, label):
     assert all(np.isfinite(numpy_of(w)).all() for w in model.weights)
 
 
-def test_a_product_survives_its_config():
+def test_a_product_is_restored_from_its_config():
     head = pk.ProductHead("ctcvr", of=("ctr", "cvr"), loss_weight=0.5, missing_label=-1)
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(head))
     assert copy.get_config() == head.get_config()
@@ -131,7 +131,7 @@ def test_a_product_survives_its_config():
 
 @keras.saving.register_keras_serializable("test_product_head")
 class Sharpened(pk.BinaryHead):
-    """Its prediction is not the sigmoid of its logits."""
+    """A head whose prediction is not the sigmoid of its logits."""
 
     def call(self, inputs):
         return super().call(inputs) ** 2
@@ -155,12 +155,12 @@ REFUSED = {
     "own_call": (
         lambda: pk.TaskHeads([pk.BinaryHead("a"), Sharpened("b"), product("a", "b")]),
         ValueError,
-        r"leave `call` as it is.*'b' is a Sharpened",
+        r"do not override `call`.*'b' is a Sharpened",
     ),
-    "circle": (
+    "cycle": (
         lambda: heads_of(product("y", "ctr"), product("x", "cvr", task="y")),
         ValueError,
-        r"products in a circle\. Received: heads with of=\{'x': \['y', 'ctr'\], 'y':",
+        r"a cycle of products\. Received: heads with of=\{'x': \['y', 'ctr'\], 'y':",
     ),
     "of_itself": (lambda: product("x", "ctr"), ValueError, r"not 'x' itself\. Received: of="),
     "one_factor": (lambda: product("ctr"), ValueError, r"two tasks or more.*of=\('ctr',\)"),
@@ -175,12 +175,16 @@ REFUSED = {
         ValueError,
         r"of must name tasks of the same TaskHeads",
     ),
-    "logits": (lambda: product("a", "b").logits(1), ValueError, r"has no logits of its own"),
+    "logits": (
+        lambda: product("a", "b").logits(1),
+        ValueError,
+        r"has no logits\. Use those of its factors",
+    ),
 }
 
 
 @pytest.mark.parametrize(("make", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
-def test_products_that_cannot_be_are_refused(make, error, message):
+def test_invalid_products_are_refused(make, error, message):
     with pytest.raises(error, match=message):
         make()
 

@@ -1,4 +1,4 @@
-"""Heads and inputs that no TaskHeads takes."""
+"""Heads and inputs that TaskHeads refuses."""
 
 import keras
 import numpy as np
@@ -30,12 +30,12 @@ BAD_ARGUMENTS = {
     "heads_of_one_task": (
         lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("a", name="b")]),
         ValueError,
-        r"heads must have different tasks, not \['a', 'a'\]\. Received: heads=\[<Binary",
+        r"heads must have unique tasks, not \['a', 'a'\]\. Received: heads=\[<Binary",
     ),
     "heads_of_one_name": (
         lambda: pk.TaskHeads([pk.BinaryHead("a", name="x"), pk.BinaryHead("b", name="x")]),
         ValueError,
-        r"heads must have different layer names, not \['x', 'x'\]\. Received: heads=",
+        r"heads must have unique layer names, not \['x', 'x'\]\. Received: heads=",
     ),
     "heads_under_another_task": (
         lambda: pk.TaskHeads({"b": pk.BinaryHead("a")}),
@@ -82,6 +82,6 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("make", "call", "message"), table(METHODS))
-def test_a_method_called_in_vain_is_refused(make, call, message):
+def test_tasks_with_ambiguous_log_keys_are_refused(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), ValueError, message)

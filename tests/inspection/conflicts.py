@@ -1,4 +1,4 @@
-"""Models of two tasks, and how cosines between their gradients are compared."""
+"""Models of two tasks, and comparison of the cosines between their gradients."""
 
 import keras
 import numpy as np
@@ -18,13 +18,13 @@ every_kind = pytest.mark.parametrize("expert", list(KINDS.values()), ids=list(KI
 
 
 def model_of(block, heads, width=4, seed=1):
-    """Block and heads on one input, with weights drawn from the seed, biases too."""
+    """A model of a block and heads, with random weights and biases from the seed."""
     model = chain(block, heads, width=width)
     randomize(model, seed)
     return model
 
 
-def two_numbers(**kwargs):
+def two_regression_heads(**kwargs):
     return pk.TaskHeads([pk.RegressionHead("a", **kwargs), pk.RegressionHead("b", **kwargs)])
 
 
@@ -47,7 +47,7 @@ def flat(conflict):
     }
 
 
-def assert_alike(actual, expected, atol=1e-5):
+def assert_close(actual, expected, atol=1e-5):
     actual, expected = flat(actual), flat(expected)
     assert list(actual) == list(expected)
     for key, value in expected.items():

@@ -1,4 +1,4 @@
-"""The weights of the gates, example by example, of any model."""
+"""The gate weights of any model for each example."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of
-from tests.models import TASKS, compiled, functional, nested, subclassed, watched_block
+from tests.models import TASKS, compiled, functional, nested, subclassed, tracked_block
 
 X = features(7, 4)
 
@@ -19,7 +19,7 @@ def assert_equal_weights(found, expected):
 
 @pytest.mark.parametrize("batch_size", [None, 3])
 def test_the_weights_are_those_of_each_level(batch_size):
-    ple = watched_block()
+    ple = tracked_block()
     model = functional(ple)
     weights = pk.gate_weights(model, X, batch_size=batch_size)
     assert list(weights) == ["ple/0", "ple/1"]
@@ -29,7 +29,7 @@ def test_the_weights_are_those_of_each_level(batch_size):
 
 @pytest.mark.parametrize("make_model", [subclassed, nested])
 def test_blocks_are_found_at_any_depth(make_model):
-    model = make_model(watched_block())
+    model = make_model(tracked_block())
     model(X)
     weights = pk.gate_weights(model, X)
     assert {level: list(gates) for level, gates in weights.items()} == {
@@ -41,8 +41,8 @@ def test_blocks_are_found_at_any_depth(make_model):
             np.testing.assert_allclose(of_gate.sum(axis=-1), np.ones(7), rtol=1e-5)
 
 
-def test_a_block_alone_will_do_and_keeps_the_axes_of_its_examples():
-    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
+def test_a_block_is_taken_as_a_model_and_keeps_the_leading_axes():
+    mmoe = tracked_block(pk.MMoEBlock, name="mmoe")
     x = features(5, 3, 4)
     mmoe(x)
     weights = pk.gate_weights(mmoe, x, batch_size=2)["mmoe"]["click"]
@@ -53,7 +53,7 @@ def test_a_block_that_the_model_never_calls_is_left_out():
     class Half(keras.Model):
         def __init__(self):
             super().__init__()
-            self.used, self.unused = watched_block(name="used"), watched_block(name="unused")
+            self.used, self.unused = tracked_block(name="used"), tracked_block(name="unused")
 
         def call(self, inputs):
             return self.used(inputs)
@@ -64,30 +64,30 @@ def test_a_block_that_the_model_never_calls_is_left_out():
     assert list(pk.gate_report(model, X).levels) == ["used/0", "used/1"]
 
 
-def test_layers_are_told_that_nothing_trains():
-    class Loud(keras.layers.Layer):
+def test_layers_are_called_with_training_false():
+    class ScaledInTraining(keras.layers.Layer):
         def call(self, inputs, training=True):
             return 5 * inputs if training else inputs
 
     inputs = keras.Input((4,))
-    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
-    model = keras.Model(inputs, mmoe(Loud()(inputs)))
+    mmoe = tracked_block(pk.MMoEBlock, name="mmoe")
+    model = keras.Model(inputs, mmoe(ScaledInTraining()(inputs)))
     expected = numpy_of(mmoe.gate_weights(X))["click"]
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
 
 
 def test_a_model_that_runs_no_block_is_refused():
-    class Idle(keras.Model):
+    class WithoutBlockInInference(keras.Model):
         def __init__(self):
             super().__init__()
-            self.block = watched_block(name="idle")
+            self.block = tracked_block(name="idle")
 
         def call(self, inputs, training=None):
             return self.block(inputs) if training else {"click": inputs}
 
-    model = Idle()
+    model = WithoutBlockInInference()
     model(X, training=True)
-    with pytest.raises(ValueError, match=r"must run one of its blocks"):
+    with pytest.raises(ValueError, match=r"at least one of its blocks.*Received: model=<With"):
         pk.gate_weights(model, X)
 
 
@@ -99,7 +99,7 @@ def by_stream():
     return cgc, keras.Model(inputs, cgc(inputs)), x
 
 
-def test_dicts_of_inputs_are_cut_into_batches():
+def test_dicts_of_inputs_are_split_into_batches():
     cgc, model, x = by_stream()
     weights = pk.gate_weights(model, x, batch_size=2)["cgc"]
     assert_equal_weights(weights, numpy_of(cgc.gate_weights(x)))
@@ -120,7 +120,7 @@ def as_data_loader():
     return data.DataLoader([(row, 1.0) for row in X], batch_size=3)
 
 
-class Parts(keras.utils.PyDataset):
+class InBatches(keras.utils.PyDataset):
     def __len__(self):
         return 3
 
@@ -140,29 +140,37 @@ def as_tensor():
     return keras.ops.convert_to_tensor(X)
 
 
-class Endless(Parts):
+class Endless(InBatches):
     num_batches = None
 
 
-@pytest.mark.parametrize("look", [pk.gate_weights, pk.gate_report])
-def test_batches_of_unknown_number_are_refused(look):
-    model = functional(watched_block())
+@pytest.mark.parametrize("observe", [pk.gate_weights, pk.gate_report])
+def test_a_pydataset_with_an_unknown_number_of_batches_is_refused(observe):
+    model = functional(tracked_block())
     with pytest.raises(ValueError, match=r"known number of batches.*Received: x=<.*Endless"):
-        look(model, Endless())
+        observe(model, Endless())
 
 
 @pytest.mark.parametrize(
     "make",
-    [as_dataset, as_dataset_with_labels, as_data_loader, Parts, as_generator, as_frame, as_tensor],
+    [
+        as_dataset,
+        as_dataset_with_labels,
+        as_data_loader,
+        InBatches,
+        as_generator,
+        as_frame,
+        as_tensor,
+    ],
 )
-def test_whatever_predict_takes_is_taken(make):
-    model = functional(watched_block())
+def test_every_input_of_predict_is_taken(make):
+    model = functional(tracked_block())
     expected = pk.gate_weights(model, X)["ple/0"]
     assert_equal_weights(pk.gate_weights(model, make())["ple/0"], expected)
 
 
-def test_looking_changes_nothing():
-    ple = watched_block(gate_dropout=0.9, expert_balance_regularizer=1.0)
+def test_observing_does_not_change_statistics_variables_or_losses():
+    ple = tracked_block(gate_dropout=0.9, expert_balance_regularizer=1.0)
     model = compiled(functional(ple))
     y = dict.fromkeys(TASKS, X[:, 0] > 0)
     model.fit(X, y, verbose=0)
@@ -177,29 +185,29 @@ def test_looking_changes_nothing():
     model.fit(X, y, verbose=0)
 
 
-def test_it_can_be_called_while_a_model_trains():
-    model = compiled(functional(watched_block()))
-    seen = []
+def test_gate_weights_can_be_called_in_a_callback():
+    model = compiled(functional(tracked_block()))
+    weights = []
 
-    class Look(keras.callbacks.Callback):
+    class Observe(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            seen.append(pk.gate_weights(self.model, X)["ple/0"]["click"])
+            weights.append(pk.gate_weights(self.model, X)["ple/0"]["click"])
 
-    model.fit(X, dict.fromkeys(TASKS, X[:, 0] > 0), epochs=2, verbose=0, callbacks=[Look()])
-    assert np.abs(seen[0] - seen[1]).max() > 0
+    model.fit(X, dict.fromkeys(TASKS, X[:, 0] > 0), epochs=2, verbose=0, callbacks=[Observe()])
+    assert np.abs(weights[0] - weights[1]).max() > 0
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_weights_are_at_least_float32(policy):
     keras.config.set_dtype_policy(policy)
-    model = functional(watched_block(gate_softmax_temperature=0.05))
+    model = functional(tracked_block(gate_softmax_temperature=0.05))
     weights = pk.gate_weights(model, 10 * X)["ple/0"]["shared"]
     assert weights.dtype == np.float32
     np.testing.assert_allclose(weights.sum(axis=-1), np.ones(7), atol=0.02)
 
 
-def test_a_long_run_shows_a_progress_bar(capsys):
-    model = functional(watched_block())
+def test_a_progress_bar_is_shown_for_more_than_50_batches_or_verbose_1(capsys):
+    model = functional(tracked_block())
     pk.gate_weights(model, X, batch_size=1)
     assert capsys.readouterr().out == ""
     pk.gate_weights(model, features(51, 4), batch_size=1)
@@ -210,20 +218,20 @@ def test_a_long_run_shows_a_progress_bar(capsys):
     assert "2/2" in capsys.readouterr().out
 
 
-# What can't be looked at.
+# Models and inputs that are refused.
 
 
 def model_of(*layers):
     return keras.Sequential([keras.Input((4,)), *layers])
 
 
-def twice():
+def model_that_runs_a_block_twice():
     inputs = keras.Input((4,))
     cgc = pk.CGCBlock(TASKS, [4], name="cgc")
     return keras.Model(inputs, cgc(cgc(inputs)["click"])["buy"])
 
 
-def two_of_one_name():
+def model_with_two_blocks_of_one_name():
     class Both(keras.Model):
         def __init__(self):
             super().__init__()
@@ -247,34 +255,44 @@ def two_of_one_name():
             ValueError,
             r"contain a PLEBlock, an MMoEBlock or a CGCBlock\. Received: model=<Sequential",
         ),
-        (lambda: subclassed(watched_block()), X, ValueError, r"model must be built.*built=False"),
-        (watched_block, X, ValueError, r"model must be built.*Received: model=<SequentialBlock"),
-        (twice, X, ValueError, r"each block once.*runs \['cgc'\] more than once"),
-        (two_of_one_name, X, ValueError, r"two blocks of one name, 'cgc'.*Received: model=<Both"),
+        (lambda: subclassed(tracked_block()), X, ValueError, r"model must be built.*built=False"),
+        (tracked_block, X, ValueError, r"model must be built.*Received: model=<SequentialBlock"),
         (
-            lambda: functional(watched_block()),
+            model_that_runs_a_block_twice,
+            X,
+            ValueError,
+            r"each block once.*runs \['cgc'\] more than once",
+        ),
+        (
+            model_with_two_blocks_of_one_name,
+            X,
+            ValueError,
+            r"two blocks with the same name, 'cgc'.*Received: model=<Both",
+        ),
+        (
+            lambda: functional(tracked_block()),
             features(7, 5),
             ValueError,
-            r"x must be what the model takes.*Received: x\.shape=\(7, 5\)",
+            r"x must be valid input of the model.*Received: x\.shape=\(7, 5\)",
         ),
         (
             lambda: by_stream()[1],
             {"click": X, "buy": features(7, 3)},
             ValueError,
-            r"x must be what the model takes.*Received: x\.shape=\{'click': \(7, 4\), 'buy'",
+            r"x must be valid input of the model.*Received: x\.shape=\{'click': \(7, 4\), 'buy'",
         ),
-        (lambda: functional(watched_block()), 3, TypeError, r"x must be arrays.*Received: x=3"),
-        (lambda: functional(watched_block()), {}, TypeError, r"x must be arrays.*Received: x=\{\}"),
+        (lambda: functional(tracked_block()), 3, TypeError, r"x must be arrays.*Received: x=3"),
+        (lambda: functional(tracked_block()), {}, TypeError, r"x must be arrays.*Received: x=\{\}"),
         (
-            lambda: functional(watched_block()),
+            lambda: functional(tracked_block()),
             X[:0],
             ValueError,
-            r"at least one.*Received: rows=\[0\]",
+            r"at least 1.*Received: rows=\[0\]",
         ),
-        (lambda: functional(watched_block()), iter(()), ValueError, r"at least one batch"),
+        (lambda: functional(tracked_block()), iter(()), ValueError, r"at least one batch"),
     ],
 )
-def test_what_cannot_be_looked_at_is_refused(make, x, error, message):
+def test_a_wrong_model_or_input_is_refused(make, x, error, message):
     with pytest.raises(error, match=f"(?s){message}"):
         pk.gate_weights(make(), x)
 
@@ -285,22 +303,67 @@ def test_what_cannot_be_looked_at_is_refused(make, x, error, message):
         ({"batch_size": 0}, ValueError, r"batch_size must be at least 1"),
         ({"batch_size": 2.5}, TypeError, r"batch_size must be an integer"),
         ({"verbose": 3}, ValueError, r"verbose must be one of \('auto', 0, 1\).*verbose=3"),
-        ({"x": Parts(), "batch_size": 2}, ValueError, r"y and batch_size are for arrays"),
+        (
+            {"x": InBatches(), "batch_size": 2},
+            ValueError,
+            r"y and batch_size must be None",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, error, message):
-    model = functional(watched_block())
+    model = functional(tracked_block())
     with pytest.raises(error, match=message):
         pk.gate_weights(**{"model": model, "x": X, **arguments})
 
 
-def test_a_refused_x_does_the_model_no_harm():
+def test_a_refused_x_does_not_change_the_model():
     """Keras's own predict leaves a model without weights on JAX."""
-    model = functional(watched_block())
+    model = functional(tracked_block())
     expected = model.predict(X, verbose=0)
-    with pytest.raises(ValueError, match="x must be what the model takes"):
+    with pytest.raises(ValueError, match="x must be valid input of the model"):
         pk.gate_weights(model, features(7, 5))
-    with pytest.raises(ValueError, match="x must be what the model takes"):
+    with pytest.raises(ValueError, match="x must be valid input of the model"):
         pk.gate_weights(model, (part for part in (X, features(7, 5))))
     for task, prediction in model.predict(X, verbose=0).items():
         np.testing.assert_array_equal(prediction, expected[task])
+
+
+class BlockWithSideLevel(pk.SequentialBlock):
+    """A SequentialBlock with a level that is not among its layers."""
+
+    def __init__(self, layers, **kwargs):
+        super().__init__(layers, **kwargs)
+        self.side = pk.CGCBlock(["a"], [4], add_shared_gate=False, name="side")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.side.build(input_shape)
+
+
+def test_a_level_in_another_attribute_of_a_sequential_block_is_no_obstacle():
+    block = BlockWithSideLevel([pk.CGCBlock(["a"], [4], add_shared_gate=False)], name="ple")
+    x = features(2, 5)
+    block(x)
+    assert list(pk.gate_weights(block, x)) == ["ple/0"]
+
+
+def test_nested_sequential_blocks_of_one_name_have_different_keys():
+    def level():
+        return pk.CGCBlock(["a"], [4], add_shared_gate=False)
+
+    inner = pk.SequentialBlock([level()], name="ple")
+    block = pk.SequentialBlock([level(), Only("a"), inner], name="ple")
+    x = features(2, 5)
+    block(x)
+    assert list(pk.gate_weights(block, x)) == ["ple/0", "ple/2/ple/0"]
+
+
+class Only(keras.layers.Layer):
+    """Returns the features of one task."""
+
+    def __init__(self, task):
+        super().__init__()
+        self.task = task
+
+    def call(self, inputs):
+        return inputs[self.task]

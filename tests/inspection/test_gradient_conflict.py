@@ -1,4 +1,4 @@
-"""Cosines between the tasks' gradients, against gradients that no backend computed."""
+"""Cosines between gradients, compared with gradients computed by hand or finite differences."""
 
 import keras
 import numpy as np
@@ -7,13 +7,13 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of
 from tests.inspection.conflicts import (
-    assert_alike,
+    assert_close,
     every_kind,
     flat,
     labels,
     model_of,
     one_level,
-    two_numbers,
+    two_regression_heads,
 )
 from tests.refusals import NAN
 
@@ -28,7 +28,7 @@ def weight(model, end):
 
 
 def kernels(block, width):
-    """Kernel and bias of each expert, from what the experts make of 0 and of unit vectors."""
+    """Kernel and bias of each linear expert, from its outputs for 0 and unit vectors."""
     points = np.concatenate([np.zeros((1, width)), np.eye(width)]).astype("float32")
     outputs = {
         name: np.float64(out) for name, out in numpy_of(block.expert_outputs(points)).items()
@@ -60,13 +60,13 @@ def gradients_by_hand(model, block, task, x, y):
 @every_kind
 def test_cosines_are_those_of_the_gradients_computed_by_hand(expert):
     block = pk.CGCBlock(["a", "b"], expert(), num_shared_experts=2, add_shared_gate=False, name="c")
-    model = model_of(block, two_numbers())
+    model = model_of(block, two_regression_heads())
     x, y = features(12, 4), labels("a", "b")
     y["a"][::3], y["b"][1::4] = NAN, NAN
     a, b = (gradients_by_hand(model, block, task, np.float64(x), y[task]) for task in y)
     places = ["input", "shared/expert_0", "shared/expert_1"]
     expected = {"c": {place: {("a", "b"): cosine(a[place], b[place])} for place in places}}
-    assert_alike(pk.gradient_conflict(model, x, y), expected)
+    assert_close(pk.gradient_conflict(model, x, y), expected)
 
 
 def losses_of(model, heads, x, y):
@@ -74,7 +74,7 @@ def losses_of(model, heads, x, y):
     return np.array([float(heads[t].new_loss()(y[t], predictions[t])) for t in heads])
 
 
-def slopes(losses_at, values, step=0.01):
+def finite_differences(losses_at, values, step=0.01):
     """The gradient `(tasks, size)` of a function from an array to the tasks' losses."""
     columns = []
     for index in range(values.size):
@@ -84,8 +84,8 @@ def slopes(losses_at, values, step=0.01):
     return np.stack(columns, axis=-1)
 
 
-def slopes_of_weight(model, heads, x, y, variable, index):
-    """The same for a variable, or for what lies at an index of its first axis."""
+def finite_differences_of_weight(model, heads, x, y, variable, index):
+    """`finite_differences` for a variable at an index of its first axis."""
     before = numpy_of(variable)
 
     def losses_at(values):
@@ -94,7 +94,7 @@ def slopes_of_weight(model, heads, x, y, variable, index):
         variable.assign(moved)
         return losses_of(model, heads, x, y)
 
-    found = slopes(losses_at, before[index])
+    found = finite_differences(losses_at, before[index])
     variable.assign(before)
     return found
 
@@ -105,7 +105,7 @@ def cosines_of(tasks, gradients):
 
 
 def test_cosines_of_two_levels_are_those_of_finite_differences():
-    """Stacked experts, whose normalization is each expert's own."""
+    """With stacked experts, whose normalizations are separate layers."""
     heads = {task: pk.RegressionHead(task) for task in ("a", "b")}
     expert = pk.ExpertBlock([3], activation="tanh", normalization="layer")
     ple = pk.PLEBlock(2, heads, expert, name="ple")
@@ -117,14 +117,14 @@ def test_cosines_of_two_levels_are_those_of_finite_differences():
         stacks = [w for w in block.weights if w.path[:-2].endswith(("/kernel", "/bias"))]
         assert (len(own), len(stacks)) == (2, 2)
         pieces = [(w, slice(None)) for w in own] + [(w, 2) for w in stacks]
-        found = [slopes_of_weight(model, heads, x, y, *piece) for piece in pieces]
+        found = [finite_differences_of_weight(model, heads, x, y, *piece) for piece in pieces]
         expected[level] = {"shared/expert_0": cosines_of(["a", "b"], np.concatenate(found, axis=1))}
-    of_input = slopes(lambda values: losses_of(model, heads, values, y), x)
+    of_input = finite_differences(lambda values: losses_of(model, heads, values, y), x)
     expected["ple/0"] = {"input": cosines_of(["a", "b"], of_input), **expected["ple/0"]}
-    assert_alike(pk.gradient_conflict(model, x, y), expected, atol=0.01)
+    assert_close(pk.gradient_conflict(model, x, y), expected, atol=0.01)
 
 
-def test_products_and_classes_have_gradients_too():
+def test_product_and_multiclass_heads_have_cosines():
     click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", missing_label=-1)
     both, kind = (
         pk.ProductHead("both", of=["click", "buy"]),
@@ -138,14 +138,14 @@ def test_products_and_classes_have_gradients_too():
     y["buy"][::2] = -1
     found = pk.gradient_conflict(model, x, y)["mmoe"]
     assert list(found) == ["input", "shared/expert_0", "shared/expert_1"]
-    expected = slopes(lambda values: losses_of(model, heads, values, y), x)
+    expected = finite_differences(lambda values: losses_of(model, heads, values, y), x)
     expected = {"mmoe": {"input": cosines_of(["both", "click", "kind", "buy"], expected)}}
-    assert_alike({"mmoe": {"input": found["input"]}}, expected, atol=0.01)
+    assert_close({"mmoe": {"input": found["input"]}}, expected, atol=0.01)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
-def test_tasks_that_want_the_same_agree_and_those_that_want_the_opposite_conflict(sign, expected):
-    model = model_of(one_level(), two_numbers())
+def test_equal_labels_have_cosine_1_and_opposite_labels_minus_1(sign, expected):
+    model = model_of(one_level(), two_regression_heads())
     for part in ("kernel", "bias"):
         a, b = (w for w in model.weights if w.path.endswith(f"_head/projection/{part}"))
         b.assign(a)
@@ -155,26 +155,26 @@ def test_tasks_that_want_the_same_agree_and_those_that_want_the_opposite_conflic
         assert cosines["a", "b"] == pytest.approx(expected, abs=1e-3)
 
 
-def test_a_task_without_a_label_has_no_cosine():
-    model = model_of(one_level(), two_numbers())
+def test_the_cosine_of_a_task_without_labels_is_nan():
+    model = model_of(one_level(), two_regression_heads())
     y = {**labels("a"), "b": np.full(12, NAN)}
     found = pk.gradient_conflict(model, features(12, 4), y)
     np.testing.assert_equal(list(flat(found).values()), [NAN, NAN])
 
 
 @pytest.mark.parametrize("kind", [pk.ExpertBlock, keras.layers.Dense])
-def test_a_frozen_expert_has_no_cosine(kind):
+def test_the_cosine_of_a_frozen_expert_is_nan(kind):
     block = pk.MMoEBlock(["a", "b"], kind(3, trainable=False), 1, name="mmoe")
-    model = model_of(block, two_numbers())
+    model = model_of(block, two_regression_heads())
     found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))["mmoe"]
     assert np.isnan(found["shared/expert_0"]["a", "b"])
     assert np.isfinite(found["input"]["a", "b"])
 
 
 @every_kind
-def test_a_level_without_shared_experts_has_its_input_alone(expert):
+def test_without_shared_experts_only_the_input_has_cosines(expert):
     ple = pk.PLEBlock(2, ["a", "b"], expert(), num_shared_experts=0, name="ple")
-    model = model_of(ple, two_numbers())
+    model = model_of(ple, two_regression_heads())
     found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))
     assert {level: list(places) for level, places in found.items()} == {
         "ple/0": ["input"],
@@ -183,7 +183,7 @@ def test_a_level_without_shared_experts_has_its_input_alone(expert):
     assert np.isfinite(found["ple/0"]["input"]["a", "b"])
 
 
-def test_a_single_task_has_no_pair():
+def test_a_single_task_has_no_cosines():
     heads = pk.TaskHeads([pk.BinaryHead("a")])
     model = model_of(pk.PLEBlock(2, heads, [3], name="ple"), heads)
     assert pk.gradient_conflict(model, features(12, 4), {"a": np.ones(12)}) == {

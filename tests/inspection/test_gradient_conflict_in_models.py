@@ -1,4 +1,4 @@
-"""Cosines between gradients in all kinds of models and data: what has an influence on them."""
+"""Cosines between gradients for different models, losses and forms of data."""
 
 import keras
 import numpy as np
@@ -6,12 +6,19 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of
-from tests.inspection.conflicts import assert_alike, flat, labels, model_of, one_level, two_numbers
+from tests.inspection.conflicts import (
+    assert_close,
+    flat,
+    labels,
+    model_of,
+    one_level,
+    two_regression_heads,
+)
 from tests.models import chain
 from tests.refusals import NAN
 
 
-class Chunks(keras.utils.PyDataset):
+class InBatches(keras.utils.PyDataset):
     def __init__(self, x, y):
         super().__init__()
         self.x, self.y = x, y
@@ -24,30 +31,30 @@ class Chunks(keras.utils.PyDataset):
         return self.x[rows], {task: y[rows] for task, y in self.y.items()}
 
 
-def test_several_batches_give_the_mean_of_those_that_have_labels():
-    model = model_of(one_level(2), two_numbers())
+def test_cosines_are_averaged_over_the_batches_with_labels():
+    model = model_of(one_level(2), two_regression_heads())
     x, y = features(12, 4), labels("a", "b")
     y["b"][4:8] = NAN
-    chunks = Chunks(x, y)
-    single = [flat(pk.gradient_conflict(model, *chunks[i])) for i in range(3)]
+    batches = InBatches(x, y)
+    single = [flat(pk.gradient_conflict(model, *batches[i])) for i in range(3)]
     assert np.isnan(list(single[1].values())).all()
-    for found in (pk.gradient_conflict(model, x, y, 4), pk.gradient_conflict(model, chunks)):
+    for found in (pk.gradient_conflict(model, x, y, 4), pk.gradient_conflict(model, batches)):
         for key, value in flat(found).items():
             assert value == pytest.approx((single[0][key] + single[2][key]) / 2, abs=1e-6)
 
 
 def test_without_a_batch_size_arrays_are_one_batch():
-    model = model_of(one_level(), two_numbers())
+    model = model_of(one_level(), two_regression_heads())
     x, y = features(1500, 4), labels("a", "b", rows=1500)
     whole = pk.gradient_conflict(model, x, y)
-    assert_alike(whole, pk.gradient_conflict(model, x, y, batch_size=1500), atol=1e-9)
+    assert_close(whole, pk.gradient_conflict(model, x, y, batch_size=1500), atol=1e-9)
     halves = pk.gradient_conflict(model, x, y, batch_size=750)
     assert abs(halves["mmoe"]["input"]["a", "b"] - whole["mmoe"]["input"]["a", "b"]) > 1e-6
 
 
 def test_features_may_come_as_a_dict():
     first, second = keras.Input((2,), name="first"), keras.Input((2,), name="second")
-    heads = two_numbers()
+    heads = two_regression_heads()
     block = one_level()
     joined = keras.Model([first, second], heads(block(keras.layers.Concatenate()([first, second]))))
     by_name = keras.Model({"first": first, "second": second}, dict(zip(("a", "b"), joined.outputs)))
@@ -56,11 +63,11 @@ def test_features_may_come_as_a_dict():
     found = pk.gradient_conflict(joined, list(parts.values()), y, 6)
     assert np.isfinite(list(flat(found).values())).all()
     by_name.compile(loss={"a": "mse", "b": "mse"})
-    assert_alike(pk.gradient_conflict(by_name, parts, y, 6), found)
+    assert_close(pk.gradient_conflict(by_name, parts, y, 6), found)
 
 
-def rich_model():
-    """With all that has a state or draws random numbers in training."""
+def stateful_model():
+    """A model with dropout, batch normalization, gate statistics and regularization."""
     heads = pk.TaskHeads(
         [pk.RegressionHead("a", tower=pk.ExpertBlock([3], dropout=0.5)), pk.BinaryHead("b")]
     )
@@ -79,19 +86,19 @@ def rich_model():
     return model
 
 
-def test_weights_and_statistics_are_left_alone():
-    model = rich_model()
+def test_weights_and_statistics_do_not_change():
+    model = stateful_model()
     x, y = features(8, 4), {"a": features(8), "b": np.arange(8) % 2}
     before = [numpy_of(w) for w in model.variables]
     first = pk.gradient_conflict(model, x, y)
-    assert_alike(pk.gradient_conflict(model, x, y), first, atol=1e-9)
+    assert_close(pk.gradient_conflict(model, x, y), first, atol=1e-9)
     for weights, after in zip(before, model.variables):
         np.testing.assert_array_equal(weights, numpy_of(after), err_msg=after.path)
     assert np.isfinite(list(flat(first).values())).all()
 
 
 @pytest.mark.parametrize("weighting", [None, "uncertainty"])
-def test_the_weights_of_the_losses_have_no_influence(weighting):
+def test_loss_weights_do_not_change_the_cosines(weighting):
     found = []
     for loss_weight in (1.0, 7.0, 0.0):
         layers = [pk.RegressionHead("a", loss_weight=loss_weight), pk.BinaryHead("b")]
@@ -104,66 +111,68 @@ def test_the_weights_of_the_losses_have_no_influence(weighting):
                 w.assign([loss_weight, -loss_weight])
         y = {**labels("a"), "b": np.arange(12) % 2}
         found.append(pk.gradient_conflict(model, features(12, 4), y))
-    assert_alike(found[1], found[0])
-    assert_alike(found[2], found[0])
+    assert_close(found[1], found[0])
+    assert_close(found[2], found[0])
 
 
-def test_a_loss_that_a_task_was_compiled_with_takes_the_place_of_its_head_s():
+def test_a_compiled_loss_replaces_the_loss_of_the_head():
     x, y = features(12, 4), labels("a", "b")
-    heads = two_numbers()
+    heads = two_regression_heads()
     model = model_of(one_level(), heads)
     squared = pk.gradient_conflict(model, x, y)
-    absolute = pk.gradient_conflict(model_of(one_level(), two_numbers(loss="mae")), x, y)
+    absolute = pk.gradient_conflict(model_of(one_level(), two_regression_heads(loss="mae")), x, y)
     assert absolute != squared
     for losses in ("mae", "MeanAbsoluteError", keras.losses.MeanAbsoluteError(reduction="sum")):
         model.compile(**heads.compile_kwargs(loss={"b": losses, "a": [losses]}))
-        assert_alike(pk.gradient_conflict(model, x, y), absolute)
+        assert_close(pk.gradient_conflict(model, x, y), absolute)
     model.compile(**heads.compile_kwargs(loss={"a": "mae", "b": None}))
     assert pk.gradient_conflict(model, x, y) == {"mmoe": {"input": {}, "shared/expert_0": {}}}
     model.compile(**heads.compile_kwargs())
-    assert_alike(pk.gradient_conflict(model, x, y), squared)
+    assert_close(pk.gradient_conflict(model, x, y), squared)
 
 
-def test_a_layer_that_was_never_compiled_does_as_well():
+def test_an_uncompiled_layer_with_heads_is_taken():
     x, y = features(12, 4), labels("b", "a")
-    row = pk.SequentialBlock([one_level(), two_numbers()], name="row")
+    row = pk.SequentialBlock([one_level(), two_regression_heads()], name="row")
     row(x)
     model = chain(row, width=4)
     model.compile(loss={"b": "mse", "a": "mse"})
     found = pk.gradient_conflict(row, x, y)
     assert list(found["row/0"]["input"]) == [("a", "b")]
-    assert_alike(pk.gradient_conflict(model, x, y), found)
+    assert_close(pk.gradient_conflict(model, x, y), found)
 
 
-def test_a_model_from_a_file_gives_the_same(tmp_path):
+def test_a_loaded_model_has_the_same_cosines(tmp_path):
     x, y = features(12, 4), labels("a", "b")
-    heads = two_numbers()
+    heads = two_regression_heads()
     model = model_of(one_level(), heads)
     model.compile("sgd", **heads.compile_kwargs())
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert_alike(pk.gradient_conflict(loaded, x, y), pk.gradient_conflict(model, x, y))
+    assert_close(pk.gradient_conflict(loaded, x, y), pk.gradient_conflict(model, x, y))
 
 
-def half_or_whole(policy):
+def model_with_small_gradients(policy):
     keras.config.set_dtype_policy(policy)
     expert = pk.ExpertBlock([3], activation="tanh")
-    model = model_of(pk.MMoEBlock(["a", "b"], expert, 2, name="mmoe"), two_numbers())
+    model = model_of(pk.MMoEBlock(["a", "b"], expert, 2, name="mmoe"), two_regression_heads())
     for w in model.weights:
         if w.path.endswith("_head/projection/kernel"):
             w.assign(0.001 * w)
     return model
 
 
-def test_half_precision_loses_no_small_gradients():
+def test_small_gradients_do_not_underflow_in_float16():
     x, y = features(4096, 4), labels("a", "b", rows=4096)
-    whole = pk.gradient_conflict(half_or_whole("float32"), x, y)
-    assert_alike(pk.gradient_conflict(half_or_whole("mixed_float16"), x, y), whole, atol=0.01)
+    whole = pk.gradient_conflict(model_with_small_gradients("float32"), x, y)
+    assert_close(
+        pk.gradient_conflict(model_with_small_gradients("mixed_float16"), x, y), whole, atol=0.01
+    )
 
 
-def test_integers_as_features_are_numbers():
+def test_integer_features_are_taken():
     inputs = keras.Input((4,), dtype="int32")
-    heads = two_numbers()
+    heads = two_regression_heads()
     model = keras.Model(inputs, heads(one_level()(inputs)))
     x, y = np.arange(48).reshape(12, 4) % 5, labels("a", "b")
     assert np.isfinite(list(flat(pk.gradient_conflict(model, x, y)).values())).all()
@@ -171,7 +180,7 @@ def test_integers_as_features_are_numbers():
 
 @keras.saving.register_keras_serializable("test_gradient_conflict")
 class Masked(keras.layers.Dense):
-    """Remembers whether it got a mask."""
+    """Records whether it was called with a mask."""
 
     masked: list = []  # noqa: RUF012
 
@@ -182,7 +191,7 @@ class Masked(keras.layers.Dense):
 
 def test_masks_reach_the_experts():
     inputs = keras.Input((5, 4))
-    heads = two_numbers()
+    heads = two_regression_heads()
     block = pk.MMoEBlock(["a", "b"], Masked(3), 1)
     model = keras.Model(inputs, heads(block(keras.layers.Masking()(inputs))))
     Masked.masked.clear()

@@ -1,4 +1,4 @@
-"""KerasRS's embeddings stand in front of a PLE."""
+"""KerasRS embeddings before a PLE."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ ROWS, USERS, ITEMS, SEEN = 8, 5, 7, 3
 
 
 def users():
-    """A table of users, for `DistributedEmbedding`."""
+    """Return a `DistributedEmbedding` with a table of users."""
     table = keras_rs.layers.TableConfig("users", USERS, 4, placement="default_device")
     feature = keras_rs.layers.FeatureConfig(
         "user", table, input_shape=(None, 1), output_shape=(None, 4)
@@ -23,7 +23,7 @@ def users():
 
 
 def model_of_embeddings():
-    """Users, the items that they saw, as many as there were, and two numbers."""
+    """Return a model of a user, a variable number of seen items, and two numbers."""
     heads = pk.TaskHeads(
         [pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time", metrics=[])]
     )
@@ -39,7 +39,7 @@ def model_of_embeddings():
     return compiled(keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(joined))))
 
 
-def test_they_are_trained_and_saved_with_it(tmp_path):
+def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
     rng = np.random.default_rng(0)
     x = {
         "user": rng.integers(0, USERS, (ROWS, 1)).astype("int32"),

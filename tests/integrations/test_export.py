@@ -1,6 +1,6 @@
-"""Exported models predict alike where there is neither Keras nor ple_keras.
+"""Exported models predict the same without Keras and ple_keras.
 
-All artefacts are written by one run of the example, and run in one process, `examples/_served.py`.
+One run of the example writes all artefacts. One process, `examples/_served.py`, runs them.
 """
 
 import contextlib
@@ -21,12 +21,12 @@ NEEDS = {
     "jax": {"saved_model": ["tensorflow"], "onnx": ["jax2onnx"]},
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
-CASES = [  # see `Case`: blocks, experts, tracking, inputs, policy, more
+CASES = [  # see `Case`: block, experts, tracked, inputs, policy, option
     ("PLE", "stacked", True, "one", "float32", "product head"),
     ("MMoE", "copied", True, "two", "float32", "gate dropout"),
     ("PLE", "stacked", False, "by stream", "mixed_float16", ""),
     ("shared bottom", "copied", False, "one", "float32", ""),
-][: 3 if BACKEND == "jax" else None]  # JAX compiles each for every batch
+][: 3 if BACKEND == "jax" else None]  # JAX compiles each model for every batch size
 
 ARTEFACTS = [
     (form, case)
@@ -52,7 +52,7 @@ def example():
 
 @pytest.fixture(scope="module")
 def exported(example, tmp_path_factory):
-    """The folder that the example leaves, and what it prints."""
+    """Return the folder that the example writes, and its printed output."""
     folder = tmp_path_factory.mktemp("exported") / "files"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(example, "cases", lambda: [example.Case(*case) for case in CASES])
@@ -68,7 +68,7 @@ def need(form):
 
 
 @pytest.mark.parametrize(("form", "case"), ARTEFACTS)
-def test_an_artefact_alone_predicts_alike_for_any_batch(form, case, exported):
+def test_an_artefact_predicts_the_same_without_keras_for_any_batch_size(form, case, exported):
     need(form)
     folder = exported[0] / f"{CASES.index(case):02}"
     error = folder / form / "error.txt"
@@ -84,7 +84,7 @@ def test_an_artefact_alone_predicts_alike_for_any_batch(form, case, exported):
             np.testing.assert_allclose(outputs[task], predictions[task][:rows], 0, atol, task)
 
 
-def test_the_example_prints_a_line_a_model(exported):
+def test_the_example_prints_a_line_per_model(exported):
     header, *lines = exported[1][exported[1].index(" " * 20) :].splitlines()
     formats = header.split()
     assert set(formats) <= set(NEEDS)
@@ -95,12 +95,12 @@ def test_the_example_prints_a_line_a_model(exported):
             assert (form, case) not in ARTEFACTS or float(cell) < 1e-2
 
 
-def test_the_process_that_serves_finds_no_keras(example):
+def test_the_serving_process_cannot_import_keras(example):
     import _served
 
     for name in ("keras", "keras.layers", "ple_keras", "ple_keras.layers"):
-        assert _served.WithoutKeras.find_spec(name) is None
-    assert _served.WithoutKeras.find_spec("numpy")
+        assert _served.FinderWithoutKeras.find_spec(name) is None
+    assert _served.FinderWithoutKeras.find_spec("numpy")
 
 
 class Subclassed(keras.Model):
@@ -121,7 +121,7 @@ def sequential():
 @pytest.mark.parametrize("make", [Subclassed, sequential])
 @pytest.mark.parametrize("form", NEEDS)
 def test_an_unbuilt_model_is_refused(form, make, example, tmp_path):
-    """By Keras, whose message says what to do."""
+    """Keras raises the error, and its message has the remedy."""
     need(form)
     file = tmp_path / {"torch": "m.pt2", "litert": "m.tflite"}.get(form, "m")
     form = {"saved_model": "tf_saved_model"}.get(form, form)
@@ -129,15 +129,15 @@ def test_an_unbuilt_model_is_refused(form, make, example, tmp_path):
         make().export(file, format=form)
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="elsewhere dicts are sorted")
+@pytest.mark.skipif(BACKEND != "torch", reason="other backends sort dicts")
 @pytest.mark.parametrize("make", [Subclassed, sequential])
-def test_onnx_has_outputs_in_the_order_of_the_dict_that_a_call_returns(make, example, tmp_path):
+def test_onnx_outputs_have_the_order_of_the_dict_that_a_call_returns(make, example, tmp_path):
     need("onnx")
     import onnxruntime
 
     model, x = make(), features(7, 5)
     predictions = model(keras.ops.convert_to_tensor(x))
-    with example.quietly():
+    with example.suppress_output():
         model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     (name,) = [each.name for each in session.get_inputs()]

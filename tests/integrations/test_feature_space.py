@@ -1,6 +1,6 @@
-"""Raw columns go through a `keras.utils.FeatureSpace` to a PLE.
+"""Raw columns are encoded by a `keras.utils.FeatureSpace` before a PLE.
 
-It does its work in TensorFlow on every backend, and is of no use where that isn't installed.
+A FeatureSpace runs in TensorFlow on every backend.
 """
 
 import keras
@@ -31,7 +31,7 @@ def columns(names):
 
 
 def make(names):
-    """A FeatureSpace that knows its columns, and a model of what it makes of them."""
+    """Return an adapted FeatureSpace, and a model of its encoded features."""
     space = keras.utils.FeatureSpace({name: KINDS[name]() for name in names})
     space.adapt(tf.data.Dataset.from_tensor_slices(columns(names)))
     heads = pk.TaskHeads(
@@ -41,7 +41,7 @@ def make(names):
     return space, compiled(chain(pk.PLEBlock(1, heads, [4]), heads, width=width))
 
 
-def test_it_works_in_the_input_pipeline():
+def test_a_feature_space_works_in_the_input_pipeline():
     space, model = make(KINDS)
     y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
     rows = tf.data.Dataset.from_tensor_slices((columns(KINDS), y)).batch(ROWS)
@@ -49,18 +49,20 @@ def test_it_works_in_the_input_pipeline():
     history = model.fit(encoded, shuffle=False, verbose=0).history
     assert np.isfinite(history["loss"]).all()
     arrays = numpy_of(space(columns(KINDS)))
-    assert arrays.shape[1] == 1 + (1 + 4) + (1 + 3)  # each category, and the unknown one
+    assert arrays.shape[1] == 1 + (1 + 4) + (
+        1 + 3
+    )  # the categories and the unknown one of each column
     assert_same(model.predict(encoded, verbose=0), model.predict(arrays, verbose=0))
 
 
 @pytest.mark.parametrize("names", [["age", "device"], list(KINDS)], ids=["numbers", "strings"])
-def test_it_works_in_a_model_for_raw_columns(names, tmp_path):
+def test_a_feature_space_works_in_a_model_for_raw_columns(names, tmp_path):
     if "country" in names and keras.backend.backend() != "tensorflow":
-        pytest.skip("Keras has tensors of strings on TensorFlow alone, for whatever layers")
+        pytest.skip("Keras supports string tensors only on TensorFlow")
     space, model = make(names)
     whole = keras.Model(space.get_inputs(), model(space.get_encoded_features()))
     whole.save(tmp_path / "whole.keras")
     loaded = keras.models.load_model(tmp_path / "whole.keras")
     raw = {name: tf.constant(column[:, None]) for name, column in columns(names).items()}
     expected = model.predict(numpy_of(space(columns(names))), verbose=0)
-    assert_same(loaded.predict(raw, verbose=0), expected)  # it refuses NumPy's strings
+    assert_same(loaded.predict(raw, verbose=0), expected)  # Keras refuses NumPy strings

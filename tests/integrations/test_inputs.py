@@ -1,4 +1,4 @@
-"""`fit` learns the same from every kind of data that Keras takes, with labels by task."""
+"""`fit` gives the same result with every data format of Keras, with labels by task."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ STEPS = 3
 
 
 def arrays():
-    """Features, labels of which some are missing, and weights by task."""
+    """Return features, labels of which some are missing, and sample weights, by task."""
     y = {
         "click": (np.arange(ROWS) % 3 > 0).astype("float32"),
         "time": np.linspace(-1, 1, ROWS, dtype="float32"),
@@ -25,7 +25,7 @@ def arrays():
 
 
 def rows(data):
-    """The same, a row at a time."""
+    """Return the same data as a list of rows."""
     return [keras.tree.map_structure(lambda column, i=i: column[i], data) for i in range(ROWS)]
 
 
@@ -41,14 +41,14 @@ def torch_data_loader(data):
 
 def grain_dataset(data):
     grain = pytest.importorskip("grain")
-    return grain.MapDataset.source(rows(data)).batch(BATCH).repeat()  # endless: `fit` gets STEPS
+    return grain.MapDataset.source(rows(data)).batch(BATCH).repeat()  # endless, `fit` runs STEPS
 
 
 def grain_data_loader(data):
     if keras.backend.backend() == "tensorflow":
         pytest.skip(
-            "Where an epoch ends because the data do, Keras divides {task}_loss by a batch more "
-            "than there was (3.12 to 3.15, plain Dense layers alike): data must go on, as above"
+            "If the data end the epoch, Keras divides {task}_loss by one batch too many "
+            "(3.12 to 3.15, also with plain Dense layers): use endless data, as above"
         )
     grain = pytest.importorskip("grain")
     return grain.DataLoader(
@@ -59,7 +59,7 @@ def grain_data_loader(data):
 
 
 class Batches(keras.utils.PyDataset):
-    """Slices of arrays."""
+    """Dataset of slices of arrays."""
 
     def __init__(self, data):
         super().__init__()
@@ -75,7 +75,7 @@ class Batches(keras.utils.PyDataset):
 
 @pytest.fixture(scope="module")
 def fit():
-    """A function that fits one model, each time from the weights it started with."""
+    """Return a function that fits one model, always from the same initial weights."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time")])
     model = compiled(chain(pk.PLEBlock(1, heads, [4]), heads), keras.optimizers.SGD(0.1))
@@ -90,7 +90,7 @@ def fit():
 
 @pytest.fixture(scope="module")
 def history_of_arrays(fit):
-    """The weights are those of training; validation has none."""
+    """Return the logs of a fit on arrays. Sample weights are used in training only."""
     x, y, weights = arrays()
     return fit(x, y, BATCH, sample_weight=weights, validation_data=(x, y))
 
@@ -99,7 +99,7 @@ def history_of_arrays(fit):
 @pytest.mark.parametrize(
     "kind", [tf_data, torch_data_loader, grain_dataset, grain_data_loader, Batches]
 )
-def test_losses_and_metrics_are_those_of_arrays(kind, fit, history_of_arrays):
+def test_losses_and_metrics_equal_those_of_arrays(kind, fit, history_of_arrays):
     x, y, weights = arrays()
     steps = STEPS if kind is grain_dataset else None
     history = fit(

@@ -1,4 +1,4 @@
-"""The serving example runs as a user runs it, on few rows."""
+"""The serving example runs as a script on few rows."""
 
 import re
 
@@ -14,7 +14,7 @@ BACKEND = keras.backend.backend()
     BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
     reason="before 3.15 Keras had no ONNX of dict inputs on PyTorch",
 )
-def test_it_serves_what_it_trained(tmp_path):
+def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     if BACKEND == "jax":
         result = run_example("serving.py", "--out", tmp_path)
         assert result.returncode == 2

@@ -1,4 +1,4 @@
-"""KerasTuner searches levels, experts and widths."""
+"""KerasTuner tunes levels, experts and widths."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def build(hp):
         enable_gate_weights_metrics=True,
         name="ple",
     )
-    eager = keras.backend.backend() == "tensorflow"  # which takes long to trace
+    eager = keras.backend.backend() == "tensorflow"  # tracing takes long
     return compiled(chain(ple, heads), run_eagerly=eager)
 
 
@@ -40,9 +40,9 @@ def tuner(folder):
     return keras_tuner.RandomSearch(build, objective, TRIALS, seed=1, directory=folder)
 
 
-def test_the_best_model_comes_back_with_its_score(tmp_path):
+def test_the_best_model_is_restored_with_its_score(tmp_path):
     x, y = data()
-    callbacks = [  # KerasTuner gives each trial copies of them
+    callbacks = [  # KerasTuner copies them for each trial
         pk.MultiTaskScore({"val_click_auc": 1.0, "val_time_loss": -0.5}),
         pk.LossWeightDecay({"click": 0.9}),
         pk.GateWeightsLogger(),
@@ -53,7 +53,7 @@ def test_the_best_model_comes_back_with_its_score(tmp_path):
     assert best.score > other.score
     assert best.hyperparameters.values != other.hyperparameters.values
     assert best.metrics.exists("val_gate/ple/0/click/max")
-    (model,) = tuner(tmp_path).get_best_models()  # as in another process
+    (model,) = tuner(tmp_path).get_best_models()  # as a new process would do
     result = model.evaluate(x, y, return_dict=True, verbose=0)
     assert result["click_auc"] == pytest.approx(best.metrics.get_best_value("val_click_auc"))
     score = result["click_auc"] - 0.5 * result["time_loss"]

@@ -1,4 +1,4 @@
-"""Labels made missing by other labels."""
+"""`mask_labels`: labels that are missing outside a sample space."""
 
 import importlib.util
 
@@ -83,7 +83,7 @@ def test_a_data_frame_s_columns_are_labels():
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="needs TensorFlow")
 @pytest.mark.parametrize("is_batched", [True, False])
-def test_a_tf_data_pipeline_takes_it_under_every_backend(is_batched):
+def test_mask_labels_works_in_a_tf_data_pipeline_with_every_backend(is_batched):
     import tensorflow as tf
 
     y = labels(refund=np.arange(5.0)[:, None])
@@ -98,7 +98,7 @@ def test_a_tf_data_pipeline_takes_it_under_every_backend(is_batched):
         np.testing.assert_array_equal(found, expected[task])
 
 
-def test_masked_labels_train():
+def test_the_loss_of_masked_labels_is_over_the_sample_space():
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
     model = compiled(heads_alone(heads))
     y = pk.mask_labels(labels(), {"buy": "click"})
@@ -114,28 +114,34 @@ REFUSED = {
     "no_spaces": (labels(), "buy", {}, TypeError, r"Received: spaces='buy'"),
     "unknown_task": (labels(), {"x": "click"}, {}, ValueError, r"not known: \['x'\].*spaces="),
     "unknown_space": (labels(), {"buy": "x"}, {}, ValueError, r"not known: \['x'\].*spaces="),
-    "circle": (
+    "cycle": (
         labels(),
         {"buy": "click", "click": "buy"},
         {},
         ValueError,
-        r"not go in a circle\. Received: spaces=\{'buy': 'click', 'click': 'buy'\}",
+        r"not contain a cycle\. Received: spaces=\{'buy': 'click', 'click': 'buy'\}",
     ),
-    "of_itself": (labels(), {"buy": "buy"}, {}, ValueError, r"in a circle"),
-    "marker": (labels(), {"buy": "click"}, {"missing_label": "x"}, TypeError, r"missing_label='x'"),
-    "marker_out_of_range": (
+    "of_itself": (labels(), {"buy": "buy"}, {}, ValueError, r"contain a cycle"),
+    "missing_label": (
+        labels(),
+        {"buy": "click"},
+        {"missing_label": "x"},
+        TypeError,
+        r"missing_label='x'",
+    ),
+    "missing_label_out_of_range": (
         labels(buy=np.uint8(BUY)),
         {"buy": "click"},
         {"missing_label": -1},
         ValueError,
-        r"y\['buy'\], uint8, can hold\. Received: missing_label=-1",
+        r"a value of the dtype of y\['buy'\], uint8\. Received: missing_label=-1",
     ),
     "rows": (
         labels(click=np.ones(4)),
         {"buy": "click"},
         {},
         ValueError,
-        r"y\['click'\] must have a label for each.*Received: y\['click'\]\.shape=\(4,\)",
+        r"y\['click'\] must have one label for each.*Received: y\['click'\]\.shape=\(4,\)",
     ),
     "one_row": (labels(click=np.ones(1)), {"buy": "click"}, {}, ValueError, r"shape=\(1,\)"),
     "wide": (labels(click=np.ones((5, 2))), {"buy": "click"}, {}, ValueError, r"shape=\(5, 2\)"),
@@ -146,24 +152,24 @@ REFUSED = {
 @pytest.mark.parametrize(
     ("y", "spaces", "kwargs", "error", "message"), list(REFUSED.values()), ids=list(REFUSED)
 )
-def test_spaces_that_cannot_be_are_refused(y, spaces, kwargs, error, message):
+def test_invalid_arguments_are_refused(y, spaces, kwargs, error, message):
     with pytest.raises(error, match=message):
         pk.mask_labels(y, spaces, **kwargs)
 
 
-def test_pandas_series_are_taken():
+def test_pandas_series_are_accepted():
     pandas = pytest.importorskip("pandas")
     y = {"click": pandas.Series([True, False, True]), "buy": np.ones((3, 1))}
     masked = pk.mask_labels(y, {"buy": "click"})["buy"]
     np.testing.assert_array_equal(masked, [[1], [np.nan], [1]])
 
 
-def test_one_task_tells_another():
-    with pytest.raises(TypeError, match=r"spaces must map a task to one other"):
+def test_a_space_of_several_tasks_is_refused():
+    with pytest.raises(TypeError, match=r"spaces must map each task to one other task"):
         pk.mask_labels({"a": [1], "b": [1]}, {"b": ["a"]})
 
 
-def test_a_half_that_cannot_hold_the_missing_label_is_refused():
+def test_a_float16_label_that_cannot_represent_the_missing_label_is_refused():
     y = {"a": np.ones(2), "b": np.ones(2, "float16")}
-    with pytest.raises(ValueError, match=r"y\['b'\], float16, can hold.*missing_label=-999.9"):
+    with pytest.raises(ValueError, match=r"the dtype of y\['b'\], float16\..*missing_label=-999.9"):
         pk.mask_labels(y, {"b": "a"}, missing_label=-999.9)

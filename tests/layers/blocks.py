@@ -1,4 +1,4 @@
-"""The blocks, from their outputs."""
+"""Constructors of all blocks, with `outputs` as the argument."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""PLE in NumPy, float64: the equations written down once more, slowly and plainly."""
+"""Reference implementation of PLE in NumPy with float64."""
 
 import numpy as np
 
@@ -9,31 +9,31 @@ def softmax(x):
 
 
 def mlp(x, layers):
-    """ReLU layers, each a (kernel, bias)."""
+    """Apply ReLU layers, each a (kernel, bias)."""
     for kernel, bias in layers:
         x = np.maximum(x @ kernel + bias, 0)
     return x
 
 
 def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
-    """One level.
+    """Compute one level.
 
     Args:
         streams: `{task: x_k, "shared": x_s}`.
         tasks: The tasks in order.
         experts: `{stream: [layers of its expert 0, of its expert 1, ...]}`.
-        gates: `{stream: (layers of its gate block, W)}`; a gate over one expert has no W.
+        gates: `{stream: (layers of its gate block, W)}`. A gate with one expert has no W.
         shared_gate: Whether the shared stream has a gate.
 
     Returns:
-        The next level's streams.
+        The streams of the next level.
     """
-    made = {s: [mlp(streams[s], layers) for layers in experts[s]] for s in experts}
-    seen = {task: made[task] + made["shared"] for task in tasks}
+    computed = {s: [mlp(streams[s], layers) for layers in experts[s]] for s in experts}
+    mixed = {task: computed[task] + computed["shared"] for task in tasks}
     if shared_gate:
-        seen["shared"] = [x for s in [*tasks, "shared"] for x in made[s]]
+        mixed["shared"] = [x for s in [*tasks, "shared"] for x in computed[s]]
     outputs = {}
-    for stream, candidates in seen.items():
+    for stream, candidates in mixed.items():
         if len(candidates) == 1:
             outputs[stream] = candidates[0]
             continue
@@ -44,9 +44,9 @@ def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
 
 
 def parameters(block):
-    """`experts` and `gates` of a CGCBlock for `cgc`, from the paths of its weights.
+    """Return `experts` and `gates` of a CGCBlock for `cgc`, from the paths of its weights.
 
-    Experts must be ExpertBlocks, in a stack or as copies; gate blocks ExpertBlocks.
+    Experts, stacked or copied, and gate blocks must be ExpertBlocks.
     """
     values = {w.path.split(block.name + "/", 1)[1]: np.float64(w.numpy()) for w in block.weights}
     streams = [*block.task_names, "shared"]

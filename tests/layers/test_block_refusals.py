@@ -1,4 +1,4 @@
-"""Arguments that no block takes."""
+"""Invalid arguments of blocks."""
 
 import keras
 import pytest
@@ -10,7 +10,7 @@ from tests.refusals import BAD_NAMES, RULE, check_count, check_refused, count_ta
 
 @pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
 @every_block
-def test_a_task_name_outside_the_rule_is_refused_by_every_block(block, name, error, received):
+def test_every_block_refuses_invalid_task_names(block, name, error, received):
     check_refused(lambda: block(["fine", name]), error, f"{RULE}. Received: outputs{received}")
 
 
@@ -53,7 +53,7 @@ BAD_OUTPUTS = {
 
 @pytest.mark.parametrize(("make", "error", "message"), table(BAD_OUTPUTS))
 @every_block
-def test_outputs_that_name_no_tasks_are_refused_by_every_block(block, make, error, message):
+def test_every_block_refuses_invalid_outputs(block, make, error, message):
     outputs = make()
     check_refused(lambda: block(outputs), error, message)
 
@@ -69,7 +69,7 @@ COUNT_ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
-def test_counts_that_are_none_are_refused(make, name, minimum):
+def test_invalid_counts_are_refused(make, name, minimum):
     check_count(make, name, minimum)
 
 
@@ -85,7 +85,7 @@ BAD_COUNTS_BY_TASK = {
 
 @pytest.mark.parametrize(("counts", "error", "message"), table(BAD_COUNTS_BY_TASK))
 @pytest.mark.parametrize("block", [BLOCKS["cgc"], BLOCKS["ple"]], ids=["cgc", "ple"])
-def test_counts_by_task_must_be_one_count_for_each_task(block, counts, error, message):
+def test_a_dict_of_counts_must_have_one_valid_count_per_task(block, counts, error, message):
     check_refused(lambda: block(["a", "b"], num_task_experts=counts), error, message)
 
 
@@ -96,7 +96,7 @@ def test_a_gate_without_experts_is_refused(block, counts):
     check_refused(
         lambda: block(["a", "b"], num_task_experts=counts, num_shared_experts=0),
         ValueError,
-        rf"that of '{gate}' sees none\. Received: num_task_experts=\{{.*num_shared_experts=0$",
+        rf"but '{gate}' has none\. Received: num_task_experts=\{{.*num_shared_experts=0$",
     )
 
 
@@ -117,12 +117,12 @@ BAD_ARGUMENTS = {
     "too_few_level_experts": (
         lambda: pk.PLEBlock(3, ["a"], [keras.layers.Dense(3), keras.layers.Dense(3)]),
         ValueError,
-        r"one layer a level, 3 in all\. Received: expert_block=\[<Dense",
+        r"one layer per level, 3 in total\. Received: expert_block=\[<Dense",
     ),
     "too_many_level_experts": (
         lambda: pk.PLEBlock(1, ["a"], (pk.ExpertBlock(3), pk.ExpertBlock(3))),
         ValueError,
-        r"one layer a level, 1 in all\. Received: expert_block=\(<ExpertBlock",
+        r"one layer per level, 1 in total\. Received: expert_block=\(<ExpertBlock",
     ),
     "no_layers": (
         lambda: pk.SequentialBlock([]),

@@ -1,4 +1,4 @@
-"""Arguments that no ExpertBlock takes."""
+"""Invalid arguments of ExpertBlock."""
 
 import keras
 import pytest

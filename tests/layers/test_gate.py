@@ -1,4 +1,4 @@
-"""Gates alone: what they keep track of, and what they leave alone."""
+"""Gates: statistics, temperature, dropout and the balance loss."""
 
 import math
 
@@ -19,7 +19,7 @@ def cgc_model(**kwargs):
     return model, block
 
 
-def test_statistics_are_exact_means_over_all_examples_seen():
+def test_statistics_are_exact_means_over_all_examples():
     model, block = cgc_model(enable_gate_weights_metrics=True)
     x = features(10, 4)
     model.predict(x, batch_size=4, verbose=0)
@@ -33,15 +33,15 @@ def test_statistics_are_exact_means_over_all_examples_seen():
     assert math.isnan(block.gate_statistics()["a"]["max"])
 
 
-def test_a_call_outside_of_keras_loops_leaves_the_statistics_alone():
+def test_a_call_outside_keras_loops_does_not_change_statistics():
     _, block = cgc_model(enable_gate_weights_metrics=True)
     block(features(3, 4))
     assert math.isnan(block.gate_statistics()["a"]["entropy"])
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX's traces leak into state")
-def test_a_trace_that_is_not_of_keras_leaves_no_placeholder_in_the_statistics():
-    """As jax2onnx traces a model, or a user who compiles one."""
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX traces can leak into state")
+def test_a_jax_trace_outside_keras_leaves_no_tracer_in_the_statistics():
+    """Such traces come from jax2onnx and from `jax.jit`."""
     import jax
 
     model, block = cgc_model(enable_gate_weights_metrics=True)
@@ -52,7 +52,7 @@ def test_a_trace_that_is_not_of_keras_leaves_no_placeholder_in_the_statistics():
     assert block.gate_statistics()["a"]["mean"].sum() == pytest.approx(1)
 
 
-def test_tracking_survives_training_and_off_it_costs_no_weight():
+def test_statistics_work_in_training_and_without_them_there_are_no_extra_weights():
     tracking, block = cgc_model(enable_gate_weights_metrics=True)
     tracking.fit(features(8, 4), features(8, 3), epochs=2, batch_size=4, verbose=0)
     assert block.gate_statistics()["b"]["mean"].sum() == pytest.approx(1)
@@ -61,7 +61,7 @@ def test_tracking_survives_training_and_off_it_costs_no_weight():
     assert len(plain.trainable_weights) == len(tracking.trainable_weights)
 
 
-def test_without_tracking_there_are_no_statistics():
+def test_statistics_are_refused_without_tracking():
     _, block = cgc_model()
     with pytest.raises(ValueError, match="Received: enable_gate_weights_metrics=False"):
         block.gate_statistics()
@@ -69,14 +69,14 @@ def test_without_tracking_there_are_no_statistics():
         pk.Gate(2).statistics()
 
 
-def test_an_empty_batch_counts_nothing():
+def test_an_empty_batch_does_not_change_statistics():
     block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_dropout=0.5)
     block(features(2, 4))
     block(features(0, 4), training=True)
     assert math.isnan(block.gate_statistics()["a"]["max"])
 
 
-def test_lower_temperature_is_sharper():
+def test_a_lower_temperature_gives_sharper_weights():
     x = features(50, 4)
     keras.utils.set_random_seed(1)
     gates = [pk.Gate(3, softmax_temperature=t, kernel_initializer="ones") for t in (0.1, 1.0)]
@@ -87,42 +87,42 @@ def test_lower_temperature_is_sharper():
     assert sharp > soft + 0.1
 
 
-def test_a_kernel_regularizer_is_a_loss():
+def test_a_kernel_regularizer_adds_a_loss():
     gate = pk.Gate(3, kernel_regularizer="l2")
     gate(features(2, 4))
     kernel = numpy_of(gate.weights[0])
     assert float(sum(gate.losses)) == pytest.approx(0.01 * (kernel**2).sum(), rel=1e-5)
 
 
-# Kept healthy.
+# Dropout and balance loss.
 
 
 def gate_and_logits(num_experts=4, rows=400, **kwargs):
-    """A gate whose kernel is the identity, and its logits."""
+    """Return a gate whose kernel is the identity, and inputs, which are its logits."""
     gate = pk.Gate(num_experts, **kwargs)
     gate.build((None, num_experts))
     gate.trainable_weights[0].assign(np.eye(num_experts))
     return gate, features(rows, num_experts)
 
 
-def test_gate_dropout_leaves_the_softmax_over_the_experts_that_it_keeps():
+def test_gate_dropout_gives_the_softmax_over_the_kept_experts():
     gate, logits = gate_and_logits(gate_dropout=0.5)
     weights = numpy_of(gate(logits, training=True))
     kept = weights > 0
-    assert 0.4 < kept.mean() < 0.65  # half of them, and one more where all would be gone
+    assert 0.4 < kept.mean() < 0.65  # half of them, and one where all would be dropped
     expected = softmax(np.where(kept, logits, -1e30))
     np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("training", [False, None])
-def test_gate_dropout_works_in_training_alone(training):
+def test_gate_dropout_is_applied_only_in_training(training):
     gate, logits = gate_and_logits(gate_dropout=0.5)
     weights = numpy_of(gate(logits, training=training))
     np.testing.assert_allclose(weights, softmax(logits), rtol=1e-5, atol=1e-6)
 
 
-def test_each_example_keeps_an_expert_and_every_expert_is_kept_as_often():
+def test_each_example_keeps_an_expert_and_all_experts_are_kept_equally_often():
     gate, logits = gate_and_logits(rows=4000, gate_dropout=0.99)
     kept = numpy_of(gate(logits, training=True)) > 0
     assert kept.any(axis=-1).all()
@@ -130,7 +130,7 @@ def test_each_example_keeps_an_expert_and_every_expert_is_kept_as_often():
     np.testing.assert_allclose(kept.mean(axis=0), 0.25, atol=0.05)
 
 
-def test_experts_are_dropped_in_the_same_way_after_the_same_seed():
+def test_the_same_seed_drops_the_same_experts():
     def weights():
         keras.utils.set_random_seed(3)
         gate, logits = gate_and_logits(gate_dropout=0.5)
@@ -139,7 +139,7 @@ def test_experts_are_dropped_in_the_same_way_after_the_same_seed():
     np.testing.assert_array_equal(weights(), weights())
 
 
-def test_statistics_are_those_before_dropout():
+def test_statistics_use_the_weights_before_dropout():
     gate, logits = gate_and_logits(gate_dropout=0.5, track_weights=True)
     gate(logits, training=True)
     expected = softmax(logits)
@@ -147,7 +147,7 @@ def test_statistics_are_those_before_dropout():
     assert gate.statistics()["max"] == pytest.approx(expected.max(axis=-1).mean(), rel=1e-5)
 
 
-def test_dropping_experts_is_finite_in_half_precision():
+def test_weights_with_gate_dropout_are_finite_in_half_precision():
     gate, logits = gate_and_logits(
         gate_dropout=0.5, softmax_temperature=0.05, dtype="mixed_float16"
     )
@@ -156,7 +156,7 @@ def test_dropping_experts_is_finite_in_half_precision():
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-2)
 
 
-def test_the_balance_loss_is_the_squared_variation_of_the_load():
+def test_the_balance_loss_is_the_squared_coefficient_of_variation_of_the_load():
     gate, logits = gate_and_logits(expert_balance_regularizer=0.1)
     gate(logits)
     load = softmax(logits).sum(axis=0)
@@ -165,13 +165,13 @@ def test_the_balance_loss_is_the_squared_variation_of_the_load():
 
 
 @pytest.mark.parametrize(("logit", "expected"), [(0.0, 0.0), (1e4, 3.0)], ids=["even", "collapsed"])
-def test_the_balance_loss_goes_from_0_to_the_number_of_experts_less_one(logit, expected):
+def test_the_balance_loss_is_between_0_and_the_number_of_experts_minus_one(logit, expected):
     gate, logits = gate_and_logits(expert_balance_regularizer=1.0)
     gate(np.zeros_like(logits) + np.array([logit, 0, 0, 0], "float32"))
     assert float(numpy_of(gate.losses[0])) == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_balance_loss_does_not_count_padded_positions():
+def test_the_balance_loss_ignores_masked_positions():
     mask = np.arange(5) < np.array([[5], [2]])
     x = features(2, 5, 4) * mask[..., None]
     gate, _ = gate_and_logits(expert_balance_regularizer=1.0)
@@ -180,7 +180,7 @@ def test_the_balance_loss_does_not_count_padded_positions():
     assert float(numpy_of(gate.losses[0])) == pytest.approx(load.var() / load.mean() ** 2, rel=1e-4)
 
 
-def test_the_balance_loss_spreads_the_load_in_training():
+def test_training_with_the_balance_loss_reduces_the_largest_load():
     def largest_load(**kwargs):
         keras.utils.set_random_seed(0)
         inputs = keras.Input((4,))
@@ -196,7 +196,7 @@ def test_the_balance_loss_spreads_the_load_in_training():
 
 
 @pytest.mark.parametrize("make", [pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock])
-def test_blocks_hand_both_on_to_their_gates(make):
+def test_blocks_pass_gate_dropout_and_the_balance_loss_to_their_gates(make):
     arguments = {"gate_dropout": 0.25, "expert_balance_regularizer": 0.5}
     tasks = ["a", "b"]
     block = {
@@ -211,13 +211,13 @@ def test_blocks_hand_both_on_to_their_gates(make):
     assert len(block.losses) == len(gates)
 
 
-def test_a_single_expert_is_neither_dropped_nor_balanced():
+def test_a_gate_with_one_expert_has_no_dropout_and_no_balance_loss():
     gate = pk.Gate(1, gate_dropout=0.9, expert_balance_regularizer=1.0)
     np.testing.assert_array_equal(numpy_of(gate(features(5, 4), training=True)), np.ones((5, 1)))
     assert not gate.losses
 
 
-def test_a_model_that_drops_experts_loads_where_none_are_dropped(tmp_path):
+def test_weights_can_be_exchanged_between_models_with_and_without_gate_dropout(tmp_path):
     def model(**kwargs):
         inputs = keras.Input((4,))
         return keras.Model(inputs, pk.CGCBlock(["a"], 3, name="cgc", **kwargs)(inputs)["a"])

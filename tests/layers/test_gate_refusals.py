@@ -1,4 +1,4 @@
-"""Arguments that no gate takes, alone or in a block."""
+"""Invalid arguments of gates and of the gates in blocks."""
 
 import pytest
 
@@ -13,7 +13,7 @@ COUNT_ARGUMENTS = {
 
 
 @pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
-def test_counts_that_are_none_are_refused(make, name, minimum):
+def test_invalid_counts_are_refused(make, name, minimum):
     check_count(make, name, minimum)
 
 
@@ -40,7 +40,7 @@ BAD_TEMPERATURES = {
 
 @pytest.mark.parametrize(("value", "error", "message"), table(BAD_TEMPERATURES))
 @pytest.mark.parametrize("name", list(TEMPERATURES))
-def test_a_temperature_that_is_no_positive_number_is_refused(name, value, error, message):
+def test_a_temperature_must_be_a_positive_number(name, value, error, message):
     argument = name.split("_of_")[0]
     check_refused(lambda: TEMPERATURES[name](value), error, message.format(argument))
 
@@ -50,7 +50,7 @@ GATES = {
     **{name: lambda name=name, **kw: BLOCKS[name](["a"], **kw) for name in ("cgc", "ple", "mmoe")},
 }
 
-BAD_REMEDIES = {
+BAD_COEFFICIENTS = {
     "dropout_one": ("gate_dropout", 1, ValueError, r"must lie in \[0, 1\)"),
     "dropout_negative": ("gate_dropout", -0.1, ValueError, r"must lie in \[0, 1\)"),
     "dropout_nan": ("gate_dropout", NAN, ValueError, "must be finite"),
@@ -63,9 +63,9 @@ BAD_REMEDIES = {
 }
 
 
-@pytest.mark.parametrize(("argument", "value", "error", "message"), table(BAD_REMEDIES))
+@pytest.mark.parametrize(("argument", "value", "error", "message"), table(BAD_COEFFICIENTS))
 @pytest.mark.parametrize("gate", list(GATES.values()), ids=list(GATES))
-def test_gate_dropout_and_balance_out_of_range_are_refused(gate, argument, value, error, message):
+def test_invalid_gate_dropout_and_balance_loss_are_refused(gate, argument, value, error, message):
     check_refused(
         lambda: gate(**{argument: value}), error, rf"{argument} {message}\. Received: {argument}="
     )
@@ -97,17 +97,17 @@ METHODS = {
     "statistics_not_tracked": (
         lambda: built(pk.Gate(3)),
         lambda gate: gate.statistics(),
-        r"track_weights=True\. Received: track_weights=False, built=True$",
+        r"track_weights=True to return statistics\. Received: track_weights=False, built=True$",
     ),
     "statistics_unbuilt": (
         lambda: pk.Gate(3, track_weights=True),
         lambda gate: gate.statistics(),
-        r"built gate.*Received: track_weights=True, built=False$",
+        r"must be built.*Received: track_weights=True, built=False$",
     ),
 }
 
 
 @pytest.mark.parametrize(("make", "call", "message"), table(METHODS))
-def test_a_method_called_in_vain_is_refused(make, call, message):
+def test_statistics_are_refused_if_untracked_or_unbuilt(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), ValueError, message)

@@ -1,4 +1,4 @@
-"""Inputs that no layer takes, and methods that are called in vain."""
+"""Invalid inputs of layers, and invalid calls of methods."""
 
 import operator
 
@@ -30,7 +30,7 @@ every_layer = pytest.mark.parametrize(
 
 @pytest.mark.parametrize(("make_inputs", "message"), table(BAD_INPUTS))
 @every_layer
-def test_inputs_that_are_no_features_are_refused_at_the_first_call(make, make_inputs, message):
+def test_the_first_call_refuses_inputs_with_invalid_shapes(make, make_inputs, message):
     layer, inputs = make(), make_inputs()
     check_refused(lambda: layer(inputs), ValueError, message)
 
@@ -59,13 +59,13 @@ BAD_LATER_INPUTS = {
 
 @pytest.mark.parametrize(("make_inputs", "message"), table(BAD_LATER_INPUTS))
 @pytest.mark.parametrize("make", MADE_OF_LEVELS, ids=["cgc", "cgc_copied", "ple", "mmoe"])
-def test_other_inputs_than_a_level_was_built_for_are_refused(make, make_inputs, message):
+def test_a_built_level_refuses_inputs_of_other_shapes(make, make_inputs, message):
     layer, inputs = make(), make_inputs()
     layer(features(2, 5))
     check_refused(lambda: layer(inputs), ValueError, message)
 
 
-def test_a_width_not_known_yet_is_taken_by_a_built_level():
+def test_a_built_level_accepts_symbolic_inputs_of_unknown_width():
     block = pk.CGCBlock(["a"], 3)
     block(features(2, 5))
     assert block(keras.Input((None,)))["a"].shape == (None, 3)
@@ -78,7 +78,7 @@ def test_a_width_not_known_yet_is_taken_by_a_built_level():
         for name in ("expert", "gate", "gate_with_block", "shared_bottom")
     ],
 )
-def test_keras_itself_refuses_another_width_in_layers_of_one_network(make):
+def test_keras_refuses_another_width_in_layers_with_one_network(make):
     layer = make()
     layer(features(2, 5))
     with pytest.raises(
@@ -97,7 +97,7 @@ BAD_STREAMS = {
 @pytest.mark.parametrize(("make_inputs", "message"), table(BAD_STREAMS))
 @pytest.mark.parametrize("block", [BLOCKS["cgc"], BLOCKS["ple"]], ids=["cgc", "ple"])
 @pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
-def test_a_dict_with_other_keys_than_the_streams_is_refused(block, make_inputs, message, is_built):
+def test_a_dict_must_have_the_streams_as_keys(block, make_inputs, message, is_built):
     layer, inputs = block(["a", "b"]), make_inputs()
     if is_built:
         layer(streams(a=5, b=4, shared=6))
@@ -106,7 +106,7 @@ def test_a_dict_with_other_keys_than_the_streams_is_refused(block, make_inputs, 
     )
 
 
-def test_an_empty_dict_is_refused():
+def test_a_cgc_block_refuses_an_empty_dict():
     layer = pk.CGCBlock(["a"], 3)
     check_refused(lambda: layer({}), ValueError, r"Received: inputs")
     layer(features(2, 5))
@@ -122,7 +122,7 @@ def test_an_empty_dict_is_refused():
     ],
     ids=lambda layer: type(layer).__name__,
 )
-def test_another_width_later_is_refused_under_the_layers_own_name(layer):
+def test_the_error_for_another_width_names_the_layer(layer):
     layer(features(2, 5))
     with pytest.raises(ValueError, match=rf"layer .{layer.name}..*value 5.*received.*\(2, 4\)"):
         layer(features(2, 4))
@@ -130,12 +130,12 @@ def test_another_width_later_is_refused_under_the_layers_own_name(layer):
         layer(keras.Input((4,)))
 
 
-def test_an_empty_dict_into_a_row_of_layers():
+def test_a_sequential_block_refuses_an_empty_dict():
     ple = pk.PLEBlock(1, ["a"], 3)
     check_refused(lambda: ple({}), ValueError, r"inputs must be a tensor.*Received: inputs")
 
 
-def test_a_shared_input_is_refused_where_nothing_is_shared():
+def test_a_block_without_shared_experts_refuses_a_shared_input():
     block = pk.CGCBlock(["a"], 3, num_shared_experts=0, add_shared_gate=False)
     check_refused(
         lambda: block(streams(a=5, shared=5)),
@@ -144,17 +144,18 @@ def test_a_shared_input_is_refused_where_nothing_is_shared():
     )
 
 
-def test_streams_that_differ_in_more_than_the_width_are_refused():
+def test_streams_with_different_leading_axes_are_refused():
     block = pk.CGCBlock(["a"], 3)
     inputs = {"a": features(2, 5), "shared": features(2, 3, 5)}
     check_refused(
         lambda: block(inputs),
         ValueError,
-        r"same axes in every stream but the last\. Received: inputs=\{'a': \(2, 5\), 'shared'",
+        r"same axes, except for the last, in every stream\. "
+        r"Received: inputs=\{'a': \(2, 5\), 'shared'",
     )
 
 
-def test_a_stream_of_another_width_than_before_is_refused():
+def test_a_built_block_refuses_another_width_of_one_stream():
     block = pk.CGCBlock(["a"], 3)
     block(streams(a=5, shared=4))
     check_refused(
@@ -189,8 +190,8 @@ METHODS = {
         f"{method}_of_symbolic_inputs": (
             lambda: built(pk.CGCBlock(["a"], 3)),
             operator.methodcaller(method, keras.Input((5,))),
-            r"not symbolic.*ple_keras\.gate_weights\(model, x\) or ple_keras\.gate_report\(model, "
-            r"x\).*Received: inputs=<KerasTensor",
+            r"not be symbolic.*ple_keras\.gate_weights\(model, x\) or "
+            r"ple_keras\.gate_report\(model, x\).*Received: inputs=<KerasTensor",
         )
         for method in ("expert_outputs", "gate_weights")
     },
@@ -203,13 +204,13 @@ METHODS = {
 
 
 @pytest.mark.parametrize(("make", "call", "message"), table(METHODS))
-def test_a_method_called_in_vain_is_refused(make, call, message):
+def test_an_invalid_method_call_is_refused(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), ValueError, message)
 
 
 @every_layer
-def test_a_refused_call_leaves_the_layer_usable(make):
+def test_a_layer_works_after_a_refused_call(make):
     layer = make()
     with pytest.raises(ValueError, match="Received: inputs"):
         layer(features(5))

@@ -1,4 +1,4 @@
-"""A mask on the input reaches every output, through every block."""
+"""Every block passes the mask of its inputs to all outputs."""
 
 import warnings
 
@@ -34,7 +34,7 @@ def block(request):
     return BLOCKS[request.param]()
 
 
-def test_every_output_has_the_mask_and_nobody_warns(block):
+def test_every_output_has_the_mask_without_warnings(block):
     embedded = keras.layers.Embedding(8, 5, mask_zero=True)(IDS)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*mask.*")
@@ -48,8 +48,8 @@ def test_without_a_mask_no_output_has_one(block):
         assert mask_of(output) is None
 
 
-def test_a_masked_position_counts_in_no_tasks_loss(block):
-    """Through a Functional model: changing labels under the mask changes no loss."""
+def test_masked_positions_do_not_change_losses(block):
+    """In a Functional model, changing the labels of masked positions does not change a loss."""
     inputs = keras.Input((4,), dtype="int32")
     outputs = block(keras.layers.Embedding(8, 5, mask_zero=True)(inputs))
     outputs = {task: keras.layers.Dense(1)(outputs[task]) for task in TASKS}
@@ -66,7 +66,7 @@ def test_a_masked_position_counts_in_no_tasks_loss(block):
         assert losses[2][f"{task}_loss"] > losses[0][f"{task}_loss"] + 1
 
 
-def test_an_output_is_valid_where_all_streams_that_it_mixes_are():
+def test_an_output_is_valid_where_all_streams_of_its_gate_are_valid():
     block = pk.CGCBlock(TASKS, 3)
     embedding = keras.layers.Embedding(8, 5, mask_zero=True)
     ids = {"a": IDS, "b": IDS[::-1], "shared": np.ones_like(IDS)}
@@ -76,7 +76,7 @@ def test_an_output_is_valid_where_all_streams_that_it_mixes_are():
     np.testing.assert_array_equal(mask_of(outputs["shared"]), (IDS != 0) & (IDS[::-1] != 0))
 
 
-def test_batch_normalization_of_stacked_experts_counts_valid_positions_only():
+def test_batch_normalization_of_stacked_experts_ignores_masked_positions():
     block = pk.CGCBlock(["a"], pk.ExpertBlock(3, normalization="batch"))
     x = features(3, 4, 5)
     masking = keras.layers.Masking()

@@ -1,4 +1,4 @@
-"""Every block against the equations in NumPy, over task counts, experts, levels and ranks."""
+"""Comparison of every block with the NumPy reference, for random tasks, experts and levels."""
 
 import hypothesis
 import keras
@@ -16,7 +16,7 @@ NAMES = ["click", "click_buy", "a", "B-2", "10th", "z_", "9"]
 
 @st.composite
 def levels(draw):
-    """A stack of levels: tasks in any order, experts by task, shared ones, a gate block or none."""
+    """Draw the arguments of a PLEBlock and the shape of its inputs."""
     tasks = draw(st.permutations(NAMES))[: draw(st.integers(1, 5))]
     shared = draw(st.integers(0, 3))
     fewest = 0 if shared else 1
@@ -51,7 +51,7 @@ def expected_of(ple, streams):
 
 @pytest.fixture(params=["stacked", "copied"])
 def make_template(request):
-    """An `expert_block` that is run as stacked kernels, or as copies of a subclass."""
+    """Return a class of experts that are stacked, or a subclass that is copied."""
 
     class Plain(pk.ExpertBlock):
         pass
@@ -72,7 +72,7 @@ def test_ple_equals_the_equations(make_template, config):
 
 
 @hypothesis.given(levels(), st.booleans())
-def test_one_input_a_stream_reaches_its_own_experts_and_gate(config, is_one_width):
+def test_each_stream_is_the_input_of_its_own_experts_and_gate(config, is_one_width):
     config.pop("shape")
     tasks = config["outputs"]
     ple = pk.PLEBlock(**config)
@@ -108,7 +108,7 @@ def test_mmoe_equals_the_equations():
     assert_same(numpy_of(block(x)), expected)
 
 
-def test_a_cgc_block_alone_gives_the_shared_stream_too():
+def test_a_single_cgc_block_returns_the_shared_stream():
     block = pk.CGCBlock(["a", "b"], [6, 4], num_task_experts={"a": 2, "b": 0}, num_shared_experts=2)
     x = features(7, 5)
     block(x)
@@ -118,7 +118,7 @@ def test_a_cgc_block_alone_gives_the_shared_stream_too():
     assert_same(outputs, expected_of([block], dict.fromkeys(["a", "b", "shared"], np.float64(x))))
 
 
-def test_shared_bottom_gives_one_network_to_every_task():
+def test_a_shared_bottom_returns_the_output_of_one_network_for_every_task():
     block = pk.SharedBottomBlock(["a", "b"], [6, 4])
     x = features(7, 5)
     block(x)
@@ -128,7 +128,7 @@ def test_shared_bottom_gives_one_network_to_every_task():
     assert_same(numpy_of(block(x)), {"a": expected, "b": expected})
 
 
-def test_thirty_tasks_and_twelve_experts_keep_their_order():
+def test_thirty_tasks_and_twelve_experts_have_the_given_order():
     tasks = [f"t{i}" for i in range(30)]
     block = pk.CGCBlock(tasks, 3, num_task_experts={**dict.fromkeys(tasks, 1), "t7": 12})
     assert block.expert_names[6:10] == [
@@ -147,7 +147,7 @@ def test_thirty_tasks_and_twelve_experts_keep_their_order():
     )
 
 
-def test_gate_weights_and_expert_outputs_make_up_the_output():
+def test_the_output_is_the_sum_of_expert_outputs_times_gate_weights():
     block = pk.CGCBlock(["a", "b"], [4], num_task_experts=2, num_shared_experts=2)
     x = features(5, 3)
     outputs = numpy_of(block(x))
@@ -160,14 +160,14 @@ def test_gate_weights_and_expert_outputs_make_up_the_output():
         np.testing.assert_allclose(outputs[gate], mixed, rtol=1e-5, atol=1e-6)
 
 
-def test_a_gate_over_one_expert_has_no_weights_and_gives_it_all():
+def test_a_gate_with_one_expert_has_no_parameters_and_returns_1():
     gate = pk.Gate(1, gate_block=[4])
     np.testing.assert_array_equal(numpy_of(gate(features(3, 2))), np.ones((3, 1)))
     assert gate.weights == []
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float16"])
-def test_a_gate_at_half_precision_and_low_temperature_stays_finite(policy):
+def test_gate_weights_are_finite_in_half_precision_at_low_temperature(policy):
     gate = pk.Gate(4, softmax_temperature=0.05, dtype=policy)
     weights = numpy_of(keras.ops.cast(gate(300 * features(64, 8)), "float32"))
     assert np.isfinite(weights).all()

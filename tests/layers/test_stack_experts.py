@@ -1,4 +1,4 @@
-"""`stack_experts=False`: experts that are layers of their own, with the numbers of stacked ones."""
+"""Experts as separate layers with `stack_experts=False`, compared with stacked experts."""
 
 import keras
 import numpy as np
@@ -27,16 +27,16 @@ def levels(block):
 
 
 @pytest.mark.parametrize("make", BLOCKS.values(), ids=list(BLOCKS))
-def test_the_outputs_are_those_of_stacked_experts(make):
-    stacked, apart = built(make), built(make, stack_experts=False)
-    transfer = pk.transfer_weights(stacked, apart)
+def test_the_outputs_are_equal_to_those_of_stacked_experts(make):
+    stacked, separate = built(make), built(make, stack_experts=False)
+    transfer = pk.transfer_weights(stacked, separate)
     assert not transfer.new
     assert not transfer.left_out
     x = features(5, 3)
-    assert_same(numpy_of(apart(x)), numpy_of(stacked(x)))
+    assert_same(numpy_of(separate(x)), numpy_of(stacked(x)))
 
 
-def test_every_expert_is_a_layer():
+def test_every_expert_is_a_separate_layer():
     cgc = built(BLOCKS["cgc"], stack_experts=False)
     experts = [cgc.get_expert(name) for name in cgc.expert_names]
     assert len({id(expert) for expert in experts}) == 5
@@ -45,7 +45,7 @@ def test_every_expert_is_a_layer():
     assert len({kernel.tobytes() for kernel in kernels}) == 5
 
 
-def test_one_expert_stays_frozen_in_a_file(tmp_path):
+def test_a_file_keeps_one_expert_frozen(tmp_path):
     inputs = keras.Input((3,))
     ple = BLOCKS["ple"](stack_experts=False, name="ple")
     model = keras.Model(inputs, ple(inputs))
@@ -60,16 +60,16 @@ def test_one_expert_stays_frozen_in_a_file(tmp_path):
     assert_same(numpy_of(loaded(x)), numpy_of(model(x)))
 
 
-def test_one_expert_takes_lora():
+def test_one_expert_can_have_lora():
     cgc = built(BLOCKS["cgc"], stack_experts=False)
     before = len(cgc.trainable_weights)
     dense = cgc.get_expert("buy/expert_1")._dense[0]
     dense.enable_lora(2)
-    assert len(cgc.trainable_weights) == before + 1  # two for its kernel
+    assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
     assert not cgc.get_expert("buy/expert_0")._dense[0].lora_enabled
 
 
-def test_one_expert_is_regularized_alone():
+def test_one_expert_can_be_regularized_separately():
     cgc = built(BLOCKS["cgc"], stack_experts=False)
     dense = cgc.get_expert("click/expert_0")._dense[0]
     dense.kernel_regularizer = keras.regularizers.L2(1.0)
@@ -79,24 +79,37 @@ def test_one_expert_is_regularized_alone():
 
 
 @pytest.mark.parametrize("is_stacked", [True, False])
-def test_a_config_says_it_and_one_without_is_stacked(is_stacked):
+def test_the_config_contains_stack_experts_and_its_default_is_true(is_stacked):
     config = BLOCKS["cgc"](stack_experts=is_stacked).get_config()
     assert pk.CGCBlock.from_config(config).stack_experts is is_stacked
     del config["stack_experts"]
     assert pk.CGCBlock.from_config(config).stack_experts
 
 
-def test_other_experts_are_layers_in_any_case():
+def test_experts_of_other_classes_are_always_layers():
     cgc = pk.CGCBlock(TASKS, keras.layers.Dense(4))
     cgc(features(1, 3))
     assert isinstance(cgc.get_expert("buy/expert_0"), keras.layers.Dense)
 
 
-def test_what_is_neither_true_nor_false_is_refused():
+def test_stack_experts_must_be_a_bool():
     with pytest.raises(TypeError, match=r"stack_experts must be True or False.*stack_experts=1"):
         pk.CGCBlock(TASKS, [4], stack_experts=1)
 
 
-def test_it_is_no_positional_argument():
+def test_stack_experts_is_a_keyword_argument():
     with pytest.raises(TypeError, match="positional"):
         pk.CGCBlock(TASKS, [4], 1, 1, True, None, 1.0, False, 0.0, 0.0, False)
+
+
+@pytest.mark.parametrize("is_stacked", [True, False])
+def test_weights_of_the_other_kind_are_refused(is_stacked, tmp_path):
+    def model(stack_experts):
+        inputs = keras.Input((3,))
+        return keras.Model(inputs, BLOCKS["cgc"](stack_experts=stack_experts, name="cgc")(inputs))
+
+    model(is_stacked).save_weights(tmp_path / "m.weights.h5")
+    other = model(not is_stacked)
+    message = rf"'cgc' has .*transfer_weights.*stack_experts={not is_stacked}"
+    with pytest.raises(ValueError, match=message):
+        other.load_weights(tmp_path / "m.weights.h5")

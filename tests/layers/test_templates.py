@@ -1,4 +1,4 @@
-"""Templates: copied with weights and seeds of their own, and never touched."""
+"""Templates are copied with new weights and seeds and are never changed."""
 
 import itertools
 
@@ -29,7 +29,7 @@ def make_ple(template):
 
 
 def kernels_by_expert(block):
-    """The kernels of each expert of a level, from the paths of its weights."""
+    """Return the kernels of each expert of a level, from the paths of its weights."""
     kernels = {name: [] for name in block.expert_names}
     for weight in block.trainable_weights:
         if "/experts/" not in weight.path or "kernel" not in weight.path:
@@ -47,7 +47,7 @@ def kernels_by_expert(block):
 
 
 @pytest.mark.parametrize("initializer", INITIALIZERS)
-def test_no_two_experts_start_equal(make_template, initializer):
+def test_all_experts_have_different_initial_weights(make_template, initializer):
     ple = make_ple(make_template(INITIALIZERS[initializer]()))
     ple.build((None, 4))
     kernels = []
@@ -71,7 +71,7 @@ def test_the_same_global_seed_gives_the_same_block(make_template, initializer):
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_seed_gives_an_expert_the_same_kernel_whatever_the_other_tasks():
+def test_the_seeded_kernel_of_an_expert_does_not_depend_on_other_tasks():
     template = pk.ExpertBlock(4, kernel_initializer=keras.initializers.HeNormal(seed=1))
     few, many = (pk.CGCBlock(tasks, template) for tasks in (["b"], ["a", "b", "c"]))
     few.build((None, 3))
@@ -91,7 +91,7 @@ def test_experts_share_no_weights(make_template):
             if "expert-a-0" in weight.path:
                 weight.assign(value + 0.5)
             elif value.shape[:1] == (3,) and "/expert-" not in weight.path:
-                value[0] += 0.5  # the stack's first slice is the first expert
+                value[0] += 0.5  # the first slice of the stack is the first expert
                 weight.assign(value)
     after = numpy_of(block.expert_outputs(x))
     assert not np.allclose(before[1]["a/expert_0"], after["a/expert_0"])
@@ -99,7 +99,7 @@ def test_experts_share_no_weights(make_template):
         np.testing.assert_array_equal(before[1][name], after[name])
 
 
-def test_a_template_stays_as_it_was_and_serves_again(make_template):
+def test_a_template_is_unchanged_and_can_be_used_again(make_template):
     template = make_template("glorot_uniform")
     built, config = template.built, template.get_config()
     weights = template.get_weights()
@@ -129,15 +129,15 @@ def test_every_tracked_layer_is_built(make_template):
         assert not unbuilt, name
 
 
-def test_every_weight_has_a_path_of_its_own(make_template):
-    """torch and sharding rules know weights by their paths."""
+def test_every_weight_has_a_unique_path(make_template):
+    """PyTorch and sharding rules identify weights by their paths."""
     ple = pk.PLEBlock(2, ["a", "b"], make_template("glorot_uniform"), gate_block=[3])
     ple.build((None, 4))
     paths = [weight.path for weight in ple.weights]
     assert len(set(paths)) == len(paths)
 
 
-def test_a_model_with_templates_trains_saves_and_loads(make_template, tmp_path):
+def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     ple = pk.PLEBlock(2, heads, make_template("glorot_uniform"))
     model = compiled(chain(ple, heads, width=4), jit_compile=False)
@@ -158,8 +158,8 @@ def test_a_model_with_templates_trains_saves_and_loads(make_template, tmp_path):
 
 @pytest.mark.parametrize("normalization", [None, "batch", "layer"])
 @pytest.mark.parametrize("use_bias", [True, False])
-def test_stacked_and_copied_experts_agree(normalization, use_bias):
-    """Same seeds, so the same weights: outputs in both modes, losses and moving averages too."""
+def test_stacked_and_copied_experts_give_the_same_results(normalization, use_bias):
+    """With equal seeds, outputs, losses and moving averages are equal, in training and not."""
 
     class Copied(pk.ExpertBlock):
         pass
@@ -196,28 +196,28 @@ def test_stacked_and_copied_experts_agree(normalization, use_bias):
     assert len(stacked.weights) < len(copied.weights)
 
 
-def test_dropout_acts_on_each_stacked_expert_apart_and_in_training_only():
+def test_dropout_is_independent_for_each_stacked_expert_and_only_in_training():
     block = pk.CGCBlock(["a"], pk.ExpertBlock(50, activation=None, dropout=0.5))
     x = np.ones((40, 4), "float32")
-    still = numpy_of(block(x, training=False)), numpy_of(block.expert_outputs(x))
+    undropped = numpy_of(block(x, training=False)), numpy_of(block.expert_outputs(x))
     outputs = numpy_of(block.expert_outputs(x, training=True))
     dropped = {name: value == 0 for name, value in outputs.items()}
     for name, mask in dropped.items():
         assert 0.45 < mask.mean() < 0.55
         kept = ~mask
-        np.testing.assert_allclose(outputs[name][kept], 2 * still[1][name][kept], rtol=1e-5)
+        np.testing.assert_allclose(outputs[name][kept], 2 * undropped[1][name][kept], rtol=1e-5)
     first, second = dropped.values()
     assert (first != second).mean() > 0.3
 
 
-def test_each_slice_of_a_stack_has_the_spread_of_its_own_fan():
+def test_each_slice_of_a_stack_is_initialized_with_its_own_fan_in():
     block = pk.CGCBlock(["a", "b"], 64, num_task_experts=4)
     block.build((None, 64))
     for kernels in kernels_by_expert(block).values():
         assert abs(kernels[0].std() - np.sqrt(2 / (64 + 64))) < 0.005
 
 
-def test_experts_of_a_level_may_differ_from_those_of_the_next():
+def test_each_level_may_have_a_different_expert_template():
     levels = [pk.ExpertBlock([8, 6]), WideningExpert(3), keras.layers.Dense(2)]
     ple = pk.PLEBlock(3, ["a", "b"], levels)
     outputs = ple(features(2, 4))
@@ -225,7 +225,7 @@ def test_experts_of_a_level_may_differ_from_those_of_the_next():
     assert outputs["a"].shape == (2, 2)
 
 
-def test_a_subclass_that_widens_is_measured_before_and_after_build():
+def test_the_output_shape_of_a_widening_subclass_is_the_same_before_and_after_build():
     for block in (WideningExpert(3), pk.CGCBlock(["a"], WideningExpert(3))):
         before = block.compute_output_shape((None, 4))
         assert not block.built
@@ -236,7 +236,7 @@ def test_a_subclass_that_widens_is_measured_before_and_after_build():
         assert width == 7
 
 
-def test_expert_steps_from_one_initializer_differ():
+def test_expert_steps_with_one_initializer_have_different_kernels():
     expert = pk.ExpertBlock([4, 4], kernel_initializer=keras.initializers.HeNormal(seed=2))
     expert.build((None, 4))
     kernels = [w for w in expert.get_weights() if w.ndim == 2]
@@ -253,7 +253,7 @@ def test_a_frozen_template_gives_frozen_experts():
         ]
 
 
-def test_a_layer_that_keras_can_rebuild_without_get_config_is_copied():
+def test_a_layer_with_an_automatic_config_can_be_copied():
     class NoConfig(keras.layers.Layer):
         def __init__(self, width, **kwargs):
             super().__init__(**kwargs)
@@ -278,7 +278,7 @@ def test_gate_blocks_are_copied_for_every_gate():
         assert not np.array_equal(one, other)
 
 
-def test_own_layers_as_experts_see_training():
+def test_custom_layers_as_experts_receive_training():
     @keras.saving.register_keras_serializable(package="tests")
     class Noisy(OwnExpert):
         def call(self, inputs, training=False):

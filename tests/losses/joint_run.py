@@ -1,6 +1,6 @@
-"""A run of joint training that kills itself: `python -m tests.losses.joint_run FOLDER`.
+"""A run of joint training that ends its process: `python -m tests.losses.joint_run FOLDER`.
 
-The weights are moved by epoch and learned; the data come in a fixed order, without dropout.
+The loss weights decay by epoch and are learned. The data have a fixed order, without dropout.
 """
 
 import os
@@ -16,7 +16,7 @@ EPOCHS = 4
 
 
 def fit_with_decay(model, epochs=EPOCHS, initial_epoch=0, callbacks=(), batch_size=4):
-    """The logs by epoch."""
+    """Train a model and return the logs by epoch."""
     callbacks = [*callbacks, pk.LossWeightDecay({"click": 0.5, "time": 0.9})]
     history = model.fit(
         *clicks_and_times(),
@@ -31,7 +31,7 @@ def fit_with_decay(model, epochs=EPOCHS, initial_epoch=0, callbacks=(), batch_si
 
 
 class Kill(keras.callbacks.Callback):
-    """Saves the model and ends the process, as the third epoch begins."""
+    """A callback that saves the model and ends the process when the third epoch begins."""
 
     def __init__(self, folder):
         super().__init__()

@@ -1,4 +1,4 @@
-"""A loss reads the weights of its own model's TaskHeads, whatever the model was copied from."""
+"""A loss reads the weights of its own model's TaskHeads, in copies of a model too."""
 
 import threading
 
@@ -21,7 +21,7 @@ from tests.models import (
 
 
 def assert_reads_its_own_weights(model):
-    """Its loss is 0 where the multipliers of its own TaskHeads are."""
+    """Assert that the loss is 0 if and only if the multipliers of its own TaskHeads are."""
     x, y = clicks_and_times()
     heads = heads_of(model)
     for multiplier in (1.0, 0.0):
@@ -31,8 +31,8 @@ def assert_reads_its_own_weights(model):
         assert (loss == 0) == (multiplier == 0)
 
 
-def with_a_layer_after_the_heads(lost_mark):
-    """Of a layer's outputs nothing tells which TaskHeads made them."""
+def new_model(lost_mark):
+    """Return a model; if `lost_mark`, a layer after TaskHeads removes the mark of predictions."""
     model = click_and_time(None)
     if not lost_mark:
         return model
@@ -57,7 +57,7 @@ def of_json_with_weights(model, folder):
 
 
 def of_json_with_weights_of_another(model, folder):
-    other = with_a_layer_after_the_heads(lost_mark=len(model.layers) > 4)
+    other = new_model(lost_mark=len(model.layers) > 4)
     other.save_weights(folder / "other.weights.h5")
     copy = of_json(model, folder)
     copy.load_weights(folder / "other.weights.h5")
@@ -73,13 +73,13 @@ COPIES = [
 @pytest.mark.parametrize("make", COPIES)
 @pytest.mark.parametrize("lost_mark", [False, True], ids=["heads_last", "a_layer_after_the_heads"])
 def test_two_copies_of_a_model_read_their_own_weights(make, lost_mark, tmp_path):
-    model = with_a_layer_after_the_heads(lost_mark)
+    model = new_model(lost_mark)
     copies = [make(model, tmp_path) for _ in range(2)]
     for each in (*copies, model):
         assert_reads_its_own_weights(each)
 
 
-def test_models_that_are_loaded_at_once_read_their_own_weights(tmp_path):
+def test_models_loaded_concurrently_read_their_own_weights(tmp_path):
     click_and_time(None).save(tmp_path / "model.keras")
     models = []
 
@@ -96,7 +96,7 @@ def test_models_that_are_loaded_at_once_read_their_own_weights(tmp_path):
 
 
 def test_a_model_loaded_in_one_thread_trains_in_another(tmp_path):
-    model = with_a_layer_after_the_heads(lost_mark=True)
+    model = new_model(lost_mark=True)
     copies = []
     thread = threading.Thread(target=lambda: copies.append(loaded(model, tmp_path)))
     thread.start()
@@ -104,9 +104,9 @@ def test_a_model_loaded_in_one_thread_trains_in_another(tmp_path):
     assert_reads_its_own_weights(copies[0])
 
 
-def test_another_copy_that_runs_before_the_loss_does_not_matter(tmp_path):
-    """As a teacher does beside its student, in a training step of one's own."""
-    model = with_a_layer_after_the_heads(lost_mark=True)
+def test_another_copy_called_before_the_loss_does_not_change_the_loss(tmp_path):
+    """As in a custom training step with a teacher and a student."""
+    model = new_model(lost_mark=True)
     teacher, student = (loaded(model, tmp_path) for _ in range(2))
     heads_of(teacher).multiply_loss_weights({"click": 10.0, "time": 10.0})
     x, y = clicks_and_times()
@@ -118,7 +118,7 @@ def test_another_copy_that_runs_before_the_loss_does_not_matter(tmp_path):
 
 @keras.saving.register_keras_serializable("test_copies")
 class Subclassed(keras.Model):
-    """A model that makes its layers itself: its config knows nothing of the heads."""
+    """A model that makes its layers itself: its config does not contain the heads."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -130,7 +130,7 @@ class Subclassed(keras.Model):
         return self.heads(self.ple(inputs, training=training), training=training)
 
 
-def test_a_subclassed_model_finds_its_weights_again_in_a_file(tmp_path):
+def test_a_subclassed_model_restores_its_loss_weights_from_a_file(tmp_path):
     model = compiled(Subclassed(), "adam")
     fit_with_decay(model, epochs=2)
     model.save(tmp_path / "model.keras")
@@ -144,14 +144,14 @@ def test_a_subclassed_model_finds_its_weights_again_in_a_file(tmp_path):
 
 @keras.saving.register_keras_serializable("test_copies")
 class Rescaled(Subclassed):
-    """Its predictions are not those that the heads made, and its config has no heads."""
+    """A model whose predictions have no mark and whose config does not contain the heads."""
 
     def call(self, inputs, training=None):
         predictions = super().call(inputs, training=training)
         return {task: prediction * 1.0 for task, prediction in predictions.items()}
 
 
-def test_a_subclassed_model_that_changes_its_predictions_finds_its_weights_in_a_file(tmp_path):
+def test_a_subclassed_model_without_marks_restores_its_loss_weights_from_a_file(tmp_path):
     model = compiled(Rescaled())
     x, y = clicks_and_times()
     model.train_on_batch(x, y)

@@ -1,4 +1,4 @@
-"""Joint training that is interrupted goes on in another process as if it never was."""
+"""Interrupted joint training continues in another process with the same logs."""
 
 import subprocess
 import sys
@@ -19,23 +19,23 @@ def uninterrupted():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What a process has left that saved its model after two epochs and was killed."""
+    """The folder of a process that saved its model after two epochs and was killed."""
     folder = tmp_path_factory.mktemp("killed")
     command = [sys.executable, "-m", "tests.losses.joint_run", folder]
     assert subprocess.run(command, cwd=ROOT).returncode == 9
     return folder
 
 
-def assert_goes_on_like(logs, uninterrupted):
+def assert_continues_like(logs, uninterrupted):
     for key, values in uninterrupted.items():
         np.testing.assert_allclose(logs[key], values[2:], rtol=1e-5, err_msg=key)
 
 
-def test_a_saved_model_goes_on_in_a_new_process_as_if_never_interrupted(uninterrupted, folder):
+def test_a_saved_model_continues_in_a_new_process_with_the_same_logs(uninterrupted, folder):
     model = keras.models.load_model(folder / "model.keras")
-    assert_goes_on_like(fit_with_decay(model, initial_epoch=2), uninterrupted)
+    assert_continues_like(fit_with_decay(model, initial_epoch=2), uninterrupted)
 
 
-def test_a_killed_run_is_restored_as_if_never_interrupted(uninterrupted, folder):
+def test_a_killed_run_is_restored_with_the_same_logs(uninterrupted, folder):
     logs = fit_with_decay(click_and_time(), callbacks=[backup(folder)])
-    assert_goes_on_like(logs, uninterrupted)
+    assert_continues_like(logs, uninterrupted)

@@ -1,4 +1,4 @@
-"""Loss weights that are learned."""
+"""Learned loss weights."""
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
     share = 5 / 8 if head.reduction else 1.0
 
     def step(loss_weighting, loss_weight):
-        """The logs of a step, and how it changes s and the head's kernel."""
+        """Return the logs of a step and the changes of s and of the head's kernel."""
         keras.utils.set_random_seed(0)
         one = type(head).from_config({**head.get_config(), "loss_weight": loss_weight})
         heads = pk.TaskHeads([one], loss_weighting=loss_weighting)
@@ -59,7 +59,7 @@ def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
 
 
 @pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
-def test_a_batch_without_labels_leaves_the_learned_weight_of_its_task_alone(reduction):
+def test_a_batch_without_labels_does_not_change_the_learned_weight_of_its_task(reduction):
     heads = pk.TaskHeads(
         [pk.BinaryHead("a", reduction=reduction), pk.RegressionHead("b")],
         loss_weighting="uncertainty",
@@ -76,7 +76,7 @@ def test_a_batch_without_labels_leaves_the_learned_weight_of_its_task_alone(redu
     assert float(logs["a_loss"]) == 0
 
 
-def test_learned_weights_are_seen():
+def test_learned_weights_are_logged():
     model = click_and_time()
     history = model.fit(
         *clicks_and_times(), epochs=2, verbose=0, callbacks=[pk.LossWeightLogger()]
@@ -87,7 +87,7 @@ def test_learned_weights_are_seen():
     assert history["loss_weight/time"][-1] == pytest.approx(2 * 0.5 * np.exp(-s[1]), rel=1e-5)
 
 
-def test_a_frozen_layer_learns_no_weights():
+def test_a_frozen_layer_does_not_learn_loss_weights():
     model = click_and_time()
     heads_of(model).trainable = False
     compiled(model)
@@ -96,7 +96,7 @@ def test_a_frozen_layer_learns_no_weights():
 
 
 @pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": "mse"}])
-def test_learned_weights_cannot_be_replaced(override):
+def test_learned_weights_cannot_be_overridden(override):
     with pytest.raises(ValueError, match=rf"Received: overrides=\['{next(iter(override))}'\]"):
         heads_of(click_and_time()).compile_kwargs(**override)
 

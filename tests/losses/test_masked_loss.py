@@ -73,13 +73,13 @@ def batch(kind, seed, leading=(12,)):
 
 
 def hide(labels, in_space, missing_label):
-    """The labels with those outside the space missing, in a dtype that can say so."""
+    """Return labels that are missing outside the space, in a dtype that can represent this."""
     dtype = "float32" if np.isnan(missing_label) else labels.dtype
     return np.where(in_space[..., None], labels, missing_label).astype(dtype)
 
 
 def plain_values(loss, labels, predictions):
-    """What Keras itself computes for each example."""
+    """Return Keras's own loss of each example."""
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
     values = numpy_of(function(np.float32(labels), predictions))
@@ -114,7 +114,7 @@ def test_the_loss_is_the_mean_over_the_labelled_examples(
 
 @every_loss
 @pytest.mark.parametrize("is_weighted", [False, True])
-def test_with_all_labels_it_is_what_keras_computes(kind, is_weighted):
+def test_with_all_labels_the_loss_equals_that_of_keras(kind, is_weighted):
     loss, labels, predictions = batch(kind, 1)
     weights = np.abs(features(12)) if is_weighted else None
     known = keras.losses.get(loss)
@@ -187,12 +187,12 @@ def test_sample_weights_of_any_shape_weigh_a_sequence(weights_shape):
     )
 
 
-def test_a_weight_that_is_missing_too_does_no_harm():
+def test_a_nan_weight_of_an_example_without_a_label_is_ignored():
     labels, predictions = np.float32([[1], [np.nan]]), np.float32([[2], [2]])
     assert float(pk.MaskedLoss("mse")(labels, predictions, np.float32([2, np.nan]))) == 2.0
 
 
-def test_a_mask_of_keras_counts_too():
+def test_a_keras_mask_excludes_examples():
     predictions = keras.layers.Masking()(np.float32([[[1], [2], [0]]]))
     labels = np.float32([[[0], [np.nan], [9]]])
     assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
@@ -202,7 +202,7 @@ def test_a_mask_of_keras_counts_too():
 
 
 @pytest.mark.parametrize("ignored", [0, 1, -1])
-def test_an_ignored_class_is_left_out_as_a_missing_label_is(ignored):
+def test_an_ignored_class_counts_as_a_missing_label(ignored):
     rng = np.random.default_rng(0)
     y = np.float32([0, 1, 2, 0, 1, np.nan, np.nan, 2, ignored])
     p = rng.dirichlet([1, 1, 1], 9).astype("float32")
@@ -217,7 +217,7 @@ def test_an_ignored_class_is_left_out_as_a_missing_label_is(ignored):
 
 
 @pytest.mark.parametrize("pos_weight", [0.5, 10.0])
-def test_a_positive_weight_counts_positive_examples_more_often(pos_weight):
+def test_pos_weight_multiplies_the_loss_of_positive_examples(pos_weight):
     head = pk.BinaryHead("a", pos_weight=pos_weight)
     labels, p = np.float32([1, 0, 1, np.nan]), np.float32([0.2, 0.4, 0.9, 0.5])
     expected = np.nanmean(-(pos_weight * labels * np.log(p) + (1 - labels) * np.log1p(-p)))
@@ -229,7 +229,7 @@ def test_a_positive_weight_counts_positive_examples_more_often(pos_weight):
 
 
 @every_loss
-def test_a_loss_survives_its_config(kind):
+def test_a_loss_is_restored_from_its_config(kind):
     loss, labels, predictions = batch(kind, 3)
     masked = pk.MaskedLoss(loss, -1, "sum_over_batch_size", labels.shape[-1], name="mine")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))

@@ -1,4 +1,4 @@
-"""Losses over the labelled examples in Keras's own trainers: their gradients."""
+"""Gradients of losses over labelled examples in Keras models."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def one_layer(units, activation=None):
 
 
 def step(model, loss, x, y, jit_compile, weights=None, learning_rate=1.0):
-    """How a gradient step changes each weight, and the loss before it."""
+    """Return the loss before a gradient step, and the change of each weight."""
     before = [numpy_of(w) for w in model.weights]
     model.compile(keras.optimizers.SGD(float(learning_rate)), loss, jit_compile=jit_compile)
     value = model.train_on_batch(x, y, sample_weight=weights)
@@ -68,8 +68,8 @@ def test_a_batch_without_labels_has_loss_0_and_no_gradient(missing_label, reduct
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
-def test_predictions_that_overflow_outside_the_space_do_no_harm(jit_compile):
-    """An example without a label may lie where nothing was ever trained."""
+def test_predictions_that_overflow_outside_the_space_give_a_finite_loss_and_gradient(jit_compile):
+    """The model may be untrained at the features of an example without a label."""
     model = one_layer(1)
     x = np.float32([[1, 1, 1], [1e30, 1e30, 1e30]])
     model.set_weights([np.ones((3, 1), "float32"), np.zeros(1, "float32")])
@@ -81,7 +81,7 @@ def test_predictions_that_overflow_outside_the_space_do_no_harm(jit_compile):
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
-def test_labels_of_padded_positions_do_not_matter_to_a_model(jit_compile):
+def test_labels_of_padded_positions_are_ignored(jit_compile):
     inputs = keras.Input((3, 2))
     outputs = keras.layers.Dense(1)(keras.layers.Masking()(inputs))
     model = keras.Model(inputs, outputs)
@@ -97,7 +97,7 @@ def test_labels_of_padded_positions_do_not_matter_to_a_model(jit_compile):
         assert shown == pytest.approx(expected, rel=1e-5)
 
 
-def test_losses_that_no_file_knows_can_be_trained_on():
+def test_losses_that_are_not_serializable_can_be_trained():
     def gap(y_true, y_pred):
         return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
 

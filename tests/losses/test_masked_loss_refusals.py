@@ -1,4 +1,4 @@
-"""Losses and labels that no MaskedLoss takes."""
+"""Losses and labels that MaskedLoss refuses."""
 
 import keras
 import numpy as np
@@ -33,7 +33,7 @@ def test_a_missing_label_that_needs_more_than_32_bits_is_refused():
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 2), (4, 1, 1), ()])
-def test_labels_whose_shape_cannot_be_right_are_refused(shape):
+def test_labels_of_a_wrong_shape_are_refused(shape):
     message = (
         r"y_true of 'mse' must have a shape \(4, 1\) or \(4, 3\) or \(4,\).*Received: y_true.shape="
     )
@@ -48,7 +48,7 @@ def test_labels_of_another_width_than_the_head_s_are_refused_when_traced():
         model.train_on_batch(features(4, 3), {"a": np.zeros((4, 1)), "b": np.zeros(4)})
 
 
-def test_labels_that_are_no_numbers_are_refused():
+def test_labels_that_are_not_numbers_are_refused():
     with pytest.raises(
         TypeError, match=r"y_true of 'mse' must hold numbers\. Received: y_true.dtype=comp"
     ):
@@ -69,6 +69,6 @@ def test_a_loss_that_does_not_reduce_is_refused_by_a_head():
         pk.RegressionHead("a", loss=loss)
 
 
-def test_a_head_takes_the_plain_loss():
+def test_a_head_refuses_a_masked_loss():
     with pytest.raises(TypeError, match=r"the head itself masks it.*Received: loss=<ple_keras"):
         pk.BinaryHead("a", loss=pk.MaskedLoss("binary_crossentropy"))

@@ -1,4 +1,4 @@
-"""Loss weights that are multiplied, and kept in files."""
+"""Multipliers of loss weights, in training and in files."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests.models import click_and_time, clicks_and_times, heads_alone, heads_of
 
 
 @pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
-def test_multipliers_that_no_file_could_hold_are_refused(value):
+def test_invalid_multipliers_are_refused(value):
     heads = heads_of(click_and_time())
     with pytest.raises(ValueError, match=r"multipliers\['click'\] must be"):
         heads.multiply_loss_weights({"click": value})
@@ -27,7 +27,7 @@ def test_multipliers_of_an_unknown_task_are_refused():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_a_file_with_impossible_multipliers_is_refused(value, tmp_path):
+def test_a_file_with_invalid_multipliers_is_refused(value, tmp_path):
     h5py = pytest.importorskip("h5py")
     model, other = click_and_time(), click_and_time()
     model.save_weights(tmp_path / "m.weights.h5")
@@ -40,8 +40,8 @@ def test_a_file_with_impossible_multipliers_is_refused(value, tmp_path):
     assert heads_of(other).loss_weights() == heads_of(click_and_time()).loss_weights()
 
 
-def test_a_file_of_before_there_were_loss_weights_loads(tmp_path):
-    """It holds the names of the tasks alone."""
+def test_an_old_file_without_loss_weights_loads(tmp_path):
+    """It contains only the names of the tasks."""
     h5py = pytest.importorskip("h5py")
     model, other = click_and_time(None), click_and_time(None)
     heads_of(model).multiply_loss_weights({"click": 0.5, "time": 0.5})
@@ -56,7 +56,7 @@ def test_a_file_of_before_there_were_loss_weights_loads(tmp_path):
     np.testing.assert_array_equal(numpy_of(other(x)["click"]), numpy_of(model(x)["click"]))
 
 
-def test_two_models_from_one_file_have_weights_of_their_own(tmp_path):
+def test_two_models_from_one_file_have_separate_loss_weights(tmp_path):
     click_and_time(None).save(tmp_path / "model.keras")
     first, second = (keras.models.load_model(tmp_path / "model.keras") for _ in range(2))
     heads_of(first).multiply_loss_weights({"click": 0.0, "time": 0.0})
@@ -68,7 +68,7 @@ def test_two_models_from_one_file_have_weights_of_their_own(tmp_path):
     assert losses[1] > 0
 
 
-def test_a_loaded_model_that_took_other_weights_is_saved_whole(tmp_path):
+def test_a_model_that_loaded_weights_of_another_can_be_saved_and_trained(tmp_path):
     click_and_time().save(tmp_path / "a.keras")
     click_and_time().save_weights(tmp_path / "b.weights.h5")
     model = keras.models.load_model(tmp_path / "a.keras")
@@ -79,7 +79,7 @@ def test_a_loaded_model_that_took_other_weights_is_saved_whole(tmp_path):
     ).all()
 
 
-def test_two_layers_with_weights_from_one_file_are_told_apart_in_the_next(tmp_path):
+def test_two_layers_with_weights_from_one_file_are_saved_separately(tmp_path):
     def heads(name):
         tasks = [pk.BinaryHead("click"), pk.RegressionHead("time")]
         return pk.TaskHeads(tasks, loss_weighting="uncertainty", name=name)

@@ -10,7 +10,7 @@ from tests.metrics.clicks import click_data
 from tests.models import compiled, heads_alone
 
 
-def test_logit_auc_tells_probabilities_of_products_apart():
+def test_logit_auc_is_accurate_for_probabilities_of_products():
     auc = LogitAUC()
     auc.update_state([0, 0, 1, 1], [1e-30, 4e-30, 2e-30, 9e-30])
     assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
@@ -32,7 +32,7 @@ def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
 
 
 @pytest.mark.parametrize("base_rate", [0.5, 0.01])
-def test_logit_auc_weighs_examples(base_rate):
+def test_logit_auc_applies_sample_weights(base_rate):
     labels, probabilities = click_data(base_rate, 1.0)
     # Weights that change the area: positives that were predicted well count for less.
     weights = np.where(labels > 0, np.exp(-20 * probabilities), 1.0).astype("float32")
@@ -45,14 +45,14 @@ def test_logit_auc_weighs_examples(base_rate):
 
 @pytest.mark.parametrize("dtype", ["int32", "float32", "bool"])
 @pytest.mark.parametrize("label_shape", [(-1,), (-1, 1)])
-def test_logit_auc_takes_labels_of_any_type_with_or_without_a_last_axis(dtype, label_shape):
+def test_logit_auc_accepts_labels_of_any_type_with_or_without_a_last_axis(dtype, label_shape):
     labels, probabilities = click_data(0.3, 1.0, size=2000)
     auc = LogitAUC()
     auc.update_state(labels.reshape(label_shape).astype(dtype), probabilities[:, None])
     assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
 
 
-def test_logit_auc_starts_anew_after_reset():
+def test_reset_state_resets_logit_auc():
     labels, probabilities = click_data(0.3, 1.0, size=2000)
     auc = LogitAUC()
     auc.update_state(1 - labels, probabilities)

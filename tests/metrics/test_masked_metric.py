@@ -27,8 +27,8 @@ def new_heads(missing_label=None):
 
 
 @functools.cache
-def still_model(missing_label=None):
-    """Compiled to learn nothing, so that all tests may run it."""
+def constant_model(missing_label=None):
+    """Return a model with a learning rate of 0, so that tests can share it."""
     return compiled(heads_alone(new_heads(missing_label)), keras.optimizers.SGD(0.0))
 
 
@@ -45,7 +45,7 @@ def all_labels():
 
 
 def hide(labels, rate, missing_label):
-    """Labels with the given share of examples kept, for each task on its own."""
+    """Return labels with a share of examples kept, separately for each task."""
     rng = np.random.default_rng(1)
     hidden, kept = {}, {}
     for task, y in labels.items():
@@ -60,7 +60,7 @@ def hide(labels, rate, missing_label):
 @pytest.mark.parametrize("missing_label", [None, -7])
 def test_every_default_metric_is_that_of_the_labelled_examples(rate, missing_label):
     """Over several batches of `evaluate`, in which some have no label at all."""
-    model, x, labels = still_model(missing_label), 2 * features(ROWS, 3), all_labels()
+    model, x, labels = constant_model(missing_label), 2 * features(ROWS, 3), all_labels()
     y, kept = hide(labels, rate, missing_label)
     logs = model.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
     predictions = model.predict(x, verbose=0)
@@ -86,7 +86,7 @@ def test_every_default_metric_is_that_of_the_labelled_examples(rate, missing_lab
 
 
 def test_fit_and_validation_agree_with_evaluate():
-    model, x = still_model(), features(ROWS, 3)
+    model, x = constant_model(), features(ROWS, 3)
     y, _ = hide(all_labels(), 0.1, None)
     history = model.fit(x, y, batch_size=32, validation_data=(x, y), verbose=0).history
     logs = model.evaluate(x, y, batch_size=32, verbose=0, return_dict=True)
@@ -122,7 +122,7 @@ METRICS = {
 @pytest.mark.parametrize(("metric", "width"), list(METRICS.values()), ids=list(METRICS))
 @pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize("shape", [(40, 1), (40,)])
-def test_any_metric_sees_the_labelled_examples_only(metric, width, is_weighted, shape):
+def test_any_metric_is_over_the_labelled_examples_only(metric, width, is_weighted, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, max(2, width), (40, 1)).astype("float32")
     predictions = rng.uniform(size=(40, width)).astype("float32")
@@ -141,7 +141,7 @@ def test_any_metric_sees_the_labelled_examples_only(metric, width, is_weighted, 
 
 
 @pytest.mark.parametrize("metric", ["auc", "accuracy", "mse"])
-def test_a_sequence_is_measured_where_it_is_labelled(metric):
+def test_a_metric_of_sequences_is_over_the_labelled_positions(metric):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (6, 5, 1)).astype("float32")
     predictions = rng.uniform(size=(6, 5, 1)).astype("float32")
@@ -155,7 +155,7 @@ def test_a_sequence_is_measured_where_it_is_labelled(metric):
     assert float(flat.result()) == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_masked_metric_keeps_name_direction_and_state_apart():
+def test_a_masked_metric_has_the_name_direction_and_state_of_its_metric():
     inner = keras.metrics.AUC(name="roc")
     metric = pk.MaskedMetric(inner)
     assert metric.name == "roc"
@@ -171,7 +171,7 @@ def test_a_masked_metric_keeps_name_direction_and_state_apart():
 
 @keras.saving.register_keras_serializable("test_masked_metric")
 class Unweighted(keras.metrics.Metric):
-    """A metric that knows no sample weights."""
+    """A metric that does not accept sample weights."""
 
     def update_state(self, y_true, y_pred):
         pass
@@ -183,26 +183,26 @@ class Unweighted(keras.metrics.Metric):
 @pytest.mark.parametrize(
     ("metric", "error", "message"),
     [
-        (Unweighted(), ValueError, r"must take a sample_weight.*Received: metric=<Unweighted"),
+        (Unweighted(), ValueError, r"must accept sample_weight.*Received: metric=<Unweighted"),
         ("nope", ValueError, r"Received: metrics=\[\.\.\., 'nope'\]"),
         (3, TypeError, r"Received: metrics=\[\.\.\., 3\]"),
         (keras.metrics.AUC, TypeError, r"Received: metrics=\[\.\.\., <class"),
     ],
 )
-def test_what_cannot_be_masked_is_refused(metric, error, message):
+def test_invalid_metrics_are_refused(metric, error, message):
     with pytest.raises(error, match=message):
         pk.MaskedMetric(metric)
 
 
-def test_a_wrong_marker_is_refused():
+def test_an_invalid_missing_label_is_refused():
     with pytest.raises(TypeError, match=r"missing_label must be a number.*Received: missing_label"):
         pk.MaskedMetric("mae", missing_label="none")
 
 
-class Forgetful(keras.metrics.Metric):
-    """Its config lacks an argument."""
+class IncompleteConfig(keras.metrics.Metric):
+    """A metric whose config lacks an argument."""
 
-    def __init__(self, k=10, name="forgetful", **kwargs):
+    def __init__(self, k=10, name="incomplete_config", **kwargs):
         super().__init__(name=name, **kwargs)
         self.k = k
 
@@ -214,14 +214,14 @@ class Forgetful(keras.metrics.Metric):
 
 
 def test_a_metric_that_would_lose_an_argument_is_refused():
-    head = pk.RegressionHead("a", metrics=[Forgetful(k=3)])
-    with pytest.raises(ValueError, match=r"give them get_config.*takes \['k'\], which its config"):
+    head = pk.RegressionHead("a", metrics=[IncompleteConfig(k=3)])
+    with pytest.raises(ValueError, match=r"Implement get_config.*takes \['k'\], which its config"):
         head.new_metrics()
 
 
 def test_a_metric_with_one_number_for_the_batch_is_refused():
     head = pk.RegressionHead("a", metrics=[lambda y, p: keras.ops.mean(keras.ops.abs(y - p))])
     (metric,) = head.new_metrics()
-    message = r"a value for each example.*'a_.*' fails.*Received: metric="
+    message = r"a value for each example.*'a_.*' failed.*Received: metric="
     with pytest.raises(ValueError, match=f"(?s){message}"):
         metric.update_state(np.float32([1, np.nan, 3]), np.zeros((3, 1)))

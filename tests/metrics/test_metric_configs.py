@@ -1,4 +1,4 @@
-"""Every metric survives its config."""
+"""Every metric is restored from its config."""
 
 import keras
 import pytest
@@ -22,7 +22,7 @@ from tests.metrics.clicks import click_data
     ],
     ids=["auc", "auc_arguments", "auc_pr", "loss", "loss_arguments", "masked", "masked_metric"],
 )
-def test_metrics_survive_their_config(metric):
+def test_metrics_are_restored_from_their_config(metric):
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
     assert type(copy) is type(metric)
     assert copy.get_config() == metric.get_config()

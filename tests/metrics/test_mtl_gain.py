@@ -1,4 +1,4 @@
-"""The gain of a multi-task model over single-task ones."""
+"""The gain of a multi-task model over single-task models."""
 
 import pytest
 
@@ -33,11 +33,11 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
         ("ndcg@10", 1),
     ],
 )
-def test_the_last_word_tells_the_sign(key, sign):
+def test_the_last_word_of_a_key_determines_the_sign(key, sign):
     assert pk.mtl_gain({key: 3.0}, {key: 1.0}) == {key: 2.0 * sign}
 
 
-def test_signs_may_be_given():
+def test_given_signs_override_the_last_word():
     assert pk.mtl_gain({"x": 3, "auc": 3}, {"x": 1, "auc": 1}, signs={"x": -1, "auc": -1}) == {
         "x": -2,
         "auc": -2,
@@ -47,8 +47,8 @@ def test_signs_may_be_given():
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (({"x": 1}, {"x": 1}), ValueError, r"more of 'x' is better.*Received: signs=\{\}"),
-        (({"auc": 1}, {"x": 1}), ValueError, r"keys in common, single has \['x'\].*multi=\{'auc'"),
+        (({"x": 1}, {"x": 1}), ValueError, r"for 'x'\. Received: signs=\{\}"),
+        (({"auc": 1}, {"x": 1}), ValueError, r"common keys, but single has \['x'\].*multi=\{'auc'"),
         (({"auc": 1}, {"auc": 1}, {"x": 1}), ValueError, r"not known: \['x'\].*Received: signs="),
         (({"auc": 1}, {"auc": 1}, {"auc": 2}), ValueError, r"1 or -1\. Received: signs\['auc'\]=2"),
         (({"loss_cosine_similarity": 1}, {"loss_cosine_similarity": 1}), ValueError, r"signs must"),
@@ -58,6 +58,6 @@ def test_signs_may_be_given():
         (({"auc": 1}, {"auc": float("nan")}), ValueError, r"Received: single\['auc'\]=nan"),
     ],
 )
-def test_gains_that_cannot_be_told_are_refused(arguments, error, message):
+def test_invalid_arguments_are_refused(arguments, error, message):
     with pytest.raises(error, match=message):
         pk.mtl_gain(*arguments)

@@ -1,4 +1,4 @@
-"""The drawn architecture shows the block at hand, legibly, and where it was asked to."""
+"""Architecture plots: content, layout and Axes."""
 
 import re
 import sys
@@ -51,7 +51,7 @@ def levels(block):
 
 
 def texts(ax):
-    """How often each text is drawn, as one line."""
+    """The number of occurrences of each text, as one line."""
     return Counter(text.get_text().replace("_\n", "_").replace("\n", " ") for text in ax.texts)
 
 
@@ -60,11 +60,11 @@ def gates(ax):
 
 
 def extents(ax):
-    """The rectangles with round corners: boxes and the frames around them."""
+    """The extents of rectangles with round corners: boxes and frames."""
     return [p.get_window_extent() for p in ax.patches if isinstance(p, FancyBboxPatch)]
 
 
-def holds(outer, inner):
+def contains(outer, inner):
     return (
         outer.x0 <= inner.x0
         and outer.y0 <= inner.y0
@@ -74,17 +74,15 @@ def holds(outer, inner):
 
 
 def boxes(ax):
-    """The rectangles that hold no other."""
-    all_of_them = extents(ax)
+    """The extents that contain no other."""
+    every = extents(ax)
     return [
-        box
-        for box in all_of_them
-        if not any(holds(box, other) for other in all_of_them if other is not box)
+        box for box in every if not any(contains(box, other) for other in every if other is not box)
     ]
 
 
 def lines_into(ax, gate):
-    """The lines that end at a gate's lower edge, from left to right: `(x, color, dashed)`."""
+    """The lines into a gate from below, from left to right: `(x, color, dashed)`."""
     (text,) = [text for text in ax.texts if text.get_text() == f"{gate} gate"]
     (box,) = [box for box in boxes(ax) if box.overlaps(text.get_window_extent())]
     left, bottom, right, _ = box.transformed(ax.transData.inverted()).extents
@@ -106,14 +104,14 @@ def color_of(ax, stream):
         patch.get_edgecolor()
         for patch in ax.patches
         if isinstance(patch, FancyBboxPatch)
-        and any(holds(patch.get_window_extent(), text) for text in texts)
+        and any(contains(patch.get_window_extent(), text) for text in texts)
         and patch.get_zorder() > 1
     }
     return color
 
 
 @every_block
-def test_every_expert_gate_level_and_output_is_named(make):
+def test_every_expert_gate_level_and_output_has_a_label(make):
     block = make()
     expected = Counter()
     for number, level in enumerate(levels(block), start=1):
@@ -135,23 +133,23 @@ def test_every_expert_and_gate_has_a_box(make):
 
 
 @every_block
-def test_no_box_overlaps_another_and_all_lie_inside(make):
+def test_boxes_do_not_overlap_and_are_inside_the_axes(make):
     ax = pk.plot_architecture(make())
     for one, other in combinations(extents(ax), 2):
-        assert not one.overlaps(other) or holds(one, other) or holds(other, one)
+        assert not one.overlaps(other) or contains(one, other) or contains(other, one)
     for artist in [*ax.patches, *ax.texts]:
-        assert holds(ax.get_window_extent(), artist.get_window_extent()), artist
+        assert contains(ax.get_window_extent(), artist.get_window_extent()), artist
 
 
 @every_block
-def test_no_text_leaves_its_box_or_touches_another(make):
+def test_texts_are_inside_their_boxes_and_do_not_overlap(make):
     ax = pk.plot_architecture(make())
     drawn = [text.get_window_extent() for text in ax.texts if text.get_text()]
     for one, other in combinations(drawn, 2):
         assert not one.overlaps(other)
     for box in boxes(ax):
         (inside,) = [text for text in drawn if text.overlaps(box)]
-        assert holds(box, inside)
+        assert contains(box, inside)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +170,7 @@ def test_a_gate_has_a_line_from_each_of_its_experts_and_from_its_stream(
         )
 
 
-def test_what_is_shared_has_a_color_of_its_own():
+def test_the_shared_stream_has_its_own_color():
     tasks = list("abcdef")
     ax = pk.plot_architecture(pk.CGCBlock(tasks, 4))
     shared = color_of(ax, "shared")
@@ -181,7 +179,7 @@ def test_what_is_shared_has_a_color_of_its_own():
     assert len({color_of(ax, task) for task in tasks[:5]}) == 5
 
 
-def test_uneven_numbers_of_experts_are_drawn_as_they_are():
+def test_tasks_may_have_different_numbers_of_experts():
     drawn = texts(pk.plot_architecture(BLOCKS["uneven"]()))
     experts = {text: times for text, times in drawn.items() if " expert " in text}
     assert experts == dict.fromkeys(
@@ -196,23 +194,23 @@ def test_the_last_level_has_no_shared_gate():
 
 
 @pytest.mark.parametrize(("block", "shared"), [("mmoe", 0), ("cgc", 1), ("one_task", 0)])
-def test_a_shared_gate_is_drawn_only_where_there_is_one(block, shared):
+def test_a_shared_gate_is_drawn_only_in_levels_that_have_one(block, shared):
     assert gates(pk.plot_architecture(BLOCKS[block]()))["shared gate"] == shared
 
 
-def test_without_shared_experts_and_gate_nothing_shared_is_drawn():
+def test_without_shared_experts_and_gate_no_shared_stream_is_drawn():
     drawn = texts(pk.plot_architecture(BLOCKS["no_shared_experts"]()))
     assert not [text for text in drawn if "shared" in text]
 
 
-def test_a_built_block_is_drawn_as_one_that_is_not():
+def test_a_built_block_is_drawn_like_an_unbuilt_block():
     block = BLOCKS["uneven"]()
     before = texts(pk.plot_architecture(block))
     block.build((None, 3))
     assert texts(pk.plot_architecture(block)) == before
 
 
-def test_given_axes_are_drawn_into_and_returned():
+def test_given_axes_are_used_and_returned():
     figure, (left, right) = plt.subplots(1, 2, figsize=(6, 3))
     before = plt.get_fignums()
     assert pk.plot_architecture(BLOCKS["two_tasks"](), ax=right) is right
@@ -221,7 +219,7 @@ def test_given_axes_are_drawn_into_and_returned():
     assert texts(right)["click gate"] == 2
 
 
-def test_text_is_as_small_as_the_given_axes_ask_for():
+def test_font_sizes_scale_with_the_given_axes():
     block, sizes = BLOCKS["two_tasks"](), []
     for width in (12, 6):
         ax = plt.figure(figsize=(width, width)).add_axes((0, 0, 1, 1))
@@ -237,7 +235,7 @@ def test_a_new_figure_can_be_saved(tmp_path):
     assert "<svg" in (tmp_path / "ple.svg").read_text()
 
 
-def test_names_are_drawn_as_they_stand(tmp_path):
+def test_names_are_not_interpreted_as_math_or_tex(tmp_path):
     block = pk.CGCBlock(["a"], 4, name="a_$x^$")
     with plt.rc_context({"font.size": 30, "text.usetex": True}):
         ax = pk.plot_architecture(block)
@@ -245,7 +243,7 @@ def test_names_are_drawn_as_they_stand(tmp_path):
     assert texts(ax)["CGCBlock a_$x^$"] == 1
 
 
-ALLOWED = "ple must be a CGCBlock, or a SequentialBlock with at least one of them"
+ALLOWED = "ple must be a CGCBlock, or a SequentialBlock with at least one CGCBlock"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +256,7 @@ ALLOWED = "ple must be a CGCBlock, or a SequentialBlock with at least one of the
         (pk.SequentialBlock([keras.layers.Dense(2, name="d")]), ValueError, r"\[<Dense name=d"),
     ],
 )
-def test_what_has_no_levels_is_refused(ple, error, received):
+def test_an_argument_without_levels_is_refused(ple, error, received):
     with pytest.raises(error, match=rf"^{ALLOWED}\. Received: ple={received}"):
         pk.plot_architecture(ple)
 
@@ -268,7 +266,7 @@ def test_an_array_of_axes_is_refused():
         pk.plot_architecture(BLOCKS["mmoe"](), ax=plt.subplots(1, 2)[1])
 
 
-def test_without_matplotlib_the_error_says_what_to_install(monkeypatch):
+def test_without_matplotlib_the_error_has_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=re.escape('pip install "ple-keras[plot]"')):
         pk.plot_architecture(BLOCKS["mmoe"]())

@@ -1,4 +1,4 @@
-"""What the pictures of gates show."""
+"""Plots of gate weights: content, Axes and wrong arguments."""
 
 import builtins
 
@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features
-from tests.models import clicks_and_buys, compiled, functional, watched_block
+from tests.models import clicks_and_buys, compiled, functional, tracked_block
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 X = features(20, 4)
@@ -22,10 +22,10 @@ def _close_figures():
 
 @pytest.fixture(scope="module")
 def report():
-    return pk.gate_report(functional(watched_block()), X)
+    return pk.gate_report(functional(tracked_block()), X)
 
 
-def test_weights_are_a_heat_map_a_level(report):
+def test_each_level_has_a_heat_map_of_the_mean_weights(report):
     figure = pk.plot_gate_weights(report)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["ple/0", "ple/1"]
     use = report.levels["ple/0"]
@@ -41,13 +41,13 @@ def test_weights_are_a_heat_map_a_level(report):
     assert numbers == [f"{w:.2f}" for gate in use.gates.values() for w in gate.mean.values()]
 
 
-def test_one_scale_serves_all_pictures(report):
+def test_all_heat_maps_have_the_same_color_scale(report):
     figure = pk.plot_gate_weights(report)
     assert {panel.images[0].get_clim() for panel in figure.axes} == {(0, 1)}
 
 
 def history_of(**kwargs):
-    model = compiled(functional(watched_block()), keras.optimizers.SGD(0.1))
+    model = compiled(functional(tracked_block()), keras.optimizers.SGD(0.1))
     x, y = clicks_and_buys()
     kwargs = {"epochs": 3, "callbacks": [pk.GateWeightsLogger()], "verbose": 0, **kwargs}
     return model.fit(x, y, **kwargs)
@@ -62,12 +62,12 @@ TITLES = ["ple/0: click gate", "ple/0: buy gate", "ple/0: shared gate"]
 TITLES += ["ple/1: click gate", "ple/1: buy gate"]
 
 
-def test_a_history_is_a_panel_a_gate(history):
+def test_each_gate_has_a_panel_with_the_values_of_the_history(history):
     figure = pk.plot_gate_history(history)
     assert [panel.get_title(loc="left") for panel in figure.axes] == TITLES
     panel = figure.axes[0]
     names = [text.get_text() for text in panel.get_legend().get_texts()]
-    assert names == ["click/expert_0", "click/expert_1", "shared/expert_0", "largest"]
+    assert names == ["click/expert_0", "click/expert_1", "shared/expert_0", "largest weight"]
     by_style = {
         style: [x for x in panel.lines if x.get_linestyle() == style] for style in ["-", "--"]
     }
@@ -91,20 +91,20 @@ def test_an_expert_has_one_color_in_all_panels_of_a_level(history):
     assert len(set(of_shared.values())) == len(of_shared)
 
 
-def test_validation_now_and_then_stands_at_its_epochs():
+def test_validation_values_are_drawn_at_their_epochs():
     history = history_of(epochs=5, validation_data=clicks_and_buys(), validation_freq=2)
     panel = pk.plot_gate_history(history).axes[0]
     dashed = next(line for line in panel.lines if line.get_linestyle() == "--")
     np.testing.assert_array_equal(dashed.get_xdata(), [2, 4])
 
 
-def test_many_experts_have_colors_of_their_own():
+def test_many_experts_have_different_colors():
     logs = {f"gate/m/click/shared/expert_{i}": [0.1, 0.2] for i in range(20)}
     panel = pk.plot_gate_history(logs).axes[0]
     assert len({tuple(np.ravel(line.get_color())) for line in panel.lines}) == 20
 
 
-def test_a_history_may_be_a_dict_or_the_file(history, tmp_path):
+def test_a_dict_or_a_table_of_the_file_is_taken_as_history(history, tmp_path):
     pandas = pytest.importorskip("pandas")
     history_of(callbacks=[pk.GateWeightsLogger(tmp_path / "gates.csv")])
     for logs in (history.history, pandas.read_csv(tmp_path / "gates.csv")):
@@ -112,7 +112,7 @@ def test_a_history_may_be_a_dict_or_the_file(history, tmp_path):
         assert [panel.get_title(loc="left") for panel in figure.axes] == TITLES
 
 
-def test_given_axes_are_drawn_into(report, history):
+def test_given_axes_are_used(report, history):
     figure, axes = pyplot.subplots(2, 1)
     assert pk.plot_gate_weights(report, ax=axes) is figure
     assert [panel.get_title(loc="left") for panel in axes] == ["ple/0", "ple/1"]
@@ -121,8 +121,8 @@ def test_given_axes_are_drawn_into(report, history):
     assert [panel.get_title(loc="left") for panel in axes] == TITLES
 
 
-def test_one_level_takes_one_axes():
-    mmoe = watched_block(pk.MMoEBlock, name="mmoe")
+def test_a_single_axes_is_taken_for_one_level():
+    mmoe = tracked_block(pk.MMoEBlock, name="mmoe")
     mmoe(X)
     figure, ax = pyplot.subplots()
     assert pk.plot_gate_weights(pk.gate_report(mmoe, X), ax=ax) is figure
@@ -145,13 +145,13 @@ def test_one_level_takes_one_axes():
         (
             lambda r, h: pk.plot_gate_history({"gate/x": [1.0], "gate/ple/0/a/max": []}),
             ValueError,
-            r"figures of a GateWeightsLogger",
+            r"keys of a GateWeightsLogger",
         ),
         (lambda r, h: pk.plot_gate_history(3), TypeError, r"history must be.*Received: history=3"),
         (
             lambda r, h: pk.plot_gate_history({"loss": [1.0]}),
             ValueError,
-            r"figures of a GateWeightsLogger\. Received: history=\['loss'\]",
+            r"keys of a GateWeightsLogger\. Received: history=\['loss'\]",
         ),
         (
             lambda r, h: pk.plot_gate_history(h, ax=pyplot.subplots()[1]),
@@ -165,7 +165,7 @@ def test_wrong_arguments_are_refused(call, error, message, report, history):
         call(report, history)
 
 
-def test_without_matplotlib_it_says_what_to_install(monkeypatch, report):
+def test_without_matplotlib_the_error_has_the_install_command(monkeypatch, report):
     find = builtins.__import__
 
     def deny(name, *args, **kwargs):

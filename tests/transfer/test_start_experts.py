@@ -1,11 +1,11 @@
-"""Experts that all start from one network."""
+"""Initialization of experts from one network."""
 
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level.weight_slices import expert_slices
+from ple_keras.layers.weight_slices import expert_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.templates import CopiedExpert
 
@@ -33,7 +33,7 @@ def test_every_expert_starts_from_one_network(kind):
     assert_same(numpy_of(cgc.expert_outputs(x)), outputs, atol=0)
 
 
-def test_noise_leaves_statistics_alone():
+def test_noise_does_not_change_statistics():
     network = pk.ExpertBlock([4], normalization="batch")
     cgc = pk.CGCBlock(["a"], pk.ExpertBlock([4], normalization="batch"))
     for layer in (network, cgc):
@@ -44,7 +44,7 @@ def test_noise_leaves_statistics_alone():
             np.testing.assert_array_equal(np.array(variable)[where], 1)
 
 
-def test_noise_follows_the_seeds():
+def test_noise_depends_only_on_the_seed():
     network = pk.ExpertBlock([4])
     cgc = pk.CGCBlock(["a"], [4])
     network(features(2, 3)), cgc(features(2, 3))
@@ -65,7 +65,7 @@ def test_noise_follows_the_seeds():
         started(seed=-1)
 
 
-def test_a_network_that_is_no_expert_is_refused():
+def test_wrong_arguments_are_refused():
     cgc = pk.CGCBlock(["a"], [5, 4])
     network = pk.ExpertBlock([5, 3])
     with pytest.raises(ValueError, match="block must be built"):

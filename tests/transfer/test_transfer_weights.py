@@ -1,4 +1,4 @@
-"""Warm starts: what two models have in common goes from one to the other by name."""
+"""Transfer of weights between models, matched by name."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests.templates import CopiedExpert
 
 
 def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, name="ple", **kwargs):
-    """A model with a layer in front, levels and heads; every weight its own random number."""
+    """A model of a Dense layer, levels and heads, with random weights."""
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=towers) for task in tasks], loss_weighting)
     kwargs = {"expert_block": [5, 4], "num_task_experts": 2, "num_shared_experts": 2, **kwargs}
     front = keras.layers.Dense(6, name="front")
@@ -23,13 +23,13 @@ def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, name="ple", 
 @pytest.mark.parametrize("old", ["stacked", "copied"])
 @pytest.mark.parametrize("new", ["stacked", "copied"])
 @pytest.mark.parametrize("normalization", [None, "batch"])
-def test_the_old_tasks_predict_as_before_and_may_come_in_another_order(old, new, normalization):
+def test_predictions_of_old_tasks_do_not_change_in_any_task_order(old, new, normalization):
     kinds = {"stacked": pk.ExpertBlock, "copied": CopiedExpert}
     blocks = {k: kind([5, 4], normalization=normalization) for k, kind in kinds.items()}
     source = random_model(["click", "buy"], expert_block=blocks[old], gate_block=[3])
     target = random_model(["buy", "new", "click"], expert_block=blocks[new], gate_block=[3])
     x = features(7, 3)
-    source(x, training=True)  # moves the statistics of batch normalization
+    source(x, training=True)  # updates the statistics of batch normalization
     before = numpy_of(source(x))
     transfer = pk.transfer_weights(source, target)
     after = numpy_of(target(x))
@@ -50,17 +50,17 @@ def test_the_old_tasks_predict_as_before_and_may_come_in_another_order(old, new,
     assert {"front/kernel", "front/bias"} < set(transfer.copied)
 
 
-def test_each_column_of_the_shared_gate_goes_with_its_expert():
+def test_each_column_of_the_shared_gate_is_copied_with_its_expert():
     source, target = (
         random_model(["click", "buy"], levels=2),
         random_model(["buy", "new", "click"], levels=2),
     )
-    untouched = np.array(target.get_layer("ple")[0]._gates()["shared"].kernel)
+    untouched = np.array(target.get_layer("ple")[0]._level.gates["shared"].kernel)
     pk.transfer_weights(source, target)
     columns = {}
     for key, model in (("source", source), ("target", target)):
         block = model.get_layer("ple")[0]
-        kernel = np.array(block._gates()["shared"].kernel)
+        kernel = np.array(block._level.gates["shared"].kernel)
         columns[key] = dict(zip(block.gate_experts["shared"], kernel.T))
         assert kernel.shape == (6, len(block.expert_names))
     for expert, column in columns["source"].items():
@@ -69,7 +69,7 @@ def test_each_column_of_the_shared_gate_goes_with_its_expert():
         np.testing.assert_array_equal(columns["target"][expert], untouched[:, index])
 
 
-def test_old_tasks_learn_on_from_where_they_were():
+def test_losses_of_old_tasks_do_not_change():
     source = random_model(["click", "buy"])
     x, labels = features(16, 3), np.arange(16)[:, None] % 2
     losses = {}
@@ -82,7 +82,7 @@ def test_old_tasks_learn_on_from_where_they_were():
         assert losses["target"][f"{task}_loss"] == pytest.approx(losses["source"][f"{task}_loss"])
 
 
-def test_what_a_loss_weighs_goes_with_its_task():
+def test_loss_weights_are_copied_by_task():
     source, target = (
         random_model(tasks, loss_weighting="uncertainty") for tasks in (["a", "b"], ["b", "a"])
     )
@@ -95,7 +95,7 @@ def test_what_a_loss_weighs_goes_with_its_task():
     assert heads[1].loss_weights() == pytest.approx(before)
 
 
-def test_what_does_not_fit_is_named():
+def test_weights_that_do_not_fit_are_left_out_with_a_reason():
     source = random_model(["click", "buy"], towers=(3,), levels=2)
     target = random_model(["click", "new"], towers=(2,), levels=1)
     before = numpy_of(target(features(2, 3)))["new"]
@@ -103,15 +103,15 @@ def test_what_does_not_fit_is_named():
     assert transfer.left_out["click/tower"].startswith(
         "shapes [(4, 3), (3,)] in the source, [(4, 2)"
     )
-    assert transfer.left_out["buy/head"] == "the target has none"
-    assert transfer.left_out["ple/1/click/expert_0"] == "the target has none"
+    assert transfer.left_out["buy/head"] == "not in the target"
+    assert transfer.left_out["ple/1/click/expert_0"] == "not in the target"
     assert "ple/0/click/expert_0" in transfer.copied
     assert "new/tower" in transfer.new
     assert numpy_of(target(features(2, 3)))["new"].shape == before.shape
     assert "left out (" in str(transfer)
 
 
-def test_levels_of_another_name_are_matched_in_order():
+def test_levels_with_different_names_are_matched_in_order():
     source, target = (
         random_model(["a"], levels=2, name="first"),
         random_model(["a"], levels=2, name="second"),
@@ -123,7 +123,7 @@ def test_levels_of_another_name_are_matched_in_order():
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
 
 
-def test_blocks_alone_and_shared_bottoms_will_do():
+def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
     for block in (
         lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
         lambda tasks: pk.SharedBottomBlock(tasks, pk.ExpertBlock([4], name="net"), name="bottom"),
@@ -135,7 +135,7 @@ def test_blocks_alone_and_shared_bottoms_will_do():
         np.testing.assert_allclose(numpy_of(target(x))["a"], numpy_of(source(x))["a"], atol=1e-6)
 
 
-def test_other_widths_are_refused_before_anything_is_copied():
+def test_different_shapes_are_refused_before_any_weight_is_copied():
     source, target = (
         random_model(["a", "b"], expert_block=[5, 4]),
         random_model(["a"], expert_block=[7, 4]),
@@ -149,7 +149,7 @@ def test_other_widths_are_refused_before_anything_is_copied():
         np.testing.assert_array_equal(np.array(weight), values)
 
 
-def test_what_is_no_built_model_is_refused():
+def test_a_source_or_target_that_is_not_a_built_model_is_refused():
     model, unbuilt = random_model(["a"]), pk.PLEBlock(1, ["a"], 4)
     for source, target, argument in ((unbuilt, model, "source"), (model, unbuilt, "target")):
         with pytest.raises(ValueError, match=f"{argument} must be built.*built=False"):
@@ -158,11 +158,11 @@ def test_what_is_no_built_model_is_refused():
         pk.transfer_weights("a", model)
 
 
-def in_two_parts(make_part):
-    """A model whose front is two models, "left" and "right", with layers of the same names."""
+def with_two_submodels(make_submodel):
+    """A model that starts with two models, "left" and "right", with equal layer names."""
     inputs = keras.Input((3,))
-    front = [make_part(name)(inputs) for name in ("left", "right")]
-    x = keras.layers.Concatenate()(front)
+    outputs = [make_submodel(name)(inputs) for name in ("left", "right")]
+    x = keras.layers.Concatenate()(outputs)
     return keras.Model(inputs, pk.PLEBlock(1, ["a"], [4], name="ple")(x))
 
 
@@ -175,9 +175,9 @@ def sequential(name):
     return keras.Sequential([keras.layers.Dense(2, name="dense")], name=name)
 
 
-@pytest.mark.parametrize("part", [functional, sequential])
-def test_layers_of_one_name_in_two_models_within_are_told_apart(part, tmp_path):
-    source, target = in_two_parts(part), in_two_parts(part)
+@pytest.mark.parametrize("submodel", [functional, sequential])
+def test_layers_with_equal_names_in_two_submodels_are_distinguished(submodel, tmp_path):
+    source, target = with_two_submodels(submodel), with_two_submodels(submodel)
     source.save(tmp_path / "source.keras")  # Keras's own paths of a loaded Sequential are shorter
     transfer = pk.transfer_weights(keras.saving.load_model(tmp_path / "source.keras"), target)
     assert {"left/dense/kernel", "right/dense/kernel"} < set(transfer.copied)
@@ -187,8 +187,8 @@ def test_layers_of_one_name_in_two_models_within_are_told_apart(part, tmp_path):
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
 
 
-def test_heads_of_one_task_are_told_apart():
-    def twice(towers):
+def test_two_heads_of_one_task_are_distinguished():
+    def model_with_two_heads(towers):
         inputs = keras.Input((3,))
         heads = [
             pk.TaskHeads([pk.BinaryHead("a", tower=[tower])], name=name)
@@ -196,7 +196,8 @@ def test_heads_of_one_task_are_told_apart():
         ]
         return keras.Model(inputs, [layer({"a": inputs}) for layer in heads])
 
-    source, target = twice({"mobile": 3, "desktop": 2}), twice({"desktop": 2, "mobile": 3})
+    source = model_with_two_heads({"mobile": 3, "desktop": 2})
+    target = model_with_two_heads({"desktop": 2, "mobile": 3})
     randomize(source)
     transfer = pk.transfer_weights(source, target)
     assert {"mobile/a_head/tower", "desktop/a_head/head", "mobile/a/loss_weight"} < set(
@@ -204,11 +205,11 @@ def test_heads_of_one_task_are_told_apart():
     )
     assert not transfer.left_out
     x = features(2, 3)
-    for theirs, ours in zip(source(x), reversed(target(x))):
-        assert_same(numpy_of(ours), numpy_of(theirs))
+    for expected, actual in zip(source(x), reversed(target(x))):
+        assert_same(numpy_of(actual), numpy_of(expected))
 
 
-def test_weights_that_nothing_tells_apart_are_refused():
+def test_two_weights_with_the_same_name_are_refused():
     class Same(keras.layers.Layer):
         def build(self, shape):
             self.scales = [self.add_weight(shape=(1,), name="scale") for _ in range(2)]
@@ -218,11 +219,11 @@ def test_weights_that_nothing_tells_apart_are_refused():
 
     same = Same(name="same")
     same(features(2, 3))
-    with pytest.raises(ValueError, match=r"must not hold two weights.*'scale'.*Received: model="):
+    with pytest.raises(ValueError, match=r"two weights.*'scale'.*Received: model="):
         pk.transfer_weights(same, same)
 
 
-def test_blocks_that_a_model_never_calls_are_passed_over():
+def test_blocks_that_a_model_never_calls_are_skipped():
     class WithSpare(keras.Model):
         def __init__(self):
             super().__init__()
@@ -239,7 +240,7 @@ def test_blocks_that_a_model_never_calls_are_passed_over():
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
 
 
-def test_what_subclasses_add_goes_along_and_statistics_stay():
+def test_weights_of_subclasses_are_copied_and_gate_statistics_are_not():
     class Scaled(pk.CGCBlock):
         def build(self, shape):
             super().build(shape)
@@ -254,7 +255,7 @@ def test_what_subclasses_add_goes_along_and_statistics_stay():
     assert pk.transfer_weights(*gates).copied == ("projection/kernel",)
 
 
-def test_a_level_called_as_a_task_is_no_head():
+def test_a_level_with_the_name_of_a_task_is_not_taken_for_a_head():
     def named(width):
         heads = pk.TaskHeads([pk.BinaryHead("click", tower=[width])])
         return chain(pk.MMoEBlock(["click"], [4], 2, name="click"), heads)
@@ -264,7 +265,7 @@ def test_a_level_called_as_a_task_is_no_head():
     assert "click/tower" in transfer.left_out
 
 
-def test_normalization_goes_on_with_what_was_copied():
+def test_normalization_uses_the_copied_statistics():
     def normalized():
         layer = keras.layers.Normalization(name="normalization")
         return layer, chain(layer, pk.PLEBlock(1, ["a"], [4], name="ple"))
@@ -276,10 +277,10 @@ def test_normalization_goes_on_with_what_was_copied():
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
 
 
-def test_adapters_of_gates_go_along():
+def test_lora_weights_of_gates_are_copied():
     source, target = random_model(["a"]), random_model(["a"])
     for model in (source, target):
-        for gate in model.get_layer("ple")[0]._gates().values():
+        for gate in model.get_layer("ple")[0]._level.gates.values():
             gate._projection.enable_lora(2)
     randomize(source, seed=5)
     transfer = pk.transfer_weights(source, target)

@@ -1,1 +1,1 @@
-"""The inside of a level: its wiring, its experts, its gates' statistics, and who observes it."""
+"""Parts of a level: wiring, experts, gate statistics, computation and observation."""

@@ -1,9 +1,9 @@
-"""A level of few examples computed in few operations, for PyTorch.
+"""Computation of a level in few operations, for small batches on PyTorch.
 
-Eager PyTorch pays 10 us and more for an operation before it computes anything, and again for its
-gradient. With E experts and K gates, one after the other, that is most of a step of some hundred
-examples: here all experts share one batched product for each of their Dense layers, and all gates
-of tasks one softmax. An exported model runs so too, for any batch: what is served is mostly small.
+Eager PyTorch has an overhead of at least 10 us per operation, and again for its gradient. With E
+experts and K gates, computed one by one, this dominates a step of a few hundred examples. Here, all
+experts use one batched product per Dense layer, and the gates of all tasks use one softmax.
+Exported models use it for every batch size, since most served batches are small.
 
     streams   (K + 1, B, D)       experts   (E, B, H)      weights   (K, n, B), and (E, B) shared
 """
@@ -11,30 +11,29 @@ of tasks one softmax. An exported model runs so too, for any batch: what is serv
 from collections.abc import Mapping
 from functools import reduce
 from operator import add, mul
-from typing import Any
 
 import keras
 from keras import ops
 
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
-from ple_keras._typing import ByStream, Tensor
+from ple_keras._typing import ByName, Tensor
 from ple_keras.layers._level.expert_bank import ExpertBank
-from ple_keras.layers._level.gate_statistics import are_counted, count_gates
+from ple_keras.layers._level.gate_statistics import are_statistics_updated, update_gate_statistics
 from ple_keras.layers._level.observer import is_observed
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate
 
-# Above either of them PyTorch's batched product can be slower than one product after the other.
-MOST_ROWS = 512
-MOST_MULTIPLY_ADDS = 2**24  # of an expert's widest Dense layer
+# Above either limit, PyTorch's batched product can be slower than separate products.
+MAX_ROWS = 512
+MAX_MULTIPLY_ADDS = 2**24  # of an expert's largest Dense layer
 
 
 class BatchedLevel:
-    """Computes the experts and gates of a level together.
+    """Batched computation of a level's experts and gates.
 
     Args:
-        wiring: Who reads what.
+        wiring: The level's streams, experts and gates.
         bank: The level's experts, built.
         gates: The level's gates, built, by name.
     """
@@ -55,15 +54,15 @@ class BatchedLevel:
             and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
 
-    def supports(self, streams: ByStream) -> bool:
-        """Whether these inputs are few enough, and experts and gates plain enough."""
+    def supports(self, streams: ByName) -> bool:
+        """Return whether the level supports batching and the batch is small enough."""
         if not self._is_regular or self._is_quantized() or is_observed() or _is_compiled():
             return False
         shape = next(iter(streams.values())).shape
-        rows = shape[0] if type(shape[0]) is int else MOST_ROWS  # exports don't know them
+        rows = shape[0] if type(shape[0]) is int else MAX_ROWS  # unknown in exports
         return (
             len(shape) == 2
-            and 0 < rows <= min(MOST_ROWS, MOST_MULTIPLY_ADDS // self._bank.widest_product)
+            and 0 < rows <= min(MAX_ROWS, MAX_MULTIPLY_ADDS // self._bank.max_multiply_adds)
             and all(mask_of(stream) is None for stream in streams.values())
         )
 
@@ -71,47 +70,47 @@ class BatchedLevel:
         gates = self._gates.values()
         return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
 
-    def experts(self, streams: ByStream, training: bool | None) -> Any:
-        """The outputs of all experts, `(E, B, H)`."""
+    def experts(self, streams: ByName, training: bool | None) -> Tensor:
+        """Return the outputs of all experts, `(E, B, H)`."""
         first, *others = streams.values()
         if all(stream is first for stream in others):
             return self._bank.call_batched(first, training)
         features = ops.stack([streams[stream] for stream in self._experts.values()])
         return self._bank.call_batched(features, training)
 
-    def weights(self, streams: ByStream, training: bool | None) -> dict[str, Tensor]:
-        """The weights of the tasks' gates, `"tasks"`: `(K, n, B)`, and `"shared"`: `(E, B)`."""
+    def weights(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+        """Return the gate weights: `"tasks"`, `(K, n, B)`, and `"shared"`, `(E, B)`."""
         first, *others = (streams[task] for task in self._tasks)
-        is_one = all(stream is first for stream in others)
-        features = first if is_one else ops.stack([first, *others])
-        weights = {"tasks": self._weights_of(self._tasks, features, training)}
+        is_one_input = all(stream is first for stream in others)
+        features = first if is_one_input else ops.stack([first, *others])
+        weights = {"tasks": self._gate_weights(self._tasks, features, training)}
         if SHARED in self._gates:
-            weights[SHARED] = self._weights_of([SHARED], streams[SHARED], training)[0]
+            weights[SHARED] = self._gate_weights([SHARED], streams[SHARED], training)[0]
         return weights
 
-    def mix(self, weights: ByStream, experts: Any) -> dict[str, Tensor]:
-        """sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
+    def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
+        """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
         outputs = dict(zip(self._tasks, _split_tasks(mixed)))
         if SHARED in weights:
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
 
-    def _weights_of(self, names: list[str], features: Tensor, training: bool | None) -> Tensor:
-        """The weights of gates, `(gates, n, B)`, of features `(gates, B, D)` or `(B, D)`.
+    def _gate_weights(self, names: list[str], features: Tensor, training: bool | None) -> Tensor:
+        """Return the weights of gates, `(gates, n, B)`, for features `(gates, B, D)` or `(B, D)`.
 
-        Along that middle axis PyTorch's softmax is many times as fast as along a short last one.
+        PyTorch's softmax over this middle axis is much faster than over a short last axis.
         """
         gates = [self._gates[name] for name in names]
         kernels = ops.swapaxes(ops.stack([gate.kernel for gate in gates]), 1, 2)
         logits = ops.matmul(kernels, ops.swapaxes(features, -1, -2))
-        weights = gates[0].normalize(logits, axis=1)
-        if gates[0].track_weights and are_counted(training):
-            count_gates([gate._statistics for gate in gates], weights)
+        weights = gates[0]._normalize(logits, axis=1)
+        if gates[0].track_weights and are_statistics_updated(training):
+            update_gate_statistics([gate._statistics for gate in gates], weights)
         return ops.cast(weights, gates[0].compute_dtype)
 
-    def _mix_for_tasks(self, weights: Tensor, experts: Any) -> Tensor:
-        """The experts mixed for the tasks, `(K, B, H)`: their own first, then the shared ones."""
+    def _mix_for_tasks(self, weights: Tensor, experts: Tensor) -> Tensor:
+        """Return the mixed experts of all tasks, `(K, B, H)`: own experts, then shared ones."""
         count = self._experts_per_task
         own = [experts[i : self._num_own : count] for i in range(count)]
         shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
@@ -120,14 +119,14 @@ class BatchedLevel:
 
 
 def _is_compiled() -> bool:
-    """Whether torch.compile reads along: operations cost nothing then, and no size is known."""
+    """Return whether torch.compile runs. Operations are then cheap, and sizes unknown."""
     import torch
 
     return bool(torch.compiler.is_dynamo_compiling())
 
 
 def _split_tasks(mixed: Tensor) -> list[Tensor]:
-    """`(K, ...)` to K times `(...)`, which operations in place may follow: no views of one base."""
+    """Split `(K, ...)` into K tensors `(...)` that allow in-place operations, unlike views."""
     import torch
 
     return [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]

@@ -1,15 +1,16 @@
-"""Experts that are layers of their own."""
+"""Experts as separate layers."""
 
 from collections.abc import Mapping
-from typing import Any
+
+import keras
 
 from ple_keras._keras.building import build_on
-from ple_keras._typing import ByStream, Shape, Tensor
-from ple_keras.layers._level.expert_bank import ExpertBank, WeightSlice, sublayer_name
+from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
+from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 
 
 class CopiedExperts(ExpertBank):
-    """A copy of the template for each expert, called one by one: any layer will do."""
+    """One copy of any template per expert. The copies are called one by one."""
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         widths = {}
@@ -26,13 +27,14 @@ class CopiedExperts(ExpertBank):
             )
         self.width = next(iter(widths.values()))
 
-    def layer(self, expert: str) -> Any:
-        return getattr(self, sublayer_name(expert))
+    def layer(self, expert: str) -> keras.Layer:
+        layer: keras.Layer = getattr(self, sublayer_name(expert))
+        return layer
 
     def slices(self, expert: str) -> list[WeightSlice]:
         return [(variable, ()) for variable in self.layer(expert).weights]
 
-    def call(self, inputs: ByStream, training: bool | None = None) -> dict[str, Tensor]:
+    def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         return {
             expert: self.layer(expert)(inputs[stream])
             for expert, stream in self._streams.value.items()

@@ -1,28 +1,25 @@
-"""Many experts behind one interface: stacked kernels, or copies of a template."""
+"""Common interface of stacked experts and copied experts."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from ple_keras._keras.building import Untracked
-from ple_keras._typing import ByStream, Shape, Tensor
+from ple_keras._keras.untracked import Untracked
+from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
 from ple_keras.layers.template import Template
-
-Index = tuple[int | slice, ...]
-WeightSlice = tuple[keras.Variable, Index]  # a variable, and where in it the part lies; () for all
 
 
 class ExpertBank(keras.Layer):
-    """Experts side by side: `{stream: (..., D)} -> {expert: (..., H)}`.
+    """All experts of a level: `{stream: (..., D)} -> {expert: (..., H)}`.
 
     Args:
-        template: What every expert is a copy of.
-        experts: The stream that each expert reads, by the expert's name; the order counts.
-        **kwargs: Keras's own layer arguments.
+        template: The template of every expert.
+        experts: The input stream of each expert, by expert name, in the order of the experts.
+        **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
-        width: H, once built.
+        width: H, or None before the bank is built.
     """
 
     def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
@@ -33,45 +30,45 @@ class ExpertBank(keras.Layer):
         self.width: int | None = None
 
     def _copy(self, expert: str) -> keras.Layer:
-        """The template's copy that is this expert, not yet built."""
+        """Return an unbuilt copy of the template for an expert."""
         return self._template.copy(sublayer_name(expert), expert)
 
     def slices(self, expert: str) -> list[WeightSlice]:
-        """The variables that an expert is made of, in its own order; the bank must be built.
+        """Return the parts of variables that belong to an expert of the built bank.
 
         Returns:
-            Each with the index along its first axis at which the expert lies in it, () where all
-            of it is the expert's.
+            Pairs of a variable and the expert's index along its first axis, in the order of the
+            expert's weights. The index is () if the whole variable belongs to the expert.
         """
         raise NotImplementedError
 
-    def layer(self, expert: str) -> Any:
-        """The layer that is an expert; None where it is but a slice of a stack."""
+    def layer(self, expert: str) -> keras.Layer | None:
+        """Return an expert's layer, or None if the experts are stacked."""
         return None
 
     @property
     def is_batchable(self) -> bool:
-        """Whether `call_batched` may stand in for a call."""
+        """Whether `call_batched` can replace a call."""
         return False
 
     @property
-    def widest_product(self) -> int:
-        """The most multiply-adds that one of an expert's Dense layers makes of an example."""
+    def max_multiply_adds(self) -> int:
+        """The multiply-adds per example of an expert's largest Dense layer."""
         raise NotImplementedError
 
     @property
     def is_quantized(self) -> bool:
-        """Whether there are no kernels any more for `call_batched`."""
+        """Whether the experts are quantized, so that `call_batched` is not available."""
         return False
 
     def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
-        """All experts at once, `(E, B, D)`, or `(B, D)` for all alike, to `(E, B, H)`.
+        """Compute all experts at once, from `(E, B, D)`, or a common `(B, D)`, to `(E, B, H)`.
 
-        No call of the layer: what Keras does around one, such as casting, is left out.
+        This bypasses `keras.Layer.__call__` and its work, such as casting.
         """
         raise NotImplementedError
 
-    def compute_mask(self, inputs: Tensor, previous_mask: ByStream) -> dict[str, Tensor]:
+    def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
     def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -82,9 +79,9 @@ class ExpertBank(keras.Layer):
 
 
 def sublayer_name(expert: str) -> str:
-    """The attribute and layer name of an expert, part of the file format.
+    """Return the attribute and layer name of an expert, part of the file format.
 
-    Task names may start with a digit, but torch hides such attributes from `dir`, and so from
-    files; and no other attribute holds a "-".
+    Task names may start with a digit. Without the prefix, PyTorch would hide such attributes from
+    `dir`, and thus from files. No other attribute contains a "-", so the names are unique.
     """
     return "expert-" + expert.replace("/expert_", "-")

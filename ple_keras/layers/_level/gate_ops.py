@@ -1,4 +1,4 @@
-"""Operations of gates: the softmax, and sums over a batch."""
+"""Operations of gates: softmax, maximum and masked sum."""
 
 import keras
 from keras import ops
@@ -7,9 +7,10 @@ from ple_keras._typing import Tensor
 
 
 def softmax(logits: Tensor, axis: int = -1) -> Tensor:
-    """Softmax over an axis; written out on TensorFlow, whose own takes three times as long.
+    """Compute the softmax over an axis.
 
-    That works row by row, and a row is but as long as a gate has experts.
+    TensorFlow's softmax works row by row and takes three times as long for the short rows of gates.
+    It is replaced by elementary operations.
     """
     if keras.backend.backend() != "tensorflow":
         return ops.softmax(logits, axis=axis)
@@ -18,14 +19,14 @@ def softmax(logits: Tensor, axis: int = -1) -> Tensor:
 
 
 def largest(values: Tensor, axis: int = -1) -> Tensor:
-    """The largest of each example, `(..., 1)` by default, in batches that may be empty."""
+    """Return the maximum over an axis, which is kept. The batch may be empty."""
     if 0 in values.shape:
         return values[..., :1]
-    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile can't follow ops.max
+    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile doesn't support ops.max
 
 
 def masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
-    """The sum over all examples, or those that a mask `(...)` calls valid: `(..., n)` to `(n,)`."""
+    """Sum `(..., n)` to `(n,)` over all examples, or those that are valid in a mask `(...)`."""
     if mask is not None:
         values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)
     return ops.sum(values, axis=tuple(range(len(values.shape) - 1)))

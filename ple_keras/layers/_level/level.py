@@ -1,10 +1,11 @@
-"""The inside of a built level: its experts and gates, and how they are computed."""
+"""Experts and gates of a built level, and the choice of their computation."""
 
 from collections.abc import Mapping
 
 import keras
 
-from ple_keras._typing import ByStream, DType, Shape
+from ple_keras._checks import check_width
+from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
 from ple_keras.layers._level.batched_level import BatchedLevel
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
@@ -17,55 +18,83 @@ from ple_keras.layers.template import Template
 
 
 class Level:
-    """The experts and gates of a CGCBlock.
+    """The experts and gates of a built CGCBlock.
 
     Args:
-        wiring: Who reads what.
+        block: The CGCBlock.
+        wiring: The level's streams, experts and gates.
+        widths: The number of features of each stream.
         bank: The experts, built.
         gates: The gates, built, by name.
-        block: The CGCBlock.
-        is_overridden: Whether the block is of a subclass with experts or gates of its own.
 
     Attributes:
-        wiring, bank, gates: As given.
+        bank, gates: As given.
+        unbatched: The computation that supports all experts, gates and inputs.
     """
 
     def __init__(
         self,
+        block: keras.Layer,
         wiring: LevelWiring,
+        widths: Mapping[str, int | None],
         bank: ExpertBank,
         gates: Mapping[str, Gate],
-        block: keras.Layer,
-        is_overridden: bool,
     ) -> None:
-        self.wiring, self.bank, self.gates = wiring, bank, gates
-        dtype = block.compute_dtype
-        self.unbatched = UnbatchedLevel(wiring, bank, gates, dtype)
+        self.bank, self.gates = bank, gates
+        self.unbatched = UnbatchedLevel(wiring, bank, gates, block.compute_dtype)
         self._batched = BatchedLevel(wiring, bank, gates)
-        self._by_subclass = OverriddenLevel(block, wiring, dtype) if is_overridden else None
+        self._block, self._wiring, self._widths = block, wiring, widths
 
-    def computation(self, streams: ByStream) -> UnbatchedLevel | BatchedLevel:
-        """Choose how to compute the level on these inputs: the one place that decides it."""
-        if self._by_subclass:
-            return self._by_subclass
+    def streams(self, inputs: Streams) -> dict[str, Tensor]:
+        """Return the tensor of each stream after checking its width.
+
+        Raises:
+            ValueError: If the inputs do not match the level.
+        """
+        if isinstance(inputs, list | tuple):
+            raise ValueError(
+                f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
+            )
+        streams = self._wiring.by_stream(inputs)
+        if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
+            raise ValueError(
+                "inputs must not be symbolic, since a block's experts and gates are not layers of "
+                "a Functional model. Use ple_keras.gate_weights(model, x) or "
+                "ple_keras.gate_report(model, x) on a built model. "
+                f"Received: inputs={inputs!r}"
+            )
+        self.check_widths({stream: tensor.shape for stream, tensor in streams.items()})
+        return streams
+
+    def check_widths(self, shapes: Mapping[str, Shape]) -> None:
+        """Check that the streams have the widths that the block was built for."""
+        for stream, width in self._widths.items():
+            check_width(shapes[stream], width, f"inputs[{stream!r}]")
+
+    def select_computation(
+        self, inputs: Streams, streams: ByName
+    ) -> UnbatchedLevel | BatchedLevel | OverriddenLevel:
+        """Return the computation of the level for these inputs. No other code chooses it."""
+        if self._block._is_overridden():
+            return OverriddenLevel(self.unbatched, self._block, inputs)
         return self._batched if self._batched.supports(streams) else self.unbatched
 
 
-def make_bank(
+def build_bank(
     template: Template,
     experts: Mapping[str, str],
     shapes: Mapping[str, Shape],
     dtype: DType,
     stack: bool,
 ) -> ExpertBank:
-    """The bank that computes these experts fastest, built.
+    """Build the fastest bank for these experts.
 
     Args:
-        template: What every expert is a copy of.
-        experts: The stream that each expert reads, by the expert's name; the order counts.
+        template: The template of every expert.
+        experts: The input stream of each expert, by expert name, in the order of the experts.
         shapes: The shape `(batch, ..., features)` of each stream.
-        dtype: The dtype policy of the block that the bank stands in.
-        stack: Whether experts may be slices of one variable.
+        dtype: The dtype policy of the block.
+        stack: Whether the experts may be stacked in one variable.
     """
     widths = {shapes[stream][-1] for stream in experts.values()}
     can_stack = stack and type(template.layer) is ExpertBlock and len(widths) == 1

@@ -1,28 +1,25 @@
-"""The methods of CGCBlock that give its experts, its gates' weights and their statistics."""
+"""Methods of CGCBlock that return its experts, gate weights and gate statistics."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
 
-from ple_keras._checks import check_width
-from ple_keras._typing import Shape, Streams, Tensor
+from ple_keras._typing import Streams, Tensor
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.wiring import LevelWiring
 
 
 class LevelInspection(keras.Layer):
-    """Experts and gates of a built level, from outside."""
+    """Mixin of CGCBlock with methods to inspect the experts and gates of a built level."""
 
     enable_gate_weights_metrics: bool
     stack_experts: bool
     _wiring: LevelWiring
     _level: Level
-    _widths: Any
 
     @property
     def expert_names(self) -> list[str]:
-        """All experts: each task's in task order, then the shared ones ("click/expert_0")."""
+        """The experts, such as "click/expert_0": those of tasks in order, then the shared ones."""
         return list(self._wiring.experts)
 
     @property
@@ -30,82 +27,67 @@ class LevelInspection(keras.Layer):
         """The experts that each gate mixes, in the order of its weights."""
         return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
 
-    def _streams(self, inputs: Streams) -> dict[str, Tensor]:
-        """The tensor of each stream, its width checked.
+    def _is_overridden(self) -> bool:
+        """Return whether a subclass, or the block itself, overrides its experts or gates."""
+        methods = (self.expert_outputs, self.gate_weights)
+        own = (LevelInspection.expert_outputs, LevelInspection.gate_weights)
+        return any(getattr(f, "__func__", None) is not g for f, g in zip(methods, own))
 
-        Raises:
-            ValueError: if the inputs are none of a built level.
-        """
+    def _built_level(self) -> Level:
         if not self.built:
             raise ValueError(
-                f"{self.name!r} must be built or called before its experts and gates can be. "
+                f"{self.name!r} must be built or called before its experts and gates are used. "
                 "Received: built=False"
             )
-        if isinstance(inputs, list | tuple):
-            raise ValueError(
-                f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
-            )
-        streams = self._wiring.by_stream(inputs)
-        if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
-            raise ValueError(
-                "inputs must be tensors, not symbolic ones, for a block's experts and gates are no "
-                "layers of a Functional model: run ple_keras.gate_weights(model, x) or "
-                "ple_keras.gate_report(model, x) on a built model. "
-                f"Received: inputs={inputs!r}"
-            )
-        self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
-        return streams
-
-    def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
-        """Refuse other widths than those that the block was built for."""
-        for stream, width in self._widths.value.items():
-            check_width(shapes[stream], width, f"inputs[{stream!r}]")
+        return self._level
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
 
         Args:
-            inputs: As for calling the block, which must be built; not symbolic.
+            inputs: As for calling the block, but not symbolic. The block must be built.
             training: As for calling the block.
 
         Returns:
             `{expert name: (..., H)}`.
 
         Raises:
-            ValueError: if the block isn't built or the inputs are symbolic.
+            ValueError: If the block is not built or the inputs are symbolic.
         """
-        streams = self._streams(inputs)
-        return self._level.unbatched.experts(streams, training)
+        level = self._built_level()
+        return level.unbatched.experts(level.streams(inputs), training)
 
     def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the weights of every gate.
 
         Args:
-            inputs: As for calling the block, which must be built; not symbolic.
+            inputs: As for calling the block, but not symbolic. The block must be built.
             training: As for calling the block.
 
         Returns:
-            `{gate: (..., experts)}`: a gate for each task, and "shared" with `add_shared_gate`;
-            the experts in the order of `gate_experts`.
+            `{gate: (..., experts)}`, with a gate for each task, and "shared" with
+            `add_shared_gate`. The experts have the order of `gate_experts`.
 
         Raises:
-            ValueError: if the block isn't built or the inputs are symbolic.
+            ValueError: If the block is not built or the inputs are symbolic.
         """
-        streams = self._streams(inputs)
-        return self._level.unbatched.weights(streams, training)
+        level = self._built_level()
+        return level.unbatched.weights(level.streams(inputs), training)
 
     def get_expert(self, name: str) -> keras.Layer:
-        """Return one expert's layer, for example to freeze or inspect it.
+        """Return an expert's layer, for example to freeze or inspect it.
 
-        Files and clones keep it frozen. Give the block `stack_experts=False`: stacked experts are
-        slices of one variable, which no `trainable` can tell apart. `transfer_weights` copies
-        weights of stacked experts into experts that are layers.
+        The block must have `stack_experts=False`, since stacked experts share one variable and
+        can't be frozen separately. `transfer_weights` copies the weights of stacked experts to
+        experts that are layers. Files and clones keep an expert frozen. They keep neither LoRA,
+        which Keras merges into the kernels when it saves, nor a regularizer that is set on a built
+        layer: set these again after loading.
 
         Args:
             name: One of `expert_names`.
 
         Raises:
-            ValueError: if the block isn't built, has no such expert, or its experts are stacked.
+            ValueError: If the block is not built, has no such expert, or its experts are stacked.
 
         Example:
 
@@ -115,14 +97,14 @@ class LevelInspection(keras.Layer):
         """
         if not self.built or name not in self.expert_names:
             raise ValueError(
-                f"name must be an expert's, of a built block: one of {self.expert_names}. "
+                f"name must be an expert of a built block, one of {self.expert_names}. "
                 f"Received: name={name!r}, built={self.built}"
             )
         layer = self._level.bank.layer(name)
         if layer is None:
             raise ValueError(
-                "stack_experts must be False for each expert to be a layer of its own: stacked "
-                f"experts are slices of one variable. Received: stack_experts={self.stack_experts}"
+                "stack_experts must be False to get an expert's layer, since stacked experts share "
+                f"one variable. Received: stack_experts={self.stack_experts}"
             )
         return layer
 
@@ -134,12 +116,12 @@ class LevelInspection(keras.Layer):
             `Gate.statistics`.
 
         Raises:
-            ValueError: unless the block is built and has `enable_gate_weights_metrics`.
+            ValueError: If the block is not built or has no `enable_gate_weights_metrics`.
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
-                "gate statistics are kept only by a built block with "
-                "enable_gate_weights_metrics=True. Received: enable_gate_weights_metrics="
+                "the block must be built and have enable_gate_weights_metrics=True to return gate "
+                "statistics. Received: enable_gate_weights_metrics="
                 f"{self.enable_gate_weights_metrics}, built={self.built}"
             )
         return {name: gate.statistics() for name, gate in self._level.gates.items()}
@@ -148,7 +130,3 @@ class LevelInspection(keras.Layer):
         """Reset the statistics of all gates."""
         for gate in self._level.gates.values() if self.built else ():
             gate.reset_statistics()
-
-    def _gates(self) -> dict[str, Any]:
-        """The gates by name. No property: Keras would look for weights in it."""
-        return dict(self._level.gates)

@@ -1,4 +1,4 @@
-"""Observing the levels of a model while it runs."""
+"""Observation of the levels of a running model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,43 +6,43 @@ from threading import local
 
 import keras
 
-from ple_keras._typing import ByStream, Streams
+from ple_keras._typing import ByName, Streams
 
 
 class Observer:
-    """Is told of every level that runs within `observed_by`.
+    """Object with callbacks for every level that runs within `observed_by`.
 
-    Gates keep no statistics meanwhile.
+    Gates do not update their statistics while observed.
     """
 
     def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
-        """Take a level's inputs; return what the level reads in their place."""
+        """Receive the inputs of a level and return the inputs that it uses instead."""
         return inputs
 
-    def on_outputs(self, block: keras.Layer, weights: ByStream, outputs: ByStream) -> None:
-        """Take the weights of a level's gates and the outputs of its experts, by name."""
+    def on_outputs(self, block: keras.Layer, weights: ByName, outputs: ByName) -> None:
+        """Receive the weights of a level's gates and the outputs of its experts, by name."""
 
 
-_here = local()  # torch.compile follows it, not so a ContextVar
-_NOBODY = Observer()
+_thread = local()  # torch.compile supports it, unlike a ContextVar
+_NO_OBSERVER = Observer()
 
 
 @contextmanager
 def observed_by(observer: Observer) -> Iterator[None]:
-    """Tell the observer of every level that runs, or is traced, in this thread."""
-    before = getattr(_here, "observer", None)
-    _here.observer = observer
+    """Observe every level that runs, or is traced, in this thread."""
+    previous = getattr(_thread, "observer", None)
+    _thread.observer = observer
     try:
         yield
     finally:
-        _here.observer = before
+        _thread.observer = previous
 
 
 def observer() -> Observer:
-    """Return the observer of this thread; without one, an observer that does nothing."""
-    return getattr(_here, "observer", None) or _NOBODY
+    """Return the observer of this thread, or one that does nothing if there is none."""
+    return getattr(_thread, "observer", None) or _NO_OBSERVER
 
 
 def is_observed() -> bool:
     """Return whether this thread has an observer."""
-    return getattr(_here, "observer", None) is not None
+    return getattr(_thread, "observer", None) is not None

@@ -1,4 +1,4 @@
-"""Experts whose kernels lie in one variable."""
+"""Experts with stacked kernels."""
 
 import math
 from collections.abc import Mapping
@@ -7,21 +7,21 @@ from contextlib import ExitStack
 import keras
 from keras import ops
 
-from ple_keras._keras.building import Untracked
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizeForwarder, check_quantization_mode
-from ple_keras._typing import ByStream, Shape, Tensor
-from ple_keras.layers._level.expert_bank import ExpertBank, WeightSlice, sublayer_name
+from ple_keras._keras.untracked import Untracked
+from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
+from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
 from ple_keras.layers.template import Template
 
 
 class StackedExperts(ExpertBank):
-    """ExpertBlocks of one input width; step for step their kernels are one `(E, D, H)` variable.
+    """ExpertBlocks of equal input width whose kernels form one `(E, D, H)` variable per step.
 
-    Each slice starts as that expert alone would, and is regularized as it alone would be. What
-    follows a product (normalization, activation, dropout) is the experts' own.
+    Each slice is initialized and regularized like the kernel of a separate expert. Normalization,
+    activation and dropout are separate for each expert.
     """
 
     def __init__(self, template: Template, experts: Mapping[str, str]) -> None:
@@ -36,7 +36,7 @@ class StackedExperts(ExpertBank):
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         experts = {expert: self._copy(expert) for expert in self._streams.value}
-        # Out of Keras's sight: their Dense layers are never built.
+        # Not tracked by Keras, since their Dense layers are never built.
         self._experts = Untracked(experts)
         self._kernels, self._biases = [], []
         *leading, width = input_shape[next(iter(self._streams.value.values()))]
@@ -55,14 +55,14 @@ class StackedExperts(ExpertBank):
     def _stack(
         self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]
     ) -> keras.Variable:
-        """One variable for the kernels (or biases) of all experts' Dense layers of a step."""
+        """Add one variable for the kernels, or the biases, of all experts in a step."""
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
             initializer=StackedInitializer(
                 [getattr(layer, f"{kind}_initializer") for layer in dense]
             ),
-            regularizer=StackedRegularizer.of(getattr(dense[0], f"{kind}_regularizer")),
+            regularizer=StackedRegularizer.wrap(getattr(dense[0], f"{kind}_regularizer")),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -71,7 +71,7 @@ class StackedExperts(ExpertBank):
                 expert._build_after_dense(step, shape)
             for kind in ("normalization", "dropout"):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
-                    # a name in the file format
+                    # The name is part of the file format.
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
 
     @property
@@ -79,7 +79,7 @@ class StackedExperts(ExpertBank):
         return bool(self._quantized.value)
 
     def quantize(self, mode: str, type_check: bool = True, config: object = None) -> None:
-        """Give each expert quantized Dense layers of its own in place of the stacked kernels."""
+        """Replace the stacked kernels by quantized Dense layers of each expert."""
         check_quantization_mode(mode, self)
         self._quantized.value = [
             {
@@ -95,11 +95,11 @@ class StackedExperts(ExpertBank):
     def _quantized_dense(
         self, expert: str, step: int, kernel: Tensor, mode: str, config: object
     ) -> keras.layers.Dense:
-        name = f"{sublayer_name(expert)}-dense_{step}"  # a name in the file format
+        name = f"{sublayer_name(expert)}-dense_{step}"  # part of the file format
         dense = keras.layers.Dense(
             kernel.shape[-1], use_bias=False, dtype=self.dtype_policy, name=name
         )
-        with ExitStack() as scopes:  # of the path that the stack had
+        with ExitStack() as scopes:  # as in the path of the stack
             for scope in self.path.split("/"):
                 scopes.enter_context(keras.name_scope(scope))
             dense.build((None, kernel.shape[0]))
@@ -123,32 +123,37 @@ class StackedExperts(ExpertBank):
 
     def call(
         self,
-        inputs: ByStream,
+        inputs: ByName,
         training: bool | None = None,
         mask: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
         for step in range(len(self._template.layer.units)):
-            outputs = self._products(step, outputs)
+            outputs = self._apply_dense(step, outputs)
             for expert, block in self._experts.value.items():
-                stream_mask = mask and mask[streams[expert]]
-                outputs[expert] = block._after_dense(step, outputs[expert], training, stream_mask)
+                expert_mask = mask and mask[streams[expert]]
+                outputs[expert] = block._apply_after_dense(
+                    step, outputs[expert], training, expert_mask
+                )
         return outputs
 
     @property
     def is_batchable(self) -> bool:
-        """Without what looks at one expert's outputs as a whole."""
+        """Whether all experts can be computed at once.
+
+        Normalization, activity regularizers and custom activations need separate outputs.
+        """
         layer = self._template.layer
         with tensorflow_not_imported():
             activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
-        looks_across = layer.normalization or layer.activity_regularizer
-        return activation_is_of_keras and not looks_across
+        needs_separate_outputs = layer.normalization or layer.activity_regularizer
+        return activation_is_of_keras and not needs_separate_outputs
 
     @property
-    def widest_product(self) -> int:
-        widest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
-        return widest
+    def max_multiply_adds(self) -> int:
+        largest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
+        return largest
 
     def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
         first = next(iter(self._experts.value.values()))
@@ -157,11 +162,11 @@ class StackedExperts(ExpertBank):
             outputs = ops.matmul(outputs, kernels)
             for biases in self._biases[step : step + 1]:
                 outputs = ops.add(outputs, ops.expand_dims(biases, 1))
-            outputs = first._after_dense(step, outputs, training, None)
+            outputs = first._apply_after_dense(step, outputs, training, None)
         return outputs
 
-    def _products(self, step: int, inputs: ByStream) -> dict[str, Tensor]:
-        """Every expert's input times its kernel, plus its bias: a GEMM an expert."""
+    def _apply_dense(self, step: int, inputs: ByName) -> dict[str, Tensor]:
+        """Apply the Dense layer of a step to the input of each expert, one product per expert."""
         if self.is_quantized:
             layers = self._quantized.value[step]
             outputs = {expert: layers[expert](features) for expert, features in inputs.items()}

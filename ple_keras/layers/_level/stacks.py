@@ -1,4 +1,4 @@
-"""Weights of E layers as one variable `(E, ...)`, each slice as that layer alone would have it."""
+"""Weights of E layers stacked in one variable `(E, ...)`."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,10 +10,10 @@ from ple_keras._typing import DType, Shape, Tensor
 
 
 class StackedInitializer(keras.initializers.Initializer):
-    """An initializer of a stack: slice e comes from initializer e, with its own fan-in.
+    """Initializer of a stack. Initializer e, with its own fan-in, creates slice e.
 
-    No function: under a distribution Keras lets JAX compile the `__call__` of what fills large
-    variables.
+    It is a class because, under a distribution, Keras compiles the `__call__` of the initializers
+    of large variables with JAX.
     """
 
     def __init__(self, initializers: list[keras.Initializer]) -> None:
@@ -24,10 +24,10 @@ class StackedInitializer(keras.initializers.Initializer):
 
 
 def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
-    """What each expert has of a stack, `(E, n, ...)` to E times `(n, ...)`.
+    """Return the slices of a stack, from `(E, n, ...)` to E tensors `(n, ...)`.
 
-    On JAX the gradient of `unstack` is a sum of E stacks of zeros with one slice filled, which
-    grows with the square of E; that of a split is a concatenation. Elsewhere `unstack` is faster.
+    On JAX, the gradient of `unstack` is a sum of E padded stacks, whose cost grows with E squared.
+    The gradient of `split` is a concatenation. On other backends, `unstack` is faster.
     """
     stack = ops.convert_to_tensor(stack)
     experts, first, *others = stack.shape
@@ -39,14 +39,14 @@ def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
 
 
 class StackedRegularizer(keras.Regularizer):
-    """A regularizer of a stack: the sum of what it is for each slice."""
+    """Regularizer of a stack: the sum of a regularizer's values for all slices."""
 
     def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
         self.regularizer = regularizer
 
     @classmethod
-    def of(cls, regularizer: keras.Regularizer | None) -> Any:
-        """None stays None."""
+    def wrap(cls, regularizer: keras.Regularizer | None) -> Any:
+        """Return the regularizer of a stack, or None for None."""
         return regularizer and cls(regularizer)
 
     def __call__(self, stack: Tensor) -> Tensor:

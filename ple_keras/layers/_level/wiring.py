@@ -1,4 +1,4 @@
-"""Who reads what in a level: streams, experts and gates by name, in the order that counts."""
+"""Streams, experts and gates of a level, and their connections."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +8,7 @@ from ple_keras._typing import Shape, StreamShapes
 
 
 class LevelWiring:
-    """The names of a level's streams, experts and gates, and what each is connected to.
+    """Names and connections of a level's streams, experts and gates.
 
     Args:
         task_experts: The number of experts of each task, in task order.
@@ -18,12 +18,12 @@ class LevelWiring:
     Attributes:
         task_experts: The number of experts of each task.
         tasks: The tasks, in order.
-        streams: The inputs: one a task, and one for shared experts or a shared gate.
-        experts: The stream that each expert reads: tasks' experts in task order, then shared ones.
+        streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
+        experts: The input stream of each expert. Task experts are first, in task order.
         gates: The experts that each gate mixes, in the order of its weights.
 
     Raises:
-        ValueError: if a gate would see no expert.
+        ValueError: If a gate has no expert.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class LevelWiring:
         for gate, experts in self.gates.items():
             if not experts:
                 raise ValueError(
-                    f"every gate must see at least one expert, but that of {gate!r} sees none. "
+                    f"every gate must have at least one expert, but {gate!r} has none. "
                     f"Received: num_task_experts={self.task_experts}, "
                     f"num_shared_experts={num_shared_experts}"
                 )
@@ -56,32 +56,32 @@ class LevelWiring:
 
     @property
     def names(self) -> list[str]:
-        """What a file has to agree with: tasks and experts, in order."""
+        """The tasks and experts, in order, which must be the same in a file."""
         return [*self.tasks, *self.experts]
 
     def sources(self, gate: str) -> list[str]:
-        """The streams that reach a gate's output: its own, and those of its experts."""
+        """Return the streams that a gate's output depends on: its own and those of its experts."""
         return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
 
     def shapes(self, shape: StreamShapes) -> dict[str, Shape]:
-        """The shape of each stream, `(batch, ..., features)`.
+        """Return the shape of each stream, `(batch, ..., features)`.
 
         Raises:
-            ValueError: if one has no known number of features, or their ranks differ.
+            ValueError: If a stream has an unknown number of features, or ranks differ.
         """
         shapes = {
-            stream: check_features(of_stream, f"inputs[{stream!r}]")
-            for stream, of_stream in self.by_stream(shape).items()
+            stream: check_features(stream_shape, f"inputs[{stream!r}]")
+            for stream, stream_shape in self.by_stream(shape).items()
         }
-        if len({len(of_stream) for of_stream in shapes.values()}) > 1:
+        if len({len(stream_shape) for stream_shape in shapes.values()}) > 1:
             raise ValueError(
-                f"inputs must have the same axes in every stream but the last. "
+                "inputs must have the same axes, except for the last, in every stream. "
                 f"Received: inputs={shapes}"
             )
         return shapes
 
     def by_stream(self, value: Any) -> dict[str, Any]:
-        """A value for each stream, from one for all or a dict with exactly the streams' names."""
+        """Return a value per stream, from one value or a dict with exactly the streams' names."""
         if not isinstance(value, Mapping):
             return dict.fromkeys(self.streams, value)
         check_keys(value, self.streams, "inputs")

@@ -1,4 +1,4 @@
-"""Levels of few examples on PyTorch, which run in a few large operations: as the others do."""
+"""Batched levels on PyTorch give the same results as unbatched ones."""
 
 import itertools
 
@@ -13,15 +13,15 @@ from tests.models import chain
 from tests.templates import CopiedExpert
 
 pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="only PyTorch has levels that run so"
+    keras.backend.backend() != "torch", reason="only PyTorch has batched levels"
 )
 
 TASKS = ["click", "buy", "like"]
 
 
 @pytest.fixture
-def each(monkeypatch):
-    """A function that calls another one with small levels off."""
+def unbatched(monkeypatch):
+    """Return a function that calls another one without batched levels."""
 
     def call(function):
         with monkeypatch.context() as patch:
@@ -39,7 +39,7 @@ def built(x, tasks=TASKS, expert_block=(6, 4), **kwargs):
 
 
 def is_batched(ple, x):
-    return ple[0]._level._batched.supports(ple[0]._streams(keras.ops.convert_to_tensor(x)))
+    return ple[0]._level._batched.supports(ple[0]._level.streams(keras.ops.convert_to_tensor(x)))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def is_batched(ple, x):
     [case for case in itertools.product((1, 3), (0, 1, 2), (0, 1, 3)) if case[1] + case[2] > 1],
 )
 @pytest.mark.parametrize("is_one_input", [True, False])
-def test_outputs_and_gradients_are_those_of_experts_one_by_one(
-    tasks, own, shared, is_one_input, each
+def test_outputs_and_gradients_are_equal_to_unbatched_ones(
+    tasks, own, shared, is_one_input, unbatched
 ):
     import torch
 
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_those_of_experts_one_by_one(
         num_shared_experts=shared,
         gate_softmax_temperature=0.5,
     )
-    assert ple[0]._level._batched.supports(ple[0]._streams(x))
+    assert ple[0]._level._batched.supports(ple[0]._level.streams(x))
 
     def outputs_and_gradients():
         ple.zero_grad()
@@ -72,12 +72,12 @@ def test_outputs_and_gradients_are_those_of_experts_one_by_one(
         gradients = {w.path: w.value.grad.numpy().copy() for w in ple.trainable_weights}
         return numpy_of({name: output.detach() for name, output in outputs.items()}), gradients
 
-    together, apart = outputs_and_gradients(), each(outputs_and_gradients)
-    for actual, expected in zip(together, apart):
+    actual_values, expected_values = outputs_and_gradients(), unbatched(outputs_and_gradients)
+    for actual, expected in zip(actual_values, expected_values):
         assert_same(actual, expected)
 
 
-def test_gates_keep_the_same_statistics(each):
+def test_gate_statistics_are_equal_to_unbatched_ones(unbatched):
     x = features(7, 3)
     ple = built(x, num_task_experts=2, enable_gate_weights_metrics=True)
 
@@ -86,7 +86,7 @@ def test_gates_keep_the_same_statistics(each):
             block.reset_gate_statistics()
         ple(x, training=False)
         ple(x[:3], training=True)
-        ple(x)  # not counted
+        ple(x)  # does not update statistics
         return {
             f"{block.name} {gate} {kind}": value
             for block in ple
@@ -94,25 +94,25 @@ def test_gates_keep_the_same_statistics(each):
             for kind, value in kinds.items()
         }
 
-    assert_same(statistics(), each(statistics))
+    assert_same(statistics(), unbatched(statistics))
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
-def test_other_policies(policy, each):
+def test_outputs_under_other_dtype_policies_are_equal_to_unbatched_ones(policy, unbatched):
     x = features(5, 3)
     ple = built(x, dtype=policy)
     assert is_batched(ple, x)
-    together, apart = ple(x), each(lambda: ple(x))
+    actual, expected = ple(x), unbatched(lambda: ple(x))
     for task in TASKS:
-        assert together[task].dtype == apart[task].dtype
+        assert actual[task].dtype == expected[task].dtype
     as_float = [
         {task: numpy_of(keras.ops.cast(y[task], "float32")) for task in y}
-        for y in (together, apart)
+        for y in (actual, expected)
     ]
     assert_same(*as_float, atol=1e-5 if policy == "float64" else 3e-2)
 
 
-def test_what_one_task_reads_harms_no_other():
+def test_nan_inputs_of_one_task_do_not_affect_other_tasks():
     x = {stream: features(4, 3) for stream in [*TASKS, "shared"]}
     cgc = pk.CGCBlock(TASKS, [6, 4], num_task_experts=2, num_shared_experts=2)
     cgc(x)
@@ -123,14 +123,14 @@ def test_what_one_task_reads_harms_no_other():
     assert not np.isnan(outputs["like"]).any()
 
 
-def test_dropout_takes_as_much_as_elsewhere():
+def test_dropout_has_the_given_rate_and_is_only_in_training():
     x = np.ones((300, 3), "float32")
     expert = pk.ExpertBlock(50, activation=None, dropout=0.3, bias_initializer="ones")
     cgc = pk.CGCBlock(["a"], expert, num_task_experts=0, num_shared_experts=2)
     cgc(x)
     for weight in cgc.trainable_weights:
         weight.assign(np.full(weight.shape, "bias" in weight.path, "float32"))
-    assert cgc._level._batched.supports(cgc._streams(keras.ops.convert_to_tensor(x)))
+    assert cgc._level._batched.supports(cgc._level.streams(keras.ops.convert_to_tensor(x)))
     values, counts = np.unique(numpy_of(cgc(x, training=True))["a"].round(4), return_counts=True)
     np.testing.assert_allclose(values, [0, 0.5 / 0.7, 1 / 0.7], atol=1e-4)
     np.testing.assert_allclose(counts / counts.sum(), [0.09, 0.42, 0.49], atol=0.03)
@@ -157,21 +157,21 @@ def centered(x):
         {"expert_balance_regularizer": 0.1},
     ],
 )
-def test_what_needs_experts_or_gates_one_by_one_gets_them(kwargs):
+def test_unsupported_arguments_disable_batching(kwargs):
     x = features(4, 3)
     assert is_batched(built(x), x)
     assert not is_batched(built(x, **kwargs), x)
 
 
-def test_gates_of_other_widths_run_one_by_one(each):
+def test_outputs_with_gates_of_different_widths_are_equal_to_unbatched_ones(unbatched):
     widths = {"click": 3, "buy": 5, "like": 3, "shared": 4}
     x = {stream: keras.ops.convert_to_tensor(features(4, w)) for stream, w in widths.items()}
     cgc = pk.CGCBlock(TASKS, [6, 4], num_task_experts=0, num_shared_experts=2)
     cgc(x)
-    assert_same(*(numpy_of(y) for y in (cgc(x), each(lambda: cgc(x)))))
+    assert_same(*(numpy_of(y) for y in (cgc(x), unbatched(lambda: cgc(x)))))
 
 
-def test_a_subclass_decides_what_its_gates_weigh():
+def test_a_subclass_may_override_the_gate_weights():
     class First(pk.CGCBlock):
         def gate_weights(self, inputs, training=None):
             weights = super().gate_weights(inputs, training=training)
@@ -184,20 +184,20 @@ def test_a_subclass_decides_what_its_gates_weigh():
 
 
 @pytest.mark.parametrize("shape", [(513, 3), (0, 3), (2, 5, 3)])
-def test_other_inputs_are_no_small_level(shape):
+def test_large_empty_and_rank_3_inputs_are_not_batched(shape):
     ple = built(features(*shape))
     assert not is_batched(ple, features(*shape))
 
 
-def test_wide_experts_are_small_for_fewer_examples():
+def test_wider_experts_are_batched_for_fewer_examples():
     cgc = pk.CGCBlock(["a"], 2**14)
-    most = 2**24 // (3 * 2**14)
+    max_rows = 2**24 // (3 * 2**14)
     cgc(features(1, 3))
-    assert is_batched([cgc], features(most, 3))
-    assert not is_batched([cgc], features(most + 1, 3))
+    assert is_batched([cgc], features(max_rows, 3))
+    assert not is_batched([cgc], features(max_rows + 1, 3))
 
 
-def test_masked_examples_are_no_small_level():
+def test_masked_inputs_are_not_batched():
     x = keras.ops.convert_to_tensor(features(4, 3))
     ple = built(x)
     x._keras_mask = keras.ops.convert_to_tensor([True, False, True, True])
@@ -209,8 +209,8 @@ def model():
     return chain(built(features(1, 3)))
 
 
-@pytest.mark.skipif(keras.__version__.startswith("3.12."), reason="it fails even for a Dense")
-def test_what_is_exported_takes_any_batch(model):
+@pytest.mark.skipif(keras.__version__.startswith("3.12."), reason="it fails even for a Dense layer")
+def test_an_exported_model_accepts_any_batch_size(model):
     import torch
 
     x = features(600, 3)
@@ -220,16 +220,16 @@ def test_what_is_exported_takes_any_batch(model):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore::DeprecationWarning")
-def test_what_is_traced_is_small_and_takes_any_batch(model):
+def test_a_traced_model_is_batched_and_accepts_any_batch_size(model):
     import torch
 
     x = torch.from_numpy(features(600, 3))
     traced = torch.jit.trace(model, x[:2], strict=False)
-    assert str(traced.inlined_graph).count("aten::softmax") == 3  # two of tasks, one shared
+    assert str(traced.inlined_graph).count("aten::softmax") == 3  # two for the tasks, one shared
     assert_same(numpy_of(traced(x)), numpy_of(model(x)))
 
 
-def test_what_is_compiled_is_no_small_level():
+def test_compiled_levels_are_not_batched():
     import torch
 
     x = torch.from_numpy(features(4, 3))
@@ -238,7 +238,7 @@ def test_what_is_compiled_is_no_small_level():
     assert not torch.compile(lambda x: is_batched(ple, x), backend="eager")(x)
 
 
-def test_what_follows_may_work_in_place():
+def test_outputs_allow_in_place_operations():
     block = pk.CGCBlock(["click", "buy"], [4])
     outputs = block(features(8, 3))
     expected = 2 * numpy_of(outputs)["buy"]

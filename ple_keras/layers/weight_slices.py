@@ -1,6 +1,6 @@
-"""The parts of variables that belong to each expert and gate of a level."""
+"""Parts of variables that belong to each expert and gate of a level."""
 
-from ple_keras.layers._level.expert_bank import WeightSlice
+from ple_keras._typing import WeightSlice
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
 
@@ -12,19 +12,22 @@ def expert_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
 
 
 def level_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
-    """Return the parts of a built block's experts and gates: "gate/click/shared/expert_0"."""
+    """Return the parts of a built block's experts and gates.
+
+    A gate has a key per expert, such as "gate/click/shared/expert_0", and "gate/click/gate_block".
+    """
     slices = expert_slices(block)
     for name, gate in block._level.gates.items():
-        of_gate = _gate_slices(gate, block.gate_experts[name])
-        slices |= {f"gate/{name}/{key}": value for key, value in of_gate.items()}
+        gate_slices = _gate_slices(gate, block.gate_experts[name])
+        slices |= {f"gate/{name}/{key}": value for key, value in gate_slices.items()}
     return slices
 
 
 def _gate_slices(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]:
-    """The column of W for each expert, and the gate block."""
+    """Return the column of W for each expert, and the weights of the gate block."""
     if gate.num_experts == 1:
         return {}
-    # `kernel` would be a tensor, W with its LoRA added, where there is one.
+    # With LoRA, the attribute `kernel` is a tensor, W plus the update.
     kernel = next(w for w in gate._projection.weights if w.name == "kernel")
     slices: dict[str, list[WeightSlice]] = {
         expert: [(kernel, (slice(None), i))] for i, expert in enumerate(experts)

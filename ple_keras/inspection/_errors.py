@@ -1,4 +1,4 @@
-"""Errors that the functions of this package raise alike."""
+"""Errors that several functions of this package raise."""
 
 from collections.abc import Iterable
 
@@ -8,23 +8,23 @@ import numpy as np
 from ple_keras._typing import Nested
 
 
-def no_batch(x: Nested) -> ValueError:
+def empty_data_error(x: Nested) -> ValueError:
     """Return the error for data without a batch."""
     return ValueError(f"x must hold at least one batch. Received: x={x!r}")
 
 
-def not_taken(x: Nested, error: Exception) -> ValueError:
+def failed_batch_error(x: Nested, error: Exception) -> ValueError:
     """Return the error for a batch on which the model fails."""
     shapes = keras.tree.map_structure(np.shape, x)
     return ValueError(
-        f"x must be what the model takes, which can't run on a batch of it: {error} "
+        f"x must be valid input of the model, which failed on a batch: {error} "
         f"Received: x.shape={shapes}"
     )
 
 
-def runs_repeatedly(model: keras.Layer, levels: Iterable[str]) -> ValueError:
+def repeated_run_error(model: keras.Layer, levels: Iterable[str]) -> ValueError:
     """Return the error for a model that runs levels more than once in one pass."""
     return ValueError(
-        "model must run each block once, since several runs can't be told apart. "
+        "model must run each block once, since the runs of a block share one name. "
         f"Received: model={model!r}, which runs {sorted(levels)} more than once"
     )
