@@ -189,8 +189,8 @@ class CGCBlock(LevelInspection, FreezableLayer):
         inputs = observer().on_inputs(self, inputs)
         streams = self._level.streams(inputs)
         level = self._level.select_computation(inputs, streams)
-        experts = level.experts(streams, training)  # E_{k,i}(x_k), E_{s,i}(x_s)
-        weights = level.weights(streams, training)  # softmax(W g(x) / T)
+        experts = level.experts(training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+        weights = level.weights(training)  # softmax(W g(x) / T)
         observer().on_outputs(self, weights, experts)
         return level.mix(weights, experts)  # sum_e w_e E_e
 

@@ -39,12 +39,12 @@ class BatchedLevel:
     """
 
     def __init__(self, wiring: LevelWiring, bank: ExpertBank, gates: Mapping[str, Gate]) -> None:
-        self._experts = wiring.experts
-        self._tasks = wiring.tasks
-        self._bank = bank
-        self._gates = gates
-        self._experts_per_task, *other_counts = set(wiring.task_experts.values())
-        self._num_own = len(wiring.tasks) * self._experts_per_task
+        self.experts = wiring.experts
+        self.tasks = wiring.tasks
+        self.bank = bank
+        self.gates = gates
+        self.experts_per_task, *other_counts = set(wiring.task_experts.values())
+        self.num_own = len(wiring.tasks) * self.experts_per_task
         self._is_regular = (
             keras.backend.backend() == "torch"
             and not other_counts
@@ -62,36 +62,60 @@ class BatchedLevel:
         rows = shape[0] if type(shape[0]) is int else MAX_ROWS  # unknown in exports
         return (
             len(shape) == 2
-            and 0 < rows <= min(MAX_ROWS, MAX_MULTIPLY_ADDS // self._bank.max_multiply_adds)
+            and 0 < rows <= min(MAX_ROWS, MAX_MULTIPLY_ADDS // self.bank.max_multiply_adds)
             and all(mask_of(stream) is None for stream in streams.values())
         )
 
     def _is_quantized(self) -> bool:
-        gates = self._gates.values()
-        return self._bank.is_quantized or any(gate.is_quantized for gate in gates)
+        gates = self.gates.values()
+        return self.bank.is_quantized or any(gate.is_quantized for gate in gates)
 
-    def experts(self, streams: ByName, training: bool | None) -> Tensor:
-        """Return the outputs of all experts, `(E, B, H)`."""
+    def on(self, streams: ByName) -> "BatchedCall":
+        """Return the computation of the level on its inputs."""
+        return BatchedCall(self, streams)
+
+
+class BatchedCall:
+    """Batched computation of a level, for one call.
+
+    Args:
+        level: The level.
+        streams: The inputs of the level, by stream. They are stacked once, for experts and gates.
+    """
+
+    def __init__(self, level: BatchedLevel, streams: ByName) -> None:
+        self._level, self._streams = level, streams
         first, *others = streams.values()
-        if all(stream is first for stream in others):
-            return self._bank.call_batched(first, training)
-        features = ops.stack([streams[stream] for stream in self._experts.values()])
-        return self._bank.call_batched(features, training)
+        self._is_one_input = all(stream is first for stream in others)
+        self._features = first
+        if not self._is_one_input:
+            self._features = ops.stack([streams[stream] for stream in level.experts.values()])
 
-    def weights(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+    def experts(self, training: bool | None) -> Tensor:
+        """Return the outputs of all experts, `(E, B, H)`."""
+        return self._level.bank.call_batched(self._features, training)
+
+    def weights(self, training: bool | None) -> dict[str, Tensor]:
         """Return the gate weights: `"tasks"`, `(K, n, B)`, and `"shared"`, `(E, B)`."""
-        first, *others = (streams[task] for task in self._tasks)
-        is_one_input = all(stream is first for stream in others)
-        features = first if is_one_input else ops.stack([first, *others])
-        weights = {"tasks": self._gate_weights(self._tasks, features, training)}
-        if SHARED in self._gates:
-            weights[SHARED] = self._gate_weights([SHARED], streams[SHARED], training)[0]
+        tasks = self._level.tasks
+        weights = {"tasks": self._gate_weights(tasks, self._task_features(), training)}
+        if SHARED in self._level.gates:
+            weights[SHARED] = self._gate_weights([SHARED], self._streams[SHARED], training)[0]
         return weights
+
+    def _task_features(self) -> Tensor:
+        """Return the inputs of the tasks' gates, `(K, B, D)`, or a common `(B, D)`."""
+        level = self._level
+        if self._is_one_input:
+            return self._features
+        if level.experts_per_task:
+            return self._features[: level.num_own : level.experts_per_task]
+        return ops.stack([self._streams[task] for task in level.tasks])
 
     def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
-        outputs = dict(zip(self._tasks, _split_tasks(mixed)))
+        outputs = dict(zip(self._level.tasks, _split_tasks(mixed)))
         if SHARED in weights:
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
@@ -101,7 +125,7 @@ class BatchedLevel:
 
         PyTorch's softmax over this middle axis is much faster than over a short last axis.
         """
-        gates = [self._gates[name] for name in names]
+        gates = [self._level.gates[name] for name in names]
         kernels = ops.swapaxes(ops.stack([gate.kernel for gate in gates]), 1, 2)
         logits = ops.matmul(kernels, ops.swapaxes(features, -1, -2))
         weights = gates[0]._normalize(logits, axis=1)
@@ -111,9 +135,9 @@ class BatchedLevel:
 
     def _mix_for_tasks(self, weights: Tensor, experts: Tensor) -> Tensor:
         """Return the mixed experts of all tasks, `(K, B, H)`: own experts, then shared ones."""
-        count = self._experts_per_task
-        own = [experts[i : self._num_own : count] for i in range(count)]
-        shared = [experts[i : i + 1] for i in range(self._num_own, len(self._experts))]
+        count, num_own = self._level.experts_per_task, self._level.num_own
+        own = [experts[i:num_own:count] for i in range(count)]
+        shared = [experts[i : i + 1] for i in range(num_own, len(self._level.experts))]
         columns = [weights[:, i, :, None] for i in range(count + len(shared))]
         return reduce(add, map(mul, columns, own + shared))
 

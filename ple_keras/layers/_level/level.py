@@ -6,7 +6,7 @@ import keras
 
 from ple_keras._checks import check_width
 from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
-from ple_keras.layers._level.batched_level import BatchedLevel
+from ple_keras.layers._level.batched_level import BatchedCall, BatchedLevel
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.stacked_experts import StackedExperts
@@ -29,7 +29,6 @@ class Level:
 
     Attributes:
         bank, gates: As given.
-        unbatched: The computation that supports all experts, gates and inputs.
     """
 
     def __init__(
@@ -41,7 +40,6 @@ class Level:
         gates: Mapping[str, Gate],
     ) -> None:
         self.bank, self.gates = bank, gates
-        self.unbatched = UnbatchedLevel(wiring, bank, gates, block.compute_dtype)
         self._batched = BatchedLevel(wiring, bank, gates)
         self._block, self._wiring, self._widths = block, wiring, widths
 
@@ -73,11 +71,18 @@ class Level:
 
     def select_computation(
         self, inputs: Streams, streams: ByName
-    ) -> UnbatchedLevel | BatchedLevel | OverriddenLevel:
-        """Return the computation of the level for these inputs. No other code chooses it."""
+    ) -> UnbatchedLevel | BatchedCall | OverriddenLevel:
+        """Return the computation of the level on these inputs. No other code chooses it."""
         if self._block._is_overridden():
-            return OverriddenLevel(self.unbatched, self._block, inputs)
-        return self._batched if self._batched.supports(streams) else self.unbatched
+            return OverriddenLevel(self.unbatched(streams), self._block, inputs)
+        if self._batched.supports(streams):
+            return self._batched.on(streams)
+        return self.unbatched(streams)
+
+    def unbatched(self, streams: ByName) -> UnbatchedLevel:
+        """Return the computation that supports all experts, gates and inputs."""
+        dtype = self._block.compute_dtype
+        return UnbatchedLevel(self._wiring, self.bank, self.gates, dtype, streams)
 
 
 def build_bank(

@@ -55,7 +55,7 @@ class LevelInspection(keras.Layer):
             ValueError: If the block is not built or the inputs are symbolic.
         """
         level = self._built_level()
-        return level.unbatched.experts(level.streams(inputs), training)
+        return level.unbatched(level.streams(inputs)).experts(training)
 
     def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the weights of every gate.
@@ -72,7 +72,7 @@ class LevelInspection(keras.Layer):
             ValueError: If the block is not built or the inputs are symbolic.
         """
         level = self._built_level()
-        return level.unbatched.weights(level.streams(inputs), training)
+        return level.unbatched(level.streams(inputs)).weights(training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return an expert's layer, for example to freeze or inspect it.

@@ -14,28 +14,37 @@ from ple_keras.layers.gate import Gate
 
 
 class UnbatchedLevel:
-    """Computation of a level with any experts, gates and inputs.
+    """Computation of a level with any experts, gates and inputs, for one call.
 
     Args:
         wiring: The level's streams, experts and gates.
         bank: The level's experts, built.
         gates: The level's gates, built, by name.
         dtype: The dtype of the outputs.
+        streams: The inputs of the level, by stream.
     """
 
     def __init__(
-        self, wiring: LevelWiring, bank: ExpertBank, gates: Mapping[str, Gate], dtype: str
+        self,
+        wiring: LevelWiring,
+        bank: ExpertBank,
+        gates: Mapping[str, Gate],
+        dtype: str,
+        streams: ByName,
     ) -> None:
-        self._wiring, self._bank, self._gates, self._output_dtype = wiring, bank, gates, dtype
+        self._wiring, self._bank, self._gates = wiring, bank, gates
+        self._output_dtype, self._streams = dtype, streams
 
-    def experts(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+    def experts(self, training: bool | None) -> dict[str, Tensor]:
         """Return the output of every expert, `{expert: (..., H)}`."""
-        outputs: dict[str, Tensor] = self._bank(streams, training=training)
+        outputs: dict[str, Tensor] = self._bank(self._streams, training=training)
         return outputs
 
-    def weights(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+    def weights(self, training: bool | None) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
-        return {name: gate(streams[name], training=training) for name, gate in self._gates.items()}
+        return {
+            name: gate(self._streams[name], training=training) for name, gate in self._gates.items()
+        }
 
     def mix(self, weights: ByName, experts: ByName) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`."""
@@ -63,14 +72,14 @@ class OverriddenLevel:
         self.mix = unbatched.mix
         self._block, self._block_inputs = block, inputs
 
-    def experts(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+    def experts(self, training: bool | None) -> dict[str, Tensor]:
         """Return the output of every expert, `{expert: (..., H)}`."""
         outputs: dict[str, Tensor] = self._block.expert_outputs(
             self._block_inputs, training=training
         )
         return outputs
 
-    def weights(self, streams: ByName, training: bool | None) -> dict[str, Tensor]:
+    def weights(self, training: bool | None) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
         weights: dict[str, Tensor] = self._block.gate_weights(self._block_inputs, training=training)
         return weights
