@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.callbacks.fitting import fit_validated
 from tests.helpers import JIT, QUICK_JIT, numpy_of
 from tests.losses.joint_run import fit_with_decay
 from tests.models import (
@@ -21,12 +22,6 @@ from tests.models import (
 @pytest.fixture
 def model():
     return click_and_time(None)
-
-
-def fit_validated(model, *callbacks, **kwargs):
-    x, y = clicks_and_times()
-    kwargs = {"validation_data": (x, y), "verbose": 0, **kwargs}
-    return model.fit(x, y, callbacks=list(callbacks), **kwargs)
 
 
 @pytest.mark.parametrize("jit_compile", JIT)

@@ -8,18 +8,13 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.models import click_and_time, clicks_and_times
+from tests.callbacks.fitting import fit_validated
+from tests.models import click_and_time
 
 
 @pytest.fixture
 def model():
     return click_and_time(None)
-
-
-def fit_validated(model, *callbacks, **kwargs):
-    x, y = clicks_and_times()
-    kwargs = {"validation_data": (x, y), "verbose": 0, **kwargs}
-    return model.fit(x, y, callbacks=list(callbacks), **kwargs)
 
 
 def test_the_score_is_the_weighted_sum_of_the_metrics(model):
