@@ -223,7 +223,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
-        write_text(store, "bank", type(self._level.bank).__name__)
+        write_text(store, "bank", type(self._level.bank).__name__)  # these names stay
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
