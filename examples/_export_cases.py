@@ -51,6 +51,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
     "gate dropout": {"gate_dropout": 0.3},
     "balanced gates": {"expert_balance_regularizer": 0.1},
+    "isolated experts": {"isolate_task_experts": True},
     "gate block": {"gate_block": [8], "gate_softmax_temperature": 0.5},
     "product head": {},
     "batch norm": {},

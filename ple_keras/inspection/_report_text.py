@@ -16,7 +16,9 @@ def format_report(report: Any) -> str:
     """Return the tables of every level of a GateReport, and its warnings."""
     blocks = [f"Gates and experts over {report.examples:,} examples"]
     for level, use in report.levels.items():
-        lines = [level, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
+        title = f"{level} (isolated: the shared gate does not train task experts)"
+        title = title if use.isolated else level
+        lines = [title, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
         if any(use.conflict.values()):
             lines += _table(_conflict_rows(use.conflict))
         blocks.append("\n".join(lines))

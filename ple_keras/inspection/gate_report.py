@@ -105,7 +105,8 @@ def gate_report(
             for gate, experts in levels[level].gate_experts.items()
         }
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
-        uses[level] = LevelUse(gates, experts, conflict.get(level, {}))
+        isolated = any(levels[level]._wiring.stopped.values())
+        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated)
     return GateReport(int(next(iter(figures.values()))["examples"].sum()), uses)
 
 

@@ -41,8 +41,16 @@ class ExpertUse:
 
 @dataclass(frozen=True)
 class LevelUse:
-    """Use of a level's gates and experts, and gradient conflicts if labels were given."""
+    """Use of a level's gates and experts, and gradient conflicts if labels were given.
+
+    Attributes:
+        gates: The use of each gate.
+        experts: The use of each expert.
+        conflict: The cosines of `gradient_conflict`.
+        isolated: Whether the shared gate mixes task experts without training them.
+    """
 
     gates: dict[str, GateUse]
     experts: dict[str, ExpertUse]
     conflict: dict[str, dict[tuple[str, str], float]]
+    isolated: bool = False

@@ -66,6 +66,11 @@ class CGCBlock(LevelInspection, FreezableLayer):
             `GateWeightsLogger` or `gate_statistics`.
         gate_dropout: The probability of dropping an expert in training, see `Gate`.
         expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        isolate_task_experts: Whether the shared gate mixes `stop_gradient` of the task experts.
+            Then the experts, gates and stream inputs of a task learn from its own loss alone. Other
+            tasks affect it through shared experts, and through features that streams have in
+            common. It has no effect without a shared gate. (Stopped gradients between tasks: Su et
+            al., STEM, AAAI 2024.)
         stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, which is
             faster. With False, every expert is a layer. Each can then be frozen, regularized or
             trained with LoRA separately, see `get_expert`.
@@ -97,6 +102,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         gate_dropout: float = 0.0,
         expert_balance_regularizer: float = 0.0,
         *,
+        isolate_task_experts: bool = False,
         stack_experts: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -116,7 +122,10 @@ class CGCBlock(LevelInspection, FreezableLayer):
             expert_balance_regularizer, "expert_balance_regularizer"
         )
         self.stack_experts = check_bool(stack_experts, "stack_experts")
-        self._wiring = LevelWiring(counts, self.num_shared_experts, self.add_shared_gate)
+        self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
+        self._wiring = LevelWiring(
+            counts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
+        )
         # The names of these attributes, and of the layers in them, are part of the file format.
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
@@ -255,6 +264,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
             "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
             "gate_dropout": self.gate_dropout,
             "expert_balance_regularizer": self.expert_balance_regularizer,
+            "isolate_task_experts": self.isolate_task_experts,
             "stack_experts": self.stack_experts,
         }
 

@@ -34,7 +34,8 @@ def MMoEBlock(
             `GateWeightsLogger`.
         name: The name of the block.
         **kwargs: `gate_dropout`, `expert_balance_regularizer` and `stack_experts`, as for CGCBlock,
-            and arguments of `keras.layers.Layer`.
+            and arguments of `keras.layers.Layer`. `isolate_task_experts` has no effect, since there
+            are no task experts.
 
     Returns:
         A CGCBlock without task experts and without a shared gate: `(..., D)` to

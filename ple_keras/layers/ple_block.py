@@ -48,7 +48,7 @@ def PLEBlock(
             `GateWeightsLogger`.
         name: The name of the block.
         **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
-            `stack_experts`, `dtype`, `trainable`.
+            `isolate_task_experts`, `stack_experts`, `dtype`, `trainable`.
 
     Returns:
         A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It maps a tensor

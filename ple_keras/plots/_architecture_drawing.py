@@ -19,9 +19,12 @@ from ple_keras.plots._architecture_layout import (
     streams_of,
 )
 from ple_keras.plots._canvas import (
+    DASHED,
+    DOTTED,
     FRAME_COLOR,
     NOTE_COLOR,
     SMALL_SIZE,
+    SOLID,
     TEXT_COLOR,
     TITLE_SIZE,
     Canvas,
@@ -32,9 +35,10 @@ from ple_keras.plots._canvas import (
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
 BACKGROUND = "#F4F4F4"
 LEGEND = {
-    "streams and outputs of experts": False,
-    "gate input: the gate's own stream": True,
+    "streams and outputs of experts": SOLID,
+    "gate input: the gate's own stream": DASHED,
 }
+STOPPED = {"not trained by the shared gate": DOTTED}
 LEGEND_LINE = 0.36  # length
 
 
@@ -120,11 +124,13 @@ class ArchitectureDrawing:
             end = (port, gate_bottom)
             if stream:
                 color = self._box_layout.columns[stream].color
-                self._canvas.line((x, experts_top), end, color=color)
+                is_stopped = stream != gate and any(block._wiring.stopped[gate])
+                dash = DOTTED if is_stopped else SOLID
+                self._canvas.line((x, experts_top), end, color=color, dash=dash)
             else:
                 branch = self._branch_point(gate, bottom)
                 points = (branch, (lane, experts_bottom), (lane, experts_top), end)
-                self._canvas.line(*points, color=column.color, dashed=True)
+                self._canvas.line(*points, color=column.color, dash=DASHED)
         center, size = (column.x, gate_bottom + GATE_HEIGHT / 2), (column.gate_width, GATE_HEIGHT)
         self._canvas.box(
             center, size, gate_text(gate), column.color, STRONG_FILL, radius=GATE_HEIGHT / 2
@@ -149,11 +155,13 @@ class ArchitectureDrawing:
             self._canvas.text((source[0], y), stream)
 
     def _draw_legend(self) -> None:
-        left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, LEGEND))) / 2
-        for row, (text, dashed) in enumerate(LEGEND.items()):
-            y = LEGEND_HEIGHT - (row + 0.5) * LEGEND_HEIGHT / len(LEGEND)
+        is_isolated = any(any(block._wiring.stopped.values()) for block in self._blocks)
+        legend = {**LEGEND, **(STOPPED if is_isolated else {})}
+        left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, legend))) / 2
+        for row, (text, dash) in enumerate(legend.items()):
+            y = LEGEND_HEIGHT - (row + 0.5) * LEGEND_HEIGHT / len(legend)
             ends = ((left, y), (left + LEGEND_LINE, y))
-            self._canvas.line(*ends, color=TEXT_COLOR, arrow=False, dashed=dashed)
+            self._canvas.line(*ends, color=TEXT_COLOR, arrow=False, dash=dash)
             self._canvas.text((left + LEGEND_LINE + PAD, y), text, SMALL_SIZE, ha="left")
 
     def _label(self, top: float, title: str, *lines: str) -> None:

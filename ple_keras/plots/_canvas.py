@@ -12,6 +12,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path
 from matplotlib.textpath import TextPath
 
+Dash: TypeAlias = str | tuple[int, tuple[float, ...]]
 Point: TypeAlias = tuple[float, float]
 Size: TypeAlias = tuple[float, float]
 TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#222222", "#555555", "#8A8A8A"
@@ -19,6 +20,9 @@ TEXT_SIZE, SMALL_SIZE, TITLE_SIZE = 8.5, 8.0, 9.0
 LINE_WIDTH, ARROW_SCALE = 1.0, 10.0
 CORNER_RADIUS = 0.05
 POINTS_PER_INCH = 72
+SOLID: Dash = "-"
+DASHED: Dash = (0, (3, 2))
+DOTTED: Dash = (0, (1, 1.5))
 
 
 class Canvas:
@@ -74,7 +78,7 @@ class Canvas:
             (inset, bottom), size, CORNER_RADIUS, fc=face, ec=FRAME_COLOR, lw=0.8 * self.scale
         )
 
-    def line(self, *points: Point, color: str, arrow: bool = True, dashed: bool = False) -> None:
+    def line(self, *points: Point, color: str, arrow: bool = True, dash: Dash = SOLID) -> None:
         """Draw a line through the points, with an arrow head at the last point."""
         style = "-|>,head_length=0.35,head_width=0.16" if arrow else "-"
         line = FancyArrowPatch(
@@ -83,7 +87,7 @@ class Canvas:
             mutation_scale=ARROW_SCALE * self.scale,
             color=color,
             lw=LINE_WIDTH * self.scale,
-            ls=(0, (3, 2)) if dashed else "-",
+            ls=dash,
             zorder=2,
         )
         self.ax.add_patch(line)

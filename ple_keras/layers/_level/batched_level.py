@@ -45,6 +45,7 @@ class BatchedLevel:
         self.gates = gates
         self.experts_per_task, *other_counts = set(wiring.task_experts.values())
         self.num_own = len(wiring.tasks) * self.experts_per_task
+        self.is_isolated = any(wiring.stopped.values())
         self._is_regular = (
             keras.backend.backend() == "torch"
             and not other_counts
@@ -117,6 +118,9 @@ class BatchedCall:
         mixed = self._mix_for_tasks(weights["tasks"], experts)
         outputs = dict(zip(self._level.tasks, _split_tasks(mixed)))
         if SHARED in weights:
+            if self._level.is_isolated:
+                own, shared = ops.split(experts, [self._level.num_own], axis=0)
+                experts = ops.concatenate([ops.stop_gradient(own), shared], axis=0)
             outputs[SHARED] = ops.sum(ops.expand_dims(weights[SHARED], -1) * experts, axis=0)
         return outputs
 

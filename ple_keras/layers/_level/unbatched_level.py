@@ -48,10 +48,12 @@ class UnbatchedLevel:
 
     def mix(self, weights: ByName, experts: ByName) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`."""
-        return {
-            gate: self._weighted_sum(weights[gate], [experts[name] for name in names])
-            for gate, names in self._wiring.gates.items()
-        }
+        outputs = {}
+        for gate, names in self._wiring.gates.items():
+            stopped = self._wiring.stopped[gate]
+            mixed = [ops.stop_gradient(experts[e]) if e in stopped else experts[e] for e in names]
+            outputs[gate] = self._weighted_sum(weights[gate], mixed)
+        return outputs
 
     def _weighted_sum(self, weights: Tensor, experts: list[Tensor]) -> Tensor:
         """Return sum_e w_e E_e as a running sum, without a tensor `(..., E, H)`."""

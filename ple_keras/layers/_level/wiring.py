@@ -14,6 +14,7 @@ class LevelWiring:
         task_experts: The number of experts of each task, in task order.
         num_shared_experts: The number of shared experts.
         add_shared_gate: Whether the shared stream has a gate.
+        isolate_task_experts: Whether the shared gate mixes task experts without training them.
 
     Attributes:
         task_experts: The number of experts of each task.
@@ -21,13 +22,18 @@ class LevelWiring:
         streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
         experts: The input stream of each expert. Task experts are first, in task order.
         gates: The experts that each gate mixes, in the order of its weights.
+        stopped: The experts that each gate mixes without training them.
 
     Raises:
         ValueError: If a gate has no expert.
     """
 
     def __init__(
-        self, task_experts: Mapping[str, int], num_shared_experts: int, add_shared_gate: bool
+        self,
+        task_experts: Mapping[str, int],
+        num_shared_experts: int,
+        add_shared_gate: bool,
+        isolate_task_experts: bool = False,
     ) -> None:
         self.task_experts = dict(task_experts)
         self.tasks = list(task_experts)
@@ -43,6 +49,9 @@ class LevelWiring:
         }
         if add_shared_gate:
             self.gates[SHARED] = list(self.experts)
+        self.stopped: dict[str, list[str]] = {gate: [] for gate in self.gates}
+        if add_shared_gate and isolate_task_experts:
+            self.stopped[SHARED] = [e for e, stream in self.experts.items() if stream != SHARED]
         for gate, experts in self.gates.items():
             if not experts:
                 raise ValueError(

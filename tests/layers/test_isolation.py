@@ -1,0 +1,175 @@
+"""`isolate_task_experts=True`: a task's own experts and gates learn from its own loss alone."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.inspection._gradients import gradient_function
+from ple_keras.layers.weight_slices import level_slices
+from tests.helpers import assert_same, features, numpy_of, randomize
+
+TASKS = ["click", "buy", "like"]
+STREAMS = [*TASKS, "shared"]
+
+
+def built(num_levels, x, **kwargs):
+    ple = pk.PLEBlock(num_levels, TASKS, [4, 3], 2, 2, name="ple", **kwargs)
+    ple(x)
+    randomize(ple)
+    return ple
+
+
+def streams(rows=5):
+    return {name: features(rows, 4, seed=i) for i, name in enumerate(STREAMS)}
+
+
+def largest_gradients(ple, x):
+    """The largest gradient of each task's output on each task's own weights, by pair of tasks."""
+    own = {task: [] for task in TASKS}
+    for block in ple:
+        for name, slices in level_slices(block).items():
+            task = name.removeprefix("gate/").split("/")[0]
+            if task in own:
+                own[task] += slices
+
+    def losses(batch, observe):
+        inputs = {stream: observe(stream, tensor) for stream, tensor in batch.items()}
+        outputs = ple(inputs)
+        return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
+
+    variables = {id(v): v for slices in own.values() for v, _ in slices}
+    compute = gradient_function(losses, list(variables.values()), ple)
+    batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
+    gradients, on_inputs = compute(batch)
+    by_variable = dict(zip(variables, gradients))
+    largest = {}
+    for (row, loss), task in itertools.product(enumerate(TASKS), TASKS):
+        parts = [by_variable[id(v)][(row, *where)] for v, where in own[task]]
+        largest[loss, task] = max(np.abs(part).max() for part in [*parts, on_inputs[task][row]])
+    return largest
+
+
+@pytest.mark.parametrize("stack_experts", [True, False])
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, stack_experts):
+    x = streams()
+    ple = built(num_levels, x, isolate_task_experts=True, stack_experts=stack_experts)
+    for (loss, task), gradient in largest_gradients(ple, x).items():
+        assert gradient == 0.0 if loss != task else gradient > 0
+
+
+def test_without_isolation_other_tasks_have_a_gradient_beyond_one_level():
+    x = streams()
+    gradients = largest_gradients(built(2, x), x)
+    assert all(gradient > 0 for gradient in gradients.values())
+
+
+@pytest.mark.parametrize("rows", [5, 600])  # batched on PyTorch, or not
+def test_shared_experts_still_learn_from_every_task(rows):
+    x = streams(rows)
+    ple = built(2, x, isolate_task_experts=True)
+    shared = [
+        (variable, where)
+        for name, slices in level_slices(ple[0]).items()
+        if name.startswith("shared/")
+        for variable, where in slices
+    ]
+    variables = {id(v): v for v, _ in shared}
+
+    def losses(batch, observe):
+        outputs = ple(batch)
+        return [keras.ops.sum(outputs[task]) for task in TASKS]
+
+    compute = gradient_function(losses, list(variables.values()), ple)
+    batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
+    by_variable = dict(zip(variables, compute(batch)[0]))
+    for row, (variable, where) in itertools.product(range(3), shared):
+        assert np.abs(by_variable[id(variable)][(row, *where)]).max() > 0
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch batches levels")
+def test_batched_levels_are_isolated_too():
+    import torch
+
+    x = {stream: torch.from_numpy(tensor) for stream, tensor in streams().items()}
+    ple = built(2, x, isolate_task_experts=True)
+    assert ple[0]._level._batched.supports(ple[0]._level.streams(x))
+    ple.zero_grad()
+    ple(x)["click"].square().sum().backward()
+    for block in ple:
+        for name, slices in level_slices(block).items():
+            if name.removeprefix("gate/").split("/")[0] in ("buy", "like"):
+                for variable, where in slices:
+                    gradient = variable.value.grad
+                    assert gradient is None or not gradient[where].any(), name
+
+
+@pytest.mark.parametrize("stack_experts", [True, False])
+def test_outputs_are_those_without_isolation(stack_experts):
+    x = streams()
+    plain = built(3, x, stack_experts=stack_experts)
+    isolated = built(3, x, stack_experts=stack_experts, isolate_task_experts=True)
+    assert_same(numpy_of(isolated(x)), numpy_of(plain(x)))
+
+
+def test_a_saved_and_a_cloned_model_stay_isolated(tmp_path):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True)(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for copy in (loaded, keras.models.clone_model(model)):
+        assert all(block.isolate_task_experts for block in copy.layers[-1])
+    x = features(5, 4)
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)))
+
+
+def test_a_config_without_the_argument_is_not_isolated():
+    config = pk.CGCBlock(TASKS, [3]).get_config()
+    del config["isolate_task_experts"]
+    assert not pk.CGCBlock.from_config(config).isolate_task_experts
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pk.MMoEBlock(TASKS, [3], 2, isolate_task_experts=True),
+        lambda: pk.CGCBlock(TASKS, [3], add_shared_gate=False, isolate_task_experts=True),
+        lambda: pk.PLEBlock(2, TASKS, [3], 1, 0, isolate_task_experts=True),
+    ],
+    ids=["mmoe", "cgc_without_shared_gate", "ple_without_shared_experts"],
+)
+def test_blocks_without_a_shared_gate_accept_it(make):
+    assert set(make()(features(2, 4))) == set(TASKS)
+
+
+def test_another_value_than_true_or_false_is_refused():
+    message = r"isolate_task_experts must be True or False.*isolate_task_experts='yes'"
+    with pytest.raises(TypeError, match=message):
+        pk.CGCBlock(TASKS, [3], isolate_task_experts="yes")
+
+
+def test_the_gate_report_marks_isolated_levels():
+    ple = pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True, name="ple")
+    ple(features(1, 4))
+    report = pk.gate_report(ple, features(8, 4))
+    assert [use.isolated for use in report.levels.values()] == [True, False]
+    assert "ple/0 (isolated: the shared gate does not train task experts)" in str(report)
+    assert "ple/1 (isolated" not in str(report)
+
+
+def test_the_plot_marks_outputs_that_the_shared_gate_does_not_train():
+    pytest.importorskip("matplotlib")
+    texts = {
+        isolated: [
+            text.get_text()
+            for text in pk.plot_architecture(
+                pk.PLEBlock(2, TASKS, [3], isolate_task_experts=isolated)
+            ).texts
+        ]
+        for isolated in (True, False)
+    }
+    assert "not trained by the shared gate" in texts[True]
+    assert "not trained by the shared gate" not in texts[False]
