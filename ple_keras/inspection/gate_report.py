@@ -105,7 +105,7 @@ def gate_report(
             for gate, experts in levels[level].gate_experts.items()
         }
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
-        isolated = any(levels[level]._wiring.stopped.values())
+        isolated = levels[level]._wiring.is_isolated
         uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated)
     return GateReport(int(next(iter(figures.values()))["examples"].sum()), uses)
 

@@ -155,7 +155,7 @@ class ArchitectureDrawing:
             self._canvas.text((source[0], y), stream)
 
     def _draw_legend(self) -> None:
-        is_isolated = any(any(block._wiring.stopped.values()) for block in self._blocks)
+        is_isolated = any(block._wiring.is_isolated for block in self._blocks)
         legend = {**LEGEND, **(STOPPED if is_isolated else {})}
         left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, legend))) / 2
         for row, (text, dash) in enumerate(legend.items()):

@@ -45,7 +45,7 @@ class BatchedLevel:
         self.gates = gates
         self.experts_per_task, *other_counts = set(wiring.task_experts.values())
         self.num_own = len(wiring.tasks) * self.experts_per_task
-        self.is_isolated = any(wiring.stopped.values())
+        self.is_isolated = wiring.is_isolated
         self._is_regular = (
             keras.backend.backend() == "torch"
             and not other_counts

@@ -64,6 +64,11 @@ class LevelWiring:
         return [expert for expert, source in self.experts.items() if source == stream]
 
     @property
+    def is_isolated(self) -> bool:
+        """Whether the shared gate mixes task experts without training them."""
+        return any(self.stopped.values())
+
+    @property
     def names(self) -> list[str]:
         """The tasks and experts, in order, which must be the same in a file."""
         return [*self.tasks, *self.experts]
