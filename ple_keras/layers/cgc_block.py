@@ -232,22 +232,23 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
-        write_text(store, "bank", type(self._level.bank).__name__)  # these names stay
+        write_text(store, "experts", self._level.bank.kind)
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
-        self._check_bank(store)
+        self._check_kind(store)
         load_modes(self, store)
 
-    def _check_bank(self, store: Store) -> None:
+    def _check_kind(self, store: Store) -> None:
         """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
-        saved, bank = read_text(store, "bank"), type(self._level.bank).__name__
-        if saved not in (None, bank):
+        saved, kind = read_text(store, "experts"), self._level.bank.kind
+        if saved not in (None, kind):
             reason = (
-                f"The file holds {saved} and {self.name!r} has {bank}. Build the block with the "
-                "stack_experts and expert_block of the file; transfer_weights copies the weights "
-                f"from such a block. Received: stack_experts={self.stack_experts}"
+                f"The file has {saved} experts, but {self.name!r} has {kind} experts. Build the "
+                "block with the same stack_experts, expert_block and input widths as in the file. "
+                "transfer_weights then copies the weights to other blocks. "
+                f"Received: stack_experts={self.stack_experts}"
             )
             raise load_error(self, store, reason)
 

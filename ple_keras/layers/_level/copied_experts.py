@@ -12,6 +12,8 @@ from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 class CopiedExperts(ExpertBank):
     """One copy of any template per expert. The copies are called one by one."""
 
+    kind = "copied"
+
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         widths = {}
         for expert, stream in self._streams.value.items():

@@ -19,8 +19,11 @@ class ExpertBank(keras.Layer):
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
+        kind: "stacked" or "copied", part of the file format.
         width: H, or None before the bank is built.
     """
+
+    kind: str
 
     def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
         super().__init__(name="experts", **kwargs)

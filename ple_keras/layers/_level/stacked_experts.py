@@ -24,6 +24,8 @@ class StackedExperts(ExpertBank):
     activation and dropout are separate for each expert.
     """
 
+    kind = "stacked"
+
     def __init__(self, template: Template, experts: Mapping[str, str]) -> None:
         layer = template.layer
         super().__init__(
