@@ -1,13 +1,27 @@
-"""Train the README's quickstart model, a PLE with four tasks, on random data.
+"""Train a PLE with four tasks on random data: the model of the README.
 
-pip install -e ".[jax]"
-KERAS_BACKEND=jax python examples/quickstart.py
+    pip install -e ".[jax]"
+    KERAS_BACKEND=jax python examples/quickstart.py
+
+Takes half a minute on two cores.
 """
 
-import keras
-import numpy as np
+import argparse
+import os
+import sys
 
-import ple_keras as pk
+try:
+    import keras
+    import numpy as np
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+
+argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+).parse_args()
 
 heads = pk.TaskHeads(
     [

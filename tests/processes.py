@@ -9,12 +9,13 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def run_example(script, *arguments, **environment):
-    """Run a script of the examples. Return the completed process."""
+def run_example(script, *arguments, cwd=None, **environment):
+    """Run a script of the examples in the folder `cwd`. Return the completed process."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, EXAMPLES / script, *arguments],
         capture_output=True,
         text=True,
+        cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
     )

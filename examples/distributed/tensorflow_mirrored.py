@@ -3,9 +3,9 @@
     pip install -e ".[tensorflow]"
     python examples/distributed/tensorflow_mirrored.py --replicas 2
 
-Trains a PLE on one device and on several replicas, and prints the losses side by side. Each replica
-has all weights and its share of each batch. Without GPUs, the CPU is split into virtual devices,
-which demonstrates the API but is not faster.
+Takes two minutes on two cores. Trains a PLE on one device and on several replicas, and prints the
+losses side by side. Each replica has all weights and its share of each batch. Without GPUs, the CPU
+is split into virtual devices, which demonstrates the API but is not faster.
 
 The second part uses missing labels. Compared with one device, the following values are
 
@@ -23,23 +23,22 @@ several machines: `fit` fails under MultiWorkerMirroredStrategy for every model 
 import argparse
 import os
 import sys
-from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-sys.path.append(str(Path(__file__).parents[1]))  # folder of the shared modules
 
-import keras
-import numpy as np
-from _arguments import at_least
+try:
+    import keras
+    import numpy as np
+    import tensorflow as tf
 
-import ple_keras as pk
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[tensorflow]"')
 
 ROWS, FEATURES, BATCH = 2048, 16, 128
 
 
-def make_data(share_labelled: float) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def make_data(share_labelled):
     """Return features and labels of two tasks.
 
     The missing labels of one task are unevenly distributed over the batches.
@@ -52,7 +51,7 @@ def make_data(share_labelled: float) -> tuple[np.ndarray, dict[str, np.ndarray]]
     return x, {"click": click, "time": time}
 
 
-def train(reduction: str | None, share_labelled: float, epochs: int) -> dict[str, list[float]]:
+def train(reduction, share_labelled, epochs):
     """Return the logs of a training run in the current scope."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
@@ -74,10 +73,8 @@ def train(reduction: str | None, share_labelled: float, epochs: int) -> dict[str
     return history.history
 
 
-def select_devices(count: int) -> list[str]:
+def select_devices(count):
     """Return GPUs if there are enough, and virtual CPU devices otherwise."""
-    import tensorflow as tf
-
     if len(tf.config.list_physical_devices("GPU")) >= count:
         return [f"GPU:{index}" for index in range(count)]
     (cpu, *_) = tf.config.list_physical_devices("CPU")
@@ -86,7 +83,7 @@ def select_devices(count: int) -> list[str]:
     return [f"CPU:{index}" for index in range(count)]
 
 
-def compare(title: str, strategy: Any, *setting: Any) -> None:
+def compare(title, strategy, *setting):
     """Print losses, a gate and a loss weight of one device and of the replicas."""
     one_device = train(*setting)
     with strategy.scope():
@@ -98,30 +95,22 @@ def compare(title: str, strategy: Any, *setting: Any) -> None:
     print(flush=True)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Train on one device and on several. Return the exit status."""
+def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--replicas", type=at_least(2), default=2, help="number of replicas, default 2"
-    )
-    parser.add_argument("--epochs", type=at_least(1), default=2, help="number of epochs, default 2")
-    args = parser.parse_args(argv)
+    parser.add_argument("--replicas", type=int, choices=range(2, 9), default=2, help="2 by default")
+    parser.add_argument("--epochs", type=int, default=2, help="2 by default")
+    args = parser.parse_args()
     if keras.backend.backend() != "tensorflow":
-        print("MirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.", file=sys.stderr)
-        return 2
-    import tensorflow as tf
+        sys.exit("MirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.")
 
     strategy = tf.distribute.MirroredStrategy(select_devices(args.replicas))
     compare("all labels", strategy, None, 1.0, args.epochs)
-    compare(
-        "half of the labels of time, mean over labelled examples", strategy, None, 0.5, args.epochs
-    )
-    over_batch = "half of the labels of time, sum_over_batch_size"
-    compare(over_batch, strategy, "sum_over_batch_size", 0.5, args.epochs)
-    return 0
+    half = "half of the labels of time"
+    compare(f"{half}, mean over labelled examples", strategy, None, 0.5, args.epochs)
+    compare(f"{half}, sum_over_batch_size", strategy, "sum_over_batch_size", 0.5, args.epochs)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

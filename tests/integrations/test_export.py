@@ -1,6 +1,6 @@
 """Exported models predict the same without Keras and ple_keras.
 
-One run of the example writes all artefacts. One process, `examples/_served.py`, runs them.
+One run of `export_formats.py` writes all artefacts. One process, `serve_exported.py`, runs them.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of
-from tests.processes import EXAMPLES
+from tests.integrations import export_formats, serve_exported
 
 BACKEND = keras.backend.backend()
 NEEDS = {
@@ -42,21 +42,14 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def example():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(EXAMPLES)
-        import export_formats
-
-        yield export_formats
-
-
-@pytest.fixture(scope="module")
-def exported(example, tmp_path_factory):
-    """Return the folder that the example writes, and its printed output."""
+def exported(tmp_path_factory):
+    """Return the folder with all artefacts, and the printed output."""
     folder = tmp_path_factory.mktemp("exported") / "files"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(example, "cases", lambda: [example.Case(*case) for case in CASES])
-        status = example.main(["--all", "--keep", str(folder)])
+        patch.setattr(
+            export_formats, "cases", lambda: [export_formats.Case(*case) for case in CASES]
+        )
+        status = export_formats.main(["--all", "--keep", str(folder)])
     if status:
         pytest.skip(out.getvalue())
     return folder, out.getvalue()
@@ -84,7 +77,7 @@ def test_an_artefact_predicts_the_same_without_keras_for_any_batch_size(form, ca
             np.testing.assert_allclose(outputs[task], predictions[task][:rows], 0, atol, task)
 
 
-def test_the_example_prints_a_line_per_model(exported):
+def test_a_line_per_model_is_printed(exported):
     header, *lines = exported[1][exported[1].index(" " * 20) :].splitlines()
     formats = header.split()
     assert set(formats) <= set(NEEDS)
@@ -95,12 +88,10 @@ def test_the_example_prints_a_line_per_model(exported):
             assert (form, case) not in ARTEFACTS or float(cell) < 1e-2
 
 
-def test_the_serving_process_cannot_import_keras(example):
-    import _served
-
+def test_the_serving_process_cannot_import_keras():
     for name in ("keras", "keras.layers", "ple_keras", "ple_keras.layers"):
-        assert _served.FinderWithoutKeras.find_spec(name) is None
-    assert _served.FinderWithoutKeras.find_spec("numpy")
+        assert serve_exported.FinderWithoutKeras.find_spec(name) is None
+    assert serve_exported.FinderWithoutKeras.find_spec("numpy")
 
 
 class Subclassed(keras.Model):
@@ -120,7 +111,7 @@ def sequential():
 
 @pytest.mark.parametrize("make", [Subclassed, sequential])
 @pytest.mark.parametrize("form", NEEDS)
-def test_an_unbuilt_model_is_refused(form, make, example, tmp_path):
+def test_an_unbuilt_model_is_refused(form, make, tmp_path):
     """Keras raises the error, and its message has the remedy."""
     need(form)
     file = tmp_path / {"torch": "m.pt2", "litert": "m.tflite"}.get(form, "m")
@@ -131,13 +122,13 @@ def test_an_unbuilt_model_is_refused(form, make, example, tmp_path):
 
 @pytest.mark.skipif(BACKEND != "torch", reason="other backends sort dicts")
 @pytest.mark.parametrize("make", [Subclassed, sequential])
-def test_onnx_outputs_have_the_order_of_the_dict_that_a_call_returns(make, example, tmp_path):
+def test_onnx_outputs_have_the_order_of_the_dict_that_a_call_returns(make, tmp_path):
     need("onnx")
     import onnxruntime
 
     model, x = make(), features(7, 5)
     predictions = model(keras.ops.convert_to_tensor(x))
-    with example.suppress_output():
+    with export_formats.suppress_output():
         model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     (name,) = [each.name for each in session.get_inputs()]

@@ -1,7 +1,7 @@
 """Measure how time and memory grow with the number of experts, tasks and levels.
 
-    python examples/benchmarks/scaling.py --backend jax --plot scaling.png
-    python examples/benchmarks/scaling.py --backend torch --curve tasks --variants ours floor loop
+    python examples/benchmarks/speed/scaling.py --backend jax --plot scaling.png
+    python examples/benchmarks/speed/scaling.py --backend torch --curve tasks --variants ours loop
 
 Each of three curves varies one size:
 
@@ -19,13 +19,18 @@ its time grows with the multiply-adds only.
 """
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
+
 from _cases import Case
-from _command_line import align_columns, at_least, benchmark_parser, select_backend
+from _command_line import select_backend, speed_parser
 from _fresh import Fresh, measure_fresh
+from _options import at_least
+from _tables import align_columns
 from _timing import median_ms
 
 BASE = Case(tasks=4, experts=(64, 32), levels=2, features=32, batch=512)
@@ -76,7 +81,7 @@ def measure_curve(
 
 def format_curve(points: Sequence[Point]) -> str:
     """Return a table with a line per point."""
-    lines = [(points[0].curve, *TITLES, "")]
+    lines = [(points[0].curve, *TITLES)]
     lines += [
         (
             str(point.value),
@@ -87,7 +92,6 @@ def format_curve(points: Sequence[Point]) -> str:
             f"{point.fresh.first_seconds:.1f}",
             f"{median_ms(point.fresh.step_seconds):.1f}",
             f"{point.fresh.peak_megabytes:.0f}",
-            "",
         )
         for point in points
     ]
@@ -133,7 +137,7 @@ def draw(path: Path, points: Sequence[Point]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the selected curves and print a table for each."""
-    parser = benchmark_parser(__doc__)
+    parser = speed_parser(__doc__)
     add = parser.add_argument
     add("--curve", choices=[*CURVES, "large"], nargs="+", default=[*CURVES, "large"])
     add("--variants", choices=VARIANTS, nargs="+", default=["ours", "floor"])

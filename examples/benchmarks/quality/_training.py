@@ -79,7 +79,7 @@ class PrintProgress(keras.callbacks.Callback):
         )
 
 
-def compare(models: list[str], seeds: int, setting: Setting) -> list[Result]:
+def train_models(models: list[str], seeds: int, setting: Setting) -> list[Result]:
     """Train and score every model with every seed."""
     tasks = setting.dataset.tasks
     results = []

@@ -1,7 +1,7 @@
 """Export a PLE to every format of the backend, and run the files without Keras.
 
     pip install -e ".[export,tensorflow]"
-    KERAS_BACKEND=tensorflow python examples/export_formats.py
+    KERAS_BACKEND=tensorflow python -m tests.integrations.export_formats
 
     saved_model   TensorFlow; JAX, if TensorFlow is installed                run by TensorFlow
     onnx          TensorFlow, PyTorch; JAX, if jax2onnx is installed         run by onnxruntime
@@ -9,7 +9,7 @@
     litert        TensorFlow                                                 run by ai-edge-litert
 
 Each file is exported once, for any batch size. A process without Keras and ple_keras
-(`_served.py`) runs it on batches of 1, 7 and 64. The script prints the largest difference to
+(`serve_exported.py`) runs it on batches of 1, 7 and 64. The script prints the largest difference to
 `model.predict` over all tasks. `--all` repeats this for every kind of model: blocks, experts,
 inputs, dtype policies. `--keep FOLDER` keeps the files.
 """
@@ -33,7 +33,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be set before the imp
 
 import keras
 import numpy as np
-from _export_cases import Case, build, cases, make_inputs
+
+from tests.integrations.export_cases import Case, build, cases, make_inputs
 
 BATCHES = (1, 7, 64)
 BACKEND = keras.backend.backend()
@@ -135,7 +136,7 @@ def available_formats() -> list[str]:
 
 
 def export(case: Case, formats: list[str], folder: Path) -> None:
-    """Write a model's files, inputs and predictions for `_served.py` and `largest_difference`."""
+    """Write a model's files, inputs and predictions for `serve` and `largest_difference`."""
     model = build(case)
     for name in formats:
         here = folder / name
@@ -166,7 +167,7 @@ def suppress_output() -> Iterator[None]:
 
 def serve(folders: list[Path]) -> None:
     """Run all files in one process without Keras."""
-    script = Path(__file__).with_name("_served.py")
+    script = Path(__file__).with_name("serve_exported.py")
     whole = [folder for folder in folders if not (folder / "error.txt").exists()]
     subprocess.run([sys.executable, "-I", script, *whole], check=True, stderr=subprocess.DEVNULL)
 

@@ -1,6 +1,6 @@
 """Measure the time that masked losses and gate statistics add to a training step.
 
-    KERAS_BACKEND=jax python examples/benchmarks/feature_cost.py
+    KERAS_BACKEND=jax python examples/benchmarks/speed/feature_cost.py
 
 Models that differ in one feature take turns, for a few steps on one fixed batch, in many rounds.
 The script prints medians over the rounds: milliseconds per step, and the ratio to the baseline
@@ -17,14 +17,18 @@ features and a batch of 512. Both are compiled if Keras compiles by default: not
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
 
 import keras
 from _cases import CASES, Case
 from _models import batch
+from _options import at_least
 from _timing import measure_interleaved, median_ms, median_ratio
 
 import ple_keras as pk
@@ -96,7 +100,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--case", choices=MEASURED, nargs="+", default=MEASURED)
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=15, help="number of rounds, default 15"
+    )
     args = parser.parse_args()
     for name in args.case:
         print(f"\ncase {name}: {CASES[name]}, on {keras.backend.backend()}", flush=True)

@@ -1,4 +1,4 @@
-"""Run exported models without Keras: `python -I _served.py FOLDER...`.
+"""Run exported models without Keras: `python -I serve_exported.py FOLDER...`.
 
 Each folder holds an artefact and files `inputs_*.npz`, arrays by the names of the model's inputs.
 For each of these files, `outputs_*.npz` is written, arrays by the artefact's output names, or

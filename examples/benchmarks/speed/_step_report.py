@@ -11,8 +11,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from _command_line import align_columns
 from _step_times import Row
+from _tables import align_columns
 from _timing import Seconds, median_ms, median_ratio
 from _variants import FLOOR
 
@@ -63,7 +63,8 @@ def _format_table(rows: dict[str, Row]) -> str:
             cells += [f"{row.fresh.build_seconds:.1f}", f"{row.fresh.first_seconds:.1f}"]
             cells.append(f"{row.fresh.peak_megabytes:.0f}")
         lines.append((*cells, f"{row.parameters:,}", row.note))
-    return align_columns(lines)
+    last = len(lines[0]) - 1
+    return align_columns(lines, left=(0, last))
 
 
 def _time_cells(seconds: Seconds, floor: Seconds) -> tuple[str, str]:

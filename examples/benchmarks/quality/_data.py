@@ -1,4 +1,4 @@
-"""Common format of the examples' data sets."""
+"""Common format of the data sets."""
 
 from dataclasses import dataclass, field
 

@@ -1,4 +1,4 @@
-"""The benchmarks run and compare equivalent models. Their times are not tested."""
+"""The benchmarks of speed run and compare equivalent models. Their times are not tested."""
 
 import json
 from dataclasses import replace
@@ -16,7 +16,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _scripts(monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES / "benchmarks")
+    for folder in (EXAMPLES / "benchmarks", EXAMPLES / "benchmarks" / "speed"):
+        monkeypatch.syspath_prepend(folder)
     import _timing
 
     monkeypatch.setattr(_timing, "TURN_SECONDS", 0.0)  # one call per turn

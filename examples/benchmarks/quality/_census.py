@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from _data import Arrays, Dataset, Split, take_rows
 from _encoding import Encoder
-from _networks import Recipe
 
 NUMERIC = (
     "age",
@@ -75,22 +74,6 @@ COLUMNS = (
 )
 CATEGORICAL = tuple(name for name in COLUMNS if name not in (*NUMERIC, *LEFT_OUT, TARGET))
 MAX_BINS = 256
-CENSUS = Recipe(
-    widths={
-        "single": (134, 64),
-        "bottom": (292, 64),
-        "mmoe": (96, 64),
-        "cgc": (96, 64),
-        "ple": (96, 64),
-    },
-    tower=(32,),
-    dropout=0.2,
-    input_dropout=0.1,
-    embedding_width=8,
-    learning_rate=5e-3,
-    epochs=6,
-    batch_size=1024,
-)
 
 
 def load_census(rows: int | None = None, split_seed: int = 0) -> Dataset:

