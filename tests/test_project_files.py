@@ -1,0 +1,40 @@
+"""Files of the project that must be kept in step with the package."""
+
+import inspect
+import re
+from pathlib import Path
+
+import ple_keras as pk
+from ple_keras._keras import internals
+from tests.processes import ROOT
+
+PACKAGE = Path(pk.__file__).parent
+MAINTAINERS = ROOT / "docs" / "maintainers"
+
+
+def test_the_changelog_has_a_section_for_the_version():
+    assert f"\n## [{pk.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_citation_has_the_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [pk.__version__]
+
+
+def test_every_use_of_keras_internals_is_documented():
+    page = (MAINTAINERS / "keras_internals.md").read_text()
+    functions = [
+        name
+        for name, function in inspect.getmembers(internals, inspect.isfunction)
+        if function.__module__ == internals.__name__ and not name.startswith("_")
+    ]
+    assert functions
+    assert [name for name in functions if f"| `{name}` |" not in page] == []
+
+
+def test_every_subpackage_is_in_the_layout():
+    page = (MAINTAINERS / "layout.md").read_text()
+    folders = [path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("__init__.py")]
+    subpackages = [folder for folder in folders if folder != "."]
+    assert subpackages
+    assert [folder for folder in subpackages if f"| `{folder}/` |" not in page] == []
