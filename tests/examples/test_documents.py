@@ -2,6 +2,7 @@
 
 import gc
 import re
+import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -44,8 +45,8 @@ def anchors(page):
 def closed_figures():
     """Close the figures that a page draws."""
     yield
-    plt = pytest.importorskip("matplotlib.pyplot")
-    plt.close("all")
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
 
 
 @all_pages
