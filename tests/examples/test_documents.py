@@ -1,0 +1,104 @@
+"""The code blocks of the README and of the guides run unchanged, and their links lead somewhere."""
+
+import gc
+import re
+import sys
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import ple_keras
+from tests.processes import ROOT
+
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+INLINE_CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+EXTERNAL = re.compile(r"[a-z]+:")
+
+all_pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def code(page, language):
+    return [text for found, text in FENCED.findall(page.read_text()) if found == language]
+
+
+def text_of(page):
+    """Return the text without code blocks."""
+    return FENCED.sub("", page.read_text())
+
+
+def anchors(page):
+    """Return the anchors of a page's headings, by GitHub's rules."""
+    found, counts = set(), Counter()
+    for heading in re.findall(r"^#{1,6} +(.+?) *$", text_of(page), flags=re.MULTILINE):
+        slug = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        found.add(f"{slug}-{counts[slug]}" if counts[slug] else slug)
+        counts[slug] += 1
+    return found
+
+
+@pytest.fixture
+def closed_figures():
+    """Close the figures that a page draws."""
+    yield
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
+@all_pages
+@pytest.mark.usefixtures("closed_figures")
+def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # blocks may write files
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
+    names = {"__name__": "__main__"}
+    for index, block in enumerate(code(page, "python")):
+        exec(compile(block, f"{page.name}, python block {index}", "exec"), names)
+
+
+@all_pages
+def test_links_lead_to_files_and_headings(page):
+    lost = []
+    for link in LINK.findall(INLINE_CODE.sub("", text_of(page))):
+        if EXTERNAL.match(link):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            lost.append(link)
+    assert not lost
+
+
+@all_pages
+def test_a_page_has_one_title_and_no_skipped_heading_level(page):
+    levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", text_of(page), re.MULTILINE)]
+    assert levels.count(1) == 1
+    assert levels[0] == 1
+    assert all(next_level <= level + 1 for level, next_level in pairwise(levels))
+
+
+def test_every_guide_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(text_of(index))}
+    assert set(PAGES) - {README, index} <= linked
+
+
+def test_the_diff_changes_a_model_of_one_task_to_two():
+    (diff,) = code(README, "diff")
+    x, labels = np.zeros((4, 128)), np.ones((4, 1))
+    for sign, outputs in (("-", {None}), ("+", {"click", "purchase"})):
+        lines = [line[1:] for line in diff.splitlines() if line[0] in (" ", sign)]
+        names = {"x": x, "click": labels, "purchase": labels}
+        exec("import keras\nimport ple_keras as pk\n" + "\n".join(lines), names)
+        predictions = names["model"].predict(x, verbose=0)
+        found = set(predictions) if isinstance(predictions, dict) else {None}
+        assert found == outputs
+
+
+def test_the_readme_names_every_public_name():
+    text = README.read_text()
+    missing = [name for name in ple_keras.__all__ if f"`{name}" not in text]
+    assert not missing
