@@ -32,7 +32,7 @@ def public_names():
     return {n for n, value in vars(pk).items() if callable(value) and not n.startswith("_")}
 
 
-def test_the_public_names_match_the_design():
+def test_the_public_names_are_these():
     assert pk.__all__ == PUBLIC.split()
     assert public_names() == set(pk.__all__)
 

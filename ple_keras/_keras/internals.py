@@ -102,6 +102,14 @@ def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
         target._direction = metric._direction
 
 
+def mark_lower_as_better(metric: keras.Metric) -> None:
+    """Declare that lower values of a metric are better, for `mode="auto"` of callbacks.
+
+    Metrics of Keras do the same. Keras 3.12 to 3.15.
+    """
+    metric._direction = "down"
+
+
 def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[Any], list[float]]:
     """Return two losses of one output and their weights, for `Model.compile`.
 

@@ -37,7 +37,7 @@ class SequentialBlock(FreezableLayer):
     def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        self._chain = _check_layers(layers)  # part of the file format
+        self._chain = _check_layers(layers)  # part of the file format, as "layers"
         self._came_built = built_names(self._chain)
 
     @property

@@ -15,8 +15,8 @@ deserializes layers before losses, so a loss finds the last layer with its key t
 made. A subclassed model makes its layer itself, without a key. Its losses wait until the layer
 reads the key from the weights file.
 
-A loss raises an error if its LossWeights are not those of the predictions, or if it finds none. It
-never trains with wrong weights.
+A loss raises an error if its LossWeights are not those of the predictions, or if it finds none. If
+the mark is lost, it can't tell whose the predictions are.
 """
 
 import weakref
@@ -30,7 +30,7 @@ from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.registration import register
 from ple_keras._typing import Tensor
 from ple_keras.losses._tensor_marks import maker_of
-from ple_keras.losses.loss_weights import LossWeights, _registry
+from ple_keras.losses.loss_weights import LossWeights, registry
 from ple_keras.losses.masked_loss import MaskedLoss
 
 
@@ -51,9 +51,9 @@ class _JointLoss(MaskedLoss):
         self._key = None
         if isinstance(weights, Mapping):
             self._key = weights["config"]["key"]
-            self.weights_by_key = self._key and _registry().last_weights.get(self._key)
+            self.weights_by_key = self._key and registry().last_weights.get(self._key)
             if self._key and not self.weights_by_key:
-                _registry().waiting_losses.setdefault(self._key, weakref.WeakSet()).add(self)
+                registry().waiting_losses.setdefault(self._key, weakref.WeakSet()).add(self)
 
     def belongs_to(self, weights: LossWeights) -> bool:
         """Return whether the loss reads these weights, or has found none yet."""

@@ -44,7 +44,7 @@ class LossWeights:
     def set_key(self, key: str) -> None:
         """Set the key from a config, for the losses that this thread deserializes next."""
         self.key = key
-        _registry().last_weights[key] = self
+        registry().last_weights[key] = self
 
     def new_key(self) -> None:
         """Generate a key for new losses. Layers loaded from one file share the key of the file."""
@@ -145,17 +145,17 @@ class _Registry:
         self.waiting_losses: dict[str, Any] = {}
 
 
-def _registry() -> _Registry:
+def registry() -> _Registry:
     """Return the registry of this thread."""
     if not hasattr(_thread_state, "registry"):
         _thread_state.registry = _Registry()
-    registry: _Registry = _thread_state.registry
-    return registry
+    found: _Registry = _thread_state.registry
+    return found
 
 
 def _bind_waiting_losses(weights: LossWeights) -> None:
     """Bind the losses that wait for the key, unless they belong to several models."""
-    waiting = list(_registry().waiting_losses.pop(weights.key or "", ()))
+    waiting = list(registry().waiting_losses.pop(weights.key or "", ()))
     places = [(type(loss), loss.index) for loss in waiting]
     if len(set(places)) == len(places):
         for loss in waiting:

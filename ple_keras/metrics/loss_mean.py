@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._keras.internals import mark_lower_as_better
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
@@ -25,11 +26,10 @@ class LossMean(keras.metrics.Mean):
         **kwargs: Arguments of `keras.metrics.Mean`.
     """
 
-    _direction = "down"
-
     def __init__(self, loss: LossLike, **kwargs: Any) -> None:
         self.loss = check_loss(loss)
         super().__init__(**{"name": stable_name(self.loss), **kwargs})
+        mark_lower_as_better(self)
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -44,6 +44,12 @@ def private_names_of_keras():
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
+def assigned(line):
+    """Return the names that a line of a class assigns."""
+    targets = getattr(line, "targets", [getattr(line, "target", None)])
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
 def uses(path, private):
     """Yield the uses of `keras.src` and of private names of Keras in a file."""
     for node in ast.walk(ast.parse(path.read_text())):
@@ -56,6 +62,9 @@ def uses(path, private):
                 yield "keras.src"
             case ast.Attribute(attr=name) | ast.FunctionDef(name=name) if name in private:
                 yield name
+            case ast.ClassDef(body=body):
+                names = [name for line in body for name in assigned(line)]
+                yield from (name for name in names if name in private)
             case ast.Call(func=ast.Name(id="getattr" | "hasattr" | "setattr"), args=[_, name, *_]):
                 if isinstance(name, ast.Constant) and name.value in private:
                     yield name.value
@@ -77,9 +86,10 @@ def test_the_search_finds_uses_of_private_names(tmp_path):
     file.write_text(
         "import keras.src.ops\nfrom keras.src import tree\nkeras.src.ops\nlayer._layers\n"
         "getattr(metric, '_direction', None)\ndef _losses(): ...\nself._own\n"
+        "class Own:\n    _metrics = ()\n"
     )
     private = private_names_of_keras()
-    expected = {"keras.src.ops", "keras.src", "_layers", "_direction", "_losses"}
+    expected = {"keras.src.ops", "keras.src", "_layers", "_direction", "_losses", "_metrics"}
     assert {*uses(file, private)} == expected
 
 
@@ -185,6 +195,13 @@ def test_early_stopping_uses_a_copied_direction():
     x = np.ones((2, 1), "float32")
     model.fit(x, x, verbose=0, callbacks=[stop])
     assert stop.monitor_op is keras.ops.greater
+
+
+def test_early_stopping_minimizes_a_metric_that_is_marked():
+    metric = keras.metrics.Mean(name="cost")
+    assert not hasattr(metric, "_direction")
+    internals.mark_lower_as_better(metric)
+    assert metric._direction == keras.metrics.MeanSquaredError()._direction
 
 
 @keras.saving.register_keras_serializable()
