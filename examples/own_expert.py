@@ -66,7 +66,7 @@ def main():
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), CountHead("visits", tower=[16])])
     expert = ResidualExpert([64, FEATURES], scale=0.5, normalization="layer")
-    ple = pk.PLEBlock(2, heads, expert, num_task_experts=2, num_shared_experts=2, name="ple")
+    ple = pk.PLEBlock(2, heads, expert, name="ple")
     inputs = keras.Input((FEATURES,))
     model = keras.Model(inputs, heads(ple(inputs)))
     model.compile("adam", **heads.compile_kwargs())
