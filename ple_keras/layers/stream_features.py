@@ -1,5 +1,6 @@
 """A copy of the feature network for each stream."""
 
+from collections import UserList
 from collections.abc import Sequence
 from typing import Any
 
@@ -120,6 +121,15 @@ class StreamFeatures(FreezableLayer):
         """The names of the copies, which are attributes of the built layer, in order."""
         return list(dict.fromkeys(self._copy_of.value.values()))
 
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """The copies, in order, once the layer is built. `summary(expand_nested=True)` shows them.
+
+        It is not a list, since files would then hold the copies by position, not by attribute.
+        """
+        names = self.copy_names if self.built else []
+        return UserList(getattr(self, name) for name in names)
+
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
         if not self.built:
@@ -145,7 +155,7 @@ class StreamFeatures(FreezableLayer):
         Returns:
             The features of each stream.
         """
-        features = {name: getattr(self, name)(inputs) for name in self.copy_names}
+        features = {copy.name: copy(inputs) for copy in self.layers}
         return {stream: features[name] for stream, name in self._copy_of.value.items()}
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
@@ -157,7 +167,7 @@ class StreamFeatures(FreezableLayer):
         # and every stream has its own.
         inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
         if self.built:
-            output = getattr(self, self.copy_names[0])(inputs)
+            output = self.layers[0](inputs)
         else:
             copy = self._template.copy(self._template.layer.name)
             output = build_features(copy, inputs, "feature_block")
