@@ -18,7 +18,7 @@ StreamShapes: TypeAlias = Shape | Mapping[str, Shape]
 Nested: TypeAlias = Tensor | Mapping[str, "Nested"] | Sequence["Nested"]
 NestedShape: TypeAlias = Shape | Mapping[str, "NestedShape"] | Sequence["NestedShape"]
 # The dtypes that Keras does not cast, of a tensor or by column; None for floats.
-FixedDTypes: TypeAlias = str | None | Mapping[str, "FixedDTypes"]
+FixedDTypes: TypeAlias = str | Mapping[str, "FixedDTypes"] | None
 
 Index: TypeAlias = tuple[int | slice, ...]
 WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable

@@ -24,6 +24,6 @@ def fixed_dtypes(inputs: Nested) -> FixedDTypes:
     if isinstance(inputs, Mapping):
         return {key: fixed_dtypes(value) for key, value in inputs.items()}
     is_tensor = isinstance(inputs, keras.KerasTensor) or ops.is_tensor(inputs)
-    tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
+    tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
     return None if keras.backend.is_float_dtype(dtype) else dtype
