@@ -4,7 +4,7 @@ A copy of a layer through its config has no adapted state. All copies of a netwo
 its adapted layers. A config that contains such a network holds their state, so that clones keep it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.copying import copy_layer, is_graph
+from ple_keras._keras.internals import SHARED_ID_KEY
 from ple_keras._keras.walking import layers_inside
 
 
@@ -100,5 +101,12 @@ def _with_inside(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
 def _content(layer: keras.Layer) -> Any:
     """Return the config and state of a layer, without its name and the shapes it was built with."""
     state = state_of(layer)
-    config = {key: value for key, value in layer.get_config().items() if key != "name"}
-    return keras.saving.serialize_keras_object(config), state["variables"], state["assets"]
+    config = keras.saving.serialize_keras_object({**layer.get_config(), "name": None})
+    return _without_ids(config), state["variables"], state["assets"]
+
+
+def _without_ids(config: Any) -> Any:
+    """Return a part of a config without the ids of objects, which Keras adds while it loads."""
+    if isinstance(config, Mapping):
+        return {key: _without_ids(x) for key, x in config.items() if key != SHARED_ID_KEY}
+    return [_without_ids(x) for x in config] if isinstance(config, list | tuple) else config

@@ -16,14 +16,20 @@ def at_least_float32(x: Tensor) -> Tensor:
     return ops.cast(x, "float32") if is_half else x
 
 
-def fixed_dtypes(inputs: Nested) -> FixedDTypes:
+def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     """Return the dtype of a tensor, or of each tensor of a dict; None for floats.
 
     Keras casts floats to the compute dtype of the layer that they are passed to.
+
+    Args:
+        inputs: The tensor, or dict of tensors.
+        known: What the function returned before. A float keeps its known dtype, since Keras passes
+            floats for all columns when it builds a model from shapes.
     """
     if isinstance(inputs, Mapping):
-        return {key: fixed_dtypes(value) for key, value in inputs.items()}
+        by_key = known if isinstance(known, Mapping) else {}
+        return {key: fixed_dtypes(value, by_key.get(key)) for key, value in inputs.items()}
     is_tensor = isinstance(inputs, keras.KerasTensor) or ops.is_tensor(inputs)
     tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
-    return None if keras.backend.is_float_dtype(dtype) else dtype
+    return known if keras.backend.is_float_dtype(dtype) else dtype

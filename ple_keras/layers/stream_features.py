@@ -133,7 +133,7 @@ class StreamFeatures(FreezableLayer):
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
         if not self.built:
-            self._dtypes.value = fixed_dtypes(inputs)
+            self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
         outputs: dict[str, Tensor] = super().__call__(inputs, *args, **kwargs)
         return outputs
 
