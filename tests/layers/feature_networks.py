@@ -31,4 +31,4 @@ def network(adapted=None, **embedding):
     inputs = symbols()
     item = keras.layers.Embedding(10, 3, name="embedding", **embedding)(inputs["item"])
     joined = keras.layers.Concatenate()([item, (adapted or normalization())(inputs["price"])])
-    return keras.Model(inputs, keras.layers.Dense(4, "relu", name="dense")(joined))
+    return keras.Model(inputs, keras.layers.Dense(4, "tanh", name="dense")(joined))

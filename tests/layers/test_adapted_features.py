@@ -255,7 +255,7 @@ def served(model, form, folder, x):
     if form == "torch":
         import torch
 
-        shapes = dict.fromkeys(x, {0: torch.export.Dim("batch")})
+        shapes = {key: {0: torch.export.Dim("batch")} for key in x}
         model.export(folder / "m.pt2", format="torch", verbose=False, dynamic_shapes=shapes)
         tensors = {key: torch.from_numpy(value) for key, value in x.items()}
         return numpy_of(torch.export.load(folder / "m.pt2").module()(tensors))
