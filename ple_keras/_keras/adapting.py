@@ -1,7 +1,8 @@
 """Layers with adapted state, such as Normalization and StringLookup.
 
 A copy of a layer through its config has no adapted state. All copies of a network therefore share
-its adapted layers. A config that contains such a network holds their state, so that clones keep it.
+one copy of each adapted layer, with its state. A config that contains such a network holds these
+states, so that clones keep them.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,37 +19,41 @@ from ple_keras._keras.internals import SHARED_ID_KEY
 from ple_keras._keras.walking import layers_inside
 
 
-def can_adapt(layer: keras.Layer) -> bool:
-    """Return whether a layer has a method `adapt`, as all layers with adapted state have."""
-    return hasattr(layer, "adapt")
-
-
 def adapted_layers(model: keras.Layer) -> list[keras.Layer]:
     """Return the layers with `adapt` of a Functional or Sequential model, in order, each once.
 
-    Those of models inside it are included. They are the layers that `copy_layer` shares with
-    `share_adapted=True`. The order is that of the model's config.
+    Those of models inside it are included. The order is that of the model's config.
     """
-    found = {id(layer): layer for layer in _leaves(model) if can_adapt(layer)}
+    found = {id(layer): layer for layer in _leaves(model) if _can_adapt(layer)}
     return list(found.values())
 
 
-def refuse_lost_state(model: keras.Layer, argument: str) -> None:
-    """Check that copies of a network lose no adapted state.
+def copy_adapted(model: keras.Layer) -> dict[int, keras.Layer]:
+    """Return copies of the `adapted_layers` of a model with their states, by the layers' ids.
 
-    They lose it if the layer is not an own layer of a Functional or Sequential model, but inside
-    another layer, or the network itself.
+    States cannot be assigned in `build`, which Keras may call while it traces a step.
+    """
+    layers = adapted_layers(model)
+    copies = {id(layer): copy_layer(layer, layer.name) for layer in layers}
+    restore_states(list(copies.values()), [state_of(layer) for layer in layers])
+    return copies
+
+
+def refuse_lost_state(model: keras.Layer, argument: str) -> None:
+    """Check that copies of a network with the layers of `copy_adapted` lose no adapted state.
+
+    They lose the state of layers that are not own layers of a Functional or Sequential model.
     """
     for layer in _leaves(model):
-        if layer is not model and can_adapt(layer):
+        inside = {name: each for name, each in _with_inside(layer) if _can_adapt(each)}
+        if not inside or (layer is not model and _can_adapt(layer)):
             continue
         copies = dict(_with_inside(copy_layer(layer, layer.name)))
-        for name, inside in _with_inside(layer):
-            copy = copies.get(name)
-            if can_adapt(inside) and (copy is None or _content(copy) != _content(inside)):
+        for name, each in inside.items():
+            if name not in copies or _content(copies[name]) != _content(each):
                 raise ValueError(
                     f"{argument} must not contain adapted layers, except directly in a Functional "
-                    f"or Sequential model, since its copies would lose the state of {inside!r}. "
+                    f"or Sequential model, since its copies would lose the state of {each!r}. "
                     "Apply this layer to the inputs, before the copies. "
                     f"Received: {argument}={model!r}"
                 )
@@ -82,6 +87,11 @@ def restore_states(layers: Sequence[keras.Layer], states: Sequence[dict[str, Any
                 for name, text in state["assets"].items():
                     (Path(folder) / name).write_text(text, "utf-8")
                 layer.load_assets(folder)
+
+
+def _can_adapt(layer: keras.Layer) -> bool:
+    """Return whether a layer has a method `adapt`, as all layers with adapted state have."""
+    return hasattr(layer, "adapt")
 
 
 def _leaves(model: keras.Layer) -> Iterator[keras.Layer]:

@@ -37,7 +37,7 @@ def derive_initializer(initializer: Initializer, *path: object) -> Any:
 
 
 def copy_layer(
-    layer: keras.Layer, name: str, *path: object, share_adapted: bool = False
+    layer: keras.Layer, name: str, *path: object, replaced: Mapping[int, keras.Layer] | None = None
 ) -> keras.Layer:
     """Return a copy of `layer` with new weights and the name `name`.
 
@@ -49,8 +49,8 @@ def copy_layer(
         layer: The layer.
         name: The name of the copy.
         *path: The place of the copy.
-        share_adapted: Whether the copy of a Functional or Sequential model contains the model's
-            own layers with `adapt` instead of copies, which would have no adapted state.
+        replaced: Layers to use instead of copies, by the id of a layer of a Functional or
+            Sequential model. Several copies can share them.
 
     Raises:
         TypeError: If the layer's `__init__` takes parameters that its config lacks, or if the
@@ -58,7 +58,7 @@ def copy_layer(
     """
     with keras.name_scope(name), tensorflow_not_imported():
         if is_graph(layer):
-            return _clone_model(layer, name, path, share_adapted)
+            return _clone_model(layer, name, path, replaced or {})
         if isinstance(layer, keras.layers.Lambda):
             raise TypeError("the config of a Lambda does not keep its function.")
         if isinstance(layer, keras.Layer):
@@ -87,17 +87,17 @@ def is_graph(layer: keras.Layer) -> bool:
 
 
 def _clone_model(
-    model: keras.Layer, name: str, path: tuple[object, ...], share_adapted: bool
+    model: keras.Layer, name: str, path: tuple[object, ...], replaced: Mapping[int, keras.Layer]
 ) -> keras.Model:
     """Return a copy of a model. Seeds depend on the position of layers, as names may repeat."""
     copied = 0
 
     def clone(layer: keras.Layer) -> keras.Layer:
         nonlocal copied
-        if share_adapted and hasattr(layer, "adapt"):
-            return layer
+        if id(layer) in replaced:
+            return replaced[id(layer)]
         copied += 1
-        return copy_layer(layer, layer.name, *path, copied, share_adapted=share_adapted)
+        return copy_layer(layer, layer.name, *path, copied, replaced=replaced)
 
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
         return keras.Sequential([clone(layer) for layer in model.layers], name=name)

@@ -40,14 +40,14 @@ class StreamFeatures(FreezableLayer):
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
     state and computation of the feature network. `own` limits this to the tasks that need it.
 
-    Layers with adapted state, which have a method `adapt`, such as `keras.layers.Normalization` and
-    `keras.layers.StringLookup`, are not copied: all copies of a Functional or Sequential model
-    share them. Adapt them before the block is built. All other layers of a copy have new weights.
+    Layers with a method `adapt`, such as `keras.layers.Normalization` and
+    `keras.layers.StringLookup`, must be adapted before. All copies of a Functional or Sequential
+    model share them, with their state. The other layers of every copy have new weights.
 
     Args:
         outputs: The tasks, as for CGCBlock.
         feature_block: The feature network: a layer or model that maps a tensor, or a dict of
-            columns, to a tensor. It is copied and never used itself, except for its adapted layers.
+            columns, to a tensor. It is copied and never used itself.
         own: The tasks that have a copy of their own. All others, and "shared", read one common
             copy. `[]` is one copy for all streams. By default, every task has its own.
         shared: Whether the outputs have the stream "shared". A level without shared experts and
@@ -98,7 +98,8 @@ class StreamFeatures(FreezableLayer):
         self._own = None if own is None else tuple(_check_own(own, self._task_names))
         self._shared = check_bool(shared, "shared")
         self._copy_of = Untracked(self._copies_by_stream())
-        self._template = FeatureTemplate(feature_block, "feature_block")
+        with keras.name_scope(self.name):  # for unique paths of the adapted layers' weights
+            self._template = FeatureTemplate(feature_block, "feature_block")
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
 
     def _copies_by_stream(self) -> dict[str, str]:
@@ -204,7 +205,7 @@ class StreamFeatures(FreezableLayer):
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Create a layer, whose adapted layers have the states of the config."""
         arguments = dict(config)
-        states, dtypes = arguments.pop("adapted_states"), arguments.pop("input_dtypes")
+        states, dtypes = arguments.pop("adapted_states", []), arguments.pop("input_dtypes", None)
         arguments["feature_block"] = deserialize_network(arguments["feature_block"], states)
         layer = super().from_config(arguments)
         layer._dtypes.value = dtypes

@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._keras.adapting import (
     adapted_layers,
+    copy_adapted,
     refuse_lost_state,
     restore_states,
     state_of,
@@ -42,7 +43,7 @@ class Template(Untracked[keras.Layer]):
 
 
 class FeatureTemplate(Template):
-    """A feature network whose copies share its layers with adapted state.
+    """A feature network whose copies share one copy of each layer with adapted state.
 
     Args:
         layer: The network, a layer or model.
@@ -62,14 +63,15 @@ class FeatureTemplate(Template):
         check_copyable(layer, argument)
         refuse_lost_state(layer, argument)
         super().__init__(layer, argument)
+        self._adapted = copy_adapted(layer)
 
     @property
     def adapted(self) -> list[keras.Layer]:
-        """The layers that all copies share."""
-        return adapted_layers(self.layer)
+        """The adapted layers that all copies share."""
+        return list(self._adapted.values())
 
     def copy(self, name: str, *path: object) -> Any:
-        return copy_layer(self.layer, name, *path, share_adapted=True)
+        return copy_layer(self.layer, name, *path, replaced=self._adapted)
 
     def serialize_states(self) -> list[dict[str, Any]]:
         """Return the adapted states, which `serialize` omits."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, numpy_of
+from tests.helpers import QUICK_JIT, assert_same, numpy_of
 from tests.layers.feature_networks import columns, network, normalization, symbols
 from tests.models import chain
 from tests.processes import ROOT
@@ -128,10 +128,44 @@ def test_the_state_of_a_model_is_in_its_file_once(tmp_path):
     assert any("stream-shared/" in p for p in places)
 
 
-def test_adapting_the_layer_later_changes_all_copies():
-    adapted = normalization()
-    layer = pk.StreamFeatures(TASKS, network(adapted), own=["click"])
+def test_the_template_and_its_adapted_layers_are_not_part_of_the_layer():
+    template = network()
+    layer = pk.StreamFeatures(TASKS, template)
+    layer(columns())
+    inside = {id(x) for x in layer._flatten_layers()}
+    assert not inside & {id(x) for x in template._flatten_layers()}
+
+
+def test_two_layers_of_one_network_are_saved_and_loaded(tmp_path):
+    template, inputs = network(), symbols()
+    streams = [pk.StreamFeatures(["a"], template, name=name)(inputs) for name in ("one", "two")]
+    model = keras.Model(inputs, {"x": streams[0]["a"], "y": streams[1]["a"]})
+    assert len({w.path for w in model.weights}) == len(model.weights)
+    loaded = saved_and_loaded(model, tmp_path)
+    assert sorted(w.path for w in loaded.weights) == sorted(w.path for w in model.weights)
+    assert_same(numpy_of(loaded(columns())), numpy_of(model(columns())), atol=0)
+
+
+def test_a_layer_that_is_built_by_training_has_the_adapted_state():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.features = pk.StreamFeatures(TASKS, network(), shared=False)
+
+        def call(self, inputs):
+            return self.features(inputs)
+
+    model = Model()
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    model.fit(columns(), {task: np.ones((3, 4)) for task in TASKS}, verbose=0)
+    (layer,) = adapted_inside(model.features).values()
+    np.testing.assert_array_equal(numpy_of(layer(PRICES)), numpy_of(normalization()(PRICES)))
+
+
+def test_adapting_the_shared_layer_again_changes_all_copies():
+    layer = pk.StreamFeatures(TASKS, network(), own=["click"])
     before = numpy_of(layer(columns()))
+    (adapted,) = adapted_inside(layer).values()
     adapted.adapt(np.array([[100.0], [300.0]], "float32"))
     after = numpy_of(layer(columns()))
     for stream in before:
