@@ -246,6 +246,15 @@ def test_a_subclassed_model_is_loaded(is_given, tmp_path):
     assert all(layer.built for layer in loaded._flatten_layers())
 
 
+def test_floats_of_all_columns_do_not_replace_the_dtypes_of_the_config():
+    """Keras passes them when it builds a model from shapes."""
+    layer = make()
+    layer(symbols())
+    copy = pk.StreamFeatures.from_config(layer.get_config())
+    copy({key: keras.Input(x.shape[1:]) for key, x in symbols().items()})
+    assert copy.get_config()["input_dtypes"] == {"item": "int32", "price": None}
+
+
 def test_tensors_are_features_too():
     layer = make(feature_block=keras.layers.Dense(4), shared=False)
     assert {k: tuple(v.shape) for k, v in layer(features(2, 5, 3)).items()} == dict.fromkeys(
@@ -288,6 +297,12 @@ def test_a_mask_of_the_inputs_reaches_the_copies():
     masked = keras.layers.Masking()(x)
     for output in make(feature_block=pk.ExpertBlock([3]))(masked).values():
         np.testing.assert_array_equal(numpy_of(output._keras_mask), [[True, True, False]] * 2)
+
+
+def test_outputs_have_no_mask_if_the_network_consumes_it():
+    masked = keras.layers.Masking()(features(2, 3, 4))
+    for output in make(feature_block=keras.layers.GlobalAveragePooling1D())(masked).values():
+        assert getattr(output, "_keras_mask", None) is None
 
 
 def test_copies_train_and_predict_in_their_modes():
