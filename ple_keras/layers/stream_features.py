@@ -71,12 +71,9 @@ class StreamFeatures(FreezableLayer):
 
     Example:
 
-    >>> ids = keras.Input((), dtype="int32", name="item")
-    >>> price = keras.Input((1,), name="price")
-    >>> item = keras.layers.Embedding(1000, 8)(ids)
-    >>> network = keras.Model([ids, price], keras.layers.Concatenate()([item, price]))
-    >>> inputs = {"item": ids, "price": price}
-    >>> network = keras.Model(inputs, keras.layers.Concatenate()([item, price]))
+    >>> inputs = {"item": keras.Input((), dtype="int32"), "price": keras.Input((1,))}
+    >>> item = keras.layers.Embedding(1000, 8)(inputs["item"])
+    >>> network = keras.Model(inputs, keras.layers.Concatenate()([item, inputs["price"]]))
     >>> features = StreamFeatures(["click", "buy"], network)(inputs)
     >>> {name: tuple(x.shape) for name, x in features.items()}
     {'click': (None, 9), 'buy': (None, 9), 'shared': (None, 9)}
@@ -118,7 +115,7 @@ class StreamFeatures(FreezableLayer):
         return list(self._task_names)
 
     @property
-    def copy_names(self) -> list[str]:
+    def _copy_names(self) -> list[str]:
         """The names of the copies, which are attributes of the built layer, in order."""
         return list(dict.fromkeys(self._copy_of.value.values()))
 
@@ -128,7 +125,7 @@ class StreamFeatures(FreezableLayer):
 
         It is not a list, since files would then hold the copies by position, not by attribute.
         """
-        names = self.copy_names if self.built else []
+        names = self._copy_names if self.built else []
         return UserList(getattr(self, name) for name in names)
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
@@ -140,7 +137,7 @@ class StreamFeatures(FreezableLayer):
 
     def build(self, input_shape: NestedShape) -> None:
         inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)
-        for name in self.copy_names:
+        for name in self._copy_names:
             copy = self._template.copy(name, name)
             setattr(self, name, copy)
             build_features(copy, inputs, "feature_block")

@@ -63,7 +63,13 @@ class FeatureTemplate(Template):
         check_copyable(layer, argument)
         refuse_lost_state(layer, argument)
         super().__init__(layer, argument)
-        self._adapted = copy_adapted(layer)
+        try:
+            self._adapted = copy_adapted(layer)
+        except Exception as error:
+            raise ValueError(
+                f"{argument} must contain adapted layers whose state can be copied: {error} "
+                f"Call `adapt` first. Received: {argument}={layer!r}"
+            ) from error
 
     @property
     def adapted(self) -> list[keras.Layer]:

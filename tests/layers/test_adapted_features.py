@@ -260,6 +260,13 @@ def test_a_layer_that_is_not_adapted_is_refused_when_the_copies_are_built():
     check_refused(lambda: layer(PRICES), ValueError, message)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+def test_a_lookup_without_a_vocabulary_is_refused():
+    block = keras.Sequential([keras.layers.StringLookup(), keras.layers.Embedding(4, 2)])
+    message = "must contain adapted layers whose state can be copied: .* Call `adapt` first"
+    check_refused(lambda: pk.StreamFeatures(TASKS, block), ValueError, message)
+
+
 @pytest.mark.parametrize("prepare", [lambda layer: layer, called], ids=["unbuilt", "built"])
 def test_state_that_is_in_the_config_is_copied(prepare, tmp_path):
     layer = pk.StreamFeatures(TASKS, prepare(Normalized(5.0, 4.0)), name="features")
