@@ -20,6 +20,7 @@ from ple_keras.layers.mmoe_block import MMoEBlock
 from ple_keras.layers.ple_block import PLEBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
+from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
@@ -53,6 +54,7 @@ __all__ = [
     "RegressionHead",
     "SequentialBlock",
     "SharedBottomBlock",
+    "StreamFeatures",
     "TaskHeads",
     "Transfer",
     "gate_report",

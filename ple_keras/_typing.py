@@ -17,6 +17,8 @@ Streams: TypeAlias = Tensor | ByName  # one tensor for all streams, or one per s
 StreamShapes: TypeAlias = Shape | Mapping[str, Shape]
 Nested: TypeAlias = Tensor | Mapping[str, "Nested"] | Sequence["Nested"]
 NestedShape: TypeAlias = Shape | Mapping[str, "NestedShape"] | Sequence["NestedShape"]
+# The dtypes that Keras does not cast, of a tensor or by column; None for floats.
+FixedDTypes: TypeAlias = str | Mapping[str, "FixedDTypes"] | None
 
 Index: TypeAlias = tuple[int | slice, ...]
 WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable

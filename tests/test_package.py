@@ -13,7 +13,8 @@ from tests.processes import ROOT
 PUBLIC = """
 BinaryHead CGCBlock ExpertBlock Gate GateReport GateWeightsLogger Head LogitAUC LossWeightDecay
 LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss MaskedMetric MultiTaskScore
-MulticlassHead PLEBlock ProductHead RegressionHead SequentialBlock SharedBottomBlock TaskHeads
+MulticlassHead PLEBlock ProductHead RegressionHead SequentialBlock SharedBottomBlock StreamFeatures
+TaskHeads
 Transfer gate_report gate_weights gradient_conflict mask_labels mtl_gain plot_architecture
 plot_gate_history plot_gate_weights start_experts transfer_weights
 """

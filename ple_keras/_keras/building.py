@@ -5,17 +5,26 @@ from typing import Any, cast
 
 import keras
 
+from ple_keras._keras.adapting import adapted_layers
 from ple_keras._keras.copying import copy_layer
-from ple_keras._typing import NestedShape, Shape
+from ple_keras._keras.walking import walk
+from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
 
 
-def symbolic(shape: NestedShape, dtype: str) -> Any:
-    """Return a symbolic tensor of a shape, or a dict or list of them, for a dict or list."""
+def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
+    """Return a symbolic tensor of a shape, or a dict or list of them, for a dict or list.
+
+    Args:
+        shape: The shape, or shapes.
+        dtype: The dtype of all tensors that have no fixed one.
+        fixed: The fixed dtype of the tensor, or of each tensor of a dict.
+    """
     if isinstance(shape, Mapping):
-        return {key: symbolic(item, dtype) for key, item in shape.items()}
+        dtypes = fixed if isinstance(fixed, Mapping) else {}
+        return {key: symbolic(item, dtype, dtypes.get(key)) for key, item in shape.items()}
     if isinstance(shape, Sequence) and shape and isinstance(shape[0], Sequence | Mapping):
         return [symbolic(item, dtype) for item in cast(Sequence[NestedShape], shape)]
-    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=dtype)
+    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=fixed or dtype)
 
 
 def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
@@ -48,3 +57,38 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
 def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
     """Return a template's output width H for inputs `(..., D)`, without building the template."""
     return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
+
+
+def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+    """Build a copy of a feature network on symbolic inputs and return its symbolic output.
+
+    Raises:
+        ValueError: If the layer does not map the inputs to one tensor, or if this does not build
+            all layers inside it. They would slow down every training step.
+    """
+    unadapted = [inside for inside in adapted_layers(layer) if not inside.built]
+    try:
+        output = layer(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must take the inputs {inputs}, but its copy failed: {error} "
+            f"Received: {argument}={layer!r}"
+        ) from error
+    if not isinstance(output, keras.KerasTensor):
+        raise ValueError(
+            f"{argument} must return one tensor, but it returns {output!r}. "
+            f"Received: {argument}={layer!r}"
+        )
+    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
+    if unbuilt:
+        raise ValueError(
+            f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
+            "A keras.Sequential cannot build layers on a dict: use a Functional model or a "
+            f"SequentialBlock. Received: {argument}={layer!r}"
+        )
+    if any(inside.weights for inside in unadapted):
+        raise ValueError(
+            f"{argument} must contain adapted layers only: call `adapt` of {unadapted} first. "
+            f"Received: {argument}={layer!r}"
+        )
+    return output

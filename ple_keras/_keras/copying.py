@@ -36,20 +36,29 @@ def derive_initializer(initializer: Initializer, *path: object) -> Any:
     return type(initializer).from_config(_reseed(initializer.get_config(), path))
 
 
-def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
+def copy_layer(
+    layer: keras.Layer, name: str, *path: object, replaced: Mapping[int, keras.Layer] | None = None
+) -> keras.Layer:
     """Return a copy of `layer` with new weights and the name `name`.
 
     The copy is unbuilt, except for a Functional model, which is built within the current name
     scope. Seeds in the config are derived for `path`. Copies for different paths therefore start
     with different weights, and with the same weights in every run.
 
+    Args:
+        layer: The layer.
+        name: The name of the copy.
+        *path: The place of the copy.
+        replaced: Layers to use instead of copies, by the id of a layer of a Functional or
+            Sequential model. Several copies can share them.
+
     Raises:
         TypeError: If the layer's `__init__` takes parameters that its config lacks, or if the
             layer is or contains a Lambda.
     """
     with keras.name_scope(name), tensorflow_not_imported():
-        if isinstance(layer, keras.Sequential) or _is_functional(layer):
-            return _clone_model(layer, name, path)
+        if is_graph(layer):
+            return _clone_model(layer, name, path, replaced or {})
         if isinstance(layer, keras.layers.Lambda):
             raise TypeError("the config of a Lambda does not keep its function.")
         if isinstance(layer, keras.Layer):
@@ -71,18 +80,24 @@ def check_copyable(layer: keras.Layer, argument: str) -> None:
         ) from error
 
 
-def _is_functional(layer: keras.Layer) -> bool:
-    return isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+def is_graph(layer: keras.Layer) -> bool:
+    """Return whether a layer is a Functional or Sequential model."""
+    is_functional = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
+    return isinstance(layer, keras.Sequential) or is_functional
 
 
-def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
+def _clone_model(
+    model: keras.Layer, name: str, path: tuple[object, ...], replaced: Mapping[int, keras.Layer]
+) -> keras.Model:
     """Return a copy of a model. Seeds depend on the position of layers, as names may repeat."""
     copied = 0
 
     def clone(layer: keras.Layer) -> keras.Layer:
         nonlocal copied
+        if id(layer) in replaced:
+            return replaced[id(layer)]
         copied += 1
-        return copy_layer(layer, layer.name, *path, copied)
+        return copy_layer(layer, layer.name, *path, copied, replaced=replaced)
 
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
         return keras.Sequential([clone(layer) for layer in model.layers], name=name)

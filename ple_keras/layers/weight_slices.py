@@ -1,8 +1,9 @@
-"""Parts of variables that belong to each expert and gate of a level."""
+"""Parts of variables that belong to each expert and gate of a level, or to each stream."""
 
 from ple_keras._typing import WeightSlice
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
+from ple_keras.layers.stream_features import StreamFeatures
 
 
 def expert_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
@@ -34,4 +35,16 @@ def _gate_slices(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]
     }
     if hasattr(gate, "_block"):
         slices["gate_block"] = [(weight, ()) for weight in gate._block.weights]
+    return slices
+
+
+def stream_slices(features: StreamFeatures) -> dict[str, list[WeightSlice]]:
+    """Return the weights of each copy of a built StreamFeatures, and of its adapted layers."""
+    adapted = {id(w): w for layer in features._template.adapted for w in layer.weights}
+    slices: dict[str, list[WeightSlice]] = {
+        copy.name: [(weight, ()) for weight in copy.weights if id(weight) not in adapted]
+        for copy in features.layers
+    }
+    if adapted:
+        slices["adapted"] = [(weight, ()) for weight in adapted.values()]
     return slices

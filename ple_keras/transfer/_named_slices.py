@@ -1,4 +1,4 @@
-"""The weights of a model by name: those of experts, gates and heads, and others by path."""
+"""The weights of a model by name: of experts, gates, heads and streams; others by path."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,8 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
-from ple_keras.layers.weight_slices import level_slices
+from ple_keras.layers.stream_features import StreamFeatures
+from ple_keras.layers.weight_slices import level_slices, stream_slices
 
 WeightSlices = dict[str, list[WeightSlice]]
 # A short name, a longer one for names that are not unique, and the slices.
@@ -45,6 +46,9 @@ def named_slices(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> WeightSl
             found += _head_slices(layer, path)
         elif isinstance(layer, TaskHeads):
             found += _loss_weight_slices(layer, path)
+        elif isinstance(layer, StreamFeatures):
+            slices_by_stream = stream_slices(layer).items()
+            found += [(name, f"{path}{name}", slices) for name, slices in slices_by_stream]
     known = {id(variable) for *_, slices in found for variable, _ in slices}
     return _by_name([*found, *_other_slices(layers, known)], model)
 

@@ -60,9 +60,12 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
         ple/0/gate/click/gate_block         a gate block.
         click/tower, click/head             a head's tower, and its other weights.
         click/loss_weight                   the state of a scheduled or learned loss weight.
+        stream-click                        the copy of a StreamFeatures for a stream.
+        adapted                             the adapted layers that all copies share.
         embedding/embeddings                any other weight, by the layers that contain it.
 
-    If a model has two heads for a task, the names start with the heads' paths instead.
+    If a model has two heads for a task, or two StreamFeatures, the names start with their paths
+    instead.
 
     Levels are named as in `gate_weights`. If the two models have no level name in common, levels
     are matched in order. Stacked and copied experts are equivalent. Other layers are matched by

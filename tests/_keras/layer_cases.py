@@ -59,6 +59,25 @@ def plain(value):
 TASKS = ["buy", "click"]
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class Joined(keras.layers.Layer):
+    """Feature network of two columns, built by its first call. It needs no `build`."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.dense = keras.layers.Dense(3, dtype=self.dtype_policy)
+
+    def call(self, inputs):
+        return self.dense(keras.ops.concatenate([inputs["price"], inputs["age"]], axis=-1))
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask["price"]
+
+    def compute_output_shape(self, input_shape):
+        return (*input_shape["price"][:-1], 3)
+
+
 CASES = {
     "expert": Case(lambda **kw: pk.ExpertBlock([4, 3], **kw), 5, 3),
     "expert_batchnorm": Case(
@@ -130,6 +149,18 @@ CASES = {
     ),
     "shared_bottom": Case(
         lambda **kw: pk.SharedBottomBlock(TASKS, [4, 3], **kw), 5, {"buy": 3, "click": 3}
+    ),
+    "stream_features": Case(
+        lambda **kw: pk.StreamFeatures(
+            TASKS, pk.ExpertBlock([4, 3], dtype=kw.get("dtype")), own=["click"], **kw
+        ),
+        5,
+        {"buy": 3, "click": 3, "shared": 3},
+    ),
+    "stream_features_dict_inputs": Case(
+        lambda **kw: pk.StreamFeatures(TASKS, Joined(dtype=kw.get("dtype")), shared=False, **kw),
+        {"price": 2, "age": 1},
+        {"buy": 3, "click": 3},
     ),
     "head": Case(lambda **kw: pk.Head("buy", units=2, **kw), 5, 2, is_head=True),
     "binary_head": Case(lambda **kw: pk.BinaryHead("buy", tower=[4], **kw), 5, 1, is_head=True),

@@ -68,6 +68,13 @@ class SumOfTasks(keras.layers.Layer):
         return next(iter(input_shape.values()))
 
 
+def adapted(layers):
+    """Return a feature network with an adapted layer."""
+    normalization = keras.layers.Normalization(name="adapted")
+    normalization.adapt(features(ROWS, WIDTH, seed=1))
+    return keras.Sequential([normalization, *layers])
+
+
 def built(layer):
     layer.build((None, WIDTH))
     return layer
@@ -252,10 +259,27 @@ def two_levels(draw, name, tasks, depth):
 
 
 @st.composite
+def streams(draw, name, tasks, depth):
+    """Draw a StreamFeatures, followed by a PLEBlock."""
+    ple = draw(ples("levels", tasks, depth))
+    network = draw(parts("network", depth - 1, distinct=True))
+    own = draw(st.none() | st.lists(st.sampled_from(tasks), unique=True))
+    features_by_stream = Recipe(
+        pk.StreamFeatures,
+        *(tasks, Recipe(adapted, [network]) if draw(st.booleans()) else network),
+        own=own,
+        shared=ple.keywords["num_shared_experts"] > 0,
+        name="features",
+    )
+    return Recipe(pk.SequentialBlock, [features_by_stream, ple], name=name)
+
+
+@st.composite
 def bodies(draw, name, tasks, depth):
     """Draw one layer that contains all parts before the heads."""
     body = st.one_of(
-        ples(name, tasks, depth), levels(name, tasks, depth), two_levels(name, tasks, depth)
+        *(ples(name, tasks, depth), levels(name, tasks, depth), two_levels(name, tasks, depth)),
+        streams(name, tasks, depth),
     )
     if depth == 1 or draw(st.booleans()):
         return draw(body)

@@ -110,6 +110,37 @@ def functional_template():
     return chain(block, width=4)
 
 
+def streams_of(*layers):
+    block = pk.StreamFeatures(["a", "b"], *layers, own=["b"], name="streams")
+    return pk.SequentialBlock([block, pk.PLEBlock(1, ["a", "b"], [3], name="ple")], name="block")
+
+
+def adapted_layer():
+    layer = keras.layers.Normalization(name="adapted")
+    layer.adapt(features(4, 6))
+    return layer
+
+
+def streams_of_a_functional_network():
+    inputs = keras.Input((6,))
+    outputs = keras.layers.Dense(4)(keras.layers.Dense(3)(adapted_layer()(inputs)))
+    return chain(streams_of(keras.Model(inputs, outputs)), width=6)
+
+
+def streams_of_a_sequential_network():
+    inside = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
+    return chain(streams_of(keras.Sequential([adapted_layer(), inside])), width=6)
+
+
+def streams_of_a_block():
+    return chain(streams_of(nested_template(False)), width=6)
+
+
+def streams_alone():
+    block = pk.StreamFeatures(["a"], nested_template(True), name="streams")
+    return chain(block, width=6)
+
+
 def tower_that_is_a_built_block():
     tower = pk.SequentialBlock([keras.layers.Dense(4), pk.ExpertBlock(3)])
     tower.build((None, 6))
@@ -159,6 +190,8 @@ MODELS = [
     *(blocks_in_blocks, sequential_in_a_block, one_model_inside_another, sequential_model),
     *(template_that_is_a_block, template_that_is_a_built_block, functional_template),
     *(template_with_a_sequential_inside, template_with_a_functional_inside),
+    *(streams_of_a_functional_network, streams_of_a_sequential_network),
+    *(streams_of_a_block, streams_alone),
     *(tower_that_is_a_built_block, children_built_before_their_container, subclassed_model),
 ]
 

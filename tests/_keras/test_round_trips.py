@@ -76,7 +76,8 @@ def is_loaded_quantized(layer):
     In Keras, it does not for custom layers with inner layers. It does not for a Gate outside a
     CGCBlock either.
     """
-    if isinstance(layer, pk.CGCBlock | pk.SharedBottomBlock | pk.ExpertBlock | pk.Head):
+    kept = pk.CGCBlock | pk.SharedBottomBlock | pk.StreamFeatures | pk.ExpertBlock | pk.Head
+    if isinstance(layer, kept):
         return True
     if isinstance(layer, pk.Gate | TwoDense):
         return False

@@ -1,4 +1,7 @@
-"""`isolate_task_experts=True`: a task's own experts and gates learn from its own loss alone."""
+"""`isolate_task_experts=True`: a task's own experts and gates learn from its own loss alone.
+
+With StreamFeatures, this holds for everything that a task owns, from its features to its head.
+"""
 
 import itertools
 
@@ -8,8 +11,11 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.inspection._gradients import gradient_function
+from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.weight_slices import level_slices
+from ple_keras.transfer._named_slices import named_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.layers.feature_networks import columns, network, symbols
 
 TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
@@ -65,6 +71,95 @@ def test_without_isolation_other_tasks_have_a_gradient_beyond_one_level():
     x = streams()
     gradients = largest_gradients(built(2, x), x)
     assert all(gradient > 0 for gradient in gradients.values())
+
+
+def whole_model(num_levels, own, **kwargs):
+    """Return a model of features, levels, towers and heads, with random weights."""
+    tower = pk.ExpertBlock([3], "tanh")  # no ReLU, whose gradients may all be 0
+    expert = pk.ExpertBlock([4, 3], "tanh")
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=tower) for task in TASKS])
+    ple = pk.PLEBlock(num_levels, heads, expert, 2, 2, gate_block=tower, name="ple", **kwargs)
+    inputs = symbols()
+    streams = pk.StreamFeatures(heads, network(), own=own, name="features")
+    model = keras.Model(inputs, heads(ple(streams(inputs))))
+    randomize(model)
+    return model
+
+
+def owner_of(name):
+    """Return the task or "shared" that owns the weights with a name of `transfer_weights`."""
+    owners = [*TASKS, "shared"]
+    parts = name.removeprefix("ple/").replace("stream-", "").split("/")
+    return next((part for part in parts if part in owners), None)
+
+
+# How a backend computes a step: as compiled functions or operation by operation.
+RUNS = {"torch": ["eager"], "jax": ["compiled", "eager"], "tensorflow": ["compiled", "eager"]}
+
+
+def gradients_by_owner(model, run):
+    """Return the largest gradient of each task's prediction on each owner's weights, by kind."""
+    slices = named_slices(model, find_levels(model))
+    slices = {
+        name: [(v, index) for v, index in of_name if v.trainable]
+        for name, of_name in slices.items()
+    }
+    variables = {id(v): v for of_name in slices.values() for v, _ in of_name}
+    model.compile(jit_compile=run == "compiled", run_eagerly=run == "eager")
+    call = model
+    if keras.backend.backend() == "tensorflow" and run == "compiled":
+        import tensorflow as tf
+
+        call = tf.function(lambda batch: model(batch))
+
+    def losses(batch, observe):
+        outputs = call(batch)
+        return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
+
+    batch = {key: keras.ops.convert_to_tensor(x) for key, x in columns().items()}
+    gradients, _ = gradient_function(losses, list(variables.values()), model)(batch)
+    by_variable = dict(zip(variables, gradients))
+    largest = {}
+    for (row, loss), (name, of_name) in itertools.product(enumerate(TASKS), slices.items()):
+        kind = name.split("-")[0].split("/")[-1] if "/" not in name else name.split("/")[-1]
+        key = loss, owner_of(name), kind.removesuffix("_0").removesuffix("_1")
+        for v, index in of_name:
+            gradient = np.abs(by_variable[id(v)][(row, *index)]).max()
+            largest[key] = max(largest.get(key, 0.0), gradient)
+    return largest
+
+
+@pytest.mark.parametrize("run", RUNS[keras.backend.backend()])
+@pytest.mark.parametrize("stack_experts", [True, False])
+@pytest.mark.parametrize("num_levels", [1, 2, 3])
+def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(num_levels, stack_experts, run):
+    model = whole_model(num_levels, None, isolate_task_experts=True, stack_experts=stack_experts)
+    found = gradients_by_owner(model, run)
+    kinds = {"stream", "expert", "gate_block", "tower", "head"}
+    assert {(loss, owner, kind) for loss in TASKS for owner in TASKS for kind in kinds} <= set(
+        found
+    )
+    for (loss, owner, kind), gradient in found.items():
+        if owner in TASKS and owner != loss:
+            assert gradient == 0.0, (loss, owner, kind)
+        elif owner == loss or kind == "expert":
+            assert gradient > 0, (loss, owner, kind)
+
+
+@pytest.mark.parametrize("own", [["buy"], []], ids=str)
+def test_tasks_without_a_copy_of_their_own_train_the_common_copy_together(own):
+    found = gradients_by_owner(whole_model(2, own, isolate_task_experts=True), "eager")
+    for task in TASKS:
+        assert found[task, "shared", "stream"] > 0
+        if "buy" in own:
+            assert (found[task, "buy", "stream"] > 0) == (task == "buy")
+
+
+def test_without_isolation_other_tasks_train_what_a_task_owns_beyond_one_level():
+    found = gradients_by_owner(whole_model(2, None), "eager")
+    for loss, owner in itertools.product(TASKS, TASKS):
+        assert found[loss, owner, "stream"] > 0
+        assert found[loss, owner, "expert"] > 0
 
 
 @pytest.mark.parametrize("rows", [5, 600])  # batched on PyTorch, or not

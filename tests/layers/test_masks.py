@@ -18,6 +18,9 @@ BLOCKS = {
     "ple": lambda: pk.PLEBlock(2, TASKS, pk.ExpertBlock(3, normalization="batch")),
     "mmoe": lambda: pk.MMoEBlock(TASKS, 3, num_experts=2),
     "bottom": lambda: pk.SharedBottomBlock(TASKS, 3),
+    "streams_and_ple": lambda: pk.SequentialBlock(
+        [pk.StreamFeatures(TASKS, keras.layers.Dense(4)), pk.PLEBlock(2, TASKS, 3)]
+    ),
     "ple_and_heads": lambda: pk.SequentialBlock(
         [pk.PLEBlock(2, TASKS, 3), pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])]
     ),

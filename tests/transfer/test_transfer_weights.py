@@ -6,6 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.layers.feature_networks import columns, network, symbols
 from tests.models import chain
 from tests.templates import CopiedExpert
 
@@ -288,3 +289,62 @@ def test_lora_weights_of_gates_are_copied():
     assert not transfer.left_out
     x = features(2, 3)
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
+
+
+def model_of_streams(tasks, name="features", **kwargs):
+    """A model with a copy of the feature network for each stream, with random weights."""
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks])
+    streams = pk.StreamFeatures(tasks, network(), name=name, **kwargs)
+    ple = pk.PLEBlock(1, tasks, [4], name="ple")
+    inputs = symbols()
+    model = keras.Model(inputs, heads(ple(streams(inputs))))
+    randomize(model, seed=len(tasks))
+    return model
+
+
+@pytest.mark.parametrize("name", ["features", "another"])
+def test_the_copies_of_old_tasks_do_not_change_when_a_task_is_added(name):
+    source = model_of_streams(["click", "buy"])
+    target = model_of_streams(["new", "buy", "click"], name)
+    before = numpy_of(source(columns()))
+    untouched = numpy_of(getattr(target.get_layer(name), "stream-new").weights[0])
+    transfer = pk.transfer_weights(source, target)
+    after = numpy_of(target(columns()))
+    assert_same({task: after[task] for task in before}, before)
+    assert {"stream-click", "stream-buy", "stream-shared", "adapted"} < set(transfer.copied)
+    assert "stream-new" in transfer.new
+    assert not transfer.left_out
+    new = numpy_of(getattr(target.get_layer(name), "stream-new").weights[0])
+    np.testing.assert_array_equal(new, untouched)
+
+
+def test_a_task_that_had_the_common_copy_gets_a_new_one():
+    source = model_of_streams(["click", "buy"], own=["click"])
+    transfer = pk.transfer_weights(source, model_of_streams(["click", "buy"]))
+    assert {"stream-click", "stream-shared"} < set(transfer.copied)
+    assert [name for name in transfer.new if "stream" in name] == ["stream-buy"]
+
+
+def test_the_adapted_state_is_transferred():
+    source, target = (model_of_streams(["click"]) for _ in range(2))
+    layers = [
+        m.get_layer("features").layers[0].get_layer("normalization") for m in (source, target)
+    ]
+    layers[0].adapt(np.array([[100.0], [300.0]], "float32"))
+    pk.transfer_weights(source, target)
+    x = np.array([[200.0]], "float32")
+    np.testing.assert_array_equal(*(numpy_of(layer(x)) for layer in layers))
+    assert_same(numpy_of(target(columns())), numpy_of(source(columns())))
+
+
+def test_two_stream_features_are_told_apart_by_their_names():
+    def model():
+        inputs = symbols()
+        first, second = (
+            pk.StreamFeatures(["a"], network(), name=name)(inputs) for name in ("one", "two")
+        )
+        return keras.Model(inputs, {"x": first["a"], "y": second["a"]})
+
+    transfer = pk.transfer_weights(model(), model())
+    assert {"one/stream-a", "two/stream-a", "one/adapted"} < set(transfer.copied)
+    assert (transfer.new, transfer.left_out) == ((), {})

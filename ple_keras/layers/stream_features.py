@@ -1,0 +1,227 @@
+"""A copy of the feature network for each stream."""
+
+from collections import UserList
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import SHARED, check_bool, task_names
+from ple_keras._keras.building import build_features, symbolic
+from ple_keras._keras.dtypes import fixed_dtypes
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.quantization import load_modes, save_modes
+from ple_keras._keras.registration import register
+from ple_keras._keras.saving import check_names, save_names
+from ple_keras._keras.untracked import Untracked
+from ple_keras._typing import (
+    FixedDTypes,
+    Nested,
+    NestedShape,
+    Outputs,
+    Shape,
+    Store,
+    TaskName,
+    Tensor,
+)
+from ple_keras.layers.template import FeatureTemplate, deserialize_network
+
+
+@register
+class StreamFeatures(FreezableLayer):
+    """A copy of the feature network for each stream of a PLEBlock or CGCBlock.
+
+    Tasks that read the same embeddings train them together, even if they have experts of their
+    own. With a copy for each stream, and with `isolate_task_experts=True` in the block, the loss of
+    a task has no gradient on anything that another task owns. (Embeddings by task: Su et al.,
+    "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI 2024,
+    arXiv 2308.13537.)
+
+    K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
+    state and computation of the feature network. `own` limits this to the tasks that need it.
+
+    Layers with a method `adapt`, such as `keras.layers.Normalization` and
+    `keras.layers.StringLookup`, must be adapted before. All copies of a Functional or Sequential
+    model share them, with their state. The other layers of every copy have new weights.
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        feature_block: The feature network: a layer or model that maps a tensor, or a dict of
+            columns, to a tensor. It is copied and never used itself.
+        own: The tasks that have a copy of their own. All others, and "shared", read one common
+            copy. `[]` is one copy for all streams. By default, every task has its own.
+        shared: Whether the outputs have the stream "shared". A level without shared experts and
+            without a shared gate refuses it.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If `outputs` or `own` has a repeated or unknown task, or `own` has "shared". If
+            `feature_block` cannot be copied, or does not return one tensor for the inputs. Also if
+            it contains adapted layers inside other layers than Functional and Sequential models.
+
+    Call arguments:
+        inputs: A tensor, or a dict of columns, as `feature_block` takes it. Integers and strings
+            are not cast.
+        training: Passed to the copies.
+
+    Output shape:
+        `{task: (..., D)}`, and "shared" with `shared=True`, where D is the number of outputs of
+        `feature_block`.
+
+    Example:
+
+    >>> inputs = {"item": keras.Input((), dtype="int32"), "price": keras.Input((1,))}
+    >>> item = keras.layers.Embedding(1000, 8)(inputs["item"])
+    >>> network = keras.Model(inputs, keras.layers.Concatenate()([item, inputs["price"]]))
+    >>> features = StreamFeatures(["click", "buy"], network)(inputs)
+    >>> {name: tuple(x.shape) for name, x in features.items()}
+    {'click': (None, 9), 'buy': (None, 9), 'shared': (None, 9)}
+    >>> ple = PLEBlock(2, ["click", "buy"], [4], isolate_task_experts=True)
+    >>> model = keras.Model(inputs, ple(features))
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        feature_block: keras.Layer,
+        own: Sequence[TaskName] | None = None,
+        shared: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._task_names = tuple(task_names(outputs))
+        self._own = None if own is None else tuple(_check_own(own, self._task_names))
+        self._shared = check_bool(shared, "shared")
+        self._copy_of = Untracked(self._copies_by_stream())
+        with keras.name_scope(self.name):  # for unique paths of the adapted layers' weights
+            self._template = FeatureTemplate(feature_block, "feature_block")
+        self._dtypes: Untracked[FixedDTypes] = Untracked(None)
+
+    def _copies_by_stream(self) -> dict[str, str]:
+        """Return the attribute of the copy that each stream reads, part of the file format.
+
+        The common copy is "stream-shared", also where the stream "shared" is left out. A copy that
+        no stream reads does not exist. No other attribute contains a "-", so the names are unique.
+        """
+        streams = [*self._task_names, *([SHARED] if self._shared else [])]
+        own = self._task_names if self._own is None else self._own
+        return {stream: f"stream-{stream if stream in own else SHARED}" for stream in streams}
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in order."""
+        return list(self._task_names)
+
+    @property
+    def _copy_names(self) -> list[str]:
+        """The names of the copies, which are attributes of the built layer, in order."""
+        return list(dict.fromkeys(self._copy_of.value.values()))
+
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """The copies, in order, once the layer is built. `summary(expand_nested=True)` shows them.
+
+        It is not a list, since files would then hold the copies by position, not by attribute.
+        """
+        names = self._copy_names if self.built else []
+        return UserList(getattr(self, name) for name in names)
+
+    def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
+        if not self.built:
+            self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
+        outputs: dict[str, Tensor] = super().__call__(inputs, *args, **kwargs)
+        return outputs
+
+    def build(self, input_shape: NestedShape) -> None:
+        inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)
+        for name in self._copy_names:
+            copy = self._template.copy(name, name)
+            setattr(self, name, copy)
+            build_features(copy, inputs, "feature_block")
+        self._restore_frozen()
+
+    def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
+        """Compute every copy once.
+
+        Args:
+            inputs: The inputs of every copy.
+            training: Passed to every copy.
+
+        Returns:
+            The features of each stream.
+        """
+        features = {copy.name: copy(inputs) for copy in self.layers}
+        return {stream: features[name] for stream, name in self._copy_of.value.items()}
+
+    def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
+        """Return None, since every copy sets the mask of its output."""
+        return None
+
+    def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+        # Keras stores in symbolic tensors where they come from. The copy therefore reads new ones,
+        # and every stream has its own.
+        inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
+        if self.built:
+            output = self.layers[0](inputs)
+        else:
+            copy = self._template.copy(self._template.layer.name)
+            output = build_features(copy, inputs, "feature_block")
+        return {s: keras.KerasTensor(output.shape, output.dtype) for s in self._copy_of.value}
+
+    def compute_output_shape(self, input_shape: NestedShape) -> dict[str, Shape]:
+        inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)
+        return {stream: spec.shape for stream, spec in self.compute_output_spec(inputs).items()}
+
+    def save_own_variables(self, store: Store) -> None:
+        save_names(store, self._names())
+        save_modes(self, store)
+
+    def load_own_variables(self, store: Store) -> None:
+        check_names(store, self._names(), self)
+        load_modes(self, store)
+
+    def _names(self) -> list[str]:
+        """Return the streams, in order, with their copies, which must be the same in a file."""
+        return [f"{stream} reads {name}" for stream, name in self._copy_of.value.items()]
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "outputs": self.task_names,
+            "feature_block": self._template.serialize(),
+            "own": None if self._own is None else list(self._own),
+            "shared": self._shared,
+            "adapted_states": self._template.serialize_states(),
+            "input_dtypes": self._dtypes.value,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Create a layer, whose adapted layers have the states of the config."""
+        arguments = dict(config)
+        states, dtypes = arguments.pop("adapted_states", []), arguments.pop("input_dtypes", None)
+        arguments["feature_block"] = deserialize_network(arguments["feature_block"], states)
+        layer = super().from_config(arguments)
+        layer._dtypes.value = dtypes
+        return layer
+
+
+def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskName]:
+    """Return `own`, if it holds tasks, each once."""
+    if not isinstance(own, list | tuple):
+        raise TypeError(f"own must be a list of tasks, or None. Received: own={own!r}")
+    if SHARED in own:
+        raise ValueError(
+            f"own must not contain {SHARED!r}: this stream reads the copy of the tasks that are "
+            f"not in own. Received: own={own!r}"
+        )
+    unknown = [task for task in own if task not in tasks]
+    if unknown or len(set(own)) < len(own):
+        raise ValueError(
+            f"own must hold tasks among {list(tasks)}, each once; not known: {unknown}. "
+            f"Received: own={own!r}"
+        )
+    return list(own)

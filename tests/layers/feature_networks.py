@@ -1,0 +1,34 @@
+"""A feature network of two columns, and its inputs."""
+
+import keras
+import numpy as np
+
+ROWS = 3
+
+
+def symbols():
+    return {
+        "item": keras.Input((), dtype="int32", name="item"),
+        "price": keras.Input((1,), name="price"),
+    }
+
+
+def columns():
+    return {
+        "item": np.array([1, 2, 9], "int32"),
+        "price": np.array([[1.0], [2.0], [9.0]], "float32"),
+    }
+
+
+def normalization():
+    layer = keras.layers.Normalization(name="normalization")
+    layer.adapt(np.array([[1.0], [5.0], [9.0]], "float32"))
+    return layer
+
+
+def network(adapted=None, **embedding):
+    """Return a Functional model of an Embedding, an adapted layer and a Dense layer."""
+    inputs = symbols()
+    item = keras.layers.Embedding(10, 3, name="embedding", **embedding)(inputs["item"])
+    joined = keras.layers.Concatenate()([item, (adapted or normalization())(inputs["price"])])
+    return keras.Model(inputs, keras.layers.Dense(4, "tanh", name="dense")(joined))

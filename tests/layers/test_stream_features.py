@@ -1,0 +1,473 @@
+"""StreamFeatures: a copy of the feature network for each stream."""
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
+from tests.layers.feature_networks import ROWS, columns, network, symbols
+from tests.refusals import check_refused, table
+
+BACKEND = keras.backend.backend()
+TASKS = ["click", "buy", "like"]
+
+
+def make(outputs=TASKS, feature_block=None, **kwargs):
+    return pk.StreamFeatures(outputs, feature_block or network(), **kwargs)
+
+
+def reference(copy, x):
+    """Compute `network` in NumPy with the weights of a copy."""
+    values = {"/".join(w.path.split("/")[-2:]): np.float64(numpy_of(w)) for w in copy.weights}
+    price = x["price"] - values["normalization/mean"]
+    price /= np.maximum(np.sqrt(values["normalization/variance"]), keras.config.epsilon())
+    joined = np.concatenate([values["embedding/embeddings"][x["item"]], price], axis=-1)
+    return np.tanh(joined @ values["dense/kernel"] + values["dense/bias"])
+
+
+@hypothesis.given(data=st.data(), count=st.integers(1, 6), shared=st.booleans())
+def test_each_stream_is_computed_by_its_own_copy(data, count, shared):
+    tasks = [f"{i}-task" for i in range(count)]
+    own = data.draw(st.none() | st.lists(st.sampled_from(tasks), unique=True))
+    layer, x = make(tasks, own=own, shared=shared), columns()
+    layer(x)
+    randomize(layer)
+    outputs = numpy_of(layer(x))
+    assert list(outputs) == [*tasks, *(["shared"] if shared else [])]
+    with_own = tasks if own is None else own
+    read = {s: f"stream-{s}" if s in with_own else "stream-shared" for s in outputs}
+    expected = {s: reference(getattr(layer, name), x) for s, name in read.items()}
+    assert_same(outputs, expected)
+    assert [copy.name for copy in layer.layers] == list(dict.fromkeys(read.values()))
+    assert {name for name in dir(layer) if name.startswith("stream-")} == set(read.values())
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        ("a", "b"),
+        [pk.BinaryHead("a"), pk.ProductHead("ab", of=["a", "b"]), pk.RegressionHead("b")],
+        pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")]),
+        {"a": pk.BinaryHead("a"), "b": pk.BinaryHead("b")},
+    ],
+)
+def test_tasks_are_given_in_four_forms(outputs):
+    layer = make(outputs)
+    assert layer.task_names == ["a", "b"]
+    assert set(layer(columns())) == {"a", "b", "shared"}
+
+
+REFUSED = {
+    "task": ({"outputs": ["a b"]}, ValueError, "ASCII letters.*outputs='a b'"),
+    "no_task": ({"outputs": []}, ValueError, "outputs must name at least one task"),
+    "own_unknown": (
+        {"own": ["click", "no"]},
+        ValueError,
+        r"own must hold tasks among \['click', 'buy', 'like'\], each once; not known: \['no'\]",
+    ),
+    "own_repeated": ({"own": ["buy", "buy"]}, ValueError, r"each once.*own=\['buy', 'buy'\]"),
+    "own_string": ({"own": "click"}, TypeError, "own must be a list of tasks.*own='click'"),
+    "own_dict": ({"own": {"click": 1}}, TypeError, "own must be a list of tasks"),
+    "own_number": ({"own": [3]}, ValueError, r"not known: \[3\]"),
+    "own_shared": (
+        {"own": ["click", "shared"]},
+        ValueError,
+        "own must not contain 'shared': this stream reads the copy of the tasks that are not in",
+    ),
+    "shared": ({"shared": 1}, TypeError, "shared must be True or False.*shared=1"),
+    "units": ({"feature_block": 4}, TypeError, "must be an instance of a Keras layer.*=4"),
+    "unit_list": ({"feature_block": [4, 3]}, TypeError, r"must be an instance.*=\[4, 3\]"),
+    "class": ({"feature_block": keras.layers.Dense}, TypeError, "must be an instance"),
+    "lambda": (
+        {"feature_block": keras.layers.Lambda(lambda x: x)},
+        ValueError,
+        "feature_block must be a layer that can be copied",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
+def test_invalid_arguments_are_refused(arguments, error, message):
+    check_refused(lambda: make(**arguments), error, message)
+
+
+class TwoOutputs(keras.layers.Layer):
+    def call(self, inputs):
+        return inputs, inputs
+
+
+INPUTS_REFUSED = {
+    "two_outputs": (TwoOutputs, lambda: features(2, 3), "must return one tensor, but it returns"),
+    "missing_column": (network, lambda: {"item": np.ones(2, "int32")}, "must take the inputs"),
+    "sequential_of_dict": (
+        lambda: keras.Sequential([keras.layers.Dense(3), network()]),
+        columns,
+        "must (take the inputs|build all its layers)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("block", "inputs", "message"), table(INPUTS_REFUSED))
+def test_inputs_that_the_network_does_not_map_to_one_tensor_are_refused(block, inputs, message):
+    check_refused(lambda: make(feature_block=block())(inputs()), ValueError, message)
+
+
+SEEDS = {
+    "by_name": lambda: "uniform",
+    "seeded": lambda: keras.initializers.RandomUniform(seed=7),
+    "one_instance": lambda: keras.initializers.RandomUniform(),
+}
+
+
+@pytest.mark.parametrize("initializer", SEEDS)
+def test_copies_start_with_different_weights_and_the_template_does_not_change(initializer):
+    template = network(embeddings_initializer=SEEDS[initializer]())
+    before = template.get_weights()
+    layer = make(feature_block=template)
+    layer(columns())
+    tables = [numpy_of(copy.get_layer("embedding").embeddings) for copy in layer.layers]
+    tables.append(before[0])
+    assert len({one.tobytes() for one in tables}) == len(TASKS) + 2
+    assert id(template) not in {id(each) for each in layer._flatten_layers()}
+    for one, other in zip(template.get_weights(), before):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_same_global_seed_gives_the_same_copies():
+    values = []
+    for _ in range(2):
+        keras.utils.set_random_seed(3)
+        layer = make()
+        layer(columns())
+        values.append(layer.get_weights())
+    for one, other in zip(*values):
+        np.testing.assert_array_equal(one, other)
+
+
+# Columns.
+
+
+@keras.saving.register_keras_serializable(package="test_stream_features")
+class Columns(keras.layers.Layer):
+    """A network that needs integers `(B,)` and passes floats `(B, 2)` and booleans `(B,)`."""
+
+    def build(self, input_shape):
+        self.table = self.add_weight((10, 3), name="table")
+
+    def call(self, inputs):
+        dtypes = {key: keras.backend.standardize_dtype(x.dtype) for key, x in inputs.items()}
+        assert dtypes["ids"].startswith("int"), dtypes
+        assert dtypes["flag"] == "bool", dtypes
+        assert dtypes["numbers"] == self.compute_dtype, dtypes
+        flags = keras.ops.expand_dims(keras.ops.cast(inputs["flag"], self.compute_dtype), -1)
+        looked_up = keras.ops.take(self.table, inputs["ids"], axis=0)
+        return keras.ops.concatenate([looked_up, inputs["numbers"], flags], axis=-1)
+
+
+def mixed_columns():
+    return {
+        "ids": np.array([1, 2, 9]),
+        "numbers": features(3, 2),
+        "flag": np.array([True, False, True]),
+    }
+
+
+def symbolic_columns():
+    return {
+        "ids": keras.Input((), dtype="int32"),
+        "numbers": keras.Input((2,)),
+        "flag": keras.Input((), dtype="bool"),
+    }
+
+
+@pytest.mark.parametrize("first", [mixed_columns, symbolic_columns])
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_dtypes_of_columns_come_from_the_first_call_and_stay_in_the_config(first, policy):
+    layer = make(feature_block=Columns(dtype=policy), dtype=policy)
+    layer(first())
+    layer(mixed_columns())
+    dtypes = layer.get_config()["input_dtypes"]
+    assert (dtypes["numbers"], dtypes["flag"]) == (None, "bool")
+    assert dtypes["ids"].startswith("int")
+    shapes = {"ids": (None,), "numbers": (None, 2), "flag": (None,)}
+    copy = pk.StreamFeatures.from_config(layer.get_config())
+    assert copy.compute_output_shape(shapes)["click"] == (None, 6)
+    copy.build(shapes)
+    assert copy.get_config() == layer.get_config()
+    copy.set_weights(layer.get_weights())
+    expected = numpy_of(layer(mixed_columns()))
+    assert_same(numpy_of(copy(mixed_columns())), expected, atol=0)
+    assert keras.backend.standardize_dtype(layer(mixed_columns())["buy"].dtype) == (
+        policy.removeprefix("mixed_")
+    )
+
+
+@keras.saving.register_keras_serializable(package="test_stream_features")
+class Subclassed(keras.Model):
+    """A subclassed model, which Keras builds from shapes when it loads a file."""
+
+    def __init__(self, given=None, **kwargs):
+        super().__init__(**kwargs)
+        self.features = given or make(own=["buy"])
+        self.ple = pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True)
+
+    def call(self, inputs, training=None):
+        return self.ple(self.features(inputs, training=training), training=training)
+
+
+@keras.saving.register_keras_serializable(package="test_stream_features")
+class Given(Subclassed):
+    """A subclassed model whose config contains the features."""
+
+    def get_config(self):
+        given = keras.saving.serialize_keras_object(self.features)
+        return {**super().get_config(), "given": given}
+
+    @classmethod
+    def from_config(cls, config):
+        given = keras.saving.deserialize_keras_object(config["given"])
+        return cls(**{**config, "given": given})
+
+
+@pytest.mark.parametrize("is_given", [False, True])
+def test_a_subclassed_model_is_loaded(is_given, tmp_path):
+    model = Given(make(own=["buy"], name="given")) if is_given else Subclassed()
+    x = columns()
+    predictions = model.predict(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    if is_given:
+        dtypes = loaded.features.get_config()["input_dtypes"]
+        assert dtypes == {"item": "int32", "price": None}
+    assert_same(loaded.predict(x, verbose=0), predictions, atol=0)
+    assert all(layer.built for layer in loaded._flatten_layers())
+
+
+def test_floats_of_all_columns_do_not_replace_the_dtypes_of_the_config():
+    """Keras passes them when it builds a model from shapes."""
+    layer = make()
+    layer(symbols())
+    copy = pk.StreamFeatures.from_config(layer.get_config())
+    copy({key: keras.Input(x.shape[1:]) for key, x in symbols().items()})
+    assert copy.get_config()["input_dtypes"] == {"item": "int32", "price": None}
+
+
+def test_tensors_are_features_too():
+    layer = make(feature_block=keras.layers.Dense(4), shared=False)
+    assert {k: tuple(v.shape) for k, v in layer(features(2, 5, 3)).items()} == dict.fromkeys(
+        TASKS, (2, 5, 4)
+    )
+    ids = make(feature_block=keras.layers.Embedding(5, 2))
+    assert tuple(ids(np.array([1, 2]))["shared"].shape) == (2, 2)
+    assert isinstance(ids.get_config()["input_dtypes"], str)
+
+
+def test_a_nested_sequential_is_built_by_a_tensor():
+    block = keras.Sequential([keras.layers.Embedding(5, 2), keras.layers.Dense(3)])
+    layer = make(feature_block=block)
+    layer(np.array([1, 2]))
+    assert all(each.built for each in layer._flatten_layers())
+
+
+# Masks, training, freezing.
+
+
+def test_the_mask_of_each_copy_goes_to_its_stream():
+    ids = np.array([[1, 2, 0], [3, 0, 0]])
+    layer = make(feature_block=keras.layers.Embedding(5, 2, mask_zero=True), own=["buy"])
+    for output in layer(ids).values():
+        np.testing.assert_array_equal(numpy_of(output._keras_mask), ids != 0)
+    inputs = keras.Input((3,), dtype="int32")
+    model = keras.Model(inputs, keras.layers.LSTM(2)(layer(inputs)["buy"]))
+    changed = np.where(ids == 0, 0, ids)
+    expected = numpy_of(model(ids))
+    table = layer.layers[1].embeddings
+    values = numpy_of(table).copy()
+    values[0] += 1.0  # only masked positions read this row
+    table.assign(values)
+    np.testing.assert_array_equal(numpy_of(model(changed)), expected)
+
+
+def test_a_mask_of_the_inputs_reaches_the_copies():
+    x = features(2, 3, 4)
+    x[:, 2] = 0
+    masked = keras.layers.Masking()(x)
+    for output in make(feature_block=pk.ExpertBlock([3]))(masked).values():
+        np.testing.assert_array_equal(numpy_of(output._keras_mask), [[True, True, False]] * 2)
+
+
+def test_outputs_have_no_mask_if_the_network_consumes_it():
+    masked = keras.layers.Masking()(features(2, 3, 4))
+    for output in make(feature_block=keras.layers.GlobalAveragePooling1D())(masked).values():
+        assert getattr(output, "_keras_mask", None) is None
+
+
+def test_copies_train_and_predict_in_their_modes():
+    block = keras.Sequential([keras.layers.Dense(3), keras.layers.Dropout(0.5)])
+    layer, x = make(feature_block=block, own=["buy"]), features(4, 3)
+    layer(x)
+    one, other = (numpy_of(layer(x))["buy"] for _ in range(2))
+    np.testing.assert_array_equal(one, other)
+    assert (numpy_of(layer(x, training=True))["buy"] == 0).any()
+
+
+def model_of(layer, **kwargs):
+    inputs = symbols()
+    ple = pk.PLEBlock(2, layer.task_names, [4], name="ple", **kwargs)
+    return keras.Model(inputs, ple(layer(inputs)))
+
+
+def test_a_model_trains_all_copies():
+    model = model_of(make(own=["buy"], name="features"), isolate_task_experts=True)
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    randomize(model)
+    before = [numpy_of(w) for w in model.trainable_weights]
+    model.fit(columns(), {task: np.ones((ROWS, 4)) for task in TASKS}, verbose=0)
+    for weight, old in zip(model.trainable_weights, before):
+        assert not np.array_equal(numpy_of(weight), old), weight.path
+    assert len(model.predict(columns(), verbose=0)) == 3
+
+
+@pytest.mark.parametrize("frozen", ["copy", "inner", "all", "argument"])
+def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, tmp_path):
+    layer = make(name="features", trainable=frozen != "argument")
+    model = model_of(layer)
+    if frozen == "copy":
+        layer.layers[1].trainable = False
+    elif frozen == "inner":
+        layer.layers[1].get_layer("embedding").trainable = False
+    elif frozen == "all":
+        layer.trainable = False
+    expected = sorted(w.path for w in model.trainable_weights)
+    count = {"copy": 3, "inner": 1, "all": 12, "argument": 12}[frozen]
+    assert len(expected) == len([w for w in model.weights if "/norm" not in w.path]) - count
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for copy in (loaded, keras.models.clone_model(model)):
+        assert sorted(w.path for w in copy.trainable_weights) == expected
+
+
+def test_copies_are_quantized_and_saved_quantized(tmp_path):
+    model = model_of(make(name="features"))
+    x = columns()
+    model.quantize("int8")
+    layer = model.get_layer("features")
+    assert [copy.get_layer("dense").quantization_mode for copy in layer.layers] == ["int8"] * 4
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
+
+
+# Files, summary, inspection.
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"outputs": ["buy", "click", "like"]},
+        {"outputs": ["click", "buy"]},
+        {"own": ["buy"]},
+        {"own": []},
+        {"shared": False},
+    ],
+    ids=str,
+)
+def test_weights_of_other_tasks_or_another_split_are_refused(other, tmp_path):
+    def model(**kwargs):
+        inputs = symbols()
+        return keras.Model(inputs, make(**kwargs)(inputs))
+
+    model().save_weights(tmp_path / "m.weights.h5")
+    model().load_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match=r"written by a layer with \['click reads stream-click'"):
+        model(**other).load_weights(tmp_path / "m.weights.h5")
+
+
+def test_the_summary_shows_copies_and_their_weights():
+    model, lines = model_of(make(own=["buy"], name="features")), []
+    model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
+    text = "\n".join(lines)
+    for name in ("stream-buy", "stream-shared", "embedding", "normalization"):
+        assert name in text
+    assert "stream-click" not in text
+    layer = model.get_layer("features")
+    weights_of_a_copy = 10 * 3 + (4 * 4 + 4)
+    assert layer.count_params() == 2 * weights_of_a_copy + 3  # and one Normalization
+
+
+@pytest.mark.parametrize("own", [None, ["buy"], []], ids=str)
+def test_gates_are_inspected_as_without_it(own):
+    layer = make(own=own)
+    model, x = model_of(layer, isolate_task_experts=True), columns()
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    y = {task: features(ROWS, 4) for task in TASKS}
+    weights = pk.gate_weights(model, x)
+    assert weights["ple/1"]["buy"].shape == (ROWS, 2)
+    conflict = pk.gradient_conflict(model, x, y)
+    assert "shared/expert_0" in conflict["ple/0"]
+    assert "ple/0 (isolated" in str(pk.gate_report(model, x, y))
+    pytest.importorskip("matplotlib")
+    pk.plot_architecture(model.get_layer("ple"))
+
+
+@pytest.mark.parametrize("count", [1, 30])
+def test_one_task_and_thirty_tasks(count):
+    tasks = [f"task-{i}" for i in range(count)]
+    model = model_of(make(tasks), isolate_task_experts=True)
+    assert len({w.path for w in model.weights}) == len(model.weights)
+    assert set(numpy_of(model(columns()))) == set(tasks)
+
+
+def test_a_sequential_block_contains_it():
+    block = pk.SequentialBlock([make(shared=False), pk.PLEBlock(1, TASKS, [3], 1, 0)])
+    shapes = {key: tuple(x.shape) for key, x in symbols().items()}
+    assert block.compute_output_shape(shapes) == dict.fromkeys(TASKS, (None, 3))
+    outputs = block(columns())
+    assert {task: tuple(x.shape) for task, x in outputs.items()} == dict.fromkeys(TASKS, (ROWS, 3))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+def test_columns_of_strings(tmp_path):
+    import tensorflow as tf
+
+    city = keras.Input((), dtype="string", name="city")
+    lookup = keras.layers.StringLookup(name="lookup")
+    lookup.adapt(np.array(["Bonn", "Rome", "Rome"]))
+    template = keras.Model({"city": city}, keras.layers.Embedding(4, 2)(lookup(city)))
+    inputs = {"city": keras.Input((), dtype="string", name="city")}
+    ple = pk.PLEBlock(1, TASKS, [3])
+    model = keras.Model(inputs, ple(make(feature_block=template, name="features")(inputs)))
+    x = {"city": tf.constant(["Rome", "Bonn", "?"])}
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=False)
+    model.fit(x, {task: np.ones((3, 3)) for task in TASKS}, verbose=0)
+    expected = numpy_of(model(x))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    cloned = keras.models.clone_model(model)
+    cloned.set_weights(model.get_weights())
+    for copy in (loaded, cloned):
+        assert_same(numpy_of(copy(x)), expected, atol=0)
+        copies = copy.get_layer("features").layers
+        assert len({id(each.get_layer("lookup")) for each in copies}) == 1
+        assert copy.get_layer("features").get_config()["input_dtypes"] == {"city": "string"}
+    assert copies[0].get_layer("lookup").get_vocabulary() == ["[UNK]", "Rome", "Bonn"]
+
+
+def test_embeddings_of_keras_rs(tmp_path):
+    keras_rs = pytest.importorskip("keras_rs")
+    ids = keras.Input((4,), dtype="int32", name="ids")
+    template = keras.Model({"ids": ids}, keras_rs.layers.EmbedReduce(9, 3)(ids))
+    inputs = {"ids": keras.Input((4,), dtype="int32", name="ids")}
+    layer = make(feature_block=template, own=["buy"])
+    model = keras.Model(inputs, pk.PLEBlock(2, TASKS, [3])(layer(inputs)))
+    model.compile("adam", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    x = {"ids": np.arange(8).reshape(2, 4)}
+    model.fit(x, {task: np.ones((2, 3)) for task in TASKS}, verbose=0)
+    assert len([w for w in model.trainable_weights if w.shape == (9, 3)]) == 2
+    predictions = model.predict(x, verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(loaded.predict(x, verbose=0), predictions, atol=0)
