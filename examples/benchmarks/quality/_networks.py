@@ -18,6 +18,12 @@ MULTI_TASK = {
     "ple": "PLE (2 levels)",
 }
 MODELS = {"trees": "boosted trees", "single": "single-task", **MULTI_TASK}
+# The widths of these are those of the kind before the first "-".
+ISOLATED = {
+    "ple-isolated": "PLE, isolated experts",
+    "cgc-streams": "CGC, features by stream",
+    "ple-streams": "PLE, isolated experts, features by stream",
+}
 
 
 @dataclass(frozen=True)
@@ -60,23 +66,12 @@ def build_network(
     """Return a compiled network for the tasks.
 
     Args:
-        kind: A key of `MODELS`.
+        kind: A key of `MODELS` or of `ISOLATED`.
         tasks: The tasks, in order.
         dataset: The data to train on.
         head: `(task, tower=...) -> Head`.
         recipe: Sizes and training arguments.
     """
-    return compile_network(build_block(kind, tasks, recipe), tasks, dataset, head, recipe)
-
-
-def compile_network(
-    block: keras.Layer,
-    tasks: list[str],
-    dataset: Dataset,
-    head: Callable[..., pk.Head],
-    recipe: Recipe,
-) -> keras.Model:
-    """Return a compiled network of features, `block` and heads. See `build_network`."""
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
     heads = pk.TaskHeads([head(task, tower=tower) for task in tasks])
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
@@ -84,7 +79,10 @@ def compile_network(
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
         for name, x in dataset.train.inputs.items()
     }
-    model = keras.Model(inputs, heads(block(features(inputs, dataset, recipe))))
+    features = build_features(inputs, dataset, recipe)
+    if kind.endswith("-streams"):
+        features = pk.StreamFeatures(tasks, keras.Model(inputs, features))(inputs)
+    model = keras.Model(inputs, heads(build_block(kind, tasks, recipe)(features)))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
@@ -98,19 +96,21 @@ def build_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
     per task and one shared expert, so K + 1 experts per level. MMoE also has K + 1 experts. A
     single-task network is a shared bottom with one task.
     """
-    widths = recipe.widths[kind]
+    base = kind.partition("-")[0]
+    widths = recipe.widths[base]
     expert = partial(pk.ExpertBlock, dropout=recipe.dropout)
-    if kind == "mmoe":
+    if base == "mmoe":
         return pk.MMoEBlock(tasks, expert(widths), num_experts=len(tasks) + 1)
-    if kind == "cgc":
-        return pk.PLEBlock(1, tasks, expert(widths), num_task_experts=1, num_shared_experts=1)
-    if kind == "ple":
+    if base == "cgc":
+        return pk.PLEBlock(1, tasks, expert(widths))
+    if base == "ple":
         levels = [expert(width) for width in widths]
-        return pk.PLEBlock(len(levels), tasks, levels, num_task_experts=1, num_shared_experts=1)
+        isolated = kind in ("ple-isolated", "ple-streams")
+        return pk.PLEBlock(len(levels), tasks, levels, isolate_task_experts=isolated)
     return pk.SharedBottomBlock(tasks, expert(widths))
 
 
-def features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
+def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
     """Return embedded codes and numbers side by side.
 
     All integer columns share one embedding table, in which each has its own rows. One lookup for
