@@ -39,6 +39,7 @@ def valid_labels(**labels):
         valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=np.float64([2, np.nan, 0])),
         valid_labels(kind=np.uint8([0, 1, 2])),
         valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [1, 2]])),
+        valid_labels(click=np.array([0, None, 1]).astype("float32")),
     ],
 )
 def test_valid_labels_are_accepted(y):
@@ -163,7 +164,8 @@ REFUSED = {
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
-        r"must hold numbers.*dtype=object",
+        r"must hold numbers\. Convert them with astype\('float32'\), which makes None a NaN\. "
+        r"Received: y\['click'\]\.dtype=object",
     ),
     "complex": (
         valid_labels(place=np.ones((3, 2), complex)),
