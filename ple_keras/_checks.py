@@ -19,13 +19,19 @@ TASK_NAME_RULE = (
 )
 
 
-def check_task_name(name: object, argument: str) -> str:
-    """Return a task's name, if it is valid."""
-    if not isinstance(name, str):
-        raise TypeError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
-    if name == SHARED or not TASK_NAME.fullmatch(name):
-        raise ValueError(f"{TASK_NAME_RULE}. Received: {argument}={name!r}")
-    return name
+def check_task_name(name: object, argument: str, names: object = None) -> str:
+    """Return a task's name, if it is valid.
+
+    Args:
+        name: The name.
+        argument: The name of the caller's argument, for messages.
+        names: The value of the argument, if it holds several names.
+    """
+    if isinstance(name, str) and name != SHARED and TASK_NAME.fullmatch(name):
+        return name
+    invalid, value = ("", name) if names is None else (f"; invalid: {name!r}", names)
+    error = ValueError if isinstance(name, str) else TypeError
+    raise error(f"{TASK_NAME_RULE}{invalid}. Received: {argument}={value!r}")
 
 
 def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
@@ -34,7 +40,8 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     Attributes identify the heads, since blocks do not import the classes: a Head has `task`, a
     TaskHeads `task_names`. A ProductHead has `of`. It is left out, since it needs no features.
     """
-    names = [check_task_name(name, argument) for name in _unchecked_names(outputs, argument)]
+    given = _unchecked_names(outputs, argument)
+    names = [check_task_name(name, argument, outputs) for name in given]
     if not names:
         raise ValueError(
             f"{argument} must name at least one task. Received: {argument}={outputs!r}"

@@ -72,12 +72,23 @@ def check_copyable(layer: keras.Layer, argument: str) -> None:
     try:
         copy_layer(layer, layer.name)
     except Exception as error:
+        reason = str(error).rstrip(" .\n")
         raise ValueError(
-            f"{argument} must be a layer that can be copied through its config: {error} Give it "
-            "get_config, register its class with keras.saving.register_keras_serializable, and "
-            "replace a Lambda by a custom layer. "
-            f"Received: {argument}={layer!r}"
+            f"{argument} must be a layer that can be copied through its config: {reason}. "
+            f"{_copy_remedy(error)} Received: {argument}={layer!r}"
         ) from error
+
+
+def _copy_remedy(error: Exception) -> str:
+    if "unexpected keyword argument" in str(error):  # Keras wraps Python's TypeError as text
+        return (
+            "Let this __init__ take **kwargs and pass them to super().__init__, because each copy "
+            "gets Keras's layer arguments, such as its name."
+        )
+    return (
+        "Give it get_config, register its class with keras.saving.register_keras_serializable, "
+        "and replace a Lambda by a custom layer."
+    )
 
 
 def is_graph(layer: keras.Layer) -> bool:

@@ -125,7 +125,7 @@ class ProductHead(Head):
 def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     if isinstance(of, str) or not isinstance(of, Sequence):
         raise TypeError(f"of must be a sequence of task names. Received: of={of!r}")
-    names = [check_task_name(name, "of") for name in of]
+    names = [check_task_name(name, "of", of) for name in of]
     if len(names) < 2 or len(set(names)) < len(names) or task in names:
         raise ValueError(
             f"of must name two tasks or more, each once, and not {task!r} itself. "

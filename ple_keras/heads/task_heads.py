@@ -176,11 +176,12 @@ class TaskHeads(LossWeighting, FreezableLayer):
         Example:
 
         >>> heads = TaskHeads([BinaryHead("click"), MulticlassHead("kind", num_classes=3)])
-        >>> heads.check_labels({"click": [0, 1], "kind": [0, 3]})
+        >>> heads.check_labels({"click": [0, 1], "kind": [0, -1]})
         Traceback (most recent call last):
         ...
         ValueError: y['kind'] must be class indices from 0 to 2 or missing; invalid: 1. \
-        Received: y['kind']=[..., 3]
+        If -1 marks missing labels, create the head with missing_label=-1. \
+        Received: y['kind']=[..., -1]
         """
         if not isinstance(y, Mapping):
             raise TypeError(

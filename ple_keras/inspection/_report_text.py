@@ -35,15 +35,15 @@ def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
             f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
         )
         entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
-        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _join(weights)
+        yield gate, entropy, f"{use.max:.2f}", percent(use.over_95), _join(weights)
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
     yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
     for expert, use in experts.items():
-        shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
+        shares = {task: f" ({percent(share)})" for task, share in use.share.items()}
         weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, _percent(use.dead_units), _join(weights)
+        yield expert, percent(use.dead_units), _join(weights)
 
 
 def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
@@ -64,7 +64,8 @@ def _join(items: Iterable[str]) -> str:
     return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """Return a share as text, in tables and warnings alike."""
     return f"{100 * share:.0f} %"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from ple_keras.inspection._report_text import percent
 from ple_keras.inspection.level_use import ExpertUse, LevelUse
 
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
@@ -26,7 +27,7 @@ def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
             yield (
                 f"{level}: the gate of {gate} has collapsed onto "
                 f"{top_expert if is_same_expert else 'one expert per example'}, with a weight over "
-                f"{COLLAPSED_WEIGHT} for {gate_use.over_95:.0%} of the examples. Try a higher "
+                f"{COLLAPSED_WEIGHT} for {percent(gate_use.over_95)} of the examples. Try a higher "
                 "gate_softmax_temperature, gate_dropout=0.1 or expert_balance_regularizer=0.01."
             )
     num_experts = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
@@ -49,18 +50,18 @@ def _expert_warnings(expert: str, use: ExpertUse, num_experts: Mapping[str, int]
     """Yield the warnings of an expert; `num_experts` is the number of experts of each gate."""
     if all(weight * num_experts[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
         yield (
-            f"{expert} is almost unused: each gate gives it less than {UNUSED_SHARE:.0%} of a "
+            f"{expert} is almost unused: each gate gives it less than {percent(UNUSED_SHARE)} of a "
             "uniform weight. Try fewer experts, gate_dropout=0.1 or "
             "expert_balance_regularizer=0.01."
         )
     elif len(use.share) > 1 and max(use.share.values()) > LARGE_SHARE:
         task = max(use.share, key=use.share.__getitem__)
         yield (
-            f"{expert} is used almost only by {task}, with {use.share[task]:.0%} of the tasks' "
-            f"weight. Try gate_dropout=0.1, or one more task expert for {task}."
+            f"{expert} is used almost only by {task}, with {percent(use.share[task])} of the "
+            f"tasks' weight. Try gate_dropout=0.1, or one more task expert for {task}."
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
-            f"{expert} has {use.dead_units:.0%} dead units, 0 for almost every example. Try "
+            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. Try "
             'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
         )

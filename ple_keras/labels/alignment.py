@@ -38,7 +38,12 @@ def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     except ValueError:
         dtype = str(labels.dtype)
     if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
-        raise TypeError(f"{argument}{where} must hold numbers. Received: {argument}.dtype={dtype}")
+        remedy = ""
+        if dtype == "object":
+            remedy = " Convert them with astype('float32'), which makes None a NaN."
+        raise TypeError(
+            f"{argument}{where} must hold numbers.{remedy} Received: {argument}.dtype={dtype}"
+        )
     return dtype
 
 

@@ -86,7 +86,13 @@ def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str
     if wrong.any():
         found = np.unique(labels[wrong])
         shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        remedy = ""
+        if len(found) == 1:
+            remedy = (
+                f" If {found[0]} marks missing labels, create the head with "
+                f"missing_label={found[0]}."
+            )
         raise ValueError(
-            f"y[{task!r}] must {rule}; invalid: {np.count_nonzero(wrong)}. "
+            f"y[{task!r}] must {rule}; invalid: {np.count_nonzero(wrong)}.{remedy} "
             f"Received: y[{task!r}]=[..., {shown}]"
         )

@@ -7,6 +7,7 @@ from ple_keras._checks import check_known_keys, check_number
 
 MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
 MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
+TOTALS = ("loss", "val_loss")  # sums over the tasks of a model
 
 
 def mtl_gain(
@@ -22,18 +23,20 @@ def mtl_gain(
     Args:
         multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
         single: Metrics of the single-task models under the same keys. Keys of only one of the two
-            dicts are ignored.
+            dicts are ignored. So are "loss" and "val_loss": in `multi` they are sums over all
+            tasks, and in `single` they belong to one task.
         signs: 1 if higher is better, -1 if lower is better, by key. The sign of an omitted key
             follows from its last word, if known: "auc" in `click_auc`, "rmse" in
             `watch_time_rmse`, "recall" in `recall_at_5`.
 
     Returns:
-        A dict with the gain for each common key.
+        A dict with the gain for each common key except "loss" and "val_loss".
 
     Raises:
         TypeError: If a metric is not a number, or metrics are not a dict by name.
-        ValueError: If the dicts have no common key, a metric is not finite, or the sign of a key is
-            unknown. Also if a given sign is neither 1 nor -1, or has an unknown key.
+        ValueError: If the dicts have no common key of this kind, a metric is not finite, or the
+            sign of a key is unknown. Also if a given sign is neither 1 nor -1, or has an unknown
+            key.
 
     Example:
 
@@ -45,11 +48,12 @@ def mtl_gain(
             raise TypeError(
                 f"{argument} must be a dict of metrics by name. Received: {argument}={metrics!r}"
             )
-    keys = [key for key in multi if key in single]
+    keys = [key for key in multi if key in single and key not in TOTALS]
     if not keys:
         raise ValueError(
-            f"multi and single must have common keys, but single has {list(single)}. With one "
-            f"task, Keras omits the task in its keys. Received: multi={dict(multi)!r}"
+            f"multi and single must have common keys other than {TOTALS}, but single has "
+            f"{list(single)}. With one task, Keras omits the task in its keys. "
+            f"Received: multi={dict(multi)!r}"
         )
     signs = signs or {}
     check_known_keys(signs, keys, "signs")

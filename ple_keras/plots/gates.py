@@ -135,8 +135,8 @@ def plot_gate_history(history: Any, ax: "Panels | None" = None) -> "Figure":
     logs = getattr(history, "history", history)
     if not hasattr(logs, "keys"):
         raise TypeError(
-            "history must be the result of fit, or a dict or table of logs. "
-            f"Received: history={history!r}"
+            "history must be the result of fit, or a dict or table of logs. For a CSV file, pass "
+            f"pandas.read_csv(path). Received: history={history!r}"
         )
     lines = _lines_by_gate(logs)
     if not lines:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from textwrap import TextWrapper
 
 import keras
 
@@ -39,8 +40,11 @@ class Transfer:
 
     def __str__(self) -> str:
         reasons = [f"{name} ({reason})" for name, reason in self.left_out.items()]
+        wrap = TextWrapper(
+            100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
+        )
         return "\n".join(
-            f"{title} ({len(names)}): {', '.join(names) or '-'}"
+            wrap.fill(f"{title} ({len(names)}): {', '.join(names) or '-'}")
             for title, names in (
                 ("copied", self.copied),
                 ("new", self.new),
@@ -94,8 +98,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     ...     return keras.Model(inputs, PLEBlock(1, tasks, [8], name="ple")(inputs))
     >>> trained, larger = make(["click"]), make(["buy", "click"])
     >>> print(transfer_weights(trained, larger))
-    copied (4): ple/0/click/expert_0, ple/0/shared/expert_0, ple/0/gate/click/click/expert_0, \
-ple/0/gate/click/shared/expert_0
+    copied (4): ple/0/click/expert_0, ple/0/shared/expert_0, ple/0/gate/click/click/expert_0,
+      ple/0/gate/click/shared/expert_0
     new (3): ple/0/buy/expert_0, ple/0/gate/buy/buy/expert_0, ple/0/gate/buy/shared/expert_0
     left out (0): -
     """

@@ -59,6 +59,21 @@ class Opaque(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("test_template_refusals")
+class WithoutKwargs(keras.layers.Layer):
+    """A layer that has get_config, but can't be given a name."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def call(self, inputs):
+        return inputs[..., : self.width]
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+@keras.saving.register_keras_serializable("test_template_refusals")
 class Splitting(keras.layers.Layer):
     """A layer that returns two tensors."""
 
@@ -71,6 +86,10 @@ def functional_of_seven_features():
     return keras.Model(inputs, keras.layers.Dense(3)(inputs))
 
 
+WITHOUT_KWARGS = (
+    r"WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. "
+    r"Let this __init__ take \*\*kwargs and pass them to super\(\)\.__init__, .* name\. Received"
+)
 BAD_TEMPLATES = {
     "lambda": (lambda: keras.layers.Lambda(lambda x: x), ValueError, r"copied.*Lambda"),
     "without_get_config": (
@@ -84,6 +103,17 @@ BAD_TEMPLATES = {
         r"takes \['scale'\], which its config lacks",
     ),
     "not_serializable": (lambda: Opaque(Unlike()), ValueError, r"Give it\s+get_config"),
+    "without_kwargs": (lambda: WithoutKwargs(3), ValueError, WITHOUT_KWARGS),
+    "without_kwargs_inside_a_sequential": (
+        lambda: keras.Sequential([WithoutKwargs(3)]),
+        ValueError,
+        WITHOUT_KWARGS,
+    ),
+    "without_kwargs_inside_a_layer": (
+        lambda: keras.layers.TimeDistributed(WithoutKwargs(3)),
+        ValueError,
+        WITHOUT_KWARGS,
+    ),
     "class": (lambda: keras.layers.Dense, TypeError, r"instance of a Keras layer.*=<class"),
     "name": (lambda: "dense", TypeError, r"instance of a Keras layer.*='dense'"),
     "function": (lambda: len, TypeError, r"instance of a Keras layer.*=<built-in"),

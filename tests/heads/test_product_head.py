@@ -167,7 +167,7 @@ REFUSED = {
     "twice": (lambda: product("ctr", "ctr"), ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
     "a_string": (lambda: pk.ProductHead("x", "ab"), TypeError, r"sequence of.*Received: of='ab'"),
     "no_sequence": (lambda: pk.ProductHead("x", 3), TypeError, r"Received: of=3"),
-    "no_names": (lambda: product(1, 2), TypeError, r"Received: of=1"),
+    "no_names": (lambda: product(1, 2), TypeError, r"invalid: 1\. Received: of=\(1, 2\)"),
     "tower": (lambda: product("a", "b", tower=3), TypeError, r"tower can't be.*tower=3"),
     "units": (lambda: product("a", "b", units=2), TypeError, r"units can't be.*units=2"),
     "only_products": (

@@ -99,7 +99,7 @@ def test_a_gate_with_one_expert_per_example_has_a_warning():
 
 def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
     (warning,) = warnings_of({"click": [0.5, 0.5], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
-    assert "cgc: shared/expert_0 is used almost only by click, with 98%" in warning
+    assert "cgc: shared/expert_0 is used almost only by click, with 98 %" in warning
     assert "gate_dropout" in warning
 
 
@@ -226,6 +226,18 @@ def test_the_printed_report_names_all_levels_and_experts_within_100_columns():
     for task in tasks:
         assert f"{task}/expert_2" in text
     assert max(map(len, text.splitlines())) <= 100
+
+
+def test_tables_and_warnings_write_percentages_alike():
+    level = cgc({"click": [0.97, 0.03], "buy": [0.002, 0.998]})
+    for weight in level.trainable_weights:
+        if "bias" in weight.path:
+            weight.assign(np.full(weight.shape, -100.0))
+    report = pk.gate_report(level, ONES)
+    assert any("for 100 % of the examples" in warning for warning in report.warnings)
+    assert any("has 100 % dead units" in warning for warning in report.warnings)
+    assert "100 %" in str(report).split("Warnings")[0]
+    assert not re.search(r"\d%", str(report))
 
 
 def test_a_wrong_model_or_input_is_refused():

@@ -1,5 +1,6 @@
 """`check_labels`: checks of labels before training."""
 
+import re
 import warnings
 
 import keras
@@ -38,6 +39,7 @@ def valid_labels(**labels):
         valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=np.float64([2, np.nan, 0])),
         valid_labels(kind=np.uint8([0, 1, 2])),
         valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [1, 2]])),
+        valid_labels(click=np.array([0, None, 1]).astype("float32")),
     ],
 )
 def test_valid_labels_are_accepted(y):
@@ -134,10 +136,10 @@ REFUSED = {
         r"Received: y\['click'\]=\[\.\.\., -1, 2\]",
     ),
     "class_range": (
-        valid_labels(kind=[0, 3, 2]),
+        valid_labels(kind=[0, 3, 4]),
         ValueError,
-        r"y\['kind'\] must be class indices from 0 to 2 or missing; invalid: 1\. "
-        r"Received: y\['kind'\]=\[\.\.\., 3\]",
+        r"y\['kind'\] must be class indices from 0 to 2 or missing; invalid: 2\. "
+        r"Received: y\['kind'\]=\[\.\.\., 3, 4\]",
     ),
     "class_fraction": (
         valid_labels(kind=[0, 0.5, 2]),
@@ -162,7 +164,8 @@ REFUSED = {
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
-        r"must hold numbers.*dtype=object",
+        r"must hold numbers\. Convert them with astype\('float32'\), which makes None a NaN\. "
+        r"Received: y\['click'\]\.dtype=object",
     ),
     "complex": (
         valid_labels(place=np.ones((3, 2), complex)),
@@ -182,6 +185,16 @@ REFUSED = {
 def test_invalid_labels_are_refused(y, error, message):
     with pytest.raises(error, match=message):
         all_heads().check_labels(y)
+
+
+@pytest.mark.parametrize("task", ["click", "kind"])
+@pytest.mark.parametrize("dtype", ["int64", "float32"])
+def test_one_repeated_invalid_value_may_mark_missing_labels(task, dtype):
+    y = valid_labels(**{task: np.array([1, -1, -1], dtype)})
+    with pytest.raises(ValueError, match=r"If -1.* marks missing labels, ") as caught:
+        all_heads().check_labels(y)
+    missing_label = re.search(r"create the head with missing_label=(\S+)\. ", str(caught.value))[1]
+    all_heads(missing_label=float(missing_label)).check_labels(y)
 
 
 def test_labels_of_a_product_have_the_rank_of_its_factors():

@@ -15,6 +15,14 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
     }
 
 
+def test_the_total_losses_are_left_out():
+    multi = {"loss": 3.0, "val_loss": 3.0, "click_loss": 1.0, "click_auc": 0.75}
+    single = {"loss": 2.0, "val_loss": 2.0, "click_loss": 2.0, "click_auc": 0.5}
+    assert pk.mtl_gain(multi, single) == {"click_loss": 1.0, "click_auc": 0.25}
+    with pytest.raises(ValueError, match=r"common keys other than \('loss', 'val_loss'\)"):
+        pk.mtl_gain({"loss": 3.0}, {"loss": 2.0})
+
+
 @pytest.mark.parametrize(
     ("key", "sign"),
     [
@@ -48,7 +56,7 @@ def test_given_signs_override_the_last_word():
     ("arguments", "error", "message"),
     [
         (({"x": 1}, {"x": 1}), ValueError, r"for 'x'\. Received: signs=\{\}"),
-        (({"auc": 1}, {"x": 1}), ValueError, r"common keys, but single has \['x'\].*multi=\{'auc'"),
+        (({"auc": 1}, {"x": 1}), ValueError, r"common keys.* single has \['x'\].*multi=\{'auc'"),
         (({"auc": 1}, {"auc": 1}, {"x": 1}), ValueError, r"not known: \['x'\].*Received: signs="),
         (({"auc": 1}, {"auc": 1}, {"auc": 2}), ValueError, r"1 or -1\. Received: signs\['auc'\]=2"),
         (({"loss_cosine_similarity": 1}, {"loss_cosine_similarity": 1}), ValueError, r"signs must"),

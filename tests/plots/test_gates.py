@@ -149,6 +149,11 @@ def test_a_single_axes_is_taken_for_one_level():
         ),
         (lambda r, h: pk.plot_gate_history(3), TypeError, r"history must be.*Received: history=3"),
         (
+            lambda r, h: pk.plot_gate_history("gates.csv"),
+            TypeError,
+            r"For a CSV file, pass pandas\.read_csv\(path\)\. Received: history='gates\.csv'",
+        ),
+        (
             lambda r, h: pk.plot_gate_history({"loss": [1.0]}),
             ValueError,
             r"keys of a GateWeightsLogger\. Received: history=\['loss'\]",

@@ -112,6 +112,18 @@ def test_weights_that_do_not_fit_are_left_out_with_a_reason():
     assert "left out (" in str(transfer)
 
 
+def test_the_printed_lists_are_wrapped_to_100_columns():
+    names = tuple(f"ple/0/gate/a-long-task-{i}/shared/expert_0" for i in range(9))
+    lines = str(pk.Transfer(names, names[:1], {"a/tower": "not in the target"})).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert len(lines) > 3
+    assert [line for line in lines if not line.startswith("  ple")] == [
+        f"copied (9): {names[0]}, {names[1]},",
+        f"new (1): {names[0]}",
+        "left out (1): a/tower (not in the target)",
+    ]
+
+
 def test_levels_with_different_names_are_matched_in_order():
     source, target = (
         random_model(["a"], levels=2, name="first"),
