@@ -1,6 +1,7 @@
 """The benchmarks of speed run and compare equivalent models. Their times are not tested."""
 
 import json
+import re
 from dataclasses import replace
 
 import keras
@@ -129,3 +130,17 @@ def test_the_cost_of_features_is_measured(capsys):
     assert set(seconds) == set(feature_cost.VARIANTS)
     assert all(len(of_variant) == 2 for of_variant in seconds.values())
     assert "compiling: masked losses" in capsys.readouterr().out
+
+
+def test_the_cost_of_isolation_is_measured(monkeypatch, capsys):
+    import isolation_cost
+
+    tiny = {"A": tiny_case(tasks=2, levels=2), "census": tiny_case(tasks=2, features=0)}
+    monkeypatch.setattr(isolation_cost, "MEASURED", tiny)
+    isolation_cost.main(["--rounds", "1"])
+    out = capsys.readouterr().out
+    rows = [line.split("  ")[0] for line in out.splitlines() if " ms " in line]
+    assert rows == [*isolation_cost.VARIANTS] * 2
+    counts = [int(n.replace(",", "")) for n in re.findall(r"  ([\d,]+) +[\d.]+ ms", out)]
+    for plain, isolated, by_stream, both in (counts[:4], counts[4:]):
+        assert plain == isolated < by_stream == both
