@@ -70,18 +70,21 @@ def values(model):
     return {path_of(weight): numpy_of(weight) for weight in model.weights if weight.name != "sums"}
 
 
-def is_loaded_quantized(layer):
+def is_loaded_quantized(layer, is_in_config=True):
     """Return whether a file keeps a layer quantized.
 
-    In Keras, it does not for custom layers with inner layers. It does not for a Gate outside a
-    CGCBlock either.
+    In Keras, it does not for custom layers with inner layers, and not for Dense layers that are not
+    in the config of the model. It does not for a Gate outside a CGCBlock either.
     """
     kept = pk.CGCBlock | pk.SharedBottomBlock | pk.StreamFeatures | pk.ExpertBlock | pk.Head
     if isinstance(layer, kept):
         return True
     if isinstance(layer, pk.Gate | TwoDense):
         return False
-    return all(map(is_loaded_quantized, layer._layers))
+    if isinstance(layer, keras.layers.Dense):
+        return is_in_config
+    is_in_config = is_in_config and not isinstance(layer, OwnModel)
+    return all(is_loaded_quantized(inside, is_in_config) for inside in layer._layers)
 
 
 def is_quantized(model):

@@ -61,7 +61,7 @@ def test_tasks_are_given_in_four_forms(outputs):
 
 
 REFUSED = {
-    "task": ({"outputs": ["a b"]}, ValueError, "ASCII letters.*outputs='a b'"),
+    "task": ({"outputs": ["a b"]}, ValueError, r"ASCII letters.*outputs=\['a b'\]"),
     "no_task": ({"outputs": []}, ValueError, "outputs must name at least one task"),
     "own_unknown": (
         {"own": ["click", "no"]},
