@@ -79,12 +79,17 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
             f"{argument} must return one tensor, but it returns {output!r}. "
             f"Received: {argument}={layer!r}"
         )
-    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
+    adapted = {id(inside) for inside in adapted_layers(layer)}  # TextVectorization has unbuilt ones
+    unbuilt = [
+        path[-1].name
+        for path in walk(layer)
+        if not path[-1].built and not any(id(outer) in adapted for outer in path)
+    ]
     if unbuilt:
         raise ValueError(
             f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
-            "A keras.Sequential cannot build layers on a dict: use a Functional model or a "
-            f"SequentialBlock. Received: {argument}={layer!r}"
+            "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
+            f"Received: {argument}={layer!r}"
         )
     if any(inside.weights for inside in unadapted):
         raise ValueError(

@@ -111,10 +111,24 @@ def _clone_model(
         return copy_layer(layer, layer.name, *path, copied, replaced=replaced)
 
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
-        return keras.Sequential([clone(layer) for layer in model.layers], name=name)
+        layers = [clone(layer) for layer in model.layers]
+        return keras.Sequential([*_uncast_input(model), *layers], name=name)
     model = keras.models.clone_model(model, clone_function=clone)
     model.name = name
     return model
+
+
+def _uncast_input(model: keras.Sequential) -> list[keras.KerasTensor]:
+    """Return the input of a Sequential if it has integers or strings.
+
+    Without it, the copy would cast them to its compute dtype, which has no room for large integers.
+    """
+    inputs = getattr(model, "inputs", [])  # an unbuilt one has none
+    return [
+        keras.Input(batch_shape=given.shape, dtype=given.dtype)
+        for given in inputs
+        if not keras.backend.is_float_dtype(given.dtype)
+    ]
 
 
 def refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:

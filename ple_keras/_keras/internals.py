@@ -144,13 +144,19 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a layer's config, or its serialized form, without the shapes that it was built with.
 
     Keras builds a layer with such shapes, or a Sequential with an InputLayer, when it deserializes
-    it, before it has a parent. Keras 3.12 to 3.15.
+    it, before it has a parent. An InputLayer of integers or strings stays: without it, a Sequential
+    casts them to floats. Keras 3.12 to 3.15.
     """
     unbuilt = {key: value for key, value in config.items() if key not in BUILD_KEYS}
     if "build_input_shape" in config:
-        layers = unbuilt["layers"]
-        unbuilt["layers"] = [x for x in layers if x.get("class_name") != "InputLayer"]
+        unbuilt["layers"] = [x for x in unbuilt["layers"] if not _is_float_input(x)]
     return unbuilt
+
+
+def _is_float_input(layer: Mapping[str, Any]) -> bool:
+    return layer.get("class_name") == "InputLayer" and keras.backend.is_float_dtype(
+        layer["config"]["dtype"]
+    )
 
 
 def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:

@@ -1,7 +1,7 @@
 """A copy of the feature network for each stream."""
 
 from collections import UserList
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -130,6 +130,7 @@ class StreamFeatures(FreezableLayer):
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
+        _check_inputs(inputs)
         if not self.built:
             self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
         outputs: dict[str, Tensor] = super().__call__(inputs, *args, **kwargs)
@@ -209,6 +210,16 @@ class StreamFeatures(FreezableLayer):
         return layer
 
 
+def _check_inputs(inputs: Nested) -> None:
+    """Check that the inputs are a tensor, or a dict that is not empty."""
+    if inputs is None or isinstance(inputs, list | tuple):
+        raise TypeError(
+            f"inputs must be a tensor, or a dict of columns. Received: inputs={inputs!r}"
+        )
+    if isinstance(inputs, Mapping) and not inputs:
+        raise ValueError(f"inputs must have at least one column. Received: inputs={inputs!r}")
+
+
 def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskName]:
     """Return `own`, if it holds tasks, each once."""
     if not isinstance(own, list | tuple):
@@ -218,10 +229,10 @@ def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskN
             f"own must not contain {SHARED!r}: this stream reads the copy of the tasks that are "
             f"not in own. Received: own={own!r}"
         )
-    unknown = [task for task in own if task not in tasks]
-    if unknown or len(set(own)) < len(own):
+    invalid = {task: own.count(task) for task in own if task not in tasks or own.count(task) > 1}
+    if invalid:
         raise ValueError(
-            f"own must hold tasks among {list(tasks)}, each once; not known: {unknown}. "
-            f"Received: own={own!r}"
+            f"own must hold tasks among {list(tasks)}, each once; unknown or repeated: "
+            f"{[*invalid]}. Received: own={own!r}"
         )
     return list(own)

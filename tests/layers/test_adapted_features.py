@@ -332,3 +332,17 @@ def test_exported_models_of_columns_predict_the_same(form, tmp_path):
     block = network(keras.layers.Rescaling(0.5)) if is_lost else network()
     model, x = model_of(block, symbols, False), columns()
     assert_same(served(model, form, tmp_path, x), numpy_of(model(x)))
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+def test_an_adapted_text_vectorization_is_shared():
+    import tensorflow as tf
+
+    text = keras.layers.TextVectorization(max_tokens=10, output_sequence_length=3)
+    text.adapt(np.array(["a b c", "a b"]))
+    inputs = keras.Input((1,), dtype="string")
+    embedded = keras.layers.Flatten()(keras.layers.Embedding(10, 2)(text(inputs)))
+    layer = pk.StreamFeatures(["click"], keras.Model(inputs, embedded))
+    first, second = layer(tf.constant([["a b"], ["c a"]]))["click"].numpy()
+    assert first.shape == (6,)
+    assert not np.array_equal(first, second)
