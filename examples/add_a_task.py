@@ -138,6 +138,8 @@ def main():
     parser.add_argument("--rows", type=int, help="number of training and of test flights; all")
     parser.add_argument("--epochs", type=int, default=3, help="3 by default, for each training")
     args = parser.parse_args()
+    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
 
     train, test, num_codes = load_flights(args.rows)
     for levels in (1, 2):

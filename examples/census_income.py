@@ -108,6 +108,8 @@ def main():
     parser.add_argument("--rows", type=int, help="number of rows to read of each file; all")
     parser.add_argument("--epochs", type=int, default=6, help="6 by default")
     args = parser.parse_args()
+    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
 
     train, test, num_codes = load_census(args.rows)
     ple, together = train_and_score(TASKS, train, test, num_codes, args.epochs)

@@ -154,6 +154,8 @@ def main():
     parser.add_argument("--rows", type=int, help="number of rows to read of each file; all")
     parser.add_argument("--epochs", type=int, default=5, help="5 by default")
     args = parser.parse_args()
+    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
 
     FOLDER.mkdir(exist_ok=True)
     train_rows, test_rows, num_codes = load_census(args.rows)

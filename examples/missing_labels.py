@@ -116,6 +116,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=4, help="4 by default")
     parser.add_argument("--label-rate", type=float, default=0.1, help="0.1 by default; 1: all")
     args = parser.parse_args()
+    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
 
     (x, y), test, num_codes = load_flights(args.rows)
     hidden = np.random.default_rng(1).random(len(y["departed_late"])) >= args.label_rate

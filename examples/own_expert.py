@@ -62,6 +62,8 @@ def main():
     )
     parser.add_argument("--rows", type=int, default=20_000, help="20,000 by default")
     args = parser.parse_args()
+    if args.rows < 1000:
+        parser.error("--rows must be at least 1000")
 
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), CountHead("visits", tower=[16])])

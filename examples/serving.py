@@ -175,6 +175,8 @@ def main():
     parser.add_argument("--epochs", type=int, default=2, help="2 by default")
     parser.add_argument("--calls", type=int, default=300, help="300 by default, for each latency")
     args = parser.parse_args()
+    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
     if keras.backend.backend() == "jax":
         sys.exit("This script needs KERAS_BACKEND=torch or tensorflow. Received: jax")
     if keras.backend.backend() == "tensorflow" and not importlib.util.find_spec("tf2onnx"):

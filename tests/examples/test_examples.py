@@ -51,6 +51,13 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("script", ["census_income.py", "missing_labels.py", "gates.py"])
+def test_too_few_rows_are_refused(script):
+    result = run_example(script, "--rows", "0")
+    assert result.returncode == 2
+    assert "--rows must be at least 1000" in result.stderr
+
+
 def test_quickstart_prints_the_shape_of_each_prediction(tmp_path):
     assert "category: (3, 12)" in run(tmp_path, "quickstart.py")
 
