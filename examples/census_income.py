@@ -128,7 +128,7 @@ def main():
     print("\nPredictions of census_income.keras for the first three test rows:")
     three_rows = {name: values[:3] for name, values in x_test.items()}
     for task, probabilities in loaded.predict(three_rows, verbose=0).items():
-        print(f"{task:20} {probabilities[:, 0].round(4)}")
+        print(f"{task:20} {' '.join(f'{p:.4f}' for p in probabilities[:, 0])}")
 
 
 if __name__ == "__main__":
