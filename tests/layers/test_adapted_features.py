@@ -1,6 +1,7 @@
 """All copies of a StreamFeatures share the network's layers with adapted state."""
 
 import copy
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -44,6 +45,8 @@ NETWORKS = {
     "nested": (nested, lambda: keras.Input((1,)), lambda: PRICES),
     "discretization": (discretized, lambda: keras.Input((1,)), lambda: PRICES),
 }
+if not importlib.util.find_spec("tensorflow"):
+    del NETWORKS["discretization"]  # its `adapt` uses TensorFlow
 
 
 def adapted_inside(layer):
@@ -324,6 +327,10 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.skipif(
+    BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
+    reason="before 3.15 Keras had no torch.export and no ONNX of dict inputs on PyTorch",
+)
 def test_exported_models_of_columns_predict_the_same(form, tmp_path):
     for package in FORMS[form]:
         pytest.importorskip(package)
