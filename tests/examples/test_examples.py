@@ -43,11 +43,12 @@ def test_a_script_tells_its_command_and_how_long_it_takes(script):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_missing_package_is_reported_with_the_command_that_installs_it(script, tmp_path):
-    """A module that fails to import simulates the absence of Keras."""
-    (tmp_path / "keras.py").write_text("raise ModuleNotFoundError('', name='keras')")
+    """Modules that fail to import simulate the absence of Keras and PyTorch."""
+    for name in ("keras", "torch"):
+        (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('', name='{name}')")
     result = run_example(script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert result.returncode == 1
-    assert "keras is not installed. Run: pip install -e " in result.stderr
+    assert re.search("(keras|torch) is not installed. Run: pip install -e ", result.stderr)
     assert "Traceback" not in result.stderr
 
 
