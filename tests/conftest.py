@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -31,7 +32,9 @@ def _fresh_module():
 
 @pytest.fixture(autouse=True)
 def _fresh_state():
-    """Start every test with the same seed and the default dtype policy."""
+    """Start every test with the same seed, the default dtype policy and no open figure."""
     keras.utils.set_random_seed(0)
     yield
     keras.config.set_dtype_policy("float32")
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")

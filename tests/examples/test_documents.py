@@ -2,7 +2,6 @@
 
 import gc
 import re
-import sys
 from collections import Counter
 from itertools import pairwise
 
@@ -41,16 +40,7 @@ def anchors(page):
     return found
 
 
-@pytest.fixture
-def closed_figures():
-    """Close the figures that a page draws."""
-    yield
-    if pyplot := sys.modules.get("matplotlib.pyplot"):
-        pyplot.close("all")
-
-
 @all_pages
-@pytest.mark.usefixtures("closed_figures")
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer

@@ -41,8 +41,6 @@ every_block = pytest.mark.parametrize("make", list(BLOCKS.values()), ids=list(BL
 @pytest.fixture(autouse=True)
 def _no_windows():
     plt.switch_backend("agg")
-    yield
-    plt.close("all")
 
 
 def levels(block):

@@ -14,12 +14,6 @@ pyplot = pytest.importorskip("matplotlib.pyplot")
 X = features(20, 4)
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    pyplot.close("all")
-
-
 @pytest.fixture(scope="module")
 def report():
     return pk.gate_report(functional(tracked_block()), X)
