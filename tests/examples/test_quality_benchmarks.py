@@ -169,10 +169,20 @@ def test_all_models_are_in_the_table(data, tmp_path):
         *("--plot", picture, "--json", table),
     )
     assert result.returncode == 0, result.stderr
-    models = ("boosted trees", "single-task", "shared bottom", "MMoE", "CGC", "PLE")
+    models = (
+        "boosted trees",
+        "single-task",
+        "shared bottom",
+        "MMoE",
+        "MMoE, 2 levels",
+        "CGC",
+        "PLE",
+    )
     assert all(f"\n{model} " in result.stdout for model in models)
     assert "Largest difference between the multi-task models" in result.stdout
-    assert len(json.loads(table.read_text())["results"]) == len(models)
+    by_stream = data == "census"
+    assert ("\nPLE, isolated, features by stream " in result.stdout) == by_stream
+    assert len(json.loads(table.read_text())["results"]) == (11 if by_stream else 9)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
@@ -231,7 +241,7 @@ def test_a_missing_data_package_is_reported_with_its_install_command(
     "arguments",
     [
         ("--models", "nonsense"),
-        ("--models", "cgc", "--data", "flights"),
+        ("--models", "ple-streams", "--data", "synthetic"),
         ("--models", "ple", "--data", "flights", "--label-rate", "0.1"),
         ("--rows", "0"),
         ("--seeds", "x"),
@@ -252,35 +262,3 @@ def test_wrong_arguments_are_refused(arguments, capsys):
         compare.main([*arguments])
     assert refusal.value.code == 2
     assert f"error: argument {arguments[0]}: " in capsys.readouterr().err
-
-
-def test_the_harm_of_a_second_task_is_measured_and_finished_fits_are_kept(tmp_path, capsys):
-    import negative_transfer
-
-    file = tmp_path / "fits.json"
-    small = ("--rows", "1000", "--epochs", "1", "--second", "age", "--weights", "1")
-    arguments = [*small, "--models", "single", "ple-streams", "--json", str(file)]
-    assert negative_transfer.main(arguments) == 0
-    first = capsys.readouterr().out
-    assert first.count("test AUC of income") == len(json.loads(file.read_text())) == 2
-    assert negative_transfer.main(arguments) == 0
-    again = capsys.readouterr().out
-    assert "test AUC of income" not in again
-    assert again.strip() == first[first.index("AUC of income beside age") :].strip()
-
-
-@pytest.mark.parametrize("second", ["age", "unrelated"])
-def test_the_second_task_is_no_input_and_its_label_is_standardized(second):
-    from _census import load_census
-    from _second_tasks import load_income_beside
-
-    census, dataset = load_census(2000), load_income_beside(second, 2000)
-    assert dataset.tasks == ["income", second]
-    labels = dataset.train.labels[second]
-    assert abs(labels.mean()) < 1e-4
-    assert labels.std() == pytest.approx(1, abs=1e-4)
-    removed = 1 if second == "age" else 0
-    for name in ("numbers", "bins"):
-        columns = dataset.train.inputs[name].shape[1]
-        assert columns == census.train.inputs[name].shape[1] - removed
-    assert len(dataset.cardinalities["bins"]) == dataset.train.inputs["bins"].shape[1]

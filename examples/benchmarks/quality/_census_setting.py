@@ -16,6 +16,7 @@ CENSUS = Recipe(
         "mmoe": (96, 64),
         "cgc": (96, 64),
         "ple": (96, 64),
+        "mmoe-levels": (96, 64),
     },
     tower=(32,),
     dropout=0.2,

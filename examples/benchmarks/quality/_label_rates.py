@@ -17,7 +17,7 @@ def compare_rates(
     Args:
         rates: The shares of the task's training labels to keep.
         task: The task.
-        kind: The model, a key of `MODELS`.
+        kind: The model, a key of `ALL_NETWORKS`.
         seeds: Number of seeds. Each seed hides other labels.
         setting: The data, metrics and recipe. Validation and test rows are not changed.
     """

@@ -8,22 +8,74 @@ from typing import Any
 import keras
 import numpy as np
 from _data import Dataset
+from _literature_level import LiteratureLevel
 
 import ple_keras as pk
 
-MULTI_TASK = {
-    "bottom": "shared bottom",
-    "mmoe": "MMoE",
-    "cgc": "CGC (PLE, 1 level)",
-    "ple": "PLE (2 levels)",
+
+@dataclass(frozen=True)
+class Network:
+    """A kind of network.
+
+    Attributes:
+        title: Its name in tables.
+        block: Its block: "single", "bottom", "mmoe", "mmoe-levels", "cgc" or "ple".
+        isolated: Whether the task experts are isolated.
+        streams: Whether every stream has its own copy of the features.
+        uncertainty: Whether the weights of the losses are learned.
+        option: An option of `LiteratureLevel`, or "".
+        first_task_experts: The number of experts of the first task, in each level.
+        gate_dropout: The probability of dropping an expert from a gate.
+    """
+
+    title: str
+    block: str
+    isolated: bool = False
+    streams: bool = False
+    uncertainty: bool = False
+    option: str = ""
+    first_task_experts: int = 1
+    gate_dropout: float = 0.0
+
+
+STREAMS = "PLE, isolated, features by stream"
+NETWORKS = {
+    "single": Network("single-task", "single"),
+    "bottom": Network("shared bottom", "bottom"),
+    "bottom-uncertainty": Network(
+        "shared bottom, learned loss weights", "bottom", uncertainty=True
+    ),
+    "mmoe": Network("MMoE", "mmoe"),
+    "mmoe-levels": Network("MMoE, 2 levels", "mmoe-levels"),
+    "cgc": Network("CGC (PLE, 1 level)", "cgc"),
+    "ple": Network("PLE (2 levels)", "ple"),
+    "ple-isolated": Network("PLE, isolated", "ple", isolated=True),
+    "cgc-streams": Network("CGC, features by stream", "cgc", streams=True),
+    "ple-streams": Network(STREAMS, "ple", isolated=True, streams=True),
 }
-MODELS = {"trees": "boosted trees", "single": "single-task", **MULTI_TASK}
-# The widths of these are those of the kind before the first "-".
-ISOLATED = {
-    "ple-isolated": "PLE, isolated experts",
-    "cgc-streams": "CGC, features by stream",
-    "ple-streams": "PLE, isolated experts, features by stream",
+LITERATURE = {
+    "ple-streams-residual": Network(
+        f"{STREAMS}, residual", "ple", isolated=True, streams=True, option="residual"
+    ),
+    "ple-streams-visible": Network(
+        f"{STREAMS}, visible experts", "ple", isolated=True, streams=True, option="visible"
+    ),
 }
+# For data whose first task has few labels.
+SCARCE = {
+    "ple-visible": Network("PLE, isolated, visible experts", "ple", True, option="visible"),
+    "ple-no-expert": Network("PLE, no expert of the first task", "ple", first_task_experts=0),
+    "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", gate_dropout=0.3),
+}
+ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
+# Without embedding tables there are no features to copy, and these networks are equal.
+WITHOUT_TABLES = {
+    "cgc-streams": "cgc",
+    "ple-streams": "ple-isolated",
+    "ple-streams-visible": "ple-visible",
+}
+TREES = "boosted trees"
+TABLE = "codes"
 
 
 @dataclass(frozen=True)
@@ -31,8 +83,8 @@ class Recipe:
     """Sizes and training arguments of the networks for a data set.
 
     Attributes:
-        widths: By model, the units of an expert (for PLE, of an expert of each level) or of a
-            bottom. Chosen so that the models have about the same number of parameters.
+        widths: By block, the units of an expert (with several levels, of an expert of each level)
+            or of a bottom. Chosen so that the networks have about the same number of parameters.
         tower: The units of a task's tower.
         dropout: Dropout rate in experts, bottoms and towers.
         input_dropout: Dropout rate of the features.
@@ -66,48 +118,65 @@ def build_network(
     """Return a compiled network for the tasks.
 
     Args:
-        kind: A key of `MODELS` or of `ISOLATED`.
+        kind: A key of `ALL_NETWORKS`.
         tasks: The tasks, in order.
         dataset: The data to train on.
         head: `(task, tower=...) -> Head`.
         recipe: Sizes and training arguments.
     """
+    network = ALL_NETWORKS[kind]
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
-    heads = pk.TaskHeads([head(task, tower=tower) for task in tasks])
+    weighting = "uncertainty" if network.uncertainty else None
+    heads = pk.TaskHeads([head(task, tower=tower) for task in tasks], loss_weighting=weighting)
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
         for name, x in dataset.train.inputs.items()
     }
     features = build_features(inputs, dataset, recipe)
-    if kind.endswith("-streams"):
+    if network.streams and dataset.cardinalities:  # numbers alone have no weights to copy
         features = pk.StreamFeatures(tasks, keras.Model(inputs, features))(inputs)
-    model = keras.Model(inputs, heads(build_block(kind, tasks, recipe)(features)))
+    block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
+    model = keras.Model(inputs, heads(block(features)))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
     return model
 
 
-def build_block(kind: str, tasks: list[str], recipe: Recipe) -> keras.Layer:
+def build_block(
+    network: Network, tasks: list[str], widths: tuple[int, ...], dropout: float
+) -> keras.Layer:
     """Return the block under comparison.
 
     It maps features to a representation for each task. With K tasks, PLE and CGC have one expert
     per task and one shared expert, so K + 1 experts per level. MMoE also has K + 1 experts. A
     single-task network is a shared bottom with one task.
     """
-    base = kind.partition("-")[0]
-    widths = recipe.widths[base]
-    expert = partial(pk.ExpertBlock, dropout=recipe.dropout)
-    if base == "mmoe":
+    expert = partial(pk.ExpertBlock, dropout=dropout)
+    levels = [expert(width) for width in widths]
+    counts = dict.fromkeys(tasks, 1) | {tasks[0]: network.first_task_experts}
+    if network.block in ("single", "bottom"):
+        return pk.SharedBottomBlock(tasks, expert(widths))
+    if network.block == "mmoe":
         return pk.MMoEBlock(tasks, expert(widths), num_experts=len(tasks) + 1)
-    if base == "cgc":
+    if network.block == "mmoe-levels":
+        return pk.PLEBlock(len(levels), tasks, levels, 0, len(tasks) + 1)
+    if network.block == "cgc":
         return pk.PLEBlock(1, tasks, expert(widths))
-    if base == "ple":
-        levels = [expert(width) for width in widths]
-        isolated = kind in ("ple-isolated", "ple-streams")
-        return pk.PLEBlock(len(levels), tasks, levels, isolate_task_experts=isolated)
-    return pk.SharedBottomBlock(tasks, expert(widths))
+    if network.option:
+        last = len(levels) - 1
+        return pk.SequentialBlock(
+            [LiteratureLevel(tasks, x, network.option, i < last) for i, x in enumerate(levels)]
+        )
+    return pk.PLEBlock(
+        len(levels),
+        tasks,
+        levels,
+        counts,
+        gate_dropout=network.gate_dropout,
+        isolate_task_experts=network.isolated,
+    )
 
 
 def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
@@ -121,10 +190,16 @@ def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> 
         sizes = np.concatenate(list(dataset.cardinalities.values()))
         first_rows = np.cumsum(sizes) - sizes
         codes = keras.ops.concatenate([inputs[name] for name in dataset.cardinalities], axis=-1)
-        table = keras.layers.Embedding(int(sizes.sum()), recipe.embedding_width, name="codes")
+        table = keras.layers.Embedding(int(sizes.sum()), recipe.embedding_width, name=TABLE)
         parts.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
     joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined
+
+
+def count_parameters(model: keras.Model) -> tuple[int, int]:
+    """Return the numbers of trainable parameters outside and inside of embedding tables."""
+    sizes = [(int(np.prod(w.shape)), TABLE in w.path) for w in model.trainable_weights]
+    return sum(n for n, table in sizes if not table), sum(n for n, table in sizes if table)
 
 
 def cosine_schedule(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:

@@ -9,9 +9,6 @@ from _report import group_by_model
 from _training import Result
 
 RESAMPLES = 100
-# In standard errors: 95 % quantile of the largest difference between four equal models (the
-# studentized range, 3.63, divided by the square root of 2).
-THRESHOLD = 2.57
 
 
 def describe_noise(
@@ -35,7 +32,7 @@ def describe_noise(
         low, high = min(means, key=means.get), max(means, key=means.get)
         difference = means[high] - means[low]
         error = _standard_error(models[high], models[low], dataset.test, metric)
-        if difference <= THRESHOLD * error:
+        if difference <= _threshold(len(names)) * error:
             verdict = "within noise"
         elif several_seeds:
             verdict = "more than noise"
@@ -46,6 +43,16 @@ def describe_noise(
         numbers = f"{difference:.{metric.digits}f}, standard error {error:.{metric.digits}f}"
         lines.append(f"  {metric.task}: {numbers}: {verdict}")
     return "\n".join(lines)
+
+
+def _threshold(models: int) -> float:
+    """Return the 95 % quantile of the largest difference between equal models, in standard errors.
+
+    It is that of the studentized range, divided by the square root of 2.
+    """
+    from scipy.stats import studentized_range
+
+    return float(studentized_range.ppf(0.95, models, np.inf)) / np.sqrt(2)
 
 
 def _standard_error(

@@ -1,8 +1,9 @@
-"""Census income beside a second task, which is a regression: age, or an unrelated function.
+"""Census income beside a second task, which is a regression.
 
 age         The age, standardized. It is removed from the inputs.
 unrelated   A function of the inputs that has nothing to do with income, but takes capacity to fit:
             a sum of sines of random projections of the categories, standardized.
+noise       Standard normal numbers.
 """
 
 from dataclasses import replace
@@ -11,7 +12,7 @@ import numpy as np
 from _census import NUMERIC, load_census
 from _data import Dataset, Split
 
-SECOND_TASKS = ("age", "unrelated")
+SECOND_TASKS = ("age", "unrelated", "noise")
 INCOME = "income"
 WAVES = 8
 
@@ -22,7 +23,7 @@ def load_income_beside(second: str, rows: int | None = None, seed: int = 0) -> D
     Args:
         second: One of `SECOND_TASKS`.
         rows: Number of training rows, as in `load_census`.
-        seed: Seed of the rows and of the unrelated function.
+        seed: Seed of the rows, the unrelated function and the noise.
     """
     dataset = load_census(rows, seed)
     parts = (dataset.train, dataset.validation, dataset.test)
@@ -31,8 +32,12 @@ def load_income_beside(second: str, rows: int | None = None, seed: int = 0) -> D
         labels = [part.inputs["numbers"][:, age] for part in parts]  # standardized log(1 + age)
         inputs = [_without_number(part, age) for part in parts]
     else:
-        labels = _random_function([part.inputs["categories"] for part in parts], dataset, seed)
         inputs = [part.inputs for part in parts]
+        if second == "unrelated":
+            labels = _random_function([x["categories"] for x in inputs], dataset, seed)
+        else:
+            rng = np.random.default_rng([seed, 2])
+            labels = [rng.standard_normal(len(part)) for part in parts]
     train, validation, test = (
         replace(part, inputs=x, labels={INCOME: part.labels[INCOME], second: y.astype("float32")})
         for part, x, y in zip(parts, inputs, _standardize(labels))

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from _data import Arrays, Dataset, Split, labelled_rows
 from _metrics import Metric, format_values, selection_metrics
-from _networks import MODELS, Recipe, build_network
+from _networks import ALL_NETWORKS, TREES, Recipe, build_network, count_parameters
 
 import ple_keras as pk
 
@@ -42,9 +42,11 @@ class Result:
     Attributes:
         model: The model's name.
         seed: Its seed.
-        parameters: The number of its trainable parameters. None for trees.
+        parameters: The number of its trainable parameters, embedding tables not counted. None for
+            trees.
         test: The metrics on the test rows, by task and key: `income_auc`.
         seconds: Time for building, training and predicting.
+        embeddings: The number of parameters of its embedding tables.
         history: Keras's logs by epoch, one history per network.
         best_epochs: The epoch, counted from 1, whose weights each network keeps.
         predictions: Predictions for the test rows, by task.
@@ -55,6 +57,7 @@ class Result:
     parameters: int | None
     test: dict[str, float]
     seconds: float
+    embeddings: int = 0
     history: list[dict[str, list[float]]] = field(default_factory=list)
     best_epochs: list[int] = field(default_factory=list)
     predictions: Arrays = field(default_factory=dict, repr=False)
@@ -94,7 +97,12 @@ def train_models(models: list[str], seeds: int, setting: Setting) -> list[Result
 
 
 def train_networks(
-    kind: str, task_groups: list[list[str]], setting: Setting, seed: int, name: str | None = None
+    kind: str,
+    task_groups: list[list[str]],
+    setting: Setting,
+    seed: int,
+    name: str | None = None,
+    show_epochs: bool = True,
 ) -> Result:
     """Train a network for each group of tasks and score them together.
 
@@ -103,22 +111,23 @@ def train_networks(
     all tasks: an epoch per task would result in one model per task.
 
     Args:
-        kind: The networks' kind, a key of `MODELS`.
+        kind: The networks' kind, a key of `ALL_NETWORKS`.
         task_groups: One group of all tasks for a multi-task model, or a group per task.
         setting: The data, metrics and recipe.
         seed: Seed of the weights, the order of the rows and the dropout.
         name: The model's name. Defaults to the name of its kind.
+        show_epochs: Whether to print a line per epoch.
     """
     start = time.perf_counter()
     dataset, recipe = setting.dataset, setting.recipe
-    result = Result(name or MODELS[kind], seed, 0, {}, 0.0)
+    result = Result(name or ALL_NETWORKS[kind].title, seed, 0, {}, 0.0)
     for tasks in task_groups:
         keras.utils.set_random_seed(seed)
         group_data = replace(dataset, train=labelled_rows(dataset.train, tasks))
         model = build_network(kind, tasks, group_data, setting.head, recipe)
         metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
-        progress = PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)
+        progress = [PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)]
         best = _restore_best_weights(recipe.epochs)
         history = model.fit(
             group_data.train.inputs,
@@ -127,23 +136,25 @@ def train_networks(
             epochs=recipe.epochs,
             validation_data=(group_data.validation.inputs, _labels(group_data.validation, tasks)),
             validation_batch_size=EVALUATION_BATCH,
-            callbacks=[_selection_score(metrics, tasks), best, progress],
+            callbacks=[_selection_score(metrics, tasks), best, *(progress if show_epochs else [])],
             verbose=0,
         )
         predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)
         result.predictions |= {task: predictions[task][:, 0] for task in tasks}
-        result.parameters += sum(int(np.prod(w.shape)) for w in model.trainable_weights)
+        parameters, embeddings = count_parameters(model)
+        result.parameters += parameters
+        result.embeddings += embeddings
         result.history.append({key: [float(v) for v in x] for key, x in history.history.items()})
         result.best_epochs.append(best.best_epoch + 1)
         keras.utils.clear_session()
     return _score_result(result, setting, start)
 
 
-def train_trees(setting: Setting, seed: int) -> Result:
+def train_trees(setting: Setting, seed: int, show_result: bool = True) -> Result:
     """Fit one scikit-learn model per task, on the rows that have a label for it."""
     start = time.perf_counter()
     dataset = setting.dataset
-    result = Result(MODELS["trees"], seed, None, {}, 0.0)
+    result = Result(TREES, seed, None, {}, 0.0)
     for task in dataset.tasks:
         train = labelled_rows(dataset.train, [task])
         model = setting.trees(task, seed).fit(tree_inputs(train), train.labels[task])
@@ -153,7 +164,8 @@ def train_trees(setting: Setting, seed: int) -> Result:
     result = _score_result(result, setting, start)
     metrics = selection_metrics(setting.metrics)
     scores = format_values(metrics, [result.test[metric.full_key] for metric in metrics])
-    print(f"{result.model}, seed {seed}: test {scores}, {result.seconds:.0f} s", flush=True)
+    if show_result:
+        print(f"{result.model}, seed {seed}: test {scores}, {result.seconds:.0f} s", flush=True)
     return result
 
 

@@ -14,10 +14,12 @@ With JAX on two cores, `census` takes about two minutes per seed, and `flights` 
                 and metrics.
     synthetic   Two regression tasks of the MMoE paper. `--correlation` sets how related they are.
 
-The networks are single-task networks, a shared bottom, MMoE, PLE with one level (CGC, not on
-flights) and PLE with two levels. All have about the same number of parameters, with the single-task
-networks counted together. A single-task network trains on the rows with a label of its task. The
-baseline is gradient-boosted trees, with little tuning and one model per task.
+The networks are single-task networks, a shared bottom with fixed and with learned loss weights,
+MMoE with one and two levels, PLE with one level (CGC) and two levels, and PLE with isolated experts
+and with a copy of the features for each stream. All have about the same number of parameters, with
+the single-task networks counted together, and embeddings not counted. A single-task network trains
+on the rows with a label of its task. The baseline is gradient-boosted trees, with little tuning and
+one model per task.
 
 Each network keeps the weights of the epoch with the best sum of validation metrics. The reported
 metrics are from test rows, which are not used for this choice. The RMSE is lower for a better
@@ -55,14 +57,16 @@ from _comparison_options import comparison_parser, correlation, missing_packages
 from _flights_setting import FLIGHTS, flights_setting
 from _label_rates import compare_rates
 from _metrics import selection_metrics
-from _networks import MODELS, MULTI_TASK, Recipe
+from _networks import NETWORKS, TREES, Recipe
 from _noise import describe_noise
 from _report import draw, format_gains, format_table, print_title, write_json
 from _synthetic_setting import SYNTHETIC, synthetic_setting
 from _training import Result, Setting, train_models
 
 SPARSE = "departure_delayed"  # the task whose labels `--label-rate` hides
-RIVALS = {"multi-task models": [*MULTI_TASK], "networks": ["single", *MULTI_TASK]}
+MODELS = {"trees": TREES, **{kind: network.title for kind, network in NETWORKS.items()}}
+MULTI_TASK = [kind for kind in NETWORKS if kind != "single"]
+RIVALS = {"multi-task models": MULTI_TASK, "networks": [*NETWORKS]}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Data:
     """Data set that can be selected.
 
     Attributes:
-        recipe: Its default recipe. Networks without a width in it are refused.
+        recipe: Its default recipe.
         load: Function from the command line to the setting.
         packages: The packages that contain or read the data.
         rivals: The networks whose largest difference is compared with its noise, a key of `RIVALS`.
@@ -83,8 +87,9 @@ class Data:
 
     @property
     def models(self) -> list[str]:
-        """The models that can be compared."""
-        return [kind for kind in MODELS if kind == "trees" or kind in self.recipe.widths]
+        """The models that can be compared. Numbers alone have no features to copy by stream."""
+        has_tables = self.recipe.embedding_width > 0
+        return [kind for kind in MODELS if has_tables or not kind.endswith("-streams")]
 
 
 DATA = {

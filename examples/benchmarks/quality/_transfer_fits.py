@@ -1,0 +1,177 @@
+"""Fits of the benchmark of negative transfer, and the file that keeps them."""
+
+import json
+import platform
+import time
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from _data import labelled_rows, take_rows
+from _networks import ALL_NETWORKS, WITHOUT_TABLES
+from _training import Result, Setting, train_networks, train_trees
+from _transfer_cases import Case
+from _transfer_rates import RATES
+
+DEFAULT_ROWS = {"census": 60_000, "synthetic": 24_000}
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of the fits. None takes the default of the data."""
+
+    rows: int | None = None
+    epochs: int | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Training of one model on one case with one seed.
+
+    Attributes:
+        case: The case.
+        kind: A key of `ALL_NETWORKS`, or "trees".
+        seed: Seed of the model, and of the data if the case draws them.
+        sizes: Sizes from the command line.
+        rate: A learning rate that replaces the one in `RATES`.
+    """
+
+    case: Case
+    kind: str
+    seed: int
+    sizes: Sizes
+    rate: float | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the fit in a file of results. Equal fits of several cases have one name."""
+        alone = self.kind in ("single", "trees") and self.case.alone
+        parts = [self.case.setting, alone or self.case.name, self._kind, f"seed {self.seed}"]
+        parts += [f"{name} {value}" for name, value in vars(self.sizes).items() if value]
+        return " | ".join([*parts, *([f"rate {self.rate:g}"] if self.rate else [])])
+
+    @property
+    def _kind(self) -> str:
+        return self.kind if self.case.data == "census" else WITHOUT_TABLES.get(self.kind, self.kind)
+
+    def run(self) -> Record:
+        """Return the metrics on the test rows, the numbers of parameters and the seconds."""
+        setting = self.case.draw(self.sizes.rows or DEFAULT_ROWS[self.case.data], self.seed)
+        if self.kind == "trees":
+            return _record(train_trees(_with_tasks(setting, self.case.tasks), self.seed, False))
+        rate = self.rate or RATES[self.case.data][self._kind]
+        recipe = replace(setting.recipe, learning_rate=rate).with_overrides(self.sizes.epochs, None)
+        setting = replace(setting, recipe=recipe)
+        if self.kind == "single":
+            networks = [_alone(setting, task) for task in self.case.tasks]
+            return _record(*(_train("single", network, self.seed) for network in networks))
+        return _record(_train(self._kind, setting, self.seed))
+
+
+def _train(kind: str, setting: Setting, seed: int) -> Result:
+    return train_networks(kind, [setting.dataset.tasks], setting, seed, show_epochs=False)
+
+
+def _with_tasks(setting: Setting, tasks: list[str]) -> Setting:
+    """Return the setting with some of the tasks."""
+    dataset = setting.dataset
+    train, validation, test = (
+        replace(part, labels={task: part.labels[task] for task in tasks})
+        for part in (dataset.train, dataset.validation, dataset.test)
+    )
+    metrics = [metric for metric in setting.metrics if metric.task in tasks]
+    dataset = replace(dataset, train=train, validation=validation, test=test)
+    return replace(setting, dataset=dataset, metrics=metrics)
+
+
+def _alone(setting: Setting, task: str) -> Setting:
+    """Return the setting of one task.
+
+    With few labels, an epoch goes through the labelled rows several times in small batches, so that
+    it has as many steps as an epoch of all rows.
+    """
+    setting = _with_tasks(setting, [task])
+    all_rows, labelled = setting.dataset.train, labelled_rows(setting.dataset.train, [task])
+    if len(labelled) == len(all_rows):
+        return setting
+    steps = -(-len(all_rows) // setting.recipe.batch_size)
+    batch_size = min(setting.recipe.batch_size, max(32, len(labelled) // 10))
+    repeated = take_rows(labelled, np.arange(steps * batch_size) % len(labelled))
+    return replace(
+        setting,
+        dataset=replace(setting.dataset, train=repeated),
+        recipe=setting.recipe.with_overrides(None, batch_size),
+    )
+
+
+def _record(*results: Result) -> Record:
+    """Return the record of one model, which may be several networks."""
+    test = {name: round(x, 6) for result in results for name, x in result.test.items()}
+    record: Record = {"test": test, "seconds": round(sum(r.seconds for r in results), 1)}
+    if results[0].parameters is not None:
+        record["parameters"] = sum(result.parameters or 0 for result in results)
+        record["embeddings"] = sum(result.embeddings for result in results)
+        scores = [max(h["val_mtl_score"]) for result in results for h in result.history]
+        record["validation"] = round(sum(scores), 6)
+    return record
+
+
+class Store:
+    """Finished fits in files. New ones are added to the first file.
+
+    Args:
+        paths: JSON files. They may be missing.
+    """
+
+    def __init__(self, paths: list[Path]) -> None:
+        self._path = paths[0] if paths else None
+        self._fits: dict[str, Record] = {}
+        for path in reversed(paths):
+            self._own = json.loads(path.read_text())["fits"] if path.exists() else {}
+            self._fits |= self._own
+
+    def __contains__(self, fit: Fit) -> bool:
+        return fit.key in self._fits
+
+    def __getitem__(self, fit: Fit) -> Record:
+        return self._fits[fit.key]
+
+    def add(self, fit: Fit, record: Record) -> None:
+        """Add a fit and write the file."""
+        self._fits[fit.key] = record
+        if self._path is None:
+            return
+        self._own[fit.key] = record
+        lines = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in self._own.items()]
+        text = f'{{\n "versions": {json.dumps(versions())},\n "fits": {{\n'
+        partial = self._path.with_suffix(".partial")
+        partial.write_text(text + ",\n".join(lines) + "\n }\n}\n")
+        partial.replace(self._path)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages and of Python."""
+    backend = keras.backend.backend()
+    packages = ["keras", backend, "numpy", "scikit-learn"]
+    found = {name: version(name) for name in packages if name != "tensorflow"}
+    return {"backend": backend, "python": platform.python_version(), **found}
+
+
+def run(fits: list[Fit], store: Store) -> None:
+    """Run the fits that the store lacks. Print the result of each and the time left."""
+    missing = list({fit.key: fit for fit in fits if fit not in store}.values())
+    start = time.perf_counter()
+    for done, fit in enumerate(missing, start=1):
+        store.add(fit, fit.run())
+        left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
+        scores = ", ".join(f"{name} {x:.4f}" for name, x in store[fit]["test"].items())
+        print(f"[{done}/{len(missing)}, {left:.0f} min left] {fit.key}: {scores}", flush=True)
+
+
+def title(kind: str) -> str:
+    """Return the name of a model in tables."""
+    return "boosted trees" if kind == "trees" else ALL_NETWORKS[kind].title
