@@ -23,6 +23,7 @@ class Network:
         isolated: Whether the task experts are isolated.
         streams: Whether every stream has its own copy of the features.
         uncertainty: Whether the weights of the losses are learned.
+        base: For an option under test, the kind of network that it is compared with, or "".
         option: An option of `LiteratureLevel`, or "".
         first_task_experts: The number of experts of the first task, in each level.
         gate_dropout: The probability of dropping an expert from a gate.
@@ -33,12 +34,13 @@ class Network:
     isolated: bool = False
     streams: bool = False
     uncertainty: bool = False
+    base: str = ""
     option: str = ""
     first_task_experts: int = 1
     gate_dropout: float = 0.0
 
 
-STREAMS = "PLE, isolated, features by stream"
+STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
 NETWORKS = {
     "single": Network("single-task", "single"),
     "bottom": Network("shared bottom", "bottom"),
@@ -51,21 +53,21 @@ NETWORKS = {
     "ple": Network("PLE (2 levels)", "ple"),
     "ple-isolated": Network("PLE, isolated", "ple", isolated=True),
     "cgc-streams": Network("CGC, features by stream", "cgc", streams=True),
-    "ple-streams": Network(STREAMS, "ple", isolated=True, streams=True),
+    "ple-streams": STREAMS,
 }
 LITERATURE = {
-    "ple-streams-residual": Network(
-        f"{STREAMS}, residual", "ple", isolated=True, streams=True, option="residual"
-    ),
-    "ple-streams-visible": Network(
-        f"{STREAMS}, visible experts", "ple", isolated=True, streams=True, option="visible"
-    ),
+    f"ple-streams-{option}": replace(
+        STREAMS, title=f"{STREAMS.title}, {name}", base="ple-streams", option=option
+    )
+    for option, name in (("residual", "residual"), ("visible", "visible experts"))
 }
 # For data whose first task has few labels.
 SCARCE = {
-    "ple-visible": Network("PLE, isolated, visible experts", "ple", True, option="visible"),
-    "ple-no-expert": Network("PLE, no expert of the first task", "ple", first_task_experts=0),
-    "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", gate_dropout=0.3),
+    "ple-visible": Network(
+        "PLE, isolated, visible experts", "ple", True, base="ple-isolated", option="visible"
+    ),
+    "ple-no-expert": Network("PLE, no own expert", "ple", base="ple", first_task_experts=0),
+    "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
 ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
 # Without embedding tables there are no features to copy, and these networks are equal.

@@ -14,7 +14,7 @@ from _data import labelled_rows, take_rows
 from _networks import ALL_NETWORKS, WITHOUT_TABLES
 from _training import Result, Setting, train_networks, train_trees
 from _transfer_cases import Case
-from _transfer_rates import RATES
+from _transfer_rates import learning_rate
 
 DEFAULT_ROWS = {"census": 60_000, "synthetic": 24_000}
 Record = dict[str, Any]
@@ -37,7 +37,7 @@ class Fit:
         kind: A key of `ALL_NETWORKS`, or "trees".
         seed: Seed of the model, and of the data if the case draws them.
         sizes: Sizes from the command line.
-        rate: A learning rate that replaces the one in `RATES`.
+        rate: A learning rate that replaces that of `learning_rate`.
     """
 
     case: Case
@@ -63,7 +63,7 @@ class Fit:
         setting = self.case.draw(self.sizes.rows or DEFAULT_ROWS[self.case.data], self.seed)
         if self.kind == "trees":
             return _record(train_trees(_with_tasks(setting, self.case.tasks), self.seed, False))
-        rate = self.rate or RATES[self.case.data][self._kind]
+        rate = self.rate or learning_rate(self.case.data, self.kind)
         recipe = replace(setting.recipe, learning_rate=rate).with_overrides(self.sizes.epochs, None)
         setting = replace(setting, recipe=recipe)
         if self.kind == "single":

@@ -1,10 +1,29 @@
 """Learning rates of the benchmark of negative transfer.
 
 Found with `negative_transfer.py --search-rates`, which trains every network with every rate of
-`CANDIDATES` on one case of each data set, with a seed that no other fit has.
+`CANDIDATES` on one case of each data set, with a seed that no other fit has. An option takes the
+rate of the network that it is compared with.
 """
 
-from _networks import ALL_NETWORKS
+from _networks import ALL_NETWORKS, WITHOUT_TABLES
 
-CANDIDATES = (0.0025, 0.005, 0.01, 0.02)
-RATES = {data: dict.fromkeys(ALL_NETWORKS, 0.005) for data in ("census", "synthetic")}
+CANDIDATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
+RATES: dict[str, dict[str, float]] = {
+    "census": {},
+    "synthetic": {
+        "single": 0.04,
+        "bottom": 0.02,
+        "bottom-uncertainty": 0.02,
+        "mmoe": 0.02,
+        "mmoe-levels": 0.01,
+        "cgc": 0.01,
+        "ple": 0.02,
+        "ple-isolated": 0.02,
+    },
+}
+
+
+def learning_rate(data: str, kind: str) -> float:
+    """Return the learning rate of a network on "census" or "synthetic" data."""
+    base = ALL_NETWORKS[kind].base or kind
+    return RATES[data][WITHOUT_TABLES.get(base, base) if data == "synthetic" else base]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from _networks import ALL_NETWORKS
 from _tables import align_columns
 from _transfer_cases import BINARY, Case
 from _transfer_fits import Fit, Store, title
@@ -155,6 +156,40 @@ def _regret_rows(scores: Scores, cases: dict[str, list[str]]) -> list[list[str]]
 def _worst(scores: Scores, regrets: dict[str, np.ndarray], setting: str) -> str:
     inside = [value for key, value in regrets.items() if scores.cases[key].setting == setting]
     return Estimate.of(max(inside, key=np.mean)).format() if inside else ""
+
+
+def format_options(scores: Scores) -> str:
+    """Return the gain of every option over the network without it, in each case.
+
+    The gain is positive if the option is better: an AUC is higher, or a squared error is lower.
+    """
+    parts = []
+    for kind in scores.kinds:
+        base = kind in ALL_NETWORKS and ALL_NETWORKS[kind].base
+        if not base or base not in scores.kinds:
+            continue
+        rows = [["case", "measure", "gain", ""]]
+        for key, case in scores.cases.items():
+            if not (scores.has(key, kind) and scores.has(key, base)):
+                continue
+            for measure, tasks in case.measures.items():
+                sign = 1 if tasks[0] in BINARY else -1
+                values = scores.of(key, kind, tasks) - scores.of(key, base, tasks)
+                gain = Estimate.of(sign * values)
+                rows.append(
+                    [f"{case.setting}: {case.name}", measure, gain.format(sign="+"), _verdict(gain)]
+                )
+        if len(rows) > 1:
+            parts.append(
+                f"{title(kind)}, over {title(base)}\n{align_columns(rows, left=(0, 1, 3))}"
+            )
+    return "\n\n".join(parts)
+
+
+def _verdict(gain: Estimate) -> str:
+    if gain.mean - gain.half > 0:
+        return "better"
+    return "worse" if gain.mean + gain.half < 0 else ""
 
 
 def _mean_regret(scores: Scores, regrets: dict[str, np.ndarray]) -> Estimate:

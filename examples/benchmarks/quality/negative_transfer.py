@@ -54,7 +54,7 @@ from _transfer_cases import Case, correlation_cases, scarce_cases, task_cases, w
 from _transfer_fits import Fit, Sizes, Store, run
 from _transfer_plot import draw
 from _transfer_rates import CANDIDATES
-from _transfer_summary import Scores, format_regrets, format_tables
+from _transfer_summary import Scores, format_options, format_regrets, format_tables
 
 SETTINGS = {"weight": 10, "scarce": 5, "correlation": 6, "tasks": 5}  # with their published seeds
 MODELS = ["trees", *NETWORKS, *LITERATURE]
@@ -117,9 +117,8 @@ def list_fits(args: argparse.Namespace) -> list[Fit]:
             Fit(case, kind, SEARCH_SEED, sizes, rate)
             for case in list_cases(args)
             if case.name in ("beside age, weight 1", "correlation, 0.5")
-            for kind in args.models or ALL_NETWORKS
+            for kind in args.models or NETWORKS
             for rate in CANDIDATES
-            if kind != "trees"
         ]
     return [
         Fit(case, kind, seed, sizes)
@@ -158,7 +157,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = Scores(fits, store)
     for setting in args.setting:
         print(f"\n{format_tables(setting, scores)}")
-    print(f"\n{format_regrets(scores)}")
+    print("\n\n".join(["", format_regrets(scores), format_options(scores)]).rstrip())
     if args.plot:
         draw(args.setting[0], scores, args.plot)
     return 0
