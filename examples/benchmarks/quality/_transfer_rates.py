@@ -9,7 +9,18 @@ from _networks import ALL_NETWORKS, WITHOUT_TABLES
 
 CANDIDATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 RATES: dict[str, dict[str, float]] = {
-    "census": {},
+    "census": {
+        "single": 0.02,
+        "bottom": 0.005,
+        "bottom-uncertainty": 0.04,
+        "mmoe": 0.01,
+        "mmoe-levels": 0.02,
+        "cgc": 0.01,
+        "ple": 0.01,
+        "ple-isolated": 0.01,
+        "cgc-streams": 0.01,
+        "ple-streams": 0.02,
+    },
     "synthetic": {
         "single": 0.04,
         "bottom": 0.02,
