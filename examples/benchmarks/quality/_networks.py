@@ -25,7 +25,7 @@ class Network:
         uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
         option: An option of `LiteratureLevel`, or "".
-        first_task_experts: The number of experts of the first task, in each level.
+        task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
     """
 
@@ -36,7 +36,7 @@ class Network:
     uncertainty: bool = False
     base: str = ""
     option: str = ""
-    first_task_experts: int = 1
+    task_experts: tuple[int, int] = (1, 1)
     gate_dropout: float = 0.0
 
 
@@ -66,7 +66,12 @@ SCARCE = {
     "ple-visible": Network(
         "PLE, isolated, visible experts", "ple", True, base="ple-isolated", option="visible"
     ),
-    "ple-no-expert": Network("PLE, no own expert", "ple", base="ple", first_task_experts=0),
+    "ple-no-expert": Network(
+        "PLE, scarce task without expert", "ple", base="ple", task_experts=(0, 1)
+    ),
+    "ple-no-other": Network(
+        "PLE, other task without expert", "ple", base="ple", task_experts=(1, 0)
+    ),
     "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
 ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
@@ -157,7 +162,8 @@ def build_block(
     """
     expert = partial(pk.ExpertBlock, dropout=dropout)
     levels = [expert(width) for width in widths]
-    counts = dict.fromkeys(tasks, 1) | {tasks[0]: network.first_task_experts}
+    first, others = network.task_experts
+    counts = dict.fromkeys(tasks, others) | {tasks[0]: first}
     if network.block in ("single", "bottom"):
         return pk.SharedBottomBlock(tasks, expert(widths))
     if network.block == "mmoe":
