@@ -26,6 +26,7 @@ class Setting:
         head: `(task, tower=...) -> Head`.
         trees: `(task, seed) -> scikit-learn model`.
         recipe: Sizes and training arguments of the networks.
+        loss_weights: Loss weights that are not 1, by task.
     """
 
     dataset: Dataset
@@ -33,6 +34,7 @@ class Setting:
     head: Callable[..., pk.Head]
     trees: Callable[[str, int], Any]
     recipe: Recipe
+    loss_weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -128,6 +130,8 @@ def train_networks(
         metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
         progress = [PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)]
+        # A schedule, and not the heads, sets the weights: JAX then compiles a network only once.
+        weights = pk.LossWeightSchedule(lambda task, epoch: setting.loss_weights.get(task, 1.0))
         best = _restore_best_weights(recipe.epochs)
         history = model.fit(
             group_data.train.inputs,
@@ -136,7 +140,12 @@ def train_networks(
             epochs=recipe.epochs,
             validation_data=(group_data.validation.inputs, _labels(group_data.validation, tasks)),
             validation_batch_size=EVALUATION_BATCH,
-            callbacks=[_selection_score(metrics, tasks), best, *(progress if show_epochs else [])],
+            callbacks=[
+                weights,
+                _selection_score(metrics, tasks),
+                best,
+                *(progress if show_epochs else []),
+            ],
             verbose=0,
         )
         predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)

@@ -69,11 +69,9 @@ class Case:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
         dataset = self.load(rows, seed // self.seeds_per_draw if self.seeds_per_draw else 0)
-        weights = dict(self.weights)
 
         def head(task: str, tower: pk.ExpertBlock) -> pk.Head:
-            kind = pk.BinaryHead if task in BINARY else pk.RegressionHead
-            return kind(task, tower, loss_weight=weights.get(task, 1.0))
+            return (pk.BinaryHead if task in BINARY else pk.RegressionHead)(task, tower)
 
         def trees(task: str, seed: int) -> Any:
             binary = task in BINARY
@@ -81,7 +79,7 @@ class Case:
             return kind(max_iter=300, learning_rate=0.06, early_stopping=True, random_state=seed)
 
         metrics = [task_metric(task, measured=task in self.tasks) for task in dataset.tasks]
-        return Setting(dataset, metrics, head, trees, self.recipe)
+        return Setting(dataset, metrics, head, trees, self.recipe, dict(self.weights))
 
 
 def task_metric(task: str, measured: bool) -> Metric:
