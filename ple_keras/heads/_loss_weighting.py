@@ -6,18 +6,13 @@ import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
 from ple_keras._typing import DType, Initializer, Shape, Tensor
-from ple_keras.heads.head import Head
+from ple_keras.heads._heads_by_task import HeadsByTask
 from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 
 
-class LossWeighting(keras.Layer):
+class LossWeighting(HeadsByTask):
     """A base class that owns the variables that weigh the tasks' losses."""
-
-    _task_names: tuple[str, ...]
-
-    def _heads(self) -> list[Head]:
-        raise NotImplementedError
 
     def _init_loss_weights(self, loss_weighting: str | None) -> None:
         if loss_weighting not in (None, "uncertainty"):

@@ -25,9 +25,9 @@ class MulticlassHead(Head):
         tower: The task's own network, see `Head`.
         num_classes: The number of classes, at least 2.
         loss: A loss of probabilities that replaces sparse categorical cross-entropy.
-        metrics: Metrics that replace those above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
-            arguments.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
 
     Raises:
         TypeError, ValueError: See `Head`; also if `num_classes` is not an integer above 1.
