@@ -179,9 +179,12 @@ class Head(SavesQuantization, FreezableLayer):
             "loss": self.loss,
             "missing_label": self.missing_label,
             "reduction": self.reduction,
-            "label_width": label_width(self.loss, self.units),
+            "label_width": self._label_width(),
             "name": f"{self.task}_loss",
         }
+
+    def _label_width(self) -> int | None:
+        return label_width(self.loss, self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -212,8 +215,8 @@ class Head(SavesQuantization, FreezableLayer):
             UserWarning: If all labels are missing.
         """
         shape = (*self._leading_axes, self.units)
-        width = label_width(self.loss, self.units)
-        self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
+        array = check_array(labels, self.task, self.missing_label, shape, self._label_width())
+        self._check_values(array)
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing ones."""
