@@ -68,5 +68,5 @@ def _check_not_constant(weights: LossWeights, y_pred: ByName) -> None:
         raise ValueError(
             "Learned loss weights are constants of a JAX trace, so they would have no gradient. "
             "Call compute_loss in `with keras.StatelessScope(pairs):`, where `pairs` has each "
-            "variable of the model and its value. Received: y_pred of a trace without these values"
+            f"variable of the model and its value. Received: y_pred={dict(y_pred)!r}"
         )
