@@ -65,6 +65,15 @@ def in_stateless_scope() -> bool:
     return bool(stateless_scope.in_stateless_scope())
 
 
+def has_stateless_value(variable: keras.Variable) -> bool:
+    """Return whether an open `keras.StatelessScope` has a value of a variable.
+
+    On JAX, any other variable is a constant of a trace. Keras 3.12 to 3.15.
+    """
+    scope = stateless_scope.get_stateless_scope()
+    return scope is not None and scope.get_current_value(variable) is not None
+
+
 def in_symbolic_scope() -> bool:
     """Return whether Keras runs a loss on placeholders to build the metrics.
 

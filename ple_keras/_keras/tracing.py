@@ -1,11 +1,12 @@
-"""Traces whose values must not be written to a layer's state."""
+"""Traces of JAX in which Keras does not replace the variables."""
 
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import keras
 
-from ple_keras._keras.internals import in_stateless_scope
+from ple_keras._keras.internals import has_stateless_value, in_stateless_scope
 from ple_keras._typing import Tensor
 
 
@@ -15,7 +16,20 @@ def is_jax_trace_outside_keras(value: Tensor) -> bool:
     Keras's own steps return new state from the traced function. The trace of an exporter or of
     a user's `jax.jit` does not. A variable would keep the tracer, and each later call would fail.
     """
-    if keras.backend.backend() != "jax" or in_stateless_scope():
+    return not in_stateless_scope() and _is_jax_tracer(value)
+
+
+def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor]) -> bool:
+    """Return whether a variable is a constant of the JAX trace that computes `values`.
+
+    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` that
+    has a value of the variable prevents this.
+    """
+    return any(map(_is_jax_tracer, values)) and not has_stateless_value(variable)
+
+
+def _is_jax_tracer(value: Tensor) -> bool:
+    if keras.backend.backend() != "jax":
         return False
     jax: Any = import_module("jax")
     return isinstance(value, jax.core.Tracer)

@@ -4,16 +4,23 @@ from collections.abc import Mapping, Sequence
 from types import NoneType
 from typing import Any
 
+import keras
+
 from ple_keras._checks import check_known_keys
 from ple_keras._keras.internals import trained_and_logged
+from ple_keras._typing import MetricLike
 from ple_keras.heads.head import Head
 from ple_keras.losses.loss_weights import LossWeights
+from ple_keras.metrics.logit_auc import LogitAUC
+from ple_keras.metrics.masked_metric import MaskedMetric
+from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 def compile_arguments(
     heads: Sequence[Head],
     weights: LossWeights,
     loss_weighting: str | None,
+    extra_metrics: Mapping[str, Sequence[MetricLike]] | None,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Return the losses, loss weights and metrics of heads, with overrides.
@@ -22,13 +29,16 @@ def compile_arguments(
         heads: All heads of a TaskHeads, in order.
         weights: The variables that weigh their losses.
         loss_weighting: As for `TaskHeads`.
+        extra_metrics: As for `TaskHeads.compile_kwargs`.
         overrides: Arguments of `Model.compile` that replace those of the heads.
 
     Raises:
-        ValueError: See `TaskHeads.compile_kwargs`.
+        TypeError, ValueError: See `TaskHeads.compile_kwargs`.
     """
     _check_log_keys([head.task for head in heads])
-    metrics = {head.task: head.new_metrics() for head in heads}
+    _check_extra_metrics(extra_metrics, heads, overrides)
+    metrics = {head.task: _new_metrics(head, extra_metrics or {}) for head in heads}
+    _warn_of_replaced_aucs(overrides.get("metrics"), metrics)
     if {"loss", "loss_weights"} & set(overrides):
         _check_weights_not_learned(loss_weighting, overrides)
         losses: dict[str, Any] = {head.task: head.new_loss() for head in heads if head.has_loss}
@@ -58,6 +68,44 @@ def _check_log_keys(tasks: Sequence[str]) -> None:
                 f"of validation logs, such as {other}_loss. Rename the task. "
                 f"Received: tasks={list(tasks)}"
             )
+
+
+def _check_extra_metrics(
+    extra_metrics: Mapping[str, Sequence[MetricLike]] | None,
+    heads: Sequence[Head],
+    overrides: Mapping[str, Any],
+) -> None:
+    if extra_metrics is None:
+        return
+    if not isinstance(extra_metrics, Mapping):
+        raise TypeError(
+            "extra_metrics must be a dict of metrics by task. "
+            f"Received: extra_metrics={extra_metrics!r}"
+        )
+    check_known_keys(extra_metrics, [head.task for head in heads], "extra_metrics")
+    if "metrics" in overrides:
+        raise ValueError(
+            "extra_metrics can't be given with metrics, which replaces all metrics of the heads. "
+            f"Received: extra_metrics={dict(extra_metrics)!r}, metrics={overrides['metrics']!r}"
+        )
+
+
+def _new_metrics(
+    head: Head, extra_metrics: Mapping[str, Sequence[MetricLike]]
+) -> list[MaskedMetric]:
+    if head.task in extra_metrics:
+        return head.new_metrics(extra_metrics[head.task])
+    return head.new_metrics()  # subclasses may override it without the argument
+
+
+def _warn_of_replaced_aucs(given: Any, replaced: Mapping[str, Sequence[MaskedMetric]]) -> None:
+    """Warn if the argument `metrics` has Keras's AUC in place of that of a head."""
+    if not isinstance(given, Mapping):
+        return
+    for task, metrics in replaced.items():
+        if any(isinstance(metric.metric, LogitAUC) for metric in metrics):
+            of_task = keras.tree.flatten(given.get(task))
+            warn_if_auc_is_replaced({f"metrics[{task!r}]": of_task}, stacklevel=5)
 
 
 def _check_weights_not_learned(loss_weighting: str | None, overrides: Mapping[str, Any]) -> None:

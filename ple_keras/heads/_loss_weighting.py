@@ -5,19 +5,15 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._typing import DType, Initializer, Shape, Tensor
-from ple_keras.heads.head import Head
+from ple_keras._typing import ByName, DType, Initializer, Shape, Tensor
+from ple_keras.heads._heads_by_task import HeadsByTask
+from ple_keras.heads._joint_loss import joint_loss
 from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 
 
-class LossWeighting(keras.Layer):
+class LossWeighting(HeadsByTask):
     """A base class that owns the variables that weigh the tasks' losses."""
-
-    _task_names: tuple[str, ...]
-
-    def _heads(self) -> list[Head]:
-        raise NotImplementedError
 
     def _init_loss_weights(self, loss_weighting: str | None) -> None:
         if loss_weighting not in (None, "uncertainty"):
@@ -66,13 +62,16 @@ class LossWeighting(keras.Layer):
         Returns:
             A dict with a float for each task that has a loss.
         """
-        if not self.built:
-            raise ValueError(f"{self.name!r} must be built. Received: built=False")
+        self._check_built()
         return {
             head.task: head.loss_weight * self._loss_weights.current_factor(index, head.loss)
             for index, head in enumerate(self._heads())
             if head.has_loss
         }
+
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError(f"{self.name!r} must be built. Received: built=False")
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
         """Multiply the fixed weight of each task's loss by a multiplier, from now on.
@@ -98,6 +97,44 @@ class LossWeighting(keras.Layer):
             return
         values = [multipliers.get(task, 1.0) for task in self._task_names]
         self._loss_weights.multipliers.assign(values)
+
+    def compute_loss(
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
+    ) -> Tensor:
+        """Return the training loss of all tasks, for a custom training loop.
+
+        The loss is the sum of `w_k(t) L_k` over the tasks, with the current weights and the means
+        over labelled examples. It is the loss that `fit` minimizes with `compile_kwargs()`, without
+        regularization: add `sum(model.losses)`. The model need not be compiled.
+
+        In a function that JAX transforms, such as by `jax.grad` or `jax.jit`, call it in a
+        `keras.StatelessScope` with the values of the model's variables. Otherwise, variables are
+        constants: a compiled step ignores later multipliers, and learned weights are refused.
+
+        Args:
+            y: `{task: labels}`, with each task that has a loss.
+            y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
+            sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            TypeError: If an argument is not a dict by task, or labels are not numbers.
+            ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
+                a shape does not match, or the predictions are of another TaskHeads. Also if learned
+                weights are constants of a JAX trace.
+
+        Example:
+
+        >>> heads = TaskHeads([RegressionHead("a"), RegressionHead("b", loss_weight=0.5)])
+        >>> predictions = heads({"a": np.zeros((2, 3)), "b": np.zeros((2, 3))})
+        >>> y = {"a": [1.0, float("nan")], "b": [2.0, 2.0]}
+        >>> float(heads.compute_loss(y, predictions))
+        3.0
+        """
+        self._check_built()
+        return joint_loss(self._heads(), self._loss_weights, y, y_pred, sample_weight)
 
     def is_used_by(self, loss: object) -> bool:
         """Return whether a `loss` of `Model.compile` reads its weights from this layer."""

@@ -13,6 +13,7 @@ from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.positive_weight_loss import PositiveWeightLoss
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
+from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 @register
@@ -27,14 +28,17 @@ class BinaryHead(Head):
         task: The task's name, see `TaskHeads`.
         tower: The task's own network, see `Head`.
         loss: A loss of probabilities that replaces binary cross-entropy.
-        metrics: Metrics that replace those above.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
         pos_weight: The factor of the loss of examples with the label 1. The probabilities are then
             calibrated for the weighted data: their odds are `pos_weight` times too high.
-        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
-            arguments.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
 
     Raises:
         TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
+
+    Warns:
+        UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
 
     Example:
 
@@ -62,6 +66,7 @@ class BinaryHead(Head):
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
+        warn_if_auc_is_replaced(self._metric_templates.value)
 
     def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)

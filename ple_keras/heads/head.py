@@ -30,6 +30,7 @@ from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.copies import check_metrics, named_copies
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric
+from ple_keras.metrics.replaced_auc import no_warning_of_replaced_auc
 
 
 @register
@@ -54,6 +55,8 @@ class Head(SavesQuantization, FreezableLayer):
             numbers is missing if any of them is.
         reduction: None for the mean of the loss over the labelled examples of a batch, or
             "sum_over_batch_size" to divide by the whole batch, see `MaskedLoss`.
+        extra_metrics: Metrics in addition to `metrics` or the default ones, in the same forms. A
+            metric with a name that is taken gets a number: `auc_1`.
         **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.
 
     Raises:
@@ -82,6 +85,7 @@ class Head(SavesQuantization, FreezableLayer):
         loss_weight: float = 1.0,
         missing_label: float = math.nan,
         reduction: str | None = None,
+        extra_metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
         self.task = check_task_name(task, "task")
@@ -92,7 +96,12 @@ class Head(SavesQuantization, FreezableLayer):
         self.loss = _check_unmasked(check_loss(loss))
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
-        self._metric_templates = Untracked(check_metrics(metrics))
+        self._metric_templates = Untracked(
+            {
+                "metrics": check_metrics(metrics),
+                "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
+            }
+        )
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
@@ -170,13 +179,22 @@ class Head(SavesQuantization, FreezableLayer):
             "loss": self.loss,
             "missing_label": self.missing_label,
             "reduction": self.reduction,
-            "label_width": label_width(self.loss, self.units),
+            "label_width": self._label_width(),
             "name": f"{self.task}_loss",
         }
 
-    def new_metrics(self) -> list[MaskedMetric]:
-        """Return new metrics over labelled examples, with explicit names."""
-        copies = named_copies(self._metric_templates.value)
+    def _label_width(self) -> int | None:
+        return label_width(self.loss, self.units)
+
+    def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
+        """Return new metrics over labelled examples, with explicit names.
+
+        Args:
+            extra_metrics: Metrics in addition to those of the head.
+        """
+        argument = f"extra_metrics[{self.task!r}]"
+        extra = {argument: check_metrics(extra_metrics, argument)}
+        copies = named_copies({**self._metric_templates.value, **extra})
         metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
         for metric in metrics:
             metric.display_name = f"{self.task}_{metric.name}"
@@ -197,8 +215,8 @@ class Head(SavesQuantization, FreezableLayer):
             UserWarning: If all labels are missing.
         """
         shape = (*self._leading_axes, self.units)
-        width = label_width(self.loss, self.units)
-        self._check_values(check_array(labels, self.task, self.missing_label, shape, width))
+        array = check_array(labels, self.task, self.missing_label, shape, self._label_width())
+        self._check_values(array)
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing ones."""
@@ -212,18 +230,27 @@ class Head(SavesQuantization, FreezableLayer):
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
+        metrics = {
+            argument: [serialize(metric) for metric in templates]
+            for argument, templates in self._metric_templates.value.items()
+        }
         return {
             **super().get_config(),
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "loss": serialize(self.loss),
-            "metrics": [serialize(metric) for metric in self._metric_templates.value],
+            **metrics,
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        with no_warning_of_replaced_auc():
+            return super().from_config(config)
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

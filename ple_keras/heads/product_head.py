@@ -13,6 +13,7 @@ from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.probability_crossentropy import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
+from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 @register
@@ -38,14 +39,17 @@ class ProductHead(Head):
         task: The name of the product, see `TaskHeads`.
         of: The names of the factors, two tasks or more, of BinaryHeads or other ProductHeads.
         loss: A loss of probabilities that replaces binary cross-entropy.
-        metrics: Metrics that replace those above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
-            arguments.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
 
     Raises:
         TypeError: If `of` is not a sequence of names; see also `Head`.
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
             raises it for unknown tasks, tasks without a probability, and cycles of products.
+
+    Warns:
+        UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
 
     Example:
 
@@ -75,6 +79,7 @@ class ProductHead(Head):
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
+        warn_if_auc_is_replaced(self._metric_templates.value)
         self.of = _check_factors(of, task)
         self.autocast = False  # log-probabilities are float32 and must remain so
 

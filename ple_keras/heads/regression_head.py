@@ -24,9 +24,9 @@ class RegressionHead(Head):
         units: The number of predicted numbers.
         activation: An activation that replaces linear, such as "softplus" for positive targets.
         loss: A loss that replaces the mean squared error.
-        metrics: Metrics that replace those above.
-        **kwargs: `loss_weight`, `missing_label` and `reduction`, see `Head`, and Keras's layer
-            arguments.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
 
     Raises:
         TypeError, ValueError: See `Head`.

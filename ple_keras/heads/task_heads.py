@@ -10,7 +10,7 @@ from ple_keras._keras.children import built_names, deserialize_children, seriali
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._typing import ByName, Shape, Store, TaskName, Tensor
+from ple_keras._typing import ByName, MetricLike, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, sort_products
 from ple_keras.heads._loss_weighting import LossWeighting
@@ -23,7 +23,8 @@ class TaskHeads(LossWeighting, FreezableLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
-    is not "shared".
+    is not "shared". The layer gives access to its heads by task: `heads["click"]`, `in`, `len`,
+    iteration over the tasks, `keys`, `values` and `items`.
 
     Args:
         heads: A sequence of heads, one for each task, or a dict of heads by task.
@@ -48,6 +49,8 @@ class TaskHeads(LossWeighting, FreezableLayer):
     >>> features = {"click": inputs, "watch_time": inputs}
     >>> model = keras.Model(inputs, heads(features))
     >>> model.compile("adam", **heads.compile_kwargs())
+    >>> list(heads), heads["watch_time"].loss_weight
+    (['click', 'watch_time'], 0.1)
     """
 
     def __init__(
@@ -61,21 +64,16 @@ class TaskHeads(LossWeighting, FreezableLayer):
         heads = check_heads(heads)
         self._init_loss_weights(loss_weighting)
         self._product_names = tuple(head.task for head in sort_products(heads))
-        self._task_names = tuple(head.task for head in heads)
         self._came_built = built_names(heads)
-        for head in heads:
-            setattr(self, _head_attribute(head.task), head)
+        self._set_heads(heads)
 
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks that have features, in order: all except those of ProductHeads."""
         return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
 
-    def _heads(self) -> list[Head]:
-        return [getattr(self, _head_attribute(task)) for task in self._task_names]
-
     def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
-        return [getattr(self, _head_attribute(task)) for task in self._product_names]
+        return [self[task] for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
@@ -83,7 +81,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
             if not head.built:
                 head.build(shapes.get(head.task, ()))  # a ProductHead has no features
         for product in self._products():
-            product.copy_leading_axes(getattr(self, _head_attribute(product.of[0])))
+            product.copy_leading_axes(self[product.of[0]])
         self._build_loss_weights()
         self._restore_frozen()
 
@@ -109,7 +107,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         factors = {task for product in self._products() for task in product.of}
         predictions, logs = {}, {}
         for task in self.task_names:
-            head = getattr(self, _head_attribute(task))
+            head = self[task]
             if task in factors:  # a product uses the logits too
                 logits = head.logits(features[task])
                 predictions[task] = head.activation(logits)
@@ -131,7 +129,12 @@ class TaskHeads(LossWeighting, FreezableLayer):
         check_keys(features, self.task_names, "inputs")
         return features
 
-    def compile_kwargs(self, **overrides: Any) -> dict[str, Any]:
+    def compile_kwargs(
+        self,
+        *,
+        extra_metrics: Mapping[TaskName, Sequence[MetricLike]] | None = None,
+        **overrides: Any,
+    ) -> dict[str, Any]:
         """Return keyword arguments of `Model.compile`: losses, loss weights and metrics.
 
         The metrics are new objects at every call. Their names are explicit, so that the keys of
@@ -143,6 +146,8 @@ class TaskHeads(LossWeighting, FreezableLayer):
         weights.
 
         Args:
+            extra_metrics: Metrics in addition to those of the heads, a sequence by task, as for
+                `Head`. They exclude missing labels too.
             **overrides: Further arguments of `Model.compile`. They replace those of the heads
                 entirely, except that tasks omitted in `loss_weights` keep the weights of their
                 heads.
@@ -151,11 +156,25 @@ class TaskHeads(LossWeighting, FreezableLayer):
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
+            TypeError: If `extra_metrics` is not a dict of sequences of metrics.
             ValueError: If `loss` or `loss_weights` is given and the weights are learned, or if
-                `loss_weights` has a task without a loss. Also if keys of Keras's logs would be
-                ambiguous: a task is named "val", or one "x" and another "val_x".
+                `loss_weights` has a task without a loss. If `extra_metrics` has an unknown task, or
+                is given with `metrics`. Also if keys of Keras's logs would be ambiguous: a task is
+                named "val", or one "x" and another "val_x".
+
+        Warns:
+            UserWarning: If `metrics` has Keras's AUC under the name of a head's exact one, "auc".
+
+        Example:
+
+        >>> heads = TaskHeads([BinaryHead("click")])
+        >>> kwargs = heads.compile_kwargs(extra_metrics={"click": ["accuracy"]})
+        >>> [metric.name for metric in kwargs["metrics"]["click"]]
+        ['auc', 'binary_crossentropy', 'accuracy']
         """
-        return compile_arguments(self._heads(), self._loss_weights, self.loss_weighting, overrides)
+        return compile_arguments(
+            self._heads(), self._loss_weights, self.loss_weighting, extra_metrics, overrides
+        )
 
     def check_labels(self, y: Mapping[TaskName, Tensor]) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.
@@ -210,8 +229,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
-        heads = {head.task: head for head in self._heads()}
-        specs = {task: heads[task].compute_output_spec(features[task]) for task in self.task_names}
+        specs = {task: self[task].compute_output_spec(features[task]) for task in self.task_names}
         for product in self._products():
             specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
         return {task: specs[task] for task in self._task_names}
@@ -244,8 +262,3 @@ class TaskHeads(LossWeighting, FreezableLayer):
         if key:
             layer._loss_weights.set_key(key)
         return layer
-
-
-def _head_attribute(task: str) -> str:
-    """Return the attribute of a head, part of the file format, see `sublayer_name`."""
-    return f"head-{task}"

@@ -72,8 +72,8 @@ class _JointLoss(MaskedLoss):
             raise ValueError(
                 f"The loss {self.name!r} belongs to another TaskHeads than the predictions, so its "
                 "weight would be wrong. Compile the model with the losses of its own TaskHeads: "
-                "model.compile(optimizer, **heads.compile_kwargs()). "
-                "Received: y_pred of another TaskHeads"
+                "model.compile(optimizer, **heads.compile_kwargs()). In a custom loop, call "
+                "compute_loss of its own TaskHeads. Received: y_pred of another TaskHeads"
             )
         if made_by is not None:
             self.weights = made_by

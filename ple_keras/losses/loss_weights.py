@@ -128,6 +128,10 @@ class LossWeights:
         kept, loss = self._stored_losses.pop(index, ((), None))
         return loss if [*map(id, kept)] == [*map(id, arguments)] else None
 
+    def discard_losses(self) -> None:
+        """Discard the stored losses, with the tensors and graphs that they refer to."""
+        self._stored_losses.clear()
+
     def get_config(self) -> dict[str, Any]:
         return {"key": self.key}
 

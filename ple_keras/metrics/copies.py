@@ -12,16 +12,23 @@ from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
 
 
-def check_metrics(metrics: Sequence[MetricLike] | None) -> list[Any]:
-    """Return metrics from names, functions, objects or serialized objects."""
+def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:
+    """Return metrics from names, functions, objects or serialized objects.
+
+    Args:
+        metrics: The metrics; None stands for none.
+        argument: The name of the caller's argument, for messages.
+    """
     if metrics is None:
         return []
     if isinstance(metrics, str) or not isinstance(metrics, Sequence):
-        raise TypeError(f"metrics must be a sequence of metrics. Received: metrics={metrics!r}")
-    return [_check_metric(metric) for metric in metrics]
+        raise TypeError(
+            f"{argument} must be a sequence of metrics. Received: {argument}={metrics!r}"
+        )
+    return [_check_metric(metric, argument) for metric in metrics]
 
 
-def _check_metric(metric: MetricLike | Mapping[str, object]) -> Any:
+def _check_metric(metric: MetricLike | Mapping[str, object], argument: str) -> Any:
     if isinstance(metric, Mapping) and "class_name" in metric:
         return keras.saving.deserialize_keras_object(metric)
     if isinstance(metric, str):
@@ -29,26 +36,33 @@ def _check_metric(metric: MetricLike | Mapping[str, object]) -> Any:
             keras.metrics.get(metric)
         except ValueError as error:
             raise ValueError(
-                f"metrics given by name must be Keras metrics. Received: metrics=[..., {metric!r}]"
+                f"{argument} given by name must be Keras metrics. "
+                f"Received: {argument}=[..., {metric!r}]"
             ) from error
     elif isinstance(metric, type) or not callable(metric):
         raise TypeError(
-            "metrics must be names, functions or keras.metrics.Metric objects. "
-            f"Received: metrics=[..., {metric!r}]"
+            f"{argument} must be names, functions or keras.metrics.Metric objects. "
+            f"Received: {argument}=[..., {metric!r}]"
         )
     return metric
 
 
-def named_copies(metrics: Sequence[MetricLike]) -> list[keras.Metric]:
-    """Return new metrics from templates, with names that are the same in every run."""
+def named_copies(metrics: Mapping[str, Sequence[MetricLike]]) -> list[keras.Metric]:
+    """Return new metrics from templates, with names that are the same in every run.
+
+    Args:
+        metrics: The templates, by the name of the caller's argument. A name that is taken gets a
+            number.
+    """
     copies: list[Any] = []
-    for template in metrics:
-        name = _unused_name(stable_name(template), [copy.name for copy in copies])
-        copies.append(new_metric(template, name))
+    for argument, templates in metrics.items():
+        for template in templates:
+            name = _unused_name(stable_name(template), [copy.name for copy in copies])
+            copies.append(new_metric(template, name, argument))
     return copies
 
 
-def new_metric(template: MetricLike, name: str) -> keras.Metric:
+def new_metric(template: MetricLike, name: str, argument: str = "metrics") -> keras.Metric:
     """Return a new metric from a name, a function or a metric, as `Model.compile` does."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
     if hasattr(known, "named_copy"):
@@ -61,9 +75,9 @@ def new_metric(template: MetricLike, name: str) -> keras.Metric:
             return type(known).from_config({**known.get_config(), "name": name})
     except Exception as error:
         raise ValueError(
-            "metrics must be copyable through their config. Implement get_config, and register "
+            f"{argument} must be copyable through their config. Implement get_config, and register "
             "custom parts with keras.saving.register_keras_serializable: "
-            f"{error} Received: metrics=[..., {known!r}]"
+            f"{error} Received: {argument}=[..., {known!r}]"
         ) from error
 
 

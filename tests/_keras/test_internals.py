@@ -150,6 +150,14 @@ def test_open_scopes_are_detected():
     assert not internals.in_symbolic_scope()
 
 
+def test_values_in_an_open_scope_are_found():
+    given, other = keras.Variable(1.0), keras.Variable(2.0)
+    assert not internals.has_stateless_value(given)
+    with keras.StatelessScope([(given, keras.ops.convert_to_tensor(3.0))]):
+        assert internals.has_stateless_value(given)
+        assert not internals.has_stateless_value(other)
+
+
 class Recording(keras.losses.Loss):
     """A loss that records, for each call, whether it was symbolic."""
 

@@ -74,12 +74,17 @@ GIVEN = {
             "activation": "tanh",
             "loss": "mse",
             "metrics": ["mae", "mse"],
+            "extra_metrics": ["mape"],
             "loss_weight": 0.5,
         },
     ),
     "binary_head": (pk.BinaryHead, {"task": "a", "metrics": ["accuracy"], "loss_weight": 0.5}),
     "regression_head": (pk.RegressionHead, {"task": "a", "units": 2, "activation": "softplus"}),
     "multiclass_head": (pk.MulticlassHead, {"task": "a", "num_classes": 5, "metrics": []}),
+    "multiclass_head_weighted": (
+        pk.MulticlassHead,
+        {"task": "a", "num_classes": 2, "class_weights": [0.5, 2.0]},
+    ),
 }
 
 

@@ -245,6 +245,7 @@ USER_METRICS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:metrics has an 'auc' of Keras")
 @pytest.mark.parametrize(
     ("make_metrics", "names"), list(USER_METRICS.values()), ids=list(USER_METRICS)
 )

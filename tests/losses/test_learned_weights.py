@@ -21,6 +21,11 @@ FORMS = {
     "binary": (pk.BinaryHead("a"), 1.0, 0.5),
     "binary_weighted": (pk.BinaryHead("a", pos_weight=3.0), 1.0, 0.5),
     "multiclass": (pk.MulticlassHead("a", num_classes=2), 1.0, 0.5),
+    "multiclass_weighted": (
+        pk.MulticlassHead("a", num_classes=2, class_weights={1: 3.0}),
+        1.0,
+        0.5,
+    ),
     "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
     "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
 }

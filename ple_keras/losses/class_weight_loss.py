@@ -1,0 +1,105 @@
+"""A loss with a weight for each class."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._checks import check_not_negative
+from ple_keras._keras.names import stable_name
+from ple_keras._keras.registration import register
+from ple_keras._typing import LossLike, Tensor
+from ple_keras.labels.alignment import align
+from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss
+from ple_keras.losses.example_losses import example_losses
+
+
+@register
+class ClassWeightLoss(keras.Loss):
+    """A loss of class probabilities, multiplied by the weight of the label's class.
+
+    If the label is a probability for each class, the weight is the mean of the classes' weights
+    under these probabilities.
+
+    Args:
+        loss: The loss of an example.
+        class_weights: A number for each class, as returned by `check_class_weights`.
+    """
+
+    def __init__(self, loss: LossLike, class_weights: Sequence[float]) -> None:
+        self.loss = check_loss(loss)
+        self.class_weights = tuple(class_weights)
+        self.ignore_class = getattr(self.loss, "ignore_class", None)  # masked, as for the loss
+        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
+        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        y_true, y_pred = align(y_true, y_pred)
+        return self._example_weights(y_true, y_pred) * example_losses(self.loss, y_true, y_pred)
+
+    def _example_weights(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the weight of each example, `(...)`."""
+        weights = ops.convert_to_tensor(self.class_weights, y_pred.dtype)
+        if len(y_true.shape) == len(y_pred.shape):
+            if y_true.shape[-1] != 1:
+                return ops.matmul(ops.cast(y_true, y_pred.dtype), weights)
+            y_true = ops.squeeze(y_true, -1)
+        # An ignored class is no index. Its loss is multiplied by 0 later, so any weight will do.
+        last = len(self.class_weights) - 1
+        return ops.take(weights, ops.clip(ops.cast(y_true, "int32"), 0, last))
+
+    def get_config(self) -> dict[str, Any]:
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {"loss": loss, "class_weights": list(self.class_weights)}
+
+
+def check_class_weights(
+    class_weights: Sequence[float] | Mapping[int, float] | np.ndarray, num_classes: int
+) -> list[float]:
+    """Return the weight of each class, from a sequence or a dict by class.
+
+    Raises:
+        TypeError: If `class_weights` has another type, or a weight is not a number.
+        ValueError: If there is no such class, a sequence has another length, or a weight is
+            negative or not finite, or all are 0.
+    """
+    if isinstance(class_weights, Mapping):
+        _check_classes(class_weights, num_classes)
+        by_class = {**dict.fromkeys(range(num_classes), 1.0), **class_weights}
+    elif isinstance(class_weights, np.ndarray | Sequence) and not isinstance(class_weights, str):
+        by_class = dict(enumerate(class_weights))
+        if len(by_class) != num_classes:
+            raise ValueError(
+                f"class_weights must have a weight for each of the {num_classes} classes, or be a "
+                f"dict by class. Received: class_weights={class_weights!r}"
+            )
+    else:
+        raise TypeError(
+            "class_weights must be a sequence of numbers or a dict by class. "
+            f"Received: class_weights={class_weights!r}"
+        )
+    weights = [
+        check_not_negative(by_class[index], f"class_weights[{index}]")
+        for index in range(num_classes)
+    ]
+    if not any(weights):
+        raise ValueError(
+            f"class_weights must not all be 0. Received: class_weights={class_weights!r}"
+        )
+    return weights
+
+
+def _check_classes(classes: Iterable[Any], num_classes: int) -> None:
+    for index in classes:
+        try:
+            is_class = not isinstance(index, bool) and 0 <= operator.index(index) < num_classes
+        except TypeError:
+            is_class = False
+        if not is_class:
+            raise ValueError(
+                f"class_weights as a dict must have classes from 0 to {num_classes - 1} as keys. "
+                f"Received: class_weights={{{index!r}: ...}}"
+            )

@@ -1,0 +1,256 @@
+"""`TaskHeads.compute_loss`: the training loss for custom loops."""
+
+import contextlib
+import weakref
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.models import compiled, heads_alone
+from tests.refusals import check_refused, table
+
+IS_JAX = keras.backend.backend() == "jax"
+ROWS = 12
+X = features(ROWS, 3)
+HAS_LABEL = np.arange(ROWS) % 3 > 0
+CLICKS = (np.arange(ROWS) % 2).astype("float32")
+Y = {
+    "click": CLICKS,
+    "buy": np.where(HAS_LABEL, 1 - CLICKS, np.nan),
+    "both": np.zeros(ROWS, "int32"),
+    "time": np.where(HAS_LABEL, X[:, 1], -1)[:, None],
+    "kind": np.arange(ROWS) % 3,
+}
+WEIGHTS = {task: np.linspace(0.5, 2, ROWS) * (i + 1) for i, task in enumerate(Y)}
+CLASS_WEIGHTS = [1.0, 0.0, 2.5]
+
+
+def heads_of_every_kind(loss_weighting):
+    return pk.TaskHeads(
+        [
+            pk.ProductHead("both", of=("click", "buy"), loss_weight=0.5),
+            pk.BinaryHead("click"),
+            pk.BinaryHead("buy", pos_weight=3.0),
+            pk.Head("score"),
+            pk.RegressionHead(
+                "time", missing_label=-1, reduction="sum_over_batch_size", loss_weight=2.0
+            ),
+            pk.MulticlassHead("kind", num_classes=3, class_weights=CLASS_WEIGHTS),
+        ],
+        loss_weighting=loss_weighting,
+    )
+
+
+def in_numpy(predictions, sample_weight, multipliers, log_variances):
+    """Return the sum of the weighted losses, in float64."""
+    p = {task: np.float64(numpy_of(x)).reshape(ROWS, -1) for task, x in predictions.items()}
+    buy = np.nan_to_num(Y["buy"])
+
+    def entropy(y, p):
+        return -np.where(y == 1, np.log(p), np.log(1 - p))
+
+    space = {"buy": HAS_LABEL, "time": HAS_LABEL}
+    losses = {
+        "both": entropy(0, p["both"][:, 0]),
+        "click": entropy(CLICKS, p["click"][:, 0]),
+        "buy": entropy(buy, p["buy"][:, 0]) * (1 + 2 * buy),
+        "time": (p["time"][:, 0] - Y["time"][:, 0]) ** 2,
+        "kind": -np.log(p["kind"][np.arange(ROWS), Y["kind"]]) * np.take(CLASS_WEIGHTS, Y["kind"]),
+    }
+    total = 0.0
+    for task, loss in losses.items():
+        s = log_variances.get(task)
+        if s is not None:
+            loss = (0.5 if task == "time" else 1) * np.exp(-s) * loss + s / 2
+        d = space.get(task, np.ones(ROWS, bool))
+        count = ROWS if task == "time" else d.sum()
+        mean = (d * loss * sample_weight.get(task, 1)).sum() / count
+        total += {"both": 0.5, "time": 2.0}.get(task, 1.0) * multipliers.get(task, 1.0) * mean
+    return total
+
+
+@pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
+def test_the_loss_is_that_of_numpy_and_of_keras(loss_weighting):
+    heads = heads_of_every_kind(loss_weighting)
+    model = heads_alone(heads)
+    predictions = model(X)
+    multipliers = {"time": 0.25, "buy": 3.0}
+    heads.multiply_loss_weights(multipliers)
+    log_variances = {}
+    if loss_weighting:
+        values = np.float32([0.5, -0.25, 1.0, 0.0, 0.75, -0.5])
+        next(w for w in heads.weights if w.name == "log_variances").assign(values)
+        log_variances = dict(zip(heads, values))
+    some = {task: WEIGHTS[task] for task in ("click", "buy")}
+    for sample_weight in (None, some):
+        loss = heads.compute_loss(Y, predictions, sample_weight)
+        assert loss.shape == ()
+        expected = in_numpy(predictions, sample_weight or {}, multipliers, log_variances)
+        assert float(numpy_of(loss)) == pytest.approx(expected, rel=1e-5)
+
+    y = {**Y, "score": np.zeros(ROWS)}
+    compiled(model, metrics=None)
+    weights = {**WEIGHTS, "score": np.ones(ROWS)}
+    reported, *_ = model.test_on_batch(X, y, sample_weight=weights)
+    loss = heads.compute_loss(y, {**predictions, "gate": None}, weights)
+    assert float(numpy_of(loss)) == pytest.approx(float(reported), rel=1e-5)
+
+
+def two_heads(**kwargs):
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")], **kwargs)
+    return heads, heads({"click": X, "time": X})
+
+
+def two_labels(**labels):
+    return {"click": CLICKS, "time": np.full(ROWS, np.nan), **labels}
+
+
+def test_a_loss_without_labels_is_0_and_keeps_the_other_tasks():
+    heads, predictions = two_heads()
+    none = np.full(ROWS, np.nan)
+    assert float(numpy_of(heads.compute_loss(two_labels(click=none), predictions))) == 0
+    click = float(numpy_of(heads.compute_loss(two_labels(), predictions)))
+    alone = heads["click"].new_loss()(CLICKS, predictions["click"])
+    assert click == pytest.approx(float(numpy_of(alone)), rel=1e-6)
+
+
+def test_predictions_are_not_kept():
+    heads, predictions = two_heads()
+    kept = weakref.ref(predictions["click"])
+    loss = heads.compute_loss(two_labels(), predictions)
+    with pytest.raises(ValueError, match="y_true"):  # the second task fails
+        heads.compute_loss(two_labels(time=np.zeros((ROWS, 2))), predictions)
+    del predictions, loss
+    assert kept() is None
+
+
+def test_a_loss_between_two_steps_of_fit_changes_no_log():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    model = compiled(heads_alone(heads), keras.optimizers.SGD(0.0), metrics=None)
+    y = two_labels(time=X[:, 1])
+    first = model.train_on_batch(X, y)
+    heads.compute_loss(y, model(X))
+    np.testing.assert_allclose(model.train_on_batch(X, y), first, rtol=1e-6)
+
+
+CALLS = {
+    "y_array": (lambda call: call(CLICKS), TypeError, r"y must be a dict by task, \['click', 't"),
+    "y_missing": (
+        lambda call: call({"click": CLICKS}),
+        ValueError,
+        r"y must have the tasks \['click', 'time'\]; missing: \['time'\]\. Rec.*: y=\{'click'\}$",
+    ),
+    "y_unknown": (
+        lambda call: call(two_labels(buy=CLICKS)),
+        ValueError,
+        r"y must have keys among \['click', 'time'\]; not known: \['buy'\]\. Received: y=\{'cl",
+    ),
+    "y_shape": (
+        lambda call: call(two_labels(time=CLICKS[:4])),
+        ValueError,
+        r"y_true of 'time_loss' must.*Received: y_true\.shape=\(4,\)",
+    ),
+    "y_pred_missing": (
+        lambda call: call(two_labels(), {"click": CLICKS}),
+        ValueError,
+        r"y_pred must have the tasks .*; missing: \['time'\]\. Received: y_pred=\{'click'\}$",
+    ),
+    "y_pred_array": (
+        lambda call: call(two_labels(), CLICKS),
+        TypeError,
+        r"y_pred must be a dict by task.*Received: y_pred=array",
+    ),
+    "weights_array": (
+        lambda call: call(two_labels(), sample_weight=CLICKS),
+        TypeError,
+        r"sample_weight must be a dict by task.*Received: sample_weight=array",
+    ),
+    "weights_unknown": (
+        lambda call: call(two_labels(), sample_weight={"buy": CLICKS}),
+        ValueError,
+        r"sample_weight must have keys among.*'buy'.*Received: sample_weight=\{'buy'\}$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "message"), table(CALLS))
+def test_wrong_arguments_are_refused(make, error, message):
+    heads, predictions = two_heads()
+
+    def call(y, y_pred=predictions, sample_weight=None):
+        return heads.compute_loss(y, y_pred, sample_weight)
+
+    check_refused(lambda: make(call), error, message)
+
+
+def test_predictions_of_another_task_heads_are_refused():
+    heads, _ = two_heads()
+    _, predictions = two_heads()
+    with pytest.raises(ValueError, match=r"another TaskHeads.*call compute_loss of its own TaskH"):
+        heads.compute_loss(two_labels(), predictions)
+
+
+def test_heads_that_are_not_built_or_have_no_loss_are_refused():
+    heads = pk.TaskHeads([pk.Head("score")])
+    check_refused(
+        lambda: heads.compute_loss({}, {}), ValueError, r"must be built\. Received: built=False$"
+    )
+    predictions = heads({"score": X})
+    check_refused(
+        lambda: heads.compute_loss({}, predictions),
+        ValueError,
+        r"needs a task with a loss\. Received: heads=\['score'\], all with loss=None$",
+    )
+
+
+@pytest.mark.skipif(not IS_JAX, reason="only JAX reads variables as constants of a trace")
+def test_on_jax_learned_weights_need_their_values_in_a_trace():
+    import jax
+
+    heads, _ = two_heads(loss_weighting="uncertainty")
+    variables = heads.trainable_variables
+    values = [variable.value for variable in variables]
+    index = [variable.name for variable in variables].index("log_variances")
+    y = two_labels(time=X[:, 1])
+
+    def loss_in(scope):
+        def loss(values):
+            inputs = {"click": X, "time": X}
+            y_pred, _ = heads.stateless_call(values, heads.non_trainable_variables, inputs)
+            with scope(list(zip(variables, values))):
+                return heads.compute_loss(y, y_pred)
+
+        return loss
+
+    def without_log_variances(pairs):
+        return keras.StatelessScope(pairs[:index] + pairs[index + 1 :])
+
+    for transform, scope in (
+        (jax.grad, contextlib.nullcontext),
+        (jax.jit, contextlib.nullcontext),
+        (jax.grad, without_log_variances),
+    ):
+        with pytest.raises(ValueError, match=r"constants of a JAX trace.*: y_pred=\{'click'"):
+            transform(loss_in(scope))(values)
+
+    loss, gradients = jax.value_and_grad(loss_in(keras.StatelessScope))(values)
+    outside = heads.compute_loss(y, heads({"click": X, "time": X}))
+    assert float(loss) == pytest.approx(float(outside), rel=1e-6)
+    terms = [float(heads[t].new_loss()(y[t], heads({"click": X, "time": X})[t])) for t in heads]
+    # the loss is c exp(-s) L + s / 2, at s = 0
+    np.testing.assert_allclose(gradients[index], [0.5 - terms[0], 0.5 - 0.5 * terms[1]], rtol=1e-5)
+
+
+@pytest.mark.skipif(not IS_JAX, reason="only JAX reads variables as constants of a trace")
+def test_on_jax_fixed_weights_need_no_scope():
+    import jax
+
+    heads, predictions = two_heads()
+    y = two_labels(time=X[:, 1])
+    expected = float(heads.compute_loss(y, predictions))
+    assert float(jax.jit(lambda p: heads.compute_loss(y, p))(predictions)) == pytest.approx(
+        expected, rel=1e-6
+    )

@@ -1,0 +1,162 @@
+"""Class weights of a MulticlassHead."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of
+from tests.models import compiled, heads_alone, loaded
+from tests.refusals import check_refused, table
+
+WEIGHTS = [0.0, 2.0, 0.5]
+INDICES = np.float32([0, 1, np.nan, 2, 1, 2, np.nan, 0])
+RNG = np.random.default_rng(0)
+SOFT = RNG.dirichlet([1, 1, 1], 8).astype("float32")
+SOFT[[2, 5], 1] = np.nan
+PREDICTIONS = RNG.dirichlet([1, 1, 1], 8).astype("float32")
+SAMPLE_WEIGHTS = RNG.uniform(0.5, 2, 8).astype("float32")
+
+
+def head_of(class_weights=WEIGHTS, **kwargs):
+    return pk.MulticlassHead("a", num_classes=3, class_weights=class_weights, **kwargs)
+
+
+def one_hot(labels):
+    """Return labels as probabilities of the classes, NaN if missing."""
+    if labels.ndim == 2:
+        return np.float64(labels)
+    missing = np.isnan(labels)
+    return np.where(missing[:, None], np.nan, np.eye(3)[np.where(missing, 0, labels).astype(int)])
+
+
+def weighted_losses(labels):
+    """Return the loss of each example in float64, NaN if its label is missing."""
+    y = one_hot(labels)
+    return (y @ WEIGHTS) * -(y * np.log(np.float64(PREDICTIONS))).sum(-1)
+
+
+LABELS = {"indices": (INDICES, {}), "soft": (SOFT, {"loss": "categorical_crossentropy"})}
+
+
+@pytest.mark.parametrize(("labels", "kwargs"), list(LABELS.values()), ids=list(LABELS))
+@pytest.mark.parametrize("weights", [None, SAMPLE_WEIGHTS], ids=["", "sample_weights"])
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+def test_the_loss_and_its_metric_agree_with_numpy(labels, kwargs, weights, reduction):
+    head = head_of(reduction=reduction, **kwargs)
+    losses = weighted_losses(labels)
+    weighted = losses * (1 if weights is None else weights)
+    count = 8 if reduction else np.isfinite(losses).sum()
+    loss = head.new_loss()(labels, PREDICTIONS, weights)
+    assert float(loss) == pytest.approx(np.nansum(weighted) / count, rel=1e-6)
+    accuracy, metric = head.new_metrics()
+    assert metric.name == f"weighted_{kwargs.get('loss', 'sparse_categorical_crossentropy')}"
+    assert accuracy.name == "accuracy"
+    metric.update_state(labels, PREDICTIONS)
+    assert float(metric.result()) == pytest.approx(np.nanmean(losses), rel=1e-6)
+
+
+FORMS = {
+    "list": ([0, 2, 0.5], [0.0, 2.0, 0.5]),
+    "array": (np.float64([0.25, 2, 0.5]), [0.25, 2.0, 0.5]),
+    "dict": ({0: 0, 1: 2.0, 2: 0.5}, [0.0, 2.0, 0.5]),
+    "dict_of_some": ({2: 3}, [1.0, 1.0, 3.0]),
+    "numpy_keys": ({np.int64(1): np.float32(0.5)}, [1.0, 0.5, 1.0]),
+    "empty_dict": ({}, [1.0, 1.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize(("given", "expected"), list(FORMS.values()), ids=list(FORMS))
+def test_weights_are_given_in_a_sequence_or_by_class(given, expected):
+    head = head_of(given)
+    assert head.class_weights == expected
+    assert head.get_config()["class_weights"] == expected
+
+
+def test_labels_of_integers_and_with_a_last_axis_have_the_same_loss():
+    loss = head_of(missing_label=-1).new_loss()
+    integers = np.where(np.isnan(INDICES), -1, INDICES).astype("int64")
+    expected = np.nanmean(weighted_losses(INDICES))
+    for labels in (integers, integers[:, None], integers.astype("int8")):
+        assert float(loss(labels, PREDICTIONS)) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("ignored", [-1, 255])
+def test_an_ignored_class_has_no_weight(ignored):
+    keras_loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
+    head = head_of(loss=keras_loss)
+    labels = np.where(np.isnan(INDICES), ignored, INDICES).astype("float32")
+    expected = np.nanmean(weighted_losses(INDICES))
+    assert float(head.new_loss()(labels, PREDICTIONS)) == pytest.approx(expected, rel=1e-6)
+    metric = head.new_metrics()[1]
+    metric.update_state(labels, PREDICTIONS)
+    assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_step_is_that_with_the_weights_as_sample_weights_also_after_loading(tmp_path):
+    x, y = features(8, 4), {"a": INDICES, "b": np.ones(8)}
+    factors = np.nan_to_num(one_hot(INDICES) @ WEIGHTS)
+
+    def trained(class_weights, weights, **overrides):
+        heads = pk.TaskHeads([head_of(class_weights), pk.BinaryHead("b", metrics=[])])
+        model = heads_alone(heads, width=4)
+        model.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) for w in model.get_weights()])
+        compiled(model, keras.optimizers.SGD(1.0), **overrides)
+        model.train_on_batch(x, y, sample_weight=weights)
+        return model
+
+    model = trained(WEIGHTS, None)
+    expected = trained(None, {"a": factors, "b": np.ones(8)}, metrics=None)
+    for weight, other in zip(model.get_weights(), expected.get_weights()):
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
+
+    copy = loaded(model, tmp_path)
+    model.reset_metrics()
+    logs, expected = (each.train_on_batch(x, y, return_dict=True) for each in (copy, model))
+    assert "a_weighted_sparse_categorical_crossentropy" in logs
+    assert logs == pytest.approx({key: float(value) for key, value in expected.items()})
+    for weight, other in zip(copy.get_weights(), model.get_weights()):
+        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
+
+
+def test_the_config_keeps_loss_and_weights_apart():
+    head = head_of(loss="categorical_crossentropy")
+    config = head.get_config()
+    assert config["loss"] == "categorical_crossentropy"
+    assert pk.MulticlassHead.from_config(config).get_config() == config
+    plain = pk.MulticlassHead("a", num_classes=3)
+    of_older_files = {k: v for k, v in plain.get_config().items() if k != "class_weights"}
+    assert pk.MulticlassHead.from_config(of_older_files).get_config() == plain.get_config()
+
+
+def test_labels_are_checked_as_without_class_weights():
+    heads = pk.TaskHeads([head_of()])
+    heads.check_labels({"a": INDICES})
+    with pytest.raises(ValueError, match=r"y\['a'\] must be class indices from 0 to 2"):
+        heads.check_labels({"a": [0, 3]})
+    with pytest.raises(ValueError, match=r"Received: y_true\.shape=\(8, 3\)"):
+        head_of().new_loss()(SOFT, PREDICTIONS)
+
+
+def test_all_classes_of_weight_0_in_a_batch_have_loss_0():
+    loss = head_of().new_loss()
+    assert float(numpy_of(loss(np.zeros(4), PREDICTIONS[:4]))) == 0
+
+
+REFUSED = {
+    "short": ([1, 2], ValueError, r"weight for each of the 3 classes.*weights=\[1, 2\]$"),
+    "class": ({3: 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{3: \.\.\.\}$"),
+    "key": ({"0": 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{'0': \.\.\.\}$"),
+    "bool": ({True: 1.0}, ValueError, r"classes from 0 to 2.*class_weights=\{True: \.\.\.\}$"),
+    "negative": ([1, -1, 1], ValueError, r"at least 0\. Received: class_weights\[1\]=-1$"),
+    "nan": ({1: float("nan")}, ValueError, r"must be finite\. Received: class_weights\[1\]=nan$"),
+    "string": ([1, "2", 1], TypeError, r"a number\. Received: class_weights\[1\]='2'$"),
+    "zero": ([0, 0, 0], ValueError, r"must not all be 0\. Received: class_weights=\[0, 0, 0\]$"),
+    "number": (2.0, TypeError, r"sequence of numbers or a dict by class\. Received: .*=2\.0$"),
+    "text": ("balanced", TypeError, r"or a dict by class\. Received: class_weights='balanced'$"),
+}
+
+
+@pytest.mark.parametrize(("given", "error", "message"), table(REFUSED))
+def test_wrong_weights_are_refused(given, error, message):
+    check_refused(lambda: head_of(given), error, message)
