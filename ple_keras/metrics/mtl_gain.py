@@ -5,7 +5,19 @@ from collections.abc import Mapping
 
 from ple_keras._checks import check_known_keys, check_number
 
-MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
+MAXIMIZED = {
+    "auc",
+    "gauc",
+    "accuracy",
+    "acc",
+    "precision",
+    "recall",
+    "f1",
+    "r2",
+    "ndcg",
+    "map",
+    "mrr",
+}
 MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
 TOTALS = ("loss", "val_loss")  # sums over the tasks of a model
 
