@@ -54,19 +54,24 @@ def check_array(
     check_shape(array.shape, shape, width, argument)
     if array.ndim < len(shape):
         array = array[..., None]
-    missing = np.isnan(array)
     if "float" in dtype and not (np.isnan(missing_label) or can_represent(dtype, missing_label)):
         raise ValueError(
             f"{argument} must have a dtype that represents missing_label={missing_label} exactly. "
             f"Received: {argument}.dtype={dtype}"
         )
-    if can_represent(dtype, missing_label):
-        missing |= array == array.dtype.type(missing_label)
-    present: np.ndarray = array[~missing.any(axis=-1)]
+    present: np.ndarray = array[~is_missing(array, missing_label).any(axis=-1)]
     if not len(present):
         warnings.warn(f"{argument} has no labels, so the task is not trained", stacklevel=4)
     _check_all_valid(present, ~np.isfinite(present), task, "be finite or missing")
     return present
+
+
+def is_missing(labels: np.ndarray, missing_label: float) -> np.ndarray:
+    """Return True where a number of a label is NaN or `missing_label`."""
+    missing: np.ndarray = np.isnan(labels)
+    if can_represent(str(labels.dtype), missing_label):
+        missing |= labels == labels.dtype.type(missing_label)
+    return missing
 
 
 def check_probabilities(labels: np.ndarray, task: str) -> None:
