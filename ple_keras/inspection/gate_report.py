@@ -131,8 +131,9 @@ def gate_report(
     examples = int(next(iter(figures.values()))["examples"].sum())
     labels = y if isinstance(y, Mapping) else {}
     of_tasks = {
-        task: prediction_use(heads[task], values, labels.get(task))
-        for task, values in predictions.items()
+        task: prediction_use(head, predictions[task], labels.get(task))
+        for task, head in heads.items()
+        if task in predictions  # which JAX sorts
     }
     return GateReport(examples, uses, of_tasks)
 
