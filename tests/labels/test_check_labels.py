@@ -229,7 +229,7 @@ OF_LOSSES = {
     "binary": ("binary_crossentropy", 1, [0, 0.5, 1], 2, r"lie in \[0, 1\] for the loss 'binary_"),
     "focal": (keras.losses.BinaryFocalCrossentropy(), 1, [0, 1], -1, r"lie in \[0, 1\]"),
     "divergence": ("kl_divergence", 2, [[0.1, 0.9]], [-1, 2], r"lie in \[0, 1\]"),
-    "sparse": ("sparse_categorical_crossentropy", 3, [0, 2], 3, r"class indices from 0 to 2"),
+    "sparse": ("sparse_categorical_crossentropy", 3, [0, 2], 3, r"be class indices from 0 to 2"),
 }
 
 
