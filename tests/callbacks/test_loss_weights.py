@@ -1,6 +1,7 @@
 """Loss weights that callbacks schedule and log."""
 
 import functools
+import re
 import warnings
 
 import keras
@@ -20,6 +21,7 @@ from tests.models import (
     loaded,
     of_json,
 )
+from tests.processes import ROOT
 
 
 @pytest.fixture
@@ -320,6 +322,19 @@ def test_logs_are_passed_to_a_third_parameter_that_is_named_logs_or_has_no_defau
     callback.set_model(click_and_time(None))
     callback.on_epoch_begin(0)
     assert got == [[], []] if expected else got == ["none", "none"]
+
+
+def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
+    page = (ROOT / "docs" / "loss_weights.md").read_text()
+    (source,) = re.findall(r"^def average_dynamically.*?\n\n", page, re.DOTALL | re.MULTILINE)
+    names = {"np": np, "heads": heads_of(click_and_time(None))}
+    exec(source, names)
+    schedule = names["average_dynamically"]
+    logs = [{"click_loss": 0.5, "time_loss": 4.0}, {"click_loss": 0.4, "time_loss": 4.4}]
+    assert [schedule("click", epoch, logs[:epoch]) for epoch in (0, 1)] == [1.0, 1.0]
+    scores = np.exp(np.array([0.4 / 0.5, 4.4 / 4.0]) / 2)
+    weights = [schedule(task, 2, logs) for task in ("click", "time")]
+    np.testing.assert_allclose(weights, 2 * scores / scores.sum())
 
 
 def test_a_schedule_must_be_a_function():
