@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -114,9 +115,9 @@ def gate_report(
     batches = None if y is None else Batches(x, y, batch_size)
     levels = built_levels(model)
     heads = {head.task: head for head in find_layers(model, Head)}
+    summarize_outputs = partial(predictions_of, tasks=list(heads))
     figures, predictions = observe_model(
-        *(model, x, _level_figures, lambda outputs: predictions_of(outputs, list(heads))),
-        *(batch_size, verbose),
+        model, x, _level_figures, summarize_outputs, batch_size, verbose
     )
     conflict = {} if batches is None else conflict_of_batches(model, batches)
     uses = {}

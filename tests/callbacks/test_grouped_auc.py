@@ -19,10 +19,10 @@ GROUPS = np.random.default_rng(0).integers(0, 12, ROWS)
 def three_heads():
     return pk.TaskHeads(
         [
-            pk.BinaryHead("click", missing_label=-1),
-            pk.BinaryHead("buy"),
-            pk.RegressionHead("price"),
-            pk.ProductHead("both", of=("click", "buy")),
+            pk.BinaryHead("click", missing_label=-1, metrics=[]),
+            pk.BinaryHead("buy", metrics=[]),
+            pk.RegressionHead("price", metrics=[]),
+            pk.ProductHead("both", of=("click", "buy"), metrics=[]),
         ]
     )
 
@@ -82,7 +82,7 @@ def test_tasks_and_the_name_can_be_chosen():
 
 
 def test_a_model_with_one_task_has_the_task_in_its_keys():
-    model = compiled(heads_alone(pk.TaskHeads([pk.BinaryHead("click")])))
+    model = compiled(heads_alone(pk.TaskHeads([pk.BinaryHead("click", metrics=[])])))
     x, y = features(6, 3), np.array([0, 1, 0, 0, 0, 1])
     for labels in ({"click": y}, y[:, None]):
         callback = pk.GroupedAUC((x, labels), [0, 0, 0, 1, 1, 1])
@@ -123,7 +123,7 @@ def test_callbacks_after_it_read_its_keys(tmp_path):
 def test_gate_statistics_and_training_are_unchanged():
     """With predictions in each epoch, before and after the gate logger reads its statistics."""
     block = tracked_block(pk.CGCBlock, name="cgc")
-    model = compiled(functional(block), keras.optimizers.SGD(0.1))
+    model = compiled(functional(block), keras.optimizers.SGD(2.0))
     x, y = features(22, 4), {task: features(22, 1, seed=1) > 0 for task in ("click", "buy")}
     initial = model.get_weights()
 
@@ -144,6 +144,9 @@ def test_gate_statistics_and_training_are_unchanged():
     assert len(gauc_of(history)) == 8
     assert len(set(history["val_click_first_gauc"])) > 1  # the model learns
     assert history["val_click_first_gauc"] == history["val_click_last_gauc"]
+    predictions = model.predict(features(50, 4, seed=2), verbose=0)["click"]
+    area = pk.grouped_auc(other["click"], predictions, [0] * 50)
+    assert history["val_click_last_gauc"][-1] == pytest.approx(area, abs=1e-6)
     for key, values in plain.items():
         np.testing.assert_allclose(history[key], values, rtol=1e-5, err_msg=key)
     assert statistics["count"] == with_auc["count"] == 22
