@@ -1,6 +1,7 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
+from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.multi_task_score import MultiTaskScore
 from ple_keras.heads.binary_head import BinaryHead
@@ -22,9 +23,13 @@ from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
+from ple_keras.metrics.calibration import Calibration
+from ple_keras.metrics.expected_calibration_error import expected_calibration_error
+from ple_keras.metrics.grouped_auc import grouped_auc
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.mtl_gain import mtl_gain
+from ple_keras.metrics.normalized_entropy import NormalizedEntropy
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.transfer.start_experts import start_experts
@@ -35,10 +40,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BinaryHead",
     "CGCBlock",
+    "Calibration",
     "ExpertBlock",
     "Gate",
     "GateReport",
     "GateWeightsLogger",
+    "GroupedAUC",
     "Head",
     "LogitAUC",
     "LossWeightDecay",
@@ -49,6 +56,7 @@ __all__ = [
     "MaskedMetric",
     "MultiTaskScore",
     "MulticlassHead",
+    "NormalizedEntropy",
     "PLEBlock",
     "ProductHead",
     "RegressionHead",
@@ -57,9 +65,11 @@ __all__ = [
     "StreamFeatures",
     "TaskHeads",
     "Transfer",
+    "expected_calibration_error",
     "gate_report",
     "gate_weights",
     "gradient_conflict",
+    "grouped_auc",
     "mask_labels",
     "mtl_gain",
     "plot_architecture",

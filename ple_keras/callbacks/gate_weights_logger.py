@@ -35,7 +35,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
     History and `plot_gate_history` have all keys. CSVLogger, TensorBoard, ModelCheckpoint and
     EarlyStopping have them if they come later in the list of callbacks. The progress bar prints
     them unless a ProgbarLogger comes first in the list. Other runs of the model in an epoch count
-    too, such as `predict` or `evaluate` in a callback. Outside of `fit`, use `gate_report`.
+    too, such as `predict` or `evaluate` in a callback, but not those of `GroupedAUC`. Outside of
+    `fit`, use `gate_report`.
 
     If several processes train one model (`torch.distributed`), the statistics cover the examples
     of all processes and are equal in all. Pass the logger in every process, since each waits for

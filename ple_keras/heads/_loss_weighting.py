@@ -136,6 +136,31 @@ class LossWeighting(HeadsByTask):
         self._check_built()
         return joint_loss(self._heads(), self._loss_weights, y, y_pred, sample_weight)
 
+    def store_epoch_logs(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Store the logs of an epoch, which are saved with the model.
+
+        The callback `LossWeightSchedule` calls this in `on_epoch_end`.
+
+        Args:
+            epoch: The epoch, from 0.
+            logs: Numbers by key.
+        """
+        self._loss_weights.add_epoch_logs(epoch, logs)
+
+    def epoch_logs(self, epoch: int) -> list[dict[str, float]]:
+        """Return the stored logs of the two epochs before an epoch, the older first.
+
+        Args:
+            epoch: The epoch, from 0.
+
+        Returns:
+            A list of up to two dicts. It is empty in epoch 0, and if the logs of the epoch before
+            are not known.
+        """
+        logs = self._loss_weights.epoch_logs
+        epochs = (epoch - 2, epoch - 1) if epoch - 1 in logs else ()
+        return [dict(logs[before]) for before in epochs if before in logs]
+
     def is_used_by(self, loss: object) -> bool:
         """Return whether a `loss` of `Model.compile` reads its weights from this layer."""
         return any(

@@ -20,7 +20,7 @@ from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.labels.label_arrays import check_array, label_width
+from ple_keras.labels.label_arrays import check_array, check_for_loss, label_width
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.layers.template import as_template
 from ple_keras.losses.checks import check_loss, check_reduction
@@ -209,17 +209,22 @@ class Head(SavesQuantization, FreezableLayer):
 
         Raises:
             TypeError: If labels are not numbers.
-            ValueError: If labels have a wrong shape, or values that the task does not allow.
+            ValueError: If labels have a wrong shape, or values that the task or its loss does not
+                allow, such as negative counts for "poisson".
 
         Warns:
             UserWarning: If all labels are missing.
         """
         shape = (*self._leading_axes, self.units)
-        array = check_array(labels, self.task, self.missing_label, shape, self._label_width())
-        self._check_values(array)
+        values = check_array(labels, self.task, self.missing_label, shape, self._label_width())
+        ignored = getattr(self.loss, "ignore_class", None)
+        if ignored is not None:
+            values = values[(values != ignored).all(axis=-1)]
+        self._check_values(values)
 
     def _check_values(self, labels: Tensor) -> None:
-        """Check the values of labels `(labels, width)`, without missing ones."""
+        """Check the values of labels `(labels, width)`, without missing and ignored ones."""
+        check_for_loss(labels, self.task, self.loss, self.units)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)

@@ -187,7 +187,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         Raises:
             TypeError: If `y` is not a dict, or labels are not numbers.
             ValueError: If a task is missing or unknown, if labels have a wrong shape or values that
-                their task does not allow, or if the tasks' numbers of rows differ.
+                their task or its loss does not allow, or if the tasks' numbers of rows differ.
 
         Warns:
             UserWarning: If a task has no labels.

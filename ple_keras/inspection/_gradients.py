@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Nested, Tensor
-from ple_keras.inspection.batches import to_numpy
 
 ObserveInput = Callable[[str, Tensor], Tensor]
 Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task

@@ -31,10 +31,26 @@ def observe_levels(
 ) -> ByLevel:
     """Return the result of `summarize` for every level that runs, concatenated over batches.
 
+    See `observe_model` for the arguments and errors.
+    """
+    return observe_model(model, x, summarize, lambda outputs: {}, batch_size, verbose)[0]
+
+
+def observe_model(
+    model: keras.Layer,
+    x: Nested,
+    summarize: Summarize,
+    summarize_outputs: Callable[[Nested], ByName],
+    batch_size: int | None,
+    verbose: str | int,
+) -> tuple[ByLevel, dict[str, np.ndarray]]:
+    """Return figures of every level that runs, and of the outputs, concatenated over batches.
+
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
         summarize: A function from a level's gate weights and expert outputs, by name, to tensors.
+        summarize_outputs: A function from the model's outputs to tensors by name.
         batch_size: As for `gate_weights`.
         verbose: As for `gate_weights`.
 
@@ -44,7 +60,7 @@ def observe_levels(
     levels = built_levels(model)
     check_known_value(verbose, ("auto", 0, 1), "verbose")
     batches = Batches(x, batch_size=batch_size)
-    observed = _ObservedModel(model, levels, summarize)
+    observed = _ObservedModel(model, levels, summarize, summarize_outputs)
     progress = _progress_bar(batches, verbose)
     observed_batches = []
     for number, (batch, _) in enumerate(batches, start=1):
@@ -59,7 +75,8 @@ def observe_levels(
             f"x must have batches that differ only in their number of examples: {error} "
             f"Received: x={x!r}"
         ) from error
-    return {level: joined[level] for level in levels if level in joined}
+    by_level, outputs = joined
+    return {level: by_level[level] for level in levels if level in by_level}, outputs
 
 
 def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:
@@ -67,7 +84,7 @@ def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:
         figures = observed.predict_on_batch(batch)
     except Exception as error:
         raise failed_batch_error(batch, error) from error
-    if not figures:
+    if not figures[0]:
         raise ValueError(
             "model must run at least one of its blocks in `predict`. "
             f"Received: model={observed.inner!r}, which runs none"
@@ -90,16 +107,21 @@ def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]
 
 
 class _ObservedModel(keras.Model):
-    """Model that runs another model and returns `summarize` of its levels.
+    """Model that runs another model and returns `summarize` of its levels and of its outputs.
 
     As a Keras model, it is compiled on every backend.
     """
 
     def __init__(
-        self, model: keras.Layer, levels: Mapping[str, CGCBlock], summarize: Summarize
+        self,
+        model: keras.Layer,
+        levels: Mapping[str, CGCBlock],
+        summarize: Summarize,
+        summarize_outputs: Callable[[Nested], ByName],
     ) -> None:
         super().__init__(name="observed")
         self.inner, self._summarize = model, summarize
+        self._summarize_outputs = summarize_outputs
         self._names = Untracked({id(block): level for level, block in levels.items()})
         self.repeated: Untracked[set[str]] = Untracked(set())
         # On TensorFlow, XLA compilation takes longer than most runs.
@@ -107,12 +129,12 @@ class _ObservedModel(keras.Model):
         self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
-    def call(self, inputs: Nested, training: bool | None = None) -> ByLevel:
+    def call(self, inputs: Nested, training: bool | None = None) -> tuple[ByLevel, ByName]:
         observer = _RecordingObserver(self._summarize, self._names.value)
         with observed_by(observer):
-            self.inner(inputs, training=training)
+            outputs = self.inner(inputs, training=training)
         self.repeated.value |= observer.repeated
-        return observer.by_level
+        return observer.by_level, self._summarize_outputs(outputs)
 
 
 class _RecordingObserver(CountingObserver):

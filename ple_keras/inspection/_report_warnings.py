@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from ple_keras.inspection._report_text import percent
 from ple_keras.inspection.level_use import ExpertUse, LevelUse
+from ple_keras.inspection.prediction_use import PredictionUse
 
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
 # Thresholds of the warnings:
@@ -11,6 +12,11 @@ LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a
 UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
 DEAD_UNITS_SHARE = 0.5  # of an expert's units
 CONFLICT_COSINE = -0.2  # between the gradients of two tasks
+EVEN_ENTROPY = 0.99  # of a gate, with
+EVEN_SPREAD = 0.02  # of each weight over the examples
+CONSTANT_DEVIATION = 1e-6  # of predictions
+CALIBRATION = (0.8, 1.25)  # over at least
+CALIBRATION_LABELS = 100
 
 
 def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
@@ -30,6 +36,12 @@ def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
                 f"{COLLAPSED_WEIGHT} for {percent(gate_use.over_95)} of the examples. Try a higher "
                 "gate_softmax_temperature, gate_dropout=0.1 or expert_balance_regularizer=0.01."
             )
+        elif gate_use.entropy >= EVEN_ENTROPY and max(gate_use.spread.values()) <= EVEN_SPREAD:
+            yield (
+                f"{level}: the gate of {gate} gives every example almost equal weights, with an "
+                f"entropy of {gate_use.entropy:.3f}. Try more training, a lower "
+                "gate_softmax_temperature, a gate_block or a lower expert_balance_regularizer."
+            )
     num_experts = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
     for expert, expert_use in use.experts.items():
         yield from _expert_warnings(f"{level}: {expert}", expert_use, num_experts)
@@ -44,6 +56,23 @@ def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
                 f"{level}: the gradients of {first} and {second}{others} conflict in {place}, "
                 f"with a cosine of {cosine:.2f}. Try more task experts."
             )
+
+
+def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
+    if use.deviation < CONSTANT_DEVIATION:
+        yield (
+            f"{task}: the predictions are constant, with a standard deviation of "
+            f"{use.deviation:.0e}. Check x, the labels and the dead units, or try a lower learning "
+            "rate."
+        )
+    low, high = CALIBRATION
+    is_off = use.calibration < low or use.calibration > high
+    if is_off and use.labels >= CALIBRATION_LABELS:
+        yield (
+            f"{task}: the sum of the predictions is {use.calibration:.2f} times that of "
+            f"{use.labels} labels. If the head has a pos_weight, divide the odds by it. Otherwise, "
+            "check that missing labels are NaN, and that x is like the training data."
+        )
 
 
 def _expert_warnings(expert: str, use: ExpertUse, num_experts: Mapping[str, int]) -> Iterator[str]:

@@ -5,9 +5,9 @@ from operator import itemgetter
 from typing import Any
 
 import keras
-import numpy as np
 
 from ple_keras._checks import check_int
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Nested, Tensor
 
 DEFAULT_SIZE = 1024
@@ -101,13 +101,6 @@ def _is_array(value: object) -> bool:
 def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """Apply a function to every array; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
-
-
-def to_numpy(value: Tensor) -> np.ndarray:
-    """Convert an array, a tensor or a list to a NumPy array."""
-    if isinstance(value, np.ndarray):
-        return value
-    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
 
 
 def _number_of_rows(data: Nested) -> int:

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import keras
@@ -11,14 +13,21 @@ from keras import ops
 
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
+from ple_keras._keras.walking import find_layers
 from ple_keras._typing import ByName, Nested, Tensor
-from ple_keras.inspection._observed_model import observe_levels
+from ple_keras.heads.head import Head
+from ple_keras.inspection._observed_model import observe_model
 from ple_keras.inspection._report_text import format_report
-from ple_keras.inspection._report_warnings import COLLAPSED_WEIGHT, report_warnings
+from ple_keras.inspection._report_warnings import (
+    COLLAPSED_WEIGHT,
+    prediction_warnings,
+    report_warnings,
+)
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.gradient_conflict import conflict_of_batches
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
+from ple_keras.inspection.prediction_use import PredictionUse, prediction_use, predictions_of
 from ple_keras.layers.cgc_block import CGCBlock
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
@@ -31,6 +40,8 @@ class GateReport:
     Attributes:
         examples: The number of examples.
         levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts` and `conflict`.
+        predictions: `{task: PredictionUse}` for the tasks of the model's heads. A PredictionUse
+            has `deviation`, `labels` and `calibration`.
 
     Example:
 
@@ -43,16 +54,23 @@ class GateReport:
 
     examples: int
     levels: dict[str, LevelUse]
+    predictions: dict[str, PredictionUse] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about gates and experts, each with remedies."""
-        return [text for level, use in self.levels.items() for text in report_warnings(level, use)]
+        """Warnings about gates, experts and predictions, each with remedies."""
+        of_levels = (report_warnings(level, use) for level, use in self.levels.items())
+        of_tasks = (prediction_warnings(task, use) for task, use in self.predictions.items())
+        return [*chain.from_iterable(of_levels), *chain.from_iterable(of_tasks)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        levels = {level: _to_json(asdict(use)) for level, use in self.levels.items()}
-        return {"examples": self.examples, "levels": levels, "warnings": self.warnings}
+        return {
+            "examples": self.examples,
+            "levels": {level: _to_json(asdict(use)) for level, use in self.levels.items()},
+            "predictions": {task: _to_json(asdict(use)) for task, use in self.predictions.items()},
+            "warnings": self.warnings,
+        }
 
     def __str__(self) -> str:
         return format_report(self)
@@ -74,12 +92,12 @@ def gate_report(
         model: As for `gate_weights`.
         x: As for `gate_weights`.
         y: Labels by task, for arrays only. With labels, the report includes `gradient_conflict`,
-            averaged over the batches.
+            averaged over the batches, and the calibration of BinaryHeads and ProductHeads.
         batch_size: The number of examples per batch, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 
     Returns:
-        A GateReport: print it, or use `levels`, `warnings` and `to_dict()`.
+        A GateReport: print it, or use `levels`, `predictions`, `warnings` and `to_dict()`.
 
     Raises:
         TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`.
@@ -95,8 +113,12 @@ def gate_report(
     0.5
     """
     batches = None if y is None else Batches(x, y, batch_size)
-    figures = observe_levels(model, x, _level_figures, batch_size, verbose)
     levels = built_levels(model)
+    heads = {head.task: head for head in find_layers(model, Head)}
+    summarize_outputs = partial(predictions_of, tasks=list(heads))
+    figures, predictions = observe_model(
+        model, x, _level_figures, summarize_outputs, batch_size, verbose
+    )
     conflict = {} if batches is None else conflict_of_batches(model, batches)
     uses = {}
     for level, of_level in figures.items():
@@ -107,7 +129,14 @@ def gate_report(
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
         isolated = levels[level]._wiring.is_isolated
         uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated)
-    return GateReport(int(next(iter(figures.values()))["examples"].sum()), uses)
+    examples = int(next(iter(figures.values()))["examples"].sum())
+    labels = y if isinstance(y, Mapping) else {}
+    of_tasks = {
+        task: prediction_use(head, predictions[task], labels.get(task))
+        for task, head in heads.items()
+        if task in predictions  # which JAX sorts
+    }
+    return GateReport(examples, uses, of_tasks)
 
 
 def _level_figures(weights: ByName, outputs: ByName) -> dict[str, Any]:

@@ -1,27 +1,44 @@
 """Checks of label arrays before training."""
 
 import warnings
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from ple_keras._keras.internals import is_of_keras
+from ple_keras._keras.names import stable_name
 from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import check_dtype, check_shape
 from ple_keras.labels.missing_label import can_represent
 
+# Parts of the names of losses, by the labels that they take:
+CLASS_INDICES = ("sparse", "categoricalgeneralized")
+NOT_NEGATIVE = ("poisson", "logarithmic")  # logarithms of labels
+PROBABILITIES = ("crossentropy", "divergence", "dice", "tversky", "categoricalhinge")
+SIGNS = ("hinge",)
+NOT_ZERO = ("absolutepercentage",)  # divides by the label
+
 
 def label_width(loss: LossLike, units: int) -> int | None:
     """Return the length of a label's last axis; None if unknown, as for a loss not of Keras."""
+    name = _loss_name(loss)
+    if not name or "ctc" in name:
+        return None
+    return 1 if _has_part(name, (*CLASS_INDICES, "circle")) else units
+
+
+def _loss_name(loss: LossLike) -> str:
+    """Return the name of a loss of Keras or this package, in lower case; "" for others."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
     if not (is_of_keras(known) or str(getattr(known, "__module__", "")).startswith("ple_keras.")):
-        return None
-    name = known.__name__.lower().replace("_", "")
-    if "ctc" in name:
-        return None
-    takes_index = ("sparse", "circle", "categoricalgeneralized")
-    return 1 if any(word in name for word in takes_index) else units
+        return ""
+    return str(known.__name__).lower().replace("_", "")
+
+
+def _has_part(name: str, parts: Sequence[str]) -> bool:
+    return any(part in name for part in parts)
 
 
 def check_array(
@@ -54,19 +71,24 @@ def check_array(
     check_shape(array.shape, shape, width, argument)
     if array.ndim < len(shape):
         array = array[..., None]
-    missing = np.isnan(array)
     if "float" in dtype and not (np.isnan(missing_label) or can_represent(dtype, missing_label)):
         raise ValueError(
             f"{argument} must have a dtype that represents missing_label={missing_label} exactly. "
             f"Received: {argument}.dtype={dtype}"
         )
-    if can_represent(dtype, missing_label):
-        missing |= array == array.dtype.type(missing_label)
-    present: np.ndarray = array[~missing.any(axis=-1)]
+    present: np.ndarray = array[~is_missing(array, missing_label).any(axis=-1)]
     if not len(present):
         warnings.warn(f"{argument} has no labels, so the task is not trained", stacklevel=4)
     _check_all_valid(present, ~np.isfinite(present), task, "be finite or missing")
     return present
+
+
+def is_missing(labels: np.ndarray, missing_label: float) -> np.ndarray:
+    """Return True where a number of a label is NaN or `missing_label`."""
+    missing: np.ndarray = np.isnan(labels)
+    if can_represent(str(labels.dtype), missing_label):
+        missing |= labels == labels.dtype.type(missing_label)
+    return missing
 
 
 def check_probabilities(labels: np.ndarray, task: str) -> None:
@@ -80,6 +102,33 @@ def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None
     _check_all_valid(
         labels, wrong, task, f"be class indices from 0 to {num_classes - 1} or missing"
     )
+
+
+def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
+    """Check that labels have values that a loss of Keras accepts.
+
+    Args:
+        labels: The labels that are not missing, `(labels, width)`.
+        task: The task's name, for messages.
+        loss: The loss of the task.
+        units: The width of the predictions.
+    """
+    name = _loss_name(loss)
+    if "ctc" in name:
+        return
+    of_loss = f"for the loss {stable_name(loss)!r} or be missing"
+    if _has_part(name, CLASS_INDICES):
+        check_class_indices(labels, task, units)
+    elif _has_part(name, PROBABILITIES):
+        wrong = (labels < 0) | (labels > 1)
+        _check_all_valid(labels, wrong, task, f"lie in [0, 1] {of_loss}")
+    elif _has_part(name, SIGNS):
+        wrong = (labels < -1) | (labels > 1)
+        _check_all_valid(labels, wrong, task, f"lie in [-1, 1] {of_loss}")
+    elif _has_part(name, NOT_NEGATIVE):
+        _check_all_valid(labels, labels < 0, task, f"be at least 0 {of_loss}")
+    elif _has_part(name, NOT_ZERO):
+        _check_all_valid(labels, labels == 0, task, f"not be 0 {of_loss}")
 
 
 def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:

@@ -1,9 +1,10 @@
 """The weights of the losses of jointly trained tasks."""
 
+import json
 import threading
 import uuid
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import keras
@@ -16,6 +17,8 @@ from ple_keras._keras.saving import read_text, write_text
 from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.losses._tensor_marks import mark
 
+LOGS_KEY = "epoch_logs"
+EPOCHS = 2  # for which schedules get the logs
 _thread_state = threading.local()
 
 
@@ -29,12 +32,14 @@ class LossWeights:
     Attributes:
         multipliers: The multiplier of each task's loss, a variable `(K,)`; None before `bind`.
         log_variances: The learned log-variances, a variable `(K,)`; None if they are not learned.
+        epoch_logs: The logs of the last two epochs by epoch, if a schedule reads them.
     """
 
     def __init__(self, key: str | None = None) -> None:
         self.key = key
         self.multipliers: Any = None
         self.log_variances: Any = None
+        self.epoch_logs: dict[int, dict[str, float]] = {}
         self._stored_losses: dict[int, tuple[tuple[Any, ...], Any]] = {}
 
     def bind(self, multipliers: keras.Variable, log_variances: keras.Variable | None) -> None:
@@ -64,9 +69,11 @@ class LossWeights:
         store["loss_multipliers"] = ops.convert_to_numpy(self.multipliers)
         if self.log_variances is not None:
             store["log_variances"] = ops.convert_to_numpy(self.log_variances)
+        if self.epoch_logs:
+            write_text(store, LOGS_KEY, json.dumps(self.epoch_logs))
 
     def load(self, store: Store) -> None:
-        """Read the variables, and the key if there is none yet.
+        """Read the variables and the logs, and the key if there is none yet.
 
         Older files, and files without learned weights, lack some of them.
 
@@ -84,9 +91,16 @@ class LossWeights:
             self.multipliers.assign(multipliers)
         if self.log_variances is not None and "log_variances" in stored:
             self.log_variances.assign(stored["log_variances"])
+        logs = json.loads(read_text(store, LOGS_KEY) or "{}")
+        self.epoch_logs = {int(epoch): of_epoch for epoch, of_epoch in logs.items()}
         if not self.key:
             self.key = read_text(store, "key")
             _bind_waiting_losses(self)
+
+    def add_epoch_logs(self, epoch: int, logs: Mapping[str, float]) -> None:
+        """Store the logs of an epoch, with those of the epoch before."""
+        recent = {e: self.epoch_logs[e] for e in self.epoch_logs if epoch - EPOCHS < e < epoch}
+        self.epoch_logs = {**recent, epoch: dict(logs)}
 
     def multiplier(self, index: int) -> Tensor:
         """Return the multiplier of a task's loss.

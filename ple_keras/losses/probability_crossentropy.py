@@ -23,6 +23,11 @@ class ProbabilityCrossentropy(keras.Loss):
         super().__init__(name=name, **kwargs)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
-        log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
-        return ops.mean(-(y_true * log_positive + (1 - y_true) * log_negative), axis=-1)
+        return ops.mean(crossentropy(y_true, y_pred), axis=-1)
+
+
+def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the cross-entropy of each probability, of the shape of the labels."""
+    log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
+    log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
+    return -(y_true * log_positive + (1 - y_true) * log_negative)

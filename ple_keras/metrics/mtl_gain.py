@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from ple_keras._checks import check_known_keys, check_number
 
 MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
+MAXIMIZED.add("gauc")
 MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
+MINIMIZED.add("normalized_entropy")  # not any entropy: that of a gate has no direction
 TOTALS = ("loss", "val_loss")  # sums over the tasks of a model
 
 
@@ -75,8 +77,9 @@ def _sign(key: str, signs: Mapping[str, int]) -> int:
     words = re.split(r"[^a-z0-9]+", key.lower())
     while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
         words.pop()
-    if words[-1] in MAXIMIZED | MINIMIZED:
-        return 1 if words[-1] in MAXIMIZED else -1
+    endings = {words[-1], "_".join(words[-2:])}
+    if endings & (MAXIMIZED | MINIMIZED):
+        return 1 if endings & MAXIMIZED else -1
     raise ValueError(
         f"signs must have 1 (higher is better) or -1 (lower is better) for {key!r}. "
         f"Received: signs={dict(signs)!r}"

@@ -81,7 +81,30 @@ def warnings_of(gates, **kwargs):
 
 
 def test_healthy_gates_have_no_warnings():
-    assert warnings_of({"click": [0.5, 0.5], "buy": [0.4, 0.6]}) == []
+    assert warnings_of({"click": [0.6, 0.4], "buy": [0.4, 0.6]}) == []
+
+
+def test_a_gate_that_is_even_for_every_example_has_a_warning():
+    (warning,) = warnings_of({"click": [0.51, 0.49], "buy": [0.4, 0.6]})
+    assert "cgc: the gate of click gives every example almost equal weights" in warning
+    assert "gate_softmax_temperature" in warning
+
+
+def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
+    """Near even weights, the entropy is insensitive: it is over 0.99 here."""
+    level = cgc()
+    for gate in TASKS:
+        kernel = 0.1 * np.eye(4)[:, :2]
+        level._level.gates[gate].trainable_weights[0].assign(kernel)
+    report = pk.gate_report(level, X)
+    use = report.levels["cgc"].gates["click"]
+    assert use.entropy > 0.99
+    assert max(use.spread.values()) > 0.02
+    assert not any("equal weights" in warning for warning in report.warnings)
+    level._level.gates["click"].trainable_weights[0].assign(0.03 * np.eye(4)[:, :2])
+    report = pk.gate_report(level, X)
+    assert 0 < max(report.levels["cgc"].gates["click"].spread.values()) < 0.02
+    assert sum("equal weights" in warning for warning in report.warnings) == 1
 
 
 def test_a_gate_that_collapsed_onto_one_expert_has_a_warning():
@@ -98,7 +121,7 @@ def test_a_gate_with_one_expert_per_example_has_a_warning():
 
 
 def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
-    (warning,) = warnings_of({"click": [0.5, 0.5], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
+    (warning,) = warnings_of({"click": [0.4, 0.6], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
     assert "cgc: shared/expert_0 is used almost only by click, with 98 %" in warning
     assert "gate_dropout" in warning
 
@@ -160,7 +183,7 @@ def test_only_reports_take_batches_of_sequences_of_different_lengths():
 
 def test_an_expert_that_no_gate_uses_has_a_warning():
     (warning,) = warnings_of(
-        {"click": [0.01, 0.5, 0.49], "buy": [0.3, 0.3, 0.4]}, num_task_experts=2
+        {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]}, num_task_experts=2
     )
     assert "cgc: click/expert_0 is almost unused" in warning
 
@@ -195,6 +218,89 @@ def test_with_labels_the_report_has_the_gradient_conflicts():
     report = pk.gate_report(model, np.abs(X), y)
     assert report.levels["cgc"].conflict["shared/expert_0"]["click", "buy"] > 0.9
     assert not any("conflict" in w for w in report.warnings)
+
+
+def calibrated_model(click, buy):
+    """A model that predicts constant probabilities, from a level without a gate to choose from."""
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", missing_label=-1),
+            pk.BinaryHead("buy"),
+            pk.MulticlassHead("kind", num_classes=3),
+            pk.ProductHead("both", of=("click", "buy")),
+        ]
+    )
+    level = pk.CGCBlock(heads, [3], num_task_experts=0, add_shared_gate=False, name="cgc")
+    model = chain(level, heads, width=4)
+    for task, probability in (("click", click), ("buy", buy)):
+        kernel, bias = heads._heads()[["click", "buy"].index(task)].weights
+        kernel.assign(np.zeros(kernel.shape))
+        bias.assign([np.log(probability / (1 - probability))])
+    return model
+
+
+def prediction_warnings(report):
+    return [text for text in report.warnings if not text.startswith("cgc")]
+
+
+def test_constant_predictions_have_a_warning():
+    model = calibrated_model(0.3, 0.1)
+    report = pk.gate_report(model, X, batch_size=16)
+    assert list(report.predictions) == ["click", "buy", "kind", "both"]
+    predictions = model.predict(X, verbose=0)
+    for task, use in report.predictions.items():
+        assert use.deviation == pytest.approx(predictions[task].std(axis=0).max(), abs=1e-6)
+        assert use.labels == 0
+        assert np.isnan(use.calibration)
+    warned = prediction_warnings(report)
+    assert [text.split(":")[0] for text in warned] == ["click", "buy", "both"]
+    assert "click: the predictions are constant, with a standard deviation of" in warned[0]
+    assert "lower learning rate" in warned[0]
+    one = pk.gate_report(model, X[:1])
+    assert prediction_warnings(one) == []
+
+
+def test_bad_calibration_has_a_warning():
+    x = features(150, 4)
+    is_labelled = np.arange(150) < 120
+    y = {
+        "click": np.where(is_labelled, np.arange(150) % 4 == 0, -1),  # 30 of 120
+        "buy": np.where(is_labelled, np.arange(150) % 2 == 0, np.nan)[:, None],  # 60 of 120
+        "kind": np.arange(150) % 3,
+        "both": np.where(np.arange(150) < 99, 1, np.nan),  # too few labels
+    }
+    report = pk.gate_report(calibrated_model(0.3, 0.8), x, y, batch_size=64)
+    found = {task: (use.labels, use.calibration) for task, use in report.predictions.items()}
+    assert found == {
+        "click": (120, pytest.approx(1.2, rel=1e-5)),
+        "buy": (120, pytest.approx(1.6, rel=1e-5)),
+        "kind": (0, pytest.approx(np.nan, nan_ok=True)),
+        "both": (99, pytest.approx(0.24, rel=1e-5)),
+    }
+    (warning,) = [text for text in prediction_warnings(report) if "constant" not in text]
+    assert "buy: the sum of the predictions is 1.60 times that of 120 labels" in warning
+    assert "pos_weight" in warning
+    assert report.to_dict()["predictions"]["kind"]["calibration"] is None
+    y["buy"][is_labelled] = 0
+    report = pk.gate_report(calibrated_model(0.15, 0.8), x, y, batch_size=64)
+    assert np.isnan(report.predictions["buy"].calibration)  # without positives
+    (warning,) = [text for text in prediction_warnings(report) if "constant" not in text]
+    assert "click: the sum of the predictions is 0.60 times" in warning
+
+
+def test_masked_positions_are_left_out_of_the_predictions():
+    mask = np.arange(6) < np.array([[6], [2], [1]])
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    inputs = keras.Input((6, 4))
+    level = pk.CGCBlock(heads, [3], add_shared_gate=False, name="cgc")
+    model = keras.Model(inputs, heads(level(keras.layers.Masking()(inputs))))
+    x = features(3, 6, 4) * mask[..., None]
+    use = pk.gate_report(model, x).predictions["click"]
+    assert use.deviation == pytest.approx(numpy_of(model(x))["click"][mask].std(), rel=1e-4)
+
+
+def test_a_model_without_heads_has_no_predictions_in_its_report():
+    assert pk.gate_report(cgc(), X).predictions == {}
 
 
 def test_without_labels_the_report_has_no_conflicts():

@@ -99,7 +99,7 @@ class CountHead(pk.Head):
 
 
 def test_a_subclass_may_have_its_own_checks():
-    heads = pk.TaskHeads([CountHead("visits", loss="poisson")])
+    heads = pk.TaskHeads([CountHead("visits", loss="mse")])
     heads.check_labels({"visits": [0, 3]})
     with pytest.raises(ValueError, match="no counts"):
         heads.check_labels({"visits": [0, -3]})
@@ -218,3 +218,51 @@ def test_class_indices_are_accepted_for_a_loss_without_sparse_in_its_name():
     loss = keras.losses.CategoricalGeneralizedCrossEntropy()
     heads = pk.TaskHeads([pk.MulticlassHead("k", num_classes=3, loss=loss)])
     heads.check_labels({"k": np.array([0, 1, 2])})
+
+
+OF_LOSSES = {
+    "poisson": ("poisson", 1, [0, 2.5, 7], -1, r"be at least 0 for the loss 'poisson'"),
+    "poisson_object": (keras.losses.Poisson(), 1, [0, 3], -0.5, r"be at least 0"),
+    "msle": ("msle", 1, [0, 30], -2, r"be at least 0 for the loss 'msle'"),
+    "mape": ("mape", 1, [-3, 0.5], 0, r"not be 0 for the loss 'mape'"),
+    "hinge": ("hinge", 1, [-1, 0, 1], 2, r"lie in \[-1, 1\] for the loss 'hinge'"),
+    "binary": ("binary_crossentropy", 1, [0, 0.5, 1], 2, r"lie in \[0, 1\] for the loss 'binary_"),
+    "focal": (keras.losses.BinaryFocalCrossentropy(), 1, [0, 1], -1, r"lie in \[0, 1\]"),
+    "divergence": ("kl_divergence", 2, [[0.1, 0.9]], [-1, 2], r"lie in \[0, 1\]"),
+    "sparse": ("sparse_categorical_crossentropy", 3, [0, 2], 3, r"be class indices from 0 to 2"),
+}
+
+
+@pytest.mark.parametrize(
+    ("loss", "units", "valid", "invalid", "rule"), list(OF_LOSSES.values()), ids=list(OF_LOSSES)
+)
+def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invalid, rule):
+    heads = pk.TaskHeads([pk.Head("a", units=units, loss=loss)])
+    missing = [np.nan] * units if np.ndim(invalid) else np.nan
+    heads.check_labels({"a": np.array([*valid, missing])})
+    message = rf"y\['a'\] must {rule}.*missing.*Received: y\['a'\]=\["
+    with pytest.raises(ValueError, match=message):
+        heads.check_labels({"a": np.array([*valid, invalid])})
+
+
+@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh", "cosine_similarity", None])
+def test_other_losses_take_any_labels(loss):
+    pk.TaskHeads([pk.Head("a", loss=loss)]).check_labels({"a": np.array([-3.0, 0.0, 7.5])})
+    own = pk.RegressionHead("a", loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))
+    pk.TaskHeads([own]).check_labels({"a": np.array([-3.0, 0.0, 7.5])})
+
+
+def test_an_ignored_class_is_accepted():
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    for head in (
+        pk.MulticlassHead("a", num_classes=3, loss=loss),
+        pk.Head("a", units=3, activation="softmax", loss=loss),
+    ):
+        head.check_labels(np.array([0, -1, 2]))
+        with pytest.raises(ValueError, match=r"class indices from 0 to 2.*=\[\.\.\., -2\]"):
+            head.check_labels(np.array([0, -1, -2]))
+
+
+def test_circle_loss_takes_any_class_index():
+    """Its predictions are embeddings, so their width is not the number of classes."""
+    pk.Head("a", units=2, loss=keras.losses.Circle()).check_labels(np.array([0, 17]))

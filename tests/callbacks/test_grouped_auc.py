@@ -1,0 +1,266 @@
+"""The AUC within groups in the logs of each epoch."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
+from tests.helpers import QUICK_JIT, features
+from tests.models import chain, compiled, functional, heads_alone, tracked_block
+from tests.refusals import check_refused, table
+
+ROWS = 60
+GROUPS = np.random.default_rng(0).integers(0, 12, ROWS)
+
+
+def three_heads():
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", missing_label=-1, metrics=[]),
+            pk.BinaryHead("buy", metrics=[]),
+            pk.RegressionHead("price", metrics=[]),
+            pk.ProductHead("both", of=("click", "buy"), metrics=[]),
+        ]
+    )
+
+
+@functools.cache
+def constant_model():
+    """Return a model with a learning rate of 0, so that tests can share it."""
+    return compiled(heads_alone(three_heads()), keras.optimizers.SGD(0.0))
+
+
+def rows():
+    rng = np.random.default_rng(1)
+    y = {task: rng.integers(0, 2, (ROWS, 1)).astype("float32") for task in ("click", "buy", "both")}
+    y["click"][::3] = -1
+    y["buy"][::4] = np.nan
+    return features(ROWS, 3), {**y, "price": rng.normal(size=ROWS)}
+
+
+def fit(model, *callbacks, epochs=1, **kwargs):
+    return model.fit(*rows(), epochs=epochs, verbose=0, callbacks=list(callbacks), **kwargs).history
+
+
+def gauc_of(history):
+    return {key: value for key, value in history.items() if "gauc" in key}
+
+
+@pytest.mark.parametrize("weighting", ["rows", "equal"])
+def test_logs_are_those_of_the_function(weighting):
+    x, y = rows()
+    weights = {task: np.zeros(ROWS) for task in y}  # ignored
+    names = np.char.add("user ", GROUPS.astype(str))
+    callback = pk.GroupedAUC((x, y, weights), names, batch_size=16, weighting=weighting)
+    history = gauc_of(fit(constant_model(), callback))
+    tasks = ["click", "buy", "both"]
+    assert list(history) == [f"val_{t}_gauc{end}" for t in tasks for end in ("", "_share")]
+    predictions = constant_model().predict(x, verbose=0)
+    for task in tasks:
+        labels = np.where(y[task] == -1, np.nan, y[task])
+        area = pk.grouped_auc(labels, predictions[task], GROUPS, weighting)
+        assert history[f"val_{task}_gauc"] == pytest.approx([area], abs=1e-6)
+        used = [
+            np.isfinite(of_group).sum()
+            for of_group in (labels[group == GROUPS] for group in np.unique(GROUPS))
+            if np.nanmax(of_group) > np.nanmin(of_group)
+        ]
+        share = sum(used) / np.isfinite(labels).sum()
+        assert history[f"val_{task}_gauc_share"] == pytest.approx([share])
+    assert 0 < history["val_click_gauc_share"][0] < 1
+
+
+def test_tasks_and_the_name_can_be_chosen():
+    x, y = rows()
+    y["price"] = (y["price"] > 0).astype("int32")
+    callback = pk.GroupedAUC((x, y), GROUPS, tasks=["price", "buy"], name="by_user")
+    found = [key for key in fit(constant_model(), callback) if "by_user" in key]
+    assert found[::2] == ["val_price_by_user", "val_buy_by_user"]
+
+
+def test_a_model_with_one_task_has_the_task_in_its_keys():
+    model = compiled(heads_alone(pk.TaskHeads([pk.BinaryHead("click", metrics=[])])))
+    x, y = features(6, 3), np.array([0, 1, 0, 0, 0, 1])
+    for labels in ({"click": y}, y[:, None]):
+        callback = pk.GroupedAUC((x, labels), [0, 0, 0, 1, 1, 1])
+        history = model.fit(x, {"click": y}, verbose=0, callbacks=[callback]).history
+        assert history["val_click_gauc_share"] == [1.0]
+        assert set(gauc_of(history)) == {"val_click_gauc", "val_click_gauc_share"}
+
+
+def test_the_mean_is_nan_without_a_group_that_has_both_classes():
+    x, y = rows()
+    callback = pk.GroupedAUC((x, y), np.arange(ROWS))
+    history = fit(constant_model(), callback)
+    assert np.isnan(history["val_click_gauc"]).all()
+    assert history["val_click_gauc_share"] == [0.0]
+
+
+def test_callbacks_after_it_read_its_keys(tmp_path):
+    x, y = rows()
+    callbacks = [
+        pk.GroupedAUC((x, y), GROUPS),
+        pk.MultiTaskScore({"val_click_gauc": 0.5, "val_buy_gauc": 0.5}),
+        keras.callbacks.EarlyStopping("val_click_gauc", mode="max", patience=2),
+        keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.weights.h5",
+            "val_mtl_score",
+            mode="max",
+            save_best_only=True,
+            save_weights_only=True,
+        ),
+    ]
+    history = fit(constant_model(), *callbacks, epochs=9)
+    assert len(history["val_click_gauc"]) == 3  # constant, so training stops
+    assert (tmp_path / "best.weights.h5").exists()
+    mean = np.mean([history["val_click_gauc"], history["val_buy_gauc"]], axis=0)
+    np.testing.assert_allclose(history["val_mtl_score"], mean)
+
+
+def test_gate_statistics_and_training_are_unchanged():
+    """With predictions in each epoch, before and after the gate logger reads its statistics."""
+    block = tracked_block(pk.CGCBlock, name="cgc")
+    model = compiled(functional(block), keras.optimizers.SGD(2.0))
+    x, y = features(22, 4), {task: features(22, 1, seed=1) > 0 for task in ("click", "buy")}
+    initial = model.get_weights()
+
+    def logs(*callbacks):
+        model.set_weights(initial)
+        history = model.fit(
+            *(x, y), batch_size=22, epochs=3, verbose=0, callbacks=list(callbacks)
+        ).history
+        return history, block.gate_statistics()["click"]
+
+    other = {task: np.arange(50) % 2 for task in y}
+    first, last = (
+        pk.GroupedAUC((features(50, 4, seed=2), other), [0] * 50, name=f"{place}_gauc")
+        for place in ("first", "last")
+    )
+    plain, statistics = logs(pk.GateWeightsLogger())
+    history, with_auc = logs(first, pk.GateWeightsLogger(), last)
+    assert len(gauc_of(history)) == 8
+    assert len(set(history["val_click_first_gauc"])) > 1  # the model learns
+    assert history["val_click_first_gauc"] == history["val_click_last_gauc"]
+    predictions = model.predict(features(50, 4, seed=2), verbose=0)["click"]
+    area = pk.grouped_auc(other["click"], predictions, [0] * 50)
+    assert history["val_click_last_gauc"][-1] == pytest.approx(area, abs=1e-6)
+    for key, values in plain.items():
+        np.testing.assert_allclose(history[key], values, rtol=1e-5, err_msg=key)
+    assert statistics["count"] == with_auc["count"] == 22
+    np.testing.assert_allclose(with_auc["mean"], statistics["mean"], rtol=1e-5)
+
+
+def test_a_failed_run_leaves_the_gate_statistics():
+    block = tracked_block(pk.CGCBlock)
+    block(features(5, 4), training=False)
+
+    def run():
+        with unchanged_gate_statistics(block):
+            block(features(7, 4), training=False)
+            assert block.gate_statistics()["click"]["count"] == 12
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        run()
+    assert block.gate_statistics()["click"]["count"] == 5
+
+
+def test_a_model_that_training_will_build_is_accepted():
+    class Unbuilt(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = three_heads()
+
+    callback = pk.GroupedAUC(rows(), GROUPS)
+    callback.set_model(Unbuilt())
+    callback.on_train_begin()
+    assert list(callback._grouped_labels) == ["click", "buy", "both"]
+
+
+X, Y = rows()
+MADE = {
+    "no_tuple": (lambda: pk.GroupedAUC(X, GROUPS), TypeError, r"a tuple \(x, y\) or.*Received: v"),
+    "no_labels": (lambda: pk.GroupedAUC((X,), GROUPS), TypeError, r"validation_data must be a tup"),
+    "batches": (lambda: pk.GroupedAUC((iter([X]), Y), GROUPS), TypeError, r"of arrays.*Received"),
+    "groups": (
+        lambda: pk.GroupedAUC((X, Y), GROUPS[1:]),
+        ValueError,
+        r"groups must have one entry.*Received: groups\.shape=\(59,\)",
+    ),
+    "floats": (lambda: pk.GroupedAUC((X, Y), GROUPS / 2), TypeError, r"groups must be integers"),
+    "rows": (
+        lambda: pk.GroupedAUC((X[1:], Y), GROUPS),
+        ValueError,
+        r"validation_data must have arrays with the same number of rows.*rows=\[\(59,\), \(60,\)\]",
+    ),
+    "words": (
+        lambda: pk.GroupedAUC((X, {"click": np.array(["a"] * ROWS)}), GROUPS),
+        TypeError,
+        r"must hold numbers\. Received: validation_data\[1\]\['click'\]\.dtype=<U1",
+    ),
+    "tasks": (
+        lambda: pk.GroupedAUC((X, Y), GROUPS, tasks="click"),
+        TypeError,
+        r"tasks must be a sequence of names\. Received: tasks='click'",
+    ),
+    "batch_size": (
+        lambda: pk.GroupedAUC((X, Y), GROUPS, batch_size=0),
+        ValueError,
+        r"batch_size must be at least 1\. Received: batch_size=0",
+    ),
+    "weighting": (
+        lambda: pk.GroupedAUC((X, Y), GROUPS, weighting="users"),
+        ValueError,
+        r"weighting must be one of.*Received: weighting='users'",
+    ),
+    "name": (lambda: pk.GroupedAUC((X, Y), GROUPS, name=3), TypeError, r"Received: name=3"),
+}
+
+
+@pytest.mark.parametrize(("call", "error", "message"), table(MADE))
+def test_invalid_arguments_are_refused(call, error, message):
+    check_refused(call, error, message)
+
+
+FITTED = {
+    "unknown": ({"tasks": ["klick"]}, r"\['click', 'buy', 'price', 'both'\].*tasks=\['klick'\]"),
+    "empty": ({"tasks": []}, r"tasks must be tasks of the model's heads.*Received: tasks=\[\]"),
+    "fractions": (
+        {"tasks": ["price"]},
+        r"validation_data\[1\]\['price'\] must be 0 or 1 or be missing\. Received: valid",
+    ),
+}
+
+
+@pytest.mark.parametrize(("kwargs", "message"), table(FITTED))
+def test_a_fit_with_invalid_tasks_is_refused_before_the_first_epoch(kwargs, message):
+    callback = pk.GroupedAUC((X, Y), GROUPS, **kwargs)
+    callback.set_model(constant_model())
+    check_refused(callback.on_train_begin, ValueError, message)
+
+
+def test_labels_must_suit_the_model():
+    model = constant_model()
+    for y, error, message in (
+        ({"click": Y["click"]}, ValueError, r"missing: \['buy', 'both'\]\. Received: validation_d"),
+        (Y["click"], TypeError, r"labels as a dict by task.*Received: validation_data=\(\.\.\., n"),
+    ):
+        callback = pk.GroupedAUC((X, y), GROUPS)
+        callback.set_model(model)
+        check_refused(callback.on_train_begin, error, message)
+
+
+def test_models_without_a_task_of_one_probability_are_refused():
+    kinds = pk.TaskHeads([pk.MulticlassHead("kind", num_classes=3), pk.RegressionHead("price")])
+    callback = pk.GroupedAUC((X, {"kind": Y["buy"], "price": Y["price"]}), GROUPS)
+    callback.set_model(heads_alone(kinds))
+    check_refused(
+        callback.on_train_begin, ValueError, r"heads that predict one number, \['price'\]"
+    )
+    plain = chain(keras.layers.Dense(1))
+    plain.compile("sgd", "mse", jit_compile=QUICK_JIT)
+    with pytest.raises(ValueError, match=r"tasks of the model's heads.*Received: tasks=None"):
+        plain.fit(X, Y["buy"], verbose=0, callbacks=[pk.GroupedAUC((X, Y["buy"]), GROUPS)])

@@ -1,0 +1,149 @@
+"""`Calibration` and `NormalizedEntropy` against NumPy."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.metrics.clicks import click_data
+from tests.models import compiled, heads_alone
+
+METRICS = [pk.NormalizedEntropy, pk.Calibration]
+
+
+def expected(metric, labels, predictions, weights=None):
+    y, p = np.float64(labels).ravel(), np.float64(predictions).ravel()
+    rate, predicted = np.average(y, weights=weights), np.average(p, weights=weights)
+    if metric is pk.Calibration:
+        return predicted / rate
+    losses = -(y * np.log(p) + (1 - y) * np.log1p(-p))
+    entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+    return np.average(losses, weights=weights) / entropy
+
+
+def value_over_batches(metric, labels, predictions, weights=None, size=1000):
+    for start in range(0, len(labels), size):
+        rows = slice(start, start + size)
+        metric.update_state(
+            labels[rows], predictions[rows], None if weights is None else weights[rows]
+        )
+    return float(metric.result())
+
+
+@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize("base_rate", [0.5, 0.999, 0.001])
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_metrics_over_batches_agree_with_numpy(make, base_rate, is_weighted):
+    labels, predictions = click_data(base_rate, 1.0)
+    weights = np.where(labels > 0, 1.0, 3.0) if is_weighted else None
+    found = value_over_batches(make(), labels, predictions, weights, 7000)
+    assert found == pytest.approx(expected(make, labels, predictions, weights), rel=1e-6)
+    unweighted = expected(make, labels, predictions)
+    assert not is_weighted or abs(found / unweighted - 1) > 1e-5
+
+
+@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_metrics_are_exact_over_millions_of_equal_rows(make, size):
+    """On TensorFlow, a plain sum of 100,000 of these values is wrong by more than 1e-6 of it."""
+    predictions = np.full(1_000_000, 0.3, "float32")
+    labels = (np.arange(len(predictions)) % 3 == 0).astype("float32")
+    metric = make()
+    for _ in range(2):
+        found = value_over_batches(metric, labels, predictions, size=size)
+    assert found == pytest.approx(expected(make, labels, predictions), rel=1e-6)
+
+
+@pytest.mark.parametrize("make", METRICS)
+def test_rounding_errors_of_many_small_batches_do_not_add_up(make):
+    """As after 16 million rows, a batch is less than the last digits of the sums."""
+    metric = make()
+    sums, _ = metric.variables
+    large = np.full(sums.shape, 1 << 24, "float32")
+    sums.assign(large)
+    ones = np.ones((1, 1))
+    for _ in range(100):
+        metric.update_state(ones, 0.25 * ones)
+    added = [25, 100] if make is pk.Calibration else [100 * math.log(4), 100, 0]
+    assert [float(x) for x in metric.totals()] == pytest.approx((large + added).tolist(), abs=1)
+
+
+@pytest.mark.parametrize("make", METRICS)
+def test_metrics_are_nan_without_positives(make):
+    metric = make()
+    assert math.isnan(float(metric.result()))
+    metric.update_state([0.0, 0.0], [0.2, 0.3])
+    assert math.isnan(float(metric.result()))
+    metric.update_state([1.0], [0.3])
+    assert math.isfinite(float(metric.result()))
+    metric.reset_state()
+    assert math.isnan(float(metric.result()))
+
+
+def test_normalized_entropy_is_nan_without_negatives_but_calibration_is_not():
+    for metric in (pk.NormalizedEntropy(), pk.Calibration()):
+        metric.update_state([1.0, 1.0], [0.25, 0.75])
+    assert float(metric.result()) == 0.5
+    metric = pk.NormalizedEntropy()
+    metric.update_state([1.0, 1.0], [0.25, 0.75])
+    assert math.isnan(float(metric.result()))
+
+
+def test_normalized_entropy_is_finite_for_wrong_certain_predictions_and_products():
+    metric = pk.NormalizedEntropy()
+    metric.update_state([1, 0, 1, 0], [0.0, 1.0, 1e-30, 1e-30])
+    losses = [-math.log(1e-37), -math.log(1e-7), -math.log(1e-30), 0]
+    assert float(metric.result()) == pytest.approx(np.mean(losses) / math.log(2), rel=0.01)
+
+
+@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((-1,), "int32"), ((-1, 1), "bool"), ((50, 4), "float32"), ((50, 4, 1), "uint8")],
+)
+def test_metrics_accept_labels_of_any_dtype_and_shape(make, shape, dtype):
+    labels, predictions = click_data(0.3, 1.0, size=200)
+    metric = make()
+    leading = shape if shape[-1] == 4 else shape[:-1] or shape
+    metric.update_state(labels.reshape(shape).astype(dtype), predictions.reshape((*leading, 1)))
+    assert float(metric.result()) == pytest.approx(expected(make, labels, predictions), rel=1e-6)
+
+
+def test_heads_mask_missing_labels():
+    """In `evaluate`, over batches of which some have no label."""
+    metrics = [pk.NormalizedEntropy(), pk.Calibration()]
+    click = pk.BinaryHead("click", metrics=metrics, missing_label=-1)
+    other = pk.BinaryHead("other", metrics=[])
+    model = compiled(heads_alone(pk.TaskHeads([click, other]), width=1))
+    labels, predictions = click_data(0.3, 1.0, size=400)
+    logits = np.log(predictions) - np.log1p(-predictions)
+    click.set_weights([np.ones((1, 1)), np.zeros(1)])  # the identity
+    kept = np.random.default_rng(0).uniform(size=400) < 0.05
+    y = {"click": np.where(kept, labels, [-1, np.nan] * 200), "other": labels}
+    logs = model.evaluate(logits[:, None], y, batch_size=16, verbose=0, return_dict=True)
+    for make, metric in zip(METRICS, metrics):
+        value = expected(make, labels[kept], predictions[kept])
+        assert logs[f"click_{metric.name}"] == pytest.approx(value, rel=1e-5)
+
+
+def test_only_normalized_entropy_has_a_direction():
+    assert pk.NormalizedEntropy()._direction == "down"
+    assert not hasattr(pk.Calibration(), "_direction")
+
+
+def test_labels_of_another_shape_are_refused():
+    message = r"y_true must have a shape \(3, 1\) or \(3,\).*Received: y_true\.shape=\(2,\)"
+    for make in METRICS:
+        with pytest.raises(ValueError, match=message):
+            make().update_state([0.0, 1.0], np.zeros((3, 1), "float32"))
+
+
+@pytest.mark.parametrize("make", METRICS)
+def test_metrics_are_restored_from_their_config(make):
+    metric = make(name="mine")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(metric))
+    assert type(copy) is make
+    assert copy.get_config() == metric.get_config()
+    assert copy.get_config()["name"] == "mine"

@@ -1,0 +1,83 @@
+"""The expected calibration error, against its definition and scikit-learn."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+from sklearn.calibration import calibration_curve
+
+import ple_keras as pk
+from tests.metrics.clicks import click_data
+from tests.refusals import check_refused, table
+
+
+def expected(labels, predictions, limits):
+    """The definition, bin by bin: a bin contains its upper limit, the first one also its lower."""
+    error = 0
+    for index, (low, high) in enumerate(pairwise(limits)):
+        inside = (predictions > low) & (predictions <= high)
+        inside |= (predictions == low) & (index == 0)
+        if inside.any():
+            error += abs(np.sum(predictions[inside] - labels[inside]))
+    return error / len(labels)
+
+
+@pytest.mark.parametrize("base_rate", [0.5, 0.01])
+@pytest.mark.parametrize("num_bins", [1, 8, 15])
+def test_the_error_is_that_of_the_definition(base_rate, num_bins):
+    labels, predictions = np.float64(click_data(base_rate, 1.0, size=3000))
+    predictions = np.round(32 * (0.2 + predictions / 2)) / 32  # with ties; too high or too low
+    limits = np.linspace(0, 1, num_bins + 1)
+    quantiles = np.unique(np.quantile(predictions, limits))
+    for strategy, edges in (("uniform", limits), ("quantile", quantiles)):
+        found = pk.expected_calibration_error(labels, predictions, num_bins, strategy)
+        assert found == pytest.approx(expected(labels, predictions, edges), rel=1e-9)
+        assert found > 1e-3
+
+
+@pytest.mark.parametrize("strategy", ["uniform", "quantile"])
+def test_the_bins_are_those_of_scikit_learn(strategy):
+    labels, predictions = np.float64(click_data(0.3, 1.0, size=3000))
+    observed, predicted = calibration_curve(labels, predictions, n_bins=10, strategy=strategy)
+    if strategy == "quantile":
+        limits = np.quantile(predictions, np.linspace(0, 1, 11))
+    else:
+        limits = np.linspace(0, 1, 11)
+    counts = np.histogram(predictions, limits)[0]
+    error = np.average(np.abs(observed - predicted), weights=counts[counts > 0])
+    found = pk.expected_calibration_error(labels, predictions, 10, strategy)
+    assert found == pytest.approx(error, rel=1e-6)
+
+
+def test_missing_labels_are_left_out():
+    labels, predictions = click_data(0.3, 1.0, size=400)
+    kept = np.arange(400) % 3 == 0
+    error = pk.expected_calibration_error(labels[kept], predictions[kept])
+    y = np.where(kept, labels, np.nan)
+    p = np.where(kept, predictions, 7.0)
+    assert pk.expected_calibration_error(y[:, None], p[:, None]) == error
+    tensors = [keras.ops.convert_to_tensor(array.astype("float32")) for array in (y, p)]
+    assert pk.expected_calibration_error(*tensors) == pytest.approx(error, rel=1e-6)
+    assert np.isnan(pk.expected_calibration_error(np.full(3, np.nan), np.zeros(3)))
+    assert np.isnan(pk.expected_calibration_error([0, 1], [0.5, np.nan]))
+
+
+REFUSED = {
+    "bins": (([0], [0.5], 0), ValueError, r"num_bins must be at least 1\. Received: num_bins=0"),
+    "bins_type": (([0], [0.5], 1.5), TypeError, r"num_bins must be an integer\. Received: num_b"),
+    "strategy": (
+        ([0], [0.5], 2, "even"),
+        ValueError,
+        r"strategy must be.*Received: strategy='even",
+    ),
+    "label": (([2], [0.5]), ValueError, r"labels must lie in \[0, 1\] or be missing.*=\[\.\.\., 2"),
+    "prediction": (([0], [1.5]), ValueError, r"lie in \[0, 1\].*Received: predictions=\[\.\.\., 1"),
+    "length": (([0, 1], [0.5]), ValueError, r"one entry for each.*Received: labels\.shape=\(2,\)"),
+    "dtype": ((["a"], [0.5]), TypeError, r"labels must hold numbers\. Received: labels\.dtype"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
+def test_invalid_arguments_are_refused(arguments, error, message):
+    check_refused(lambda: pk.expected_calibration_error(*arguments), error, message)
