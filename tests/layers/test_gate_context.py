@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import JIT, assert_same, features, numpy_of, randomize
+from tests.helpers import JIT, QUICK_JIT, assert_same, features, numpy_of, randomize
 from tests.layers import reference
 from tests.models import cloned, loaded
 from tests.refusals import check_refused, table
@@ -16,6 +16,8 @@ from tests.templates import CopiedExpert
 TASKS = ["click", "buy"]
 STREAMS = [*TASKS, "shared"]
 READS = ["context", "both"]
+# The fastest setting for one step of a small model.
+QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
 both_reads = pytest.mark.parametrize("reads", READS)
 
 
@@ -70,7 +72,7 @@ def cases(draw):
 
 
 @hypothesis.given(cases())
-@hypothesis.settings(max_examples=20)
+@hypothesis.settings(max_examples=8)
 def test_outputs_and_weights_equal_the_equations(case):
     arguments, x, context = case
     ple = pk.PLEBlock(**arguments, name="ple")
@@ -122,10 +124,9 @@ def expected_predictions(model, inputs):
     return numpy_of(heads({task: streams[task].astype("float32") for task in TASKS}))
 
 
-@both_reads
 @pytest.mark.parametrize("jit_compile", JIT)
-def test_a_functional_model_predicts_by_the_equations(reads, jit_compile):
-    model, inputs = model_of(reads)
+def test_a_functional_model_predicts_by_the_equations(jit_compile):
+    model, inputs = model_of("both")
     model.compile(jit_compile=jit_compile)
     assert_same(model.predict(inputs, verbose=0), expected_predictions(model, inputs))
 
@@ -142,8 +143,8 @@ class Subclassed(keras.Model):
 
 
 def test_a_subclassed_model_trains_its_gates():
-    model = Subclassed("both")
-    model.compile("sgd", **model.heads.compile_kwargs(jit_compile=False))
+    model = Subclassed("context")
+    model.compile("sgd", **model.heads.compile_kwargs(**QUICK))
     inputs = {"x": features(5, 3), "device": features(5, 2, seed=1)}
     model(inputs)
     before = [numpy_of(weight) for weight in model.ple.weights]
@@ -211,9 +212,15 @@ def test_a_dict_may_have_the_context_of_a_missing_shared_gate():
     assert_same(numpy_of(block(x, gate_context=context)), outputs)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "bool", "float16"])
-@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
-@both_reads
+@pytest.mark.parametrize(
+    ("policy", "dtype", "reads"),
+    [
+        ("float32", "int32", "both"),
+        ("float32", "float16", "context"),
+        ("mixed_float16", "bool", "both"),
+        ("mixed_float16", "int32", "context"),
+    ],
+)
 def test_the_context_is_cast_to_the_compute_dtype(policy, dtype, reads):
     context = np.eye(3)[[0, 1, 2, 0]]
     ple, x, _ = block_of(reads, context=context.astype("float32"), dtype=policy)
@@ -399,9 +406,8 @@ def test_overridden_gate_weights_get_the_context():
 # Other tools.
 
 
-@both_reads
-def test_inspection_and_transfer_work_with_a_context(reads):
-    model, inputs = model_of(reads, enable_gate_weights_metrics=True)
+def test_inspection_and_transfer_work_with_a_context():
+    model, inputs = model_of("both", enable_gate_weights_metrics=True)
     ple = model.get_layer("ple")
     _, expected = expected_of(ple, inputs["x"], inputs["device"])
     weights = pk.gate_weights(model, inputs, verbose=0)
@@ -416,7 +422,7 @@ def test_inspection_and_transfer_work_with_a_context(reads):
         expected["ple/1"]["buy"].mean(axis=0),
         atol=1e-5,
     )
-    other, _ = model_of(reads, enable_gate_weights_metrics=True)
+    other, _ = model_of("both", enable_gate_weights_metrics=True)
     randomize(other, seed=1)
     assert not pk.transfer_weights(model, other).left_out
     assert_same(numpy_of(other(inputs)), numpy_of(model(inputs)))
@@ -427,7 +433,7 @@ def test_inspection_and_transfer_work_with_a_context(reads):
 
 def test_the_logger_and_statistics_work_with_a_context():
     model, inputs = model_of("both", enable_gate_weights_metrics=True)
-    model.compile("sgd", **model.get_layer("heads").compile_kwargs(run_eagerly=True))
+    model.compile("sgd", **model.get_layer("heads").compile_kwargs(**QUICK))
     y = {task: np.arange(5) % 2 for task in TASKS}
     logs = model.fit(inputs, y, callbacks=[pk.GateWeightsLogger()], verbose=0).history
     experts = model.get_layer("ple")[0].gate_experts["click"]
