@@ -198,7 +198,7 @@ def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> Non
         if level in weights:
             raise ValueError(
                 "layers must not contain two blocks with one name to return gate weights by level. "
-                f"Received: layers with two levels {level!r}"
+                f"Received: return_gate_weights=True, with two levels {level!r}"
             )
         weights[level] = of_level
 

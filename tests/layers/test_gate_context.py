@@ -72,7 +72,7 @@ def cases(draw):
 
 
 @hypothesis.given(cases())
-@hypothesis.settings(max_examples=8)
+@hypothesis.settings(max_examples=6)
 def test_outputs_and_weights_equal_the_equations(case):
     arguments, x, context = case
     ple = pk.PLEBlock(**arguments, name="ple")
@@ -216,9 +216,7 @@ def test_a_dict_may_have_the_context_of_a_missing_shared_gate():
     ("policy", "dtype", "reads"),
     [
         ("float32", "int32", "both"),
-        ("float32", "float16", "context"),
-        ("mixed_float16", "bool", "both"),
-        ("mixed_float16", "int32", "context"),
+        ("mixed_float16", "bool", "context"),
     ],
 )
 def test_the_context_is_cast_to_the_compute_dtype(policy, dtype, reads):
@@ -408,14 +406,19 @@ def test_overridden_gate_weights_get_the_context():
 
 def test_inspection_and_transfer_work_with_a_context():
     model, inputs = model_of("both", enable_gate_weights_metrics=True)
+    model.compile("sgd", **model.get_layer("heads").compile_kwargs(**QUICK))
+    y = {task: np.arange(5) % 2 for task in TASKS}
+    logs = model.fit(inputs, y, callbacks=[pk.GateWeightsLogger()], verbose=0).history
     ple = model.get_layer("ple")
+    means = [logs[f"gate/ple/0/click/{name}"][0] for name in ple[0].gate_experts["click"]]
+    assert sum(means) == pytest.approx(1, rel=1e-5)
     _, expected = expected_of(ple, inputs["x"], inputs["device"])
     weights = pk.gate_weights(model, inputs, verbose=0)
     for level in expected:
         assert_same(weights[level], expected[level])
     level = ple[0].gate_weights(inputs["x"], gate_context=inputs["device"])
     assert_same(numpy_of(level), expected["ple/0"])
-    report = pk.gate_report(model, inputs, {task: np.arange(5) % 2 for task in TASKS}, verbose=0)
+    report = pk.gate_report(model, inputs, y, verbose=0)
     assert list(report.levels["ple/0"].conflict) == ["input", "shared/expert_0"]
     np.testing.assert_allclose(
         list(report.levels["ple/1"].gates["buy"].mean.values()),
@@ -429,13 +432,3 @@ def test_inspection_and_transfer_work_with_a_context():
     network = pk.ExpertBlock([3])
     network(X)
     pk.start_experts(ple[0], network)
-
-
-def test_the_logger_and_statistics_work_with_a_context():
-    model, inputs = model_of("both", enable_gate_weights_metrics=True)
-    model.compile("sgd", **model.get_layer("heads").compile_kwargs(**QUICK))
-    y = {task: np.arange(5) % 2 for task in TASKS}
-    logs = model.fit(inputs, y, callbacks=[pk.GateWeightsLogger()], verbose=0).history
-    experts = model.get_layer("ple")[0].gate_experts["click"]
-    means = [logs[f"gate/ple/0/click/{expert}"][0] for expert in experts]
-    assert sum(means) == pytest.approx(1, rel=1e-5)
