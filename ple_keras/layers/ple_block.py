@@ -35,7 +35,8 @@ def PLEBlock(
     (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
     (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.)
 
-    A level has a shared gate if a later level has shared experts.
+    A level has a shared gate if a later level has shared experts. With `gate_reads="context"` or
+    "both", gates read the context of the call, the same in every level, see CGCBlock.
 
     Args:
         num_layers: N, the number of levels.
@@ -51,7 +52,7 @@ def PLEBlock(
             `GateWeightsLogger`.
         name: The name of the block.
         **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
-            `isolate_task_experts`, `stack_experts`, `dtype`, `trainable`.
+            `isolate_task_experts`, `gate_reads`, `stack_experts`, `dtype`, `trainable`.
 
     Returns:
         A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It maps a tensor
