@@ -134,7 +134,8 @@ def largest_outputs(layer: keras.Layer) -> Any:
     A Functional model counts the outputs of a call by `layer.output`, the outputs of the first
     call. If the model has a later call with more outputs, Keras says that they are not connected
     to the inputs. `MultiHeadAttention(return_attention_scores=True)` has the same error. A layer
-    whose `output` is the result of this function does not. Keras 3.12 to 3.15.
+    whose `output` is the result of this function does not. Keras 3.12 does not need it, Keras 3.15
+    does.
     """
     counts = [len(node.output_tensors) for node in layer._inbound_nodes]
     index = counts.index(max(counts)) if counts else 0
