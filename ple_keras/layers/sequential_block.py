@@ -116,7 +116,8 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
 
         Returns:
             The outputs of the last layer. With `return_gate_weights`, a tuple of them and
-            `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock.
+            `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock. A
+            SequentialBlock inside this one adds its levels under its own name.
 
         Raises:
             ValueError: If `gate_context` or `return_gate_weights` is given, but no layer takes it.
