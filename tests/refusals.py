@@ -75,7 +75,7 @@ def check_count(make, name, minimum):
             ValueError,
             rf"{name} must be at least {minimum}\. Received: {name}={value}$",
         )
-    for value in (True, False, 2.0, "2", None, [2], NAN):
+    for value in (True, False, 2.0, "2", None, {2}, NAN):
         check_refused(
             lambda value=value: make(value),
             TypeError,

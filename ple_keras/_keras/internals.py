@@ -48,6 +48,15 @@ def mask_of(tensor: Tensor) -> Tensor | None:
     return get_keras_mask(tensor)
 
 
+def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
+    """Attach a mask to a tensor, or remove the mask with None.
+
+    Keras attaches masks only to the outputs of layers. A gate that reads a context has the mask of
+    its stream. Keras 3.12 to 3.15.
+    """
+    set_keras_mask(tensor, mask)
+
+
 def drop_mask(tensor: Tensor) -> None:
     """Remove the mask that Keras attached to a tensor.
 
@@ -126,6 +135,20 @@ def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[An
     one as `{output}_loss`. Keras 3.12 to 3.15.
     """
     return [trained, logged], [1.0, 0.0]
+
+
+def largest_outputs(layer: keras.Layer) -> Any:
+    """Return the outputs of the first symbolic call of a layer that has the most of them.
+
+    A Functional model counts the outputs of a call by `layer.output`, the outputs of the first
+    call. If the model has a later call with more outputs, Keras says that they are not connected
+    to the inputs. `MultiHeadAttention(return_attention_scores=True)` has the same error. A layer
+    whose `output` is the result of this function does not. Keras 3.12 does not need it, Keras 3.15
+    does.
+    """
+    counts = [len(node.output_tensors) for node in layer._inbound_nodes]
+    index = counts.index(max(counts)) if counts else 0
+    return layer._get_node_attribute_at_index(index, "output_tensors", "output")
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:

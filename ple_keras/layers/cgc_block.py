@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from keras import ops
+import keras
 
 from ple_keras._checks import (
     check_bool,
@@ -15,20 +15,21 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.internals import load_error
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
     check_names,
     ordered_attribute,
-    read_text,
     save_names,
     write_text,
 )
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
+from ple_keras.layers._level.gate_arguments import TakesGateArguments
+from ple_keras.layers._level.gate_inputs import STREAM, GateInputs
 from ple_keras.layers._level.level import Level, build_bank
 from ple_keras.layers._level.level_inspection import LevelInspection
+from ple_keras.layers._level.masks import output_masks
 from ple_keras.layers._level.observer import observer
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
@@ -36,14 +37,17 @@ from ple_keras.layers.template import as_template
 
 
 @register
-class CGCBlock(LevelInspection, FreezableLayer):
+class CGCBlock(TakesGateArguments, LevelInspection, FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
     uses:
 
-        w_k = softmax(W_k g_k(x_k) / T)        x_k' = sum_e w_{k,e} E_e
-        w_s = softmax(W_s g_s(x_s) / T)        x_s' = sum_e w_{s,e} E_e
+        w_k = softmax(W_k g_k(r_k) / T)        x_k' = sum_e w_{k,e} E_e
+        w_s = softmax(W_s g_s(r_s) / T)        x_s' = sum_e w_{s,e} E_e
+
+    A gate reads its own stream: r_k = x_k. With `gate_reads`, it reads a context c that experts do
+    not read: r_k = c, or both, r_k = [x_k, c].
 
     For the gate of a task, e runs over the task's own experts, then over the shared experts. For
     the optional shared gate, e runs over all tasks' experts in task order, then over the shared
@@ -71,6 +75,9 @@ class CGCBlock(LevelInspection, FreezableLayer):
             tasks affect it through shared experts, and through features that streams have in
             common. It has no effect without a shared gate. (Stopped gradients between tasks: Su et
             al., STEM, AAAI 2024.)
+        gate_reads: The input of the gates: "stream", their own streams; "context", the argument
+            `gate_context` of a call; or "both", side by side. A context suits features that only
+            gates should read, such as a scenario, a country or a device.
         stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, which is
             faster. With False, every expert is a layer. Each can then be frozen, regularized or
             trained with LoRA separately, see `get_expert`.
@@ -79,14 +86,22 @@ class CGCBlock(LevelInspection, FreezableLayer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
-            or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range, or a
-            template can't be copied.
+            or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range,
+            `gate_reads` has another value, or a template can't be copied.
 
     Example:
 
     >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], num_task_experts=2)
     >>> {name: tuple(x.shape) for name, x in cgc(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32), 'shared': (8, 32)}
+
+    Gates that read a country, and their weights as outputs:
+
+    >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], gate_reads="context")
+    >>> x, country = keras.ops.ones((8, 16)), keras.ops.one_hot([0, 1] * 4, 2)
+    >>> features, weights = cgc(x, gate_context=country, return_gate_weights=True)
+    >>> {gate: tuple(w.shape) for gate, w in weights.items()}
+    {'click': (8, 2), 'buy': (8, 2), 'shared': (8, 3)}
     """
 
     def __init__(
@@ -103,6 +118,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         expert_balance_regularizer: float = 0.0,
         *,
         isolate_task_experts: bool = False,
+        gate_reads: str = "stream",
         stack_experts: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -126,6 +142,7 @@ class CGCBlock(LevelInspection, FreezableLayer):
         self._wiring = LevelWiring(
             counts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
         )
+        self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
         # The names of these attributes, and of the layers in them, are part of the file format.
         self._bank_attribute = ordered_attribute("experts", self._wiring.names)
         self._gate_attributes = Untracked(
@@ -149,8 +166,21 @@ class CGCBlock(LevelInspection, FreezableLayer):
         """The number of experts of each task."""
         return dict(self._wiring.task_experts)
 
-    def build(self, input_shape: StreamShapes) -> None:
-        shapes = self._wiring.shapes(input_shape)
+    @property
+    def gate_reads(self) -> str:
+        """The input of the gates: "stream", "context" or "both"."""
+        return self._gate_inputs.reads
+
+    def _takes(self, argument: str) -> bool:
+        return argument != "gate_context" or self.gate_reads != STREAM
+
+    def build(
+        self,
+        inputs_shape: StreamShapes | None = None,  # Keras passes none for an empty dict
+        gate_context_shape: StreamShapes | None = None,
+    ) -> None:
+        shapes = self._wiring.shapes(inputs_shape)
+        gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
         bank = build_bank(
             self._expert_template,
@@ -161,10 +191,10 @@ class CGCBlock(LevelInspection, FreezableLayer):
         )
         setattr(self, self._bank_attribute, bank)
         gates = {
-            gate: self._add_gate(gate, len(experts), shapes[gate])
+            gate: self._add_gate(gate, len(experts), gate_shapes[gate])
             for gate, experts in self._wiring.gates.items()
         }
-        self._level = Level(self, self._wiring, widths, bank, gates)
+        self._level = Level(self, self._wiring, widths, bank, gates, self._gate_inputs)
         self._restore_frozen()
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> Gate:
@@ -183,7 +213,14 @@ class CGCBlock(LevelInspection, FreezableLayer):
         layer.build(shape)
         return layer
 
-    def call(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
+    def call(
+        self,
+        inputs: Streams,
+        training: bool | None = None,
+        *,
+        gate_context: Streams | None = None,
+        return_gate_weights: bool = False,
+    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the experts and mix them.
 
         Args:
@@ -191,17 +228,26 @@ class CGCBlock(LevelInspection, FreezableLayer):
                 (..., D_s)}`. "shared" is required if there are shared experts or a shared gate, and
                 refused otherwise.
             training: Passed to the experts and gates.
+            gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
+                `(..., C)` for all gates, or a dict with a key for every task, and "shared" if there
+                is a shared gate. Its leading axes are those of the inputs. Its mask is ignored.
+            return_gate_weights: Whether to return the gate weights too, a Python bool.
 
         Returns:
-            `{task: (..., H)}`, and "shared" with `add_shared_gate`.
+            `{task: (..., H)}`, and "shared" with `add_shared_gate`. With `return_gate_weights`, a
+            tuple of this dict and `{gate: (..., experts)}`. The weights are those that mix the
+            experts, after gate dropout. They have the order of `gate_experts`.
         """
         inputs = observer().on_inputs(self, inputs)
         streams = self._level.streams(inputs)
-        level = self._level.select_computation(inputs, streams)
+        level = self._level.select_computation(inputs, streams, gate_context)
         experts = level.experts(training)  # E_{k,i}(x_k), E_{s,i}(x_s)
         weights = level.weights(training)  # softmax(W g(x) / T)
         observer().on_outputs(self, weights, experts)
-        return level.mix(weights, experts)  # sum_e w_e E_e
+        outputs = level.mix(weights, experts)  # sum_e w_e E_e
+        if check_bool(return_gate_weights, "return_gate_weights"):
+            return outputs, level.weights_by_gate(weights)
+        return outputs
 
     def compute_mask(
         self, inputs: Streams, previous_mask: Streams | None
@@ -210,18 +256,28 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
         An output is valid where all streams that its gate mixes are valid.
         """
-        masks = self._wiring.by_stream(previous_mask)
-        if all(mask is None for mask in masks.values()):
-            return None
-        return {
-            gate: _all_valid([masks[stream] for stream in self._wiring.sources(gate)])
-            for gate in self._wiring.gates
-        }
+        return output_masks(self._wiring, previous_mask)
 
-    def compute_output_shape(self, input_shape: StreamShapes) -> dict[str, Shape]:
-        shapes = self._wiring.by_stream(input_shape)
+    def compute_output_spec(self, inputs: Streams, *args: Any, **kwargs: Any) -> Any:
+        self._gate_inputs.check_given(kwargs.get("gate_context"))
+        returns_weights = kwargs.pop("return_gate_weights", False)
+        outputs = super().compute_output_spec(inputs, *args, **kwargs)
+        if not check_bool(returns_weights, "return_gate_weights"):
+            return outputs
+        weights = {
+            gate: keras.KerasTensor((*outputs[gate].shape[:-1], len(experts)), self.compute_dtype)
+            for gate, experts in self._wiring.gates.items()
+        }
+        return outputs, weights
+
+    def compute_output_shape(
+        self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
+    ) -> dict[str, Shape]:
+        shapes = self._wiring.by_stream(inputs_shape)
         if self.built:
             self._level.check_widths(shapes)
+            if gate_context_shape is not None:
+                self._gate_inputs.check_shapes(shapes, gate_context_shape)
             width = self._level.bank.width
         else:
             first_expert_stream = next(iter(self._wiring.experts.values()))
@@ -237,20 +293,8 @@ class CGCBlock(LevelInspection, FreezableLayer):
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
-        self._check_kind(store)
+        self._level.check_kind(store)
         load_modes(self, store)
-
-    def _check_kind(self, store: Store) -> None:
-        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
-        saved, kind = read_text(store, "experts"), self._level.bank.kind
-        if saved not in (None, kind):
-            reason = (
-                f"The file has {saved} experts, but {self.name!r} has {kind} experts. Build the "
-                "block with the same stack_experts, expert_block and input widths as in the file. "
-                "transfer_weights then copies the weights to other blocks. "
-                f"Received: stack_experts={self.stack_experts}"
-            )
-            raise load_error(self, store, reason)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -266,14 +310,6 @@ class CGCBlock(LevelInspection, FreezableLayer):
             "gate_dropout": self.gate_dropout,
             "expert_balance_regularizer": self.expert_balance_regularizer,
             "isolate_task_experts": self.isolate_task_experts,
+            "gate_reads": self.gate_reads,
             "stack_experts": self.stack_experts,
         }
-
-
-def _all_valid(masks: list[Tensor]) -> Tensor:
-    """Return the conjunction of masks. None means that all positions are valid."""
-    distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
-    combined = distinct[0] if distinct else None
-    for mask in distinct[1:]:
-        combined = ops.logical_and(combined, mask)
-    return combined

@@ -33,9 +33,9 @@ def MMoEBlock(
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block.
-        **kwargs: `gate_dropout`, `expert_balance_regularizer` and `stack_experts`, as for CGCBlock,
-            and arguments of `keras.layers.Layer`. `isolate_task_experts` has no effect, since there
-            are no task experts.
+        **kwargs: `gate_dropout`, `expert_balance_regularizer`, `gate_reads` and `stack_experts`, as
+            for CGCBlock, and arguments of `keras.layers.Layer`. `isolate_task_experts` has no
+            effect, since there are no task experts.
 
     Returns:
         A CGCBlock without task experts and without a shared gate: `(..., D)` to

@@ -5,19 +5,21 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_int, refuse_fixed
+from ple_keras._checks import check_counts, check_int, refuse_fixed, task_names
 from ple_keras._typing import DType, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.template import as_template
+
+TaskExperts = int | Mapping[str, int]  # the number of experts of each task
 
 
 def PLEBlock(
     num_layers: int,
     outputs: Outputs,
     expert_block: LayerLike | Sequence[keras.Layer],
-    num_task_experts: int | Mapping[str, int] = 1,
-    num_shared_experts: int = 1,
+    num_task_experts: TaskExperts | Sequence[TaskExperts] = 1,
+    num_shared_experts: int | Sequence[int] = 1,
     gate_block: LayerLike | None = None,
     gate_softmax_temperature: float = 1.0,
     enable_gate_weights_metrics: bool = False,
@@ -33,22 +35,24 @@ def PLEBlock(
     (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
     (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.)
 
-    Every level but the last has a shared gate, if there are shared experts.
+    A level has a shared gate if a later level has shared experts. With `gate_reads="context"` or
+    "both", gates read the context of the call, the same in every level, see CGCBlock.
 
     Args:
         num_layers: N, the number of levels.
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
             heads by task.
         expert_block: As for CGCBlock, or a sequence of N layers, one template per level.
-        num_task_experts: The number of experts of each task in each level, or a dict by task.
-        num_shared_experts: The number of shared experts in each level.
+        num_task_experts: The number of experts of each task in each level, or a dict by task. Or a
+            list of N of these, one per level.
+        num_shared_experts: The number of shared experts in each level, or a list of N numbers.
         gate_block: A network between the input and each gate, as for CGCBlock.
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block.
         **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
-            `isolate_task_experts`, `stack_experts`, `dtype`, `trainable`.
+            `isolate_task_experts`, `gate_reads`, `stack_experts`, `dtype`, `trainable`.
 
     Returns:
         A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It maps a tensor
@@ -56,7 +60,7 @@ def PLEBlock(
 
     Raises:
         TypeError, ValueError: As for CGCBlock. Also if `num_layers` is not an integer of at least
-            1, or `expert_block` is a sequence of layers with another length than `num_layers`.
+            1, or if a sequence with an entry per level has another length than `num_layers`.
 
     Example:
 
@@ -65,18 +69,26 @@ def PLEBlock(
     {'click': (8, 32), 'buy': (8, 32)}
     """
     num_layers = check_int(num_layers, "num_layers", minimum=1)
-    has_shared = check_int(num_shared_experts, "num_shared_experts", minimum=0) > 0
+    tasks = task_names(outputs)
+    task_experts = [
+        check_counts(counts, tasks, argument)
+        for argument, counts in _by_level(num_task_experts, num_layers, "num_task_experts")
+    ]
+    shared_experts = [
+        check_int(count, argument, minimum=0)
+        for argument, count in _by_level(num_shared_experts, num_layers, "num_shared_experts")
+    ]
     refuse_fixed(
-        kwargs, "add_shared_gate", "True in every level but the last if there are shared experts"
+        kwargs, "add_shared_gate", "True in every level before a level with shared experts"
     )
     dtype = kwargs.get("dtype")
     blocks = [
         CGCBlock(
             outputs,
             expert,
-            num_task_experts=num_task_experts,
-            num_shared_experts=num_shared_experts,
-            add_shared_gate=has_shared and level < num_layers - 1,
+            num_task_experts=task_experts[level],
+            num_shared_experts=shared_experts[level],
+            add_shared_gate=any(shared_experts[level + 1 :]),
             gate_block=_for_level(gate_block, "gate_block", level, dtype),
             gate_softmax_temperature=gate_softmax_temperature,
             enable_gate_weights_metrics=enable_gate_weights_metrics,
@@ -86,6 +98,18 @@ def PLEBlock(
         for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
     ]
     return SequentialBlock(blocks, name=name, dtype=dtype, trainable=kwargs.get("trainable", True))
+
+
+def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:
+    """Return the value of each level, with its name in error messages."""
+    if not isinstance(value, list | tuple):
+        return [(argument, value)] * num_layers
+    if len(value) != num_layers:
+        raise ValueError(
+            f"{argument} as a list must hold one entry per level, {num_layers} in total. "
+            f"Received: {argument}={value!r}"
+        )
+    return [(f"{argument}[{level}]", entry) for level, entry in enumerate(value)]
 
 
 def _experts_by_level(

@@ -1,23 +1,27 @@
 """A sequence of layers that accepts dicts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
 import keras
 
+from ple_keras._checks import check_bool
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
-from ple_keras._typing import Nested, NestedShape
+from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
+from ple_keras.layers._level.gate_arguments import TakesGateArguments, takes
+from ple_keras.layers._level.gate_inputs import shape_of
 
 
 @register
-class SequentialBlock(FreezableLayer):
+class SequentialBlock(TakesGateArguments, FreezableLayer):
     """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
     The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
-    block builds all its layers.
+    block builds all its layers. The gates of all CGCBlocks in it can read one context, and the
+    block can return their weights.
 
     Args:
         layers: The layers, in the order in which they are called. Their names must differ.
@@ -32,6 +36,11 @@ class SequentialBlock(FreezableLayer):
     >>> block = SequentialBlock([keras.layers.Dense(8), CGCBlock(["click", "buy"], [4])])
     >>> {name: tuple(x.shape) for name, x in block(keras.ops.ones((2, 16))).items()}
     {'click': (2, 4), 'buy': (2, 4), 'shared': (2, 4)}
+    >>> outputs, weights = block(keras.ops.ones((2, 16)), return_gate_weights=True)
+    >>> {level: list(gates) for level, gates in weights.items()} == {
+    ...     f"{block.name}/1": ["click", "buy", "shared"]
+    ... }
+    True
     """
 
     def __init__(self, layers: Sequence[keras.Layer], **kwargs: Any) -> None:
@@ -66,47 +75,114 @@ class SequentialBlock(FreezableLayer):
     def __len__(self) -> int:
         return len(self._chain)
 
-    def build(self, input_shape: NestedShape) -> None:
-        if not input_shape:
+    def build(
+        self,
+        inputs_shape: NestedShape | None = None,  # Keras passes none for an empty dict
+        gate_context_shape: StreamShapes | None = None,
+    ) -> None:
+        if not inputs_shape:
             raise ValueError(
                 "inputs must be a tensor, or a dict or list of at least one tensor. "
-                f"Received: inputs.shape={input_shape}"
+                f"Received: inputs.shape={inputs_shape}"
             )
-        outputs = symbolic(input_shape, self.compute_dtype)
-        for layer in self._chain:
-            outputs = layer(outputs)
+        inputs, context = symbolic(inputs_shape, self.compute_dtype), None
+        if gate_context_shape is not None:
+            context = symbolic(gate_context_shape, self.compute_dtype)
+        self._run_in_order(lambda layer: layer, inputs, context)
         self._restore_frozen()
+
+    def _takes(self, argument: str) -> bool:
+        return any(takes(layer, argument) for layer in self._chain)
 
     def _layers_with_config(self) -> list[keras.Layer]:
         return self.layers
 
-    def call(self, inputs: Nested, training: bool | None = None) -> Nested:
+    def call(
+        self,
+        inputs: Nested,
+        training: bool | None = None,
+        *,
+        gate_context: Streams | None = None,
+        return_gate_weights: bool = False,
+    ) -> Any:
         """Call the layers in order.
 
         Args:
             inputs: The inputs of the first layer.
             training: Passed to every layer.
+            gate_context: The context of the gates, as for CGCBlock. Every layer whose gates read a
+                context gets the same one.
+            return_gate_weights: Whether to return the gate weights of all CGCBlocks too.
 
         Returns:
-            The outputs of the last layer.
+            The outputs of the last layer. With `return_gate_weights`, a tuple of them and
+            `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock. A
+            SequentialBlock inside this one adds its levels under its own name.
+
+        Raises:
+            ValueError: If `gate_context` or `return_gate_weights` is given, but no layer takes it.
         """
-        for layer in self._chain:
-            inputs = layer(inputs)
-        return inputs
+        return self._run_in_order(lambda layer: layer, inputs, gate_context, return_gate_weights)
+
+    def _run_in_order(
+        self,
+        function_of: Callable[[keras.Layer], Any],
+        inputs: Nested,
+        context: Streams | None,
+        returns_weights: bool = False,
+    ) -> Any:
+        """Apply a function of each layer in order, with the arguments of gates that it takes."""
+        check_bool(returns_weights, "return_gate_weights")
+        self._refuse_unused(context, returns_weights)
+        weights: dict[str, ByName] = {}
+        for index, layer in enumerate(self._chain):
+            arguments: dict[str, Any] = {}
+            if context is not None and takes(layer, "gate_context"):
+                arguments["gate_context"] = context
+            if returns_weights and takes(layer, "return_gate_weights"):
+                arguments["return_gate_weights"] = True
+            inputs = function_of(layer)(inputs, **arguments)
+            if "return_gate_weights" in arguments:
+                inputs, of_layer = inputs
+                is_nested = isinstance(layer, SequentialBlock)
+                _add_weights(weights, of_layer if is_nested else {f"{self.name}/{index}": of_layer})
+        return (inputs, weights) if returns_weights else inputs
+
+    def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
+        if context is not None and not self._takes("gate_context"):
+            raise ValueError(
+                "gate_context must be None, since no layer reads it: its CGCBlocks need "
+                'gate_reads="context" or gate_reads="both". '
+                f"Received: gate_context.shape={shape_of(context)}"
+            )
+        if returns_weights and not self._takes("return_gate_weights"):
+            raise ValueError(
+                "return_gate_weights must be False, since no layer has gates. "
+                f"Received: return_gate_weights=True, layers={self.layers}"
+            )
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the last layer sets the masks of the outputs."""
         return None
 
-    def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> Any:
-        for layer in self._chain:
-            inputs = layer.compute_output_spec(inputs)
-        return inputs
+    def compute_output_spec(
+        self,
+        inputs: Nested,
+        training: bool | None = None,
+        *,
+        gate_context: Streams | None = None,
+        return_gate_weights: bool = False,
+    ) -> Any:
+        return self._run_in_order(
+            lambda layer: layer.compute_output_spec, inputs, gate_context, return_gate_weights
+        )
 
-    def compute_output_shape(self, input_shape: NestedShape) -> Any:
+    def compute_output_shape(
+        self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
+    ) -> Any:
         for layer in self._chain:
-            input_shape = layer.compute_output_shape(input_shape)
-        return input_shape
+            inputs_shape = layer.compute_output_shape(inputs_shape)
+        return inputs_shape
 
     def get_config(self) -> dict[str, Any]:
         layers = serialize_children(self._chain, self._came_built)
@@ -115,6 +191,17 @@ class SequentialBlock(FreezableLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({**config, "layers": deserialize_children(config["layers"])})
+
+
+def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> None:
+    """Add the gate weights of levels to those of others."""
+    for level, of_level in added.items():
+        if level in weights:
+            raise ValueError(
+                "layers must not contain two blocks with one name to return gate weights by level. "
+                f"Received: return_gate_weights=True, with two levels {level!r}"
+            )
+        weights[level] = of_level
 
 
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:

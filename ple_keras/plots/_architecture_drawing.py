@@ -7,11 +7,14 @@ from matplotlib.axes import Axes
 from ple_keras._checks import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.plots._architecture_layout import (
+    CONTEXT,
+    CONTEXT_LINE,
     GATE_HEIGHT,
     INPUT_HEIGHT,
     LEGEND_HEIGHT,
     MARGIN,
     PAD,
+    Column,
     Layout,
     count_experts,
     expert_text,
@@ -34,9 +37,11 @@ from ple_keras.plots._canvas import (
 
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
 BACKGROUND = "#F4F4F4"
-LEGEND = {
-    "streams and outputs of experts": SOLID,
-    "gate input: the gate's own stream": DASHED,
+LEGEND = {"streams and outputs of experts": SOLID}
+GATE_LEGENDS = {  # the input of gates, by `gate_reads`
+    "stream": "gate input: the gate's own stream",
+    "context": "gate input: the context",
+    "both": "gate input: the gate's own stream and the context",
 }
 STOPPED = {"not trained by the shared gate": DOTTED}
 LEGEND_LINE = 0.36  # length
@@ -102,9 +107,10 @@ class ArchitectureDrawing:
         column, branch = self._box_layout.columns[stream], self._branch_point(stream, bottom)
         size = (column.expert_width, self._box_layout.expert_height)
         y = bottom + self._box_layout.branch_height
-        if source:
+        count = count_experts(block, stream)
+        if source and (count or block.gate_reads != CONTEXT):
             self._canvas.line(source, branch, color=column.color, arrow=False)
-        for index, x in enumerate(column.expert_xs(count_experts(block, stream))):
+        for index, x in enumerate(column.expert_xs(count)):
             self._canvas.line(branch, (x, y), color=column.color)
             self._canvas.box(
                 (x, y + size[1] / 2), size, expert_text(stream, index), column.color, LIGHT_FILL
@@ -119,6 +125,7 @@ class ArchitectureDrawing:
         gate_bottom = experts_top + self._box_layout.mix_height
         inputs = self._gate_inputs(block, gate)
         own = [index for index, (_, stream) in enumerate(inputs) if stream in (gate, "")]
+        own = own or list(range(len(inputs)))
         ports = column.port_xs(len(inputs), middle=sum(own) / len(own))
         for (x, stream), port in zip(inputs, ports):
             end = (port, gate_bottom)
@@ -135,6 +142,16 @@ class ArchitectureDrawing:
         self._canvas.box(
             center, size, gate_text(gate), column.color, STRONG_FILL, radius=GATE_HEIGHT / 2
         )
+        if block.gate_reads != "stream":
+            self._draw_context(column, center)
+
+    def _draw_context(self, column: Column, gate: Point) -> None:
+        """Draw the context that a gate reads, beside the gate."""
+        edge = gate[0] + column.outside * column.gate_width / 2
+        start = (edge + column.outside * CONTEXT_LINE, gate[1])
+        self._canvas.line(start, (edge, gate[1]), color=column.color, dash=DASHED)
+        side = "left" if column.outside > 0 else "right"
+        self._canvas.text(start, CONTEXT, SMALL_SIZE, NOTE_COLOR, ha=side)
 
     def _gate_inputs(self, block: CGCBlock, gate: str) -> list[tuple[float, str]]:
         """Return the x and stream of each input line, from left to right; "" is the gate input."""
@@ -145,7 +162,8 @@ class ArchitectureDrawing:
             for stream in streams
             for x in columns[stream].expert_xs(count_experts(block, stream))
         ]
-        return sorted([*experts, (columns[gate].lane_x(count_experts(block, gate)), "")])
+        lane = [(columns[gate].lane_x(count_experts(block, gate)), "")]
+        return sorted([*experts, *(lane if block.gate_reads != CONTEXT else [])])
 
     def _draw_outputs(self, sources: Mapping[str, Point]) -> None:
         y = self._box_layout.outputs_y
@@ -156,7 +174,8 @@ class ArchitectureDrawing:
 
     def _draw_legend(self) -> None:
         is_isolated = any(block._wiring.is_isolated for block in self._blocks)
-        legend = {**LEGEND, **(STOPPED if is_isolated else {})}
+        gate_inputs = {GATE_LEGENDS[block.gate_reads]: DASHED for block in self._blocks}
+        legend = {**LEGEND, **gate_inputs, **(STOPPED if is_isolated else {})}
         left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, legend))) / 2
         for row, (text, dash) in enumerate(legend.items()):
             y = LEGEND_HEIGHT - (row + 0.5) * LEGEND_HEIGHT / len(legend)

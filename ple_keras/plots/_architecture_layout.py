@@ -16,6 +16,7 @@ COLUMN_GAP, EXPERT_GAP = 0.26, 0.2
 MIN_EXPERT_WIDTH, MIN_GATE_WIDTH = 0.8, 1.44
 GATE_HEIGHT, INPUT_HEIGHT = 0.32, 0.3
 TEXT_LINE, TEXT_MARGIN = 0.155, 0.13  # height of a line; space above and below a text
+CONTEXT, CONTEXT_LINE = "context", 0.24  # the text beside a gate, and the line from it
 PORT_PITCH, PORT_MARGIN = 0.2, 0.12  # between lines into a gate, and beside them
 LEVEL_GAP = 0.32
 LEGEND_HEIGHT, MIN_WIDTH = 0.44, 3.7  # the width has room for the legend
@@ -98,6 +99,7 @@ class Layout:
         """Add a stream's column at the right; return its right edge."""
         experts = max(count_experts(block, stream) for block in blocks)
         ports = max(len(block.gate_experts.get(stream, ())) + 1 for block in blocks)
+        reads_context = any(block.gate_reads != "stream" for block in blocks)
         texts = expert_text(stream, experts).split("\n")
         expert_width = max(MIN_EXPERT_WIDTH, *(text_width(text) + TEXT_MARGIN for text in texts))
         gate_width = max(
@@ -105,7 +107,9 @@ class Layout:
             text_width(gate_text(stream)) + GATE_HEIGHT,
             (ports - 1) * PORT_PITCH + 2 * PORT_MARGIN,
         )
-        width = COLUMN_GAP + max(gate_width, experts * (expert_width + EXPERT_GAP) - EXPERT_GAP)
+        experts_width = experts * (expert_width + EXPERT_GAP) - EXPERT_GAP
+        beside_gate = 2 * (CONTEXT_LINE + text_width(CONTEXT, SMALL_SIZE)) if reads_context else 0
+        width = COLUMN_GAP + max(gate_width + beside_gate, experts_width)
         self.columns[stream] = Column(
             x=left + width / 2,
             color=_color(stream, streams),

@@ -17,7 +17,7 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
 
     Each column is a stream: a task's, or the shared stream in the middle. A solid line into a gate
     comes from an expert that the gate mixes, and has the color of that expert's stream. A dashed
-    line is the input of the gate.
+    line is the input of the gate: its stream, a context that only gates read, or both.
 
     Args:
         ple: A PLEBlock, MMoEBlock or CGCBlock, or any SequentialBlock with CGCBlocks; its other

@@ -126,6 +126,43 @@ def test_masks_are_attached_to_tensors():
     assert internals.mask_of(masked) is None
 
 
+def test_masks_can_be_attached_and_removed():
+    x, mask = keras.ops.ones((1, 2, 1)), keras.ops.convert_to_tensor([[False, True]])
+    internals.set_mask(x, mask)
+    assert internals.mask_of(x) is mask
+    averaged = keras.layers.GlobalAveragePooling1D()(x)
+    np.testing.assert_allclose(averaged, [[1.0]])
+    internals.set_mask(x, None)
+    assert internals.mask_of(x) is None
+
+
+class TwoOutputs(keras.layers.Layer):
+    """A layer with a second output on request."""
+
+    def call(self, inputs, both=False):
+        return (inputs, 2 * inputs) if both else inputs
+
+
+class LargestOutputs(TwoOutputs):
+    output = property(internals.largest_outputs)
+
+
+def test_a_model_of_a_later_call_with_more_outputs_needs_the_largest_outputs():
+    """If no error is raised, Keras has changed, and `largest_outputs` may not be needed."""
+    inputs = keras.Input((1,))
+    plain, largest = TwoOutputs(), LargestOutputs()
+    for layer in (plain, largest):
+        assert layer(inputs) is layer.output
+    if not keras.__version__.startswith(("3.12.", "3.13.", "3.14.")):
+        with pytest.raises(ValueError, match="not connected to"):
+            keras.Model(inputs, list(plain(inputs, both=True)))
+    model = keras.Model(inputs, list(largest(inputs, both=True)))
+    assert [float(x[0, 0]) for x in model(np.ones((1, 1)))] == [1.0, 2.0]
+    assert len(largest.output) == 2
+    with pytest.raises(AttributeError):  # as in Keras, before any call
+        _ = LargestOutputs().output
+
+
 def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
     y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))

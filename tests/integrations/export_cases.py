@@ -27,8 +27,8 @@ class Case:
         block: "PLE", "MMoE" or "shared bottom".
         experts: "stacked" or "copied".
         tracked: Whether gates keep statistics.
-        inputs: "one", "two" (a dict, concatenated before the block) or "by stream" (a dict that the
-            block takes).
+        inputs: "one", "two" (a dict, concatenated before the block), "by stream" (a dict that the
+            block takes) or "context" (features, and a context for the gates).
         policy: The dtype policy.
         option: Another property of the model, a key of `OPTIONS`.
     """
@@ -52,6 +52,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "gate dropout": {"gate_dropout": 0.3},
     "balanced gates": {"expert_balance_regularizer": 0.1},
     "isolated experts": {"isolate_task_experts": True},
+    "gate weights": {"gate_reads": "both", "gate_dropout": 0.3},  # as outputs
     "gate block": {"gate_block": [8], "gate_softmax_temperature": 0.5},
     "product head": {},
     "batch norm": {},
@@ -69,7 +70,9 @@ def cases() -> Iterator[Case]:
                 yield Case(block, experts, tracked, form)
         for policy in POLICIES[1:]:
             yield Case(block, experts, policy=policy)
-    yield from (replace(Case(), option=option) for option in OPTIONS if option)
+    for option in filter(None, OPTIONS):
+        inputs = "context" if option == "gate weights" else "one"
+        yield replace(Case(), inputs=inputs, option=option)
 
 
 def build(case: Case) -> keras.Model:
@@ -78,14 +81,26 @@ def build(case: Case) -> keras.Model:
     heads = _heads(case.option)
     block = _block(case, heads)
     inputs = _inputs(case.inputs, heads.task_names)
-    if case.inputs == "by stream":
-        features: Any = {name.removesuffix("_features"): x for name, x in inputs.items()}
+    context = {}
+    if case.inputs == "context":
+        features = inputs["x"]
+        context = {"gate_context": inputs["device"]}
+    elif case.inputs == "by stream":
+        features = {name.removesuffix("_features"): x for name, x in inputs.items()}
     elif len(inputs) > 1:
         features = keras.layers.Concatenate()(list(inputs.values()))
     else:
         (features,) = inputs.values()
-    struct = inputs if len(inputs) > 1 else features
-    model = keras.Model(struct, heads(block(features)))
+    struct: Any = inputs if len(inputs) > 1 else features
+    model = keras.Model(struct, heads(block(features, **context)))
+    if case.option == "gate weights":  # a second model of the same layers
+        streams, by_level = block(features, **context, return_gate_weights=True)
+        weights = {
+            f"gate/{level}/{gate}": tensor
+            for level, gates in by_level.items()
+            for gate, tensor in gates.items()
+        }
+        model = keras.Model(struct, {**heads(streams), **weights})
     keras.config.set_dtype_policy("float32")
     rng = np.random.default_rng(0)
     for variable in model.trainable_variables:
@@ -98,6 +113,8 @@ def _inputs(form: str, tasks: list[str]) -> dict[str, Any]:
     widths = {"x": FEATURES}
     if form == "two":
         widths = {"user": 10, "item": FEATURES - 10}
+    elif form == "context":
+        widths = {"x": FEATURES, "device": 3}
     elif form == "by stream":
         widths = {f"{stream}_features": FEATURES for stream in [*tasks, "shared"]}
     return {name: keras.Input((width,), name=name) for name, width in widths.items()}
@@ -124,7 +141,7 @@ def _block(case: Case, heads: pk.TaskHeads) -> keras.Layer:
     gates = {"enable_gate_weights_metrics": case.tracked, **OPTIONS[case.option]}
     if case.block == "MMoE":
         return pk.MMoEBlock(heads, expert, num_experts=4, **gates)
-    return pk.PLEBlock(2, heads, expert, num_task_experts=2, num_shared_experts=2, **gates)
+    return pk.PLEBlock(2, heads, expert, 2, 2, name="ple", **gates)
 
 
 def make_inputs(model: keras.Model, rows: int) -> dict[str, np.ndarray]:

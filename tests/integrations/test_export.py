@@ -23,9 +23,9 @@ NEEDS = {
 }[BACKEND]
 CASES = [  # see `Case`: block, experts, tracked, inputs, policy, option
     ("PLE", "stacked", True, "one", "float32", "product head"),
-    ("MMoE", "copied", True, "two", "float32", "gate dropout"),
+    ("PLE", "copied", False, "context", "float32", "gate weights"),
     ("PLE", "stacked", False, "by stream", "mixed_float16", ""),
-    ("shared bottom", "copied", False, "one", "float32", ""),
+    ("MMoE", "copied", True, "two", "float32", "gate dropout"),
 ][: 3 if BACKEND == "jax" else None]  # JAX compiles each model for every batch size
 
 ARTEFACTS = [
@@ -68,6 +68,8 @@ def test_an_artefact_predicts_the_same_without_keras_for_any_batch_size(form, ca
     assert not error.exists(), error.read_text()
     predictions = np.load(folder / "predictions.npz")
     assert {"click", "buy", "time", "kind"} <= set(predictions)
+    gates = {"gate/ple/0/shared", "gate/ple/1/click"}
+    assert (gates <= set(predictions)) == (case[5] == "gate weights")
     for rows in (1, 7, 64):
         outputs = np.load(folder / form / f"outputs_{rows}.npz")
         assert set(outputs) == set(predictions)

@@ -16,7 +16,12 @@ def mlp(x, layers):
 
 
 def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
-    """Compute one level.
+    """Compute one level, whose gates read their streams. Return the streams of the next level."""
+    return cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, streams)[0]
+
+
+def cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, gate_inputs):
+    """Compute one level and its gate weights.
 
     Args:
         streams: `{task: x_k, "shared": x_s}`.
@@ -24,23 +29,25 @@ def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
         experts: `{stream: [layers of its expert 0, of its expert 1, ...]}`.
         gates: `{stream: (layers of its gate block, W)}`. A gate with one expert has no W.
         shared_gate: Whether the shared stream has a gate.
+        temperature: The temperature of the gates.
+        gate_inputs: The input of each gate.
 
     Returns:
-        The streams of the next level.
+        The streams of the next level, and the weights of each gate.
     """
     computed = {s: [mlp(streams[s], layers) for layers in experts[s]] for s in experts}
     mixed = {task: computed[task] + computed["shared"] for task in tasks}
     if shared_gate:
         mixed["shared"] = [x for s in [*tasks, "shared"] for x in computed[s]]
-    outputs = {}
+    outputs, weights = {}, {}
     for stream, candidates in mixed.items():
-        if len(candidates) == 1:
-            outputs[stream] = candidates[0]
-            continue
-        block, kernel = gates[stream]
-        weights = softmax(mlp(streams[stream], block) @ kernel / temperature)
-        outputs[stream] = np.einsum("...e,e...h->...h", weights, np.stack(candidates))
-    return outputs
+        weights[stream] = np.ones((*candidates[0].shape[:-1], 1))
+        if len(candidates) > 1:
+            block, kernel = gates[stream]
+            logits = mlp(gate_inputs[stream], block) @ kernel / temperature
+            weights[stream] = softmax(logits)
+        outputs[stream] = np.einsum("...e,e...h->...h", weights[stream], np.stack(candidates))
+    return outputs, weights
 
 
 def parameters(block):

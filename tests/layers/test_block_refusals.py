@@ -91,6 +91,69 @@ def test_a_dict_of_counts_must_have_one_valid_count_per_task(block, counts, erro
     check_refused(lambda: block(["a", "b"], num_task_experts=counts), error, message)
 
 
+BAD_COUNTS_BY_LEVEL = {
+    "too_few": (
+        {"num_task_experts": [1]},
+        ValueError,
+        r"one entry per level, 2 in total\. Received: num_task_experts=\[1\]$",
+    ),
+    "too_many": (
+        {"num_shared_experts": (1, 2, 3)},
+        ValueError,
+        r"one entry per level, 2 in total\. Received: num_shared_experts=\(1, 2, 3\)$",
+    ),
+    "none": (
+        {"num_task_experts": ()},
+        ValueError,
+        r"one entry per level, 2 in total\. Received: num_task_experts=\(\)$",
+    ),
+    "negative": (
+        {"num_shared_experts": [1, -1]},
+        ValueError,
+        r"must be at least 0\. Received: num_shared_experts\[1\]=-1$",
+    ),
+    "dict_of_shared_experts": (
+        {"num_shared_experts": [1, {"a": 1}]},
+        TypeError,
+        r"must be an integer\. Received: num_shared_experts\[1\]=\{'a': 1\}$",
+    ),
+    "nested_list": (
+        {"num_task_experts": [1, [1, 1]]},
+        TypeError,
+        r"must be an integer\. Received: num_task_experts\[1\]=\[1, 1\]$",
+    ),
+    "missing_task": (
+        {"num_task_experts": [{"a": 1}, 1]},
+        ValueError,
+        r"^num_task_experts\[0\] must have.*missing: \['b'\].*Received: num_task_experts\[0\]=",
+    ),
+    "dict_of_lists": (
+        {"num_task_experts": {"a": [1, 1], "b": [1, 1]}},
+        TypeError,
+        r"must be an integer\. Received: num_task_experts\['a'\]=\[1, 1\]$",
+    ),
+    "no_experts_in_a_level": (
+        {"num_task_experts": [0, 1], "num_shared_experts": [0, 1]},
+        ValueError,
+        r"every gate must have at least one expert, but 'a' has none\. Received: num_task_experts=",
+    ),
+}
+
+
+@pytest.mark.parametrize(("counts", "error", "message"), table(BAD_COUNTS_BY_LEVEL))
+def test_a_list_of_counts_must_have_one_valid_entry_per_level(counts, error, message):
+    check_refused(lambda: pk.PLEBlock(2, ["a", "b"], 3, **counts), error, message)
+
+
+@pytest.mark.parametrize("argument", ["num_task_experts", "num_shared_experts"])
+def test_one_level_refuses_a_list_of_counts(argument):
+    check_refused(
+        lambda: pk.CGCBlock(["a"], 3, **{argument: [1]}),
+        TypeError,
+        rf"{argument} must be an integer\. Received: {argument}=\[1\]$",
+    )
+
+
 @pytest.mark.parametrize("counts", [0, {"a": 1, "b": 0}], ids=["for_all", "for_one"])
 @pytest.mark.parametrize("block", [BLOCKS["cgc"], BLOCKS["ple"]], ids=["cgc", "ple"])
 def test_a_gate_without_experts_is_refused(block, counts):

@@ -21,9 +21,9 @@ TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
 
 
-def built(num_levels, x, **kwargs):
+def built(num_levels, x, context=None, **kwargs):
     ple = pk.PLEBlock(num_levels, TASKS, [4, 3], 2, 2, name="ple", **kwargs)
-    ple(x)
+    ple(x, gate_context=context)
     randomize(ple)
     return ple
 
@@ -32,8 +32,11 @@ def streams(rows=5):
     return {name: features(rows, 4, seed=i) for i, name in enumerate(STREAMS)}
 
 
-def largest_gradients(ple, x):
-    """The largest gradient of each task's output on each task's own weights, by pair of tasks."""
+def largest_gradients(ple, x, context=None):
+    """The largest gradient of each task's output on what each task owns, by pair of tasks.
+
+    A task owns weights, its stream and, if there is one, the context of its gates.
+    """
     own = {task: [] for task in TASKS}
     for block in ple:
         for name, slices in level_slices(block).items():
@@ -42,19 +45,23 @@ def largest_gradients(ple, x):
                 own[task] += slices
 
     def losses(batch, observe):
-        inputs = {stream: observe(stream, tensor) for stream, tensor in batch.items()}
-        outputs = ple(inputs)
+        observed = {name: observe(name, tensor) for name, tensor in batch.items()}
+        inputs = {stream: observed[stream] for stream in STREAMS}
+        contexts = {gate: observed[f"context/{gate}"] for gate in context or ()} or None
+        outputs = ple(inputs, gate_context=contexts)
         return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
 
     variables = {id(v): v for slices in own.values() for v, _ in slices}
     compute = gradient_function(losses, list(variables.values()), ple)
-    batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
+    batch = {**x, **{f"context/{gate}": tensor for gate, tensor in (context or {}).items()}}
+    batch = {name: keras.ops.convert_to_tensor(tensor) for name, tensor in batch.items()}
     gradients, on_inputs = compute(batch)
     by_variable = dict(zip(variables, gradients))
     largest = {}
     for (row, loss), task in itertools.product(enumerate(TASKS), TASKS):
         parts = [by_variable[id(v)][(row, *where)] for v, where in own[task]]
-        largest[loss, task] = max(np.abs(part).max() for part in [*parts, on_inputs[task][row]])
+        parts += [on_inputs[name][row] for name in (task, f"context/{task}") if name in on_inputs]
+        largest[loss, task] = max(np.abs(part).max() for part in parts)
     return largest
 
 
@@ -64,6 +71,18 @@ def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, stack_expe
     x = streams()
     ple = built(num_levels, x, isolate_task_experts=True, stack_experts=stack_experts)
     for (loss, task), gradient in largest_gradients(ple, x).items():
+        assert gradient == 0.0 if loss != task else gradient > 0
+
+
+@pytest.mark.parametrize(
+    ("reads", "rows", "stack_experts"),  # batched on PyTorch, or not
+    [("context", 5, True), ("both", 600, False)],
+)
+def test_a_task_s_gates_and_their_context_are_isolated_too(reads, rows, stack_experts):
+    x, context = streams(rows), {gate: features(rows, 2, seed=9 + len(gate)) for gate in STREAMS}
+    arguments = {"isolate_task_experts": True, "stack_experts": stack_experts, "gate_reads": reads}
+    ple = built(2, x, context, **arguments)
+    for (loss, task), gradient in largest_gradients(ple, x, context).items():
         assert gradient == 0.0 if loss != task else gradient > 0
 
 

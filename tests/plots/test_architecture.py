@@ -24,6 +24,9 @@ BLOCKS = {
     "no_shared_experts": lambda: pk.PLEBlock(2, ["a", "b"], 4, 2, 0),
     "mmoe": lambda: pk.MMoEBlock(["a", "b"], 4, 8),
     "cgc": lambda: pk.CGCBlock(["a", "b"], 4, 2, 2),
+    "context": lambda: pk.PLEBlock(2, ["click", "buy"], 4, 2, 2, gate_reads="context"),
+    "mmoe_context": lambda: pk.MMoEBlock(["a", "b"], 4, 3, gate_reads="context"),
+    "stream_and_context": lambda: pk.PLEBlock(2, ["a", "b", "c"], 4, 1, 1, gate_reads="both"),
     "gate_without_shared_experts": lambda: pk.CGCBlock(["a", "b"], 4, 2, 0, name="l" * 40),
     "levels_differ": lambda: pk.SequentialBlock(
         [
@@ -166,6 +169,19 @@ def test_a_gate_has_a_line_from_each_of_its_experts_and_from_its_stream(
         assert Counter(zip(colors, dashed)) == Counter(
             [(color_of(ax, gate), True), *((color_of(ax, stream), False) for stream in streams)]
         )
+
+
+@pytest.mark.parametrize("block", ["context", "stream_and_context", "mmoe_context"])
+def test_every_gate_that_reads_a_context_has_a_line_from_it(block):
+    made = BLOCKS[block]()
+    ax = pk.plot_architecture(made)
+    assert texts(ax)["context"] == sum(len(level.gate_experts) for level in levels(made))
+    if block == "mmoe_context":  # of one level
+        dashed = [is_dashed for gate in made.gate_experts for *_, is_dashed in lines_into(ax, gate)]
+        assert dashed == [False] * 6
+    (legend,) = [text for text in texts(ax) if text.startswith("gate input")]
+    read = "gate's own stream and the context" if "stream" in block else "context"
+    assert legend == f"gate input: the {read}"
 
 
 def test_the_shared_stream_has_its_own_color():

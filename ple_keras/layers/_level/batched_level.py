@@ -71,9 +71,9 @@ class BatchedLevel:
         gates = self.gates.values()
         return self.bank.is_quantized or any(gate.is_quantized for gate in gates)
 
-    def on(self, streams: ByName) -> "BatchedCall":
+    def on(self, streams: ByName, gate_inputs: ByName) -> "BatchedCall":
         """Return the computation of the level on its inputs."""
-        return BatchedCall(self, streams)
+        return BatchedCall(self, streams, gate_inputs)
 
 
 class BatchedCall:
@@ -82,10 +82,11 @@ class BatchedCall:
     Args:
         level: The level.
         streams: The inputs of the level, by stream. They are stacked once, for experts and gates.
+        gate_inputs: The inputs of the gates, by gate: `streams`, or with a context.
     """
 
-    def __init__(self, level: BatchedLevel, streams: ByName) -> None:
-        self._level, self._streams = level, streams
+    def __init__(self, level: BatchedLevel, streams: ByName, gate_inputs: ByName) -> None:
+        self._level, self._streams, self._gate_inputs = level, streams, gate_inputs
         first, *others = streams.values()
         self._is_one_input = all(stream is first for stream in others)
         self._features = first
@@ -101,12 +102,24 @@ class BatchedCall:
         tasks = self._level.tasks
         weights = {"tasks": self._gate_weights(tasks, self._task_features(), training)}
         if SHARED in self._level.gates:
-            weights[SHARED] = self._gate_weights([SHARED], self._streams[SHARED], training)[0]
+            weights[SHARED] = self._gate_weights([SHARED], self._gate_inputs[SHARED], training)[0]
         return weights
+
+    def weights_by_gate(self, weights: ByName) -> dict[str, Tensor]:
+        """Return the result of `weights` as `{gate: (B, experts)}`."""
+        of_tasks = _split_tasks(ops.swapaxes(weights["tasks"], 1, 2))
+        by_gate = dict(zip(self._level.tasks, of_tasks))
+        if SHARED in weights:
+            by_gate[SHARED] = ops.transpose(weights[SHARED])
+        return by_gate
 
     def _task_features(self) -> Tensor:
         """Return the inputs of the tasks' gates, `(K, B, D)`, or a common `(B, D)`."""
         level = self._level
+        if self._gate_inputs is not self._streams:
+            first, *others = [self._gate_inputs[task] for task in level.tasks]
+            is_common = all(features is first for features in others)
+            return first if is_common else ops.stack([first, *others])
         if self._is_one_input:
             return self._features
         if level.experts_per_task:

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import check_width
-from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
+from ple_keras._keras.internals import load_error
+from ple_keras._keras.saving import read_text
+from ple_keras._typing import ByName, DType, Shape, Store, Streams, Tensor
 from ple_keras.layers._level.batched_level import BatchedCall, BatchedLevel
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
+from ple_keras.layers._level.gate_inputs import GateInputs
 from ple_keras.layers._level.stacked_experts import StackedExperts
 from ple_keras.layers._level.unbatched_level import OverriddenLevel, UnbatchedLevel
 from ple_keras.layers._level.wiring import LevelWiring
@@ -26,6 +29,7 @@ class Level:
         widths: The number of features of each stream.
         bank: The experts, built.
         gates: The gates, built, by name.
+        gate_inputs: The inputs of the gates, built.
 
     Attributes:
         bank, gates: As given.
@@ -38,8 +42,10 @@ class Level:
         widths: Mapping[str, int | None],
         bank: ExpertBank,
         gates: Mapping[str, Gate],
+        gate_inputs: GateInputs,
     ) -> None:
         self.bank, self.gates = bank, gates
+        self._gate_inputs = gate_inputs
         self._batched = BatchedLevel(wiring, bank, gates)
         self._block, self._wiring, self._widths = block, wiring, widths
 
@@ -69,20 +75,47 @@ class Level:
         for stream, width in self._widths.items():
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
 
-    def select_computation(
-        self, inputs: Streams, streams: ByName
-    ) -> UnbatchedLevel | BatchedCall | OverriddenLevel:
-        """Return the computation of the level on these inputs. No other code chooses it."""
-        if self._block._is_overridden():
-            return OverriddenLevel(self.unbatched(streams), self._block, inputs)
-        if self._batched.supports(streams):
-            return self._batched.on(streams)
-        return self.unbatched(streams)
+    def check_kind(self, store: Store) -> None:
+        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
+        saved, kind, block = read_text(store, "experts"), self.bank.kind, self._block
+        if saved not in (None, kind):
+            reason = (
+                f"The file has {saved} experts, but {block.name!r} has {kind} experts. Build the "
+                "block with the same stack_experts, expert_block and input widths as in the file. "
+                "transfer_weights then copies the weights to other blocks. "
+                f"Received: stack_experts={block.stack_experts}"
+            )
+            raise load_error(block, store, reason)
 
-    def unbatched(self, streams: ByName) -> UnbatchedLevel:
+    def select_computation(
+        self, inputs: Streams, streams: ByName, context: Streams | None
+    ) -> UnbatchedLevel | BatchedCall | OverriddenLevel:
+        """Return the computation of the level on these inputs. No other code chooses it.
+
+        Args:
+            inputs: The inputs of the block.
+            streams: The result of `streams` for these inputs.
+            context: The context of the gates, or None.
+
+        Raises:
+            ValueError: If the context does not match the level.
+        """
+        gate_inputs = self.gate_inputs(streams, context)
+        if self._block._is_overridden():
+            unbatched = self.unbatched(streams, gate_inputs)
+            return OverriddenLevel(unbatched, self._block, inputs, context)
+        if self._batched.supports(streams):
+            return self._batched.on(streams, gate_inputs)
+        return self.unbatched(streams, gate_inputs)
+
+    def gate_inputs(self, streams: ByName, context: Streams | None) -> ByName:
+        """Return the input of each gate."""
+        return self._gate_inputs.tensors(streams, context, self._block.compute_dtype)
+
+    def unbatched(self, streams: ByName, gate_inputs: ByName) -> UnbatchedLevel:
         """Return the computation that supports all experts, gates and inputs."""
         dtype = self._block.compute_dtype
-        return UnbatchedLevel(self._wiring, self.bank, self.gates, dtype, streams)
+        return UnbatchedLevel(self._wiring, self.bank, self.gates, dtype, streams, gate_inputs)
 
 
 def build_bank(

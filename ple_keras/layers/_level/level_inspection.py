@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from ple_keras._typing import Streams, Tensor
+from ple_keras.layers._level.gate_inputs import refuse_symbolic
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.wiring import LevelWiring
 
@@ -55,24 +56,32 @@ class LevelInspection(keras.Layer):
             ValueError: If the block is not built or the inputs are symbolic.
         """
         level = self._built_level()
-        return level.unbatched(level.streams(inputs)).experts(training)
+        return level.unbatched(level.streams(inputs), {}).experts(training)
 
-    def gate_weights(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
+    def gate_weights(
+        self,
+        inputs: Streams,
+        training: bool | None = None,
+        gate_context: Streams | None = None,
+    ) -> dict[str, Tensor]:
         """Return the weights of every gate.
 
         Args:
             inputs: As for calling the block, but not symbolic. The block must be built.
             training: As for calling the block.
+            gate_context: As for calling the block, but not symbolic.
 
         Returns:
             `{gate: (..., experts)}`, with a gate for each task, and "shared" with
             `add_shared_gate`. The experts have the order of `gate_experts`.
 
         Raises:
-            ValueError: If the block is not built or the inputs are symbolic.
+            ValueError: If the block is not built, or the inputs or the context are symbolic.
         """
         level = self._built_level()
-        return level.unbatched(level.streams(inputs)).weights(training)
+        refuse_symbolic(gate_context)
+        streams = level.streams(inputs)
+        return level.unbatched(streams, level.gate_inputs(streams, gate_context)).weights(training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return an expert's layer, for example to freeze or inspect it.

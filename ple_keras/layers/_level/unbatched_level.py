@@ -22,6 +22,7 @@ class UnbatchedLevel:
         gates: The level's gates, built, by name.
         dtype: The dtype of the outputs.
         streams: The inputs of the level, by stream.
+        gate_inputs: The inputs of the gates, by gate.
     """
 
     def __init__(
@@ -31,9 +32,10 @@ class UnbatchedLevel:
         gates: Mapping[str, Gate],
         dtype: str,
         streams: ByName,
+        gate_inputs: ByName,
     ) -> None:
         self._wiring, self._bank, self._gates = wiring, bank, gates
-        self._output_dtype, self._streams = dtype, streams
+        self._output_dtype, self._streams, self._gate_inputs = dtype, streams, gate_inputs
 
     def experts(self, training: bool | None) -> dict[str, Tensor]:
         """Return the output of every expert, `{expert: (..., H)}`."""
@@ -43,8 +45,13 @@ class UnbatchedLevel:
     def weights(self, training: bool | None) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
         return {
-            name: gate(self._streams[name], training=training) for name, gate in self._gates.items()
+            name: gate(self._gate_inputs[name], training=training)
+            for name, gate in self._gates.items()
         }
+
+    def weights_by_gate(self, weights: ByName) -> dict[str, Tensor]:
+        """Return the result of `weights` as `{gate: (..., experts)}`."""
+        return dict(weights)
 
     def mix(self, weights: ByName, experts: ByName) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`."""
@@ -68,11 +75,20 @@ class OverriddenLevel:
         unbatched: The level's own computation.
         block: The CGCBlock.
         inputs: The inputs of the block, which the overridden methods take.
+        context: The context of the gates, or None.
     """
 
-    def __init__(self, unbatched: UnbatchedLevel, block: keras.Layer, inputs: Streams) -> None:
+    def __init__(
+        self,
+        unbatched: UnbatchedLevel,
+        block: keras.Layer,
+        inputs: Streams,
+        context: Streams | None,
+    ) -> None:
         self.mix = unbatched.mix
         self._block, self._block_inputs = block, inputs
+        # Methods that were written before there were contexts do not take one.
+        self._context_argument = {} if context is None else {"gate_context": context}
 
     def experts(self, training: bool | None) -> dict[str, Tensor]:
         """Return the output of every expert, `{expert: (..., H)}`."""
@@ -83,5 +99,12 @@ class OverriddenLevel:
 
     def weights(self, training: bool | None) -> dict[str, Tensor]:
         """Return the weights of every gate, `{gate: (..., experts)}`."""
-        weights: dict[str, Tensor] = self._block.gate_weights(self._block_inputs, training=training)
+        weights: dict[str, Tensor] = self._block.gate_weights(
+            self._block_inputs, training=training, **self._context_argument
+        )
         return weights
+
+    def weights_by_gate(self, weights: ByName) -> dict[str, Tensor]:
+        """Return the result of `weights` as `{gate: (..., experts)}`, in the compute dtype."""
+        gates, dtype = self._block.gate_experts, self._block.compute_dtype
+        return {gate: ops.cast(weights[gate], dtype) for gate in gates}

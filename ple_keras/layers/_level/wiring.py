@@ -77,7 +77,7 @@ class LevelWiring:
         """Return the streams that a gate's output depends on: its own and those of its experts."""
         return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
 
-    def shapes(self, shape: StreamShapes) -> dict[str, Shape]:
+    def shapes(self, shape: StreamShapes | None) -> dict[str, Shape]:
         """Return the shape of each stream, `(batch, ..., features)`.
 
         Raises:

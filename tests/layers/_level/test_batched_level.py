@@ -31,9 +31,9 @@ def unbatched(monkeypatch):
     return call
 
 
-def built(x, tasks=TASKS, expert_block=(6, 4), **kwargs):
+def built(x, tasks=TASKS, expert_block=(6, 4), context=None, **kwargs):
     ple = pk.PLEBlock(2, tasks, expert_block, **kwargs)
-    ple(x)
+    ple(x, gate_context=context)
     randomize(ple)
     return ple
 
@@ -74,6 +74,39 @@ def test_outputs_and_gradients_are_equal_to_unbatched_ones(
 
     actual_values, expected_values = outputs_and_gradients(), unbatched(outputs_and_gradients)
     for actual, expected in zip(actual_values, expected_values):
+        assert_same(actual, expected)
+
+
+@pytest.mark.parametrize("reads", ["context", "both"])
+@pytest.mark.parametrize("is_by_gate", [False, True])
+@pytest.mark.parametrize("own", [0, 2])
+def test_outputs_weights_and_gradients_with_a_context_are_equal_to_unbatched_ones(
+    reads, is_by_gate, own, unbatched
+):
+    x, context = features(5, 3), features(5, 2, seed=1)
+    if is_by_gate:
+        gates = [*TASKS, "shared"]
+        context = {gate: features(5, 2, seed=i) for i, gate in enumerate(gates)}
+    ple = built(
+        x,
+        context=context,
+        num_task_experts=own,
+        num_shared_experts=2,
+        gate_reads=reads,
+        isolate_task_experts=True,
+    )
+    assert is_batched(ple, x)
+
+    def everything():
+        ple.zero_grad()
+        outputs, weights = ple(x, gate_context=context, return_gate_weights=True)
+        of_gates = {f"{level} {g}": w for level, gates in weights.items() for g, w in gates.items()}
+        tensors = {**outputs, **of_gates}
+        sum(tensor.square().sum() for tensor in tensors.values()).backward()
+        gradients = {w.path: w.value.grad.numpy().copy() for w in ple.trainable_weights}
+        return numpy_of({name: tensor.detach() for name, tensor in tensors.items()}), gradients
+
+    for actual, expected in zip(everything(), unbatched(everything)):
         assert_same(actual, expected)
 
 

@@ -1,0 +1,179 @@
+"""`return_gate_weights`: gate weights as outputs, also of a second model of the same layers."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
+from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
+from tests.refusals import check_refused
+from tests.templates import CopiedExpert
+
+X = features(6, 4)
+ROWS = [6, 600] if keras.backend.backend() == "torch" else [6]  # batched on PyTorch, and not
+
+
+def level_of(**kwargs):
+    block = pk.CGCBlock(TASKS, [3], num_task_experts=2, **kwargs)
+    block(X)
+    randomize(block)
+    return block
+
+
+@pytest.mark.parametrize("expert", [pk.ExpertBlock([3]), CopiedExpert([3])])
+def test_the_weights_are_those_that_mix_the_experts_after_gate_dropout(expert):
+    block = pk.CGCBlock(TASKS, expert, 3, gate_dropout=0.5)
+    outputs, weights = block(X, training=True, return_gate_weights=True)
+    outputs, weights, experts = map(numpy_of, (outputs, weights, block.expert_outputs(X)))
+    assert min(of_gate.min() for of_gate in weights.values()) == 0  # a dropped expert
+    for gate, names in block.gate_experts.items():
+        mixed = sum(weights[gate][:, [i]] * experts[name] for i, name in enumerate(names))
+        np.testing.assert_allclose(outputs[gate], mixed, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_the_weights_are_those_of_gate_weights(rows):
+    x, block = features(rows, 4), level_of()
+    outputs, weights = block(x, return_gate_weights=True)
+    assert list(weights) == list(block.gate_experts)
+    assert_same(numpy_of(weights), numpy_of(block.gate_weights(x)))
+    assert_same(numpy_of(outputs), numpy_of(block(x)))
+
+
+@pytest.mark.parametrize(("policy", "leading"), [("float32", (2, 3)), ("mixed_bfloat16", (2,))])
+def test_symbolic_weights_have_the_shapes_and_dtype_of_eager_ones(policy, leading):
+    block = pk.PLEBlock(2, TASKS, [3], {"click": 2, "buy": 1}, dtype=policy, name="ple")
+    symbolic = block(keras.Input((*leading[1:], 4)), return_gate_weights=True)
+    eager = block(features(*leading, 4), return_gate_weights=True)
+    keras.tree.assert_same_structure(symbolic, eager)
+    for a, b in zip(keras.tree.flatten(symbolic), keras.tree.flatten(eager)):
+        assert tuple(a.shape[1:]) == tuple(b.shape[1:])
+        assert a.dtype == keras.backend.standardize_dtype(b.dtype) == policy.split("_")[-1]
+
+
+# A second model of the same layers.
+
+
+def serving_model(model):
+    """Return a model of the layers of another that also returns all gate weights."""
+    ple, heads = model.get_layer("ple"), model.get_layer("heads")
+    x, device = ple.input
+    features, by_level = ple(x, gate_context=device, return_gate_weights=True)
+    weights = {
+        f"gate/{level}/{gate}": tensor
+        for level, gates in by_level.items()
+        for gate, tensor in gates.items()
+    }
+    return keras.Model(model.input, {**heads(features), **weights})
+
+
+@pytest.fixture(scope="module")
+def trained():
+    heads = click_and_buy_heads()
+    inputs = {"x": keras.Input((4,), name="x"), "device": keras.Input((2,), name="device")}
+    ple = pk.PLEBlock(2, heads, [3], gate_reads="both", name="ple")
+    hidden = keras.layers.Dense(4)(inputs["x"])
+    model = keras.Model(inputs, heads(ple(hidden, gate_context=inputs["device"])))
+    compiled(model, run_eagerly=keras.backend.backend() == "tensorflow", jit_compile=QUICK_JIT)
+    return train(model)
+
+
+def data():
+    x, y = clicks_and_buys(6)
+    return {"x": x, "device": features(6, 2)}, y
+
+
+def train(model):
+    model.train_on_batch(*data())
+    return model
+
+
+def served(model):
+    return numpy_of(model(data()[0]))
+
+
+def check_serving(serving, model):
+    """Assert that a model returns the predictions and gate weights of another."""
+    inputs, outputs = data()[0], served(serving)
+    predictions = {task: outputs.pop(task) for task in TASKS}
+    assert_same(predictions, served(model))
+    weights = pk.gate_weights(model, inputs, verbose=0)
+    by_name = {f"gate/{level}/{g}": w for level, gates in weights.items() for g, w in gates.items()}
+    assert {"gate/ple/0/click", "gate/ple/0/shared", "gate/ple/1/buy"} < set(outputs)
+    assert_same(outputs, by_name)
+
+
+def test_a_second_model_of_a_trained_model_s_layers_also_returns_the_weights(trained):
+    check_serving(serving_model(trained), trained)
+
+
+@pytest.mark.parametrize("copied", [loaded, cloned])
+def test_it_is_made_of_the_layers_of_a_loaded_or_cloned_model(trained, copied, tmp_path):
+    copy = copied(trained, tmp_path)
+    check_serving(serving_model(copy), copy)
+
+
+@pytest.mark.parametrize("copied", [loaded, cloned])
+def test_the_second_model_can_be_saved_and_cloned(trained, copied, tmp_path):
+    serving = serving_model(trained)
+    copy = copied(serving, tmp_path)
+    if copied is cloned:
+        copy.set_weights(serving.get_weights())
+    check_serving(copy, trained)
+
+
+def test_the_first_model_is_the_same_after_the_second_is_made(trained, tmp_path):
+    config = trained.get_config()
+    serving = serving_model(trained)
+    assert trained.get_config() == config
+    copy = train(loaded(trained, tmp_path))
+    train(trained)
+    assert_same(served(copy), served(trained))
+    check_serving(serving, trained)  # the layers are the same
+
+
+def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
+    inputs = keras.Input((4,))
+    block = level_of()
+    features, weights = block(inputs, return_gate_weights=True)
+    with_weights = keras.Model(inputs, {**features, "weights": weights["buy"]})
+    plain = keras.Model(inputs, block(inputs))
+    outputs = numpy_of(with_weights(X))
+    del outputs["weights"]
+    assert_same(numpy_of(plain(X)), outputs)
+
+
+# Refusals.
+
+
+def test_another_value_than_true_or_false_is_refused():
+    message = r"return_gate_weights must be True or False\. Received: return_gate_weights='yes'"
+    for block in (level_of(), pk.PLEBlock(2, TASKS, [3])):
+        for inputs in (X, keras.Input((4,))):
+            check_refused(
+                lambda b=block, x=inputs: b(x, return_gate_weights="yes"), TypeError, message
+            )
+
+
+def test_layers_without_gates_are_refused():
+    block = pk.SequentialBlock([keras.layers.Dense(3), pk.SharedBottomBlock(TASKS, [3])])
+    for inputs in (X, keras.Input((4,))):
+        check_refused(
+            lambda x=inputs: block(x, return_gate_weights=True),
+            ValueError,
+            r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
+        )
+
+
+def test_two_levels_of_one_name_are_refused():
+    inner = pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")
+    outer = pk.SequentialBlock([inner, pk.CGCBlock(TASKS, [3])], name="other")
+    block = pk.SequentialBlock(
+        [outer, pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")], name="outermost"
+    )
+    check_refused(
+        lambda: block(X, return_gate_weights=True),
+        ValueError,
+        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
+    )
