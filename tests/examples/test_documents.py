@@ -54,13 +54,15 @@ def skip_recipes(page):
 
 
 @all_pages
-def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     skip_recipes(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     names = {"__name__": "__main__"}
     for index, block in enumerate(code(page, "python")):
         exec(compile(block, f"{page.name}, python block {index}", "exec"), names)
+    if page.parent == RECIPES:
+        assert capsys.readouterr().out == "".join(code(page, "text"))
 
 
 @all_pages
