@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from itertools import pairwise
 
+import keras
 import numpy as np
 import pytest
 
@@ -12,9 +13,11 @@ import ple_keras
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
+RECIPES = ROOT / "docs" / "recipes"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 INLINE_CODE = re.compile(r"`[^`\n]*`")
+NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 EXTERNAL = re.compile(r"[a-z]+:")
 
@@ -40,13 +43,26 @@ def anchors(page):
     return found
 
 
+def skip_recipes(page):
+    """Skip recipes to save time, since they combine parts that have tests on every backend."""
+    if page.parent == RECIPES and keras.backend.backend() != "torch":
+        pytest.skip("recipes run on PyTorch only")
+    installed = tuple(map(int, keras.__version__.split(".")[:2]))
+    for needed in NEEDS.findall(page.read_text()):
+        if installed < tuple(map(int, needed)):
+            pytest.skip(f"needs Keras {'.'.join(needed)}")
+
+
 @all_pages
-def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
+    skip_recipes(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     names = {"__name__": "__main__"}
     for index, block in enumerate(code(page, "python")):
         exec(compile(block, f"{page.name}, python block {index}", "exec"), names)
+    if page.parent == RECIPES:
+        assert capsys.readouterr().out == "".join(code(page, "text"))
 
 
 @all_pages
