@@ -38,7 +38,7 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
     {'click': (2, 4), 'buy': (2, 4), 'shared': (2, 4)}
     >>> outputs, weights = block(keras.ops.ones((2, 16)), return_gate_weights=True)
     >>> {level: list(gates) for level, gates in weights.items()} == {
-    ...     f"{block.name}/1": ["click", "buy", "shared"]
+    ...     f"{block.name}/1": ["buy", "click", "shared"]  # in alphabetical order
     ... }
     True
     """
@@ -117,7 +117,8 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
         Returns:
             The outputs of the last layer. With `return_gate_weights`, a tuple of them and
             `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock. A
-            SequentialBlock inside this one adds its levels under its own name.
+            SequentialBlock inside this one adds its levels under its own name. Levels and gates
+            are in alphabetical order, so that a saved model has the same outputs on every backend.
 
         Raises:
             ValueError: If `gate_context` or `return_gate_weights` is given, but no layer takes it.
@@ -146,7 +147,7 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
                 inputs, of_layer = inputs
                 is_nested = isinstance(layer, SequentialBlock)
                 _add_weights(weights, of_layer if is_nested else {f"{self.name}/{index}": of_layer})
-        return (inputs, weights) if returns_weights else inputs
+        return (inputs, _sort_keys(weights)) if returns_weights else inputs
 
     def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
         if context is not None and not self._takes("gate_context"):
@@ -202,6 +203,15 @@ def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> Non
                 f"Received: return_gate_weights=True, with two levels {level!r}"
             )
         weights[level] = of_level
+
+
+def _sort_keys(weights: Mapping[str, ByName]) -> dict[str, ByName]:
+    """Return levels and gates in alphabetical order.
+
+    A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a dict, so
+    in any other order a model would return other gates under another backend.
+    """
+    return {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
 
 
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:

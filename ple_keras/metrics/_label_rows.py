@@ -17,12 +17,17 @@ def label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndar
     y, p = to_numpy(labels), to_numpy(predictions)
     check_dtype(y, "labels")
     check_dtype(p, "predictions")
-    if y.size != p.size:
+    if _without_last_axis(y.shape) != _without_last_axis(p.shape):
         raise ValueError(
             "labels must have one entry for each prediction. "
             f"Received: labels.shape={y.shape}, predictions.shape={p.shape}"
         )
     return y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
+
+
+def _without_last_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without a last axis of length 1."""
+    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
 
 
 def check_valid(labels: np.ndarray, wrong: np.ndarray, rule: str, argument: str = "labels") -> None:

@@ -52,6 +52,15 @@ def test_symbolic_weights_have_the_shapes_and_dtype_of_eager_ones(policy, leadin
         assert a.dtype == keras.backend.standardize_dtype(b.dtype) == policy.split("_")[-1]
 
 
+def test_levels_and_gates_are_sorted_so_that_files_have_one_order_on_every_backend():
+    block = pk.PLEBlock(11, ["time", "buy"], [3], name="ple")
+    _, weights = block(X, return_gate_weights=True)
+    assert list(weights) == sorted(weights)
+    assert [list(of_level) for of_level in weights.values()] == [
+        sorted(w) for w in weights.values()
+    ]
+
+
 # A second model of the same layers.
 
 
