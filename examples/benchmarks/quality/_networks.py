@@ -204,6 +204,11 @@ def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> 
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined
 
 
+def title(kind: str) -> str:
+    """Return the name of a model in tables. `kind` is "trees" or a key of `ALL_NETWORKS`."""
+    return TREES if kind == "trees" else ALL_NETWORKS[kind].title
+
+
 def count_parameters(model: keras.Model) -> tuple[int, int]:
     """Return the numbers of trainable parameters outside and inside of embedding tables."""
     sizes = [(int(np.prod(w.shape)), TABLE in w.path) for w in model.trainable_weights]

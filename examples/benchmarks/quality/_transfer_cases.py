@@ -9,6 +9,7 @@ import numpy as np
 from _census import load_census
 from _census_setting import CENSUS as ALL_CENSUS
 from _data import Dataset
+from _label_rates import replace_labels
 from _metrics import Metric
 from _networks import Recipe
 from _second_tasks import INCOME, load_income_beside
@@ -161,8 +162,7 @@ def _keep_labels(
     labels = dataset.train.labels[task].copy()
     order = np.random.default_rng([seed, 3]).permutation(len(labels))
     labels[order[round(share * len(labels)) :]] = np.nan
-    train = replace(dataset.train, labels={**dataset.train.labels, task: labels})
-    return replace(dataset, train=train)
+    return replace_labels(dataset, task, labels)
 
 
 def correlation_cases() -> list[Case]:

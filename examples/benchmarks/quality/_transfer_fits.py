@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 from _data import labelled_rows, take_rows
-from _networks import ALL_NETWORKS, WITHOUT_TABLES
+from _networks import WITHOUT_TABLES
 from _training import Result, Setting, train_networks, train_trees
 from _transfer_cases import Case
 from _transfer_rates import learning_rate
@@ -170,8 +170,3 @@ def run(fits: list[Fit], store: Store) -> None:
         left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
         scores = ", ".join(f"{name} {x:.4f}" for name, x in store[fit]["test"].items())
         print(f"[{done}/{len(missing)}, {left:.0f} min left] {fit.key}: {scores}", flush=True)
-
-
-def title(kind: str) -> str:
-    """Return the name of a model in tables."""
-    return "boosted trees" if kind == "trees" else ALL_NETWORKS[kind].title

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from _transfer_fits import title
+from _networks import title
 from _transfer_summary import Estimate, Scores
 
 # Color, line style and marker by model. Others are in the tables only.

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from _networks import ALL_NETWORKS
+from _networks import ALL_NETWORKS, title
 from _tables import align_columns
 from _transfer_cases import BINARY, Case
-from _transfer_fits import Fit, Store, title
+from _transfer_fits import Fit, Store
 
 BASELINES = ("single", "bottom")
 

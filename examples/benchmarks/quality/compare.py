@@ -57,14 +57,14 @@ from _comparison_options import comparison_parser, correlation, missing_packages
 from _flights_setting import FLIGHTS, flights_setting
 from _label_rates import compare_rates
 from _metrics import selection_metrics
-from _networks import NETWORKS, TREES, Recipe
+from _networks import NETWORKS, Recipe, title
 from _noise import describe_noise
 from _report import draw, format_gains, format_table, print_title, write_json
 from _synthetic_setting import SYNTHETIC, synthetic_setting
 from _training import Result, Setting, train_models
 
 SPARSE = "departure_delayed"  # the task whose labels `--label-rate` hides
-MODELS = {"trees": TREES, **{kind: network.title for kind, network in NETWORKS.items()}}
+MODELS = {kind: title(kind) for kind in ("trees", *NETWORKS)}
 MULTI_TASK = [kind for kind in NETWORKS if kind != "single"]
 RIVALS = {"multi-task models": MULTI_TASK, "networks": [*NETWORKS]}
 
@@ -169,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     setting = data.load(args)
     recipe = setting.recipe.with_overrides(args.epochs, args.batch_size)
     setting = replace(setting, recipe=recipe)
-    title = print_title(args.data, setting.dataset)
+    heading = print_title(args.data, setting.dataset)
     if args.label_rate:
         results = compare_rates(args.label_rate, SPARSE, "ple", args.seeds, setting)
         print("\n" + format_table(results, setting.metrics))
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"\n{seconds:.0f} s in all on {keras.backend.backend()}")
 
     if args.plot:
-        draw(args.plot, results, selection_metrics(setting.metrics), title)
+        draw(args.plot, results, selection_metrics(setting.metrics), heading)
     if args.json:
         options = {name: getattr(args, name) for name in ("data", "correlation", "label_rate")}
         write_json(args.json, results, setting, {**options, "seconds": seconds})
