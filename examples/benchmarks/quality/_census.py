@@ -7,6 +7,7 @@ al., KDD 2018): whether a person earns over 50,000 dollars, and whether they nev
 """
 
 import importlib.util
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ CATEGORICAL = tuple(name for name in COLUMNS if name not in (*NUMERIC, *LEFT_OUT
 MAX_BINS = 256
 
 
+@lru_cache(maxsize=1)
 def load_census(rows: int | None = None, split_seed: int = 0) -> Dataset:
     """Read and encode the data.
 

@@ -167,19 +167,20 @@ def _keep_labels(
 
 def correlation_cases() -> list[Case]:
     """Return pairs of tasks, from unrelated to equal, and one with a relation that varies."""
-    loads = {f"{p:g}": partial(make_synthetic, p) for p in CORRELATIONS}
+    related = [("correlation", f"{p:g}", partial(make_synthetic, p)) for p in CORRELATIONS]
+    varying = [("relation that depends on the example", "flipped sign", make_flipped)]
     return [
         Case(
             setting="correlation",
-            group="correlation",
-            column=name,
+            group=group,
+            column=column,
             measures={"squared error": ["task_1", "task_2"]},
             load=load,
             recipe=SYNTHETIC,
             data="synthetic",
             seeds_per_draw=2,
         )
-        for name, load in {**loads, "flipped": make_flipped}.items()
+        for group, column, load in related + varying
     ]
 
 

@@ -81,9 +81,16 @@ class Scores:
 
         The baseline with the better mean over the seeds is the better one.
         """
+        regrets = [-self.gain(case, kind, baseline, tasks) for baseline in BASELINES]
+        return max(regrets, key=np.mean)
+
+    def gain(self, case: str, kind: str, base: str, tasks: list[str]) -> np.ndarray:
+        """Return how much better a model is than another, by seed.
+
+        The gain is positive if an AUC is higher, or a squared error lower.
+        """
         sign = 1 if tasks[0] in BINARY else -1
-        baselines = [sign * self.of(case, baseline, tasks) for baseline in BASELINES]
-        return max(baselines, key=np.mean) - sign * self.of(case, kind, tasks)
+        return sign * (self.of(case, kind, tasks) - self.of(case, base, tasks))
 
 
 def format_tables(setting: str, scores: Scores) -> str:
@@ -159,10 +166,7 @@ def _worst(scores: Scores, regrets: dict[str, np.ndarray], setting: str) -> str:
 
 
 def format_options(scores: Scores) -> str:
-    """Return the gain of every option over the network without it, in each case.
-
-    The gain is positive if the option is better: an AUC is higher, or a squared error is lower.
-    """
+    """Return the gain of every option over the network without it, in each case."""
     parts = []
     for kind in scores.kinds:
         base = kind in ALL_NETWORKS and ALL_NETWORKS[kind].base
@@ -173,9 +177,7 @@ def format_options(scores: Scores) -> str:
             if not (scores.has(key, kind) and scores.has(key, base)):
                 continue
             for measure, tasks in case.measures.items():
-                sign = 1 if tasks[0] in BINARY else -1
-                values = scores.of(key, kind, tasks) - scores.of(key, base, tasks)
-                gain = Estimate.of(sign * values)
+                gain = Estimate.of(scores.gain(key, kind, base, tasks))
                 rows.append(
                     [f"{case.setting}: {case.name}", measure, gain.format(sign="+"), _verdict(gain)]
                 )
