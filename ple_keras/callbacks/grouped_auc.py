@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_int, check_known_value
+from ple_keras._checks import check_int, check_known_value, short_repr
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
@@ -147,7 +147,7 @@ def _unpack(validation_data: tuple[Nested, ...]) -> tuple[Any, Any]:
     if len(parts) not in (2, 3) or not all(hasattr(leaf, "shape") for leaf in leaves):
         raise TypeError(
             "validation_data must be a tuple (x, y) or (x, y, sample_weight) of arrays. "
-            f"Received: validation_data={validation_data!r}"
+            f"Received: validation_data={short_repr(validation_data)}"
         )
     x, y = parts[:2]
     for key, labels in y.items() if isinstance(y, Mapping) else [(None, y)]:

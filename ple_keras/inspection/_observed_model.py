@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_known_value
+from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, Nested
@@ -73,7 +73,7 @@ def observe_model(
     except ValueError as error:
         raise ValueError(
             f"x must have batches that differ only in their number of examples: {error} "
-            f"Received: x={x!r}"
+            f"Received: x={short_repr(x)}"
         ) from error
     by_level, outputs = joined
     return {level: by_level[level] for level in levels if level in by_level}, outputs

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_int
+from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Nested, Tensor
 
@@ -53,12 +53,13 @@ class Batches:
         is_batches = isinstance(x, Iterable | keras.utils.PyDataset)
         if not is_batches or isinstance(x, Mapping | str | bytes) or not leaves:
             raise TypeError(
-                f"x must be arrays, dicts or lists of arrays, or batches. Received: x={x!r}"
+                "x must be arrays, dicts or lists of arrays, or batches. "
+                f"Received: x={short_repr(x)}"
             )
         if y is not None or batch_size is not None:
             raise ValueError(
                 "y and batch_size must be None if x consists of batches. "
-                f"Received: y={y!r}, batch_size={batch_size!r}"
+                f"Received: y={short_repr(y)}, batch_size={batch_size!r}"
             )
         if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import SHARED
+from ple_keras._checks import SHARED, check_by_task, short_repr
 from ple_keras._typing import Index, Nested, Tensor
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
@@ -99,8 +99,7 @@ def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[
 
 def _select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
     """Return the labels of the tasks that have a loss."""
-    if not isinstance(y, Mapping):
-        raise TypeError(f"y must be a dict by task, {list(losses)}. Received: y={y!r}")
+    check_by_task(y, [*losses], "y")
     missing = [task for task in losses if y.get(task) is None]
     if missing:
         raise ValueError(
@@ -171,7 +170,7 @@ def _check_predictions(predictions: Nested, losses: TaskLosses, model: keras.Lay
         returned = list(predictions) if isinstance(predictions, Mapping) else predictions
         raise ValueError(
             f"model must return a dict by task, with the keys {list(losses)}. "
-            f"Received: model={model!r}, which returns {returned!r}"
+            f"Received: model={model!r}, which returns {short_repr(returned)}"
         )
 
 

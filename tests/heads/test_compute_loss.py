@@ -161,12 +161,12 @@ CALLS = {
     "y_pred_array": (
         lambda call: call(two_labels(), CLICKS),
         TypeError,
-        r"y_pred must be a dict by task.*Received: y_pred=array",
+        r"y_pred must be a dict by task.*Received: y_pred=ndarray\(shape",
     ),
     "weights_array": (
         lambda call: call(two_labels(), sample_weight=CLICKS),
         TypeError,
-        r"sample_weight must be a dict by task.*Received: sample_weight=array",
+        r"sample_weight must be a dict by task.*Received: sample_weight=ndarray\(sh",
     ),
     "weights_unknown": (
         lambda call: call(two_labels(), sample_weight={"buy": CLICKS}),
