@@ -3,8 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from ple_keras._checks import short_repr
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Tensor
 
 
@@ -29,6 +32,19 @@ def align(
     if len(y_true.shape) < len(y_pred.shape) and y_pred.shape[-1] == 1:
         y_true = ops.expand_dims(y_true, -1)
     return y_true, y_pred
+
+
+def to_number_array(value: Tensor, argument: str) -> np.ndarray:
+    """Return a NumPy array; check that it holds real numbers or bools."""
+    try:
+        array = to_numpy(value)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(
+            f"{argument} must hold numbers, in lists of equal lengths. "
+            f"Received: {argument}={short_repr(value)}"
+        ) from error
+    check_dtype(array, argument)
+    return array
 
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
