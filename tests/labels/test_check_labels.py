@@ -188,7 +188,7 @@ REFUSED = {
     "ragged": (
         valid_labels(place=[[1, 2], [3], [4, 5]]),
         TypeError,
-        r"y\['place'\] must hold numbers, in lists of equal.*Received: y\['place'\]=\[\[1, 2\], \[3\]",
+        r"y\['place'\] must hold numbers, in lists of equal.*Received: y\['place'\]=\[\[1, 2\], ",
     ),
     "scalar": (valid_labels(click=1), ValueError, r"Received: y\['click'\]\.shape=\(\)"),
 }
