@@ -154,14 +154,15 @@ def check_counts(
     return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
 
 
-def check_by_task(value: object, tasks: Sequence[str], argument: str) -> None:
-    """Check that a value is a dict by task. A data frame is refused, since `fit` takes none."""
+def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
+    """Return a value, if it is a dict by task. A data frame is refused, since `fit` takes none."""
     if not isinstance(value, Mapping):
         remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
         raise TypeError(
             f"{argument} must be a dict by task, {list(tasks)}.{remedy} "
             f"Received: {argument}={short_repr(value)}"
         )
+    return value
 
 
 def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: str) -> None:

@@ -47,6 +47,8 @@ class Batches:
         self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
         if self._has_arrays:
             self._data: Any = _map_arrays(to_numpy, (x, y))
+            for argument, given, arrays in zip("xy", (x, y), self._data):
+                _check_arrays(given, arrays, argument)
             self._rows = _number_of_rows(self._data)
             self._size = size or self._rows
             return
@@ -104,13 +106,16 @@ def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 
 
+def _check_arrays(given: Nested, arrays: Nested, argument: str) -> None:
+    if any(array is not None and array.ndim == 0 for array in keras.tree.flatten(arrays)):
+        raise TypeError(
+            f"{argument} must hold arrays, not numbers or lists of numbers. "
+            f"Received: {argument}={short_repr(given)}"
+        )
+
+
 def _number_of_rows(data: Nested) -> int:
     arrays = [array for array in keras.tree.flatten(data) if array is not None]
-    if any(array.ndim == 0 for array in arrays):
-        raise TypeError(
-            "x and y must hold arrays, not numbers or lists of numbers. "
-            "Received: an array with shape=()"
-        )
     rows = {len(array) for array in arrays}
     if len(rows) > 1 or 0 in rows:
         raise ValueError(

@@ -48,9 +48,9 @@ def mask_labels(
     """
     if not isinstance(spaces, Mapping):
         raise TypeError(f"spaces must be a dict by task. Received: spaces={spaces!r}")
-    check_by_task(y, [*spaces], "y")
     if not all(isinstance(parent, str) for parent in spaces.values()):
         raise TypeError(f"spaces must map each task to one other task. Received: spaces={spaces!r}")
+    check_by_task(y, [*dict.fromkeys([*spaces, *spaces.values()])], "y")
     check_known_keys(spaces, list(y), "spaces")
     check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
     missing_label = check_missing_label(missing_label)

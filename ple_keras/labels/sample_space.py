@@ -113,9 +113,9 @@ def _align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: 
         weights = ops.expand_dims(weights, -1)
     allowed = tuple(1 if size == 1 else other for size, other in zip(weights.shape, shape))
     if len(weights.shape) > len(shape) or not shapes_match(tuple(weights.shape), allowed):
-        allowed = " or ".join(map(format_shape, dict.fromkeys([shape[:1], shape, (*shape, 1)])))
+        shapes = " or ".join(map(format_shape, dict.fromkeys([shape[:1], shape, (*shape, 1)])))
         raise ValueError(
-            f"sample_weight{where} must have a shape {allowed}. "
+            f"sample_weight{where} must have a shape {shapes}. "
             f"Received: sample_weight.shape={tuple(given.shape)}"
         )
     return weights
