@@ -3,6 +3,7 @@
 import math
 import operator
 import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, SupportsFloat, SupportsIndex
@@ -17,6 +18,25 @@ TASK_NAME_RULE = (
     "a task's name must be ASCII letters, digits, '_' and '-', starting with a letter or digit, "
     f"and not '{SHARED}'"
 )
+
+
+class _ShortRepr(reprlib.Repr):
+    """`repr` of limited length, with the shape and dtype of an array in place of its values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxdict = 20
+        self.maxstring = self.maxother = 200
+
+    def repr1(self, x: Any, level: int) -> str:
+        shape = getattr(x, "shape", ())
+        if isinstance(x, type) or not shape:
+            return super().repr1(x, level)
+        dtype = f", dtype={x.dtype}" if hasattr(x, "dtype") else ""
+        return f"{type(x).__name__}(shape={tuple(shape)}{dtype})"
+
+
+short_repr: Callable[[Any], str] = _ShortRepr().repr
 
 
 def check_task_name(name: object, argument: str, names: object = None) -> str:
@@ -102,7 +122,7 @@ def check_number(value: SupportsFloat, argument: str) -> float:
     except (TypeError, ValueError):
         number = None
     if number is None or isinstance(value, bool | str):
-        raise TypeError(f"{argument} must be a number. Received: {argument}={value!r}")
+        raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
     if not math.isfinite(number):
         raise ValueError(f"{argument} must be finite. Received: {argument}={value!r}")
     return number
@@ -132,6 +152,17 @@ def check_counts(
         return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
     check_keys(value, tasks, argument)
     return {task: check_int(value[task], f"{argument}[{task!r}]", minimum=0) for task in tasks}
+
+
+def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
+    """Return a value, if it is a dict by task. A data frame is refused, since `fit` takes none."""
+    if not isinstance(value, Mapping):
+        remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
+        raise TypeError(
+            f"{argument} must be a dict by task, {list(tasks)}.{remedy} "
+            f"Received: {argument}={short_repr(value)}"
+        )
+    return value
 
 
 def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: str) -> None:

@@ -151,6 +151,16 @@ def largest_outputs(layer: keras.Layer) -> Any:
     return layer._get_node_attribute_at_index(index, "output_tensors", "output")
 
 
+def functional_outputs(model: keras.Model) -> Any:
+    """Return the symbolic outputs of a Functional model; None for other models.
+
+    `output` of another model is a flat list, or that of its first call. Only a Functional model has
+    `output_names`. A subclass may override its `call`. Keras 3.12 to 3.15.
+    """
+    is_functional = hasattr(model, "output_names") and is_of_keras(type(model).call)
+    return model.output if is_functional else None
+
+
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error to raise if a layer does not match a file.
 

@@ -6,16 +6,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_int, check_known_value
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._checks import check_by_task, check_int, check_known_value
+from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
 from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
+from ple_keras.callbacks._task_predictions import prediction_masks, predictions_by_task
+from ple_keras.callbacks._validation_data import number_of_rows, unpack_arrays
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.inspection.batches import DEFAULT_SIZE
-from ple_keras.labels.alignment import check_dtype
+from ple_keras.labels.alignment import check_shape
 from ple_keras.labels.label_arrays import is_missing
 from ple_keras.metrics.grouped_auc import WEIGHTINGS, GroupedLabels, group_indices
 
@@ -30,14 +32,17 @@ class GroupedAUC(keras.callbacks.Callback):
         val_{task}_gauc_share  the share of the labelled rows in groups with both labels, 0 and 1.
                                Only these count.
 
-    The mean is NaN if no group has both labels. Gate statistics do not change. Callbacks that read
-    the keys, such as EarlyStopping and ModelCheckpoint, must come later in the list. If several
-    processes train one model, each logs the values of the data that it was given.
+    The mean is NaN if no group has both labels. Positions of sequences that Keras masks are left
+    out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do
+    not change. Callbacks that read the keys, such as EarlyStopping and ModelCheckpoint, must come
+    later in the list. If several processes train one model, each logs the values of the data that
+    it was given.
 
     Args:
-        validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`. y is a dict of
-            labels 0 and 1 by task, or an array in a model with one task. A label that is NaN, or
-            the head's `missing_label`, is left out. Sample weights are ignored, as by `metrics`.
+        validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`, with at least
+            one row. y is a dict of labels 0 and 1 by task, or an array in a model with one task.
+            A label that is NaN, or the head's `missing_label`, is left out. Sample weights are
+            ignored, as by `metrics`.
         groups: The group of each row: an array of integers or strings.
         tasks: The names of the tasks; by default those of BinaryHeads and ProductHeads.
         batch_size: The number of rows per batch of predictions, 1024 by default.
@@ -47,9 +52,11 @@ class GroupedAUC(keras.callbacks.Callback):
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
-        ValueError: If the arrays have different numbers of rows, `weighting` is unknown, or
-            `tasks` is empty. In `fit`, if a task is unknown, has no labels or no single number as
-            prediction, or a label is neither 0, 1 nor missing.
+        ValueError: If the arrays have no rows or different numbers of rows, a group is missing,
+            `weighting` is unknown, or `tasks` is empty. In `fit`, if a task is unknown, has no
+            labels or no single number as prediction, or a label is neither 0, 1 nor missing. If
+            the model does not return predictions by task: after the first epoch for a model that
+            is not Functional.
 
     Example:
 
@@ -78,8 +85,8 @@ class GroupedAUC(keras.callbacks.Callback):
         name: str = "gauc",
     ) -> None:
         super().__init__()
-        self._x, self._y = _unpack(validation_data)
-        self._indices = group_indices(groups, _number_of_rows(self._x, self._y))
+        self._x, self._y = unpack_arrays(validation_data)
+        self._indices = group_indices(groups, number_of_rows(self._x, self._y))
         self.tasks = None if tasks is None else _check_tasks(tasks)
         self.batch_size = DEFAULT_SIZE
         if batch_size is not None:
@@ -88,24 +95,53 @@ class GroupedAUC(keras.callbacks.Callback):
         if not isinstance(name, str):
             raise TypeError(f"name must be a string. Received: name={name!r}")
         self.name = name
+        self._labels: dict[TaskName, np.ndarray] = {}
         self._grouped_labels: dict[TaskName, GroupedLabels] = {}
+        self._num_heads = 0
+        self._may_have_masks = True
 
     def on_train_begin(self, logs: Logs = None) -> None:
         heads = {head.task: head for head in find_layers(self.model, Head)}
-        self._grouped_labels = {
-            task: self._group_labels(task, heads[task]) for task in self._check_known(heads)
-        }
+        self._num_heads = len(heads)
+        tasks = self._check_known(heads)
+        self._labels = {task: self._labels_of(task, heads[task]) for task in tasks}
+        self._grouped_labels = {task: self._group_labels(task) for task in tasks}
+        outputs = functional_outputs(self.model)
+        if outputs is not None:
+            self._predictions(outputs)
+        sizes = [labels.size for labels in self._labels.values()]
+        self._may_have_masks = any(size > len(self._indices) for size in sizes)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         model = self.model  # on JAX, access to self.model updates the variables
         with unchanged_gate_statistics(model):
             outputs = model.predict(self._x, batch_size=self.batch_size, verbose=0)
+            predictions = self._predictions(outputs)
+            if self._may_have_masks:  # in the first epoch only
+                self._leave_out_masked(model)
+                self._may_have_masks = False
         for task, labels in self._grouped_labels.items():
-            predictions = outputs[task] if isinstance(outputs, Mapping) else outputs
-            predictions = np.asarray(predictions, "float64").ravel()
+            of_task = np.asarray(predictions[task], "float64").ravel()
             if logs is not None:
-                logs[f"val_{task}_{self.name}"] = labels.auc(predictions, self.weighting)
+                logs[f"val_{task}_{self.name}"] = labels.auc(of_task, self.weighting)
                 logs[f"val_{task}_{self.name}_share"] = labels.share
+
+    def _predictions(self, outputs: Nested) -> dict[TaskName, Any]:
+        """Return the predictions of the tasks; check that each label has one."""
+        predictions = predictions_by_task(outputs, list(self._labels), self._num_heads)
+        for task, of_task in predictions.items():
+            shape = tuple(of_task.shape) if len(of_task.shape) > 1 else (*of_task.shape, 1)
+            check_shape(self._labels[task].shape, shape, 1, f"validation_data[1][{task!r}]")
+        return predictions
+
+    def _leave_out_masked(self, model: keras.Model) -> None:
+        masks = prediction_masks(
+            model, self._x, list(self._labels), self._num_heads, self.batch_size
+        )
+        for task, mask in masks.items():
+            labels = self._labels[task]
+            labels[~mask.reshape(labels.shape)] = np.nan
+            self._grouped_labels[task] = self._group_labels(task)
 
     def _check_known(self, heads: Mapping[TaskName, Head]) -> list[TaskName]:
         """Return the tasks, if the model has a head and `validation_data` has labels for each."""
@@ -120,11 +156,8 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"{known}; by default those of BinaryHeads and ProductHeads. "
                 f"Received: tasks={self.tasks!r}"
             )
-        if not isinstance(self._y, Mapping) and len(heads) > 1:
-            raise TypeError(
-                f"validation_data must have labels as a dict by task, {list(heads)}. "
-                f"Received: validation_data=(..., {type(self._y).__name__})"
-            )
+        if len(heads) > 1:
+            check_by_task(self._y, list(heads), "validation_data[1]")
         missing = [t for t in tasks if isinstance(self._y, Mapping) and t not in self._y]
         if missing:
             raise ValueError(
@@ -133,38 +166,14 @@ class GroupedAUC(keras.callbacks.Callback):
             )
         return tasks
 
-    def _group_labels(self, task: TaskName, head: Head) -> GroupedLabels:
-        labels = to_numpy(self._y[task] if isinstance(self._y, Mapping) else self._y)
-        missing = is_missing(labels, head.missing_label)
-        labels = np.where(missing, np.nan, labels.astype("float64")).ravel()
+    def _labels_of(self, task: TaskName, head: Head) -> np.ndarray:
+        """Return the labels of a task with NaN for missing labels."""
+        labels = self._y[task] if isinstance(self._y, Mapping) else self._y
+        return np.where(is_missing(labels, head.missing_label), np.nan, labels.astype("float64"))
+
+    def _group_labels(self, task: TaskName) -> GroupedLabels:
+        labels = self._labels[task].ravel()
         return GroupedLabels(labels, self._indices, f"validation_data[1][{task!r}]")
-
-
-def _unpack(validation_data: tuple[Nested, ...]) -> tuple[Any, Any]:
-    """Return x and y, if they are arrays."""
-    parts = validation_data if isinstance(validation_data, tuple | list) else ()
-    leaves = keras.tree.flatten(parts[:1])
-    if len(parts) not in (2, 3) or not all(hasattr(leaf, "shape") for leaf in leaves):
-        raise TypeError(
-            "validation_data must be a tuple (x, y) or (x, y, sample_weight) of arrays. "
-            f"Received: validation_data={validation_data!r}"
-        )
-    x, y = parts[:2]
-    for key, labels in y.items() if isinstance(y, Mapping) else [(None, y)]:
-        where = "" if key is None else f"[{key!r}]"
-        check_dtype(to_numpy(labels), f"validation_data[1]{where}")
-    return x, y
-
-
-def _number_of_rows(x: Nested, y: Nested) -> int:
-    labels = list(y.values()) if isinstance(y, Mapping) else [y]
-    rows = {array.shape[:1] for array in [*map(to_numpy, labels), *keras.tree.flatten(x)]}
-    if len(rows) != 1 or () in rows:
-        raise ValueError(
-            "validation_data must have arrays with the same number of rows. "
-            f"Received: rows={sorted(rows)}"
-        )
-    return int(rows.pop()[0])
 
 
 def _check_tasks(tasks: Sequence[TaskName]) -> list[TaskName]:

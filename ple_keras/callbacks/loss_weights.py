@@ -1,6 +1,5 @@
 """Callbacks that schedule and log loss weights."""
 
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from ple_keras._checks import check_known_keys, check_not_negative
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Tensor
+from ple_keras.callbacks._schedule_arguments import KEYWORD, logs_argument
 from ple_keras.heads.task_heads import TaskHeads
 
 
@@ -84,10 +84,12 @@ class LossWeightSchedule(LossWeightLogger):
     Args:
         fn: `fn(task, epoch) -> multiplier` or `fn(task, epoch, logs) -> multiplier`, a finite
             number, at least 0. Epochs start at 0, as in Keras. The logs are passed if the third
-            parameter is named `logs` or has no default.
+            parameter is named `logs` or has no default, and as a keyword if a keyword-only
+            parameter is named `logs`.
 
     Raises:
-        TypeError: If `fn` is not a function. In `fit`, if it does not return a number.
+        TypeError: If `fn` can't be called in one of these forms. In `fit`, if it does not return a
+            number.
         ValueError: In `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
 
     Warns:
@@ -107,10 +109,8 @@ class LossWeightSchedule(LossWeightLogger):
 
     def __init__(self, fn: Callable[..., float]) -> None:
         super().__init__()
-        if not callable(fn):
-            raise TypeError(f"fn must be a function fn(task, epoch). Received: fn={fn!r}")
         self.fn = fn
-        self._takes_logs = _takes_logs(fn)
+        self._logs_argument = logs_argument(fn)
         self._has_begun = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -119,36 +119,29 @@ class LossWeightSchedule(LossWeightLogger):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         for heads in self._task_heads():
-            arguments = [heads.epoch_logs(epoch)] if self._takes_logs else []
-            if arguments == [[]] and epoch > 0 and not self._has_begun:
+            logs_of_epochs = heads.epoch_logs(epoch) if self._logs_argument else []
+            if self._logs_argument and not logs_of_epochs and epoch > 0 and not self._has_begun:
                 _warn_of_missing_logs(epoch)
             heads.multiply_loss_weights(
                 {
                     task: check_not_negative(
-                        self.fn(task, epoch, *arguments), f"fn({task!r}, {epoch})"
+                        self._call_fn(task, epoch, logs_of_epochs), f"fn({task!r}, {epoch})"
                     )
                     for task in heads.trained_tasks
                 }
             )
         self._has_begun = True
 
+    def _call_fn(self, task: str, epoch: int, logs: list[dict[str, float]]) -> float:
+        if self._logs_argument == KEYWORD:
+            return self.fn(task, epoch, logs=logs)
+        return self.fn(task, epoch, *([logs] if self._logs_argument else []))
+
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_end(epoch, logs)
-        if self._takes_logs:
+        if self._logs_argument:
             for heads in self._task_heads():
                 heads.store_epoch_logs(epoch, _numbers_of(logs or {}))
-
-
-def _takes_logs(fn: Callable[..., float]) -> bool:
-    """Return whether the third parameter of a function is `logs` or has no default."""
-    try:
-        parameters = list(inspect.signature(fn).parameters.values())
-    except ValueError:  # some builtins have no signature
-        return False
-    third = parameters[2] if len(parameters) > 2 else None
-    if third is None or third.kind not in (third.POSITIONAL_ONLY, third.POSITIONAL_OR_KEYWORD):
-        return False
-    return third.name == "logs" or third.default is third.empty
 
 
 def _numbers_of(logs: Mapping[str, Tensor]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import keras
 
-from ple_keras._checks import check_number
+from ple_keras._checks import check_number, short_repr
 from ple_keras._typing import Logs
 
 
@@ -34,7 +34,9 @@ class MultiTaskScore(keras.callbacks.Callback):
     def __init__(self, weights: Mapping[str, float], name: str = "val_mtl_score") -> None:
         super().__init__()
         if not isinstance(weights, Mapping):
-            raise TypeError(f"weights must be a dict by metric. Received: weights={weights!r}")
+            raise TypeError(
+                f"weights must be a dict by metric. Received: weights={short_repr(weights)}"
+            )
         if not weights:
             raise ValueError("weights must name at least one metric. Received: weights={}")
         self.weights = {key: check_number(w, f"weights[{key!r}]") for key, w in weights.items()}

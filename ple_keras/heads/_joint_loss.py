@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from ple_keras._checks import check_known_keys
+from ple_keras._checks import check_by_task, check_known_keys, short_repr
 from ple_keras._keras.tracing import is_constant_in_jax_trace
 from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.head import Head
@@ -49,10 +49,7 @@ def _check_by_task(arguments: Mapping[str, ByName], heads: Sequence[Head]) -> No
             f"Received: heads={[head.task for head in heads]}, all with loss=None"
         )
     for argument, value in arguments.items():
-        if not isinstance(value, Mapping):
-            raise TypeError(
-                f"{argument} must be a dict by task, {trained}. Received: {argument}={value!r}"
-            )
+        check_by_task(value, trained, argument)
         missing = [task for task in trained if task not in value]
         if missing and argument != "sample_weight":
             raise ValueError(
@@ -68,5 +65,5 @@ def _check_not_constant(weights: LossWeights, y_pred: ByName) -> None:
         raise ValueError(
             "Learned loss weights are constants of a JAX trace, so they would have no gradient. "
             "Call compute_loss in `with keras.StatelessScope(pairs):`, where `pairs` has each "
-            f"variable of the model and its value. Received: y_pred={dict(y_pred)!r}"
+            f"variable of the model and its value. Received: y_pred={short_repr(dict(y_pred))}"
         )

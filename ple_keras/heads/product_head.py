@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_task_name, refuse_fixed
+from ple_keras._checks import check_task_name, refuse_fixed, short_repr
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -94,7 +94,7 @@ class ProductHead(Head):
         """Raise ValueError: a product has no features and no logits."""
         raise ValueError(
             f"{self.name!r} has no logits. Use those of its factors, {list(self.of)}. "
-            f"Received: features={features!r}"
+            f"Received: features={short_repr(features)}"
         )
 
     def log_probability(self, factors: Sequence[Tensor]) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import SHARED, check_keys
+from ple_keras._checks import SHARED, check_by_task, check_keys
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
@@ -121,10 +121,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         return {task: predictions[task] for task in self._task_names}
 
     def _inputs_by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(inputs, Mapping):
-            raise TypeError(
-                f"inputs must be a dict by task, {self.task_names}. Received: inputs={inputs!r}"
-            )
+        check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")
         return features
@@ -202,10 +199,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        if not isinstance(y, Mapping):
-            raise TypeError(
-                f"y must be a dict by task, {list(self._task_names)}. Received: y={y!r}"
-            )
+        check_by_task(y, self._task_names, "y")
         check_keys(y, self._task_names, "y")
         for head in self._heads():
             head.check_labels(y[head.task])

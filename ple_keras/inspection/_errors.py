@@ -5,12 +5,13 @@ from collections.abc import Iterable
 import keras
 import numpy as np
 
+from ple_keras._checks import short_repr
 from ple_keras._typing import Nested
 
 
 def empty_data_error(x: Nested) -> ValueError:
     """Return the error for data without a batch."""
-    return ValueError(f"x must hold at least one batch. Received: x={x!r}")
+    return ValueError(f"x must hold at least one batch. Received: x={short_repr(x)}")
 
 
 def failed_batch_error(x: Nested, error: Exception) -> ValueError:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_known_value
+from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, Nested
@@ -31,27 +31,29 @@ def observe_levels(
 ) -> ByLevel:
     """Return the result of `summarize` for every level that runs, concatenated over batches.
 
-    See `observe_model` for the arguments and errors.
+    See `observe_model` for the arguments, and `gate_weights` for x and the errors.
     """
-    return observe_model(model, x, summarize, lambda outputs: {}, batch_size, verbose)[0]
+    batches = Batches(x, batch_size=batch_size)
+    return observe_model(model, batches, summarize, lambda outputs: {}, verbose)[0]
 
 
 def observe_model(
     model: keras.Layer,
-    x: Nested,
+    batches: Batches,
     summarize: Summarize,
     summarize_outputs: Callable[[Nested], ByName],
-    batch_size: int | None,
     verbose: str | int,
-) -> tuple[ByLevel, dict[str, np.ndarray]]:
+) -> tuple[ByLevel, dict[str, np.ndarray], list[Any]]:
     """Return figures of every level that runs, and of the outputs, concatenated over batches.
+
+    The last element of the result is the list of the batches' labels, which may be None. Batches
+    are read once.
 
     Args:
         model: As for `gate_weights`.
-        x: As for `gate_weights`.
+        batches: Batches of `(x, y)`.
         summarize: A function from a level's gate weights and expert outputs, by name, to tensors.
         summarize_outputs: A function from the model's outputs to tensors by name.
-        batch_size: As for `gate_weights`.
         verbose: As for `gate_weights`.
 
     Raises:
@@ -59,24 +61,24 @@ def observe_model(
     """
     levels = built_levels(model)
     check_known_value(verbose, ("auto", 0, 1), "verbose")
-    batches = Batches(x, batch_size=batch_size)
     observed = _ObservedModel(model, levels, summarize, summarize_outputs)
     progress = _progress_bar(batches, verbose)
-    observed_batches = []
-    for number, (batch, _) in enumerate(batches, start=1):
+    observed_batches, labels = [], []
+    for number, (batch, y) in enumerate(batches, start=1):
         observed_batches.append(_run_batch(observed, batch))
+        labels.append(y)
         progress(number)
     if not observed_batches:
-        raise empty_data_error(x)
+        raise empty_data_error(batches.given)
     try:
         joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *observed_batches)
     except ValueError as error:
         raise ValueError(
             f"x must have batches that differ only in their number of examples: {error} "
-            f"Received: x={x!r}"
+            f"Received: x={short_repr(batches.given)}"
         ) from error
     by_level, outputs = joined
-    return {level: by_level[level] for level in levels if level in by_level}, outputs
+    return {level: by_level[level] for level in levels if level in by_level}, outputs, labels
 
 
 def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:

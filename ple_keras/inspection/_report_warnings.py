@@ -1,5 +1,6 @@
 """Warnings of a gate report."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 from ple_keras.inspection._report_text import percent
@@ -17,6 +18,7 @@ EVEN_SPREAD = 0.02  # of each weight over the examples
 CONSTANT_DEVIATION = 1e-6  # of predictions
 CALIBRATION = (0.8, 1.25)  # over at least
 CALIBRATION_LABELS = 100
+EXPECTED_POSITIVES = 5  # of which the chance to see none is below 1 %
 
 
 def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
@@ -72,6 +74,12 @@ def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
             f"{task}: the sum of the predictions is {use.calibration:.2f} times that of "
             f"{use.labels} labels. If the head has a pos_weight, divide the odds by it. Otherwise, "
             "check that missing labels are NaN, and that x is like the training data."
+        )
+    has_no_positive = math.isnan(use.calibration) and use.labels >= CALIBRATION_LABELS
+    if has_no_positive and use.expected_positives >= EXPECTED_POSITIVES:
+        yield (
+            f"{task}: none of {use.labels} labels is positive, but the predictions expect "
+            f"{use.expected_positives:.1f}. Check the labels, and that missing labels are NaN."
         )
 
 

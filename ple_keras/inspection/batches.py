@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_int
+from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Nested, Tensor
 
@@ -47,18 +47,21 @@ class Batches:
         self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
         if self._has_arrays:
             self._data: Any = _map_arrays(to_numpy, (x, y))
+            for argument, given, arrays in zip("xy", (x, y), self._data):
+                _check_arrays(given, arrays, argument)
             self._rows = _number_of_rows(self._data)
             self._size = size or self._rows
             return
         is_batches = isinstance(x, Iterable | keras.utils.PyDataset)
         if not is_batches or isinstance(x, Mapping | str | bytes) or not leaves:
             raise TypeError(
-                f"x must be arrays, dicts or lists of arrays, or batches. Received: x={x!r}"
+                "x must be arrays, dicts or lists of arrays, or batches. "
+                f"Received: x={short_repr(x)}"
             )
         if y is not None or batch_size is not None:
             raise ValueError(
                 "y and batch_size must be None if x consists of batches. "
-                f"Received: y={y!r}, batch_size={batch_size!r}"
+                f"Received: y={short_repr(y)}, batch_size={batch_size!r}"
             )
         if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
             raise ValueError(
@@ -103,13 +106,16 @@ def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
 
 
+def _check_arrays(given: Nested, arrays: Nested, argument: str) -> None:
+    if any(array is not None and array.ndim == 0 for array in keras.tree.flatten(arrays)):
+        raise TypeError(
+            f"{argument} must hold arrays, not numbers or lists of numbers. "
+            f"Received: {argument}={short_repr(given)}"
+        )
+
+
 def _number_of_rows(data: Nested) -> int:
     arrays = [array for array in keras.tree.flatten(data) if array is not None]
-    if any(array.ndim == 0 for array in arrays):
-        raise TypeError(
-            "x and y must hold arrays, not numbers or lists of numbers. "
-            "Received: an array with shape=()"
-        )
     rows = {len(array) for array in arrays}
     if len(rows) > 1 or 0 in rows:
         raise ValueError(

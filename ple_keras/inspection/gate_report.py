@@ -27,7 +27,12 @@ from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.gradient_conflict import conflict_of_batches
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
-from ple_keras.inspection.prediction_use import PredictionUse, prediction_use, predictions_of
+from ple_keras.inspection.prediction_use import (
+    PredictionUse,
+    labels_by_task,
+    prediction_use,
+    predictions_of,
+)
 from ple_keras.layers.cgc_block import CGCBlock
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
@@ -41,7 +46,7 @@ class GateReport:
         examples: The number of examples.
         levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts` and `conflict`.
         predictions: `{task: PredictionUse}` for the tasks of the model's heads. A PredictionUse
-            has `deviation`, `labels` and `calibration`.
+            has `deviation`, `labels`, `calibration` and `expected_positives`.
 
     Example:
 
@@ -91,8 +96,10 @@ def gate_report(
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
-        y: Labels by task, for arrays only. With labels, the report includes `gradient_conflict`,
-            averaged over the batches, and the calibration of BinaryHeads and ProductHeads.
+        y: Labels by task, for arrays only. With `y`, the report includes `gradient_conflict`,
+            averaged over the batches, and the calibration of BinaryHeads and ProductHeads. For
+            batches `(x, y)`, it includes the calibration only, since batches are read once: call
+            `gradient_conflict(model, x)` for the conflicts.
         batch_size: The number of examples per batch, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 
@@ -100,7 +107,8 @@ def gate_report(
         A GateReport: print it, or use `levels`, `predictions`, `warnings` and `to_dict()`.
 
     Raises:
-        TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`.
+        TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`. Also if
+            labels of a BinaryHead or ProductHead are not numbers, or not one for each prediction.
 
     Example:
 
@@ -112,14 +120,14 @@ def gate_report(
     >>> report.levels["ple/0"].experts["shared/expert_0"].share["buy"]
     0.5
     """
-    batches = None if y is None else Batches(x, y, batch_size)
+    batches = Batches(x, y, batch_size)
     levels = built_levels(model)
     heads = {head.task: head for head in find_layers(model, Head)}
     summarize_outputs = partial(predictions_of, tasks=list(heads))
-    figures, predictions = observe_model(
-        model, x, _level_figures, summarize_outputs, batch_size, verbose
+    figures, predictions, labels_of_batches = observe_model(
+        model, batches, _level_figures, summarize_outputs, verbose
     )
-    conflict = {} if batches is None else conflict_of_batches(model, batches)
+    conflict = {} if y is None else conflict_of_batches(model, batches)
     uses = {}
     for level, of_level in figures.items():
         gates = {
@@ -130,7 +138,7 @@ def gate_report(
         isolated = levels[level]._wiring.is_isolated
         uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated)
     examples = int(next(iter(figures.values()))["examples"].sum())
-    labels = y if isinstance(y, Mapping) else {}
+    labels = labels_by_task(labels_of_batches, heads)
     of_tasks = {
         task: prediction_use(head, predictions[task], labels.get(task))
         for task, head in heads.items()

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import SHARED
+from ple_keras._checks import SHARED, check_by_task, short_repr
 from ple_keras._typing import Index, Nested, Tensor
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
@@ -16,6 +16,7 @@ from ple_keras.inspection._input_observer import InputObserver
 from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
+from ple_keras.labels.alignment import check_dtype
 from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.weight_slices import expert_slices
@@ -59,7 +60,7 @@ def gradient_conflict(
 
     Raises:
         TypeError: If `model` is not a Keras layer, `x` is neither arrays nor batches, or `y` is
-            not a dict.
+            not a dict of numbers.
         ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, is not built, or runs a
             block twice in one pass. If it has no losses by task, several losses for one task, or
             does not return a dict by task. If `y` lacks a task, or `x` is empty. If called in the
@@ -99,15 +100,16 @@ def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[
 
 def _select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
     """Return the labels of the tasks that have a loss."""
-    if not isinstance(y, Mapping):
-        raise TypeError(f"y must be a dict by task, {list(losses)}. Received: y={y!r}")
-    missing = [task for task in losses if y.get(task) is None]
+    labels = check_by_task(y, [*losses], "y")
+    missing = [task for task in losses if labels.get(task) is None]
     if missing:
         raise ValueError(
             f"y must have labels for each of {list(losses)}; missing: {missing}. "
-            f"Received: y={{{', '.join(map(repr, y))}}}"
+            f"Received: y={{{', '.join(map(repr, labels))}}}"
         )
-    return {task: y[task] for task in losses}
+    for task in losses:
+        check_dtype(labels[task], f"y[{task!r}]")
+    return {task: labels[task] for task in losses}
 
 
 def _cosine_function(
@@ -171,7 +173,7 @@ def _check_predictions(predictions: Nested, losses: TaskLosses, model: keras.Lay
         returned = list(predictions) if isinstance(predictions, Mapping) else predictions
         raise ValueError(
             f"model must return a dict by task, with the keys {list(losses)}. "
-            f"Received: model={model!r}, which returns {returned!r}"
+            f"Received: model={model!r}, which returns {short_repr(returned)}"
         )
 
 

@@ -3,16 +3,17 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.label_arrays import is_missing
 
 
@@ -27,11 +28,13 @@ class PredictionUse:
             else 0.
         calibration: The sum of the predictions divided by the sum of these labels; NaN without
             positives.
+        expected_positives: The sum of the predictions of labelled examples.
     """
 
     deviation: float
     labels: int
     calibration: float
+    expected_positives: float
 
 
 def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -53,17 +56,54 @@ def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, 
     return predictions
 
 
-def prediction_use(head: Head, predictions: np.ndarray, labels: Tensor | None) -> PredictionUse:
-    """Return the figures of predictions `(positions, units)`, without non-finite ones."""
+def labels_by_task(batches: Sequence[Any], heads: Mapping[str, Head]) -> dict[str, np.ndarray]:
+    """Return the labels of binary tasks as `(positions,)`.
+
+    Args:
+        batches: The labels of each batch: by task, an array for a single task, or None.
+        heads: The heads by task. Those without labels in a batch are left out.
+    """
+    found = {}
+    for task, head in heads.items():
+        if isinstance(head, BinaryHead | ProductHead):
+            labels = [_labels_of(y, task, is_only_task=len(heads) == 1) for y in batches]
+            if not any(array is None for array in labels):
+                found[task] = np.concatenate([np.ravel(array) for array in labels])
+    return found
+
+
+def _labels_of(y: Any, task: str, is_only_task: bool) -> Any:
+    if isinstance(y, Mapping):
+        return y.get(task)
+    return y if is_only_task and hasattr(y, "shape") else None
+
+
+def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | None) -> PredictionUse:
+    """Return the figures of predictions `(positions, units)`, without non-finite ones.
+
+    Raises:
+        TypeError: If labels are not numbers.
+        ValueError: If there is not one label for each prediction.
+    """
     predictions = predictions.astype("float64")
     is_finite = np.isfinite(predictions).all(axis=-1)
     deviation = math.nan
     if is_finite.sum() > 1:
         deviation = float(predictions[is_finite].std(axis=0).max())
-    if labels is None or not isinstance(head, BinaryHead | ProductHead):
-        return PredictionUse(deviation, 0, math.nan)
-    labels = to_numpy(labels).ravel()
+    if labels is None:
+        return PredictionUse(deviation, 0, math.nan, 0.0)
+    _check_labels(labels, len(predictions), f"y[{head.task!r}]")
     kept = is_finite & ~is_missing(labels, head.missing_label)
     positives = labels[kept].sum(dtype="float64")
-    calibration = float(predictions[kept].sum() / positives) if positives else math.nan
-    return PredictionUse(deviation, int(kept.sum()), calibration)
+    expected = float(predictions[kept].sum())
+    calibration = float(expected / positives) if positives else math.nan
+    return PredictionUse(deviation, int(kept.sum()), calibration, expected)
+
+
+def _check_labels(labels: np.ndarray, predictions: int, argument: str) -> None:
+    check_dtype(labels, argument)
+    if len(labels) != predictions:
+        raise ValueError(
+            f"{argument} must have one label for each of {predictions} predictions. "
+            f"Received: {argument}.shape={labels.shape}"
+        )

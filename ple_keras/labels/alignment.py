@@ -3,8 +3,11 @@
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from ple_keras._checks import short_repr
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Tensor
 
 
@@ -17,11 +20,11 @@ def align(
     `(..., 1)`. A reduction of the last axis then has one value for each example.
 
     Raises:
-        TypeError: If the labels are not numbers.
+        TypeError: If the labels or predictions are not numbers.
         ValueError: If the shape of the labels does not match the predictions.
     """
-    y_true, y_pred = ops.convert_to_tensor(y_true), ops.convert_to_tensor(y_pred)
-    check_dtype(y_true, "y_true", where)
+    y_true = to_number_tensor(y_true, "y_true", where)
+    y_pred = to_number_tensor(y_pred, "y_pred", where)
     if len(y_pred.shape) == 1:
         y_pred = ops.expand_dims(y_pred, -1)
         y_true = ops.expand_dims(y_true, -1) if len(y_true.shape) == 1 else y_true
@@ -29,6 +32,33 @@ def align(
     if len(y_true.shape) < len(y_pred.shape) and y_pred.shape[-1] == 1:
         y_true = ops.expand_dims(y_true, -1)
     return y_true, y_pred
+
+
+def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
+    """Return a tensor; check that it holds real numbers or bools."""
+    if isinstance(value, np.ndarray):
+        check_dtype(value, argument, where)
+    try:
+        tensor = ops.convert_to_tensor(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{argument}{where} must hold numbers. Received: {argument}={short_repr(value)}"
+        ) from error
+    check_dtype(tensor, argument, where)
+    return tensor
+
+
+def to_number_array(value: Tensor, argument: str) -> np.ndarray:
+    """Return a NumPy array; check that it holds real numbers or bools."""
+    try:
+        array = to_numpy(value)
+    except ValueError as error:  # lists of different lengths
+        raise TypeError(
+            f"{argument} must hold numbers, in lists of equal lengths. "
+            f"Received: {argument}={short_repr(value)}"
+        ) from error
+    check_dtype(array, argument)
+    return array
 
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
@@ -69,10 +99,10 @@ def check_shape(
     if 1 in widths:
         allowed.append(tuple(leading))
     if not any(shapes_match(shape, one) for one in allowed):
-        shapes = " or ".join(map(_format_shape, allowed))
+        shapes = " or ".join(map(format_shape, allowed))
         raise ValueError(
             f"{argument}{where} must have a shape {shapes} for predictions "
-            f"{_format_shape(prediction)}. Received: {argument}.shape={shape}"
+            f"{format_shape(prediction)}. Received: {argument}.shape={shape}"
         )
 
 
@@ -83,6 +113,7 @@ def shapes_match(shape: tuple[int | None, ...], other: tuple[int | None, ...]) -
     )
 
 
-def _format_shape(shape: tuple[int | None, ...]) -> str:
+def format_shape(shape: tuple[int | None, ...]) -> str:
+    """Return a shape as in messages, with "batch" for an unknown first axis."""
     axes = ["batch" if i == 0 and n is None else str(n) for i, n in enumerate(shape)]
     return f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"

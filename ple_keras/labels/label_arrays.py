@@ -9,7 +9,7 @@ import numpy as np
 from ple_keras._keras.internals import is_of_keras
 from ple_keras._keras.names import stable_name
 from ple_keras._typing import LossLike, Tensor
-from ple_keras.labels.alignment import check_dtype, check_shape
+from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.missing_label import can_represent
 
 # Parts of the names of losses, by the labels that they take:
@@ -66,8 +66,8 @@ def check_array(
         UserWarning: If all labels are missing.
     """
     argument = f"y[{task!r}]"
-    array = np.asarray(labels)
-    dtype = check_dtype(array, argument)
+    array = to_number_array(labels, argument)
+    dtype = str(array.dtype)
     check_shape(array.shape, shape, width, argument)
     if array.ndim < len(shape):
         array = array[..., None]
@@ -136,7 +136,7 @@ def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str
         found = np.unique(labels[wrong])
         shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
         remedy = ""
-        if len(found) == 1:
+        if len(found) == 1 and _may_mark_missing_labels(found[0]):
             remedy = (
                 f" If {found[0]} marks missing labels, create the head with "
                 f"missing_label={found[0]}."
@@ -145,3 +145,8 @@ def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str
             f"y[{task!r}] must {rule}; invalid: {np.count_nonzero(wrong)}.{remedy} "
             f"Received: y[{task!r}]=[..., {shown}]"
         )
+
+
+def _may_mark_missing_labels(value: float) -> bool:
+    """Return whether a value is an integer that heads take as `missing_label`, such as -1."""
+    return bool(np.isfinite(value)) and value == int(value) and -(2**31) <= value < 2**31

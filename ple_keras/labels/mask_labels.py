@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ple_keras._checks import check_known_keys, in_dependency_order
+from ple_keras._checks import check_by_task, check_known_keys, in_dependency_order
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.labels.alignment import check_dtype, shapes_match
 from ple_keras.labels.missing_label import can_represent, check_missing_label
@@ -46,11 +46,11 @@ def mask_labels(
     >>> mask_labels(y, {"purchase": "click"}, missing_label=-1)["purchase"]
     array([ 0,  1, -1])
     """
-    for argument, value in (("y", y), ("spaces", spaces)):
-        if not isinstance(value, Mapping):
-            raise TypeError(f"{argument} must be a dict by task. Received: {argument}={value!r}")
+    if not isinstance(spaces, Mapping):
+        raise TypeError(f"spaces must be a dict by task. Received: spaces={spaces!r}")
     if not all(isinstance(parent, str) for parent in spaces.values()):
         raise TypeError(f"spaces must map each task to one other task. Received: spaces={spaces!r}")
+    check_by_task(y, [*dict.fromkeys([*spaces, *spaces.values()])], "y")
     check_known_keys(spaces, list(y), "spaces")
     check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
     missing_label = check_missing_label(missing_label)

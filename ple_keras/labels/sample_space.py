@@ -7,7 +7,7 @@ from keras import ops
 
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import DType, Tensor
-from ple_keras.labels.alignment import align
+from ple_keras.labels.alignment import align, format_shape, shapes_match, to_number_tensor
 from ple_keras.labels.missing_label import can_represent
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
@@ -75,24 +75,47 @@ def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) ->
 
 
 def example_weights(
-    sample_weight: Tensor | None, in_space: Tensor | None, rank: int, dtype: DType
+    sample_weight: Tensor | None,
+    in_space: Tensor | None,
+    shape: tuple[int | None, ...],
+    dtype: DType,
+    where: str = "",
 ) -> Tensor | None:
     """Return the weight of each example, 0 if it has no label; None if all are 1.
 
     Args:
         sample_weight: `(batch,)`, `(...)`, `(..., 1)` or None.
         in_space: As returned by `sample_space`.
-        rank: The number of axes of an example's value, one less than that of the predictions.
+        shape: The shape of the examples' values: that of the predictions without the last axis.
         dtype: The dtype of the weights.
+        where: Text after the name in messages, such as " of 'click_loss'".
+
+    Raises:
+        TypeError: If the weights are not numbers.
+        ValueError: If their shape does not match `shape`.
     """
     if sample_weight is not None:
-        sample_weight = ops.cast(ops.convert_to_tensor(sample_weight), dtype)
-        if len(sample_weight.shape) == rank + 1 and sample_weight.shape[-1] == 1:
-            sample_weight = ops.squeeze(sample_weight, -1)
-        while len(sample_weight.shape) < rank:
-            sample_weight = ops.expand_dims(sample_weight, -1)
+        sample_weight = _align_weights(sample_weight, tuple(shape), where)
+        sample_weight = ops.cast(sample_weight, dtype)
     if in_space is None:
         return sample_weight
     if sample_weight is None:
         return ops.cast(in_space, dtype)
     return ops.where(in_space, sample_weight, ops.zeros((), dtype))
+
+
+def _align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str) -> Any:
+    """Return weights with as many axes as `shape`."""
+    given = weights = to_number_tensor(sample_weight, "sample_weight", where)
+    if len(weights.shape) == len(shape) + 1 and weights.shape[-1] == 1:
+        weights = ops.squeeze(weights, -1)
+    while len(weights.shape) < len(shape):
+        weights = ops.expand_dims(weights, -1)
+    allowed = tuple(1 if size == 1 else other for size, other in zip(weights.shape, shape))
+    if len(weights.shape) > len(shape) or not shapes_match(tuple(weights.shape), allowed):
+        shapes = " or ".join(map(format_shape, dict.fromkeys([shape[:1], shape, (*shape, 1)])))
+        raise ValueError(
+            f"sample_weight{where} must have a shape {shapes}. "
+            f"Received: sample_weight.shape={tuple(given.shape)}"
+        )
+    return weights

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import SHARED, check_bool, task_names
+from ple_keras._checks import SHARED, check_bool, short_repr, task_names
 from ple_keras._keras.building import build_features, symbolic
 from ple_keras._keras.dtypes import fixed_dtypes
 from ple_keras._keras.freezing import FreezableLayer
@@ -214,7 +214,7 @@ def _check_inputs(inputs: Nested) -> None:
     """Check that the inputs are a tensor, or a dict that is not empty."""
     if inputs is None or isinstance(inputs, list | tuple):
         raise TypeError(
-            f"inputs must be a tensor, or a dict of columns. Received: inputs={inputs!r}"
+            f"inputs must be a tensor, or a dict of columns. Received: inputs={short_repr(inputs)}"
         )
     if isinstance(inputs, Mapping) and not inputs:
         raise ValueError(f"inputs must have at least one column. Received: inputs={inputs!r}")

@@ -23,7 +23,8 @@ class MaskedLoss(keras.Loss):
     The loss is `L = sum_i d_i w_i loss_i / sum_i d_i`. d_i is 1 if example i has a label, else 0,
     and w_i is its sample weight. This is the mean over the task's sample space (Tang et al.,
     RecSys 2020, equations 8 and 9). Keras treats masks in the same way. If no example of the batch
-    is labelled, the loss and its gradient are 0. If every example is labelled, this equals `loss`.
+    is labelled, or the batch is empty, the loss and its gradient are 0. If every example is
+    labelled, this equals `loss`.
 
     With rare labels, the share of batches that have a label determines a task's weight. Use large
     batches, or `reduction="sum_over_batch_size"`, which divides by the batch size. Its average
@@ -55,8 +56,9 @@ class MaskedLoss(keras.Loss):
 
     Raises:
         TypeError: If an argument has a type that is not listed above, or labels are not numbers.
-        ValueError: If `loss` or `reduction` is unknown. In a call, if the shape of the labels does
-            not match the predictions, or `loss` does not return a value for each example.
+        ValueError: If `loss` or `reduction` is unknown. In a call, if the shape of the labels or
+            of the sample weights does not match the predictions, or `loss` does not return a value
+            for each example.
 
     Example:
 
@@ -93,17 +95,20 @@ class MaskedLoss(keras.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
+        where = f" of {self.name!r}"
         y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, self.label_width, f" of {self.name!r}"
+            y_true, y_pred, self.missing_label, self.label_width, where
         )
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
             is_known = ops.logical_not(is_ignored)
             in_space = is_known if in_space is None else ops.logical_and(in_space, is_known)
-        weights = example_weights(sample_weight, in_space, len(y_pred.shape) - 1, self.dtype)
+        weights = example_weights(sample_weight, in_space, y_pred.shape[:-1], self.dtype, where)
         if in_space is not None and self._is_mean() and not self.divides_by_batch:
             weights = weights * _batch_to_space_ratio(in_space, self.dtype)
-        return super().__call__(y_true, y_pred, weights)
+        loss = super().__call__(y_true, y_pred, weights)
+        is_empty = tuple(loss.shape) == (0,)  # as Keras returns it for a batch without rows
+        return ops.sum(loss) if is_empty and self.reduction not in (None, "none") else loss
 
     def _is_mean(self) -> bool:
         return self.reduction in (SUM_OVER_BATCH_SIZE, "mean")

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Tensor
-from ple_keras.labels.alignment import check_dtype
+from ple_keras.labels.alignment import to_number_array
 
 
 def label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -14,9 +13,7 @@ def label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndar
         TypeError: If they are not numbers.
         ValueError: If their numbers of entries differ.
     """
-    y, p = to_numpy(labels), to_numpy(predictions)
-    check_dtype(y, "labels")
-    check_dtype(p, "predictions")
+    y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
     if _without_last_axis(y.shape) != _without_last_axis(p.shape):
         raise ValueError(
             "labels must have one entry for each prediction. "

@@ -43,7 +43,7 @@ class MetricOfSums(keras.Metric):
             sample_weight: Weights of the examples.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
-        weights = example_weights(sample_weight, None, len(y_pred.shape) - 1, self.dtype)
+        weights = example_weights(sample_weight, None, y_pred.shape[:-1], self.dtype)
         terms = self.terms(y_true, y_pred)
         if weights is not None:
             terms = [term * ops.expand_dims(weights, -1) for term in terms]

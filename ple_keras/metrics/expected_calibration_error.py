@@ -6,6 +6,8 @@ from ple_keras._checks import check_int, check_known_value
 from ple_keras._typing import Tensor
 from ple_keras.metrics._label_rows import check_valid, label_rows
 
+ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]
+
 
 def expected_calibration_error(
     labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: str = "quantile"
@@ -32,7 +34,8 @@ def expected_calibration_error(
     Raises:
         TypeError: If labels or predictions are not numbers, or `num_bins` is not an integer.
         ValueError: If labels or predictions are outside [0, 1], or their numbers differ. If
-            `num_bins` is below 1, or `strategy` is unknown.
+            `num_bins` is below 1, or `strategy` is unknown. Predictions up to 1e-6 outside are
+            clipped.
 
     Example:
 
@@ -44,11 +47,12 @@ def expected_calibration_error(
     y, p = label_rows(labels, predictions)
     y, p = y[~np.isnan(y)], p[~np.isnan(y)]
     check_valid(y, (y < 0) | (y > 1), "lie in [0, 1]")
-    wrong = (p < 0) | (p > 1)
+    wrong = (p < -ROUNDING) | (p > 1 + ROUNDING)
     if wrong.any():
         raise ValueError(
             f"predictions must lie in [0, 1]. Received: predictions=[..., {p[wrong][0]}]"
         )
+    p = np.clip(p, 0, 1)
     if not len(y) or np.isnan(p).any():
         return float("nan")
     inner_limits = np.linspace(0, 1, num_bins + 1)[1:-1]

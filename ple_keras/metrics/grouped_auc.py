@@ -1,10 +1,10 @@
 """The area under the ROC curve within groups."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
-from ple_keras._checks import check_known_value
+from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.metrics._label_rows import check_valid, label_rows
@@ -38,8 +38,8 @@ def grouped_auc(
     Raises:
         TypeError: If labels or predictions are not numbers, or groups are neither integers nor
             strings.
-        ValueError: If a label is neither 0, 1 nor NaN, the arrays have different numbers of rows,
-            or `weighting` is unknown.
+        ValueError: If a label is neither 0, 1 nor NaN, a group is missing, the arrays have
+            different numbers of rows, or `weighting` is unknown.
 
     Example:
 
@@ -58,9 +58,10 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
 
     Raises:
         TypeError: If groups are neither integers nor strings.
-        ValueError: If their shape is not `(rows,)`.
+        ValueError: If their shape is not `(rows,)`, or a group is missing.
     """
-    array = to_numpy(groups)
+    is_list = isinstance(groups, list | tuple)  # NumPy would turn 1 and "1" into equal strings
+    array = np.asarray(groups, object) if is_list else to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
             f"groups must have one entry for each row of the labels, a shape ({rows},). "
@@ -69,12 +70,27 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     if array.dtype.kind in "iu":
         return np.unique(array, return_inverse=True)[1]
     names: list[Any] = array.tolist()
-    wrong = [name for name in names if not isinstance(name, str | bytes | int)]
-    if wrong or array.dtype.kind == "b":
-        found = f"groups=[..., {wrong[0]!r}]" if wrong else f"groups.dtype={array.dtype}"
-        raise TypeError(f"groups must be integers or strings. Received: {found}")
+    wrong = [name for name in names if not _is_name(name)]
+    if wrong:
+        _refuse_names(wrong)
     indices: dict[Any, int] = {}  # faster than sorting strings
     return np.array([indices.setdefault(name, len(indices)) for name in names], dtype="int64")
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str | bytes | int | np.integer) and not isinstance(name, bool)
+
+
+def _refuse_names(names: list[Any]) -> NoReturn:
+    missing = [name for name in names if str(name) in ("None", "nan", "NaT", "<NA>")]
+    if missing:
+        raise ValueError(
+            "groups must have one group for each row, without missing entries. Leave out the rows "
+            f"without a group. Received: groups=[..., {missing[0]}]"
+        )
+    raise TypeError(
+        f"groups must be integers or strings. Received: groups=[..., {short_repr(names[0])}]"
+    )
 
 
 class GroupedLabels:

@@ -39,7 +39,7 @@ class LossMean(keras.metrics.Mean):
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
             space = ops.logical_not(is_ignored)
-            sample_weight = example_weights(sample_weight, space, len(y_pred.shape) - 1, self.dtype)
+            sample_weight = example_weights(sample_weight, space, y_pred.shape[:-1], self.dtype)
         super().update_state(example_losses(self.loss, y_true, y_pred), sample_weight)
 
     def named_copy(self, name: str) -> "LossMean":

@@ -69,11 +69,11 @@ class MaskedMetric(keras.Metric):
             y_pred: Predictions, `(..., units)`.
             sample_weight: Weights of the examples.
         """
-        y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, where=f" of {self.display_name!r}"
+        where = f" of {self.display_name!r}"
+        y_true, y_pred, in_space = sample_space(y_true, y_pred, self.missing_label, where=where)
+        weights = example_weights(
+            sample_weight, in_space, y_pred.shape[:-1], self.metric.dtype, where
         )
-        rank = len(y_pred.shape) - 1
-        weights = example_weights(sample_weight, in_space, rank, self.metric.dtype)
         try:
             self.metric.update_state(y_true, y_pred, sample_weight=weights)
         except Exception as error:

@@ -9,7 +9,10 @@ MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg"
 MAXIMIZED.add("gauc")
 MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
 MINIMIZED.add("normalized_entropy")  # not any entropy: that of a gate has no direction
-TOTALS = ("loss", "val_loss")  # sums over the tasks of a model
+TOTALS = {"loss", "val_loss", "mtl_score", "val_mtl_score"}  # sums over the tasks of a model
+# Last words of other logs. A calibration is best at 1.
+UNDIRECTED = {"share", "calibration", "learning_rate"}
+UNDIRECTED_PREFIXES = ("gate/", "val_gate/", "loss_weight/")
 
 
 def mtl_gain(
@@ -25,14 +28,16 @@ def mtl_gain(
     Args:
         multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
         single: Metrics of the single-task models under the same keys. Keys of only one of the two
-            dicts are ignored. So are "loss" and "val_loss": in `multi` they are sums over all
-            tasks, and in `single` they belong to one task.
+            dicts are ignored. So are logs that do not rank two models, unless they have a sign:
+            "loss" and `MultiTaskScore`, which are sums over all tasks in `multi`; calibrations,
+            which are best at 1; the share of a grouped AUC; loss weights, gate statistics and the
+            learning rate.
         signs: 1 if higher is better, -1 if lower is better, by key. The sign of an omitted key
             follows from its last word, if known: "auc" in `click_auc`, "rmse" in
             `watch_time_rmse`, "recall" in `recall_at_5`.
 
     Returns:
-        A dict with the gain for each common key except "loss" and "val_loss".
+        A dict with the gain for each common key that is not ignored.
 
     Raises:
         TypeError: If a metric is not a number, or metrics are not a dict by name.
@@ -50,14 +55,14 @@ def mtl_gain(
             raise TypeError(
                 f"{argument} must be a dict of metrics by name. Received: {argument}={metrics!r}"
             )
-    keys = [key for key in multi if key in single and key not in TOTALS]
+    signs = signs or {}
+    keys = [key for key in multi if key in single and (key in signs or _has_direction(key))]
     if not keys:
         raise ValueError(
-            f"multi and single must have common keys other than {TOTALS}, but single has "
-            f"{list(single)}. With one task, Keras omits the task in its keys. "
-            f"Received: multi={dict(multi)!r}"
+            "multi and single must have common keys with a direction, unlike 'loss', which is a "
+            f"sum over tasks, or a calibration, but single has {list(single)}. With one task, "
+            f"Keras omits the task in its keys. Received: multi={dict(multi)!r}"
         )
-    signs = signs or {}
     check_known_keys(signs, keys, "signs")
     return {
         key: _sign(key, signs)
@@ -69,15 +74,24 @@ def mtl_gain(
     }
 
 
+def _has_direction(key: str) -> bool:
+    return not (key in TOTALS or key.startswith(UNDIRECTED_PREFIXES) or _endings(key) & UNDIRECTED)
+
+
+def _endings(key: str) -> set[str]:
+    """Return the last word of a key and the last two, without numbers as in "recall_at_5"."""
+    words = re.split(r"[^a-z0-9]+", key.lower())
+    while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
+        words.pop()
+    return {words[-1], "_".join(words[-2:])}
+
+
 def _sign(key: str, signs: Mapping[str, int]) -> int:
     if key in signs:
         if signs[key] not in (1, -1):
             raise ValueError(f"signs must be 1 or -1. Received: signs[{key!r}]={signs[key]!r}")
         return signs[key]
-    words = re.split(r"[^a-z0-9]+", key.lower())
-    while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
-        words.pop()
-    endings = {words[-1], "_".join(words[-2:])}
+    endings = _endings(key)
     if endings & (MAXIMIZED | MINIMIZED):
         return 1 if endings & MAXIMIZED else -1
     raise ValueError(

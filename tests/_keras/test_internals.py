@@ -301,6 +301,28 @@ def test_a_functional_model_is_recognized_by_its_config():
     assert [*map(internals.is_functional_config, configs)] == [True, False]
 
 
+def test_only_functional_models_have_functional_outputs():
+    def new_class():  # Keras changes the base of a class that gets inputs and outputs
+        class Model(keras.Model):
+            def call(self, inputs):
+                return {"a": inputs}
+
+        return Model
+
+    inputs = keras.Input((1,))
+    outputs = {"a": inputs + 1, "b": inputs}
+    assert internals.functional_outputs(keras.Model(inputs, outputs)) == outputs
+    assert internals.functional_outputs(new_class()(inputs, outputs)) is None
+    called = new_class()()
+    called(inputs)
+    for model in (
+        new_class()(),
+        called,
+        keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]),
+    ):
+        assert internals.functional_outputs(model) is None
+
+
 def test_one_shared_object_id_in_a_file_gives_one_object(tmp_path):
     inner = keras.layers.Activation("relu")
     outer = [keras.layers.TimeDistributed(inner) for _ in range(3)]

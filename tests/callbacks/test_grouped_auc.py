@@ -4,6 +4,7 @@ import functools
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -180,8 +181,81 @@ def test_a_model_that_training_will_build_is_accepted():
     assert list(callback._grouped_labels) == ["click", "buy", "both"]
 
 
+def sequences(is_padded):
+    """Return 8 sequences of 5 positions, their labels and their mask."""
+    x, y = features(8, 5, 3), np.arange(40).reshape(8, 5) % 3 % 2
+    lengths = np.arange(8) % 5 + 1 if is_padded else np.full(8, 5)
+    mask = np.arange(5) < lengths[:, None]
+    return x * mask[..., None], y, mask
+
+
+class Sequences(keras.Model):
+    """Model of sequences with unknown outputs."""
+
+    def __init__(self, heads):
+        super().__init__()
+        self.masking, self.heads = keras.layers.Masking(), heads
+
+    def call(self, inputs):
+        return self.heads({"click": self.masking(inputs)})
+
+
+@pytest.mark.parametrize("is_functional", [True, False])
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_positions_that_keras_masks_are_left_out(is_functional, is_padded):
+    x, y, mask = sequences(is_padded)
+    model = Sequences(pk.TaskHeads([pk.BinaryHead("click")]))
+    if is_functional:
+        inputs = keras.Input((5, 3))
+        model = keras.Model(inputs, model.heads({"click": model.masking(inputs)}))
+    groups = np.arange(8) // 2
+    callback = pk.GroupedAUC((x, {"click": y}), groups, batch_size=3)
+    callback.set_model(model)
+    callback.on_train_begin()
+    predictions = model.predict(x, verbose=0)["click"]
+    expected = pk.grouped_auc(np.where(mask, y, np.nan), predictions, groups)
+    for epoch in range(2):
+        logs = {}
+        callback.on_epoch_end(epoch, logs)
+        assert logs["val_click_gauc"] == pytest.approx(expected, abs=1e-6)
+    labelled = [mask[groups == group] for group in range(4)]
+    used = [m.sum() for m, group in zip(labelled, range(4)) if len(set(y[groups == group][m])) == 2]
+    assert logs["val_click_gauc_share"] == pytest.approx(sum(used) / mask.sum())
+    if is_padded:
+        assert expected != pytest.approx(pk.grouped_auc(y, predictions, groups), abs=1e-3)
+
+
+def test_columns_of_a_data_frame_are_labels():
+    x, y = rows()
+    y = {task: labels.ravel() for task, labels in y.items()}
+    callback = pk.GroupedAUC((pd.DataFrame(x), dict(pd.DataFrame(y))), pd.Series(GROUPS))
+    assert gauc_of(fit(constant_model(), callback)) == gauc_of(
+        fit(constant_model(), pk.GroupedAUC((x, y), GROUPS))
+    )
+
+
 X, Y = rows()
 MADE = {
+    "no_rows": (
+        lambda: pk.GroupedAUC((X[:0], {"click": Y["click"][:0]}), GROUPS[:0]),
+        ValueError,
+        r"at least 1\. Received: rows=\[\(0,\)\]",
+    ),
+    "missing_group": (
+        lambda: pk.GroupedAUC((X, Y), np.where(GROUPS == 0, np.nan, GROUPS)),
+        ValueError,
+        r"groups must.*without missing entries.*groups=\[\.\.\., nan\]",
+    ),
+    "data_frame": (
+        lambda: pk.GroupedAUC((X, pd.DataFrame({"a": [0] * ROWS, "b": [1] * ROWS})), GROUPS),
+        TypeError,
+        r"Convert a data frame with dict\(validation_data\[1\]\).*=DataFrame\(shape=\(60, 2\)",
+    ),
+    "ragged": (
+        lambda: pk.GroupedAUC((X, {"click": [[0], [0, 1]]}), GROUPS),
+        TypeError,
+        r"validation_data\[1\]\['click'\] must hold numbers, in lists of equal lengths",
+    ),
     "no_tuple": (lambda: pk.GroupedAUC(X, GROUPS), TypeError, r"a tuple \(x, y\) or.*Received: v"),
     "no_labels": (lambda: pk.GroupedAUC((X,), GROUPS), TypeError, r"validation_data must be a tup"),
     "batches": (lambda: pk.GroupedAUC((iter([X]), Y), GROUPS), TypeError, r"of arrays.*Received"),
@@ -246,11 +320,58 @@ def test_labels_must_suit_the_model():
     model = constant_model()
     for y, error, message in (
         ({"click": Y["click"]}, ValueError, r"missing: \['buy', 'both'\]\. Received: validation_d"),
-        (Y["click"], TypeError, r"labels as a dict by task.*Received: validation_data=\(\.\.\., n"),
+        (Y["click"], TypeError, r"validation_data\[1\] must be a dict by task.*\[1\]=ndarray\("),
+        (
+            {**Y, "click": np.zeros((ROWS, 2))},
+            ValueError,
+            r"must have a shape \(batch, 1\) or \(batch,\).*\[1\]\['click'\]\.shape=\(60, 2\)",
+        ),
     ):
         callback = pk.GroupedAUC((X, y), GROUPS)
         callback.set_model(model)
         check_refused(callback.on_train_begin, error, message)
+
+
+OUTPUTS = {
+    "list": (lambda outputs: [outputs["click"], outputs["buy"]], r"outputs=\[KerasTensor"),
+    "renamed": (lambda outputs: {"c": outputs["click"], "b": outputs["buy"]}, r"outputs=\{'b':"),
+    "fewer": (lambda outputs: {"click": outputs["click"]}, r"outputs=\{'click': KerasTensor"),
+    "one_of_two": (lambda outputs: outputs["click"], r"Received: outputs=KerasTensor"),
+}
+
+
+@pytest.mark.parametrize(("of", "message"), table(OUTPUTS))
+def test_models_without_predictions_by_task_are_refused(of, message):
+    heads = [pk.BinaryHead(task, missing_label=-1) for task in ("click", "buy")]
+    model = heads_alone(pk.TaskHeads(heads))
+    callback = pk.GroupedAUC((X, Y), GROUPS)
+    callback.set_model(keras.Model(model.input, of(model.output)))
+    message = r"model must return predictions by task, with the keys \['click', 'buy'\].*" + message
+    check_refused(callback.on_train_begin, ValueError, message)
+
+
+def test_a_model_whose_outputs_are_unknown_before_training_is_checked_after_an_epoch():
+    class Renamed(Sequences):
+        def call(self, inputs):
+            return {"other": super().call(inputs)["click"]}
+
+    callback = pk.GroupedAUC((X[:, None], Y["click"].clip(0)), GROUPS)
+    callback.set_model(Renamed(pk.TaskHeads([pk.BinaryHead("click")])))
+    callback.on_train_begin()
+    message = r"with the keys \['click'\].*Received: outputs=\{'other': ndarray\(shape=\(60, 1, 1\)"
+    check_refused(lambda: callback.on_epoch_end(0, {}), ValueError, message)
+
+
+def test_a_model_with_one_output_needs_no_names():
+    head = pk.BinaryHead("click")
+    inputs = keras.Input((3,))
+    for outputs in (head(inputs), [head(inputs)], keras.layers.Flatten()(head(inputs))):
+        callback = pk.GroupedAUC((X, Y["click"].clip(0)), GROUPS)
+        callback.set_model(keras.Model(inputs, outputs))
+        callback.on_train_begin()
+        logs = {}
+        callback.on_epoch_end(0, logs)
+        assert 0 < logs["val_click_gauc"] < 1
 
 
 def test_models_without_a_task_of_one_probability_are_refused():

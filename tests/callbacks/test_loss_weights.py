@@ -22,6 +22,7 @@ from tests.models import (
     of_json,
 )
 from tests.processes import ROOT
+from tests.refusals import check_refused
 
 
 @pytest.fixture
@@ -295,6 +296,16 @@ def test_only_files_of_a_schedule_that_takes_logs_contain_them(takes_logs, tmp_p
     assert found == {"names", "key", "loss_multipliers"} | ({"epoch_logs"} if takes_logs else set())
 
 
+class Schedules:
+    """Callable object."""
+
+    def __call__(self, task, epoch):
+        return "none"
+
+    def with_logs(self, task, epoch, logs):
+        return logs
+
+
 SCHEDULES = {
     "named": (lambda task, epoch, logs: logs, True),
     "named_with_default": (lambda task, epoch, logs=None: logs, True),
@@ -305,7 +316,17 @@ SCHEDULES = {
     "other_default": (lambda task, epoch, factor="none": factor, False),
     "any": (lambda *arguments: "none" if len(arguments) == 2 else None, False),
     "keywords": (lambda task, epoch, **kwargs: kwargs or "none", False),
+    "keyword_only": (lambda task, epoch, *, logs: logs, True),
+    "keyword_only_with_default": (lambda task, epoch, *, logs=None: logs, True),
+    "keyword_only_factor": (lambda task, epoch, *, factor="none": factor, False),
     "partial": (functools.partial(lambda x, task, epoch, logs: logs, 0), True),
+    "partial_of_logs": (functools.partial(lambda task, epoch, logs: logs, logs="none"), True),
+    "partial_of_factor": (
+        functools.partial(lambda task, epoch, logs, factor: logs, factor=2.0),
+        True,
+    ),
+    "method": (Schedules().with_logs, True),
+    "object": (Schedules(), False),
 }
 
 
@@ -314,8 +335,8 @@ def test_logs_are_passed_to_a_third_parameter_that_is_named_logs_or_has_no_defau
     got = []
 
     @functools.wraps(fn, assigned=())  # `inspect.signature` follows `__wrapped__`
-    def schedule(*arguments):
-        got.append(fn(*arguments))
+    def schedule(*arguments, **logs):
+        got.append(fn(*arguments, **logs))
         return 1.0
 
     callback = pk.LossWeightSchedule(schedule)
@@ -337,9 +358,27 @@ def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
     np.testing.assert_allclose(weights, 2 * scores / scores.sum())
 
 
-def test_a_schedule_must_be_a_function():
-    with pytest.raises(TypeError, match=r"fn must be a function.*Received: fn=0\.5"):
-        pk.LossWeightSchedule(0.5)
+@pytest.mark.parametrize(
+    "fn",
+    [
+        0.5,
+        "fn",
+        lambda: 1.0,
+        lambda epoch: 1.0,
+        lambda task, epoch, logs, temperature: 1.0,
+        lambda task, epoch, *, temperature: 1.0,
+        lambda *, task, epoch: 1.0,
+        functools.partial(lambda task, epoch: 1.0, epoch=2),
+        Schedules,
+    ],
+)
+def test_a_schedule_must_be_a_function_of_a_task_and_an_epoch(fn):
+    message = r"fn must be a function fn\(task, epoch\) or fn\(task, epoch, logs\).*Received: fn=."
+    check_refused(lambda: pk.LossWeightSchedule(fn), TypeError, message)
+
+
+def test_a_builtin_without_a_signature_is_accepted():
+    assert pk.LossWeightSchedule(max).fn is max
 
 
 @pytest.mark.parametrize("callback", [pk.LossWeightLogger(), pk.LossWeightDecay(0.5)])

@@ -5,6 +5,7 @@ import weakref
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -117,6 +118,28 @@ def test_a_loss_without_labels_is_0_and_keeps_the_other_tasks():
     assert click == pytest.approx(float(numpy_of(alone)), rel=1e-6)
 
 
+@pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
+def test_a_loss_of_no_rows_is_a_scalar_0(loss_weighting):
+    heads, _ = two_heads(loss_weighting=loss_weighting)
+    y_pred = heads({"click": X[:0], "time": X[:0]})
+    y = {"click": np.zeros(0, "int32"), "time": np.zeros((0, 1))}
+    for weights in (None, {"click": np.zeros(0)}):
+        loss = heads.compute_loss(y, y_pred, weights)
+        assert loss.shape == ()
+        assert float(numpy_of(loss)) == 0
+
+
+def test_labels_and_weights_may_be_columns_of_a_data_frame():
+    heads, predictions = two_heads()
+    frame = pd.DataFrame({"click": CLICKS, "time": X[:, 1]})
+    weights = {"click": pd.Series(WEIGHTS["click"])}
+    expected = heads.compute_loss(
+        two_labels(time=X[:, 1]), predictions, {"click": WEIGHTS["click"]}
+    )
+    found = heads.compute_loss(dict(frame.astype({"click": "Int64"})), predictions, weights)
+    assert float(numpy_of(found)) == pytest.approx(float(numpy_of(expected)), rel=1e-6)
+
+
 def test_predictions_are_not_kept():
     heads, predictions = two_heads()
     kept = weakref.ref(predictions["click"])
@@ -153,6 +176,47 @@ CALLS = {
         ValueError,
         r"y_true of 'time_loss' must.*Received: y_true\.shape=\(4,\)",
     ),
+    "y_words": (
+        lambda call: call(two_labels(click=np.array(["a"] * ROWS))),
+        TypeError,
+        r"y_true of 'click_loss' must hold numbers\. Received: y_true\.dtype=",
+    ),
+    "y_word_list": (
+        lambda call: call(two_labels(click=["a"] * ROWS)),
+        TypeError,
+        r"y_true of 'click_loss' must hold numbers\. Received: y_true(=\['a', .*\.\.\.\]$|\.dt)",
+    ),
+    "y_objects": (
+        lambda call: call(two_labels(click=np.array([None, 1.0] * 6))),
+        TypeError,
+        r"y_true of 'click_loss' must.*which makes None a NaN\. Received: y_true\.dtype=object$",
+    ),
+    "y_none": (
+        lambda call: call(two_labels(click=None)),
+        TypeError,
+        r"y_true of 'click_loss' must hold numbers\. Received: y_true=None$",
+    ),
+    "y_pred_words": (
+        lambda call: call(two_labels(), {"click": np.array([["a"]] * ROWS), "time": X[:, :1]}),
+        TypeError,
+        r"y_pred of 'click_loss' must hold numbers\. Received: y_pred\.dtype=",
+    ),
+    "weights_length": (
+        lambda call: call(two_labels(), sample_weight={"click": np.ones(ROWS - 1)}),
+        ValueError,
+        r"sample_weight of 'click_loss' must have a shape \(12,\) or \(12, 1\)\. "
+        r"Received: sample_weight\.shape=\(11,\)$",
+    ),
+    "weights_shape": (
+        lambda call: call(two_labels(), sample_weight={"click": np.ones((ROWS, 2))}),
+        ValueError,
+        r"Received: sample_weight\.shape=\(12, 2\)$",
+    ),
+    "weights_words": (
+        lambda call: call(two_labels(), sample_weight={"time": ["a"] * ROWS}),
+        TypeError,
+        r"sample_weight of 'time_loss' must hold numbers\. Received: sample_weight(=\['a'|\.dtype)",
+    ),
     "y_pred_missing": (
         lambda call: call(two_labels(), {"click": CLICKS}),
         ValueError,
@@ -161,12 +225,12 @@ CALLS = {
     "y_pred_array": (
         lambda call: call(two_labels(), CLICKS),
         TypeError,
-        r"y_pred must be a dict by task.*Received: y_pred=array",
+        r"y_pred must be a dict by task.*Received: y_pred=ndarray\(shape",
     ),
     "weights_array": (
         lambda call: call(two_labels(), sample_weight=CLICKS),
         TypeError,
-        r"sample_weight must be a dict by task.*Received: sample_weight=array",
+        r"sample_weight must be a dict by task.*Received: sample_weight=ndarray\(sh",
     ),
     "weights_unknown": (
         lambda call: call(two_labels(), sample_weight={"buy": CLICKS}),

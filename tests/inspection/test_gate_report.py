@@ -11,6 +11,7 @@ import ple_keras as pk
 from ple_keras.inspection.levels import find_levels
 from tests.helpers import features, numpy_of
 from tests.models import TASKS, chain, functional, tracked_block
+from tests.refusals import check_refused, table
 
 X = features(40, 4)
 
@@ -284,8 +285,76 @@ def test_bad_calibration_has_a_warning():
     y["buy"][is_labelled] = 0
     report = pk.gate_report(calibrated_model(0.15, 0.8), x, y, batch_size=64)
     assert np.isnan(report.predictions["buy"].calibration)  # without positives
-    (warning,) = [text for text in prediction_warnings(report) if "constant" not in text]
-    assert "click: the sum of the predictions is 0.60 times" in warning
+    assert report.predictions["buy"].expected_positives == pytest.approx(96, rel=1e-5)
+    low, none = [text for text in prediction_warnings(report) if "constant" not in text]
+    assert "click: the sum of the predictions is 0.60 times" in low
+    assert "buy: none of 120 labels is positive, but the predictions expect 96.0" in none
+    report = pk.gate_report(calibrated_model(0.25, 0.04), x, y, batch_size=64)  # expects 4.8
+    assert not [text for text in prediction_warnings(report) if "constant" not in text]
+
+
+def batches_of(x, y):
+    """Return batches of different sizes in all forms that may be read once."""
+    parts = [slice(0, 64), slice(64, 150)]
+    return [(x[part], {task: labels[part] for task, labels in y.items()}) for part in parts]
+
+
+def test_labels_of_batches_are_used_for_the_calibration():
+    x, y = features(150, 4), {"click": np.arange(150) % 4 - 1, "buy": np.arange(150)[:, None] % 2}
+    model = calibrated_model(0.3, 0.8)
+    report = pk.gate_report(model, iter(batches_of(x, y)))
+    expected = pk.gate_report(model, x).predictions
+    use = report.predictions["click"]
+    assert use.labels == np.count_nonzero(y["click"] >= 0)
+    assert use.calibration == pytest.approx(0.3 * use.labels / y["click"].clip(0).sum(), rel=1e-5)
+    assert report.predictions["buy"].calibration == pytest.approx(1.6, rel=1e-5)
+    assert report.predictions["both"] == expected["both"]  # without labels
+    assert any("buy: the sum of the predictions is 1.60" in text for text in report.warnings)
+    assert report.levels["cgc"].conflict == {}
+    tensors = [keras.tree.map_structure(keras.ops.convert_to_tensor, b) for b in batches_of(x, y)]
+    again = pk.gate_report(model, iter(tensors)).predictions["click"].calibration
+    assert again == pytest.approx(use.calibration)
+
+
+def test_labels_of_a_model_with_one_task_need_no_name():
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    level = pk.CGCBlock(heads, [3], name="cgc")
+    model = chain(level, heads, width=4)
+    labels = np.arange(40) % 2
+    report = pk.gate_report(model, iter([(X, labels)]))
+    assert report.predictions["click"].labels == 40
+
+
+def test_labels_of_sequences_may_differ_in_length_between_batches():
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    inputs = keras.Input((None, 4))
+    level = pk.CGCBlock(heads, [3], name="cgc")
+    model = keras.Model(inputs, heads(level(inputs)))
+    batches = [(features(2, n, 4), {"click": np.ones((2, n))}) for n in (5, 7)]
+    use = pk.gate_report(model, iter(batches)).predictions
+    assert (use["click"].labels, use["buy"].labels) == (24, 0)
+
+
+LABELS = {
+    "words": (np.array(["a"] * 40), TypeError, r"y\['click'\] must hold numbers.*dtype=<U1"),
+    "length": (
+        np.zeros((40, 2)),
+        ValueError,
+        r"y\['click'\] must have one label for each of 40.*Received: y\['click'\]\.shape=\(80,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("labels", "error", "message"), table(LABELS))
+def test_wrong_labels_of_batches_are_refused(labels, error, message):
+    batches = iter([(X, {"click": labels})])
+    check_refused(lambda: pk.gate_report(calibrated_model(0.3, 0.8), batches), error, message)
+
+
+def test_lists_of_numbers_are_refused_as_labels():
+    model = calibrated_model(0.3, 0.8)
+    message = r"y must hold arrays, not numbers.*Received: y=\{'click': \[0, 0, "
+    check_refused(lambda: pk.gate_report(model, X, {"click": [0] * 40}), TypeError, message)
 
 
 def test_masked_positions_are_left_out_of_the_predictions():

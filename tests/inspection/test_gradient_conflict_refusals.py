@@ -1,6 +1,7 @@
 """Models and data that gradient_conflict refuses."""
 
 import keras
+import numpy as np
 import pytest
 
 import ple_keras as pk
@@ -82,6 +83,12 @@ REFUSED = {
         (X, {"b": Y["b"]}),
         ValueError,
         r"y must have labels for each of \['a', 'b'\]; missing: \['a'\]. Received: y=\{'b'\}",
+    ),
+    "words": (
+        complete,
+        (X, {**Y, "a": np.array(["yes"] * len(X))}),
+        TypeError,
+        r"y\['a'\] must hold numbers\. Received: y\['a'\]\.dtype=<U3",
     ),
     "rows": (complete, (X[:3], Y), ValueError, "the same number of rows.*rows="),
     "batch_size": (complete, (X, Y, 0), ValueError, "batch_size must be at least 1"),

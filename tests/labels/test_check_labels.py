@@ -5,6 +5,7 @@ import warnings
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -40,12 +41,19 @@ def valid_labels(**labels):
         valid_labels(kind=np.uint8([0, 1, 2])),
         valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [1, 2]])),
         valid_labels(click=np.array([0, None, 1]).astype("float32")),
+        valid_labels(click=pd.Series([0, None, 1], dtype="Int64"), kind=pd.Series([0, 1, 2])),
+        valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
     ],
 )
 def test_valid_labels_are_accepted(y):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         all_heads().check_labels(y)
+
+
+def test_bfloat16_tensors_are_accepted():
+    labels = keras.ops.convert_to_tensor([0.0, np.nan, 1.0], "bfloat16")
+    all_heads().check_labels(valid_labels(click=labels))
 
 
 def test_missing_label_may_be_any_number():
@@ -177,6 +185,11 @@ REFUSED = {
         ValueError,
         r"number of rows for all tasks\. Received: rows=\{'click': 2, 'place': 3, 'kind': 3\}",
     ),
+    "ragged": (
+        valid_labels(place=[[1, 2], [3], [4, 5]]),
+        TypeError,
+        r"y\['place'\] must hold numbers, in lists of equal.*Received: y\['place'\]=\[\[1, 2\], ",
+    ),
     "scalar": (valid_labels(click=1), ValueError, r"Received: y\['click'\]\.shape=\(\)"),
 }
 
@@ -195,6 +208,12 @@ def test_one_repeated_invalid_value_may_mark_missing_labels(task, dtype):
         all_heads().check_labels(y)
     missing_label = re.search(r"create the head with missing_label=(\S+)\. ", str(caught.value))[1]
     all_heads(missing_label=float(missing_label)).check_labels(y)
+
+
+@pytest.mark.parametrize("value", [1.5, np.inf, -np.inf, 2.0**40])
+def test_a_message_suggests_only_values_that_may_mark_missing_labels(value):
+    with pytest.raises(ValueError, match=r"invalid: 1\. Received: y\['click'\]="):
+        all_heads().check_labels(valid_labels(click=np.array([0, value, 1])))
 
 
 def test_labels_of_a_product_have_the_rank_of_its_factors():

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.calibration import calibration_curve
 
@@ -63,7 +64,29 @@ def test_missing_labels_are_left_out():
     assert np.isnan(pk.expected_calibration_error([0, 1], [0.5, np.nan]))
 
 
+@pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "Int64"])
+def test_pandas_columns_are_arrays(dtype):
+    y, p = pd.Series([0, 1], dtype=dtype), pd.Series([0.5, 0.75])
+    error = pk.expected_calibration_error([0, 1], [0.5, 0.75])
+    assert pk.expected_calibration_error(y, p) == error > 0
+    assert pk.expected_calibration_error(y.to_frame(), p.to_frame()) == error
+
+
+def test_rounding_beyond_0_and_1_is_clipped():
+    rounded = np.float32([1 + 2**-23, -1e-8])
+    assert rounded[0] > 1 > 0 > rounded[1]
+    for strategy in ("uniform", "quantile"):
+        assert pk.expected_calibration_error([1, 0], rounded, strategy=strategy) == 0
+
+
 REFUSED = {
+    "ragged": (([[0], [0, 1]], [0.5]), TypeError, r"labels must hold numbers.*Received: labels=\["),
+    "words": (([0], ["a"]), TypeError, r"predictions must hold numbers.*predictions\.dtype=<U1"),
+    "above_1": (
+        ([0], [1 + 1e-5]),
+        ValueError,
+        r"lie in \[0, 1\].*predictions=\[\.\.\., 1\.00001\]",
+    ),
     "bins": (([0], [0.5], 0), ValueError, r"num_bins must be at least 1\. Received: num_bins=0"),
     "bins_type": (([0], [0.5], 1.5), TypeError, r"num_bins must be an integer\. Received: num_b"),
     "strategy": (

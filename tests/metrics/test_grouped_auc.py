@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
@@ -76,7 +77,31 @@ def test_infinite_predictions_are_ties_and_nan_gives_nan():
     assert np.isnan(pk.grouped_auc([], [], np.zeros(0, int)))
 
 
+def test_integers_and_strings_may_be_mixed():
+    labels, predictions = [0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7]
+    for groups in ([1, 1, "1", "1"], np.array([1, np.int64(1), "1", np.str_("1")], object)):
+        assert pk.grouped_auc(labels, predictions, groups) == 0.5
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "Int64"])
+def test_pandas_columns_are_arrays(dtype):
+    y, p = pd.Series([0, 1, 0, 1], dtype=dtype), pd.Series([0.1, 0.2, 0.8, 0.7])
+    names = pd.Series(["a", "a", "b", "b"], index=[4, 3, 2, 1])
+    for groups in (names, names.astype("category"), pd.Series([3, 3, 4, 4], dtype="Int64")):
+        assert pk.grouped_auc(y, p, groups) == 0.5
+        assert pk.grouped_auc(y.to_frame(), p.to_frame(), groups) == 0.5
+    if dtype == "Int64":
+        y = pd.Series([0, 1, 0, None], dtype=dtype)
+        assert pk.grouped_auc(y, p, names) == 1.0
+
+
+def test_bfloat16_tensors_are_arrays():
+    tensors = [keras.ops.convert_to_tensor([0.0, 1.0, 1.0], dtype="bfloat16")] * 2
+    assert pk.grouped_auc(*tensors, [1, 1, 1]) == 1.0
+
+
 ONE = ([0.0, 1.0], [0.1, 0.2])
+MISSING = r"without missing entries.*Received: groups=\[\.\.\., (nan|None|<NA>)\]$"
 REFUSED = {
     "label": (([0, 0.5], [0.1, 0.2], [1, 1]), ValueError, r"be 0 or 1.*labels=\[\.\.\., 0\.5\]"),
     "transposed": (
@@ -93,8 +118,21 @@ REFUSED = {
         TypeError,
         r"integers or strings\. Received: groups=\[\.\.\., 1",
     ),
-    "none": ((*ONE, ["a", None]), TypeError, r"Received: groups=\[\.\.\., None\]"),
-    "bools": ((*ONE, [True, False]), TypeError, r"Received: groups\.dtype=bool"),
+    "none": ((*ONE, ["a", None]), ValueError, MISSING),
+    "nan": ((*ONE, np.array([1.0, np.nan])), ValueError, MISSING),
+    "nan_object": ((*ONE, np.array(["a", np.nan], object)), ValueError, MISSING),
+    "na": ((*ONE, pd.Series(["a", None], dtype="string")), ValueError, MISSING),
+    "bools": ((*ONE, [True, False]), TypeError, r"Received: groups=\[\.\.\., True\]"),
+    "bool_array": ((*ONE, np.array([True, False])), TypeError, r"groups=\[\.\.\., True\]"),
+    "bool_and_int": ((*ONE, np.array([1, True], object)), TypeError, r"groups=\[\.\.\., True\]"),
+    "ragged_groups": ((*ONE, [[1], [1, 2]]), TypeError, r"Received: groups=\[\.\.\., \[1\]\]"),
+    "no_groups": ((*ONE, None), ValueError, r"Received: groups\.shape=\(\)"),
+    "ragged": (
+        ([[0], [0, 1]], [0.1, 0.2], [1, 1]),
+        TypeError,
+        r"labels must hold numb.*: labels=\[",
+    ),
+    "words": (([0, 1], ["a", "b"], [1, 1]), TypeError, r"predictions must hold numbers.*dtype=<U1"),
     "weighting": ((*ONE, [1, 1], "users"), ValueError, r"Received: weighting='users'"),
     "dtype": ((["a", "b"], [0.1, 0.2], [1, 1]), TypeError, r"labels must hold numbers"),
 }

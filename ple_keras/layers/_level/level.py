@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from ple_keras._checks import check_width
+from ple_keras._checks import check_width, short_repr
 from ple_keras._keras.internals import load_error
 from ple_keras._keras.saving import read_text
 from ple_keras._typing import ByName, DType, Shape, Store, Streams, Tensor
@@ -57,7 +57,8 @@ class Level:
         """
         if isinstance(inputs, list | tuple):
             raise ValueError(
-                f"inputs must be one tensor or a dict by stream. Received: inputs={inputs!r}"
+                "inputs must be one tensor or a dict by stream. "
+                f"Received: inputs={short_repr(inputs)}"
             )
         streams = self._wiring.by_stream(inputs)
         if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
@@ -65,7 +66,7 @@ class Level:
                 "inputs must not be symbolic, since a block's experts and gates are not layers of "
                 "a Functional model. Use ple_keras.gate_weights(model, x) or "
                 "ple_keras.gate_report(model, x) on a built model. "
-                f"Received: inputs={inputs!r}"
+                f"Received: inputs={short_repr(inputs)}"
             )
         self.check_widths({stream: tensor.shape for stream, tensor in streams.items()})
         return streams

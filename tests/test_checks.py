@@ -1,0 +1,51 @@
+"""Values in error messages: short, and arrays without their numbers."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+
+import ple_keras as pk
+from ple_keras._checks import short_repr
+from tests.refusals import check_refused
+
+LONG = np.zeros((500, 3), "float32")
+SHOWN = r"ndarray\(shape=\(500, 3\), dtype=float32\)"
+
+
+def test_values_are_shown_briefly():
+    assert short_repr(LONG) == "ndarray(shape=(500, 3), dtype=float32)"
+    assert short_repr({"x": [LONG], "n": 1}) == f"{{'n': 1, 'x': [{short_repr(LONG)}]}}"
+    assert short_repr(pd.DataFrame(LONG)) == "DataFrame(shape=(500, 3))"
+    assert short_repr(list(range(500))) == "[0, 1, 2, 3, 4, 5, ...]"
+    assert "shape=(500, 3)" in short_repr(keras.ops.convert_to_tensor(LONG))
+    for value in (None, "word", 0.5, np.float32(0.5), [1, 2], pk.Gate):
+        assert short_repr(value) == repr(value)
+
+
+def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    predictions = heads({"click": LONG})
+    y = {"click": LONG[:, 0]}
+    for call in (
+        lambda: heads.check_labels(LONG),
+        lambda: heads.compute_loss(LONG, predictions),
+        lambda: heads.compute_loss(y, LONG),
+        lambda: heads.compute_loss(y, predictions, LONG),
+        lambda: pk.mask_labels(LONG, {}),
+    ):
+        check_refused(call, TypeError, rf"must be a dict by task, .*Received: \w+={SHOWN}")
+    check_refused(
+        lambda: pk.GroupedAUC(LONG, LONG), TypeError, f"Received: validation_data={SHOWN}"
+    )
+
+
+@pytest.mark.parametrize("of_heads", [True, False])
+def test_a_data_frame_in_place_of_a_dict_has_a_remedy(of_heads):
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    heads.build({"click": (None, 3)})
+    frame = pd.DataFrame({"click": [0, 1]})
+    call = heads.check_labels if of_heads else lambda y: pk.mask_labels(y, {})
+    message = r"Convert a data frame with dict\(y\)\. Received: y=DataFrame\(shape=\(2, 1\)\)"
+    check_refused(lambda: call(frame), TypeError, message)
+    call(dict(frame))
