@@ -15,19 +15,14 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import (
-    check_names,
-    ordered_attribute,
-    save_names,
-    write_text,
-)
+from ple_keras._keras.saving import ordered_attribute
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
+from ple_keras._typing import LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.gate_arguments import TakesGateArguments
 from ple_keras.layers._level.gate_inputs import STREAM, GateInputs
 from ple_keras.layers._level.level import Level, build_bank
+from ple_keras.layers._level.level_files import LevelFiles
 from ple_keras.layers._level.level_inspection import LevelInspection
 from ple_keras.layers._level.masks import output_masks
 from ple_keras.layers._level.observer import observer
@@ -37,7 +32,7 @@ from ple_keras.layers.template import as_template
 
 
 @register
-class CGCBlock(TakesGateArguments, LevelInspection, FreezableLayer):
+class CGCBlock(TakesGateArguments, LevelInspection, LevelFiles, FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
@@ -285,16 +280,6 @@ class CGCBlock(TakesGateArguments, LevelInspection, FreezableLayer):
                 self._expert_template.layer, shapes[first_expert_stream], "expert_block"
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
-
-    def save_own_variables(self, store: Store) -> None:
-        save_names(store, self._wiring.names)
-        write_text(store, "experts", self._level.bank.kind)
-        save_modes(self, store)
-
-    def load_own_variables(self, store: Store) -> None:
-        check_names(store, self._wiring.names, self)
-        self._level.check_kind(store)
-        load_modes(self, store)
 
     def get_config(self) -> dict[str, Any]:
         return {
