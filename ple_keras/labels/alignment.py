@@ -2,9 +2,9 @@
 
 from typing import Any
 
-import keras
 from keras import ops
 
+from ple_keras._keras.dtypes import dtype_name, is_number
 from ple_keras._typing import Tensor
 
 
@@ -33,11 +33,8 @@ def align(
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """Return the name of the labels' dtype; check that it is one of real numbers or bools."""
-    try:
-        dtype = str(keras.backend.standardize_dtype(labels.dtype))
-    except ValueError:
-        dtype = str(labels.dtype)
-    if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
+    dtype = dtype_name(labels)
+    if not is_number(dtype):
         remedy = ""
         if dtype == "object":
             remedy = " Convert them with astype('float32'), which makes None a NaN."
