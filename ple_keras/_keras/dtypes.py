@@ -1,4 +1,4 @@
-"""Half-precision dtypes, and dtypes that Keras does not cast."""
+"""Half-precision dtypes, dtypes of numbers, and dtypes that Keras does not cast."""
 
 from collections.abc import Mapping
 
@@ -14,6 +14,19 @@ def at_least_float32(x: Tensor) -> Tensor:
     """Cast `x` to float32 if its dtype has fewer bits."""
     is_half = keras.backend.standardize_dtype(x.dtype) in HALF_DTYPES
     return ops.cast(x, "float32") if is_half else x
+
+
+def dtype_name(array: Tensor) -> str:
+    """Return the name of a dtype, which may be unknown to Keras, such as one of NumPy's strings."""
+    try:
+        return str(keras.backend.standardize_dtype(array.dtype))
+    except ValueError:
+        return str(array.dtype)
+
+
+def is_number(dtype: str) -> bool:
+    """Return whether a dtype is one of real numbers or bools."""
+    return dtype.startswith(("bool", "int", "uint", "float", "bfloat"))
 
 
 def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:

@@ -5,6 +5,7 @@ from typing import Any
 
 from ple_keras._checks import in_dependency_order, task_names
 from ple_keras._typing import TaskName
+from ple_keras.heads._heads_by_task import HeadsByTask
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
@@ -12,6 +13,11 @@ from ple_keras.heads.product_head import ProductHead
 
 def check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     """Return the heads as a list; check that their tasks and layer names differ."""
+    if isinstance(heads, HeadsByTask):
+        raise TypeError(
+            "heads must not be a TaskHeads, which owns its heads: use it itself, or create new "
+            f"heads. Received: heads={heads!r}"
+        )
     if isinstance(heads, Mapping):
         task_names(heads, "heads")
         heads = list(heads.values())

@@ -1,6 +1,7 @@
 """The heads of a TaskHeads as a mapping by task."""
 
 from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from typing import Any
 
 import keras
 
@@ -42,6 +43,9 @@ class HeadsByTask(keras.Layer):
     def __iter__(self) -> Iterator[TaskName]:
         return iter(self._task_names)
 
+    def __reversed__(self) -> Iterator[TaskName]:
+        return reversed(self._task_names)
+
     def __len__(self) -> int:
         return len(self._task_names)
 
@@ -49,6 +53,10 @@ class HeadsByTask(keras.Layer):
         return True  # as for every layer, also before it has heads
 
     # Methods and not properties, which Keras's saving would read.
+
+    def get(self, task: TaskName, default: Any = None) -> Any:
+        """Return the head of a task, or `default` if the task is unknown."""
+        return self._by_task().get(task, default)
 
     def keys(self) -> KeysView[TaskName]:
         """Return the tasks of all heads, in order, as a view."""

@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head, refuse_masked, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.positive_weight_loss import PositiveWeightLoss
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -62,6 +62,7 @@ class BinaryHead(Head):
             loss = keras.losses.BinaryCrossentropy()
         self.pos_weight = pos_weight
         if pos_weight is not None:
+            refuse_masked(loss)
             loss = PositiveWeightLoss(loss, pos_weight)
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]

@@ -93,7 +93,9 @@ class Head(SavesQuantization, FreezableLayer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = _check_unmasked(check_loss(loss))
+        self.loss = check_loss(loss)
+        refuse_masked(self.loss)
+        _check_reduces(self.loss)
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
         self._metric_templates = Untracked(
@@ -263,15 +265,18 @@ def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def _check_unmasked(loss: LossLike) -> Any:
+def refuse_masked(loss: LossLike | None) -> None:
+    """Raise an error if a loss excludes missing labels itself, by a rule that is not the head's."""
     if isinstance(loss, MaskedLoss):
         raise TypeError(
             "loss must not be a MaskedLoss: the head itself masks it, with missing_label and "
             f"reduction. Received: loss={loss!r}"
         )
+
+
+def _check_reduces(loss: LossLike | None) -> None:
     if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
         raise ValueError(
             "loss must reduce to one number, as by default, because the tasks' losses are added. "
             f"Received: loss={loss!r} with reduction={loss.reduction!r}"
         )
-    return loss

@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import check_int, refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import Head, refuse_masked, without_keys
 from ple_keras.labels.label_arrays import (
     check_class_indices,
     check_probabilities,
@@ -33,10 +33,11 @@ class MulticlassHead(Head):
         loss: A loss of probabilities that replaces sparse categorical cross-entropy.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
         class_weights: The factor of the loss of an example, by the class of its label: a sequence
-            of `num_classes` numbers of at least 0, or a dict by class. Classes that a dict omits
-            have the weight 1. For labels that are probabilities `y_c`, the factor is the sum of
-            `y_c w_c`. The loss is still divided by the number of labelled examples. The
-            predictions are then calibrated for the weighted data.
+            or array of `num_classes` numbers of at least 0, or a dict by class. Classes that a dict
+            omits have the weight 1. A pandas Series is a dict by class. For labels that are
+            probabilities `y_c`, the factor is the sum of `y_c w_c`. The loss is still divided by
+            the number of labelled examples. The predictions are then calibrated for the weighted
+            data.
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
@@ -73,6 +74,7 @@ class MulticlassHead(Head):
         self.class_weights = None
         if class_weights is not None:
             self.class_weights = check_class_weights(class_weights, self.num_classes)
+            refuse_masked(loss)
             loss = ClassWeightLoss(loss, self.class_weights)
         if metrics is None:
             metrics = ["accuracy", LossMean(loss)]

@@ -23,8 +23,8 @@ class TaskHeads(LossWeighting, FreezableLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
-    is not "shared". The layer gives access to its heads by task: `heads["click"]`, `in`, `len`,
-    iteration over the tasks, `keys`, `values` and `items`.
+    is not "shared". The layer gives access to its heads by task: `heads["click"]`, `get`, `in`,
+    `len`, iteration over the tasks, `keys`, `values` and `items`.
 
     Args:
         heads: A sequence of heads, one for each task, or a dict of heads by task.

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr
 from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.dtypes import dtype_name, is_number
 from ple_keras._typing import Tensor
 
 
@@ -63,11 +63,8 @@ def to_number_array(value: Tensor, argument: str) -> np.ndarray:
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """Return the name of the labels' dtype; check that it is one of real numbers or bools."""
-    try:
-        dtype = str(keras.backend.standardize_dtype(labels.dtype))
-    except ValueError:
-        dtype = str(labels.dtype)
-    if not dtype.startswith(("bool", "int", "uint", "float", "bfloat")):
+    dtype = dtype_name(labels)
+    if not is_number(dtype):
         remedy = ""
         if dtype == "object":
             remedy = " Convert them with astype('float32'), which makes None a NaN."

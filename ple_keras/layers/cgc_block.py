@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-import keras
-
 from ple_keras._checks import (
     check_bool,
     check_counts,
@@ -13,23 +11,17 @@ from ple_keras._checks import (
     check_rate,
     task_names,
 )
-from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import (
-    check_names,
-    ordered_attribute,
-    save_names,
-    write_text,
-)
+from ple_keras._keras.saving import ordered_attribute
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
+from ple_keras._typing import LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.gate_arguments import TakesGateArguments
 from ple_keras.layers._level.gate_inputs import STREAM, GateInputs
 from ple_keras.layers._level.level import Level, build_bank
+from ple_keras.layers._level.level_files import LevelFiles
 from ple_keras.layers._level.level_inspection import LevelInspection
-from ple_keras.layers._level.masks import output_masks
+from ple_keras.layers._level.level_shapes import LevelShapes
 from ple_keras.layers._level.observer import observer
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
@@ -37,7 +29,7 @@ from ple_keras.layers.template import as_template
 
 
 @register
-class CGCBlock(TakesGateArguments, LevelInspection, FreezableLayer):
+class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
@@ -248,53 +240,6 @@ class CGCBlock(TakesGateArguments, LevelInspection, FreezableLayer):
         if check_bool(return_gate_weights, "return_gate_weights"):
             return outputs, level.weights_by_gate(weights)
         return outputs
-
-    def compute_mask(
-        self, inputs: Streams, previous_mask: Streams | None
-    ) -> dict[str, Tensor] | None:
-        """Return the masks of the outputs.
-
-        An output is valid where all streams that its gate mixes are valid.
-        """
-        return output_masks(self._wiring, previous_mask)
-
-    def compute_output_spec(self, inputs: Streams, *args: Any, **kwargs: Any) -> Any:
-        self._gate_inputs.check_given(kwargs.get("gate_context"))
-        returns_weights = kwargs.pop("return_gate_weights", False)
-        outputs = super().compute_output_spec(inputs, *args, **kwargs)
-        if not check_bool(returns_weights, "return_gate_weights"):
-            return outputs
-        weights = {
-            gate: keras.KerasTensor((*outputs[gate].shape[:-1], len(experts)), self.compute_dtype)
-            for gate, experts in self._wiring.gates.items()
-        }
-        return outputs, weights
-
-    def compute_output_shape(
-        self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
-    ) -> dict[str, Shape]:
-        shapes = self._wiring.by_stream(inputs_shape)
-        if self.built:
-            self._level.check_widths(shapes)
-            if gate_context_shape is not None:
-                self._gate_inputs.check_shapes(shapes, gate_context_shape)
-            width = self._level.bank.width
-        else:
-            first_expert_stream = next(iter(self._wiring.experts.values()))
-            width = output_width(
-                self._expert_template.layer, shapes[first_expert_stream], "expert_block"
-            )
-        return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
-
-    def save_own_variables(self, store: Store) -> None:
-        save_names(store, self._wiring.names)
-        write_text(store, "experts", self._level.bank.kind)
-        save_modes(self, store)
-
-    def load_own_variables(self, store: Store) -> None:
-        check_names(store, self._wiring.names, self)
-        self._level.check_kind(store)
-        load_modes(self, store)
 
     def get_config(self) -> dict[str, Any]:
         return {

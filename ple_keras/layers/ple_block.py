@@ -102,6 +102,13 @@ def PLEBlock(
 
 def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:
     """Return the value of each level, with its name in error messages."""
+    is_array = bool(getattr(value, "shape", ()))
+    if is_array or isinstance(value, range):
+        received = f".shape={tuple(value.shape)}" if is_array else f"={value!r}"
+        raise TypeError(
+            f"{argument} must be an integer, or a list or tuple with an entry per level. "
+            f"Received: {argument}{received}"
+        )
     if not isinstance(value, list | tuple):
         return [(argument, value)] * num_layers
     if len(value) != num_layers:

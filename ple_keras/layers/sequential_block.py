@@ -12,7 +12,7 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers._level.gate_arguments import TakesGateArguments, takes
-from ple_keras.layers._level.gate_inputs import shape_of
+from ple_keras.layers._level.gate_context import shape_of
 
 
 @register

@@ -12,19 +12,24 @@ def expert_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
     return {expert: bank.slices(expert) for expert in block.expert_names}
 
 
-def level_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
-    """Return the parts of a built block's experts and gates.
+def gate_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
+    """Return the parts of the gates of a built block.
 
     A gate has a key per expert, such as "gate/click/shared/expert_0", and "gate/click/gate_block".
     """
-    slices = expert_slices(block)
-    for name, gate in block._level.gates.items():
-        gate_slices = _gate_slices(gate, block.gate_experts[name])
-        slices |= {f"gate/{name}/{key}": value for key, value in gate_slices.items()}
-    return slices
+    return {
+        f"gate/{name}/{key}": slices
+        for name, gate in block._level.gates.items()
+        for key, slices in _slices_of_gate(gate, block.gate_experts[name]).items()
+    }
 
 
-def _gate_slices(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]:
+def level_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
+    """Return the parts of the experts and gates of a built block."""
+    return expert_slices(block) | gate_slices(block)
+
+
+def _slices_of_gate(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]:
     """Return the column of W for each expert, and the weights of the gate block."""
     if gate.num_experts == 1:
         return {}

@@ -5,10 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_not_negative
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
@@ -57,39 +57,50 @@ class ClassWeightLoss(keras.Loss):
 
 
 def check_class_weights(
-    class_weights: Sequence[float] | Mapping[int, float] | np.ndarray, num_classes: int
+    class_weights: Sequence[float] | Mapping[int, float] | Tensor, num_classes: int
 ) -> list[float]:
-    """Return the weight of each class, from a sequence or a dict by class.
+    """Return the weight of each class, from a sequence, an array or a dict by class.
+
+    A pandas Series is a dict by class.
 
     Raises:
         TypeError: If `class_weights` has another type, or a weight is not a number.
         ValueError: If there is no such class, a sequence has another length, or a weight is
             negative or not finite, or all are 0.
     """
+    if hasattr(class_weights, "to_dict"):
+        class_weights = class_weights.to_dict()
     if isinstance(class_weights, Mapping):
         _check_classes(class_weights, num_classes)
-        by_class = {**dict.fromkeys(range(num_classes), 1.0), **class_weights}
-    elif isinstance(class_weights, np.ndarray | Sequence) and not isinstance(class_weights, str):
-        by_class = dict(enumerate(class_weights))
-        if len(by_class) != num_classes:
-            raise ValueError(
-                f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-                f"dict by class. Received: class_weights={class_weights!r}"
-            )
+        given = [class_weights.get(index, 1.0) for index in range(num_classes)]
     else:
-        raise TypeError(
-            "class_weights must be a sequence of numbers or a dict by class. "
-            f"Received: class_weights={class_weights!r}"
-        )
-    weights = [
-        check_not_negative(by_class[index], f"class_weights[{index}]")
-        for index in range(num_classes)
-    ]
+        given = _in_order(class_weights, num_classes)
+    weights = [check_not_negative(x, f"class_weights[{index}]") for index, x in enumerate(given)]
     if not any(weights):
         raise ValueError(
             f"class_weights must not all be 0. Received: class_weights={class_weights!r}"
         )
     return weights
+
+
+def _in_order(class_weights: Any, num_classes: int) -> list[Any]:
+    """Return the entries of a sequence or an array with an entry for each class."""
+    if hasattr(class_weights, "__array__"):
+        class_weights = to_numpy(class_weights)
+        shape, received = class_weights.shape, f".shape={class_weights.shape}"
+    elif isinstance(class_weights, Sequence) and not isinstance(class_weights, str | bytes):
+        shape, received = (len(class_weights),), f"={class_weights!r}"
+    else:
+        raise TypeError(
+            "class_weights must be a sequence of numbers or a dict by class. "
+            f"Received: class_weights={class_weights!r}"
+        )
+    if shape != (num_classes,):
+        raise ValueError(
+            f"class_weights must have a weight for each of the {num_classes} classes, or be a "
+            f"dict by class. Received: class_weights{received}"
+        )
+    return list(class_weights)
 
 
 def _check_classes(classes: Iterable[Any], num_classes: int) -> None:

@@ -9,6 +9,7 @@ import keras
 from ple_keras._keras.walking import find_layers
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.weight_slices import gate_slices
 from ple_keras.transfer._copying import check_built, copy_slices, shape_difference
 from ple_keras.transfer._named_slices import named_slices, slices_of_levels
 
@@ -72,8 +73,9 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     instead.
 
     Levels are named as in `gate_weights`. If the two models have no level name in common, levels
-    are matched in order. Stacked and copied experts are equivalent. Other layers are matched by
-    name: name them, and the layers inside them. Optimizers and gate statistics are not copied.
+    are matched in order. Stacked and copied experts are equivalent. Gates are left out in levels
+    with another `gate_reads`. Other layers are matched by name: name them, and the layers inside
+    them. Optimizers and gate statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W give these experts a
@@ -111,8 +113,9 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     )
     of_levels = slices_of_levels(levels[1])
     left_out = {name: "not in the target" for name in of_source if name not in of_target}
+    left_out |= _gates_of_another_input(*levels)
     copied = []
-    for name in [name for name in of_target if name in of_source]:
+    for name in [name for name in of_target if name in of_source and name not in left_out]:
         difference = shape_difference(of_source[name], of_target[name])
         if not difference:
             copied.append(name)
@@ -140,6 +143,17 @@ def _match_levels(source: Levels, target: Levels) -> tuple[Levels, Levels]:
         return source, target
     keys = dict(zip(source, target))
     return {keys.get(key, key): block for key, block in source.items()}, target
+
+
+def _gates_of_another_input(source: Levels, target: Levels) -> dict[str, str]:
+    """Return the source's weights of gates that read another input than in the target."""
+    return {
+        f"{level}/{name}": f"gate_reads={block.gate_reads!r} in the source, "
+        f"{target[level].gate_reads!r} in the target"
+        for level, block in source.items()
+        if level in target and block.gate_reads != target[level].gate_reads
+        for name in gate_slices(block)
+    }
 
 
 def _finalize_normalization(model: keras.Layer) -> None:

@@ -27,6 +27,8 @@ model = keras.models.load_model(f"{folder}/model.keras")
 predictions = model.predict(np.load(f"{folder}/x.npy"), verbose=0)
 model.evaluate(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")), verbose=0)
 np.savez(f"{folder}/predictions.npz", **predictions)
+with_gates = keras.models.load_model(f"{folder}/with_gates.keras")
+np.savez(f"{folder}/with_gates.npz", **with_gates.predict(np.load(f"{folder}/x.npy"), verbose=0))
 """
 
 
@@ -39,6 +41,24 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
     return compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
 
 
+def model_with_gate_weights():
+    """Return a model of unsorted tasks with all gate weights as outputs. A file has no keys."""
+    inputs = keras.Input((5,))
+    ple, cgc = (
+        pk.PLEBlock(2, ["b", "a"], [3], {"b": 1, "a": 2}, name="ple"),
+        pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc"),
+    )
+    (features, levels), (others, gates) = (
+        block(inputs, return_gate_weights=True) for block in (ple, cgc)
+    )
+    weights = {
+        f"gate/{level}/{gate}": tensor
+        for level, of_level in {**levels, "cgc": gates}.items()
+        for gate, tensor in of_level.items()
+    }
+    return keras.Model(inputs, {**features, **others, **weights})
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Return a folder with a trained, compiled model, inputs and labels, and the predictions."""
@@ -49,6 +69,9 @@ def trained(tmp_path_factory):
     y = {task: rng.integers(0, 2, (24, 1)) for task in ("click", "click_buy", "10th")}
     model.fit(x, y, batch_size=8, epochs=2, verbose=0)
     model.save(folder / "model.keras")
+    with_gates = model_with_gate_weights()
+    with_gates.save(folder / "with_gates.keras")
+    np.savez(folder / "with_gates_expected.npz", **with_gates.predict(x, verbose=0))
     np.save(folder / "x.npy", x)
     np.savez(folder / "y.npz", **y)
     return folder, model.predict(x, verbose=0)
@@ -66,6 +89,11 @@ def test_predictions_are_the_same_in_a_new_process_with_any_backend(trained, bac
     is_same = backend == keras.backend.backend()
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
+    gates, of_file = (
+        dict(np.load(folder / f"{name}.npz")) for name in ("with_gates", "with_gates_expected")
+    )
+    assert {"a", "d", "gate/ple/0/shared", "gate/ple/1/b", "gate/cgc/c"} < set(gates)
+    assert_same(gates, of_file)
 
 
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):

@@ -44,6 +44,8 @@ def test_invalid_counts_are_refused(make, name, minimum):
     check_count(make, name, minimum)
 
 
+MASKED = pk.MaskedLoss("binary_crossentropy", missing_label=-1)
+
 BAD_ARGUMENTS = {
     "head_activation_unknown": (
         lambda: pk.RegressionHead("a", activation="rellu"),
@@ -75,6 +77,20 @@ BAD_ARGUMENTS = {
         TypeError,
         r"loss must be .*Received: loss=<class",
     ),
+    **{
+        f"loss_masked{name}": (
+            make,
+            TypeError,
+            r"loss must not be a MaskedLoss: the head itself .*Received: loss=<.*MaskedLoss",
+        )
+        for name, make in {
+            "": lambda: pk.BinaryHead("a", loss=MASKED),
+            "_with_pos_weight": lambda: pk.BinaryHead("a", loss=MASKED, pos_weight=2.0),
+            "_with_class_weights": lambda: pk.MulticlassHead(
+                "a", num_classes=2, loss=MASKED, class_weights=[1, 2]
+            ),
+        }.items()
+    },
     "metric_unknown": (
         lambda: pk.BinaryHead("a", metrics=["accuracy", "nope"]),
         ValueError,
@@ -131,6 +147,13 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
 def test_a_bad_argument_is_refused(make, error, message):
     check_refused(make, error, message)
+
+
+def test_files_load_with_a_masked_loss_and_pos_weight_which_0_1_0_allowed():
+    config = pk.BinaryHead("a", pos_weight=2.0).get_config()
+    config["loss"] = keras.saving.serialize_keras_object(MASKED)
+    head = pk.BinaryHead.from_config(config)
+    assert type(head.loss.loss) is pk.MaskedLoss
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,10 @@ def test_heads_are_found_by_task_in_the_order_given():
     assert list(heads.items()) == list(by_task.items())
     assert dict(heads) == {**heads} == by_task
     assert len(heads) == 3
+    assert list(reversed(heads)) == TASKS[::-1]
+    assert heads.get("a") is by_task["a"]
+    assert heads.get("shared") is None
+    assert heads.get("shared", "no head") == "no head"
     assert "both" in heads
     assert "shared" not in heads
     assert 0 not in heads
@@ -88,9 +92,3 @@ def test_blocks_read_the_tasks_with_features(outputs):
     assert block.task_names == ["z", "a"]
     predictions = numpy_of(heads(block(features(2, 4))))
     assert_same(predictions, {**predictions, "both": predictions["z"] * predictions["a"]})
-
-
-def test_task_heads_are_refused_as_heads():
-    heads = pk.TaskHeads(some_heads())
-    with pytest.raises(TypeError, match=r"heads must be a sequence of heads .*Received: heads=<Ta"):
-        pk.TaskHeads(heads)

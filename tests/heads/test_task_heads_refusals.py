@@ -16,6 +16,12 @@ BAD_ARGUMENTS = {
         TypeError,
         r"heads must be a sequence of heads.*Received: heads=<BinaryHead",
     ),
+    "heads_of_others": (
+        lambda: pk.TaskHeads(pk.TaskHeads([pk.BinaryHead("a")])),
+        TypeError,
+        r"heads must not be a TaskHeads, which owns its heads: use it itself, or create new .*"
+        r"Received: heads=<TaskHeads",
+    ),
     "heads_not_heads": (
         lambda: pk.TaskHeads([pk.BinaryHead("a"), keras.layers.Dense(1)]),
         TypeError,

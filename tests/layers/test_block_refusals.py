@@ -1,6 +1,7 @@
 """Invalid arguments of blocks."""
 
 import keras
+import numpy as np
 import pytest
 
 import ple_keras as pk
@@ -91,7 +92,23 @@ def test_a_dict_of_counts_must_have_one_valid_count_per_task(block, counts, erro
     check_refused(lambda: block(["a", "b"], num_task_experts=counts), error, message)
 
 
+A_LIST = r"must be an integer, or a list or tuple with an entry per level\. Received: "
 BAD_COUNTS_BY_LEVEL = {
+    "range": (
+        {"num_task_experts": range(1, 3)},
+        TypeError,
+        A_LIST + r"num_task_experts=range\(1, 3\)$",
+    ),
+    "array": (
+        {"num_shared_experts": np.array([1, 2])},
+        TypeError,
+        A_LIST + r"num_shared_experts\.shape=\(2,\)$",
+    ),
+    "tensor": (
+        {"num_task_experts": keras.ops.convert_to_tensor([1, 2])},
+        TypeError,
+        A_LIST + r"num_task_experts\.shape=\(2,\)$",
+    ),
     "too_few": (
         {"num_task_experts": [1]},
         ValueError,

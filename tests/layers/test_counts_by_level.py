@@ -1,5 +1,7 @@
 """`num_task_experts` and `num_shared_experts` of a PLEBlock with an entry for each level."""
 
+import json
+
 import hypothesis
 import keras
 import numpy as np
@@ -57,6 +59,12 @@ def test_a_list_of_equal_entries_is_the_same_block_as_one_number(shared):
     number = pk.PLEBlock(3, TASKS, [3], 2, shared, name="ple")
     entries = pk.PLEBlock(3, TASKS, [3], [2] * 3, [shared] * 3, name="ple")
     assert entries.get_config() == number.get_config()
+
+
+def test_counts_may_be_integers_of_numpy():
+    number = pk.PLEBlock(2, TASKS, [3], 2, [1, 2], name="ple")
+    same = pk.PLEBlock(2, TASKS, [3], np.int64(2), [*np.array([1, 2])], name="ple")
+    assert json.dumps(same.get_config()) == json.dumps(number.get_config())
 
 
 @pytest.mark.parametrize("copied", [loaded, cloned])

@@ -10,7 +10,6 @@ import ple_keras as pk
 from tests.helpers import JIT, QUICK_JIT, assert_same, features, numpy_of, randomize
 from tests.layers import reference
 from tests.models import cloned, loaded
-from tests.refusals import check_refused, table
 from tests.templates import CopiedExpert
 
 TASKS = ["click", "buy"]
@@ -261,93 +260,7 @@ def test_the_mask_of_a_context_alone_has_no_effect(reads):
     assert block.gate_statistics()["shared"]["count"] == 6
 
 
-# Refusals.
-
 X, C = features(4, 3), features(4, 2)
-
-
-def by_gate(**gates):
-    return {gate: features(4, width) for gate, width in gates.items()}
-
-
-BAD_CONTEXTS = {
-    "none": (
-        None,
-        r"must be a tensor \(\.\.\., C\).*gate_reads='both'\. Received: gate_context=None",
-    ),
-    "rank": (features(4, 1, 2), r"axes of the inputs.*Received: gate_context\.shape=\(4, 1, 2\)"),
-    "rows": (features(3, 2), r"axes of the inputs.*Received: gate_context\.shape=\(3, 2\), inputs"),
-    "rank_1": (features(4), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(4,\)"),
-    "list": ([C, C], r"\(batch, \.\.\., .*Received: gate_context\.shape=\(\(4, 2\), \(4, 2\)\)"),
-    "unknown_gate": (
-        by_gate(click=2, buy=2, shared=2, like=2),
-        r"gate_context must have exactly.*missing: \[\], not known: \['like'\]",
-    ),
-    "missing_gate": (
-        by_gate(click=2, shared=2),
-        r"gate_context must have exactly.*missing: \['buy'\], not known: \[\].*Received: gate_con",
-    ),
-    "missing_shared": (
-        by_gate(click=2, buy=2),
-        r"gate_context must have exactly.*missing: \['shared'\], not known: \[\]",
-    ),
-    "rows_of_one_gate": (
-        {**by_gate(click=2, shared=2), "buy": features(2, 2)},
-        r"Received: gate_context\['buy'\]\.shape=\(2, 2\), inputs\['buy'\]\.shape=\(4, 3\)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("context", "message"), table(BAD_CONTEXTS))
-@pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
-@pytest.mark.parametrize("make", [pk.CGCBlock, lambda *args, **kw: pk.PLEBlock(2, *args, **kw)])
-def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, context, message):
-    block = make(TASKS, [3], gate_reads="both")
-    if is_built:
-        block(X, gate_context=C)
-    check_refused(lambda: block(X, gate_context=context), ValueError, message)
-
-
-SYMBOLIC_REFUSALS = {
-    "none": (lambda block: block(keras.Input((3,))), r"Received: gate_context=None"),
-    "width": (
-        lambda block: block(keras.Input((3,)), gate_context=keras.Input((3,))),
-        r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
-    ),
-    "rank": (
-        lambda block: block(keras.Input((3,)), gate_context=keras.Input((5, 2))),
-        r"axes of the inputs.*Received: gate_context\.shape=\(None, 5, 2\)",
-    ),
-    "of_a_method": (
-        lambda block: block.gate_weights(X, gate_context=keras.Input((2,))),
-        r"gate_context must not be symbolic\. Received: gate_context=<KerasTensor",
-    ),
-}
-
-
-@pytest.mark.parametrize(("call", "message"), table(SYMBOLIC_REFUSALS))
-def test_a_symbolic_context_that_does_not_match_is_refused(call, message):
-    block = pk.CGCBlock(TASKS, [3], gate_reads="context")
-    block(X, gate_context=C)
-    check_refused(lambda: call(block), ValueError, message)
-
-
-@pytest.mark.parametrize("make", [pk.CGCBlock, lambda *args: pk.PLEBlock(2, *args)])
-@pytest.mark.parametrize("is_built", [False, True])
-@pytest.mark.parametrize("inputs", [(X, C), (keras.Input((3,)), keras.Input((2,)))])
-def test_a_context_that_is_not_read_is_refused(make, is_built, inputs):
-    block = make(TASKS, [3])
-    if is_built:
-        block(X)
-    x, context = inputs
-    message = r"gate_context must be None, since no.*Received: gate_context\.shape=\(\w+, 2\)"
-    check_refused(lambda: block(x, gate_context=context), ValueError, message)
-
-
-def test_another_value_of_gate_reads_is_refused():
-    message = r"gate_reads must be one of \('stream', 'context', 'both'\)\. Received: .*='all'$"
-    check_refused(lambda: pk.MMoEBlock(TASKS, [3], 2, gate_reads="all"), ValueError, message)
-
 
 # Subclasses that were written before there were contexts.
 

@@ -59,6 +59,9 @@ def test_the_loss_and_its_metric_agree_with_numpy(labels, kwargs, weights, reduc
 FORMS = {
     "list": ([0, 2, 0.5], [0.0, 2.0, 0.5]),
     "array": (np.float64([0.25, 2, 0.5]), [0.25, 2.0, 0.5]),
+    "integers": (np.array([3, 2, 1]), [3.0, 2.0, 1.0]),
+    "range": (range(1, 4), [1.0, 2.0, 3.0]),
+    "tensor": (keras.ops.convert_to_tensor([0.25, 2.0, 0.5]), [0.25, 2.0, 0.5]),
     "dict": ({0: 0, 1: 2.0, 2: 0.5}, [0.0, 2.0, 0.5]),
     "dict_of_some": ({2: 3}, [1.0, 1.0, 3.0]),
     "numpy_keys": ({np.int64(1): np.float32(0.5)}, [1.0, 0.5, 1.0]),
@@ -71,6 +74,15 @@ def test_weights_are_given_in_a_sequence_or_by_class(given, expected):
     head = head_of(given)
     assert head.class_weights == expected
     assert head.get_config()["class_weights"] == expected
+
+
+def test_a_series_is_a_dict_by_class():
+    pandas = pytest.importorskip("pandas")
+    assert head_of(pandas.Series([0.25, 2.0, 0.5])).class_weights == [0.25, 2.0, 0.5]
+    assert head_of(pandas.Series({2: 3, 0: 2})).class_weights == [2.0, 1.0, 3.0]
+    by_name = pandas.Series({"a": 1, "b": 2, "c": 3})
+    message = r"from 0 to 2 as keys\. Received: class_weights=\{'a': \.\.\.\}$"
+    check_refused(lambda: head_of(by_name), ValueError, message)
 
 
 def test_labels_of_integers_and_with_a_last_axis_have_the_same_loss():
@@ -153,6 +165,16 @@ REFUSED = {
     "string": ([1, "2", 1], TypeError, r"a number\. Received: class_weights\[1\]='2'$"),
     "zero": ([0, 0, 0], ValueError, r"must not all be 0\. Received: class_weights=\[0, 0, 0\]$"),
     "number": (2.0, TypeError, r"sequence of numbers or a dict by class\. Received: .*=2\.0$"),
+    "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*class_weights\.shape=\(3, 1\)$"),
+    "short_array": (np.ones(2), ValueError, r"the 3 classes.*class_weights\.shape=\(2,\)$"),
+    "scalar": (np.float64(2), ValueError, r"the 3 classes.*class_weights\.shape=\(\)$"),
+    "short_tensor": (keras.ops.ones(2), ValueError, r"the 3 classes.*weights\.shape=\(2,\)$"),
+    "bytes": (b"abc", TypeError, r"or a dict by class\. Received: class_weights=b'abc'$"),
+    "generator": (
+        iter([1, 2, 3]),
+        TypeError,
+        r"dict by class\. Received: class_weights=<list_it",
+    ),
     "text": ("balanced", TypeError, r"or a dict by class\. Received: class_weights='balanced'$"),
 }
 

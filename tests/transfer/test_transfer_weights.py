@@ -360,3 +360,36 @@ def test_two_stream_features_are_told_apart_by_their_names():
     transfer = pk.transfer_weights(model(), model())
     assert {"one/stream-a", "two/stream-a", "one/adapted"} < set(transfer.copied)
     assert (transfer.new, transfer.left_out) == ((), {})
+
+
+def random_level(reads, **kwargs):
+    """A level with random weights, of features and a context with equal widths."""
+    block = pk.CGCBlock(["gate", "buy"], [4], gate_reads=reads, name="cgc", **kwargs)
+    block(features(2, 3), gate_context=None if reads == "stream" else features(2, 3, seed=1))
+    randomize(block, seed=len(reads))
+    return block
+
+
+@pytest.mark.parametrize(
+    ("of_source", "of_target"),
+    [("stream", "context"), ("context", "stream"), ("stream", "both")],
+)
+def test_gates_that_read_another_input_are_left_out(of_source, of_target):
+    source, target = (random_level(reads, gate_block=[2]) for reads in (of_source, of_target))
+    before = [numpy_of(gate.kernel) for gate in target._level.gates.values()]
+    transfer = pk.transfer_weights(source, target)
+    assert transfer.copied == ("cgc/gate/expert_0", "cgc/buy/expert_0", "cgc/shared/expert_0")
+    assert len(transfer.left_out) == 7 + 3  # the columns of W, and the gate blocks
+    assert {"cgc/gate/gate/gate_block", "cgc/gate/shared/buy/expert_0"} < set(transfer.left_out)
+    assert set(transfer.left_out.values()) == {
+        f"gate_reads={of_source!r} in the source, {of_target!r} in the target"
+    }
+    assert transfer.new == ()
+    for gate, kernel in zip(target._level.gates.values(), before):
+        np.testing.assert_array_equal(numpy_of(gate.kernel), kernel)
+
+
+def test_gates_that_read_a_context_in_both_models_are_copied():
+    source, target = random_level("context"), random_level("context")
+    randomize(target, seed=9)
+    assert "cgc/gate/buy/buy/expert_0" in pk.transfer_weights(source, target).copied

@@ -7,6 +7,7 @@ import keras
 
 from ple_keras._keras.internals import largest_outputs
 from ple_keras._typing import NestedShape
+from ple_keras.layers._level.gate_context import check_context
 
 
 class TakesGateArguments(keras.Layer):
@@ -24,6 +25,10 @@ class TakesGateArguments(keras.Layer):
         for method in ("build", "compute_output_shape"):
             if "gate_context_shape" in inspect.signature(getattr(cls, method)).parameters:
                 setattr(cls, method, _with_one_shape(getattr(cls, method)))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        check_context(kwargs.get("gate_context"))
+        return super().__call__(*args, **kwargs)
 
     def _takes(self, argument: str) -> bool:
         """Return whether the block uses an argument of its call."""

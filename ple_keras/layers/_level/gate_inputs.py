@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 from keras import ops
 
 from ple_keras._checks import SHARED, check_features, check_keys, check_known_value, check_width
 from ple_keras._keras.internals import mask_of, set_mask
 from ple_keras._typing import ByName, Shape, Streams, Tensor
+from ple_keras.layers._level.gate_context import shape_of
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
 
@@ -116,21 +116,6 @@ class GateInputs:
         given = {gate: x for gate, x in context.items() if gate in self._gates or gate != SHARED}
         check_keys(given, self._gates, "gate_context")
         return {gate: (given[gate], f"gate_context[{gate!r}]") for gate in self._gates}
-
-
-def shape_of(value: Any) -> Any:
-    """Return the shape of a tensor or the shapes of a dict of tensors. A shape is unchanged."""
-    if isinstance(value, Mapping):
-        return {key: shape_of(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return tuple(shape_of(item) for item in value)
-    return tuple(value.shape) if hasattr(value, "shape") else value
-
-
-def refuse_symbolic(context: Any) -> None:
-    """Check that a context has no symbolic tensors."""
-    if any(isinstance(tensor, keras.KerasTensor) for tensor in keras.tree.flatten(context)):
-        raise ValueError(f"gate_context must not be symbolic. Received: gate_context={context!r}")
 
 
 def _are_different(first: object, second: object) -> bool:

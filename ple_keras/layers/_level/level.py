@@ -5,9 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import check_width, short_repr
-from ple_keras._keras.internals import load_error
-from ple_keras._keras.saving import read_text
-from ple_keras._typing import ByName, DType, Shape, Store, Streams, Tensor
+from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
 from ple_keras.layers._level.batched_level import BatchedCall, BatchedLevel
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
@@ -75,18 +73,6 @@ class Level:
         """Check that the streams have the widths that the block was built for."""
         for stream, width in self._widths.items():
             check_width(shapes[stream], width, f"inputs[{stream!r}]")
-
-    def check_kind(self, store: Store) -> None:
-        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
-        saved, kind, block = read_text(store, "experts"), self.bank.kind, self._block
-        if saved not in (None, kind):
-            reason = (
-                f"The file has {saved} experts, but {block.name!r} has {kind} experts. Build the "
-                "block with the same stack_experts, expert_block and input widths as in the file. "
-                "transfer_weights then copies the weights to other blocks. "
-                f"Received: stack_experts={block.stack_experts}"
-            )
-            raise load_error(block, store, reason)
 
     def select_computation(
         self, inputs: Streams, streams: ByName, context: Streams | None

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from ple_keras._typing import Streams, Tensor
-from ple_keras.layers._level.gate_inputs import refuse_symbolic
+from ple_keras.layers._level.gate_context import check_context, refuse_symbolic
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.wiring import LevelWiring
 
@@ -76,9 +76,11 @@ class LevelInspection(keras.Layer):
             `add_shared_gate`. The experts have the order of `gate_experts`.
 
         Raises:
+            TypeError: If the context has another type, or no numbers.
             ValueError: If the block is not built, or the inputs or the context are symbolic.
         """
         level = self._built_level()
+        check_context(gate_context)
         refuse_symbolic(gate_context)
         streams = level.streams(inputs)
         return level.unbatched(streams, level.gate_inputs(streams, gate_context)).weights(training)

@@ -1,0 +1,153 @@
+"""Contexts of gates that blocks refuse."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features
+from tests.refusals import check_refused, table
+
+TASKS = ["click", "buy"]
+X, C = features(4, 3), features(4, 2)
+
+
+def by_gate(**gates):
+    return {gate: features(4, width) for gate, width in gates.items()}
+
+
+BAD_CONTEXTS = {
+    "none": (
+        None,
+        r"must be a tensor \(\.\.\., C\).*gate_reads='both'\. Received: gate_context=None",
+    ),
+    "rank": (features(4, 1, 2), r"axes of the inputs.*Received: gate_context\.shape=\(4, 1, 2\)"),
+    "one_row": (features(1, 2), r"axes of the inputs.*Received: gate_context\.shape=\(1, 2\), in"),
+    "rows": (features(3, 2), r"axes of the inputs.*Received: gate_context\.shape=\(3, 2\), inputs"),
+    "rank_1": (features(4), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(4,\)"),
+    "scalar": (np.float32(3), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(\)"),
+    "no_gates": ({}, r"must have a tensor for each gate\. Received: gate_context=\{\}$"),
+    "unknown_gate": (
+        by_gate(click=2, buy=2, shared=2, like=2),
+        r"gate_context must have exactly.*missing: \[\], not known: \['like'\]",
+    ),
+    "missing_gate": (
+        by_gate(click=2, shared=2),
+        r"gate_context must have exactly.*missing: \['buy'\], not known: \[\].*Received: gate_con",
+    ),
+    "missing_shared": (
+        by_gate(click=2, buy=2),
+        r"gate_context must have exactly.*missing: \['shared'\], not known: \[\]",
+    ),
+    "rows_of_one_gate": (
+        {**by_gate(click=2, shared=2), "buy": features(2, 2)},
+        r"Received: gate_context\['buy'\]\.shape=\(2, 2\), inputs\['buy'\]\.shape=\(4, 3\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("context", "message"), table(BAD_CONTEXTS))
+@pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
+@pytest.mark.parametrize("make", [pk.CGCBlock, lambda *args, **kw: pk.PLEBlock(2, *args, **kw)])
+def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, context, message):
+    block = make(TASKS, [3], gate_reads="both")
+    if is_built:
+        block(X, gate_context=C)
+    check_refused(lambda: block(X, gate_context=context), ValueError, message)
+
+
+A_TENSOR = (
+    r"^gate_context must be a tensor \(\.\.\., C\), or a dict of tensors by gate\. Received: "
+)
+NUMBERS = r"must hold numbers\. Encode .* Received: "
+WRONG_TYPES = {
+    "list": ([[1.0, 2.0]] * 4, A_TENSOR + r"gate_context=\[\[1\.0, 2\.0\], "),
+    "long_list": ([0.5] * 1000, A_TENSOR + r"gate_context=.{,60}$"),
+    "tuple": ((C,), A_TENSOR + r"gate_context=\(array\(.{,60}$"),
+    "number": (3.0, A_TENSOR + r"gate_context=3\.0$"),
+    "text": ("us", A_TENSOR + r"gate_context='us'$"),
+    "none_of_a_gate": (
+        {"click": C, "buy": None, "shared": C},
+        r"^gate_context\['buy'\] must be a tensor .*Received: gate_context\['buy'\]=None$",
+    ),
+    "list_of_a_gate": (
+        {"click": C, "buy": [1.0], "shared": C},
+        r"^gate_context\['buy'\] must be a tensor .*Received: gate_context\['buy'\]=\[1\.0\]$",
+    ),
+    "strings": (np.array([["us"]] * 4), NUMBERS + r"gate_context\.dtype=<U2$"),
+    "objects": (np.array([["us"]] * 4, object), NUMBERS + r"gate_context\.dtype=object$"),
+    "complex": (np.ones((4, 2), "complex64"), NUMBERS + r"gate_context\.dtype=complex64$"),
+    "strings_of_a_gate": (
+        {"click": C, "buy": np.array([["us"]] * 4), "shared": C},
+        NUMBERS + r"gate_context\['buy'\]\.dtype=<U2$",
+    ),
+    "symbolic_strings": (
+        keras.Input((2,), dtype="string"),
+        NUMBERS + r"gate_context\.dtype=string$",
+    ),
+}
+
+
+@pytest.mark.parametrize(("context", "message"), table(WRONG_TYPES))
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda context: pk.PLEBlock(2, TASKS, [3], gate_reads="context")(X, gate_context=context),
+        lambda context: built_block()(X, gate_context=context),
+        lambda context: built_block().gate_weights(X, gate_context=context),
+    ],
+    ids=["first_call", "later_call", "gate_weights"],
+)
+def test_a_context_of_another_type_is_refused(call, context, message):
+    check_refused(lambda: call(context), TypeError, message)
+
+
+def built_block():
+    block = pk.CGCBlock(TASKS, [3], gate_reads="context")
+    block(X, gate_context=C)
+    return block
+
+
+SYMBOLIC_REFUSALS = {
+    "none": (lambda block: block(keras.Input((3,))), r"Received: gate_context=None"),
+    "width": (
+        lambda block: block(keras.Input((3,)), gate_context=keras.Input((3,))),
+        r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
+    ),
+    "rank": (
+        lambda block: block(keras.Input((3,)), gate_context=keras.Input((5, 2))),
+        r"axes of the inputs.*Received: gate_context\.shape=\(None, 5, 2\)",
+    ),
+    "rows": (
+        lambda block: block(
+            keras.Input(batch_shape=(4, 3)), gate_context=keras.Input(batch_shape=(1, 2))
+        ),
+        r"axes of the inputs.*Received: gate_context\.shape=\(1, 2\), inputs",
+    ),
+    "of_a_method": (
+        lambda block: block.gate_weights(X, gate_context=keras.Input((2,))),
+        r"gate_context must not be symbolic\. Received: gate_context=<KerasTensor",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), table(SYMBOLIC_REFUSALS))
+def test_a_symbolic_context_that_does_not_match_is_refused(call, message):
+    check_refused(lambda: call(built_block()), ValueError, message)
+
+
+@pytest.mark.parametrize("make", [pk.CGCBlock, lambda *args: pk.PLEBlock(2, *args)])
+@pytest.mark.parametrize("is_built", [False, True])
+@pytest.mark.parametrize("inputs", [(X, C), (keras.Input((3,)), keras.Input((2,)))])
+def test_a_context_that_is_not_read_is_refused(make, is_built, inputs):
+    block = make(TASKS, [3])
+    if is_built:
+        block(X)
+    x, context = inputs
+    message = r"gate_context must be None, since no.*Received: gate_context\.shape=\(\w+, 2\)"
+    check_refused(lambda: block(x, gate_context=context), ValueError, message)
+
+
+def test_another_value_of_gate_reads_is_refused():
+    message = r"gate_reads must be one of \('stream', 'context', 'both'\)\. Received: .*='all'$"
+    check_refused(lambda: pk.MMoEBlock(TASKS, [3], 2, gate_reads="all"), ValueError, message)
