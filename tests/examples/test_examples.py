@@ -113,3 +113,13 @@ def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     assert "new (6): ple/0/arrival_delay/expert_0" in out
     one_level, two_levels = re.findall(r"by the transfer: (\S+)", out)
     assert float(one_level) == 0 < float(two_levels)
+
+
+@only_torch
+def test_models_on_tables_train_in_both_ways_and_are_saved(tmp_path):
+    out = run(tmp_path, "large_embeddings.py", "--quick")
+    lines = re.findall(r"^torch +(plain|rows) +([\d,]+) +- .* (\d\.\d{4}) +\d\.\d{4}$", out, re.M)
+    cases = [("plain", "1,000"), ("rows", "1,000"), ("plain", "20,000"), ("rows", "20,000")]
+    assert [(way, rows) for way, rows, _ in lines] == cases
+    assert all(float(auc) > 0.5 for *_, auc in lines)
+    assert "predictions differ by 0.0, the optimizer's state by 0." in out
