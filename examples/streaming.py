@@ -3,17 +3,18 @@
     pip install -e ".[jax,examples,ecosystem]"
     KERAS_BACKEND=jax python examples/streaming.py --folder funnel
 
-Takes three to ten minutes on two cores, by backend. The rows are impressions of a simulated shop:
-users and items have latent factors, and an impression may lead to a click, a click to an item in
-the cart, that to a purchase. `cart` and `watch_time` have a label only after a click, and
-`purchase` only after the cart; the others are null in the files, which NumPy reads as NaN, a
-missing label. The first run writes the files into the folder (70 MB), later runs read them.
+Takes two minutes on two cores. The rows are impressions of a simulated shop, whose users and items
+have latent factors. After an impression, a user may click, put the item into the cart, and purchase
+it. `cart` and `watch_time` have a label only after a click, and `purchase` only after the cart.
+Missing labels are null in the files, which NumPy reads as NaN. The first run writes the files into
+the folder (51 MB), later runs read them.
 
-Each backend reads row groups in several workers, shuffles the rows of a window of ten row groups
-and repeats forever: JAX with Grain, TensorFlow with tf.data, PyTorch with a DataLoader. `fit`
-therefore needs `steps_per_epoch`. The script prints the rows per second of the input pipeline alone
-and of `fit`, the resident memory after each epoch, and the AUC and the AUC within users on the
-rows of a file that is held out, beside those of the probabilities of the simulation.
+Each backend has its own input pipeline: Grain for JAX, tf.data for TensorFlow, a DataLoader for
+PyTorch. Several workers read row groups in random order and shuffle windows of ten of them. The
+stream has no end, so `fit` needs `steps_per_epoch`. The script prints the rows per second of the
+pipeline alone and of `fit`, and the resident memory after each epoch, with that of the workers. On
+the rows of a file that is held out, it prints the AUC and the AUC within users, beside those of the
+probabilities that the simulation draws from (best).
 
 To reuse: `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
@@ -306,13 +307,16 @@ def main():
     parser.add_argument("--steps", type=int, default=100, help="steps per epoch, 100 by default")
     parser.add_argument("--workers", type=int, default=2, help="2 by default")
     args = parser.parse_args()
-    if args.rows < 1000 or args.workers < 1:
-        parser.error("--rows must be at least 1000, and --workers at least 1")
+    if args.rows < 1000 or args.steps < 1 or args.workers < 1:
+        parser.error("--rows must be at least 1000, --steps and --workers at least 1")
+    largest = min(args.rows // 4, WINDOW_GROUPS * GROUP_ROWS)  # a window holds a batch
+    if not 1 <= args.batch_size <= largest:
+        parser.error(f"--batch-size must be from 1 to {largest:,} for {args.rows:,} rows")
 
     held_out, *files = write_files(args.folder, args.rows)
     groups = RowGroups(files)
     rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
-    epochs = max(1, rows // (args.batch_size * args.steps))  # one pass over the rows
+    epochs = max(1, rows // (args.batch_size * args.steps))  # about one pass over the rows
     print(f"{rows:,} rows in {len(files)} files for {epochs} epochs of {args.steps} steps")
     stream = STREAMS[keras.backend.backend()]
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.processes import EXAMPLES, run_example
 
-pytest.importorskip("pyarrow")
 ROWS, GROUP_ROWS, BATCH = 1000, 50, 100
 
 
@@ -84,6 +83,12 @@ def test_files_that_exist_are_kept_and_others_are_written(streaming, files):
     assert streaming.write_files(files[0].parents[1], ROWS) == files
     assert files[0].stat().st_mtime_ns == kept
     assert files[1].read_bytes() == lost
+
+
+def test_a_batch_that_no_window_holds_is_refused():
+    result = run_example("streaming.py", "--rows", "1000")
+    assert result.returncode == 2
+    assert "--batch-size must be from 1 to 250 for 1,000 rows" in result.stderr
 
 
 def test_the_script_trains_on_the_rows_that_its_workers_read(tmp_path):
