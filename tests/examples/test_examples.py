@@ -52,7 +52,9 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("script", ["census_income.py", "missing_labels.py", "gates.py"])
+@pytest.mark.parametrize(
+    "script", ["census_income.py", "missing_labels.py", "gates.py", "streaming.py"]
+)
 def test_too_few_rows_are_refused(script):
     result = run_example(script, "--rows", "0")
     assert result.returncode == 2

@@ -1,0 +1,109 @@
+"""The example of streaming reads every row, in random order, and trains on the rows."""
+
+import importlib.util
+import itertools
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from tests.processes import EXAMPLES, run_example
+
+ROWS, GROUP_ROWS, BATCH = 1000, 50, 100
+
+
+@pytest.fixture(scope="module")
+def streaming():
+    """Return the module of the script, with small row groups."""
+    spec = importlib.util.spec_from_file_location("streaming", EXAMPLES / "streaming.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.GROUP_ROWS = GROUP_ROWS
+    return module
+
+
+@pytest.fixture(scope="module")
+def files(streaming, tmp_path_factory):
+    return streaming.write_files(tmp_path_factory.mktemp("funnel"), ROWS)
+
+
+@pytest.fixture
+def stream(streaming, monkeypatch):
+    """Return the stream of the backend, without worker processes."""
+    backend = keras.backend.backend()
+    if backend == "jax":  # the script imports Grain only if it runs
+        monkeypatch.setattr(streaming, "grain", pytest.importorskip("grain"), raising=False)
+    return lambda groups: streaming.STREAMS[backend](groups, BATCH, int(backend == "tensorflow"))
+
+
+@pytest.fixture
+def table(streaming):
+    """Return a function that returns batches, or row groups, as one array with all columns."""
+
+    def rows(parts):
+        columns = {name: [] for name in (*streaming.COLUMNS, *streaming.TASKS)}
+        for x, y in parts:
+            for name, values in {**x, **y}.items():
+                columns[name].append(np.asarray(values, "float64"))
+        return np.stack([np.concatenate(values) for values in columns.values()], axis=1)
+
+    return rows
+
+
+def in_order(rows):
+    return rows[np.lexsort(rows.T)]
+
+
+def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, table, streaming, files):
+    groups = streaming.RowGroups(files)
+    assert len(groups) == ROWS // GROUP_ROWS
+    in_files = table([groups[number] for number in range(len(groups))])
+    batches = [*itertools.islice(stream(groups), 2 * ROWS // BATCH)]
+    assert {len(x["user"]) for x, _ in batches} == {BATCH}
+    first, second = table(batches[: len(batches) // 2]), table(batches[len(batches) // 2 :])
+    for rows in (first, second):
+        np.testing.assert_array_equal(in_order(rows), in_order(in_files))
+    assert not np.array_equal(first, second, equal_nan=True)
+    inputs = len(streaming.COLUMNS)
+    equal = (first[:BATCH, None, :inputs] == in_files[None, :, :inputs]).all(axis=2)
+    assert len({*(equal.argmax(axis=1) // GROUP_ROWS)}) > 2  # a batch has rows of many row groups
+
+
+def test_a_missing_label_is_null_in_the_files(streaming, files):
+    labels = streaming.pq.read_table(files[0]).to_pydict()
+    for task, observed in {"cart": "click", "purchase": "cart", "watch_time": "click"}.items():
+        assert {None} < {*labels[task]}
+        assert [y is not None for y in labels[task]] == [y == 1 for y in labels[observed]]
+
+
+def test_files_that_exist_are_kept_and_others_are_written(streaming, files):
+    kept, lost = files[0].stat().st_mtime_ns, files[1].read_bytes()
+    files[1].unlink()
+    assert streaming.write_files(files[0].parents[1], ROWS) == files
+    assert files[0].stat().st_mtime_ns == kept
+    assert files[1].read_bytes() == lost
+
+
+def test_a_batch_that_no_window_holds_is_refused():
+    result = run_example("streaming.py", "--rows", "1000")
+    assert result.returncode == 2
+    assert "--batch-size must be from 1 to 250 for 1,000 rows" in result.stderr
+
+
+def test_the_script_trains_on_the_rows_that_its_workers_read(tmp_path):
+    """Takes 10 to 20 seconds, by backend."""
+    few = ("--rows", "8000", "--batch-size", "600", "--steps", "5")
+    result = run_example("streaming.py", *few, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    out = result.stdout
+    assert "6,000 rows in 3 files for 2 epochs of 5 steps" in out
+    epochs = r"^epoch \d: loss [.\d]+, [,\d]+ rows/s, resident memory [,\d]+ MB$"
+    assert len(re.findall(epochs, out, re.MULTILINE)) == 2
+    assert re.search(r"input pipeline alone: [,\d]+ rows/s; fit: [,\d]+ rows/s", out)
+    # A grouped AUC is NaN if no user has both labels.
+    line = r"^(\w+), (.+?) +([,\d]+) +(?:nan|[.\d]+) +(?:nan|[.\d]+)$"
+    scores = re.findall(line, out, re.MULTILINE)
+    labels = {task: int(count.replace(",", "")) for task, _, count in scores}
+    assert 0 < labels["purchase"] < labels["cart"] == labels["watch_time"] < labels["click"] == 2000
+    assert [name for _, name, _ in scores] == ["AUC", "grouped AUC"] * 3 + ["RMSE"]
