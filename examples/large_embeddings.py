@@ -39,6 +39,8 @@ try:
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+if not hasattr(keras.optimizers, "MultiOptimizer"):
+    sys.exit(f"This example needs Keras 3.15. Installed: keras {keras.__version__}")
 
 COLUMNS = ("user", "item", "shop")
 IDS = 1_000_000
