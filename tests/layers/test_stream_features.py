@@ -1,5 +1,7 @@
 """StreamFeatures: a copy of the feature network for each stream."""
 
+import gc
+
 import hypothesis
 import keras
 import numpy as np
@@ -350,7 +352,8 @@ def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, tmp_path):
         assert sorted(w.path for w in copy.trainable_weights) == expected
 
 
-def test_copies_are_quantized_and_saved_quantized(tmp_path):
+def test_copies_are_quantized_and_saved_quantized(tmp_path, monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     model = model_of(make(name="features"))
     x = columns()
     model.quantize("int8")
