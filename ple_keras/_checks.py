@@ -4,7 +4,7 @@ import math
 import operator
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -30,7 +30,7 @@ class _ShortRepr(reprlib.Repr):
 
     def repr1(self, x: Any, level: int) -> str:
         shape = getattr(x, "shape", ())
-        if isinstance(x, type) or not shape:
+        if isinstance(x, type) or not isinstance(shape, Iterable) or not tuple(shape):
             return super().repr1(x, level)
         dtype = f", dtype={x.dtype}" if hasattr(x, "dtype") else ""
         return f"{type(x).__name__}(shape={tuple(shape)}{dtype})"
@@ -213,8 +213,10 @@ def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
 
 def check_known_value(value: object, known: Sequence[object], argument: str) -> Any:
     """Return `value`, if it is one of the known ones."""
-    if value not in known:
-        raise ValueError(f"{argument} must be one of {known}. Received: {argument}={value!r}")
+    if getattr(value, "shape", ()) or value not in known:  # an array has no truth value
+        raise ValueError(
+            f"{argument} must be one of {known}. Received: {argument}={short_repr(value)}"
+        )
     return value
 
 

@@ -1,5 +1,7 @@
 """Values in error messages: short, and arrays without their numbers."""
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ def test_values_are_shown_briefly():
     assert short_repr(pd.DataFrame(LONG)) == "DataFrame(shape=(500, 3))"
     assert short_repr(list(range(500))) == "[0, 1, 2, 3, 4, 5, ...]"
     assert "shape=(500, 3)" in short_repr(keras.ops.convert_to_tensor(LONG))
+    assert short_repr(SimpleNamespace(shape=5)) == "namespace(shape=5)"
     for value in (None, "word", 0.5, np.float32(0.5), [1, 2], pk.Gate):
         assert short_repr(value) == repr(value)
 
@@ -37,6 +40,17 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
         check_refused(call, TypeError, rf"must be a dict by task, .*Received: \w+={SHOWN}")
     check_refused(
         lambda: pk.GroupedAUC(LONG, LONG), TypeError, f"Received: validation_data={SHOWN}"
+    )
+    check_refused(
+        lambda: pk.grouped_auc([0, 1], [0, 1], [0, 0], weighting=LONG),
+        ValueError,
+        f"Received: weighting={SHOWN}",
+    )
+    check_refused(lambda: pk.mtl_gain(LONG, {}), TypeError, f"Received: multi={SHOWN}")
+    check_refused(
+        lambda: pk.CGCBlock(["a"], 3, gate_reads="context")(LONG, gate_context=[LONG]),
+        TypeError,
+        rf"Received: gate_context=\[{SHOWN}\]",
     )
 
 

@@ -34,5 +34,6 @@ def _position_or_keyword(parameters: Sequence[inspect.Parameter]) -> str | None:
         is_positional = third.kind in (third.POSITIONAL_ONLY, third.POSITIONAL_OR_KEYWORD)
         if is_positional and (third.name == "logs" or third.default is third.empty):
             return POSITION
-    is_keyword = any(p.name == "logs" and p.kind is p.KEYWORD_ONLY for p in parameters)
+    by_keyword = [p for i, p in enumerate(parameters) if i > 2 or p.kind is p.KEYWORD_ONLY]
+    is_keyword = any(p.name == "logs" and p.kind is not p.POSITIONAL_ONLY for p in by_keyword)
     return KEYWORD if is_keyword else None

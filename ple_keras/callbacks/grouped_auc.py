@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_int, check_known_value
-from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.internals import functional_outputs, mask_of
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
 from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
@@ -32,7 +32,7 @@ class GroupedAUC(keras.callbacks.Callback):
         val_{task}_gauc_share  the share of the labelled rows in groups with both labels, 0 and 1.
                                Only these count.
 
-    The mean is NaN if no group has both labels. Positions of sequences that Keras masks are left
+    The mean is NaN if no group has both labels. Rows and positions that Keras masks are left
     out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do
     not change. Callbacks that read the keys, such as EarlyStopping and ModelCheckpoint, must come
     later in the list. If several processes train one model, each logs the values of the data that
@@ -109,8 +109,7 @@ class GroupedAUC(keras.callbacks.Callback):
         outputs = functional_outputs(self.model)
         if outputs is not None:
             self._predictions(outputs)
-        sizes = [labels.size for labels in self._labels.values()]
-        self._may_have_masks = any(size > len(self._indices) for size in sizes)
+        self._may_have_masks = outputs is None or _has_masks(outputs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         model = self.model  # on JAX, access to self.model updates the variables
@@ -174,6 +173,10 @@ class GroupedAUC(keras.callbacks.Callback):
     def _group_labels(self, task: TaskName) -> GroupedLabels:
         labels = self._labels[task].ravel()
         return GroupedLabels(labels, self._indices, f"validation_data[1][{task!r}]")
+
+
+def _has_masks(outputs: Nested) -> bool:
+    return any(mask_of(tensor) is not None for tensor in keras.tree.flatten(outputs))
 
 
 def _check_tasks(tasks: Sequence[TaskName]) -> list[TaskName]:

@@ -84,8 +84,8 @@ class LossWeightSchedule(LossWeightLogger):
     Args:
         fn: `fn(task, epoch) -> multiplier` or `fn(task, epoch, logs) -> multiplier`, a finite
             number, at least 0. Epochs start at 0, as in Keras. The logs are passed if the third
-            parameter is named `logs` or has no default, and as a keyword if a keyword-only
-            parameter is named `logs`.
+            parameter is named `logs` or has no default, and as a keyword if a later or
+            keyword-only parameter is named `logs`.
 
     Raises:
         TypeError: If `fn` can't be called in one of these forms. In `fit`, if it does not return a

@@ -44,7 +44,8 @@ class Batches:
         if batch_size is not None:
             size = check_int(batch_size, "batch_size", minimum=1)
         leaves = keras.tree.flatten(x)
-        self._has_arrays = bool(leaves) and all(map(_is_array, leaves))
+        is_list_of_batches = isinstance(x, list) and all(type(each) is tuple for each in x)
+        self._has_arrays = bool(leaves) and all(map(_is_array, leaves)) and not is_list_of_batches
         if self._has_arrays:
             self._data: Any = _map_arrays(to_numpy, (x, y))
             for argument, given, arrays in zip("xy", (x, y), self._data):

@@ -98,8 +98,8 @@ def gate_report(
         x: As for `gate_weights`.
         y: Labels by task, for arrays only. With `y`, the report includes `gradient_conflict`,
             averaged over the batches, and the calibration of BinaryHeads and ProductHeads. For
-            batches `(x, y)`, it includes the calibration only, since batches are read once: call
-            `gradient_conflict(model, x)` for the conflicts.
+            batches `(x, y)` with labels by task in every batch, it includes the calibration only,
+            since batches are read once: call `gradient_conflict(model, x)` for the conflicts.
         batch_size: The number of examples per batch, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 

@@ -89,7 +89,8 @@ def _refuse_names(names: list[Any]) -> NoReturn:
             f"without a group. Received: groups=[..., {missing[0]}]"
         )
     raise TypeError(
-        f"groups must be integers or strings. Received: groups=[..., {short_repr(names[0])}]"
+        "groups must be integers or strings. Convert whole numbers with astype('int64'). "
+        f"Received: groups=[..., {short_repr(names[0])}]"
     )
 
 

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Mapping
 
-from ple_keras._checks import check_known_keys, check_number
+from ple_keras._checks import check_known_keys, check_number, short_repr
 
-MAXIMIZED = {"auc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg", "map", "mrr"}
-MAXIMIZED.add("gauc")
+# Last words, or the last two words, of keys. An entropy of a gate has no direction.
+MAXIMIZED = {"auc", "gauc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg"}
+MAXIMIZED |= {"map", "mrr"}
 MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
-MINIMIZED.add("normalized_entropy")  # not any entropy: that of a gate has no direction
+MINIMIZED |= {"normalized_entropy"}
 TOTALS = {"loss", "val_loss", "mtl_score", "val_mtl_score"}  # sums over the tasks of a model
 # Last words of other logs. A calibration is best at 1.
 UNDIRECTED = {"share", "calibration", "learning_rate"}
@@ -53,7 +54,8 @@ def mtl_gain(
     for argument, metrics in (("multi", multi), ("single", single)):
         if not isinstance(metrics, Mapping) or not all(isinstance(key, str) for key in metrics):
             raise TypeError(
-                f"{argument} must be a dict of metrics by name. Received: {argument}={metrics!r}"
+                f"{argument} must be a dict of metrics by name. "
+                f"Received: {argument}={short_repr(metrics)}"
             )
     signs = signs or {}
     keys = [key for key in multi if key in single and (key in signs or _has_direction(key))]
@@ -61,7 +63,7 @@ def mtl_gain(
         raise ValueError(
             "multi and single must have common keys with a direction, unlike 'loss', which is a "
             f"sum over tasks, or a calibration, but single has {list(single)}. With one task, "
-            f"Keras omits the task in its keys. Received: multi={dict(multi)!r}"
+            f"Keras omits the task in its keys. Received: multi={short_repr(dict(multi))}"
         )
     check_known_keys(signs, keys, "signs")
     return {

@@ -200,6 +200,22 @@ class Sequences(keras.Model):
         return self.heads({"click": self.masking(inputs)})
 
 
+def test_rows_that_keras_masks_are_left_out():
+    ids, y = np.arange(12) % 3, np.arange(12) // 2 % 2
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    inputs = keras.Input((), dtype="int32")
+    embedded = keras.layers.Embedding(3, 2, mask_zero=True)(inputs)
+    model = keras.Model(inputs, heads({"click": embedded}))
+    callback = pk.GroupedAUC((ids, {"click": y}), np.zeros(12, int))
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_end(0, logs := {})
+    kept = ids != 0
+    predictions = model.predict(ids, verbose=0)["click"]
+    expected = pk.grouped_auc(y[kept], predictions[kept], np.zeros(kept.sum(), int))
+    assert logs["val_click_gauc"] == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("is_functional", [True, False])
 @pytest.mark.parametrize("is_padded", [True, False])
 def test_positions_that_keras_masks_are_left_out(is_functional, is_padded):

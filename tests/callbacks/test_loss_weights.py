@@ -316,6 +316,7 @@ SCHEDULES = {
     "other_default": (lambda task, epoch, factor="none": factor, False),
     "any": (lambda *arguments: "none" if len(arguments) == 2 else None, False),
     "keywords": (lambda task, epoch, **kwargs: kwargs or "none", False),
+    "fourth_with_default": (lambda task, epoch, factor=2.0, logs=None: logs, True),
     "keyword_only": (lambda task, epoch, *, logs: logs, True),
     "keyword_only_with_default": (lambda task, epoch, *, logs=None: logs, True),
     "keyword_only_factor": (lambda task, epoch, *, factor="none": factor, False),

@@ -303,6 +303,7 @@ def test_labels_of_batches_are_used_for_the_calibration():
     x, y = features(150, 4), {"click": np.arange(150) % 4 - 1, "buy": np.arange(150)[:, None] % 2}
     model = calibrated_model(0.3, 0.8)
     report = pk.gate_report(model, iter(batches_of(x, y)))
+    assert pk.gate_report(model, batches_of(x, y)) == report
     expected = pk.gate_report(model, x).predictions
     use = report.predictions["click"]
     assert use.labels == np.count_nonzero(y["click"] >= 0)

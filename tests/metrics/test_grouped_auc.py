@@ -116,7 +116,7 @@ REFUSED = {
     "floats": (
         (*ONE, [1.0, 2.0]),
         TypeError,
-        r"integers or strings\. Received: groups=\[\.\.\., 1",
+        r"Convert whole numbers with astype\('int64'\)\. Received: groups=\[\.\.\., 1",
     ),
     "none": ((*ONE, ["a", None]), ValueError, MISSING),
     "nan": ((*ONE, np.array([1.0, np.nan])), ValueError, MISSING),

@@ -1,11 +1,11 @@
 """Checks of a context of gates that need no level."""
 
-import reprlib
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
+from ple_keras._checks import short_repr
 from ple_keras._keras.dtypes import dtype_name, is_number
 
 
@@ -31,7 +31,7 @@ def check_context(context: Any) -> None:
 def _check_tensor(value: Any, argument: str, rule: str) -> None:
     if not hasattr(value, "shape"):
         raise TypeError(
-            f"{argument} must be a tensor{rule}. Received: {argument}={reprlib.repr(value)}"
+            f"{argument} must be a tensor{rule}. Received: {argument}={short_repr(value)}"
         )
     if hasattr(value, "dtype") and not is_number(dtype_name(value)):
         raise TypeError(
