@@ -23,7 +23,6 @@ trains one of them, and the AUC on other rows. It saves and loads the model with
 
 import argparse
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -41,6 +40,11 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
 if not hasattr(keras.optimizers, "MultiOptimizer"):
     sys.exit(f"This example needs Keras 3.15. Installed: keras {keras.__version__}")
+if keras.config.backend() not in ("tensorflow", "jax", "torch"):
+    sys.exit(
+        "This example needs the backend tensorflow, jax or torch. "
+        f"Received: KERAS_BACKEND={keras.config.backend()}"
+    )
 
 COLUMNS = ("user", "item", "shop")
 IDS = 1_000_000
@@ -125,12 +129,19 @@ def train_rows(model, small, rows):
 
     Each step moves the rows of the batch, and their state in the optimizer, into the small model,
     and moves them back after a step of that model. The model's class and its files stay the same.
+    A batch has at most `BATCH` examples.
     """
+    check_state(model, small)
 
     def step(state, data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         found, positions = {}, {}
         for column, ids in x.items():
+            if ids.size > BATCH:
+                raise ValueError(
+                    f"A batch must have at most {BATCH} examples, the number of rows of the "
+                    f"tables of `small`. Received: {column} of shape {ids.shape}"
+                )
             # `rows`, which is no row of the table, fills the array up.
             found[column], positions[column] = jnp.unique(
                 ids, size=BATCH, fill_value=rows, return_inverse=True
@@ -147,8 +158,26 @@ def train_rows(model, small, rows):
     model.train_step = step
 
 
+def check_state(model, small):
+    """Refuse an optimizer whose step needs more than the rows of a batch."""
+    model.optimizer.build(model.trainable_variables)
+    tables = {v.shape for v in model.trainable_variables if "table_" in v.path}
+    pairs = zip(model.optimizer.variables, small.optimizer.variables, strict=True)
+    for state, of_small in pairs:
+        by_row = state.shape == of_small.shape or state.shape in tables
+        if not by_row or state.path.endswith("gradient_accumulator"):
+            raise ValueError(
+                "The optimizer must have state of the shape of the tables, as SGD, Adagrad and "
+                "Adam have, and no gradient_accumulation_steps. "
+                f"Received: state {state.path} of shape {state.shape}"
+            )
+
+
 def find(rows, path):
-    return next((rows[column] for column in rows if f"table_{column}" in path), None)
+    """Return the value of `rows` for the table of a weight, or of its state in the optimizer."""
+    path = path.replace("/", "_")  # as in the paths of the optimizer
+    columns = [column for column in rows if f"table_{column}_embeddings" in path]
+    return rows[max(columns, key=len)] if columns else None
 
 
 def take(values, rows):
@@ -241,6 +270,8 @@ def train_side_by_side(models, x, y):
 
 def print_peak_memory(way, rows, own):
     """Train one model for a few steps, and print the peak memory of this process in MB."""
+    import resource  # Windows does not have it
+
     data = list(batches(*make_data(MEMORY_STEPS * BATCH, seed=1), rows))
     model = build_trainable(way, rows, own, data[0])
     for batch in data:
@@ -256,7 +287,7 @@ def peak_memory(way, rows, own):
 
 
 def save_and_load(model, x):
-    """Print how far the predictions and the optimizer's state of the loaded model are off."""
+    """Print the largest difference of predictions, and of the optimizer's state, after loading."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.keras"
         model.save(path)
@@ -273,9 +304,11 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="10 steps, 20,000 rows, no memory")
-    parser.add_argument("--own", action="store_true", help="compare own of StreamFeatures")
-    parser.add_argument("--peak-memory-of", nargs=3, metavar=("WAY", "ROWS", "OWN"))
+    parser.add_argument(
+        "--quick", action="store_true", help="10 steps, 20,000 rows, no measurement of memory"
+    )
+    parser.add_argument("--own", action="store_true", help="compare values of `own`")
+    parser.add_argument("--peak-memory-of", nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.peak_memory_of:
         way, rows, own = args.peak_memory_of
@@ -286,8 +319,9 @@ def main():
         cases = [("rows", large, own) for own in OWN]
     else:
         cases = [(way, rows, "-") for rows in (SMALL, large) for way in ("plain", "rows")]
-    # First, since Linux counts what this process takes as taken by the processes that it starts.
-    peaks = {case: "-" if args.quick else f"{peak_memory(*case):,}" for case in cases}
+    # First, because on Linux the peak memory of a new process starts at that of this process.
+    measured = not args.quick and sys.platform != "win32"
+    peaks = {case: f"{peak_memory(*case):,}" if measured else "-" for case in cases}
     x, y = make_data(steps * BATCH, seed=1)
     x_test, y_test = make_data(test_rows, seed=2)
     models = {case: build_trainable(*case, next(batches(x, y, case[1]))) for case in cases}

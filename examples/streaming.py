@@ -12,9 +12,9 @@ the folder (51 MB), later runs read them.
 Each backend has its own input pipeline: Grain for JAX, tf.data for TensorFlow, a DataLoader for
 PyTorch. Several workers read row groups in random order and shuffle windows of ten of them. The
 stream has no end, so `fit` needs `steps_per_epoch`. The script prints the rows per second of the
-pipeline alone and of `fit`, and the resident memory after each epoch, with that of the workers. On
-the rows of a file that is held out, it prints the AUC and the AUC within users, beside those of the
-probabilities that the simulation draws from (best).
+pipeline alone (if it reads a million rows) and of `fit`, and the resident memory after each epoch,
+with that of the workers. On the rows of a file that is held out, it prints the AUC and the AUC
+within users, beside those of the probabilities that the simulation draws from (best).
 
 To reuse: `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
@@ -93,21 +93,39 @@ def write_files(folder, rows):
     """Write the files that are not in the folder. Return their paths."""
     count = max(4, rows // FILE_ROWS)
     folder = folder / f"{rows}_rows"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        file = next((path for path in (folder, *folder.parents) if path.is_file()), folder)
+        sys.exit(f"{file} is not a folder. Delete it, or choose another --folder.")
     files = [folder / f"part-{index:04}.parquet" for index in range(count)]
     for seed, file in enumerate(files, start=1):
         if not file.exists():
-            unfinished = file.with_suffix(".unfinished")
+            unfinished = file.with_suffix(f".{os.getpid()}.unfinished")
             pq.write_table(simulate(rows // count, seed), unfinished, row_group_size=GROUP_ROWS)
-            unfinished.rename(file)
+            unfinished.replace(file)
+        check_file(file)
     return files
+
+
+def check_file(file):
+    try:
+        with pq.ParquetFile(file) as parquet:
+            columns = parquet.schema_arrow.names
+    except (pa.ArrowException, OSError):
+        columns = []
+    if columns != [*COLUMNS, *TASKS]:
+        sys.exit(f"{file} is broken, or not a file of this script. Delete it.")
 
 
 # The input pipelines
 
 
 class RowGroups:
-    """The row groups of Parquet files, as `(inputs, labels)` by number: only one is in memory."""
+    """The row groups of Parquet files, as `(inputs, labels)` by number.
+
+    One row group is read at a time.
+    """
 
     def __init__(self, files):
         self.places = [
@@ -145,7 +163,7 @@ def grain_stream(groups, batch_size, workers):
     flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which absl.app.run would parse
     windows = (
         grain.MapDataset.source(groups)
-        .seed(0)
+        .seed(0)  # of the order of row groups; the rows of a window have another in each run
         .shuffle()
         .repeat()
         .batch(WINDOW_GROUPS, batch_fn=shuffled_window)
@@ -245,13 +263,18 @@ def resident():
 
 
 def rate_of_pipeline(stream, steps, batch_size):
-    """Return rows per second of a second pass, when batches read ahead no longer count."""
+    """Return rows per second of a second pass as text, or "-" for a few windows of rows.
+
+    Batches that are read ahead hardly count in the second pass, unless it is short.
+    """
+    if steps * batch_size < 10 * WINDOW_GROUPS * GROUP_ROWS:
+        return "-"
     batches = iter(stream)
     for _ in range(2):
         start = time.perf_counter()
         for _ in range(steps):
             next(batches)
-    return steps * batch_size / (time.perf_counter() - start)
+    return f"{steps * batch_size / (time.perf_counter() - start):,.0f}"
 
 
 def fit(model, stream, epochs, steps, batch_size):
@@ -313,12 +336,16 @@ def main():
     if not 1 <= args.batch_size <= largest:
         parser.error(f"--batch-size must be from 1 to {largest:,} for {args.rows:,} rows")
 
+    backend = keras.backend.backend()
+    if backend not in STREAMS:
+        sys.exit(f"KERAS_BACKEND must be one of {', '.join(STREAMS)}. Received: {backend}")
+
     held_out, *files = write_files(args.folder, args.rows)
     groups = RowGroups(files)
     rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     epochs = max(1, rows // (args.batch_size * args.steps))  # about one pass over the rows
     print(f"{rows:,} rows in {len(files)} files for {epochs} epochs of {args.steps} steps")
-    stream = STREAMS[keras.backend.backend()]
+    stream = STREAMS[backend]
 
     def new_stream():
         return stream(groups, args.batch_size, args.workers)
@@ -327,7 +354,7 @@ def main():
     pipeline = rate_of_pipeline(new_stream(), epochs * args.steps, args.batch_size)
     model = build()
     training = fit(model, new_stream(), epochs, args.steps, args.batch_size)
-    print(f"input pipeline alone: {pipeline:,.0f} rows/s; fit: {training:,.0f} rows/s")
+    print(f"input pipeline alone: {pipeline} rows/s; fit: {training:,.0f} rows/s")
     print_scores(model, held_out)
 
 
