@@ -63,7 +63,7 @@ NUMBERS = r"must hold numbers\. Encode .* Received: "
 WRONG_TYPES = {
     "list": ([[1.0, 2.0]] * 4, A_TENSOR + r"gate_context=\[\[1\.0, 2\.0\], "),
     "long_list": ([0.5] * 1000, A_TENSOR + r"gate_context=.{,60}$"),
-    "tuple": ((C,), A_TENSOR + r"gate_context=\(array\(.{,60}$"),
+    "tuple": ((C,), A_TENSOR + r"gate_context=\(ndarray\(shape=\(4, 2\), dtype=float32\),\)$"),
     "number": (3.0, A_TENSOR + r"gate_context=3\.0$"),
     "text": ("us", A_TENSOR + r"gate_context='us'$"),
     "none_of_a_gate": (
