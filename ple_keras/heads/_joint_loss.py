@@ -26,7 +26,7 @@ def joint_loss(
         sample_weight: As for `TaskHeads.compute_loss`.
     """
     sample_weight = {} if sample_weight is None else sample_weight
-    _check_by_task({"y": y, "y_pred": y_pred, "sample_weight": sample_weight}, heads)
+    _check_arguments({"y": y, "y_pred": y_pred, "sample_weight": sample_weight}, heads)
     _check_not_constant(weights, y_pred)
     try:
         losses = [
@@ -41,7 +41,7 @@ def joint_loss(
     return sum(losses[1:], start=losses[0])
 
 
-def _check_by_task(arguments: Mapping[str, ByName], heads: Sequence[Head]) -> None:
+def _check_arguments(arguments: Mapping[str, ByName], heads: Sequence[Head]) -> None:
     trained = [head.task for head in heads if head.has_loss]
     if not trained:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What the weights file of a level contains beside its arrays, and its check when it is loaded."""
+"""Entries of a level's weights file beside its arrays, and their checks."""
 
 import keras
 
