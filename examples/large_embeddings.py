@@ -30,21 +30,22 @@ import tempfile
 import time
 from pathlib import Path
 
+BACKEND = os.environ.get("KERAS_BACKEND", "tensorflow")
+if BACKEND not in ("tensorflow", "jax", "torch"):
+    sys.exit(
+        "This example needs the backend tensorflow, jax or torch. "
+        f"Received: KERAS_BACKEND={BACKEND}"
+    )
+
 try:
     import keras
     import numpy as np
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{BACKEND}]"')
 if not hasattr(keras.optimizers, "MultiOptimizer"):
     sys.exit(f"This example needs Keras 3.15. Installed: keras {keras.__version__}")
-if keras.config.backend() not in ("tensorflow", "jax", "torch"):
-    sys.exit(
-        "This example needs the backend tensorflow, jax or torch. "
-        f"Received: KERAS_BACKEND={keras.config.backend()}"
-    )
 
 COLUMNS = ("user", "item", "shop")
 IDS = 1_000_000
