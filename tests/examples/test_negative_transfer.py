@@ -108,6 +108,23 @@ def test_tables_show_differences_to_the_single_task_networks_and_the_worst_regre
     assert "beside noise, weight 10" in worst[0]
 
 
+def test_options_are_compared_with_the_network_without_them():
+    from _transfer_summary import format_options
+
+    values = {
+        "ple-streams": [[0.90, 0.92, 0.91], [0.90, 0.92, 0.91]],
+        "ple-streams-residual": [[0.91, 0.93, 0.925], [0.90, 0.93, 0.90]],
+        "ple-streams-visible": [[0.80, 0.82, 0.82], [0.70, 0.72, 0.72]],
+    }
+    residual, visible = format_options(auc_scores(values)).split("\n\n")
+    assert "residual, over PLE, isolated, features by stream: better in 1, worse in 0" in residual
+    assert [line.split("  ")[0] for line in residual.splitlines()[2:]] == [
+        "weight: beside noise, weight 1"
+    ]
+    assert "better in 0, worse in 2 of 2 cases" in visible
+    assert "-0.0967 ± " in visible
+
+
 def test_interrupted_runs_go_on_and_equal_fits_run_once(tmp_path, capsys):
     import negative_transfer
 

@@ -166,32 +166,33 @@ def _worst(scores: Scores, regrets: dict[str, np.ndarray], setting: str) -> str:
 
 
 def format_options(scores: Scores) -> str:
-    """Return the gain of every option over the network without it, in each case."""
+    """Return in which cases each option is better or worse than the network without it."""
     parts = []
     for kind in scores.kinds:
         base = kind in ALL_NETWORKS and ALL_NETWORKS[kind].base
         if not base or base not in scores.kinds:
             continue
-        rows = [["case", "measure", "gain", ""]]
-        for key, case in scores.cases.items():
-            if not (scores.has(key, kind) and scores.has(key, base)):
-                continue
-            for measure, tasks in case.measures.items():
-                gain = Estimate.of(scores.gain(key, kind, base, tasks))
-                rows.append(
-                    [f"{case.setting}: {case.name}", measure, gain.format(sign="+"), _verdict(gain)]
-                )
-        if len(rows) > 1:
-            parts.append(
-                f"{title(kind)}, over {title(base)}\n{align_columns(rows, left=(0, 1, 3))}"
-            )
+        gains = _option_gains(scores, kind, base)
+        better = [row for row, gain in gains if gain.mean > gain.half]
+        worse = [row for row, gain in gains if gain.mean < -gain.half]
+        counts = f"better in {len(better)}, worse in {len(worse)} of {len(gains)} cases"
+        lines = [f"{title(kind)}, over {title(base)}: {counts}"]
+        if better or worse:
+            lines.append(align_columns([["case", "measure", "gain"], *better, *worse], left=(0, 1)))
+        parts.append("\n".join(lines))
     return "\n\n".join(parts)
 
 
-def _verdict(gain: Estimate) -> str:
-    if gain.mean - gain.half > 0:
-        return "better"
-    return "worse" if gain.mean + gain.half < 0 else ""
+def _option_gains(scores: Scores, kind: str, base: str) -> list[tuple[list[str], Estimate]]:
+    """Return a row of text and the gain for each case and measure."""
+    rows = []
+    for key, case in scores.cases.items():
+        if scores.has(key, kind) and scores.has(key, base):
+            for measure, tasks in case.measures.items():
+                gain = Estimate.of(scores.gain(key, kind, base, tasks))
+                name = f"{case.setting}: {case.name}"
+                rows.append(([name, measure, gain.format(sign="+")], gain))
+    return rows
 
 
 def _mean_regret(scores: Scores, regrets: dict[str, np.ndarray]) -> Estimate:
