@@ -11,24 +11,20 @@ and serves the file:
     latency     the median and the 99th percentile, in milliseconds, at batches of 1, 64 and 512
     threads     several threads share one session: all answers must be equal
 
-Keras exports ONNX under PyTorch and TensorFlow. For a model that was trained under JAX, load its
-`.keras` file under one of them.
+For a model that was trained under JAX, load its `.keras` file under PyTorch or TensorFlow.
 """
 
 import argparse
 import importlib.metadata
 import importlib.util
-import logging
 import os
 import sys
 import time
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 try:
     import keras
     import numpy as np
-    import onnx
     import onnxruntime
     import pandas as pd
     from sklearn.metrics import roc_auc_score
@@ -87,29 +83,6 @@ def train(x, y, num_codes, epochs):
     model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
     model.fit(x, y, batch_size=1024, epochs=epochs, verbose=2)
     return model
-
-
-def export(model, x, path):
-    """Write an ONNX file whose outputs have the tasks' names."""
-    predictions = model.predict_on_batch(x)  # Keras refuses models that were never called
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sizes that PyTorch's tracer treats as constants
-        model.export(path, format="onnx", verbose=False)
-    if keras.backend.backend() == "torch":  # the outputs have the order of the call, and no names
-        name_outputs(path, list(predictions))
-
-
-def name_outputs(path, names):
-    model = onnx.load(path)
-    new = dict(zip([output.name for output in model.graph.output], names))
-    for node in model.graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for output in model.graph.output:
-        output.name = new[output.name]
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
 
 
 def serve(path):
@@ -185,7 +158,7 @@ def main():
     (x, y), (x_test, y_test), num_codes = load_census(args.rows)
     keras.utils.set_random_seed(0)
     model = train(x, y, num_codes, args.epochs)
-    export(model, batches(x, 64)[0], "serving.onnx")
+    pk.export_onnx(model, "serving.onnx")
     print(f"\nexported to serving.onnx: {os.path.getsize('serving.onnx') / 1e6:.1f} MB\n")
 
     served = serve("serving.onnx")
