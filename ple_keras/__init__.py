@@ -4,6 +4,7 @@ from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.multi_task_score import MultiTaskScore
+from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
@@ -66,6 +67,7 @@ __all__ = [
     "TaskHeads",
     "Transfer",
     "expected_calibration_error",
+    "export_onnx",
     "gate_report",
     "gate_weights",
     "gradient_conflict",

@@ -6,6 +6,7 @@ import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
+from numbers import Integral
 from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
@@ -259,8 +260,11 @@ def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int |
 
 
 def check_width(shape: Shape, width: int | None, argument: str) -> None:
-    """Check that a shape has the width that a layer was built for. None, unknown, is allowed."""
-    if len(shape) < 2 or shape[-1] not in (width, None):
+    """Check that a shape has the width that a layer was built for.
+
+    An unknown width is allowed: None, and the sizes of a trace of PyTorch, which are no integers.
+    """
+    if len(shape) < 2 or (isinstance(shape[-1], Integral) and shape[-1] != width):
         raise ValueError(
             f"{argument} must have a shape (batch, ..., {width}), as when the block was built. "
             f"Received: {argument}.shape={tuple(shape)}"

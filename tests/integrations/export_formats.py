@@ -34,6 +34,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # must be set before the imp
 import keras
 import numpy as np
 
+import ple_keras as pk
 from tests.integrations.export_cases import Case, build, cases, make_inputs
 
 BATCHES = (1, 7, 64)
@@ -47,28 +48,7 @@ def export_saved_model(model: keras.Model, folder: Path) -> None:
 
 def export_onnx(model: keras.Model, folder: Path) -> None:
     """Export an ONNX file whose outputs have the tasks' names."""
-    predictions = call_model(model)  # Keras refuses models that were never called
-    file = folder / "model.onnx"
-    model.export(file, format="onnx", verbose=False)
-    if BACKEND == "torch":
-        name_outputs(file, list(predictions))
-    elif BACKEND == "jax":
-        name_outputs(file, sorted(predictions))
-
-
-def name_outputs(file: Path, names: list[str]) -> None:
-    """Name the outputs of an ONNX file. Under PyTorch and JAX, Keras does not name them."""
-    import onnx
-
-    model = onnx.load(file)
-    new = dict(zip([output.name for output in model.graph.output], names))
-    for node in model.graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-    for output in model.graph.output:
-        output.name = new[output.name]
-    onnx.checker.check_model(model)
-    onnx.save(model, file)
+    pk.export_onnx(model, folder / "model.onnx")
 
 
 def export_torch(model: keras.Model, folder: Path) -> None:
@@ -109,13 +89,6 @@ REQUIRED_PACKAGES = {  # additional packages by format and backend
     "torch": {"torch": []},
     "litert": {"tensorflow": ["ai_edge_litert"]},
 }
-
-
-def call_model(model: keras.Model) -> dict[str, Any]:
-    """Call the model directly. On JAX, this does more than `predict`."""
-    inputs = {key: keras.ops.convert_to_tensor(x) for key, x in make_inputs(model, 1).items()}
-    predictions: dict[str, Any] = model(to_call_argument(inputs))
-    return predictions
 
 
 def to_call_argument(inputs: dict[str, Any]) -> Any:

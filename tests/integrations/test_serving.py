@@ -1,4 +1,4 @@
-"""The serving example runs as a script on few rows."""
+"""The examples of serving run as scripts on few rows."""
 
 import re
 
@@ -18,7 +18,7 @@ def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     for package in ("onnx", "onnxruntime", "tf2onnx"):
         pytest.importorskip(package)
     small = ("--rows", "1000", "--epochs", "1", "--calls", "2")
-    result = run_example("serving.py", *small, cwd=tmp_path)
+    result = run_example("onnx_runtime.py", *small, cwd=tmp_path)
     if BACKEND == "jax":
         assert result.returncode == 1
         assert "needs KERAS_BACKEND=torch or tensorflow" in result.stderr
@@ -27,3 +27,24 @@ def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     assert float(re.search(r"largest difference: (\S+)", result.stdout)[1]) < 1e-5
     assert re.search(r"\n512 .* / ", result.stdout)
     assert "0 answers differ" in result.stdout
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the server itself has no backend")
+def test_the_server_predicts_in_batches_and_says_what_is_wrong_with_a_request(tmp_path):
+    for package in ("fastapi", "onnxruntime", "prometheus_client", "uvicorn"):
+        pytest.importorskip(package)
+    small = ("--rows", "1000", "--epochs", "1", "--seconds", "1", "--clients", "2")
+    result = run_example("serving.py", "--load-test", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    answers = dict(re.findall(r"^  ([\w ]+): 422 (.*)$", result.stdout, re.MULTILINE))
+    assert len(answers) == 5
+    assert answers["no JSON"] == '{"errors":["body: JSON decode error"]}'
+    assert "rows[0].age: Field required" in answers["a missing column"]
+    assert "rows[1].age: Input should be a valid number" in answers["a word for a number"]
+    assert "rows[0].ages: Extra inputs are not permitted" in answers["NaN and a misspelt column"]
+    assert re.search(r'good request: 200 {"income":\[0\.\d+\],"never_married"', result.stdout)
+    assert "errors: none" in result.stdout
+    rows = float(re.search(r"rows_total (\S+)", result.stdout)[1])
+    batches = float(re.search(r"batch_rows_count (\S+)", result.stdout)[1])
+    assert rows >= batches >= 1
+    assert re.search(r'prediction_sum_total{task="income"} \d', result.stdout)

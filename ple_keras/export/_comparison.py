@@ -1,0 +1,82 @@
+"""Comparison of an ONNX file with the model that it was exported from."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._keras.walking import find_layers
+
+ROWS, UNKNOWN = 3, 4  # sizes of the batch and of other axes without a known size
+TOLERANCE = {"float32": 1e-4, "float16": 2e-2}
+
+
+def check_predictions(
+    model: keras.Model, file: Path, inputs: Mapping[str, Any], outputs: list[str]
+) -> None:
+    """Check that ONNX Runtime and the model predict the same for random inputs."""
+    onnxruntime: Any = import_module("onnxruntime")
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # no warnings of unused constants
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        feed = _random_inputs(model, inputs)
+        found = dict(zip(outputs, session.run(outputs, feed)))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise RuntimeError(f"ONNX Runtime can't run the file. {reason}") from error
+    predictions = model.predict_on_batch(_like(model.input, list(feed.values())))
+    expected = dict(zip(outputs, _listed(predictions, model.output)))
+    halves = any(layer.compute_dtype == "float16" for layer in find_layers(model, keras.Layer))
+    tolerance = TOLERANCE["float16" if halves else "float32"]
+    for name in outputs:
+        difference = _difference(found[name], np.asarray(expected[name]))
+        if not difference <= tolerance:
+            raise RuntimeError(
+                f"The ONNX file predicts other values than the model. Output {name!r} differs by "
+                f"{difference:.1e}, relative to its largest value; {tolerance:g} is allowed"
+            )
+
+
+def _random_inputs(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Return random values by name. Integers are rows of every embedding table."""
+    rng = np.random.default_rng(0)
+    rows = [layer.input_dim for layer in find_layers(model, keras.layers.Embedding)]
+    end = min([2, *rows])
+    return {name: _random_array(tensor, end, rng) for name, tensor in inputs.items()}
+
+
+def _random_array(tensor: keras.KerasTensor, end: int, rng: np.random.Generator) -> np.ndarray:
+    first, *others = tensor.shape
+    shape = (first or ROWS, *(size or UNKNOWN for size in others))
+    if "int" in tensor.dtype or tensor.dtype == "bool":
+        return rng.integers(0, end, shape).astype(tensor.dtype)
+    return rng.normal(size=shape).astype(tensor.dtype)
+
+
+def _like(struct: Any, values: list[np.ndarray]) -> Any:
+    """Return values in the structure of a model's inputs."""
+    if isinstance(struct, Mapping):
+        return dict(zip(struct, values))
+    return values if isinstance(struct, (list, tuple)) else values[0]
+
+
+def _listed(values: Any, struct: Any) -> list[Any]:
+    """Return predictions in the order of a model's outputs."""
+    if isinstance(struct, Mapping):
+        return [values[key] for key in struct]
+    return list(values) if isinstance(struct, (list, tuple)) else [values]
+
+
+def _difference(found: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest difference, relative to the largest value if it is above 1."""
+    if found.shape != expected.shape:
+        return float("inf")
+    if not found.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        different = np.where(np.isnan(found) & np.isnan(expected), 0, abs(found - expected))
+    return float(np.max(different) / max(1.0, np.nanmax(abs(expected), initial=1.0)))

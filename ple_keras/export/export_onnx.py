@@ -1,0 +1,119 @@
+"""Export of a model to an ONNX file with the names of the model's inputs and outputs."""
+
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from ple_keras._checks import short_repr
+from ple_keras.export._comparison import check_predictions
+from ple_keras.export._constants import constant_statistics
+from ple_keras.export._model_tensors import named_tensors, to_functional
+from ple_keras.export._onnx_names import name_values
+
+NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "torch": ["onnx"], "jax": ["onnx", "jax2onnx"]}
+
+
+def export_onnx(model: keras.Model, path: str | Path, opset: int | None = None) -> None:
+    """Write a model to an ONNX file, which runs without Keras.
+
+    The inputs and outputs of the file have the names and the order of the model's: the keys of a
+    dict, and otherwise the names of the inputs and of the layers of the outputs. The batch may have
+    any size. `model.export` gives the outputs no names under PyTorch and JAX, and another order.
+
+    Where `onnxruntime` is installed, the file is run on random inputs and compared with
+    `model.predict`. The file replaces an older one only if it passes.
+
+    Args:
+        model: A Functional model, or a Sequential model that is built. It computes in float32 or
+            float16. Its weights and its state do not change.
+        path: The file to write. Its folder must exist.
+        opset: The version of the ONNX operators. None chooses the exporter's default.
+
+    Raises:
+        TypeError: If `model` is not a Keras model, or `opset` not an integer.
+        ValueError: If the model is of another kind, if its inputs or outputs are nested, strings
+            or without names of their own, if an output has the name of an input, or if the model is
+            quantized or computes in bfloat16.
+        ImportError: If a package of the exporter is not installed.
+        RuntimeError: If the exporter fails, or the file predicts other values than the model.
+
+    Example:
+
+    >>> inputs = {"price": keras.Input((1,), name="price"), "x": keras.Input((3,), name="x")}
+    >>> features = keras.layers.Concatenate()(list(inputs.values()))
+    >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
+    >>> model = keras.Model(inputs, heads(PLEBlock(1, heads, [4])(features)))
+    >>> export_onnx(model, "model.onnx")  # doctest: +SKIP
+
+    ONNX Runtime takes the inputs, and returns the outputs, by name:
+
+    >>> session = onnxruntime.InferenceSession("model.onnx")  # doctest: +SKIP
+    >>> click, buy = session.run(["click", "buy"], {"price": price, "x": x})  # doctest: +SKIP
+    """
+    model = to_functional(model)
+    inputs, outputs = named_tensors(model)
+    path = _check_path(path)
+    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int)):
+        raise TypeError(f"opset must be an integer or None. Received: opset={short_repr(opset)}")
+    _check_packages()
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        file = Path(folder) / "model.onnx"
+        _export(list(inputs.values()), list(outputs.values()), file, opset)
+        name_values(file, inputs, outputs)
+        if find_spec("onnxruntime"):
+            check_predictions(model, file, inputs, list(outputs))
+        file.replace(path)
+
+
+def _check_path(path: str | Path) -> Path:
+    file = Path(path)
+    if not file.parent.is_dir() or file.is_dir():
+        raise ValueError(f"path must be a file in an existing folder. Received: path={path!r}")
+    return file
+
+
+def _check_packages() -> None:
+    backend = keras.backend.backend()
+    if backend not in NEEDED:
+        raise ValueError(f"export_onnx needs TensorFlow, JAX or PyTorch. Received: {backend}")
+    missing = [name for name in NEEDED[backend] if not find_spec(name)]
+    if missing:
+        command = 'pip install "ple-keras[export]"' + " jax2onnx" * ("jax2onnx" in missing)
+        raise ImportError(f"export_onnx requires {' and '.join(missing)}: {command}")
+
+
+def _export(inputs: list[Any], outputs: list[Any], file: Path, opset: int | None) -> None:
+    """Export the model from lists to lists of tensors, whose order every exporter keeps."""
+    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
+    with _quiet(), constant_statistics(model):
+        model(keras.tree.map_structure(_zeros, model.input))  # Keras refuses uncalled models
+        try:
+            model.export(file, format="onnx", verbose=False, opset_version=opset)
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[0][:200]}"
+            raise RuntimeError(f"The exporter of Keras failed. {reason}") from error
+
+
+def _zeros(tensor: keras.KerasTensor) -> Any:
+    return keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence exporters. They warn of the code of Keras, which has been tested."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

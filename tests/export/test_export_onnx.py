@@ -1,0 +1,212 @@
+"""Files of `export_onnx` have the model's names, and predict what it predicts."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, numpy_of, randomize
+from tests.refusals import check_refused
+
+BACKEND = keras.backend.backend()
+NEEDED = {"tensorflow": ["tf2onnx"], "torch": ["onnx"], "jax": ["jax2onnx"]}[BACKEND]
+TASKS = ["time", "buy", "click"]  # not sorted
+
+
+@pytest.fixture
+def runtime():
+    """Return ONNX Runtime. Tests of files need it, and the packages of the exporter."""
+    for package in NEEDED:
+        pytest.importorskip(package)
+    return pytest.importorskip("onnxruntime")
+
+
+def columns_model():
+    """Return a model of columns, with gate weights beside its predictions."""
+    user = keras.Input((), dtype="int32", name="user id")
+    numbers = keras.Input((3,), name="numbers")
+    scale = keras.layers.Normalization(mean=[0.5, 1.0, 2.0], variance=[1.0, 4.0, 9.0])
+    features = keras.layers.Concatenate()([keras.layers.Embedding(7, 4)(user), scale(numbers)])
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[3]) for task in TASKS])
+    ple = pk.PLEBlock(2, heads, [4, 3], gate_reads="both", gate_dropout=0.2, name="ple")
+    streams, by_level = ple(features, gate_context=numbers, return_gate_weights=True)
+    weights = {
+        f"gate/{level}/{gate}": tensor
+        for level, gates in by_level.items()
+        for gate, tensor in gates.items()
+    }
+    model = keras.Model({"user id": user, "numbers": numbers}, {**heads(streams), **weights})
+    randomize(model)
+    return model
+
+
+def columns(rows):
+    rng = np.random.default_rng(rows)
+    numbers = rng.normal(size=(rows, 3)).astype("float32")
+    return {"user id": rng.integers(0, 7, rows).astype("int32"), "numbers": numbers}
+
+
+def small(name="x", policy=None, **kwargs):
+    """Return a model of one task "a"."""
+    inputs = keras.Input((3,), name=name)
+    return keras.Model(inputs, {"a": keras.layers.Dense(1, dtype=policy, **kwargs)(inputs)})
+
+
+def sizes(values):
+    return {value.name: value.shape for value in values}
+
+
+def test_a_file_has_the_names_order_and_sizes_of_the_model(runtime, tmp_path):
+    model, path = columns_model(), tmp_path / "model.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "__array__", DeprecationWarning)  # of Keras, NumPy 2
+        pk.export_onnx(model, path)
+    session = runtime.InferenceSession(path)
+    assert sizes(session.get_inputs()) == {"user id": ["batch"], "numbers": ["batch", 3]}
+    assert [value.name for value in session.get_outputs()] == list(model.output)
+    outputs = sizes(session.get_outputs())
+    assert outputs["time"] == ["batch", 1]
+    assert outputs["gate/ple/0/shared"] == ["batch", 4]
+    for rows in (1, 7):
+        found = dict(zip(outputs, session.run(None, columns(rows))))
+        assert_same(found, numpy_of(model(columns(rows))))
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_sequential_model_names_its_file_by_its_layers(runtime, tmp_path):
+    dense = keras.layers.Dense(2, name="score")
+    model = keras.Sequential([keras.Input((3,), name="x"), dense])
+    pk.export_onnx(model, str(tmp_path / "m.onnx"))
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    x = np.ones((4, 3), "float32")
+    assert sizes(session.get_outputs()) == {"score": ["batch", 2]}
+    np.testing.assert_allclose(session.run(None, {"x": x})[0], numpy_of(model(x)), 1e-5)
+
+
+def test_a_file_whose_predictions_differ_is_refused_and_not_written(runtime, tmp_path, monkeypatch):
+    """A swap of two tasks is such a difference."""
+    from ple_keras.export import export_onnx as module
+
+    inputs = keras.Input((3,), name="x")
+    dense = {task: keras.layers.Dense(1, bias_initializer="ones")(inputs) for task in TASKS}
+    model, path = keras.Model(inputs, dense), tmp_path / "m.onnx"
+    path.write_text("older")
+    real = module.name_values
+
+    def swap(file, inputs, outputs):
+        real(
+            file,
+            inputs,
+            {"buy": outputs["buy"], "time": outputs["time"], "click": 0 or outputs["click"]},
+        )
+
+    monkeypatch.setattr(module, "name_values", swap)
+    with pytest.raises(RuntimeError, match=r"other values than the model. Output 'time' differs"):
+        pk.export_onnx(model, path)
+    assert path.read_text() == "older"
+
+
+def test_the_opset_is_chosen(runtime, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    pk.export_onnx(small(), tmp_path / "m.onnx", opset=18)
+    assert {x.version for x in onnx.load(tmp_path / "m.onnx").opset_import if not x.domain} == {18}
+
+
+def test_float16_models_are_compared_with_their_own_precision(runtime, tmp_path):
+    model = small(policy="mixed_float16")
+    pk.export_onnx(model, tmp_path / "m.onnx")
+    assert (tmp_path / "m.onnx").exists()
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, inputs):
+        return {"a": self.dense(inputs)}
+
+
+def nested():
+    inputs = keras.Input((3,), name="x")
+    return keras.Model(inputs, {"a": {"b": keras.layers.Dense(1)(inputs)}})
+
+
+def nameless():
+    inputs = keras.Input((3,), name="x")
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
+    return keras.Model(inputs, list(heads({"click": inputs, "buy": inputs}).values()))
+
+
+def quantized():
+    model = small()
+    model.quantize("int8")
+    return model
+
+
+MODELS = [
+    (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
+    (Subclassed, ValueError, "model must be a Functional model, or .* Received: model=<Subclassed"),
+    (keras.Sequential, ValueError, "or a Sequential model that is built"),
+    (nested, ValueError, r"model.output must be a tensor, .* with tensors inside of \['a'\]"),
+    (nameless, ValueError, r"with a dict. Received: model.output=\['task_heads"),
+    (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
+    (quantized, ValueError, "model must not be quantized. .*quantization_mode='int8'"),
+    (
+        lambda: small(policy="bfloat16"),
+        ValueError,
+        "float32 or float16, .*compute_dtype='bfloat16'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "error", "message"), MODELS)
+def test_models_that_cannot_be_exported_are_refused(make, error, message, tmp_path):
+    check_refused(lambda: pk.export_onnx(make(), tmp_path / "m.onnx"), error, message)
+
+
+@pytest.mark.parametrize("path", ["missing/m.onnx", "."])
+def test_a_path_must_be_a_file_in_an_existing_folder(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=f"path must be a file .* Received: path='{path}'"):
+        pk.export_onnx(small(), path)
+
+
+@pytest.mark.parametrize("opset", [18.0, "18", True])
+def test_an_opset_must_be_an_integer(opset, tmp_path):
+    with pytest.raises(TypeError, match=f"opset must be an integer or None. .*opset={opset!r}"):
+        pk.export_onnx(small(), tmp_path / "m.onnx", opset=opset)
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    from ple_keras.export import export_onnx as module
+
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"requires onnx.*: pip install .ple-keras\[export\]"):
+        pk.export_onnx(small(), tmp_path / "m.onnx")
+
+
+def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise KeyError("x" * 1000 + "\nmore")
+
+    monkeypatch.setattr(keras.Model, "export", fail)
+    with pytest.raises(
+        RuntimeError, match=r"^The exporter of Keras failed. KeyError: 'xxx"
+    ) as caught:
+        pk.export_onnx(small(), tmp_path / "m.onnx")
+    assert len(str(caught.value)) < 300
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch warns of traced sizes")
+def test_no_size_that_a_trace_makes_a_constant_is_in_this_package(runtime, tmp_path):
+    model = columns_model()
+    model({name: keras.ops.convert_to_tensor(x) for name, x in columns(2).items()})
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
+    assert any("TracerWarning" in w.category.__name__ for w in seen)
+    assert not [str(w.message) for w in seen if "ple_keras" in w.filename]

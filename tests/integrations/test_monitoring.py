@@ -1,0 +1,67 @@
+"""MLflow and TensorBoard get the figures of the callbacks that the page on monitoring shows."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from tests.processes import ROOT
+
+PAGE = (ROOT / "docs" / "monitoring.md").read_text()
+FIGURES = {
+    "loss",
+    "click_loss",
+    "labelled/time",
+    "calibration/click",
+    "dead_units/ple/0/shared/expert_0",
+    "gate/ple/0/click/entropy",
+    "gate/ple/1/time/max",
+}
+
+
+@pytest.fixture(scope="module")
+def page():
+    """Return the names that the page's code defines."""
+    (block,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(block, names)
+    return names
+
+
+def fit(page, logger):
+    callbacks = [page["pk"].GateWeightsLogger(), page["LogHealth"](page["x"], page["y"]), logger]
+    return page["model"].fit(page["x"], page["y"], verbose=0, callbacks=callbacks).history
+
+
+def test_the_logs_have_the_figures(page):
+    logs = page["history"].history
+    assert set(logs) >= FIGURES
+    share = np.isfinite(page["y"]["time"]).mean()
+    assert logs["labelled/time"] == pytest.approx([share])
+
+
+def test_mlflow_has_the_figures(page, tmp_path, monkeypatch):
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # a database needs more packages
+    mlflow.set_tracking_uri((tmp_path / "runs").as_uri())
+    first, _ = re.findall(r"^log = .*?^\)$", PAGE, re.DOTALL | re.MULTILINE)  # and that of W&B
+    names = {"keras": keras, "mlflow": mlflow}
+    exec(first, names)
+    with mlflow.start_run() as run:
+        logs = fit(page, names["log"])
+    stored = mlflow.get_run(run.info.run_id).data.metrics
+    assert set(stored) == set(logs)
+    assert stored == pytest.approx({key: values[-1] for key, values in logs.items()})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_tensorboard_has_the_figures(page, tmp_path):
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    fit(page, keras.callbacks.TensorBoard(tmp_path))
+    events = EventAccumulator(str(tmp_path / "train"), size_guidance={"tensors": 0})
+    events.Reload()
+    assert {f"epoch_{figure}" for figure in FIGURES} <= set(events.Tags()["tensors"])
