@@ -32,7 +32,7 @@ def weights_loaded(model, folder):
 
 
 def train(model, steps=2):
-    """Train and return the weights. On PyTorch, dropout without a seed draws from the global seed."""
+    """Train and return the weights. PyTorch draws dropout without a seed from its own generator."""
     keras.utils.set_random_seed(2)
     for _ in range(steps):
         model.train_on_batch(X, Y)
