@@ -19,6 +19,7 @@ To reuse: `use_ddp`, `MeanLogs`, `Report`, and `train_worker`.
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -43,6 +44,7 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
 
 ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
+EQUAL = re.compile("loss|gate/")  # logs that equal those of one process
 
 
 def make_model() -> keras.Model:
@@ -194,6 +196,8 @@ def print_comparison(logs: list[dict], alone: list[dict]) -> None:
         print(f"{key:20} {'workers':>12} {'one process':>12}")
         for epoch, pair in enumerate(zip(logs, alone, strict=True), start=1):
             print(f"epoch {epoch:<14} " + " ".join(f"{each[key]:12.6f}" for each in pair))
+    pairs = [(a[key], b[key]) for a, b in zip(logs, alone) for key in b if EQUAL.search(key)]
+    print(f"largest difference, also of loss weights: {np.max(np.abs(np.diff(pairs))):.0e}")
 
 
 def main() -> None:
