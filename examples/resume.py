@@ -241,6 +241,8 @@ def fit(model, stream, backup, epochs, callbacks):
         epoch, steps = backup.epoch, backup.steps - backup.step
         kwargs["initial_epoch"] = epoch
         model.fit(stream, epochs=epoch + 1, steps_per_epoch=steps, **kwargs)
+        if model.stop_training:  # by EarlyStopping, for example
+            return
     kwargs["initial_epoch"] = backup.epoch
     model.fit(stream, epochs=epochs, steps_per_epoch=backup.steps, **kwargs)
 
@@ -345,7 +347,7 @@ def compare(folder, args):
     other, history_of_killed, steps = train_with_kills(folders[1], args, kills)
     print(f"uninterrupted: {len(expected)} steps; killed after {', '.join(map(str, kills))}:")
     done = {of_step["step"] for of_step in steps}
-    print(f"{len(done)} steps, {len(steps) - len(done)} of them twice")
+    print(f"{len(done)} steps, {len(steps) - len(done)} of them computed again")
     weights = zip(model.get_weights(), other.get_weights(), strict=True)
     csv, csv_of_killed = ((each / "gates.csv").read_bytes() for each in folders)
     print("\nlargest difference")
@@ -364,7 +366,9 @@ def main():
     parser.add_argument("--rows", type=int, default=8192, help="8192 by default")
     parser.add_argument("--batch-size", type=int, default=64, help="64 by default")
     parser.add_argument("--epochs", type=int, default=6, help="6 by default")
-    parser.add_argument("--every", type=int, default=50, help="steps between two checkpoints")
+    parser.add_argument(
+        "--every", type=int, default=50, help="save after so many steps, 50 by default"
+    )
     parser.add_argument("--kills", type=int, default=0, help="compare with a run without kills")
     parser.add_argument("--print-steps", action="store_true", help="print JSON for each step")
     args = parser.parse_args()
