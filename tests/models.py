@@ -59,14 +59,16 @@ def of_json(model, folder):
 # Joint training of the tasks click and time.
 
 
-def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, **compile_kwargs):
+def click_and_time(
+    loss_weighting="uncertainty", learning_rate=0.05, gate_dropout=0.0, **compile_kwargs
+):
     """Return a model of two tasks with learned or moved loss weights, equal in every call."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)],
         loss_weighting=loss_weighting,
     )
-    model = chain(pk.PLEBlock(1, heads, [4]), heads)
+    model = chain(pk.PLEBlock(1, heads, [4], gate_dropout=gate_dropout), heads)
     return compiled(model, keras.optimizers.Adam(learning_rate), **compile_kwargs)
 
 

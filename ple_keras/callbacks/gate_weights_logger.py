@@ -156,15 +156,20 @@ class GateWeightsLogger(keras.callbacks.Callback):
         return figures
 
     def _write(self, path: Path, epoch: int, figures: Figures) -> None:
-        """Write the whole file, since validation may add columns that earlier epochs lack."""
+        """Write the whole file, since validation may add columns that earlier epochs lack.
+
+        A process that is killed meanwhile leaves the file as it was.
+        """
         if not self._rows:
             self._rows = {row: old for row, old in _read_rows(path).items() if row < epoch}
         self._rows[epoch] = figures
         columns = dict.fromkeys(key for row in self._rows.values() for key in row)
-        with path.open("w", newline="") as file:
+        unfinished = path.with_name(f"{path.name}.unfinished")
+        with unfinished.open("w", newline="") as file:
             writer = csv.DictWriter(file, ["epoch", *columns])
             writer.writeheader()
             writer.writerows({"epoch": row, **values} for row, values in self._rows.items())
+        unfinished.replace(path)
 
 
 def _num_sums(experts: list[str]) -> int:

@@ -18,6 +18,7 @@ from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
+from ple_keras._keras.seeds import Dropout
 from ple_keras._typing import Activation, Initializer, Regularizer, Shape, Tensor
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
@@ -104,7 +105,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         self._dense = [self._make_dense(step) for step in steps]
         self._normalization = [self._make_normalization(step) for step in steps if normalization]
         self._dropout = [
-            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy, name=f"dropout_{step}")
+            Dropout(self.dropout, dtype=self.dtype_policy, name=f"dropout_{step}")
             for step in steps
             if self.dropout
         ]

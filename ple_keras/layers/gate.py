@@ -19,6 +19,7 @@ from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
+from ple_keras._keras.seeds import load_seed, save_seed
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers._level.gate_ops import largest, masked_sum, softmax
 from ple_keras.layers._level.gate_statistics import GateStatistics, are_statistics_updated
@@ -232,12 +233,19 @@ class Gate(FreezableLayer):
             self._statistics.reset()
 
     def save_own_variables(self, store: Store) -> None:
-        """Save the quantization of the inner layers. Files contain no statistics of the weights."""
+        """Save the quantization of the inner layers, and the state of gate dropout's seed.
+
+        Files contain no statistics of the weights.
+        """
         save_modes(self, store)
+        if self.gate_dropout:
+            save_seed(store, self._seed_generator)
 
     def load_own_variables(self, store: Store) -> None:
-        """Load the quantization of the inner layers."""
+        """Load what `save_own_variables` saves."""
         load_modes(self, store)
+        if self.gate_dropout:
+            load_seed(store, self._seed_generator)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.num_experts)

@@ -29,6 +29,16 @@ model.evaluate(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")), ver
 np.savez(f"{folder}/predictions.npz", **predictions)
 with_gates = keras.models.load_model(f"{folder}/with_gates.keras")
 np.savez(f"{folder}/with_gates.npz", **with_gates.predict(np.load(f"{folder}/x.npy"), verbose=0))
+
+# How to train a file of PyTorch under another backend, see docs/backends.md.
+model = keras.models.load_model(f"{folder}/model.keras", compile=False)
+(heads,) = [layer for layer in model.layers if isinstance(layer, ple_keras.TaskHeads)]
+model.compile("adam", run_eagerly=True, **heads.compile_kwargs())
+model.optimizer.build(model.trainable_variables)
+model.load_weights(f"{folder}/model.keras")
+np.savez(f"{folder}/optimizer.npz", *map(keras.ops.convert_to_numpy, model.optimizer.variables))
+model.train_on_batch(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")))
+assert int(model.optimizer.iterations) == 7
 """
 
 
@@ -36,7 +46,7 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in tasks])
     expert = pk.ExpertBlock([6, 4], normalization="batch", dropout=0.1)
     ple = pk.PLEBlock(
-        2, heads, expert, num_task_experts=task_experts, num_shared_experts=2, gate_block=[3]
+        2, heads, expert, task_experts, num_shared_experts=2, gate_block=[3], gate_dropout=0.1
     )
     return compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
 
@@ -74,11 +84,12 @@ def trained(tmp_path_factory):
     np.savez(folder / "with_gates_expected.npz", **with_gates.predict(x, verbose=0))
     np.save(folder / "x.npy", x)
     np.savez(folder / "y.npz", **y)
+    np.savez(folder / "optimizer_expected.npz", *map(numpy_of, model.optimizer.variables))
     return folder, model.predict(x, verbose=0)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_predictions_are_the_same_in_a_new_process_with_any_backend(trained, backend):
+def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     folder, expected = trained
     subprocess.run(
         [sys.executable, "-c", PREDICT, folder],
@@ -89,11 +100,13 @@ def test_predictions_are_the_same_in_a_new_process_with_any_backend(trained, bac
     is_same = backend == keras.backend.backend()
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
-    gates, of_file = (
-        dict(np.load(folder / f"{name}.npz")) for name in ("with_gates", "with_gates_expected")
+    names = ("with_gates", "with_gates_expected", "optimizer", "optimizer_expected")
+    gates, of_file, state, expected_state = (
+        dict(np.load(folder / f"{name}.npz")) for name in names
     )
     assert {"a", "d", "gate/ple/0/shared", "gate/ple/1/b", "gate/cgc/c"} < set(gates)
     assert_same(gates, of_file)
+    assert_same(state, expected_state, atol=0)
 
 
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):

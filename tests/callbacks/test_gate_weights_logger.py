@@ -275,6 +275,20 @@ def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     assert [row["epoch"] for row in rows_of(path)] == ["0"]
 
 
+def test_an_interrupted_write_leaves_the_file_as_it_was(model, tmp_path, monkeypatch):
+    path = tmp_path / "gates.csv"
+    fit_logged(model, logger=pk.GateWeightsLogger(path))
+    written = path.read_text()
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fit_logged(model, epochs=2, initial_epoch=1, logger=pk.GateWeightsLogger(path))
+    assert path.read_text() == written
+
+
 @pytest.mark.parametrize("saved_with", [True, False], ids=["saved_with", "saved_without"])
 def test_statistics_are_not_saved(saved_with, tmp_path):
     model = compiled_without_learning(

@@ -1,6 +1,6 @@
 """A run of joint training that ends its process: `python -m tests.losses.joint_run FOLDER`.
 
-The loss weights decay by epoch and are learned. The data have a fixed order, without dropout.
+The loss weights decay by epoch and are learned. Gates drop experts. The data have a fixed order.
 """
 
 import os
@@ -13,6 +13,10 @@ import ple_keras as pk
 from tests.models import click_and_time, clicks_and_times
 
 EPOCHS = 4
+
+
+def new_model():
+    return click_and_time(gate_dropout=0.3)
 
 
 def fit_with_decay(model, epochs=EPOCHS, initial_epoch=0, callbacks=(), batch_size=4):
@@ -48,7 +52,7 @@ def backup(folder):
 
 
 def main(folder):
-    fit_with_decay(click_and_time(), callbacks=[backup(folder), Kill(folder)])
+    fit_with_decay(new_model(), callbacks=[backup(folder), Kill(folder)])
 
 
 if __name__ == "__main__":

@@ -7,14 +7,13 @@ import keras
 import numpy as np
 import pytest
 
-from tests.losses.joint_run import backup, fit_with_decay
-from tests.models import click_and_time
+from tests.losses.joint_run import backup, fit_with_decay, new_model
 from tests.processes import ROOT
 
 
 @pytest.fixture(scope="module")
 def uninterrupted():
-    return fit_with_decay(click_and_time())
+    return fit_with_decay(new_model())
 
 
 @pytest.fixture(scope="module")
@@ -37,5 +36,5 @@ def test_a_saved_model_continues_in_a_new_process_with_the_same_logs(uninterrupt
 
 
 def test_a_killed_run_is_restored_with_the_same_logs(uninterrupted, folder):
-    logs = fit_with_decay(click_and_time(), callbacks=[backup(folder)])
+    logs = fit_with_decay(new_model(), callbacks=[backup(folder)])
     assert_continues_like(logs, uninterrupted)

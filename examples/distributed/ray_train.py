@@ -1,0 +1,221 @@
+"""Train a PLE with Ray's TorchTrainer and `model.fit`. A worker that dies is restarted.
+
+    pip install -e ".[torch,ray]"
+    python examples/distributed/ray_train.py    # two workers on this machine's CPUs
+    python examples/distributed/ray_train.py --kill    # and one of them is killed
+
+Takes a minute on two cores. Each worker has the whole model and its own share of each batch, as in
+torch_ddp.py, which says how the values of the processes relate to those of one. After each epoch,
+the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray starts all of
+them again, and they continue from the last checkpoint. At the end, the script prints the losses
+beside those of one process that trains on the same batches.
+
+With GPUs, each worker gets one. On a Ray cluster, the workers run on all machines: set `address`
+of `ray.init`, and choose a `storage_path` that all machines reach.
+
+To reuse: `use_ddp`, `MeanLogs`, `Report`, and `train_worker`.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+
+try:
+    import torch
+
+    os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+    import keras
+    import numpy as np
+    import ray
+    import ray.train.torch
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+    from torch.utils.data import DataLoader, DistributedSampler, StackDataset
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
+
+ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
+EQUAL = re.compile("loss|gate/")  # logs that equal those of one process
+
+
+def make_model() -> keras.Model:
+    """Return a compiled model. It needs no changes for several processes."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])],
+        loss_weighting="uncertainty",
+    )
+    ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
+    inputs = keras.Input((FEATURES,))
+    model = keras.Model(inputs, heads(ple(inputs)))
+    model.compile("adam", **heads.compile_kwargs())
+    return model
+
+
+def make_data() -> StackDataset:
+    """Return pairs of features and labels by task, drawn at random."""
+    x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
+    click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
+    return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
+
+
+def use_ddp(model: keras.Model) -> None:
+    """Make `fit` train with DistributedDataParallel, as in torch_ddp.py."""
+    parallel = DistributedDataParallel(model)
+
+    def train_step(data):
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        predictions = parallel(x, training=True)
+        loss = model.compute_loss(x, y, predictions, sample_weight, training=True)
+        model.zero_grad()
+        model.optimizer.scale_loss(loss).backward()  # averages the gradients
+        weights = model.trainable_weights
+        with torch.no_grad():
+            model.optimizer.apply([weight.value.grad for weight in weights], weights)
+        loss_metric = next(metric for metric in model.metrics if metric.name == "loss")
+        loss_metric.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
+        return model.compute_metrics(x, y, predictions, sample_weight)
+
+    model.train_step = train_step
+
+
+class MeanLogs(keras.callbacks.Callback):
+    """Callback that averages the logs over all workers. Must precede callbacks that read them."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        keys = sorted(logs)
+        means = keras.ops.convert_to_tensor([float(logs[key]) for key in keys])
+        distributed.all_reduce(means)
+        logs.update(zip(keys, (means / distributed.get_world_size()).tolist()))
+
+
+class Report(keras.callbacks.Callback):
+    """Callback that reports each epoch to Ray, with a checkpoint of the first worker.
+
+    Pass it last, and to every worker, since each waits for the others in `report`.
+
+    Args:
+        history: The logs of the epochs before.
+    """
+
+    def __init__(self, history):
+        super().__init__()
+        self.history = list(history)
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs = {key: float(value) for key, value in logs.items()}
+        self.history.append({"process": os.getpid(), **logs})
+        if distributed.get_rank():
+            ray.train.report(logs)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            self.model.save(Path(folder, "model.keras"))
+            Path(folder, "history.json").write_text(json.dumps(self.history))
+            ray.train.report(logs, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def load(checkpoint: ray.train.Checkpoint) -> tuple[keras.Model, list]:
+    """Return the model of a checkpoint and the logs of its epochs."""
+    with checkpoint.as_directory() as folder:
+        history = json.loads(Path(folder, "history.json").read_text())
+        return keras.models.load_model(Path(folder, "model.keras")), history
+
+
+class Kill(keras.callbacks.Callback):
+    """Callback that kills its process in the middle of the second epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == ROWS // BATCH * 3 // 2:
+            ray.train.get_all_reported_checkpoints()  # waits until Ray knows the first epoch's
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(model: keras.Model, rank: int, ranks: int, callbacks: list, epoch: int = 0) -> list[dict]:
+    """Train on one of `ranks` shares of the data, from an epoch on. Return the logs by epoch."""
+    data = make_data()
+    share = DistributedSampler(data, ranks, rank)  # equal sizes; `set_epoch` reshuffles
+    batches = DataLoader(data, BATCH // ranks, sampler=share, drop_last=True)
+    set_epoch = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, _: share.set_epoch(epoch)
+    )
+    kwargs = {"initial_epoch": epoch, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
+    logs = model.fit(batches, callbacks=[set_epoch, *callbacks], **kwargs).history
+    return [dict(zip(logs, values)) for values in zip(*logs.values())]
+
+
+def train_worker(config: dict) -> None:
+    """Train in this worker. Ray has initialized its process group."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ray.train.torch.get_device())
+    rank, ranks = distributed.get_rank(), distributed.get_world_size()
+    checkpoint = ray.train.get_checkpoint()  # the last one, if Ray has restarted the workers
+    model, history = load(checkpoint) if checkpoint else (make_model(), [])
+    use_ddp(model)
+    callbacks = [MeanLogs(), pk.GateWeightsLogger(), pk.LossWeightDecay(0.9), Report(history)]
+    if config["kill"] and rank == 1 and not checkpoint:
+        callbacks.append(Kill())
+    fit(model, rank, ranks, callbacks, epoch=len(history))
+
+
+def train(folder: str, kill: bool) -> tuple[keras.Model, list[dict]]:
+    """Train in several workers. Return the model and the logs by epoch."""
+    has_gpu = torch.cuda.is_available()
+    names = ("KERAS_BACKEND", "KERAS_TORCH_DEVICE", "OMP_NUM_THREADS")
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    ray.init(runtime_env={"env_vars": variables}, log_to_driver=False)
+    trainer = ray.train.torch.TorchTrainer(
+        train_worker,
+        train_loop_config={"kill": kill},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=torch.cuda.device_count() or 2, use_gpu=has_gpu
+        ),
+        run_config=ray.train.RunConfig(
+            storage_path=folder,
+            failure_config=ray.train.FailureConfig(max_failures=1),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        ),
+    )
+    model, history = load(trainer.fit().checkpoint)
+    ray.shutdown()
+    return model, history
+
+
+def print_comparison(logs: list[dict], alone: list[dict]) -> None:
+    """Print the logs beside those of one process on the same batches."""
+    print("The first worker's process in each epoch:", *(each["process"] for each in logs))
+    for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):
+        print(f"{key:20} {'workers':>12} {'one process':>12}")
+        for epoch, pair in enumerate(zip(logs, alone, strict=True), start=1):
+            print(f"epoch {epoch:<14} " + " ".join(f"{each[key]:12.6f}" for each in pair))
+    pairs = [(a[key], b[key]) for a, b in zip(logs, alone) for key in b if EQUAL.search(key)]
+    print(f"largest difference, also of loss weights: {np.max(np.abs(np.diff(pairs))):.0e}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", nargs="?", default="ray_train.keras", help="saves the model here")
+    parser.add_argument("--kill", action="store_true", help="kill a worker in the second epoch")
+    args = parser.parse_args()
+    if keras.backend.backend() != "torch":
+        sys.exit("DistributedDataParallel needs PyTorch. Set KERAS_BACKEND=torch.")
+    with tempfile.TemporaryDirectory() as folder:
+        model, logs = train(folder, args.kill)
+    model.save(args.file)
+    print_comparison(
+        logs, fit(make_model(), 0, 1, [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)])
+    )
+
+
+if __name__ == "__main__":
+    main()
