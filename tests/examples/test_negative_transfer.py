@@ -1,6 +1,7 @@
 """The benchmark of negative transfer: its cases, fits, intervals and regrets."""
 
 import json
+import re
 from dataclasses import replace
 
 import keras
@@ -9,7 +10,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features
-from tests.processes import EXAMPLES
+from tests.processes import EXAMPLES, ROOT
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="other backends take long to compile"
@@ -123,6 +124,20 @@ def test_options_are_compared_with_the_network_without_them():
     ]
     assert "better in 0, worse in 2 of 2 cases" in visible
     assert "-0.0967 ± " in visible
+
+
+def test_the_page_of_results_shows_what_the_command_prints(capsys):
+    import negative_transfer
+
+    folder = ROOT / "docs" / "results"
+    files = [str(folder / f"{setting}.json") for setting in negative_transfer.SETTINGS]
+    assert negative_transfer.main(["--json", *files]) == 0
+    printed = capsys.readouterr().out.strip("\n").split("\n\n")
+    assert "min left" not in printed[0]  # nothing is trained
+    page = (folder / "negative_transfer.md").read_text()
+    blocks = re.findall(r"^```text\n(.*?)\n```$", page, re.DOTALL | re.MULTILINE)
+    shown = [table for block in blocks for table in block.split("\n\n")]
+    assert sorted(shown) == sorted(table.strip("\n") for table in printed)
 
 
 def test_interrupted_runs_go_on_and_equal_fits_run_once(tmp_path, capsys):

@@ -8,7 +8,7 @@ from _networks import title
 from _transfer_cases import BINARY
 from _transfer_summary import Estimate, Scores
 
-# Color, line style and marker by model. Others are in the tables only.
+# Color, line style and marker by model, where it was trained. Others are in the tables only.
 STYLES = {
     "trees": ("0.45", ":", "x"),
     "bottom": ("C3", "-", "o"),
@@ -16,7 +16,9 @@ STYLES = {
     "mmoe": ("C4", "-", "^"),
     "mmoe-levels": ("C4", "--", "v"),
     "cgc": ("C9", "-", "s"),
+    "cgc-streams": ("C9", "--", "s"),
     "ple": ("C0", "-", "D"),
+    "ple-gate-dropout": ("C0", "--", "D"),
     "ple-isolated": ("C2", "--", "P"),
     "ple-streams": ("C2", "-", "P"),
 }
