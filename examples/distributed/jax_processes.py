@@ -19,7 +19,8 @@ To reuse: `without_distribution` and `save_once`. Under the distribution, whatev
 assigns variables waits for all processes: creating, training and loading a model, and also
 `model.save`. So call it in all processes in the same order. Four rules follow:
 
-- Shares have equal sizes. The batch size in `fit` and `evaluate` is that of a process.
+- Shares have equal sizes, and the batch size is that of a process. Otherwise processes wait for
+  ever, or their weights differ without an error.
 - Callbacks run in all processes. Only a path may differ: pass it to the first process.
 - `save` in one process waits for ever. Call it in every process, or without the distribution.
 - `predict` fails. Without the distribution, each process predicts rows of its own.
@@ -194,9 +195,9 @@ def start(file, processes):
         spawn.Process(target=run, args=(file, address, processes, process), daemon=True)
         for process in range(processes)
     ]
+    for child in children:
+        child.start()
     try:
-        for child in children:
-            child.start()
         running = {child.sentinel: child for child in children}
         while running and not any(child.exitcode for child in children):
             for sentinel in connection.wait(running):
@@ -204,6 +205,7 @@ def start(file, processes):
     finally:
         for child in children:
             child.kill()  # JAX ignores SIGTERM
+            child.join()
     if any(child.exitcode for child in children):
         sys.exit("A process failed, so all were ended.")
 
@@ -212,9 +214,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--processes", type=int, choices=(2, 3, 4), default=2, help="2 by default"
-    )
+    parser.add_argument("--processes", type=int, choices=(2, 3, 4), default=2, help="2 by default")
     parser.add_argument("file", nargs="?", default="jax_processes.keras", help="saves here")
     args = parser.parse_args()
     if keras.backend.backend() != "jax":

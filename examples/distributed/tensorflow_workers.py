@@ -199,9 +199,9 @@ def start(file, workers):
         task = {"type": "worker", "index": worker}
         config = {"cluster": {"worker": addresses}, "task": task}
         children.append(spawn.Process(target=run, args=(file, config), daemon=True))
+    for child in children:
+        child.start()
     try:
-        for child in children:
-            child.start()
         running = {child.sentinel: child for child in children}
         while running and not any(child.exitcode for child in children):
             for sentinel in connection.wait(running):
@@ -209,6 +209,7 @@ def start(file, workers):
     finally:
         for child in children:
             child.kill()
+            child.join()
     if any(child.exitcode for child in children):
         sys.exit("A worker failed, so all were ended.")
 

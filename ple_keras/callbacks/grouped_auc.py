@@ -37,7 +37,7 @@ class GroupedAUC(keras.callbacks.Callback):
     out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do
     not change. Callbacks that read the keys, such as EarlyStopping and ModelCheckpoint, must come
     later in the list. If several processes train one model, each logs the values of the data that
-    it was given.
+    it was given. On JAX, pass the callback in every process.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`, with at least
