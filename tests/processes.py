@@ -24,10 +24,10 @@ def run_example(script, *arguments, cwd=None, **environment):
     )
 
 
-def run_group(*command, cwd=ROOT, timeout=300):
-    """Run a Python command and the processes that it starts. Return the completed process.
+def run_group(*command, cwd=ROOT, timeout=600):
+    """Run a Python command that starts processes. Kill all of them after `timeout` seconds.
 
-    Kills all of them at the end, and after `timeout` seconds.
+    Returns the completed process.
     """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     group = subprocess.Popen(
@@ -51,7 +51,7 @@ def fail_or_wait(is_first):
     """Exit with an error in all processes but the first, which waits for too long."""
     if not is_first:
         sys.exit(1)
-    time.sleep(300)
+    time.sleep(600)
 
 
 def free_address():

@@ -70,7 +70,7 @@ def test_files_of_all_processes_or_one_load_in_a_single_process(folder, results,
         predictions = model.predict(x, verbose=0)
         for task, expected in results[2]["predictions"].items():
             np.testing.assert_allclose(predictions[task], expected, atol=1e-5)
-        model = processes_run_jax.tracked_ple()
+        model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
         model.load_weights(folder / "once.weights.h5")
 
 
