@@ -1,8 +1,11 @@
 """Scripts and modules that tests run in separate processes."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -19,3 +22,39 @@ def run_example(script, *arguments, cwd=None, **environment):
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
     )
+
+
+def run_group(*command, cwd=ROOT, timeout=600):
+    """Run a Python command that starts processes. Kill all of them after `timeout` seconds.
+
+    Returns the completed process.
+    """
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    group = subprocess.Popen(
+        [sys.executable, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        start_new_session=True,
+    )
+    try:
+        out, error = group.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(group.pid, signal.SIGKILL)
+        out, error = group.communicate()
+    return subprocess.CompletedProcess(command, group.returncode, out, error)
+
+
+def fail_or_wait(is_first):
+    """Exit with an error in all processes but the first, which waits for too long."""
+    if not is_first:
+        sys.exit(1)
+    time.sleep(600)
+
+
+def free_address():
+    """Return a free local address."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return f"127.0.0.1:{server.getsockname()[1]}"

@@ -18,11 +18,8 @@ Three rules apply. Set the distribution before creating the model. The size of e
 the last one, must be divisible by the number of devices that share it. The number of experts of a
 level must be divisible by the number of devices that share them.
 
-With several GPUs or TPUs in one machine, no change is needed: `list_devices` returns them. On a
-cluster, each machine runs the script after `keras.distribution.initialize()`, and passes its own
-share of each batch to `fit`, with `DataParallel(auto_shard_dataset=False)`. There, `predict` fails,
-because it fetches data from other machines. Save on the first machine only, and load the file
-without a distribution.
+With several GPUs or TPUs in one machine, no change is needed: `list_devices` returns them. For
+several machines, see jax_processes.py: there, `save` and `predict` need care.
 """
 
 import argparse

@@ -15,9 +15,8 @@ The second part uses missing labels. Compared with one device, the following val
                   then averaged
 
 With several GPUs in one machine, `MirroredStrategy()` uses all of them. Do not change
-steps_per_execution and jit_compile: other values fail. Keras 3 on TensorFlow does not support
-several machines: `fit` fails under MultiWorkerMirroredStrategy for every model (keras-team/keras
-#20585). JAX and PyTorch do, see the other scripts in this folder.
+steps_per_execution and jit_compile: other values fail. For several machines, see
+tensorflow_workers.py.
 """
 
 import argparse

@@ -38,9 +38,9 @@ class GateWeightsLogger(keras.callbacks.Callback):
     too, such as `predict` or `evaluate` in a callback, but not those of `GroupedAUC`. Outside of
     `fit`, use `gate_report`.
 
-    If several processes train one model (`torch.distributed`), the statistics cover the examples
-    of all processes and are equal in all. Pass the logger in every process, since each waits for
-    the others at the end of an epoch. Pass `path` in only one process.
+    If several processes train one model, the statistics cover the examples of all processes and
+    are equal in all. Pass the logger in every process, since each waits for the others at the end
+    of an epoch. Pass `path` in only one process.
 
     Args:
         path: A CSV file for the statistics, with one line per epoch; None for no file. A run that

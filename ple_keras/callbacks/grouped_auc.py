@@ -11,6 +11,7 @@ from ple_keras._keras.internals import functional_outputs, mask_of
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
 from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
+from ple_keras.callbacks._ranks import predictions_in_each_process
 from ple_keras.callbacks._task_predictions import prediction_masks, predictions_by_task
 from ple_keras.callbacks._validation_data import number_of_rows, unpack_arrays
 from ple_keras.heads.binary_head import BinaryHead
@@ -36,7 +37,7 @@ class GroupedAUC(keras.callbacks.Callback):
     out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do
     not change. Callbacks that read the keys, such as EarlyStopping and ModelCheckpoint, must come
     later in the list. If several processes train one model, each logs the values of the data that
-    it was given.
+    it was given. On JAX, pass the callback in every process.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`, with at least
@@ -113,7 +114,7 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         model = self.model  # on JAX, access to self.model updates the variables
-        with unchanged_gate_statistics(model):
+        with unchanged_gate_statistics(model), predictions_in_each_process():
             outputs = model.predict(self._x, batch_size=self.batch_size, verbose=0)
             predictions = self._predictions(outputs)
             if self._may_have_masks:  # in the first epoch only

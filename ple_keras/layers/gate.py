@@ -208,7 +208,8 @@ class Gate(FreezableLayer):
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of the weights in fit, evaluate and predict since the last reset.
 
-        If several processes train the model, the statistics are those of this process.
+        If several processes train the model, the statistics cover the examples of all processes on
+        JAX and TensorFlow, and those of this process on PyTorch.
 
         Returns:
             A dict with four keys. `"mean"` is the mean weight of each expert, an array

@@ -1,0 +1,225 @@
+"""Train a PLE in several processes with JAX and `keras.distribution`.
+
+    pip install -e ".[jax]"
+    python examples/distributed/jax_processes.py --processes 2
+
+Takes one minute on two cores. Each process stands for a machine of a cluster and has its own share
+of the rows. The processes train a PLE with missing labels, gate statistics and learned loss
+weights, save it, load it and continue. Then the first trains alone on all rows, and prints the
+largest differences.
+
+On a cluster, start the script on each machine, with three variables in its environment, and replace
+`make_share` by a function that reads the machine's own rows:
+
+    KERAS_DISTRIBUTION_JOB_ADDRESSES    host and port of the first machine, such as 10.0.0.1:29500
+    KERAS_DISTRIBUTION_NUM_PROCESSES    the number of machines
+    KERAS_DISTRIBUTION_PROCESS_ID       0 on the first machine, 1 on the second, and so on
+
+To reuse: `without_distribution` and `save_once`. Under the distribution, whatever creates or
+assigns variables waits for all processes: creating, training and loading a model, and also
+`model.save`. So call it in all processes in the same order. Four rules follow:
+
+- Shares have equal sizes, and the batch size is that of a process. Otherwise processes wait for
+  ever, or their weights differ without an error.
+- Callbacks run in all processes. Only a path may differ: pass it to the first process.
+- `save` in one process waits for ever. Call it in every process, or without the distribution.
+- `predict` fails. Without the distribution, each process predicts rows of its own.
+
+`gate_weights`, `gate_report` and `gradient_conflict` wait for no other process. They cover the rows
+given in their own.
+"""
+
+import argparse
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from multiprocessing import connection
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+try:
+    import jax
+    import keras
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[jax]"')
+
+ROWS, FEATURES, BATCH = 1920, 16, 240
+SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
+
+
+def make_share(process, processes):
+    """Return the features and labels of a process: one row of each `processes` rows.
+
+    Two thirds of the labels of one task are missing.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+    time = np.abs(x[:, :2]).sum(axis=1)
+    time[rng.random(ROWS) < 2 / 3] = np.nan
+    click = (x[:, 0] > x[:, 1] * x[:, 2]).astype("float32")
+    rows = slice(process, None, processes)
+    return x[rows], {"click": click[rows], "time": time[rows]}
+
+
+def make_model():
+    """Return a compiled model. It needs no changes for several processes."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click"), pk.RegressionHead("time")], loss_weighting="uncertainty"
+    )
+    ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
+    inputs = keras.Input((FEATURES,))
+    model = keras.Model(inputs, heads(ple(inputs)))
+    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.Adam(0.005)))
+    return model
+
+
+def fit(model, share, processes, first_epoch, last_epoch):
+    """Train on a share of the rows. Return the logs by epoch, which cover all rows."""
+    history = model.fit(
+        *share,
+        batch_size=BATCH // processes,
+        initial_epoch=first_epoch,
+        epochs=last_epoch,
+        shuffle=False,
+        verbose=0,
+        callbacks=[pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)],
+    ).history
+    return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+@contextmanager
+def without_distribution():
+    """Use the model as in a single process: no operation waits for other processes."""
+    distribution = keras.distribution.distribution()
+    keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        keras.distribution.set_distribution(distribution)
+
+
+def save_once(model, file):
+    """Save the model in the first process. The others wait until the file is complete."""
+    if jax.process_index() == 0:
+        with without_distribution():
+            model.save(file)
+    multihost_utils.sync_global_devices(f"saved {file}")
+
+
+def train_together(file, share, processes):
+    """Train in all processes, with a break: save, load, continue. Return the model and its logs."""
+    model = make_model()
+    logs = fit(model, share, processes, 0, SAVED)
+    save_once(model, file)
+    model = keras.models.load_model(file)
+    more = fit(model, share, processes, SAVED, EPOCHS)
+    return model, {key: values + more[key] for key, values in logs.items()}
+
+
+def observe(model, x):
+    """Return the predictions and the gate weights of rows, as a list of arrays."""
+    with without_distribution():
+        predictions = model.predict(x, verbose=0)
+    gates = pk.gate_weights(model, x)
+    return keras.tree.flatten([dict(sorted(predictions.items())), gates])
+
+
+def gather(arrays):
+    """Return the rows of all processes, in the order of the data."""
+    by_process = multihost_utils.process_allgather(arrays)
+    return [np.swapaxes(array, 0, 1).reshape(-1, *array.shape[2:]) for array in by_process]
+
+
+def compare_with_one_process(processes, logs, scores, observed):
+    """Train in this process alone, without a break. Print the largest differences."""
+    x, y = make_share(0, 1)
+    with without_distribution():
+        model = make_model()
+        alone = fit(model, (x, y), 1, 0, EPOCHS)
+        alone_scores = model.evaluate(x, y, BATCH, verbose=0, return_dict=True)
+    print(f"losses of {processes} processes: {' '.join(f'{loss:.6f}' for loss in logs['loss'])}")
+    print(f"losses of one process:  {' '.join(f'{loss:.6f}' for loss in alone['loss'])}")
+    print("largest differences:")
+    groups = {"losses": [], "metrics": [], "gate statistics": [], "loss weights": []}
+    for key in alone:
+        groups[group_of(key)].append((logs[key], alone[key]))
+    groups["evaluate"] = [(scores[key], alone_scores[key]) for key in alone_scores]
+    groups["predictions, gates"] = zip(observed, observe(model, x))
+    for name, pairs in groups.items():
+        difference = max(np.abs(np.subtract(*pair)).max() for pair in pairs)
+        print(f"  {name:20} {difference:.1e}")
+
+
+def group_of(key):
+    """Return the group of a key of the logs."""
+    if key.startswith("gate/"):
+        return "gate statistics"
+    if key.startswith("loss_weight/"):
+        return "loss weights"
+    return "losses" if key.endswith("loss") else "metrics"
+
+
+def run(file, address=None, processes=None, process=None):
+    """Train in this process. Without an address, it is read from the environment."""
+    start = time.perf_counter()
+    keras.distribution.initialize(address, processes, process)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    processes, process = jax.process_count(), jax.process_index()
+
+    share = make_share(process, processes)
+    model, logs = train_together(file, share, processes)
+    scores = model.evaluate(*share, BATCH // processes, verbose=0, return_dict=True)
+    observed = gather(observe(model, share[0]))
+    if process == 0:
+        compare_with_one_process(processes, logs, scores, observed)
+        print(f"Process 0 saved {file} after epoch {SAVED}. All processes loaded it.")
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+def start(file, processes):
+    """Start processes on this machine's CPU. If one of them fails, end the others."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    spawn = multiprocessing.get_context("spawn")
+    children = [
+        spawn.Process(target=run, args=(file, address, processes, process), daemon=True)
+        for process in range(processes)
+    ]
+    for child in children:
+        child.start()
+    try:
+        running = {child.sentinel: child for child in children}
+        while running and not any(child.exitcode for child in children):
+            for sentinel in connection.wait(running):
+                running.pop(sentinel).join()
+    finally:
+        for child in children:
+            child.kill()  # JAX ignores SIGTERM
+            child.join()
+    if any(child.exitcode for child in children):
+        sys.exit("A process failed, so all were ended.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--processes", type=int, choices=(2, 3, 4), default=2, help="2 by default")
+    parser.add_argument("file", nargs="?", default="jax_processes.keras", help="saves here")
+    args = parser.parse_args()
+    if keras.backend.backend() != "jax":
+        sys.exit("keras.distribution needs JAX. Set KERAS_BACKEND=jax.")
+    if "KERAS_DISTRIBUTION_PROCESS_ID" in os.environ:  # on a cluster
+        run(args.file)
+    else:
+        start(args.file, args.processes)

@@ -1,0 +1,229 @@
+"""Train a PLE in several processes with TensorFlow's `MultiWorkerMirroredStrategy`.
+
+    pip install -e ".[tensorflow]"
+    python examples/distributed/tensorflow_workers.py --workers 2
+
+Takes one minute on two cores. Each process stands for a machine of a cluster and has its own share
+of the rows. The workers train a PLE with missing labels, gate statistics and learned loss weights,
+save it, load it and continue. Then the first trains alone on all rows with `fit`, and prints the
+largest differences.
+
+Under this strategy, `fit` and `evaluate` fail for every model (keras-team/keras #20585). The
+function `train` replaces `fit`: it runs the `train_step` of the compiled model, and callbacks.
+The values of several workers relate to those of one process as follows:
+
+- Metrics, gate statistics, and moved and learned loss weights are those of all rows.
+- A head's default loss is the mean over the labelled examples of each worker, averaged over the
+  workers. With reduction="sum_over_batch_size", as here, it equals that of one process.
+
+On a cluster, start the script on each machine with the variable TF_CONFIG in its environment, and
+replace `make_share` by a function that reads the machine's own rows. On the first of two machines:
+
+    TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]},
+                "task": {"type": "worker", "index": 0}}'
+
+Rules: Shares have equal sizes. Create, train and load the model in all workers, in the scope of the
+strategy. Save it in one. Load it outside of the scope to evaluate or predict: the scope makes
+`predict` return the rows of all workers. `gate_weights`, `gate_report` and `gradient_conflict`
+refuse the scope, and cover the rows given in their own worker.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from multiprocessing import connection
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+try:
+    import keras
+    import numpy as np
+    import tensorflow as tf
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[tensorflow]"')
+
+ROWS, FEATURES, BATCH = 1920, 16, 240
+SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
+
+
+def make_share(worker, workers):
+    """Return the features and labels of a worker: one row of each `workers` rows.
+
+    Two thirds of the labels of one task are missing.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+    time = np.abs(x[:, :2]).sum(axis=1, keepdims=True)
+    time[rng.random(ROWS) < 2 / 3] = np.nan
+    click = (x[:, :1] > x[:, 1:2] * x[:, 2:3]).astype("float32")
+    rows = slice(worker, None, workers)
+    return x[rows], {"click": click[rows], "time": time[rows]}
+
+
+def make_model():
+    """Return a compiled model. It needs no changes for several workers."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", reduction="sum_over_batch_size"),
+            pk.RegressionHead("time", reduction="sum_over_batch_size"),
+        ],
+        loss_weighting="uncertainty",
+    )
+    ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
+    inputs = keras.Input((FEATURES,))
+    model = keras.Model(inputs, heads(ple(inputs)))
+    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.Adam(0.005)))
+    return model
+
+
+def callbacks():
+    return [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9), keras.callbacks.History()]
+
+
+def train(model, strategy, share, workers, first_epoch, last_epoch):
+    """Train like `fit`, in all workers. Return the logs by epoch, which cover all rows."""
+    data = tf.data.Dataset.from_tensor_slices(share).batch(BATCH // workers)
+    batches = strategy.distribute_datasets_from_function(lambda context: data)
+
+    @tf.function
+    def train_step(batch):
+        strategy.run(model.train_step, args=(batch,))
+
+    called = callbacks()
+    calls = keras.callbacks.CallbackList(called, model=model)
+    calls.on_train_begin()
+    for epoch in range(first_epoch, last_epoch):
+        model.reset_metrics()
+        calls.on_epoch_begin(epoch)
+        for batch in batches:
+            train_step(batch)
+        logs = {key: float(value) for key, value in model.get_metrics_result().items()}
+        calls.on_epoch_end(epoch, logs)
+    calls.on_train_end()
+    return called[-1].history
+
+
+def save_once(model, strategy, worker, file):
+    """Save the model in the first worker. The others wait until the file is complete."""
+    if worker == 0:
+        model.save(file)
+    wait_for_all(strategy)
+
+
+def wait_for_all(strategy):
+    """Wait until all workers have called this function."""
+
+    @tf.function
+    def add_one_of_each():
+        return strategy.reduce("sum", strategy.run(lambda: tf.constant(1)), axis=None)
+
+    int(add_one_of_each())
+
+
+def run(file, config=None):
+    """Train in this process. Without a config, TF_CONFIG is read from the environment."""
+    start = time.perf_counter()
+    if config:
+        os.environ["TF_CONFIG"] = json.dumps(config)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    cluster = strategy.cluster_resolver
+    worker, workers = cluster.task_id, cluster.cluster_spec().num_tasks("worker")
+    share = make_share(worker, workers)
+
+    with strategy.scope():
+        model = make_model()
+    logs = train(model, strategy, share, workers, 0, SAVED)
+    save_once(model, strategy, worker, file)
+    with strategy.scope():
+        model = keras.models.load_model(file)
+    more = train(model, strategy, share, workers, SAVED, EPOCHS)
+    save_once(model, strategy, worker, file)
+    if worker == 0:
+        compare_with_one_process(workers, {key: logs[key] + more[key] for key in logs}, file)
+        print(f"Worker 0 saved {file} after epoch {SAVED}. All workers loaded it.")
+        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+    wait_for_all(strategy)  # the first worker must not end before the others
+
+
+def compare_with_one_process(workers, logs, file):
+    """Train in this process alone, without a break. Print the largest differences."""
+    x, y = make_share(0, 1)
+    model, loaded = make_model(), keras.models.load_model(file)
+    kwargs = {"batch_size": BATCH, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
+    alone = model.fit(x, y, callbacks=callbacks(), **kwargs).history
+    print(f"losses of {workers} workers:    {' '.join(f'{loss:.6f}' for loss in logs['loss'])}")
+    print(f"losses of one process:  {' '.join(f'{loss:.6f}' for loss in alone['loss'])}")
+    print("largest differences:")
+    groups = {"losses": [], "metrics": [], "gate statistics": [], "loss weights": []}
+    for key in alone:
+        groups[group_of(key)].append((logs[key], alone[key]))
+    groups["evaluate"] = [[of.evaluate(x, y, BATCH, verbose=0) for of in (loaded, model)]]
+    groups["predictions, gates"] = zip(observe(loaded, x), observe(model, x))
+    for name, pairs in groups.items():
+        difference = max(np.abs(np.subtract(*pair)).max() for pair in pairs)
+        print(f"  {name:20} {difference:.1e}")
+
+
+def group_of(key):
+    """Return the group of a key of the logs."""
+    if key.startswith("gate/"):
+        return "gate statistics"
+    if key.startswith("loss_weight/"):
+        return "loss weights"
+    return "losses" if key.endswith("loss") else "metrics"
+
+
+def observe(model, x):
+    """Return the predictions and the gate weights of rows, as a list of arrays."""
+    predictions = model.predict(x, verbose=0)
+    return keras.tree.flatten([dict(sorted(predictions.items())), pk.gate_weights(model, x)])
+
+
+def start(file, workers):
+    """Start workers on this machine's CPU. If one of them fails, end the others."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]
+    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
+    for free in sockets:
+        free.close()
+    spawn = multiprocessing.get_context("spawn")
+    children = []
+    for worker in range(workers):
+        task = {"type": "worker", "index": worker}
+        config = {"cluster": {"worker": addresses}, "task": task}
+        children.append(spawn.Process(target=run, args=(file, config), daemon=True))
+    for child in children:
+        child.start()
+    try:
+        running = {child.sentinel: child for child in children}
+        while running and not any(child.exitcode for child in children):
+            for sentinel in connection.wait(running):
+                running.pop(sentinel).join()
+    finally:
+        for child in children:
+            child.kill()
+            child.join()
+    if any(child.exitcode for child in children):
+        sys.exit("A worker failed, so all were ended.")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workers", type=int, choices=(2, 3, 4), default=2, help="2 by default")
+    parser.add_argument("file", nargs="?", default="tensorflow_workers.keras", help="saves here")
+    args = parser.parse_args()
+    if keras.backend.backend() != "tensorflow":
+        sys.exit("MultiWorkerMirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.")
+    if "TF_CONFIG" in os.environ:  # on a cluster
+        run(args.file)
+    else:
+        start(args.file, args.workers)

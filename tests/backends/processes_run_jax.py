@@ -1,0 +1,99 @@
+"""Two processes that train one model: `python -m tests.backends.processes_run_jax FOLDER`, on JAX.
+
+Each process writes its results to FOLDER/{process}.json, and files of the model.
+"""
+
+import json
+import multiprocessing
+import sys
+from pathlib import Path
+
+import jax
+import keras
+import numpy as np
+
+import ple_keras as pk
+from tests.backends.distribution_run import BATCH, data, tracked_ple
+from tests.processes import free_address
+
+EPOCHS, PROCESSES = 2, 2
+
+
+def share(process, processes):
+    """Return the rows of a process."""
+    x, y = data()
+    rows = slice(process, None, processes)
+    return x[rows], {task: labels[rows] for task, labels in y.items()}
+
+
+def fit(model, process=0, processes=1, callbacks=()):
+    """Return the logs of training on the rows of a process. All are validated by group."""
+    x, y = data()
+    grouped = pk.GroupedAUC((x, y), np.arange(len(x)) % 3, ["click"], batch_size=7)
+    history = model.fit(
+        *share(process, processes),
+        batch_size=BATCH // processes,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[pk.GateWeightsLogger(), pk.LossWeightDecay(0.9), grouped, *callbacks],
+    ).history
+    return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+def report(model, process, processes):
+    """Return the means of gate weights, and the gradient conflicts, of the rows of a process."""
+    of_rows = pk.gate_report(model, *share(process, processes))
+    return {
+        "gates": [list(gate.mean.values()) for gate in gates_of(of_rows)],
+        "conflicts": [list(pairs.values()) for pairs in conflicts_of(of_rows)],
+    }
+
+
+def gates_of(of_rows):
+    return [gate for level in of_rows.levels.values() for gate in level.gates.values()]
+
+
+def conflicts_of(of_rows):
+    return [pairs for level in of_rows.levels.values() for pairs in level.conflict.values()]
+
+
+def predict_and_return_error(model, x):
+    try:
+        model.predict(x, verbose=0)
+    except RuntimeError as error:
+        return str(error)
+
+
+def run(process, address, folder):
+    """Train in one process. The order of the calls is the same in all processes."""
+    keras.distribution.initialize(address, PROCESSES, process)
+    keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
+    model = tracked_ple()
+    save = keras.callbacks.ModelCheckpoint(folder / f"{process}.keras")
+    results = {"logs": fit(model, process, PROCESSES, [save])}
+    results["error"] = predict_and_return_error(model, share(process, PROCESSES)[0])
+    if process == 0:
+        results["report"] = report(model, process, PROCESSES)
+        keras.distribution.set_distribution(None)
+        model.save(folder / "once.keras")
+        model.save_weights(folder / "once.weights.h5")
+    (folder / f"{process}.json").write_text(json.dumps(results))
+    jax.distributed.shutdown()  # waits for the other process
+
+
+def main(folder):
+    """Run both processes as forks, which share the imports."""
+    sys.modules["tensorflow"] = None  # otherwise Keras imports it in each process
+    fork = multiprocessing.get_context("fork")
+    address = free_address()
+    processes = [fork.Process(target=run, args=(p, address, folder)) for p in range(PROCESSES)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    sys.exit(any(process.exitcode for process in processes))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,99 @@
+"""Training in several processes with `keras.distribution`, compared with one process."""
+
+import json
+import multiprocessing
+import os
+import re
+
+import keras
+import numpy as np
+import pytest
+
+from tests.backends.distribution_run import assert_equal_logs
+from tests.processes import EXAMPLES, fail_or_wait, run_group
+
+pytestmark = pytest.mark.skipif(
+    keras.backend.backend() != "jax" or not hasattr(os, "fork"),
+    reason="keras.distribution needs JAX, and the processes are forks",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return the folder where two processes write their results."""
+    folder = tmp_path_factory.mktemp("processes")
+    result = run_group("-m", "tests.backends.processes_run_jax", folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results(folder):
+    """Return the results of both processes, and those of one process."""
+    from tests.backends import processes_run_jax
+
+    model = processes_run_jax.tracked_ple()
+    alone = {"logs": processes_run_jax.fit(model)}
+    alone["report"] = processes_run_jax.report(model, 0, 2)
+    alone["predictions"] = model.predict(processes_run_jax.data()[0], verbose=0)
+    return *(json.loads((folder / f"{p}.json").read_text()) for p in range(2)), alone
+
+
+def test_the_logs_cover_the_rows_of_all_processes(results):
+    """GroupedAUC too, which predicts all rows in each process."""
+    first, second, alone = results
+    assert first["logs"] == second["logs"]
+    assert "val_click_gauc" in alone["logs"]
+    assert_equal_logs(first["logs"], alone["logs"])
+
+
+def test_predict_fails_under_the_distribution(results):
+    for process in results[:2]:
+        assert "non-addressable" in process["error"]
+
+
+def test_gates_and_conflicts_of_own_rows_wait_for_no_process(results):
+    first, _, alone = results
+    for key, of_levels in alone["report"].items():
+        assert of_levels
+        for one, other in zip(first["report"][key], of_levels, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["0", "1", "once"])
+def test_files_of_all_processes_or_one_load_in_a_single_process(folder, results, name):
+    from tests.backends import processes_run_jax
+
+    model = keras.models.load_model(folder / f"{name}.keras")
+    x = processes_run_jax.data()[0]
+    for _ in range(2):
+        predictions = model.predict(x, verbose=0)
+        for task, expected in results[2]["predictions"].items():
+            np.testing.assert_allclose(predictions[task], expected, atol=1e-5)
+        model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+        model.load_weights(folder / "once.weights.h5")
+
+
+def test_the_example_equals_one_process_and_saves(tmp_path):
+    file = tmp_path / "model.keras"
+    result = run_group(EXAMPLES / "distributed" / "jax_processes.py", file)
+    assert result.returncode == 0, result.stderr
+    differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
+    assert len(differences) == 6
+    assert max(float(value) for _, value in differences) < 1e-5
+    assert keras.models.load_model(file).get_layer("ple")
+
+
+def fail_in_second_process(file, address, processes, process):
+    fail_or_wait(process == 0)
+
+
+def test_a_failed_process_of_the_example_ends_the_others(monkeypatch):
+    monkeypatch.syspath_prepend(EXAMPLES / "distributed")
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # `start` sets it
+    import jax_processes
+
+    monkeypatch.setattr(jax_processes, "run", fail_in_second_process)
+    with pytest.raises(SystemExit, match="A process failed, so all were ended"):
+        jax_processes.start("model.keras", 2)
+    assert not multiprocessing.active_children()
