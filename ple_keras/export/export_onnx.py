@@ -1,13 +1,16 @@
 """Export of a model to an ONNX file with the names of the model's inputs and outputs."""
 
+import io
 import logging
+import operator
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, SupportsIndex
 
 import keras
 
@@ -17,10 +20,11 @@ from ple_keras.export._constants import constant_statistics
 from ple_keras.export._model_tensors import named_tensors, to_functional
 from ple_keras.export._onnx_names import name_values
 
+LOCK = Lock()  # exporters, and the filters of warnings, belong to the whole process
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "torch": ["onnx"], "jax": ["onnx", "jax2onnx"]}
 
 
-def export_onnx(model: keras.Model, path: str | Path, opset: int | None = None) -> None:
+def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | None = None) -> None:
     """Write a model to an ONNX file, which runs without Keras.
 
     The inputs and outputs of the file have the names and the order of the model's: the keys of a
@@ -37,10 +41,10 @@ def export_onnx(model: keras.Model, path: str | Path, opset: int | None = None) 
         opset: The version of the ONNX operators. None chooses the exporter's default.
 
     Raises:
-        TypeError: If `model` is not a Keras model, or `opset` not an integer.
+        TypeError: If `model` is not a Keras model, `path` not a path, or `opset` not an integer.
         ValueError: If the model is of another kind, if its inputs or outputs are nested, strings
-            or without names of their own, if an output has the name of an input, or if the model is
-            quantized or computes in bfloat16.
+            or without names of their own, if an output has the name of an input, if no output reads
+            an input, or if the model is quantized or computes in bfloat16.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the file predicts other values than the model.
 
@@ -60,12 +64,11 @@ def export_onnx(model: keras.Model, path: str | Path, opset: int | None = None) 
     model = to_functional(model)
     inputs, outputs = named_tensors(model)
     path = _check_path(path)
-    if opset is not None and (isinstance(opset, bool) or not isinstance(opset, int)):
-        raise TypeError(f"opset must be an integer or None. Received: opset={short_repr(opset)}")
+    version = _check_opset(opset)
     _check_packages()
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    with LOCK, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
-        _export(list(inputs.values()), list(outputs.values()), file, opset)
+        _export(list(inputs.values()), list(outputs.values()), file, version)
         name_values(file, inputs, outputs)
         if find_spec("onnxruntime"):
             check_predictions(model, file, inputs, list(outputs))
@@ -73,10 +76,24 @@ def export_onnx(model: keras.Model, path: str | Path, opset: int | None = None) 
 
 
 def _check_path(path: str | Path) -> Path:
-    file = Path(path)
+    try:
+        file = Path(path)
+    except TypeError:
+        raise TypeError(f"path must be a path. Received: path={short_repr(path)}") from None
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"path must be a file in an existing folder. Received: path={path!r}")
     return file
+
+
+def _check_opset(opset: SupportsIndex | None) -> int | None:
+    if opset is None:
+        return None
+    try:
+        if not isinstance(opset, bool):
+            return operator.index(opset)
+    except TypeError:
+        pass
+    raise TypeError(f"opset must be an integer or None. Received: opset={short_repr(opset)}")
 
 
 def _check_packages() -> None:
@@ -108,11 +125,11 @@ def _zeros(tensor: keras.KerasTensor) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence exporters. They warn of the code of Keras, which has been tested."""
+    """Silence exporters. They warn of code of Keras, and PyTorch prints graphs if it fails."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -48,7 +48,7 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
         (tmp_path / f"{name}.py").write_text(f"raise ModuleNotFoundError('', name='{name}')")
     result = run_example(script, PYTHONPATH=os.pathsep.join([str(tmp_path), str(ROOT)]))
     assert result.returncode == 1
-    assert re.search("(keras|torch) is not installed. Run: pip install -e ", result.stderr)
+    assert re.search("(keras|torch|jax) is not installed. Run: pip install -e ", result.stderr)
     assert "Traceback" not in result.stderr
 
 

@@ -48,10 +48,10 @@ def columns(rows):
     return {"user id": rng.integers(0, 7, rows).astype("int32"), "numbers": numbers}
 
 
-def small(name="x", policy=None, **kwargs):
-    """Return a model of one task "a"."""
+def small(name="x", policy=None, task="a"):
+    """Return a model of one task."""
     inputs = keras.Input((3,), name=name)
-    return keras.Model(inputs, {"a": keras.layers.Dense(1, dtype=policy, **kwargs)(inputs)})
+    return keras.Model(inputs, {task: keras.layers.Dense(1, dtype=policy)(inputs)})
 
 
 def sizes(values):
@@ -109,9 +109,40 @@ def test_a_file_whose_predictions_differ_is_refused_and_not_written(runtime, tmp
     assert path.read_text() == "older"
 
 
+def test_outputs_that_random_inputs_do_not_show_are_refused(runtime, tmp_path):
+    inputs = keras.Input((3,), name="x")
+    model = keras.Model(inputs, {"a": keras.ops.log(-1.0 - keras.ops.abs(inputs))})
+    with pytest.raises(RuntimeError, match=r"can't be compared .* output 'a' is not finite"):
+        pk.export_onnx(model, tmp_path / "m.onnx")
+
+
+def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtime, tmp_path):
+    inputs = keras.Input((3,), name="x")
+    outputs = keras.layers.Dense(1, name="score")(inputs)
+    pk.export_onnx(keras.Model([inputs], [outputs]), tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    assert sizes(session.get_outputs()) == {"score": ["batch", 1]}
+    onnx = pytest.importorskip("onnx")
+    inner = onnx.load(tmp_path / "m.onnx").graph.initializer[0].name
+    some = keras.ops.log(keras.ops.relu(inputs - 0.5))  # for some of the examples
+    model = keras.Model(inputs, {inner: outputs, "some": some, "is large": inputs > 0.5})
+    pk.export_onnx(model, tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    np.testing.assert_allclose(session.run([inner], {"x": x})[0], numpy_of(model(x)[inner]), 1e-5)
+
+
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow keeps such inputs")
+def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(runtime, tmp_path):
+    x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
+    model = keras.Model({"x": x, "other": other}, {"a": keras.layers.Dense(1)(x)})
+    with pytest.raises(ValueError, match=r"read by an output, .* \['other'\] are not read"):
+        pk.export_onnx(model, tmp_path / "m.onnx")
+
+
 def test_the_opset_is_chosen(runtime, tmp_path):
     onnx = pytest.importorskip("onnx")
-    pk.export_onnx(small(), tmp_path / "m.onnx", opset=18)
+    pk.export_onnx(small(), tmp_path / "m.onnx", opset=np.int64(18))
     assert {x.version for x in onnx.load(tmp_path / "m.onnx").opset_import if not x.domain} == {18}
 
 
@@ -147,7 +178,27 @@ def quantized():
     return model
 
 
+def twice():
+    inputs = keras.Input((3,), name="x")
+    outputs = keras.layers.Dense(1)(inputs)
+    return keras.Model(inputs, {"a": outputs, "b": outputs})
+
+
+class Overridden(keras.Model):
+    def call(self, inputs):
+        return {"a": 2 * super().call(inputs)["a"]}
+
+
+def overridden():
+    inputs = keras.Input((3,), name="x")
+    return Overridden(inputs, {"a": keras.layers.Dense(1)(inputs)})
+
+
 MODELS = [
+    (twice, ValueError, r"must differ, .* model.output=\['a', 'b'\]"),
+    (overridden, ValueError, "model must be a Functional model, or .*<Overridden"),
+    (lambda: small(task=""), ValueError, r"strings of one character .* model.output=\[''\]"),
+    (lambda: small(task=0), ValueError, r"strings of one character .* model.output=\[0\]"),
     (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
     (Subclassed, ValueError, "model must be a Functional model, or .* Received: model=<Subclassed"),
     (keras.Sequential, ValueError, "or a Sequential model that is built"),
@@ -173,6 +224,11 @@ def test_a_path_must_be_a_file_in_an_existing_folder(path, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=f"path must be a file .* Received: path='{path}'"):
         pk.export_onnx(small(), path)
+
+
+def test_a_path_must_be_a_path():
+    with pytest.raises(TypeError, match=r"path must be a path. Received: path=None"):
+        pk.export_onnx(small(), None)
 
 
 @pytest.mark.parametrize("opset", [18.0, "18", True])
