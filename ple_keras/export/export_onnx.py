@@ -99,7 +99,10 @@ def _check_opset(opset: SupportsIndex | None) -> int | None:
 def _check_packages() -> None:
     backend = keras.backend.backend()
     if backend not in NEEDED:
-        raise ValueError(f"export_onnx needs TensorFlow, JAX or PyTorch. Received: {backend}")
+        raise ValueError(
+            "export_onnx needs the backend tensorflow, jax or torch. "
+            f"Received: KERAS_BACKEND={backend}"
+        )
     missing = [name for name in NEEDED[backend] if not find_spec(name)]
     if missing:
         command = 'pip install "ple-keras[export]"' + " jax2onnx" * ("jax2onnx" in missing)

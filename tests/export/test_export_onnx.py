@@ -245,6 +245,13 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         pk.export_onnx(small(), tmp_path / "m.onnx")
 
 
+def test_another_backend_is_refused(tmp_path, monkeypatch):
+    model = small()
+    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
+    with pytest.raises(ValueError, match=r"needs the backend .* Received: KERAS_BACKEND=numpy"):
+        pk.export_onnx(model, tmp_path / "m.onnx")
+
+
 def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyError("x" * 1000 + "\nmore")
