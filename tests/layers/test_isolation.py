@@ -210,7 +210,7 @@ def test_batched_levels_are_isolated_too():
 
     x = {stream: torch.from_numpy(tensor) for stream, tensor in streams().items()}
     ple = built(2, x, isolate_task_experts=True)
-    assert ple[0]._level._batched.supports(ple[0]._level.streams(x))
+    assert ple[0]._level._regular.is_batched(ple[0]._level.streams(x))
     ple.zero_grad()
     ple(x)["click"].square().sum().backward()
     for block in ple:

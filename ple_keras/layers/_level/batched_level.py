@@ -3,77 +3,20 @@
 Eager PyTorch has an overhead of at least 10 us per operation, and again for its gradient. With E
 experts and K gates, computed one by one, this dominates a step of a few hundred examples. Here, all
 experts use one batched product per Dense layer, and the gates of all tasks use one softmax.
-Exported models use it for every batch size, since most served batches are small.
+`torch.export` uses it for every batch size, since most served batches are small.
 
     streams   (K + 1, B, D)       experts   (E, B, H)      weights   (K, n, B), and (E, B) shared
 """
 
-from collections.abc import Mapping
 from functools import reduce
 from operator import add, mul
 
-import keras
 from keras import ops
 
 from ple_keras._checks import SHARED
-from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByName, Tensor
-from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.gate_statistics import are_statistics_updated, update_gate_statistics
-from ple_keras.layers._level.observer import is_observed
-from ple_keras.layers._level.wiring import LevelWiring
-from ple_keras.layers.gate import Gate
-
-# Above either limit, PyTorch's batched product can be slower than separate products.
-MAX_ROWS = 512
-MAX_MULTIPLY_ADDS = 2**24  # of an expert's largest Dense layer
-
-
-class BatchedLevel:
-    """Batched computation of a level's experts and gates.
-
-    Args:
-        wiring: The level's streams, experts and gates.
-        bank: The level's experts, built.
-        gates: The level's gates, built, by name.
-    """
-
-    def __init__(self, wiring: LevelWiring, bank: ExpertBank, gates: Mapping[str, Gate]) -> None:
-        self.experts = wiring.experts
-        self.tasks = wiring.tasks
-        self.bank = bank
-        self.gates = gates
-        self.experts_per_task, *other_counts = set(wiring.task_experts.values())
-        self.num_own = len(wiring.tasks) * self.experts_per_task
-        self.is_isolated = wiring.is_isolated
-        self._is_regular = (
-            keras.backend.backend() == "torch"
-            and not other_counts
-            and bank.is_batchable
-            and all(gate.is_plain for gate in gates.values())
-            and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
-            and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
-        )
-
-    def supports(self, streams: ByName) -> bool:
-        """Return whether the level supports batching and the batch is small enough."""
-        if not self._is_regular or self._is_quantized() or is_observed() or _is_compiled():
-            return False
-        shape = next(iter(streams.values())).shape
-        rows = shape[0] if type(shape[0]) is int else MAX_ROWS  # unknown in exports
-        return (
-            len(shape) == 2
-            and 0 < rows <= min(MAX_ROWS, MAX_MULTIPLY_ADDS // self.bank.max_multiply_adds)
-            and all(mask_of(stream) is None for stream in streams.values())
-        )
-
-    def _is_quantized(self) -> bool:
-        gates = self.gates.values()
-        return self.bank.is_quantized or any(gate.is_quantized for gate in gates)
-
-    def on(self, streams: ByName, gate_inputs: ByName) -> "BatchedCall":
-        """Return the computation of the level on its inputs."""
-        return BatchedCall(self, streams, gate_inputs)
+from ple_keras.layers._level.regular_level import RegularLevel
 
 
 class BatchedCall:
@@ -85,7 +28,7 @@ class BatchedCall:
         gate_inputs: The inputs of the gates, by gate: `streams`, or with a context.
     """
 
-    def __init__(self, level: BatchedLevel, streams: ByName, gate_inputs: ByName) -> None:
+    def __init__(self, level: RegularLevel, streams: ByName, gate_inputs: ByName) -> None:
         self._level, self._streams, self._gate_inputs = level, streams, gate_inputs
         first, *others = streams.values()
         self._is_one_input = all(stream is first for stream in others)
@@ -157,13 +100,6 @@ class BatchedCall:
         shared = [experts[i : i + 1] for i in range(num_own, len(self._level.experts))]
         columns = [weights[:, i, :, None] for i in range(count + len(shared))]
         return reduce(add, map(mul, columns, own + shared))
-
-
-def _is_compiled() -> bool:
-    """Return whether torch.compile runs. Operations are then cheap, and sizes unknown."""
-    import torch
-
-    return bool(torch.compiler.is_dynamo_compiling())
 
 
 def _split_tasks(mixed: Tensor) -> list[Tensor]:

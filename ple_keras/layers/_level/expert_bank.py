@@ -55,6 +55,11 @@ class ExpertBank(keras.Layer):
         return False
 
     @property
+    def is_elementwise(self) -> bool:
+        """Whether the activation, if batchable, acts on each feature alone."""
+        raise NotImplementedError
+
+    @property
     def max_multiply_adds(self) -> int:
         """The multiply-adds per example of an expert's largest Dense layer."""
         raise NotImplementedError
@@ -69,6 +74,14 @@ class ExpertBank(keras.Layer):
 
         This bypasses `keras.Layer.__call__` and its work, such as casting.
         """
+        raise NotImplementedError
+
+    def stacks(self) -> list[tuple[Tensor, Tensor | None]]:
+        """Return the kernels `(E, D, H)` and biases `(E, H)` of each step, if batchable."""
+        raise NotImplementedError
+
+    def apply_after_dense(self, step: int, outputs: Tensor, training: bool | None) -> Tensor:
+        """Apply what follows the Dense layers of a step to all experts, if batchable."""
         raise NotImplementedError
 
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor]:

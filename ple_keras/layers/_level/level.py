@@ -6,10 +6,12 @@ import keras
 
 from ple_keras._checks import check_width, short_repr
 from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
-from ple_keras.layers._level.batched_level import BatchedCall, BatchedLevel
+from ple_keras.layers._level.batched_level import BatchedCall
+from ple_keras.layers._level.convolution_level import ConvolutionCall
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.gate_inputs import GateInputs
+from ple_keras.layers._level.regular_level import RegularLevel
 from ple_keras.layers._level.stacked_experts import StackedExperts
 from ple_keras.layers._level.unbatched_level import OverriddenLevel, UnbatchedLevel
 from ple_keras.layers._level.wiring import LevelWiring
@@ -44,7 +46,7 @@ class Level:
     ) -> None:
         self.bank, self.gates = bank, gates
         self._gate_inputs = gate_inputs
-        self._batched = BatchedLevel(wiring, bank, gates)
+        self._regular = RegularLevel(wiring, bank, gates)
         self._block, self._wiring, self._widths = block, wiring, widths
 
     def streams(self, inputs: Streams) -> dict[str, Tensor]:
@@ -76,7 +78,7 @@ class Level:
 
     def select_computation(
         self, inputs: Streams, streams: ByName, context: Streams | None
-    ) -> UnbatchedLevel | BatchedCall | OverriddenLevel:
+    ) -> UnbatchedLevel | BatchedCall | ConvolutionCall | OverriddenLevel:
         """Return the computation of the level on these inputs. No other code chooses it.
 
         Args:
@@ -91,8 +93,10 @@ class Level:
         if self._block._is_overridden():
             unbatched = self.unbatched(streams, gate_inputs)
             return OverriddenLevel(unbatched, self._block, inputs, context)
-        if self._batched.supports(streams):
-            return self._batched.on(streams, gate_inputs)
+        if self._regular.is_convolved(streams):
+            return ConvolutionCall(self._regular, streams, gate_inputs)
+        if self._regular.is_batched(streams):
+            return BatchedCall(self._regular, streams, gate_inputs)
         return self.unbatched(streams, gate_inputs)
 
     def gate_inputs(self, streams: ByName, context: Streams | None) -> ByName:

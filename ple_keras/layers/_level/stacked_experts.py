@@ -16,6 +16,12 @@ from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
 from ple_keras.layers.template import Template
 
+# Activations of Keras that act on each feature alone, unlike softmax.
+ELEMENTWISE = (
+    *("elu", "gelu", "hard_sigmoid", "hard_silu", "leaky_relu", "linear", "mish", "relu", "relu6"),
+    *("selu", "sigmoid", "silu", "softplus", "softsign", "tanh"),
+)
+
 
 class StackedExperts(ExpertBank):
     """ExpertBlocks of equal input width whose kernels form one `(E, D, H)` variable per step.
@@ -147,24 +153,38 @@ class StackedExperts(ExpertBank):
         Normalization, activity regularizers and custom activations need separate outputs.
         """
         layer = self._template.layer
-        with tensorflow_not_imported():
-            activation_is_of_keras = isinstance(keras.activations.serialize(layer.activation), str)
         needs_separate_outputs = layer.normalization or layer.activity_regularizer
-        return activation_is_of_keras and not needs_separate_outputs
+        return isinstance(self._activation, str) and not needs_separate_outputs
+
+    @property
+    def is_elementwise(self) -> bool:
+        return self._activation in ELEMENTWISE
+
+    @property
+    def _activation(self) -> object:
+        """The name of an activation of Keras, or the config of another."""
+        with tensorflow_not_imported():
+            return keras.activations.serialize(self._template.layer.activation)
 
     @property
     def max_multiply_adds(self) -> int:
         largest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
         return largest
 
-    def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
+    def stacks(self) -> list[tuple[Tensor, Tensor | None]]:
+        return list(zip(self._kernels, self._biases or [None] * len(self._kernels)))
+
+    def apply_after_dense(self, step: int, outputs: Tensor, training: bool | None) -> Tensor:
         first = next(iter(self._experts.value.values()))
+        return first._apply_after_dense(step, outputs, training, None)
+
+    def call_batched(self, features: Tensor, training: bool | None) -> Tensor:
         outputs = features
-        for step, kernels in enumerate(self._kernels):
+        for step, (kernels, biases) in enumerate(self.stacks()):
             outputs = ops.matmul(outputs, kernels)
-            for biases in self._biases[step : step + 1]:
+            if biases is not None:
                 outputs = ops.add(outputs, ops.expand_dims(biases, 1))
-            outputs = first._apply_after_dense(step, outputs, training, None)
+            outputs = self.apply_after_dense(step, outputs, training)
         return outputs
 
     def _apply_dense(self, step: int, inputs: ByName) -> dict[str, Tensor]:

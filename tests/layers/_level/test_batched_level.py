@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level.batched_level import BatchedLevel
+from ple_keras.layers._level.regular_level import RegularLevel
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.models import chain
 from tests.templates import CopiedExpert
@@ -25,7 +25,7 @@ def unbatched(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr(BatchedLevel, "supports", lambda self, streams: False)
+            patch.setattr(RegularLevel, "is_batched", lambda self, streams: False)
             return function()
 
     return call
@@ -39,7 +39,7 @@ def built(x, tasks=TASKS, expert_block=(6, 4), context=None, **kwargs):
 
 
 def is_batched(ple, x):
-    return ple[0]._level._batched.supports(ple[0]._level.streams(keras.ops.convert_to_tensor(x)))
+    return ple[0]._level._regular.is_batched(ple[0]._level.streams(keras.ops.convert_to_tensor(x)))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_outputs_and_gradients_are_equal_to_unbatched_ones(
         num_shared_experts=shared,
         gate_softmax_temperature=0.5,
     )
-    assert ple[0]._level._batched.supports(ple[0]._level.streams(x))
+    assert ple[0]._level._regular.is_batched(ple[0]._level.streams(x))
 
     def outputs_and_gradients():
         ple.zero_grad()
@@ -163,7 +163,7 @@ def test_dropout_has_the_given_rate_and_is_only_in_training():
     cgc(x)
     for weight in cgc.trainable_weights:
         weight.assign(np.full(weight.shape, "bias" in weight.path, "float32"))
-    assert cgc._level._batched.supports(cgc._level.streams(keras.ops.convert_to_tensor(x)))
+    assert cgc._level._regular.is_batched(cgc._level.streams(keras.ops.convert_to_tensor(x)))
     values, counts = np.unique(numpy_of(cgc(x, training=True))["a"].round(4), return_counts=True)
     np.testing.assert_allclose(values, [0, 0.5 / 0.7, 1 / 0.7], atol=1e-4)
     np.testing.assert_allclose(counts / counts.sum(), [0.09, 0.42, 0.49], atol=0.03)
