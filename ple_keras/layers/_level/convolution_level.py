@@ -10,7 +10,7 @@ kernels are prepared once. The features are its channels, the examples the pixel
 
 from collections.abc import Sequence
 from functools import reduce
-from operator import add
+from operator import add, mul
 
 from keras import ops
 
@@ -36,11 +36,12 @@ class ConvolutionCall:
         bank, count = self._level.bank, len(self._level.experts)
         (kernels, biases), *others = bank.stacks()
         parts = [
-            _convolve(_image(streams), kernels, biases, len(streams), experts)
+            _convolve(_image(streams, kernels.shape[1]), kernels, biases, len(streams), experts)
             for streams, experts in self._streams_of_experts()
         ]
+        # Before the concatenation, ONNX Runtime computes activations inside of a convolution.
+        parts = [bank.apply_after_dense(0, part, training) for part in parts]
         image = ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
-        image = bank.apply_after_dense(0, image, training)
         for step, (kernels, biases) in enumerate(others, start=1):
             image = _convolve(image, kernels, biases, count)
             image = bank.apply_after_dense(step, image, training)
@@ -88,7 +89,8 @@ class ConvolutionCall:
 
     def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
-        outputs = self._by_task(self._mix_for_tasks(weights["tasks"], experts), experts.shape[-1])
+        mixed = self._mix_for_tasks(weights["tasks"], experts)
+        outputs = self._by_task(mixed, self._level.bank.width)
         if SHARED in weights:
             mixed = ops.matmul(ops.expand_dims(weights[SHARED], 1), experts)
             outputs[SHARED] = ops.squeeze(mixed, 1)
@@ -96,29 +98,30 @@ class ConvolutionCall:
 
     def _mix_for_tasks(self, weights: Tensor, experts: Tensor) -> Tensor:
         """Return the mixed experts of all tasks, `(B, K, H)`."""
-        level, width = self._level, experts.shape[-1]
-        own_weights, shared_weights = _split(weights, level.experts_per_task)
-        own, shared = _split(experts, level.num_own, axis=1)
-        parts = []
-        if own is not None:
-            own = ops.reshape(own, (-1, len(level.tasks), level.experts_per_task, width))
-            mixed = ops.matmul(ops.expand_dims(own_weights, 2), own)
-            parts.append(ops.squeeze(mixed, 2))
-        if shared is not None:
-            parts.append(ops.matmul(shared_weights, shared))
-        return reduce(add, parts)
+        level = self._level
+        count, num_shared = level.experts_per_task, len(level.experts) - level.num_own
+        columns = _split(weights, [*[1] * count, num_shared], axis=2)
+        stacks = _split(experts, [level.num_own, num_shared], axis=1)
+        terms = []
+        if count:
+            own = ops.reshape(stacks[0], (-1, len(level.tasks), count * level.bank.width))
+            terms += map(mul, columns, _split(own, [level.bank.width] * count, axis=2))
+        if num_shared:
+            terms.append(ops.matmul(columns[-1], stacks[-1]))
+        return reduce(add, terms)
 
     def _by_task(self, values: Tensor, size: int) -> dict[str, Tensor]:
         """Return `(B, K, size)` as a tensor `(B, size)` for each task."""
         tasks = self._level.tasks
         rows = ops.reshape(values, (-1, len(tasks) * size))
-        return dict(zip(tasks, ops.split(rows, len(tasks), axis=1)))
+        return dict(zip(tasks, _split(rows, [size] * len(tasks), axis=1)))
 
 
-def _image(streams: Sequence[Tensor]) -> Tensor:
-    """Return `streams`, each `(B, D)`, as an image `(1, streams * D, 1, B)`."""
+def _image(streams: Sequence[Tensor], width: int) -> Tensor:
+    """Return streams `(B, width)` as an image `(1, streams * width, 1, B)`."""
     features = ops.concatenate(streams, axis=1) if len(streams) > 1 else streams[0]
-    return ops.transpose(ops.expand_dims(features, (0, 1)), (0, 3, 1, 2))
+    rows = ops.reshape(features, (1, 1, -1, len(streams) * width))
+    return ops.transpose(rows, (0, 3, 1, 2))
 
 
 def _convolve(
@@ -140,9 +143,9 @@ def _is_one(tensors: Sequence[Tensor]) -> bool:
     return all(tensor is tensors[0] for tensor in tensors)
 
 
-def _split(values: Tensor, size: int, axis: int = -1) -> list[Tensor | None]:
-    """Return the first `size` values of an axis and the others. An empty part is None."""
-    if size in (0, values.shape[axis]):
-        return [values, None] if size else [None, values]
-    parts: list[Tensor | None] = ops.split(values, [size], axis=axis)
+def _split(values: Tensor, sizes: Sequence[int], axis: int) -> Sequence[Tensor]:
+    """Split an axis into parts of these sizes. Those of size 0 are left out."""
+    import torch
+
+    parts: Sequence[Tensor] = torch.split(values, [size for size in sizes if size], axis)
     return parts
