@@ -3,11 +3,12 @@
     pip install -e ".[torch,examples,export]"
     KERAS_BACKEND=torch python examples/onnx_runtime.py
 
-Takes a minute on two cores. Trains a PLE on Census-Income (KDD), exports it for any batch size,
-and serves the file:
+Takes two minutes on two cores. Trains a PLE on Census-Income (KDD), exports it for any batch size,
+quantizes the file to int8, and quantizes the Keras model too. Then it compares the four:
 
-    accuracy    the AUCs of Keras and of ONNX Runtime on the test rows, and the largest difference
-                between their predictions
+    size        of the files
+    accuracy    the AUCs on the test rows, and the largest and mean difference from the predictions
+                of the Keras model
     latency     the median and the 99th percentile, in milliseconds, at batches of 1, 64 and 512
     threads     several threads share one session: all answers must be equal
 
@@ -26,7 +27,9 @@ try:
     import keras
     import numpy as np
     import onnxruntime
+    import onnxruntime.quantization as ort_quantization
     import pandas as pd
+    from onnxruntime.quantization.shape_inference import quant_pre_process
     from sklearn.metrics import roc_auc_score
 
     import ple_keras as pk
@@ -40,6 +43,7 @@ MARITAL_STATUS, INCOME = 7, 41
 CATEGORIES = [1, 2, 3, 8, 9, 10, 12, 13, 15, 19, 22, 23, 31, 35, 36, 38]
 NUMERIC = [0, 5, 16, 17, 18, 30, 39]  # age, wage, gains, losses, dividends, employees, weeks
 BATCHES = (1, 64, 512)
+CALIBRATION = 20  # batches of 256 rows
 WARM_UP = 5  # calls that are not measured
 
 
@@ -85,6 +89,22 @@ def train(x, y, num_codes, epochs):
     return model
 
 
+class Rows(ort_quantization.CalibrationDataReader):
+    """Batches from which ONNX Runtime learns the ranges of all tensors."""
+
+    def __init__(self, x):
+        self.batches = iter(batches(x, 256)[:CALIBRATION])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+def quantize(path, x, quantized):
+    """Write a file in int8, with ranges from training rows."""
+    quant_pre_process(path, quantized, skip_symbolic_shape=True)
+    ort_quantization.quantize_static(quantized, quantized, Rows(x), per_channel=True)
+
+
 def serve(path):
     """Return a function from inputs by name to predictions by task."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -102,13 +122,15 @@ def batches(x, size):
 
 
 def compare_predictions(scorers, x, y):
-    """Print the AUCs, and the largest difference between the predictions."""
-    predictions = {name: score(x) for name, score in scorers.items()}
-    for name, of_tasks in predictions.items():
-        aucs = [f"AUC {task} {roc_auc_score(y[task], of_tasks[task]):.5f}" for task in y]
-        print(f"{name:16} {', '.join(aucs)}")
-    first, second = predictions.values()
-    print(f"largest difference: {max(np.abs(first[task] - second[task]).max() for task in y):.1e}")
+    """Print AUCs, and the differences from the first predictions."""
+    rows, expected = {}, None
+    for name, score in scorers.items():
+        predictions = score(x)
+        expected = expected or predictions
+        rows[name] = {f"AUC {task}": roc_auc_score(y[task], predictions[task]) for task in y}
+        differences = np.stack([np.abs(predictions[task] - expected[task]) for task in y])
+        rows[name] |= {"largest difference": differences.max(), "mean": differences.mean()}
+    print(pd.DataFrame(rows).T.to_string(float_format="{:.5f}".format))
 
 
 def measure_latency(scorers, x, calls):
@@ -158,16 +180,30 @@ def main():
     (x, y), (x_test, y_test), num_codes = load_census(args.rows)
     keras.utils.set_random_seed(0)
     model = train(x, y, num_codes, args.epochs)
+    model.save("census.keras")
+    small = keras.models.load_model("census.keras", compile=False)
+    small.quantize("int8")
+    small.save("census_int8.keras")
+    model = keras.models.load_model("census.keras", compile=False)
+    model.save("census.keras")  # without the state of the optimizer
     pk.export_onnx(model, "census.onnx")
-    print(f"\nexported to census.onnx: {os.path.getsize('census.onnx') / 1e6:.1f} MB\n")
+    quantize("census.onnx", x, "census_int8.onnx")
+    print()
+    for file in ("census.keras", "census_int8.keras", "census.onnx", "census_int8.onnx"):
+        print(f"{file:18} {os.path.getsize(file) / 1e3:6.0f} KB")
 
-    served = serve("census.onnx")
-    scorers = {"ONNX Runtime": served, "predict_on_batch": model.predict_on_batch}
+    scorers = {
+        "Keras": model.predict_on_batch,
+        "Keras, int8": small.predict_on_batch,
+        "ONNX Runtime": serve("census.onnx"),
+        "ONNX Runtime, int8": serve("census_int8.onnx"),
+    }
+    print()
     compare_predictions(scorers, x_test, y_test)
     print("\nmedian / 99th percentile")
     measure_latency(scorers, x_test, args.calls)
     print()
-    check_threads(served, x_test)
+    check_threads(scorers["ONNX Runtime"], x_test)
 
 
 if __name__ == "__main__":

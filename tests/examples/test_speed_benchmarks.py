@@ -144,3 +144,16 @@ def test_the_cost_of_isolation_is_measured(monkeypatch, capsys):
     counts = [int(n.replace(",", "")) for n in re.findall(r"  ([\d,]+) +[\d.]+ ms", out)]
     for plain, isolated, by_stream, both in (counts[:4], counts[4:]):
         assert plain == isolated < by_stream == both
+
+
+def test_the_latency_of_onnx_files_is_measured(monkeypatch, capsys):
+    pytest.importorskip("onnxruntime")
+    import export_latency
+
+    monkeypatch.setattr(export_latency, "CASE", tiny_case(tasks=2, features=8, batch=1))
+    monkeypatch.setattr(export_latency, "CALLS", {1: 3, 64: 2})
+    monkeypatch.setattr(export_latency, "BATCHES", (1, 64))
+    export_latency.main(["--rounds", "2"])
+    header, *rows = capsys.readouterr().out.splitlines()[-3:]
+    assert [row.split()[0] for row in rows] == ["1", "64"]
+    assert "ours / chain" in header

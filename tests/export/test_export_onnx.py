@@ -133,6 +133,7 @@ def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtim
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow keeps such inputs")
+@pytest.mark.skipif(BACKEND == "jax", reason="jax2onnx keeps such inputs")
 def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(runtime, tmp_path):
     x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
     model = keras.Model({"x": x, "other": other}, {"a": keras.layers.Dense(1)(x)})
@@ -273,3 +274,40 @@ def test_no_size_that_a_trace_makes_a_constant_is_in_this_package(runtime, tmp_p
         model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
     assert any("TracerWarning" in w.category.__name__ for w in seen)
     assert not [str(w.message) for w in seen if "ple_keras" in w.filename]
+
+
+class OneBatch:
+    """Calibration data of ONNX Runtime: one batch."""
+
+    def __init__(self):
+        self.batches = [columns(16)]
+
+    def get_next(self):
+        return self.batches.pop() if self.batches else None
+
+
+def products(file):
+    """Return the numbers of products whose weights are in float32, and of those in int8."""
+    graph = pytest.importorskip("onnx").load(file).graph
+    kinds = dict.fromkeys((constant.name for constant in graph.initializer), "constant")
+    kinds |= {name: node.op_type for node in graph.node for name in node.output}
+    weights = [
+        kinds.get(node.input[1])
+        for node in graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul")
+    ]
+    return weights.count("constant"), weights.count("DequantizeLinear")
+
+
+def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    file = tmp_path / "model.onnx"
+    pk.export_onnx(columns_model(), file)
+    quant_pre_process(file, file, skip_symbolic_shape=True)
+    in_float, _ = products(file)
+    quantization.quantize_static(file, file, OneBatch(), per_channel=True)
+    still_in_float, quantized = products(file)
+    assert still_in_float == 0
+    assert quantized >= in_float > 15  # PyTorch computes all experts of a level in three

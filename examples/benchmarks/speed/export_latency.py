@@ -38,7 +38,7 @@ try:
     from _models import floor, loop, ours
     from _options import at_least
     from _tables import align_columns
-    from _timing import measure_interleaved, median_ms, median_ratio
+    from _timing import measure_interleaved
 
     import ple_keras as pk
 except ModuleNotFoundError as error:

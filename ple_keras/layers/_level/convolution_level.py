@@ -30,6 +30,7 @@ class ConvolutionCall:
 
     def __init__(self, level: RegularLevel, streams: ByName, gate_inputs: ByName) -> None:
         self._level, self._streams, self._gate_inputs = level, streams, gate_inputs
+        self._width: int = level.bank.stacks()[-1][0].shape[-1]
 
     def experts(self, training: bool | None) -> Tensor:
         """Return the outputs of all experts, `(B, E, H)`."""
@@ -45,7 +46,7 @@ class ConvolutionCall:
         for step, (kernels, biases) in enumerate(others, start=1):
             image = _convolve(image, kernels, biases, count)
             image = bank.apply_after_dense(step, image, training)
-        return ops.reshape(ops.transpose(image, (0, 2, 3, 1)), (-1, count, bank.width))
+        return ops.reshape(ops.transpose(image, (0, 2, 3, 1)), (-1, count, self._width))
 
     def _streams_of_experts(self) -> list[tuple[list[Tensor], slice]]:
         """Return lists of streams, each read by equally many of a slice of experts."""
@@ -90,7 +91,7 @@ class ConvolutionCall:
     def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
         mixed = self._mix_for_tasks(weights["tasks"], experts)
-        outputs = self._by_task(mixed, self._level.bank.width)
+        outputs = self._by_task(mixed, self._width)
         if SHARED in weights:
             mixed = ops.matmul(ops.expand_dims(weights[SHARED], 1), experts)
             outputs[SHARED] = ops.squeeze(mixed, 1)
@@ -102,10 +103,10 @@ class ConvolutionCall:
         count, num_shared = level.experts_per_task, len(level.experts) - level.num_own
         columns = _split(weights, [*[1] * count, num_shared], axis=2)
         stacks = _split(experts, [level.num_own, num_shared], axis=1)
-        terms = []
+        terms: list[Tensor] = []
         if count:
-            own = ops.reshape(stacks[0], (-1, len(level.tasks), count * level.bank.width))
-            terms += map(mul, columns, _split(own, [level.bank.width] * count, axis=2))
+            own = ops.reshape(stacks[0], (-1, len(level.tasks), count * self._width))
+            terms += map(mul, columns, _split(own, [self._width] * count, axis=2))
         if num_shared:
             terms.append(ops.matmul(columns[-1], stacks[-1]))
         return reduce(add, terms)

@@ -37,14 +37,17 @@ class RegularLevel:
             keras.backend.backend() == "torch"
             and not other_counts
             and bank.is_batchable
-            and all(gate.is_plain for gate in gates.values())
+            and all(gate.is_plain_in_inference for gate in gates.values())
             and {gate.compute_dtype for gate in gates.values()} == {bank.compute_dtype}
             and len({gates[task].kernel.shape for task in wiring.tasks}) == 1
         )
+        self._has_plain_gates = all(gate.is_plain for gate in gates.values())
 
     def is_batched(self, streams: ByName) -> bool:
         """Return whether `BatchedCall` supports these inputs, and is faster."""
-        if not self._supports(streams) or _is_compiled() or _is_onnx_export():
+        if not (self._has_plain_gates and self._supports(streams)):
+            return False
+        if _is_compiled() or _is_onnx_export():
             return False
         size = next(iter(streams.values())).shape[0]
         rows = size if type(size) is int else MAX_ROWS  # unknown in exports

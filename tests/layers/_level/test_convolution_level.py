@@ -68,6 +68,7 @@ def test_outputs_and_gate_weights_are_equal(tasks, own, shared, is_one_input, in
         {"expert_block": pk.ExpertBlock([4], activation="tanh", dropout=0.5)},
         {"gate_softmax_temperature": 0.3, "enable_gate_weights_metrics": True},
         {"isolate_task_experts": True},
+        {"gate_dropout": 0.5, "expert_balance_regularizer": 0.1},
         {"gate_reads": "context", "context": features(5, 2, seed=3)},
         {"gate_reads": "both", "context": features(5, 2, seed=3)},
     ],
