@@ -19,7 +19,7 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
 
     Raises:
         ValueError: If the file lacks an input, since no output reads it.
-        RuntimeError: If the file is not valid.
+        RuntimeError: If the file is not valid, or has inputs that the model does not have.
     """
     onnx: Any = import_module("onnx")
     model = onnx.load(file)
@@ -30,6 +30,13 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
         raise ValueError(
             "Each input of model must be read by an output, since the exporter leaves others out. "
             f"Received: model.input={list(inputs)}, of which {unused} are not read"
+        )
+    added = found - {tensor.name for tensor in inputs.values()}
+    added -= {constant.name for constant in graph.initializer}
+    if added:
+        raise RuntimeError(
+            "The exporter wrote a file with inputs that the model does not have, such as constants "
+            f"of a layer. Received: model.input={list(inputs)}, file inputs beside them={added}"
         )
     new = {tensor.name: name for name, tensor in inputs.items()}
     new |= {value.name: name for value, name in zip(graph.output, outputs)}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.export._onnx_names import name_values
 from tests.helpers import assert_same, numpy_of, randomize
 from tests.refusals import check_refused
 
@@ -132,8 +133,22 @@ def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtim
     np.testing.assert_allclose(session.run([inner], {"x": x})[0], numpy_of(model(x)[inner]), 1e-5)
 
 
-@pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow keeps such inputs")
-@pytest.mark.skipif(BACKEND == "jax", reason="jax2onnx keeps such inputs")
+def test_a_file_with_other_inputs_than_the_model_is_refused(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    x, mean, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 3])
+        for name in ("x", "mean", "y")
+    )
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Sub", ["x", "mean"], ["y"])], "g", [x, mean], [y]
+    )
+    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
+    tensor = keras.Input((3,), name="x")
+    with pytest.raises(RuntimeError, match=r"model.input=\['price'\], .* beside them=\{'mean'\}"):
+        name_values(tmp_path / "m.onnx", {"price": tensor}, {"y": tensor})
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="other exporters keep such inputs")
 def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(runtime, tmp_path):
     x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
     model = keras.Model({"x": x, "other": other}, {"a": keras.layers.Dense(1)(x)})
