@@ -1,0 +1,126 @@
+"""Hooks of MkDocs: pages that are made from the code, and links to files outside of docs/.
+
+A page for each public name, and one for each example with its code and what it printed. In the
+Markdown files, links lead to the files of the repository, so that they work without the site too.
+"""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = ROOT / "docs" / "outputs"
+GROUPS = {
+    "layers": "Blocks, experts and gates",
+    "heads": "Heads",
+    "losses": "Losses",
+    "labels": "Labels",
+    "metrics": "Metrics",
+    "callbacks": "Callbacks",
+    "inspection": "Inspection",
+    "plots": "Plots",
+    "transfer": "Transfer",
+    "export": "Export",
+}
+LINKS = {
+    "README.md": "getting_started.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "CHANGELOG.md": "changelog.md",
+}
+
+
+def public_names() -> dict[str, list[str]]:
+    """Return the public names of each subpackage, as `ple_keras/__init__.py` imports them."""
+    tree = ast.parse((ROOT / "ple_keras" / "__init__.py").read_text())
+    names: dict[str, list[str]] = {group: [] for group in GROUPS}
+    for node in tree.body:
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names[node.module.split(".")[1]] += [alias.name for alias in node.names]
+    return names
+
+
+def scripts() -> list[Path]:
+    """Return the scripts that users run, by their path below examples/."""
+    found = sorted((ROOT / "examples").rglob("*.py"))
+    return [path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"]
+
+
+def on_config(config: Any) -> Any:
+    """Add the made pages to the navigation."""
+    for section in config.nav:
+        if "Reference" in section:
+            section["Reference"] = ["reference/index.md"] + [
+                {GROUPS[group]: [{name: f"reference/{name}.md"} for name in sorted(names)]}
+                for group, names in public_names().items()
+            ]
+        if "Examples" in section:
+            section["Examples"] = [
+                {path.stem: f"examples/{path.with_suffix('.md')}"} for path in scripts()
+            ]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the made pages."""
+
+    def add(uri: str, content: str) -> None:
+        files.append(File.generated(config, uri, content=content))
+
+    add("reference/index.md", reference_index())
+    for names in public_names().values():
+        for name in names:
+            add(f"reference/{name}.md", f"::: ple_keras.{name}\n")
+    for path in scripts():
+        add(f"examples/{path.with_suffix('.md')}", example_page(path))
+    for source, uri in LINKS.items():
+        if source != "README.md":
+            add(uri, (ROOT / source).read_text())
+    return files
+
+
+def reference_index() -> str:
+    """Return a table of all public names."""
+    lines = ["# Reference", "", "All names are attributes of `ple_keras`.", ""]
+    for group, names in public_names().items():
+        links = [f"[`{name}`]({name}.md)" for name in sorted(names)]
+        lines += [f"**{GROUPS[group]}**: {', '.join(links)}", ""]
+    return "\n".join(lines)
+
+
+def example_page(path: Path) -> str:
+    """Return a page with the docstring of a script, its code, and what it printed."""
+    code = (ROOT / "examples" / path).read_text()
+    docstring = ast.get_docstring(ast.parse(code)) or ""
+    summary, _, description = docstring.partition("\n")
+    parts = [f"# {path.name}", summary, description]
+    output = OUTPUTS / path.with_suffix(".txt")
+    if output.exists():
+        parts += ["## Output", f"```text\n{output.read_text().rstrip()}\n```"]
+    parts += ["## Code", f"```python\n{code.rstrip()}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Lead links to files of the repository to their pages."""
+    depth = page.file.src_uri.count("/")
+    to_docs = "../" * depth
+
+    def lead(match: re.Match[str]) -> str:
+        path, anchor = match[1], match[2] or ""
+        if path.startswith("examples/") and path.endswith(".py"):
+            return f"]({to_docs}{path[:-3]}.md{anchor})"
+        if path == "examples/benchmarks/README.md":
+            return f"]({to_docs}performance.md)"
+        if path.startswith("docs/"):
+            return f"]({to_docs}{path[5:]}{anchor})"
+        return f"]({to_docs}{LINKS.get(path, path)}{anchor})"
+
+    # Pages of docs/ write ../examples/, the files of the root examples/ and docs/.
+    is_of_root = page.file.src_uri in ("contributing.md", "changelog.md")
+    prefix = "" if is_of_root else "../" * (depth + 1)
+    paths = r"((?:examples|docs)/[^)#]*|README\.md|CONTRIBUTING\.md|CHANGELOG\.md)"
+    return re.sub(rf"\]\({re.escape(prefix)}{paths}(#[^)]*)?\)", lead, markdown)
