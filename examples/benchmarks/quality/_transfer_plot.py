@@ -87,8 +87,8 @@ def _draw_gain(panel: Any, scores: Scores, cases: list[str], tasks: list[list[st
 def _drawn(scores: Scores, cases: list[str], tasks: list[list[str]]) -> list[str]:
     """Return the models of a panel.
 
-    Trees are left out of squared errors, where they are so much worse that no other line could be
-    told from the rest.
+    Trees are left out of squared errors. Those of the synthetic tasks are so much larger that no
+    other line could be told from the rest.
     """
     kinds = [kind for kind in STYLES if kind in scores.kinds and scores.has(cases[0], kind)]
     return [kind for kind in kinds if kind != "trees" or tasks[0][0] in BINARY]
