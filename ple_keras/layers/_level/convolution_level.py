@@ -95,7 +95,9 @@ class ConvolutionCall:
     def weights_by_gate(self, weights: ByName) -> dict[str, Tensor]:
         """Return the result of `weights` as `{gate: (B, experts)}`."""
         by_gate = self._by_task(weights["tasks"], self._experts_per_gate)
-        return by_gate | {gate: x for gate, x in weights.items() if gate == SHARED}
+        if SHARED in weights:
+            by_gate[SHARED] = weights[SHARED]
+        return by_gate
 
     def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
@@ -143,6 +145,7 @@ def _convolve(
 
 
 def _is_one(tensors: Sequence[Tensor]) -> bool:
+    """Return whether all are one and the same tensor."""
     return all(tensor is tensors[0] for tensor in tensors)
 
 
