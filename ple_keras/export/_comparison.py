@@ -1,6 +1,7 @@
 """Comparison of an ONNX file with the model that it was exported from."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ def check_predictions(
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise RuntimeError(f"ONNX Runtime can't run the file. {reason}") from error
-    predictions = model.predict_on_batch(_like(model.input, list(feed.values())))
+    with _kept_state(model):
+        predictions = model.predict_on_batch(_like(model.input, list(feed.values())))
     expected = dict(zip(outputs, _listed(predictions, model.output)))
     halves = any(layer.compute_dtype == "float16" for layer in find_layers(model, keras.Layer))
     tolerance = TOLERANCE["float16" if halves else "float32"]
@@ -45,6 +47,20 @@ def check_predictions(
                 f"The ONNX file predicts other values than the model. Output {name!r} differs by "
                 f"{difference:.1e}; {tolerance:g} is allowed, or this part of its largest value"
             )
+
+
+@contextmanager
+def _kept_state(model: keras.Model) -> Iterator[None]:
+    """Restore what predictions change, such as the statistics of gates."""
+    kept = [
+        (variable, np.array(keras.ops.convert_to_numpy(variable)))
+        for variable in model.non_trainable_variables
+    ]
+    try:
+        yield
+    finally:
+        for variable, value in kept:
+            variable.assign(value)
 
 
 def _random_inputs(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:

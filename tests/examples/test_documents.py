@@ -17,9 +17,7 @@ RECIPES = ROOT / "docs" / "recipes"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Blocks of Python, and what they print, if it is shown directly below.
-RUN = re.compile(
-    r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE
-)
+RUN = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
 INLINE_CODE = re.compile(r"`[^`\n]*`")
 NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -156,6 +156,18 @@ def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(
         pk.export_onnx(model, tmp_path / "m.onnx")
 
 
+def test_gate_statistics_do_not_change(runtime, tmp_path):
+    inputs = keras.Input((3,), name="x")
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+    cgc = pk.CGCBlock(heads, [4], add_shared_gate=False, enable_gate_weights_metrics=True)
+    model = keras.Model(inputs, heads(cgc(inputs)))
+    model.predict(np.ones((5, 3), "float32"), verbose=0)
+    expected = cgc.gate_statistics()["a"]
+    assert expected["count"] == 5
+    pk.export_onnx(model, tmp_path / "model.onnx")
+    assert_same(cgc.gate_statistics()["a"], expected)
+
+
 def test_the_opset_is_chosen(runtime, tmp_path):
     onnx = pytest.importorskip("onnx")
     pk.export_onnx(small(), tmp_path / "m.onnx", opset=np.int64(18))

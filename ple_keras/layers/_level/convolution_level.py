@@ -37,7 +37,7 @@ class ConvolutionCall:
         bank, count = self._level.bank, len(self._level.experts)
         (kernels, biases), *others = bank.stacks()
         parts = [
-            _convolve(_image(streams, kernels.shape[1]), kernels, biases, len(streams), experts)
+            _convolve(self._image(streams), kernels, biases, len(streams), experts)
             for streams, experts in self._streams_of_experts()
         ]
         # Before the concatenation, ONNX Runtime computes activations inside of a convolution.
@@ -47,6 +47,15 @@ class ConvolutionCall:
             image = _convolve(image, kernels, biases, count)
             image = bank.apply_after_dense(step, image, training)
         return ops.reshape(ops.transpose(image, (0, 2, 3, 1)), (-1, count, self._width))
+
+    def _image(self, streams: list[Tensor]) -> Tensor:
+        """Return streams `(B, D)` as an image `(1, streams * D, 1, B)`."""
+        width = self._level.bank.stacks()[0][0].shape[1]
+        features = ops.concatenate(streams, axis=1) if len(streams) > 1 else streams[0]
+        # A convolution, unlike a product, does not convert integers.
+        features = ops.cast(features, self._level.bank.compute_dtype)
+        rows = ops.reshape(features, (1, 1, -1, len(streams) * width))
+        return ops.transpose(rows, (0, 3, 1, 2))
 
     def _streams_of_experts(self) -> list[tuple[list[Tensor], slice]]:
         """Return lists of streams, each read by equally many of a slice of experts."""
@@ -86,7 +95,9 @@ class ConvolutionCall:
     def weights_by_gate(self, weights: ByName) -> dict[str, Tensor]:
         """Return the result of `weights` as `{gate: (B, experts)}`."""
         by_gate = self._by_task(weights["tasks"], self._experts_per_gate)
-        return by_gate | {gate: x for gate, x in weights.items() if gate == SHARED}
+        if SHARED in weights:
+            by_gate[SHARED] = weights[SHARED]
+        return by_gate
 
     def mix(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (B, H)}`."""
@@ -118,13 +129,6 @@ class ConvolutionCall:
         return dict(zip(tasks, _split(rows, [size] * len(tasks), axis=1)))
 
 
-def _image(streams: Sequence[Tensor], width: int) -> Tensor:
-    """Return streams `(B, width)` as an image `(1, streams * width, 1, B)`."""
-    features = ops.concatenate(streams, axis=1) if len(streams) > 1 else streams[0]
-    rows = ops.reshape(features, (1, 1, -1, len(streams) * width))
-    return ops.transpose(rows, (0, 3, 1, 2))
-
-
 def _convolve(
     image: Tensor,
     kernels: Tensor,
@@ -141,6 +145,7 @@ def _convolve(
 
 
 def _is_one(tensors: Sequence[Tensor]) -> bool:
+    """Return whether all are one and the same tensor."""
     return all(tensor is tensors[0] for tensor in tensors)
 
 

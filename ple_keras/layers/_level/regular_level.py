@@ -55,7 +55,12 @@ class RegularLevel:
 
     def is_convolved(self, streams: ByName) -> bool:
         """Return whether `ConvolutionCall` supports these inputs, and an ONNX file is written."""
-        return self._supports(streams) and self.bank.is_elementwise and _is_onnx_export()
+        return (
+            self._supports(streams)
+            and _is_onnx_export()
+            and self.bank.is_elementwise
+            and self.bank.compute_dtype != "float64"  # ONNX Runtime has no such convolution
+        )
 
     def _supports(self, streams: ByName) -> bool:
         if not self._is_regular or self._is_quantized() or is_observed():
@@ -75,6 +80,8 @@ def _is_compiled() -> bool:
 
 
 def _is_onnx_export() -> bool:
+    """Return whether this thread writes an ONNX file. Others may train the model meanwhile."""
     import torch
 
-    return bool(torch.onnx.is_in_onnx_export())
+    is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return bool(is_traced and torch.onnx.is_in_onnx_export())

@@ -1,6 +1,7 @@
 """Levels in ONNX files from PyTorch give the same results as in training."""
 
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -14,6 +15,9 @@ from tests.models import chain
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="only PyTorch exports levels as convolutions"
 )
+
+if keras.backend.backend() == "torch":
+    import torch
 
 TASKS = ["click", "buy", "like"]
 
@@ -94,6 +98,20 @@ def test_a_nan_of_a_task_does_not_reach_the_experts_of_others(in_export):
     assert_same(found, {task: expected[task] for task in found})
 
 
+@pytest.mark.parametrize("dtype", ["int32", "uint8", "bool"])
+def test_inputs_may_be_integers_and_booleans(dtype, in_export):
+    x = keras.ops.convert_to_tensor(np.arange(15).reshape(5, 3) % 2, dtype)
+    ple = built(x)
+    assert in_export(lambda: is_convolved(ple, x))
+    assert_same(numpy_of(in_export(lambda: ple(x))), numpy_of(ple(x)))
+
+
+def test_float64_is_not_convolved_since_onnx_runtime_has_no_such_convolution(in_export):
+    x = features(5, 3)
+    ple = built(x, dtype="float64")
+    assert not in_export(lambda: is_convolved(ple, x))
+
+
 @pytest.mark.parametrize("activation", ["softmax", "log_softmax", "sparsemax"])
 def test_activations_over_all_features_of_an_expert_are_not_convolved(activation, in_export):
     x = features(5, 3)
@@ -104,6 +122,22 @@ def test_activations_over_all_features_of_an_expert_are_not_convolved(activation
 def test_only_an_export_to_onnx_is_convolved():
     x = features(5, 3)
     assert not is_convolved(built(x), x)
+
+
+def test_other_threads_are_not_convolved_during_an_export(tmp_path):
+    pytest.importorskip("onnx")
+    x, found = features(5, 3), {}
+    ple = built(x)
+
+    class Both(torch.nn.Module):
+        def forward(self, inputs):
+            found["export"] = is_convolved(ple, inputs)
+            with ThreadPoolExecutor(1) as pool:
+                found["other"] = pool.submit(is_convolved, ple, x).result()
+            return inputs + 1
+
+    torch.onnx.export(Both(), torch.from_numpy(x), tmp_path / "model.onnx", dynamo=False)
+    assert found == {"export": True, "other": False}
 
 
 def test_a_file_has_convolutions_and_equal_predictions(tmp_path):
