@@ -276,7 +276,7 @@ def test_keras_retries_a_layer_that_fails_to_load_and_the_first_error_is_kept(tm
     model.save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ValueError, match=r"attempt with \['value'\]"):
         model.load_weights(tmp_path / "m.weights.h5")
-    empty = [] if keras.__version__.startswith("3.12.") else [[]]
+    empty = [] if keras.__version__.startswith(("3.12.", "3.13.", "3.14.")) else [[]]
     assert layer.attempts == [["value"], ["value"], *empty]
 
 

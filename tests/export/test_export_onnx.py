@@ -9,6 +9,7 @@ import pytest
 import ple_keras as pk
 from ple_keras.export._onnx_names import name_values
 from tests.helpers import assert_same, numpy_of, randomize
+from tests.models import chain
 from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
@@ -338,3 +339,14 @@ def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
     still_in_float, quantized = products(file)
     assert still_in_float == 0
     assert quantized >= in_float > 15  # PyTorch computes all experts of a level in three
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch exports levels as convolutions")
+def test_a_level_is_a_few_convolutions(runtime, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    model = chain(pk.PLEBlock(2, heads, [6, 4]), heads)
+    randomize(model)
+    pk.export_onnx(model, tmp_path / "model.onnx")  # compares predictions
+    operations = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
+    assert operations.count("Conv") == 5  # an image in level 1; one of tasks and one shared in 2

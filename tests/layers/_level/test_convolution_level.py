@@ -10,7 +10,6 @@ import pytest
 import ple_keras as pk
 from ple_keras.layers._level import regular_level
 from tests.helpers import assert_same, features, numpy_of, randomize
-from tests.models import chain
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="only PyTorch exports levels as convolutions"
@@ -138,14 +137,3 @@ def test_other_threads_are_not_convolved_during_an_export(tmp_path):
 
     torch.onnx.export(Both(), torch.from_numpy(x), tmp_path / "model.onnx", dynamo=False)
     assert found == {"export": True, "other": False}
-
-
-def test_a_file_has_convolutions_and_equal_predictions(tmp_path):
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
-    model = chain(pk.PLEBlock(2, heads, [6, 4]), heads)
-    randomize(model)
-    pk.export_onnx(model, tmp_path / "model.onnx")  # compares predictions
-    operations = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
-    assert operations.count("Conv") == 5  # an image in level 1; one of tasks and one shared in 2
