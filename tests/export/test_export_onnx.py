@@ -294,6 +294,9 @@ def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch warns of traced sizes")
+@pytest.mark.skipif(
+    keras.__version__.startswith("3.14."), reason="Keras's own export takes one input"
+)
 def test_no_size_that_a_trace_makes_a_constant_is_in_this_package(runtime, tmp_path):
     model = columns_model()
     model({name: keras.ops.convert_to_tensor(x) for name, x in columns(2).items()})
