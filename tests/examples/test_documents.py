@@ -14,6 +14,7 @@ from tests.processes import ROOT
 
 README = ROOT / "README.md"
 RECIPES = ROOT / "docs" / "recipes"
+FAQ = ROOT / "docs" / "faq.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Blocks of Python, and what they print, if it is shown directly below.
@@ -45,10 +46,10 @@ def anchors(page):
     return found
 
 
-def skip_recipes(page):
-    """Skip recipes to save time, since they combine parts that have tests on every backend."""
-    if page.parent == RECIPES and keras.backend.backend() != "torch":
-        pytest.skip("recipes run on PyTorch only")
+def skip_slow_pages(page):
+    """Skip pages to save time, since they combine parts that have tests on every backend."""
+    if (page.parent == RECIPES or page == FAQ) and keras.backend.backend() != "torch":
+        pytest.skip("recipes and answers run on PyTorch only")
     installed = tuple(map(int, keras.__version__.split(".")[:2]))
     for needed in NEEDS.findall(page.read_text()):
         if installed < tuple(map(int, needed)):
@@ -57,7 +58,7 @@ def skip_recipes(page):
 
 @all_pages
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
-    skip_recipes(page)
+    skip_slow_pages(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     names = {"__name__": "__main__"}
