@@ -8,15 +8,14 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.layers._level.regular_level import RegularLevel
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of
+from tests.layers._level.blocks import TASKS, built
 from tests.models import chain
 from tests.templates import CopiedExpert
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="only PyTorch has batched levels"
 )
-
-TASKS = ["click", "buy", "like"]
 
 
 @pytest.fixture
@@ -29,13 +28,6 @@ def unbatched(monkeypatch):
             return function()
 
     return call
-
-
-def built(x, tasks=TASKS, expert_block=(6, 4), context=None, **kwargs):
-    ple = pk.PLEBlock(2, tasks, expert_block, **kwargs)
-    ple(x, gate_context=context)
-    randomize(ple)
-    return ple
 
 
 def is_batched(ple, x):

@@ -10,6 +10,7 @@ import pytest
 import ple_keras as pk
 from ple_keras.layers._level import regular_level
 from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.layers._level.blocks import TASKS, built
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="only PyTorch exports levels as convolutions"
@@ -17,8 +18,6 @@ pytestmark = pytest.mark.skipif(
 
 if keras.backend.backend() == "torch":
     import torch
-
-TASKS = ["click", "buy", "like"]
 
 
 @pytest.fixture
@@ -31,13 +30,6 @@ def in_export(monkeypatch):
             return function()
 
     return call
-
-
-def built(x, tasks=TASKS, expert_block=(6, 4), context=None, **kwargs):
-    ple = pk.PLEBlock(2, tasks, expert_block, **kwargs)
-    ple(x, gate_context=context)
-    randomize(ple)
-    return ple
 
 
 def is_convolved(ple, x):
