@@ -56,8 +56,9 @@ class RegularLevel:
     def is_convolved(self, streams: ByName) -> bool:
         """Return whether `ConvolutionCall` supports these inputs, and an ONNX file is written."""
         return (
-            self._supports(streams)
-            and _is_onnx_export()
+            self._is_regular
+            and _is_onnx_export()  # asked first, since it is False in training
+            and self._supports(streams)
             and self.bank.is_elementwise
             and self.bank.compute_dtype != "float64"  # ONNX Runtime has no such convolution
         )
