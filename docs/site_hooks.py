@@ -1,7 +1,7 @@
 """Hooks of MkDocs: pages that are made from the code, and links to files outside of docs/.
 
-A page for each public name, and one for each example with its code and what it printed. In the
-Markdown files, links lead to the files of the repository, so that they work without the site too.
+A page for each public name, and one for each example with its code. In the Markdown files, links
+lead to the files of the repository, so that they work without the site too.
 """
 
 import ast
@@ -13,7 +13,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[1]
-OUTPUTS = ROOT / "docs" / "outputs"
 GROUPS = {
     "layers": "Blocks, experts and gates",
     "heads": "Heads",
@@ -83,7 +82,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def reference_index() -> str:
-    """Return a table of all public names."""
+    """Return a page with links to all public names, by group."""
     lines = ["# Reference", "", "All names are attributes of `ple_keras`.", ""]
     for group, names in public_names().items():
         links = [f"[`{name}`]({name}.md)" for name in sorted(names)]
@@ -92,14 +91,11 @@ def reference_index() -> str:
 
 
 def example_page(path: Path) -> str:
-    """Return a page with the docstring of a script, its code, and what it printed."""
+    """Return a page with the docstring of a script, and its code."""
     code = (ROOT / "examples" / path).read_text()
     docstring = ast.get_docstring(ast.parse(code)) or ""
     summary, _, description = docstring.partition("\n")
     parts = [f"# {path.name}", summary, description]
-    output = OUTPUTS / path.with_suffix(".txt")
-    if output.exists():
-        parts += ["## Output", f"```text\n{output.read_text().rstrip()}\n```"]
     parts += ["## Code", f"```python\n{code.rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
 
