@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -101,6 +102,16 @@ def example_page(path: Path) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Convert equations to MathML, which needs no script, and links to those of pages."""
+    equations = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+    markdown = equations.sub(
+        lambda match: f'<div style="overflow-x: auto">{convert(match[1], display="block")}</div>',
+        markdown,
+    )
+    return link_pages(markdown, page)
+
+
+def link_pages(markdown: str, page: Page) -> str:
     """Lead links to files of the repository to their pages."""
     depth = page.file.src_uri.count("/")
     to_docs = "../" * depth
