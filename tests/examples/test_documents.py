@@ -13,8 +13,11 @@ import ple_keras
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
-RECIPES = ROOT / "docs" / "recipes"
-FAQ = ROOT / "docs" / "faq.md"
+# Their code runs on every backend, that of other pages on PyTorch only.
+ON_EVERY_BACKEND = """
+README getting_started backends ecosystem large_tables restarts saving_and_loading serving
+several_devices streaming training_loops
+""".split()
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Blocks of Python, and what they print, if it is shown directly below.
@@ -46,10 +49,10 @@ def anchors(page):
     return found
 
 
-def skip_slow_pages(page):
+def skip_pages(page):
     """Skip pages to save time, since they combine parts that have tests on every backend."""
-    if (page.parent == RECIPES or page == FAQ) and keras.backend.backend() != "torch":
-        pytest.skip("recipes and answers run on PyTorch only")
+    if page.stem not in ON_EVERY_BACKEND and keras.backend.backend() != "torch":
+        pytest.skip("the code of this page runs on PyTorch only")
     installed = tuple(map(int, keras.__version__.split(".")[:2]))
     for needed in NEEDS.findall(page.read_text()):
         if installed < tuple(map(int, needed)):
@@ -58,7 +61,7 @@ def skip_slow_pages(page):
 
 @all_pages
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
-    skip_slow_pages(page)
+    skip_pages(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     names = {"__name__": "__main__"}
