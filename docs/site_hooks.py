@@ -105,7 +105,7 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Convert equations to MathML, which needs no script, and links to those of pages."""
     equations = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
     markdown = equations.sub(
-        lambda match: f'<div style="overflow-x: auto">{convert(match[1], display="block")}</div>',
+        lambda match: f'<div class="equation">{convert(match[1], display="block")}</div>',
         markdown,
     )
     return link_pages(markdown, page)
