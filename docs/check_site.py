@@ -28,6 +28,7 @@ def requests_to_other_hosts(path: Path) -> list[str]:
 
 
 def main() -> int:
+    """Print the problems, or the number of pages; return the exit status."""
     pages = sorted(SITE.rglob("*.html"))
     names = [name for group in public_names().values() for name in group]
     expected = [f"reference/{name}" for name in names]
