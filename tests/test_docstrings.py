@@ -88,9 +88,10 @@ def called_method(documented):
     "documented", [*filter(called_method, PUBLIC.values())], ids=lambda x: x.__name__
 )
 def test_calls_of_layers_and_losses_are_documented(documented):
-    found = sections(documented)
-    assert undescribed(called_method(documented), found["Call arguments"]) == ["self"]
+    found, call = sections(documented), called_method(documented)
+    assert undescribed(call, found["Call arguments"]) == ["self"]
     assert re.search(r"`[({].*[)}]`|scalar", found["Returns"])  # a shape, also in a dict
+    assert not TITLE.findall(call.__doc__ or "")  # the text stands in one place
 
 
 @pytest.mark.parametrize(

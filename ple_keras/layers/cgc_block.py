@@ -35,8 +35,10 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
     Each task k has its own experts. For each example, gates weight the experts that a stream
     uses:
 
-        w_k = softmax(W_k g_k(r_k) / T)        x_k' = sum_e w_{k,e} E_e
-        w_s = softmax(W_s g_s(r_s) / T)        x_s' = sum_e w_{s,e} E_e
+        w_k  = softmax(W_k g_k(r_k) / T)
+        x_k' = sum_e w_{k,e} E_e
+        w_s  = softmax(W_s g_s(r_s) / T)
+        x_s' = sum_e w_{s,e} E_e
 
     A gate reads its own stream: r_k = x_k. With `gate_reads`, it reads a context c that experts do
     not read: r_k = c, or both, r_k = [x_k, c].

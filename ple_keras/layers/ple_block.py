@@ -30,7 +30,8 @@ def PLEBlock(
 
     The gates and experts of level j read the output of level j-1 for their own stream:
 
-        x_k^j = sum_e w_{k,e}^j E_e^j          w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
+        w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
+        x_k^j = sum_e w_{k,e}^j E_e^j
 
     A level has a shared gate if a later level has shared experts. With `gate_reads="context"` or
     "both", gates read the context of the call, the same in every level, see CGCBlock.

@@ -20,10 +20,12 @@ from ple_keras.losses.example_losses import example_losses, ignored_class
 class MaskedLoss(keras.Loss):
     """A wrapper that computes any loss over labelled examples only.
 
-    The loss is `L = sum_i d_i w_i loss_i / sum_i d_i`. d_i is 1 if example i has a label, else 0,
-    and w_i is its sample weight. This is the mean over the task's sample space. Keras
-    treats masks in the same way. If no example of the batch is labelled, or the batch is empty, the
-    loss and its gradient are 0. If every example is labelled, this equals `loss`.
+        L = sum_i d_i w_i loss_i / sum_i d_i
+
+    d_i is 1 if example i has a label, else 0, and w_i is its sample weight. This is the mean over
+    the task's sample space. Keras treats masks in the same way. If no example of the batch is
+    labelled, or the batch is empty, the loss and its gradient are 0. If every example is labelled,
+    this equals `loss`.
 
     With rare labels, the share of batches that have a label determines a task's weight. Use large
     batches, or `reduction="sum_over_batch_size"`, which divides by the batch size. Its average
