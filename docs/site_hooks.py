@@ -26,6 +26,15 @@ GROUPS = {
     "transfer": "Transfer",
     "export": "Export",
 }
+# Classes whose objects a result holds. They are not public names, and have no pages.
+PARTS = {
+    "GateReport": [
+        "ple_keras.inspection.level_use.LevelUse",
+        "ple_keras.inspection.level_use.GateUse",
+        "ple_keras.inspection.level_use.ExpertUse",
+        "ple_keras.inspection.prediction_use.PredictionUse",
+    ]
+}
 LINKS = {
     "README.md": "getting_started.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -73,7 +82,7 @@ def on_files(files: Files, config: Any) -> Files:
     add("reference/index.md", reference_index())
     for names in public_names().values():
         for name in names:
-            add(f"reference/{name}.md", f"::: ple_keras.{name}\n")
+            add(f"reference/{name}.md", reference_page(name))
     for path in scripts():
         add(f"examples/{path.with_suffix('.md')}", example_page(path))
     for source, uri in LINKS.items():
@@ -89,6 +98,12 @@ def reference_index() -> str:
         links = [f"[`{name}`]({name}.md)" for name in sorted(names)]
         lines += [f"**{GROUPS[group]}**: {', '.join(links)}", ""]
     return "\n".join(lines)
+
+
+def reference_page(name: str) -> str:
+    """Return a page with the docstring of a public name, and those of the parts of a result."""
+    parts = [f"::: {path}\n    options:\n      heading_level: 2" for path in PARTS.get(name, [])]
+    return "\n\n".join([f"::: ple_keras.{name}", *parts]) + "\n"
 
 
 def example_page(path: Path) -> str:
