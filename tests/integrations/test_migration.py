@@ -27,7 +27,7 @@ ABSENT = {
 DEEPCTR_CASES = {
     "one level": {"num_levels": 1, "specific_expert_num": 3},
     "three levels": {"num_levels": 3, "dnn_use_bn": False},
-    "no gate networks": {"gate_dnn_hidden_units": (), "dnn_activation": "tanh"},
+    "no gate networks": {"gate_dnn_hidden_units": (), "dnn_activation": "relu"},
     "no towers": {"tower_dnn_hidden_units": (), "expert_dnn_hidden_units": (4,)},
     "no shared experts": {"shared_expert_num": 0, "num_levels": 3},
     "no task experts": {"specific_expert_num": 0, "dnn_use_bn": False},
@@ -224,8 +224,8 @@ def snapshot(model):
     [
         ({"num_levels": 1}, r"has no weights \['ple/cgc_block_0/gate-shared/block/.* in all$"),
         ({"dnn_use_bn": False}, r"has no weights \['heads/click_head/tower/normalization_0/beta'"),
-        ({"tower_dnn_hidden_units": (3, 2, 2)}, r"no arrays .* \['heads/click_head/tower/dense_2"),
-        ({"tower_dnn_hidden_units": (5, 2)}, r"tower/dense_0/kernel has the shape \(3, 5\)"),
+        ({"tower_dnn_hidden_units": (5, 4, 2)}, r"no arrays .* \['heads/click_head/tower/dense_2"),
+        ({"tower_dnn_hidden_units": (3, 4)}, r"tower/dense_0/kernel has the shape \(6, 3\)"),
         ({"shared_expert_num": 1}, r"has no weights \['ple/cgc_block_0/experts/expert-shared-1"),
         ({"shared_expert_num": 3}, r"no arrays .* \['ple/cgc_block_0/experts/bias_0'"),
     ],

@@ -37,9 +37,10 @@ DEEPCTR = {
     "shared_expert_num": 2,
     "specific_expert_num": 1,
     "num_levels": 2,
-    "expert_dnn_hidden_units": (4, 3),
-    "tower_dnn_hidden_units": (3, 2),
+    "expert_dnn_hidden_units": (8, 6),
+    "tower_dnn_hidden_units": (5, 4),
     "gate_dnn_hidden_units": (3,),
+    "dnn_activation": "tanh",  # with few units, ReLU is constant for most inputs
     "dnn_use_bn": True,
     "task_types": ("binary", "regression", "binary"),
     "task_names": tuple(TASKS),
@@ -55,9 +56,9 @@ RECHUB = {
     "n_level": 2,
     "n_expert_specific": 1,
     "n_expert_shared": 2,
-    "expert_params": {"dims": [4, 3], "activation": "relu", "dropout": 0.0},
+    "expert_params": {"dims": [8, 6], "activation": "relu", "dropout": 0.0},
     "tower_params_list": [
-        {"dims": dims, "activation": "sigmoid", "dropout": 0.0} for dims in ([3, 2], [], [2])
+        {"dims": dims, "activation": "sigmoid", "dropout": 0.0} for dims in ([5, 4], [], [4])
     ],
 }
 
@@ -66,7 +67,7 @@ def random_array(name, shape, rng):
     """Return random values of a weight. Variances are positive, and tell that they are used."""
     if name.endswith(("moving_variance", "running_var")):
         return rng.uniform(0.2, 2, shape).astype("float32")
-    return rng.normal(scale=0.7, size=shape).astype("float32")
+    return rng.normal(scale=0.9, size=shape).astype("float32")
 
 
 def randomize_state(module, seed=0):
@@ -82,19 +83,36 @@ def randomize_state(module, seed=0):
     module.load_state_dict(state, strict=False)
 
 
+def draw_weights(randomize, predict):
+    """Draw weights until the predictions `(rows, 1)` of each task differ between rows.
+
+    Otherwise, misplaced weights would hardly change them.
+    """
+    for seed in range(1000):
+        randomize(seed)
+        predictions = predict()
+        if min(np.std(values) for values in predictions) > 0.1:
+            return predictions
+    raise ValueError("no seed was found.")
+
+
 def write_deepctr():
     with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
         from deepctr import feature_column
         from deepctr.models import PLE
 
     model = PLE([getattr(feature_column, kind)(**c) for kind, c in DEEPCTR_COLUMNS], **DEEPCTR)
-    rng = np.random.default_rng(0)
-    for weight in model.weights:
-        weight.assign(random_array(weight.name.removesuffix(":0"), weight.shape, rng))
+
+    def randomize(seed):
+        rng = np.random.default_rng(seed)
+        for weight in model.weights:
+            weight.assign(random_array(weight.name.removesuffix(":0"), weight.shape, rng))
+
+    predictions = draw_weights(randomize, lambda: model.predict(X, verbose=0))
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("ple.h5", "results.npz")]
         model.save_weights(files[0])
-        np.savez(files[1], **dict(zip(TASKS, model.predict(X, verbose=0))))
+        np.savez(files[1], **dict(zip(TASKS, predictions)))
         with zipfile.ZipFile(FOLDER / "deepctr.zip", "w", zipfile.ZIP_DEFLATED) as archive:
             for file in files:
                 archive.write(file, file.name)
@@ -106,12 +124,13 @@ def write_torch_rechub():
     from torch_rechub.models.multi_task import PLE
 
     model = PLE([getattr(features, kind)(**f) for kind, f in RECHUB_FEATURES], **RECHUB)
-    randomize_state(model)
-    arrays = {f"state/{name}": value.numpy() for name, value in model.state_dict().items()}
     tensors = {name: torch.from_numpy(column) for name, column in X.items()}
-    arrays = {name: value.copy() for name, value in arrays.items()}  # training changes statistics
     with torch.no_grad():
-        arrays |= {"eval": model.eval()(tensors).numpy(), "train": model.train()(tensors).numpy()}
+        model.eval()
+        draw_weights(lambda seed: randomize_state(model, seed), lambda: model(tensors).numpy().T)
+        arrays = {f"state/{name}": value.numpy() for name, value in model.state_dict().items()}
+        arrays = {name: value.copy() for name, value in arrays.items()}  # training changes them
+        arrays |= {"eval": model(tensors).numpy(), "train": model.train()(tensors).numpy()}
     np.savez_compressed(FOLDER / "torch_rechub.npz", **arrays)
 
 
