@@ -1,4 +1,4 @@
-"""Copy a trained PLE of DeepCTR to ple_keras, and compare the predictions.
+"""Copy a trained PLE, MMOE or SharedBottom of DeepCTR to ple_keras, and compare predictions.
 
     pip install -e ".[tensorflow]" deepctr
     KERAS_BACKEND=tensorflow python examples/from_deepctr.py
@@ -42,12 +42,16 @@ SETTINGS = {  # arguments of deepctr.models.PLE
     "task_types": ("binary", "regression"),
     "task_names": ("click", "watch_time"),
 }
-# The names of layers of DeepCTR's PLE, and those of the equal model.
+# The names of layers of DeepCTR's PLE, MMOE and SharedBottom, and those of the equal model.
 LAYERS = {
     r"level_(\d+)_task_([^/]+)_expert_specific_(\d+)/": r"ple/cgc_block_\1/experts/expert-\2-\3/",
     r"level_(\d+)_expert_shared_(\d+)/": r"ple/cgc_block_\1/experts/expert-shared-\2/",
     r"level_(\d+)_gate_softmax_(?:specific_)?([^/]+)/": r"ple/cgc_block_\1/gate-\2/projection/",
     r"level_(\d+)_gate_(?:specific_)?([^/]+)/": r"ple/cgc_block_\1/gate-\2/block/",
+    r"expert_(\d+)/": r"mmoe/experts/expert-shared-\1/",
+    r"gate_softmax_([^/]+)/": r"mmoe/gate-\1/projection/",
+    r"gate_([^/]+)/": r"mmoe/gate-\1/block/",
+    r"dnn(?:_\d+)?/": r"shared_bottom/bottom/",
     r"tower_([^/]+)/": r"heads/\1_head/tower/",
     r"([^/]+)/global_bias": r"heads/\1_head/projection/bias",
 }
@@ -89,8 +93,13 @@ def build(
     dnn_use_bn=False,
     task_types=("binary", "binary"),
     task_names=("ctr", "ctcvr"),
+    num_experts=None,
+    bottom_dnn_hidden_units=None,
 ):
-    """Return the model of ple_keras that equals `PLE` of DeepCTR with the same arguments."""
+    """Return the model of ple_keras that equals `PLE` of DeepCTR with the same arguments.
+
+    With `num_experts` it equals `MMOE`, and with `bottom_dnn_hidden_units` `SharedBottom`.
+    """
 
     def dnn(units):
         return pk.ExpertBlock(
@@ -111,17 +120,18 @@ def build(
         ],
         name="heads",
     )
-    ple = pk.PLEBlock(
-        num_levels,
-        heads,
-        dnn(expert_dnn_hidden_units),
-        num_task_experts=specific_expert_num,
-        num_shared_experts=shared_expert_num,
-        gate_block=dnn(gate_dnn_hidden_units) if gate_dnn_hidden_units else None,
-        name="ple",
-    )
+    gate_block = dnn(gate_dnn_hidden_units) if gate_dnn_hidden_units else None
+    expert = dnn(expert_dnn_hidden_units)
+    if bottom_dnn_hidden_units:
+        bottom = dnn(bottom_dnn_hidden_units)
+        block = pk.SharedBottomBlock(heads, bottom, name="shared_bottom")
+    elif num_experts:
+        block = pk.MMoEBlock(heads, expert, num_experts, gate_block, name="mmoe")
+    else:
+        counts = specific_expert_num, shared_expert_num
+        block = pk.PLEBlock(num_levels, heads, expert, *counts, gate_block, name="ple")
     inputs, features = encode(columns, l2_reg_embedding)
-    return keras.Model(inputs, heads(ple(features)))
+    return keras.Model(inputs, heads(block(features)))
 
 
 def encode(columns, l2_reg_embedding):
@@ -171,12 +181,12 @@ def read_h5(path):
 
 
 def copy_weights(weights, model, task_names):
-    """Copy the weights of a PLE of DeepCTR, arrays by name, to the equal model.
+    """Copy the weights of a model of DeepCTR, arrays by name, to the equal model.
 
     Raises ValueError, before anything is copied, if a weight has no counterpart or another shape.
     """
     named = rename(weights, task_names)
-    for level in model.get_layer("ple"):
+    for level in find_levels(model):
         stack_experts(named, level)
         for gate, experts in level.gate_experts.items():
             if len(experts) == 1:  # DeepCTR's softmax over one expert has weights, a Gate has none
@@ -185,6 +195,12 @@ def copy_weights(weights, model, task_names):
                 ]:
                     del named[name]
     assign(model, named)
+
+
+def find_levels(model):
+    """Return the levels of a PLE, or the block of an MMoE, or nothing for a shared bottom."""
+    blocks = [layer for layer in model.layers if layer.name in ("ple", "mmoe")]
+    return [level for block in blocks for level in (block if block.name == "ple" else [block])]
 
 
 def number(name):

@@ -1,4 +1,4 @@
-"""Copy a trained PLE of torch-rechub to ple_keras, and compare the predictions.
+"""Copy a trained PLE, MMOE or SharedBottom of torch-rechub to ple_keras, and compare predictions.
 
     pip install -e ".[torch]" torch-rechub
     KERAS_BACKEND=torch python examples/from_torch_rechub.py
@@ -21,6 +21,7 @@ in order, and pass its `state_dict()` to `copy_weights`. Or pass the file that M
 
 import argparse
 import os
+import re
 import sys
 
 try:
@@ -70,17 +71,22 @@ def features(basic):
 def build(
     features,
     task_types,
-    n_level,
-    n_expert_specific,
-    n_expert_shared,
-    expert_params,
     tower_params_list,
     task_names,
+    n_level=1,
+    n_expert_specific=0,
+    n_expert_shared=0,
+    expert_params=None,
+    n_expert=None,
+    bottom_params=None,
     keep_batch_norms=False,
 ):
-    """Return the model of ple_keras that equals `PLE` of torch-rechub with the same arguments."""
+    """Return the model of ple_keras that equals `PLE` of torch-rechub with the same arguments.
 
-    def mlp(dims, activation="relu", dropout=0.0):
+    With `n_expert` it equals `MMOE`, and with `bottom_params` `SharedBottom`.
+    """
+
+    def mlp(dims, activation="relu", dropout=0.0, **_):
         if activation not in (*ACTIVATIONS, None):
             raise ValueError(f"write an expert with the activation {activation!r} by hand.")
         if not keep_batch_norms:
@@ -103,18 +109,18 @@ def build(
     heads = pk.TaskHeads(list(map(head, task_names, task_types, tower_params_list)), name="heads")
     # A gate is softmax(norm(W x + b)). The gate block computes the part in brackets, as wide as the
     # widest gate. The kernel of the Gate itself selects the units of its experts.
-    widest = n_expert_specific * len(task_names) + n_expert_shared
-    ple = pk.PLEBlock(
-        n_level,
-        heads,
-        mlp(**expert_params),
-        num_task_experts=n_expert_specific,
-        num_shared_experts=n_expert_shared,
-        gate_block=mlp([widest], activation=None),
-        name="ple",
-    )
+    widest = n_expert or n_expert_specific * len(task_names) + n_expert_shared
+    if bottom_params:
+        block = pk.SharedBottomBlock(heads, mlp(**bottom_params), name="shared_bottom")
+    else:
+        expert, gate_block = mlp(**expert_params), mlp([widest], activation=None)
+        if n_expert:
+            block = pk.MMoEBlock(heads, expert, n_expert, gate_block, name="mmoe")
+        else:
+            counts = n_expert_specific, n_expert_shared
+            block = pk.PLEBlock(n_level, heads, expert, *counts, gate_block, name="ple")
     inputs, encoded = encode(features)
-    return keras.Model(inputs, heads(ple(encoded)))
+    return keras.Model(inputs, heads(block(encoded)))
 
 
 def encode(features):
@@ -143,12 +149,12 @@ def encode(features):
 
 
 def copy_weights(state, model, task_names):
-    """Copy the weights of a PLE of torch-rechub, its `state_dict()`, to the equal model.
+    """Copy the weights of a model of torch-rechub, its `state_dict()`, to the equal model.
 
     Batch norms that the model lacks are merged into the Dense layers. Raises ValueError, before
     anything is copied, if a weight has no counterpart or another shape.
     """
-    state = {name.removeprefix("module."): np.asarray(array) for name, array in state.items()}
+    state = {rename(name): np.asarray(array) for name, array in state.items()}
     variables = {  # without the current weights of the tasks' losses
         variable.path: variable for variable in model.weights if variable.name != "loss_multipliers"
     }
@@ -157,7 +163,7 @@ def copy_weights(state, model, task_names):
         named[f"table_{name.split('.')[2]}/embeddings"] = state.pop(name)
     for source, path in mlp_paths(model, task_names).items():
         named |= take_mlp(state, source, path, variables)
-    for index, level in enumerate(model.get_layer("ple")):
+    for index, level in enumerate(find_levels(model)):
         if "shared" not in level.gate_experts:  # without shared experts, no expert reads its output
             of_gate = f"cgc_layers.{index}.gate_shared."
             state = {name: array for name, array in state.items() if not name.startswith(of_gate)}
@@ -172,10 +178,24 @@ def copy_weights(state, model, task_names):
     assign(variables, named, state)
 
 
+def rename(name):
+    """Return a name as a PLE with one level has it, for the weights of an MMOE."""
+    name = name.removeprefix("module.")  # of DataParallel
+    name = re.sub(r"^experts\.", "cgc_layers.0.experts_shared.", name)
+    return re.sub(r"^gates\.", "cgc_layers.0.gates_specific.", name)
+
+
+def find_levels(model):
+    """Return the levels of a PLE, or the block of an MMoE, or nothing for a shared bottom."""
+    blocks = [layer for layer in model.layers if layer.name in ("ple", "mmoe")]
+    return [level for block in blocks for level in (block if block.name == "ple" else [block])]
+
+
 def mlp_paths(model, task_names):
     """Return the path in the model of each MLP of torch-rechub."""
     paths = {f"towers.{i}": f"heads/{task}_head/tower" for i, task in enumerate(task_names)}
-    for index, level in enumerate(model.get_layer("ple")):
+    paths["bottom_mlp"] = "shared_bottom/bottom"
+    for index, level in enumerate(find_levels(model)):
         source, position = f"cgc_layers.{index}", {"specific": 0, "shared": 0}
         for name in level.expert_names:  # those of the tasks in order, then the shared ones
             kind = "shared" if name.startswith("shared/") else "specific"

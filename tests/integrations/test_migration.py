@@ -1,4 +1,4 @@
-"""Trained PLEs of DeepCTR and torch-rechub are copied, and predict the same.
+"""Trained models of DeepCTR and torch-rechub are copied, and predict the same.
 
 The functions are those of the examples. Files with the weights of both packages are always
 compared. Where a package is installed, so are models of other settings.
@@ -131,21 +131,53 @@ def test_the_weights_of_torch_rechub_in_a_file_predict_the_same(
         assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one backend is enough")
+@both_forms
+def test_the_units_of_a_gate_block_that_its_gate_does_not_select_stay_0(
+    from_rechub, rechub_file, keep_batch_norms
+):
+    features = stand_ins(write_files.RECHUB_FEATURES)
+    arguments = {"task_names": TASKS, "keep_batch_norms": keep_batch_norms}
+    model = from_rechub.build(features, **RECHUB, **arguments)
+    from_rechub.copy_weights(rechub_file[0], model, TASKS)
+    model.compile("adam", dict.fromkeys(TASKS, "mse"))
+    model.fit(X, {task: np.ones(16) for task in TASKS}, epochs=2, verbose=0)
+    weights = snapshot(model)
+    gate, selected = "ple/cgc_block_0/gate-click", 3  # one expert of the task, two shared ones
+    assert weights[f"{gate}/projection/kernel"][:selected].any()
+    assert not weights[f"{gate}/projection/kernel"][selected:].any()
+    assert not weights[f"{gate}/block/dense_0/kernel"][:, selected:].any()
+    assert not np.array_equal(weights[f"{gate}/projection/kernel"][:selected], np.eye(3))
+
+
 def needs(package):
     return pytest.mark.skipif(
         importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
     )
 
 
+def without(settings, *names):
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+COUNTS = ("shared_expert_num", "specific_expert_num", "num_levels")
+OF_BOTTOM = (*COUNTS, "expert_dnn_hidden_units", "gate_dnn_hidden_units")
+DEEPCTR_MODELS = [
+    *[pytest.param("PLE", {**DEEPCTR, **c}, id=name) for name, c in DEEPCTR_CASES.items()],
+    ("MMOE", {**without(DEEPCTR, *COUNTS), "num_experts": 3}),
+    ("SharedBottom", {**without(DEEPCTR, *OF_BOTTOM), "bottom_dnn_hidden_units": (4, 3)}),
+]
+
+
 @needs("deepctr")
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
-@pytest.mark.parametrize("changes", DEEPCTR_CASES.values(), ids=DEEPCTR_CASES)
-def test_models_of_deepctr_predict_the_same(from_deepctr, changes):
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1 of a tensor of shape")
+@pytest.mark.parametrize(("kind", "settings"), DEEPCTR_MODELS)
+def test_models_of_deepctr_predict_the_same(from_deepctr, kind, settings):
     feature_column, models = from_deepctr.import_deepctr()
-    settings = {**DEEPCTR, **changes}
     tasks = settings["task_names"]
     columns = [getattr(feature_column, kind)(**c) for kind, c in write_files.DEEPCTR_COLUMNS]
-    source = models.PLE(columns, **settings)
+    source = getattr(models, kind)(columns, **settings)
     source(X)  # adds the batch norms
     rng = np.random.default_rng(0)
     for weight in source.weights:
@@ -174,17 +206,25 @@ def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
     assert_same(numpy_of(model(x)), dict(zip(["ctr", "ctcvr"], map(np.asarray, source(x)))))
 
 
+OF_ANY = without(RECHUB, "n_level", "n_expert_specific", "n_expert_shared", "expert_params")
+BOTTOM = {"dims": [4, 3], "output_layer": False}
+RECHUB_MODELS = [
+    *[pytest.param("PLE", {**RECHUB, **c}, id=name) for name, c in RECHUB_CASES.items()],
+    ("MMOE", {**OF_ANY, "n_expert": 3, "expert_params": {"dims": [4, 3]}}),
+    ("SharedBottom", {**OF_ANY, "bottom_params": BOTTOM}),
+]
+
+
 @needs("torch_rechub")
 @both_forms
-@pytest.mark.parametrize("changes", RECHUB_CASES.values(), ids=RECHUB_CASES)
-def test_models_of_torch_rechub_predict_the_same(from_rechub, changes, keep_batch_norms):
+@pytest.mark.parametrize(("kind", "settings"), RECHUB_MODELS)
+def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, keep_batch_norms):
     import torch
 
     basic, rechub, _ = from_rechub.import_rechub()
-    settings = {**RECHUB, **changes}
     tasks = TASKS[: len(settings["task_types"])]
     features = [getattr(basic, kind)(**f) for kind, f in write_files.RECHUB_FEATURES]
-    source = rechub.PLE(features, **settings)
+    source = getattr(rechub, kind)(features, **settings)
     write_files.randomize_state(source)
     x = {name: torch.from_numpy(column) for name, column in X.items()}
     with torch.no_grad():
