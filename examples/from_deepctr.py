@@ -102,6 +102,8 @@ def build(
     """
 
     def dnn(units):
+        if not units:
+            return None
         return pk.ExpertBlock(
             units,
             dnn_activation,
@@ -110,18 +112,12 @@ def build(
             kernel_regularizer=keras.regularizers.L2(l2_reg_dnn) if l2_reg_dnn else None,
         )
 
-    make = {"binary": pk.BinaryHead, "regression": pk.RegressionHead}
-    heads = pk.TaskHeads(
-        [
-            make[task_type](
-                task, tower=dnn(tower_dnn_hidden_units) if tower_dnn_hidden_units else None
-            )
-            for task_type, task in zip(task_types, task_names)
-        ],
-        name="heads",
-    )
-    gate_block = dnn(gate_dnn_hidden_units) if gate_dnn_hidden_units else None
-    expert = dnn(expert_dnn_hidden_units)
+    def head(task, task_type):
+        make = {"binary": pk.BinaryHead, "regression": pk.RegressionHead}[task_type]
+        return make(task, tower=dnn(tower_dnn_hidden_units))
+
+    heads = pk.TaskHeads(list(map(head, task_names, task_types)), name="heads")
+    expert, gate_block = dnn(expert_dnn_hidden_units), dnn(gate_dnn_hidden_units)
     if bottom_dnn_hidden_units:
         bottom = dnn(bottom_dnn_hidden_units)
         block = pk.SharedBottomBlock(heads, bottom, name="shared_bottom")
@@ -183,17 +179,16 @@ def read_h5(path):
 def copy_weights(weights, model, task_names):
     """Copy the weights of a model of DeepCTR, arrays by name, to the equal model.
 
-    Raises ValueError, before anything is copied, if a weight has no counterpart or another shape.
+    `task_names` are in the order of DeepCTR's argument: its output layers have no names. Raises
+    ValueError, before anything is copied, if a weight has no counterpart or another shape.
     """
     named = rename(weights, task_names)
     for level in find_levels(model):
         stack_experts(named, level)
         for gate, experts in level.gate_experts.items():
+            of_gate = f"{level.path}/gate-{gate}/"
             if len(experts) == 1:  # DeepCTR's softmax over one expert has weights, a Gate has none
-                for name in [
-                    name for name in named if name.startswith(f"{level.path}/gate-{gate}/")
-                ]:
-                    del named[name]
+                named = {n: array for n, array in named.items() if not n.startswith(of_gate)}
     assign(model, named)
 
 

@@ -151,8 +151,9 @@ def encode(features):
 def copy_weights(state, model, task_names):
     """Copy the weights of a model of torch-rechub, its `state_dict()`, to the equal model.
 
-    Batch norms that the model lacks are merged into the Dense layers. Raises ValueError, before
-    anything is copied, if a weight has no counterpart or another shape.
+    `task_names` are in the order of the tasks. Batch norms that the model lacks are merged into the
+    Dense layers. Raises ValueError, before anything is copied, if a weight has no counterpart or
+    another shape.
     """
     state = {rename(name): np.asarray(array) for name, array in state.items()}
     variables = {  # without the current weights of the tasks' losses
@@ -166,7 +167,7 @@ def copy_weights(state, model, task_names):
     for index, level in enumerate(find_levels(model)):
         if "shared" not in level.gate_experts:  # without shared experts, no expert reads its output
             of_gate = f"cgc_layers.{index}.gate_shared."
-            state = {name: array for name, array in state.items() if not name.startswith(of_gate)}
+            state = {n: array for n, array in state.items() if not n.startswith(of_gate)}
         for gate, experts in level.gate_experts.items():
             fit_gate(named, f"{level.path}/gate-{gate}", len(experts), variables)
         if f"{level.path}/experts/kernel_0" in variables:
@@ -317,6 +318,7 @@ def main():
         parser.error("--rows must be at least 1000")
 
     basic, rechub, trainers = import_rechub()
+    torch.set_num_threads(1)  # on small arrays, threads mainly wait for each other
     keras.utils.set_random_seed(0)
     x, labels = make_data(args.rows)
     if args.weights:
