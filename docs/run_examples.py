@@ -1,0 +1,90 @@
+"""Run examples, and write what they print and draw to docs/examples/, for the pages of the site.
+
+    python docs/run_examples.py                     # all of them, takes half an hour
+    python docs/run_examples.py quickstart gates    # some, by name
+
+Each script runs in an empty folder, with the first command of its docstring.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = ROOT / "docs" / "examples"
+ARGUMENTS = {"resume": "--kills 2", "serving": "--load-test"}  # in place of those of the docstring
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+# Scripts that are not run, and the page with their results.
+RESULTS = {
+    "benchmarks/quality/compare.py": "results.md",
+    "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
+    "benchmarks/speed/export_latency.py": "performance.md",
+    "benchmarks/speed/feature_cost.py": "performance.md",
+    "benchmarks/speed/isolation_cost.py": "performance.md",
+    "benchmarks/speed/scaling.py": "performance.md",
+    "benchmarks/speed/step_time.py": "performance.md",
+}
+
+
+def scripts() -> list[Path]:
+    """Return the scripts that users run, by their path below examples/."""
+    found = sorted((ROOT / "examples").rglob("*.py"))
+    return [path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"]
+
+
+def clean(printed: str) -> str:
+    """Remove lines that backends print about themselves."""
+    return re.sub(r"^\[Gloo\].*\n", "", printed, flags=re.M).strip("\n")
+
+
+def run(path: Path) -> None:
+    """Run a script. Write its command, the versions and its output, and its pictures."""
+    from PIL import Image  # installed with matplotlib, and not needed to make the site
+
+    code = (ROOT / "examples" / path).read_text()
+    (prefix, arguments), *_ = re.findall(
+        rf"^    (.*python examples/{path})(.*?)(?:  +#.*)?$", code, re.M
+    )
+    command = f"{prefix} {ARGUMENTS.get(path.stem, arguments)}".split()
+    (backend, *_) = re.findall(r'KERAS_BACKEND(?:=|", ")(\w+)', code)
+    names = {"keras": "Keras", backend: BACKENDS[backend]}
+    versions = [
+        f"{name} {importlib.metadata.version(package).partition('+')[0]}"
+        for package, name in names.items()
+    ]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        first = command.index("python")
+        result = subprocess.run(
+            [sys.executable, ROOT / command[first + 1], *command[first + 2 :]],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            cwd=folder,
+            env={**os.environ, "KERAS_BACKEND": backend},
+        )
+        output = OUTPUTS / path.with_suffix(".txt")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        header = f"$ {' '.join(command)}\nPrinted on {datetime.date.today()} with {' and '.join(versions)}"
+        printed = clean(result.stdout.replace(f"{folder}/", ""))
+        output.write_text(f"{header}\n\n{printed}\n")
+        for old in output.parent.glob(f"{path.stem}-*.png"):
+            old.unlink()
+        for picture in Path(folder).rglob("*.png"):
+            with Image.open(picture) as image:
+                image.thumbnail((1600, 1600))
+                small = image.convert("RGB").quantize(64)
+            small.save(output.parent / f"{path.stem}-{picture.name}", optimize=True)
+    print(f"{path}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    for script in scripts():
+        if script.stem in sys.argv[1:] or (len(sys.argv) == 1 and str(script) not in RESULTS):
+            run(script)
