@@ -18,7 +18,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "docs" / "examples"
-ARGUMENTS = {"resume": "--kills 2", "serving": "--load-test"}  # in place of those of the docstring
+# In place of those of the first command in the docstring.
+ARGUMENTS = {"ray_train": "--kill", "resume": "--kills 2", "serving": "--load-test"}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Scripts that are not run, and the page with their results.
 RESULTS = {
@@ -71,9 +72,9 @@ def run(path: Path) -> None:
         )
         output = OUTPUTS / path.with_suffix(".txt")
         output.parent.mkdir(parents=True, exist_ok=True)
-        header = f"$ {' '.join(command)}\nPrinted on {datetime.date.today()} with {' and '.join(versions)}"
+        made = f"Printed on {datetime.date.today()} with {' and '.join(versions)}"
         printed = clean(result.stdout.replace(f"{folder}/", ""))
-        output.write_text(f"{header}\n\n{printed}\n")
+        output.write_text(f"$ {' '.join(command)}\n{made}\n\n{printed}\n")
         for old in output.parent.glob(f"{path.stem}-*.png"):
             old.unlink()
         for picture in Path(folder).rglob("*.png"):

@@ -20,7 +20,7 @@ the script prints the report on the test rows: in full for the first run, and th
 others. It writes these files to the folder `gates`:
 
     architecture.png    the experts, gates and streams
-    {run}.csv, .png     the weights of each gate, by epoch
+    {run}.csv, .png     the weights of each gate, by epoch; those on the test rows are dashed
     weights.png         the mean weights of the experts in each gate, by run
 """
 

@@ -12,6 +12,8 @@ _spec.loader.exec_module(run_examples)
 OUTPUTS = run_examples.OUTPUTS
 # Numbers, with units of time, and names of files.
 VARYING = re.compile(r"\S+\.keras|[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)")
+# Warnings of reports, which depend on the data.
+WARNINGS = re.compile(r"^Warnings\n(?:  .*\n)*|^\w+/\d: .*\n", re.MULTILINE)
 
 
 def recorded(script):
@@ -22,8 +24,8 @@ def recorded(script):
 
 
 def form(printed):
-    """Return the distinct lines, without their numbers and names of files."""
-    lines = VARYING.sub("#", run_examples.clean(printed)).splitlines()
+    """Return the distinct lines, without numbers, names of files and warnings."""
+    lines = VARYING.sub("#", WARNINGS.sub("", run_examples.clean(printed))).splitlines()
     return {re.sub(r"[\s#]+", " ", line).strip() for line in lines}
 
 

@@ -31,7 +31,9 @@ def test_an_output_has_the_command_the_date_and_the_versions(script):
     command, versions, printed = recorded(script)
     documented = command.removeprefix("$ ").split(".py")[0]
     assert f"    {documented}.py" in (EXAMPLES / script).read_text()
-    assert re.fullmatch(r"Printed on \d{4}-\d\d-\d\d with Keras [\d.]+ and (JAX|TensorFlow|PyTorch) .+", versions)
+    assert re.fullmatch(
+        r"Printed on \d{4}-\d\d-\d\d with Keras [\d.]+ and (JAX|TensorFlow|PyTorch) .+", versions
+    )
     assert printed.strip()
 
 
