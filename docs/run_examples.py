@@ -86,6 +86,9 @@ def run(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    for script in scripts():
-        if script.stem in sys.argv[1:] or (len(sys.argv) == 1 and str(script) not in RESULTS):
-            run(script)
+    paths = {path.stem: path for path in scripts() if str(path) not in RESULTS}
+    names = sys.argv[1:] or [*paths]
+    if not {*names} <= {*paths}:
+        sys.exit(f"Names must be some of {', '.join(paths)}. Received: {' '.join(names)}")
+    for name in names:
+        run(paths[name])

@@ -111,7 +111,10 @@ def output_of(path: Path) -> str:
     pictures = sorted(output.parent.glob(f"{path.stem}-*.png"))
     for number, picture in enumerate(pictures):
         name = picture.name.removeprefix(f"{path.stem}-")
-        parts += ["## Pictures"] * (number == 0) + [f"`{name}`:", f"![{name}]({picture.name})"]
+        parts += ["## Pictures"] * (number == 0) + [
+            f"`{name}`:",
+            f"[![{name}]({picture.name})]({picture.name})",
+        ]
     return "\n\n".join(parts)
 
 
