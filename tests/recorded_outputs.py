@@ -10,8 +10,11 @@ _spec = importlib.util.spec_from_file_location("run_examples", ROOT / "docs" / "
 run_examples = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_examples)
 OUTPUTS = run_examples.OUTPUTS
-# Numbers, with units of time, and names of files.
-VARYING = re.compile(r"\S+\.keras|[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)")
+# Numbers, with units of time, or "-" in their place; names of files and of backends.
+VARYING = re.compile(
+    r"\S+\.keras|\b(?:jax|tensorflow|torch)\b|(?<= )-(?= )|"
+    r"[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)"
+)
 # Warnings of reports, which depend on the data.
 WARNINGS = re.compile(r"^Warnings\n(?:  .*\n)*|^\w+/\d: .*\n", re.MULTILINE)
 
@@ -24,7 +27,7 @@ def recorded(script):
 
 
 def form(printed):
-    """Return the distinct lines, without numbers, names of files and warnings."""
+    """Return the distinct lines, without warnings and all that varies between runs."""
     lines = VARYING.sub("#", WARNINGS.sub("", run_examples.clean(printed))).splitlines()
     return {re.sub(r"[\s#]+", " ", line).strip() for line in lines}
 
