@@ -40,8 +40,8 @@ def scripts() -> list[Path]:
 
 
 def clean(printed: str) -> str:
-    """Remove lines that backends print about themselves."""
-    return re.sub(r"^\[Gloo\].*\n", "", printed, flags=re.M).strip("\n")
+    """Remove the messages of Gloo and of Ray."""
+    return re.sub(r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n", "", printed, flags=re.M).strip("\n")
 
 
 def run(path: Path) -> None:
