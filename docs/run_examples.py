@@ -40,8 +40,10 @@ def scripts() -> list[Path]:
 
 
 def clean(printed: str) -> str:
-    """Remove the messages of Gloo and of Ray."""
-    return re.sub(r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n", "", printed, flags=re.M).strip("\n")
+    """Remove the messages of Gloo and of Ray, and spaces at the ends of lines."""
+    return re.sub(r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n| +$", "", printed, flags=re.M).strip(
+        "\n"
+    )
 
 
 def run(path: Path) -> None:
