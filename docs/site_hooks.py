@@ -101,7 +101,8 @@ def output_of(path: Path) -> str:
     if str(path) in RESULTS:
         results = RESULTS[str(path)]
         title = (ROOT / "docs" / results).read_text().partition("\n")[0].removeprefix("# ")
-        return f"## Results\n\nThe results are on the page [{title}]({'../' * len(path.parts)}{results})."
+        link = f"[{title}]({'../' * len(path.parts)}{results})"
+        return f"## Results\n\nThe results are on the page {link}."
     output = OUTPUTS / path.with_suffix(".txt")
     if not output.exists():
         return ""
