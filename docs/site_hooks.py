@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from run_examples import OUTPUTS, RESULTS, scripts  # MkDocs finds the modules beside its hooks
@@ -26,6 +27,15 @@ GROUPS = {
     "plots": "Plots",
     "transfer": "Transfer",
     "export": "Export",
+}
+# Classes whose objects a result holds. They are not public names, and have no pages.
+PARTS = {
+    "GateReport": [
+        "ple_keras.inspection.level_use.LevelUse",
+        "ple_keras.inspection.level_use.GateUse",
+        "ple_keras.inspection.level_use.ExpertUse",
+        "ple_keras.inspection.prediction_use.PredictionUse",
+    ]
 }
 LINKS = {
     "README.md": "getting_started.md",
@@ -68,7 +78,7 @@ def on_files(files: Files, config: Any) -> Files:
     add("reference/index.md", reference_index())
     for names in public_names().values():
         for name in names:
-            add(f"reference/{name}.md", f"::: ple_keras.{name}\n")
+            add(f"reference/{name}.md", reference_page(name))
     for path in scripts():
         add(f"examples/{path.with_suffix('.md')}", example_page(path))
     for source, uri in LINKS.items():
@@ -84,6 +94,12 @@ def reference_index() -> str:
         links = [f"[`{name}`]({name}.md)" for name in sorted(names)]
         lines += [f"**{GROUPS[group]}**: {', '.join(links)}", ""]
     return "\n".join(lines)
+
+
+def reference_page(name: str) -> str:
+    """Return a page with the docstring of a public name, and those of the parts of a result."""
+    parts = [f"::: {path}\n    options:\n      heading_level: 2" for path in PARTS.get(name, [])]
+    return "\n\n".join([f"::: ple_keras.{name}", *parts]) + "\n"
 
 
 def example_page(path: Path) -> str:
@@ -120,6 +136,16 @@ def output_of(path: Path) -> str:
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Convert equations to MathML, which needs no script, and links to those of pages."""
+    equations = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
+    markdown = equations.sub(
+        lambda match: f'<div class="equation">{convert(match[1], display="block")}</div>',
+        markdown,
+    )
+    return link_pages(markdown, page)
+
+
+def link_pages(markdown: str, page: Page) -> str:
     """Lead links to files of the repository to their pages."""
     depth = page.file.src_uri.count("/")
     to_docs = "../" * depth

@@ -23,10 +23,10 @@ class GateWeightsLogger(keras.callbacks.Callback):
     It logs these keys for each gate of each block with `enable_gate_weights_metrics=True`, exactly
     over the examples of the epoch:
 
-        gate/{level}/{gate}/{expert}    the mean weight of the expert.
-        gate/{level}/{gate}/entropy     the mean entropy divided by that of uniform weights, 0 to 1.
-        gate/{level}/{gate}/max         the mean of the largest weight. Near 1, the gate uses one
-                                        expert per example, which mean weights do not show.
+    - `gate/{level}/{gate}/{expert}`: the mean weight of the expert.
+    - `gate/{level}/{gate}/entropy`: the mean entropy divided by that of uniform weights, 0 to 1.
+    - `gate/{level}/{gate}/max`: the mean of the largest weight. Near 1, the gate uses one expert
+      per example, which mean weights do not show.
 
     Keys for validation data start with `val_`. The level is `{name of the PLEBlock}/{index}`, as
     in `gate/ple/0/click/shared/expert_1`, or the name of a block outside of a SequentialBlock. As

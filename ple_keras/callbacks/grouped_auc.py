@@ -29,9 +29,9 @@ class GroupedAUC(keras.callbacks.Callback):
     After each epoch, it predicts the validation data and adds two keys to `logs` for each task,
     also if there is only one:
 
-        val_{task}_gauc        the mean AUC of the groups, see `grouped_auc`.
-        val_{task}_gauc_share  the share of the labelled rows in groups with both labels, 0 and 1.
-                               Only these count.
+    - `val_{task}_gauc`: the mean AUC of the groups, see `grouped_auc`.
+    - `val_{task}_gauc_share`: the share of the labelled rows in groups with both labels, 0 and 1.
+      Only these count.
 
     The mean is NaN if no group has both labels. Rows and positions that Keras masks are left
     out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do

@@ -160,7 +160,7 @@ def _warn_of_missing_logs(epoch: int) -> None:
 class LossWeightDecay(LossWeightSchedule):
     """Callback that changes loss weights exponentially: `w_k(t) = w_{k,0} gamma_k^t`.
 
-    Equation 10 of Tang et al., RecSys 2020; t is the Keras epoch, from 0.
+    t is the Keras epoch, from 0.
 
     Args:
         gamma: A finite number, at least 0, for all tasks or by task. The weights of tasks that a
@@ -170,6 +170,12 @@ class LossWeightDecay(LossWeightSchedule):
         TypeError: If a gamma is not a number.
         ValueError: If a gamma is negative or not finite. In `fit`, if a task is unknown, or as
             `LossWeightSchedule`.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equation 10.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
 
     Example:
 

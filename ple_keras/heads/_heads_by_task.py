@@ -55,7 +55,12 @@ class HeadsByTask(keras.Layer):
     # Methods and not properties, which Keras's saving would read.
 
     def get(self, task: TaskName, default: Any = None) -> Any:
-        """Return the head of a task, or `default` if the task is unknown."""
+        """Return the head of a task.
+
+        Args:
+            task: The name of the task.
+            default: The result for an unknown task.
+        """
         return self._by_task().get(task, default)
 
     def keys(self) -> KeysView[TaskName]:

@@ -162,7 +162,11 @@ class LossWeighting(HeadsByTask):
         return [dict(logs[before]) for before in epochs if before in logs]
 
     def is_used_by(self, loss: object) -> bool:
-        """Return whether a `loss` of `Model.compile` reads its weights from this layer."""
+        """Return whether a `loss` of `Model.compile` reads its weights from this layer.
+
+        Args:
+            loss: The argument of `compile`, such as `model.loss`.
+        """
         return any(
             isinstance(part, TrainedLoss) and part.belongs_to(self._loss_weights)
             for part in keras.tree.flatten(loss)

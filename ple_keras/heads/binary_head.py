@@ -34,6 +34,13 @@ class BinaryHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The probability of the label 1, `(..., 1)`, at least float32.
+
     Raises:
         TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
 

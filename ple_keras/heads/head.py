@@ -59,6 +59,13 @@ class Head(SavesQuantization, FreezableLayer):
             metric with a name that is taken gets a number: `auc_1`.
         **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.
 
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The prediction, `(..., units)`, at least float32.
+
     Raises:
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `task` is not a valid name, `units` is below 1, `loss` or `reduction` is
@@ -146,15 +153,7 @@ class Head(SavesQuantization, FreezableLayer):
         return self._projection(self._tower(features) if self._tower_template else features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
-        """Return the predictions of the task.
-
-        Args:
-            inputs: The task's features, `(..., H)`.
-            training: Passed to the tower.
-
-        Returns:
-            `(..., units)`, at least float32.
-        """
+        """Return the predictions of the task."""
         return self.activation(self.logits(inputs))
 
     def new_loss(self) -> MaskedLoss | None:

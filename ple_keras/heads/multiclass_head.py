@@ -41,6 +41,13 @@ class MulticlassHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The probability of each class, `(..., num_classes)`, at least float32.
+
     Raises:
         TypeError, ValueError: See `Head`; also if `num_classes` is not an integer above 1, or
             `class_weights` have another length, an unknown class, or a weight that is negative or

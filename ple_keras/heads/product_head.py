@@ -25,8 +25,8 @@ class ProductHead(Head):
 
     If `p_1` is the probability of a click and `p_2` that of a purchase after a click, the product
     is the probability of both. Every impression has a label for the product. `p_2` is therefore
-    trained on the entire space and not on clicked impressions alone (ESMM; Ma et al., "Entire Space
-    Multi-Task Model", SIGIR 2018, equation 4).
+    trained on the entire space and not on clicked impressions alone. This is ESMM, the Entire Space
+    Multi-Task Model.
 
     TaskHeads takes a ProductHead together with the heads of its factors. A ProductHead has no
     features of its own: blocks that take the TaskHeads as `outputs` omit its task. Its loss is
@@ -43,6 +43,14 @@ class ProductHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
+    Call arguments:
+        inputs: The logarithms of the factors' probabilities, a list of tensors `(..., 1)`, as
+            TaskHeads computes them.
+        training: Ignored.
+
+    Returns:
+        The product of the probabilities, `(..., 1)`, at least float32.
+
     Raises:
         TypeError: If `of` is not a sequence of names; see also `Head`.
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
@@ -50,6 +58,12 @@ class ProductHead(Head):
 
     Warns:
         UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
+
+    Reference:
+
+    - Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click
+      Conversion Rate", SIGIR 2018, equation 4.
+      [arXiv:1804.07931](https://arxiv.org/abs/1804.07931)
 
     Example:
 
@@ -87,30 +101,40 @@ class ProductHead(Head):
         """Build nothing: the head has no weights."""
 
     def copy_leading_axes(self, factor: Head) -> None:
-        """Copy the leading axes of a built factor."""
+        """Copy the leading axes of a built factor.
+
+        Args:
+            factor: The head of the factor.
+        """
         self._leading_axes = factor._leading_axes
 
     def logits(self, features: Tensor) -> Tensor:
-        """Raise ValueError: a product has no features and no logits."""
+        """Raise ValueError: a product has no features and no logits.
+
+        Args:
+            features: Any features.
+
+        Raises:
+            ValueError: Always.
+        """
         raise ValueError(
             f"{self.name!r} has no logits. Use those of its factors, {list(self.of)}. "
             f"Received: features={short_repr(features)}"
         )
 
     def log_probability(self, factors: Sequence[Tensor]) -> Tensor:
-        """Return the logarithm of the product from those of the factors, each `(..., 1)`."""
-        return sum(factors[1:], start=factors[0])
-
-    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
-        """Return the product of the factors' probabilities.
+        """Return the logarithm of the product.
 
         Args:
-            inputs: The logarithms of the factors' probabilities, each `(..., 1)`.
-            training: Ignored.
+            factors: The logarithms of the factors' probabilities, each `(..., 1)`.
 
         Returns:
             `(..., 1)`.
         """
+        return sum(factors[1:], start=factors[0])
+
+    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
+        """Return the product of the factors' probabilities."""
         return self.activation(self.log_probability(inputs))
 
     def compute_output_shape(self, input_shape: Any) -> Shape:

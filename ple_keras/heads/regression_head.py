@@ -28,6 +28,13 @@ class RegressionHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The prediction, `(..., units)`, at least float32.
+
     Raises:
         TypeError, ValueError: See `Head`.
 

@@ -31,16 +31,28 @@ class TaskHeads(LossWeighting, FreezableLayer):
         loss_weighting: None, or "uncertainty" to learn the weights of the tasks' losses. A task's
             loss is then `c exp(-s) L + a s`. The log-variance s is a trainable weight that starts
             at 0. `c = a = 1/2` for squared errors, `c = 1, a = 1/2` for cross-entropies, and
-            `c = a = 1` for absolute errors. See Kendall, Gal, Cipolla, "Multi-Task Learning Using
-            Uncertainty to Weigh Losses", CVPR 2018. An example without a label adds nothing. The
-            head's `loss_weight` multiplies both terms.
+            `c = a = 1` for absolute errors. An example without a label adds nothing. The head's
+            `loss_weight` multiplies both terms.
         **kwargs: Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of each task, `{task: (..., H)}`. A key "shared" is ignored.
+        training: Passed to the heads.
+
+    Returns:
+        The predictions of all heads, `{task: (..., units)}`, at least float32.
 
     Raises:
         TypeError: If `heads` contains anything other than heads.
         ValueError: If `heads` is empty, a task is repeated, two heads have the same layer name, or
             `loss_weighting` is unknown. Also if a factor of a ProductHead is missing or has no
             probability, or if ProductHeads form a cycle.
+
+    Reference:
+
+    - Learned weights: Kendall, Gal, Cipolla, "Multi-Task Learning Using Uncertainty to Weigh Losses
+      for Scene Geometry and Semantics", CVPR 2018.
+      [arXiv:1705.07115](https://arxiv.org/abs/1705.07115)
 
     Example:
 
@@ -94,15 +106,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         return predictions
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
-        """Return the predictions of all tasks.
-
-        Args:
-            inputs: `{task: (..., H)}`; a key "shared" is ignored.
-            training: Passed to the heads.
-
-        Returns:
-            `{task: (..., units)}`, at least float32.
-        """
+        """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
         factors = {task for product in self._products() for task in product.of}
         predictions, logs = {}, {}

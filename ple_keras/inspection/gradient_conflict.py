@@ -33,8 +33,8 @@ def gradient_conflict(
     """Return the cosines between the gradients of the tasks' losses in each level.
 
     1: two tasks have the same gradient direction. 0: the tasks do not interact. Below 0: the tasks
-    conflict; a step that helps one harms the other (Yu et al., "Gradient Surgery for Multi-Task
-    Learning", NeurIPS 2020, definition 1). If shared experts have conflicts, try more task experts.
+    conflict; a step that helps one harms the other. If shared experts have conflicts, try more task
+    experts.
 
     The gradients are those of the heads' losses over the labelled examples of a batch, without
     loss weights and regularization. If a task was compiled with another loss, that loss is used.
@@ -65,6 +65,11 @@ def gradient_conflict(
             block twice in one pass. If it has no losses by task, several losses for one task, or
             does not return a dict by task. If `y` lacks a task, or `x` is empty. If called in the
             scope of a `tf.distribute` strategy with several replicas.
+
+    Reference:
+
+    - Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, definition 1.
+      [arXiv:2001.06782](https://arxiv.org/abs/2001.06782)
 
     Example:
 

@@ -35,8 +35,10 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
     Each task k has its own experts. For each example, gates weight the experts that a stream
     uses:
 
-        w_k = softmax(W_k g_k(r_k) / T)        x_k' = sum_e w_{k,e} E_e
-        w_s = softmax(W_s g_s(r_s) / T)        x_s' = sum_e w_{s,e} E_e
+        w_k  = softmax(W_k g_k(r_k) / T)
+        x_k' = sum_e w_{k,e} E_e
+        w_s  = softmax(W_s g_s(r_s) / T)
+        x_s' = sum_e w_{s,e} E_e
 
     A gate reads its own stream: r_k = x_k. With `gate_reads`, it reads a context c that experts do
     not read: r_k = c, or both, r_k = [x_k, c].
@@ -44,8 +46,6 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
     For the gate of a task, e runs over the task's own experts, then over the shared experts. For
     the optional shared gate, e runs over all tasks' experts in task order, then over the shared
     experts.
-
-    (Tang et al., "Progressive Layered Extraction", RecSys 2020, equations 1 to 6.)
 
     Args:
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
@@ -65,8 +65,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         isolate_task_experts: Whether the shared gate mixes `stop_gradient` of the task experts.
             Then the experts, gates and stream inputs of a task learn from its own loss alone. Other
             tasks affect it through shared experts, and through features that streams have in
-            common. It has no effect without a shared gate. (Stopped gradients between tasks: Su et
-            al., STEM, AAAI 2024.)
+            common. It has no effect without a shared gate.
         gate_reads: The input of the gates: "stream", their own streams; "context", the argument
             `gate_context` of a call; or "both", side by side. A context suits features that only
             gates should read, such as a scenario, a country or a device.
@@ -75,11 +74,34 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
             trained with LoRA separately, see `get_expert`.
         **kwargs: Arguments of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
+            "shared": (..., D_s)}`. "shared" is required if there are shared experts or a shared
+            gate, and refused otherwise.
+        training: Passed to the experts and gates.
+        gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
+            `(..., C)` for all gates, or a dict with a key for every task, and "shared" if there is
+            a shared gate. Its leading axes are those of the inputs. Its mask is ignored.
+        return_gate_weights: Whether to return the gate weights too, a Python bool.
+
+    Returns:
+        `{task: (..., H)}`, and "shared" with `add_shared_gate`. With `return_gate_weights`, a tuple
+        of this dict and `{gate: (..., experts)}`. The weights are those that mix the experts, after
+        gate dropout. They have the order of `gate_experts`.
+
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
             or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range,
             `gate_reads` has another value, or a template can't be copied.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equations 1 to 6.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
+    - Stopped gradients between tasks: Su et al., "STEM: Unleashing the Power of Embeddings for
+      Multi-task Recommendation", AAAI 2024. [arXiv:2308.13537](https://arxiv.org/abs/2308.13537)
 
     Example:
 
@@ -213,23 +235,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Compute the experts and mix them.
-
-        Args:
-            inputs: A tensor `(..., D)` for all streams, or `{task: (..., D_k), "shared":
-                (..., D_s)}`. "shared" is required if there are shared experts or a shared gate, and
-                refused otherwise.
-            training: Passed to the experts and gates.
-            gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
-                `(..., C)` for all gates, or a dict with a key for every task, and "shared" if there
-                is a shared gate. Its leading axes are those of the inputs. Its mask is ignored.
-            return_gate_weights: Whether to return the gate weights too, a Python bool.
-
-        Returns:
-            `{task: (..., H)}`, and "shared" with `add_shared_gate`. With `return_gate_weights`, a
-            tuple of this dict and `{gate: (..., experts)}`. The weights are those that mix the
-            experts, after gate dropout. They have the order of `gate_experts`.
-        """
+        """Compute the experts and mix them."""
         inputs = observer().on_inputs(self, inputs)
         streams = self._level.streams(inputs)
         level = self._level.select_computation(inputs, streams, gate_context)

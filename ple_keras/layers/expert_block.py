@@ -46,6 +46,14 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         **kwargs: Arguments of `keras.layers.Layer`: `name`, `dtype`, `trainable`,
             `activity_regularizer`.
 
+    Call arguments:
+        inputs: Features, `(..., D)`.
+        training: Whether dropout and batch normalization run in training mode.
+        mask: The valid positions for batch normalization, `(...)`.
+
+    Returns:
+        The output of the expert, `(..., units[-1])`.
+
     Raises:
         TypeError: If `units` contains anything but integers, or `activation` is a layer.
         ValueError: If `units` is empty or below 1, `dropout` is outside [0, 1), or
@@ -142,16 +150,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Apply the expert.
-
-        Args:
-            inputs: Features, `(..., D)`.
-            training: Whether dropout and batch normalization run in training mode.
-            mask: The valid positions for batch normalization, `(...)`.
-
-        Returns:
-            The expert's output, `(..., units[-1])`.
-        """
+        """Apply the expert."""
         outputs = inputs
         for step, dense in enumerate(self._dense):
             outputs = self._apply_after_dense(step, dense(outputs), training, mask)

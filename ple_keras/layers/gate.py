@@ -34,9 +34,8 @@ class Gate(FreezableLayer):
 
         w = softmax(W g(x) / T)
 
-    W has no bias, g is the optional gate block, T the temperature (Tang et al., RecSys 2020,
-    equations 3 and 6, which have T = 1 and no g). The weights are non-negative and sum to 1. With
-    one expert, the gate has no parameters and returns 1.
+    W has no bias, g is the optional gate block, T the temperature. The weights are non-negative and
+    sum to 1. With one expert, the gate has no parameters and returns 1.
 
     The softmax is computed in at least float32 under every dtype policy. The weights are cast to
     the compute dtype.
@@ -53,17 +52,34 @@ class Gate(FreezableLayer):
             training. The other weights are scaled to sum to 1. One expert is always kept.
         expert_balance_regularizer: The coefficient, at least 0, of a loss against unused experts.
             The loss is the squared coefficient of variation of the experts' total weights in the
-            batch. It is 0 if all are equal, and `num_experts - 1` if one expert has all weight
-            (Shazeer et al., "Outrageously Large Neural Networks: The Sparsely-Gated
-            Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7). It also penalizes useful
-            specialization.
+            batch. It is 0 if all are equal, and `num_experts - 1` if one expert has all weight.
+            It also penalizes useful specialization.
         **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Features, `(..., D)`.
+        training: Whether to drop experts. Statistics are updated if it is True or False, as in
+            Keras's own loops, but not if it is None.
+        mask: The valid positions for the statistics and the balance loss, `(...)`.
+
+    Returns:
+        The weights, `(..., num_experts)`.
 
     Raises:
         TypeError: If `num_experts` is not an integer, or another argument has the wrong type.
         ValueError: If `num_experts` is below 1, `softmax_temperature` is not positive and finite,
             or `gate_dropout` is outside [0, 1). Also if `expert_balance_regularizer` is negative
             or not finite, or `gate_block` can't be copied.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equations 3 and 6,
+      which have T = 1 and no g.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
+    - The loss against unused experts: Shazeer et al., "Outrageously Large Neural Networks: The
+      Sparsely-Gated Mixture-of-Experts Layer", ICLR 2017, equations 6 and 7.
+      [arXiv:1701.06538](https://arxiv.org/abs/1701.06538)
 
     Example:
 
@@ -134,17 +150,7 @@ class Gate(FreezableLayer):
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
     ) -> Tensor:
-        """Compute the weights of the experts.
-
-        Args:
-            inputs: Features, `(..., D)`.
-            training: Whether to drop experts. Statistics are updated if it is True or False, as in
-                Keras's own loops, but not if it is None.
-            mask: The valid positions for the statistics and the balance loss, `(...)`.
-
-        Returns:
-            The weights, `(..., num_experts)`.
-        """
+        """Compute the weights of the experts."""
         if self.num_experts == 1:
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:

@@ -21,8 +21,7 @@ def MMoEBlock(
 
         x_k' = sum_e softmax(W_k g(x) / T)_e E_e(x)
 
-    (Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
-    Mixture-of-Experts", KDD 2018, equations 6 and 7, which have T = 1 and no g.)
+    W_k has no bias, g is the optional gate block, T the temperature.
 
     Args:
         outputs: The tasks, as for CGCBlock.
@@ -37,13 +36,26 @@ def MMoEBlock(
             for CGCBlock, and arguments of `keras.layers.Layer`. `isolate_task_experts` has no
             effect, since there are no task experts.
 
+    Call arguments:
+        inputs: A tensor `(..., D)` for all gates and experts, or a dict by stream, see CGCBlock.
+        training: Passed to the experts and gates.
+        gate_context: The context that the gates read, with `gate_reads`: a tensor `(..., C)` for
+            all gates, or a dict by task, see CGCBlock.
+        return_gate_weights: Whether to return the gate weights too, a Python bool.
+
     Returns:
-        A CGCBlock without task experts and without a shared gate: `(..., D)` to
-        `{task: (..., H)}`.
+        A CGCBlock without task experts and without a shared gate. It returns `{task: (..., H)}`.
+        With `return_gate_weights`, it returns a tuple of this dict and `{task: (..., experts)}`.
 
     Raises:
         TypeError, ValueError: As for CGCBlock. Also if `num_experts` is not an integer of at
             least 1.
+
+    Reference:
+
+    - Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+      Mixture-of-Experts", KDD 2018, equations 6 and 7, which have T = 1 and no g.
+      [doi:10.1145/3219819.3220007](https://doi.org/10.1145/3219819.3220007)
 
     Example:
 

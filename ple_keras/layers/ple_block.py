@@ -30,10 +30,8 @@ def PLEBlock(
 
     The gates and experts of level j read the output of level j-1 for their own stream:
 
-        x_k^j = sum_e w_{k,e}^j E_e^j          w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
-
-    (Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
-    (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.)
+        w_k^j = softmax(W_k^j g(x_k^{j-1}) / T)
+        x_k^j = sum_e w_{k,e}^j E_e^j
 
     A level has a shared gate if a later level has shared experts. With `gate_reads="context"` or
     "both", gates read the context of the call, the same in every level, see CGCBlock.
@@ -54,13 +52,28 @@ def PLEBlock(
         **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
             `isolate_task_experts`, `gate_reads`, `stack_experts`, `dtype`, `trainable`.
 
+    Call arguments:
+        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
+            "shared": (..., D_s)}`, see CGCBlock.
+        training: Passed to every level.
+        gate_context: The context that the gates read, with `gate_reads`: a tensor `(..., C)` for
+            all gates, or a dict by gate, see CGCBlock.
+        return_gate_weights: Whether to return the gate weights of all levels too, a Python bool.
+
     Returns:
-        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It maps a tensor
-        `(..., D)`, or a dict of tensors by stream, to `{task: (..., H)}`.
+        A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It returns
+        `{task: (..., H)}`. With `return_gate_weights`, it returns a tuple of this dict and
+        `{"{name}/{level}": {gate: (..., experts)}}`, see SequentialBlock.
 
     Raises:
         TypeError, ValueError: As for CGCBlock. Also if `num_layers` is not an integer of at least
             1, or if a sequence with an entry per level has another length than `num_layers`.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equations 5 and 6.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
 
     Example:
 

@@ -27,9 +27,23 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
         layers: The layers, in the order in which they are called. Their names must differ.
         **kwargs: Arguments of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: The inputs of the first layer, such as a tensor `(..., D)` or a dict of tensors.
+        training: Passed to every layer.
+        gate_context: The context of the gates, `(..., C)`, as for CGCBlock. Every layer whose gates
+            read a context gets the same one.
+        return_gate_weights: Whether to return the gate weights of all CGCBlocks too.
+
+    Returns:
+        The outputs of the last layer, such as `{task: (..., H)}`. With `return_gate_weights`, a
+        tuple of them and `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock.
+        A SequentialBlock inside this one adds its levels under its own name. Levels and gates are
+        in alphabetical order, so that a saved model has the same outputs on every backend.
+
     Raises:
         TypeError: If `layers` is not a sequence of layers.
-        ValueError: If `layers` is empty, or two layers have the same name.
+        ValueError: If `layers` is empty, or two layers have the same name. In a call, if
+            `gate_context` or `return_gate_weights` is given, but no layer takes it.
 
     Example:
 
@@ -56,6 +70,9 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
 
     def get_layer(self, name: str) -> keras.Layer:
         """Return the layer with the given name.
+
+        Args:
+            name: The name of one of `layers`.
 
         Raises:
             ValueError: If there is no such layer.
@@ -105,24 +122,7 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
     ) -> Any:
-        """Call the layers in order.
-
-        Args:
-            inputs: The inputs of the first layer.
-            training: Passed to every layer.
-            gate_context: The context of the gates, as for CGCBlock. Every layer whose gates read a
-                context gets the same one.
-            return_gate_weights: Whether to return the gate weights of all CGCBlocks too.
-
-        Returns:
-            The outputs of the last layer. With `return_gate_weights`, a tuple of them and
-            `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock. A
-            SequentialBlock inside this one adds its levels under its own name. Levels and gates
-            are in alphabetical order, so that a saved model has the same outputs on every backend.
-
-        Raises:
-            ValueError: If `gate_context` or `return_gate_weights` is given, but no layer takes it.
-        """
+        """Call the layers in order."""
         return self._run_in_order(lambda layer: layer, inputs, gate_context, return_gate_weights)
 
     def _run_in_order(

@@ -17,15 +17,25 @@ from ple_keras.layers.template import as_template
 class SharedBottomBlock(SavesQuantization, FreezableLayer):
     """One network whose output all tasks use: the shared-bottom baseline.
 
-    (Caruana, "Multitask Learning", Machine Learning 28, 1997.)
-
     Args:
         outputs: The tasks, as for CGCBlock.
         bottom_block: The network: units, or a layer to copy, as `expert_block` of CGCBlock.
         **kwargs: Arguments of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: Features, `(..., D)`.
+        training: Passed to the network.
+
+    Returns:
+        `{task: (..., H)}`, the same tensor for every task.
+
     Raises:
         TypeError, ValueError: As for CGCBlock.
+
+    Reference:
+
+    - Caruana, "Multitask Learning", Machine Learning 28, 1997.
+      [doi:10.1023/A:1007379606734](https://doi.org/10.1023/A:1007379606734)
 
     Example:
 
@@ -54,15 +64,7 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         self._restore_frozen()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> dict[str, Tensor]:
-        """Run the network once.
-
-        Args:
-            inputs: Features, `(..., D)`.
-            training: Passed to the network.
-
-        Returns:
-            `{task: (..., H)}`, the same tensor for every task.
-        """
+        """Run the network once."""
         return dict.fromkeys(self._task_names, self._bottom(inputs))
 
     def compute_mask(

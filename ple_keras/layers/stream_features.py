@@ -33,9 +33,7 @@ class StreamFeatures(FreezableLayer):
 
     Tasks that read the same embeddings train them together, even if they have experts of their
     own. With a copy for each stream, and with `isolate_task_experts=True` in the block, the loss of
-    a task has no gradient on anything that another task owns. (Embeddings by task: Su et al.,
-    "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI 2024,
-    arXiv 2308.13537.)
+    a task has no gradient on anything that another task owns.
 
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
     state and computation of the feature network. `own` limits this to the tasks that need it.
@@ -54,20 +52,25 @@ class StreamFeatures(FreezableLayer):
             without a shared gate refuses it.
         **kwargs: Arguments of `keras.layers.Layer`.
 
+    Call arguments:
+        inputs: A tensor, or a dict of columns, as `feature_block` takes it. Integers and strings
+            are not cast.
+        training: Passed to the copies.
+
+    Returns:
+        `{task: (..., D)}`, and "shared" with `shared=True`. D is the number of outputs of
+        `feature_block`.
+
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If `outputs` or `own` has a repeated or unknown task, or `own` has "shared". If
             `feature_block` cannot be copied, or does not return one tensor for the inputs. Also if
             it contains adapted layers inside other layers than Functional and Sequential models.
 
-    Call arguments:
-        inputs: A tensor, or a dict of columns, as `feature_block` takes it. Integers and strings
-            are not cast.
-        training: Passed to the copies.
+    Reference:
 
-    Output shape:
-        `{task: (..., D)}`, and "shared" with `shared=True`, where D is the number of outputs of
-        `feature_block`.
+    - Embeddings by task: Su et al., "STEM: Unleashing the Power of Embeddings for Multi-task
+      Recommendation", AAAI 2024. [arXiv:2308.13537](https://arxiv.org/abs/2308.13537)
 
     Example:
 
@@ -145,15 +148,7 @@ class StreamFeatures(FreezableLayer):
         self._restore_frozen()
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
-        """Compute every copy once.
-
-        Args:
-            inputs: The inputs of every copy.
-            training: Passed to every copy.
-
-        Returns:
-            The features of each stream.
-        """
+        """Compute every copy once."""
         features = {copy.name: copy(inputs) for copy in self.layers}
         return {stream: features[name] for stream, name in self._copy_of.value.items()}
 

@@ -20,11 +20,12 @@ from ple_keras.losses.example_losses import example_losses, ignored_class
 class MaskedLoss(keras.Loss):
     """A wrapper that computes any loss over labelled examples only.
 
-    The loss is `L = sum_i d_i w_i loss_i / sum_i d_i`. d_i is 1 if example i has a label, else 0,
-    and w_i is its sample weight. This is the mean over the task's sample space (Tang et al.,
-    RecSys 2020, equations 8 and 9). Keras treats masks in the same way. If no example of the batch
-    is labelled, or the batch is empty, the loss and its gradient are 0. If every example is
-    labelled, this equals `loss`.
+        L = sum_i d_i w_i loss_i / sum_i d_i
+
+    d_i is 1 if example i has a label, else 0, and w_i is its sample weight. This is the mean over
+    the task's sample space. Keras treats masks in the same way. If no example of the batch is
+    labelled, or the batch is empty, the loss and its gradient are 0. If every example is labelled,
+    this equals `loss`.
 
     With rare labels, the share of batches that have a label determines a task's weight. Use large
     batches, or `reduction="sum_over_batch_size"`, which divides by the batch size. Its average
@@ -52,13 +53,23 @@ class MaskedLoss(keras.Loss):
     Call arguments:
         y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`, of any real dtype.
         y_pred: Predictions, `(..., units)`.
-        sample_weight: `(batch,)` or `(...)`.
+        sample_weight: Weights of the examples, `(batch,)` or `(...)`.
+
+    Returns:
+        A scalar. If the reduction of `loss` is "none", the loss of each example, `(...)`, which is
+        0 without a label.
 
     Raises:
         TypeError: If an argument has a type that is not listed above, or labels are not numbers.
         ValueError: If `loss` or `reduction` is unknown. In a call, if the shape of the labels or
             of the sample weights does not match the predictions, or `loss` does not return a value
             for each example.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equations 8 and 9.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
 
     Example:
 

@@ -29,7 +29,15 @@ class MetricOfSums(keras.Metric):
         self._errors = self.add_variable((num_sums,), "zeros", self.dtype, name="errors")
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
-        """Return the contribution of each example to each sum, `(..., units)`."""
+        """Return the contribution of each example to each sum.
+
+        Args:
+            y_true: Labels from 0 to 1, `(..., units)`.
+            y_pred: Probabilities, `(..., units)`.
+
+        Returns:
+            A list of tensors `(..., units)`.
+        """
         raise NotImplementedError
 
     def update_state(

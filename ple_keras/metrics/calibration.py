@@ -14,15 +14,19 @@ class Calibration(MetricOfSums):
     """The sum of the predictions divided by the sum of the labels: `sum_i w_i p_i / sum_i w_i y_i`.
 
     w_i is the sample weight of example i. 1 is best: the model predicts as many positives as there
-    are. Above 1, it predicts too many (He et al., "Practical Lessons from Predicting Clicks on Ads
-    at Facebook", ADKDD 2014, section 2). As this is a mean over all examples, errors of some can
-    hide those of others; see `expected_calibration_error`.
+    are. Above 1, it predicts too many. As this is a mean over all examples, errors of some can hide
+    those of others; see `expected_calibration_error`.
 
     The value is exact over batches. It is NaN if all labels are 0.
 
     Args:
         name: The metric's name.
         dtype: The dtype of the result; None for Keras's default.
+
+    Reference:
+
+    - He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014,
+      section 2. [doi:10.1145/2648584.2648589](https://doi.org/10.1145/2648584.2648589)
 
     Example:
 

@@ -16,9 +16,8 @@ def expected_calibration_error(
 
         ECE = sum_b n_b / n |mean of p in b - mean of y in b|
 
-    Bin b holds the n_b examples whose predictions lie in an interval. 0 is best (Naeini, Cooper,
-    Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI 2015).
-    Quantiles need all examples at once, so this is not a metric for `compile`.
+    Bin b holds the n_b examples whose predictions lie in an interval. 0 is best. Quantiles
+    need all examples at once, so this is not a metric for `compile`.
 
     Args:
         labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.
@@ -36,6 +35,11 @@ def expected_calibration_error(
         ValueError: If labels or predictions are outside [0, 1], or their numbers differ. If
             `num_bins` is below 1, or `strategy` is unknown. Predictions up to 1e-6 outside are
             clipped.
+
+    Reference:
+
+    - Naeini, Cooper, Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning",
+      AAAI 2015. [doi:10.1609/aaai.v29i1.9602](https://doi.org/10.1609/aaai.v29i1.9602)
 
     Example:
 

@@ -21,8 +21,7 @@ def grouped_auc(
 
     A group is a user or a query, for example. The AUC over all rows also compares rows of different
     groups, which are never ranked together. The sums are over the groups that have both labels, 0
-    and 1. A pair with equal predictions counts one half (Zhu et al., "Optimized Cost per Click in
-    Taobao Display Advertising", KDD 2017).
+    and 1. A pair with equal predictions counts one half.
 
     Args:
         labels: Labels 0 and 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.
@@ -40,6 +39,11 @@ def grouped_auc(
             strings.
         ValueError: If a label is neither 0, 1 nor NaN, a group is missing, the arrays have
             different numbers of rows, or `weighting` is unknown.
+
+    Reference:
+
+    - Zhu et al., "Optimized Cost per Click in Taobao Display Advertising", KDD 2017.
+      [arXiv:1703.02091](https://arxiv.org/abs/1703.02091)
 
     Example:
 

@@ -24,7 +24,7 @@ def mtl_gain(
     """Return the gain of a multi-task model over single-task models, for each metric.
 
     The gain is `M_multi - M_single` if higher is better and `M_single - M_multi` if lower is
-    better. A positive gain is an improvement (Tang et al., RecSys 2020, equation 11).
+    better. A positive gain is an improvement.
 
     Args:
         multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
@@ -45,6 +45,12 @@ def mtl_gain(
         ValueError: If the dicts have no common key of this kind, a metric is not finite, or the
             sign of a key is unknown. Also if a given sign is neither 1 nor -1, or has an unknown
             key.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equation 11.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
 
     Example:
 

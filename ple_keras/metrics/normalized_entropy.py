@@ -19,14 +19,18 @@ class NormalizedEntropy(MetricOfSums):
 
     l_i is the cross-entropy of example i, w_i its sample weight, and r the weighted mean of the
     labels. Lower is better. A constant prediction of r has the value 1. Unlike cross-entropy, the
-    values of tasks with different base rates are comparable (He et al., "Practical Lessons from
-    Predicting Clicks on Ads at Facebook", ADKDD 2014, section 2).
+    values of tasks with different base rates are comparable.
 
     The value is exact over batches. It is NaN if all labels are 0, or all are 1.
 
     Args:
         name: The metric's name.
         dtype: The dtype of the result; None for Keras's default.
+
+    Reference:
+
+    - He et al., "Practical Lessons from Predicting Clicks on Ads at Facebook", ADKDD 2014,
+      section 2. [doi:10.1145/2648584.2648589](https://doi.org/10.1145/2648584.2648589)
 
     Example:
 

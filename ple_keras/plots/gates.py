@@ -28,8 +28,7 @@ MIN_WEIGHT_OF_WHITE_TEXT = 0.36
 def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure":
     """Plot the mean weight of each expert in each gate, as a heat map for each level.
 
-    As in the figure on expert utilization of Tang et al., RecSys 2020. Experts that a gate does
-    not mix are blank.
+    Experts that a gate does not mix are blank.
 
     Args:
         report: The result of `gate_report`.
@@ -43,6 +42,12 @@ def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure
         TypeError: If `report` is not a GateReport, or `ax` is not an Axes.
         ValueError: If the number of Axes is not the number of levels.
         ImportError: If matplotlib is not installed.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, the figure on
+      expert utilization. [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
 
     Example:
 

@@ -60,14 +60,14 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     To add or remove a task, build a model with the new tasks, transfer the weights of the trained
     model, and continue to train. Weights are matched by name:
 
-        ple/0/click/expert_0                an expert, by its level and name.
-        ple/0/gate/shared/click/expert_0    a gate's column of W for one expert.
-        ple/0/gate/click/gate_block         a gate block.
-        click/tower, click/head             a head's tower, and its other weights.
-        click/loss_weight                   the state of a scheduled or learned loss weight.
-        stream-click                        the copy of a StreamFeatures for a stream.
-        adapted                             the adapted layers that all copies share.
-        embedding/embeddings                any other weight, by the layers that contain it.
+    - `ple/0/click/expert_0`: an expert, by its level and name.
+    - `ple/0/gate/shared/click/expert_0`: a gate's column of W for one expert.
+    - `ple/0/gate/click/gate_block`: a gate block.
+    - `click/tower`, `click/head`: a head's tower, and its other weights.
+    - `click/loss_weight`: the state of a scheduled or learned loss weight.
+    - `stream-click`: the copy of a StreamFeatures for a stream.
+    - `adapted`: the adapted layers that all copies share.
+    - `embedding/embeddings`: any other weight, by the layers that contain it.
 
     If a model has two heads for a task, or two StreamFeatures, the names start with their paths
     instead.

@@ -13,12 +13,18 @@ import ple_keras
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
-RECIPES = ROOT / "docs" / "recipes"
-FAQ = ROOT / "docs" / "faq.md"
+# Their code runs on every backend, that of other pages on PyTorch only.
+ON_EVERY_BACKEND = {
+    *("README", "backends", "ecosystem", "large_tables", "restarts", "saving_and_loading"),
+    *("serving", "several_devices", "streaming", "training_loops"),
+}
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Blocks of Python, and what they print, if it is shown directly below.
-RUN = re.compile(r"^```python\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+# Blocks of Python, the backends of those called `py`, and what they print, if it is shown below.
+RUN = re.compile(
+    r"(?:^<!-- runs on ([\w, ]+) -->\n\n)?^```(python|py)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
+    re.DOTALL | re.MULTILINE,
+)
 INLINE_CODE = re.compile(r"`[^`\n]*`")
 NEEDS = re.compile(r"^This recipe needs Keras (\d+)\.(\d+)", re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -46,10 +52,10 @@ def anchors(page):
     return found
 
 
-def skip_slow_pages(page):
+def skip_pages(page):
     """Skip pages to save time, since they combine parts that have tests on every backend."""
-    if (page.parent == RECIPES or page == FAQ) and keras.backend.backend() != "torch":
-        pytest.skip("recipes and answers run on PyTorch only")
+    if page.stem not in ON_EVERY_BACKEND and keras.backend.backend() != "torch":
+        pytest.skip("the code of this page runs on PyTorch only")
     installed = tuple(map(int, keras.__version__.split(".")[:2]))
     for needed in NEEDS.findall(page.read_text()):
         if installed < tuple(map(int, needed)):
@@ -58,12 +64,14 @@ def skip_slow_pages(page):
 
 @all_pages
 def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
-    skip_slow_pages(page)
+    skip_pages(page)
     monkeypatch.chdir(tmp_path)  # blocks may write files
     monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
     names = {"__name__": "__main__"}
     differing = []
-    for index, (block, shown) in enumerate(RUN.findall(page.read_text())):
+    for index, (backends, language, block, shown) in enumerate(RUN.findall(page.read_text())):
+        if language == "py" and keras.backend.backend() not in backends.split(", "):
+            continue
         exec(compile(block, f"{page.name}, python block {index}", "exec"), names)
         printed = capsys.readouterr().out
         if shown and printed != shown:

@@ -63,6 +63,7 @@ def test_too_few_rows_are_refused(script):
     assert "--rows must be at least 1000" in result.stderr
 
 
+@only_torch
 def test_quickstart_prints_the_shape_of_each_prediction(tmp_path):
     assert "category: (3, 12)" in run(tmp_path, "quickstart.py")
 
@@ -79,6 +80,7 @@ def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
     assert (tmp_path / "census_income.keras").exists()
 
 
+@only_torch
 def test_the_expert_and_the_head_of_ones_own_are_saved_and_loaded(tmp_path):
     out = run(tmp_path, "own_expert.py", "--rows", "1000")
     assert "click/expert_0 of the first level: <ResidualExpert" in out

@@ -1,0 +1,161 @@
+"""Draw the pictures of concepts.md: an expert, a gate, the two mixtures of a level, and the loss.
+
+KERAS_BACKEND=torch python docs/draw_concepts.py
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from draw_architecture import save
+from matplotlib import pyplot as plt
+
+from ple_keras.plots._architecture_layout import SHARED_COLOR, TASK_COLORS
+from ple_keras.plots._canvas import (
+    DASHED,
+    DOTTED,
+    FRAME_COLOR,
+    NOTE_COLOR,
+    SMALL_SIZE,
+    SOLID,
+    TEXT_COLOR,
+    Canvas,
+    Point,
+)
+
+CLICK, BUY = TASK_COLORS[:2]
+BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
+WIDTH = 7.4
+LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
+GAP = 0.2
+
+
+def row(canvas: Canvas, start: Point, texts: Sequence[str], color: str) -> Point:
+    """Draw boxes from left to right with arrows between them; return where the last one ends."""
+    x, y = start
+    for text in texts:
+        canvas.line((x, y), (x + GAP, y), color=color)
+        canvas.box((x + GAP + BOX[0] / 2, y), BOX, text, color, LIGHT)
+        x += GAP + BOX[0]
+    return x, y
+
+
+def draw_expert(canvas: Canvas) -> None:
+    """An ExpertBlock of two steps."""
+    y = 0.75
+    canvas.text((0.95, y), "x")
+    texts = ["Dense\n256 units", "activation", "Dense\n128 units", "activation"]
+    x, _ = row(canvas, (1.1, y), texts, CLICK)
+    canvas.line((x, y), (x + GAP, y), color=CLICK)
+    canvas.text((x + GAP + 0.22, y), "E(x)")
+    text = "normalization before an activation and dropout after it, if given"
+    canvas.text((WIDTH / 2, 0.2), text, SMALL_SIZE, NOTE_COLOR)
+
+
+def draw_gate(canvas: Canvas) -> None:
+    """From the input of a gate to one weight for each expert."""
+    y = 0.95
+    canvas.text((0.2, y), "r")
+    steps = ["gate block\ng", "Dense W\nno bias", "divide\nby T", "softmax"]
+    x, _ = row(canvas, (0.32, y), steps, CLICK)
+    canvas.text((0.95, 0.55), "if given", SMALL_SIZE, NOTE_COLOR)
+    canvas.line((x, y), (x + GAP, y), color=CLICK)
+    left = x + GAP + 1.2
+    experts = [("click/expert_0", 0.5, CLICK), ("click/expert_1", 0.2, CLICK)]
+    experts.append(("shared/expert_0", 0.3, SHARED_COLOR))
+    for index, (name, weight, color) in enumerate(experts):
+        height = 1.45 - 0.5 * index
+        canvas.text((left - 0.1, height), name, SMALL_SIZE, ha="right")
+        canvas.box((left + weight, height), (2 * weight, 0.26), f"{weight}", color, STRONG)
+    canvas.text((left, 0.1), "weights of one example, sum 1", SMALL_SIZE, NOTE_COLOR)
+
+
+def draw_mixture(
+    canvas: Canvas, gate: str, experts: Sequence[tuple[str, str, str]], dashes: dict[str, tuple]
+) -> None:
+    """Experts at the bottom, with their weights on the lines to the gate."""
+    pitch = BOX[0] + GAP
+    middle = canvas.size[0] / 2
+    own = {"click": CLICK, "shared": SHARED_COLOR}[gate]
+    top = 2.1
+    canvas.box((middle, top), GATE, f"{gate} gate", own, STRONG, radius=GATE[1] / 2)
+    canvas.line((middle, top + GATE[1] / 2), (middle, top + 0.42), color=own)
+    canvas.text((middle, top + 0.54), f"stream of {gate} after the level")
+    for index, (text, weight, color) in enumerate(experts):
+        offset = index - (len(experts) - 1) / 2
+        x, port = middle + offset * pitch, middle + offset * 0.26
+        canvas.box((x, 0.86), BOX, text, color, LIGHT)
+        end = (port, top - GATE[1] / 2)
+        dash = dashes.get(color, SOLID)
+        canvas.line((x, 0.86 + BOX[1] / 2), end, color=color, dash=dash)
+        canvas.text(
+            ((x + port) / 2, (0.86 + BOX[1] / 2 + end[1]) / 2 + 0.02),
+            weight,
+            SMALL_SIZE,
+            bbox={"fc": "white", "ec": "none", "pad": 1.2},
+        )
+        canvas.line((x, 0.34), (x, 0.86 - BOX[1] / 2), color=color)
+        canvas.text((x, 0.2), f"stream\nof {text.split()[0]}", SMALL_SIZE, NOTE_COLOR)
+    # The input of the gate passes the experts at the left.
+    left = middle - len(experts) / 2 * pitch - 0.3
+    points = ((left, 0.34), (left, top), (middle - GATE[0] / 2, top))
+    canvas.line(*points, color=own, dash=DASHED)
+    canvas.text((left, 0.2), f"r: stream\nof {gate}", SMALL_SIZE, NOTE_COLOR)
+
+
+def draw_task_mixture(canvas: Canvas) -> None:
+    """The gate of a task mixes its own experts and the shared ones."""
+    experts = [("click\nexpert 0", "0.5", CLICK), ("click\nexpert 1", "0.2", CLICK)]
+    draw_mixture(canvas, "click", [*experts, ("shared\nexpert 0", "0.3", SHARED_COLOR)], {})
+
+
+def draw_shared_mixture(canvas: Canvas) -> None:
+    """The shared gate mixes all experts."""
+    experts = [("click\nexpert 0", "0.2", CLICK), ("click\nexpert 1", "0.1", CLICK)]
+    experts += [("buy\nexpert 0", "0.3", BUY), ("shared\nexpert 0", "0.4", SHARED_COLOR)]
+    draw_mixture(canvas, "shared", experts, {CLICK: DOTTED, BUY: DOTTED})
+    canvas.line((4.9, 2.35), (5.2, 2.35), color=TEXT_COLOR, arrow=False, dash=DOTTED)
+    text = "no gradient, if isolated"
+    canvas.text((5.26, 2.35), text, SMALL_SIZE, NOTE_COLOR, ha="left")
+
+
+def draw_loss(canvas: Canvas) -> None:
+    """From the streams after the last level to the loss; a missing label does not count."""
+    tasks = [("click", CLICK, ["1", "0", "1", "0"]), ("buy", BUY, ["1", "", "0", ""])]
+    canvas.text((4.98, 2.05), "labels of 4 examples", SMALL_SIZE, NOTE_COLOR)
+    for index, (task, color, labels) in enumerate(tasks):
+        y = 1.6 - 0.95 * index
+        canvas.text((0.4, y), f"stream\nof {task}")
+        x, _ = row(canvas, (0.68, y), ["tower", "Dense", "activation"], color)
+        canvas.line((x, y), (x + GAP, y), color=color)
+        for position, label in enumerate(labels):
+            cell = (x + 0.42 + 0.28 * position, y)
+            canvas.box(cell, (0.28, 0.28), label, color if label else FRAME_COLOR, LIGHT, radius=0)
+        end = x + 0.42 + 0.28 * len(labels)
+        canvas.line((end - 0.1, y), (end + GAP, y), color=color)
+        mean = f"L_{task}\nmean of {sum(map(bool, labels))}"
+        canvas.box((end + GAP + 0.43, y), BOX, mean, color, STRONG)
+        start = (end + GAP + BOX[0], y)
+        canvas.line(start, (start[0] + 0.5, 1.125 + (0.1 if index == 0 else -0.1)), color=color)
+        canvas.text(
+            (start[0] + 0.22, y - (0.1 if index == 0 else -0.1)),
+            f"w_{task}",
+            SMALL_SIZE,
+            bbox={"fc": "white", "ec": "none", "pad": 1},
+        )
+        canvas.text((0.68 + 3.4 / 2, y + 0.34), f"head of {task}", SMALL_SIZE, NOTE_COLOR)
+    canvas.box((start[0] + 0.66, 1.125), (0.36, 0.36), "L", TEXT_COLOR, LIGHT, radius=0.18)
+
+
+PICTURES: dict[str, tuple[Callable[[Canvas], None], float]] = {  # with their heights
+    "expert": (draw_expert, 1.15),
+    "gate": (draw_gate, 1.75),
+    "task_mixture": (draw_task_mixture, 2.8),
+    "shared_mixture": (draw_shared_mixture, 2.8),
+    "loss": (draw_loss, 2.2),
+}
+
+if __name__ == "__main__":
+    for name, (draw, height) in PICTURES.items():
+        figure = plt.figure(figsize=(WIDTH, height))
+        draw(Canvas(figure.add_axes((0, 0, 1, 1)), (WIDTH, height)))
+        save(figure, Path(__file__).with_name("concepts") / f"{name}.png")

@@ -1,0 +1,314 @@
+"""Trained models of DeepCTR and torch-rechub are copied, and predict the same.
+
+The functions are those of the examples. Files with the weights of both packages are always
+compared. Where a package is installed, so are models of other settings.
+"""
+
+import importlib.util
+import zipfile
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+
+from tests.helpers import assert_same, numpy_of
+from tests.integrations.migration import write_files
+from tests.integrations.migration.write_files import DEEPCTR, FOLDER, RECHUB, TASKS, X
+from tests.processes import EXAMPLES, run_example
+
+ABSENT = {
+    "SparseFeat": {"dtype": "int32", "group_name": "default_group", "transform_fn": None},
+    "DenseFeat": {"dtype": "float32", "transform_fn": None},
+    "SparseFeature": {"shared_with": None},
+    "DenseFeature": {},
+}
+# Changes of the settings of the files.
+DEEPCTR_CASES = {
+    "one level": {"num_levels": 1, "specific_expert_num": 3},
+    "three levels": {"num_levels": 3, "dnn_use_bn": False},
+    "no gate networks": {"gate_dnn_hidden_units": (), "dnn_activation": "relu"},
+    "no towers": {"tower_dnn_hidden_units": (), "expert_dnn_hidden_units": (4,)},
+    "no shared experts": {"shared_expert_num": 0, "num_levels": 3},
+    "no task experts": {"specific_expert_num": 0, "dnn_use_bn": False},
+    "two tasks": {"task_types": ("regression", "binary"), "task_names": ("share", "click")},
+}
+RECHUB_CASES = {
+    "one level": {"n_level": 1, "n_expert_specific": 3},
+    "three levels": {"n_level": 3, "n_expert_specific": 2, "n_expert_shared": 1},
+    "no shared experts": {"n_expert_shared": 0, "n_expert_specific": 2},
+    "one expert, no gate": {"n_level": 1, "n_expert_shared": 0},
+    "two tasks": {
+        "task_types": ["regression", "classification"],
+        "tower_params_list": RECHUB["tower_params_list"][:2],
+    },
+}
+both_forms = pytest.mark.parametrize("keep_batch_norms", [False, True], ids=["merged", "kept"])
+
+
+def load(name):
+    """Return the module of an example."""
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def stand_ins(columns):
+    """Return objects with the attributes of the packages' columns."""
+    found = []
+    for kind, arguments in columns:
+        column = {**ABSENT[kind], "embedding_name": arguments["name"], "dimension": 1, **arguments}
+        if "embedding_dim" in column or "embed_dim" in column:
+            column.pop("dimension", None)
+        found.append(SimpleNamespace(**column))
+    return found
+
+
+@pytest.fixture(scope="module")
+def from_deepctr():
+    return load("from_deepctr")
+
+
+@pytest.fixture(scope="module")
+def from_rechub():
+    pytest.importorskip("torch")
+    return load("from_torch_rechub")
+
+
+@pytest.fixture(scope="module")
+def deepctr_file(from_deepctr, tmp_path_factory):
+    """Return the weights of the file, and its predictions."""
+    folder = tmp_path_factory.mktemp("deepctr")
+    with zipfile.ZipFile(FOLDER / "deepctr.zip") as archive:
+        archive.extractall(folder)
+    with np.load(folder / "results.npz") as results:
+        return from_deepctr.read_h5(folder / "ple.h5"), dict(results)
+
+
+@pytest.fixture(scope="module")
+def rechub_file():
+    """Return the state of the file, and its predictions in inference and in training mode."""
+    with np.load(FOLDER / "torch_rechub.npz") as file:
+        arrays = dict(file)
+    state = {n.removeprefix("state/"): a for n, a in arrays.items() if n.startswith("state/")}
+    return state, by_task(arrays["eval"]), by_task(arrays["train"])
+
+
+def by_task(predictions, tasks=TASKS):
+    return {task: predictions[:, i : i + 1] for i, task in enumerate(tasks)}
+
+
+def predict(model, training=False):
+    return numpy_of(model(X, training=training))
+
+
+def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
+    from_deepctr, deepctr_file, tmp_path
+):
+    weights, expected = deepctr_file
+    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **DEEPCTR)
+    from_deepctr.copy_weights(weights, model, TASKS)
+    assert_same(predict(model), expected)
+    model.save(tmp_path / "copied.keras")
+    assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
+
+
+@both_forms
+def test_the_weights_of_torch_rechub_in_a_file_predict_the_same(
+    from_rechub, rechub_file, keep_batch_norms, tmp_path
+):
+    state, expected, in_training = rechub_file
+    features = stand_ins(write_files.RECHUB_FEATURES)
+    arguments = {"task_names": TASKS, "keep_batch_norms": keep_batch_norms}
+    model = from_rechub.build(features, **RECHUB, **arguments)
+    from_rechub.copy_weights(state, model, TASKS)
+    assert_same(predict(model), expected)
+    if keep_batch_norms:
+        assert_same(predict(model, training=True), in_training)
+    else:
+        model.save(tmp_path / "copied.keras")
+        assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one backend is enough")
+@both_forms
+def test_the_units_of_a_gate_block_that_its_gate_does_not_select_stay_0(
+    from_rechub, rechub_file, keep_batch_norms
+):
+    features = stand_ins(write_files.RECHUB_FEATURES)
+    arguments = {"task_names": TASKS, "keep_batch_norms": keep_batch_norms}
+    model = from_rechub.build(features, **RECHUB, **arguments)
+    from_rechub.copy_weights(rechub_file[0], model, TASKS)
+    model.compile("adam", dict.fromkeys(TASKS, "mse"))
+    model.fit(X, {task: np.ones(16) for task in TASKS}, epochs=2, verbose=0)
+    weights = snapshot(model)
+    gate, selected = "ple/cgc_block_0/gate-click", 3  # one expert of the task, two shared ones
+    assert weights[f"{gate}/projection/kernel"][:selected].any()
+    assert not weights[f"{gate}/projection/kernel"][selected:].any()
+    assert not weights[f"{gate}/block/dense_0/kernel"][:, selected:].any()
+    assert not np.array_equal(weights[f"{gate}/projection/kernel"][:selected], np.eye(3))
+
+
+def needs(package):
+    return pytest.mark.skipif(
+        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+    )
+
+
+def without(settings, *names):
+    return {name: value for name, value in settings.items() if name not in names}
+
+
+COUNTS = ("shared_expert_num", "specific_expert_num", "num_levels")
+OF_BOTTOM = (*COUNTS, "expert_dnn_hidden_units", "gate_dnn_hidden_units")
+DEEPCTR_MODELS = [
+    *[pytest.param("PLE", {**DEEPCTR, **c}, id=name) for name, c in DEEPCTR_CASES.items()],
+    ("MMOE", {**without(DEEPCTR, *COUNTS), "num_experts": 3}),
+    ("SharedBottom", {**without(DEEPCTR, *OF_BOTTOM), "bottom_dnn_hidden_units": (4, 3)}),
+]
+
+
+@needs("deepctr")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1 of a tensor of shape")
+@pytest.mark.parametrize(("kind", "settings"), DEEPCTR_MODELS)
+def test_models_of_deepctr_predict_the_same(from_deepctr, kind, settings):
+    feature_column, models = from_deepctr.import_deepctr()
+    tasks = settings["task_names"]
+    columns = [getattr(feature_column, kind)(**c) for kind, c in write_files.DEEPCTR_COLUMNS]
+    source = getattr(models, kind)(columns, **settings)
+    source(X)  # adds the batch norms
+    rng = np.random.default_rng(0)
+    for weight in source.weights:
+        weight.assign(write_files.random_array(weight.name, weight.shape, rng))
+    model = from_deepctr.build(columns, **settings)
+    from_deepctr.copy_weights(from_deepctr.read_weights(source), model, tasks)
+    assert_same(predict(model), dict(zip(tasks, map(np.asarray, source(X)))))
+
+
+@needs("deepctr")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
+def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
+    feature_column, models = from_deepctr.import_deepctr()
+    sparse = feature_column.SparseFeat
+    columns = [
+        sparse("user", 6, 2, group_name="a"),
+        sparse("item", 7, 3, group_name="b"),
+        sparse("age", 6, 2, group_name="a", embedding_name="user"),
+    ]
+    x = {name: np.arange(5) for name in ("user", "item", "age")}
+    source, model = models.PLE(columns, num_levels=1), from_deepctr.build(columns, num_levels=1)
+    rng = np.random.default_rng(0)
+    for weight in source.weights:
+        weight.assign(write_files.random_array(weight.name, weight.shape, rng))
+    from_deepctr.copy_weights(from_deepctr.read_weights(source), model, ["ctr", "ctcvr"])
+    assert_same(numpy_of(model(x)), dict(zip(["ctr", "ctcvr"], map(np.asarray, source(x)))))
+
+
+OF_ANY = without(RECHUB, "n_level", "n_expert_specific", "n_expert_shared", "expert_params")
+BOTTOM = {"dims": [4, 3], "output_layer": False}
+RECHUB_MODELS = [
+    *[pytest.param("PLE", {**RECHUB, **c}, id=name) for name, c in RECHUB_CASES.items()],
+    ("MMOE", {**OF_ANY, "n_expert": 3, "expert_params": {"dims": [4, 3]}}),
+    ("SharedBottom", {**OF_ANY, "bottom_params": BOTTOM}),
+]
+
+
+@needs("torch_rechub")
+@both_forms
+@pytest.mark.parametrize(("kind", "settings"), RECHUB_MODELS)
+def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, keep_batch_norms):
+    import torch
+
+    basic, rechub, _ = from_rechub.import_rechub()
+    tasks = TASKS[: len(settings["task_types"])]
+    features = [getattr(basic, kind)(**f) for kind, f in write_files.RECHUB_FEATURES]
+    source = getattr(rechub, kind)(features, **settings)
+    write_files.randomize_state(source)
+    x = {name: torch.from_numpy(column) for name, column in X.items()}
+    with torch.no_grad():
+        expected = by_task(source.eval()(x).numpy(), tasks)
+    arguments = {"task_names": tasks, "keep_batch_norms": keep_batch_norms}
+    model = from_rechub.build(features, **settings, **arguments)
+    from_rechub.copy_weights(source.state_dict(), model, tasks)
+    assert_same(predict(model), expected)
+
+
+@needs("torch_rechub")
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one backend is enough")
+def test_the_script_trains_and_copies_a_model_of_torch_rechub(tmp_path):
+    result = run_example("from_torch_rechub.py", "--rows", "1000", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
+    assert max(differences) < 1e-5
+    assert (tmp_path / "from_torch_rechub.keras").exists()
+
+
+@needs("deepctr")
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
+def test_the_script_trains_and_copies_a_model_of_deepctr(tmp_path):
+    result = run_example("from_deepctr.py", "--rows", "1000", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
+    assert max(differences) < 1e-5
+    assert (tmp_path / "from_deepctr.keras").exists()
+
+
+def snapshot(model):
+    return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_levels": 1}, r"has no weights \['ple/cgc_block_0/gate-shared/block/.* in all$"),
+        ({"dnn_use_bn": False}, r"has no weights \['heads/click_head/tower/normalization_0/beta'"),
+        ({"tower_dnn_hidden_units": (5, 4, 2)}, r"no arrays .* \['heads/click_head/tower/dense_2"),
+        ({"tower_dnn_hidden_units": (3, 4)}, r"tower/dense_0/kernel has the shape \(6, 3\)"),
+        ({"shared_expert_num": 1}, r"has no weights \['ple/cgc_block_0/experts/expert-shared-1"),
+        ({"shared_expert_num": 3}, r"no arrays .* \['ple/cgc_block_0/experts/bias_0'"),
+    ],
+)
+def test_a_model_that_is_not_equal_to_that_of_deepctr_is_refused(
+    from_deepctr, deepctr_file, changes, message
+):
+    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **{**DEEPCTR, **changes})
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        from_deepctr.copy_weights(deepctr_file[0], model, TASKS)
+    assert_same(snapshot(model), before, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_level": 1}, r"no layer was found for \['cgc_layers.1"),
+        ({"n_expert_shared": 1}, r"no layer was found for \['cgc_layers.0.experts_shared.1"),
+        ({"n_expert_shared": 3}, r"no arrays .* \['ple/cgc_block_0/experts/bias_0'"),
+        ({"expert_params": {"dims": [5, 3]}}, r"experts/kernel_0 has the shape \(5, 7, 5\)"),
+    ],
+)
+def test_a_model_that_is_not_equal_to_that_of_torch_rechub_is_refused(
+    from_rechub, rechub_file, changes, message
+):
+    features = stand_ins(write_files.RECHUB_FEATURES)
+    model = from_rechub.build(features, **{**RECHUB, **changes}, task_names=TASKS)
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=message):
+        from_rechub.copy_weights(rechub_file[0], model, TASKS)
+    assert_same(snapshot(model), before, atol=0)
+
+
+def test_columns_and_activations_without_an_equal_are_refused(from_deepctr, from_rechub):
+    hashed = stand_ins([("SparseFeat", {"name": "user", "vocabulary_size": 6, "embedding_dim": 3})])
+    hashed[0].use_hash = True
+    with pytest.raises(ValueError, match=r"user has \['use_hash'\]"):
+        from_deepctr.build(hashed)
+    sequence = stand_ins([("SparseFeature", {"name": "user", "vocab_size": 6, "embed_dim": 2})])
+    sequence[0].pooling = "mean"
+    with pytest.raises(ValueError, match="user is a SequenceFeature"):
+        from_rechub.build(sequence, **RECHUB, task_names=TASKS)
+    settings = {**RECHUB, "expert_params": {"dims": [3], "activation": "dice"}}
+    with pytest.raises(ValueError, match="'dice'"):
+        from_rechub.build(sequence, **settings, task_names=TASKS)
