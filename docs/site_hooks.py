@@ -1,7 +1,8 @@
 """Hooks of MkDocs: pages that are made from the code, and links to files outside of docs/.
 
-A page for each public name, and one for each example with its code. In the Markdown files, links
-lead to the files of the repository, so that they work without the site too.
+A page for each public name, and one for each example with its code, its output and its pictures.
+`run_examples.py` records the last two. In the Markdown files, links lead to the files of the
+repository, so that they work without the site too.
 """
 
 import ast
@@ -12,6 +13,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from run_examples import OUTPUTS, RESULTS, scripts  # MkDocs finds the modules beside its hooks
 
 ROOT = Path(__file__).parents[1]
 GROUPS = {
@@ -50,12 +52,6 @@ def public_names() -> dict[str, list[str]]:
         if isinstance(node, ast.ImportFrom) and node.module:
             names[node.module.split(".")[1]] += [alias.name for alias in node.names]
     return names
-
-
-def scripts() -> list[Path]:
-    """Return the scripts that users run, by their path below examples/."""
-    found = sorted((ROOT / "examples").rglob("*.py"))
-    return [path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"]
 
 
 def on_config(config: Any) -> Any:
@@ -107,13 +103,36 @@ def reference_page(name: str) -> str:
 
 
 def example_page(path: Path) -> str:
-    """Return a page with the docstring of a script, and its code."""
+    """Return a page with the docstring of a script, its output, its pictures and its code."""
     code = (ROOT / "examples" / path).read_text()
     docstring = ast.get_docstring(ast.parse(code)) or ""
     summary, _, description = docstring.partition("\n")
     parts = [f"# {path.name}", summary, description]
-    parts += ["## Code", f"```python\n{code.rstrip()}\n```"]
+    parts += [output_of(path), "## Code", f"```python\n{code.rstrip()}\n```"]
     return "\n\n".join(parts) + "\n"
+
+
+def output_of(path: Path) -> str:
+    """Return the recorded output of a script with its pictures, or a link to its results."""
+    if str(path) in RESULTS:
+        results = RESULTS[str(path)]
+        title = (ROOT / "docs" / results).read_text().partition("\n")[0].removeprefix("# ")
+        link = f"[{title}]({'../' * len(path.parts)}{results})"
+        return f"## Results\n\nThe results are on the page {link}."
+    output = OUTPUTS / path.with_suffix(".txt")
+    if not output.exists():
+        return ""
+    command, versions, _, printed = output.read_text().split("\n", 3)
+    parts = ["## Output", f"```bash\n{command.removeprefix('$ ')}\n```", f"{versions}:"]
+    parts += [f"```text\n{printed.rstrip()}\n```"]
+    pictures = sorted(output.parent.glob(f"{path.stem}-*.png"))
+    for number, picture in enumerate(pictures):
+        name = picture.name.removeprefix(f"{path.stem}-")
+        parts += ["## Pictures"] * (number == 0) + [
+            f"`{name}`:",
+            f"[![{name}]({picture.name})]({picture.name})",
+        ]
+    return "\n\n".join(parts)
 
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:

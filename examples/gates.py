@@ -20,7 +20,7 @@ the script prints the report on the test rows: in full for the first run, and th
 others. It writes these files to the folder `gates`:
 
     architecture.png    the experts, gates and streams
-    {run}.csv, .png     the weights of each gate, by epoch
+    {run}.csv, .png     the weights of each gate, by epoch; those on the test rows are dashed
     weights.png         the mean weights of the experts in each gate, by run
 """
 
@@ -167,7 +167,8 @@ def main():
         file = FOLDER / name.replace(" ", "_")
         history = train(model, train_rows, test_rows, args.epochs, file)
         report = pk.gate_report(model, *test_rows, batch_size=8192)
-        print(report if not reports else "\n".join(report.warnings), flush=True)
+        warnings = "\n".join(["Warnings", *report.warnings])
+        print(f"\n{warnings if reports else report}", flush=True)
         pk.plot_gate_history(history).savefig(file.with_suffix(".png"), dpi=100)
         reports[name], figures[name] = report, summarize(report, history)
     pk.plot_architecture(ple).figure.savefig(FOLDER / "architecture.png", dpi=150)

@@ -127,14 +127,14 @@ def main():
 
     scores = {}
     for name, labels in (
-        ("missing", y),
+        ("excluded", y),
         ("taken for 0", {task: np.nan_to_num(values) for task, values in y.items()}),
     ):
         print(f"\nTraining with missing labels {name}:", flush=True)
         scores[name] = train_and_score((x, labels), test, num_codes, args.epochs)
 
     print(f"\n{'missing labels are':32} " + " ".join(f"{name:>12}" for name in scores))
-    for line in scores["missing"]:
+    for line in scores["excluded"]:
         print(f"{line:32} " + " ".join(f"{of_run[line]:12.4f}" for of_run in scores.values()))
     print(f"{'departed_late, observed share':32} {np.nanmean(test[1]['departed_late']):12.4f}")
 

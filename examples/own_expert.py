@@ -84,9 +84,8 @@ def main():
     before, after = (each.predict(x[:1000], verbose=0) for each in (model, loaded))
     for task in before:
         difference = np.abs(after[task] - before[task]).max()
-        print(
-            f"{task}: first predictions {after[task][:3, 0].round(3)}, after loading {difference}"
-        )
+        print(f"{task}: first predictions {after[task][:3, 0].round(3)}")
+        print(f"    largest difference after loading {difference}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
 ).parse_args()
 
+keras.utils.set_random_seed(0)
 heads = pk.TaskHeads(
     [
         pk.BinaryHead("click", tower=[64]),
@@ -50,7 +51,11 @@ y = {
     "watch_time": x[:, 0] - x[:, 2],
     "category": rng.integers(0, 12, 4096),
 }
-model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2)
+history = model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=0).history
 
+print("Validation metrics after each epoch:")
+for name in ("click_auc", "purchase_auc", "watch_time_rmse", "category_accuracy"):
+    print(f"  {name:18}", *(f"{value:.3f}" for value in history[f"val_{name}"]))
+print("Shapes of the predictions for three examples:")
 for task, prediction in model.predict(x[:3], verbose=0).items():
-    print(f"{task}: {prediction.shape}")
+    print(f"  {task}: {prediction.shape}")

@@ -345,17 +345,18 @@ def compare(folder, args):
     expected = []
     model, history = train(folders[0], args, HandOverSteps(expected.append))
     other, history_of_killed, steps = train_with_kills(folders[1], args, kills)
-    print(f"uninterrupted: {len(expected)} steps; killed after {', '.join(map(str, kills))}:")
+    print(f"uninterrupted: {len(expected)} steps")
     done = {of_step["step"] for of_step in steps}
-    print(f"{len(done)} steps, {len(steps) - len(done)} of them computed again")
+    again = f"{len(steps) - len(done)} of them computed again"
+    print(f"killed after the steps {', '.join(map(str, kills))}: {len(done)} steps, {again}")
     weights = zip(model.get_weights(), other.get_weights(), strict=True)
     csv, csv_of_killed = ((each / "gates.csv").read_bytes() for each in folders)
-    print("\nlargest difference")
+    print("\nlargest differences")
     figures = difference(steps, [expected[of_step["step"] - 1] for of_step in steps])
-    print("losses, metrics and loss weights after each step:", figures)
-    print("logs by epoch:", difference(history_of_killed, history))
-    print("weights:", max(np.abs(one - two).max() for one, two in weights))
-    print("gates.csv:", "equal" if csv == csv_of_killed else "not equal")
+    print("  losses, metrics and loss weights after each step:", figures)
+    print("  logs by epoch:", difference(history_of_killed, history))
+    print("  weights:", max(np.abs(one - two).max() for one, two in weights))
+    print("  gates.csv:", "equal" if csv == csv_of_killed else "not equal")
 
 
 def main():

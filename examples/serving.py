@@ -20,8 +20,9 @@ encodes the columns of a request. Later runs serve these files. They import no K
                      rate(prediction_sum_total[5m]) / on(instance) group_left rate(rows_total[5m])
 
 Requests that arrive within two milliseconds, or while a batch is computed, share one call of ONNX
-Runtime. `--load-test` starts the server, sends bad requests, then requests of one row from four
-clients for a minute, and prints requests per second, latencies, errors and the server's memory.
+Runtime. `--load-test` starts the server, sends bad requests and the request above, then requests of
+one row from four clients for a minute. It prints the answers, the requests per second, latencies,
+errors and the server's memory.
 """
 
 import argparse

@@ -181,7 +181,7 @@ def run(file, address=None, processes=None, process=None):
     if process == 0:
         compare_with_one_process(processes, logs, scores, observed)
         print(f"Process 0 saved {file} after epoch {SAVED}. All processes loaded it.")
-        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        print(f"Took {time.perf_counter() - start:.0f} s.", flush=True)
 
 
 def start(file, processes):

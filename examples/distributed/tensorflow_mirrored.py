@@ -87,11 +87,11 @@ def compare(title, strategy, *setting):
     one_device = train(*setting)
     with strategy.scope():
         replicas = train(*setting)
-    print(f"\n{title}\n{'':28}one device   {strategy.num_replicas_in_sync} replicas")
+    print(f"\n{title}\n{'':21}epoch  one device   {strategy.num_replicas_in_sync} replicas")
     for key in ("loss", "time_rmse", "gate/ple/0/click/max", "loss_weight/time"):
         for epoch, values in enumerate(zip(one_device[key], replicas[key]), start=1):
-            print(f"{key:>20} {epoch:3}   " + "   ".join(f"{value:10.6f}" for value in values))
-    print(flush=True)
+            figures = "   ".join(f"{value:10.6f}" for value in values)
+            print(f"{key:>20} {epoch:5}  {figures}", flush=True)
 
 
 def main():

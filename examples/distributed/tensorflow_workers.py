@@ -148,7 +148,7 @@ def run(file, config=None):
     if worker == 0:
         compare_with_one_process(workers, {key: logs[key] + more[key] for key in logs}, file)
         print(f"Worker 0 saved {file} after epoch {SAVED}. All workers loaded it.")
-        print(f"{time.perf_counter() - start:.0f} s", flush=True)
+        print(f"Took {time.perf_counter() - start:.0f} s.", flush=True)
     wait_for_all(strategy)  # the first worker must not end before the others
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
+from tests.recorded_outputs import check_form
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch" or not hasattr(os, "fork"),
@@ -183,6 +184,7 @@ def test_weights_stay_equal_in_half_precision(results, policy):
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
     out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)
+    check_form("distributed/torch_ddp.py", out)
     lines = [line.split() for line in out.splitlines()]
     pairs = [(float(line[-2]), float(line[-1])) for line in lines if line[0] == "epoch"]
     assert len(pairs) == 12

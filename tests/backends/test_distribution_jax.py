@@ -12,6 +12,7 @@ import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
+from tests.recorded_outputs import check_form
 
 XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 # Virtual devices wait in threads. With one thread per core, they can deadlock.
@@ -87,6 +88,7 @@ def test_gate_report_observes_every_example_once(runs):
 def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr
+    check_form("distributed/jax_devices.py", result.stdout)
     assert "is held as (2, 32, 64), (2, 32, 64)" in result.stdout
     differences = re.findall(r"difference to one device (\S+)", result.stdout)
     assert len(differences) == 3

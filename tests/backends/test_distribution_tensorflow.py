@@ -10,6 +10,7 @@ import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
+from tests.recorded_outputs import check_form
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
@@ -83,6 +84,7 @@ def test_gate_report_observes_every_example_once_or_is_refused(runs):
 def test_the_example_trains_two_replicas():
     result = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr
+    check_form("distributed/tensorflow_mirrored.py", result.stdout)
     losses = [line.split()[2:] for line in result.stdout.splitlines() if " loss " in line]
     exact = [abs(float(alone) - float(replicas)) < 1e-4 for alone, replicas in losses]
     assert exact == [True, False, True]

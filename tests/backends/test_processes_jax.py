@@ -11,6 +11,7 @@ import pytest
 
 from tests.backends.distribution_run import assert_equal_logs
 from tests.processes import EXAMPLES, fail_or_wait, run_group
+from tests.recorded_outputs import check_form
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "jax" or not hasattr(os, "fork"),
@@ -78,6 +79,7 @@ def test_the_example_equals_one_process_and_saves(tmp_path):
     file = tmp_path / "model.keras"
     result = run_group(EXAMPLES / "distributed" / "jax_processes.py", file)
     assert result.returncode == 0, result.stderr
+    check_form("distributed/jax_processes.py", result.stdout)
     differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
     assert len(differences) == 6
     assert max(float(value) for _, value in differences) < 1e-5

@@ -8,6 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.processes import run_example
+from tests.recorded_outputs import check_form
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch" or not importlib.util.find_spec("ray"),
@@ -20,6 +21,7 @@ def test_killed_workers_continue_with_the_losses_of_one_process(tmp_path):
     variables = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     result = run_example("distributed/ray_train.py", file, "--kill", cwd=tmp_path, **variables)
     assert result.returncode == 0, result.stderr
+    check_form("distributed/ray_train.py", result.stdout)
     lines = re.findall(r"^epoch \d +(\S+) +(\S+)$", result.stdout, re.M)
     assert len(lines) == 12
     for workers, one in lines:

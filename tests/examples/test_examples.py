@@ -10,6 +10,7 @@ import keras
 import pytest
 
 from tests.processes import EXAMPLES, ROOT, run_example
+from tests.recorded_outputs import check_form
 
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if "benchmarks" not in path.parts)
 FEW = ("--rows", "1500", "--epochs", "1")
@@ -21,6 +22,7 @@ only_torch = pytest.mark.skipif(
 def run(folder, script, *arguments):
     result = run_example(script, *arguments, cwd=folder)
     assert result.returncode == 0, result.stderr
+    check_form(script, result.stdout)
     return result.stdout
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.processes import EXAMPLES, ROOT
+from tests.recorded_outputs import check_form
 
 BACKEND = keras.backend.backend()
 ROWS, BATCH = 40, 10
@@ -38,8 +39,10 @@ def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys,
     args = argparse.Namespace(rows=ROWS, batch_size=BATCH, epochs=2, every=3, kills=1)
     resume.compare(tmp_path, args)
     out = capsys.readouterr().out
+    check_form("resume.py", out)
     assert re.search(
-        r"uninterrupted: 8 steps; killed after \d:\n8 steps, \d of them computed again", out
+        r"uninterrupted: 8 steps\nkilled after the steps \d: 8 steps, \d of them computed again",
+        out,
     )
     assert re.findall(r"(?:steps?|epoch|weights): (\S+)", out)[-3:] == ["0.0", "0.0", "0.0"]
     assert "gates.csv: equal" in out

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.processes import EXAMPLES, run_example
+from tests.recorded_outputs import check_form
 
 ROWS, GROUP_ROWS, BATCH = 1000, 50, 100
 
@@ -131,6 +132,7 @@ def test_the_script_trains_on_the_rows_that_its_workers_read(tmp_path):
     result = run_example("streaming.py", *few, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = result.stdout
+    check_form("streaming.py", out)
     assert "6,000 rows in 3 files for 2 epochs of 5 steps" in out
     epochs = r"^epoch \d: loss [.\d]+, [,\d]+ rows/s, resident memory [,\d]+ MB$"
     assert len(re.findall(epochs, out, re.MULTILINE)) == 2

@@ -16,6 +16,7 @@ from tests.helpers import assert_same, numpy_of
 from tests.integrations.migration import write_files
 from tests.integrations.migration.write_files import DEEPCTR, FOLDER, RECHUB, TASKS, X
 from tests.processes import EXAMPLES, run_example
+from tests.recorded_outputs import check_form
 
 ABSENT = {
     "SparseFeat": {"dtype": "int32", "group_name": "default_group", "transform_fn": None},
@@ -240,6 +241,7 @@ def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, ke
 def test_the_script_trains_and_copies_a_model_of_torch_rechub(tmp_path):
     result = run_example("from_torch_rechub.py", "--rows", "1000", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    check_form("from_torch_rechub.py", result.stdout)
     differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
     assert max(differences) < 1e-5
     assert (tmp_path / "from_torch_rechub.keras").exists()
@@ -250,6 +252,7 @@ def test_the_script_trains_and_copies_a_model_of_torch_rechub(tmp_path):
 def test_the_script_trains_and_copies_a_model_of_deepctr(tmp_path):
     result = run_example("from_deepctr.py", "--rows", "1000", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    check_form("from_deepctr.py", result.stdout)
     differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
     assert max(differences) < 1e-5
     assert (tmp_path / "from_deepctr.keras").exists()

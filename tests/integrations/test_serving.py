@@ -6,6 +6,7 @@ import keras
 import pytest
 
 from tests.processes import run_example
+from tests.recorded_outputs import check_form
 
 BACKEND = keras.backend.backend()
 
@@ -24,6 +25,7 @@ def test_the_served_model_predicts_the_same_as_keras(tmp_path):
         assert "needs KERAS_BACKEND=torch or tensorflow" in result.stderr
         return
     assert result.returncode == 0, result.stderr
+    check_form("onnx_runtime.py", result.stdout)
     *_, largest, _ = re.search(r"^ONNX Runtime +([\d. ]+)$", result.stdout, re.MULTILINE)[1].split()
     assert float(largest) < 1e-5  # from Keras's predictions
     assert re.search(r"\n512 .* / ", result.stdout)
@@ -37,6 +39,7 @@ def test_the_server_predicts_in_batches_and_says_what_is_wrong_with_a_request(tm
     small = ("--rows", "1000", "--epochs", "1", "--seconds", "1", "--clients", "2")
     result = run_example("serving.py", "--load-test", *small, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
+    check_form("serving.py", result.stdout)
     answers = dict(re.findall(r"^  ([\w ]+): 422 (.*)$", result.stdout, re.MULTILINE))
     assert len(answers) == 5
     assert answers["no JSON"] == '{"errors":["body: JSON decode error"]}'

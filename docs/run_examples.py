@@ -1,0 +1,96 @@
+"""Run examples, and write what they print and draw to docs/examples/, for the pages of the site.
+
+    python docs/run_examples.py                     # all of them, takes half an hour
+    python docs/run_examples.py quickstart gates    # some, by name
+
+Each script runs in an empty folder, with the first command of its docstring.
+"""
+
+import datetime
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+OUTPUTS = ROOT / "docs" / "examples"
+# In place of those of the first command in the docstring.
+ARGUMENTS = {"ray_train": "--kill", "resume": "--kills 2", "serving": "--load-test"}
+BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+# Scripts that are not run, and the page with their results.
+RESULTS = {
+    "benchmarks/quality/compare.py": "results.md",
+    "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
+    "benchmarks/speed/export_latency.py": "performance.md",
+    "benchmarks/speed/feature_cost.py": "performance.md",
+    "benchmarks/speed/isolation_cost.py": "performance.md",
+    "benchmarks/speed/scaling.py": "performance.md",
+    "benchmarks/speed/step_time.py": "performance.md",
+}
+
+
+def scripts() -> list[Path]:
+    """Return the scripts that users run, by their path below examples/."""
+    found = sorted((ROOT / "examples").rglob("*.py"))
+    return [path.relative_to(ROOT / "examples") for path in found if path.name[0] != "_"]
+
+
+def clean(printed: str) -> str:
+    """Remove the messages of Gloo and of Ray, and spaces at the ends of lines."""
+    return re.sub(r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n| +$", "", printed, flags=re.M).strip(
+        "\n"
+    )
+
+
+def run(path: Path) -> None:
+    """Run a script. Write its command, the versions and its output, and its pictures."""
+    from PIL import Image  # installed with matplotlib, and not needed to make the site
+
+    code = (ROOT / "examples" / path).read_text()
+    (prefix, arguments), *_ = re.findall(
+        rf"^    (.*python examples/{path})(.*?)(?:  +#.*)?$", code, re.M
+    )
+    command = f"{prefix} {ARGUMENTS.get(path.stem, arguments)}".split()
+    (backend, *_) = re.findall(r'KERAS_BACKEND(?:=|", ")(\w+)', code)
+    names = {"keras": "Keras", backend: BACKENDS[backend]}
+    versions = [
+        f"{name} {importlib.metadata.version(package).partition('+')[0]}"
+        for package, name in names.items()
+    ]
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        first = command.index("python")
+        result = subprocess.run(
+            [sys.executable, ROOT / command[first + 1], *command[first + 2 :]],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+            cwd=folder,
+            env={**os.environ, "KERAS_BACKEND": backend},
+        )
+        output = OUTPUTS / path.with_suffix(".txt")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = f"Printed on {datetime.date.today()} with {' and '.join(versions)}"
+        printed = clean(result.stdout.replace(f"{folder}/", ""))
+        output.write_text(f"$ {' '.join(command)}\n{made}\n\n{printed}\n")
+        for old in output.parent.glob(f"{path.stem}-*.png"):
+            old.unlink()
+        for picture in Path(folder).rglob("*.png"):
+            with Image.open(picture) as image:
+                image.thumbnail((1600, 1600))
+                small = image.convert("RGB").quantize(64)
+            small.save(output.parent / f"{path.stem}-{picture.name}", optimize=True)
+    print(f"{path}: {time.perf_counter() - start:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    paths = {path.stem: path for path in scripts() if str(path) not in RESULTS}
+    names = sys.argv[1:] or [*paths]
+    if not {*names} <= {*paths}:
+        sys.exit(f"Names must be some of {', '.join(paths)}. Received: {' '.join(names)}")
+    for name in names:
+        run(paths[name])

@@ -1,0 +1,40 @@
+"""The outputs of the examples that docs/run_examples.py recorded, compared with new ones."""
+
+import importlib.util
+import re
+from pathlib import PurePath
+
+from tests.processes import ROOT
+
+_spec = importlib.util.spec_from_file_location("run_examples", ROOT / "docs" / "run_examples.py")
+run_examples = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(run_examples)
+OUTPUTS = run_examples.OUTPUTS
+# Numbers, with units of time, or "-" in their place; names of files and of backends.
+VARYING = re.compile(
+    r"\S+\.keras|\b(?:jax|tensorflow|torch)\b|(?<= )-(?= )|"
+    r"[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)"
+)
+# Warnings of reports, which depend on the data. Keras numbers the epochs only if there are several.
+IGNORED = re.compile(r"^Warnings\n(?:.+\n)*|^Epoch \d+/\d+\n", re.MULTILINE)
+
+
+def recorded(script):
+    """Return the command, the versions, and the printed text of a script."""
+    text = (OUTPUTS / script).with_suffix(".txt").read_text()
+    command, versions, _, printed = text.split("\n", 3)
+    return command, versions, printed
+
+
+def form(printed):
+    """Return the distinct lines, without what varies between runs."""
+    lines = VARYING.sub("#", IGNORED.sub("", run_examples.clean(printed))).splitlines()
+    return {re.sub(r"[\s#]+", " ", line).strip() for line in lines}
+
+
+def check_form(script, printed):
+    """Check that a script prints the recorded lines with other numbers."""
+    name = PurePath(script).stem
+    message = f"The output has another form now. Run: python docs/run_examples.py {name}"
+    differing = form(printed) ^ form(recorded(script)[2])
+    assert not differing, message
