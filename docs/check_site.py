@@ -7,7 +7,7 @@ import re
 import sys
 from pathlib import Path
 
-from site_hooks import ROOT, public_names, scripts
+from site_pages import ROOT, public_names, scripts
 
 SITE = ROOT / "site"
 # Addresses that a browser loads by itself: scripts, styles, fonts, images, frames. Not links.
