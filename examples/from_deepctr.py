@@ -11,6 +11,9 @@ For a model of yours, replace `columns` and SETTINGS by its arguments, and pass 
 `copy_weights`. If Keras 2 wrote them to a file, with `save_weights` or `save`, pass the file:
 
     KERAS_BACKEND=tensorflow python examples/from_deepctr.py --weights trained.h5
+
+For a file of Keras 3 (`.weights.h5`), build DeepCTR's model, predict a few rows, call
+`load_weights`, and pass `read_weights(trained)`.
 """
 
 import argparse
@@ -169,6 +172,8 @@ def read_h5(path):
     """Return the weights in a file of Keras 2 by name, without DeepCTR."""
     with h5py.File(path) as file:
         layers = file.get("model_weights", file)  # a whole model, or weights alone
+        if "layer_names" not in layers.attrs:
+            raise ValueError(f"{path} must be a file of Keras 2. See --help for one of Keras 3.")
         return {
             name.removesuffix(":0"): layers[layer][name][()]
             for layer in layers

@@ -32,8 +32,8 @@ class MetricOfSums(keras.Metric):
         """Return the contribution of each example to each sum.
 
         Args:
-            y_true: Labels from 0 to 1, `(..., units)`.
-            y_pred: Probabilities, `(..., units)`.
+            y_true: Labels, `(..., units)`.
+            y_pred: Predictions, `(..., units)`.
 
         Returns:
             A list of tensors `(..., units)`.
@@ -46,8 +46,8 @@ class MetricOfSums(keras.Metric):
         """Accumulate a batch.
 
         Args:
-            y_true: Labels from 0 to 1, `(...)` or `(..., units)`.
-            y_pred: Probabilities, `(..., units)` or `(...)`.
+            y_true: Labels, `(...)` or `(..., units)`.
+            y_pred: Predictions, `(..., units)` or `(...)`.
             sample_weight: Weights of the examples.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))

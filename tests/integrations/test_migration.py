@@ -303,6 +303,13 @@ def test_a_model_that_is_not_equal_to_that_of_torch_rechub_is_refused(
     assert_same(snapshot(model), before, atol=0)
 
 
+def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):
+    path = tmp_path / "ple.weights.h5"
+    keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(path)
+    with pytest.raises(ValueError, match=r"ple.weights.h5 must be a file of Keras 2"):
+        from_deepctr.read_h5(path)
+
+
 def test_columns_and_activations_without_an_equal_are_refused(from_deepctr, from_rechub):
     hashed = stand_ins([("SparseFeat", {"name": "user", "vocabulary_size": 6, "embedding_dim": 3})])
     hashed[0].use_hash = True
