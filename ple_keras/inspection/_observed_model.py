@@ -9,7 +9,7 @@ import numpy as np
 from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import ByName, Nested
+from ple_keras._typing import ByName, Nested, Streams
 from ple_keras.inspection._counting_observer import CountingObserver
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.batches import Batches
@@ -18,7 +18,8 @@ from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
 
 ByLevel = dict[str, Any]
-Summarize = Callable[[ByName, ByName], Nested]  # of gate weights and expert outputs, by name
+# Of the inputs of a level, of gate weights and of expert outputs by name.
+Summarize = Callable[[Streams, ByName, ByName], Nested]
 MAX_QUIET_BATCHES = 50  # more batches show a progress bar
 
 
@@ -52,7 +53,8 @@ def observe_model(
     Args:
         model: As for `gate_weights`.
         batches: Batches of `(x, y)`.
-        summarize: A function from a level's gate weights and expert outputs, by name, to tensors.
+        summarize: A function from a level's inputs, its gate weights and expert outputs by name,
+            to tensors.
         summarize_outputs: A function from the model's outputs to tensors by name.
         verbose: As for `gate_weights`.
 
@@ -146,8 +148,13 @@ class _RecordingObserver(CountingObserver):
         super().__init__(names)
         self.by_level: ByLevel = {}
         self._summarize = summarize
+        self._inputs: Streams = {}
+
+    def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
+        self._inputs = inputs
+        return inputs
 
     def on_outputs(self, block: keras.Layer, weights: ByName, outputs: ByName) -> None:
         level, _ = self.count_run(block)
-        figures = self._summarize(weights, outputs)
+        figures = self._summarize(self._inputs, weights, outputs)
         self.by_level[level] = keras.tree.map_structure(at_least_float32, figures)

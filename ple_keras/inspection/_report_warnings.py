@@ -9,6 +9,7 @@ from ple_keras.inspection.prediction_use import PredictionUse
 
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
 # Thresholds of the warnings:
+LARGE_INPUT = 50  # root mean square; with 100, a model of random data lost 0.05 to 0.15 of its AUC
 LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a shared expert
 UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
 DEAD_UNITS_SHARE = 0.5  # of an expert's units
@@ -19,6 +20,14 @@ CONSTANT_DEVIATION = 1e-6  # of predictions
 CALIBRATION = (0.8, 1.25)  # over at least
 CALIBRATION_LABELS = 100
 EXPECTED_POSITIVES = 5  # of which the chance to see none is below 1 %
+
+
+def input_warnings(level: str, use: LevelUse) -> Iterator[str]:
+    if use.input_scale > LARGE_INPUT:
+        yield (
+            f"{level}: an input is large, with a root mean square of {use.input_scale:,.0f}. Scale "
+            "numbers before the block, such as with keras.layers.Normalization."
+        )
 
 
 def report_warnings(level: str, use: LevelUse) -> Iterator[str]:
@@ -64,8 +73,8 @@ def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
     if use.deviation < CONSTANT_DEVIATION:
         yield (
             f"{task}: the predictions are constant, with a standard deviation of "
-            f"{use.deviation:.0e}. Check x, the labels and the dead units, or try a lower learning "
-            "rate."
+            f"{use.deviation:.0e}. Check that numbers in x are scaled, the labels and the dead "
+            "units, or try a lower learning rate."
         )
     low, high = CALIBRATION
     is_off = use.calibration < low or use.calibration > high
@@ -99,6 +108,7 @@ def _expert_warnings(expert: str, use: ExpertUse, num_experts: Mapping[str, int]
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
-            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. Try "
-            'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
+            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. "
+            "Check that numbers in x are scaled, or try a lower learning rate, or "
+            'ExpertBlock(..., activation="swish", normalization="batch").'
         )

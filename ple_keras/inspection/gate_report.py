@@ -14,12 +14,13 @@ from keras import ops
 from ple_keras._checks import SHARED
 from ple_keras._keras.internals import mask_of
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import ByName, Nested, Tensor
+from ple_keras._typing import ByName, Nested, Streams, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.inspection._observed_model import observe_model
 from ple_keras.inspection._report_text import format_report
 from ple_keras.inspection._report_warnings import (
     COLLAPSED_WEIGHT,
+    input_warnings,
     prediction_warnings,
     report_warnings,
 )
@@ -44,7 +45,8 @@ class GateReport:
 
     Attributes:
         examples: The number of examples.
-        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts` and `conflict`.
+        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts`, `conflict` and
+            `input_scale`.
         predictions: `{task: PredictionUse}` for the tasks of the model's heads. A PredictionUse
             has `deviation`, `labels`, `calibration` and `expected_positives`.
 
@@ -63,10 +65,11 @@ class GateReport:
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about gates, experts and predictions, each with remedies."""
-        of_levels = (report_warnings(level, use) for level, use in self.levels.items())
+        """Warnings about inputs, predictions, gates and experts, each with remedies."""
+        of_inputs = (input_warnings(level, use) for level, use in self.levels.items())
         of_tasks = (prediction_warnings(task, use) for task, use in self.predictions.items())
-        return [*chain.from_iterable(of_levels), *chain.from_iterable(of_tasks)]
+        of_levels = (report_warnings(level, use) for level, use in self.levels.items())
+        return list(chain.from_iterable(chain(of_inputs, of_tasks, of_levels)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
@@ -108,7 +111,7 @@ def gate_report(
 
     Raises:
         TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`. Also if
-            labels of a BinaryHead or ProductHead are not numbers, or not one for each prediction.
+            labels are not numbers, or not one for each prediction.
 
     Example:
 
@@ -136,7 +139,8 @@ def gate_report(
         }
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
         isolated = levels[level]._wiring.is_isolated
-        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated)
+        scale = math.sqrt(of_level["input_squares"].astype("float64").mean())
+        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated, scale)
     examples = int(next(iter(figures.values()))["examples"].sum())
     labels = labels_by_task(labels_of_batches, heads)
     of_tasks = {
@@ -147,14 +151,24 @@ def gate_report(
     return GateReport(examples, uses, of_tasks)
 
 
-def _level_figures(weights: ByName, outputs: ByName) -> dict[str, Any]:
+def _level_figures(inputs: Streams, weights: ByName, outputs: ByName) -> dict[str, Any]:
     """Return the figures of a batch; their first axis is positions or batches, to concatenate."""
     first = next(iter(outputs.values()))
     return {
         "weights": {gate: _flatten_positions(of_gate) for gate, of_gate in weights.items()},
         "zeros": {expert: _count_zeros(output) for expert, output in outputs.items()},
         "examples": ops.ones_like(ops.reshape(first, (ops.shape(first)[0], -1))[:, 0]),
+        "input_squares": _largest_mean_square(inputs),
     }
+
+
+def _largest_mean_square(inputs: Streams) -> Tensor:
+    """Return the largest mean square of a number over the positions of all streams: `(1,)`."""
+    squares = []
+    for tensor in keras.tree.flatten(inputs):
+        numbers = ops.reshape(ops.cast(tensor, "float32"), (-1, tensor.shape[-1]))
+        squares.append(ops.max(ops.mean(ops.square(numbers), axis=0)))
+    return ops.reshape(ops.max(ops.stack(squares)), (1,))
 
 
 def _flatten_positions(weights: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ def gate_weights(
     >>> ple[0].gate_experts["click"]
     ['click/expert_0', 'click/expert_1', 'shared/expert_0']
     """
-    weights = observe_levels(model, x, lambda weights, outputs: weights, batch_size, verbose)
+    weights = observe_levels(model, x, lambda _, weights, outputs: weights, batch_size, verbose)
     levels = find_levels(model)
     return {
         level: {gate: by_gate[gate] for gate in levels[level].gate_experts}

@@ -48,9 +48,12 @@ class LevelUse:
         experts: The use of each expert.
         conflict: The cosines of `gradient_conflict`.
         isolated: Whether the shared gate mixes task experts without training them.
+        input_scale: The largest root mean square, over the examples, of a number that the level
+            reads.
     """
 
     gates: dict[str, GateUse]
     experts: dict[str, ExpertUse]
     conflict: dict[str, dict[tuple[str, str], float]]
-    isolated: bool = False
+    isolated: bool
+    input_scale: float

@@ -24,11 +24,11 @@ class PredictionUse:
     Attributes:
         deviation: The standard deviation over the examples; of several numbers, the largest. NaN
             with one example.
-        labels: The number of labelled examples, if labels were given and the task is binary;
+        labels: The number of labelled examples; 0 if no labels were given.
+        calibration: For a binary task, the sum of the predictions divided by the sum of these
+            labels; NaN without positives, and for other tasks.
+        expected_positives: For a binary task, the sum of the predictions of labelled examples;
             else 0.
-        calibration: The sum of the predictions divided by the sum of these labels; NaN without
-            positives.
-        expected_positives: The sum of the predictions of labelled examples.
     """
 
     deviation: float
@@ -57,18 +57,17 @@ def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, 
 
 
 def labels_by_task(batches: Sequence[Any], heads: Mapping[str, Head]) -> dict[str, np.ndarray]:
-    """Return the labels of binary tasks as `(positions,)`.
+    """Return the labels of tasks as `(labels,)`.
 
     Args:
         batches: The labels of each batch: by task, an array for a single task, or None.
         heads: The heads by task. Those without labels in a batch are left out.
     """
     found = {}
-    for task, head in heads.items():
-        if isinstance(head, BinaryHead | ProductHead):
-            labels = [_labels_of(y, task, is_only_task=len(heads) == 1) for y in batches]
-            if not any(array is None for array in labels):
-                found[task] = np.concatenate([np.ravel(array) for array in labels])
+    for task in heads:
+        labels = [_labels_of(y, task, is_only_task=len(heads) == 1) for y in batches]
+        if not any(array is None for array in labels):
+            found[task] = np.concatenate([np.ravel(array) for array in labels])
     return found
 
 
@@ -83,7 +82,7 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
 
     Raises:
         TypeError: If labels are not numbers.
-        ValueError: If there is not one label for each prediction.
+        ValueError: If there is not a label for each prediction.
     """
     predictions = predictions.astype("float64")
     is_finite = np.isfinite(predictions).all(axis=-1)
@@ -92,17 +91,30 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
         deviation = float(predictions[is_finite].std(axis=0).max())
     if labels is None:
         return PredictionUse(deviation, 0, math.nan, 0.0)
-    _check_labels(labels, len(predictions), f"y[{head.task!r}]")
-    kept = is_finite & ~is_missing(labels, head.missing_label)
+    is_binary = isinstance(head, BinaryHead | ProductHead)
+    _check_labels(labels, len(predictions), f"y[{head.task!r}]", is_one_number=is_binary)
+    kept = is_finite & ~_is_missing(labels.reshape(len(predictions), -1), head)
+    if not is_binary:
+        return PredictionUse(deviation, int(kept.sum()), math.nan, 0.0)
     positives = labels[kept].sum(dtype="float64")
     expected = float(predictions[kept].sum())
     calibration = float(expected / positives) if positives else math.nan
     return PredictionUse(deviation, int(kept.sum()), calibration, expected)
 
 
-def _check_labels(labels: np.ndarray, predictions: int, argument: str) -> None:
+def _is_missing(labels: np.ndarray, head: Head) -> np.ndarray:
+    """Return True where a label `(positions, width)` is missing."""
+    missing = is_missing(labels, head.missing_label)
+    ignored = getattr(head.loss, "ignore_class", None)
+    if ignored is not None:
+        missing |= labels == ignored
+    return np.asarray(missing.any(axis=-1))
+
+
+def _check_labels(labels: np.ndarray, predictions: int, argument: str, is_one_number: bool) -> None:
     check_dtype(labels, argument)
-    if len(labels) != predictions:
+    numbers = len(labels)
+    if numbers != predictions and (is_one_number or not numbers or numbers % predictions):
         raise ValueError(
             f"{argument} must have one label for each of {predictions} predictions. "
             f"Received: {argument}.shape={labels.shape}"

@@ -54,6 +54,7 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
     assert "Traceback" not in result.stderr
 
 
+@only_torch
 @pytest.mark.parametrize(
     "script", ["census_income.py", "missing_labels.py", "gates.py", "streaming.py"]
 )

@@ -275,7 +275,7 @@ def test_bad_calibration_has_a_warning():
     assert found == {
         "click": (120, pytest.approx(1.2, rel=1e-5)),
         "buy": (120, pytest.approx(1.6, rel=1e-5)),
-        "kind": (0, pytest.approx(np.nan, nan_ok=True)),
+        "kind": (150, pytest.approx(np.nan, nan_ok=True)),
         "both": (99, pytest.approx(0.24, rel=1e-5)),
     }
     (warning,) = [text for text in prediction_warnings(report) if "constant" not in text]
@@ -291,6 +291,41 @@ def test_bad_calibration_has_a_warning():
     assert "buy: none of 120 labels is positive, but the predictions expect 96.0" in none
     report = pk.gate_report(calibrated_model(0.25, 0.04), x, y, batch_size=64)  # expects 4.8
     assert not [text for text in prediction_warnings(report) if "constant" not in text]
+
+
+def test_labels_of_all_heads_are_counted():
+    ignores_2 = keras.losses.SparseCategoricalCrossentropy(ignore_class=2)
+    heads = pk.TaskHeads(
+        [
+            pk.RegressionHead("time", units=2),
+            pk.MulticlassHead("kind", num_classes=3, loss=ignores_2),
+            pk.MulticlassHead("share", num_classes=3, loss="categorical_crossentropy"),
+        ]
+    )
+    model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
+    y = {"time": np.ones((40, 2)), "kind": np.arange(40) % 4, "share": np.full((40, 3), 1 / 3)}
+    y["time"][:5, 0] = y["time"][4:7, 1] = y["share"][:9, 2] = np.nan
+    y["kind"] = np.minimum(y["kind"], 2)
+    use = pk.gate_report(model, iter([(X, y)])).predictions
+    assert {task: of_task.labels for task, of_task in use.items()} == {
+        "time": 33,
+        "kind": 20,
+        "share": 31,
+    }
+
+
+@pytest.mark.parametrize("is_by_stream", [False, True])
+def test_large_inputs_of_a_level_have_the_first_warning(is_by_stream):
+    x = X * np.array([1, 1, 1000, 1], "float32")
+    block = pk.CGCBlock(TASKS, [3], name="cgc")
+    inputs = {**dict.fromkeys(TASKS, X), "shared": x} if is_by_stream else x
+    block(inputs)
+    report = pk.gate_report(block, inputs)
+    scale = float(np.sqrt((x[:, 2] ** 2).mean()))
+    assert report.levels["cgc"].input_scale == pytest.approx(scale, rel=1e-5)
+    assert f"cgc: an input is large, with a root mean square of {scale:,.0f}" in report.warnings[0]
+    small = pk.gate_report(block, keras.tree.map_structure(lambda a: a / 1000, inputs))
+    assert not any("is large" in text for text in small.warnings)
 
 
 def batches_of(x, y):
