@@ -108,7 +108,6 @@ def _expert_warnings(expert: str, use: ExpertUse, num_experts: Mapping[str, int]
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
-            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. "
-            "Check that numbers in x are scaled, or try a lower learning rate, or "
-            'ExpertBlock(..., activation="swish", normalization="batch").'
+            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. Try "
+            'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
         )
