@@ -148,13 +148,13 @@ class _RecordingObserver(CountingObserver):
         super().__init__(names)
         self.by_level: ByLevel = {}
         self._summarize = summarize
-        self._inputs: Streams = {}
+        self._level_inputs: Streams = {}
 
     def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
-        self._inputs = inputs
+        self._level_inputs = inputs
         return inputs
 
     def on_outputs(self, block: keras.Layer, weights: ByName, outputs: ByName) -> None:
         level, _ = self.count_run(block)
-        figures = self._summarize(self._inputs, weights, outputs)
+        figures = self._summarize(self._level_inputs, weights, outputs)
         self.by_level[level] = keras.tree.map_structure(at_least_float32, figures)
