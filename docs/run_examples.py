@@ -1,4 +1,4 @@
-"""Run examples, and write what they print and draw to docs/examples/, for the pages of the site.
+"""Run examples, and write their outputs and pictures to docs/examples/, for the site.
 
     python docs/run_examples.py                     # all of them, takes half an hour
     python docs/run_examples.py quickstart gates    # some, by name
@@ -41,9 +41,8 @@ def scripts() -> list[Path]:
 
 def clean(printed: str) -> str:
     """Remove the messages of Gloo and of Ray, and spaces at the ends of lines."""
-    return re.sub(r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n| +$", "", printed, flags=re.M).strip(
-        "\n"
-    )
+    pattern = r"^(?:\[Gloo\]|\x1b\[\d+m\(raylet\)).*\n| +$"
+    return re.sub(pattern, "", printed, flags=re.M).strip("\n")
 
 
 def run(path: Path) -> None:

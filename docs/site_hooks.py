@@ -75,11 +75,11 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
 
 
 def link_pages(markdown: str, page: Page) -> str:
-    """Lead links to files of the repository to their pages."""
+    """Replace links to files of the repository by links to their pages."""
     depth = page.file.src_uri.count("/")
     to_docs = "../" * depth
 
-    def lead(match: re.Match[str]) -> str:
+    def page_link(match: re.Match[str]) -> str:
         path, anchor = match[1], match[2] or ""
         if path.startswith("examples/") and path.endswith(".py"):
             return f"]({to_docs}{path[:-3]}.md{anchor})"
@@ -93,4 +93,4 @@ def link_pages(markdown: str, page: Page) -> str:
     is_of_root = page.file.src_uri in ("contributing.md", "changelog.md")
     prefix = "" if is_of_root else "../" * (depth + 1)
     paths = r"((?:examples|docs)/[^)#]*|README\.md|CONTRIBUTING\.md|CHANGELOG\.md)"
-    return re.sub(rf"\]\({re.escape(prefix)}{paths}(#[^)]*)?\)", lead, markdown)
+    return re.sub(rf"\]\({re.escape(prefix)}{paths}(#[^)]*)?\)", page_link, markdown)

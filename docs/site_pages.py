@@ -26,7 +26,7 @@ PARTS = {
         "ple_keras.inspection.prediction_use.PredictionUse",
     ]
 }
-# What functions draw, below docs/.
+# Pictures that functions draw, by path below docs/.
 PICTURES = {
     "plot_architecture": "architecture.png",
     "plot_gate_history": "examples/gates-as_it_is.png",

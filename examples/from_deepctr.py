@@ -91,6 +91,7 @@ def build(
     gate_dnn_hidden_units=(),
     l2_reg_embedding=0.00001,
     l2_reg_dnn=0,
+    seed=1024,  # not used, since all weights are copied
     dnn_dropout=0,
     dnn_activation="relu",
     dnn_use_bn=False,
@@ -174,11 +175,20 @@ def read_h5(path):
         layers = file.get("model_weights", file)  # a whole model, or weights alone
         if "layer_names" not in layers.attrs:
             raise ValueError(f"{path} must be a file of Keras 2. See --help for one of Keras 3.")
+        found = {
+            layer: [as_text(name) for name in layers[layer].attrs.get("weight_names", ())]
+            for layer in layers
+        }
         return {
             name.removesuffix(":0"): layers[layer][name][()]
-            for layer in layers
-            for name in layers[layer].attrs.get("weight_names", ())
+            for layer, names in found.items()
+            for name in names
         }
+
+
+def as_text(name):
+    """Return a name, which older versions of h5py wrote as bytes."""
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def copy_weights(weights, model, task_names):

@@ -32,9 +32,8 @@ try:
     import ple_keras as pk
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(
-        f'{error.name} is not installed. Run: pip install -e ".[{backend},torch]" torch-rechub'
-    )
+    extras = ",".join(dict.fromkeys([backend, "torch"]))
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{extras}]" torch-rechub')
 
 TASKS = ["click", "watch_time"]
 SETTINGS = {  # arguments of torch_rechub.models.multi_task.PLE
@@ -155,7 +154,8 @@ def copy_weights(state, model, task_names):
     Dense layers. Raises ValueError, before anything is copied, if a weight has no counterpart or
     another shape.
     """
-    state = {rename(name): np.asarray(array) for name, array in state.items()}
+    arrays = {name: np.asarray(torch.as_tensor(array).cpu()) for name, array in state.items()}
+    state = {rename(name): array for name, array in arrays.items()}
     variables = {  # without the current weights of the tasks' losses
         variable.path: variable for variable in model.weights if variable.name != "loss_multipliers"
     }
@@ -263,10 +263,9 @@ def stack_experts(named, level):
 
 def assign(variables, named, rest):
     """Assign arrays to variables, by path. Check before that nothing is left, and all shapes."""
+    of_layers = [name for name in rest if not name.startswith("loss weight.")]  # of MTLTrainer
     problems = {
-        "no layer was found for": [
-            n for n in rest if not n.startswith("loss weight.")
-        ],  # MTLTrainer
+        "no layer was found for": of_layers,
         "the model has no weights": sorted(named.keys() - variables.keys()),
         "no arrays were given for": sorted(variables.keys() - named.keys()),
     }

@@ -167,7 +167,7 @@ def main():
         file = FOLDER / name.replace(" ", "_")
         history = train(model, train_rows, test_rows, args.epochs, file)
         report = pk.gate_report(model, *test_rows, batch_size=8192)
-        warnings = "\n".join(["Warnings", *report.warnings])
+        warnings = "\n".join(["Warnings", *(report.warnings or ["none"])])
         print(f"\n{warnings if reports else report}", flush=True)
         pk.plot_gate_history(history).savefig(file.with_suffix(".png"), dpi=100)
         reports[name], figures[name] = report, summarize(report, history)

@@ -27,7 +27,7 @@ def recorded(script):
 
 
 def form(printed):
-    """Return the distinct lines, without what varies between runs."""
+    """Return the distinct lines, without numbers and names that vary between runs."""
     lines = VARYING.sub("#", IGNORED.sub("", run_examples.clean(printed))).splitlines()
     return {re.sub(r"[\s#]+", " ", line).strip() for line in lines}
 

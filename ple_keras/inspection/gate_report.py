@@ -66,10 +66,9 @@ class GateReport:
     @property
     def warnings(self) -> list[str]:
         """Warnings about inputs, predictions, gates and experts, each with remedies."""
-        of_inputs = (input_warnings(level, use) for level, use in self.levels.items())
         of_tasks = (prediction_warnings(task, use) for task, use in self.predictions.items())
         of_levels = (report_warnings(level, use) for level, use in self.levels.items())
-        return list(chain.from_iterable(chain(of_inputs, of_tasks, of_levels)))
+        return list(chain(input_warnings(self.levels), *of_tasks, *of_levels))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
@@ -111,7 +110,7 @@ def gate_report(
 
     Raises:
         TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`. Also if
-            labels are not numbers, or not one for each prediction.
+            labels are not numbers or, of a BinaryHead or ProductHead, not one for each prediction.
 
     Example:
 
@@ -139,7 +138,7 @@ def gate_report(
         }
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
         isolated = levels[level]._wiring.is_isolated
-        scale = math.sqrt(of_level["input_squares"].astype("float64").mean())
+        scale = _input_scale(of_level["input_squares"])
         uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated, scale)
     examples = int(next(iter(figures.values()))["examples"].sum())
     labels = labels_by_task(labels_of_batches, heads)
@@ -158,17 +157,28 @@ def _level_figures(inputs: Streams, weights: ByName, outputs: ByName) -> dict[st
         "weights": {gate: _flatten_positions(of_gate) for gate, of_gate in weights.items()},
         "zeros": {expert: _count_zeros(output) for expert, output in outputs.items()},
         "examples": ops.ones_like(ops.reshape(first, (ops.shape(first)[0], -1))[:, 0]),
-        "input_squares": _largest_mean_square(inputs),
+        "input_squares": keras.tree.map_structure(_sum_squares, inputs),
     }
 
 
-def _largest_mean_square(inputs: Streams) -> Tensor:
-    """Return the largest mean square of a number over the positions of all streams: `(1,)`."""
-    squares = []
-    for tensor in keras.tree.flatten(inputs):
-        numbers = ops.reshape(ops.cast(tensor, "float32"), (-1, tensor.shape[-1]))
-        squares.append(ops.max(ops.mean(ops.square(numbers), axis=0)))
-    return ops.reshape(ops.max(ops.stack(squares)), (1,))
+def _sum_squares(inputs: Tensor) -> Tensor:
+    """Sum the squares of each number over the positions, and count these: `(1, 2 D)`."""
+    mask, inputs = mask_of(inputs), ops.cast(inputs, "float32")
+    is_kept = ops.logical_not(ops.isnan(inputs))
+    if mask is not None:
+        is_kept = ops.logical_and(is_kept, ops.expand_dims(ops.cast(mask, "bool"), -1))
+    squares = ops.where(is_kept, ops.square(inputs), ops.zeros_like(inputs))
+    summed = ops.concatenate([squares, ops.cast(is_kept, "float32")], axis=-1)
+    return ops.sum(ops.reshape(summed, (-1, summed.shape[-1])), axis=0, keepdims=True)
+
+
+def _input_scale(sums: Nested) -> float:
+    """Return the largest root mean square of a number, from the results of `_sum_squares`."""
+    mean_squares = []
+    for of_stream in keras.tree.flatten(sums):
+        squares, count = np.split(of_stream.astype("float64").sum(axis=0), 2)
+        mean_squares.append((squares / np.maximum(count, 1)).max())
+    return float(np.sqrt(max(mean_squares)))
 
 
 def _flatten_positions(weights: Tensor) -> Tensor:
@@ -226,10 +236,10 @@ def _expert_uses(
 
 
 def _to_json(value: object) -> Any:
-    """Return nested dicts with strings as keys, and None for NaN."""
+    """Return nested dicts with strings as keys, and None for NaN and infinity."""
     if isinstance(value, dict):
         return {
             ", ".join(key) if isinstance(key, tuple) else key: _to_json(item)
             for key, item in value.items()
         }
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -49,7 +49,7 @@ class LevelUse:
         conflict: The cosines of `gradient_conflict`.
         isolated: Whether the shared gate mixes task experts without training them.
         input_scale: The largest root mean square, over the examples, of a number that the level
-            reads.
+            reads. Masked positions, NaN and the context of gates are left out.
     """
 
     gates: dict[str, GateUse]

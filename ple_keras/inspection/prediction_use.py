@@ -24,7 +24,8 @@ class PredictionUse:
     Attributes:
         deviation: The standard deviation over the examples; of several numbers, the largest. NaN
             with one example.
-        labels: The number of labelled examples; 0 if no labels were given.
+        labels: The number of labelled examples with a finite prediction; 0 if no labels were given,
+            or not one for each prediction.
         calibration: For a binary task, the sum of the predictions divided by the sum of these
             labels; NaN without positives, and for other tasks.
         expected_positives: For a binary task, the sum of the predictions of labelled examples;
@@ -82,7 +83,7 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
 
     Raises:
         TypeError: If labels are not numbers.
-        ValueError: If there is not a label for each prediction.
+        ValueError: If the task is binary, and there is not one label for each prediction.
     """
     predictions = predictions.astype("float64")
     is_finite = np.isfinite(predictions).all(axis=-1)
@@ -91,9 +92,17 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
         deviation = float(predictions[is_finite].std(axis=0).max())
     if labels is None:
         return PredictionUse(deviation, 0, math.nan, 0.0)
+    check_dtype(labels, f"y[{head.task!r}]")
     is_binary = isinstance(head, BinaryHead | ProductHead)
-    _check_labels(labels, len(predictions), f"y[{head.task!r}]", is_one_number=is_binary)
-    kept = is_finite & ~_is_missing(labels.reshape(len(predictions), -1), head)
+    by_prediction = _labels_by_prediction(labels, len(predictions), head.units)
+    if by_prediction is None and is_binary:
+        raise ValueError(
+            f"y[{head.task!r}] must have one label for each of {len(predictions)} predictions. "
+            f"Received: y[{head.task!r}].shape={labels.shape}"
+        )
+    if by_prediction is None:  # the model is trained with a loss of its own
+        return PredictionUse(deviation, 0, math.nan, 0.0)
+    kept = is_finite & ~_has_missing(by_prediction, head)
     if not is_binary:
         return PredictionUse(deviation, int(kept.sum()), math.nan, 0.0)
     positives = labels[kept].sum(dtype="float64")
@@ -102,20 +111,17 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
     return PredictionUse(deviation, int(kept.sum()), calibration, expected)
 
 
-def _is_missing(labels: np.ndarray, head: Head) -> np.ndarray:
-    """Return True where a label `(positions, width)` is missing."""
+def _labels_by_prediction(labels: np.ndarray, count: int, units: int) -> np.ndarray | None:
+    """Return labels as `(count, width)`; None if there is not one for each prediction."""
+    if len(labels) not in (count, count * units):
+        return None
+    return labels.reshape(count, len(labels) // max(count, 1))
+
+
+def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:
+    """Return True where a label `(labels, width)` is missing, or of an ignored class."""
     missing = is_missing(labels, head.missing_label)
     ignored = getattr(head.loss, "ignore_class", None)
     if ignored is not None:
         missing |= labels == ignored
     return np.asarray(missing.any(axis=-1))
-
-
-def _check_labels(labels: np.ndarray, predictions: int, argument: str, is_one_number: bool) -> None:
-    check_dtype(labels, argument)
-    numbers = len(labels)
-    if numbers != predictions and (is_one_number or not numbers or numbers % predictions):
-        raise ValueError(
-            f"{argument} must have one label for each of {predictions} predictions. "
-            f"Received: {argument}.shape={labels.shape}"
-        )

@@ -20,7 +20,7 @@ ON_EVERY_BACKEND = {
 }
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Blocks of Python, the backends of those called `py`, and what they print, if it is shown below.
+# Blocks of Python, the backends of those called `py`, and their output, if it is shown below.
 RUN = re.compile(
     r"(?:^<!-- runs on ([\w, ]+) -->\n\n)?^```(python|py)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
@@ -77,6 +77,14 @@ def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
         if shown and printed != shown:
             differing.append((index, printed))
     assert not differing
+
+
+def test_blocks_of_one_backend_are_on_pages_that_run_on_it():
+    for page in PAGES:
+        is_on_all = page.stem in ON_EVERY_BACKEND
+        allowed = {"tensorflow", "jax", "torch"} if is_on_all else {"torch"}
+        for backends, *_ in RUN.findall(page.read_text()):
+            assert set(filter(None, backends.split(", "))) <= allowed, page
 
 
 @all_pages

@@ -328,6 +328,47 @@ def test_large_inputs_of_a_level_have_the_first_warning(is_by_stream):
     assert not any("is large" in text for text in small.warnings)
 
 
+def test_the_input_scale_is_over_all_examples_and_without_nan():
+    block = pk.CGCBlock(TASKS, [3], name="cgc")
+    block(X)
+    x = X.copy()
+    x[-1, 0], x[3, 1] = 100, np.nan
+    scale = pk.gate_report(block, x, batch_size=39).levels["cgc"].input_scale
+    assert scale == pytest.approx(np.sqrt(np.nanmean(x**2, axis=0)).max(), rel=1e-5)
+
+
+def test_the_input_scale_is_without_masked_positions():
+    table = keras.layers.Embedding(3, 4, mask_zero=True)
+    tokens = keras.Input((None,), dtype="int32")
+    model = keras.Model(tokens, pk.CGCBlock(TASKS, [3], name="cgc")(table(tokens)))
+    table.embeddings.assign(np.array([[1000.0] * 4, [3.0] * 4, [4.0] * 4]))
+    report = pk.gate_report(model, np.array([[1, 2, 0], [2, 0, 0]]))
+    expected = np.sqrt((9 + 16 + 16) / 3)
+    assert report.levels["cgc"].input_scale == pytest.approx(expected, rel=1e-5)
+
+
+def test_only_the_first_level_with_a_large_input_has_a_warning():
+    ple = pk.PLEBlock(2, TASKS, keras.layers.Dense(3), name="ple")
+    x = np.array([[1e3], [1e5], [70_000]])  # more than float16 holds
+    ple(x)
+    report = pk.gate_report(ple, x)
+    assert all(use.input_scale > 50 for use in report.levels.values())
+    assert [text.split(":")[0] for text in report.warnings if "is large" in text] == ["ple/0"]
+    half = pk.CGCBlock(TASKS, [3], dtype="mixed_float16", name="half")
+    half(x)
+    values = pk.gate_report(half, x).to_dict()
+    assert values["levels"]["half"]["input_scale"] is None
+    json.dumps(values, allow_nan=False)
+
+
+def test_labels_that_are_not_one_for_each_prediction_of_a_regression_are_not_counted():
+    heads = pk.TaskHeads([pk.RegressionHead("time", units=2)])
+    model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
+    for labels in (np.ones((30, 2)), np.ones((40, 3)), np.ones((0, 2))):
+        use = pk.gate_report(model, iter([(X, {"time": labels})])).predictions["time"]
+        assert use.labels == 0
+
+
 def batches_of(x, y):
     """Return batches of different sizes in all forms that may be read once."""
     parts = [slice(0, 64), slice(64, 150)]

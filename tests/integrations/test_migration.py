@@ -108,7 +108,7 @@ def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
     from_deepctr, deepctr_file, tmp_path
 ):
     weights, expected = deepctr_file
-    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **DEEPCTR)
+    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), seed=1, **DEEPCTR)
     from_deepctr.copy_weights(weights, model, TASKS)
     assert_same(predict(model), expected)
     model.save(tmp_path / "copied.keras")
@@ -301,6 +301,16 @@ def test_a_model_that_is_not_equal_to_that_of_torch_rechub_is_refused(
     with pytest.raises(ValueError, match=message):
         from_rechub.copy_weights(rechub_file[0], model, TASKS)
     assert_same(snapshot(model), before, atol=0)
+
+
+def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = np.array([b"dense"])
+        file["dense/dense/kernel:0"] = np.ones((2, 3))
+        file["dense"].attrs["weight_names"] = np.array([b"dense/kernel:0"])
+    weights = from_deepctr.read_h5(tmp_path / "old.h5")
+    assert {name: array.shape for name, array in weights.items()} == {"dense/kernel": (2, 3)}
 
 
 def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):

@@ -64,7 +64,7 @@ RECHUB = {
 
 
 def random_array(name, shape, rng):
-    """Return random values of a weight. Variances are positive, and tell that they are used."""
+    """Return random values of a weight. Variances differ from 1, the default."""
     if name.endswith(("moving_variance", "running_var")):
         return rng.uniform(0.2, 2, shape).astype("float32")
     return rng.normal(scale=0.9, size=shape).astype("float32")
