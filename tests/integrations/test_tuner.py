@@ -26,8 +26,7 @@ def build(hp):
         enable_gate_weights_metrics=True,
         name="ple",
     )
-    eager = keras.backend.backend() == "tensorflow"  # tracing takes long
-    return compiled(chain(ple, heads), run_eagerly=eager)
+    return compiled(chain(ple, heads))
 
 
 def data():
@@ -40,6 +39,9 @@ def tuner(folder):
     return keras_tuner.RandomSearch(build, objective, TRIALS, seed=1, directory=folder)
 
 
+@pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="other backends take long to compile each trial"
+)
 def test_the_best_model_is_restored_with_its_score(tmp_path):
     x, y = data()
     callbacks = [  # KerasTuner copies them for each trial
