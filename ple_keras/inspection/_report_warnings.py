@@ -76,8 +76,8 @@ def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
     if use.deviation < CONSTANT_DEVIATION:
         yield (
             f"{task}: the predictions are constant, with a standard deviation of "
-            f"{use.deviation:.0e}. Check that numbers in x are scaled, the labels and the dead "
-            "units, or try a lower learning rate."
+            f"{use.deviation:.0e}. Check the scale of the numbers in x, the labels and the "
+            "dead units, or try a lower learning rate."
         )
     low, high = CALIBRATION
     is_off = use.calibration < low or use.calibration > high
