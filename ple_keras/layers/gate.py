@@ -194,14 +194,8 @@ class Gate(FreezableLayer):
     @property
     def is_plain(self) -> bool:
         """Whether the gate computes only `softmax(W x / T)`, without dropout or a balance loss."""
-        return self.is_plain_in_inference and not (
-            self.gate_dropout or self.expert_balance_regularizer
-        )
-
-    @property
-    def is_plain_in_inference(self) -> bool:
-        """Whether the gate computes only `softmax(W x / T)` outside of training."""
-        return self.num_experts > 1 and not self._template
+        is_altered = self._template or self.gate_dropout or self.expert_balance_regularizer
+        return self.num_experts > 1 and not is_altered
 
     @property
     def is_quantized(self) -> bool:

@@ -7,7 +7,6 @@ import keras
 from ple_keras._checks import check_width, short_repr
 from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
 from ple_keras.layers._level.batched_level import BatchedCall
-from ple_keras.layers._level.convolution_level import ConvolutionCall
 from ple_keras.layers._level.copied_experts import CopiedExperts
 from ple_keras.layers._level.expert_bank import ExpertBank
 from ple_keras.layers._level.gate_inputs import GateInputs
@@ -78,7 +77,7 @@ class Level:
 
     def select_computation(
         self, inputs: Streams, streams: ByName, context: Streams | None
-    ) -> UnbatchedLevel | BatchedCall | ConvolutionCall | OverriddenLevel:
+    ) -> UnbatchedLevel | BatchedCall | OverriddenLevel:
         """Return the computation of the level on these inputs. No other code chooses it.
 
         Args:
@@ -93,8 +92,6 @@ class Level:
         if self._block._is_overridden():
             unbatched = self.unbatched(streams, gate_inputs)
             return OverriddenLevel(unbatched, self._block, inputs, context)
-        if self._regular.is_convolved(streams):
-            return ConvolutionCall(self._regular, streams, gate_inputs)
         if self._regular.is_batched(streams):
             return BatchedCall(self._regular, streams, gate_inputs)
         return self.unbatched(streams, gate_inputs)

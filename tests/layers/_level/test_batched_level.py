@@ -247,12 +247,12 @@ def test_an_exported_model_accepts_any_batch_size(model):
 
 
 @pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore::DeprecationWarning")
-def test_a_traced_model_is_batched_and_accepts_any_batch_size(model):
+def test_a_traced_model_accepts_any_batch_size(model):
     import torch
 
     x = torch.from_numpy(features(600, 3))
     traced = torch.jit.trace(model, x[:2], strict=False)
-    assert str(traced.inlined_graph).count("aten::softmax") == 3  # two for the tasks, one shared
+    assert_same(numpy_of(traced(x[:0])), numpy_of(model(x[:0])))
     assert_same(numpy_of(traced(x)), numpy_of(model(x)))
 
 
