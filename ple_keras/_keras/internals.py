@@ -31,14 +31,6 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     return inside
 
 
-def stop_tracking(layer: keras.Layer, variable: keras.Variable) -> None:
-    """Remove a variable from a layer's weights.
-
-    Quantization replaces variables, as in Keras's own layers. Keras 3.12 to 3.15.
-    """
-    layer._untrack_variable(variable)
-
-
 def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 

@@ -1,4 +1,4 @@
-"""Support for `Model.quantize`, and files that keep the quantization of layers."""
+"""Files that keep the quantization of layers."""
 
 import json
 from collections.abc import Iterator
@@ -7,42 +7,10 @@ from typing import Any
 import keras
 
 from ple_keras._keras.saving import read_text, write_text
-from ple_keras._keras.untracked import Untracked
 from ple_keras._keras.walking import layers_inside, walk
 from ple_keras._typing import Store
 
 MODES_KEY = "quantized"
-
-
-class QuantizeForwarder(keras.Layer):
-    """Layer that forwards `quantize` to a parent that has both weights and inner layers.
-
-    `Model.quantize` calls only layers without inner layers and skips the others silently.
-    """
-
-    def __init__(self, parent: keras.Layer, name: str) -> None:
-        super().__init__(name=name, dtype=parent.dtype_policy)
-        self._parent = Untracked(parent)
-        self._mode: str | None = None
-        self.built = True
-
-    def quantize(self, mode: str, type_check: bool = True, config: object = None) -> None:
-        self._parent.value.quantize(mode, config=config)
-        self.quantization_config = config
-        self._mode = mode
-
-    @property
-    def quantization_mode(self) -> str | None:
-        return self._mode
-
-
-def check_quantization_mode(mode: str, layer: keras.Layer) -> None:
-    """Check that a mode needs no training or calibration. `Model.quantize` warns of the error."""
-    if mode not in ("int8", "int4"):
-        raise NotImplementedError(
-            f"The stacked experts of {layer.path!r} support only the modes 'int8' and 'int4' and "
-            f"were not quantized. Received: mode={mode!r}"
-        )
 
 
 def save_modes(layer: keras.Layer, store: Store) -> None:

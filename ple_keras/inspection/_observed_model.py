@@ -10,12 +10,11 @@ from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, Nested, Streams
-from ple_keras.inspection._counting_observer import CountingObserver
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
-from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.observation import Observer
 
 ByLevel = dict[str, Any]
 # Of the inputs of a level, of gate weights and of expert outputs by name.
@@ -134,27 +133,13 @@ class _ObservedModel(keras.Model):
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> tuple[ByLevel, ByName]:
-        observer = _RecordingObserver(self._summarize, self._names.value)
-        with observed_by(observer):
+        by_level: ByLevel = {}
+
+        def summarize(level: str, inputs: Streams, weights: ByName, experts: ByName) -> None:
+            figures = self._summarize(inputs, weights, experts)
+            by_level[level] = keras.tree.map_structure(at_least_float32, figures)
+
+        with Observer(self._names.value, receive=summarize) as observer:
             outputs = self.inner(inputs, training=training)
         self.repeated.value |= observer.repeated
-        return observer.by_level, self._summarize_outputs(outputs)
-
-
-class _RecordingObserver(CountingObserver):
-    """Observer that stores `summarize` of each level."""
-
-    def __init__(self, summarize: Summarize, names: Mapping[int, str]) -> None:
-        super().__init__(names)
-        self.by_level: ByLevel = {}
-        self._summarize = summarize
-        self._level_inputs: Streams = {}
-
-    def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
-        self._level_inputs = inputs
-        return inputs
-
-    def on_outputs(self, block: keras.Layer, weights: ByName, outputs: ByName) -> None:
-        level, _ = self.count_run(block)
-        figures = self._summarize(self._level_inputs, weights, outputs)
-        self.by_level[level] = keras.tree.map_structure(at_least_float32, figures)
+        return by_level, self._summarize_outputs(outputs)

@@ -2,23 +2,24 @@
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from ple_keras._checks import SHARED, check_by_task, short_repr
-from ple_keras._typing import Index, Nested, Tensor
+from ple_keras._typing import Index, Nested, Streams, Tensor
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
-from ple_keras.inspection._input_observer import InputObserver
 from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
 from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
-from ple_keras.layers._level.observer import observed_by
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.observation import Observer
 from ple_keras.layers.weight_slices import expert_slices
 
 INPUT = "input"
@@ -155,8 +156,7 @@ def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Lo
 
     def compute(batch: Batch, observe: ObserveInput) -> list[Tensor]:
         x, y = batch
-        observer = InputObserver(names, observe)
-        with observed_by(observer):
+        with Observer(names, partial(_observe_tensor, levels, observe)) as observer:
             predictions = _predict(model, x)
         if observer.repeated:
             raise repeated_run_error(model, observer.repeated)
@@ -164,6 +164,27 @@ def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Lo
         return [scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
     return compute
+
+
+def _observe_tensor(levels: Levels, observe: ObserveInput, level: str, inputs: Streams) -> Streams:
+    """Observe the inputs of a level, if they are one tensor for all streams."""
+    if isinstance(inputs, Mapping):
+        return inputs
+    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+        inputs = ops.cast(inputs, levels[level].compute_dtype)  # integers have no gradient
+    return _KeepMask(lambda tensor: observe(level, tensor))(inputs)
+
+
+class _KeepMask(keras.layers.Layer):
+    """Layer that applies a function, since Keras keeps the masks of layer inputs only."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__(autocast=False)
+        self.supports_masking = True
+        self._function = function
+
+    def call(self, inputs: Tensor) -> Tensor:
+        return self._function(inputs)
 
 
 def _predict(model: keras.Layer, x: Nested) -> Any:

@@ -1,7 +1,10 @@
 """Customized Gate Control, one level of PLE."""
 
-from collections.abc import Mapping
+from collections import UserList
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import keras
 
 from ple_keras._checks import (
     check_bool,
@@ -11,25 +14,40 @@ from ple_keras._checks import (
     check_rate,
     task_names,
 )
+from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.internals import largest_outputs, load_error
+from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import ordered_attribute
+from ple_keras._keras.saving import (
+    check_names,
+    ordered_attribute,
+    read_text,
+    save_names,
+    write_text,
+)
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
-from ple_keras.layers._level.gate_arguments import TakesGateArguments
-from ple_keras.layers._level.gate_inputs import STREAM, GateInputs
-from ple_keras.layers._level.level import Level, build_bank
-from ple_keras.layers._level.level_files import LevelFiles
-from ple_keras.layers._level.level_inspection import LevelInspection
-from ple_keras.layers._level.level_shapes import LevelShapes
-from ple_keras.layers._level.observer import observer
+from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
+from ple_keras.layers._level.experts import build_experts
+from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
+from ple_keras.layers.gate_inputs import (
+    STREAM,
+    GateInputs,
+    build_without_context,
+    check_context,
+    refuse_symbolic,
+    shape_of,
+)
+from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
+
+EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
 
 
 @register
-class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, FreezableLayer):
+class CGCBlock(FreezableLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
@@ -170,6 +188,18 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a subclass that overrides a method of inspection, which calls do not use."""
+        super().__init_subclass__(**kwargs)
+        for name in ("expert_outputs", "gate_weights"):
+            if getattr(cls, name) is not getattr(CGCBlock, name):
+                raise TypeError(
+                    f"{name} must not be overridden, since a call of the block does not use it. To "
+                    "change experts or gates, pass a layer as expert_block or gate_block, for "
+                    "example of a subclass of ExpertBlock, or override call. "
+                    f"Received: {name}={cls.__name__}.{name}"
+                )
+
     @property
     def task_names(self) -> list[str]:
         """The tasks, in order."""
@@ -185,8 +215,43 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         """The input of the gates: "stream", "context" or "both"."""
         return self._gate_inputs.reads
 
-    def _takes(self, argument: str) -> bool:
-        return argument != "gate_context" or self.gate_reads != STREAM
+    @property
+    def expert_names(self) -> list[str]:
+        """The experts, such as "click/expert_0": those of tasks in order, then the shared ones."""
+        return list(self._wiring.experts)
+
+    @property
+    def gate_experts(self) -> dict[str, list[str]]:
+        """The experts that each gate mixes, in the order of its weights."""
+        return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
+
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """The experts and gates, once the block is built. Stacked experts are one layer.
+
+        `summary(expand_nested=True)` shows them. It is not a list, since files would then hold the
+        layers by position, not by attribute.
+        """
+        if not self.built:
+            return UserList()
+        bank = self._level.bank
+        experts = bank.layers_of_experts().values() or [bank]
+        return UserList([*experts, *self._level.gates.values()])
+
+    @property
+    def output(self) -> Any:
+        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
+
+        With those of the first call, Keras would refuse a model of a block that has returned gate
+        weights in a later call only.
+        """
+        return largest_outputs(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the context before Keras does, and call the block."""
+        check_context(kwargs.get("gate_context"))
+        build_without_context(self, *args)
+        return super().__call__(*args, **kwargs)
 
     def build(
         self,
@@ -195,8 +260,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
     ) -> None:
         shapes = self._wiring.shapes(inputs_shape)
         gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
-        widths = {stream: shape[-1] for stream, shape in shapes.items()}
-        bank = build_bank(
+        bank = build_experts(
             self._expert_template,
             self._wiring.experts,
             shapes,
@@ -208,7 +272,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
             gate: self._add_gate(gate, len(experts), gate_shapes[gate])
             for gate, experts in self._wiring.gates.items()
         }
-        self._level = Level(self, self._wiring, widths, bank, gates, self._gate_inputs)
+        self._level = Level(self._wiring, shapes, bank, gates, self.compute_dtype)
         self._restore_frozen()
 
     def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> Gate:
@@ -236,16 +300,212 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         return_gate_weights: bool = False,
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the experts and mix them."""
-        inputs = observer().on_inputs(self, inputs)
+        observer = active_observer()
+        if observer:
+            inputs = observer.on_inputs(self, inputs)
         streams = self._level.streams(inputs)
-        level = self._level.select_computation(inputs, streams, gate_context)
-        experts = level.experts(training)  # E_{k,i}(x_k), E_{s,i}(x_s)
-        weights = level.weights(training)  # softmax(W g(x) / T)
-        observer().on_outputs(self, weights, experts)
-        outputs = level.mix(weights, experts)  # sum_e w_e E_e
+        gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
+        computation = self._level.computation(streams, gate_inputs)
+        experts = computation.experts(training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+        weights = computation.weights(training)  # softmax(W g(x) / T)
+        if observer:
+            observer.on_outputs(self, inputs, weights, experts)
+        outputs = computation.mix(weights, experts)  # sum_e w_e E_e
         if check_bool(return_gate_weights, "return_gate_weights"):
-            return outputs, level.weights_by_gate(weights)
+            return outputs, computation.weights_by_gate(weights)
         return outputs
+
+    def compute_mask(
+        self, inputs: Streams, previous_mask: Streams | None
+    ) -> dict[str, Tensor] | None:
+        """Return the masks of the outputs.
+
+        An output is valid where all streams that its gate mixes are valid.
+        """
+        return self._wiring.masks(previous_mask)
+
+    def compute_output_spec(
+        self,
+        inputs: Streams,
+        *args: Any,
+        gate_context: Streams | None = None,
+        return_gate_weights: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        self._gate_inputs.check_given(gate_context)
+        context = [] if gate_context is None else [shape_of(gate_context)]
+        shapes = self.compute_output_shape(shape_of(inputs), *context)
+        outputs = {name: self._symbolic(shape) for name, shape in shapes.items()}
+        if not check_bool(return_gate_weights, "return_gate_weights"):
+            return outputs
+        return outputs, {
+            gate: self._symbolic((*shapes[gate][:-1], len(experts)))
+            for gate, experts in self._wiring.gates.items()
+        }
+
+    def _symbolic(self, shape: Shape) -> keras.KerasTensor:
+        return keras.KerasTensor(shape, self.compute_dtype)
+
+    def compute_output_shape(
+        self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
+    ) -> dict[str, Shape]:
+        shapes = self._wiring.by_stream(inputs_shape)
+        if self.built:
+            self._level.check_widths(shapes)
+            if gate_context_shape is not None:
+                self._gate_inputs.check_shapes(shapes, gate_context_shape)
+            width = self._level.bank.width
+        else:
+            first_expert_stream = next(iter(self._wiring.experts.values()))
+            width = output_width(
+                self._expert_template.layer, shapes[first_expert_stream], "expert_block"
+            )
+        return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
+
+    def _built_level(self) -> Level:
+        if not self.built:
+            raise ValueError(
+                f"{self.name!r} must be built or called before its experts and gates are used. "
+                "Received: built=False"
+            )
+        return self._level
+
+    def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
+        """Return the outputs of every expert.
+
+        Args:
+            inputs: As for calling the block, but not symbolic. The block must be built.
+            training: As for calling the block.
+
+        Returns:
+            `{expert name: (..., H)}`.
+
+        Raises:
+            ValueError: If the block is not built or the inputs are symbolic.
+        """
+        level = self._built_level()
+        return UnbatchedComputation(level, level.streams(inputs), {}).experts(training)
+
+    def gate_weights(
+        self,
+        inputs: Streams,
+        training: bool | None = None,
+        gate_context: Streams | None = None,
+    ) -> dict[str, Tensor]:
+        """Return the weights of every gate.
+
+        Args:
+            inputs: As for calling the block, but not symbolic. The block must be built.
+            training: As for calling the block.
+            gate_context: As for calling the block, but not symbolic.
+
+        Returns:
+            `{gate: (..., experts)}`, with a gate for each task, and "shared" with
+            `add_shared_gate`. The experts have the order of `gate_experts`.
+
+        Raises:
+            TypeError: If the context has another type, or no numbers.
+            ValueError: If the block is not built, or the inputs or the context are symbolic.
+        """
+        level = self._built_level()
+        check_context(gate_context)
+        refuse_symbolic(gate_context)
+        streams = level.streams(inputs)
+        gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
+        return UnbatchedComputation(level, streams, gate_inputs).weights(training)
+
+    def get_expert(self, name: str) -> keras.Layer:
+        """Return an expert's layer, for example to freeze or inspect it.
+
+        The block must have `stack_experts=False`, since stacked experts share one variable and
+        can't be frozen separately. `transfer_weights` copies the weights of stacked experts to
+        experts that are layers. Files and clones keep an expert frozen. They keep neither LoRA,
+        which Keras merges into the kernels when it saves, nor a regularizer that is set on a built
+        layer: set these again after loading.
+
+        Args:
+            name: One of `expert_names`.
+
+        Raises:
+            ValueError: If the block is not built, has no such expert, or its experts are stacked.
+
+        Example:
+
+        >>> cgc = CGCBlock(["click", "buy"], [8], stack_experts=False)
+        >>> _ = cgc(keras.ops.ones((1, 16)))
+        >>> cgc.get_expert("shared/expert_0").trainable = False
+        """
+        if not self.built or name not in self.expert_names:
+            raise ValueError(
+                f"name must be an expert of a built block, one of {self.expert_names}. "
+                f"Received: name={name!r}, built={self.built}"
+            )
+        layer = self._level.bank.layers_of_experts().get(name)
+        if layer is None:
+            raise ValueError(
+                "stack_experts must be False to get an expert's layer, since stacked experts share "
+                f"one variable. Received: stack_experts={self.stack_experts}"
+            )
+        return layer
+
+    def gate_statistics(self) -> dict[str, dict[str, Any]]:
+        """Return the statistics of each gate's weights since the last reset.
+
+        Returns:
+            `{gate: {"mean": ..., "entropy": ..., "max": ..., "count": ...}}`, see
+            `Gate.statistics`.
+
+        Raises:
+            ValueError: If the block is not built or has no `enable_gate_weights_metrics`.
+        """
+        if not (self.built and self.enable_gate_weights_metrics):
+            raise ValueError(
+                "the block must be built and have enable_gate_weights_metrics=True to return gate "
+                "statistics. Received: enable_gate_weights_metrics="
+                f"{self.enable_gate_weights_metrics}, built={self.built}"
+            )
+        return {name: gate.statistics() for name, gate in self._level.gates.items()}
+
+    def reset_gate_statistics(self) -> None:
+        """Reset the statistics of all gates."""
+        for gate in self._level.gates.values() if self.built else ():
+            gate.reset_statistics()
+
+    def save_own_variables(self, store: Store) -> None:
+        save_names(store, self._wiring.names)
+        write_text(store, EXPERTS_KEY, self._level.bank.kind)
+        write_text(store, GATE_READS_KEY, self._gate_inputs.reads)
+        save_modes(self, store)
+
+    def load_own_variables(self, store: Store) -> None:
+        check_names(store, self._wiring.names, self)
+        self._check_experts(store)
+        self._check_gate_reads(store)
+        load_modes(self, store)
+
+    def _check_experts(self, store: Store) -> None:
+        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
+        saved, kind = read_text(store, EXPERTS_KEY), self._level.bank.kind
+        if saved not in (None, kind):
+            reason = (
+                f"The file has {saved} experts, but {self.name!r} has {kind} experts. Build the "
+                "block with the same stack_experts, expert_block and input widths as in the file. "
+                "transfer_weights then copies the weights to other blocks. "
+                f"Received: stack_experts={self.stack_experts}"
+            )
+            raise load_error(self, store, reason)
+
+    def _check_gate_reads(self, store: Store) -> None:
+        """Refuse gates that read another input. Those of files of 0.1.0 read their streams."""
+        saved, reads = read_text(store, GATE_READS_KEY) or STREAM, self._gate_inputs.reads
+        if saved != reads:
+            reason = (
+                f"The gates of the file have gate_reads={saved!r}, but {self.name!r} has "
+                f"gate_reads={reads!r}. Build the block with the gate_reads of the file. "
+                "transfer_weights then copies the experts to other blocks. "
+                f"Received: gate_reads={reads!r}"
+            )
+            raise load_error(self, store, reason)
 
     def get_config(self) -> dict[str, Any]:
         return {

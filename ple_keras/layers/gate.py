@@ -1,8 +1,11 @@
-"""Gate: the weights of experts for each example."""
+"""Gate: the weights of experts for each example, and their statistics."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, SupportsFloat
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import (
@@ -20,9 +23,9 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.seeds import load_seed, save_seed
+from ple_keras._keras.tracing import is_jax_trace_outside_keras
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
-from ple_keras.layers._level.gate_ops import largest, masked_sum, softmax
-from ple_keras.layers._level.gate_statistics import GateStatistics, are_statistics_updated
+from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
@@ -127,7 +130,7 @@ class Gate(FreezableLayer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            self._statistics = GateStatistics(self.num_experts)
+            self._statistics = _Statistics(self.num_experts)
             self._sums = self._statistics.sums  # for Keras to track
         self._restore_frozen()
 
@@ -155,13 +158,13 @@ class Gate(FreezableLayer):
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:
             logits = self._logits(inputs)
-            weights = softmax(logits)
+            weights = _softmax(logits)
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and are_statistics_updated(training):
             self._statistics.update(weights, mask)
         if self.num_experts > 1 and self.gate_dropout and training:
-            weights = softmax(self._drop_experts(logits))
+            weights = _softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Tensor) -> Tensor:
@@ -180,15 +183,15 @@ class Gate(FreezableLayer):
             logits: W g(x).
             axis: The axis of the experts.
         """
-        return softmax(self._apply_temperature(logits), axis)
+        return _softmax(self._apply_temperature(logits), axis)
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
-        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == largest(draws))
+        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == _largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED_LOGIT, logits.dtype))
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
-        load = masked_sum(ops.cast(weights, "float32"), mask)
+        load = _masked_sum(ops.cast(weights, "float32"), mask)
         return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
 
     @property
@@ -273,3 +276,102 @@ def check_temperature(value: SupportsFloat, argument: str) -> float:
     if temperature <= 0:
         raise ValueError(f"{argument} must be above 0. Received: {argument}={value!r}")
     return temperature
+
+
+class _Statistics:
+    """Sums over the examples of a gate's weights, and statistics computed from them.
+
+    Args:
+        num_experts: The number of the gate's experts.
+
+    Attributes:
+        sums: A variable `(2 num_experts + 2,)`, tracked by the gate. It holds the sums of the
+            weights, of each weight times its logarithm, and of the largest weight. The last entry
+            is the number of examples.
+    """
+
+    def __init__(self, num_experts: int) -> None:
+        # With tf.distribute, each replica has its own sums, which are added when they are read.
+        # Synchronizing replicas within a call would mix up their losses.
+        self.sums = keras.Variable(
+            "zeros",
+            shape=(2 * num_experts + 2,),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name="sums",
+        )
+
+    def update(self, weights: Tensor, mask: Tensor | None) -> None:
+        """Add the weights `(..., num_experts)` of a batch where a mask `(...)` is valid."""
+        self.add(_masked_sum(_summands(weights, axis=-1), mask))
+
+    def result(self) -> dict[str, Any]:
+        """Return the statistics, as described in `Gate.statistics`."""
+        sums = np.array(ops.convert_to_numpy(self.sums))
+        num_experts = len(sums) // 2 - 1
+        means = sums / (sums[-1] or math.nan)
+        negative_entropy = means[num_experts:-2].sum()
+        return {
+            "mean": means[:num_experts],
+            "entropy": float(-negative_entropy / max(math.log(num_experts), 1e-30)),
+            "max": float(means[-2]),
+            "count": float(sums[-1]),
+        }
+
+    def reset(self) -> None:
+        """Set all sums to 0."""
+        self.sums.assign(ops.zeros(self.sums.shape, "float32"))
+
+    def add(self, totals: Tensor) -> None:
+        """Add sums over examples."""
+        if not is_jax_trace_outside_keras(totals):
+            self.sums.assign_add(totals)
+
+
+def update_statistics(gates: Sequence[Gate], weights: Tensor) -> None:
+    """Add the weights `(gates, num_experts, batch)` of several gates in few operations."""
+    totals = ops.sum(_summands(weights, axis=1), axis=-1)
+    for gate, of_gate in zip(gates, ops.unstack(totals, len(gates))):
+        gate._statistics.add(of_gate)
+
+
+def are_statistics_updated(training: bool | None) -> bool:
+    """Return whether a call updates statistics: only in Keras's loops and if not observed."""
+    return training is not None and active_observer() is None
+
+
+def _summands(weights: Tensor, axis: int) -> Tensor:
+    """Return the contribution of each example to the sums, along the axis of the experts."""
+    weights = ops.cast(ops.stop_gradient(weights), "float32")
+    weighted_logs = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
+    maxima = _largest(weights, axis)
+    return ops.concatenate([weights, weighted_logs, maxima, ops.ones_like(maxima)], axis=axis)
+
+
+def _softmax(logits: Tensor, axis: int = -1) -> Tensor:
+    """Compute the softmax over an axis.
+
+    TensorFlow's softmax works row by row and takes three times as long for the short rows of gates.
+    It is replaced by elementary operations.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.softmax(logits, axis=axis)
+    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits, axis)))
+    return exponentials * (1 / ops.sum(exponentials, axis=axis, keepdims=True))
+
+
+def _largest(values: Tensor, axis: int = -1) -> Tensor:
+    """Return the maximum over an axis, which is kept. The batch may be empty."""
+    if 0 in values.shape:
+        return values[..., :1]
+    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile doesn't support ops.max
+
+
+def _masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum `(..., n)` to `(n,)` over all examples, or those that are valid in a mask `(...)`."""
+    if mask is not None:
+        values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)
+    return ops.sum(values, axis=tuple(range(len(values.shape) - 1)))

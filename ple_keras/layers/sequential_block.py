@@ -1,5 +1,6 @@
 """A sequence of layers that accepts dicts."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, SupportsIndex
 
@@ -9,14 +10,15 @@ from ple_keras._checks import check_bool
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.internals import largest_outputs
 from ple_keras._keras.registration import register
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
-from ple_keras.layers._level.gate_arguments import TakesGateArguments, takes
-from ple_keras.layers._level.gate_context import shape_of
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.gate_inputs import STREAM, build_without_context, check_context, shape_of
 
 
 @register
-class SequentialBlock(TakesGateArguments, FreezableLayer):
+class SequentialBlock(FreezableLayer):
     """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
     The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
@@ -92,6 +94,21 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
     def __len__(self) -> int:
         return len(self._chain)
 
+    @property
+    def output(self) -> Any:
+        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
+
+        With those of the first call, Keras would refuse a model of a block that has returned gate
+        weights in a later call only.
+        """
+        return largest_outputs(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the context before Keras does, and call the block."""
+        check_context(kwargs.get("gate_context"))
+        build_without_context(self, *args)
+        return super().__call__(*args, **kwargs)
+
     def build(
         self,
         inputs_shape: NestedShape | None = None,  # Keras passes none for an empty dict
@@ -107,9 +124,6 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
             context = symbolic(gate_context_shape, self.compute_dtype)
         self._run_in_order(lambda layer: layer, inputs, context)
         self._restore_frozen()
-
-    def _takes(self, argument: str) -> bool:
-        return any(takes(layer, argument) for layer in self._chain)
 
     def _layers_with_config(self) -> list[keras.Layer]:
         return self.layers
@@ -138,9 +152,9 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
             arguments: dict[str, Any] = {}
-            if context is not None and takes(layer, "gate_context"):
+            if context is not None and _takes(layer, "gate_context"):
                 arguments["gate_context"] = context
-            if returns_weights and takes(layer, "return_gate_weights"):
+            if returns_weights and _takes(layer, "return_gate_weights"):
                 arguments["return_gate_weights"] = True
             inputs = function_of(layer)(inputs, **arguments)
             if "return_gate_weights" in arguments:
@@ -150,17 +164,21 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
         return (inputs, _sort_keys(weights)) if returns_weights else inputs
 
     def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
-        if context is not None and not self._takes("gate_context"):
+        if context is not None and not self._is_taken("gate_context"):
             raise ValueError(
                 "gate_context must be None, since no layer reads it: its CGCBlocks need "
                 'gate_reads="context" or gate_reads="both". '
                 f"Received: gate_context.shape={shape_of(context)}"
             )
-        if returns_weights and not self._takes("return_gate_weights"):
+        if returns_weights and not self._is_taken("return_gate_weights"):
             raise ValueError(
                 "return_gate_weights must be False, since no layer has gates. "
                 f"Received: return_gate_weights=True, layers={self.layers}"
             )
+
+    def _is_taken(self, argument: str) -> bool:
+        """Return whether a layer takes an argument of gates."""
+        return any(_takes(layer, argument) for layer in self._chain)
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the last layer sets the masks of the outputs."""
@@ -192,6 +210,20 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({**config, "layers": deserialize_children(config["layers"])})
+
+
+def _takes(layer: keras.Layer, argument: str) -> bool:
+    """Return whether a layer takes "gate_context" or "return_gate_weights" in its calls.
+
+    A block takes an argument if one of its layers does. A level takes a context if its gates read
+    it.
+    """
+    if argument not in inspect.signature(layer.call).parameters:
+        return False
+    if isinstance(layer, SequentialBlock):
+        return layer._is_taken(argument)
+    is_unread = isinstance(layer, CGCBlock) and layer.gate_reads == STREAM
+    return not (is_unread and argument == "gate_context")
 
 
 def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> None:

@@ -110,13 +110,6 @@ def test_children_are_the_direct_inner_layers_in_order():
     assert internals.children(inner) == inner.layers
 
 
-def test_a_variable_can_be_removed_from_a_layer():
-    layer = keras.layers.Dense(2)
-    layer.build((None, 3))
-    internals.stop_tracking(layer, layer.kernel)
-    assert [weight.name for weight in layer.weights] == ["bias"]
-
-
 def test_masks_are_attached_to_tensors():
     x = keras.ops.convert_to_tensor([[0.0], [1.0]])
     assert internals.mask_of(x) is None

@@ -9,7 +9,6 @@ import pytest
 import ple_keras as pk
 from ple_keras.export._onnx_names import name_values
 from tests.helpers import assert_same, numpy_of, randomize
-from tests.models import chain
 from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()

@@ -280,12 +280,7 @@ class OldSequential(pk.SequentialBlock):
         return super().call(inputs, training=training)
 
 
-class OldGates(pk.CGCBlock):
-    def gate_weights(self, inputs, training=None):
-        return super().gate_weights(inputs, training=training)
-
-
-@pytest.mark.parametrize("cls", [OldCall, OldBuild, OldGates])
+@pytest.mark.parametrize("cls", [OldCall, OldBuild])
 def test_subclasses_with_older_signatures_work(cls):
     block = cls(TASKS, [3])
     symbolic = OldSequential([block])(keras.Input((3,)))
@@ -296,23 +291,6 @@ def test_subclasses_with_older_signatures_work(cls):
     expected = {gate: factor * y for gate, y in numpy_of(plain(X)).items()}
     assert_same(numpy_of(block(X)), expected)
     assert {gate: x.shape for gate, x in symbolic.items()} == dict.fromkeys(STREAMS, (None, 3))
-
-
-class SharpGates(pk.CGCBlock):
-    def gate_weights(self, inputs, training=None, gate_context=None):
-        weights = super().gate_weights(inputs, training=training, gate_context=gate_context)
-        return {gate: keras.ops.cast(w > 0.5, "float32") for gate, w in weights.items()}
-
-
-def test_overridden_gate_weights_get_the_context():
-    block = SharpGates(TASKS, [3], gate_reads="context")
-    outputs, weights = block(X, gate_context=C, return_gate_weights=True)
-    experts = numpy_of(block.expert_outputs(X))
-    of_click = numpy_of(weights["click"])
-    assert set(np.unique(of_click)) <= {0.0, 1.0}
-    names = block.gate_experts["click"]
-    expected = sum(of_click[:, [i]] * experts[name] for i, name in enumerate(names))
-    np.testing.assert_allclose(numpy_of(outputs["click"]), expected, atol=1e-6)
 
 
 # Other tools.

@@ -12,6 +12,7 @@ import pytest
 import ple_keras as pk
 from ple_keras.inspection._gradients import gradient_function
 from ple_keras.inspection.levels import find_levels
+from ple_keras.layers._level.level import BatchedComputation
 from ple_keras.layers.weight_slices import level_slices
 from ple_keras.transfer._named_slices import named_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
@@ -210,7 +211,8 @@ def test_batched_levels_are_isolated_too():
 
     x = {stream: torch.from_numpy(tensor) for stream, tensor in streams().items()}
     ple = built(2, x, isolate_task_experts=True)
-    assert ple[0]._level._regular.is_batched(ple[0]._level.streams(x))
+    level = ple[0]._level
+    assert isinstance(level.computation(level.streams(x), {}), BatchedComputation)
     ple.zero_grad()
     ple(x)["click"].square().sum().backward()
     for block in ple:

@@ -1,68 +1,58 @@
-"""Subclasses of CGCBlock that override their experts or gates get the inputs of the block."""
+"""Subclasses of CGCBlock may override `call`, but not the methods that inspect a block."""
 
 import keras
-import numpy as np
 import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of
+from tests.refusals import check_refused
 
 TASKS = ["click", "buy"]
 
 
-class HalvedExperts(pk.CGCBlock):
-    def expert_outputs(self, inputs, training=None):
-        return super().expert_outputs(inputs * 0.5, training=training)
+class HalvedInputs(pk.CGCBlock):
+    def call(self, inputs, training=None):
+        return super().call(0.5 * inputs, training=training)
 
 
-class UniformGates(pk.CGCBlock):
-    def gate_weights(self, inputs, training=None):
-        counts = {gate: len(experts) for gate, experts in self.gate_experts.items()}
-        rows = keras.ops.shape(inputs)[0]
-        return {gate: keras.ops.ones((rows, n)) / n for gate, n in counts.items()}
+@pytest.mark.parametrize("method", ["expert_outputs", "gate_weights"])
+@pytest.mark.parametrize("base", [pk.CGCBlock, HalvedInputs])
+def test_methods_of_inspection_must_not_be_overridden(base, method):
+    check_refused(
+        lambda: type("Own", (base,), {method: lambda self, inputs: {}}),
+        TypeError,
+        rf"{method} must not be overridden, .* expert_block or gate_block, .* ExpertBlock, or "
+        rf"override call\. Received: {method}=Own\.{method}",
+    )
 
 
-def built(cls, seed=0):
-    keras.utils.set_random_seed(seed)
-    block = cls(TASKS, [4], name="cgc")
-    block(features(1, 3))
-    return block
+def test_a_mixin_must_not_override_them_either():
+    class Mixin:
+        def gate_weights(self, inputs):
+            return {}
+
+    with pytest.raises(TypeError, match=r"Received: gate_weights=Mixed\.gate_weights"):
+        type("Mixed", (Mixin, pk.CGCBlock), {})
 
 
-@pytest.mark.parametrize("rows", [5, 600])
-def test_overridden_experts_get_the_tensor_that_the_block_gets(rows):
-    x = features(rows, 3)
-    block, plain = built(HalvedExperts), built(pk.CGCBlock)
-    experts, weights = numpy_of(plain.expert_outputs(0.5 * x)), numpy_of(plain.gate_weights(x))
-    expected = {
-        gate: sum(weights[gate][:, [i]] * experts[name] for i, name in enumerate(names))
-        for gate, names in plain.gate_experts.items()
-    }
+def test_a_method_replaced_on_a_block_has_no_effect_on_its_calls():
+    x = features(5, 3)
+    block = pk.CGCBlock(TASKS, [4])
+    expected = numpy_of(block(x))
+    block.expert_outputs = lambda inputs, training=None: {}
     assert_same(numpy_of(block(x)), expected)
 
 
-def test_overridden_gates_get_the_tensor_that_the_block_gets():
-    x = features(5, 3)
-    block = built(UniformGates)
-    experts = numpy_of(block.expert_outputs(x))
-    expected = (experts["click/expert_0"] + experts["shared/expert_0"]) / 2
-    np.testing.assert_allclose(numpy_of(block(x))["click"], expected, atol=1e-6)
-
-
-def test_overridden_experts_work_in_a_functional_model():
+@pytest.mark.parametrize("rows", [5, 600])
+def test_an_overridden_call_works_in_a_functional_model(rows):
     inputs = keras.Input((3,))
-    block = HalvedExperts(TASKS, [4])
+    block = HalvedInputs(TASKS, [4])
     model = keras.Model(inputs, block(inputs))
-    x = features(5, 3)
-    assert_same(model.predict(x, verbose=0), numpy_of(block(x)))
-
-
-def test_a_method_replaced_on_the_block_itself_is_used():
-    x = features(5, 3)
-    block = built(pk.CGCBlock)
-    outputs = {name: 0 * value for name, value in block.expert_outputs(x).items()}
-    block.expert_outputs = lambda inputs, training=None: outputs
-    assert not np.any(numpy_of(block(x))["buy"])
+    plain = pk.CGCBlock(TASKS, [4])
+    plain.build((None, 3))
+    plain.set_weights(block.get_weights())
+    x = features(rows, 3)
+    assert_same(model.predict(x, verbose=0), numpy_of(plain(0.5 * x)))
 
 
 @keras.saving.register_keras_serializable("test_overrides")

@@ -1,6 +1,6 @@
 """Weights of E layers stacked in one variable `(E, ...)`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -23,21 +23,6 @@ class StackedInitializer(keras.initializers.Initializer):
         return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
 
 
-def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
-    """Return the slices of a stack, from `(E, n, ...)` to E tensors `(n, ...)`.
-
-    On JAX, the gradient of `unstack` is a sum of E padded stacks, whose cost grows with E squared.
-    The gradient of `split` is a concatenation. On other backends, `unstack` is faster.
-    """
-    stack = ops.convert_to_tensor(stack)
-    experts, first, *others = stack.shape
-    if keras.backend.backend() == "jax":
-        split: list[Any] = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
-        return split
-    unstacked: list[Any] = ops.unstack(stack, experts)
-    return unstacked
-
-
 class StackedRegularizer(keras.Regularizer):
     """Regularizer of a stack: the sum of a regularizer's values for all slices."""
 
@@ -51,3 +36,39 @@ class StackedRegularizer(keras.Regularizer):
 
     def __call__(self, stack: Tensor) -> Tensor:
         return sum(self.regularizer(weight) for weight in unstack_experts(stack))
+
+
+def unstack_experts(stack: Tensor | keras.Variable) -> Sequence[Tensor]:
+    """Return the slices of a stack, from `(E, n, ...)` to E tensors `(n, ...)`."""
+    stack = ops.convert_to_tensor(stack)
+    unstack = {"jax": _unstack_on_jax, "torch": _unstack_on_torch}.get(
+        keras.backend.backend(), ops.unstack
+    )
+    slices: Sequence[Tensor] = unstack(stack, stack.shape[0])
+    return slices
+
+
+def _unstack_on_jax(stack: Tensor, experts: int) -> Sequence[Tensor]:
+    """Split a stack, since the gradient of a split is a concatenation.
+
+    That of `unstack` is a sum of E padded stacks, whose cost grows with E squared. On other
+    backends, `unstack` is faster.
+    """
+    _, first, *others = stack.shape
+    slices: Sequence[Tensor] = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
+    return slices
+
+
+def _unstack_on_torch(stack: Tensor, experts: int) -> Sequence[Tensor]:
+    """Copy the slices if gradients are on.
+
+    The slices of `unbind` are views. They can't be used after an optimizer, for example in another
+    thread, has changed the stack.
+    """
+    import torch
+
+    has_gradient = stack.requires_grad and torch.is_grad_enabled()
+    # ONNX has no copies, and a trace has no gradient.
+    is_copied = has_gradient and not torch.jit.is_tracing()
+    slices: Sequence[Tensor] = (torch.unbind_copy if is_copied else torch.unbind)(stack)
+    return slices

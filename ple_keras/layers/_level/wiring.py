@@ -3,8 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from keras import ops
+
 from ple_keras._checks import SHARED, check_features, check_keys
-from ple_keras._typing import Shape, StreamShapes
+from ple_keras._typing import Shape, Streams, StreamShapes, Tensor
 
 
 class LevelWiring:
@@ -73,10 +75,6 @@ class LevelWiring:
         """The tasks and experts, in order, which must be the same in a file."""
         return [*self.tasks, *self.experts]
 
-    def sources(self, gate: str) -> list[str]:
-        """Return the streams that a gate's output depends on: its own and those of its experts."""
-        return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
-
     def shapes(self, shape: StreamShapes | None) -> dict[str, Shape]:
         """Return the shape of each stream, `(batch, ..., features)`.
 
@@ -100,3 +98,34 @@ class LevelWiring:
             return dict.fromkeys(self.streams, value)
         check_keys(value, self.streams, "inputs")
         return {stream: value[stream] for stream in self.streams}
+
+    def masks(self, mask: Streams | None) -> dict[str, Any] | None:
+        """Return the mask of each output: it is valid where all streams that its gate mixes are.
+
+        Args:
+            mask: The mask of the inputs, or the mask of each stream.
+
+        Returns:
+            A mask for each gate, which is None if all positions are valid; None if there are no
+            masks.
+        """
+        masks = self.by_stream(mask)
+        if all(of_stream is None for of_stream in masks.values()):
+            return None
+        return {
+            gate: _all_valid([masks[stream] for stream in self._sources(gate)])
+            for gate in self.gates
+        }
+
+    def _sources(self, gate: str) -> list[str]:
+        """Return the streams that a gate's output depends on: its own and those of its experts."""
+        return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
+
+
+def _all_valid(masks: list[Tensor]) -> Tensor:
+    """Return the conjunction of masks. None means that all positions are valid."""
+    distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
+    combined = distinct[0] if distinct else None
+    for mask in distinct[1:]:
+        combined = ops.logical_and(combined, mask)
+    return combined

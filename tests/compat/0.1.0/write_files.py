@@ -357,12 +357,6 @@ def dropout():
 
 
 @_case(quantize="int8")
-def int8_stacked_experts():
-    heads = _click_and_time()
-    return _model(pk.PLEBlock(1, heads, [4], gate_block=[4], name="ple"), heads)
-
-
-@_case(quantize="int8")
 def int8_copied_experts():
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[4]), pk.BinaryHead("buy")], name="heads")
     expert = ScaledExpert([4], scale=1.5)

@@ -1,14 +1,23 @@
 """Inputs of the gates of a level: their streams, a context, or both."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
 from keras import ops
 
-from ple_keras._checks import SHARED, check_features, check_keys, check_known_value, check_width
+from ple_keras._checks import (
+    SHARED,
+    check_features,
+    check_keys,
+    check_known_value,
+    check_width,
+    short_repr,
+)
+from ple_keras._keras.dtypes import dtype_name, is_number
 from ple_keras._keras.internals import mask_of, set_mask
 from ple_keras._typing import ByName, Shape, Streams, Tensor
-from ple_keras.layers._level.gate_context import shape_of
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
 
@@ -126,3 +135,63 @@ def _are_different(first: object, second: object) -> bool:
 def _side_by_side(first: Any, second: Any) -> Shape:
     """Return the shape of two tensors of known widths, concatenated along the last axis."""
     return (*first[:-1], first[-1] + second[-1])
+
+
+def check_context(context: Any) -> None:
+    """Check that a context is None, a tensor of numbers, or a dict of such tensors.
+
+    Blocks check it before Keras does, whose errors do not name the argument. Keras also takes an
+    empty dict, and a list of numbers, for no context.
+    """
+    if context is None:
+        return
+    if not isinstance(context, Mapping):
+        _check_tensor(context, "gate_context", " (..., C), or a dict of tensors by gate")
+        return
+    if not context:
+        raise ValueError(
+            "gate_context as a dict must have a tensor for each gate. Received: gate_context={}"
+        )
+    for gate, tensor in context.items():
+        _check_tensor(tensor, f"gate_context[{gate!r}]", " (..., C)")
+
+
+def _check_tensor(value: Any, argument: str, rule: str) -> None:
+    if not hasattr(value, "shape"):
+        raise TypeError(
+            f"{argument} must be a tensor{rule}. Received: {argument}={short_repr(value)}"
+        )
+    if hasattr(value, "dtype") and not is_number(dtype_name(value)):
+        raise TypeError(
+            f"{argument} must hold numbers. Encode strings, for example with a StringLookup. "
+            f"Received: {argument}.dtype={dtype_name(value)}"
+        )
+
+
+def refuse_symbolic(context: Any) -> None:
+    """Check that a context has no symbolic tensors."""
+    if any(isinstance(tensor, keras.KerasTensor) for tensor in keras.tree.flatten(context)):
+        raise ValueError(f"gate_context must not be symbolic. Received: gate_context={context!r}")
+
+
+def shape_of(value: Any) -> Any:
+    """Return the shape of a tensor or the shapes of a dict of tensors. A shape is unchanged."""
+    if isinstance(value, Mapping):
+        return {key: shape_of(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(shape_of(item) for item in value)
+    return tuple(value.shape) if hasattr(value, "shape") else value
+
+
+def build_without_context(block: keras.Layer, *inputs: Any) -> None:
+    """Build a block of a class whose `call`, written before there were contexts, takes none.
+
+    Keras would refuse to call its `build`, since it requires that each argument of a `build` of
+    several arguments belongs to an argument of `call`.
+
+    Args:
+        block: A CGCBlock or SequentialBlock.
+        *inputs: The positional arguments of its call.
+    """
+    if inputs and not (block.built or "gate_context" in inspect.signature(block.call).parameters):
+        block.build(shape_of(inputs[0]))
