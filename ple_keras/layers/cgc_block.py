@@ -169,6 +169,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
+        self._make_read_only()
 
     @property
     def task_names(self) -> list[str]:
