@@ -1,6 +1,7 @@
-"""Layers whose config lists the frozen layers inside them."""
+"""The base of all layers: its config is true, of frozen inner layers and of arguments."""
 
-from typing import Any
+import inspect
+from typing import Any, ClassVar
 
 import keras
 
@@ -22,16 +23,50 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 
 
 class FreezableLayer(keras.Layer):
-    """A layer whose config lists the frozen layers inside it.
+    """A layer with read-only arguments, whose config lists the frozen layers inside it.
 
     The config of a layer does not contain the layers that it creates in `build`. Without the list,
     a frozen one would train after loading or cloning. The list, "frozen_layers", has the names of
     `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
+
+    A layer passes its arguments on to inner layers, losses and metrics. An argument assigned later
+    would be saved, without an effect on the model. The arguments of the constructors of this
+    package are therefore read-only once the layer is built, or after `_make_read_only`.
     """
+
+    _arguments: ClassVar[frozenset[str]] = frozenset()  # of this package's classes
+    # How to change an argument of a layer that exists, by argument.
+    _other_ways: ClassVar[dict[str, str]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls) and cls.__module__.startswith("ple_keras."):
+            _, *parameters = inspect.signature(cls.__init__).parameters.values()
+            names = [p.name for p in parameters if p.kind != p.VAR_KEYWORD]
+            cls._arguments = cls._arguments.union(names)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._frozen_layers: Any = Untracked(None)  # from the config, used in `build`
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self._arguments and self._is_read_only():
+            raise AttributeError(
+                f"{name} of {self.name!r} is read-only, because the model already uses it. "
+                f"{self._other_ways.get(name, '')}Create a new layer with this argument: "
+                f"`{type(self).__name__}(...)`, or `type(layer).from_config({{**layer.get_config()"
+                f', "{name}": ...}})` to keep the other arguments. `transfer_weights` copies the '
+                f"weights. Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
+
+    def _make_read_only(self) -> None:
+        """Refuse further assignments of the arguments, even if the layer is not built."""
+        self._has_read_only_arguments = True
+
+    def _is_read_only(self) -> bool:
+        attributes = vars(self)  # Keras has not created `built` before its constructor
+        return bool(attributes.get("built") or attributes.get("_has_read_only_arguments"))
 
     @property
     def trainable(self) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 
@@ -80,6 +80,11 @@ class Head(SavesQuantization, FreezableLayer):
     >>> tuple(CountHead("visits", tower=[16])(keras.ops.ones((8, 32))).shape)
     (8, 1)
     """
+
+    _other_ways: ClassVar[dict[str, str]] = {
+        "loss_weight": "Call `TaskHeads.multiply_loss_weights`, train with a LossWeightSchedule, "
+        "or compile again with `compile_kwargs(loss_weights={task: ...})`. Or: "
+    }
 
     def __init__(
         self,

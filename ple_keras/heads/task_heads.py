@@ -78,6 +78,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self._product_names = tuple(head.task for head in sort_products(heads))
         self._came_built = built_names(heads)
         self._set_heads(heads)
+        self._make_read_only()
 
     @property
     def task_names(self) -> list[str]:
@@ -173,9 +174,12 @@ class TaskHeads(LossWeighting, FreezableLayer):
         >>> [metric.name for metric in kwargs["metrics"]["click"]]
         ['auc', 'binary_crossentropy', 'accuracy']
         """
-        return compile_arguments(
+        arguments = compile_arguments(
             self._heads(), self._loss_weights, self.loss_weighting, extra_metrics, overrides
         )
+        for head in self._heads():
+            head._make_read_only()
+        return arguments
 
     def check_labels(self, y: Mapping[TaskName, Tensor]) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.

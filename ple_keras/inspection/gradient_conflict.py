@@ -20,7 +20,6 @@ from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
-from ple_keras.layers.weight_slices import expert_slices
 
 INPUT = "input"
 Levels = Mapping[str, CGCBlock]
@@ -123,7 +122,7 @@ def _cosine_function(
 ) -> Callable[[Nested, dict[str, Tensor]], dict[Place, np.ndarray]]:
     """Return a function from the x and y of a batch to cosines `(tasks, tasks)` by place."""
     slices = {
-        (level, expert): [(v, index) for v, index in expert_slices(block)[expert] if v.trainable]
+        (level, expert): [(v, i) for v, i in block._level.bank.slices(expert) if v.trainable]
         for level, block in levels.items()
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/")

@@ -187,6 +187,7 @@ class CGCBlock(FreezableLayer):
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
+        self._make_read_only()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a subclass that overrides a method of inspection, which calls do not use."""

@@ -117,6 +117,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
             for step in steps
             if self.dropout
         ]
+        self._make_read_only()
 
     def _make_dense(self, step: int) -> keras.layers.Dense:
         return keras.layers.Dense(

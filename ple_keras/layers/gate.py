@@ -123,6 +123,7 @@ class Gate(FreezableLayer):
         self._template = None
         if gate_block is not None:
             self._template = as_template(gate_block, "gate_block", self.dtype_policy)
+        self._make_read_only()
 
     def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)

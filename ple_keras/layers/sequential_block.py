@@ -64,6 +64,7 @@ class SequentialBlock(FreezableLayer):
         self.supports_masking = True
         self._chain = _check_layers(layers)  # part of the file format, as "layers"
         self._came_built = built_names(self._chain)
+        self._make_read_only()
 
     @property
     def layers(self) -> list[keras.Layer]:

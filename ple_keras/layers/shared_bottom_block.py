@@ -49,6 +49,7 @@ class SharedBottomBlock(SavesQuantization, FreezableLayer):
         self.supports_masking = True
         self._task_names = tuple(task_names(outputs))
         self._template = as_template(bottom_block, "bottom_block", self.dtype_policy)
+        self._make_read_only()
 
     @property
     def task_names(self) -> list[str]:

@@ -101,6 +101,7 @@ class StreamFeatures(FreezableLayer):
         with keras.name_scope(self.name):  # for unique paths of the adapted layers' weights
             self._template = FeatureTemplate(feature_block, "feature_block")
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
+        self._make_read_only()
 
     def _copies_by_stream(self) -> dict[str, str]:
         """Return the attribute of the copy that each stream reads, part of the file format.

@@ -8,8 +8,7 @@ import numpy as np
 from ple_keras._checks import check_int, check_not_negative
 from ple_keras._typing import WeightSlice
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.weight_slices import expert_slices
-from ple_keras.transfer._copying import check_built, copy_slices, shape_difference
+from ple_keras.transfer._slices import check_built, copy_slices, expert_slices, shape_difference
 
 
 def start_experts(

@@ -1,5 +1,6 @@
 """Transfer of weights from a trained model to another model, matched by name."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from textwrap import TextWrapper
@@ -9,11 +10,17 @@ import keras
 from ple_keras._keras.walking import find_layers
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.weight_slices import gate_slices
-from ple_keras.transfer._copying import check_built, copy_slices, shape_difference
-from ple_keras.transfer._named_slices import named_slices, slices_of_levels
+from ple_keras.transfer._slices import (
+    check_built,
+    copy_slices,
+    gate_slices,
+    named_slices,
+    shape_difference,
+    slices_of_levels,
+)
 
 Levels = Mapping[str, CGCBlock]
+AUTOMATIC_KEY = re.compile(r"(.*/)?(cgc|ple|mmoe|sequential)_block(_\d+)?(/\d+)?")
 
 
 @dataclass(frozen=True)
@@ -72,10 +79,11 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     If a model has two heads for a task, or two StreamFeatures, the names start with their paths
     instead.
 
-    Levels are named as in `gate_weights`. If the two models have no level name in common, levels
-    are matched in order. Stacked and copied experts are equivalent. Gates are left out in levels
-    with another `gate_reads`. Other layers are matched by name: name them, and the layers inside
-    them. Optimizers and gate statistics are not copied.
+    Levels are named as in `gate_weights`. If the names do not all agree, levels of blocks without
+    a given name, such as `ple_block_1`, are matched in order, and so are all levels if the two
+    models have no given name in common. Stacked and copied experts are equivalent. Gates are left
+    out in levels with another `gate_reads`. Other layers are matched by name: name them, and the
+    layers inside them. Optimizers and gate statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W give these experts a
@@ -138,11 +146,22 @@ def _built_levels(model: keras.Layer) -> Levels:
 
 
 def _match_levels(source: Levels, target: Levels) -> tuple[Levels, Levels]:
-    """Return the levels of both, by the target's keys if they have no key in common."""
-    if set(source) & set(target):
+    """Return the levels of both, with equal keys for levels that match.
+
+    Given names match. Names that Keras chose depend on the layers that were created before, so
+    their levels match in order, unless all names agree. So do all levels if the models have no
+    given name in common.
+    """
+    if set(source) == set(target):
         return source, target
-    keys = dict(zip(source, target))
-    return {keys.get(key, key): block for key, block in source.items()}, target
+    in_order = [
+        [key for key in levels if AUTOMATIC_KEY.fullmatch(key)] for levels in (source, target)
+    ]
+    if set(source) & set(target) <= set(in_order[0]):
+        in_order = [list(source), list(target)]
+    keys = dict(zip(*in_order))
+    unmatched = {key: f"{key} (source)" for key in in_order[0] if key in target}
+    return {keys.get(key, unmatched.get(key, key)): x for key, x in source.items()}, target
 
 
 def _gates_of_another_input(source: Levels, target: Levels) -> dict[str, str]:

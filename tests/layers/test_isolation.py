@@ -13,8 +13,7 @@ import ple_keras as pk
 from ple_keras.inspection._gradients import gradient_function
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers._level.level import BatchedComputation
-from ple_keras.layers.weight_slices import level_slices
-from ple_keras.transfer._named_slices import named_slices
+from ple_keras.transfer._slices import level_slices, named_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.layers.feature_networks import columns, network, symbols
 

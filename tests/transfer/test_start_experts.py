@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers.weight_slices import expert_slices
+from ple_keras.transfer._slices import expert_slices
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.templates import CopiedExpert
 

@@ -136,6 +136,39 @@ def test_levels_with_different_names_are_matched_in_order():
     assert_same(numpy_of(target(x)), numpy_of(source(x)))
 
 
+@pytest.mark.parametrize(
+    ("of_source", "of_target", "copied"),
+    [
+        (["cgc_block_1", "cgc_block_2"], ["cgc_block", "cgc_block_1"], {0: 0, 1: 1}),
+        (["cgc_block_2", "cgc_block_1"], ["cgc_block_1"], {0: 0}),
+        (["cgc_block"], ["cgc_block_1", "cgc_block"], {0: 0}),
+        (["cgc_block_1", "cgc_block"], ["cgc_block", "cgc_block_1"], {0: 1, 1: 0}),  # all agree
+        (["old", "cgc_block_1"], ["cgc_block", "cgc_block_1", "old"], {0: 2, 1: 0}),
+        (["old", "same"], ["same", "new"], {1: 0}),
+    ],
+)
+def test_levels_are_matched_in_order_unless_their_names_were_given(of_source, of_target, copied):
+    sources, targets = (
+        [pk.CGCBlock(["a"], 3, name=name) for name in names] for names in (of_source, of_target)
+    )
+    models = [chain(*blocks) for blocks in (sources, targets)]
+    for seed, model in enumerate(models):
+        randomize(model, seed)
+    transfer = pk.transfer_weights(*models)
+    of_sources, of_targets = (
+        [numpy_of(block.weights[0]) for block in blocks] for blocks in (sources, targets)
+    )
+    same = {
+        i: j
+        for i, source in enumerate(of_sources)
+        for j, target in enumerate(of_targets)
+        if np.array_equal(source, target)
+    }
+    assert same == copied
+    left_out = {name.split("/")[0] for name in transfer.left_out}
+    assert len(left_out) == len(sources) - len(copied)
+
+
 def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
     for block in (
         lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
