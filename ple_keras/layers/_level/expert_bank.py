@@ -5,9 +5,9 @@ from typing import Any
 
 import keras
 
+from ple_keras._keras.copying import Template
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
-from ple_keras.layers.template import Template
 
 
 class ExpertBank(keras.Layer):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import check_width, short_repr
+from ple_keras._keras.copying import Template
 from ple_keras._typing import ByName, DType, Shape, Streams, Tensor
 from ple_keras.layers._level.batched_level import BatchedCall
 from ple_keras.layers._level.convolution_level import ConvolutionCall
@@ -17,7 +18,6 @@ from ple_keras.layers._level.unbatched_level import OverriddenLevel, UnbatchedLe
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
-from ple_keras.layers.template import Template
 
 
 class Level:

@@ -6,12 +6,12 @@ import keras
 
 from ple_keras._checks import check_bool
 from ple_keras._keras.building import output_width
+from ple_keras._keras.copying import Template
 from ple_keras._typing import Shape, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.gate_inputs import GateInputs
 from ple_keras.layers._level.level import Level
 from ple_keras.layers._level.masks import output_masks
 from ple_keras.layers._level.wiring import LevelWiring
-from ple_keras.layers.template import Template
 
 
 class LevelShapes(keras.Layer):

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import keras
 from keras import ops
 
+from ple_keras._keras.copying import Template
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizeForwarder, check_quantization_mode
@@ -14,7 +15,6 @@ from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
 from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
-from ple_keras.layers.template import Template
 
 # Activations of Keras that act on each feature alone, unlike softmax.
 ELEMENTWISE = (
