@@ -5,7 +5,6 @@ from typing import Any, cast
 
 import keras
 
-from ple_keras._keras.adapting import adapted_layers
 from ple_keras._keras.copying import copy_layer
 from ple_keras._keras.walking import walk
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
@@ -66,7 +65,6 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
         ValueError: If the layer does not map the inputs to one tensor, or if this does not build
             all layers inside it. They would slow down every training step.
     """
-    unadapted = [inside for inside in adapted_layers(layer) if not inside.built]
     try:
         output = layer(inputs)
     except Exception as error:
@@ -79,21 +77,26 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
             f"{argument} must return one tensor, but it returns {output!r}. "
             f"Received: {argument}={layer!r}"
         )
-    adapted = {id(inside) for inside in adapted_layers(layer)}  # TextVectorization has unbuilt ones
-    unbuilt = [
-        path[-1].name
-        for path in walk(layer)
-        if not path[-1].built and not any(id(outer) in adapted for outer in path)
-    ]
+    refuse_adapted(layer, argument)
+    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
     if unbuilt:
         raise ValueError(
             f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
             "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
             f"Received: {argument}={layer!r}"
         )
-    if any(inside.weights for inside in unadapted):
+    return output
+
+
+def refuse_adapted(layer: keras.Layer, argument: str) -> None:
+    """Check that a feature network has no layers with adapted state, such as Normalization.
+
+    A copy of a layer through its config has no adapted state.
+    """
+    adapted = [path[-1] for path in walk(layer) if hasattr(path[-1], "adapt")]
+    if adapted:
         raise ValueError(
-            f"{argument} must contain adapted layers only: call `adapt` of {unadapted} first. "
+            f"{argument} must not contain layers with `adapt`, since its copies would lose their "
+            f"state, but it contains {adapted}. Apply them to the inputs, before StreamFeatures. "
             f"Received: {argument}={layer!r}"
         )
-    return output

@@ -2,7 +2,9 @@
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import keras
@@ -15,7 +17,33 @@ from ple_keras._keras.internals import (
     is_of_keras,
     tensorflow_not_imported,
 )
+from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.walking import layers_inside
 from ple_keras._typing import Initializer
+
+
+class Template(Untracked[keras.Layer]):
+    """A layer that is copied and never used itself.
+
+    Args:
+        layer: The layer.
+        argument: The name of the caller's argument, for error messages, and of its config's key.
+    """
+
+    def __init__(self, layer: keras.Layer, argument: str) -> None:
+        super().__init__(layer)
+        self.argument = argument
+
+    @property
+    def layer(self) -> Any:
+        return self.value
+
+    def copy(self, name: str, *path: object) -> Any:
+        """Return a copy with the name `name` and with seeds derived for `path`."""
+        return copy_layer(self.layer, name, *path)
+
+    def serialize(self) -> Any:
+        return keras.saving.serialize_keras_object(self.layer)
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -33,13 +61,11 @@ def derive_initializer(initializer: Initializer, *path: object) -> Any:
     """
     if not isinstance(initializer, keras.Initializer):
         return initializer
-    return type(initializer).from_config(_reseed(initializer.get_config(), path))
+    return _recreate(initializer, lambda config: _reseed(config, path))
 
 
-def copy_layer(
-    layer: keras.Layer, name: str, *path: object, replaced: Mapping[int, keras.Layer] | None = None
-) -> keras.Layer:
-    """Return a copy of `layer` with new weights and the name `name`.
+def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
+    """Return a copy of `layer` with new weights, its functions and the name `name`.
 
     The copy is unbuilt, except for a Functional model, which is built within the current name
     scope. Seeds in the config are derived for `path`. Copies for different paths therefore start
@@ -49,28 +75,49 @@ def copy_layer(
         layer: The layer.
         name: The name of the copy.
         *path: The place of the copy.
-        replaced: Layers to use instead of copies, by the id of a layer of a Functional or
-            Sequential model. Several copies can share them.
 
     Raises:
         TypeError: If the layer's `__init__` takes parameters that its config lacks, or if the
             layer is or contains a Lambda.
     """
+
+    def change(config: dict[str, Any]) -> dict[str, Any]:
+        return {**_reseed(remove_build_shapes(config, keep_marked=False), path), "name": name}
+
     with keras.name_scope(name), tensorflow_not_imported():
         if is_graph(layer):
-            return _clone_model(layer, name, path, replaced or {})
+            return _clone_model(layer, name, path)
         if isinstance(layer, keras.layers.Lambda):
             raise TypeError("the config of a Lambda does not keep its function.")
         if isinstance(layer, keras.Layer):
             refuse_lost_arguments(layer)
-        config = remove_build_shapes(layer.get_config(), keep_marked=False)
-        return type(layer).from_config({**_reseed(config, path), "name": name})
+        return _recreate(layer, change)
+
+
+def copy_metric(metric: keras.Metric, name: str) -> keras.Metric:
+    """Return a copy of a metric with its functions and the name `name`.
+
+    Raises:
+        TypeError: If the copy would lose arguments or functions.
+    """
+    with tensorflow_not_imported():
+        refuse_lost_arguments(metric)
+        copy = _recreate(metric, lambda config: {**config, "name": name})
+        _refuse_lost_functions(metric, copy)
+    return copy
 
 
 def check_copyable(layer: keras.Layer, argument: str) -> None:
-    """Check that a template can be copied."""
+    """Check that a template can be copied, and that the copy has its functions."""
     try:
-        copy_layer(layer, layer.name)
+        copy = copy_layer(layer, layer.name)
+        copied = dict(layers_inside(copy))
+        with tensorflow_not_imported(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Keras, for a lambda in an inner layer
+            _refuse_lost_functions(layer, copy)
+            for name, inside in layers_inside(layer):
+                if name in copied:
+                    _refuse_lost_functions(inside, copied[name])
     except Exception as error:
         reason = str(error).rstrip(" .\n")
         raise ValueError(
@@ -86,8 +133,8 @@ def _copy_remedy(error: Exception) -> str:
             "gets Keras's layer arguments, such as its name."
         )
     return (
-        "Give it get_config, register its class with keras.saving.register_keras_serializable, "
-        "and replace a Lambda by a custom layer."
+        "Give it get_config, register its class and its functions with "
+        "keras.saving.register_keras_serializable, and replace a Lambda by a custom layer."
     )
 
 
@@ -97,18 +144,14 @@ def is_graph(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.Sequential) or is_functional
 
 
-def _clone_model(
-    model: keras.Layer, name: str, path: tuple[object, ...], replaced: Mapping[int, keras.Layer]
-) -> keras.Model:
+def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
     """Return a copy of a model. Seeds depend on the position of layers, as names may repeat."""
     copied = 0
 
     def clone(layer: keras.Layer) -> keras.Layer:
         nonlocal copied
-        if id(layer) in replaced:
-            return replaced[id(layer)]
         copied += 1
-        return copy_layer(layer, layer.name, *path, copied, replaced=replaced)
+        return copy_layer(layer, layer.name, *path, copied)
 
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
         layers = [clone(layer) for layer in model.layers]
@@ -186,3 +229,154 @@ def _reseed(value: Any, path: tuple[object, ...]) -> Any:
     if isinstance(value, keras.random.SeedGenerator):
         return keras.random.SeedGenerator(**_reseed(value.get_config(), path))
     return derive_initializer(value, *path)
+
+
+# Keras serializes a function by its name alone, and resolves a name that it knows to its own
+# function. A copy is therefore created from a config with other names, which only this code
+# resolves.
+
+
+def _recreate(thing: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Any:
+    """Return a new object from a changed config, with the functions of the original."""
+    functions: dict[str, Any] = {}
+    config = _rename_functions(thing.get_config(), thing, "", functions)
+    with keras.saving.custom_object_scope(functions):
+        return type(thing).from_config(change(config))
+
+
+def _rename_functions(
+    config: Mapping[str, Any], owner: object, place: str, functions: dict[str, Any]
+) -> dict[str, Any]:
+    """Return a config in which the name of each custom function is its place.
+
+    Args:
+        config: The config of `owner`.
+        owner: An object whose attributes have the names of the config's keys.
+        place: The place of the config, "" for the outermost.
+        functions: A dict to which the functions are added by their new names.
+    """
+    return {
+        key: _rename_in_entry(entry, _attribute(owner, key), f"{place}/{key}", functions)
+        for key, entry in config.items()
+    }
+
+
+def _rename_in_entry(entry: Any, part: Any, place: str, functions: dict[str, Any]) -> Any:
+    """Return an entry of a config with new names; `part` is the object that it describes."""
+    if isinstance(entry, str | Mapping) and _is_custom_function(part):
+        functions[place] = part
+        name = {"config": place, "registered_name": "function"}
+        return {"module": "builtins", "class_name": "function", **name}
+    if isinstance(entry, Mapping):
+        if hasattr(part, "get_config") and isinstance(entry.get("config"), Mapping):
+            return {**entry, "config": _rename_functions(entry["config"], part, place, functions)}
+        if isinstance(part, Mapping):
+            return {
+                key: _rename_in_entry(each, part.get(key), f"{place}/{key}", functions)
+                for key, each in entry.items()
+            }
+    if isinstance(entry, list | tuple) and isinstance(part, Sequence):
+        return [
+            _rename_in_entry(each, _part_of(each, index, part), f"{place}/{index}", functions)
+            for index, each in enumerate(entry)
+        ]
+    return entry
+
+
+def _attribute(owner: object, key: str) -> Any:
+    """Return what the key of a config describes: an attribute of this name, or a template."""
+    for value in getattr(owner, "__dict__", {}).values():
+        if isinstance(value, Template) and value.argument == key:
+            return value.layer
+    return getattr(owner, key, getattr(owner, f"_{key}", None))
+
+
+def _part_of(entry: Any, index: int, parts: Sequence[Any]) -> Any:
+    """Return the object of an entry in a list.
+
+    Layers go by name, since the config of a Sequential has an InputLayer, which `layers` omits.
+    """
+    config = entry.get("config") if isinstance(entry, Mapping) else None
+    name = config.get("name") if isinstance(config, Mapping) else None
+    by_name = {part.name: part for part in parts if isinstance(part, keras.Layer)}
+    return by_name.get(name, parts[index] if index < len(parts) else None)
+
+
+def _is_custom_function(part: Any) -> bool:
+    """Return whether an object is a function that is neither Keras's nor registered with it."""
+    is_object = isinstance(part, type) or hasattr(part, "get_config") or inspect.ismethod(part)
+    if is_object or not hasattr(part, "__name__") or not callable(part) or is_of_keras(part):
+        return False
+    name = keras.saving.get_registered_name(part)
+    return keras.saving.get_registered_object(name) is not part
+
+
+def _lost_functions(original: Any, copy: Any) -> list[str]:
+    """Return the names of the custom functions for which a copy has others."""
+    copied = _functions_of(copy)
+    return [
+        function.__name__
+        for place, function in _functions_of(original).items()
+        if _code(function) is not _code(copied.get(place))
+    ]
+
+
+def _functions_of(thing: Any) -> dict[str, Any]:
+    """Return the custom functions in the serialized form of an object, by their places."""
+    functions: dict[str, Any] = {}
+    with suppress(Exception):  # an inner layer needs no config
+        _rename_in_entry(keras.saving.serialize_keras_object(thing), thing, "", functions)
+    return functions
+
+
+def _code(function: Any) -> Any:
+    """Return what is the same in a function that a constructor creates again."""
+    return getattr(function, "__code__", function)
+
+
+def _refuse_lost_functions(original: Any, copy: Any) -> None:
+    """Raise an error if a copy has other functions than the original.
+
+    A layer with layers inside may serialize them again, such as Bidirectional.
+
+    Raises:
+        TypeError: If the copy lacks a function of the original.
+    """
+    lost = _lost_functions(original, copy)
+    if lost:
+        raise TypeError(f"the copy of {original!r} would lose its functions {lost}.")
+
+
+def warn_of_replaced_functions(**arguments: Any) -> None:
+    """Warn if files would have functions of Keras in place of custom ones of the same names.
+
+    Arguments from the config of a file or a copy are serialized, or of Keras, and never warn.
+
+    Args:
+        **arguments: Activations, losses and metrics, as they were given to a constructor.
+    """
+    with tensorflow_not_imported():
+        lost = {argument: _replaced_in_files(value) for argument, value in arguments.items()}
+    argument = next((argument for argument, names in lost.items() if names), None)
+    if argument is not None:
+        warnings.warn(
+            f"Files will have Keras's functions in place of {lost[argument]}, which have the same "
+            "names. Rename them, or register them with keras.saving.register_keras_serializable. "
+            f"Received: {argument}={arguments[argument]!r}",
+            stacklevel=3,
+        )
+
+
+def _replaced_in_files(value: Any) -> list[str]:
+    """Return the names of the functions of an argument that files replace without an error."""
+    if isinstance(value, list):
+        return [name for each in value for name in _replaced_in_files(each)]
+    is_given_by_name = isinstance(value, str | Mapping | None)
+    is_lambda = getattr(value, "__name__", "") == "<lambda>"  # Keras warns when it saves one
+    if is_given_by_name or is_lambda or not _functions_of(value):
+        return []
+    try:
+        serialized = keras.saving.serialize_keras_object(value)
+        return _lost_functions(value, keras.saving.deserialize_keras_object(serialized))
+    except Exception:  # loading such a file raises the error, too
+        return []

@@ -14,6 +14,7 @@ from ple_keras._checks import (
     check_task_name,
 )
 from ple_keras._keras.building import build_on
+from ple_keras._keras.copying import warn_of_replaced_functions
 from ple_keras._keras.dtypes import HALF_DTYPES
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
@@ -116,6 +117,7 @@ class Head(SavesQuantization, FreezableLayer):
                 "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
             }
         )
+        warn_of_replaced_functions(activation=activation, loss=loss, **self._metric_templates.value)
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)

@@ -14,7 +14,7 @@ from ple_keras._checks import (
     check_rate,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.copying import derive_initializer
+from ple_keras._keras.copying import derive_initializer, warn_of_replaced_functions
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
@@ -107,6 +107,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
         self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
+        warn_of_replaced_functions(activation=activation)
 
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.

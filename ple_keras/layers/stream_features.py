@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from ple_keras._checks import SHARED, check_bool, short_repr, task_names
-from ple_keras._keras.building import build_features, symbolic
+from ple_keras._keras.building import build_features, refuse_adapted, symbolic
+from ple_keras._keras.copying import Template, check_copyable
 from ple_keras._keras.dtypes import fixed_dtypes
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
@@ -24,7 +25,6 @@ from ple_keras._typing import (
     TaskName,
     Tensor,
 )
-from ple_keras.layers.template import FeatureTemplate, deserialize_network
 
 
 @register
@@ -38,9 +38,9 @@ class StreamFeatures(FreezableLayer):
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
     state and computation of the feature network. `own` limits this to the tasks that need it.
 
-    Layers with a method `adapt`, such as `keras.layers.Normalization` and
-    `keras.layers.StringLookup`, must be adapted before. All copies of a Functional or Sequential
-    model share them, with their state. The other layers of every copy have new weights.
+    The layers of every copy have new weights. Layers with a method `adapt`, such as
+    `keras.layers.Normalization` and `keras.layers.StringLookup`, must be applied to the inputs
+    before, since copies would lose their state.
 
     Args:
         outputs: The tasks, as for CGCBlock.
@@ -64,8 +64,8 @@ class StreamFeatures(FreezableLayer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If `outputs` or `own` has a repeated or unknown task, or `own` has "shared". If
-            `feature_block` cannot be copied, or does not return one tensor for the inputs. Also if
-            it contains adapted layers inside other layers than Functional and Sequential models.
+            `feature_block` cannot be copied, contains a layer with `adapt`, or does not return one
+            tensor for the inputs.
 
     Reference:
 
@@ -98,8 +98,7 @@ class StreamFeatures(FreezableLayer):
         self._own = None if own is None else tuple(_check_own(own, self._task_names))
         self._shared = check_bool(shared, "shared")
         self._copy_of = Untracked(self._copies_by_stream())
-        with keras.name_scope(self.name):  # for unique paths of the adapted layers' weights
-            self._template = FeatureTemplate(feature_block, "feature_block")
+        self._template = Template(_check_network(feature_block), "feature_block")
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
         self._make_read_only()
 
@@ -191,19 +190,30 @@ class StreamFeatures(FreezableLayer):
             "feature_block": self._template.serialize(),
             "own": None if self._own is None else list(self._own),
             "shared": self._shared,
-            "adapted_states": self._template.serialize_states(),
             "input_dtypes": self._dtypes.value,
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Create a layer, whose adapted layers have the states of the config."""
+        """Create a layer with the dtypes of the columns in the config."""
         arguments = dict(config)
-        states, dtypes = arguments.pop("adapted_states", []), arguments.pop("input_dtypes", None)
-        arguments["feature_block"] = deserialize_network(arguments["feature_block"], states)
-        layer = super().from_config(arguments)
+        dtypes = arguments.pop("input_dtypes", None)
+        network = keras.saving.deserialize_keras_object(arguments.pop("feature_block"))
+        layer = super().from_config({**arguments, "feature_block": network})
         layer._dtypes.value = dtypes
         return layer
+
+
+def _check_network(layer: keras.Layer) -> keras.Layer:
+    """Return `feature_block`, if its copies keep all that it has."""
+    if not isinstance(layer, keras.Layer):
+        raise TypeError(
+            "feature_block must be an instance of a Keras layer or model. "
+            f"Received: feature_block={layer!r}"
+        )
+    refuse_adapted(layer, "feature_block")
+    check_copyable(layer, "feature_block")
+    return layer
 
 
 def _check_inputs(inputs: Nested) -> None:

@@ -5,8 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.copying import refuse_lost_arguments
-from ple_keras._keras.internals import tensorflow_not_imported
+from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
@@ -70,9 +69,7 @@ def new_metric(template: MetricLike, name: str, argument: str = "metrics") -> ke
     if not isinstance(known, keras.Metric):
         return keras.metrics.MeanMetricWrapper(known, name=name)
     try:
-        with tensorflow_not_imported():
-            refuse_lost_arguments(known)
-            return type(known).from_config({**known.get_config(), "name": name})
+        return copy_metric(known, name)
     except Exception as error:
         raise ValueError(
             f"{argument} must be copyable through their config. Implement get_config, and register "

@@ -61,15 +61,8 @@ def _slices_of_gate(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlic
 
 
 def stream_slices(features: StreamFeatures) -> dict[str, list[WeightSlice]]:
-    """Return the weights of each copy of a built StreamFeatures, and of its adapted layers."""
-    adapted = {id(w): w for layer in features._template.adapted for w in layer.weights}
-    slices: dict[str, list[WeightSlice]] = {
-        copy.name: [(weight, ()) for weight in copy.weights if id(weight) not in adapted]
-        for copy in features.layers
-    }
-    if adapted:
-        slices["adapted"] = [(weight, ()) for weight in adapted.values()]
-    return slices
+    """Return the weights of each copy of a built StreamFeatures."""
+    return {copy.name: [(weight, ()) for weight in copy.weights] for copy in features.layers}
 
 
 def slices_of_levels(levels: Mapping[str, CGCBlock]) -> WeightSlices:

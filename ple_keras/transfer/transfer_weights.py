@@ -73,7 +73,6 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     - `click/tower`, `click/head`: a head's tower, and its other weights.
     - `click/loss_weight`: the state of a scheduled or learned loss weight.
     - `stream-click`: the copy of a StreamFeatures for a stream.
-    - `adapted`: the adapted layers that all copies share.
     - `embedding/embeddings`: any other weight, by the layers that contain it.
 
     If a model has two heads for a task, or two StreamFeatures, the names start with their paths

@@ -68,13 +68,6 @@ class SumOfTasks(keras.layers.Layer):
         return next(iter(input_shape.values()))
 
 
-def adapted(layers):
-    """Return a feature network with an adapted layer."""
-    normalization = keras.layers.Normalization(name="adapted")
-    normalization.adapt(features(ROWS, WIDTH, seed=1))
-    return keras.Sequential([normalization, *layers])
-
-
 def built(layer):
     layer.build((None, WIDTH))
     return layer
@@ -266,7 +259,7 @@ def streams(draw, name, tasks, depth):
     own = draw(st.none() | st.lists(st.sampled_from(tasks), unique=True))
     features_by_stream = Recipe(
         pk.StreamFeatures,
-        *(tasks, Recipe(adapted, [network]) if draw(st.booleans()) else network),
+        *(tasks, network),
         own=own,
         shared=ple.keywords["num_shared_experts"] > 0,
         name="features",

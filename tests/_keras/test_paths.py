@@ -115,21 +115,15 @@ def streams_of(*layers):
     return pk.SequentialBlock([block, pk.PLEBlock(1, ["a", "b"], [3], name="ple")], name="block")
 
 
-def adapted_layer():
-    layer = keras.layers.Normalization(name="adapted")
-    layer.adapt(features(4, 6))
-    return layer
-
-
 def streams_of_a_functional_network():
     inputs = keras.Input((6,))
-    outputs = keras.layers.Dense(4)(keras.layers.Dense(3)(adapted_layer()(inputs)))
+    outputs = keras.layers.Dense(4)(keras.layers.Dense(3)(inputs))
     return chain(streams_of(keras.Model(inputs, outputs)), width=6)
 
 
 def streams_of_a_sequential_network():
     inside = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
-    return chain(streams_of(keras.Sequential([adapted_layer(), inside])), width=6)
+    return chain(streams_of(keras.Sequential([inside, keras.layers.Dense(3)])), width=6)
 
 
 def streams_of_a_block():

@@ -24,9 +24,7 @@ def make(outputs=TASKS, feature_block=None, **kwargs):
 def reference(copy, x):
     """Compute `network` in NumPy with the weights of a copy."""
     values = {"/".join(w.path.split("/")[-2:]): np.float64(numpy_of(w)) for w in copy.weights}
-    price = x["price"] - values["normalization/mean"]
-    price /= np.maximum(np.sqrt(values["normalization/variance"]), keras.config.epsilon())
-    joined = np.concatenate([values["embedding/embeddings"][x["item"]], price], axis=-1)
+    joined = np.concatenate([values["embedding/embeddings"][x["item"]], x["price"]], axis=-1)
     return np.tanh(joined @ values["dense/kernel"] + values["dense/bias"])
 
 
@@ -115,6 +113,71 @@ INPUTS_REFUSED = {
 @pytest.mark.parametrize(("block", "inputs", "message"), table(INPUTS_REFUSED))
 def test_inputs_that_the_network_does_not_map_to_one_tensor_are_refused(block, inputs, message):
     check_refused(lambda: make(feature_block=block())(inputs()), ValueError, message)
+
+
+@keras.saving.register_keras_serializable(package="test_stream_features")
+class LateNormalization(keras.layers.Layer):
+    """A network that creates a layer with adapted state in `build`."""
+
+    def build(self, input_shape):
+        self.normalization = keras.layers.Normalization()
+        self.normalization.build(input_shape)
+
+    def call(self, inputs):
+        return self.normalization(inputs)
+
+
+def functional_of_normalization():
+    inputs = keras.Input((1,))
+    return keras.Model(inputs, keras.layers.Normalization()(inputs))
+
+
+ADAPTED = {
+    "layer": lambda: keras.layers.Normalization(mean=0.0, variance=1.0),
+    "discretization": lambda: keras.layers.Discretization(bin_boundaries=[0.0]),
+    "functional": functional_of_normalization,
+    "sequential": lambda: keras.Sequential([functional_of_normalization()]),
+    "block": lambda: pk.SequentialBlock([keras.layers.Normalization()]),
+    "wrapper": lambda: keras.layers.TimeDistributed(keras.layers.Normalization()),
+}
+ADAPTED_MESSAGE = (
+    r"^feature_block must not contain layers with `adapt`, .* contains \[<{}.*\]\. Apply them "
+    r"to the inputs, before StreamFeatures\. Received: feature_block=<"
+)
+
+
+@pytest.mark.parametrize("name", list(ADAPTED))
+def test_layers_with_adapted_state_are_refused(name):
+    kind = "Discretization" if name == "discretization" else "Normalization"
+    network = ADAPTED[name]()
+    check_refused(lambda: make(feature_block=network), ValueError, ADAPTED_MESSAGE.format(kind))
+
+
+def test_layers_with_adapted_state_that_a_network_creates_later_are_refused():
+    layer = make(feature_block=LateNormalization())
+    check_refused(
+        lambda: layer(features(2, 3)), ValueError, ADAPTED_MESSAGE.format("Normalization")
+    )
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+def test_lookups_of_strings_are_refused():
+    for lookup in (keras.layers.StringLookup(vocabulary=["a"]), keras.layers.TextVectorization()):
+        check_refused(
+            lambda lookup=lookup: make(feature_block=lookup),
+            ValueError,
+            ADAPTED_MESSAGE.format(type(lookup).__name__),
+        )
+
+
+def test_a_normalization_before_it_is_saved_and_cloned(tmp_path):
+    inputs, scale = symbols(), keras.layers.Normalization()
+    scale.adapt(columns()["price"])
+    scaled = {"item": inputs["item"], "price": scale(inputs["price"])}
+    model = keras.Model(inputs, make(name="features")(scaled))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(numpy_of(loaded(columns())), numpy_of(model(columns())), atol=0)
 
 
 SEEDS = {
@@ -393,12 +456,12 @@ def test_the_summary_shows_copies_and_their_weights():
     model, lines = model_of(make(own=["buy"], name="features")), []
     model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
     text = "\n".join(lines)
-    for name in ("stream-buy", "stream-shared", "embedding", "normalization"):
+    for name in ("stream-buy", "stream-shared", "embedding", "concatenate"):
         assert name in text
     assert "stream-click" not in text
     layer = model.get_layer("features")
     weights_of_a_copy = 10 * 3 + (4 * 4 + 4)
-    assert layer.count_params() == 2 * weights_of_a_copy + 3  # and one Normalization
+    assert layer.count_params() == 2 * weights_of_a_copy
 
 
 @pytest.mark.parametrize("own", [None, ["buy"], []], ids=str)
@@ -437,9 +500,8 @@ def test_columns_of_strings(tmp_path):
     import tensorflow as tf
 
     city = keras.Input((), dtype="string", name="city")
-    lookup = keras.layers.StringLookup(name="lookup")
-    lookup.adapt(np.array(["Bonn", "Rome", "Rome"]))
-    template = keras.Model({"city": city}, keras.layers.Embedding(4, 2)(lookup(city)))
+    codes = keras.layers.Hashing(4)(city)
+    template = keras.Model({"city": city}, keras.layers.Embedding(4, 2)(codes))
     inputs = {"city": keras.Input((), dtype="string", name="city")}
     ple = pk.PLEBlock(1, TASKS, [3])
     model = keras.Model(inputs, ple(make(feature_block=template, name="features")(inputs)))
@@ -453,10 +515,7 @@ def test_columns_of_strings(tmp_path):
     cloned.set_weights(model.get_weights())
     for copy in (loaded, cloned):
         assert_same(numpy_of(copy(x)), expected, atol=0)
-        copies = copy.get_layer("features").layers
-        assert len({id(each.get_layer("lookup")) for each in copies}) == 1
         assert copy.get_layer("features").get_config()["input_dtypes"] == {"city": "string"}
-    assert copies[0].get_layer("lookup").get_vocabulary() == ["[UNK]", "Rome", "Bonn"]
 
 
 def test_embeddings_of_keras_rs(tmp_path):

@@ -356,7 +356,7 @@ def test_the_copies_of_old_tasks_do_not_change_when_a_task_is_added(name):
     transfer = pk.transfer_weights(source, target)
     after = numpy_of(target(columns()))
     assert_same({task: after[task] for task in before}, before)
-    assert {"stream-click", "stream-buy", "stream-shared", "adapted"} < set(transfer.copied)
+    assert {"stream-click", "stream-buy", "stream-shared"} < set(transfer.copied)
     assert "stream-new" in transfer.new
     assert not transfer.left_out
     new = numpy_of(getattr(target.get_layer(name), "stream-new").weights[0])
@@ -370,18 +370,6 @@ def test_a_task_that_had_the_common_copy_gets_a_new_one():
     assert [name for name in transfer.new if "stream" in name] == ["stream-buy"]
 
 
-def test_the_adapted_state_is_transferred():
-    source, target = (model_of_streams(["click"]) for _ in range(2))
-    layers = [
-        m.get_layer("features").layers[0].get_layer("normalization") for m in (source, target)
-    ]
-    layers[0].adapt(np.array([[100.0], [300.0]], "float32"))
-    pk.transfer_weights(source, target)
-    x = np.array([[200.0]], "float32")
-    np.testing.assert_array_equal(*(numpy_of(layer(x)) for layer in layers))
-    assert_same(numpy_of(target(columns())), numpy_of(source(columns())))
-
-
 def test_two_stream_features_are_told_apart_by_their_names():
     def model():
         inputs = symbols()
@@ -391,7 +379,7 @@ def test_two_stream_features_are_told_apart_by_their_names():
         return keras.Model(inputs, {"x": first["a"], "y": second["a"]})
 
     transfer = pk.transfer_weights(model(), model())
-    assert {"one/stream-a", "two/stream-a", "one/adapted"} < set(transfer.copied)
+    assert {"one/stream-a", "two/stream-a"} < set(transfer.copied)
     assert (transfer.new, transfer.left_out) == ((), {})
 
 

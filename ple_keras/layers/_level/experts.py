@@ -9,12 +9,12 @@ import keras
 from keras import ops
 
 from ple_keras._keras.building import build_on
+from ple_keras._keras.copying import Template
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
 from ple_keras.layers.expert_block import ExpertBlock
-from ple_keras.layers.template import Template
 
 # Activations that treat each row of a batch alone. A custom function may mix the rows, even if it
 # has the name of one of Keras, so they are compared by identity.
