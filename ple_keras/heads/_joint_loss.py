@@ -1,6 +1,9 @@
 """The training loss of all tasks, without `Model.compile`."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+
+from keras import ops
 
 from ple_keras._checks import check_by_task, check_known_keys, short_repr
 from ple_keras._keras.tracing import is_constant_in_jax_trace
@@ -38,7 +41,7 @@ def joint_loss(
         ]
     finally:
         weights.discard_losses()  # nothing is logged
-    return sum(losses[1:], start=losses[0])
+    return reduce(ops.add, losses)  # which may have different dtypes
 
 
 def _check_arguments(arguments: Mapping[str, ByName], heads: Sequence[Head]) -> None:

@@ -129,13 +129,15 @@ class TrainedLoss(_JointLoss):
             return loss
         if not weights.are_learned:
             weights.store_loss(self.index, (y_true, y_pred, sample_weight), loss)
-        return self.loss_weight * weights.multiplier(self.index) * loss
+        multiplier = ops.cast(weights.multiplier(self.index), loss.dtype)
+        return self.loss_weight * multiplier * loss
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         values = super().call(y_true, y_pred)
         if self._call_weights is None or not self._call_weights.are_learned:
             return values
-        factor, term = self._call_weights.learned_terms(self.index, self.loss)
+        terms = self._call_weights.learned_terms(self.index, self.loss)
+        factor, term = (ops.cast(x, values.dtype) for x in terms)
         return factor * values + term
 
     def get_config(self) -> dict[str, Any]:
