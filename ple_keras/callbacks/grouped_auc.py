@@ -18,7 +18,7 @@ from ple_keras.heads.product_head import ProductHead
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.label_arrays import is_missing
 from ple_keras.layers.gate import Gate
-from ple_keras.metrics.grouped_auc import WEIGHTINGS, GroupedLabels, group_indices
+from ple_keras.metrics.array_metrics import WEIGHTINGS, GroupedLabels, group_indices
 
 Labels = np.ndarray | dict[TaskName, np.ndarray]  # of the only task, or by task
 
