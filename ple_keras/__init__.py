@@ -24,13 +24,11 @@ from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
-from ple_keras.metrics.calibration import Calibration
-from ple_keras.metrics.expected_calibration_error import expected_calibration_error
-from ple_keras.metrics.grouped_auc import grouped_auc
+from ple_keras.metrics.array_metrics import expected_calibration_error, grouped_auc
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
+from ple_keras.metrics.metrics_of_sums import Calibration, NormalizedEntropy
 from ple_keras.metrics.mtl_gain import mtl_gain
-from ple_keras.metrics.normalized_entropy import NormalizedEntropy
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.transfer.start_experts import start_experts

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from ple_keras._typing import Logs
-from ple_keras.callbacks._ranks import sum_over_ranks
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
@@ -137,7 +136,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         """Return the figures of the epoch over all processes, which wait for each other here."""
         training = self._sums() if self._training is None else self._training
         validation = np.zeros_like(training) if self._validation is None else self._validation
-        training, validation = sum_over_ranks(np.stack([training, validation]))
+        training, validation = _sum_over_processes(np.stack([training, validation]))
         figures = self._figures_of(training)
         if self._validation is not None or validation.any():
             figures |= {f"val_{key}": value for key, value in self._figures_of(validation).items()}
@@ -170,6 +169,22 @@ class GateWeightsLogger(keras.callbacks.Callback):
             writer.writeheader()
             writer.writerows({"epoch": row, **values} for row, values in self._rows.items())
         unfinished.replace(path)
+
+
+def _sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Return the sum over all processes of PyTorch's process group; `values` without a group.
+
+    Every process must call it at the same point with the same shape, since it waits for all.
+    """
+    if keras.backend.backend() != "torch":
+        return values
+    from torch import distributed
+
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return values
+    total = keras.ops.convert_to_tensor(values)  # on the device of the group
+    distributed.all_reduce(total)
+    return np.asarray(keras.ops.convert_to_numpy(total))
 
 
 def _num_sums(experts: list[str]) -> int:

@@ -1,26 +1,26 @@
 """A callback that logs the AUC within groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_int, check_known_value
-from ple_keras._keras.internals import functional_outputs, mask_of
+from ple_keras._checks import check_by_task, check_int, check_known_value, short_repr
+from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
-from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
-from ple_keras.callbacks._ranks import predictions_in_each_process
-from ple_keras.callbacks._task_predictions import prediction_masks, predictions_by_task
-from ple_keras.callbacks._validation_data import number_of_rows, unpack_arrays
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.inspection.batches import DEFAULT_SIZE
-from ple_keras.labels.alignment import check_shape
+from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.label_arrays import is_missing
-from ple_keras.metrics.grouped_auc import WEIGHTINGS, GroupedLabels, group_indices
+from ple_keras.layers.gate import Gate
+from ple_keras.metrics.array_metrics import WEIGHTINGS, GroupedLabels, group_indices
+
+Labels = np.ndarray | dict[TaskName, np.ndarray]  # of the only task, or by task
 
 
 class GroupedAUC(keras.callbacks.Callback):
@@ -33,11 +33,12 @@ class GroupedAUC(keras.callbacks.Callback):
     - `val_{task}_gauc_share`: the share of the labelled rows in groups with both labels, 0 and 1.
       Only these count.
 
-    The mean is NaN if no group has both labels. Rows and positions that Keras masks are left
-    out: since `predict` returns no masks, the model runs eagerly once for them. Gate statistics do
-    not change. Callbacks that read the keys, such as EarlyStopping and ModelCheckpoint, must come
-    later in the list. If several processes train one model, each logs the values of the data that
-    it was given. On JAX, pass the callback in every process.
+    The mean is NaN if no group has both labels. Gate statistics do not change. Callbacks that read
+    the keys, such as EarlyStopping and ModelCheckpoint, must come later in the list.
+
+    Masks of Keras have no effect, since `predict` returns none: give padded positions of sequences
+    a missing label. If several processes train one model, the callback refuses to run, since each
+    process could stop at another epoch. Call `grouped_auc` on predictions of one process instead.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`, with at least
@@ -55,9 +56,9 @@ class GroupedAUC(keras.callbacks.Callback):
         TypeError: If an argument has a type that is not listed above.
         ValueError: If the arrays have no rows or different numbers of rows, a group is missing,
             `weighting` is unknown, or `tasks` is empty. In `fit`, if a task is unknown, has no
-            labels or no single number as prediction, or a label is neither 0, 1 nor missing. If
-            the model does not return predictions by task: after the first epoch for a model that
-            is not Functional.
+            labels or no single number as prediction, or a label is neither 0, 1 nor missing. Also
+            if several processes train the model, or it does not return predictions by task. The
+            latter is found after the first epoch for a model that is not Functional.
 
     Example:
 
@@ -86,64 +87,46 @@ class GroupedAUC(keras.callbacks.Callback):
         name: str = "gauc",
     ) -> None:
         super().__init__()
-        self._x, self._y = unpack_arrays(validation_data)
-        self._indices = group_indices(groups, number_of_rows(self._x, self._y))
-        self.tasks = None if tasks is None else _check_tasks(tasks)
-        self.batch_size = DEFAULT_SIZE
-        if batch_size is not None:
-            self.batch_size = check_int(batch_size, "batch_size", minimum=1)
+        self._x, self._y = _unpack_arrays(validation_data)
+        self._indices = group_indices(groups, _number_of_rows(self._x, self._y))
+        if isinstance(tasks, str) or not isinstance(tasks, Sequence | None):
+            raise TypeError(f"tasks must be a sequence of names. Received: tasks={tasks!r}")
+        self.tasks = None if tasks is None else list(tasks)
+        self.batch_size = 1024 if batch_size is None else check_int(batch_size, "batch_size", 1)
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
         if not isinstance(name, str):
             raise TypeError(f"name must be a string. Received: name={name!r}")
         self.name = name
-        self._labels: dict[TaskName, np.ndarray] = {}
-        self._grouped_labels: dict[TaskName, GroupedLabels] = {}
         self._num_heads = 0
-        self._may_have_masks = True
+        self._label_shapes: dict[TaskName, tuple[int, ...]] = {}
+        self._grouped_labels: dict[TaskName, GroupedLabels] = {}
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        _check_one_process(self.model)
         heads = {head.task: head for head in find_layers(self.model, Head)}
         self._num_heads = len(heads)
-        tasks = self._check_known(heads)
-        self._labels = {task: self._labels_of(task, heads[task]) for task in tasks}
-        self._grouped_labels = {task: self._group_labels(task) for task in tasks}
+        labels = {task: self._labels_of(heads[task]) for task in self._checked_tasks(heads)}
+        self._label_shapes = {task: of_task.shape for task, of_task in labels.items()}
+        self._grouped_labels = {
+            task: GroupedLabels(of_task.ravel(), self._indices, f"validation_data[1][{task!r}]")
+            for task, of_task in labels.items()
+        }
         outputs = functional_outputs(self.model)
         if outputs is not None:
-            self._predictions(outputs)
-        self._may_have_masks = outputs is None or _has_masks(outputs)
+            self._predictions_by_task(outputs)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
+        logs = logs if logs is not None else {}
         model = self.model  # on JAX, access to self.model updates the variables
-        with unchanged_gate_statistics(model), predictions_in_each_process():
+        with _unchanged_gate_statistics(model):
             outputs = model.predict(self._x, batch_size=self.batch_size, verbose=0)
-            predictions = self._predictions(outputs)
-            if self._may_have_masks:  # in the first epoch only
-                self._leave_out_masked(model)
-                self._may_have_masks = False
+        predictions = self._predictions_by_task(outputs)
         for task, labels in self._grouped_labels.items():
             of_task = np.asarray(predictions[task], "float64").ravel()
-            if logs is not None:
-                logs[f"val_{task}_{self.name}"] = labels.auc(of_task, self.weighting)
-                logs[f"val_{task}_{self.name}_share"] = labels.share
+            logs[f"val_{task}_{self.name}"] = labels.auc(of_task, self.weighting)
+            logs[f"val_{task}_{self.name}_share"] = labels.share
 
-    def _predictions(self, outputs: Nested) -> dict[TaskName, Any]:
-        """Return the predictions of the tasks; check that each label has one."""
-        predictions = predictions_by_task(outputs, list(self._labels), self._num_heads)
-        for task, of_task in predictions.items():
-            shape = tuple(of_task.shape) if len(of_task.shape) > 1 else (*of_task.shape, 1)
-            check_shape(self._labels[task].shape, shape, 1, f"validation_data[1][{task!r}]")
-        return predictions
-
-    def _leave_out_masked(self, model: keras.Model) -> None:
-        masks = prediction_masks(
-            model, self._x, list(self._labels), self._num_heads, self.batch_size
-        )
-        for task, mask in masks.items():
-            labels = self._labels[task]
-            labels[~mask.reshape(labels.shape)] = np.nan
-            self._grouped_labels[task] = self._group_labels(task)
-
-    def _check_known(self, heads: Mapping[TaskName, Head]) -> list[TaskName]:
+    def _checked_tasks(self, heads: Mapping[TaskName, Head]) -> list[TaskName]:
         """Return the tasks, if the model has a head and `validation_data` has labels for each."""
         tasks = self.tasks
         if tasks is None:
@@ -166,21 +149,96 @@ class GroupedAUC(keras.callbacks.Callback):
             )
         return tasks
 
-    def _labels_of(self, task: TaskName, head: Head) -> np.ndarray:
+    def _labels_of(self, head: Head) -> np.ndarray:
         """Return the labels of a task with NaN for missing labels."""
-        labels = self._y[task] if isinstance(self._y, Mapping) else self._y
+        labels = self._y[head.task] if isinstance(self._y, Mapping) else self._y
         return np.where(is_missing(labels, head.missing_label), np.nan, labels.astype("float64"))
 
-    def _group_labels(self, task: TaskName) -> GroupedLabels:
-        labels = self._labels[task].ravel()
-        return GroupedLabels(labels, self._indices, f"validation_data[1][{task!r}]")
+    def _predictions_by_task(self, outputs: Nested) -> dict[TaskName, Any]:
+        """Return the predictions of the tasks in the outputs; check that each label has one."""
+        predictions = self._select_tasks(outputs)
+        for task, of_task in predictions.items():
+            shape = tuple(of_task.shape) if len(of_task.shape) > 1 else (*of_task.shape, 1)
+            check_shape(self._label_shapes[task], shape, 1, f"validation_data[1][{task!r}]")
+        return predictions
+
+    def _select_tasks(self, outputs: Nested) -> dict[TaskName, Any]:
+        tasks = list(self._label_shapes)
+        if isinstance(outputs, Mapping):
+            if all(task in outputs for task in tasks):
+                return {task: outputs[task] for task in tasks}
+        elif self._num_heads == 1 and len(leaves := keras.tree.flatten(outputs)) == 1:
+            return dict.fromkeys(tasks, leaves[0])
+        raise ValueError(
+            f"model must return predictions by task, with the keys {tasks}, or the predictions "
+            f"of its only task. Received: outputs={short_repr(outputs)}"
+        )
 
 
-def _has_masks(outputs: Nested) -> bool:
-    return any(mask_of(tensor) is not None for tensor in keras.tree.flatten(outputs))
+def _unpack_arrays(validation_data: tuple[Nested, ...]) -> tuple[Any, Labels]:
+    """Return x, and y as an array or arrays by task.
+
+    Raises:
+        TypeError: If they are not arrays, or the labels are not numbers.
+    """
+    parts = validation_data if isinstance(validation_data, tuple | list) else ()
+    leaves = keras.tree.flatten(parts[:1])
+    if len(parts) not in (2, 3) or not all(hasattr(leaf, "shape") for leaf in leaves):
+        raise TypeError(
+            "validation_data must be a tuple (x, y) or (x, y, sample_weight) of arrays. "
+            f"Received: validation_data={short_repr(validation_data)}"
+        )
+    x, y = parts[:2]
+    if isinstance(y, Mapping):
+        return x, {t: to_number_array(of_t, f"validation_data[1][{t!r}]") for t, of_t in y.items()}
+    if hasattr(y, "columns") and len(y.columns) > 1:
+        check_by_task(y, list(y.columns), "validation_data[1]")  # refuses data frames
+    return x, to_number_array(y, "validation_data[1]")
 
 
-def _check_tasks(tasks: Sequence[TaskName]) -> list[TaskName]:
-    if isinstance(tasks, str) or not isinstance(tasks, Sequence):
-        raise TypeError(f"tasks must be a sequence of names. Received: tasks={tasks!r}")
-    return list(tasks)
+def _number_of_rows(x: Nested, y: Labels) -> int:
+    """Return the number of rows of all arrays, if it is one number and not 0."""
+    rows = {tuple(array.shape[:1]) for array in keras.tree.flatten((x, y))}
+    if len(rows) != 1 or rows & {(), (0,)}:
+        raise ValueError(
+            "validation_data must have arrays with the same number of rows, at least 1. "
+            f"Received: rows={sorted(rows)}"
+        )
+    return int(rows.pop()[0])
+
+
+def _check_one_process(model: keras.Model) -> None:
+    processes = _number_of_processes(model)
+    if processes > 1:
+        raise ValueError(
+            "GroupedAUC must run in one process. With several, logs that differ would stop them at "
+            "different epochs. Call grouped_auc(labels, predictions, groups) on predictions of one "
+            f"process instead. Received: processes={processes}"
+        )
+
+
+def _number_of_processes(model: keras.Model) -> int:
+    """Return the number of processes that train the model together."""
+    backend: Any = import_module(keras.backend.backend())
+    if keras.backend.backend() == "jax":
+        return int(backend.process_count())
+    if keras.backend.backend() == "torch":
+        group = backend.distributed
+        is_group = group.is_available() and group.is_initialized()
+        return int(group.get_world_size()) if is_group else 1
+    resolver = model.distribute_strategy.cluster_resolver
+    jobs = resolver.cluster_spec().as_dict() if resolver else {}
+    return sum(len(jobs.get(job, ())) for job in ("chief", "worker"))
+
+
+@contextmanager
+def _unchanged_gate_statistics(model: keras.Layer) -> Iterator[None]:
+    """Restore the statistics of all gates at the end, so that runs of the model don't count."""
+    gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
+    sums = [gate._statistics.sums for gate in gates]
+    values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in sums]
+    try:
+        yield
+    finally:
+        for variable, value in zip(sums, values):
+            variable.assign(value)

@@ -28,9 +28,8 @@ from ple_keras.losses.checks import check_loss, check_reduction
 from ple_keras.losses.joint_losses import LoggedLoss, TrainedLoss
 from ple_keras.losses.loss_weights import LossWeights
 from ple_keras.losses.masked_loss import MaskedLoss
-from ple_keras.metrics.copies import check_metrics, named_copies
 from ple_keras.metrics.loss_mean import LossMean
-from ple_keras.metrics.masked_metric import MaskedMetric
+from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
 from ple_keras.metrics.replaced_auc import no_warning_of_replaced_auc
 
 

@@ -1,18 +1,19 @@
-"""A metric over labelled examples."""
+"""A metric over labelled examples, and copies of metrics for `Model.compile`."""
 
 import inspect
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
+from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
-from ple_keras.metrics.copies import check_metrics, new_metric
 
 
 @register
@@ -43,7 +44,7 @@ class MaskedMetric(keras.Metric):
     ) -> None:
         (metric,) = check_metrics([metric])
         if not isinstance(metric, keras.Metric):
-            metric = new_metric(metric, stable_name(metric))
+            metric = _new_metric(metric, stable_name(metric))
         super().__init__(name=name or metric.name)
         self.metric = metric
         self.display_name = self.name  # for messages; a head prepends its task
@@ -95,3 +96,85 @@ class MaskedMetric(keras.Metric):
             "missing_label": to_config(self.missing_label),
             "name": self.name,
         }
+
+
+def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:
+    """Return metrics from names, functions, objects or serialized objects.
+
+    Args:
+        metrics: The metrics; None stands for none.
+        argument: The name of the caller's argument, for messages.
+    """
+    if metrics is None:
+        return []
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+        raise TypeError(
+            f"{argument} must be a sequence of metrics. Received: {argument}={metrics!r}"
+        )
+    return [_check_metric(metric, argument) for metric in metrics]
+
+
+def _check_metric(metric: MetricLike | Mapping[str, object], argument: str) -> Any:
+    if isinstance(metric, Mapping) and "class_name" in metric:
+        return keras.saving.deserialize_keras_object(metric)
+    if isinstance(metric, str):
+        try:
+            keras.metrics.get(metric)
+        except ValueError as error:
+            raise ValueError(
+                f"{argument} given by name must be Keras metrics. "
+                f"Received: {argument}=[..., {metric!r}]"
+            ) from error
+    elif isinstance(metric, type) or not callable(metric):
+        raise TypeError(
+            f"{argument} must be names, functions or keras.metrics.Metric objects. "
+            f"Received: {argument}=[..., {metric!r}]"
+        )
+    return metric
+
+
+def named_copies(metrics: Mapping[str, Sequence[MetricLike]]) -> list[keras.Metric]:
+    """Return new metrics from templates, with names that are the same in every run.
+
+    Args:
+        metrics: The templates, by the name of the caller's argument. A name that is taken gets a
+            number.
+    """
+    copies: list[Any] = []
+    for argument, templates in metrics.items():
+        for template in templates:
+            name = _unused_name(stable_name(template), [copy.name for copy in copies])
+            copies.append(_new_metric(template, name, argument))
+    return copies
+
+
+def _new_metric(template: MetricLike, name: str, argument: str = "metrics") -> keras.Metric:
+    """Return a new metric from a name, a function or a metric, as `Model.compile` does."""
+    known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
+    if hasattr(known, "named_copy"):
+        return known.named_copy(name)
+    if not isinstance(known, keras.Metric):
+        return keras.metrics.MeanMetricWrapper(known, name=name)
+    try:
+        return copy_metric(known, name)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must be copyable through their config. Implement get_config, and register "
+            "custom parts with keras.saving.register_keras_serializable: "
+            f"{error} Received: {argument}=[..., {known!r}]"
+        ) from error
+
+
+@register
+def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Compute "accuracy" as Keras does: binary, sparse or categorical, by the widths."""
+    if y_pred.shape[-1] == 1:
+        return keras.metrics.binary_accuracy(y_true, y_pred)
+    if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
+        return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
+    return keras.metrics.categorical_accuracy(y_true, y_pred)
+
+
+def _unused_name(name: str, taken: Sequence[str]) -> str:
+    names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
+    return next(free for free in names if free not in taken)

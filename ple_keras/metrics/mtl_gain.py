@@ -3,23 +3,31 @@
 import re
 from collections.abc import Mapping
 
-from ple_keras._checks import check_known_keys, check_number, short_repr
+from ple_keras._checks import check_bool, check_known_keys, check_number, short_repr
 
-# Last words, or the last two words, of keys. An entropy of a gate has no direction.
-MAXIMIZED = {"auc", "gauc", "accuracy", "acc", "precision", "recall", "f1", "r2", "ndcg"}
-MAXIMIZED |= {"map", "mrr"}
-MINIMIZED = {"loss", "error", "mse", "rmse", "mae", "mape", "crossentropy", "logloss", "ece"}
-MINIMIZED |= {"normalized_entropy"}
-TOTALS = {"loss", "val_loss", "mtl_score", "val_mtl_score"}  # sums over the tasks of a model
-# Last words of other logs. A calibration is best at 1.
-UNDIRECTED = {"share", "calibration", "learning_rate"}
+# Patterns for the end of a key: the names of the metrics and losses of Keras and of this library.
+# "cosine_similarity" is not here: higher is better for the metric, lower for the loss.
+HIGHER_IS_BETTER = (
+    "auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
+    "|sensitivity_at_specificity|specificity_at_sensitivity"
+    "|concordance_correlation|pearson_correlation"
+)
+LOWER_IS_BETTER = (
+    "loss|rmse|normalized_entropy|expected_calibration_error"
+    "|mean_squared_error|mean_absolute_error|mean_absolute_percentage_error"
+    "|mean_squared_logarithmic_error|mse|mae|mape|msle|logcosh|log_cosh|huber"
+    "|crossentropy|cross_entropy|bce|kl_divergence|kld|poisson|hinge|dice|tversky|circle|ctc"
+)
+# Logs of the library and of Keras that do not rank two models. A calibration is best at 1.
+UNDIRECTED = "calibration|share|learning_rate"
 UNDIRECTED_PREFIXES = ("gate/", "val_gate/", "loss_weight/")
+TOTALS = {"loss", "val_loss", "mtl_score", "val_mtl_score"}  # sums over the tasks of a model
 
 
 def mtl_gain(
     multi: Mapping[str, float],
     single: Mapping[str, float],
-    signs: Mapping[str, int] | None = None,
+    lower_is_better: Mapping[str, bool] | None = None,
 ) -> dict[str, float]:
     """Return the gain of a multi-task model over single-task models, for each metric.
 
@@ -29,22 +37,22 @@ def mtl_gain(
     Args:
         multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
         single: Metrics of the single-task models under the same keys. Keys of only one of the two
-            dicts are ignored. So are logs that do not rank two models, unless they have a sign:
-            "loss" and `MultiTaskScore`, which are sums over all tasks in `multi`; calibrations,
-            which are best at 1; the share of a grouped AUC; loss weights, gate statistics and the
-            learning rate.
-        signs: 1 if higher is better, -1 if lower is better, by key. The sign of an omitted key
-            follows from its last word, if known: "auc" in `click_auc`, "rmse" in
-            `watch_time_rmse`, "recall" in `recall_at_5`.
+            dicts are ignored. So are logs that do not rank two models, unless `lower_is_better` has
+            them: "loss" and `MultiTaskScore`, which are sums over all tasks in `multi`;
+            calibrations, which are best at 1; the share of a grouped AUC; loss weights, gate
+            statistics and the learning rate.
+        lower_is_better: Whether lower is better, by key: False for a metric to maximize. It is
+            needed for keys that do not end with the name of a metric or loss of Keras or of this
+            library, such as "auc" in `val_click_auc`. A key given here overrides the name.
 
     Returns:
         A dict with the gain for each common key that is not ignored.
 
     Raises:
-        TypeError: If a metric is not a number, or metrics are not a dict by name.
+        TypeError: If a metric is not a number, or an argument is not a dict by name, of bools for
+            `lower_is_better`.
         ValueError: If the dicts have no common key of this kind, a metric is not finite, or the
-            sign of a key is unknown. Also if a given sign is neither 1 nor -1, or has an unknown
-            key.
+            direction of a key is unknown. Also if `lower_is_better` has an unknown key.
 
     Reference:
 
@@ -56,24 +64,27 @@ def mtl_gain(
 
     >>> mtl_gain({"click_auc": 0.75, "time_rmse": 2.0}, {"click_auc": 0.5, "time_rmse": 3.0})
     {'click_auc': 0.25, 'time_rmse': 1.0}
+    >>> mtl_gain({"click_lift": 3.0}, {"click_lift": 2.5}, lower_is_better={"click_lift": False})
+    {'click_lift': 0.5}
     """
-    for argument, metrics in (("multi", multi), ("single", single)):
-        if not isinstance(metrics, Mapping) or not all(isinstance(key, str) for key in metrics):
+    given = {} if lower_is_better is None else lower_is_better
+    arguments = {"multi": multi, "single": single, "lower_is_better": given}
+    for argument, by_key in arguments.items():
+        if not isinstance(by_key, Mapping) or not all(isinstance(key, str) for key in by_key):
             raise TypeError(
-                f"{argument} must be a dict of metrics by name. "
-                f"Received: {argument}={short_repr(metrics)}"
+                f"{argument} must be a dict by name of a metric. "
+                f"Received: {argument}={short_repr(by_key)}"
             )
-    signs = signs or {}
-    keys = [key for key in multi if key in single and (key in signs or _has_direction(key))]
+    keys = [key for key in multi if key in single and (key in given or _has_direction(key))]
     if not keys:
         raise ValueError(
             "multi and single must have common keys with a direction, unlike 'loss', which is a "
             f"sum over tasks, or a calibration, but single has {list(single)}. With one task, "
             f"Keras omits the task in its keys. Received: multi={short_repr(dict(multi))}"
         )
-    check_known_keys(signs, keys, "signs")
+    check_known_keys(given, keys, "lower_is_better")
     return {
-        key: _sign(key, signs)
+        key: (-1 if _is_lower_better(key, given) else 1)
         * (
             check_number(multi[key], f"multi[{key!r}]")
             - check_number(single[key], f"single[{key!r}]")
@@ -83,26 +94,23 @@ def mtl_gain(
 
 
 def _has_direction(key: str) -> bool:
-    return not (key in TOTALS or key.startswith(UNDIRECTED_PREFIXES) or _endings(key) & UNDIRECTED)
-
-
-def _endings(key: str) -> set[str]:
-    """Return the last word of a key and the last two, without numbers as in "recall_at_5"."""
-    words = re.split(r"[^a-z0-9]+", key.lower())
-    while words[1:] and (words[-1].isdigit() or words[-1] in ("at", "k")):
-        words.pop()
-    return {words[-1], "_".join(words[-2:])}
-
-
-def _sign(key: str, signs: Mapping[str, int]) -> int:
-    if key in signs:
-        if signs[key] not in (1, -1):
-            raise ValueError(f"signs must be 1 or -1. Received: signs[{key!r}]={signs[key]!r}")
-        return signs[key]
-    endings = _endings(key)
-    if endings & (MAXIMIZED | MINIMIZED):
-        return 1 if endings & MAXIMIZED else -1
-    raise ValueError(
-        f"signs must have 1 (higher is better) or -1 (lower is better) for {key!r}. "
-        f"Received: signs={dict(signs)!r}"
+    return not (
+        key in TOTALS or key.startswith(UNDIRECTED_PREFIXES) or _ends_with_name(key, UNDIRECTED)
     )
+
+
+def _is_lower_better(key: str, given: Mapping[str, bool]) -> bool:
+    if key in given:
+        return check_bool(given[key], f"lower_is_better[{key!r}]")
+    is_lower = _ends_with_name(key, LOWER_IS_BETTER)
+    if is_lower or _ends_with_name(key, HIGHER_IS_BETTER):
+        return is_lower
+    raise ValueError(
+        f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
+        f"Received: lower_is_better={dict(given)!r}"
+    )
+
+
+def _ends_with_name(key: str, names: str) -> bool:
+    """Return whether a key is a name or `{task}_{name}`, or this and the number of a second one."""
+    return bool(re.search(rf"(^|_)({names})(_\d+)?$", key, re.IGNORECASE))

@@ -41,16 +41,19 @@ def results(folder):
 
 
 def test_the_logs_cover_the_rows_of_all_processes(results):
-    """GroupedAUC too, which predicts all rows in each process."""
     first, second, alone = results
     assert first["logs"] == second["logs"]
-    assert "val_click_gauc" in alone["logs"]
     assert_equal_logs(first["logs"], alone["logs"])
 
 
 def test_predict_fails_under_the_distribution(results):
     for process in results[:2]:
         assert "non-addressable" in process["error"]
+
+
+def test_the_auc_within_groups_is_refused(results):
+    for process in results[:2]:
+        assert process["refusal"].endswith("Received: processes=2")
 
 
 def test_gates_and_conflicts_of_own_rows_wait_for_no_process(results):

@@ -1,6 +1,7 @@
 """The AUC within groups in the logs of each epoch."""
 
 import functools
+import types
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
+from ple_keras.callbacks.grouped_auc import _unchanged_gate_statistics
 from tests.helpers import QUICK_JIT, features
 from tests.models import chain, compiled, functional, heads_alone, tracked_block
 from tests.refusals import check_refused, table
@@ -159,7 +160,7 @@ def test_a_failed_run_leaves_the_gate_statistics():
     block(features(5, 4), training=False)
 
     def run():
-        with unchanged_gate_statistics(block):
+        with _unchanged_gate_statistics(block):
             block(features(7, 4), training=False)
             assert block.gate_statistics()["click"]["count"] == 12
             raise RuntimeError
@@ -181,64 +182,48 @@ def test_a_model_that_training_will_build_is_accepted():
     assert list(callback._grouped_labels) == ["click", "buy", "both"]
 
 
-def sequences(is_padded):
-    """Return 8 sequences of 5 positions, their labels and their mask."""
-    x, y = features(8, 5, 3), np.arange(40).reshape(8, 5) % 3 % 2
-    lengths = np.arange(8) % 5 + 1 if is_padded else np.full(8, 5)
-    mask = np.arange(5) < lengths[:, None]
-    return x * mask[..., None], y, mask
-
-
-class Sequences(keras.Model):
-    """Model of sequences with unknown outputs."""
-
-    def __init__(self, heads):
-        super().__init__()
-        self.masking, self.heads = keras.layers.Masking(), heads
-
-    def call(self, inputs):
-        return self.heads({"click": self.masking(inputs)})
-
-
-def test_rows_that_keras_masks_are_left_out():
-    ids, y = np.arange(12) % 3, np.arange(12) // 2 % 2
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    inputs = keras.Input((), dtype="int32")
-    embedded = keras.layers.Embedding(3, 2, mask_zero=True)(inputs)
-    model = keras.Model(inputs, heads({"click": embedded}))
-    callback = pk.GroupedAUC((ids, {"click": y}), np.zeros(12, int))
-    callback.set_model(model)
-    callback.on_train_begin()
-    callback.on_epoch_end(0, logs := {})
-    kept = ids != 0
-    predictions = model.predict(ids, verbose=0)["click"]
-    expected = pk.grouped_auc(y[kept], predictions[kept], np.zeros(kept.sum(), int))
-    assert logs["val_click_gauc"] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("is_functional", [True, False])
-@pytest.mark.parametrize("is_padded", [True, False])
-def test_positions_that_keras_masks_are_left_out(is_functional, is_padded):
-    x, y, mask = sequences(is_padded)
-    model = Sequences(pk.TaskHeads([pk.BinaryHead("click")]))
-    if is_functional:
-        inputs = keras.Input((5, 3))
-        model = keras.Model(inputs, model.heads({"click": model.masking(inputs)}))
+def test_positions_of_sequences_are_rows_of_their_group():
+    x, y = features(8, 5, 3), np.arange(40).reshape(8, 5) % 3 % 2 * 1.0
+    y[:, 3:] = np.nan  # padded
+    inputs = keras.Input((5, 3))
+    model = keras.Model(inputs, pk.TaskHeads([pk.BinaryHead("click")])({"click": inputs}))
     groups = np.arange(8) // 2
     callback = pk.GroupedAUC((x, {"click": y}), groups, batch_size=3)
     callback.set_model(model)
     callback.on_train_begin()
-    predictions = model.predict(x, verbose=0)["click"]
-    expected = pk.grouped_auc(np.where(mask, y, np.nan), predictions, groups)
-    for epoch in range(2):
-        logs = {}
-        callback.on_epoch_end(epoch, logs)
-        assert logs["val_click_gauc"] == pytest.approx(expected, abs=1e-6)
-    labelled = [mask[groups == group] for group in range(4)]
-    used = [m.sum() for m, group in zip(labelled, range(4)) if len(set(y[groups == group][m])) == 2]
-    assert logs["val_click_gauc_share"] == pytest.approx(sum(used) / mask.sum())
-    if is_padded:
-        assert expected != pytest.approx(pk.grouped_auc(y, predictions, groups), abs=1e-3)
+    callback.on_epoch_end(0, logs := {})
+    expected = pk.grouped_auc(y, model.predict(x, verbose=0)["click"], groups)
+    assert logs["val_click_gauc"] == pytest.approx(expected, abs=1e-6)
+    assert logs["val_click_gauc_share"] == 1.0
+
+
+def pretend_two_processes(monkeypatch):
+    """Let the backend say that two processes train one model."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+    elif keras.backend.backend() == "torch":
+        from torch import distributed
+
+        monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    else:
+        import tensorflow as tf
+
+        cluster = tf.train.ClusterSpec({"chief": ["localhost:1"], "worker": ["localhost:2"]})
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster)
+        strategy = types.SimpleNamespace(cluster_resolver=resolver)
+        monkeypatch.setattr(keras.Model, "distribute_strategy", strategy)
+
+
+def test_several_processes_are_refused(monkeypatch):
+    callback = pk.GroupedAUC((X, Y), GROUPS)
+    callback.set_model(constant_model())
+    callback.on_train_begin()
+    pretend_two_processes(monkeypatch)
+    message = r"in one process.*Call grouped_auc\(labels, pred.*instead\. Received: processes=2"
+    check_refused(callback.on_train_begin, ValueError, message)
 
 
 def test_columns_of_a_data_frame_are_labels():
@@ -367,14 +352,18 @@ def test_models_without_predictions_by_task_are_refused(of, message):
 
 
 def test_a_model_whose_outputs_are_unknown_before_training_is_checked_after_an_epoch():
-    class Renamed(Sequences):
-        def call(self, inputs):
-            return {"other": super().call(inputs)["click"]}
+    class Renamed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = pk.TaskHeads([pk.BinaryHead("click")])
 
-    callback = pk.GroupedAUC((X[:, None], Y["click"].clip(0)), GROUPS)
-    callback.set_model(Renamed(pk.TaskHeads([pk.BinaryHead("click")])))
+        def call(self, inputs):
+            return {"other": self.heads({"click": inputs})["click"]}
+
+    callback = pk.GroupedAUC((X, Y["click"].clip(0)), GROUPS)
+    callback.set_model(Renamed())
     callback.on_train_begin()
-    message = r"with the keys \['click'\].*Received: outputs=\{'other': ndarray\(shape=\(60, 1, 1\)"
+    message = r"with the keys \['click'\].*Received: outputs=\{'other': ndarray\(shape=\(60, 1\)"
     check_refused(lambda: callback.on_epoch_end(0, {}), ValueError, message)
 
 

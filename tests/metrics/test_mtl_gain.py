@@ -1,5 +1,8 @@
 """The gain of a multi-task model over single-task models."""
 
+import inspect
+
+import keras
 import pytest
 
 import ple_keras as pk
@@ -39,7 +42,7 @@ UNDIRECTED = [
 def test_keys_without_a_direction_are_left_out(key):
     logs = {key: 0.5, "val_click_gauc": 0.75}
     assert pk.mtl_gain(logs, {**logs, "val_click_gauc": 0.5}) == {"val_click_gauc": 0.25}
-    assert pk.mtl_gain({key: 0.75}, {key: 0.5}, signs={key: 1}) == {key: 0.25}
+    assert pk.mtl_gain({key: 0.75}, {key: 0.5}, lower_is_better={key: False}) == {key: 0.25}
     with pytest.raises(ValueError, match=r"common keys with a direction.*Received: multi=\{'"):
         pk.mtl_gain({key: 0.75}, {key: 0.5})
 
@@ -52,42 +55,76 @@ def test_keys_without_a_direction_are_left_out(key):
         ("a_sparse_categorical_accuracy", 1),
         ("AUC", 1),
         ("error_rate_auc", 1),
+        ("a_f1_score", 1),
+        ("val_a_gauc", 1),
         ("a_loss", -1),
         ("auc_loss", -1),
         ("mean_squared_error", -1),
         ("a_weighted_binary_crossentropy", -1),
-        ("ece", -1),
-        ("a_f1", 1),
-        ("val_a_gauc", 1),
+        ("a_MSE", -1),
+        ("expected_calibration_error", -1),
         ("a_normalized_entropy", -1),
-        ("buy_recall_at_5", 1),
-        ("ndcg@10", 1),
     ],
 )
-def test_the_last_word_of_a_key_determines_the_sign(key, sign):
+def test_the_name_at_the_end_of_a_key_determines_the_direction(key, sign):
     assert pk.mtl_gain({key: 3.0}, {key: 1.0}) == {key: 2.0 * sign}
 
 
-def test_given_signs_override_the_last_word():
-    assert pk.mtl_gain({"x": 3, "auc": 3}, {"x": 1, "auc": 1}, signs={"x": -1, "auc": -1}) == {
-        "x": -2,
-        "auc": -2,
-    }
+UNNAMED = {"Metric", "Mean", "Sum", "MeanMetricWrapper"}  # of any quantity
+UNNAMED |= {f"{sign}{kind}" for sign in ("True", "False") for kind in ("Positives", "Negatives")}
+UNNAMED |= {"CosineSimilarity"}  # higher is better, but not for the loss of this name
+ARGUMENTS = {
+    "PrecisionAtRecall": [0.5],
+    "RecallAtPrecision": [0.5],
+    "SensitivityAtSpecificity": [0.5],
+    "SpecificityAtSensitivity": [0.5],
+    "MeanIoU": [2],
+    "OneHotMeanIoU": [2],
+    "IoU": [2, [0]],
+    "OneHotIoU": [2, [0]],
+    "BinaryIoU": [[0]],
+}
+
+
+def test_the_directions_of_the_metrics_of_keras_are_known():
+    for name, cls in inspect.getmembers(keras.metrics, inspect.isclass):
+        if name not in UNNAMED:
+            metric = cls(*ARGUMENTS.get(name, []))
+            sign = {"up": 1, "down": -1}[metric._direction]
+            key = f"click_{metric.name}"
+            assert pk.mtl_gain({key: 3.0}, {key: 1.0}) == {key: 2.0 * sign}, name
+
+
+LOSSES = ["binary_focal_crossentropy", "log_cosh", "huber", "bce", "kld", "mape", "hinge"]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_lower_is_better_for_the_losses_of_keras(name):
+    key = f"val_click_{keras.losses.get(name).__name__}"
+    assert pk.mtl_gain({key: 3.0, name: 3.0}, {key: 1.0, name: 1.0}) == {key: -2.0, name: -2.0}
+
+
+def test_given_directions_override_the_name():
+    multi, single = {"x": 3, "y": 3, "auc": 3}, {"x": 1, "y": 1, "auc": 1}
+    given = {"x": True, "y": False, "auc": True}
+    assert pk.mtl_gain(multi, single, lower_is_better=given) == {"x": -2, "y": 2, "auc": -2}
 
 
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        (({"x": 1}, {"x": 1}), ValueError, r"for 'x'\. Received: signs=\{\}"),
+        (({"x": 1}, {"x": 1}), ValueError, r"for 'x', whose.*Received: lower_is_better=\{\}"),
         (
             ({"auc": 1}, {"x": 1}),
             ValueError,
             r"common keys.*, but single has \['x'\].*multi=\{'auc'",
         ),
-        (({"auc": 1}, {"auc": 1}, {"x": 1}), ValueError, r"not known: \['x'\].*Received: signs="),
-        (({"auc": 1}, {"auc": 1}, {"auc": 2}), ValueError, r"1 or -1\. Received: signs\['auc'\]=2"),
-        (({"a_entropy": 1},) * 2, ValueError, r"signs must"),
-        (({"loss_cosine_similarity": 1}, {"loss_cosine_similarity": 1}), ValueError, r"signs must"),
+        (({"auc": 1}, {"auc": 1}, {"x": True}), ValueError, r"known: \['x'\].*Received: lower_is_"),
+        (({"auc": 1}, {"auc": 1}, {"auc": -1}), TypeError, r"True or False\. .*\['auc'\]=-1"),
+        (({"auc": 1}, {"auc": 1}, ["auc"]), TypeError, r"Received: lower_is_better=\['auc'\]"),
+        (({"a_entropy": 1},) * 2, ValueError, r"for 'a_entropy', whose direction is unknown"),
+        (({"a_recall_at_5": 1},) * 2, ValueError, r"for 'a_recall_at_5', whose direction"),
+        (({"loss_cosine_similarity": 1},) * 2, ValueError, r"for 'loss_cosine_similarity', whose"),
         (([1], {"auc": 1}), TypeError, r"multi must be a dict.*Received: multi=\[1\]"),
         (({"auc": 1}, {1: 1}), TypeError, r"single must be a dict.*Received: single=\{1: 1\}"),
         (({"auc": None}, {"auc": 1}), TypeError, r"Received: multi\['auc'\]=None"),

@@ -1,15 +1,74 @@
-"""The area under the ROC curve within groups."""
+"""Metrics that need all rows at once, as functions of arrays."""
 
 from typing import Any, NoReturn
 
 import numpy as np
 
-from ple_keras._checks import check_known_value, short_repr
+from ple_keras._checks import check_int, check_known_value, short_repr
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Tensor
-from ple_keras.metrics._label_rows import check_valid, label_rows
+from ple_keras.labels.alignment import to_number_array
 
 WEIGHTINGS = ("rows", "equal")
+ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]
+
+
+def expected_calibration_error(
+    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: str = "quantile"
+) -> float:
+    """Return the mean distance between predicted and observed frequencies, over bins.
+
+        ECE = sum_b n_b / n |mean of p in b - mean of y in b|
+
+    Bin b holds the n_b examples whose predictions lie in an interval. 0 is best. Quantiles
+    need all examples at once, so this is not a metric for `compile`.
+
+    Args:
+        labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.
+        predictions: Probabilities, `(N,)` or `(N, 1)`.
+        num_bins: The number of bins.
+        strategy: "quantile" for bins with about equal numbers of examples, or "uniform" for bins
+            of equal width in [0, 1]. An interval contains its upper limit. Equal predictions are in
+            one bin.
+
+    Returns:
+        A float in [0, 1]; NaN if there is no label, or a prediction is NaN.
+
+    Raises:
+        TypeError: If labels or predictions are not numbers, or `num_bins` is not an integer.
+        ValueError: If labels or predictions are outside [0, 1], or their numbers differ. If
+            `num_bins` is below 1, or `strategy` is unknown. Predictions up to 1e-6 outside are
+            clipped.
+
+    Reference:
+
+    - Naeini, Cooper, Hauskrecht, "Obtaining Well Calibrated Probabilities Using Bayesian Binning",
+      AAAI 2015. [doi:10.1609/aaai.v29i1.9602](https://doi.org/10.1609/aaai.v29i1.9602)
+
+    Example:
+
+    >>> round(expected_calibration_error([0, 0, 1, 1], [0.1, 0.1, 0.8, 0.8], num_bins=2), 4)
+    0.15
+    """
+    num_bins = check_int(num_bins, "num_bins", minimum=1)
+    check_known_value(strategy, ("quantile", "uniform"), "strategy")
+    y, p = _label_rows(labels, predictions)
+    y, p = y[~np.isnan(y)], p[~np.isnan(y)]
+    _check_labels(y, (y < 0) | (y > 1), "lie in [0, 1]")
+    wrong = (p < -ROUNDING) | (p > 1 + ROUNDING)
+    if wrong.any():
+        raise ValueError(
+            f"predictions must lie in [0, 1]. Received: predictions=[..., {p[wrong][0]}]"
+        )
+    p = np.clip(p, 0, 1)
+    if not len(y) or np.isnan(p).any():
+        return float("nan")
+    inner_limits = np.linspace(0, 1, num_bins + 1)[1:-1]
+    if strategy == "quantile":
+        inner_limits = np.quantile(p, inner_limits)
+    bins = np.searchsorted(inner_limits, p)
+    differences = np.bincount(bins, weights=p - y)  # times the numbers of examples
+    return float(np.abs(differences).sum() / len(y))
 
 
 def grouped_auc(
@@ -52,7 +111,7 @@ def grouped_auc(
     0.7
     """
     check_known_value(weighting, WEIGHTINGS, "weighting")
-    y, p = label_rows(labels, predictions)
+    y, p = _label_rows(labels, predictions)
     indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
     return GroupedLabels(y, indices).auc(p, weighting)
 
@@ -114,7 +173,7 @@ class GroupedLabels:
         indices = np.repeat(indices, len(labels) // max(len(indices), 1))
         is_labelled = ~np.isnan(labels)
         wrong = is_labelled & (labels != 0) & (labels != 1)
-        check_valid(labels, wrong, "be 0 or 1", argument)
+        _check_labels(labels, wrong, "be 0 or 1", argument)
         counts = np.bincount(indices[is_labelled])
         positives = np.bincount(indices[labels == 1], minlength=len(counts))
         has_both = (positives > 0) & (positives < counts)
@@ -151,3 +210,34 @@ class GroupedLabels:
         ranks[order] = means - before[groups]
         of_positives: np.ndarray = ranks[self._is_positive]
         return of_positives
+
+
+def _label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and predictions as float arrays `(N,)`, from `(...)` or `(..., 1)`.
+
+    Raises:
+        TypeError: If they are not numbers.
+        ValueError: If their numbers of entries differ.
+    """
+    y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
+    if _without_last_axis(y.shape) != _without_last_axis(p.shape):
+        raise ValueError(
+            "labels must have one entry for each prediction. "
+            f"Received: labels.shape={y.shape}, predictions.shape={p.shape}"
+        )
+    return y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
+
+
+def _without_last_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return a shape without a last axis of length 1."""
+    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
+
+
+def _check_labels(
+    labels: np.ndarray, wrong: np.ndarray, rule: str, argument: str = "labels"
+) -> None:
+    """Raise an error if any label is wrong."""
+    if wrong.any():
+        raise ValueError(
+            f"{argument} must {rule} or be missing. Received: {argument}=[..., {labels[wrong][0]}]"
+        )
