@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_int, check_known_value
+from ple_keras._keras.batches import DEFAULT_SIZE
 from ple_keras._keras.internals import functional_outputs, mask_of
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
@@ -17,7 +18,6 @@ from ple_keras.callbacks._validation_data import number_of_rows, unpack_arrays
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.inspection.batches import DEFAULT_SIZE
 from ple_keras.labels.alignment import check_shape
 from ple_keras.labels.label_arrays import is_missing
 from ple_keras.metrics.grouped_auc import WEIGHTINGS, GroupedLabels, group_indices
