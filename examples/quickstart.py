@@ -51,6 +51,7 @@ y = {
     "watch_time": x[:, 0] - x[:, 2],
     "category": rng.integers(0, 12, 4096),
 }
+heads.check_labels(y)
 history = model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=0).history
 
 print("Validation metrics after each epoch:")

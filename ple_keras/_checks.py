@@ -4,9 +4,12 @@ import math
 import operator
 import re
 import reprlib
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from numbers import Integral
+from types import FrameType
 from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
@@ -38,6 +41,18 @@ class _ShortRepr(reprlib.Repr):
 
 
 short_repr: Callable[[Any], str] = _ShortRepr().repr
+
+
+def warn_user(message: str) -> None:
+    """Warn at the line, outside of this package and Keras, that led to this call."""
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and _top_package(frame) in ("ple_keras", "keras"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+def _top_package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def check_task_name(name: object, argument: str, names: object = None) -> str:
@@ -156,9 +171,15 @@ def check_counts(
 
 
 def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
-    """Return a value, if it is a dict by task. A data frame is refused, since `fit` takes none."""
+    """Return a value, if it is a dict by task.
+
+    A data frame is refused, since `fit` takes none, and a list, since Keras sorts the tasks first.
+    """
     if not isinstance(value, Mapping):
         remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
+        if isinstance(value, Sequence) and len(value) == len(tasks):
+            items = ", ".join(f"{task!r}: {argument}[{i}]" for i, task in enumerate(tasks))
+            remedy = f" Name the items of a list, such as {{{items}}}."
         raise TypeError(
             f"{argument} must be a dict by task, {list(tasks)}.{remedy} "
             f"Received: {argument}={short_repr(value)}"

@@ -16,6 +16,11 @@ class MultiTaskScore(keras.callbacks.Callback):
     of callbacks, it must come before those that monitor the score. Epochs without validation have
     no score.
 
+    The score is NaN if a metric is NaN, such as the AUC of a task without a positive or a negative
+    label in the validation data. For EarlyStopping and ModelCheckpoint, NaN is no improvement, and
+    nothing improves on a score that is NaN in the first epoch: training stops after `patience`
+    epochs.
+
     Args:
         weights: `{key of logs: weight}`, with finite weights.
         name: The key of the score in `logs`.

@@ -220,7 +220,7 @@ class Head(SavesQuantization, FreezableLayer):
                 allow, such as negative counts for "poisson".
 
         Warns:
-            UserWarning: If all labels are missing.
+            UserWarning: As `TaskHeads.check_labels`.
         """
         shape = (*self._leading_axes, self.units)
         values = check_array(labels, self.task, self.missing_label, shape, self._label_width())

@@ -10,12 +10,13 @@ from ple_keras._keras.children import built_names, deserialize_children, seriali
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._typing import ByName, MetricLike, Shape, Store, TaskName, Tensor
+from ple_keras._typing import ByName, MetricLike, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, sort_products
 from ple_keras.heads._loss_weighting import LossWeighting
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.labels.label_arrays import check_labels
 
 
 @register
@@ -181,21 +182,26 @@ class TaskHeads(LossWeighting, FreezableLayer):
             head._make_read_only()
         return arguments
 
-    def check_labels(self, y: Mapping[TaskName, Tensor]) -> None:
+    def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.
 
         Keras trains silently, or to NaN, on class indices that are out of range.
 
         Args:
-            y: `{task: labels}`, as for `fit`, with labels for each head.
+            y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`: a
+                `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, Grain's datasets
+                or another iterable, but no iterator or generator.
+            steps: The number of batches to read; None for 100. Arrays are read whole.
 
         Raises:
-            TypeError: If `y` is not a dict, or labels are not numbers.
+            TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, if labels have a wrong shape or values that
-                their task or its loss does not allow, or if the tasks' numbers of rows differ.
+                their task or its loss does not allow, or if the tasks' numbers of rows differ. If
+                `y` is an iterator or has no batch, or `steps` is given for arrays.
 
         Warns:
-            UserWarning: If a task has no labels.
+            UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
+                error is the loss of labels with a standard deviation below 0.1 or above 10.
 
         Example:
 
@@ -207,15 +213,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_by_task(y, self._task_names, "y")
-        check_keys(y, self._task_names, "y")
-        for head in self._heads():
-            head.check_labels(y[head.task])
-        rows = {task: len(labels) for task, labels in y.items()}
-        if len(set(rows.values())) > 1:
-            raise ValueError(
-                f"y must have the same number of rows for all tasks. Received: rows={rows}"
-            )
+        check_labels(y, self._by_task(), steps)
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]

@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED
+from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import mask_of
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import ByName, Nested, Streams, Tensor
@@ -24,7 +25,6 @@ from ple_keras.inspection._report_warnings import (
     prediction_warnings,
     report_warnings,
 )
-from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.gradient_conflict import conflict_of_batches
 from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels

@@ -11,11 +11,11 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED, check_by_task, short_repr
+from ple_keras._keras.batches import Batches
 from ple_keras._typing import Index, Nested, Streams, Tensor
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
 from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
-from ple_keras.inspection.batches import Batches
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock

@@ -28,8 +28,8 @@ class PredictionUse:
             or not one for each prediction.
         calibration: For a binary task, the sum of the predictions divided by the sum of these
             labels; NaN without positives, and for other tasks.
-        expected_positives: For a binary task, the sum of the predictions of labelled examples;
-            else 0.
+        expected_positives: For a binary task, the sum of the predictions of these examples; NaN for
+            other tasks, and without labels.
     """
 
     deviation: float
@@ -91,7 +91,7 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
     if is_finite.sum() > 1:
         deviation = float(predictions[is_finite].std(axis=0).max())
     if labels is None:
-        return PredictionUse(deviation, 0, math.nan, 0.0)
+        return PredictionUse(deviation, 0, math.nan, math.nan)
     check_dtype(labels, f"y[{head.task!r}]")
     is_binary = isinstance(head, BinaryHead | ProductHead)
     by_prediction = _labels_by_prediction(labels, len(predictions), head.units)
@@ -101,10 +101,10 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
             f"Received: y[{head.task!r}].shape={labels.shape}"
         )
     if by_prediction is None:  # the model is trained with a loss of its own
-        return PredictionUse(deviation, 0, math.nan, 0.0)
+        return PredictionUse(deviation, 0, math.nan, math.nan)
     kept = is_finite & ~_has_missing(by_prediction, head)
     if not is_binary:
-        return PredictionUse(deviation, int(kept.sum()), math.nan, 0.0)
+        return PredictionUse(deviation, int(kept.sum()), math.nan, math.nan)
     positives = labels[kept].sum(dtype="float64")
     expected = float(predictions[kept].sum())
     calibration = float(expected / positives) if positives else math.nan

@@ -1,44 +1,114 @@
-"""Checks of label arrays before training."""
+"""Checks of labels before training."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import keras
 import numpy as np
 
-from ple_keras._keras.internals import is_of_keras
-from ple_keras._keras.names import stable_name
-from ple_keras._typing import LossLike, Tensor
+from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
+from ple_keras._keras.batches import first_batches, is_dataset
+from ple_keras._keras.names import stable_name, to_snake_case
+from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.missing_label import can_represent
 
-# Parts of the names of losses, by the labels that they take:
-CLASS_INDICES = ("sparse", "categoricalgeneralized")
-NOT_NEGATIVE = ("poisson", "logarithmic")  # logarithms of labels
-PROBABILITIES = ("crossentropy", "divergence", "dice", "tversky", "categoricalhinge")
-SIGNS = ("hinge",)
-NOT_ZERO = ("absolutepercentage",)  # divides by the label
+# Losses of Keras, by the labels that they take:
+CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
+PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
+PROBABILITIES |= {"categorical_focal_crossentropy", "categorical_hinge", "kl_divergence"}
+PROBABILITIES |= {"dice", "tversky"}
+SIGNS = {"hinge", "squared_hinge"}
+NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # logarithms of labels
+NOT_ZERO = {"mean_absolute_percentage_error"}  # divides by the label
+# Losses that grow with the scale of the labels:
+ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
+USUAL_DEVIATION = (0.1, 10.0)  # of their labels
+
+
+class ChecksLabels(Protocol):
+    """A head, whose class this subpackage does not import."""
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Check an array of labels."""
+
+
+def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int | None) -> None:
+    """Check the labels of all tasks; see `TaskHeads.check_labels`."""
+    if not is_dataset(y):
+        if steps is not None:
+            raise ValueError(
+                f"steps must be None if y holds arrays, which are read whole. Received: {steps=}"
+            )
+        _check_arrays(y, heads)
+        return
+    batches: list[Any] = []
+    with first_batches(y, steps, "y") as first:
+        for number, (_, labels) in enumerate(first, start=1):
+            with _naming(f"batch {number}"):
+                check_by_task(labels, list(heads), "y")
+                check_keys(labels, list(heads), "y")
+            batches.append(labels)
+    if not batches:
+        raise ValueError(f"y must hold at least one batch. Received: y={short_repr(y)}")
+    where = f"batches 1 to {len(batches)}" if batches[1:] else "batch 1"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with _naming(where):
+            joined = {task: _join([labels[task] for labels in batches]) for task in heads}
+            _check_arrays(joined, heads)
+    for warning in caught:
+        warn_user(f"In {where}: {warning.message}")
+
+
+def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
+    check_by_task(y, list(heads), "y")
+    check_keys(y, list(heads), "y")
+    for task, head in heads.items():
+        head.check_labels(y[task])
+    rows = {task: len(labels) for task, labels in y.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(
+            f"y must have the same number of rows for all tasks. Received: rows={rows}"
+        )
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Add the batches to the message of an error."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {where}: {error}") from error
+
+
+def _join(arrays: list[np.ndarray]) -> np.ndarray:
+    """Concatenate labels. Shorter sequences get missing labels at the end."""
+    ends = np.max([array.shape[1:] for array in arrays], axis=0)
+    if any(array.shape[1:] != tuple(ends) for array in arrays):
+        pads = [[(0, 0), *((0, n - m) for n, m in zip(ends, x.shape[1:]))] for x in arrays]
+        padded = (x.astype("float64") for x in arrays)
+        arrays = [np.pad(x, p, constant_values=np.nan) for x, p in zip(padded, pads)]
+    return np.concatenate(arrays)
 
 
 def label_width(loss: LossLike, units: int) -> int | None:
     """Return the length of a label's last axis; None if unknown, as for a loss not of Keras."""
     name = _loss_name(loss)
-    if not name or "ctc" in name:
+    if name in ("", "ctc"):
         return None
-    return 1 if _has_part(name, (*CLASS_INDICES, "circle")) else units
+    return 1 if name in CLASS_INDICES | {"circle"} else units
 
 
 def _loss_name(loss: LossLike) -> str:
-    """Return the name of a loss of Keras or this package, in lower case; "" for others."""
+    """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
-    if not (is_of_keras(known) or str(getattr(known, "__module__", "")).startswith("ple_keras.")):
-        return ""
-    return str(known.__name__).lower().replace("_", "")
-
-
-def _has_part(name: str, parts: Sequence[str]) -> bool:
-    return any(part in name for part in parts)
+    name = getattr(known, "__name__", "")
+    return to_snake_case(name) if getattr(keras.losses, name, None) is known else ""
 
 
 def check_array(
@@ -63,7 +133,7 @@ def check_array(
             `missing_label`.
 
     Warns:
-        UserWarning: If all labels are missing.
+        UserWarning: If all labels are missing, or all others are equal.
     """
     argument = f"y[{task!r}]"
     array = to_number_array(labels, argument)
@@ -78,8 +148,14 @@ def check_array(
         )
     present: np.ndarray = array[~is_missing(array, missing_label).any(axis=-1)]
     if not len(present):
-        warnings.warn(f"{argument} has no labels, so the task is not trained", stacklevel=4)
+        warn_user(f"{argument} has no labels, so the task is not trained")
     _check_all_valid(present, ~np.isfinite(present), task, "be finite or missing")
+    if len(present) > 1 and (present == present[0]).all():
+        label = present[0].tolist() if present.shape[-1] > 1 else present.flat[0]
+        warn_user(
+            f"{argument} is constant, so there is nothing to learn: all {len(present)} labels "
+            f"are {label}"
+        )
     return present
 
 
@@ -114,21 +190,33 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         units: The width of the predictions.
     """
     name = _loss_name(loss)
-    if "ctc" in name:
-        return
     of_loss = f"for the loss {stable_name(loss)!r} or be missing"
-    if _has_part(name, CLASS_INDICES):
+    if name in CLASS_INDICES:
         check_class_indices(labels, task, units)
-    elif _has_part(name, PROBABILITIES):
+    elif name in PROBABILITIES:
         wrong = (labels < 0) | (labels > 1)
         _check_all_valid(labels, wrong, task, f"lie in [0, 1] {of_loss}")
-    elif _has_part(name, SIGNS):
+    elif name in SIGNS:
         wrong = (labels < -1) | (labels > 1)
         _check_all_valid(labels, wrong, task, f"lie in [-1, 1] {of_loss}")
-    elif _has_part(name, NOT_NEGATIVE):
+    elif name in NOT_NEGATIVE:
         _check_all_valid(labels, labels < 0, task, f"be at least 0 {of_loss}")
-    elif _has_part(name, NOT_ZERO):
+    elif name in NOT_ZERO:
         _check_all_valid(labels, labels == 0, task, f"not be 0 {of_loss}")
+    elif name in ERRORS:
+        _warn_of_scale(labels, task, stable_name(loss))
+
+
+def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
+    deviation = labels.astype("float64").std(axis=0).max(initial=0.0)
+    low, high = USUAL_DEVIATION
+    if low <= deviation <= high or (labels == labels[:1]).all():
+        return
+    problem = "dominates those of other tasks" if deviation > high else "vanishes next to others"
+    warn_user(
+        f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
+        f"{problem}. Divide the labels by it, and multiply the predictions by it"
+    )
 
 
 def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._checks import warn_user
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
@@ -14,6 +15,7 @@ from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
+from ple_keras.metrics.logit_auc import LogitAUC
 
 
 @register
@@ -30,6 +32,10 @@ class MaskedMetric(keras.Metric):
     Raises:
         TypeError: If `metric` has another type, or `missing_label` is not a number.
         ValueError: If `metric` is unknown, or does not accept `sample_weight`.
+
+    Warns:
+        UserWarning: Once, if `metric` is a LogitAUC that is NaN at the end of an epoch or of
+            `evaluate`, because there was no positive or no negative label.
 
     Example:
 
@@ -51,6 +57,7 @@ class MaskedMetric(keras.Metric):
         self.missing_label = check_missing_label(missing_label)
         self._check_takes_weights()
         copy_direction(metric, self)
+        self._is_step_result = self._has_warned = False
 
     def _check_takes_weights(self) -> None:
         parameters = inspect.signature(self.metric.update_state).parameters.values()
@@ -75,6 +82,7 @@ class MaskedMetric(keras.Metric):
         weights = example_weights(
             sample_weight, in_space, y_pred.shape[:-1], self.metric.dtype, where
         )
+        self._is_step_result = True
         try:
             self.metric.update_state(y_true, y_pred, sample_weight=weights)
         except Exception as error:
@@ -85,7 +93,27 @@ class MaskedMetric(keras.Metric):
             ) from error
 
     def result(self) -> Tensor:
-        return self.metric.result()
+        result = self.metric.result()
+        if isinstance(self.metric, LogitAUC) and not (self._is_step_result or self._has_warned):
+            self._warn_if_nan(result)
+        self._is_step_result = False
+        return result
+
+    def _warn_if_nan(self, auc: Tensor) -> None:
+        """Warn once if an AUC is NaN at the end of an epoch.
+
+        Keras reads the result once in each step, which may be compiled, and again at the end.
+        """
+        try:
+            self._has_warned = math.isnan(float(auc))
+        except TypeError:  # a trace has no values
+            return
+        if self._has_warned:
+            warn_user(
+                f"{self.display_name!r} is NaN, because the task has no positive or no negative "
+                "label in these data. For EarlyStopping and ModelCheckpoint, NaN is no "
+                "improvement, and nothing improves on NaN in the first epoch."
+            )
 
     def reset_state(self) -> None:
         self.metric.reset_state()

@@ -281,7 +281,8 @@ def test_bad_calibration_has_a_warning():
     (warning,) = [text for text in prediction_warnings(report) if "constant" not in text]
     assert "buy: the sum of the predictions is 1.60 times that of 120 labels" in warning
     assert "pos_weight" in warning
-    assert report.to_dict()["predictions"]["kind"]["calibration"] is None
+    of_kind = report.to_dict()["predictions"]["kind"]
+    assert of_kind["calibration"] is of_kind["expected_positives"] is None
     y["buy"][is_labelled] = 0
     report = pk.gate_report(calibrated_model(0.15, 0.8), x, y, batch_size=64)
     assert np.isnan(report.predictions["buy"].calibration)  # without positives

@@ -24,7 +24,7 @@ def all_heads(**kwargs):
 def valid_labels(**labels):
     return {
         "click": np.array([0, 1, 1]),
-        "place": np.ones((3, 2)),
+        "place": np.array([[1.0, 0.0], [0.0, 2.0], [2.0, 1.0]]),
         "kind": np.array([0, 1, 2]),
         **labels,
     }
@@ -68,7 +68,7 @@ def test_the_loss_determines_the_width_of_labels():
             pk.Head("unused", units=2),
         ]
     )
-    heads.check_labels({"kind": np.eye(3), "interval": np.ones((3, 1)), "unused": np.ones((3, 2))})
+    heads.check_labels({"kind": np.eye(3), "interval": np.eye(3, 1), "unused": np.eye(3, 2)})
     with pytest.raises(ValueError, match=r"y\['kind'\] must have a shape \(batch, 3\)"):
         heads.check_labels({"kind": [0, 1, 2], "interval": np.ones(3), "unused": np.ones(3)})
 
@@ -76,8 +76,8 @@ def test_the_loss_determines_the_width_of_labels():
 def test_labels_of_sequences_have_the_rank_that_the_heads_were_built_for():
     heads = pk.TaskHeads([pk.BinaryHead("a")])
     heads.build({"a": (None, 5, 3)})
-    heads.check_labels({"a": np.zeros((2, 5))})
-    heads.check_labels({"a": np.zeros((2, 5, 1))})
+    heads.check_labels({"a": np.eye(2, 5)})
+    heads.check_labels({"a": np.eye(2, 5)[..., None]})
     with pytest.raises(ValueError, match=r"Received: y\['a'\]\.shape=\(2,\)"):
         heads.check_labels({"a": np.zeros(2)})
 
@@ -85,15 +85,117 @@ def test_labels_of_sequences_have_the_rank_that_the_heads_were_built_for():
 def test_labels_of_products_are_checked():
     own = [pk.BinaryHead("a"), pk.BinaryHead("b")]
     heads = pk.TaskHeads([*own, pk.ProductHead("ab", of=("a", "b"))])
-    heads.check_labels({"a": [0, 1], "b": [1, 1], "ab": [0, 1]})
+    heads.check_labels({"a": [0, 1], "b": [1, 0], "ab": [0, 1]})
     with pytest.raises(ValueError, match=r"y\['ab'\] must lie in \[0, 1\]"):
-        heads.check_labels({"a": [0, 1], "b": [1, 1], "ab": [0, 2]})
+        heads.check_labels({"a": [0, 1], "b": [1, 0], "ab": [0, 2]})
 
 
-def test_a_task_without_labels_causes_a_warning():
-    with pytest.warns(UserWarning, match=r"y\['click'\] has no labels") as caught:
-        all_heads().check_labels(valid_labels(click=np.full(3, np.nan)))
-    assert caught[0].filename == __file__
+WARNINGS = {
+    "no_labels": (valid_labels(click=np.full(3, np.nan)), r"y\['click'\] has no labels"),
+    "constant": (
+        valid_labels(click=[1, np.nan, 1]),
+        r"y\['click'\] is constant.*all 2 labels are 1\.0",
+    ),
+    "constant_place": (valid_labels(place=np.ones((3, 2))), r"all 3 labels are \[1\.0, 1\.0\]"),
+    "large": (
+        valid_labels(place=[[0, 50], [1, 0], [0, 0]]),
+        r"y\['place'\] has a standard deviation of 23\.6, so its loss, 'mean_squared_error', "
+        r"dominates.*Divide",
+    ),
+    "small": (
+        valid_labels(place=np.arange(6).reshape(3, 2) / 100),
+        r"deviation of 0\.0163.*vanishes",
+    ),
+}
+
+
+@pytest.mark.parametrize(("y", "message"), list(WARNINGS.values()), ids=list(WARNINGS))
+def test_labels_that_teach_little_cause_a_warning(y, message):
+    with pytest.warns(UserWarning, match=message) as caught:
+        all_heads().check_labels(y)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_the_scale_of_labels_does_not_matter_for_other_losses():
+    heads = pk.TaskHeads([pk.Head("visits", loss="poisson"), pk.BinaryHead("rare", loss="mse")])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        heads.check_labels({"visits": np.arange(999), "rare": np.arange(999) == 0})
+
+
+class Nothing(keras.utils.PyDataset):
+    """No batch."""
+
+    def __len__(self):
+        return 0
+
+
+class Numbered(keras.utils.PyDataset):
+    """Two batches of labels; the second one is wrong for the task "kind"."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = []
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        self.read.append(index)
+        return np.ones((3, 1)), valid_labels(kind=np.array([0, 1, 2 + index]))
+
+
+def datasets(y):
+    """Return every kind of dataset of batches of two rows."""
+    import grain
+    import tensorflow as tf
+    import torch
+
+    x = np.ones((len(y["click"]), 1), "float32")
+    rows = [(x[i], {task: y[task][i] for task in y}) for i in range(len(x))]
+    return {
+        "tf.data": tf.data.Dataset.from_tensor_slices((x, y)).batch(2),
+        "DataLoader": torch.utils.data.DataLoader(rows, batch_size=2, shuffle=True),
+        "Grain": grain.MapDataset.source(rows).batch(2),
+        "list": [(x[i : i + 2], {task: y[task][i : i + 2] for task in y}) for i in (0, 2)],
+    }
+
+
+@pytest.mark.parametrize("kind", ["tf.data", "DataLoader", "Grain", "list"])
+def test_batches_of_every_kind_are_read(kind):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("tensorflow")
+    pytest.importorskip("grain")
+    y = valid_labels()
+    random_state = torch.get_rng_state()
+    all_heads().check_labels(datasets(y)[kind])
+    assert torch.equal(torch.get_rng_state(), random_state)
+    message = r"In batches 1 to 2: y\['kind'\] must be class indices.*Received: y\['kind'\]=\["
+    with pytest.raises(ValueError, match=message):
+        all_heads().check_labels(datasets(valid_labels(kind=np.array([0, 5, 2])))[kind])
+
+
+def test_only_the_first_steps_are_read():
+    data = Numbered()
+    all_heads().check_labels(data, steps=1)
+    assert data.read == [0]
+    with pytest.raises(ValueError, match=r"In batches 1 to 2: y\['kind'\].*=\[\.\.\., 3\]"):
+        all_heads().check_labels(data)
+
+
+def test_a_warning_names_the_batches():
+    data = [(np.ones((3, 1)), valid_labels(click=np.ones(3)))] * 3
+    with pytest.warns(UserWarning, match=r"^In batches 1 to 3: y\['click'\].*all 9") as caught:
+        all_heads().check_labels(data)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+def test_sequences_of_different_lengths_are_read():
+    heads = pk.TaskHeads([pk.BinaryHead("a")])
+    heads.build({"a": (None, None, 3)})
+    heads.check_labels([(None, {"a": np.eye(2)}), (None, {"a": np.eye(3)})])
+    with pytest.raises(ValueError, match=r"lie in \[0, 1\] or be missing; invalid: 3\."):
+        heads.check_labels([(None, {"a": np.eye(2)}), (None, {"a": 2 * np.eye(3)})])
 
 
 @keras.saving.register_keras_serializable("test_check_labels")
@@ -115,6 +217,32 @@ def test_a_subclass_may_have_its_own_checks():
 
 REFUSED = {
     "no_dict": ([1, 2], TypeError, r"y must be a dict by task.*Received: y=\[1, 2\]"),
+    "list": (
+        [np.zeros(3), np.zeros(3), np.zeros(3)],
+        TypeError,
+        r"a dict by task.*Name the items of a list, such as \{'click': y\[0\], 'place': y\[1\], ",
+    ),
+    "frame": (
+        pd.DataFrame({"click": [0, 1]}),
+        TypeError,
+        r"y must be a dict by task.*Convert a data frame with dict\(y\)",
+    ),
+    "iterator": (
+        iter([(1, valid_labels())]),
+        ValueError,
+        r"y must be data that can be read more than once.*Received: y=<list_iterator",
+    ),
+    "no_batch": (Nothing(), ValueError, r"y must hold at least one batch\. Received: y="),
+    "batch_of_lists": (
+        [(np.ones((2, 1)), valid_labels()), (np.ones((2, 1)), [0, 1])],
+        TypeError,
+        r"^In batch 2: y must be a dict by task.*Received: y=\[",
+    ),
+    "batch_without_labels": (
+        [(np.ones((2, 1)),)],
+        TypeError,
+        r"^In batch 1: y must be a dict by task.*Received: y=None",
+    ),
     "keys": (
         {"click": [1], "klick": [1]},
         ValueError,
@@ -200,6 +328,11 @@ def test_invalid_labels_are_refused(y, error, message):
         all_heads().check_labels(y)
 
 
+def test_steps_are_refused_for_arrays():
+    with pytest.raises(ValueError, match=r"steps must be None if y holds arrays.*steps=3"):
+        all_heads().check_labels(valid_labels(), steps=3)
+
+
 @pytest.mark.parametrize("task", ["click", "kind"])
 @pytest.mark.parametrize("dtype", ["int64", "float32"])
 def test_one_repeated_invalid_value_may_mark_missing_labels(task, dtype):
@@ -221,7 +354,7 @@ def test_labels_of_a_product_have_the_rank_of_its_factors():
     heads = pk.TaskHeads(tasks)
     inputs = keras.Input((5, 4))
     heads({"a": inputs, "b": inputs})
-    heads.check_labels({task: np.ones((6, 5)) for task in "abp"})
+    heads.check_labels({task: np.eye(6, 5) for task in "abp"})
 
 
 def test_a_dtype_that_cannot_represent_the_missing_label_is_refused():

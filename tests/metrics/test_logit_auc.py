@@ -1,5 +1,7 @@
 """`LogitAUC` against scikit-learn."""
 
+import warnings
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -14,6 +16,24 @@ def test_logit_auc_is_accurate_for_probabilities_of_products():
     auc = LogitAUC()
     auc.update_state([0, 0, 1, 1], [1e-30, 4e-30, 2e-30, 9e-30])
     assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"curve": "PR"}])
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_auc_of_one_class_is_nan(kwargs, label):
+    auc = LogitAUC(**kwargs)
+    auc.update_state([label, label], [0.3, 0.4])
+    assert np.isnan(float(auc.result()))
+    auc.update_state([1 - label], [0.3])
+    assert np.isfinite(float(auc.result()))
+
+
+def test_the_mean_auc_of_several_labels_is_nan_if_one_of_them_has_one_class():
+    auc = LogitAUC(multi_label=True)
+    auc.update_state([[0, 1], [1, 1]], [[0.3, 0.4], [0.5, 0.6]])
+    assert np.isnan(float(auc.result()))
+    auc.update_state([[0, 0]], [[0.1, 0.1]])
+    assert float(auc.result()) == pytest.approx(1.0)
 
 
 def test_logit_auc_refuses_logits():
@@ -72,3 +92,28 @@ def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
     y = {"click": labels, "other": np.zeros_like(labels)}
     logs = model.evaluate(logits[:, None], y, batch_size=8192, verbose=0, return_dict=True)
     assert logs["click_auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
+
+
+def test_one_warning_names_the_tasks_whose_auc_is_nan():
+    model = compiled(heads_alone(pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])))
+    both = np.array([0, 1] * 4)
+    valid = {"click": np.ones(8), "buy": np.array([1] * 4 + [np.nan] * 4)}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        logs = model.fit(
+            np.ones((8, 3)),
+            {"click": np.sort(both), "buy": np.zeros(8)},  # click: one class in each batch
+            batch_size=4,
+            shuffle=False,
+            epochs=2,
+            verbose=0,
+            validation_data=(np.ones((8, 3)), valid),
+        ).history
+    assert np.isfinite(logs["click_auc"]).all()
+    assert np.isnan([logs["val_click_auc"], logs["buy_auc"], logs["val_buy_auc"]]).all()
+    found = [warning for warning in caught if "no positive or no negative" in str(warning.message)]
+    assert sorted(str(warning.message)[:12] for warning in found) == [
+        "'buy_auc' is",
+        "'click_auc' ",
+    ]
+    assert {warning.filename for warning in found} == {__file__}

@@ -1,6 +1,9 @@
 """Iteration over any form of data that Keras takes."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import islice
 from operator import itemgetter
 from typing import Any
 
@@ -11,6 +14,7 @@ from ple_keras._keras.arrays import to_numpy
 from ple_keras._typing import Nested, Tensor
 
 DEFAULT_SIZE = 1024
+DEFAULT_STEPS = 100
 
 
 class Batches:
@@ -44,8 +48,9 @@ class Batches:
         if batch_size is not None:
             size = check_int(batch_size, "batch_size", minimum=1)
         leaves = keras.tree.flatten(x)
-        is_list_of_batches = isinstance(x, list) and all(type(each) is tuple for each in x)
-        self._has_arrays = bool(leaves) and all(map(_is_array, leaves)) and not is_list_of_batches
+        self._has_arrays = (
+            bool(leaves) and all(map(_is_array, leaves)) and not _is_list_of_batches(x)
+        )
         if self._has_arrays:
             self._data: Any = _map_arrays(to_numpy, (x, y))
             for argument, given, arrays in zip("xy", (x, y), self._data):
@@ -95,6 +100,56 @@ class Batches:
         for batch in batches:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             yield _map_arrays(to_numpy, (x, y))
+
+
+@contextmanager
+def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Iterator[Any]]:
+    """Open an iterator over the first batches `(x, y)` of a dataset, which later reads repeat.
+
+    Args:
+        data: A dataset of batches, as for `is_dataset`.
+        steps: The number of batches; None for 100.
+        argument: The name of the data in messages.
+
+    Raises:
+        TypeError: If `steps` is not an integer.
+        ValueError: If `data` is an iterator, which can be read only once, or `steps` is below 1.
+    """
+    steps = DEFAULT_STEPS if steps is None else check_int(steps, "steps", minimum=1)
+    if isinstance(data, Iterator):
+        raise ValueError(
+            f"{argument} must be data that can be read more than once, since an iterator would "
+            "lose the batches that are checked: arrays, a tf.data.Dataset, a PyDataset, a "
+            f"DataLoader or another iterable. Received: {argument}={short_repr(data)}"
+        )
+    states = [(generator, generator.get_state()) for generator in _torch_generators(data)]
+    try:
+        yield islice(Batches(data), steps)
+    finally:
+        for generator, state in states:
+            generator.set_state(state)
+
+
+def _torch_generators(data: Nested) -> list[Any]:
+    """Return the generators from which a DataLoader's iterator draws its seed and its order."""
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return []
+    owned = [getattr(owner, "generator", None) for owner in (data, getattr(data, "sampler", None))]
+    return [torch.default_generator, *(each for each in owned if isinstance(each, torch.Generator))]
+
+
+def is_dataset(data: Nested) -> bool:
+    """Return whether data are batches, not arrays, lists of numbers or a dict of them."""
+    if isinstance(data, keras.utils.PyDataset):
+        return True
+    is_array = _is_array(data) or isinstance(data, Mapping | str | bytes | tuple)
+    is_list = isinstance(data, list) and not (data and _is_list_of_batches(data))
+    return isinstance(data, Iterable) and not is_array and not is_list
+
+
+def _is_list_of_batches(data: Nested) -> bool:
+    return isinstance(data, list) and all(type(each) is tuple for each in data)
 
 
 def _is_array(value: object) -> bool:
