@@ -2,7 +2,11 @@
 
 import keras
 import numpy as np
+import pytest
 
+once = pytest.mark.skipif(
+    keras.backend.backend() != "torch", reason="no backend changes it: it runs once, on PyTorch"
+)
 # The fastest setting for a few steps of a small model: without it, JAX compiles every operation of
 # a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"

@@ -1,12 +1,16 @@
 """Scripts and modules that tests run in separate processes."""
 
+import contextlib
+import io
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -22,6 +26,17 @@ def run_example(script, *arguments, cwd=None, **environment):
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
     )
+
+
+def run_example_here(script, *arguments, cwd):
+    """Run a script of the examples in this process: imports take longer than few rows.
+
+    Returns the output.
+    """
+    command = mock.patch.object(sys, "argv", [str(EXAMPLES / script), *arguments])
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.chdir(cwd), command:
+        runpy.run_path(EXAMPLES / script, run_name="__main__")
+    return out.getvalue()
 
 
 def run_group(*command, cwd=ROOT, timeout=600):

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.helpers import once
+
+pytestmark = once
 
 PUBLIC = {n: value for n, value in vars(pk).items() if callable(value) and n[0] != "_"}
 

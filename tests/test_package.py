@@ -7,6 +7,7 @@ import keras
 import pytest
 
 import ple_keras as pk
+from tests.helpers import once
 from tests.models import chain
 from tests.processes import ROOT
 
@@ -33,11 +34,13 @@ def public_names():
     return {n for n, value in vars(pk).items() if callable(value) and not n.startswith("_")}
 
 
+@once
 def test_the_public_names_are_these():
     assert pk.__all__ == PUBLIC.split()
     assert public_names() == set(pk.__all__)
 
 
+@once
 def test_importing_the_package_imports_nothing_else():
     result = subprocess.run(
         [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, cwd=ROOT
@@ -59,7 +62,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is the backend")
+@once
 def test_creating_a_model_does_not_import_tensorflow():
     """Keras's serialization imports it if it is installed."""
     command = [sys.executable, "-c", MAKE]
@@ -67,6 +70,7 @@ def test_creating_a_model_does_not_import_tensorflow():
     assert result.stdout.strip() == "False"
 
 
+@once
 def test_summary_and_dot_show_dict_outputs(capsys):
     heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3]), pk.RegressionHead("b")])
     model = chain(pk.PLEBlock(2, heads, [4, 3]), heads)

@@ -6,7 +6,10 @@ from pathlib import Path
 
 import ple_keras as pk
 from ple_keras._keras import internals
+from tests.helpers import once
 from tests.processes import ROOT
+
+pytestmark = once
 
 PACKAGE = Path(pk.__file__).parent
 MAINTAINERS = ROOT / "docs" / "maintainers"

@@ -5,6 +5,9 @@ from contextlib import suppress
 from pathlib import Path
 
 import ple_keras as pk
+from tests.helpers import once
+
+pytestmark = once
 
 PACKAGE = Path(pk.__file__).parent
 MAX_SHARE = 0.10  # of all parameters

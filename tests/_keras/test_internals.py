@@ -13,6 +13,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras import internals
+from tests.helpers import once
 
 PACKAGE = Path(pk.__file__).parent
 IS_JAX = keras.backend.backend() == "jax"
@@ -72,6 +73,7 @@ def uses(path, private):
                     yield name.value
 
 
+@once
 def test_no_other_module_uses_private_names_of_keras():
     private = private_names_of_keras()
     assert {"_layers", "_direction", "_untrack_variable"} <= private
@@ -381,7 +383,7 @@ print("tensorflow" in sys.modules)
 """
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="TensorFlow is always imported")
+@once
 def test_serializing_does_not_import_tensorflow():
     command = [sys.executable, "-c", LAZY]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

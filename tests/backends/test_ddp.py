@@ -181,6 +181,7 @@ def test_weights_stay_equal_in_half_precision(results, policy):
     np.testing.assert_allclose(mean(results[2], policy), losses, rtol=0.02)
 
 
+@pytest.mark.nightly
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
     out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)

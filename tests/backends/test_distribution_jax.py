@@ -85,6 +85,7 @@ def test_gate_report_observes_every_example_once(runs):
             assert mean == pytest.approx(use["mean"], abs=1e-5)
 
 
+@pytest.mark.nightly
 def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr

@@ -81,6 +81,7 @@ def test_gate_report_observes_every_example_once_or_is_refused(runs):
         assert message.endswith("Received: strategy.num_replicas_in_sync=2")
 
 
+@pytest.mark.nightly
 def test_the_example_trains_two_replicas():
     result = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr

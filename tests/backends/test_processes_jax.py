@@ -13,10 +13,13 @@ from tests.backends.distribution_run import assert_equal_logs
 from tests.processes import EXAMPLES, fail_or_wait, run_group
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax" or not hasattr(os, "fork"),
-    reason="keras.distribution needs JAX, and the processes are forks",
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "jax" or not hasattr(os, "fork"),
+        reason="keras.distribution needs JAX, and the processes are forks",
+    ),
+]
 
 
 @pytest.fixture(scope="module")

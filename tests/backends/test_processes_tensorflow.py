@@ -10,9 +10,12 @@ import ple_keras as pk
 from tests.processes import EXAMPLES, fail_or_wait, run_group
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
+    ),
+]
 
 
 def test_the_example_equals_one_process_and_saves(tmp_path):

@@ -10,10 +10,13 @@ import ple_keras as pk
 from tests.processes import run_example
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch" or not importlib.util.find_spec("ray"),
-    reason="the example needs PyTorch and Ray",
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch" or not importlib.util.find_spec("ray"),
+        reason="the example needs PyTorch and Ray",
+    ),
+]
 
 
 def test_killed_workers_continue_with_the_losses_of_one_process(tmp_path):

@@ -1,11 +1,9 @@
-"""Load the files of every released version: `python -m tests.compat.load_files`.
+"""Load the files of released versions with the current backend.
 
-One process loads all files with the current backend. It prints JSON: for each file, the differences
-from the results that `write_files.py` of that version recorded.
+For each file, `check` returns the differences from the results that `write_files.py` of its version
+recorded.
 """
 
-import contextlib
-import gc
 import importlib.util
 import json
 import sys
@@ -28,15 +26,6 @@ FORMATS = (".keras", ".weights.h5")
 def archives():
     """Return the archive of each model of each released version."""
     return sorted(FOLDER.glob("*/**/*.zip"))
-
-
-def file_names():
-    """Return the name of each file in the archives, such as "0.1.0/jax/mmoe.keras"."""
-    return [f"{_stem(archive)}{ending}" for archive in archives() for ending in FORMATS]
-
-
-def _stem(archive):
-    return archive.relative_to(FOLDER).with_suffix("").as_posix()
 
 
 class Files:
@@ -198,7 +187,7 @@ def _short(array):
 
 
 def check(archive):
-    """Return the differences of each file of an archive. An exception is a difference too."""
+    """Return the differences of each file of an archive, by its ending. So is an exception."""
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for ending, check_file in zip(FORMATS, (check_model, check_weights)):
@@ -210,19 +199,5 @@ def check(archive):
                     results, paths = check_file(files)
             except Exception:
                 results = [traceback.format_exc()]
-            name = f"{_stem(archive)}{ending}"
-            found[name] = {"skipped": reason, "results": results, "paths": paths}
+            found[ending] = {"skipped": reason, "results": results, "paths": paths}
     return found
-
-
-def main():
-    gc.collect = lambda generation=2: 0  # Keras runs it after quantizing each layer
-    found = {}
-    with contextlib.redirect_stdout(sys.stderr):
-        for archive in archives():
-            found |= check(archive)
-    print(json.dumps(found))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,68 +1,48 @@
 """Files of released versions, in tests/compat/. A loaded model equals the saved model."""
 
-import json
-import os
-import subprocess
-import sys
-import time
+import functools
+import gc
 
+import keras
 import pytest
 
-from tests.compat.load_files import file_names
-from tests.processes import ROOT
+from tests.compat.load_files import FORMATS, archives, check
 
-TIMEOUT = 900.0
-
-
-@pytest.fixture(scope="module")
-def differences(tmp_path_factory):
-    """Return the differences by file, after one process has loaded all files."""
-    if "PYTEST_XDIST_WORKER" not in os.environ:
-        return _read(_load_files())
-    result = tmp_path_factory.getbasetemp().parent / "load_files.json"  # shared by all workers
-    try:
-        result.with_suffix(".lock").touch(exist_ok=False)
-    except FileExistsError:  # another worker loads the files
-        deadline = time.monotonic() + TIMEOUT
-        while not result.exists():
-            assert time.monotonic() < deadline, "the worker that loads the files has not finished"
-            time.sleep(0.2)
-    else:
-        result.with_suffix(".part").write_text(_load_files())
-        result.with_suffix(".part").rename(result)
-    return _read(result.read_text())
-
-
-def _load_files():
-    """Return the exit status and the output of the process as JSON."""
-    command = [sys.executable, "-m", "tests.compat.load_files"]
-    # JAX would write a thousand programs of one operation each to its cache.
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=TIMEOUT
+# Each backend reads its own files and those of one other; those of the third are read nightly.
+OTHER = {"torch": "jax", "jax": "tensorflow", "tensorflow": "torch"}[keras.backend.backend()]
+FILES = [
+    pytest.param(
+        archive,
+        marks=[] if archive.parent.name in (keras.backend.backend(), OTHER) else pytest.mark.nightly,
+        id="-".join([*archive.parts[-3:-1], archive.stem]),
     )
-    return json.dumps([run.returncode, run.stdout, run.stderr])
+    for archive in archives()
+]
 
 
-def _read(run):
-    status, output, errors = json.loads(run)
-    assert status == 0, errors
-    return json.loads(output.splitlines()[-1])
+@functools.cache
+def differences(archive):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gc, "collect", lambda generation=2: 0)  # slow: Keras runs it when quantizing
+        return check(archive)
 
 
 def test_files_of_every_backend_are_tested():
-    assert {name.split("/")[-2] for name in file_names()} == {"jax", "tensorflow", "torch"}
+    assert {archive.parent.name for archive in archives()} == {"jax", "tensorflow", "torch"}
 
 
-@pytest.mark.parametrize("name", file_names())
-def test_a_loaded_file_gives_the_recorded_results(differences, name):
-    if differences[name]["skipped"]:
-        pytest.skip(differences[name]["skipped"])
-    if differences[name]["results"]:
-        pytest.fail("\n".join([name, *differences[name]["results"]]), pytrace=False)
+@pytest.mark.parametrize("archive", FILES)
+@pytest.mark.parametrize("ending", FORMATS)
+def test_a_loaded_file_gives_the_recorded_results(archive, ending):
+    found = differences(archive)[ending]
+    if found["skipped"]:
+        pytest.skip(found["skipped"])
+    if found["results"]:
+        pytest.fail("\n".join(found["results"]), pytrace=False)
 
 
-def test_the_weights_of_loaded_models_have_the_recorded_paths(differences):
-    moved = [f"{name}: {path}" for name, found in differences.items() for path in found["paths"]]
+@pytest.mark.parametrize("archive", FILES)
+def test_the_weights_of_loaded_models_have_the_recorded_paths(archive):
+    moved = [path for found in differences(archive).values() for path in found["paths"]]
     if moved:
         pytest.fail("\n".join(moved), pytrace=False)

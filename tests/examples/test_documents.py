@@ -10,14 +10,10 @@ import numpy as np
 import pytest
 
 import ple_keras
+from tests.helpers import once
 from tests.processes import ROOT
 
 README = ROOT / "README.md"
-# Their code runs on every backend, that of other pages on PyTorch only.
-ON_EVERY_BACKEND = {
-    *("README", "backends", "ecosystem", "large_tables", "restarts", "saving_and_loading"),
-    *("serving", "several_devices", "streaming", "training_loops"),
-}
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Blocks of Python, the backends of those called `py`, and their output, if it is shown below.
@@ -53,8 +49,10 @@ def anchors(page):
 
 
 def skip_pages(page):
-    """Skip pages to save time, since they combine parts that have tests on every backend."""
-    if page.stem not in ON_EVERY_BACKEND and keras.backend.backend() != "torch":
+    """Skip pages without a block for the backend: PyTorch runs them, and their parts have tests."""
+    backend = keras.backend.backend()
+    of_blocks = {name for names, *_ in RUN.findall(page.read_text()) for name in names.split(", ")}
+    if backend not in {"torch", *of_blocks}:
         pytest.skip("the code of this page runs on PyTorch only")
     installed = tuple(map(int, keras.__version__.split(".")[:2]))
     for needed in NEEDS.findall(page.read_text()):
@@ -79,14 +77,7 @@ def test_the_python_blocks_run_in_order(page, tmp_path, monkeypatch, capsys):
     assert not differing
 
 
-def test_blocks_of_one_backend_are_on_pages_that_run_on_it():
-    for page in PAGES:
-        is_on_all = page.stem in ON_EVERY_BACKEND
-        allowed = {"tensorflow", "jax", "torch"} if is_on_all else {"torch"}
-        for backends, *_ in RUN.findall(page.read_text()):
-            assert set(filter(None, backends.split(", "))) <= allowed, page
-
-
+@once
 @all_pages
 def test_links_lead_to_files_and_headings(page):
     lost = []
@@ -100,6 +91,7 @@ def test_links_lead_to_files_and_headings(page):
     assert not lost
 
 
+@once
 @all_pages
 def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     levels = [len(marks) for marks in re.findall(r"^(#{1,6}) ", text_of(page), re.MULTILINE)]
@@ -108,13 +100,14 @@ def test_a_page_has_one_title_and_no_skipped_heading_level(page):
     assert all(next_level <= level + 1 for level, next_level in pairwise(levels))
 
 
+@once
 def test_every_guide_is_in_the_index():
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in LINK.findall(text_of(index))}
     assert set(PAGES) - {README, index} <= linked
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="others compile the models")
+@once
 def test_the_diff_changes_a_model_of_one_task_to_two():
     (diff,) = code(README, "diff")
     x, labels = np.zeros((4, 128)), np.ones((4, 1))
@@ -127,6 +120,7 @@ def test_the_diff_changes_a_model_of_one_task_to_two():
         assert found == outputs
 
 
+@once
 def test_the_readme_names_every_public_name():
     text = README.read_text()
     missing = [name for name in ple_keras.__all__ if f"`{name}" not in text]

@@ -6,24 +6,22 @@ import importlib.util
 import os
 import re
 
-import keras
 import pytest
 
-from tests.processes import EXAMPLES, ROOT, run_example
+from tests.helpers import once
+from tests.processes import EXAMPLES, ROOT, run_example, run_example_here
 from tests.recorded_outputs import check_form
 
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if "benchmarks" not in path.parts)
 FEW = ("--rows", "1500", "--epochs", "1")
-only_torch = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="other backends take long to compile the models"
-)
+
+pytestmark = once
 
 
 def run(folder, script, *arguments):
-    result = run_example(script, *arguments, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    check_form(script, result.stdout)
-    return result.stdout
+    out = run_example_here(script, *arguments, cwd=folder)
+    check_form(script, out)
+    return out
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
@@ -54,22 +52,22 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
     assert "Traceback" not in result.stderr
 
 
-@only_torch
 @pytest.mark.parametrize(
     "script", ["census_income.py", "missing_labels.py", "gates.py", "streaming.py"]
 )
-def test_too_few_rows_are_refused(script):
-    result = run_example(script, "--rows", "0")
-    assert result.returncode == 2
-    assert "--rows must be at least 1000" in result.stderr
+def test_too_few_rows_are_refused(script, tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_example_here(script, "--rows", "0", cwd=tmp_path)
+    assert "--rows must be at least 1000" in capsys.readouterr().err
 
 
-@only_torch
-def test_quickstart_prints_the_shape_of_each_prediction(tmp_path):
-    assert "category: (3, 12)" in run(tmp_path, "quickstart.py")
+def test_quickstart_prints_the_shape_of_each_prediction():
+    result = run_example("quickstart.py")
+    assert result.returncode == 0, result.stderr
+    check_form("quickstart.py", result.stdout)
+    assert "category: (3, 12)" in result.stdout
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="its command is for JAX")
 def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
     out = run(tmp_path, "census_income.py", *FEW)
     gains = re.findall(r"^(income|never_married)_auc +([.\d]+) +([.\d]+) +([-+.\d]+)$", out, re.M)
@@ -82,14 +80,12 @@ def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
     assert (tmp_path / "census_income.keras").exists()
 
 
-@only_torch
 def test_the_expert_and_the_head_of_ones_own_are_saved_and_loaded(tmp_path):
     out = run(tmp_path, "own_expert.py", "--rows", "1000")
     assert "click/expert_0 of the first level: <ResidualExpert" in out
     assert len(re.findall(r"after loading 0\.0$", out, re.M)) == 2
 
 
-@only_torch
 def test_the_gates_of_three_runs_are_reported_and_plotted(tmp_path):
     out = run(tmp_path, "gates.py", *FEW)
     assert "Gates and experts over 1,500 examples" in out
@@ -107,7 +103,6 @@ def test_the_gates_of_three_runs_are_reported_and_plotted(tmp_path):
             assert b"epoch_gate/ple/0/shared/max" in events.read_bytes()
 
 
-@only_torch
 def test_missing_labels_are_compared_with_zeros(tmp_path):
     out = run(tmp_path, "missing_labels.py", "--rows", "3000", "--epochs", "3")
     share, *_ = re.findall(r"departed_late: ([.\d]+)% of 3,000 flights have a label", out)
@@ -116,7 +111,6 @@ def test_missing_labels_are_compared_with_zeros(tmp_path):
     assert 0 < float(zeros) < float(missing) < 1
 
 
-@only_torch
 def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     out = run(tmp_path, "add_a_task.py", *FEW)
     assert "new (6): ple/0/arrival_delay/expert_0" in out
@@ -124,7 +118,6 @@ def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     assert float(one_level) == 0 < float(two_levels)
 
 
-@only_torch
 def test_models_on_tables_train_in_both_ways_and_are_saved(tmp_path):
     out = run(tmp_path, "large_embeddings.py", "--quick")
     lines = re.findall(r"^torch +(plain|rows) +([\d,]+) +- .* (\d\.\d{4}) +\d\.\d{4}$", out, re.M)

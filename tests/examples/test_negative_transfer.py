@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import features, once
 from tests.processes import EXAMPLES, ROOT
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="other backends take long to compile"
-)
+pytestmark = [pytest.mark.nightly, once]
 
 
 @pytest.fixture(scope="module", autouse=True)

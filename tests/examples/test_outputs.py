@@ -4,8 +4,11 @@ import re
 
 import pytest
 
+from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import OUTPUTS, recorded, run_examples
+
+pytestmark = once
 
 SCRIPTS = [str(script) for script in run_examples.scripts()]
 RECORDED = [script for script in SCRIPTS if script not in run_examples.RESULTS]

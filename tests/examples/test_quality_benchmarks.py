@@ -3,15 +3,13 @@
 import importlib.util
 import json
 
-import keras
 import numpy as np
 import pytest
 
+from tests.helpers import once
 from tests.processes import EXAMPLES, run_example
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="other backends take long to compile"
-)
+pytestmark = [pytest.mark.nightly, once]
 
 SCRIPT = "benchmarks/quality/compare.py"
 OUTCOMES = ["dep_time", "dep_delay", "arr_time", "arr_delay", "air_time", "tailnum"]

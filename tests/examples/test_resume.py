@@ -34,6 +34,7 @@ def resume():
     return module
 
 
+@pytest.mark.nightly
 def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     args = argparse.Namespace(rows=ROWS, batch_size=BATCH, epochs=2, every=3, kills=1)

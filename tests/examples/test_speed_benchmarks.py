@@ -8,11 +8,10 @@ import keras
 import numpy as np
 import pytest
 
+from tests.helpers import once
 from tests.processes import EXAMPLES
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch", reason="other backends take long to compile"
-)
+pytestmark = [pytest.mark.nightly, once]
 
 
 @pytest.fixture(autouse=True)

@@ -126,6 +126,7 @@ def test_a_batch_that_no_window_holds_is_refused():
     assert "--batch-size must be from 1 to 250 for 1,000 rows" in result.stderr
 
 
+@pytest.mark.nightly
 def test_the_script_trains_on_the_rows_that_its_workers_read(tmp_path):
     """Takes 10 to 20 seconds, by backend."""
     few = ("--rows", "8000", "--batch-size", "600", "--steps", "5")
