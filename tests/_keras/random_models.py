@@ -37,6 +37,30 @@ def made(value):
     return [made(item) for item in value] if isinstance(value, list | tuple) else value
 
 
+# Custom functions with names of functions of Keras. Files of models keep registered ones only.
+
+
+def leaky_relu(x):
+    return keras.ops.maximum(x, 0.5 * x)
+
+
+def sigmoid(x):
+    return keras.ops.sin(x)
+
+
+CUSTOM = {function.__name__: function for function in (leaky_relu, sigmoid)}
+for function in CUSTOM.values():
+    keras.saving.register_keras_serializable(package="random_models")(function)
+
+
+def custom(name):
+    """Return the custom function with a name, which tests may replace in CUSTOM."""
+    return CUSTOM[name]
+
+
+ACTIVATIONS = ["tanh", *(Recipe(custom, name) for name in CUSTOM)]
+
+
 # Custom layers.
 
 
@@ -95,7 +119,7 @@ def names(draw, place, count, distinct):
 
 
 LEAVES = [
-    (keras.layers.Dense, WIDTH, "tanh"),
+    (keras.layers.Dense, WIDTH),
     (keras.layers.BatchNormalization,),
     (keras.layers.LayerNormalization,),
     (pk.ExpertBlock, [2, WIDTH]),
@@ -103,9 +127,11 @@ LEAVES = [
     (pk.Gate, WIDTH),
     (TwoDense,),  # must be last: Keras itself thaws it, except within a container of the library
 ]
+EXPERT_OPTIONS = {"normalization": [None, "batch", "layer"], "activation": ACTIVATIONS}
 OPTIONS = {
-    pk.ExpertBlock: {"normalization": [None, "batch", "layer"]},
-    ResidualExpert: {"normalization": [None, "batch", "layer"]},
+    keras.layers.Dense: {"trainable": [True, False], "activation": ACTIVATIONS},
+    pk.ExpertBlock: EXPERT_OPTIONS,
+    ResidualExpert: EXPERT_OPTIONS,
     pk.Gate: {"gate_block": [None, 2]},
 }
 

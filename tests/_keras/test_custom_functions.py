@@ -1,14 +1,19 @@
 """Copies have the custom functions of their templates, also those with names of Keras functions."""
 
+import os
+import types
 import warnings
+from unittest import mock
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 from keras import layers, ops
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests._keras import random_models
+from tests.helpers import assert_same, features, numpy_of
 from tests.refusals import check_refused, table
 
 ONES = np.ones((1, 1), "float32")
@@ -133,6 +138,33 @@ def inner(layer, attribute):
 def test_a_copy_has_the_activations_of_its_template(make, expected, place):
     template = make()
     np.testing.assert_allclose(numpy_of(PLACES[place](template)), [[expected]], atol=1e-5)
+
+
+def unregistered(prefix):
+    """Return the custom functions of random models, with a prefix before their names."""
+    return {
+        name: types.FunctionType(function.__code__, function.__globals__, prefix + name)
+        for name, function in random_models.CUSTOM.items()
+    }
+
+
+@pytest.mark.filterwarnings("ignore:Files will have")
+@hypothesis.settings(
+    max_examples=int(os.environ.get("ROUND_TRIPS", 8)),
+    derandomize="ROUND_TRIPS" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+@hypothesis.given(recipe=random_models.bodies("body", ["click", "buy"], 2))
+def test_outputs_do_not_depend_on_the_names_of_functions(recipe):
+    outputs = []
+    for prefix in ("", "a_name_that_keras_does_not_know_"):
+        with mock.patch.dict(random_models.CUSTOM, unregistered(prefix)):
+            keras.utils.set_random_seed(0)
+            block = recipe()
+        outputs.append(numpy_of(block(features(random_models.ROWS, random_models.WIDTH))))
+    assert_same(*outputs)
 
 
 def test_a_copy_has_the_initializer_regularizer_and_constraint_of_its_template():
