@@ -13,7 +13,6 @@ from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.positive_weight_loss import PositiveWeightLoss
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
-from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 @register
@@ -44,9 +43,6 @@ class BinaryHead(Head):
     Raises:
         TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
 
-    Warns:
-        UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
-
     Example:
 
     >>> tuple(BinaryHead("click", tower=[64])(keras.ops.ones((8, 32))).shape)
@@ -74,7 +70,6 @@ class BinaryHead(Head):
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
-        warn_if_auc_is_replaced(self._metric_templates.value)
 
     def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)

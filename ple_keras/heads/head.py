@@ -30,7 +30,6 @@ from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.copies import check_metrics, named_copies
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric
-from ple_keras.metrics.replaced_auc import no_warning_of_replaced_auc
 
 
 @register
@@ -158,7 +157,21 @@ class Head(SavesQuantization, FreezableLayer):
 
     def new_loss(self) -> MaskedLoss | None:
         """Return a new, unweighted loss over labelled examples; None if the task has none."""
-        return MaskedLoss(**self._loss_kwargs()) if self.has_loss else None
+        return self.masked_loss(self.loss) if self.has_loss else None
+
+    def masked_loss(self, loss: LossLike) -> MaskedLoss:
+        """Return a loss of the task, computed over its labelled examples.
+
+        Args:
+            loss: A loss as for the head, or a MaskedLoss, which is returned itself.
+
+        Raises:
+            TypeError, ValueError: If `loss` is unknown, or does not reduce to one number.
+        """
+        if isinstance(loss, MaskedLoss):
+            return loss
+        _check_reduces(check_loss(loss))
+        return MaskedLoss(**self._loss_kwargs(loss))
 
     @property
     def has_loss(self) -> bool:
@@ -172,20 +185,22 @@ class Head(SavesQuantization, FreezableLayer):
             weights: The variables that weigh the tasks' losses.
             index: The task's index in them.
         """
-        trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
-        return trained, LoggedLoss(weights, index, **self._loss_kwargs())
+        kwargs = self._loss_kwargs(self.loss)
+        return TrainedLoss(weights, index, self.loss_weight, **kwargs), LoggedLoss(
+            weights, index, **kwargs
+        )
 
-    def _loss_kwargs(self) -> dict[str, Any]:
+    def _loss_kwargs(self, loss: LossLike) -> dict[str, Any]:
         return {
-            "loss": self.loss,
+            "loss": loss,
             "missing_label": self.missing_label,
             "reduction": self.reduction,
-            "label_width": self._label_width(),
+            "label_width": self._label_width(loss),
             "name": f"{self.task}_loss",
         }
 
-    def _label_width(self) -> int | None:
-        return label_width(self.loss, self.units)
+    def _label_width(self, loss: LossLike) -> int | None:
+        return label_width(loss, self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -217,7 +232,8 @@ class Head(SavesQuantization, FreezableLayer):
             UserWarning: If all labels are missing.
         """
         shape = (*self._leading_axes, self.units)
-        values = check_array(labels, self.task, self.missing_label, shape, self._label_width())
+        width = self._label_width(self.loss)
+        values = check_array(labels, self.task, self.missing_label, shape, width)
         ignored = getattr(self.loss, "ignore_class", None)
         if ignored is not None:
             values = values[(values != ignored).all(axis=-1)]
@@ -252,11 +268,6 @@ class Head(SavesQuantization, FreezableLayer):
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        with no_warning_of_replaced_auc():
-            return super().from_config(config)
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

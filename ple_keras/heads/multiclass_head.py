@@ -9,11 +9,7 @@ from ple_keras._checks import check_int, refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, refuse_masked, without_keys
-from ple_keras.labels.label_arrays import (
-    check_class_indices,
-    check_probabilities,
-    label_width,
-)
+from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 from ple_keras.losses.class_weight_loss import ClassWeightLoss, check_class_weights
 from ple_keras.metrics.loss_mean import LossMean
 
@@ -93,9 +89,8 @@ class MulticlassHead(Head):
         else:
             check_class_indices(labels, self.task, self.num_classes)
 
-    def _label_width(self) -> int | None:
-        unweighted = self.loss.loss if self.class_weights else self.loss
-        return label_width(unweighted, self.units)
+    def _label_width(self, loss: LossLike) -> int | None:
+        return super()._label_width(loss.loss if isinstance(loss, ClassWeightLoss) else loss)
 
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")

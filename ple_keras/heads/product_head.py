@@ -13,7 +13,6 @@ from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.losses.probability_crossentropy import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
-from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 @register
@@ -56,9 +55,6 @@ class ProductHead(Head):
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
             raises it for unknown tasks, tasks without a probability, and cycles of products.
 
-    Warns:
-        UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
-
     Reference:
 
     - Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click
@@ -93,7 +89,6 @@ class ProductHead(Head):
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
-        warn_if_auc_is_replaced(self._metric_templates.value)
         self.of = _check_factors(of, task)
         self.autocast = False  # log-probabilities are float32 and must remain so
 

@@ -149,22 +149,26 @@ class TaskHeads(LossWeighting, FreezableLayer):
         Args:
             extra_metrics: Metrics in addition to those of the heads, a sequence by task, as for
                 `Head`. They exclude missing labels too.
-            **overrides: Further arguments of `Model.compile`. They replace those of the heads
+            **overrides: Further arguments of `Model.compile`. `loss`, `loss_weights`, `metrics` and
+                `weighted_metrics` are dicts by task, or None. They replace those of the heads
                 entirely, except that tasks omitted in `loss_weights` keep the weights of their
-                heads.
+                heads. Losses and metrics exclude missing labels too: they are wrapped in a
+                MaskedLoss or MaskedMetric, with the `missing_label` of the head, unless they are
+                one. A metric object is wrapped itself, not copied.
 
         Returns:
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
-            TypeError: If `extra_metrics` is not a dict of sequences of metrics.
-            ValueError: If `loss` or `loss_weights` is given and the weights are learned, or if
-                `loss_weights` has a task without a loss. If `extra_metrics` has an unknown task, or
-                is given with `metrics`. Also if keys of Keras's logs would be ambiguous: a task is
-                named "val", or one "x" and another "val_x".
+            TypeError: If one of these arguments is not a dict by task, or has a loss or metric of
+                a wrong type.
+            ValueError: If one of them has an unknown task, loss or metric. If `loss` or
+                `loss_weights` is given and the weights are learned, or if `loss_weights` has a task
+                without a loss. If `extra_metrics` is given with `metrics`. Also if keys of Keras's
+                logs would be ambiguous: a task is named "val", or one "x" and another "val_x".
 
         Warns:
-            UserWarning: If `metrics` has Keras's AUC under the name of a head's exact one, "auc".
+            UserWarning: If the metric "auc" of a binary task is Keras's in place of LogitAUC.
 
         Example:
 
