@@ -14,8 +14,7 @@ from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
 from ple_keras.callbacks._ranks import predictions_in_each_process
 from ple_keras.callbacks._task_predictions import prediction_masks, predictions_by_task
 from ple_keras.callbacks._validation_data import number_of_rows, unpack_arrays
-from ple_keras.heads.binary_head import BinaryHead
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.inspection.batches import DEFAULT_SIZE
 from ple_keras.labels.alignment import check_shape

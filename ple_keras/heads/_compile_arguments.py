@@ -10,10 +10,9 @@ from ple_keras._checks import check_by_task, check_known_keys
 from ple_keras._keras.internals import trained_and_logged
 from ple_keras._keras.names import stable_name
 from ple_keras._typing import MetricLike
-from ple_keras.heads.binary_head import BinaryHead
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.losses.loss_weights import LossWeights
+from ple_keras.losses.joint_losses import LossWeights
 from ple_keras.metrics.copies import check_metrics, unused_name
 from ple_keras.metrics.masked_metric import MaskedMetric
 
@@ -50,7 +49,6 @@ def compile_arguments(
             "loss_weights": _all_loss_weights(heads, masked),
         }
     else:
-        weights.new_key()
         pairs = {
             head.task: trained_and_logged(*head.new_joint_losses(weights, index))
             for index, head in enumerate(heads)

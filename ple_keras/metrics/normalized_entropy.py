@@ -7,7 +7,7 @@ from keras import ops
 from ple_keras._keras.internals import mark_lower_as_better
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, Tensor
-from ple_keras.losses.probability_crossentropy import crossentropy
+from ple_keras.losses.head_losses import crossentropy
 from ple_keras.metrics._metric_of_sums import MetricOfSums
 
 
