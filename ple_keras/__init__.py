@@ -5,11 +5,8 @@ from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.multi_task_score import MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
-from ple_keras.heads.binary_head import BinaryHead
-from ple_keras.heads.head import Head
-from ple_keras.heads.multiclass_head import MulticlassHead
+from ple_keras.heads.head import BinaryHead, Head, MulticlassHead, RegressionHead
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.gate_report import GateReport, gate_report
 from ple_keras.inspection.gate_weights import gate_weights

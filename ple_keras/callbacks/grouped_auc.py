@@ -12,8 +12,7 @@ from ple_keras._checks import check_by_task, check_int, check_known_value, short
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Nested, TaskName, Tensor
-from ple_keras.heads.binary_head import BinaryHead
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.label_arrays import is_missing

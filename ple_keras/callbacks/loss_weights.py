@@ -1,17 +1,15 @@
 """Callbacks that schedule and log loss weights."""
 
+import inspect
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Logs, Tensor
-from ple_keras.callbacks._schedule_arguments import KEYWORD, logs_argument
+from ple_keras._typing import Logs
 from ple_keras.heads.task_heads import TaskHeads
 
 
@@ -76,85 +74,45 @@ class LossWeightSchedule(LossWeightLogger):
     the heads' `loss_weight`. Learned weights are multiplied by them. To continue an interrupted
     run, pass the callback again, with `initial_epoch`.
 
-    A function with a third parameter `logs` also gets the logs of the last two epochs, the older
-    first: an empty list in epoch 0, and one dict in epoch 1. They contain the losses, the metrics,
-    and the keys of callbacks that come earlier in the list. They are saved with the model, so that
-    a continued run has them. Callbacks that save the model must therefore come later in the list.
-
     Args:
-        fn: `fn(task, epoch) -> multiplier` or `fn(task, epoch, logs) -> multiplier`, a finite
-            number, at least 0. Epochs start at 0, as in Keras. The logs are passed if the third
-            parameter is named `logs` or has no default, and as a keyword if a later or
-            keyword-only parameter is named `logs`.
+        fn: `fn(task, epoch) -> multiplier`, a finite number, at least 0. Epochs start at 0, as in
+            Keras.
 
     Raises:
-        TypeError: If `fn` can't be called in one of these forms. In `fit`, if it does not return a
-            number.
+        TypeError: If `fn` can't be called in this form. In `fit`, if it does not return a number.
         ValueError: In `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
-
-    Warns:
-        UserWarning: In `fit`, if `initial_epoch` is not 0, and the model lacks the logs of the
-            epoch before.
 
     Example:
 
     >>> def warm_up(task, epoch):
     ...     return min(1.0, epoch / 3) if task == "purchase" else 1.0
     >>> callback = LossWeightSchedule(warm_up)
-    >>> def increase_if_worse(task, epoch, logs):
-    ...     losses = [of_epoch[f"{task}_loss"] for of_epoch in logs]
-    ...     return 2.0 if len(losses) == 2 and losses[1] > losses[0] else 1.0
-    >>> callback = LossWeightSchedule(increase_if_worse)
     """
 
-    def __init__(self, fn: Callable[..., float]) -> None:
+    def __init__(self, fn: Callable[[str, int], float]) -> None:
         super().__init__()
+        _check_takes_task_and_epoch(fn)
         self.fn = fn
-        self._logs_argument = logs_argument(fn)
-        self._has_begun = False
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        super().on_train_begin(logs)
-        self._has_begun = False
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         for heads in self._task_heads():
-            logs_of_epochs = heads.epoch_logs(epoch) if self._logs_argument else []
-            if self._logs_argument and not logs_of_epochs and epoch > 0 and not self._has_begun:
-                _warn_of_missing_logs(epoch)
             heads.multiply_loss_weights(
                 {
-                    task: check_not_negative(
-                        self._call_fn(task, epoch, logs_of_epochs), f"fn({task!r}, {epoch})"
-                    )
+                    task: check_not_negative(self.fn(task, epoch), f"fn({task!r}, {epoch})")
                     for task in heads.trained_tasks
                 }
             )
-        self._has_begun = True
-
-    def _call_fn(self, task: str, epoch: int, logs: list[dict[str, float]]) -> float:
-        if self._logs_argument == KEYWORD:
-            return self.fn(task, epoch, logs=logs)
-        return self.fn(task, epoch, *([logs] if self._logs_argument else []))
-
-    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        super().on_epoch_end(epoch, logs)
-        if self._logs_argument:
-            for heads in self._task_heads():
-                heads.store_epoch_logs(epoch, _numbers_of(logs or {}))
 
 
-def _numbers_of(logs: Mapping[str, Tensor]) -> dict[str, float]:
-    arrays = {key: to_numpy(value) for key, value in logs.items()}
-    return {key: float(a) for key, a in arrays.items() if a.ndim == 0 and a.dtype.kind in "fiu"}
-
-
-def _warn_of_missing_logs(epoch: int) -> None:
-    warnings.warn(
-        f"fn gets no logs in epoch {epoch}, because the model has none of epoch {epoch - 1}. In "
-        "the run that saves the model, pass LossWeightSchedule before the callbacks that save it",
-        stacklevel=3,
-    )
+def _check_takes_task_and_epoch(fn: Callable[[str, int], float]) -> None:
+    try:
+        inspect.signature(fn).bind("task", 0)
+    except ValueError:  # some builtins have no signature
+        return
+    except TypeError as error:
+        raise TypeError(
+            f"fn must be a function fn(task, epoch): {error}. Received: fn={fn!r}"
+        ) from error
 
 
 class LossWeightDecay(LossWeightSchedule):

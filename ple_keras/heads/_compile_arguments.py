@@ -1,19 +1,19 @@
 """Arguments of `Model.compile` from heads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from types import NoneType
 from typing import Any
 
 import keras
 
-from ple_keras._checks import check_known_keys
+from ple_keras._checks import check_by_task, check_known_keys
 from ple_keras._keras.internals import trained_and_logged
+from ple_keras._keras.names import stable_name
 from ple_keras._typing import MetricLike
-from ple_keras.heads.head import Head
-from ple_keras.losses.loss_weights import LossWeights
-from ple_keras.metrics.logit_auc import LogitAUC
-from ple_keras.metrics.masked_metric import MaskedMetric
-from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
+from ple_keras.heads.head import BinaryHead, Head
+from ple_keras.heads.product_head import ProductHead
+from ple_keras.losses.joint_losses import LossWeights
+from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, unused_name
 
 
 def compile_arguments(
@@ -36,26 +36,31 @@ def compile_arguments(
         TypeError, ValueError: See `TaskHeads.compile_kwargs`.
     """
     _check_log_keys([head.task for head in heads])
-    _check_extra_metrics(extra_metrics, heads, overrides)
+    _check_arguments_by_task({**overrides, "extra_metrics": extra_metrics}, heads)
     metrics = {head.task: _new_metrics(head, extra_metrics or {}) for head in heads}
-    _warn_of_replaced_aucs(overrides.get("metrics"), metrics)
+    masked = _masked(overrides, {head.task: head for head in heads})
     if {"loss", "loss_weights"} & set(overrides):
         _check_weights_not_learned(loss_weighting, overrides)
-        losses: dict[str, Any] = {head.task: head.new_loss() for head in heads if head.has_loss}
-        replaced = _with_all_loss_weights(heads, overrides)
-        return {"loss": losses, "metrics": metrics, **replaced}
-    weights.new_key()
-    pairs = {
-        head.task: trained_and_logged(*head.new_joint_losses(weights, index))
-        for index, head in enumerate(heads)
-        if head.has_loss
-    }
-    return {
-        "loss": {task: losses for task, (losses, _) in pairs.items()},
-        "loss_weights": {task: fixed for task, (_, fixed) in pairs.items()},
-        "metrics": metrics,
-        **overrides,
-    }
+        arguments: dict[str, Any] = {
+            "loss": {head.task: head.new_loss() for head in heads if head.has_loss},
+            "metrics": metrics,
+            **masked,
+            "loss_weights": _all_loss_weights(heads, masked),
+        }
+    else:
+        pairs = {
+            head.task: trained_and_logged(*head.new_joint_losses(weights, index))
+            for index, head in enumerate(heads)
+            if head.has_loss
+        }
+        arguments = {
+            "loss": {task: losses for task, (losses, _) in pairs.items()},
+            "loss_weights": {task: fixed for task, (_, fixed) in pairs.items()},
+            "metrics": metrics,
+            **masked,
+        }
+    _warn_of_auc_of_keras(arguments["metrics"], heads)
+    return arguments
 
 
 def _check_log_keys(tasks: Sequence[str]) -> None:
@@ -70,23 +75,18 @@ def _check_log_keys(tasks: Sequence[str]) -> None:
             )
 
 
-def _check_extra_metrics(
-    extra_metrics: Mapping[str, Sequence[MetricLike]] | None,
-    heads: Sequence[Head],
-    overrides: Mapping[str, Any],
-) -> None:
-    if extra_metrics is None:
-        return
-    if not isinstance(extra_metrics, Mapping):
-        raise TypeError(
-            "extra_metrics must be a dict of metrics by task. "
-            f"Received: extra_metrics={extra_metrics!r}"
-        )
-    check_known_keys(extra_metrics, [head.task for head in heads], "extra_metrics")
-    if "metrics" in overrides:
+def _check_arguments_by_task(arguments: Mapping[str, Any], heads: Sequence[Head]) -> None:
+    """Check the dicts by task. Keras would assign a list to the tasks in alphabetical order."""
+    tasks = [head.task for head in heads]
+    for argument in ("loss", "loss_weights", "metrics", "weighted_metrics", "extra_metrics"):
+        value = arguments.get(argument)
+        if value is not None:
+            check_known_keys(check_by_task(value, tasks, argument), tasks, argument)
+    extra_metrics = arguments["extra_metrics"]
+    if extra_metrics is not None and "metrics" in arguments:
         raise ValueError(
             "extra_metrics can't be given with metrics, which replaces all metrics of the heads. "
-            f"Received: extra_metrics={dict(extra_metrics)!r}, metrics={overrides['metrics']!r}"
+            f"Received: extra_metrics={dict(extra_metrics)!r}, metrics={arguments['metrics']!r}"
         )
 
 
@@ -98,14 +98,39 @@ def _new_metrics(
     return head.new_metrics()  # subclasses may override it without the argument
 
 
-def _warn_of_replaced_aucs(given: Any, replaced: Mapping[str, Sequence[MaskedMetric]]) -> None:
-    """Warn if the argument `metrics` has Keras's AUC in place of that of a head."""
-    if not isinstance(given, Mapping):
-        return
-    for task, metrics in replaced.items():
-        if any(isinstance(metric.metric, LogitAUC) for metric in metrics):
-            of_task = keras.tree.flatten(given.get(task))
-            warn_if_auc_is_replaced({f"metrics[{task!r}]": of_task}, stacklevel=5)
+def _masked(overrides: Mapping[str, Any], heads: Mapping[str, Head]) -> dict[str, Any]:
+    """Return overrides whose losses and metrics are computed over labelled examples."""
+    masked = dict(overrides)
+    for argument in {"metrics", "weighted_metrics"} & set(overrides):
+        masked[argument] = overrides[argument] and {
+            task: _masked_metrics(heads[task], metrics, f"{argument}[{task!r}]")
+            for task, metrics in overrides[argument].items()
+            if metrics is not None
+        }
+    if overrides.get("loss"):
+        masked["loss"] = {
+            task: _masked_losses(heads[task], loss) for task, loss in overrides["loss"].items()
+        }
+    return masked
+
+
+def _masked_losses(head: Head, loss: Any) -> Any:
+    if isinstance(loss, list | tuple):
+        return [_masked_losses(head, each) for each in loss]
+    return None if loss is None else head.masked_loss(loss)
+
+
+def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetric]:
+    """Return metrics that wrap those given, which are not copied, so that they have the results."""
+    masked: list[MaskedMetric] = []
+    given = metrics if isinstance(metrics, list | tuple) else [metrics]
+    for metric in check_metrics(given, argument):
+        if not isinstance(metric, MaskedMetric):
+            name = unused_name(stable_name(metric), [other.name for other in masked])
+            metric = MaskedMetric(metric, head.missing_label, name)
+            metric.display_name = f"{head.task}_{name}"
+        masked.append(metric)
+    return masked
 
 
 def _check_weights_not_learned(loss_weighting: str | None, overrides: Mapping[str, Any]) -> None:
@@ -116,16 +141,33 @@ def _check_weights_not_learned(loss_weighting: str | None, overrides: Mapping[st
         )
 
 
-def _with_all_loss_weights(heads: Sequence[Head], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `overrides` with a loss weight for each task that has a loss, as Keras requires.
+def _all_loss_weights(heads: Sequence[Head], overrides: Mapping[str, Any]) -> Any:
+    """Return a loss weight for each task that has a loss, as Keras requires.
 
     The default of a loss weight is that of the head.
     """
-    loss, given = overrides.get("loss", {}), overrides.get("loss_weights", {})
-    if not isinstance(loss, Mapping) or not isinstance(given, Mapping | NoneType):
-        return {"loss_weights": None, **overrides}
-    tasks = list(loss) or [head.task for head in heads if head.has_loss]
-    check_known_keys(given or {}, tasks, "loss_weights")
-    head_weights = {head.task: head.loss_weight for head in heads}
-    weights = {task: head_weights.get(task, 1.0) for task in tasks}
-    return {**overrides, "loss_weights": {**weights, **(given or {})}}
+    given = overrides.get("loss_weights")
+    loss = overrides.get("loss", {head.task: None for head in heads if head.has_loss})
+    if loss is None:
+        return given
+    check_known_keys(given or {}, [*loss], "loss_weights")
+    weights = {head.task: head.loss_weight for head in heads if head.task in loss}
+    return {**weights, **(given or {})}
+
+
+def _warn_of_auc_of_keras(
+    metrics: Mapping[str, Sequence[MaskedMetric]] | None, heads: Sequence[Head]
+) -> None:
+    """Warn if the "auc" of a binary task is Keras's in place of a LogitAUC."""
+    for head in heads:
+        of_task = (metrics or {}).get(head.task, ())
+        auc = next((metric.metric for metric in of_task if metric.name == "auc"), None)
+        auc = getattr(auc, "metric", auc)  # a MaskedMetric of the head itself
+        if isinstance(head, BinaryHead | ProductHead) and type(auc) is keras.metrics.AUC:
+            warnings.warn(
+                f"{head.task!r} has an 'auc' of Keras in place of the LogitAUC of the head. If "
+                "positives are rare, it is wrong, because its thresholds are evenly spaced in "
+                "[0, 1]. Use ple_keras.LogitAUC(), or give it another name: "
+                "keras.metrics.AUC(name='keras_auc')",
+                stacklevel=4,
+            )

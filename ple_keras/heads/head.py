@@ -1,7 +1,7 @@
-"""The base class of heads: the prediction, loss and metrics of a task."""
+"""Heads: the prediction, loss and metrics of a task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
@@ -12,6 +12,7 @@ from ple_keras._checks import (
     check_int,
     check_not_negative,
     check_task_name,
+    refuse_fixed,
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
@@ -21,16 +22,21 @@ from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.labels.label_arrays import check_array, check_for_loss, label_width
+from ple_keras.labels.label_arrays import (
+    check_array,
+    check_class_indices,
+    check_for_loss,
+    check_probabilities,
+    label_width,
+)
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.layers.template import as_template
-from ple_keras.losses.checks import check_loss, check_reduction
-from ple_keras.losses.joint_losses import LoggedLoss, TrainedLoss
-from ple_keras.losses.loss_weights import LossWeights
-from ple_keras.losses.masked_loss import MaskedLoss
+from ple_keras.losses.head_losses import ClassWeightLoss, PositiveWeightLoss, check_class_weights
+from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
+from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
+from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
-from ple_keras.metrics.replaced_auc import no_warning_of_replaced_auc
 
 
 @register
@@ -164,7 +170,21 @@ class Head(SavesQuantization, FreezableLayer):
 
     def new_loss(self) -> MaskedLoss | None:
         """Return a new, unweighted loss over labelled examples; None if the task has none."""
-        return MaskedLoss(**self._loss_kwargs()) if self.has_loss else None
+        return self.masked_loss(self.loss) if self.has_loss else None
+
+    def masked_loss(self, loss: LossLike) -> MaskedLoss:
+        """Return a loss of the task, computed over its labelled examples.
+
+        Args:
+            loss: A loss as for the head, or a MaskedLoss, which is returned itself.
+
+        Raises:
+            TypeError, ValueError: If `loss` is unknown, or does not reduce to one number.
+        """
+        if isinstance(loss, MaskedLoss):
+            return loss
+        _check_reduces(check_loss(loss))
+        return MaskedLoss(**self._loss_kwargs(loss))
 
     @property
     def has_loss(self) -> bool:
@@ -178,20 +198,20 @@ class Head(SavesQuantization, FreezableLayer):
             weights: The variables that weigh the tasks' losses.
             index: The task's index in them.
         """
-        trained = TrainedLoss(weights, index, self.loss_weight, **self._loss_kwargs())
-        return trained, LoggedLoss(weights, index, **self._loss_kwargs())
+        kwargs = {"index": index, "weights": weights, **self._loss_kwargs(self.loss)}
+        return TrainedLoss(loss_weight=self.loss_weight, **kwargs), LoggedLoss(**kwargs)
 
-    def _loss_kwargs(self) -> dict[str, Any]:
+    def _loss_kwargs(self, loss: LossLike) -> dict[str, Any]:
         return {
-            "loss": self.loss,
+            "loss": loss,
             "missing_label": self.missing_label,
             "reduction": self.reduction,
-            "label_width": self._label_width(),
+            "label_width": self._label_width(loss),
             "name": f"{self.task}_loss",
         }
 
-    def _label_width(self) -> int | None:
-        return label_width(self.loss, self.units)
+    def _label_width(self, loss: LossLike) -> int | None:
+        return label_width(loss, self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -223,7 +243,8 @@ class Head(SavesQuantization, FreezableLayer):
             UserWarning: As `TaskHeads.check_labels`.
         """
         shape = (*self._leading_axes, self.units)
-        values = check_array(labels, self.task, self.missing_label, shape, self._label_width())
+        width = self._label_width(self.loss)
+        values = check_array(labels, self.task, self.missing_label, shape, width)
         ignored = getattr(self.loss, "ignore_class", None)
         if ignored is not None:
             values = values[(values != ignored).all(axis=-1)]
@@ -259,10 +280,209 @@ class Head(SavesQuantization, FreezableLayer):
             "reduction": self.reduction,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        with no_warning_of_replaced_auc():
-            return super().from_config(config)
+
+@register
+class BinaryHead(Head):
+    """The probability of a positive label: `sigmoid`, `(..., H) -> (..., 1)`.
+
+    The loss is binary cross-entropy. The metrics are `auc` and the mean of the loss,
+    `binary_crossentropy` (`weighted_binary_crossentropy` with a `pos_weight`). The thresholds of
+    `auc` are evenly spaced in the logit, so that it is accurate at low base rates too.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, see `Head`.
+        loss: A loss of probabilities that replaces binary cross-entropy.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        pos_weight: The factor of the loss of examples with the label 1. The probabilities are then
+            calibrated for the weighted data: their odds are `pos_weight` times too high.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The probability of the label 1, `(..., 1)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
+
+    Example:
+
+    >>> tuple(BinaryHead("click", tower=[64])(keras.ops.ones((8, 32))).shape)
+    (8, 1)
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: LayerLike | None = None,
+        *,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        pos_weight: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refuse_fixed(kwargs, "units", "1")
+        refuse_fixed(kwargs, "activation", "sigmoid")
+        if loss is None:
+            loss = keras.losses.BinaryCrossentropy()
+        self.pos_weight = pos_weight
+        if pos_weight is not None:
+            refuse_masked(loss)
+            loss = PositiveWeightLoss(loss, pos_weight)
+        if metrics is None:
+            metrics = [LogitAUC(), LossMean(loss)]
+        super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
+
+    def _check_values(self, labels: Tensor) -> None:
+        check_probabilities(labels, self.task)
+
+    def get_config(self) -> dict[str, Any]:
+        config = without_keys(super().get_config(), "units", "activation")
+        if self.pos_weight is not None:
+            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
+        return {**config, "pos_weight": self.pos_weight}
+
+
+@register
+class RegressionHead(Head):
+    """A prediction of one or more numbers: linear, `(..., H) -> (..., units)`.
+
+    The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
+    `mean_squared_error`.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, see `Head`.
+        units: The number of predicted numbers.
+        activation: An activation that replaces linear, such as "softplus" for positive targets.
+        loss: A loss that replaces the mean squared error.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The prediction, `(..., units)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: See `Head`.
+
+    Example:
+
+    >>> head = RegressionHead("watch_time", tower=ExpertBlock([64], activation="gelu"))
+    >>> tuple(head(keras.ops.ones((8, 32))).shape)
+    (8, 1)
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: LayerLike | None = None,
+        *,
+        units: int = 1,
+        activation: Activation = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if loss is None:
+            loss = keras.losses.MeanSquaredError()
+        if metrics is None:
+            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), LossMean(loss)]
+        super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
+
+
+@register
+class MulticlassHead(Head):
+    """The probability of each class: `softmax`, `(..., H) -> (..., num_classes)`.
+
+    The labels are class indices. The loss is sparse categorical cross-entropy. The metrics are
+    `accuracy` and the mean of the loss, `sparse_categorical_crossentropy`
+    (`weighted_sparse_categorical_crossentropy` with `class_weights`).
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, see `Head`.
+        num_classes: The number of classes, at least 2.
+        loss: A loss of probabilities that replaces sparse categorical cross-entropy.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        class_weights: The factor of the loss of an example, by the class of its label: a sequence
+            or array of `num_classes` numbers of at least 0, or a dict by class. Classes that a dict
+            omits have the weight 1. A pandas Series is a dict by class. For labels that are
+            probabilities `y_c`, the factor is the sum of `y_c w_c`. The loss is still divided by
+            the number of labelled examples. The predictions are then calibrated for the weighted
+            data.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The probability of each class, `(..., num_classes)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: See `Head`; also if `num_classes` is not an integer above 1, or
+            `class_weights` have another length, an unknown class, or a weight that is negative or
+            not finite, or are all 0.
+
+    Example:
+
+    >>> tuple(MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape)
+    (8, 12)
+    >>> weighted = MulticlassHead("category", num_classes=3, class_weights={2: 5.0})
+    >>> weighted.class_weights
+    [1.0, 1.0, 5.0]
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: LayerLike | None = None,
+        *,
+        num_classes: int,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_classes = check_int(num_classes, "num_classes", minimum=2)
+        refuse_fixed(kwargs, "units", "num_classes")
+        refuse_fixed(kwargs, "activation", "softmax")
+        if loss is None:
+            loss = keras.losses.SparseCategoricalCrossentropy()
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = check_class_weights(class_weights, self.num_classes)
+            refuse_masked(loss)
+            loss = ClassWeightLoss(loss, self.class_weights)
+        if metrics is None:
+            metrics = ["accuracy", LossMean(loss)]
+        super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
+
+    def _check_values(self, labels: Tensor) -> None:
+        if labels.shape[-1] == self.num_classes:  # a probability for each class
+            check_probabilities(labels, self.task)
+        else:
+            check_class_indices(labels, self.task, self.num_classes)
+
+    def _label_width(self, loss: LossLike) -> int | None:
+        return super()._label_width(loss.loss if isinstance(loss, ClassWeightLoss) else loss)
+
+    def get_config(self) -> dict[str, Any]:
+        config = without_keys(super().get_config(), "units", "activation")
+        if self.class_weights:
+            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
+        weights = self.class_weights and list(self.class_weights)
+        return {**config, "num_classes": self.num_classes, "class_weights": weights}
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

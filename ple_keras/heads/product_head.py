@@ -1,19 +1,18 @@
 """The head of the joint probability of several binary tasks."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from ple_keras._checks import check_task_name, refuse_fixed, short_repr
+from ple_keras._checks import check_task_name, in_dependency_order, refuse_fixed, short_repr
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
-from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.head import BinaryHead, Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
-from ple_keras.losses.probability_crossentropy import ProbabilityCrossentropy
+from ple_keras.losses.head_losses import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
-from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 
 
 @register
@@ -56,9 +55,6 @@ class ProductHead(Head):
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
             raises it for unknown tasks, tasks without a probability, and cycles of products.
 
-    Warns:
-        UserWarning: If `metrics` has Keras's AUC under the name "auc", that of the exact one.
-
     Reference:
 
     - Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click
@@ -93,20 +89,12 @@ class ProductHead(Head):
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
-        warn_if_auc_is_replaced(self._metric_templates.value)
         self.of = _check_factors(of, task)
         self.autocast = False  # log-probabilities are float32 and must remain so
 
-    def build(self, input_shape: Shape) -> None:
-        """Build nothing: the head has no weights."""
-
-    def copy_leading_axes(self, factor: Head) -> None:
-        """Copy the leading axes of a built factor.
-
-        Args:
-            factor: The head of the factor.
-        """
-        self._leading_axes = factor._leading_axes
+    def build(self, input_shape: Any) -> None:
+        """Record the shapes of the factors. The head has no weights."""
+        self._leading_axes = (None,) * (len(input_shape[0]) - 1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Raise ValueError: a product has no features and no logits.
@@ -161,3 +149,45 @@ def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
             f"Received: of={of!r}"
         )
     return names
+
+
+def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
+    """Return the ProductHeads, each after its factors.
+
+    Raises:
+        ValueError: If a factor is missing or has no probability, or if ProductHeads form a cycle.
+    """
+    by_task = {head.task: head for head in heads}
+    products = [head for head in heads if isinstance(head, ProductHead)]
+    for head in products:
+        for task in head.of:
+            _check_factor(head, task, by_task)
+    factors = {head.task: head.of for head in products}
+
+    def message(cycle: list[TaskName]) -> str:
+        of = {task: factors[task] for task in cycle}
+        return f"heads must not contain a cycle of products. Received: heads with of={of}"
+
+    by_product = {head.task: head for head in products}
+    return [by_product[task] for task in in_dependency_order(factors, message)]
+
+
+def _check_factor(product: ProductHead, task: str, by_task: Mapping[str, Head]) -> None:
+    if task not in by_task:
+        raise ValueError(
+            f"of must name tasks of the same TaskHeads, {list(by_task)}. "
+            f"Received: of={product.of} in {product.name!r}"
+        )
+    head = by_task[task]
+    if isinstance(head, ProductHead):
+        return
+    if head.activity_regularizer is not None:
+        raise ValueError(
+            "of must name heads without an activity_regularizer, because a product uses their "
+            f"logits. Received: of={product.of} in {product.name!r}"
+        )
+    if not isinstance(head, BinaryHead) or type(head).call is not Head.call:
+        raise ValueError(
+            "of must name BinaryHeads, or subclasses that do not override `call`, or ProductHeads; "
+            f"{task!r} is a {type(head).__name__}. Received: of={product.of} in {product.name!r}"
+        )

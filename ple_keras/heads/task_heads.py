@@ -1,31 +1,53 @@
 """The heads of all tasks as one layer."""
 
-from collections.abc import Mapping, Sequence
+from collections import UserList
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from functools import reduce
 from typing import Any
 
 import keras
+from keras import ops
 
-from ple_keras._checks import SHARED, check_by_task, check_keys
+from ple_keras._checks import (
+    SHARED,
+    check_by_task,
+    check_keys,
+    check_known_keys,
+    check_not_negative,
+    short_repr,
+    task_names,
+)
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._typing import ByName, MetricLike, Nested, Shape, Store, TaskName, Tensor
+from ple_keras._keras.tracing import is_constant_in_jax_trace
+from ple_keras._typing import (
+    ByName,
+    DType,
+    Initializer,
+    MetricLike,
+    Nested,
+    Shape,
+    Store,
+    TaskName,
+    Tensor,
+)
 from ple_keras.heads._compile_arguments import compile_arguments
-from ple_keras.heads._given_heads import check_heads, sort_products
-from ple_keras.heads._loss_weighting import LossWeighting
 from ple_keras.heads.head import Head
-from ple_keras.heads.product_head import ProductHead
+from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
+from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
 
 
 @register
-class TaskHeads(LossWeighting, FreezableLayer):
+class TaskHeads(FreezableLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
     is not "shared". The layer gives access to its heads by task: `heads["click"]`, `get`, `in`,
-    `len`, iteration over the tasks, `keys`, `values` and `items`.
+    `len`, iteration over the tasks, `keys`, `values` and `items`. It is no
+    `collections.abc.Mapping`: Keras and TensorFlow would take the layer for a nested structure.
 
     Args:
         heads: A sequence of heads, one for each task, or a dict of heads by task.
@@ -74,37 +96,139 @@ class TaskHeads(LossWeighting, FreezableLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
-        heads = check_heads(heads)
-        self._init_loss_weights(loss_weighting)
+        heads = _check_heads(heads)
+        if loss_weighting not in (None, "uncertainty"):
+            raise ValueError(
+                'loss_weighting must be None or "uncertainty". '
+                f"Received: loss_weighting={loss_weighting!r}"
+            )
+        self.loss_weighting = loss_weighting
+        self._loss_weights = LossWeights()
+        self._multipliers_before_build: Mapping[str, float] = {}
+        self._task_names = tuple(head.task for head in heads)
         self._product_names = tuple(head.task for head in sort_products(heads))
         self._came_built = built_names(heads)
-        self._set_heads(heads)
+        for head in heads:
+            setattr(self, _head_attribute(head.task), head)
         self._make_read_only()
+
+    def _heads(self) -> list[Head]:  # not a property: Keras's saving would read it
+        return [self[task] for task in self._task_names]
+
+    def __getitem__(self, task: TaskName) -> Head:
+        """Return the head of a task.
+
+        Raises:
+            KeyError: If the task is unknown.
+        """
+        if task not in self:
+            raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
+        head: Head = getattr(self, _head_attribute(task))
+        return head
+
+    def __contains__(self, task: object) -> bool:
+        return task in self._task_names
+
+    def __iter__(self) -> Iterator[TaskName]:
+        return iter(self._task_names)
+
+    def __reversed__(self) -> Iterator[TaskName]:
+        return reversed(self._task_names)
+
+    def __len__(self) -> int:
+        return len(self._task_names)
+
+    def __bool__(self) -> bool:
+        return True  # as for every layer, also before it has heads
+
+    # Methods and not properties, which Keras's saving would read.
+
+    def get(self, task: TaskName, default: Any = None) -> Any:
+        """Return the head of a task.
+
+        Args:
+            task: The name of the task.
+            default: The result for an unknown task.
+        """
+        return self._by_task().get(task, default)
+
+    def keys(self) -> KeysView[TaskName]:
+        """Return the tasks of all heads, in order, as a view."""
+        return self._by_task().keys()
+
+    def values(self) -> ValuesView[Head]:
+        """Return all heads, in order, as a view."""
+        return self._by_task().values()
+
+    def items(self) -> ItemsView[TaskName, Head]:
+        """Return all tasks and their heads, in order, as a view."""
+        return self._by_task().items()
+
+    def _by_task(self) -> dict[TaskName, Head]:
+        return dict(zip(self._task_names, self._heads()))
+
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """All heads, in order. `summary(expand_nested=True)` shows them.
+
+        It is not a list, since files would then hold the heads by position, not by attribute.
+        """
+        return UserList(self._heads())
 
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks that have features, in order: all except those of ProductHeads."""
         return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
 
+    @property
+    def trained_tasks(self) -> list[str]:
+        """The tasks that have a loss, in order."""
+        return [head.task for head in self._heads() if head.has_loss]
+
     def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
-        for head in self._heads():
-            if not head.built:
-                head.build(shapes.get(head.task, ()))  # a ProductHead has no features
+        for task in self.task_names:
+            if not self[task].built:
+                self[task].build(shapes[task])
         for product in self._products():
-            product.copy_leading_axes(self[product.of[0]])
-        self._build_loss_weights()
+            shapes[product.task] = shapes[product.of[0]]
+            if not product.built:
+                product.build([(*shapes[task][:-1], 1) for task in product.of])
+        weights = self._loss_weights
+        weights.multipliers = self._add_task_weights(
+            "loss_multipliers", self._initial_multipliers, trainable=False
+        )
+        if self.loss_weighting:
+            weights.log_variances = self._add_task_weights("log_variances", "zeros")
         self._restore_frozen()
+
+    def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
+        """Return the initial multipliers. A graph can't assign them after `build`."""
+        values = [self._multipliers_before_build.get(task, 1.0) for task in self._task_names]
+        return keras.ops.convert_to_tensor(values, dtype)
+
+    def _add_task_weights(
+        self, name: str, initializer: Initializer, trainable: bool = True
+    ) -> keras.Variable:
+        return self.add_weight(
+            shape=(len(self._task_names),),
+            initializer=initializer,
+            dtype="float32",
+            trainable=trainable,
+            autocast=False,
+            name=name,
+        )
 
     def _layers_with_config(self) -> list[keras.Layer]:
         return self._heads()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         predictions = super().__call__(*args, **kwargs)
-        self._loss_weights.mark(keras.tree.flatten(predictions))  # also in subclasses
+        # Here and not in `call`, which a subclass may override.
+        mark_predictions(keras.tree.flatten(predictions), self._loss_weights)
         return predictions
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
@@ -151,22 +275,26 @@ class TaskHeads(LossWeighting, FreezableLayer):
         Args:
             extra_metrics: Metrics in addition to those of the heads, a sequence by task, as for
                 `Head`. They exclude missing labels too.
-            **overrides: Further arguments of `Model.compile`. They replace those of the heads
+            **overrides: Further arguments of `Model.compile`. `loss`, `loss_weights`, `metrics` and
+                `weighted_metrics` are dicts by task, or None. They replace those of the heads
                 entirely, except that tasks omitted in `loss_weights` keep the weights of their
-                heads.
+                heads. Losses and metrics exclude missing labels too: they are wrapped in a
+                MaskedLoss or MaskedMetric, with the `missing_label` of the head, unless they are
+                one. A metric object is wrapped itself, not copied.
 
         Returns:
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
 
         Raises:
-            TypeError: If `extra_metrics` is not a dict of sequences of metrics.
-            ValueError: If `loss` or `loss_weights` is given and the weights are learned, or if
-                `loss_weights` has a task without a loss. If `extra_metrics` has an unknown task, or
-                is given with `metrics`. Also if keys of Keras's logs would be ambiguous: a task is
-                named "val", or one "x" and another "val_x".
+            TypeError: If one of these arguments is not a dict by task, or has a loss or metric of
+                a wrong type.
+            ValueError: If one of them has an unknown task, loss or metric. If `loss` or
+                `loss_weights` is given and the weights are learned, or if `loss_weights` has a task
+                without a loss. If `extra_metrics` is given with `metrics`. Also if keys of Keras's
+                logs would be ambiguous: a task is named "val", or one "x" and another "val_x".
 
         Warns:
-            UserWarning: If `metrics` has Keras's AUC under the name of a head's exact one, "auc".
+            UserWarning: If the metric "auc" of a binary task is Keras's in place of LogitAUC.
 
         Example:
 
@@ -181,6 +309,138 @@ class TaskHeads(LossWeighting, FreezableLayer):
         for head in self._heads():
             head._make_read_only()
         return arguments
+
+    def loss_weights(self) -> dict[str, float]:
+        """Return the current weight of each task's loss; the layer must be built.
+
+        The weight is `w_{k,0}`, the head's `loss_weight`, times the multiplier from a callback such
+        as `LossWeightDecay`. If learned by uncertainty, it is also multiplied by `c exp(-s)`.
+
+        Returns:
+            A dict with a float for each task that has a loss.
+        """
+        self._check_built()
+        return {
+            head.task: head.loss_weight * self._loss_weights.current_factor(index, head.loss)
+            for index, head in enumerate(self._heads())
+            if head.has_loss
+        }
+
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError(f"{self.name!r} must be built. Received: built=False")
+
+    def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
+        """Multiply the fixed weight of each task's loss by a multiplier, from now on.
+
+        Callbacks call this in `on_epoch_begin`. The multipliers are saved with the model.
+
+        Args:
+            multipliers: Finite numbers of at least 0, by task. An omitted task has the multiplier
+                1.
+
+        Raises:
+            TypeError: If a multiplier is not a number.
+            ValueError: If a multiplier is negative or not finite, or a task is unknown or has no
+                loss.
+        """
+        check_known_keys(multipliers, self.trained_tasks, "multipliers")
+        multipliers = {
+            task: check_not_negative(multiplier, f"multipliers[{task!r}]")
+            for task, multiplier in multipliers.items()
+        }
+        if self._loss_weights.multipliers is None:  # TensorFlow builds after `on_epoch_begin`
+            self._multipliers_before_build = multipliers
+            return
+        values = [multipliers.get(task, 1.0) for task in self._task_names]
+        self._loss_weights.multipliers.assign(values)
+
+    def compute_loss(
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
+    ) -> Tensor:
+        """Return the training loss of all tasks, for a custom training loop.
+
+        The loss is the sum of `w_k(t) L_k` over the tasks, with the current weights and the means
+        over labelled examples. It is the loss that `fit` minimizes with `compile_kwargs()`, without
+        regularization: add `sum(model.losses)`. The model need not be compiled.
+
+        In a function that JAX transforms, such as by `jax.grad` or `jax.jit`, call it in a
+        `keras.StatelessScope` with the values of the model's variables. Otherwise, variables are
+        constants: a compiled step ignores later multipliers, and learned weights are refused.
+
+        Args:
+            y: `{task: labels}`, with each task that has a loss.
+            y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
+            sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
+
+        Returns:
+            A scalar.
+
+        Raises:
+            TypeError: If an argument is not a dict by task, or labels are not numbers.
+            ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
+                a shape does not match, or the predictions are of another TaskHeads. Also if learned
+                weights are constants of a JAX trace.
+
+        Example:
+
+        >>> heads = TaskHeads([RegressionHead("a"), RegressionHead("b", loss_weight=0.5)])
+        >>> predictions = heads({"a": np.zeros((2, 3)), "b": np.zeros((2, 3))})
+        >>> y = {"a": [1.0, float("nan")], "b": [2.0, 2.0]}
+        >>> float(heads.compute_loss(y, predictions))
+        3.0
+        """
+        self._check_built()
+        sample_weight = {} if sample_weight is None else sample_weight
+        self._check_loss_arguments({"y": y, "y_pred": y_pred, "sample_weight": sample_weight})
+        weights = self._loss_weights
+        if weights.are_learned and is_constant_in_jax_trace(weights.log_variances, y_pred.values()):
+            raise ValueError(
+                "Learned loss weights are constants of a JAX trace, so they would have no "
+                "gradient. Call compute_loss in `with keras.StatelessScope(pairs):`, where `pairs` "
+                "has each variable of the model and its value. "
+                f"Received: y_pred={short_repr(dict(y_pred))}"
+            )
+        try:
+            losses = [
+                head.new_joint_losses(weights, index)[0](
+                    y[head.task], y_pred[head.task], sample_weight.get(head.task)
+                )
+                for index, head in enumerate(self._heads())
+                if head.has_loss
+            ]
+        finally:
+            weights.discard_losses()  # nothing is logged
+        return reduce(ops.add, losses)  # which may have different dtypes
+
+    def _check_loss_arguments(self, arguments: Mapping[str, ByName]) -> None:
+        trained = self.trained_tasks
+        if not trained:
+            raise ValueError(
+                "compute_loss needs a task with a loss. "
+                f"Received: heads={[*self._task_names]}, all with loss=None"
+            )
+        for argument, value in arguments.items():
+            check_by_task(value, trained, argument)
+            missing = [task for task in trained if task not in value]
+            if missing and argument != "sample_weight":
+                raise ValueError(
+                    f"{argument} must have the tasks {trained}; missing: {missing}. "
+                    f"Received: {argument}={{{', '.join(map(repr, value))}}}"
+                )
+            if argument != "y_pred":  # a model may have other outputs
+                check_known_keys(value, self._task_names, argument)
+
+    def is_used_by(self, loss: object) -> bool:
+        """Return whether a `loss` of `Model.compile` reads its weights from this layer.
+
+        Args:
+            loss: The argument of `compile`, such as `model.loss`.
+        """
+        return any(
+            isinstance(part, TrainedLoss) and part.belongs_to(self._loss_weights)
+            for part in keras.tree.flatten(loss)
+        )
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.
@@ -250,15 +510,40 @@ class TaskHeads(LossWeighting, FreezableLayer):
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._heads(), self._came_built)
-        config = {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
-        key = self._loss_weights.key  # None without losses, so that equal layers have equal configs
-        return {**config, "loss_key": key} if key else config
+        return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        key = config.get("loss_key")
-        kwargs = {name: value for name, value in config.items() if name != "loss_key"}
-        layer = super().from_config({**kwargs, "heads": deserialize_children(config["heads"])})
-        if key:
-            layer._loss_weights.set_key(key)
-        return layer
+        return super().from_config({**config, "heads": deserialize_children(config["heads"])})
+
+
+def _head_attribute(task: TaskName) -> str:
+    """Return the attribute of a head, part of the file format, see `sublayer_name`."""
+    return f"head-{task}"
+
+
+def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
+    """Return the heads as a list; check that their tasks and layer names differ."""
+    if isinstance(heads, TaskHeads):
+        raise TypeError(
+            "heads must not be a TaskHeads, which owns its heads: use it itself, or create new "
+            f"heads. Received: heads={heads!r}"
+        )
+    if isinstance(heads, Mapping):
+        task_names(heads, "heads")
+        heads = list(heads.values())
+    if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
+        raise TypeError(
+            f"heads must be a sequence of heads or a dict by task. Received: heads={heads!r}"
+        )
+    if not heads:
+        raise ValueError("heads must contain at least one head. Received: heads=[]")
+    for kind, names in (
+        ("tasks", [head.task for head in heads]),
+        ("layer names", [head.name for head in heads]),
+    ):
+        if len(set(names)) < len(names):
+            raise ValueError(
+                f"heads must have unique {kind}, not {names}. Received: heads={heads!r}"
+            )
+    return list(heads)

@@ -10,8 +10,7 @@ from keras import ops
 
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByName, Tensor
-from ple_keras.heads.binary_head import BinaryHead
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.label_arrays import is_missing

@@ -1,19 +1,21 @@
 """A loss over labelled examples."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 from keras import ops
 
 from ple_keras._checks import check_int
+from ple_keras._keras.internals import drop_mask
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, LossLike, Tensor
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
-from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss, check_reduction
-from ple_keras.losses.example_losses import example_losses, ignored_class
+
+SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
 
 
 @register
@@ -141,3 +143,62 @@ def _batch_to_space_ratio(in_space: Tensor | None, dtype: DType) -> Tensor:
     """Return the number of examples divided by that of labelled examples; 0 if none are."""
     size = ops.cast(ops.size(in_space), dtype)
     return ops.divide_no_nan(size, ops.sum(ops.cast(in_space, dtype)))
+
+
+def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
+    """Return the loss from a name, a function, an object, a serialized object or None."""
+    if isinstance(loss, Mapping) and "class_name" in loss:
+        return keras.saving.deserialize_keras_object(loss)
+    message = (
+        "loss must be the name of a Keras loss, a function or a keras.losses.Loss object. "
+        f"Received: loss={loss!r}"
+    )
+    if isinstance(loss, type | Mapping):
+        raise TypeError(message)
+    try:
+        keras.losses.get(loss)
+    except (TypeError, ValueError) as error:
+        raise ValueError(message) from error
+    return loss
+
+
+def check_reduction(reduction: str | None) -> str | None:
+    """Return `reduction`; check that it is None or "sum_over_batch_size"."""
+    if reduction not in (None, SUM_OVER_BATCH_SIZE):
+        raise ValueError(
+            "reduction must be None, for the mean over labelled examples, or "
+            f"{SUM_OVER_BATCH_SIZE!r}. Set any other on the loss itself, such as "
+            f'keras.losses.Huber(reduction="sum"). Received: reduction={reduction!r}'
+        )
+    return reduction
+
+
+def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the loss of each example, `(...)`, from labels and predictions `(..., units)`.
+
+    Raises:
+        ValueError: If `loss` does not return a value for each example.
+    """
+    known = keras.losses.get(loss)
+    function = known.call if isinstance(known, keras.Loss) else known
+    values = ops.convert_to_tensor(function(y_true, y_pred))
+    rank = len(y_pred.shape) - 1
+    drop_mask(values)  # of ignored classes, which are masked as missing labels
+    if len(values.shape) == rank + 1:
+        values = ops.mean(values, axis=-1)
+    if len(values.shape) != rank:
+        raise ValueError(
+            "loss must return a value for each example, such as the mean over the last axis, so "
+            f"that missing labels can be masked. For predictions {tuple(y_pred.shape)}, it "
+            f"returned {tuple(values.shape)}. Received: loss={loss!r}"
+        )
+    return values
+
+
+def ignored_class(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor | None:
+    """Return a mask of labels equal to `loss.ignore_class`, `(...)`; None if there is none."""
+    ignored = getattr(loss, "ignore_class", None)
+    if ignored is None:
+        return None
+    is_ignored = ops.equal(y_true, ops.cast(ignored, y_true.dtype))
+    return ops.squeeze(is_ignored, -1) if len(y_true.shape) == len(y_pred.shape) else is_ignored

@@ -11,8 +11,7 @@ from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.labels.sample_space import example_weights
-from ple_keras.losses.checks import check_loss
-from ple_keras.losses.example_losses import example_losses, ignored_class
+from ple_keras.losses.masked_loss import check_loss, example_losses, ignored_class
 
 
 @register

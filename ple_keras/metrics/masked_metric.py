@@ -171,7 +171,7 @@ def named_copies(metrics: Mapping[str, Sequence[MetricLike]]) -> list[keras.Metr
     copies: list[Any] = []
     for argument, templates in metrics.items():
         for template in templates:
-            name = _unused_name(stable_name(template), [copy.name for copy in copies])
+            name = unused_name(stable_name(template), [copy.name for copy in copies])
             copies.append(_new_metric(template, name, argument))
     return copies
 
@@ -203,6 +203,7 @@ def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return keras.metrics.categorical_accuracy(y_true, y_pred)
 
 
-def _unused_name(name: str, taken: Sequence[str]) -> str:
+def unused_name(name: str, taken: Sequence[str]) -> str:
+    """Return a name that is not taken, with a number if necessary."""
     names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
     return next(free for free in names if free not in taken)

@@ -11,7 +11,7 @@ from ple_keras._keras.registration import register
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.labels.sample_space import example_weights
-from ple_keras.losses.probability_crossentropy import crossentropy
+from ple_keras.losses.head_losses import crossentropy
 
 
 class MetricOfSums(keras.Metric):

@@ -2,7 +2,6 @@
 
 import functools
 import re
-import warnings
 
 import keras
 import numpy as np
@@ -217,146 +216,21 @@ def test_wrong_multipliers_are_refused(model, multiplier, error, message):
         fit_validated(model, pk.LossWeightSchedule(lambda task, epoch: multiplier))
 
 
-def fit_with_logs(model, folder=None, epochs=3, initial_epoch=0, is_last=False):
-    """Return the logs that a schedule gets in each epoch, and the history.
-
-    Args:
-        folder: A folder for the model after each epoch, as `{epoch}.keras`.
-        is_last: Whether the schedule comes after the callback that saves the model.
-    """
-    got = {}
-
-    def schedule(task, epoch, logs):
-        got[epoch] = logs
-        return 1.0 + sum(of_epoch[f"{task}_loss"] for of_epoch in logs)
-
-    callbacks = [pk.LossWeightSchedule(schedule)]
-    if folder:
-        save = keras.callbacks.ModelCheckpoint(folder / "{epoch}.keras")
-        callbacks.insert(0 if is_last else 1, save)
-    history = model.fit(
-        *clicks_and_times(),
-        epochs=epochs,
-        initial_epoch=initial_epoch,
-        shuffle=False,
-        verbose=0,
-        callbacks=callbacks,
-    ).history
-    return got, {key: [float(value) for value in values] for key, values in history.items()}
-
-
-def test_a_schedule_gets_the_logs_of_the_last_two_epochs(model):
-    got, history = fit_with_logs(model, epochs=4)
-    by_epoch = [dict(zip(history, values)) for values in zip(*history.values())]
-    assert set(by_epoch[0]) >= {"loss", "click_auc", "loss_weight/click"}
-    assert got == {0: [], 1: by_epoch[:1], 2: by_epoch[:2], 3: by_epoch[1:3]}
-    weights = [1.0 + sum(logs["click_loss"] for logs in got[epoch]) for epoch in got]
-    assert history["loss_weight/click"] == pytest.approx(weights, rel=1e-6)
-    assert len(set(weights)) == 4
-    again, _ = fit_with_logs(model, epochs=1)  # a new run
-    assert again == {0: []}
-
-
-def test_a_loaded_model_has_the_logs_of_the_run_that_saved_it(model, tmp_path):
-    got, history = fit_with_logs(model, tmp_path, epochs=4)
-    loaded = keras.models.load_model(tmp_path / "2.keras")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="fn gets no logs")
-        resumed, logs = fit_with_logs(loaded, epochs=4, initial_epoch=2)
-    assert list(resumed) == [2, 3]
-    for epoch, of_epochs in resumed.items():
-        assert len(of_epochs) == 2
-        for found, expected in zip(of_epochs, got[epoch]):
-            assert found == pytest.approx(expected, rel=1e-5)
-    assert {k: v[2:] for k, v in history.items()} == {
-        key: pytest.approx(values, rel=1e-4) for key, values in logs.items()
-    }
-
-
-def test_a_model_that_was_saved_before_the_schedule_got_the_logs_has_a_warning(model, tmp_path):
-    fit_with_logs(model, tmp_path, epochs=2, is_last=True)
-    loaded = keras.models.load_model(tmp_path / "2.keras")
-    with pytest.warns(UserWarning, match=r"no logs in epoch 2, because the model has none of epoc"):
-        got, _ = fit_with_logs(loaded, epochs=4, initial_epoch=2)
-    assert [len(logs) for logs in got.values()] == [0, 1]
-
-
-@pytest.mark.parametrize("takes_logs", [True, False])
-def test_only_files_of_a_schedule_that_takes_logs_contain_them(takes_logs, tmp_path):
-    h5py = pytest.importorskip("h5py")
-    model = click_and_time(None)
-    schedule = (lambda task, epoch, logs: 1.0) if takes_logs else (lambda task, epoch: 1.0)
-    callback = pk.LossWeightSchedule(schedule)
-    callback.set_model(model)
-    callback.on_epoch_end(0, {"loss": 1.0})
-    model.save_weights(tmp_path / "m.weights.h5")
-    with h5py.File(tmp_path / "m.weights.h5") as file:
-        group = next(file["layers"][layer] for layer in file["layers"] if "task_heads" in layer)
-        found = set(group["vars"])
-    assert found == {"names", "key", "loss_multipliers"} | ({"epoch_logs"} if takes_logs else set())
-
-
-class Schedules:
-    """Callable object."""
-
-    def __call__(self, task, epoch):
-        return "none"
-
-    def with_logs(self, task, epoch, logs):
-        return logs
-
-
-SCHEDULES = {
-    "named": (lambda task, epoch, logs: logs, True),
-    "named_with_default": (lambda task, epoch, logs=None: logs, True),
-    "no_default": (lambda task, epoch, history: history, True),
-    "positional_only": (lambda task, epoch, history, /: history, True),
-    "more_parameters": (lambda task, epoch, logs, temperature=2.0: logs, True),
-    "two": (lambda task, epoch: "none", False),
-    "other_default": (lambda task, epoch, factor="none": factor, False),
-    "any": (lambda *arguments: "none" if len(arguments) == 2 else None, False),
-    "keywords": (lambda task, epoch, **kwargs: kwargs or "none", False),
-    "fourth_with_default": (lambda task, epoch, factor=2.0, logs=None: logs, True),
-    "keyword_only": (lambda task, epoch, *, logs: logs, True),
-    "keyword_only_with_default": (lambda task, epoch, *, logs=None: logs, True),
-    "keyword_only_factor": (lambda task, epoch, *, factor="none": factor, False),
-    "partial": (functools.partial(lambda x, task, epoch, logs: logs, 0), True),
-    "partial_of_logs": (functools.partial(lambda task, epoch, logs: logs, logs="none"), True),
-    "partial_of_factor": (
-        functools.partial(lambda task, epoch, logs, factor: logs, factor=2.0),
-        True,
-    ),
-    "method": (Schedules().with_logs, True),
-    "object": (Schedules(), False),
-}
-
-
-@pytest.mark.parametrize(("fn", "expected"), list(SCHEDULES.values()), ids=list(SCHEDULES))
-def test_logs_are_passed_to_a_third_parameter_that_is_named_logs_or_has_no_default(fn, expected):
-    got = []
-
-    @functools.wraps(fn, assigned=())  # `inspect.signature` follows `__wrapped__`
-    def schedule(*arguments, **logs):
-        got.append(fn(*arguments, **logs))
-        return 1.0
-
-    callback = pk.LossWeightSchedule(schedule)
-    callback.set_model(click_and_time(None))
-    callback.on_epoch_begin(0)
-    assert got == [[], []] if expected else got == ["none", "none"]
-
-
 def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
     page = (ROOT / "docs" / "loss_weights.md").read_text()
-    (source,) = re.findall(r"^def average_dynamically.*?\n\n", page, re.DOTALL | re.MULTILINE)
-    names = {"np": np, "heads": heads_of(click_and_time(None))}
-    exec(source, names)
-    schedule = names["average_dynamically"]
-    logs = [{"click_loss": 0.5, "time_loss": 4.0}, {"click_loss": 0.4, "time_loss": 4.4}]
-    assert [schedule("click", epoch, logs[:epoch]) for epoch in (0, 1)] == [1.0, 1.0]
+    (source,) = re.findall(r"^class DynamicWeightAverage.*?^```", page, re.DOTALL | re.MULTILINE)
+    names = {"np": np, "keras": keras}
+    exec(source.split("\n\n\n")[0], names)
+    heads = heads_of(click_and_time(None))
+    callback = names["DynamicWeightAverage"](heads)
+    weights = []
+    for epoch, losses in enumerate([(0.5, 4.0), (0.4, 4.4), (0.4, 4.4)]):
+        callback.on_epoch_begin(epoch)
+        weights.append(list(heads.loss_weights().values()))
+        callback.on_epoch_end(epoch, dict(zip(("click_loss", "time_loss"), losses)))
     scores = np.exp(np.array([0.4 / 0.5, 4.4 / 4.0]) / 2)
-    weights = [schedule(task, 2, logs) for task in ("click", "time")]
-    np.testing.assert_allclose(weights, 2 * scores / scores.sum())
+    assert weights[:2] == [[1.0, 2.0], [1.0, 2.0]]  # the loss_weight of time is 2
+    np.testing.assert_allclose(weights[2], np.array([1, 2]) * 2 * scores / scores.sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -366,15 +240,14 @@ def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
         "fn",
         lambda: 1.0,
         lambda epoch: 1.0,
-        lambda task, epoch, logs, temperature: 1.0,
+        lambda task, epoch, logs: 1.0,
         lambda task, epoch, *, temperature: 1.0,
         lambda *, task, epoch: 1.0,
         functools.partial(lambda task, epoch: 1.0, epoch=2),
-        Schedules,
     ],
 )
 def test_a_schedule_must_be_a_function_of_a_task_and_an_epoch(fn):
-    message = r"fn must be a function fn\(task, epoch\) or fn\(task, epoch, logs\).*Received: fn=."
+    message = r"fn must be a function fn\(task, epoch\): .*Received: fn=."
     check_refused(lambda: pk.LossWeightSchedule(fn), TypeError, message)
 
 

@@ -96,7 +96,7 @@ def test_overrides_replace_arguments_and_the_heads_give_omitted_weights():
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ({"loss": "mse"}, None),
+        ({"loss": None}, None),
         ({"loss": {"click": "mse"}}, {"click": 1.0}),
         ({"loss_weights": {"click": 2.0}}, {"click": 2.0, "watch-time": 0.5, "category": 2.0}),
         ({"loss_weights": None}, {"click": 1.0, "watch-time": 0.5, "category": 2.0}),
@@ -245,7 +245,7 @@ USER_METRICS = {
 }
 
 
-@pytest.mark.filterwarnings("ignore:metrics has an 'auc' of Keras")
+@pytest.mark.filterwarnings("ignore:'click' has an 'auc' of Keras")
 @pytest.mark.parametrize(
     ("make_metrics", "names"), list(USER_METRICS.values()), ids=list(USER_METRICS)
 )

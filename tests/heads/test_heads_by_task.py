@@ -67,6 +67,16 @@ def test_keras_takes_the_layer_for_a_leaf():
     assert [x for x in holder._flatten_layers() if isinstance(x, pk.TaskHeads)] == [heads]
 
 
+def test_a_summary_shows_every_head():
+    heads = pk.TaskHeads(some_heads())
+    model = heads_alone(heads)
+    assert list(heads.layers) == list(heads.values())
+    lines = []
+    model.summary(expand_nested=True, print_fn=lines.append)
+    places = ["".join(lines).index(head.name) for head in heads.values()]
+    assert places == sorted(places)
+
+
 COPIES = {
     "deepcopy": copy.deepcopy,
     "clone": keras.models.clone_model,

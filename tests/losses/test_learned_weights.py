@@ -100,7 +100,7 @@ def test_a_frozen_layer_does_not_learn_loss_weights():
     np.testing.assert_array_equal(numpy_of(variable(model, "log_variances")), [0, 0])
 
 
-@pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": "mse"}])
+@pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": {"click": "mse"}}])
 def test_learned_weights_cannot_be_overridden(override):
     with pytest.raises(ValueError, match=rf"Received: overrides=\['{next(iter(override))}'\]"):
         heads_of(click_and_time()).compile_kwargs(**override)

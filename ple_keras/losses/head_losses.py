@@ -1,4 +1,4 @@
-"""A loss with a weight for each class."""
+"""Losses of the heads: with a weight for each label, and for very small probabilities."""
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,14 +7,42 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_not_negative
+from ple_keras._checks import check_not_negative, check_number
 from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
-from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss
-from ple_keras.losses.example_losses import example_losses
+from ple_keras.losses.masked_loss import SUM_OVER_BATCH_SIZE, check_loss, example_losses
+
+MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
+
+
+@register
+class PositiveWeightLoss(keras.Loss):
+    """A loss of probabilities, multiplied by `pos_weight` for examples with the label 1.
+
+    Args:
+        loss: The loss of an example.
+        pos_weight: A number above 0.
+    """
+
+    def __init__(self, loss: LossLike, pos_weight: float) -> None:
+        self.loss = check_loss(loss)
+        self.pos_weight = check_number(pos_weight, "pos_weight")
+        if self.pos_weight <= 0:
+            raise ValueError(f"pos_weight must be above 0. Received: pos_weight={pos_weight!r}")
+        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
+        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        y_true, y_pred = align(y_true, y_pred)
+        weights = 1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1)
+        return weights * example_losses(self.loss, y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        loss = keras.saving.serialize_keras_object(self.loss)
+        return {"loss": loss, "pos_weight": self.pos_weight}
 
 
 @register
@@ -114,3 +142,25 @@ def _check_classes(classes: Iterable[Any], num_classes: int) -> None:
                 f"class_weights as a dict must have classes from 0 to {num_classes - 1} as keys. "
                 f"Received: class_weights={{{index!r}: ...}}"
             )
+
+
+@register
+class ProbabilityCrossentropy(keras.Loss):
+    """Binary cross-entropy with a gradient at probabilities far below 1e-7.
+
+    Keras's own clips probabilities at 1e-7. Products of probabilities can be smaller, and a
+    positive example would then have no gradient.
+    """
+
+    def __init__(self, name: str = "binary_crossentropy", **kwargs: Any) -> None:
+        super().__init__(name=name, **kwargs)
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return ops.mean(crossentropy(y_true, y_pred), axis=-1)
+
+
+def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
+    """Return the cross-entropy of each probability, of the shape of the labels."""
+    log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
+    log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
+    return -(y_true * log_positive + (1 - y_true) * log_negative)
