@@ -9,7 +9,7 @@ import numpy as np
 from ple_keras._checks import check_by_task, check_int, check_known_value
 from ple_keras._keras.internals import functional_outputs, mask_of
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Logs, Nested, TaskName, Tensor
+from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.callbacks._gate_statistics import unchanged_gate_statistics
 from ple_keras.callbacks._ranks import predictions_in_each_process
 from ple_keras.callbacks._task_predictions import prediction_masks, predictions_by_task
@@ -82,7 +82,7 @@ class GroupedAUC(keras.callbacks.Callback):
         groups: Tensor,
         tasks: Sequence[TaskName] | None = None,
         batch_size: int | None = None,
-        weighting: str = "rows",
+        weighting: GroupWeighting = "rows",
         name: str = "gauc",
     ) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ import keras
 
 from ple_keras._checks import check_known_keys
 from ple_keras._keras.internals import trained_and_logged
-from ple_keras._typing import MetricLike
+from ple_keras._typing import LearnedWeighting, MetricLike
 from ple_keras.heads.head import Head
 from ple_keras.losses.loss_weights import LossWeights
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -19,7 +19,7 @@ from ple_keras.metrics.replaced_auc import warn_if_auc_is_replaced
 def compile_arguments(
     heads: Sequence[Head],
     weights: LossWeights,
-    loss_weighting: str | None,
+    loss_weighting: LearnedWeighting | None,
     extra_metrics: Mapping[str, Sequence[MetricLike]] | None,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -108,7 +108,9 @@ def _warn_of_replaced_aucs(given: Any, replaced: Mapping[str, Sequence[MaskedMet
             warn_if_auc_is_replaced({f"metrics[{task!r}]": of_task}, stacklevel=5)
 
 
-def _check_weights_not_learned(loss_weighting: str | None, overrides: Mapping[str, Any]) -> None:
+def _check_weights_not_learned(
+    loss_weighting: LearnedWeighting | None, overrides: Mapping[str, Any]
+) -> None:
     if loss_weighting:
         raise ValueError(
             f"loss and loss_weights can't be overridden if loss_weighting is {loss_weighting!r}. "

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._typing import ByName, DType, Initializer, Shape, Tensor
+from ple_keras._typing import ByName, DType, Initializer, LearnedWeighting, Shape, Tensor
 from ple_keras.heads._heads_by_task import HeadsByTask
 from ple_keras.heads._joint_loss import joint_loss
 from ple_keras.losses.joint_losses import TrainedLoss
@@ -15,7 +15,7 @@ from ple_keras.losses.loss_weights import LossWeights
 class LossWeighting(HeadsByTask):
     """A base class that owns the variables that weigh the tasks' losses."""
 
-    def _init_loss_weights(self, loss_weighting: str | None) -> None:
+    def _init_loss_weights(self, loss_weighting: LearnedWeighting | None) -> None:
         if loss_weighting not in (None, "uncertainty"):
             raise ValueError(
                 'loss_weighting must be None or "uncertainty". '

@@ -10,7 +10,7 @@ from ple_keras._keras.children import built_names, deserialize_children, seriali
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._typing import ByName, MetricLike, Shape, Store, TaskName, Tensor
+from ple_keras._typing import ByName, LearnedWeighting, MetricLike, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, sort_products
 from ple_keras.heads._loss_weighting import LossWeighting
@@ -68,7 +68,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
     def __init__(
         self,
         heads: Sequence[Head] | Mapping[str, Head],
-        loss_weighting: str | None = None,
+        loss_weighting: LearnedWeighting | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ple_keras._checks import (
+    SHARED,
     check_bool,
     check_counts,
     check_int,
@@ -15,7 +16,7 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import ordered_attribute
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
+from ple_keras._typing import GateInput, LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.gate_arguments import TakesGateArguments
 from ple_keras.layers._level.gate_inputs import STREAM, GateInputs
 from ple_keras.layers._level.level import Level, build_bank
@@ -132,7 +133,7 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         expert_balance_regularizer: float = 0.0,
         *,
         isolate_task_experts: bool = False,
-        gate_reads: str = "stream",
+        gate_reads: GateInput = "stream",
         stack_experts: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -182,9 +183,13 @@ class CGCBlock(TakesGateArguments, LevelInspection, LevelShapes, LevelFiles, Fre
         return dict(self._wiring.task_experts)
 
     @property
-    def gate_reads(self) -> str:
+    def gate_reads(self) -> GateInput:
         """The input of the gates: "stream", "context" or "both"."""
         return self._gate_inputs.reads
+
+    def __repr__(self) -> str:
+        experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
+        return f"{super().__repr__()[:-1]}, experts={experts}>"
 
     def _takes(self, argument: str) -> bool:
         return argument != "gate_context" or self.gate_reads != STREAM

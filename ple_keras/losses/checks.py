@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._typing import LossLike
+from ple_keras._typing import LossLike, LossReduction
 
 
 def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
@@ -28,7 +28,7 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
 SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
 
 
-def check_reduction(reduction: str | None) -> str | None:
+def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
     """Return `reduction`; check that it is None or "sum_over_batch_size"."""
     if reduction not in (None, SUM_OVER_BATCH_SIZE):
         raise ValueError(

@@ -9,7 +9,7 @@ from keras import ops
 from ple_keras._checks import check_int
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
-from ple_keras._typing import DType, LossLike, Tensor
+from ple_keras._typing import DType, LossLike, LossReduction, Tensor
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
 from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss, check_reduction
@@ -82,7 +82,7 @@ class MaskedLoss(keras.Loss):
         self,
         loss: LossLike,
         missing_label: float = math.nan,
-        reduction: str | None = None,
+        reduction: LossReduction | None = None,
         label_width: int | None = None,
         name: str | None = None,
     ) -> None:

@@ -3,14 +3,14 @@
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value
-from ple_keras._typing import Tensor
+from ple_keras._typing import BinStrategy, Tensor
 from ple_keras.metrics._label_rows import check_valid, label_rows
 
 ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]
 
 
 def expected_calibration_error(
-    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: str = "quantile"
+    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: BinStrategy = "quantile"
 ) -> float:
     """Return the mean distance between predicted and observed frequencies, over bins.
 

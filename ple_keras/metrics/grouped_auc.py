@@ -6,14 +6,14 @@ import numpy as np
 
 from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.arrays import to_numpy
-from ple_keras._typing import Tensor
+from ple_keras._typing import GroupWeighting, Tensor
 from ple_keras.metrics._label_rows import check_valid, label_rows
 
 WEIGHTINGS = ("rows", "equal")
 
 
 def grouped_auc(
-    labels: Tensor, predictions: Tensor, groups: Tensor, weighting: str = "rows"
+    labels: Tensor, predictions: Tensor, groups: Tensor, weighting: GroupWeighting = "rows"
 ) -> float:
     """Return the mean over groups of the area under the ROC curve within each group.
 
@@ -127,7 +127,7 @@ class GroupedLabels:
         labelled = np.count_nonzero(is_labelled)
         self.share = float(self._counts.sum() / labelled) if labelled else float("nan")
 
-    def auc(self, predictions: np.ndarray, weighting: str) -> float:
+    def auc(self, predictions: np.ndarray, weighting: GroupWeighting) -> float:
         """Return the weighted mean of the AUC of the groups, see `grouped_auc`."""
         predictions = predictions[self._is_used]
         if not len(predictions) or np.isnan(predictions).any():

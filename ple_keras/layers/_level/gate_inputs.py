@@ -7,7 +7,7 @@ from keras import ops
 
 from ple_keras._checks import SHARED, check_features, check_keys, check_known_value, check_width
 from ple_keras._keras.internals import mask_of, set_mask
-from ple_keras._typing import ByName, Shape, Streams, Tensor
+from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
 from ple_keras.layers._level.gate_context import shape_of
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
@@ -24,8 +24,8 @@ class GateInputs:
         ValueError: If `reads` has another value.
     """
 
-    def __init__(self, reads: str, gates: Iterable[str]) -> None:
-        self.reads: str = check_known_value(reads, (STREAM, CONTEXT, BOTH), "gate_reads")
+    def __init__(self, reads: GateInput, gates: Iterable[str]) -> None:
+        self.reads: GateInput = check_known_value(reads, (STREAM, CONTEXT, BOTH), "gate_reads")
         self._gates = list(gates)
         self._widths: dict[str, int | None] = {}
 
