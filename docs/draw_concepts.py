@@ -9,7 +9,6 @@ from pathlib import Path
 from draw_architecture import save
 from matplotlib import pyplot as plt
 
-from ple_keras.plots._architecture_layout import SHARED_COLOR, TASK_COLORS
 from ple_keras.plots._canvas import (
     DASHED,
     DOTTED,
@@ -21,6 +20,7 @@ from ple_keras.plots._canvas import (
     Canvas,
     Point,
 )
+from ple_keras.plots.architecture import SHARED_COLOR, TASK_COLORS
 
 CLICK, BUY = TASK_COLORS[:2]
 BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches

@@ -1,7 +1,7 @@
 """Types for signatures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import keras
 import numpy as np
@@ -32,6 +32,14 @@ Initializer: TypeAlias = str | Callable[..., Tensor] | keras.Initializer
 Regularizer: TypeAlias = str | Callable[[Tensor], Tensor] | keras.Regularizer | None
 DType: TypeAlias = str | keras.DTypePolicy | None
 Logs: TypeAlias = dict[str, float] | None
+
+# Options, and None for the default where an argument has it.
+BinStrategy: TypeAlias = Literal["quantile", "uniform"]
+GateInput: TypeAlias = Literal["stream", "context", "both"]
+GroupWeighting: TypeAlias = Literal["rows", "equal"]
+LearnedWeighting: TypeAlias = Literal["uncertainty"]
+LossReduction: TypeAlias = Literal["sum_over_batch_size"]
+Normalization: TypeAlias = Literal["batch", "layer"]
 
 
 class HasTask(Protocol):

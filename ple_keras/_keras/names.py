@@ -1,8 +1,16 @@
-"""Names of losses and metrics."""
+"""Names of layers, losses and metrics."""
 
 import re
 
+import keras
+
 from ple_keras._typing import LossLike, MetricLike
+
+
+def automatic_name(prefix: str) -> str:
+    """Return a name for a layer, numbered as Keras numbers those that it chooses."""
+    number: int = keras.backend.get_uid(prefix) - 1
+    return f"{prefix}_{number}" if number else prefix
 
 
 def stable_name(named: LossLike | MetricLike) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ple_keras._checks import check_by_task, check_int, check_known_value, short_repr
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Logs, Nested, TaskName, Tensor
+from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.labels.alignment import check_shape, to_number_array
@@ -82,7 +82,7 @@ class GroupedAUC(keras.callbacks.Callback):
         groups: Tensor,
         tasks: Sequence[TaskName] | None = None,
         batch_size: int | None = None,
-        weighting: str = "rows",
+        weighting: GroupWeighting = "rows",
         name: str = "gauc",
     ) -> None:
         super().__init__()

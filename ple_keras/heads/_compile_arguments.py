@@ -9,7 +9,7 @@ import keras
 from ple_keras._checks import check_by_task, check_known_keys
 from ple_keras._keras.internals import trained_and_logged
 from ple_keras._keras.names import stable_name
-from ple_keras._typing import MetricLike
+from ple_keras._typing import LearnedWeighting, MetricLike
 from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.losses.joint_losses import LossWeights
@@ -19,7 +19,7 @@ from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, unused_
 def compile_arguments(
     heads: Sequence[Head],
     weights: LossWeights,
-    loss_weighting: str | None,
+    loss_weighting: LearnedWeighting | None,
     extra_metrics: Mapping[str, Sequence[MetricLike]] | None,
     overrides: Mapping[str, Any],
 ) -> dict[str, Any]:
@@ -133,7 +133,9 @@ def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetri
     return masked
 
 
-def _check_weights_not_learned(loss_weighting: str | None, overrides: Mapping[str, Any]) -> None:
+def _check_weights_not_learned(
+    loss_weighting: LearnedWeighting | None, overrides: Mapping[str, Any]
+) -> None:
     if loss_weighting:
         raise ValueError(
             f"loss and loss_weights can't be overridden if loss_weighting is {loss_weighting!r}. "

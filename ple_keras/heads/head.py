@@ -21,7 +21,15 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras._typing import (
+    Activation,
+    LayerLike,
+    LossLike,
+    LossReduction,
+    MetricLike,
+    Shape,
+    Tensor,
+)
 from ple_keras.labels.label_arrays import (
     check_array,
     check_class_indices,
@@ -102,7 +110,7 @@ class Head(SavesQuantization, FreezableLayer):
         tower: LayerLike | None = None,
         loss_weight: float = 1.0,
         missing_label: float = math.nan,
-        reduction: str | None = None,
+        reduction: LossReduction | None = None,
         extra_metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:

@@ -26,6 +26,7 @@ from ple_keras._typing import (
     ByName,
     DType,
     Initializer,
+    LearnedWeighting,
     MetricLike,
     Nested,
     Shape,
@@ -91,7 +92,7 @@ class TaskHeads(FreezableLayer):
     def __init__(
         self,
         heads: Sequence[Head] | Mapping[str, Head],
-        loss_weighting: str | None = None,
+        loss_weighting: LearnedWeighting | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import (
+    SHARED,
     check_bool,
     check_counts,
     check_int,
@@ -27,7 +28,16 @@ from ple_keras._keras.saving import (
     write_text,
 )
 from ple_keras._keras.untracked import Untracked
-from ple_keras._typing import LayerLike, Outputs, Shape, Store, Streams, StreamShapes, Tensor
+from ple_keras._typing import (
+    GateInput,
+    LayerLike,
+    Outputs,
+    Shape,
+    Store,
+    Streams,
+    StreamShapes,
+    Tensor,
+)
 from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring
@@ -150,7 +160,7 @@ class CGCBlock(FreezableLayer):
         expert_balance_regularizer: float = 0.0,
         *,
         isolate_task_experts: bool = False,
-        gate_reads: str = "stream",
+        gate_reads: GateInput = "stream",
         stack_experts: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -212,7 +222,7 @@ class CGCBlock(FreezableLayer):
         return dict(self._wiring.task_experts)
 
     @property
-    def gate_reads(self) -> str:
+    def gate_reads(self) -> GateInput:
         """The input of the gates: "stream", "context" or "both"."""
         return self._gate_inputs.reads
 
@@ -253,6 +263,10 @@ class CGCBlock(FreezableLayer):
         check_context(kwargs.get("gate_context"))
         build_without_context(self, *args)
         return super().__call__(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
+        return f"{super().__repr__()[:-1]}, experts={experts}>"
 
     def build(
         self,

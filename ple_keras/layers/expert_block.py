@@ -19,7 +19,7 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
 from ple_keras._keras.seeds import Dropout
-from ple_keras._typing import Activation, Initializer, Regularizer, Shape, Tensor
+from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
@@ -87,7 +87,7 @@ class ExpertBlock(SavesQuantization, FreezableLayer):
         units: int | Sequence[int],
         activation: Activation = "relu",
         dropout: float = 0.0,
-        normalization: str | None = None,
+        normalization: Normalization | None = None,
         use_bias: bool = True,
         kernel_initializer: Initializer = "glorot_uniform",
         bias_initializer: Initializer = "zeros",
@@ -208,7 +208,7 @@ def check_units(
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
 
 
-def _check_normalization(normalization: str | None) -> str | None:
+def _check_normalization(normalization: Normalization | None) -> Normalization | None:
     if normalization is None or normalization in tuple(NORMALIZATIONS):
         return normalization
     raise ValueError(

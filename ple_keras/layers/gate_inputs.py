@@ -17,7 +17,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.dtypes import dtype_name, is_number
 from ple_keras._keras.internals import mask_of, set_mask
-from ple_keras._typing import ByName, Shape, Streams, Tensor
+from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
 
@@ -33,8 +33,8 @@ class GateInputs:
         ValueError: If `reads` has another value.
     """
 
-    def __init__(self, reads: str, gates: Iterable[str]) -> None:
-        self.reads: str = check_known_value(reads, (STREAM, CONTEXT, BOTH), "gate_reads")
+    def __init__(self, reads: GateInput, gates: Iterable[str]) -> None:
+        self.reads: GateInput = check_known_value(reads, (STREAM, CONTEXT, BOTH), "gate_reads")
         self._gates = list(gates)
         self._widths: dict[str, int | None] = {}
 

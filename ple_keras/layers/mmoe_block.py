@@ -1,9 +1,8 @@
 """Multi-gate Mixture-of-Experts."""
 
-from typing import Any
-
-from ple_keras._checks import check_int, refuse_fixed
-from ple_keras._typing import LayerLike, Outputs
+from ple_keras._checks import check_int
+from ple_keras._keras.names import automatic_name
+from ple_keras._typing import DType, GateInput, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
 
 
@@ -15,7 +14,14 @@ def MMoEBlock(
     gate_softmax_temperature: float = 1.0,
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
-    **kwargs: Any,
+    *,
+    gate_dropout: float = 0.0,
+    expert_balance_regularizer: float = 0.0,
+    isolate_task_experts: bool = False,
+    gate_reads: GateInput = "stream",
+    stack_experts: bool = True,
+    dtype: DType = None,
+    trainable: bool = True,
 ) -> CGCBlock:
     """Multi-gate Mixture-of-Experts: shared experts and one gate per task.
 
@@ -31,10 +37,15 @@ def MMoEBlock(
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
-        name: The name of the block.
-        **kwargs: `gate_dropout`, `expert_balance_regularizer`, `gate_reads` and `stack_experts`, as
-            for CGCBlock, and arguments of `keras.layers.Layer`. `isolate_task_experts` has no
-            effect, since there are no task experts.
+        name: The name of the block, by default "mmoe_block", with a number for all but the first.
+        gate_dropout: The probability of dropping an expert in training, see `Gate`.
+        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        isolate_task_experts: Without an effect, since there are no task experts; as for PLEBlock.
+        gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
+        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, see
+            CGCBlock.
+        dtype: The dtype or dtype policy of the block.
+        trainable: Whether the weights are trained.
 
     Call arguments:
         inputs: A tensor `(..., D)` for all gates and experts, or a dict by stream, see CGCBlock.
@@ -63,7 +74,6 @@ def MMoEBlock(
     >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32)}
     """
-    refuse_fixed(kwargs, "add_shared_gate", "False for MMoEBlock")
     return CGCBlock(
         outputs,
         expert_block,
@@ -73,6 +83,12 @@ def MMoEBlock(
         gate_block=gate_block,
         gate_softmax_temperature=gate_softmax_temperature,
         enable_gate_weights_metrics=enable_gate_weights_metrics,
-        name=name,
-        **kwargs,
+        gate_dropout=gate_dropout,
+        expert_balance_regularizer=expert_balance_regularizer,
+        isolate_task_experts=isolate_task_experts,
+        gate_reads=gate_reads,
+        stack_experts=stack_experts,
+        name=automatic_name("mmoe_block") if name is None else name,
+        dtype=dtype,
+        trainable=trainable,
     )

@@ -5,8 +5,9 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_counts, check_int, refuse_fixed, task_names
-from ple_keras._typing import DType, LayerLike, Outputs
+from ple_keras._checks import check_counts, check_int, task_names
+from ple_keras._keras.names import automatic_name
+from ple_keras._typing import DType, GateInput, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.template import as_template
@@ -24,7 +25,14 @@ def PLEBlock(
     gate_softmax_temperature: float = 1.0,
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
-    **kwargs: Any,
+    *,
+    gate_dropout: float = 0.0,
+    expert_balance_regularizer: float = 0.0,
+    isolate_task_experts: bool = False,
+    gate_reads: GateInput = "stream",
+    stack_experts: bool = True,
+    dtype: DType = None,
+    trainable: bool = True,
 ) -> SequentialBlock:
     """Progressive Layered Extraction: a stack of levels, each with experts and gates.
 
@@ -48,9 +56,16 @@ def PLEBlock(
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
-        name: The name of the block.
-        **kwargs: Passed to every CGCBlock: `gate_dropout`, `expert_balance_regularizer`,
-            `isolate_task_experts`, `gate_reads`, `stack_experts`, `dtype`, `trainable`.
+        name: The name of the block, by default "ple_block", with a number for all but the first.
+        gate_dropout: The probability of dropping an expert in training, see `Gate`.
+        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        isolate_task_experts: Whether the shared gates mix `stop_gradient` of the task experts, see
+            CGCBlock.
+        gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
+        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, see
+            CGCBlock.
+        dtype: The dtype or dtype policy of the levels.
+        trainable: Whether the weights are trained.
 
     Call arguments:
         inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
@@ -91,10 +106,6 @@ def PLEBlock(
         check_int(count, argument, minimum=0)
         for argument, count in _by_level(num_shared_experts, num_layers, "num_shared_experts")
     ]
-    refuse_fixed(
-        kwargs, "add_shared_gate", "True in every level before a level with shared experts"
-    )
-    dtype = kwargs.get("dtype")
     blocks = [
         CGCBlock(
             outputs,
@@ -105,12 +116,19 @@ def PLEBlock(
             gate_block=_for_level(gate_block, "gate_block", level, dtype),
             gate_softmax_temperature=gate_softmax_temperature,
             enable_gate_weights_metrics=enable_gate_weights_metrics,
+            gate_dropout=gate_dropout,
+            expert_balance_regularizer=expert_balance_regularizer,
+            isolate_task_experts=isolate_task_experts,
+            gate_reads=gate_reads,
+            stack_experts=stack_experts,
             name=f"cgc_block_{level}",
-            **kwargs,
+            dtype=dtype,
+            trainable=trainable,
         )
         for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
     ]
-    return SequentialBlock(blocks, name=name, dtype=dtype, trainable=kwargs.get("trainable", True))
+    name = automatic_name("ple_block") if name is None else name
+    return SequentialBlock(blocks, name=name, dtype=dtype, trainable=trainable)
 
 
 def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:

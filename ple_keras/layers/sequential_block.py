@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._checks import check_bool
+from ple_keras._checks import check_bool, check_int
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
@@ -23,7 +23,8 @@ class SequentialBlock(FreezableLayer):
 
     The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
     block builds all its layers. The gates of all CGCBlocks in it can read one context, and the
-    block can return their weights.
+    block can return their weights. `block[0]`, `block["name"]` and `get_layer` return a layer;
+    `len` and iteration work as for a list.
 
     Args:
         layers: The layers, in the order in which they are called. Their names must differ.
@@ -71,23 +72,46 @@ class SequentialBlock(FreezableLayer):
         """The layers, in order."""
         return list(self._chain)
 
-    def get_layer(self, name: str) -> keras.Layer:
-        """Return the layer with the given name.
+    def get_layer(self, name: str | None = None, index: SupportsIndex | None = None) -> Any:
+        """Return a layer by its name or its index, as `keras.Sequential` does.
 
         Args:
             name: The name of one of `layers`.
+            index: The index of one of `layers`. Negative ones count from the end.
 
         Raises:
-            ValueError: If there is no such layer.
+            TypeError: If `index` is not an integer.
+            ValueError: If there is no such layer, or not exactly one of `name` and `index` is
+                given.
         """
-        for layer in self._chain:
-            if layer.name == name:
-                return layer
-        names = [layer.name for layer in self._chain]
-        raise ValueError(f"name must be one of {names}. Received: name={name!r}")
+        if (name is None) == (index is None):
+            raise ValueError(
+                "Exactly one of name and index must be given. "
+                f"Received: name={name!r}, index={index!r}"
+            )
+        if index is None:
+            try:
+                return self[str(name)]
+            except KeyError as error:
+                raise ValueError(*error.args) from None
+        position = check_int(index, "index", minimum=-len(self))
+        if position >= len(self):
+            raise ValueError(f"index must be below {len(self)}. Received: index={index!r}")
+        return self._chain[position]
 
-    def __getitem__(self, index: SupportsIndex | slice) -> Any:
-        return self.layers[index]
+    def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
+        """Return a layer by its name or its index, or a list of layers for a slice.
+
+        Raises:
+            KeyError: If no layer has the name.
+            IndexError: If there is no such index.
+        """
+        if not isinstance(key, str):
+            return self.layers[key]
+        by_name = {layer.name: layer for layer in self._chain}
+        if key not in by_name:
+            raise KeyError(f"name must be one of {list(by_name)}. Received: name={key!r}")
+        return by_name[key]
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.layers)
@@ -109,6 +133,9 @@ class SequentialBlock(FreezableLayer):
         check_context(kwargs.get("gate_context"))
         build_without_context(self, *args)
         return super().__call__(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}, layers={self.layers}>"
 
     def build(
         self,

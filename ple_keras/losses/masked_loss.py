@@ -11,7 +11,7 @@ from ple_keras._checks import check_int
 from ple_keras._keras.internals import drop_mask
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
-from ple_keras._typing import DType, LossLike, Tensor
+from ple_keras._typing import DType, LossLike, LossReduction, Tensor
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.labels.sample_space import example_weights, sample_space
 
@@ -84,7 +84,7 @@ class MaskedLoss(keras.Loss):
         self,
         loss: LossLike,
         missing_label: float = math.nan,
-        reduction: str | None = None,
+        reduction: LossReduction | None = None,
         label_width: int | None = None,
         name: str | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     return loss
 
 
-def check_reduction(reduction: str | None) -> str | None:
+def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
     """Return `reduction`; check that it is None or "sum_over_batch_size"."""
     if reduction not in (None, SUM_OVER_BATCH_SIZE):
         raise ValueError(

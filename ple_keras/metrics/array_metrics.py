@@ -6,7 +6,7 @@ import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, short_repr
 from ple_keras._keras.arrays import to_numpy
-from ple_keras._typing import Tensor
+from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.alignment import to_number_array
 
 WEIGHTINGS = ("rows", "equal")
@@ -14,7 +14,7 @@ ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]
 
 
 def expected_calibration_error(
-    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: str = "quantile"
+    labels: Tensor, predictions: Tensor, num_bins: int = 15, strategy: BinStrategy = "quantile"
 ) -> float:
     """Return the mean distance between predicted and observed frequencies, over bins.
 
@@ -72,7 +72,7 @@ def expected_calibration_error(
 
 
 def grouped_auc(
-    labels: Tensor, predictions: Tensor, groups: Tensor, weighting: str = "rows"
+    labels: Tensor, predictions: Tensor, groups: Tensor, weighting: GroupWeighting = "rows"
 ) -> float:
     """Return the mean over groups of the area under the ROC curve within each group.
 
@@ -186,7 +186,7 @@ class GroupedLabels:
         labelled = np.count_nonzero(is_labelled)
         self.share = float(self._counts.sum() / labelled) if labelled else float("nan")
 
-    def auc(self, predictions: np.ndarray, weighting: str) -> float:
+    def auc(self, predictions: np.ndarray, weighting: GroupWeighting) -> float:
         """Return the weighted mean of the AUC of the groups, see `grouped_auc`."""
         predictions = predictions[self._is_used]
         if not len(predictions) or np.isnan(predictions).any():

@@ -1,16 +1,12 @@
 """Boxes, lines and texts on Axes. Lengths are in inches, font sizes and line widths in points.
 
-It needs matplotlib: import it only after a call of `_pyplot.pyplot()`.
+The package works without matplotlib, so functions import it. `pyplot` says how to install it.
 """
 
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.font_manager import FontProperties
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
-from matplotlib.path import Path
-from matplotlib.textpath import TextPath
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Dash: TypeAlias = str | tuple[int, tuple[float, ...]]
 Point: TypeAlias = tuple[float, float]
@@ -25,13 +21,29 @@ DASHED: Dash = (0, (3, 2))
 DOTTED: Dash = (0, (1, 1.5))
 
 
+def pyplot() -> Any:
+    """Return `matplotlib.pyplot`."""
+    try:
+        from matplotlib import pyplot as module
+    except ModuleNotFoundError as error:
+        raise ImportError('plots require matplotlib: pip install "ple-keras[plot]"') from error
+    return module
+
+
+def check_axes(ax: Any, each: str = "") -> Any:
+    """Check that `ax` is one matplotlib Axes with a rectilinear projection; return it."""
+    if not isinstance(ax, pyplot().Axes) or ax.name != "rectilinear":
+        raise TypeError(f"ax must be a matplotlib Axes{each} or None. Received: ax={ax!r}")
+    return ax
+
+
 class Canvas:
     """Axes whose coordinates are inches, scaled from `size` to the size of the Axes.
 
     Boxes and texts are centered at the given points.
     """
 
-    def __init__(self, ax: Axes, size: Size) -> None:
+    def __init__(self, ax: "Axes", size: Size) -> None:
         self.ax = ax
         self.size = size
         scales = ax.bbox.width / size[0], ax.bbox.height / size[1]
@@ -64,6 +76,8 @@ class Canvas:
         radius: float = CORNER_RADIUS,
     ) -> None:
         """Draw a box with a text; `fill` is the opacity of its color."""
+        from matplotlib.colors import to_rgb
+
         corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
         face = tuple(1 - fill * (1 - channel) for channel in to_rgb(color))
         self._rectangle(
@@ -80,6 +94,9 @@ class Canvas:
 
     def line(self, *points: Point, color: str, arrow: bool = True, dash: Dash = SOLID) -> None:
         """Draw a line through the points, with an arrow head at the last point."""
+        from matplotlib.patches import FancyArrowPatch
+        from matplotlib.path import Path
+
         style = "-|>,head_length=0.35,head_width=0.16" if arrow else "-"
         line = FancyArrowPatch(
             path=Path(points),
@@ -93,12 +110,17 @@ class Canvas:
         self.ax.add_patch(line)
 
     def _rectangle(self, corner: Point, size: Size, radius: float, **style: Any) -> None:
+        from matplotlib.patches import FancyBboxPatch
+
         shape = f"round,pad=0,rounding_size={radius}"
         self.ax.add_patch(FancyBboxPatch(corner, size[0], size[1], shape, **style))
 
 
 def text_width(text: str, size: float = TEXT_SIZE, **font: Any) -> float:
     """Return the width of one line of text."""
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.textpath import TextPath
+
     literal = text.replace("$", r"\$")
     path = TextPath((0, 0), literal, size=size, prop=FontProperties(**font))
     return float(path.get_extents().width) / POINTS_PER_INCH

@@ -7,7 +7,7 @@ import numpy as np
 
 from ple_keras.inspection.gate_report import GateReport
 from ple_keras.inspection.level_use import LevelUse
-from ple_keras.plots._pyplot import check_axes, pyplot
+from ple_keras.plots._canvas import check_axes, pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -176,11 +176,6 @@ METHODS = {
         lambda block: block.gate_weights(features(2, 5)),
         r"must be built or called before.*Received: built=False$",
     ),
-    "get_layer_unknown": (
-        lambda: pk.PLEBlock(2, ["a"], 3),
-        lambda ple: ple.get_layer("cgc_block_2"),
-        r"one of \['cgc_block_0', 'cgc_block_1'\]\. Received: name='cgc_block_2'$",
-    ),
     "expert_outputs_of_another_width": (
         lambda: built(pk.CGCBlock(["a"], 3)),
         lambda block: block.expert_outputs(features(2, 6)),

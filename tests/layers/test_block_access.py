@@ -1,0 +1,143 @@
+"""Arguments, names, representation and layers of PLEBlock, MMoEBlock and SequentialBlock."""
+
+import inspect
+import typing
+
+import keras
+import pytest
+
+import ple_keras as pk
+from ple_keras import _typing
+from tests.refusals import check_refused, table
+
+OF_ANCESTOR = [
+    "gate_block",
+    "gate_softmax_temperature",
+    "enable_gate_weights_metrics",
+    "name",
+]
+OF_LEVELS = [
+    "gate_dropout",
+    "expert_balance_regularizer",
+    "isolate_task_experts",
+    "gate_reads",
+    "stack_experts",
+]
+
+
+@pytest.mark.parametrize(
+    ("block", "first"),
+    [
+        (
+            pk.PLEBlock,
+            ["num_layers", "outputs", "expert_block", "num_task_experts", "num_shared_experts"],
+        ),
+        (pk.MMoEBlock, ["outputs", "expert_block", "num_experts"]),
+    ],
+)
+def test_all_arguments_are_named_and_the_ancestor_s_come_first(block, first):
+    parameters = inspect.signature(block).parameters
+    assert list(parameters) == [*first, *OF_ANCESTOR, *OF_LEVELS, "dtype", "trainable"]
+    of_level = inspect.signature(pk.CGCBlock).parameters
+    assert {name: parameters[name].default for name in OF_LEVELS} == {
+        name: of_level[name].default for name in OF_LEVELS
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"gate_dropout": 0.25, "gate_reads": "both", "stack_experts": False, "trainable": False},
+        {
+            "expert_balance_regularizer": 0.5,
+            "isolate_task_experts": True,
+            "gate_softmax_temperature": 2.0,
+            "enable_gate_weights_metrics": True,
+        },
+    ],
+)
+def test_the_levels_get_the_arguments(arguments):
+    blocks = [*pk.PLEBlock(2, ["a"], 3, **arguments), pk.MMoEBlock(["a"], 3, 2, **arguments)]
+    for block in blocks:
+        config = block.get_config()
+        assert {name: config[name] for name in arguments} == arguments
+    block = pk.MMoEBlock(["a"], 3, 2, dtype="mixed_bfloat16", gate_block=4)
+    assert block.compute_dtype == "bfloat16"
+    assert block.get_config()["gate_block"]
+
+
+def test_blocks_without_a_name_are_numbered_as_keras_does():
+    keras.backend.clear_session()
+    names = [pk.PLEBlock(1, ["a"], 3).name for _ in range(3)]
+    assert names == ["ple_block", "ple_block_1", "ple_block_2"]
+    assert [pk.MMoEBlock(["a"], 3, 2).name for _ in range(2)] == ["mmoe_block", "mmoe_block_1"]
+    assert [keras.layers.Dense(1).name for _ in range(2)] == ["dense", "dense_1"]
+
+
+def test_the_representation_shows_levels_and_experts():
+    ple = pk.PLEBlock(2, ["a", "b"], 3, {"a": 2, "b": 1}, [2, 0], name="ple")
+    assert repr(ple) == (
+        "<SequentialBlock name=ple, built=False, layers=["
+        "<CGCBlock name=cgc_block_0, built=False, experts={'a': 2, 'b': 1, 'shared': 2}>, "
+        "<CGCBlock name=cgc_block_1, built=False, experts={'a': 2, 'b': 1, 'shared': 0}>]>"
+    )
+
+
+def test_layers_are_found_by_name_and_index():
+    ple = pk.PLEBlock(2, ["a"], 3)
+    first, second = ple.layers
+    assert ple["cgc_block_1"] is ple.get_layer("cgc_block_1") is second
+    assert ple[0] is ple.get_layer(index=0) is ple.get_layer(index=-2) is first
+    assert ple[-1] is second
+    assert ple[:1] == [first]
+
+
+def test_a_summary_shows_the_levels():
+    ple = pk.PLEBlock(2, ["a"], 3, name="ple")
+    inputs = keras.Input((3,))
+    lines = []
+    keras.Model(inputs, ple(inputs)).summary(expand_nested=True, print_fn=lines.append)
+    assert all(name in "\n".join(lines) for name in ("ple", "cgc_block_0", "cgc_block_1"))
+
+
+BAD_ACCESS = {
+    "neither": ({}, ValueError, r"Exactly one.*name=None, index=None$"),
+    "both": ({"name": "cgc_block_0", "index": 0}, ValueError, r"name='cgc_block_0', index=0$"),
+    "unknown_name": (
+        {"name": "x"},
+        ValueError,
+        r"one of \['cgc_block_0', 'cgc_block_1'\]\. Received: name='x'$",
+    ),
+    "large_index": ({"index": 2}, ValueError, r"index must be below 2\. Received: index=2$"),
+    "small_index": ({"index": -3}, ValueError, r"index must be at least -2\. Received: index=-3$"),
+    "no_index": ({"index": "0"}, TypeError, r"index must be an integer\. Received: index='0'$"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), table(BAD_ACCESS))
+def test_get_layer_refuses_what_names_no_layer(arguments, error, message):
+    ple = pk.PLEBlock(2, ["a"], 3)
+    check_refused(lambda: ple.get_layer(**arguments), error, message)
+
+
+def test_an_unknown_name_in_brackets_is_a_key_error_that_names_the_layers():
+    with pytest.raises(KeyError, match=r"one of \['cgc_block_0'\]\. Received: name='x'"):
+        pk.PLEBlock(1, ["a"], 3)["x"]
+
+
+OPTIONS = {
+    "GateInput": lambda x: pk.CGCBlock(["a"], 3, gate_reads=x),
+    "Normalization": lambda x: pk.ExpertBlock(3, normalization=x),
+    "LossReduction": lambda x: pk.Head("a", reduction=x),
+    "LearnedWeighting": lambda x: pk.TaskHeads([pk.BinaryHead("a")], loss_weighting=x),
+    "GroupWeighting": lambda x: pk.grouped_auc([0, 1], [0.1, 0.9], [1, 1], weighting=x),
+    "BinStrategy": lambda x: pk.expected_calibration_error([0, 1], [0.1, 0.9], strategy=x),
+}
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_the_values_in_a_signature_are_accepted_and_no_others(name):
+    for value in typing.get_args(getattr(_typing, name)):
+        OPTIONS[name](value)
+    with pytest.raises(ValueError, match=r"Received: .*='x'"):
+        OPTIONS[name]("x")
