@@ -7,7 +7,8 @@ from keras import ops
 
 from ple_keras._typing import Streams, Tensor
 from ple_keras.inspection._counting_observer import CountingObserver
-from ple_keras.inspection._gradients import ObserveInput
+
+ObserveInput = Callable[[str, Tensor], Tensor]
 
 
 class InputObserver(CountingObserver):
