@@ -20,9 +20,10 @@ GROUPS = {
 # Classes whose objects a result holds. They are not public names, and have no pages.
 PARTS = {
     "GateReport": [
-        "ple_keras.inspection.level_use.LevelUse",
-        "ple_keras.inspection.level_use.GateUse",
-        "ple_keras.inspection.level_use.ExpertUse",
+        "ple_keras.inspection.gate_report.LevelUse",
+        "ple_keras.inspection.gate_report.LevelOptions",
+        "ple_keras.inspection.gate_report.GateUse",
+        "ple_keras.inspection.gate_report.ExpertUse",
         "ple_keras.inspection.prediction_use.PredictionUse",
     ]
 }

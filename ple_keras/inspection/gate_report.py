@@ -1,7 +1,8 @@
 """A report on the use of a model's gates and experts, with warnings."""
 
 import math
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from itertools import chain
@@ -18,25 +19,108 @@ from ple_keras._keras.walking import find_layers
 from ple_keras._typing import ByName, Nested, Streams, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.inspection._observed_model import observe_model
-from ple_keras.inspection._report_text import format_report
-from ple_keras.inspection._report_warnings import (
-    COLLAPSED_WEIGHT,
-    input_warnings,
-    prediction_warnings,
-    report_warnings,
-)
 from ple_keras.inspection.gradient_conflict import conflict_of_batches
-from ple_keras.inspection.level_use import ExpertUse, GateUse, LevelUse
 from ple_keras.inspection.levels import built_levels
 from ple_keras.inspection.prediction_use import (
     PredictionUse,
     labels_by_task,
     prediction_use,
+    prediction_warnings,
     predictions_of,
 )
 from ple_keras.layers.cgc_block import CGCBlock
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
+COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
+# Thresholds of the warnings:
+LARGE_INPUT = 50  # root mean square; one of 30 had no effect on random data, 100 lowered the AUC
+LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a shared expert
+UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
+DEAD_UNITS_SHARE = 0.5  # of an expert's units
+CONFLICT_COSINE = -0.2  # between the gradients of two tasks
+EVEN_ENTROPY = 0.99  # of a gate, with
+EVEN_SPREAD = 0.02  # of each weight over the examples
+# Of the text:
+WIDTH = 100  # in letters
+MAX_ITEMS = 16  # in a list
+Row = Sequence[str]
+
+
+@dataclass(frozen=True)
+class GateUse:
+    """Weights of a gate over the examples.
+
+    Attributes:
+        mean: The mean weight of each expert.
+        spread: The standard deviation of each expert's weight over the examples.
+        entropy: The mean entropy divided by that of uniform weights, in [0, 1]; 0 with one expert.
+        max: The mean of the largest weight.
+        over_95: The share of examples whose largest weight is over 0.95.
+        not_finite: The number of examples with non-finite weights, left out of all else.
+    """
+
+    mean: dict[str, float]
+    spread: dict[str, float]
+    entropy: float
+    max: float
+    over_95: float
+    not_finite: int
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """Use of an expert by the gates.
+
+    Attributes:
+        weight: The mean weight of the expert in each gate that reads it.
+        share: For a shared expert, each task's share of the task gates' weights, summing to 1.
+        dead_units: The share of the expert's outputs that are 0 for at least 99 % of the examples.
+    """
+
+    weight: dict[str, float]
+    share: dict[str, float]
+    dead_units: float
+
+
+@dataclass(frozen=True)
+class LevelOptions:
+    """Options of a level that the advice of a report takes into account.
+
+    Attributes:
+        gate_softmax_temperature: As for `CGCBlock`, and so are the next three.
+        gate_dropout: The probability of dropping an expert.
+        expert_balance_regularizer: The coefficient of the loss against unused experts.
+        gate_reads: The input of the gates.
+        has_gate_block: Whether the gates have a `gate_block`.
+    """
+
+    gate_softmax_temperature: float
+    gate_dropout: float
+    expert_balance_regularizer: float
+    gate_reads: str
+    has_gate_block: bool
+
+
+@dataclass(frozen=True)
+class LevelUse:
+    """Use of a level's gates and experts, and gradient conflicts if labels were given.
+
+    Attributes:
+        gates: The use of each gate.
+        experts: The use of each expert.
+        conflict: The cosines of `gradient_conflict`.
+        isolated: Whether the shared gate mixes task experts without training them.
+        input_scale: The largest root mean square, over the examples, of a number that the level
+            reads. Masked positions, NaN and the context of gates are left out.
+        options: The options of the level.
+    """
+
+    gates: dict[str, GateUse]
+    experts: dict[str, ExpertUse]
+    conflict: dict[str, dict[tuple[str, str], float]]
+    isolated: bool
+    input_scale: float
+    options: LevelOptions
 
 
 @dataclass(frozen=True)
@@ -45,8 +129,8 @@ class GateReport:
 
     Attributes:
         examples: The number of examples.
-        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts`, `conflict` and
-            `input_scale`.
+        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts`, `conflict`, `isolated`,
+            `input_scale` and `options`.
         predictions: `{task: PredictionUse}` for the tasks of the model's heads. A PredictionUse
             has `deviation`, `labels`, `calibration` and `expected_positives`.
 
@@ -67,8 +151,8 @@ class GateReport:
     def warnings(self) -> list[str]:
         """Warnings about inputs, predictions, gates and experts, each with remedies."""
         of_tasks = (prediction_warnings(task, use) for task, use in self.predictions.items())
-        of_levels = (report_warnings(level, use) for level, use in self.levels.items())
-        return list(chain(input_warnings(self.levels), *of_tasks, *of_levels))
+        of_levels = (_level_warnings(level, use) for level, use in self.levels.items())
+        return list(chain(_input_warnings(self.levels), *of_tasks, *of_levels))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
@@ -80,7 +164,7 @@ class GateReport:
         }
 
     def __str__(self) -> str:
-        return format_report(self)
+        return _format(self)
 
 
 def gate_report(
@@ -139,7 +223,8 @@ def gate_report(
         experts = _expert_uses(levels[level], gates, of_level["zeros"])
         isolated = levels[level]._wiring.is_isolated
         scale = _input_scale(of_level["input_squares"])
-        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated, scale)
+        options = _options(levels[level])
+        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated, scale, options)
     examples = int(next(iter(figures.values()))["examples"].sum())
     labels = labels_by_task(labels_of_batches, heads)
     of_tasks = {
@@ -235,6 +320,16 @@ def _expert_uses(
     return uses
 
 
+def _options(block: CGCBlock) -> LevelOptions:
+    return LevelOptions(
+        block.gate_softmax_temperature,
+        block.gate_dropout,
+        block.expert_balance_regularizer,
+        block.gate_reads,
+        block._gate_template is not None,
+    )
+
+
 def _to_json(value: object) -> Any:
     """Return nested dicts with strings as keys, and None for NaN and infinity."""
     if isinstance(value, dict):
@@ -243,3 +338,196 @@ def _to_json(value: object) -> Any:
             for key, item in value.items()
         }
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _input_warnings(levels: Mapping[str, LevelUse]) -> Iterator[str]:
+    """Yield a warning for the first level with a large input, since later ones read its outputs."""
+    large = [level for level, use in levels.items() if use.input_scale > LARGE_INPUT]
+    for level in large[:1]:
+        yield (
+            f"{level}: an input is large, with a root mean square of "
+            f"{levels[level].input_scale:,.0f}. Scale numbers before the block, such as with "
+            "keras.layers.Normalization."
+        )
+
+
+def _level_warnings(level: str, use: LevelUse) -> Iterator[str]:
+    options = use.options
+    for gate, gate_use in use.gates.items():
+        if gate_use.not_finite:
+            yield (
+                f"{level}: the gate of {gate} returns non-finite weights for "
+                f"{gate_use.not_finite} examples, which this report leaves out. Check x and the "
+                "model's weights for NaN and infinity."
+            )
+        if len(gate_use.mean) > 1 and gate_use.over_95 > LARGE_SHARE:
+            top_expert = max(gate_use.mean, key=gate_use.mean.__getitem__)
+            is_same_expert = gate_use.mean[top_expert] > COLLAPSED_WEIGHT
+            yield (
+                f"{level}: the gate of {gate} has collapsed onto "
+                f"{top_expert if is_same_expert else 'one expert per example'}, with a weight over "
+                f"{COLLAPSED_WEIGHT} for {_percent(gate_use.over_95)} of the examples. Try "
+                f"{_temperature('higher', options)}, {_dropout(options)} or {_balance(options)}."
+            )
+        elif gate_use.entropy >= EVEN_ENTROPY and max(gate_use.spread.values()) <= EVEN_SPREAD:
+            yield (
+                f"{level}: the gate of {gate} gives every example almost equal weights, with an "
+                f"entropy of {gate_use.entropy:.3f}. Try {_remedies_for_even_gates(options)}."
+            )
+    num_experts = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
+    for expert, expert_use in use.experts.items():
+        yield from _expert_warnings(f"{level}: {expert}", expert_use, num_experts, options)
+    for place, cosines in use.conflict.items():
+        conflicts = sorted(
+            (cosine, pair) for pair, cosine in cosines.items() if cosine < CONFLICT_COSINE
+        )
+        if conflicts:
+            cosine, (first, second) = conflicts[0]
+            others = f" (and {len(conflicts) - 1} other pairs)" if conflicts[1:] else ""
+            yield (
+                f"{level}: the gradients of {first} and {second}{others} conflict in {place}, "
+                f"with a cosine of {cosine:.2f}. Try {_remedies_for_conflicts(use)}."
+            )
+
+
+def _expert_warnings(
+    expert: str, use: ExpertUse, num_experts: Mapping[str, int], options: LevelOptions
+) -> Iterator[str]:
+    """Yield the warnings of an expert; `num_experts` is the number of experts of each gate."""
+    if all(weight * num_experts[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
+        yield (
+            f"{expert} is almost unused: each gate gives it less than {_percent(UNUSED_SHARE)} of "
+            f"a uniform weight. Try fewer experts, {_dropout(options)} or {_balance(options)}."
+        )
+    elif len(use.share) > 1 and max(use.share.values()) > LARGE_SHARE:
+        task = max(use.share, key=use.share.__getitem__)
+        yield (
+            f"{expert} is used almost only by {task}, with {_percent(use.share[task])} of the "
+            f"tasks' weight. Try {_dropout(options)}, or one more task expert for {task}."
+        )
+    if use.dead_units > DEAD_UNITS_SHARE:
+        yield (
+            f"{expert} has {_percent(use.dead_units)} dead units, 0 for almost every example. Try "
+            'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
+        )
+
+
+def _temperature(direction: str, options: LevelOptions) -> str:
+    value = options.gate_softmax_temperature
+    return f"a {direction} gate_softmax_temperature" + ("" if value == 1 else f" than {value:g}")
+
+
+def _dropout(options: LevelOptions) -> str:
+    return _higher("gate_dropout", 0.1, options.gate_dropout)
+
+
+def _balance(options: LevelOptions) -> str:
+    return _higher("expert_balance_regularizer", 0.01, options.expert_balance_regularizer)
+
+
+def _higher(argument: str, first: float, value: float) -> str:
+    """Return the advice to set an argument to `first`, or to more than its value if it is that."""
+    return f"{argument}={first}" if value < first else f"a higher {argument} than {value:g}"
+
+
+def _remedies_for_even_gates(options: LevelOptions) -> str:
+    remedies = ["more training", _temperature("lower", options)]
+    if not options.has_gate_block:
+        remedies.append("a gate_block")
+    if options.expert_balance_regularizer:
+        coefficient = options.expert_balance_regularizer
+        remedies.append(f"a lower expert_balance_regularizer than {coefficient:g}")
+    if options.gate_reads == "context":
+        remedies.append('gate_reads="both"')
+    return f"{', '.join(remedies[:-1])} or {remedies[-1]}"
+
+
+def _remedies_for_conflicts(use: LevelUse) -> str:
+    has_task_experts = any(not expert.startswith(f"{SHARED}/") for expert in use.experts)
+    if SHARED in use.gates and has_task_experts and not use.isolated:
+        return "more task experts, or isolate_task_experts=True if a task is worse than alone"
+    return "more task experts"
+
+
+def _format(report: GateReport) -> str:
+    """Return the tables of every level of a GateReport, and its warnings."""
+    blocks = [f"Gates and experts over {report.examples:,} examples"]
+    for level, use in report.levels.items():
+        title = f"{level} (isolated: the shared gate does not train task experts)"
+        title = title if use.isolated else level
+        lines = [title, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
+        if any(use.conflict.values()):
+            lines += _table(_conflict_rows(use.conflict))
+        blocks.append("\n".join(lines))
+    if report.warnings:
+        wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
+        blocks.append("\n".join(["Warnings", *map(wrap.fill, report.warnings)]))
+    return "\n\n".join(blocks)
+
+
+def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
+    yield "gate", "entropy", "largest weight", "over 0.95", "mean weight ± standard deviation"
+    for gate, use in gates.items():
+        weights = (
+            f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
+        )
+        entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
+        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _join(weights)
+
+
+def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
+    yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
+    for expert, use in experts.items():
+        shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
+        weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
+        yield expert, _percent(use.dead_units), _join(weights)
+
+
+def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
+    yield "gradients of", "cosine between tasks"
+    for place, cosines in conflict.items():
+        if len(cosines) > MAX_ITEMS:  # the strongest conflicts first, since the list is cut
+            cosines = dict(sorted(cosines.items(), key=lambda item: item[1]))
+        yield place, _join(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
+
+
+def _cosine(cosine: float) -> str:
+    return "undefined" if math.isnan(cosine) else f"{cosine:+.2f}"
+
+
+def _join(items: Iterable[str]) -> str:
+    """Return the first MAX_ITEMS items and the number of the others."""
+    first, rest = (items := list(items))[:MAX_ITEMS], items[MAX_ITEMS:]
+    return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
+
+
+def _percent(share: float) -> str:
+    """Return a share as text, in tables and warnings alike."""
+    return f"{100 * share:.0f} %"
+
+
+def _table(rows: Iterable[Row]) -> list[str]:
+    """Return lines with the first column left-aligned, the last wrapped, others right-aligned."""
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
+    lines = []
+    for first, *middle, last in rows:
+        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(middle, widths[1:]))]
+        start = "  " + "".join(f"{cell}  " for cell in cells)
+        room = max(WIDTH - len(start), WIDTH // 3)
+        wrapped = _wrap(last, room)
+        lines += [start + wrapped[0], *(" " * len(start) + line for line in wrapped[1:])]
+    return [line.rstrip() for line in lines]
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    """Wrap a text after commas."""
+    lines = [""]
+    for item in text.split(", "):
+        joined = f"{lines[-1]}, {item}" if lines[-1] else item
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines[-1] += ","
+            lines.append(item)
+    return lines

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
 from itertools import combinations
 from typing import Any
 
@@ -11,20 +12,29 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED, check_by_task, short_repr
+from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.batches import Batches
-from ple_keras._typing import Index, Nested, Streams, Tensor
+from ple_keras._keras.walking import find_layers
+from ple_keras._typing import Index, LossFunction, Nested, Streams, Tensor
+from ple_keras.heads.head import Head
+from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
-from ple_keras.inspection._gradients import Batch, Losses, ObserveInput, gradient_function
-from ple_keras.inspection._task_losses import TaskLosses, scaled_loss, task_losses
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
+from ple_keras.losses.joint_losses import TrainedLoss
+from ple_keras.losses.masked_loss import MaskedLoss
 
 INPUT = "input"
 Levels = Mapping[str, CGCBlock]
 Place = tuple[str, str]  # a level and one of its shared experts, or "input"
 Cosines = dict[tuple[str, str], float]
+TaskLosses = Mapping[str, Callable[..., Any]]
+ObserveInput = Callable[[str, Tensor], Tensor]  # of a level's input
+Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
+Losses = Callable[[Batch, ObserveInput], list[Tensor]]
+Gradients = tuple[list[np.ndarray], dict[str, np.ndarray]]
 
 
 def gradient_conflict(
@@ -88,7 +98,7 @@ def gradient_conflict(
 def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cosines]]:
     """Return `gradient_conflict` of batches of `(x, y)`."""
     levels = built_levels(model)
-    losses = task_losses(model, levels)
+    losses = _task_losses(model, levels)
     cosines_of = _cosine_function(model, levels, losses)
     by_batch = [cosines_of(features, _select_labels(y, losses)) for features, y in batches]
     if not by_batch:
@@ -153,16 +163,16 @@ def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Lo
     """Return a function from a batch to the tasks' losses that observes the levels' inputs."""
     names = {id(block): level for level, block in levels.items()}
 
-    def compute(batch: Batch, observe: ObserveInput) -> list[Tensor]:
+    def losses_of(batch: Batch, observe: ObserveInput) -> list[Tensor]:
         x, y = batch
         with Observer(names, partial(_observe_tensor, levels, observe)) as observer:
             predictions = _predict(model, x)
         if observer.repeated:
             raise repeated_run_error(model, observer.repeated)
         _check_predictions(predictions, losses, model)
-        return [scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
+        return [_scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
-    return compute
+    return losses_of
 
 
 def _observe_tensor(levels: Levels, observe: ObserveInput, level: str, inputs: Streams) -> Streams:
@@ -221,3 +231,170 @@ def _mean_without_nan(batches: list[np.ndarray]) -> np.ndarray:
     stack = np.stack(batches)
     count = np.count_nonzero(~np.isnan(stack), axis=0)
     return np.where(count, np.nansum(stack, axis=0) / np.maximum(count, 1), math.nan)
+
+
+def _task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
+    """Return the loss of each trained task, in task order."""
+    heads = {head.task: head for head in find_layers(model, Head)}
+    compiled = getattr(model, "loss", None)
+    if isinstance(compiled, Mapping):
+        losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
+    elif compiled is not None:
+        raise ValueError(
+            "model must be compiled with a dict of losses by task. "
+            f"Received: model.loss={compiled!r}"
+        )
+    else:
+        losses = {task: head.new_loss() for task, head in heads.items()}
+    tasks = [task for layer in find_layers(model, TaskHeads) for task in layer.trained_tasks]
+    tasks += [task for block in levels.values() for task in block.task_names]
+    tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
+    if not tasks:
+        raise ValueError(
+            "model must have TaskHeads, or be compiled with a dict of losses by task. "
+            f"Received: model={model!r}, model.loss={compiled!r}"
+        )
+    return {task: losses[task] for task in tasks}
+
+
+def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
+    """Return the compiled loss of a task, without its loss weight."""
+    losses = [item for item in keras.tree.flatten(loss) if item is not None]
+    if task in heads and any(isinstance(item, TrainedLoss) for item in losses):
+        return heads[task].new_loss()
+    if len(losses) > 1:
+        raise ValueError(
+            f"model must be compiled with one loss per task. Received: loss[{task!r}]={loss!r}"
+        )
+    found = keras.losses.get(losses[0] if losses else None)
+    return found if found is None or isinstance(found, keras.Loss) else MaskedLoss(found)
+
+
+def _scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Tensor:
+    """Return a task's loss times about the square root of the number of examples.
+
+    Cosines are invariant to this scale. In float16, gradients of a mean over many examples
+    underflow, and those of a sum overflow; the square root keeps both in range. A power of 2
+    adds no rounding error.
+    """
+    examples = max(math.prod(predictions.shape[:-1]), 1)
+    return 2.0 ** round(math.log2(examples) / 2) * ops.mean(loss(labels, predictions))
+
+
+def gradient_function(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Gradients]:
+    """Return a function from a batch to the gradients of its losses. It changes no state.
+
+    Args:
+        losses: Takes a batch and a function `observe`, and returns scalars. `observe` takes a
+            name and a tensor. It returns the tensor to use instead, whose gradient is computed.
+        variables: The variables to differentiate by.
+        model: The layer that holds all variables that `losses` reads.
+
+    Returns:
+        A function that returns float64 arrays `(losses, *shape)`: a list for the variables, and a
+        dict by name for the observed tensors. A gradient is 0 if the loss does not depend on it.
+    """
+    functions = {"tensorflow": _tensorflow_function, "jax": _jax_function, "torch": _torch_function}
+    gradients_of = functions[keras.backend.backend()](losses, variables, model)
+    return lambda batch: keras.tree.map_structure(
+        lambda gradient: to_numpy(gradient).astype("float64"), gradients_of(batch)
+    )
+
+
+def _tensorflow_function(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
+    tf: Any = import_module("tensorflow")
+
+    def gradients_of(batch: Batch) -> Any:
+        observed = {}
+
+        def observe(name: str, tensor: Tensor) -> Tensor:
+            observed[name] = tf.identity(tensor)
+            tape.watch(observed[name])
+            return observed[name]
+
+        with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
+            values = losses(batch, observe)
+        sources = ([variable.value for variable in variables], observed)
+        gradients = [
+            tape.gradient(value, sources, unconnected_gradients="zero") for value in values
+        ]
+        return tf.nest.map_structure(lambda *by_loss: tf.stack(by_loss), *gradients)
+
+    return gradients_of
+
+
+def _torch_function(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
+    torch: Any = import_module("torch")
+
+    def gradients_of(batch: Batch) -> Any:
+        observed = {}
+
+        def observe(name: str, tensor: Tensor) -> Tensor:
+            observed[name] = tensor.clone().requires_grad_()
+            return observed[name]
+
+        with torch.enable_grad(), keras.StatelessScope():
+            values = losses(batch, observe)
+        sources = [*(variable.value for variable in variables), *observed.values()]
+        rows = [_torch_gradients(value, sources) for value in values]
+        stacks = [torch.stack(by_loss) for by_loss in zip(*rows)]
+        return stacks[: len(variables)], dict(zip(observed, stacks[len(variables) :]))
+
+    return gradients_of
+
+
+def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Tensor]:
+    torch: Any = import_module("torch")
+
+    if not (sources and value.requires_grad):
+        return [torch.zeros_like(source) for source in sources]
+    gradients = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
+    return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, gradients)]
+
+
+def _jax_function(
+    losses: Losses, variables: list[keras.Variable], model: keras.Layer
+) -> Callable[[Batch], Any]:
+    jax: Any = import_module("jax")
+    jnp = jax.numpy
+
+    variable_ids = {id(variable) for variable in variables}
+    others = [variable for variable in model.variables if id(variable) not in variable_ids]
+
+    def run(
+        values: list[Tensor], rest: list[Tensor], batch: Batch, observe: ObserveInput
+    ) -> Tensor:
+        state = zip([*variables, *others], [*values, *rest])
+        with keras.StatelessScope(list(state)):
+            return jnp.stack(losses(batch, observe))
+
+    def observed(values: Tensor, rest: list[Tensor], batch: Batch) -> dict[str, Tensor]:
+        tensors = {}
+
+        def observe(name: str, tensor: Tensor) -> Tensor:
+            tensors[name] = tensor
+            return tensor
+
+        run(values, rest, batch, observe)
+        return tensors
+
+    def gradients_of(values: Tensor, rest: list[Tensor], batch: Batch) -> Any:
+        shapes = jax.eval_shape(observed, values, rest, batch)
+        deltas = jax.tree.map(jnp.zeros_like, shapes)
+
+        def run_shifted(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Tensor:
+            return run(values, rest, batch, lambda name, tensor: tensor + deltas[name])
+
+        return jax.jacrev(run_shifted, argnums=(0, 1))(values, deltas)
+
+    if getattr(model, "jit_compile", True) and not getattr(model, "run_eagerly", False):
+        gradients_of = jax.jit(gradients_of)
+    return lambda batch: gradients_of(
+        [v.value for v in variables], [v.value for v in others], batch
+    )

@@ -1,7 +1,7 @@
-"""Figures on the predictions of a task."""
+"""Figures on the predictions of a task, and warnings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,12 @@ from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.label_arrays import is_missing
+
+# Thresholds of the warnings:
+CONSTANT_DEVIATION = 1e-6  # of predictions
+CALIBRATION = (0.8, 1.25)  # over at least
+CALIBRATION_LABELS = 100
+EXPECTED_POSITIVES = 5  # of which the chance to see none is below 1 %
 
 
 @dataclass(frozen=True)
@@ -108,6 +114,30 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
     expected = float(predictions[kept].sum())
     calibration = float(expected / positives) if positives else math.nan
     return PredictionUse(deviation, int(kept.sum()), calibration, expected)
+
+
+def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
+    """Yield the warnings about the predictions of a task, each with remedies."""
+    if use.deviation < CONSTANT_DEVIATION:
+        yield (
+            f"{task}: the predictions are constant, with a standard deviation of "
+            f"{use.deviation:.0e}. Check the scale of the numbers in x, the labels and the "
+            "dead units, or try a lower learning rate."
+        )
+    low, high = CALIBRATION
+    is_off = use.calibration < low or use.calibration > high
+    if is_off and use.labels >= CALIBRATION_LABELS:
+        yield (
+            f"{task}: the sum of the predictions is {use.calibration:.2f} times that of "
+            f"{use.labels} labels. If the head has a pos_weight, divide the odds by it. Otherwise, "
+            "check that missing labels are NaN, and that x is like the training data."
+        )
+    has_no_positive = math.isnan(use.calibration) and use.labels >= CALIBRATION_LABELS
+    if has_no_positive and use.expected_positives >= EXPECTED_POSITIVES:
+        yield (
+            f"{task}: none of {use.labels} labels is positive, but the predictions expect "
+            f"{use.expected_positives:.1f}. Check the labels, and that missing labels are NaN."
+        )
 
 
 def _labels_by_prediction(labels: np.ndarray, count: int, units: int) -> np.ndarray | None:

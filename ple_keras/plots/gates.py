@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ple_keras.inspection.gate_report import GateReport
-from ple_keras.inspection.level_use import LevelUse
+from ple_keras.inspection.gate_report import GateReport, LevelUse
 from ple_keras.plots._canvas import check_axes, pyplot
 
 if TYPE_CHECKING:

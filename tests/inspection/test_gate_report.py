@@ -196,13 +196,88 @@ def test_a_gate_over_one_expert_has_no_warning():
     assert re.search(r"click +- +1\.00", str(report))
 
 
+SET = {
+    "gate_softmax_temperature": 0.5,
+    "gate_dropout": 0.2,
+    "expert_balance_regularizer": 0.02,
+}
+ADVICE = {
+    "collapsed": (
+        {"click": [0.97, 0.03], "buy": [0.6, 0.4]},
+        "a higher gate_softmax_temperature, gate_dropout=0.1 or expert_balance_regularizer=0.01.",
+        "a higher gate_softmax_temperature than 0.5, a higher gate_dropout than 0.2 or a higher "
+        "expert_balance_regularizer than 0.02.",
+    ),
+    "even": (
+        {"click": [0.5, 0.5], "buy": [0.6, 0.4]},
+        "more training, a lower gate_softmax_temperature or a gate_block.",
+        "more training, a lower gate_softmax_temperature than 0.5, a gate_block or a lower "
+        "expert_balance_regularizer than 0.02.",
+    ),
+    "unused": (
+        {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]},
+        "fewer experts, gate_dropout=0.1 or expert_balance_regularizer=0.01.",
+        "fewer experts, a higher gate_dropout than 0.2 or a higher expert_balance_regularizer than "
+        "0.02.",
+    ),
+    "one_task": (
+        {"click": [0.4, 0.6], "buy": [0.94, 0.06]},
+        "gate_dropout=0.1, or one more task expert for click.",
+        "a higher gate_dropout than 0.2, or one more task expert for click.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("gates", "by_default", "with_options"), table(ADVICE))
+def test_advice_depends_on_the_options_of_the_level(gates, by_default, with_options):
+    experts = {"num_task_experts": len(gates["click"]) - 1}
+    for options, advice in (({}, by_default), (SET, with_options)):
+        found = warnings_of(gates, **experts, **options)
+        assert any(warning.endswith(f" Try {advice}") for warning in found)
+
+
+def test_advice_on_even_gates_depends_on_their_inputs():
+    x, context = keras.Input((4,)), keras.Input((2,))
+    options = {"gate_block": [3], "gate_softmax_temperature": 1e6, "gate_reads": "context"}
+    level = pk.CGCBlock(TASKS, [3], name="cgc", **options)
+    model = keras.Model([x, context], level(x, gate_context=context))
+    report = pk.gate_report(model, [X, X[:, :2]])
+    even = [warning for warning in report.warnings if "equal weights" in warning]
+    advice = 'Try more training, a lower gate_softmax_temperature than 1e+06 or gate_reads="both".'
+    assert len(even) == 3
+    assert all(warning.endswith(advice) for warning in even)
+    options = report.to_dict()["levels"]["cgc"]["options"]
+    assert options["gate_reads"] == "context"
+    assert options["has_gate_block"] is True
+
+
+@pytest.mark.parametrize("isolate", [False, True])
+def test_conflicts_lead_to_isolation_where_it_would_have_an_effect(isolate):
+    heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
+    ple = pk.PLEBlock(2, TASKS, [3], isolate_task_experts=isolate, name="ple")
+    model = with_equal_weights(chain(ple, heads, width=4))
+    labels = 100 * np.ones((40, 1), "float32")
+    report = pk.gate_report(model, np.abs(X), {"click": labels, "buy": -labels})
+    conflicts = [warning for warning in report.warnings if "conflict" in warning]
+    levels = [warning.split(":")[0] for warning in conflicts]
+    assert levels == ["ple/0", "ple/0", "ple/1"]
+    isolation = "Try more task experts, or isolate_task_experts=True if a task is worse than alone."
+    found = [warning.endswith(isolation) for warning in conflicts]
+    assert found == [not isolate, not isolate, False]
+    assert conflicts[2].endswith("Try more task experts.")
+
+
+def with_equal_weights(model):
+    for weight in model.trainable_weights:
+        weight.assign(np.full(weight.shape, 0.1))
+    return model
+
+
 def model_and_labels(sign):
     """A model of two tasks with equal weights, and equal (1) or opposite (-1) labels."""
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
     level = pk.CGCBlock(TASKS, [3], num_task_experts=0, add_shared_gate=False, name="cgc")
-    model = chain(level, heads, width=4)
-    for weight in model.trainable_weights:
-        weight.assign(np.full(weight.shape, 0.1))
+    model = with_equal_weights(chain(level, heads, width=4))
     labels = 100 * np.ones((40, 1), "float32")
     return model, {"click": labels, "buy": sign * labels}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.inspection._gradients import gradient_function
+from ple_keras.inspection.gradient_conflict import gradient_function
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers._level.level import BatchedComputation
 from ple_keras.transfer._slices import level_slices, named_slices

@@ -131,7 +131,8 @@ class Level:
             return False
         if any(len(x.shape) != 2 or mask_of(x) is not None for x in streams.values()):
             return False
-        return 0 < next(iter(streams.values())).shape[0] <= self._max_batched_rows
+        rows: int = next(iter(streams.values())).shape[0]
+        return 0 < rows <= self._max_batched_rows
 
 
 class UnbatchedComputation:
