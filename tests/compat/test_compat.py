@@ -13,7 +13,9 @@ OTHER = {"torch": "jax", "jax": "tensorflow", "tensorflow": "torch"}[keras.backe
 FILES = [
     pytest.param(
         archive,
-        marks=[] if archive.parent.name in (keras.backend.backend(), OTHER) else pytest.mark.nightly,
+        marks=[]
+        if archive.parent.name in (keras.backend.backend(), OTHER)
+        else pytest.mark.nightly,
         id="-".join([*archive.parts[-3:-1], archive.stem]),
     )
     for archive in archives()
