@@ -10,6 +10,8 @@ once = pytest.mark.skipif(
 # The fastest setting for a few steps of a small model: without it, JAX compiles every operation of
 # a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"
+# For a few steps whose compilation is not tested: TensorFlow traces longer than it trains.
+QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
 # All settings of jit_compile to test.
 JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 

@@ -14,7 +14,6 @@ BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][
 @pytest.mark.parametrize(
     ("kind", "optimizer", "ways"),
     [
-        ("two PLEs", "Adam", ["loaded", "cloned"]),
         ("two PLEs", BY_PATH, ["loaded", "cloned"]),
         ("frozen experts", "Adam", ["loaded"]),
         ("learned and moved weights", BY_PATH, ["pickled"]),

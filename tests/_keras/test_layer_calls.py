@@ -6,6 +6,7 @@ import pytest
 
 from tests._keras.layer_cases import CASES, by_key, every_layer, plain
 from tests.helpers import assert_same, numpy_of, randomize
+from tests.pairs import pairs
 
 # The inner layers of these are passed by the caller and have their own policies.
 MADE_OF_USER_LAYERS = (
@@ -30,14 +31,11 @@ def dtypes_of(outputs):
     return {keras.backend.standardize_dtype(x.dtype) for x in plain(outputs).values()}
 
 
-every_rank = pytest.mark.parametrize("leading", [(2,), (2, 3)], ids=["rank_2", "rank_3"])
-
-
-every_policy = pytest.mark.parametrize("policy", POLICIES)
+RANKS = {"rank_2": ((2,),), "rank_3": ((2, 3),)}
 
 
 @every_layer
-@pytest.mark.parametrize("leading", [(None,), (2,), (None, 3), (2, 3)], ids=str)
+@pytest.mark.parametrize("leading", [(None,), (2, 3)], ids=str)
 def test_output_shapes_are_known_before_and_after_build(case, leading):
     layer = case.make()
     expected = case.output_shape(*leading)
@@ -69,9 +67,8 @@ def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     assert layer.trainable_weights
 
 
-@every_layer
-@every_rank
-@every_policy
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize(("case", "leading"), pairs(CASES, RANKS))
 def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading, policy):
     keras.config.set_dtype_policy(policy)
     layer = case.make()
@@ -81,16 +78,18 @@ def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading,
 
 
 @pytest.mark.parametrize(
-    "case",
+    ("case", "leading", "policy"),
     # The inner layers of the others are passed by the caller and have their own policies.
-    [
-        pytest.param(CASES[name], id=name)
-        for name in CASES
-        if name not in ("sequential", "task_heads", "task_heads_product")
-    ],
+    pairs(
+        {
+            name: case
+            for name, case in CASES.items()
+            if name not in ("sequential", "task_heads", "task_heads_product")
+        },
+        dict(reversed(RANKS.items())),
+        {policy: policy for policy in POLICIES},
+    ),
 )
-@every_rank
-@every_policy
 def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading, policy):
     check_calls(case, case.make(dtype=policy), leading, policy)
 

@@ -29,8 +29,8 @@ def test_a_training_step_changes_every_trainable_weight(case):
 
 some_layers = pytest.mark.parametrize(
     "case",
-    [CASES[name] for name in ("cgc_stacked", "ple", "task_heads")],
-    ids=["cgc_stacked", "ple", "task_heads"],
+    [CASES[name] for name in ("ple", "task_heads")],
+    ids=["ple", "task_heads"],
 )
 
 
@@ -51,13 +51,13 @@ def test_compiled_and_uncompiled_steps_give_the_same_results(case):
 
 
 @every_layer
-@pytest.mark.parametrize("when", ["as_argument", "later", "from_a_file"])
+@pytest.mark.parametrize("when", ["as_argument", "later"])
 def test_a_frozen_layer_has_no_trainable_weights(case, when, tmp_path):
     layer = case.make(trainable=when != "as_argument")
     model = case.model(layer)
-    if when != "as_argument":
+    if when == "later":
         layer.trainable = False
-    if when == "from_a_file":
+        assert model.trainable_weights == []
         model.save(tmp_path / "model.keras")
         model = keras.saving.load_model(tmp_path / "model.keras")
     assert model.trainable_weights == []

@@ -6,6 +6,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features
 from tests.models import chain, cloned, deep_copied, loaded
+from tests.pairs import pairs
 from tests.templates import ResidualExpert, functional
 
 
@@ -205,20 +206,19 @@ def assert_each_weight_is_a_parameter(model):
         assert {id(parameter) for parameter in model.parameters()} == variables
 
 
-@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_each_weight_of_a_created_model_has_a_unique_path(make):
-    assert_each_weight_is_a_parameter(make())
-
-
-@pytest.mark.parametrize("again", [loaded, cloned, deep_copied])
-@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_loaded_cloned_and_deep_copied_models_have_the_same_paths(make, again, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "copied"),
+    pairs({make.__name__: make for make in MODELS}, {"cloned": cloned, "copied": deep_copied}),
+)
+def test_loaded_models_and_clones_or_copies_have_the_same_unique_paths(make, copied, tmp_path):
     model = make()
-    if again is cloned and isinstance(model, Subclassed):
-        pytest.skip("Keras refuses to clone subclassed models")
-    other = again(model, tmp_path)
-    assert_each_weight_is_a_parameter(other)
-    assert sorted(paths(other)) == sorted(paths(model))
+    assert_each_weight_is_a_parameter(model)
+    if isinstance(model, Subclassed):  # Keras refuses to clone it
+        copied = deep_copied
+    for again in (loaded, copied):
+        other = again(model, tmp_path)
+        assert_each_weight_is_a_parameter(other)
+        assert sorted(paths(other)) == sorted(paths(model))
 
 
 def test_a_layer_that_was_built_before_its_container_keeps_its_path(tmp_path):

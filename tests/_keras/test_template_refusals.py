@@ -4,8 +4,9 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
-from tests.refusals import Unlike, check_refused, table
+from tests.helpers import features, once
+from tests.pairs import pairs
+from tests.refusals import Unlike, check_refused
 
 TEMPLATE_ARGUMENTS = {
     "expert_block": lambda value: pk.CGCBlock(["a"], value),
@@ -33,8 +34,13 @@ BAD_UNITS = {
 }
 
 
-@pytest.mark.parametrize(("value", "error", "message"), table(BAD_UNITS))
-@pytest.mark.parametrize("name", ["units", *TEMPLATE_ARGUMENTS])
+NAMES = {name: name for name in TEMPLATE_ARGUMENTS}
+
+
+@once
+@pytest.mark.parametrize(
+    ("value", "error", "message", "name"), pairs(BAD_UNITS, {"units": "units", **NAMES})
+)
 def test_invalid_units_are_refused(name, value, error, message):
     make = {"units": pk.ExpertBlock, **TEMPLATE_ARGUMENTS}[name]
     check_refused(lambda: make(value), error, message.format(name.split("_of_")[0]))
@@ -121,8 +127,8 @@ BAD_TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize(("make_template", "error", "message"), table(BAD_TEMPLATES))
-@pytest.mark.parametrize("name", list(TEMPLATE_ARGUMENTS))
+@once
+@pytest.mark.parametrize(("make_template", "error", "message", "name"), pairs(BAD_TEMPLATES, NAMES))
 def test_a_template_that_cannot_be_copied_is_refused(name, make_template, error, message):
     argument = name.split("_of_")[0]
     template = make_template()
@@ -147,8 +153,9 @@ UNFIT_TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize(("make_template", "shape", "message"), table(UNFIT_TEMPLATES))
-@pytest.mark.parametrize("name", list(TEMPLATE_ARGUMENTS))
+@pytest.mark.parametrize(
+    ("make_template", "shape", "message", "name"), pairs(UNFIT_TEMPLATES, NAMES)
+)
 def test_a_template_with_invalid_output_shapes_is_refused(name, make_template, shape, message):
     argument = name.split("_of_")[0]
     layer = TEMPLATE_ARGUMENTS[name](make_template())

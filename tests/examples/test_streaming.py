@@ -8,7 +8,8 @@ import keras
 import numpy as np
 import pytest
 
-from tests.processes import EXAMPLES, run_example
+from tests.helpers import once
+from tests.processes import EXAMPLES, run_example, run_example_here
 from tests.recorded_outputs import check_form
 
 ROWS, GROUP_ROWS, BATCH = 1000, 50, 100
@@ -120,10 +121,11 @@ def test_the_rate_of_the_pipeline_needs_many_windows(streaming):
     assert re.fullmatch(r"[,\d]+", streaming.rate_of_pipeline(itertools.repeat(None), 10, window))
 
 
-def test_a_batch_that_no_window_holds_is_refused():
-    result = run_example("streaming.py", "--rows", "1000")
-    assert result.returncode == 2
-    assert "--batch-size must be from 1 to 250 for 1,000 rows" in result.stderr
+@once
+def test_a_batch_that_no_window_holds_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        run_example_here("streaming.py", "--rows", "1000", cwd=tmp_path)
+    assert "--batch-size must be from 1 to 250 for 1,000 rows" in capsys.readouterr().err
 
 
 @pytest.mark.nightly

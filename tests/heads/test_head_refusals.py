@@ -4,7 +4,8 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import features, once
+from tests.pairs import pairs
 from tests.refusals import (
     BAD_INPUTS,
     BAD_NAMES,
@@ -23,11 +24,9 @@ HEADS = {
     "multiclass": lambda task, **kw: pk.MulticlassHead(task, **{"num_classes": 2, **kw}),
 }
 
-every_head = pytest.mark.parametrize("head", list(HEADS.values()), ids=list(HEADS))
 
-
-@pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
-@every_head
+@once
+@pytest.mark.parametrize(("name", "error", "received", "head"), pairs(BAD_NAMES, HEADS))
 def test_a_task_name_outside_the_rule_is_refused_by_every_head(head, name, error, received):
     check_refused(lambda: head(name), error, f"{RULE}. Received: task{received}")
 
@@ -39,6 +38,7 @@ COUNT_ARGUMENTS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("make", "name", "minimum"), count_table(COUNT_ARGUMENTS))
 def test_invalid_counts_are_refused(make, name, minimum):
     check_count(make, name, minimum)
@@ -144,6 +144,7 @@ BAD_ARGUMENTS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
 def test_a_bad_argument_is_refused(make, error, message):
     check_refused(make, error, message)

@@ -8,6 +8,7 @@ import ple_keras as pk
 from tests.helpers import features, numpy_of, randomize
 from tests.layers.reference import softmax
 from tests.models import chain, compiled, heads_alone
+from tests.pairs import pairs
 
 HALF_POLICIES = ("mixed_float16", "mixed_bfloat16")
 
@@ -81,10 +82,17 @@ def dtype_of(x):
     return keras.backend.standardize_dtype(x.dtype)
 
 
-@every_head
-@pytest.mark.parametrize("tower", [None, [4]], ids=["no_tower", "tower"])
-@pytest.mark.parametrize("policy", HALF_POLICIES)
-@pytest.mark.parametrize("given", ["globally", "as_argument"])
+HALF = {
+    "globally": (None, "mixed_float16", "globally"),
+    "globally_tower": ([4], "mixed_bfloat16", "globally"),
+    "tower": ([4], "mixed_float16", "as_argument"),
+    "as_argument": (None, "mixed_bfloat16", "as_argument"),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "units", "activation", "tower", "policy", "given"), pairs(HEADS, HALF)
+)
 def test_output_is_float32_at_half_precision(make, units, activation, tower, policy, given):
     kwargs = {"dtype": policy}
     if given == "globally":

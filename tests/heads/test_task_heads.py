@@ -5,6 +5,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of
+from tests.pairs import pairs
 
 
 def test_each_head_predicts_from_its_own_task_s_features():
@@ -59,26 +60,21 @@ def test_missing_and_extra_tasks_are_refused(keys, message, when):
         layer(inputs)
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        lambda heads: heads.task_names,
-        lambda heads: heads,
-        lambda heads: [pk.BinaryHead("b"), pk.BinaryHead("a")],
-        lambda heads: {"b": pk.BinaryHead("b"), "a": pk.BinaryHead("a")},
-    ],
-    ids=["names", "task_heads", "heads", "heads_by_task"],
-)
-@pytest.mark.parametrize(
-    "block",
-    [
-        lambda outputs: pk.CGCBlock(outputs, 3),
-        lambda outputs: pk.PLEBlock(1, outputs, 3)[0],
-        lambda outputs: pk.MMoEBlock(outputs, 3, 2),
-        lambda outputs: pk.SharedBottomBlock(outputs, 3),
-    ],
-    ids=["cgc", "ple", "mmoe", "shared_bottom"],
-)
+FORMS = {
+    "names": lambda heads: heads.task_names,
+    "task_heads": lambda heads: heads,
+    "heads": lambda heads: [pk.BinaryHead("b"), pk.BinaryHead("a")],
+    "heads_by_task": lambda heads: {"b": pk.BinaryHead("b"), "a": pk.BinaryHead("a")},
+}
+BLOCKS = {
+    "cgc": lambda outputs: pk.CGCBlock(outputs, 3),
+    "ple": lambda outputs: pk.PLEBlock(1, outputs, 3)[0],
+    "mmoe": lambda outputs: pk.MMoEBlock(outputs, 3, 2),
+    "shared_bottom": lambda outputs: pk.SharedBottomBlock(outputs, 3),
+}
+
+
+@pytest.mark.parametrize(("form", "block"), pairs(FORMS, BLOCKS))
 def test_blocks_take_the_tasks_from_heads_in_any_form(form, block):
     heads = pk.TaskHeads([pk.BinaryHead("b"), pk.BinaryHead("a")])
     layer = block(form(heads))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import streams
+from tests.helpers import once, streams
 from tests.refusals import check_refused, table
 
 BAD_ARGUMENTS = {
@@ -51,6 +51,7 @@ BAD_ARGUMENTS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
 def test_a_bad_argument_is_refused(make, error, message):
     check_refused(make, error, message)

@@ -5,34 +5,38 @@ import re
 import keras
 import pytest
 
-from tests.processes import run_example
+from tests.helpers import once
+from tests.processes import run_example, run_example_here
 from tests.recorded_outputs import check_form
 
 BACKEND = keras.backend.backend()
 
 
+@once
 @pytest.mark.skipif(
-    BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
+    keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
     reason="before 3.15 Keras had no ONNX of dict inputs on PyTorch",
 )
 def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     for package in ("onnx", "onnxruntime", "tf2onnx"):
         pytest.importorskip(package)
     small = ("--rows", "1000", "--epochs", "1", "--calls", "2")
-    result = run_example("onnx_runtime.py", *small, cwd=tmp_path)
-    if BACKEND == "jax":
-        assert result.returncode == 1
-        assert "needs KERAS_BACKEND=torch or tensorflow" in result.stderr
-        return
-    assert result.returncode == 0, result.stderr
-    check_form("onnx_runtime.py", result.stdout)
-    *_, largest, _ = re.search(r"^ONNX Runtime +([\d. ]+)$", result.stdout, re.MULTILINE)[1].split()
+    out = run_example_here("onnx_runtime.py", *small, cwd=tmp_path)
+    check_form("onnx_runtime.py", out)
+    *_, largest, _ = re.search(r"^ONNX Runtime +([\d. ]+)$", out, re.MULTILINE)[1].split()
     assert float(largest) < 1e-5  # from Keras's predictions
-    assert re.search(r"\n512 .* / ", result.stdout)
-    assert "0 answers differ" in result.stdout
+    assert re.search(r"\n512 .* / ", out)
+    assert "0 answers differ" in out
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="the server itself has no backend")
+@pytest.mark.skipif(BACKEND != "jax", reason="the others export")
+def test_a_backend_that_cannot_export_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="needs KERAS_BACKEND=torch or tensorflow"):
+        run_example_here("onnx_runtime.py", cwd=tmp_path)
+
+
+@pytest.mark.nightly
+@once
 def test_the_server_predicts_in_batches_and_says_what_is_wrong_with_a_request(tmp_path):
     for package in ("fastapi", "onnxruntime", "prometheus_client", "uvicorn"):
         pytest.importorskip(package)

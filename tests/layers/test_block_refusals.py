@@ -5,12 +5,15 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.layers.blocks import BLOCKS, every_block
+from tests.helpers import once
+from tests.layers.blocks import BLOCKS
+from tests.pairs import pairs
 from tests.refusals import BAD_NAMES, RULE, check_count, check_refused, count_table, table
 
+pytestmark = once
 
-@pytest.mark.parametrize(("name", "error", "received"), table(BAD_NAMES))
-@every_block
+
+@pytest.mark.parametrize(("name", "error", "received", "block"), pairs(BAD_NAMES, BLOCKS))
 def test_every_block_refuses_invalid_task_names(block, name, error, received):
     shown = received.removeprefix("=")
     message = rf"{RULE}; invalid: {shown}\. Received: outputs=\['fine', {shown}\]$"
@@ -54,8 +57,7 @@ BAD_OUTPUTS = {
 }
 
 
-@pytest.mark.parametrize(("make", "error", "message"), table(BAD_OUTPUTS))
-@every_block
+@pytest.mark.parametrize(("make", "error", "message", "block"), pairs(BAD_OUTPUTS, BLOCKS))
 def test_every_block_refuses_invalid_outputs(block, make, error, message):
     outputs = make()
     check_refused(lambda: block(outputs), error, message)

@@ -4,7 +4,10 @@ import keras
 import pytest
 
 import ple_keras as pk
+from tests.helpers import once
 from tests.refusals import NAN, check_refused, table
+
+pytestmark = once
 
 BAD_ARGUMENTS = {
     "dropout_one": (

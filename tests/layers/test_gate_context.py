@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import JIT, QUICK_JIT, assert_same, features, numpy_of, randomize
+from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, randomize
 from tests.layers import reference
 from tests.models import cloned, loaded
 from tests.templates import CopiedExpert
@@ -15,8 +15,6 @@ from tests.templates import CopiedExpert
 TASKS = ["click", "buy"]
 STREAMS = [*TASKS, "shared"]
 READS = ["context", "both"]
-# The fastest setting for one step of a small model.
-QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
 ROWS = [6, 600] if keras.backend.backend() == "torch" else [6]  # batched on PyTorch, and not
 both_reads = pytest.mark.parametrize("reads", READS)
 

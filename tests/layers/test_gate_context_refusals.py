@@ -6,6 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features
+from tests.pairs import pairs
 from tests.refusals import check_refused, table
 
 TASKS = ["click", "buy"]
@@ -46,9 +47,15 @@ BAD_CONTEXTS = {
 }
 
 
-@pytest.mark.parametrize(("context", "message"), table(BAD_CONTEXTS))
-@pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
-@pytest.mark.parametrize("make", [pk.CGCBlock, lambda *args, **kw: pk.PLEBlock(2, *args, **kw)])
+BLOCKS = {
+    "cgc": (pk.CGCBlock, False),
+    "ple": (lambda *args, **kw: pk.PLEBlock(2, *args, **kw), False),
+    "built_cgc": (pk.CGCBlock, True),
+    "built_ple": (lambda *args, **kw: pk.PLEBlock(2, *args, **kw), True),
+}
+
+
+@pytest.mark.parametrize(("context", "message", "make", "is_built"), pairs(BAD_CONTEXTS, BLOCKS))
 def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, context, message):
     block = make(TASKS, [3], gate_reads="both")
     if is_built:
@@ -88,16 +95,16 @@ WRONG_TYPES = {
 }
 
 
-@pytest.mark.parametrize(("context", "message"), table(WRONG_TYPES))
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda context: pk.PLEBlock(2, TASKS, [3], gate_reads="context")(X, gate_context=context),
-        lambda context: built_block()(X, gate_context=context),
-        lambda context: built_block().gate_weights(X, gate_context=context),
-    ],
-    ids=["first_call", "later_call", "gate_weights"],
-)
+CALLS = {
+    "first_call": lambda context: pk.PLEBlock(2, TASKS, [3], gate_reads="context")(
+        X, gate_context=context
+    ),
+    "later_call": lambda context: built_block()(X, gate_context=context),
+    "gate_weights": lambda context: built_block().gate_weights(X, gate_context=context),
+}
+
+
+@pytest.mark.parametrize(("context", "message", "call"), pairs(WRONG_TYPES, CALLS))
 def test_a_context_of_another_type_is_refused(call, context, message):
     check_refused(lambda: call(context), TypeError, message)
 

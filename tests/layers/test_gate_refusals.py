@@ -3,9 +3,12 @@
 import pytest
 
 import ple_keras as pk
-from tests.helpers import built
+from tests.helpers import built, once
 from tests.layers.blocks import BLOCKS
+from tests.pairs import pairs
 from tests.refusals import INF, NAN, check_count, check_refused, count_table, table
+
+pytestmark = once
 
 COUNT_ARGUMENTS = {
     "num_experts": (lambda value: pk.Gate(value), 1),
@@ -38,8 +41,10 @@ BAD_TEMPERATURES = {
 }
 
 
-@pytest.mark.parametrize(("value", "error", "message"), table(BAD_TEMPERATURES))
-@pytest.mark.parametrize("name", list(TEMPERATURES))
+@pytest.mark.parametrize(
+    ("value", "error", "message", "name"),
+    pairs(BAD_TEMPERATURES, {name: name for name in TEMPERATURES}),
+)
 def test_a_temperature_must_be_a_positive_number(name, value, error, message):
     argument = name.split("_of_")[0]
     check_refused(lambda: TEMPERATURES[name](value), error, message.format(argument))
@@ -63,8 +68,9 @@ BAD_COEFFICIENTS = {
 }
 
 
-@pytest.mark.parametrize(("argument", "value", "error", "message"), table(BAD_COEFFICIENTS))
-@pytest.mark.parametrize("gate", list(GATES.values()), ids=list(GATES))
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "message", "gate"), pairs(BAD_COEFFICIENTS, GATES)
+)
 def test_invalid_gate_dropout_and_balance_loss_are_refused(gate, argument, value, error, message):
     check_refused(
         lambda: gate(**{argument: value}), error, rf"{argument} {message}\. Received: {argument}="

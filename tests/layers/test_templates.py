@@ -9,6 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of
 from tests.models import chain, compiled
+from tests.pairs import pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
 
 INITIALIZERS = {
@@ -46,9 +47,9 @@ def kernels_by_expert(block):
     return kernels
 
 
-@pytest.mark.parametrize("initializer", INITIALIZERS)
-def test_all_experts_have_different_initial_weights(make_template, initializer):
-    ple = make_ple(make_template(INITIALIZERS[initializer]()))
+@pytest.mark.parametrize(("make", "initializer"), pairs(TEMPLATES, INITIALIZERS))
+def test_all_experts_have_different_initial_weights(make, initializer):
+    ple = make_ple(make(initializer()))
     ple.build((None, 4))
     kernels = []
     for block in ple:
@@ -59,12 +60,15 @@ def test_all_experts_have_different_initial_weights(make_template, initializer):
         assert not np.array_equal(one, other)
 
 
-@pytest.mark.parametrize("initializer", ["by_name", "seeded", "one_instance"])
-def test_the_same_global_seed_gives_the_same_block(make_template, initializer):
+@pytest.mark.parametrize(
+    ("make", "initializer"),
+    pairs(TEMPLATES, {name: INITIALIZERS[name] for name in ("by_name", "seeded", "one_instance")}),
+)
+def test_the_same_global_seed_gives_the_same_block(make, initializer):
     values = []
     for _ in range(2):
         keras.utils.set_random_seed(11)
-        ple = make_ple(make_template(INITIALIZERS[initializer]()))
+        ple = make_ple(make(initializer()))
         ple.build((None, 4))
         values.append(ple.get_weights())
     for one, other in zip(*values):

@@ -10,6 +10,8 @@ import pytest
 from tests.losses.joint_run import backup, fit_with_decay, new_model
 from tests.processes import ROOT
 
+pytestmark = pytest.mark.nightly
+
 
 @pytest.fixture(scope="module")
 def uninterrupted():

@@ -9,6 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of
 from tests.models import compiled, heads_alone, heads_of
+from tests.pairs import pairs
 
 ROWS = 400
 
@@ -119,9 +120,14 @@ METRICS = {
 }
 
 
-@pytest.mark.parametrize(("metric", "width"), list(METRICS.values()), ids=list(METRICS))
-@pytest.mark.parametrize("is_weighted", [False, True])
-@pytest.mark.parametrize("shape", [(40, 1), (40,)])
+SETTINGS = {
+    "flat": (False, (40,)),
+    "weighted": (True, (40, 1)),
+    "weighted_flat": (True, (40,)),
+}
+
+
+@pytest.mark.parametrize(("metric", "width", "is_weighted", "shape"), pairs(METRICS, SETTINGS))
 def test_any_metric_is_over_the_labelled_examples_only(metric, width, is_weighted, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, max(2, width), (40, 1)).astype("float32")
