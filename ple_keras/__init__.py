@@ -11,6 +11,7 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
 from ple_keras.inspection.gate_weights import gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
@@ -66,6 +67,7 @@ __all__ = [
     "StreamFeatures",
     "TaskHeads",
     "Transfer",
+    "check_inputs",
     "expected_calibration_error",
     "export_onnx",
     "gate_report",
