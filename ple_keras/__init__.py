@@ -8,6 +8,7 @@ from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.head import BinaryHead, Head, MulticlassHead, RegressionHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
 from ple_keras.inspection.gate_weights import gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
@@ -61,6 +62,7 @@ __all__ = [
     "StreamFeatures",
     "TaskHeads",
     "Transfer",
+    "check_inputs",
     "expected_calibration_error",
     "export_onnx",
     "gate_report",

@@ -130,6 +130,25 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[It
             generator.set_state(state)
 
 
+@contextmanager
+def naming_batches(where: str) -> Iterator[None]:
+    """Add the batches to the message of an error, such as "batch 3"."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"In {where}: {error}") from error
+
+
+def refuse_steps(steps: int | None, argument: str) -> None:
+    """Raise an error if a number of batches is given for arrays."""
+    if steps is not None:
+        raise ValueError(
+            f"steps must be None if {argument} holds arrays, which are read whole. "
+            f"Received: {steps=}"
+        )
+
+
 def _torch_generators(data: Nested) -> list[Any]:
     """Return the generators from which a DataLoader's iterator draws its seed and its order."""
     torch = sys.modules.get("torch")

@@ -1,15 +1,14 @@
 """Checks of labels before training."""
 
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
-from ple_keras._keras.batches import first_batches, is_dataset
+from ple_keras._keras.batches import first_batches, is_dataset, naming_batches, refuse_steps
 from ple_keras._keras.names import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
@@ -38,16 +37,13 @@ class ChecksLabels(Protocol):
 def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int | None) -> None:
     """Check the labels of all tasks; see `TaskHeads.check_labels`."""
     if not is_dataset(y):
-        if steps is not None:
-            raise ValueError(
-                f"steps must be None if y holds arrays, which are read whole. Received: {steps=}"
-            )
+        refuse_steps(steps, "y")
         _check_arrays(y, heads)
         return
     batches: list[Any] = []
     with first_batches(y, steps, "y") as first:
         for number, (_, labels) in enumerate(first, start=1):
-            with _naming(f"batch {number}"):
+            with naming_batches(f"batch {number}"):
                 check_by_task(labels, list(heads), "y")
                 check_keys(labels, list(heads), "y")
             batches.append(labels)
@@ -56,7 +52,7 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
     where = f"batches 1 to {len(batches)}" if batches[1:] else "batch 1"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with _naming(where):
+        with naming_batches(where):
             joined = {task: _join([labels[task] for labels in batches]) for task in heads}
             _check_arrays(joined, heads)
     for warning in caught:
@@ -73,16 +69,6 @@ def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
         raise ValueError(
             f"y must have the same number of rows for all tasks. Received: rows={rows}"
         )
-
-
-@contextmanager
-def _naming(where: str) -> Iterator[None]:
-    """Add the batches to the message of an error."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"In {where}: {error}") from error
 
 
 def _join(arrays: list[np.ndarray]) -> np.ndarray:

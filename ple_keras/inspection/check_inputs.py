@@ -1,0 +1,332 @@
+"""Check of features before training."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from numbers import Number
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._checks import check_keys, short_repr, warn_user
+from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.batches import (
+    Batches,
+    first_batches,
+    is_dataset,
+    naming_batches,
+    refuse_steps,
+)
+from ple_keras._keras.dtypes import is_number
+from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.walking import walk
+from ple_keras._typing import Nested, Tensor
+from ple_keras.inspection._errors import empty_data_error, failed_batch_error
+from ple_keras.labels.alignment import format_shape, shapes_match
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.expert_block import ExpertBlock
+
+LARGE = 100  # mean or standard deviation of a column of numbers
+MAX_ROWS = 1024  # of one call of the model; more rows are represented by some of them
+FIRST_ROWS = 32  # of these
+SCALE_ROWS = 100_000  # for means and deviations
+MAX_COLUMNS = 1000  # for which the rows with the smallest and largest value are found
+MAX_LARGE = 20  # columns of an array that are looked for in the inputs of layers
+
+
+def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
+    """Check the features before `fit`, and name the input, the row and the value that is wrong.
+
+    The model is called without training: on all rows of a batch, or on some rows of large arrays,
+    with the smallest and the largest value of each column among them. Its weights and statistics do
+    not change.
+
+    Args:
+        model: The model, compiled or not. If it is not built, the call builds it.
+        x: As for `fit`: arrays, or dicts or lists of arrays. Or batches of `(x, y)`: a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, Grain's datasets or
+            another iterable, but no iterator or generator.
+        steps: The number of batches to read; None for 100. Arrays are read whole.
+
+    Raises:
+        TypeError: If `x` holds strings where the model needs numbers, or is neither arrays nor
+            batches.
+        ValueError: If an input of a Functional model is missing, unknown or of another shape, or
+            the model fails. If numbers are NaN or infinite, and so are the predictions. If ids are
+            not in the table of an `Embedding`. If `x` is an iterator or has no row, or `steps` is
+            given for arrays.
+
+    Warns:
+        UserWarning: If a column with a mean or a standard deviation above 100 reaches a Dense layer
+            or a block as it is, or after a `Normalization` that was adapted to other data.
+
+    Example:
+
+    >>> city = keras.Input((), dtype="int32", name="city")
+    >>> model = keras.Model(city, keras.layers.Embedding(4, 2)(city))
+    >>> check_inputs(model, {"city": np.array([0, 3, 4])})
+    Traceback (most recent call last):
+    ...
+    ValueError: x['city'] must be ids from 0 to 3 for the Embedding 'embedding'. \
+    Received: x['city'][2]=4
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
+    if not is_dataset(x):
+        refuse_steps(steps, "x")
+        for batch, _ in Batches(x, default=None):
+            _check_batch(model, batch, set())
+        return
+    number, warned = 0, set[str]()
+    with first_batches(x, steps, "x") as batches:
+        for number, (batch, _) in enumerate(batches, start=1):
+            with naming_batches(f"batch {number}"):
+                _check_batch(model, batch, warned, f"In batch {number}: ")
+    if not number:
+        raise empty_data_error(x)
+
+
+def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "") -> None:
+    """Check arrays; `warned` has the arrays of earlier warnings, and gets those of new ones."""
+    specs = _input_specs(model)
+    if specs and isinstance(x, Mapping) and isinstance(model.input, Mapping):
+        check_keys(x, list(specs), "x")  # with another key, Keras gives columns to other inputs
+    numbers, count = {}, 0
+    for path, array in keras.tree.flatten_with_path(x):
+        name, count = "x" + "".join(f"[{key!r}]" for key in path), len(array)
+        spec = specs.get(path[0]) if path else next(iter(specs.values()), None)
+        _check_shape(array, spec, name)
+        if is_number(str(array.dtype)):
+            numbers[name] = array
+        elif not _takes_strings(spec):
+            _refuse_strings(array, name)
+    rows = _telling_rows(numbers, count)
+    observer = _Observer(numbers, rows)
+    chosen = keras.tree.map_structure(lambda array: array[rows], x)
+    try:
+        if not model.built:
+            model(keras.tree.map_structure(_symbolic, chosen))
+        with observer.observing(model):
+            outputs = model(chosen)
+    except Exception as error:
+        raise failed_batch_error(x, error) from error
+    if observer.wrong_id:
+        raise ValueError(observer.wrong_id)
+    _check_finite(numbers, rows, [to_numpy(y) for y in keras.tree.flatten(outputs)])
+    for name, message in observer.messages.items():
+        if name not in warned:
+            warn_user(where + message)
+            warned.add(name)
+
+
+def _input_specs(model: keras.Model) -> dict[str, Any]:
+    """Return the symbolic inputs of a Functional model by name; {} for other models."""
+    if functional_outputs(model) is None:
+        return {}
+    if isinstance(model.input, Mapping):
+        return dict(model.input)
+    return {tensor.name: tensor for tensor in keras.tree.flatten(model.input)}
+
+
+def _check_shape(array: np.ndarray, spec: Any, name: str) -> None:
+    """Check the shape of one input. Keras may broadcast a column to the width of the input."""
+    if not isinstance(spec, keras.KerasTensor):
+        return
+    given, expected = (_without_end(tensor.shape[1:]) for tensor in (array, spec))
+    if not shapes_match(given, expected):
+        raise ValueError(
+            f"{name} must have a shape {format_shape(spec.shape)}, as the input of the model. "
+            f"Received: {name}.shape={array.shape}"
+        )
+
+
+def _without_end(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """Return a shape without a last axis of length 1, which Keras adds or removes."""
+    return shape[:-1] if shape[-1:] == (1,) else shape
+
+
+def _takes_strings(spec: Any) -> bool:
+    if not isinstance(spec, keras.KerasTensor):
+        return bool(keras.backend.backend() == "tensorflow")
+    return bool(keras.backend.standardize_dtype(spec.dtype) == "string")
+
+
+def _refuse_strings(array: np.ndarray, name: str) -> None:
+    wrong = (i for i, x in np.ndenumerate(array) if not isinstance(x, Number))
+    index = next(wrong, (0,) * array.ndim)
+    remedy = "astype('float32')" if array.dtype == object else "integer codes"
+    raise TypeError(
+        f"{name} must hold numbers. Convert it, such as to {remedy}. "
+        f"Received: {_place(name, index)}={array.item(*index)!r}, {name}.dtype={array.dtype}"
+    )
+
+
+def _place(name: str, index: tuple[Any, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]"
+
+
+def _telling_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    """Return all rows, or the first ones and those with an extreme value, which NaN is too."""
+    if count <= MAX_ROWS:
+        return np.arange(count)
+    found = [np.arange(FIRST_ROWS)]
+    for array in numbers.values():
+        flat = _flat(array)
+        if flat.shape[1] > MAX_COLUMNS:
+            flat = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
+        found += [flat.argmin(axis=0), flat.argmax(axis=0)]
+    rows = np.concatenate(found)
+    return np.array(list(dict.fromkeys(rows.tolist())))  # the first rows stay first
+
+
+def _symbolic(array: np.ndarray) -> Any:
+    dtype = str(array.dtype) if is_number(str(array.dtype)) else "string"
+    return keras.KerasTensor((None, *array.shape[1:]), dtype=dtype)
+
+
+def _check_finite(
+    numbers: Mapping[str, np.ndarray], rows: np.ndarray, outputs: list[np.ndarray]
+) -> None:
+    """Check that numbers are finite where the predictions are not."""
+    for name, array in numbers.items():
+        wrong: np.ndarray = ~np.isfinite(array)
+        if not wrong.any():
+            continue
+        is_wrong_row = _flat(wrong)[rows].any(axis=1)
+        for output in outputs:
+            seen = output[is_wrong_row] if len(output) == len(rows) else output
+            if not np.isfinite(seen).all():
+                index = tuple(np.argwhere(wrong)[0])
+                raise ValueError(
+                    f"{name} must be finite, since the predictions are not; invalid: "
+                    f"{np.count_nonzero(wrong)}. Received: {_place(name, index)}={array[index]}"
+                )
+
+
+class _Observer:
+    """Observer of the layers that read ids or numbers, during one call of a model.
+
+    A column is recognized by its values, which reshapes, slices and concatenation keep, in any kind
+    of model.
+
+    Args:
+        numbers: The arrays of numbers, by name.
+        rows: The rows that the model is called on.
+
+    Attributes:
+        wrong_id: The message on the first id that is not in its table; "" if there is none.
+        messages: The warnings on columns that are not scaled, by the name of their array.
+    """
+
+    def __init__(self, numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+        self.wrong_id, self.messages = "", dict[str, str]()
+        self._rows = rows
+        self._columns = {name: _flat(array)[rows] for name, array in numbers.items()}
+        self._large: list[tuple[str, str, np.ndarray]] = []  # the name, a text, the values
+        for name, array in numbers.items():
+            self._find_large(name, _flat(array)[:SCALE_ROWS], self._columns[name])
+
+    @contextmanager
+    def observing(self, model: keras.Layer) -> Iterator[None]:
+        """Observe the calls of the layers of a model."""
+        observed: list[keras.Layer] = []
+        for path in walk(model):
+            name = "/".join(layer.name for layer in path[1:]) or path[0].name
+            for kind, call in (
+                (keras.layers.Embedding, self._call_on_ids),
+                (keras.layers.Normalization, self._call_normalization),
+                (keras.layers.Dense | ExpertBlock | CGCBlock, self._call_on_numbers),
+            ):
+                if isinstance(path[-1], kind):
+                    # Not `setattr`, since Keras tracks attributes.
+                    path[-1].__dict__["call"] = partial(call, path[-1].call, path[-1], name)
+                    observed.append(path[-1])
+        try:
+            yield
+        finally:
+            for layer in observed:
+                layer.__dict__.pop("call")
+
+    def _call_on_ids(
+        self, call: Any, layer: Any, name: str, inputs: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call an Embedding with ids that are in its table."""
+        ids = _values(inputs)
+        if ids is None:
+            return call(inputs, *args, **kwargs)
+        wrong = ~((ids >= 0) & (ids < layer.input_dim))
+        if wrong.any() and not self.wrong_id:
+            given, place = self._find_id(_flat(ids), *np.argwhere(_flat(wrong))[0])
+            self.wrong_id = (
+                f"{given} must be ids from 0 to {layer.input_dim - 1} for the Embedding {name!r}. "
+                f"Received: {place}={ids[wrong][0]}"
+            )
+        safe = keras.ops.convert_to_tensor(np.where(wrong, 0, ids).astype(ids.dtype))
+        return call(safe, *args, **kwargs)
+
+    def _find_id(self, ids: np.ndarray, row: int, column: int) -> tuple[str, str]:
+        """Return the name of the array that has all ids of each row, and the place of one."""
+        if len(ids) != len(self._rows):
+            return "x", "id"
+        rows = [*range(min(FIRST_ROWS, len(ids))), row]
+        for name, array in self._columns.items():
+            if (array[rows][:, :, None] == ids[rows][:, None, :]).any(axis=1).all():
+                columns = np.flatnonzero(array[row] == ids[row, column])
+                index = (self._rows[row], *columns[: array.shape[1] > 1])
+                return name, _place(name, index)
+        return "x", f"id in row {self._rows[row]}"
+
+    def _call_normalization(
+        self, call: Any, layer: Any, name: str, *args: Any, **kwargs: Any
+    ) -> Any:
+        """Call a Normalization. Its outputs are large if it was adapted to other data."""
+        outputs = call(*args, **kwargs)
+        values = _values(outputs)
+        if values is not None and len(values) == len(self._rows):
+            self._find_large(f"the output of {name!r}", _flat(values), _flat(values))
+        return outputs
+
+    def _find_large(self, name: str, sample: np.ndarray, columns: np.ndarray) -> None:
+        with np.errstate(all="ignore"):  # infinite numbers are refused elsewhere
+            means, deviations = (f(sample, 0, "float64") for f in (np.mean, np.std))
+        for i in np.flatnonzero((np.abs(means) > LARGE) | (deviations > LARGE))[:MAX_LARGE]:
+            column = f"{name}[:, {i}]" if sample.shape[1] > 1 else name
+            text = (
+                f"{column} has a mean of {means[i]:.3g} and a standard deviation of "
+                f"{deviations[i]:.3g}"
+            )
+            self._large.append((name, text, columns[:, i]))
+
+    def _call_on_numbers(self, call: Any, layer: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a layer that should read scaled numbers."""
+        tensors = keras.tree.flatten((args, kwargs)) if self._large else []
+        for values in map(_values, tensors):
+            if values is None or len(values) != len(self._rows):
+                continue
+            tolerance = 1e-5 if values.dtype.itemsize >= 4 else 1e-2
+            first = _flat(values)[:FIRST_ROWS].astype("float64")
+            for given, text, column in self._large:
+                is_same = np.isclose(first, column[:FIRST_ROWS, None], rtol=tolerance)
+                if is_same.all(axis=0).any():
+                    message = (
+                        f"{text}, and the layer {name!r} reads it. Scale it with "
+                        "keras.layers.Normalization, adapted to these data"
+                    )
+                    self.messages.setdefault(given, message)
+        return call(*args, **kwargs)
+
+
+def _flat(array: np.ndarray) -> np.ndarray:
+    return array.reshape(len(array), -1)
+
+
+def _values(tensor: Any) -> np.ndarray | None:
+    """Return the values of a tensor with an axis of rows; None for other things and in a trace."""
+    if not keras.ops.is_tensor(tensor) or not len(tensor.shape):
+        return None
+    try:
+        values = to_numpy(tensor)
+    except (TypeError, NotImplementedError):
+        return None
+    return values if is_number(str(values.dtype)) else None
