@@ -113,13 +113,12 @@ class Level:
     def _has_equal_parts(self) -> bool:
         """Return whether the tasks have equally many experts, and plain gates of one shape."""
         tasks, gates = self.wiring.tasks, self.gates.values()
-        has_equal_parts: bool = (
+        return (
             len(set(self.wiring.task_experts.values())) == 1
             and all(gate.is_plain for gate in gates)
             and {gate.compute_dtype for gate in gates} == {self.bank.compute_dtype}
             and len({self.gates[task].kernel.shape for task in tasks}) == 1
         )
-        return has_equal_parts
 
     def _is_batched(self, streams: ByName) -> bool:
         """Return whether the batched computation supports these inputs, and is faster."""
@@ -131,7 +130,8 @@ class Level:
             return False
         if any(len(x.shape) != 2 or mask_of(x) is not None for x in streams.values()):
             return False
-        return 0 < next(iter(streams.values())).shape[0] <= self._max_batched_rows
+        rows: int = next(iter(streams.values())).shape[0]
+        return 0 < rows <= self._max_batched_rows
 
 
 class UnbatchedComputation:
