@@ -23,7 +23,7 @@ from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.seeds import load_seed, save_seed
-from ple_keras._keras.tracing import is_jax_trace_outside_keras
+from ple_keras._keras.tracing import is_in_vectorized_map, is_jax_trace_outside_keras
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
@@ -62,7 +62,7 @@ class Gate(FreezableLayer):
     Call arguments:
         inputs: Features, `(..., D)`.
         training: Whether to drop experts. Statistics are updated if it is True or False, as in
-            Keras's own loops, but not if it is None.
+            Keras's own loops, but not if it is None, and not in a `keras.ops.vectorized_map`.
         mask: The valid positions for the statistics and the balance loss, `(...)`.
 
     Returns:
@@ -327,8 +327,8 @@ class _Statistics:
         self.sums.assign(ops.zeros(self.sums.shape, "float32"))
 
     def add(self, totals: Tensor) -> None:
-        """Add sums over examples."""
-        if not is_jax_trace_outside_keras(totals):
+        """Add sums over examples, unless the variable can't take them."""
+        if not (is_jax_trace_outside_keras(totals) or is_in_vectorized_map(totals)):
             self.sums.assign_add(totals)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.export._onnx_names import name_values
+from ple_keras.export._onnx_file import name_values
 from tests.helpers import assert_same, numpy_of, randomize
 from tests.refusals import check_refused
 

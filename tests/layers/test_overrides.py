@@ -88,3 +88,25 @@ def test_layers_that_are_equal_to_each_other_are_told_apart(tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras").get_layer("cgc")
     frozen = [name for name in loaded.expert_names if not loaded.get_expert(name).trainable]
     assert frozen == ["buy/expert_0"]
+
+
+def test_a_summary_shows_the_levels_experts_and_gates(capsys, tmp_path):
+    levels = [
+        pk.CGCBlock(TASKS, [4], name="stacked"),
+        pk.CGCBlock(TASKS, [4], add_shared_gate=False, stack_experts=False, name="copied"),
+    ]
+    assert [len(level.layers) for level in levels] == [0, 0]
+    inputs = keras.Input((3,))
+    model = keras.Model(inputs, pk.SequentialBlock(levels, name="ple")(inputs))
+    model.summary(expand_nested=True)
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split("└")[1].split()[0] for line in lines if "└ " in line]
+    gates = ["gate-click", "gate-buy"]
+    experts = ["expert-click-0", "expert-buy-0", "expert-shared-0"]
+    assert rows == ["stacked", "experts", *gates, "gate-shared", "copied", *experts, *gates]
+    paths = [weight.path for weight in model.weights]
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert [weight.path for weight in loaded.weights] == paths
+    x = features(5, 3)
+    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)

@@ -113,13 +113,12 @@ class Level:
     def _has_equal_parts(self) -> bool:
         """Return whether the tasks have equally many experts, and plain gates of one shape."""
         tasks, gates = self.wiring.tasks, self.gates.values()
-        has_equal_parts: bool = (
+        return (
             len(set(self.wiring.task_experts.values())) == 1
             and all(gate.is_plain for gate in gates)
             and {gate.compute_dtype for gate in gates} == {self.bank.compute_dtype}
             and len({self.gates[task].kernel.shape for task in tasks}) == 1
         )
-        return has_equal_parts
 
     def _is_batched(self, streams: ByName) -> bool:
         """Return whether the batched computation supports these inputs, and is faster."""
