@@ -7,8 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._keras.saving import read_text, write_text
-from ple_keras._keras.untracked import Untracked
-from ple_keras._keras.walking import layers_inside, walk
+from ple_keras._keras.walking import Untracked, layers_inside, walk
 from ple_keras._typing import Store
 
 MODES_KEY = "quantized"

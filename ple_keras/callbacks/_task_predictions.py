@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.internals import mask_of
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, TaskName
 from ple_keras.inspection.batches import Batches
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Logs, Tensor
 from ple_keras.callbacks._schedule_arguments import KEYWORD, logs_argument

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ple_keras._checks import check_by_task, check_known_keys, short_repr
-from ple_keras._keras.tracing import is_constant_in_jax_trace
+from ple_keras._keras.tensors import is_constant_in_jax_trace
 from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.losses.loss_weights import LossWeights

@@ -6,10 +6,15 @@ from typing import Any
 import keras
 
 from ple_keras._checks import SHARED, check_by_task, check_keys
-from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import check_names, save_names
+from ple_keras._keras.saving import (
+    built_names,
+    check_names,
+    deserialize_children,
+    save_names,
+    serialize_children,
+)
 from ple_keras._typing import ByName, MetricLike, Shape, Store, TaskName, Tensor
 from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads._given_heads import check_heads, sort_products
@@ -97,7 +102,7 @@ class TaskHeads(LossWeighting, FreezableLayer):
         self._build_loss_weights()
         self._restore_frozen()
 
-    def _layers_with_config(self) -> list[keras.Layer]:
+    def _serialized_layers(self) -> list[keras.Layer]:
         return self._heads()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, Tensor
 
 ObserveInput = Callable[[str, Tensor], Tensor]

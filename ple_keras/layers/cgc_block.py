@@ -14,7 +14,7 @@ from ple_keras._checks import (
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import ordered_attribute
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import LayerLike, Outputs, Shape, Streams, StreamShapes, Tensor
 from ple_keras.layers._level.gate_arguments import TakesGateArguments
 from ple_keras.layers._level.gate_inputs import STREAM, GateInputs

@@ -7,9 +7,9 @@ import keras
 
 from ple_keras._checks import check_bool
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
+from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers._level.gate_arguments import TakesGateArguments, takes
 from ple_keras.layers._level.gate_context import shape_of
@@ -111,7 +111,7 @@ class SequentialBlock(TakesGateArguments, FreezableLayer):
     def _takes(self, argument: str) -> bool:
         return any(takes(layer, argument) for layer in self._chain)
 
-    def _layers_with_config(self) -> list[keras.Layer]:
+    def _serialized_layers(self) -> list[keras.Layer]:
         return self.layers
 
     def call(

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ple_keras._checks import check_known_value, short_repr
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.metrics._label_rows import check_valid, label_rows
 

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._keras.copying import Template
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
 
 

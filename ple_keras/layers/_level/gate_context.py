@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.dtypes import dtype_name, is_number
+from ple_keras._keras.tensors import dtype_name, is_number
 
 
 def check_context(context: Any) -> None:

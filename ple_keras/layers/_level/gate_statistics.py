@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.tracing import is_jax_trace_outside_keras
+from ple_keras._keras.tensors import is_jax_trace_outside_keras
 from ple_keras._typing import Tensor
 from ple_keras.layers._level.gate_ops import largest, masked_sum
 from ple_keras.layers._level.observer import is_observed

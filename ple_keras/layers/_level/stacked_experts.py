@@ -11,7 +11,7 @@ from ple_keras._keras.copying import Template
 from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.internals import stop_tracking, tensorflow_not_imported
 from ple_keras._keras.quantization import QuantizeForwarder, check_quantization_mode
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, Shape, Tensor, WeightSlice
 from ple_keras.layers._level.expert_bank import ExpertBank, sublayer_name
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts

@@ -1,13 +1,24 @@
-"""Half-precision dtypes, dtypes of numbers, and dtypes that Keras does not cast."""
+"""Arrays, dtypes and traces of tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
+from ple_keras._keras.internals import has_stateless_value, in_stateless_scope
 from ple_keras._typing import FixedDTypes, Nested, Tensor
 
 HALF_DTYPES = ("float16", "bfloat16")
+
+
+def to_numpy(value: Tensor) -> np.ndarray:
+    """Convert an array, a tensor or a list to a NumPy array."""
+    if isinstance(value, np.ndarray):
+        return value
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -46,3 +57,28 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
     return known if keras.backend.is_float_dtype(dtype) else dtype
+
+
+def is_jax_trace_outside_keras(value: Tensor) -> bool:
+    """Return whether `value` is a JAX tracer in a trace from which Keras returns no state.
+
+    Keras's own steps return new state from the traced function. The trace of an exporter or of
+    a user's `jax.jit` does not. A variable would keep the tracer, and each later call would fail.
+    """
+    return not in_stateless_scope() and _is_jax_tracer(value)
+
+
+def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor]) -> bool:
+    """Return whether a variable is a constant of the JAX trace that computes `values`.
+
+    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` that
+    has a value of the variable prevents this.
+    """
+    return any(map(_is_jax_tracer, values)) and not has_stateless_value(variable)
+
+
+def _is_jax_tracer(value: Tensor) -> bool:
+    if keras.backend.backend() != "jax":
+        return False
+    jax: Any = import_module("jax")
+    return isinstance(value, jax.core.Tracer)
