@@ -10,7 +10,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_int, short_repr
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, Tensor
 
 DEFAULT_SIZE = 1024

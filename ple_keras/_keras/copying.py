@@ -9,7 +9,6 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.children import remove_build_shapes
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
@@ -17,8 +16,8 @@ from ple_keras._keras.internals import (
     is_of_keras,
     tensorflow_not_imported,
 )
-from ple_keras._keras.untracked import Untracked
-from ple_keras._keras.walking import layers_inside
+from ple_keras._keras.saving import remove_build_shapes
+from ple_keras._keras.walking import Untracked, layers_inside
 from ple_keras._typing import Initializer
 
 
@@ -276,9 +275,15 @@ def _rename_in_entry(entry: Any, part: Any, place: str, functions: dict[str, Any
                 for key, each in entry.items()
             }
     if isinstance(entry, list | tuple) and isinstance(part, Sequence):
+        # Layers go by name, since the config of a Sequential may begin with an InputLayer, which
+        # neither its `layers` nor its copies have.
+        layers = {each.name: each for each in part if isinstance(each, keras.Layer)}
+        parts: dict[Any, Any] = {**dict(enumerate(part)), **layers}
+        names = [_name_in(each) for each in entry]
+        keys = [name if name in layers else index for index, name in enumerate(names)]
         return [
-            _rename_in_entry(each, _part_of(each, index, part), f"{place}/{index}", functions)
-            for index, each in enumerate(entry)
+            _rename_in_entry(each, parts.get(key), f"{place}/{key}", functions)
+            for key, each in zip(keys, entry)
         ]
     return entry
 
@@ -291,15 +296,10 @@ def _attribute(owner: object, key: str) -> Any:
     return getattr(owner, key, getattr(owner, f"_{key}", None))
 
 
-def _part_of(entry: Any, index: int, parts: Sequence[Any]) -> Any:
-    """Return the object of an entry in a list.
-
-    Layers go by name, since the config of a Sequential has an InputLayer, which `layers` omits.
-    """
+def _name_in(entry: Any) -> Any:
+    """Return the name of a serialized layer; None for another entry of a config."""
     config = entry.get("config") if isinstance(entry, Mapping) else None
-    name = config.get("name") if isinstance(config, Mapping) else None
-    by_name = {part.name: part for part in parts if isinstance(part, keras.Layer)}
-    return by_name.get(name, parts[index] if index < len(parts) else None)
+    return config.get("name") if isinstance(config, Mapping) else None
 
 
 def _is_custom_function(part: Any) -> bool:

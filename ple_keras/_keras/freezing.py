@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import keras
 
 from ple_keras._keras.internals import children
-from ple_keras._keras.untracked import Untracked
-from ple_keras._keras.walking import layers_inside
+from ple_keras._keras.walking import Untracked, layers_inside
 
 
 def freeze_if_frozen(layer: keras.Layer) -> None:
@@ -80,7 +79,7 @@ class FreezableLayer(keras.Layer):
             self._frozen_layers.value = None  # the assignment applies to all inner layers
         keras.Layer.trainable.fset(self, value)
 
-    def _layers_with_config(self) -> list[keras.Layer]:
+    def _serialized_layers(self) -> list[keras.Layer]:
         """Return the inner layers whose configs, with frozen layers, are part of this config."""
         return []
 
@@ -90,7 +89,7 @@ class FreezableLayer(keras.Layer):
         if frozen is None:
             freeze_if_frozen(self)
             return
-        with_config = {id(layer) for layer in self._layers_with_config()}
+        with_config = {id(layer) for layer in self._serialized_layers()}
         restored: tuple[str, ...] = ()
         for name, inside in layers_inside(self):  # outer layers first, since they set inner ones
             if name.startswith(restored):

@@ -1,15 +1,78 @@
-"""Text in weights files, and a check that names have the same order as in the file."""
+"""Entries of files: serialized children, text, names in order, and states of random generators."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
-from ple_keras._keras.internals import load_error
+from ple_keras._keras.internals import is_functional_config, load_error, without_build_keys
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Store
 
+CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
 NAMES_KEY = "names"
+SEED_KEY = "seed"
+
+# Keras writes the shapes of a layer next to its config and builds the layer when it deserializes
+# it, before it has a parent. The paths of its weights then lack the names of the outer layers. On
+# PyTorch, two weights with the same path are one parameter and are trained wrongly. The containers
+# of this package therefore deserialize their children unbuilt. They build them in `build`, within
+# their own name scope. A child that was built before it was passed to the container keeps its
+# shapes and its paths.
+
+
+def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
+    """Return the names of the layers that are built."""
+    return frozenset(layer.name for layer in layers if layer.built)
+
+
+def serialize_children(
+    layers: Iterable[keras.Layer], came_built: Iterable[str]
+) -> list[dict[str, Any]]:
+    """Serialize a container's children and mark those that were passed to it built.
+
+    Args:
+        layers: The children, in order.
+        came_built: The names of the children that were built before the container was created.
+    """
+    children = []
+    for layer in layers:
+        child = keras.saving.serialize_keras_object(layer)
+        is_marked = layer.name in came_built
+        children.append({**child, CAME_BUILT: True} if is_marked else remove_build_shapes(child))
+    return children
+
+
+def deserialize_children(children: Sequence[Any]) -> list[keras.Layer]:
+    """Deserialize a container's children. Only marked ones are built.
+
+    Files of version 0.1.0 have no marks.
+    """
+    return [keras.saving.deserialize_keras_object(remove_build_shapes(child)) for child in children]
+
+
+def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
+    """Return a config without the shapes that layers were built with, at any depth.
+
+    Functional models are always built and are returned unchanged.
+
+    Args:
+        config: A layer's config or its serialized form, or a part of them.
+        keep_marked: Whether marked children are returned unchanged too.
+    """
+    if isinstance(config, list | tuple):
+        return type(config)(remove_build_shapes(item, keep_marked) for item in config)
+    if not isinstance(config, Mapping):
+        return config
+    if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT)):
+        return dict(config)
+    return {
+        key: remove_build_shapes(value, keep_marked)
+        for key, value in without_build_keys(config).items()
+        if key != CAME_BUILT
+    }
 
 
 def write_text(store: Store, key: str, text: str) -> None:
@@ -58,3 +121,27 @@ def ordered_attribute(name: str, members: Sequence[str]) -> str:
     """
     digest = hashlib.sha256("\n".join(members).encode()).hexdigest()
     return f"{name}-{digest[:8]}"
+
+
+class Dropout(keras.layers.Dropout):
+    """Keras's Dropout, but its files contain the state of its seed.
+
+    The class name, in snake case, is part of the file format.
+    """
+
+    def save_own_variables(self, store: Store) -> None:
+        save_seed(store, self.seed_generator)
+
+    def load_own_variables(self, store: Store) -> None:
+        load_seed(store, self.seed_generator)
+
+
+def save_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
+    """Write the state of a generator, which Keras leaves out of files."""
+    store[SEED_KEY] = to_numpy(generator.state).astype("int64")  # its dtype depends on the backend
+
+
+def load_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
+    """Set a generator to the state in a file. Files of 0.1.0 have none and change nothing."""
+    if SEED_KEY in list(store.keys()):
+        generator.state.assign(to_numpy(store[SEED_KEY]).astype(generator.state.dtype))

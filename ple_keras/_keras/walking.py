@@ -1,15 +1,26 @@
-"""Traversal of the layers inside a layer, at any depth."""
+"""Traversal of the layers inside a layer, at any depth, and a container that hides layers."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import keras
 
 from ple_keras._keras.internals import children
 
+T = TypeVar("T")
 Path = tuple[Any, ...]  # layers, from the outermost to the innermost
+
+
+class Untracked(Generic[T]):
+    """Container of a value that Keras must neither wrap nor track.
+
+    A tracked layer that is never built would slow down every step.
+    """
+
+    def __init__(self, value: T) -> None:
+        self.value = value
 
 
 def walk(layer: keras.Layer) -> Iterator[Path]:

@@ -16,11 +16,11 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
-from ple_keras._keras.dtypes import HALF_DTYPES
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.tensors import HALF_DTYPES
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     Activation,
     LayerLike,

@@ -17,11 +17,16 @@ from ple_keras._checks import (
     short_repr,
     task_names,
 )
-from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import check_names, save_names
-from ple_keras._keras.tracing import is_constant_in_jax_trace
+from ple_keras._keras.saving import (
+    built_names,
+    check_names,
+    deserialize_children,
+    save_names,
+    serialize_children,
+)
+from ple_keras._keras.tensors import is_constant_in_jax_trace
 from ple_keras._typing import (
     ByName,
     DType,
@@ -223,7 +228,7 @@ class TaskHeads(FreezableLayer):
             name=name,
         )
 
-    def _layers_with_config(self) -> list[keras.Layer]:
+    def _serialized_layers(self) -> list[keras.Layer]:
         return self._heads()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -8,8 +8,8 @@ import numpy as np
 
 from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.dtypes import at_least_float32
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.tensors import at_least_float32
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, Nested, Streams
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.levels import built_levels

@@ -10,7 +10,6 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.batches import (
     Batches,
     first_batches,
@@ -18,8 +17,8 @@ from ple_keras._keras.batches import (
     naming_batches,
     refuse_steps,
 )
-from ple_keras._keras.dtypes import is_number
 from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._keras.walking import walk
 from ple_keras._typing import Nested, Tensor
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error

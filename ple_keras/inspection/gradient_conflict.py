@@ -12,8 +12,8 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import SHARED, check_by_task, short_repr
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.batches import Batches
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Index, LossFunction, Nested, Streams, Tensor
 from ple_keras.heads.head import Head

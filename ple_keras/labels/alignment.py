@@ -6,8 +6,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.arrays import to_numpy
-from ple_keras._keras.dtypes import dtype_name, is_number
+from ple_keras._keras.tensors import dtype_name, is_number, to_numpy
 from ple_keras._typing import Tensor
 
 

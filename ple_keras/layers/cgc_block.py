@@ -27,7 +27,7 @@ from ple_keras._keras.saving import (
     save_names,
     write_text,
 )
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     GateInput,
     LayerLike,

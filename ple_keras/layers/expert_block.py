@@ -18,7 +18,7 @@ from ple_keras._keras.copying import derive_initializer, warn_of_replaced_functi
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import SavesQuantization
 from ple_keras._keras.registration import register
-from ple_keras._keras.seeds import Dropout
+from ple_keras._keras.saving import Dropout
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
 
 NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}

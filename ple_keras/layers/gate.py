@@ -18,12 +18,15 @@ from ple_keras._checks import (
     check_rate,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.dtypes import at_least_float32
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
-from ple_keras._keras.seeds import load_seed, save_seed
-from ple_keras._keras.tracing import is_in_vectorized_map, is_jax_trace_outside_keras
+from ple_keras._keras.saving import load_seed, save_seed
+from ple_keras._keras.tensors import (
+    at_least_float32,
+    is_in_vectorized_map,
+    is_jax_trace_outside_keras,
+)
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template

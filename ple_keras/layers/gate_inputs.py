@@ -15,8 +15,8 @@ from ple_keras._checks import (
     check_width,
     short_repr,
 )
-from ple_keras._keras.dtypes import dtype_name, is_number
 from ple_keras._keras.internals import mask_of, set_mask
+from ple_keras._keras.tensors import dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"

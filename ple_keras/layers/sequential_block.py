@@ -8,10 +8,10 @@ import keras
 
 from ple_keras._checks import check_bool, check_int
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.children import built_names, deserialize_children, serialize_children
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import largest_outputs
 from ple_keras._keras.registration import register
+from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate_inputs import STREAM, build_without_context, check_context, shape_of
@@ -153,7 +153,7 @@ class SequentialBlock(FreezableLayer):
         self._run_in_order(lambda layer: layer, inputs, context)
         self._restore_frozen()
 
-    def _layers_with_config(self) -> list[keras.Layer]:
+    def _serialized_layers(self) -> list[keras.Layer]:
         return self.layers
 
     def call(

@@ -9,12 +9,12 @@ import keras
 from ple_keras._checks import SHARED, check_bool, short_repr, task_names
 from ple_keras._keras.building import build_features, refuse_adapted, symbolic
 from ple_keras._keras.copying import Template, check_copyable
-from ple_keras._keras.dtypes import fixed_dtypes
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
-from ple_keras._keras.untracked import Untracked
+from ple_keras._keras.tensors import fixed_dtypes
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     FixedDTypes,
     Nested,

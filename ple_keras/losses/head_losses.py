@@ -8,9 +8,9 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_not_negative, check_number
-from ple_keras._keras.arrays import to_numpy
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import LossLike, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.losses.masked_loss import SUM_OVER_BATCH_SIZE, check_loss, example_losses

@@ -5,7 +5,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, short_repr
-from ple_keras._keras.arrays import to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.alignment import to_number_array
 

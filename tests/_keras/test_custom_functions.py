@@ -106,6 +106,7 @@ TEMPLATES = {
     "dense": (dense, -6.0),
     "sequential": (lambda: keras.Sequential([dense(), layers.Activation(relu)]), -3.0),
     "sequential_of_two": (sequential_of_two, -6.0),
+    "built_sequential": (lambda: keras.Sequential([keras.Input((1,)), dense()]), -6.0),
     "functional": (functional, -6.0),
     "nested": (lambda: keras.Sequential([keras.Sequential([dense()]), functional()]), -13.0),
     "wrapper": (lambda: layers.SpectralNormalization(dense()), -6.0),

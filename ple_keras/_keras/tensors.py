@@ -1,0 +1,100 @@
+"""Arrays, dtypes and traces of tensors."""
+
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._keras.internals import has_stateless_value, in_stateless_scope
+from ple_keras._typing import FixedDTypes, Nested, Tensor
+
+HALF_DTYPES = ("float16", "bfloat16")
+
+
+def to_numpy(value: Tensor) -> np.ndarray:
+    """Convert an array, a tensor or a list to a NumPy array."""
+    if isinstance(value, np.ndarray):
+        return value
+    return keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else np.asarray(value)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Cast `x` to float32 if its dtype has fewer bits."""
+    is_half = keras.backend.standardize_dtype(x.dtype) in HALF_DTYPES
+    return ops.cast(x, "float32") if is_half else x
+
+
+def dtype_name(array: Tensor) -> str:
+    """Return the name of a dtype, which may be unknown to Keras, such as one of NumPy's strings."""
+    try:
+        return str(keras.backend.standardize_dtype(array.dtype))
+    except ValueError:
+        return str(array.dtype)
+
+
+def is_number(dtype: str) -> bool:
+    """Return whether a dtype is one of real numbers or bools."""
+    return dtype.startswith(("bool", "int", "uint", "float", "bfloat"))
+
+
+def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
+    """Return the dtype of a tensor, or of each tensor of a dict; None for floats.
+
+    Keras casts floats to the compute dtype of the layer that they are passed to.
+
+    Args:
+        inputs: The tensor, or dict of tensors.
+        known: What the function returned before. A float keeps its known dtype, since Keras passes
+            floats for all columns when it builds a model from shapes.
+    """
+    if isinstance(inputs, Mapping):
+        by_key = known if isinstance(known, Mapping) else {}
+        return {key: fixed_dtypes(value, by_key.get(key)) for key, value in inputs.items()}
+    is_tensor = isinstance(inputs, keras.KerasTensor) or ops.is_tensor(inputs)
+    tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
+    dtype: str = keras.backend.standardize_dtype(tensor.dtype)
+    return known if keras.backend.is_float_dtype(dtype) else dtype
+
+
+def is_jax_trace_outside_keras(value: Tensor) -> bool:
+    """Return whether `value` is a JAX tracer in a trace from which Keras returns no state.
+
+    Keras's own steps return new state from the traced function. The trace of an exporter or of
+    a user's `jax.jit` does not. A variable would keep the tracer, and each later call would fail.
+    """
+    return not in_stateless_scope() and _is_jax_tracer(value)
+
+
+def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor]) -> bool:
+    """Return whether a variable is a constant of the JAX trace that computes `values`.
+
+    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` that
+    has a value of the variable prevents this.
+    """
+    return any(map(_is_jax_tracer, values)) and not has_stateless_value(variable)
+
+
+def _is_jax_tracer(value: Tensor) -> bool:
+    if keras.backend.backend() != "jax":
+        return False
+    jax: Any = import_module("jax")
+    return isinstance(value, jax.core.Tracer)
+
+
+def is_in_vectorized_map(value: Tensor) -> bool:
+    """Return whether `value` is computed for all elements of a `keras.ops.vectorized_map` at once.
+
+    A variable cannot take the updates of all elements: PyTorch raises an error, TensorFlow updates
+    it for the first element, and JAX leaves a tracer in it.
+    """
+    backend = keras.backend.backend()
+    if backend == "torch":
+        torch: Any = import_module("torch")
+        return bool(torch._C._functorch.is_batchedtensor(value))
+    if backend == "jax":
+        return type(value).__name__ == "BatchTracer"  # a class that JAX does not export
+    tf: Any = import_module("tensorflow")
+    return "loop_body" in tf.get_current_name_scope().split("/")  # the only trace of it
