@@ -51,8 +51,8 @@ class FreezableLayer(keras.Layer):
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self._arguments and self._is_read_only():
             raise AttributeError(
-                f"{name} of {self.name!r} is read-only, because the model already uses it. "
-                f"{self._other_ways.get(name, '')}Create a new layer with this argument: "
+                f"{name} of {self.name!r} is read-only, since an assigned value would have no "
+                f"effect. {self._other_ways.get(name, '')}Create a new layer with this argument: "
                 f"`{type(self).__name__}(...)`, or `type(layer).from_config({{**layer.get_config()"
                 f', "{name}": ...}})` to keep the other arguments. `transfer_weights` copies the '
                 f"weights. Received: {name}={value!r}"

@@ -97,7 +97,7 @@ class Head(SavesQuantization, FreezableLayer):
 
     _other_ways: ClassVar[dict[str, str]] = {
         "loss_weight": "Call `TaskHeads.multiply_loss_weights`, train with a LossWeightSchedule, "
-        "or compile again with `compile_kwargs(loss_weights={task: ...})`. Or: "
+        "or compile again with `compile_kwargs(loss_weights={task: ...})`. "
     }
 
     def __init__(
