@@ -20,7 +20,7 @@ import hypothesis
 import keras
 import pytest
 
-hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=15)
+hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=10)
 hypothesis.settings.load_profile("ple_keras")
 
 

@@ -384,6 +384,7 @@ print("tensorflow" in sys.modules)
 
 
 @once
+@pytest.mark.nightly
 def test_serializing_does_not_import_tensorflow():
     command = [sys.executable, "-c", LAZY]
     result = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests.helpers import assert_same, numpy_of
+from tests.helpers import assert_same, numpy_of, once
 from tests.integrations.migration import write_files
 from tests.integrations.migration.write_files import DEEPCTR, FOLDER, RECHUB, TASKS, X
 from tests.processes import EXAMPLES, run_example
@@ -262,6 +262,7 @@ def snapshot(model):
     return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
 
 
+@once
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -283,6 +284,7 @@ def test_a_model_that_is_not_equal_to_that_of_deepctr_is_refused(
     assert_same(snapshot(model), before, atol=0)
 
 
+@once
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -303,6 +305,7 @@ def test_a_model_that_is_not_equal_to_that_of_torch_rechub_is_refused(
     assert_same(snapshot(model), before, atol=0)
 
 
+@once
 def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
     h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "old.h5", "w") as file:
@@ -313,6 +316,7 @@ def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
     assert {name: array.shape for name, array in weights.items()} == {"dense/kernel": (2, 3)}
 
 
+@once
 def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):
     path = tmp_path / "ple.weights.h5"
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(path)
@@ -320,6 +324,7 @@ def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_p
         from_deepctr.read_h5(path)
 
 
+@once
 def test_columns_and_activations_without_an_equal_are_refused(from_deepctr, from_rechub):
     hashed = stand_ins([("SparseFeat", {"name": "user", "vocabulary_size": 6, "embedding_dim": 3})])
     hashed[0].use_hash = True

@@ -6,7 +6,10 @@ import keras
 import numpy as np
 import pytest
 
+from tests.helpers import once
 from tests.processes import ROOT
+
+pytestmark = once
 
 PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 FIGURES = {

@@ -6,6 +6,9 @@ import keras
 import pytest
 
 import ple_keras as pk
+from tests.helpers import once
+
+pytestmark = once
 
 
 def test_a_gain_is_positive_where_the_multi_task_model_is_better():

@@ -11,6 +11,9 @@ from matplotlib import pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 import ple_keras as pk
+from tests.helpers import once
+
+pytestmark = once
 
 LONG = ("conversion_within_24_hours", "a" * 25)
 
