@@ -76,18 +76,25 @@ def load_census(rows):
     return part("train"), part("test"), int(first[-1])
 
 
-def train(x, y, num_codes, epochs):
-    """Return a trained PLE. No input may have a task's name: in ONNX, names are unique."""
+def ple_model(y, num_codes, stack_experts=True):
+    """Return a PLE. No input may have a task's name: in ONNX, names are unique."""
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
     embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
     features = keras.layers.Concatenate()([embedded, numbers])
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in y])
-    ple = pk.PLEBlock(2, heads, [96, 64], name="ple")
+    ple = pk.PLEBlock(2, heads, [96, 64], stack_experts=stack_experts, name="ple")
     model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
     model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
-    model.fit(x, y, batch_size=1024, epochs=epochs, verbose=2)
     return model
+
+
+def quantized_copy(model, y, num_codes):
+    """Return a copy in int8. Keras quantizes experts that are layers only."""
+    copy = ple_model(y, num_codes, stack_experts=False)
+    pk.transfer_weights(model, copy)
+    copy.quantize("int8")
+    return copy
 
 
 class Rows(ort_quantization.CalibrationDataReader):
@@ -189,11 +196,12 @@ def main():
 
     (x, y), (x_test, y_test), num_codes = load_census(args.rows)
     keras.utils.set_random_seed(0)
-    model = train(x, y, num_codes, args.epochs)
-    model.save("census.keras")
-    small = keras.models.load_model("census.keras", compile=False)
-    small.quantize("int8")
+    model = ple_model(y, num_codes)
+    model.fit(x, y, batch_size=1024, epochs=args.epochs, verbose=2)
+    small = quantized_copy(model, y, num_codes)
+    small.compile()  # files then hold no optimizer
     small.save("census_int8.keras")
+    model.save("census.keras")
     model = keras.models.load_model("census.keras", compile=False)
     model.save("census.keras")  # without the state of the optimizer
     pk.export_onnx(model, "census.onnx")
