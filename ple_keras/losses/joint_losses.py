@@ -203,10 +203,11 @@ class _JointLoss(MaskedLoss):
             raise ValueError(
                 f"The loss {self.name!r} comes from a file and can't find the TaskHeads that has "
                 "its weight, because the predictions are not those of a TaskHeads itself: a layer "
-                "after it, DistributedDataParallel or torch.compile made new tensors. Compile the "
-                "loaded model again, with the arguments of the first compile: "
-                "model.compile(model.optimizer, **heads.compile_kwargs()). This keeps the state of "
-                "the optimizer. For predictions alone, load_model(path, compile=False) suffices. "
+                "after it, DistributedDataParallel or torch.compile made new tensors. Load the "
+                "model, and before it is trained or evaluated, compile it with the arguments of "
+                "the first compile: model.compile(model.optimizer, **heads.compile_kwargs()). This "
+                "keeps the state of the optimizer. For predictions, load_model(path, "
+                "compile=False) suffices. "
                 "Received: y_pred of an unknown TaskHeads"
             )
         return self.weights
