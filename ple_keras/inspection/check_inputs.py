@@ -1,5 +1,6 @@
 """Check of features before training."""
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -90,17 +91,20 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "") -> None:
     """Check arrays; `warned` has the arrays of earlier warnings, and gets those of new ones."""
     specs = _input_specs(model)
-    if specs and isinstance(x, Mapping) and isinstance(model.input, Mapping):
-        check_keys(x, list(specs), "x")  # with another key, Keras gives columns to other inputs
+    if specs and isinstance(model.input, Mapping):
+        _check_keys(specs, x)
+    by_key: dict[Any, Any] = {**dict(enumerate(specs.values())), **specs}
     numbers, count = {}, 0
     for path, array in keras.tree.flatten_with_path(x):
         name, count = "x" + "".join(f"[{key!r}]" for key in path), len(array)
-        spec = specs.get(path[0]) if path else next(iter(specs.values()), None)
+        spec = by_key.get(path[0] if path else 0)
         _check_shape(array, spec, name)
         if is_number(str(array.dtype)):
             numbers[name] = array
         elif not _takes_strings(spec):
             _refuse_strings(array, name)
+    if not count:
+        raise ValueError("x must hold at least one row. Received: rows=0")
     rows = _telling_rows(numbers, count)
     observer = _Observer(numbers, rows)
     chosen = keras.tree.map_structure(lambda array: array[rows], x)
@@ -112,8 +116,10 @@ def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "
     except Exception as error:
         raise failed_batch_error(x, error) from error
     if observer.wrong_id:
-        raise ValueError(observer.wrong_id)
+        outputs = [math.nan]  # an id that is NaN becomes a wrong number
     _check_finite(numbers, rows, [to_numpy(y) for y in keras.tree.flatten(outputs)])
+    if observer.wrong_id:
+        raise ValueError(observer.wrong_id)
     for name, message in observer.messages.items():
         if name not in warned:
             warn_user(where + message)
@@ -127,6 +133,17 @@ def _input_specs(model: keras.Model) -> dict[str, Any]:
     if isinstance(model.input, Mapping):
         return dict(model.input)
     return {tensor.name: tensor for tensor in keras.tree.flatten(model.input)}
+
+
+def _check_keys(specs: dict[str, Any], x: Nested) -> None:
+    """Check the keys of columns. With another key, or in a list, Keras swaps columns."""
+    if isinstance(x, Mapping):
+        check_keys(x, list(specs), "x")
+    elif len(specs) > 1:
+        raise TypeError(
+            f"x must be a dict with the inputs of the model, {list(specs)}. "
+            f"Received: x={short_repr(x)}"
+        )
 
 
 def _check_shape(array: np.ndarray, spec: Any, name: str) -> None:
@@ -193,15 +210,14 @@ def _check_finite(
         wrong: np.ndarray = ~np.isfinite(array)
         if not wrong.any():
             continue
-        is_wrong_row = _flat(wrong)[rows].any(axis=1)
-        for output in outputs:
-            seen = output[is_wrong_row] if len(output) == len(rows) else output
-            if not np.isfinite(seen).all():
-                index = tuple(np.argwhere(wrong)[0])
-                raise ValueError(
-                    f"{name} must be finite, since the predictions are not; invalid: "
-                    f"{np.count_nonzero(wrong)}. Received: {_place(name, index)}={array[index]}"
-                )
+        is_wrong = _flat(wrong)[rows].any(axis=1)
+        seen = [y[is_wrong] if y.shape[:1] == rows.shape else y for y in outputs]
+        if not all(np.isfinite(y).all() for y in seen):
+            index = tuple(np.argwhere(wrong)[0])
+            raise ValueError(
+                f"{name} must be finite, or replaced in the model; invalid: "
+                f"{np.count_nonzero(wrong)}. Received: {_place(name, index)}={array[index]}"
+            )
 
 
 class _Observer:
