@@ -17,8 +17,8 @@ LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLos
 MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RegressionHead SequentialBlock
 SharedBottomBlock StreamFeatures TaskHeads Transfer check_inputs expected_calibration_error
 export_onnx gate_report gate_weights gradient_conflict grouped_auc mask_labels mtl_gain
-plot_architecture
 plot_architecture plot_gate_history plot_gate_weights start_experts transfer_weights
+"""
 
 IMPORT = """
 import sys, threading
