@@ -1,7 +1,5 @@
 """Constructors of all blocks, with `outputs` as the argument."""
 
-import pytest
-
 import ple_keras as pk
 
 BLOCKS = {
@@ -10,5 +8,3 @@ BLOCKS = {
     "mmoe": lambda outputs, **kw: pk.MMoEBlock(outputs, 3, 2, **kw),
     "shared_bottom": lambda outputs, **kw: pk.SharedBottomBlock(outputs, 3, **kw),
 }
-
-every_block = pytest.mark.parametrize("block", list(BLOCKS.values()), ids=list(BLOCKS))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of
+from tests.helpers import QUICK, assert_same, features, numpy_of
 from tests.models import chain, compiled
 from tests.pairs import pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
@@ -144,7 +144,7 @@ def test_every_weight_has_a_unique_path(make_template):
 def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     ple = pk.PLEBlock(2, heads, make_template("glorot_uniform"))
-    model = compiled(chain(ple, heads, width=4), jit_compile=False)
+    model = compiled(chain(ple, heads, width=4), **{**QUICK, "jit_compile": False})
     before = model.get_weights()
     x = features(8, 4)
     model.train_on_batch(x, {"a": np.ones((8, 1)), "b": np.ones((8, 1))})
