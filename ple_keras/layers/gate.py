@@ -196,7 +196,8 @@ class Gate(FreezableLayer):
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
         load = _masked_sum(ops.cast(weights, "float32"), mask)
-        return ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
+        imbalance = ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
+        return ops.cast(imbalance, keras.config.floatx())  # TensorFlow adds losses of one dtype
 
     @property
     def is_plain(self) -> bool:

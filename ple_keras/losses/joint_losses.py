@@ -255,8 +255,8 @@ class TrainedLoss(_JointLoss):
             return loss
         if not weights.are_learned:
             weights.store_loss(self.index, (y_true, y_pred, sample_weight), loss)
-        multiplier = ops.cast(weights.multiplier(self.index), loss.dtype)
-        return self.loss_weight * multiplier * loss
+        # In half precision, the product is float32, as the multiplier is.
+        return ops.multiply(self.loss_weight * weights.multiplier(self.index), loss)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         values = super().call(y_true, y_pred)

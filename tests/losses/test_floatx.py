@@ -1,10 +1,14 @@
 """Joint training with another `floatx`, which is the dtype of losses, weights and labels."""
 
+import hypothesis
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests._keras.random_models import models
+from tests._keras.test_round_trips import X
+from tests._keras.test_round_trips import labels as labels_of
 from tests.helpers import features, numpy_of
 from tests.models import chain, compiled, heads_alone
 
@@ -72,7 +76,7 @@ def test_a_step_of_float64_is_that_of_float32(floatx):
     def weights_after_a_step():
         keras.utils.set_random_seed(0)
         heads = new_heads("uncertainty")
-        ple = pk.PLEBlock(1, heads, [4], gate_dropout=0.2)
+        ple = pk.PLEBlock(1, heads, [4], gate_dropout=0.2, expert_balance_regularizer=0.1)
         model = compiled(chain(ple, heads), metrics=None, run_eagerly=True)
         rng = np.random.default_rng(0)
         for weight in model.trainable_weights:
@@ -99,3 +103,13 @@ def test_losses_of_different_dtypes_are_added():
     y = {"a": np.ones(4), "b": np.ones(4)}
     a, b = (float(heads[task].new_loss()(y[task], predictions[task])) for task in y)
     assert float(heads.compute_loss(y, predictions)) == pytest.approx(a + 2 * b, rel=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch adds any two dtypes")
+@pytest.mark.parametrize("floatx", ["float64"], indirect=True)
+@hypothesis.settings(max_examples=2, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.given(recipe=models())
+def test_random_models_are_trained_with_float64(floatx, recipe):
+    model = compiled(recipe(), run_eagerly=True)
+    logs = model.train_on_batch(X, labels_of(model), return_dict=True)
+    assert np.isfinite(float(logs["loss"]))
