@@ -21,7 +21,7 @@ from ple_keras._keras.registration import register
 from ple_keras._keras.untracked import Untracked
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.labels.label_arrays import check_array, check_for_loss, label_width
-from ple_keras.labels.missing_label import check_missing_label, to_config
+from ple_keras.labels.sample_space import check_missing_label, to_config
 from ple_keras.layers.template import as_template
 from ple_keras.losses.checks import check_loss, check_reduction
 from ple_keras.losses.joint_losses import LoggedLoss, TrainedLoss

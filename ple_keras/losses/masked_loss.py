@@ -10,8 +10,12 @@ from ple_keras._checks import check_int
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, LossLike, Tensor
-from ple_keras.labels.missing_label import check_missing_label, to_config
-from ple_keras.labels.sample_space import example_weights, sample_space
+from ple_keras.labels.sample_space import (
+    check_missing_label,
+    example_weights,
+    sample_space,
+    to_config,
+)
 from ple_keras.losses.checks import SUM_OVER_BATCH_SIZE, check_loss, check_reduction
 from ple_keras.losses.example_losses import example_losses, ignored_class
 
