@@ -52,6 +52,7 @@ y = {
     "category": rng.integers(0, 12, 4096),
 }
 heads.check_labels(y)
+pk.check_inputs(model, x)
 history = model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=0).history
 
 print("Validation metrics after each epoch:")

@@ -37,7 +37,7 @@ from ple_keras.labels.label_arrays import (
     check_probabilities,
     label_width,
 )
-from ple_keras.labels.missing_label import check_missing_label, to_config
+from ple_keras.labels.sample_space import check_missing_label, to_config
 from ple_keras.layers.template import as_template
 from ple_keras.losses.head_losses import ClassWeightLoss, PositiveWeightLoss, check_class_weights
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss

@@ -12,7 +12,7 @@ from ple_keras._keras.batches import first_batches, is_dataset, naming_batches, 
 from ple_keras._keras.names import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
-from ple_keras.labels.missing_label import can_represent
+from ple_keras.labels.sample_space import can_represent
 
 # Losses of Keras, by the labels that they take:
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}

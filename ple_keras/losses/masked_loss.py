@@ -12,8 +12,12 @@ from ple_keras._keras.internals import drop_mask
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, LossLike, LossReduction, Tensor
-from ple_keras.labels.missing_label import check_missing_label, to_config
-from ple_keras.labels.sample_space import example_weights, sample_space
+from ple_keras.labels.sample_space import (
+    check_missing_label,
+    example_weights,
+    sample_space,
+    to_config,
+)
 
 SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
 

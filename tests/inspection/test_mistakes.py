@@ -128,7 +128,7 @@ OF_LABELS = {
     "a regression in seconds": Mistake("dominates", y=random_y(rating=Y["rating"] * 4000)),
     "a tiny regression": Mistake("vanishes", y=random_y(rating=Y["rating"] / 1000)),
     "a binary task in a RegressionHead": Mistake("Use a BinaryHead", y=random_y(rating=Y["click"])),
-    "no label in a batch is none": Mistake(
+    "one batch without labels, which is right": Mistake(
         "", y=[(X, Y), (X, random_y(click=np.full(ROWS, np.nan)))]
     ),
     "a wrong label in a late batch": Mistake(

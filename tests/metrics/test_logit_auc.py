@@ -95,14 +95,15 @@ def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
 
 
 def test_one_warning_names_the_tasks_whose_auc_is_nan():
-    model = compiled(heads_alone(pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])))
-    both = np.array([0, 1] * 4)
-    valid = {"click": np.ones(8), "buy": np.array([1] * 4 + [np.nan] * 4)}
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy"), pk.BinaryHead("share")])
+    model = compiled(heads_alone(heads))
+    both = np.repeat([0, 1], 4)  # one class in each batch
+    valid = {"click": np.ones(8), "buy": np.array([1] * 4 + [np.nan] * 4), "share": both}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         logs = model.fit(
             np.ones((8, 3)),
-            {"click": np.sort(both), "buy": np.zeros(8)},  # click: one class in each batch
+            {"click": both, "buy": np.zeros(8), "share": both},
             batch_size=4,
             shuffle=False,
             epochs=2,
