@@ -229,3 +229,9 @@ def test_weights_can_be_exchanged_between_models_with_and_without_gate_dropout(t
     np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(dropping(x)), rtol=1e-6)
     plain.save_weights(tmp_path / "m.weights.h5")
     dropping.load_weights(tmp_path / "m.weights.h5")
+
+
+def test_the_softmax_is_computed_in_float32():
+    gate = pk.Gate(2, softmax_temperature=1e-4, kernel_initializer="ones", dtype="mixed_float16")
+    weights = gate(np.full((3, 4), 10, "float16"))  # the logits W x / T overflow in float16
+    np.testing.assert_array_equal(numpy_of(weights), np.full((3, 2), 0.5))
