@@ -257,3 +257,9 @@ def test_a_vectorized_map_does_not_change_statistics():
     assert model.level.gate_statistics()["a"]["count"] == 0
     model.level(x, training=False)
     assert model.level.gate_statistics()["a"]["count"] == 6
+
+
+def test_the_softmax_is_computed_in_float32():
+    gate = pk.Gate(2, softmax_temperature=1e-4, kernel_initializer="ones", dtype="mixed_float16")
+    weights = gate(np.full((3, 4), 10, "float16"))  # the logits W x / T overflow in float16
+    np.testing.assert_array_equal(numpy_of(weights), np.full((3, 2), 0.5))
