@@ -108,5 +108,6 @@ def test_losses_that_are_not_serializable_can_be_trained():
     for loss in (gap, Gap(), lambda y_true, y_pred: gap(y_true, y_pred)):
         heads = pk.TaskHeads([pk.RegressionHead("a", loss=loss), pk.BinaryHead("b")])
         model = compiled(heads_alone(heads))
-        logs = model.evaluate(features(4, 3), {"a": np.ones(4), "b": np.ones(4)}, verbose=0)
+        y = {"a": np.ones(4), "b": np.array([0, 1, 0, 1])}
+        logs = model.evaluate(features(4, 3), y, verbose=0)
         assert np.isfinite(logs).all()
