@@ -1,4 +1,4 @@
-"""Metrics of heads beside the default ones, and the name of their AUC."""
+"""Metrics of heads in addition to the default ones, and the name of their AUC."""
 
 import warnings
 
