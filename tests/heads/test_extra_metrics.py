@@ -146,7 +146,7 @@ REFUSED = {
     "compile_unknown_task": (
         lambda: click_and_time().compile_kwargs(extra_metrics={"buy": ["mae"]}),
         ValueError,
-        r"extra_metrics must have keys among \['click', 'time'\]; not known: \['buy'\].*Received",
+        r"extra_metrics must have keys among \['click', 'time'\]; unknown: \['buy'\].*Received",
     ),
     "compile_string": (
         lambda: click_and_time().compile_kwargs(extra_metrics={"click": "mae"}),
