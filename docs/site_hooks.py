@@ -10,7 +10,7 @@ from typing import Any
 from latex2mathml.converter import convert
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from site_pages import (  # MkDocs finds the modules beside its hooks
+from site_pages import (  # MkDocs finds the modules next to its hooks
     GROUPS,
     ROOT,
     example_page,

@@ -14,7 +14,7 @@ PyTorch. Several workers read row groups in random order and shuffle windows of 
 stream has no end, so `fit` needs `steps_per_epoch`. The script prints the rows per second of the
 pipeline alone (if it reads a million rows) and of `fit`, and the resident memory after each epoch,
 with that of the workers. On the rows of a file that is held out, it prints the AUC and the AUC
-within users, beside those of the probabilities that the simulation draws from (best).
+within users, next to those of the probabilities that the simulation draws from (best).
 
 To reuse: `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
@@ -296,7 +296,7 @@ def fit(model, stream, epochs, steps, batch_size):
 
 
 def print_scores(model, file):
-    """Print the scores on the rows of a file, beside those of the simulation's probabilities."""
+    """Print the scores on the rows of a file, next to those of the simulation's probabilities."""
     x, y = shuffled_window([*RowGroups([file])])
     best, _ = expected(*(x[name] for name in COLUMNS[:3]))
     predictions = model.predict(x, batch_size=10_000, verbose=0)

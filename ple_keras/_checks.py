@@ -194,7 +194,7 @@ def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: s
     if missing or extra:
         raise ValueError(
             f"{argument} must have exactly the keys {list(expected)}; missing: {missing}, "
-            f"not known: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
+            f"unknown: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
 
 
@@ -203,7 +203,7 @@ def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument
     extra = [key for key in value if key not in known]
     if extra:
         raise ValueError(
-            f"{argument} must have keys among {list(known)}; not known: {extra}. "
+            f"{argument} must have keys among {list(known)}; unknown: {extra}. "
             f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
 

@@ -14,7 +14,7 @@ MAX_SHARE = 0.10  # of all parameters
 
 
 def names_in(node):
-    """Yield the names in an annotation, also those in strings."""
+    """Yield the names in an annotation, including those in strings."""
     for part in ast.walk(node):
         if isinstance(part, ast.Name):
             yield part.id

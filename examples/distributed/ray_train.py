@@ -8,7 +8,7 @@ Takes a minute on two cores. Each worker has the whole model and its own share o
 torch_ddp.py, which says how the values of the processes relate to those of one. After each epoch,
 the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray starts all of
 them again, and they continue from the last checkpoint. At the end, the script prints the losses
-beside those of one process that trains on the same batches.
+next to those of one process that trains on the same batches.
 
 With GPUs, each worker gets one. On a Ray cluster, the workers run on all machines: set `address`
 of `ray.init`, and choose a `storage_path` that all machines reach.
@@ -190,7 +190,7 @@ def train(folder: str, kill: bool) -> tuple[keras.Model, list[dict]]:
 
 
 def print_comparison(logs: list[dict], alone: list[dict]) -> None:
-    """Print the logs beside those of one process on the same batches."""
+    """Print the logs next to those of one process on the same batches."""
     print("The first worker's process in each epoch:", *(each["process"] for each in logs))
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):
         print(f"{key:20} {'workers':>12} {'one process':>12}")

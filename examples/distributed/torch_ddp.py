@@ -6,7 +6,7 @@
 
 Takes half a minute on two cores. Each process has the whole model and its own share of each batch.
 In each step, the gradients are averaged over the processes, so the weights stay equal. At the end,
-the script prints the losses beside those of one process that trains on the same batches.
+the script prints the losses next to those of one process that trains on the same batches.
 
 On a cluster, torchrun starts the script on every machine, with one process per GPU. The processes
 then communicate over NCCL instead of gloo, which this script selects automatically:
@@ -144,7 +144,7 @@ def main(file: str) -> None:
 def print_comparison(
     logs: dict[str, list[float]], alone: dict[str, list[float]], ranks: int
 ) -> None:
-    """Print the logs beside those of one process on the same batches."""
+    """Print the logs next to those of one process on the same batches."""
     device = "GPUs over NCCL" if torch.cuda.is_available() else "CPUs over gloo; on GPUs, NCCL"
     print(f"{ranks} processes ({device}), and one process alone:")
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):

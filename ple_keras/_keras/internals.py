@@ -2,7 +2,7 @@
 
 The rest of the package uses only documented names of Keras. A test checks this. Each function
 states its reason and the versions of Keras on which it was tested.
-`tests/_keras/test_internals.py` fails if Keras changes the behaviour that a function relies on.
+`tests/_keras/test_internals.py` fails if Keras changes the behavior that a function relies on.
 """
 
 import sys

@@ -26,7 +26,7 @@ class GroupedAUC(keras.callbacks.Callback):
     """Callback that logs the area under the ROC curve within groups, such as users or queries.
 
     After each epoch, it predicts the validation data and adds two keys to `logs` for each task,
-    also if there is only one:
+    even if there is only one:
 
     - `val_{task}_gauc`: the mean AUC of the groups, see `grouped_auc`.
     - `val_{task}_gauc_share`: the share of the labelled rows in groups with both labels, 0 and 1.

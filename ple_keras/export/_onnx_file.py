@@ -44,7 +44,7 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
     if added:
         raise RuntimeError(
             "The exporter wrote a file with inputs that the model does not have, such as constants "
-            f"of a layer. Received: model.input={list(inputs)}, file inputs beside them={added}"
+            f"of a layer. Received: model.input={list(inputs)}, other inputs of the file={added}"
         )
     new = {tensor.name: name for name, tensor in inputs.items()}
     new |= {value.name: name for value, name in zip(graph.output, outputs)}

@@ -126,7 +126,7 @@ def _loss_weight_slices(heads: TaskHeads, path: str) -> Iterator[NamedSlices]:
 def _other_slices(
     layers: Iterable[tuple[str, keras.Layer]], known: set[int]
 ) -> Iterator[NamedSlices]:
-    """Yield the weights that are not known, by path; skip the statistics of gates."""
+    """Yield the unknown weights, by path; skip the statistics of gates."""
     for path, layer in layers:
         of_children = {id(weight) for child in children(layer) for weight in child.weights}
         for weight in layer.weights:

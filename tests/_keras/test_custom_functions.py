@@ -1,4 +1,4 @@
-"""Copies have the custom functions of their templates, also those with names of Keras functions."""
+"""Copies have the custom functions of their templates, even those named as functions of Keras."""
 
 import os
 import types

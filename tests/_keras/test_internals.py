@@ -1,4 +1,4 @@
-"""Undocumented behaviour of Keras that the package needs. A test fails if Keras changes it."""
+"""Undocumented behavior of Keras that the package needs. A test fails if Keras changes it."""
 
 import ast
 import json

@@ -25,7 +25,7 @@ def run(folder, script, *arguments):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_imports_nothing_from_its_neighbours(script):
+def test_a_script_imports_nothing_from_its_neighbors(script):
     modules = {path.stem for path in EXAMPLES.rglob("*.py")}
     for node in ast.walk(ast.parse(script.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -25,7 +25,7 @@ def runtime():
 
 
 def columns_model():
-    """Return a model of columns, with gate weights beside its predictions."""
+    """Return a model of columns, with gate weights next to its predictions."""
     user = keras.Input((), dtype="int32", name="user id")
     numbers = keras.Input((3,), name="numbers")
     scale = keras.layers.Normalization(mean=[0.5, 1.0, 2.0], variance=[1.0, 4.0, 9.0])
@@ -144,7 +144,7 @@ def test_a_file_with_other_inputs_than_the_model_is_refused(tmp_path):
     )
     onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
     tensor = keras.Input((3,), name="x")
-    with pytest.raises(RuntimeError, match=r"model.input=\['price'\], .* beside them=\{'mean'\}"):
+    with pytest.raises(RuntimeError, match=r"'price'.*other inputs of the file=\{'mean'\}"):
         name_values(tmp_path / "m.onnx", {"price": tensor}, {"y": tensor})
 
 

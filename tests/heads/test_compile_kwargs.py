@@ -111,7 +111,7 @@ def test_overridden_losses_and_loss_weights_have_the_same_tasks(override, expect
 
 
 def test_a_loss_weight_of_an_unknown_task_is_refused():
-    with pytest.raises(ValueError, match=r"loss_weights must have keys among.*not known: \['x'\]"):
+    with pytest.raises(ValueError, match=r"loss_weights must have keys among.*unknown: \['x'\]"):
         all_heads().compile_kwargs(loss_weights={"x": 1.0})
 
 

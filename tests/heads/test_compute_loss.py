@@ -171,7 +171,7 @@ CALLS = {
     "y_unknown": (
         lambda call: call(two_labels(buy=CLICKS)),
         ValueError,
-        r"y must have keys among \['click', 'time'\]; not known: \['buy'\]\. Received: y=\{'cl",
+        r"y must have keys among \['click', 'time'\]; unknown: \['buy'\]\. Received: y=\{'cl",
     ),
     "y_shape": (
         lambda call: call(two_labels(time=CLICKS[:4])),

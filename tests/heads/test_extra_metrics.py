@@ -1,4 +1,4 @@
-"""Metrics of heads beside the default ones, and the name of their AUC."""
+"""Metrics of heads in addition to the default ones, and the name of their AUC."""
 
 import warnings
 
@@ -146,7 +146,7 @@ REFUSED = {
     "compile_unknown_task": (
         lambda: click_and_time().compile_kwargs(extra_metrics={"buy": ["mae"]}),
         ValueError,
-        r"extra_metrics must have keys among \['click', 'time'\]; not known: \['buy'\].*Received",
+        r"extra_metrics must have keys among \['click', 'time'\]; unknown: \['buy'\].*Received",
     ),
     "compile_string": (
         lambda: click_and_time().compile_kwargs(extra_metrics={"click": "mae"}),

@@ -43,9 +43,9 @@ def test_a_shared_stream_is_ignored():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        (["a"], r"missing: \['b'\], not known: \[\].* Received: inputs=\{'a'\}"),
-        (["a", "b", "c"], r"missing: \[\], not known: \['c'\].* Received: inputs="),
-        (["a", "B"], r"missing: \['b'\], not known: \['B'\]"),
+        (["a"], r"missing: \['b'\], unknown: \[\].* Received: inputs=\{'a'\}"),
+        (["a", "b", "c"], r"missing: \[\], unknown: \['c'\].* Received: inputs="),
+        (["a", "B"], r"missing: \['b'\], unknown: \['B'\]"),
         (["shared"], r"missing: \['a', 'b'\]"),
     ],
 )

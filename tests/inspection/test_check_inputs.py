@@ -120,7 +120,7 @@ REFUSED = {
         ValueError,
         r"x must have exactly the keys \['city', 'tags', 'numbers'\]; missing: \['tags'\]",
     ),
-    "unknown": (features(extra=np.zeros(ROWS)), ValueError, r"not known: \['extra'\]"),
+    "unknown": (features(extra=np.zeros(ROWS)), ValueError, r"unknown: \['extra'\]"),
     "shape": (
         features(numbers=np.zeros((ROWS, 1))),  # Keras trains on it
         ValueError,

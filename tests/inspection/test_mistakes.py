@@ -88,9 +88,9 @@ OF_LABELS = {
     "y is a generator": Mistake("read more than once", y=(batch for batch in [(X, Y)])),
     "a task is missing": Mistake(r"missing: \['rating'\]", y={k: Y[k] for k in ("click", "kind")}),
     "a task is misspelled": Mistake(
-        r"not known: \['clik'\]", y={"clik": Y["click"], "rating": Y["rating"], "kind": Y["kind"]}
+        r"unknown: \['clik'\]", y={"clik": Y["click"], "rating": Y["rating"], "kind": Y["kind"]}
     ),
-    "a label of no task": Mistake(r"not known: \['user'\]", y=random_y(user=np.arange(ROWS))),
+    "a label of no task": Mistake(r"unknown: \['user'\]", y=random_y(user=np.arange(ROWS))),
     "rows differ": Mistake("same number of rows", y=random_y(kind=Y["kind"][:32])),
     "ratings in a BinaryHead": Mistake(
         r"y\['click'\] must lie in \[0, 1\]", y=random_y(click=np.arange(ROWS) % 5 + 1)
@@ -163,10 +163,10 @@ OF_INPUTS = {
         r"missing: \['tags'\]", x={key: X[key] for key in ("city", "numbers")}
     ),
     "a column is misspelled": Mistake(
-        r"not known: \['cities'\]",
+        r"unknown: \['cities'\]",
         x={"cities": X["city"], "tags": X["tags"], "numbers": NUMBERS},
     ),
-    "a column too many": Mistake(r"not known: \['age'\]", x=random_x(age=NUMBERS[:, 0])),
+    "a column too many": Mistake(r"unknown: \['age'\]", x=random_x(age=NUMBERS[:, 0])),
     "a column of another width": Mistake(
         r"x\['numbers'\] must have a shape", x=random_x(numbers=NUMBERS[:, :1])
     ),

@@ -247,7 +247,7 @@ REFUSED = {
         {"click": [1], "klick": [1]},
         ValueError,
         r"exactly the keys \['click', 'place', 'kind'\]; missing: \['place', 'kind'\], "
-        r"not known: \['klick'\]\. Received: y=\{'click', 'klick'\}",
+        r"unknown: \['klick'\]\. Received: y=\{'click', 'klick'\}",
     ),
     "binary_shape": (
         valid_labels(click=np.zeros((3, 2))),

@@ -112,8 +112,8 @@ def test_the_loss_of_masked_labels_is_over_the_sample_space():
 REFUSED = {
     "no_dict": ([], {"buy": "click"}, {}, TypeError, r"Received: y=\[\]"),
     "no_spaces": (labels(), "buy", {}, TypeError, r"Received: spaces='buy'"),
-    "unknown_task": (labels(), {"x": "click"}, {}, ValueError, r"not known: \['x'\].*spaces="),
-    "unknown_space": (labels(), {"buy": "x"}, {}, ValueError, r"not known: \['x'\].*spaces="),
+    "unknown_task": (labels(), {"x": "click"}, {}, ValueError, r"unknown: \['x'\].*spaces="),
+    "unknown_space": (labels(), {"buy": "x"}, {}, ValueError, r"unknown: \['x'\].*spaces="),
     "cycle": (
         labels(),
         {"buy": "click", "click": "buy"},

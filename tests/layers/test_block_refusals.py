@@ -79,9 +79,9 @@ def test_invalid_counts_are_refused(make, name, minimum):
 
 
 BAD_COUNTS_BY_TASK = {
-    "missing": ({"a": 1}, ValueError, r"missing: \['b'\], not known: \[\].*Received: .*\{'a'\}"),
-    "extra": ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], not known: \['c'\]"),
-    "shared": ({"a": 1, "b": 1, "shared": 1}, ValueError, r"not known: \['shared'\]"),
+    "missing": ({"a": 1}, ValueError, r"missing: \['b'\], unknown: \[\].*Received: .*\{'a'\}"),
+    "extra": ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], unknown: \['c'\]"),
+    "shared": ({"a": 1, "b": 1, "shared": 1}, ValueError, r"unknown: \['shared'\]"),
     "negative": ({"a": 1, "b": -1}, ValueError, r"Received: num_task_experts\['b'\]=-1"),
     "bool": ({"a": 1, "b": True}, TypeError, r"Received: num_task_experts\['b'\]=True"),
     "float": ({"a": 1.0, "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=1\.0"),

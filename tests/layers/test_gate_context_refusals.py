@@ -30,15 +30,15 @@ BAD_CONTEXTS = {
     "no_gates": ({}, r"must have a tensor for each gate\. Received: gate_context=\{\}$"),
     "unknown_gate": (
         by_gate(click=2, buy=2, shared=2, like=2),
-        r"gate_context must have exactly.*missing: \[\], not known: \['like'\]",
+        r"gate_context must have exactly.*missing: \[\], unknown: \['like'\]",
     ),
     "missing_gate": (
         by_gate(click=2, shared=2),
-        r"gate_context must have exactly.*missing: \['buy'\], not known: \[\].*Received: gate_con",
+        r"gate_context must have exactly.*missing: \['buy'\], unknown: \[\].*Received: gate_con",
     ),
     "missing_shared": (
         by_gate(click=2, buy=2),
-        r"gate_context must have exactly.*missing: \['shared'\], not known: \[\]",
+        r"gate_context must have exactly.*missing: \['shared'\], unknown: \[\]",
     ),
     "rows_of_one_gate": (
         {**by_gate(click=2, shared=2), "buy": features(2, 2)},

@@ -88,9 +88,9 @@ def test_keras_refuses_another_width_in_layers_with_one_network(make):
 
 
 BAD_STREAMS = {
-    "missing": (lambda: streams(a=5, b=4), r"missing: \['shared'\], not known: \[\]"),
-    "extra": (lambda: streams(a=5, b=4, c=4, shared=6), r"missing: \[\], not known: \['c'\]"),
-    "renamed": (lambda: streams(a=5, B=4, shared=6), r"missing: \['b'\], not known: \['B'\]"),
+    "missing": (lambda: streams(a=5, b=4), r"missing: \['shared'\], unknown: \[\]"),
+    "extra": (lambda: streams(a=5, b=4, c=4, shared=6), r"missing: \[\], unknown: \['c'\]"),
+    "renamed": (lambda: streams(a=5, B=4, shared=6), r"missing: \['b'\], unknown: \['B'\]"),
 }
 
 
@@ -140,7 +140,7 @@ def test_a_block_without_shared_experts_refuses_a_shared_input():
     check_refused(
         lambda: block(streams(a=5, shared=5)),
         ValueError,
-        r"not known: \['shared'\]\. Received: inputs=\{'a', 'shared'\}",
+        r"unknown: \['shared'\]\. Received: inputs=\{'a', 'shared'\}",
     )
 
 

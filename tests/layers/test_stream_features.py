@@ -557,7 +557,7 @@ def of_ids(in_a_model):
 
 @pytest.mark.parametrize("in_a_model", [False, True])
 def test_large_integers_keep_their_values_in_a_sequential_with_an_input(in_a_model):
-    """bfloat16 has 8 significant bits, so a cast makes neighbouring ids equal."""
+    """bfloat16 has 8 significant bits, so a cast makes neighboring ids equal."""
     keras.config.set_dtype_policy("mixed_bfloat16")
     ids = np.arange(4000, 4020, dtype="int32")[:, None]
     inputs = keras.Input((1,), dtype="int32", name="ids")

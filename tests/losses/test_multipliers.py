@@ -21,7 +21,7 @@ def test_invalid_multipliers_are_refused(value):
 
 def test_multipliers_of_an_unknown_task_are_refused():
     heads = heads_of(click_and_time(None))
-    message = r"multipliers must have keys among \['click', 'time'\]; not known: \['x'\]"
+    message = r"multipliers must have keys among \['click', 'time'\]; unknown: \['x'\]"
     with pytest.raises(ValueError, match=message):
         heads.multiply_loss_weights({"x": 1.0})
 

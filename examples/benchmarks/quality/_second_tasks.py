@@ -1,4 +1,4 @@
-"""Census income beside a second task, which is a regression.
+"""Census income and a second task, which is a regression.
 
 age         The age, standardized. It is removed from the inputs.
 unrelated   A function of the inputs that has nothing to do with income, but takes capacity to fit:

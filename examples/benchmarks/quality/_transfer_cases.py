@@ -99,7 +99,7 @@ def relative_squared_error(labels: np.ndarray, predictions: np.ndarray) -> float
 
 
 def weight_cases(second: str, weights: list[float]) -> list[Case]:
-    """Return income beside a second task, for each loss weight of the second task."""
+    """Return income next to a second task, for each loss weight of the second task."""
     measures = {"AUC of income": [INCOME]}
     if second == "age":
         measures["squared error of age"] = ["age"]

@@ -8,7 +8,7 @@
 On two cores, `--quick` takes about three minutes, and one seed of all settings about half an hour
 with JAX.
 
-    weight        Income on Census-Income beside a regression, whose loss has the weight 0.1 to 100:
+    weight        Income on Census-Income with a regression, whose loss has the weight 0.1 to 100:
                   the age, a function that has nothing to do with income, or noise.
     scarce        A task with few labels beside a task with all labels: income beside never_married,
                   and a synthetic task beside an equal one and an unrelated one.
