@@ -39,7 +39,12 @@ from ple_keras.labels.label_arrays import (
 )
 from ple_keras.labels.missing_label import check_missing_label, to_config
 from ple_keras.layers.template import as_template
-from ple_keras.losses.head_losses import ClassWeightLoss, PositiveWeightLoss, check_class_weights
+from ple_keras.losses.head_losses import (
+    ClassWeightLoss,
+    PositiveWeightLoss,
+    check_class_weights,
+    without_weights,
+)
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
 from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -219,7 +224,7 @@ class Head(SavesQuantization, FreezableLayer):
         }
 
     def _label_width(self, loss: LossLike) -> int | None:
-        return label_width(loss, self.units)
+        return label_width(without_weights(loss), self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -280,7 +285,7 @@ class Head(SavesQuantization, FreezableLayer):
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
-            "loss": serialize(self.loss),
+            "loss": serialize(without_weights(self.loss)),
             **metrics,
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
@@ -350,8 +355,6 @@ class BinaryHead(Head):
 
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
-        if self.pos_weight is not None:
-            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
         return {**config, "pos_weight": self.pos_weight}
 
 
@@ -482,13 +485,8 @@ class MulticlassHead(Head):
         else:
             check_class_indices(labels, self.task, self.num_classes)
 
-    def _label_width(self, loss: LossLike) -> int | None:
-        return super()._label_width(loss.loss if isinstance(loss, ClassWeightLoss) else loss)
-
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
-        if self.class_weights:
-            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
         weights = self.class_weights and list(self.class_weights)
         return {**config, "num_classes": self.num_classes, "class_weights": weights}
 
