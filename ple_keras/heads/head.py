@@ -16,8 +16,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import SavesQuantization
+from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import HALF_DTYPES
 from ple_keras._keras.walking import Untracked
@@ -53,7 +52,7 @@ from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_c
 
 
 @register
-class Head(SavesQuantization, FreezableLayer):
+class Head(QuantizableLayer):
     """The output layers of a task: `activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     This is the base class of all heads. The output is float32 or wider under every dtype policy.
