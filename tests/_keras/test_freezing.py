@@ -150,7 +150,7 @@ def test_frozen_parts_stay_frozen_in_loaded_and_cloned_models(trainable, change,
 def test_a_loaded_model_with_frozen_parts_continues_with_its_optimizer_state(tmp_path):
     model = model_of_all_kinds()
     freeze_parts(model)
-    x, y = features(8, 3), {"click": np.ones(8), "time": np.ones(8)}
+    x, y = features(8, 3), {"click": np.arange(8) % 2, "time": np.ones(8)}
     compiled(model, "adam", run_eagerly=not QUICK_JIT)  # TensorFlow traces it slowly
     model.train_on_batch(x, y)
     copy = loaded(model, tmp_path)
