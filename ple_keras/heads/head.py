@@ -123,9 +123,7 @@ class Head(QuantizableLayer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = check_loss(loss)
-        refuse_masked(self.loss)
-        _check_reduces(self.loss)
+        self.loss = check_loss_of_head(loss)
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
         self._metric_templates = Untracked(
@@ -195,8 +193,7 @@ class Head(QuantizableLayer):
         """
         if isinstance(loss, MaskedLoss):
             return loss
-        _check_reduces(check_loss(loss))
-        return MaskedLoss(**self._loss_kwargs(loss))
+        return MaskedLoss(**self._loss_kwargs(check_loss_of_head(loss)))
 
     @property
     def has_loss(self) -> bool:
@@ -343,8 +340,7 @@ class BinaryHead(Head):
             loss = keras.losses.BinaryCrossentropy()
         self.pos_weight = pos_weight
         if pos_weight is not None:
-            refuse_masked(loss)
-            loss = PositiveWeightLoss(loss, pos_weight)
+            loss = PositiveWeightLoss(check_loss_of_head(loss), pos_weight)
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
@@ -472,8 +468,7 @@ class MulticlassHead(Head):
         self.class_weights = None
         if class_weights is not None:
             self.class_weights = check_class_weights(class_weights, self.num_classes)
-            refuse_masked(loss)
-            loss = ClassWeightLoss(loss, self.class_weights)
+            loss = ClassWeightLoss(check_loss_of_head(loss), self.class_weights)
         if metrics is None:
             metrics = ["accuracy", LossMean(loss)]
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
@@ -495,18 +490,17 @@ def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def refuse_masked(loss: LossLike | None) -> None:
-    """Raise an error if a loss excludes missing labels itself, by a rule that is not the head's."""
-    if isinstance(loss, MaskedLoss):
+def check_loss_of_head(loss: LossLike | None) -> Any:
+    """Return a loss that a head can mask by its own rule and add to those of other tasks."""
+    if isinstance(loss, MaskedLoss):  # and no serialized one, which files of 0.1.0 may have
         raise TypeError(
             "loss must not be a MaskedLoss: the head itself masks it, with missing_label and "
             f"reduction. Received: loss={loss!r}"
         )
-
-
-def _check_reduces(loss: LossLike | None) -> None:
+    loss = check_loss(loss)
     if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
         raise ValueError(
             "loss must reduce to one number, as by default, because the tasks' losses are added. "
             f"Received: loss={loss!r} with reduction={loss.reduction!r}"
         )
+    return loss
