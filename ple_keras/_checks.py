@@ -208,19 +208,16 @@ def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument
         )
 
 
-def in_dependency_order(
-    needs: Mapping[str, Sequence[str]], message: Callable[[list[str]], str]
-) -> list[str]:
+def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:
     """Return the keys in an order in which each key follows the keys among its values.
 
     Raises:
-        ValueError: If keys form a cycle. `message` returns the text for these keys.
+        ValueError: If keys form a cycle, with the message.
     """
     try:
         return [key for key in TopologicalSorter(needs).static_order() if key in needs]
     except CycleError as error:
-        cycle = error.args[1]
-        raise ValueError(message([key for key in needs if key in cycle])) from error
+        raise ValueError(message) from error
 
 
 def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:

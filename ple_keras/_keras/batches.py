@@ -47,23 +47,20 @@ class Batches:
         size = default
         if batch_size is not None:
             size = check_int(batch_size, "batch_size", minimum=1)
-        leaves = keras.tree.flatten(x)
-        self._has_arrays = (
-            bool(leaves) and all(map(_is_array, leaves)) and not _is_list_of_batches(x)
-        )
+        self._has_arrays = not is_dataset(x)
         if self._has_arrays:
+            leaves = keras.tree.flatten(x)
+            if not leaves or not all(map(_is_array, leaves)):
+                raise TypeError(
+                    "x must be arrays, dicts or lists of arrays, or batches. "
+                    f"Received: x={short_repr(x)}"
+                )
             self._data: Any = _map_arrays(to_numpy, (x, y))
             for argument, given, arrays in zip("xy", (x, y), self._data):
                 _check_arrays(given, arrays, argument)
             self._rows = _number_of_rows(self._data)
             self._size = size or self._rows
             return
-        is_batches = isinstance(x, Iterable | keras.utils.PyDataset)
-        if not is_batches or isinstance(x, Mapping | str | bytes) or not leaves:
-            raise TypeError(
-                "x must be arrays, dicts or lists of arrays, or batches. "
-                f"Received: x={short_repr(x)}"
-            )
         if y is not None or batch_size is not None:
             raise ValueError(
                 "y and batch_size must be None if x consists of batches. "
@@ -163,12 +160,9 @@ def is_dataset(data: Nested) -> bool:
     if isinstance(data, keras.utils.PyDataset):
         return True
     is_array = _is_array(data) or isinstance(data, Mapping | str | bytes | tuple)
-    is_list = isinstance(data, list) and not (data and _is_list_of_batches(data))
-    return isinstance(data, Iterable) and not is_array and not is_list
-
-
-def _is_list_of_batches(data: Nested) -> bool:
-    return isinstance(data, list) and all(type(each) is tuple for each in data)
+    if isinstance(data, list):  # of batches
+        return bool(data) and all(type(each) is tuple for each in data)
+    return isinstance(data, Iterable) and not is_array
 
 
 def _is_array(value: object) -> bool:

@@ -110,13 +110,12 @@ def check_copyable(layer: keras.Layer, argument: str) -> None:
     """Check that a template can be copied, and that the copy has its functions."""
     try:
         copy = copy_layer(layer, layer.name)
-        copied = dict(layers_inside(copy))
+        copies = {"": copy, **dict(layers_inside(copy))}
         with tensorflow_not_imported(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Keras, for a lambda in an inner layer
-            _refuse_lost_functions(layer, copy)
-            for name, inside in layers_inside(layer):
-                if name in copied:
-                    _refuse_lost_functions(inside, copied[name])
+            for name, each in [("", layer), *layers_inside(layer)]:
+                if name in copies:
+                    _refuse_lost_functions(each, copies[name])
     except Exception as error:
         reason = str(error).rstrip(" .\n")
         raise ValueError(
@@ -243,63 +242,50 @@ def _recreate(thing: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
         return type(thing).from_config(change(config))
 
 
-def _rename_functions(
-    config: Mapping[str, Any], owner: object, place: str, functions: dict[str, Any]
-) -> dict[str, Any]:
-    """Return a config in which the name of each custom function is its place.
+def _rename_functions(entry: Any, part: Any, place: str, functions: dict[str, Any]) -> Any:
+    """Return an entry of a config in which the name of each custom function is its place.
 
     Args:
-        config: The config of `owner`.
-        owner: An object whose attributes have the names of the config's keys.
-        place: The place of the config, "" for the outermost.
+        entry: The config of an object, or an entry of it.
+        part: The object that the entry describes.
+        place: The place of the entry, "" for the config of the outermost object.
         functions: A dict to which the functions are added by their new names.
     """
-    return {
-        key: _rename_in_entry(entry, _attribute(owner, key), f"{place}/{key}", functions)
-        for key, entry in config.items()
-    }
-
-
-def _rename_in_entry(entry: Any, part: Any, place: str, functions: dict[str, Any]) -> Any:
-    """Return an entry of a config with new names; `part` is the object that it describes."""
     if isinstance(entry, str | Mapping) and _is_custom_function(part):
         functions[place] = part
         name = {"config": place, "registered_name": "function"}
         return {"module": "builtins", "class_name": "function", **name}
+    if isinstance(entry, Mapping) and "class_name" in entry:
+        return {**entry, "config": _rename_functions(entry.get("config"), part, place, functions)}
     if isinstance(entry, Mapping):
-        if hasattr(part, "get_config") and isinstance(entry.get("config"), Mapping):
-            return {**entry, "config": _rename_functions(entry["config"], part, place, functions)}
-        if isinstance(part, Mapping):
-            return {
-                key: _rename_in_entry(each, part.get(key), f"{place}/{key}", functions)
-                for key, each in entry.items()
-            }
+        return {
+            key: _rename_functions(each, _part(part, key), f"{place}/{key}", functions)
+            for key, each in entry.items()
+        }
     if isinstance(entry, list | tuple) and isinstance(part, Sequence):
         # Layers go by name, since the config of a Sequential may begin with an InputLayer, which
         # neither its `layers` nor its copies have.
         layers = {each.name: each for each in part if isinstance(each, keras.Layer)}
         parts: dict[Any, Any] = {**dict(enumerate(part)), **layers}
-        names = [_name_in(each) for each in entry]
+        names = [_part(_part(each, "config"), "name") for each in entry]
         keys = [name if name in layers else index for index, name in enumerate(names)]
         return [
-            _rename_in_entry(each, parts.get(key), f"{place}/{key}", functions)
+            _rename_functions(each, parts.get(key), f"{place}/{key}", functions)
             for key, each in zip(keys, entry)
         ]
     return entry
 
 
-def _attribute(owner: object, key: str) -> Any:
-    """Return what the key of a config describes: an attribute of this name, or a template."""
-    for value in getattr(owner, "__dict__", {}).values():
+def _part(owner: Any, key: str) -> Any:
+    """Return the item or attribute, or the template, that the key of a config describes."""
+    if isinstance(owner, Mapping):
+        return owner.get(key)
+    if not hasattr(owner, "get_config"):
+        return None
+    for value in vars(owner).values():
         if isinstance(value, Template) and value.argument == key:
             return value.layer
     return getattr(owner, key, getattr(owner, f"_{key}", None))
-
-
-def _name_in(entry: Any) -> Any:
-    """Return the name of a serialized layer; None for another entry of a config."""
-    config = entry.get("config") if isinstance(entry, Mapping) else None
-    return config.get("name") if isinstance(config, Mapping) else None
 
 
 def _is_custom_function(part: Any) -> bool:
@@ -311,27 +297,26 @@ def _is_custom_function(part: Any) -> bool:
     return keras.saving.get_registered_object(name) is not part
 
 
-def _lost_functions(original: Any, copy: Any) -> list[str]:
-    """Return the names of the custom functions for which a copy has others."""
-    copied = _functions_of(copy)
-    return [
-        function.__name__
-        for place, function in _functions_of(original).items()
-        if _code(function) is not _code(copied.get(place))
-    ]
-
-
 def _functions_of(thing: Any) -> dict[str, Any]:
     """Return the custom functions in the serialized form of an object, by their places."""
     functions: dict[str, Any] = {}
     with suppress(Exception):  # an inner layer needs no config
-        _rename_in_entry(keras.saving.serialize_keras_object(thing), thing, "", functions)
+        _rename_functions(keras.saving.serialize_keras_object(thing), thing, "", functions)
     return functions
 
 
-def _code(function: Any) -> Any:
-    """Return what is the same in a function that a constructor creates again."""
-    return getattr(function, "__code__", function)
+def _lost_functions(original: Any, copy: Any) -> list[str]:
+    """Return the names of the custom functions for which a copy has others.
+
+    A constructor may create a function again, from the same code.
+    """
+    copied = _functions_of(copy)
+    return [
+        function.__name__
+        for place, function in _functions_of(original).items()
+        if getattr(function, "__code__", function)
+        is not getattr(copied.get(place), "__code__", copied.get(place))
+    ]
 
 
 def _refuse_lost_functions(original: Any, copy: Any) -> None:
@@ -355,25 +340,25 @@ def warn_of_replaced_functions(**arguments: Any) -> None:
     Args:
         **arguments: Activations, losses and metrics, as they were given to a constructor.
     """
-    with tensorflow_not_imported():
-        lost = {argument: _replaced_in_files(value) for argument, value in arguments.items()}
-    argument = next((argument for argument, names in lost.items() if names), None)
-    if argument is not None:
-        warnings.warn(
-            f"Files will have Keras's functions in place of {lost[argument]}, which have the same "
-            "names. Rename them, or register them with keras.saving.register_keras_serializable. "
-            f"Received: {argument}={arguments[argument]!r}",
-            stacklevel=3,
-        )
+    for argument, value in arguments.items():
+        with tensorflow_not_imported():
+            lost = _replaced_in_files(value)
+        if lost:
+            warnings.warn(
+                f"Files will have Keras's functions in place of {lost}, which have the same names. "
+                "Rename them, or register them with keras.saving.register_keras_serializable. "
+                f"Received: {argument}={value!r}",
+                stacklevel=3,
+            )
+            return
 
 
 def _replaced_in_files(value: Any) -> list[str]:
     """Return the names of the functions of an argument that files replace without an error."""
     if isinstance(value, list):
         return [name for each in value for name in _replaced_in_files(each)]
-    is_given_by_name = isinstance(value, str | Mapping | None)
     is_lambda = getattr(value, "__name__", "") == "<lambda>"  # Keras warns when it saves one
-    if is_given_by_name or is_lambda or not _functions_of(value):
+    if is_lambda or not _functions_of(value):
         return []
     try:
         serialized = keras.saving.serialize_keras_object(value)

@@ -44,18 +44,10 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     """Attach a mask to a tensor, or remove the mask with None.
 
     Keras attaches masks only to the outputs of layers. A gate that reads a context has the mask of
-    its stream. Keras 3.12 to 3.15.
+    its stream. A loss with `ignore_class` attaches a mask to its values, which Keras would apply to
+    the mean. Keras 3.12 to 3.15.
     """
     set_keras_mask(tensor, mask)
-
-
-def drop_mask(tensor: Tensor) -> None:
-    """Remove the mask that Keras attached to a tensor.
-
-    A loss with `ignore_class` attaches a mask to its values. Keras would apply it to the mean.
-    Keras 3.12 to 3.15.
-    """
-    set_keras_mask(tensor, None)
 
 
 def in_stateless_scope() -> bool:

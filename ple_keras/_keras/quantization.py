@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.saving import read_text, write_text
 from ple_keras._keras.walking import layers_inside, walk
 from ple_keras._typing import Store
@@ -40,15 +41,15 @@ def load_modes(layer: keras.Layer, store: Store) -> dict[str, Any]:
     return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no dict
 
 
-class SavesQuantization:
-    """Mixin for layers whose files contain the quantization of their inner layers."""
+class QuantizableLayer(FreezableLayer):
+    """A layer whose files contain the quantization of its inner layers."""
 
     def save_own_variables(self, store: Store) -> None:
-        super().save_own_variables(store)  # type: ignore[misc]
+        super().save_own_variables(store)
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
-        super().load_own_variables(load_modes(self, store))  # type: ignore[misc]
+        super().load_own_variables(load_modes(self, store))
 
 
 def _layers_by_name_in_0_1_0(layer: keras.Layer) -> Iterator[tuple[str, Any]]:

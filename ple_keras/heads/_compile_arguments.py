@@ -40,7 +40,11 @@ def compile_arguments(
     metrics = {head.task: _new_metrics(head, extra_metrics or {}) for head in heads}
     masked = _masked(overrides, {head.task: head for head in heads})
     if {"loss", "loss_weights"} & set(overrides):
-        _check_weights_not_learned(loss_weighting, overrides)
+        if loss_weighting:
+            raise ValueError(
+                "loss and loss_weights can't be overridden if loss_weighting is "
+                f"{loss_weighting!r}. Received: overrides={list(overrides)}"
+            )
         arguments: dict[str, Any] = {
             "loss": {head.task: head.new_loss() for head in heads if head.has_loss},
             "metrics": metrics,
@@ -131,16 +135,6 @@ def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetri
             metric.display_name = f"{head.task}_{name}"
         masked.append(metric)
     return masked
-
-
-def _check_weights_not_learned(
-    loss_weighting: LearnedWeighting | None, overrides: Mapping[str, Any]
-) -> None:
-    if loss_weighting:
-        raise ValueError(
-            f"loss and loss_weights can't be overridden if loss_weighting is {loss_weighting!r}. "
-            f"Received: overrides={list(overrides)}"
-        )
 
 
 def _all_loss_weights(heads: Sequence[Head], overrides: Mapping[str, Any]) -> Any:

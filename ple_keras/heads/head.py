@@ -16,8 +16,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import SavesQuantization
+from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import HALF_DTYPES
 from ple_keras._keras.walking import Untracked
@@ -39,7 +38,12 @@ from ple_keras.labels.label_arrays import (
 )
 from ple_keras.labels.sample_space import check_missing_label, to_config
 from ple_keras.layers.template import as_template
-from ple_keras.losses.head_losses import ClassWeightLoss, PositiveWeightLoss, check_class_weights
+from ple_keras.losses.head_losses import (
+    ClassWeightLoss,
+    PositiveWeightLoss,
+    check_class_weights,
+    without_weights,
+)
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
 from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -48,7 +52,7 @@ from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_c
 
 
 @register
-class Head(SavesQuantization, FreezableLayer):
+class Head(QuantizableLayer):
     """The output layers of a task: `activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     This is the base class of all heads. The output is float32 or wider under every dtype policy.
@@ -119,9 +123,7 @@ class Head(SavesQuantization, FreezableLayer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = check_loss(loss)
-        refuse_masked(self.loss)
-        _check_reduces(self.loss)
+        self.loss = check_loss_of_head(loss)
         if metrics is None:
             metrics = [] if self.loss is None else [LossMean(self.loss)]
         self._metric_templates = Untracked(
@@ -191,8 +193,7 @@ class Head(SavesQuantization, FreezableLayer):
         """
         if isinstance(loss, MaskedLoss):
             return loss
-        _check_reduces(check_loss(loss))
-        return MaskedLoss(**self._loss_kwargs(loss))
+        return MaskedLoss(**self._loss_kwargs(check_loss_of_head(loss)))
 
     @property
     def has_loss(self) -> bool:
@@ -219,7 +220,7 @@ class Head(SavesQuantization, FreezableLayer):
         }
 
     def _label_width(self, loss: LossLike) -> int | None:
-        return label_width(loss, self.units)
+        return label_width(without_weights(loss), self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -280,7 +281,7 @@ class Head(SavesQuantization, FreezableLayer):
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
-            "loss": serialize(self.loss),
+            "loss": serialize(without_weights(self.loss)),
             **metrics,
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
@@ -339,8 +340,7 @@ class BinaryHead(Head):
             loss = keras.losses.BinaryCrossentropy()
         self.pos_weight = pos_weight
         if pos_weight is not None:
-            refuse_masked(loss)
-            loss = PositiveWeightLoss(loss, pos_weight)
+            loss = PositiveWeightLoss(check_loss_of_head(loss), pos_weight)
         if metrics is None:
             metrics = [LogitAUC(), LossMean(loss)]
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
@@ -350,8 +350,6 @@ class BinaryHead(Head):
 
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
-        if self.pos_weight is not None:
-            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
         return {**config, "pos_weight": self.pos_weight}
 
 
@@ -470,8 +468,7 @@ class MulticlassHead(Head):
         self.class_weights = None
         if class_weights is not None:
             self.class_weights = check_class_weights(class_weights, self.num_classes)
-            refuse_masked(loss)
-            loss = ClassWeightLoss(loss, self.class_weights)
+            loss = ClassWeightLoss(check_loss_of_head(loss), self.class_weights)
         if metrics is None:
             metrics = ["accuracy", LossMean(loss)]
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
@@ -482,13 +479,8 @@ class MulticlassHead(Head):
         else:
             check_class_indices(labels, self.task, self.num_classes)
 
-    def _label_width(self, loss: LossLike) -> int | None:
-        return super()._label_width(loss.loss if isinstance(loss, ClassWeightLoss) else loss)
-
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
-        if self.class_weights:
-            config["loss"] = keras.saving.serialize_keras_object(self.loss.loss)
         weights = self.class_weights and list(self.class_weights)
         return {**config, "num_classes": self.num_classes, "class_weights": weights}
 
@@ -498,18 +490,17 @@ def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key not in keys}
 
 
-def refuse_masked(loss: LossLike | None) -> None:
-    """Raise an error if a loss excludes missing labels itself, by a rule that is not the head's."""
-    if isinstance(loss, MaskedLoss):
+def check_loss_of_head(loss: LossLike | None) -> Any:
+    """Return a loss that a head can mask by its own rule and add to those of other tasks."""
+    if isinstance(loss, MaskedLoss):  # and no serialized one, which files of 0.1.0 may have
         raise TypeError(
             "loss must not be a MaskedLoss: the head itself masks it, with missing_label and "
             f"reduction. Received: loss={loss!r}"
         )
-
-
-def _check_reduces(loss: LossLike | None) -> None:
+    loss = check_loss(loss)
     if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
         raise ValueError(
             "loss must reduce to one number, as by default, because the tasks' losses are added. "
             f"Received: loss={loss!r} with reduction={loss.reduction!r}"
         )
+    return loss

@@ -158,18 +158,13 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
         ValueError: If a factor is missing or has no probability, or if ProductHeads form a cycle.
     """
     by_task = {head.task: head for head in heads}
-    products = [head for head in heads if isinstance(head, ProductHead)]
-    for head in products:
-        for task in head.of:
-            _check_factor(head, task, by_task)
-    factors = {head.task: head.of for head in products}
-
-    def message(cycle: list[TaskName]) -> str:
-        of = {task: factors[task] for task in cycle}
-        return f"heads must not contain a cycle of products. Received: heads with of={of}"
-
-    by_product = {head.task: head for head in products}
-    return [by_product[task] for task in in_dependency_order(factors, message)]
+    products = {head.task: head for head in heads if isinstance(head, ProductHead)}
+    for product in products.values():
+        for task in product.of:
+            _check_factor(product, task, by_task)
+    factors = {task: product.of for task, product in products.items()}
+    message = f"heads must not contain a cycle of products. Received: heads with of={factors}"
+    return [products[task] for task in in_dependency_order(factors, message)]
 
 
 def _check_factor(product: ProductHead, task: str, by_task: Mapping[str, Head]) -> None:

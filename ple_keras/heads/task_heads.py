@@ -30,7 +30,6 @@ from ple_keras._keras.tensors import is_constant_in_jax_trace
 from ple_keras._typing import (
     ByName,
     DType,
-    Initializer,
     LearnedWeighting,
     MetricLike,
     Nested,
@@ -204,29 +203,23 @@ class TaskHeads(FreezableLayer):
             if not product.built:
                 product.build([(*shapes[task][:-1], 1) for task in product.of])
         weights = self._loss_weights
-        weights.multipliers = self._add_task_weights(
-            "loss_multipliers", self._initial_multipliers, trainable=False
+        options = {"shape": (len(self),), "dtype": "float32", "autocast": False}
+        weights.multipliers = self.add_weight(
+            **options,
+            initializer=self._initial_multipliers,
+            trainable=False,
+            name="loss_multipliers",
         )
         if self.loss_weighting:
-            weights.log_variances = self._add_task_weights("log_variances", "zeros")
+            weights.log_variances = self.add_weight(
+                **options, initializer="zeros", name="log_variances"
+            )
         self._restore_frozen()
 
     def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
         """Return the initial multipliers. A graph can't assign them after `build`."""
         values = [self._multipliers_before_build.get(task, 1.0) for task in self._task_names]
         return keras.ops.convert_to_tensor(values, dtype)
-
-    def _add_task_weights(
-        self, name: str, initializer: Initializer, trainable: bool = True
-    ) -> keras.Variable:
-        return self.add_weight(
-            shape=(len(self._task_names),),
-            initializer=initializer,
-            dtype="float32",
-            trainable=trainable,
-            autocast=False,
-            name=name,
-        )
 
     def _serialized_layers(self) -> list[keras.Layer]:
         return self._heads()

@@ -19,8 +19,11 @@ CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cro
 PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
 PROBABILITIES |= {"categorical_focal_crossentropy", "categorical_hinge", "kl_divergence"}
 PROBABILITIES |= {"dice", "tversky"}
-SIGNS = {"hinge", "squared_hinge"}
-NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # logarithms of labels
+RANGES = (
+    (PROBABILITIES, 0, 1, "lie in [0, 1]"),
+    ({"hinge", "squared_hinge"}, -1, 1, "lie in [-1, 1]"),
+    ({"poisson", "mean_squared_logarithmic_error"}, 0, np.inf, "be at least 0"),  # logarithms
+)
 NOT_ZERO = {"mean_absolute_percentage_error"}  # divides by the label
 # Losses that grow with the scale of the labels:
 ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
@@ -38,14 +41,14 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
     """Check the labels of all tasks; see `TaskHeads.check_labels`."""
     if not is_dataset(y):
         refuse_steps(steps, "y")
+        check_keys(check_by_task(y, list(heads), "y"), list(heads), "y")
         _check_arrays(y, heads)
         return
     batches: list[Any] = []
     with first_batches(y, steps, "y") as first:
         for number, (_, labels) in enumerate(first, start=1):
             with naming_batches(f"batch {number}"):
-                check_by_task(labels, list(heads), "y")
-                check_keys(labels, list(heads), "y")
+                check_keys(check_by_task(labels, list(heads), "y"), list(heads), "y")
             batches.append(labels)
     if not batches:
         raise ValueError(f"y must hold at least one batch. Received: y={short_repr(y)}")
@@ -60,8 +63,6 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
 
 
 def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
-    check_by_task(y, list(heads), "y")
-    check_keys(y, list(heads), "y")
     for task, head in heads.items():
         head.check_labels(y[task])
     rows = {task: len(labels) for task, labels in y.items()}
@@ -177,16 +178,12 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
     """
     name = _loss_name(loss)
     of_loss = f"for the loss {stable_name(loss)!r} or be missing"
+    for losses, low, high, rule in RANGES:
+        if name in losses:
+            wrong = (labels < low) | (labels > high)
+            _check_all_valid(labels, wrong, task, f"{rule} {of_loss}")
     if name in CLASS_INDICES:
         check_class_indices(labels, task, units)
-    elif name in PROBABILITIES:
-        wrong = (labels < 0) | (labels > 1)
-        _check_all_valid(labels, wrong, task, f"lie in [0, 1] {of_loss}")
-    elif name in SIGNS:
-        wrong = (labels < -1) | (labels > 1)
-        _check_all_valid(labels, wrong, task, f"lie in [-1, 1] {of_loss}")
-    elif name in NOT_NEGATIVE:
-        _check_all_valid(labels, labels < 0, task, f"be at least 0 {of_loss}")
     elif name in NOT_ZERO:
         _check_all_valid(labels, labels == 0, task, f"not be 0 {of_loss}")
     elif name in ERRORS:

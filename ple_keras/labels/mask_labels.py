@@ -57,7 +57,7 @@ def mask_labels(
     masked = dict(y)
     parents = {task: [parent] for task, parent in spaces.items()}
     message = f"spaces must not contain a cycle. Received: spaces={dict(spaces)!r}"
-    for task in in_dependency_order(parents, lambda cycle: message):
+    for task in in_dependency_order(parents, message):
         masked[task] = _mask_task(
             masked[task], masked[spaces[task]], missing_label, task, spaces[task]
         )

@@ -15,8 +15,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import derive_initializer, warn_of_replaced_functions
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import SavesQuantization
+from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import Dropout
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
@@ -25,7 +24,7 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 
 @register
-class ExpertBlock(SavesQuantization, FreezableLayer):
+class ExpertBlock(QuantizableLayer):
     """An expert: an MLP, `(..., D) -> (..., units[-1])`.
 
     Each step applies a Dense layer, normalization, activation and dropout. Normalization and

@@ -6,15 +6,14 @@ import keras
 
 from ple_keras._checks import check_features, task_names
 from ple_keras._keras.building import build_on, output_width
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.quantization import SavesQuantization
+from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, Outputs, Shape, Tensor
 from ple_keras.layers.template import as_template
 
 
 @register
-class SharedBottomBlock(SavesQuantization, FreezableLayer):
+class SharedBottomBlock(QuantizableLayer):
     """One network whose output all tasks use: the shared-bottom baseline.
 
     Args:

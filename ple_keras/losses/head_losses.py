@@ -12,14 +12,44 @@ from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import LossLike, Tensor
-from ple_keras.labels.alignment import align
 from ple_keras.losses.masked_loss import SUM_OVER_BATCH_SIZE, check_loss, example_losses
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
 
+class WeightedLoss(keras.Loss):
+    """A loss that is multiplied by a weight for each example, which depends on its label.
+
+    It is wrapped in a MaskedLoss or MaskedMetric, which align labels and predictions.
+
+    Args:
+        loss: The loss of an example.
+    """
+
+    def __init__(self, loss: LossLike) -> None:
+        self.loss = check_loss(loss)
+        self.ignore_class = getattr(self.loss, "ignore_class", None)  # masked, as for the loss
+        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
+        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
+
+    def _example_weights(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the weight of each example, `(...)`."""
+        raise NotImplementedError
+
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return self._example_weights(y_true, y_pred) * example_losses(self.loss, y_true, y_pred)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"loss": keras.saving.serialize_keras_object(self.loss)}
+
+
+def without_weights(loss: Any) -> Any:
+    """Return the loss inside a WeightedLoss, or another loss itself."""
+    return loss.loss if isinstance(loss, WeightedLoss) else loss
+
+
 @register
-class PositiveWeightLoss(keras.Loss):
+class PositiveWeightLoss(WeightedLoss):
     """A loss of probabilities, multiplied by `pos_weight` for examples with the label 1.
 
     Args:
@@ -28,25 +58,20 @@ class PositiveWeightLoss(keras.Loss):
     """
 
     def __init__(self, loss: LossLike, pos_weight: float) -> None:
-        self.loss = check_loss(loss)
+        super().__init__(loss)
         self.pos_weight = check_number(pos_weight, "pos_weight")
         if self.pos_weight <= 0:
             raise ValueError(f"pos_weight must be above 0. Received: pos_weight={pos_weight!r}")
-        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
-        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
 
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        y_true, y_pred = align(y_true, y_pred)
-        weights = 1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1)
-        return weights * example_losses(self.loss, y_true, y_pred)
+    def _example_weights(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        return 1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1)
 
     def get_config(self) -> dict[str, Any]:
-        loss = keras.saving.serialize_keras_object(self.loss)
-        return {"loss": loss, "pos_weight": self.pos_weight}
+        return {**super().get_config(), "pos_weight": self.pos_weight}
 
 
 @register
-class ClassWeightLoss(keras.Loss):
+class ClassWeightLoss(WeightedLoss):
     """A loss of class probabilities, multiplied by the weight of the label's class.
 
     If the label is a probability for each class, the weight is the mean of the classes' weights
@@ -58,18 +83,10 @@ class ClassWeightLoss(keras.Loss):
     """
 
     def __init__(self, loss: LossLike, class_weights: Sequence[float]) -> None:
-        self.loss = check_loss(loss)
+        super().__init__(loss)
         self.class_weights = tuple(class_weights)
-        self.ignore_class = getattr(self.loss, "ignore_class", None)  # masked, as for the loss
-        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
-        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
-
-    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        y_true, y_pred = align(y_true, y_pred)
-        return self._example_weights(y_true, y_pred) * example_losses(self.loss, y_true, y_pred)
 
     def _example_weights(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        """Return the weight of each example, `(...)`."""
         weights = ops.convert_to_tensor(self.class_weights, y_pred.dtype)
         if len(y_true.shape) == len(y_pred.shape):
             if y_true.shape[-1] != 1:
@@ -80,8 +97,7 @@ class ClassWeightLoss(keras.Loss):
         return ops.take(weights, ops.clip(ops.cast(y_true, "int32"), 0, last))
 
     def get_config(self) -> dict[str, Any]:
-        loss = keras.saving.serialize_keras_object(self.loss)
-        return {"loss": loss, "class_weights": list(self.class_weights)}
+        return {**super().get_config(), "class_weights": list(self.class_weights)}
 
 
 def check_class_weights(

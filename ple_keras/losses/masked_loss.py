@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_int
-from ple_keras._keras.internals import drop_mask
+from ple_keras._keras.internals import set_mask
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, LossLike, LossReduction, Tensor
@@ -187,7 +187,7 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     function = known.call if isinstance(known, keras.Loss) else known
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
-    drop_mask(values)  # of ignored classes, which are masked as missing labels
+    set_mask(values, None)  # of ignored classes, which are masked as missing labels
     if len(values.shape) == rank + 1:
         values = ops.mean(values, axis=-1)
     if len(values.shape) != rank:

@@ -9,7 +9,6 @@ from ple_keras._keras.internals import mark_lower_as_better
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, Tensor
-from ple_keras.labels.alignment import align
 from ple_keras.labels.sample_space import example_weights
 from ple_keras.losses.masked_loss import check_loss, example_losses, ignored_class
 
@@ -33,8 +32,8 @@ class LossMean(keras.metrics.Mean):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Accumulate a batch; see `MaskedMetric.update_state` for the arguments."""
-        y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
+        """Accumulate a batch, with labels and predictions that a MaskedMetric has aligned."""
+        y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
             space = ops.logical_not(is_ignored)

@@ -117,8 +117,6 @@ def test_masks_are_attached_to_tensors():
     assert internals.mask_of(x) is None
     masked = keras.layers.Masking()(keras.ops.reshape(x, (1, 2, 1)))
     np.testing.assert_array_equal(internals.mask_of(masked), [[False, True]])
-    internals.drop_mask(masked)
-    assert internals.mask_of(masked) is None
 
 
 def test_masks_can_be_attached_and_removed():
