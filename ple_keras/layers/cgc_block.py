@@ -16,8 +16,7 @@ from ple_keras._checks import (
     task_names,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.internals import largest_outputs, load_error
+from ple_keras._keras.internals import load_error
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
@@ -44,8 +43,8 @@ from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
 from ple_keras.layers.gate_inputs import (
     STREAM,
+    GatedBlock,
     GateInputs,
-    build_without_context,
     check_context,
     refuse_symbolic,
     shape_of,
@@ -57,7 +56,7 @@ EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
 
 
 @register
-class CGCBlock(FreezableLayer):
+class CGCBlock(GatedBlock):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
@@ -248,21 +247,6 @@ class CGCBlock(FreezableLayer):
         bank = self._level.bank
         experts = bank.layers_of_experts().values() or [bank]
         return UserList([*experts, *self._level.gates.values()])
-
-    @property
-    def output(self) -> Any:
-        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
-
-        With those of the first call, Keras would refuse a model of a block that has returned gate
-        weights in a later call only.
-        """
-        return largest_outputs(self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the context before Keras does, and call the block."""
-        check_context(kwargs.get("gate_context"))
-        build_without_context(self, *args)
-        return super().__call__(*args, **kwargs)
 
     def __repr__(self) -> str:
         experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
@@ -489,38 +473,39 @@ class CGCBlock(FreezableLayer):
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
         write_text(store, EXPERTS_KEY, self._level.bank.kind)
-        write_text(store, GATE_READS_KEY, self._gate_inputs.reads)
+        write_text(store, GATE_READS_KEY, self.gate_reads)
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
-        self._check_experts(store)
-        self._check_gate_reads(store)
+        reason = self._difference_from_file(store)
+        if reason:
+            raise load_error(self, store, reason)
         load_modes(self, store)
 
-    def _check_experts(self, store: Store) -> None:
-        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
-        saved, kind = read_text(store, EXPERTS_KEY), self._level.bank.kind
-        if saved not in (None, kind):
-            reason = (
-                f"The file has {saved} experts, but {self.name!r} has {kind} experts. Build the "
-                "block with the same stack_experts, expert_block and input widths as in the file. "
-                "transfer_weights then copies the weights to other blocks. "
+    def _difference_from_file(self, store: Store) -> str:
+        """Return the reason to refuse other experts or gates than in the file, or "".
+
+        A file of 0.1.0 does not say whether its experts are stacked. Its gates read their streams.
+        """
+        kind, reads = self._level.bank.kind, self.gate_reads
+        saved_kind = read_text(store, EXPERTS_KEY) or kind
+        saved_reads = read_text(store, GATE_READS_KEY) or STREAM
+        if saved_kind != kind:
+            return (
+                f"The file has {saved_kind} experts, but {self.name!r} has {kind} experts. Build "
+                "the block with the same stack_experts, expert_block and input widths as in the "
+                "file. transfer_weights then copies the weights to other blocks. "
                 f"Received: stack_experts={self.stack_experts}"
             )
-            raise load_error(self, store, reason)
-
-    def _check_gate_reads(self, store: Store) -> None:
-        """Refuse gates that read another input. Those of files of 0.1.0 read their streams."""
-        saved, reads = read_text(store, GATE_READS_KEY) or STREAM, self._gate_inputs.reads
-        if saved != reads:
-            reason = (
-                f"The gates of the file have gate_reads={saved!r}, but {self.name!r} has "
+        if saved_reads != reads:
+            return (
+                f"The gates of the file have gate_reads={saved_reads!r}, but {self.name!r} has "
                 f"gate_reads={reads!r}. Build the block with the gate_reads of the file. "
                 "transfer_weights then copies the experts to other blocks. "
                 f"Received: gate_reads={reads!r}"
             )
-            raise load_error(self, store, reason)
+        return ""
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -185,13 +185,12 @@ class StackedExperts(ExpertBank):
         self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]
     ) -> keras.Variable:
         """Add one variable for the kernels, or the biases, of all experts in a step."""
+        regularizer = getattr(dense[0], f"{kind}_regularizer")
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=StackedInitializer(
-                [getattr(layer, f"{kind}_initializer") for layer in dense]
-            ),
-            regularizer=StackedRegularizer.wrap(getattr(dense[0], f"{kind}_regularizer")),
+            initializer=StackedInitializer([getattr(x, f"{kind}_initializer") for x in dense]),
+            regularizer=regularizer and StackedRegularizer(regularizer),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
