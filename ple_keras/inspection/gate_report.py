@@ -253,7 +253,7 @@ def _level_figures(inputs: Streams, weights: ByName, outputs: ByName) -> dict[st
 
 
 def _sums_and_counts(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum each of D numbers over the unmasked positions without NaN, and count these: `(1, 2 D)`."""
+    """Sum D numbers over the unmasked positions without NaN, and count these: `(1, 2 D)`."""
     values = ops.cast(values, "float32")
     is_kept = ops.logical_not(ops.isnan(values))
     if mask is not None:
@@ -266,7 +266,8 @@ def _sums_and_counts(values: Tensor, mask: Tensor | None) -> Tensor:
 def _mean_over_batches(sums_and_counts: np.ndarray) -> np.ndarray:
     """Return the means from the results of `_sums_and_counts`; 0 without a position."""
     sums, counts = np.split(sums_and_counts.astype("float64").sum(axis=0), 2)
-    return sums / np.maximum(counts, 1)
+    means: np.ndarray = sums / np.maximum(counts, 1)
+    return means
 
 
 def _input_scale(squares: Nested) -> float:

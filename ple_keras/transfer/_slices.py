@@ -60,11 +60,6 @@ def _slices_of_gate(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlic
     return slices
 
 
-def stream_slices(features: StreamFeatures) -> dict[str, list[WeightSlice]]:
-    """Return the weights of each copy of a built StreamFeatures."""
-    return {copy.name: [(weight, ()) for weight in copy.weights] for copy in features.layers}
-
-
 def slices_of_levels(levels: Mapping[str, CGCBlock]) -> WeightSlices:
     """Return the slices of the experts and gates of built levels, prefixed with the level."""
     return {
@@ -92,8 +87,9 @@ def named_slices(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> WeightSl
         elif isinstance(layer, TaskHeads):
             found += _loss_weight_slices(layer, path)
         elif isinstance(layer, StreamFeatures):
-            slices_by_stream = stream_slices(layer).items()
-            found += [(name, f"{path}{name}", slices) for name, slices in slices_by_stream]
+            for copy in layer.layers:
+                weights: list[WeightSlice] = [(weight, ()) for weight in copy.weights]
+                found.append((copy.name, f"{path}{copy.name}", weights))
     known = {id(variable) for *_, slices in found for variable, _ in slices}
     return _by_name([*found, *_other_slices(layers, known)], model)
 
