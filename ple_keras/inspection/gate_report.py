@@ -44,6 +44,7 @@ FIRST_VALUES = {"gate_dropout": 0.1, "expert_balance_regularizer": 0.01}  # to t
 # Of the text:
 WIDTH = 100  # in letters
 MAX_ITEMS = 16  # in a list
+HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
 
@@ -516,12 +517,6 @@ def _table(rows: Iterable[Row]) -> list[str]:
 
 def _wrap(text: str, width: int) -> list[str]:
     """Wrap a text after commas."""
-    lines = [""]
-    for item in text.split(", "):
-        joined = f"{lines[-1]}, {item}" if lines[-1] else item
-        if len(joined) <= width or not lines[-1]:
-            lines[-1] = joined
-        else:
-            lines[-1] += ","
-            lines.append(item)
-    return lines
+    unbroken = text.replace(" ", HARD_SPACE).replace(f",{HARD_SPACE}", ", ")
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(HARD_SPACE, " ") for line in wrapper.wrap(unbroken)] or [""]

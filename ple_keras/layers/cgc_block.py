@@ -13,6 +13,7 @@ from ple_keras._checks import (
     check_int,
     check_not_negative,
     check_rate,
+    short_repr,
     task_names,
 )
 from ple_keras._keras.building import output_width
@@ -41,14 +42,7 @@ from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
-from ple_keras.layers.gate_inputs import (
-    STREAM,
-    GatedBlock,
-    GateInputs,
-    check_context,
-    refuse_symbolic,
-    shape_of,
-)
+from ple_keras.layers.gate_inputs import STREAM, GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
 
@@ -361,13 +355,21 @@ class CGCBlock(GatedBlock):
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
-    def _built_level(self) -> Level:
+    def _check_inspectable(self, **tensors: Streams | None) -> None:
+        """Check that the block is built, and that no argument of its inspection is symbolic."""
         if not self.built:
             raise ValueError(
                 f"{self.name!r} must be built or called before its experts and gates are used. "
                 "Received: built=False"
             )
-        return self._level
+        for argument, given in tensors.items():
+            if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given)):
+                raise ValueError(
+                    f"{argument} must not be symbolic, since a block's experts and gates are not "
+                    "layers of a Functional model. Use ple_keras.gate_weights(model, x) or "
+                    "ple_keras.gate_report(model, x) on a built model. "
+                    f"Received: {argument}={short_repr(given)}"
+                )
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
@@ -382,14 +384,12 @@ class CGCBlock(GatedBlock):
         Raises:
             ValueError: If the block is not built or the inputs are symbolic.
         """
-        level = self._built_level()
-        return UnbatchedComputation(level, level.streams(inputs), {}).experts(training)
+        self._check_inspectable(inputs=inputs)
+        streams = self._level.streams(inputs)
+        return UnbatchedComputation(self._level, streams, {}).experts(training)
 
     def gate_weights(
-        self,
-        inputs: Streams,
-        training: bool | None = None,
-        gate_context: Streams | None = None,
+        self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None
     ) -> dict[str, Tensor]:
         """Return the weights of every gate.
 
@@ -406,12 +406,11 @@ class CGCBlock(GatedBlock):
             TypeError: If the context has another type, or no numbers.
             ValueError: If the block is not built, or the inputs or the context are symbolic.
         """
-        level = self._built_level()
         check_context(gate_context)
-        refuse_symbolic(gate_context)
-        streams = level.streams(inputs)
+        self._check_inspectable(inputs=inputs, gate_context=gate_context)
+        streams = self._level.streams(inputs)
         gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        return UnbatchedComputation(level, streams, gate_inputs).weights(training)
+        return UnbatchedComputation(self._level, streams, gate_inputs).weights(training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return an expert's layer, for example to freeze or inspect it.

@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 from keras import ops
 
 from ple_keras._checks import (
@@ -192,12 +191,6 @@ def _check_tensor(value: Any, argument: str, rule: str) -> None:
             f"{argument} must hold numbers. Encode strings, for example with a StringLookup. "
             f"Received: {argument}.dtype={dtype_name(value)}"
         )
-
-
-def refuse_symbolic(context: Any) -> None:
-    """Check that a context has no symbolic tensors."""
-    if any(isinstance(tensor, keras.KerasTensor) for tensor in keras.tree.flatten(context)):
-        raise ValueError(f"gate_context must not be symbolic. Received: gate_context={context!r}")
 
 
 def shape_of(value: Any) -> Any:

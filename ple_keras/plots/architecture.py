@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import keras
@@ -168,8 +169,11 @@ class _Layout:
         streams = list(dict.fromkeys(x for block in blocks for x in block._wiring.streams))
         self.columns: dict[str, _Column] = {}
         right = MARGIN + 3 * PAD + _label_width(blocks, title)
-        for stream in _order_streams(streams):
-            right = self._add_column(stream, streams, blocks, right)
+        tasks = [stream for stream in streams if stream != SHARED]
+        half = (len(tasks) + 1) // 2
+        colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
+        for stream in [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]:
+            right = self._add_column(stream, colors[stream], blocks, right)
         self.width = max(right + PAD + MARGIN, MIN_WIDTH)
         lines = max(_expert_text(stream, 0).count("\n") + 1 for stream in streams)
         self.expert_height = lines * TEXT_LINE + TEXT_MARGIN
@@ -184,7 +188,7 @@ class _Layout:
         self.height = self.outputs_y + 0.2
 
     def _add_column(
-        self, stream: str, streams: Sequence[str], blocks: Sequence[CGCBlock], left: float
+        self, stream: str, color: str, blocks: Sequence[CGCBlock], left: float
     ) -> float:
         """Add a stream's column at the right; return its right edge."""
         experts = max(_count_experts(block, stream) for block in blocks)
@@ -202,7 +206,7 @@ class _Layout:
         width = COLUMN_GAP + max(gate_width + context_width, experts_width)
         self.columns[stream] = _Column(
             x=left + width / 2,
-            color=_color(stream, streams),
+            color=color,
             outside=1 if SHARED in self.columns else -1,
             experts=experts,
             expert_width=expert_width,
@@ -392,20 +396,6 @@ def _expert_text(stream: str, index: int) -> str:
 
 def _gate_text(stream: str) -> str:
     return f"{stream} gate"
-
-
-def _order_streams(streams: Sequence[str]) -> list[str]:
-    """Return the streams with the shared stream in the middle."""
-    tasks = [stream for stream in streams if stream != SHARED]
-    half = (len(tasks) + 1) // 2
-    return [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]
-
-
-def _color(stream: str, streams: Sequence[str]) -> str:
-    if stream == SHARED:
-        return SHARED_COLOR
-    tasks = [name for name in streams if name != SHARED]
-    return TASK_COLORS[tasks.index(stream) % len(TASK_COLORS)]
 
 
 def _label_width(blocks: Sequence[CGCBlock], title: str) -> float:

@@ -32,32 +32,25 @@ def expert_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
 def gate_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
     """Return the parts of the gates of a built block.
 
-    A gate has a key per expert, such as "gate/click/shared/expert_0", and "gate/click/gate_block".
+    A gate has a key per expert, such as "gate/click/shared/expert_0", for its column of W, and
+    "gate/click/gate_block".
     """
-    return {
-        f"gate/{name}/{key}": slices
-        for name, gate in block._level.gates.items()
-        for key, slices in _slices_of_gate(gate, block.gate_experts[name]).items()
-    }
+    slices: dict[str, list[WeightSlice]] = {}
+    for name, gate in block._level.gates.items():
+        if gate.num_experts == 1:
+            continue
+        # With LoRA, the attribute `kernel` is a tensor, W plus the update.
+        kernel = next(w for w in gate._projection.weights if w.name == "kernel")
+        for i, expert in enumerate(block.gate_experts[name]):
+            slices[f"gate/{name}/{expert}"] = [(kernel, (slice(None), i))]
+        if hasattr(gate, "_block"):
+            slices[f"gate/{name}/gate_block"] = [(weight, ()) for weight in gate._block.weights]
+    return slices
 
 
 def level_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
     """Return the parts of the experts and gates of a built block."""
     return expert_slices(block) | gate_slices(block)
-
-
-def _slices_of_gate(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]:
-    """Return the column of W for each expert, and the weights of the gate block."""
-    if gate.num_experts == 1:
-        return {}
-    # With LoRA, the attribute `kernel` is a tensor, W plus the update.
-    kernel = next(w for w in gate._projection.weights if w.name == "kernel")
-    slices: dict[str, list[WeightSlice]] = {
-        expert: [(kernel, (slice(None), i))] for i, expert in enumerate(experts)
-    }
-    if hasattr(gate, "_block"):
-        slices["gate_block"] = [(weight, ()) for weight in gate._block.weights]
-    return slices
 
 
 def slices_of_levels(levels: Mapping[str, CGCBlock]) -> WeightSlices:

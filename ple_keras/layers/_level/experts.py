@@ -220,10 +220,7 @@ class StackedExperts(ExpertBank):
         return slices
 
     def call(
-        self,
-        inputs: ByName,
-        training: bool | None = None,
-        mask: Mapping[str, Tensor] | None = None,
+        self, inputs: ByName, training: bool | None = None, mask: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
