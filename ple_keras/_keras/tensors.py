@@ -1,6 +1,7 @@
 """Arrays, dtypes and traces of tensors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
@@ -57,6 +58,17 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
     return known if keras.backend.is_float_dtype(dtype) else dtype
+
+
+@contextmanager
+def restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Restore the values of variables at the end."""
+    values = [(variable, np.array(to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in values:
+            variable.assign(value)
 
 
 def is_jax_trace_outside_keras(value: Tensor) -> bool:

@@ -1,7 +1,6 @@
 """A callback that logs the AUC within groups."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_int, check_known_value, short_repr
 from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.tensors import restored
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.head import BinaryHead, Head
@@ -96,9 +96,6 @@ class GroupedAUC(keras.callbacks.Callback):
         if not isinstance(name, str):
             raise TypeError(f"name must be a string. Received: name={name!r}")
         self.name = name
-        self._num_heads = 0
-        self._label_shapes: dict[TaskName, tuple[int, ...]] = {}
-        self._grouped_labels: dict[TaskName, GroupedLabels] = {}
 
     def on_train_begin(self, logs: Logs = None) -> None:
         _check_one_process(self.model)
@@ -117,7 +114,7 @@ class GroupedAUC(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs if logs is not None else {}
         model = self.model  # on JAX, access to self.model updates the variables
-        with _unchanged_gate_statistics(model):
+        with restored(_gate_statistics(model)):
             outputs = model.predict(self._x, batch_size=self.batch_size, verbose=0)
         predictions = self._predictions_by_task(outputs)
         for task, labels in self._grouped_labels.items():
@@ -230,14 +227,7 @@ def _number_of_processes(model: keras.Model) -> int:
     return sum(len(jobs.get(job, ())) for job in ("chief", "worker"))
 
 
-@contextmanager
-def _unchanged_gate_statistics(model: keras.Layer) -> Iterator[None]:
-    """Restore the statistics of all gates at the end, so that runs of the model don't count."""
+def _gate_statistics(model: keras.Layer) -> list[keras.Variable]:
+    """Return the variables with the statistics of all gates."""
     gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
-    sums = [gate._statistics.sums for gate in gates]
-    values = [np.array(keras.ops.convert_to_numpy(variable)) for variable in sums]
-    try:
-        yield
-    finally:
-        for variable, value in zip(sums, values):
-            variable.assign(value)
+    return [gate._statistics.sums for gate in gates]

@@ -1,7 +1,6 @@
 """The ONNX file of a model: its names, and its comparison with the model."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._keras.tensors import restored
 from ple_keras._keras.walking import find_layers
 
 BATCH = "batch"
@@ -39,8 +39,9 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
             "Each input of model must be read by an output, since the exporter leaves others out. "
             f"Received: model.input={list(inputs)}, of which {unused} are not read"
         )
-    added = found - {tensor.name for tensor in inputs.values()}
-    added -= {constant.name for constant in graph.initializer}
+    computed = {name for node in graph.node for name in node.output}
+    constant = {value.name for value in graph.initializer}
+    added = found - {tensor.name for tensor in inputs.values()} - constant
     if added:
         raise RuntimeError(
             "The exporter wrote a file with inputs that the model does not have, such as constants "
@@ -48,7 +49,7 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
         )
     new = {tensor.name: name for name, tensor in inputs.items()}
     new |= {value.name: name for value, name in zip(graph.output, outputs)}
-    for inner in _names_inside(graph) & set(new.values()) - set(new):
+    for inner in (computed | constant) & set(new.values()) - set(new):
         new[inner] = f"{inner}/inside"
     _rename(graph, new)
     for values, named in ((graph.input, inputs), (graph.output, outputs)):
@@ -65,12 +66,6 @@ def name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any
         reason = str(error).strip().splitlines()[0][:200]
         raise RuntimeError(f"The exporter wrote a file that is not valid. {reason}") from error
     onnx.save(model, file)
-
-
-def _names_inside(graph: Any) -> set[str]:
-    """Return the names of values that are computed or constant."""
-    computed = {name for node in graph.node for name in node.output}
-    return computed | {constant.name for constant in graph.initializer}
 
 
 def _rename(graph: Any, new: Mapping[str, str]) -> None:
@@ -113,9 +108,13 @@ def check_predictions(
     except Exception as error:
         reason = str(error).strip().splitlines()[0][:200]
         raise RuntimeError(f"ONNX Runtime can't run the file. {reason}") from error
-    with _kept_state(model):
-        predictions = model.predict_on_batch(_like(model.input, list(feed.values())))
-    expected = dict(zip(outputs, _listed(predictions, model.output)))
+    is_dict = isinstance(model.input, Mapping)
+    given = feed if is_dict else keras.tree.pack_sequence_as(model.input, list(feed.values()))
+    with restored(model.non_trainable_variables):  # such as the statistics of gates
+        predictions = model.predict_on_batch(given)
+    expected = predictions
+    if not isinstance(predictions, Mapping):
+        expected = dict(zip(outputs, keras.tree.flatten(predictions)))
     halves = any(layer.compute_dtype == "float16" for layer in find_layers(model, keras.Layer))
     tolerance = TOLERANCE["float16" if halves else "float32"]
     for name in outputs:
@@ -133,20 +132,6 @@ def check_predictions(
             )
 
 
-@contextmanager
-def _kept_state(model: keras.Model) -> Iterator[None]:
-    """Restore what predictions change, such as the statistics of gates."""
-    kept = [
-        (variable, np.array(keras.ops.convert_to_numpy(variable)))
-        for variable in model.non_trainable_variables
-    ]
-    try:
-        yield
-    finally:
-        for variable, value in kept:
-            variable.assign(value)
-
-
 def _random_inputs(model: keras.Model, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return random values by name. Integers are rows of every embedding table."""
     rng = np.random.default_rng(0)
@@ -161,20 +146,6 @@ def _random_array(tensor: keras.KerasTensor, end: int, rng: np.random.Generator)
     if "int" in tensor.dtype or tensor.dtype == "bool":
         return rng.integers(0, end, shape).astype(tensor.dtype)
     return rng.uniform(0.1, 1.0, shape).astype(tensor.dtype)  # logarithms and roots are finite
-
-
-def _like(struct: Any, values: list[np.ndarray]) -> Any:
-    """Return values in the structure of a model's inputs."""
-    if isinstance(struct, Mapping):
-        return dict(zip(struct, values))
-    return values if isinstance(struct, (list, tuple)) else values[0]
-
-
-def _listed(values: Any, struct: Any) -> list[Any]:
-    """Return predictions in the order of a model's outputs."""
-    if isinstance(struct, Mapping):
-        return [values[key] for key in struct]
-    return list(values) if isinstance(values, (list, tuple)) else [values]
 
 
 def _largest_difference(found: np.ndarray, expected: np.ndarray) -> float:

@@ -2,7 +2,6 @@
 
 import io
 import logging
-import operator
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._checks import short_repr
+from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 from ple_keras.export._onnx_file import check_predictions, name_values
@@ -44,7 +43,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         TypeError: If `model` is not a Keras model, `path` not a path, or `opset` not an integer.
         ValueError: If the model is of another kind, if its inputs or outputs are nested, strings
             or without names of their own, if an output has the name of an input, if no output reads
-            an input, or if the model is quantized or computes in bfloat16.
+            an input, or if the model is quantized or computes in bfloat16. If `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the file predicts other values than the model.
 
@@ -64,7 +63,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     model = _to_functional(model)
     inputs, outputs = _named_tensors(model)
     path = _check_path(path)
-    version = _check_opset(opset)
+    version = None if opset is None else check_int(opset, "opset", minimum=1)
     _check_packages()
     with LOCK, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
@@ -169,17 +168,6 @@ def _check_path(path: str | Path) -> Path:
     if not file.parent.is_dir() or file.is_dir():
         raise ValueError(f"path must be a file in an existing folder. Received: path={path!r}")
     return file
-
-
-def _check_opset(opset: SupportsIndex | None) -> int | None:
-    if opset is None:
-        return None
-    try:
-        if not isinstance(opset, bool):
-            return operator.index(opset)
-    except TypeError:
-        pass
-    raise TypeError(f"opset must be an integer or None. Received: opset={short_repr(opset)}")
 
 
 def _check_packages() -> None:

@@ -22,21 +22,6 @@ Summarize = Callable[[Streams, ByName, ByName], Nested]
 MAX_QUIET_BATCHES = 50  # more batches show a progress bar
 
 
-def observe_levels(
-    model: keras.Layer,
-    x: Nested,
-    summarize: Summarize,
-    batch_size: int | None,
-    verbose: str | int,
-) -> ByLevel:
-    """Return the result of `summarize` for every level that runs, concatenated over batches.
-
-    See `observe_model` for the arguments, and `gate_weights` for x and the errors.
-    """
-    batches = Batches(x, batch_size=batch_size)
-    return observe_model(model, batches, summarize, lambda outputs: {}, verbose)[0]
-
-
 def observe_model(
     model: keras.Layer,
     batches: Batches,

@@ -40,9 +40,11 @@ DEAD_UNITS_SHARE = 0.5  # of an expert's units
 CONFLICT_COSINE = -0.2  # between the gradients of two tasks
 EVEN_ENTROPY = 0.99  # of a gate, with
 EVEN_SPREAD = 0.02  # of each weight over the examples
+FIRST_VALUES = {"gate_dropout": 0.1, "expert_balance_regularizer": 0.01}  # to try
 # Of the text:
 WIDTH = 100  # in letters
 MAX_ITEMS = 16  # in a list
+HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
 
@@ -240,30 +242,38 @@ def _level_figures(inputs: Streams, weights: ByName, outputs: ByName) -> dict[st
     first = next(iter(outputs.values()))
     return {
         "weights": {gate: _flatten_positions(of_gate) for gate, of_gate in weights.items()},
-        "zeros": {expert: _count_zeros(output) for expert, output in outputs.items()},
+        "zeros": {
+            expert: _sums_and_counts(output == 0, mask_of(output))
+            for expert, output in outputs.items()
+        },
         "examples": ops.ones_like(ops.reshape(first, (ops.shape(first)[0], -1))[:, 0]),
-        "input_squares": keras.tree.map_structure(_sum_squares, inputs),
+        "input_squares": keras.tree.map_structure(
+            lambda x: _sums_and_counts(ops.square(ops.cast(x, "float32")), mask_of(x)), inputs
+        ),
     }
 
 
-def _sum_squares(inputs: Tensor) -> Tensor:
-    """Sum the squares of each number over the positions, and count these: `(1, 2 D)`."""
-    mask, inputs = mask_of(inputs), ops.cast(inputs, "float32")
-    is_kept = ops.logical_not(ops.isnan(inputs))
+def _sums_and_counts(values: Tensor, mask: Tensor | None) -> Tensor:
+    """Sum D numbers over the unmasked positions without NaN, and count these: `(1, 2 D)`."""
+    values = ops.cast(values, "float32")
+    is_kept = ops.logical_not(ops.isnan(values))
     if mask is not None:
         is_kept = ops.logical_and(is_kept, ops.expand_dims(ops.cast(mask, "bool"), -1))
-    squares = ops.where(is_kept, ops.square(inputs), ops.zeros_like(inputs))
-    summed = ops.concatenate([squares, ops.cast(is_kept, "float32")], axis=-1)
+    kept = ops.where(is_kept, values, ops.zeros_like(values))
+    summed = ops.concatenate([kept, ops.cast(is_kept, "float32")], axis=-1)
     return ops.sum(ops.reshape(summed, (-1, summed.shape[-1])), axis=0, keepdims=True)
 
 
-def _input_scale(sums: Nested) -> float:
-    """Return the largest root mean square of a number, from the results of `_sum_squares`."""
-    mean_squares = []
-    for of_stream in keras.tree.flatten(sums):
-        squares, count = np.split(of_stream.astype("float64").sum(axis=0), 2)
-        mean_squares.append((squares / np.maximum(count, 1)).max())
-    return float(np.sqrt(max(mean_squares)))
+def _mean_over_batches(sums_and_counts: np.ndarray) -> np.ndarray:
+    """Return the means from the results of `_sums_and_counts`; 0 without a position."""
+    sums, counts = np.split(sums_and_counts.astype("float64").sum(axis=0), 2)
+    means: np.ndarray = sums / np.maximum(counts, 1)
+    return means
+
+
+def _input_scale(squares: Nested) -> float:
+    """Return the largest root mean square of a number."""
+    return float(np.sqrt(max(_mean_over_batches(x).max() for x in keras.tree.flatten(squares))))
 
 
 def _flatten_positions(weights: Tensor) -> Tensor:
@@ -272,16 +282,6 @@ def _flatten_positions(weights: Tensor) -> Tensor:
     if mask is not None:
         weights = ops.where(ops.expand_dims(mask, -1), weights, -ops.ones_like(weights))
     return ops.reshape(weights, (-1, weights.shape[-1]))
-
-
-def _count_zeros(outputs: Tensor) -> Tensor:
-    """Count the zeros of each output of an expert, and the positions: `(1, H + 1)`."""
-    mask, outputs = mask_of(outputs), ops.stop_gradient(outputs)
-    is_zero = ops.cast(outputs == 0, "float32")
-    counted = ops.concatenate([is_zero, ops.ones_like(is_zero[..., :1])], axis=-1)
-    if mask is not None:
-        counted = counted * ops.expand_dims(ops.cast(mask, "float32"), -1)
-    return ops.sum(ops.reshape(counted, (-1, counted.shape[-1])), axis=0, keepdims=True)
 
 
 def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
@@ -314,8 +314,7 @@ def _expert_uses(
             of_tasks = {task: weight[task] for task in block.task_names}
             total = sum(of_tasks.values())
             share = {task: use / total if total else math.nan for task, use in of_tasks.items()}
-        *of_units, count = zeros[expert].astype("float64").sum(axis=0)
-        dead = np.array(of_units) >= DEAD_UNIT_SHARE * count
+        dead = _mean_over_batches(zeros[expert]) >= DEAD_UNIT_SHARE
         uses[expert] = ExpertUse(weight, share, float(dead.mean()))
     return uses
 
@@ -367,7 +366,8 @@ def _level_warnings(level: str, use: LevelUse) -> Iterator[str]:
                 f"{level}: the gate of {gate} has collapsed onto "
                 f"{top_expert if is_same_expert else 'one expert per example'}, with a weight over "
                 f"{COLLAPSED_WEIGHT} for {_percent(gate_use.over_95)} of the examples. Try "
-                f"{_temperature('higher', options)}, {_dropout(options)} or {_balance(options)}."
+                f"{_temperature('higher', options)}, {_higher('gate_dropout', options)} or "
+                f"{_higher('expert_balance_regularizer', options)}."
             )
         elif gate_use.entropy >= EVEN_ENTROPY and max(gate_use.spread.values()) <= EVEN_SPREAD:
             yield (
@@ -397,13 +397,15 @@ def _expert_warnings(
     if all(weight * num_experts[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
         yield (
             f"{expert} is almost unused: each gate gives it less than {_percent(UNUSED_SHARE)} of "
-            f"a uniform weight. Try fewer experts, {_dropout(options)} or {_balance(options)}."
+            f"a uniform weight. Try fewer experts, {_higher('gate_dropout', options)} or "
+            f"{_higher('expert_balance_regularizer', options)}."
         )
     elif len(use.share) > 1 and max(use.share.values()) > LARGE_SHARE:
         task = max(use.share, key=use.share.__getitem__)
         yield (
             f"{expert} is used almost only by {task}, with {_percent(use.share[task])} of the "
-            f"tasks' weight. Try {_dropout(options)}, or one more task expert for {task}."
+            f"tasks' weight. Try {_higher('gate_dropout', options)}, or one more task expert for "
+            f"{task}."
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
@@ -417,16 +419,9 @@ def _temperature(direction: str, options: LevelOptions) -> str:
     return f"a {direction} gate_softmax_temperature" + ("" if value == 1 else f" than {value:g}")
 
 
-def _dropout(options: LevelOptions) -> str:
-    return _higher("gate_dropout", 0.1, options.gate_dropout)
-
-
-def _balance(options: LevelOptions) -> str:
-    return _higher("expert_balance_regularizer", 0.01, options.expert_balance_regularizer)
-
-
-def _higher(argument: str, first: float, value: float) -> str:
-    """Return the advice to set an argument to `first`, or to more than its value if it is that."""
+def _higher(argument: str, options: LevelOptions) -> str:
+    """Return the advice to set an argument to its first value, or above its own value."""
+    first, value = FIRST_VALUES[argument], getattr(options, argument)
     return f"{argument}={first}" if value < first else f"a higher {argument} than {value:g}"
 
 
@@ -522,12 +517,6 @@ def _table(rows: Iterable[Row]) -> list[str]:
 
 def _wrap(text: str, width: int) -> list[str]:
     """Wrap a text after commas."""
-    lines = [""]
-    for item in text.split(", "):
-        joined = f"{lines[-1]}, {item}" if lines[-1] else item
-        if len(joined) <= width or not lines[-1]:
-            lines[-1] = joined
-        else:
-            lines[-1] += ","
-            lines.append(item)
-    return lines
+    unbroken = text.replace(" ", HARD_SPACE).replace(f",{HARD_SPACE}", ", ")
+    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
+    return [line.replace(HARD_SPACE, " ") for line in wrapper.wrap(unbroken)] or [""]

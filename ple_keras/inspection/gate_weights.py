@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 
+from ple_keras._keras.batches import Batches
 from ple_keras._typing import Nested
-from ple_keras.inspection._observed_model import observe_levels
+from ple_keras.inspection._observed_model import observe_model
 from ple_keras.inspection.levels import find_levels
 
 
@@ -48,7 +49,10 @@ def gate_weights(
     >>> ple[0].gate_experts["click"]
     ['click/expert_0', 'click/expert_1', 'shared/expert_0']
     """
-    weights = observe_levels(model, x, lambda _, weights, outputs: weights, batch_size, verbose)
+    batches = Batches(x, batch_size=batch_size)
+    weights, *_ = observe_model(
+        model, batches, lambda _, weights, experts: weights, lambda outputs: {}, verbose
+    )
     levels = find_levels(model)
     return {
         level: {gate: by_gate[gate] for gate in levels[level].gate_experts}

@@ -15,7 +15,7 @@ from ple_keras._checks import SHARED, check_by_task, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Index, LossFunction, Nested, Streams, Tensor
+from ple_keras._typing import LossFunction, Nested, Streams, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
@@ -147,16 +147,10 @@ def _cosine_function(
         by_variable = dict(zip(variables, of_variables))
         places = {(level, INPUT): [gradient] for level, gradient in of_inputs.items()}
         for place, of_expert in slices.items():
-            places[place] = [_slice_gradients(by_variable[id(v)], index) for v, index in of_expert]
+            places[place] = [by_variable[id(v)][:, *index] for v, index in of_expert]
         return {place: _cosines(arrays, len(losses)) for place, arrays in places.items()}
 
     return cosines_of
-
-
-def _slice_gradients(gradients: np.ndarray, index: Index) -> np.ndarray:
-    """Return the gradients of one expert from those of stacked experts, `(tasks, ...)`."""
-    of_expert: np.ndarray = gradients[(slice(None), *index)]
-    return of_expert
 
 
 def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:

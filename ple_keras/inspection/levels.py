@@ -48,7 +48,8 @@ def _path_names(path: Path) -> list[str]:
     """
     names = [path[0].name]
     for outer, layer in pairwise(path):
-        places = {id(each): index for index, each in enumerate(_chain(outer))}
+        chain = outer.layers if isinstance(outer, SequentialBlock) else []
+        places = {id(each): index for index, each in enumerate(chain)}
         if id(layer) not in places:
             names.append(layer.name)
             continue
@@ -56,11 +57,6 @@ def _path_names(path: Path) -> list[str]:
             names.pop()
         names.append(f"{outer.name}/{places[id(layer)]}")
     return names[1:] if len(names) > 1 and names[0] == path[0].name else names
-
-
-def _chain(layer: keras.Layer) -> list[keras.Layer]:
-    """Return the layers that a SequentialBlock calls in order; none for other layers."""
-    return layer.layers if isinstance(layer, SequentialBlock) else []
 
 
 def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:

@@ -13,11 +13,11 @@ from ple_keras._checks import (
     check_int,
     check_not_negative,
     check_rate,
+    short_repr,
     task_names,
 )
 from ple_keras._keras.building import output_width
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.internals import largest_outputs, load_error
+from ple_keras._keras.internals import load_error
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
@@ -42,14 +42,7 @@ from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
-from ple_keras.layers.gate_inputs import (
-    STREAM,
-    GateInputs,
-    build_without_context,
-    check_context,
-    refuse_symbolic,
-    shape_of,
-)
+from ple_keras.layers.gate_inputs import STREAM, GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
 
@@ -57,7 +50,7 @@ EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
 
 
 @register
-class CGCBlock(FreezableLayer):
+class CGCBlock(GatedBlock):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream
@@ -249,21 +242,6 @@ class CGCBlock(FreezableLayer):
         experts = bank.layers_of_experts().values() or [bank]
         return UserList([*experts, *self._level.gates.values()])
 
-    @property
-    def output(self) -> Any:
-        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
-
-        With those of the first call, Keras would refuse a model of a block that has returned gate
-        weights in a later call only.
-        """
-        return largest_outputs(self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the context before Keras does, and call the block."""
-        check_context(kwargs.get("gate_context"))
-        build_without_context(self, *args)
-        return super().__call__(*args, **kwargs)
-
     def __repr__(self) -> str:
         experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
         return f"{super().__repr__()[:-1]}, experts={experts}>"
@@ -377,13 +355,21 @@ class CGCBlock(FreezableLayer):
             )
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
-    def _built_level(self) -> Level:
+    def _check_inspectable(self, **tensors: Streams | None) -> None:
+        """Check that the block is built, and that no argument of its inspection is symbolic."""
         if not self.built:
             raise ValueError(
                 f"{self.name!r} must be built or called before its experts and gates are used. "
                 "Received: built=False"
             )
-        return self._level
+        for argument, given in tensors.items():
+            if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given)):
+                raise ValueError(
+                    f"{argument} must not be symbolic, since a block's experts and gates are not "
+                    "layers of a Functional model. Use ple_keras.gate_weights(model, x) or "
+                    "ple_keras.gate_report(model, x) on a built model. "
+                    f"Received: {argument}={short_repr(given)}"
+                )
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
@@ -398,14 +384,12 @@ class CGCBlock(FreezableLayer):
         Raises:
             ValueError: If the block is not built or the inputs are symbolic.
         """
-        level = self._built_level()
-        return UnbatchedComputation(level, level.streams(inputs), {}).experts(training)
+        self._check_inspectable(inputs=inputs)
+        streams = self._level.streams(inputs)
+        return UnbatchedComputation(self._level, streams, {}).experts(training)
 
     def gate_weights(
-        self,
-        inputs: Streams,
-        training: bool | None = None,
-        gate_context: Streams | None = None,
+        self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None
     ) -> dict[str, Tensor]:
         """Return the weights of every gate.
 
@@ -422,12 +406,11 @@ class CGCBlock(FreezableLayer):
             TypeError: If the context has another type, or no numbers.
             ValueError: If the block is not built, or the inputs or the context are symbolic.
         """
-        level = self._built_level()
         check_context(gate_context)
-        refuse_symbolic(gate_context)
-        streams = level.streams(inputs)
+        self._check_inspectable(inputs=inputs, gate_context=gate_context)
+        streams = self._level.streams(inputs)
         gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        return UnbatchedComputation(level, streams, gate_inputs).weights(training)
+        return UnbatchedComputation(self._level, streams, gate_inputs).weights(training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return an expert's layer, for example to freeze or inspect it.
@@ -489,38 +472,39 @@ class CGCBlock(FreezableLayer):
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._wiring.names)
         write_text(store, EXPERTS_KEY, self._level.bank.kind)
-        write_text(store, GATE_READS_KEY, self._gate_inputs.reads)
+        write_text(store, GATE_READS_KEY, self.gate_reads)
         save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
-        self._check_experts(store)
-        self._check_gate_reads(store)
+        reason = self._difference_from_file(store)
+        if reason:
+            raise load_error(self, store, reason)
         load_modes(self, store)
 
-    def _check_experts(self, store: Store) -> None:
-        """Refuse stacked experts for copied ones, and vice versa. Files of 0.1.0 do not say it."""
-        saved, kind = read_text(store, EXPERTS_KEY), self._level.bank.kind
-        if saved not in (None, kind):
-            reason = (
-                f"The file has {saved} experts, but {self.name!r} has {kind} experts. Build the "
-                "block with the same stack_experts, expert_block and input widths as in the file. "
-                "transfer_weights then copies the weights to other blocks. "
+    def _difference_from_file(self, store: Store) -> str:
+        """Return the reason to refuse other experts or gates than in the file, or "".
+
+        A file of 0.1.0 does not say whether its experts are stacked. Its gates read their streams.
+        """
+        kind, reads = self._level.bank.kind, self.gate_reads
+        saved_kind = read_text(store, EXPERTS_KEY) or kind
+        saved_reads = read_text(store, GATE_READS_KEY) or STREAM
+        if saved_kind != kind:
+            return (
+                f"The file has {saved_kind} experts, but {self.name!r} has {kind} experts. Build "
+                "the block with the same stack_experts, expert_block and input widths as in the "
+                "file. transfer_weights then copies the weights to other blocks. "
                 f"Received: stack_experts={self.stack_experts}"
             )
-            raise load_error(self, store, reason)
-
-    def _check_gate_reads(self, store: Store) -> None:
-        """Refuse gates that read another input. Those of files of 0.1.0 read their streams."""
-        saved, reads = read_text(store, GATE_READS_KEY) or STREAM, self._gate_inputs.reads
-        if saved != reads:
-            reason = (
-                f"The gates of the file have gate_reads={saved!r}, but {self.name!r} has "
+        if saved_reads != reads:
+            return (
+                f"The gates of the file have gate_reads={saved_reads!r}, but {self.name!r} has "
                 f"gate_reads={reads!r}. Build the block with the gate_reads of the file. "
                 "transfer_weights then copies the experts to other blocks. "
                 f"Received: gate_reads={reads!r}"
             )
-            raise load_error(self, store, reason)
+        return ""
 
     def get_config(self) -> dict[str, Any]:
         return {

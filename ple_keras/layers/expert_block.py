@@ -11,6 +11,7 @@ from ple_keras._checks import (
     check_features,
     check_int,
     check_known,
+    check_known_value,
     check_rate,
 )
 from ple_keras._keras.building import output_width
@@ -99,7 +100,10 @@ class ExpertBlock(QuantizableLayer):
         self.units = check_units(units)
         self.activation = check_activation(activation)
         self.dropout = check_rate(dropout, "dropout")
-        self.normalization = _check_normalization(normalization)
+        known = (None, *NORMALIZATIONS)
+        self.normalization: Normalization | None = check_known_value(
+            normalization, known, "normalization"
+        )
         self.use_bias = check_bool(use_bias, "use_bias")
         initializer, regularizer = keras.initializers.get, keras.regularizers.get
         self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
@@ -205,12 +209,3 @@ def check_units(
     if not units:
         raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))
-
-
-def _check_normalization(normalization: Normalization | None) -> Normalization | None:
-    if normalization is None or normalization in tuple(NORMALIZATIONS):
-        return normalization
-    raise ValueError(
-        f"normalization must be None or one of {list(NORMALIZATIONS)}. "
-        f"Received: normalization={normalization!r}"
-    )

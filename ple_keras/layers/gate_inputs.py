@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import keras
 from keras import ops
 
 from ple_keras._checks import (
@@ -15,11 +14,37 @@ from ple_keras._checks import (
     check_width,
     short_repr,
 )
-from ple_keras._keras.internals import mask_of, set_mask
+from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.internals import largest_outputs, mask_of, set_mask
 from ple_keras._keras.tensors import dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
+
+
+class GatedBlock(FreezableLayer):
+    """Base of the blocks whose calls take `gate_context` and `return_gate_weights`."""
+
+    @property
+    def output(self) -> Any:
+        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
+
+        With those of the first call, Keras would refuse a model of a block that has returned gate
+        weights in a later call only.
+        """
+        return largest_outputs(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Check the context before Keras does, and call the block.
+
+        A subclass may override `call` without the context. It is built here, since Keras would
+        refuse to: it requires that each argument of a `build` of several arguments belongs to an
+        argument of `call`.
+        """
+        check_context(kwargs.get("gate_context"))
+        if args and not (self.built or "gate_context" in inspect.signature(self.call).parameters):
+            self.build(shape_of(args[0]))
+        return super().__call__(*args, **kwargs)
 
 
 class GateInputs:
@@ -168,12 +193,6 @@ def _check_tensor(value: Any, argument: str, rule: str) -> None:
         )
 
 
-def refuse_symbolic(context: Any) -> None:
-    """Check that a context has no symbolic tensors."""
-    if any(isinstance(tensor, keras.KerasTensor) for tensor in keras.tree.flatten(context)):
-        raise ValueError(f"gate_context must not be symbolic. Received: gate_context={context!r}")
-
-
 def shape_of(value: Any) -> Any:
     """Return the shape of a tensor or the shapes of a dict of tensors. A shape is unchanged."""
     if isinstance(value, Mapping):
@@ -181,17 +200,3 @@ def shape_of(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(shape_of(item) for item in value)
     return tuple(value.shape) if hasattr(value, "shape") else value
-
-
-def build_without_context(block: keras.Layer, *inputs: Any) -> None:
-    """Build a block of a class whose `call`, written before there were contexts, takes none.
-
-    Keras would refuse to call its `build`, since it requires that each argument of a `build` of
-    several arguments belongs to an argument of `call`.
-
-    Args:
-        block: A CGCBlock or SequentialBlock.
-        *inputs: The positional arguments of its call.
-    """
-    if inputs and not (block.built or "gate_context" in inspect.signature(block.call).parameters):
-        block.build(shape_of(inputs[0]))

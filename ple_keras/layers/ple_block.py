@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_counts, check_int, task_names
+from ple_keras._checks import check_counts, check_int, short_repr, task_names
 from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
@@ -133,12 +133,10 @@ def PLEBlock(
 
 def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:
     """Return the value of each level, with its name in error messages."""
-    is_array = bool(getattr(value, "shape", ()))
-    if is_array or isinstance(value, range):
-        received = f".shape={tuple(value.shape)}" if is_array else f"={value!r}"
+    if getattr(value, "shape", ()) or isinstance(value, range):
         raise TypeError(
             f"{argument} must be an integer, or a list or tuple with an entry per level. "
-            f"Received: {argument}{received}"
+            f"Received: {argument}={short_repr(value)}"
         )
     if not isinstance(value, list | tuple):
         return [(argument, value)] * num_layers
@@ -154,15 +152,9 @@ def _experts_by_level(
     expert_block: LayerLike | Sequence[keras.Layer], num_layers: int, dtype: DType
 ) -> list[Any]:
     """Return one expert template per level, each with its own seeds."""
+    blocks: list[Any] = [expert_block] * num_layers
     if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
-        if len(expert_block) != num_layers:
-            raise ValueError(
-                f"expert_block as a sequence must hold one layer per level, {num_layers} in total. "
-                f"Received: expert_block={expert_block!r}"
-            )
-        blocks = list(expert_block)
-    else:
-        blocks = [expert_block] * num_layers
+        blocks = [x for _, x in _by_level(list(expert_block), num_layers, "expert_block")]
     return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
 
 

@@ -8,17 +8,15 @@ import keras
 
 from ple_keras._checks import check_bool, check_int
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.freezing import FreezableLayer
-from ple_keras._keras.internals import largest_outputs
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.gate_inputs import STREAM, build_without_context, check_context, shape_of
+from ple_keras.layers.gate_inputs import STREAM, GatedBlock, shape_of
 
 
 @register
-class SequentialBlock(FreezableLayer):
+class SequentialBlock(GatedBlock):
     """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
     The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
@@ -118,21 +116,6 @@ class SequentialBlock(FreezableLayer):
 
     def __len__(self) -> int:
         return len(self._chain)
-
-    @property
-    def output(self) -> Any:
-        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
-
-        With those of the first call, Keras would refuse a model of a block that has returned gate
-        weights in a later call only.
-        """
-        return largest_outputs(self)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the context before Keras does, and call the block."""
-        check_context(kwargs.get("gate_context"))
-        build_without_context(self, *args)
-        return super().__call__(*args, **kwargs)
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}, layers={self.layers}>"

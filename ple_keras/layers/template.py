@@ -10,9 +10,7 @@ from ple_keras._typing import DType, LayerLike
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
-def as_template(
-    value: LayerLike | Mapping[str, object] | Template, argument: str, dtype: DType
-) -> Template:
+def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: DType) -> Template:
     """Return a template from units, from a layer, or from a layer's serialized form.
 
     Args:
@@ -27,8 +25,6 @@ def as_template(
     """
     if isinstance(value, Mapping) and "class_name" in value:
         value = keras.saving.deserialize_keras_object(value)
-    if isinstance(value, Template):
-        value = value.layer
     if isinstance(value, keras.Layer):
         check_copyable(value, argument)
         return Template(value, argument)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import keras
@@ -92,14 +93,14 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
 
 def _levels(ple: keras.Layer) -> list[CGCBlock]:
     """Return the CGCBlocks of a block, from the first level."""
-    if isinstance(ple, CGCBlock):
-        return [ple]
-    allowed = "ple must be a CGCBlock, or a SequentialBlock with at least one CGCBlock"
-    if not isinstance(ple, SequentialBlock):
-        raise TypeError(f"{allowed}. Received: ple={ple!r}")
-    blocks = [layer for layer in ple if isinstance(layer, CGCBlock)]
+    is_sequence = isinstance(ple, SequentialBlock)
+    blocks = [x for x in (ple if is_sequence else [ple]) if isinstance(x, CGCBlock)]
     if not blocks:
-        raise ValueError(f"{allowed}. Received: ple={ple.layers!r}")
+        error = ValueError if is_sequence else TypeError
+        raise error(
+            "ple must be a CGCBlock, or a SequentialBlock with at least one CGCBlock. "
+            f"Received: ple={ple!r}"
+        )
     return blocks
 
 
@@ -158,25 +159,36 @@ class _Layout:
         expert_height: The height of an expert.
         branch_height: The height between the bottom of a level and its experts.
         mix_height: The height between the experts and the gates.
+        level_height: The height of a level.
+        inputs_y, outputs_y: The center of the input, and of the names of the outputs.
+        bottom, top: The ends of the frame around the levels.
         width, height: The size of the plot.
     """
 
     def __init__(self, blocks: Sequence[CGCBlock], title: str) -> None:
-        self._num_levels = len(blocks)
-        streams = list(dict.fromkeys(stream for block in blocks for stream in _streams_of(block)))
+        streams = list(dict.fromkeys(x for block in blocks for x in block._wiring.streams))
         self.columns: dict[str, _Column] = {}
         right = MARGIN + 3 * PAD + _label_width(blocks, title)
-        for stream in _order_streams(streams):
-            right = self._add_column(stream, streams, blocks, right)
+        tasks = [stream for stream in streams if stream != SHARED]
+        half = (len(tasks) + 1) // 2
+        colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
+        for stream in [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]:
+            right = self._add_column(stream, colors[stream], blocks, right)
         self.width = max(right + PAD + MARGIN, MIN_WIDTH)
         lines = max(_expert_text(stream, 0).count("\n") + 1 for stream in streams)
         self.expert_height = lines * TEXT_LINE + TEXT_MARGIN
         self.branch_height = 0.2 + 0.05 * max(column.experts for column in self.columns.values())
         self.mix_height = max(0.5, 0.3 + 0.18 * self._max_line_width())
+        experts_and_mix = self.branch_height + self.expert_height + self.mix_height
+        self.level_height = experts_and_mix + GATE_HEIGHT + PAD
+        self.inputs_y = LEGEND_HEIGHT + PAD + INPUT_HEIGHT / 2
+        self.bottom = self.inputs_y + INPUT_HEIGHT / 2 + LEVEL_GAP
+        self.top = self.level_bottom(len(blocks))
+        self.outputs_y = self.top + LEVEL_GAP + 0.1
         self.height = self.outputs_y + 0.2
 
     def _add_column(
-        self, stream: str, streams: Sequence[str], blocks: Sequence[CGCBlock], left: float
+        self, stream: str, color: str, blocks: Sequence[CGCBlock], left: float
     ) -> float:
         """Add a stream's column at the right; return its right edge."""
         experts = max(_count_experts(block, stream) for block in blocks)
@@ -194,7 +206,7 @@ class _Layout:
         width = COLUMN_GAP + max(gate_width + context_width, experts_width)
         self.columns[stream] = _Column(
             x=left + width / 2,
-            color=_color(stream, streams),
+            color=color,
             outside=1 if SHARED in self.columns else -1,
             experts=experts,
             expert_width=expert_width,
@@ -211,28 +223,6 @@ class _Layout:
             abs(column.x - shared.x) + max(column.half_span, shared.half_span)
             for column in self.columns.values()
         )
-
-    @property
-    def inputs_y(self) -> float:
-        return LEGEND_HEIGHT + PAD + INPUT_HEIGHT / 2
-
-    @property
-    def bottom(self) -> float:
-        """Bottom of the frame around the levels."""
-        return self.inputs_y + INPUT_HEIGHT / 2 + LEVEL_GAP
-
-    @property
-    def top(self) -> float:
-        """Top of the frame around the levels."""
-        return self.level_bottom(self._num_levels)
-
-    @property
-    def outputs_y(self) -> float:
-        return self.top + LEVEL_GAP + 0.1
-
-    @property
-    def level_height(self) -> float:
-        return self.branch_height + self.expert_height + self.mix_height + GATE_HEIGHT + PAD
 
     def level_bottom(self, level: int) -> float:
         return self.bottom + PAD + level * (self.level_height + LEVEL_GAP)
@@ -268,7 +258,7 @@ class _Drawing:
     def _draw_inputs(self) -> dict[str, Point]:
         """Draw the input; return where each stream leaves it."""
         columns, y = self._layout.columns, self._layout.inputs_y
-        inputs = {stream: columns[stream] for stream in _streams_of(self._blocks[0])}
+        inputs = {stream: columns[stream] for stream in self._blocks[0]._wiring.streams}
         left = min(column.x - column.gate_width / 2 for column in inputs.values())
         right = max(column.x + column.gate_width / 2 for column in inputs.values())
         center, size = ((left + right) / 2, y), (right - left, INPUT_HEIGHT)
@@ -282,7 +272,7 @@ class _Drawing:
         bottom, height = self._layout.level_bottom(level), self._layout.level_height
         self._canvas.frame(bottom, height, MARGIN + PAD, "white")
         self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
-        for stream in _streams_of(block):
+        for stream in block._wiring.streams:
             self._draw_experts(block, stream, bottom, sources.get(stream))
         for gate in block.gate_experts:
             self._draw_gate(block, gate, bottom)
@@ -389,16 +379,9 @@ class _Drawing:
         return self._layout.columns[stream].x
 
 
-def _streams_of(block: CGCBlock) -> list[str]:
-    """Return the streams that a level reads."""
-    return block._wiring.streams
-
-
 def _count_experts(block: CGCBlock, stream: str) -> int:
     """Return the number of experts that read a stream."""
-    if stream == SHARED:
-        return block.num_shared_experts
-    return block.num_task_experts.get(stream, 0)
+    return list(block._wiring.experts.values()).count(stream)
 
 
 def _expert_text(stream: str, index: int) -> str:
@@ -413,20 +396,6 @@ def _expert_text(stream: str, index: int) -> str:
 
 def _gate_text(stream: str) -> str:
     return f"{stream} gate"
-
-
-def _order_streams(streams: Sequence[str]) -> list[str]:
-    """Return the streams with the shared stream in the middle."""
-    tasks = [stream for stream in streams if stream != SHARED]
-    half = (len(tasks) + 1) // 2
-    return [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]
-
-
-def _color(stream: str, streams: Sequence[str]) -> str:
-    if stream == SHARED:
-        return SHARED_COLOR
-    tasks = [name for name in streams if name != SHARED]
-    return TASK_COLORS[tasks.index(stream) % len(TASK_COLORS)]
 
 
 def _label_width(blocks: Sequence[CGCBlock], title: str) -> float:

@@ -32,37 +32,25 @@ def expert_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
 def gate_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
     """Return the parts of the gates of a built block.
 
-    A gate has a key per expert, such as "gate/click/shared/expert_0", and "gate/click/gate_block".
+    A gate has a key per expert, such as "gate/click/shared/expert_0", for its column of W, and
+    "gate/click/gate_block".
     """
-    return {
-        f"gate/{name}/{key}": slices
-        for name, gate in block._level.gates.items()
-        for key, slices in _slices_of_gate(gate, block.gate_experts[name]).items()
-    }
+    slices: dict[str, list[WeightSlice]] = {}
+    for name, gate in block._level.gates.items():
+        if gate.num_experts == 1:
+            continue
+        # With LoRA, the attribute `kernel` is a tensor, W plus the update.
+        kernel = next(w for w in gate._projection.weights if w.name == "kernel")
+        for i, expert in enumerate(block.gate_experts[name]):
+            slices[f"gate/{name}/{expert}"] = [(kernel, (slice(None), i))]
+        if hasattr(gate, "_block"):
+            slices[f"gate/{name}/gate_block"] = [(weight, ()) for weight in gate._block.weights]
+    return slices
 
 
 def level_slices(block: CGCBlock) -> dict[str, list[WeightSlice]]:
     """Return the parts of the experts and gates of a built block."""
     return expert_slices(block) | gate_slices(block)
-
-
-def _slices_of_gate(gate: Gate, experts: list[str]) -> dict[str, list[WeightSlice]]:
-    """Return the column of W for each expert, and the weights of the gate block."""
-    if gate.num_experts == 1:
-        return {}
-    # With LoRA, the attribute `kernel` is a tensor, W plus the update.
-    kernel = next(w for w in gate._projection.weights if w.name == "kernel")
-    slices: dict[str, list[WeightSlice]] = {
-        expert: [(kernel, (slice(None), i))] for i, expert in enumerate(experts)
-    }
-    if hasattr(gate, "_block"):
-        slices["gate_block"] = [(weight, ()) for weight in gate._block.weights]
-    return slices
-
-
-def stream_slices(features: StreamFeatures) -> dict[str, list[WeightSlice]]:
-    """Return the weights of each copy of a built StreamFeatures."""
-    return {copy.name: [(weight, ()) for weight in copy.weights] for copy in features.layers}
 
 
 def slices_of_levels(levels: Mapping[str, CGCBlock]) -> WeightSlices:
@@ -92,8 +80,9 @@ def named_slices(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> WeightSl
         elif isinstance(layer, TaskHeads):
             found += _loss_weight_slices(layer, path)
         elif isinstance(layer, StreamFeatures):
-            slices_by_stream = stream_slices(layer).items()
-            found += [(name, f"{path}{name}", slices) for name, slices in slices_by_stream]
+            for copy in layer.layers:
+                weights: list[WeightSlice] = [(weight, ()) for weight in copy.weights]
+                found.append((copy.name, f"{path}{copy.name}", weights))
     known = {id(variable) for *_, slices in found for variable, _ in slices}
     return _by_name([*found, *_other_slices(layers, known)], model)
 

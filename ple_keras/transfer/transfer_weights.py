@@ -48,16 +48,10 @@ class Transfer:
 
     def __str__(self) -> str:
         reasons = [f"{name} ({reason})" for name, reason in self.left_out.items()]
-        wrap = TextWrapper(
-            100, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False
-        )
+        wrap = TextWrapper(100, "", "  ", break_long_words=False, break_on_hyphens=False)
         return "\n".join(
             wrap.fill(f"{title} ({len(names)}): {', '.join(names) or '-'}")
-            for title, names in (
-                ("copied", self.copied),
-                ("new", self.new),
-                ("left out", reasons),
-            )
+            for title, names in (("copied", self.copied), ("new", self.new), ("left out", reasons))
         )
 
 
@@ -134,7 +128,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
             )
         left_out[name] = difference
     copy_slices([pair for name in copied for pair in zip(of_source[name], of_target[name])])
-    _finalize_normalization(target)
+    for layer in find_layers(target, keras.layers.Normalization):
+        layer.finalize_state()  # updates the copies that the layer keeps of its weights
     new = [name for name in of_target if name not in of_source]
     return Transfer(tuple(copied), tuple(new), left_out)
 
@@ -172,9 +167,3 @@ def _gates_of_another_input(source: Levels, target: Levels) -> dict[str, str]:
         if level in target and block.gate_reads != target[level].gate_reads
         for name in gate_slices(block)
     }
-
-
-def _finalize_normalization(model: keras.Layer) -> None:
-    """Update the copies that Normalization layers keep of their weights."""
-    for layer in find_layers(model, keras.layers.Normalization):
-        layer.finalize_state()

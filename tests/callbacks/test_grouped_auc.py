@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from ple_keras.callbacks.grouped_auc import _unchanged_gate_statistics
+from ple_keras._keras.tensors import restored
+from ple_keras.callbacks.grouped_auc import _gate_statistics
 from tests.helpers import QUICK_JIT, features
 from tests.models import chain, compiled, functional, heads_alone, tracked_block
 from tests.refusals import check_refused, table
@@ -160,7 +161,7 @@ def test_a_failed_run_leaves_the_gate_statistics():
     block(features(5, 4), training=False)
 
     def run():
-        with _unchanged_gate_statistics(block):
+        with restored(_gate_statistics(block)):
             block(features(7, 4), training=False)
             assert block.gate_statistics()["click"]["count"] == 12
             raise RuntimeError

@@ -104,12 +104,12 @@ BAD_COUNTS_BY_LEVEL = {
     "array": (
         {"num_shared_experts": np.array([1, 2])},
         TypeError,
-        A_LIST + r"num_shared_experts\.shape=\(2,\)$",
+        A_LIST + r"num_shared_experts=ndarray\(shape=\(2,\), dtype=",
     ),
     "tensor": (
         {"num_task_experts": keras.ops.convert_to_tensor([1, 2])},
         TypeError,
-        A_LIST + r"num_task_experts\.shape=\(2,\)$",
+        A_LIST + r"num_task_experts=\w+\(shape=\(2,\), dtype=",
     ),
     "too_few": (
         {"num_task_experts": [1]},
@@ -201,12 +201,12 @@ BAD_ARGUMENTS = {
     "too_few_level_experts": (
         lambda: pk.PLEBlock(3, ["a"], [keras.layers.Dense(3), keras.layers.Dense(3)]),
         ValueError,
-        r"one layer per level, 3 in total\. Received: expert_block=\[<Dense",
+        r"one entry per level, 3 in total\. Received: expert_block=\[<Dense",
     ),
     "too_many_level_experts": (
         lambda: pk.PLEBlock(1, ["a"], (pk.ExpertBlock(3), pk.ExpertBlock(3))),
         ValueError,
-        r"one layer per level, 1 in total\. Received: expert_block=\(<ExpertBlock",
+        r"one entry per level, 1 in total\. Received: expert_block=\[<ExpertBlock",
     ),
     "no_layers": (
         lambda: pk.SequentialBlock([]),

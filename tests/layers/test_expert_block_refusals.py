@@ -33,12 +33,12 @@ BAD_ARGUMENTS = {
     "normalization_unknown": (
         lambda: pk.ExpertBlock(3, normalization="instance"),
         ValueError,
-        r"one of \['batch', 'layer'\]\. Received: normalization='instance'$",
+        r"one of \(None, 'batch', 'layer'\)\. Received: normalization='instance'$",
     ),
     "normalization_layer": (
         lambda: pk.ExpertBlock(3, normalization=keras.layers.LayerNormalization()),
         ValueError,
-        r"one of \['batch', 'layer'\]\. Received: normalization=<LayerNormalization",
+        r"one of \(None, 'batch', 'layer'\)\. Received: normalization=<LayerNormalization",
     ),
     "normalization_bool": (
         lambda: pk.ExpertBlock(3, normalization=True),

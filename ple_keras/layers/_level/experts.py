@@ -185,13 +185,12 @@ class StackedExperts(ExpertBank):
         self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]
     ) -> keras.Variable:
         """Add one variable for the kernels, or the biases, of all experts in a step."""
+        regularizer = getattr(dense[0], f"{kind}_regularizer")
         return self.add_weight(
             name=f"{kind}_{step}",
             shape=(len(dense), *shape),
-            initializer=StackedInitializer(
-                [getattr(layer, f"{kind}_initializer") for layer in dense]
-            ),
-            regularizer=StackedRegularizer.wrap(getattr(dense[0], f"{kind}_regularizer")),
+            initializer=StackedInitializer([getattr(x, f"{kind}_initializer") for x in dense]),
+            regularizer=regularizer and StackedRegularizer(regularizer),
         )
 
     def _build_after_dense(self, step: int, shape: Shape) -> None:
@@ -221,10 +220,7 @@ class StackedExperts(ExpertBank):
         return slices
 
     def call(
-        self,
-        inputs: ByName,
-        training: bool | None = None,
-        mask: Mapping[str, Tensor] | None = None,
+        self, inputs: ByName, training: bool | None = None, mask: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         streams = self._streams.value
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}

@@ -83,13 +83,6 @@ class Level:
                 f"Received: inputs={short_repr(inputs)}"
             )
         streams = self.wiring.by_stream(inputs)
-        if any(isinstance(tensor, keras.KerasTensor) for tensor in streams.values()):
-            raise ValueError(
-                "inputs must not be symbolic, since a block's experts and gates are not layers of "
-                "a Functional model. Use ple_keras.gate_weights(model, x) or "
-                "ple_keras.gate_report(model, x) on a built model. "
-                f"Received: inputs={short_repr(inputs)}"
-            )
         self.check_widths({stream: tensor.shape for stream, tensor in streams.items()})
         return streams
 

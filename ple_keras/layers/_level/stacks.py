@@ -1,7 +1,6 @@
 """Weights of E layers stacked in one variable `(E, ...)`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -28,11 +27,6 @@ class StackedRegularizer(keras.Regularizer):
 
     def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
         self.regularizer = regularizer
-
-    @classmethod
-    def wrap(cls, regularizer: keras.Regularizer | None) -> Any:
-        """Return the regularizer of a stack, or None for None."""
-        return regularizer and cls(regularizer)
 
     def __call__(self, stack: Tensor) -> Tensor:
         return sum(self.regularizer(weight) for weight in unstack_experts(stack))

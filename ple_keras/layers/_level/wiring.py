@@ -1,6 +1,7 @@
 """Streams, experts and gates of a level, and their connections."""
 
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any
 
 from keras import ops
@@ -113,19 +114,12 @@ class LevelWiring:
         if all(of_stream is None for of_stream in masks.values()):
             return None
         return {
-            gate: _all_valid([masks[stream] for stream in self._sources(gate)])
-            for gate in self.gates
+            gate: _all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
+            for gate, experts in self.gates.items()
         }
-
-    def _sources(self, gate: str) -> list[str]:
-        """Return the streams that a gate's output depends on: its own and those of its experts."""
-        return list(dict.fromkeys([gate, *(self.experts[expert] for expert in self.gates[gate])]))
 
 
 def _all_valid(masks: list[Tensor]) -> Tensor:
     """Return the conjunction of masks. None means that all positions are valid."""
-    distinct = list({id(mask): mask for mask in masks if mask is not None}.values())
-    combined = distinct[0] if distinct else None
-    for mask in distinct[1:]:
-        combined = ops.logical_and(combined, mask)
-    return combined
+    distinct = {id(mask): mask for mask in masks if mask is not None}.values()
+    return reduce(ops.logical_and, distinct) if distinct else None
