@@ -1,7 +1,7 @@
 """Check of features before training."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from numbers import Number
@@ -27,6 +27,7 @@ from ple_keras.labels.alignment import format_shape, shapes_match
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
 
+TensorFunction = Callable[..., Tensor]
 LARGE = 100  # mean or standard deviation of a column of numbers
 MAX_ROWS = 1024  # of one call of the model; more rows are represented by some of them
 FIRST_ROWS = 32  # of these
@@ -145,7 +146,7 @@ def _check_keys(specs: dict[str, Any], x: Nested) -> None:
         )
 
 
-def _check_shape(array: np.ndarray, spec: Any, name: str) -> None:
+def _check_shape(array: np.ndarray, spec: object, name: str) -> None:
     """Check the shape of one input. Keras may broadcast a column to the width of the input."""
     if not isinstance(spec, keras.KerasTensor):
         return
@@ -162,7 +163,7 @@ def _without_end(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
     return shape[:-1] if shape[-1:] == (1,) else shape
 
 
-def _takes_strings(spec: Any) -> bool:
+def _takes_strings(spec: object) -> bool:
     if not isinstance(spec, keras.KerasTensor):
         return bool(keras.backend.backend() == "tensorflow")
     return bool(keras.backend.standardize_dtype(spec.dtype) == "string")
@@ -178,7 +179,7 @@ def _refuse_strings(array: np.ndarray, name: str) -> None:
     )
 
 
-def _place(name: str, index: tuple[Any, ...]) -> str:
+def _place(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
@@ -264,8 +265,14 @@ class _Observer:
                 layer.__dict__.pop("call")
 
     def _call_on_ids(
-        self, call: Any, layer: Any, name: str, inputs: Tensor, *args: Any, **kwargs: Any
-    ) -> Any:
+        self,
+        call: TensorFunction,
+        layer: keras.Layer,
+        name: str,
+        inputs: Tensor,
+        *args: object,
+        **kwargs: object,
+    ) -> Tensor:
         """Call an Embedding with ids that are in its table."""
         ids = _values(inputs)
         if ids is None:
@@ -293,8 +300,8 @@ class _Observer:
         return "x", f"id in row {self._rows[row]}"
 
     def _call_normalization(
-        self, call: Any, layer: Any, name: str, *args: Any, **kwargs: Any
-    ) -> Any:
+        self, call: TensorFunction, layer: keras.Layer, name: str, *args: object, **kwargs: object
+    ) -> Tensor:
         """Call a Normalization. Its outputs are large if it was adapted to other data."""
         outputs = call(*args, **kwargs)
         values = _values(outputs)
@@ -313,7 +320,9 @@ class _Observer:
             )
             self._large.append((name, text, columns[:, i]))
 
-    def _call_on_numbers(self, call: Any, layer: Any, name: str, *args: Any, **kwargs: Any) -> Any:
+    def _call_on_numbers(
+        self, call: TensorFunction, layer: keras.Layer, name: str, *args: object, **kwargs: object
+    ) -> Tensor:
         """Call a layer that should read scaled numbers."""
         tensors = keras.tree.flatten((args, kwargs)) if self._large else []
         for values in map(_values, tensors):
@@ -336,7 +345,7 @@ def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1)
 
 
-def _values(tensor: Any) -> np.ndarray | None:
+def _values(tensor: Tensor) -> np.ndarray | None:
     """Return the values of a tensor with an axis of rows; None for other things and in a trace."""
     if not keras.ops.is_tensor(tensor) or not len(tensor.shape):
         return None
