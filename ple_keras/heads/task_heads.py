@@ -9,13 +9,11 @@ import keras
 from keras import ops
 
 from ple_keras._checks import (
-    SHARED,
     check_by_task,
     check_keys,
     check_known_keys,
     check_not_negative,
     short_repr,
-    task_names,
 )
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.registration import register
@@ -42,6 +40,7 @@ from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
+from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
 
 

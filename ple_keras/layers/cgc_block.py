@@ -6,15 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import (
-    SHARED,
-    check_bool,
-    check_counts,
-    check_int,
-    check_not_negative,
-    check_rate,
-    task_names,
-)
+from ple_keras._checks import check_bool, check_counts, check_int, check_not_negative, check_rate
 from ple_keras._keras.building import output_width
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import largest_outputs, load_error
@@ -38,6 +30,7 @@ from ple_keras._typing import (
     StreamShapes,
     Tensor,
 )
+from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring

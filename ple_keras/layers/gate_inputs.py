@@ -7,17 +7,11 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import (
-    SHARED,
-    check_features,
-    check_keys,
-    check_known_value,
-    check_width,
-    short_repr,
-)
+from ple_keras._checks import check_features, check_keys, check_known_value, check_width, short_repr
 from ple_keras._keras.internals import mask_of, set_mask
 from ple_keras._keras.tensors import dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
+from ple_keras.labels.task_names import SHARED
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import SHARED, check_bool, short_repr, task_names
+from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import build_features, refuse_adapted, symbolic
 from ple_keras._keras.copying import Template, check_copyable
 from ple_keras._keras.freezing import FreezableLayer
@@ -25,6 +25,7 @@ from ple_keras._typing import (
     TaskName,
     Tensor,
 )
+from ple_keras.labels.task_names import SHARED, task_names
 
 
 @register
