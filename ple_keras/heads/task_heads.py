@@ -147,7 +147,7 @@ class TaskHeads(FreezableLayer):
 
     # Methods and not properties, which Keras's saving would read.
 
-    def get(self, task: TaskName, default: Any = None) -> Any:
+    def get(self, task: TaskName, default: object = None) -> Any:
         """Return the head of a task.
 
         Args:
@@ -248,7 +248,7 @@ class TaskHeads(FreezableLayer):
             logs[product.task] = product.log_probability(of)
         return {task: predictions[task] for task in self._task_names}
 
-    def _inputs_by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")

@@ -43,7 +43,7 @@ class WeightedLoss(keras.Loss):
         return {"loss": keras.saving.serialize_keras_object(self.loss)}
 
 
-def without_weights(loss: Any) -> Any:
+def without_weights(loss: LossLike | None) -> Any:
     """Return the loss inside a WeightedLoss, or another loss itself."""
     return loss.loss if isinstance(loss, WeightedLoss) else loss
 
