@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
     has_automatic_config,
@@ -186,7 +186,7 @@ def refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
     if has_automatic_config(copied):
         return
-    standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, FreezableLayer)]
+    standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, BaseLayer)]
     if cls.from_config.__func__ not in standard:
         return  # the class has its own mapping from config to arguments
     arguments = {*copied.get_config()}

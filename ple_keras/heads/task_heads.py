@@ -15,7 +15,7 @@ from ple_keras._checks import (
     check_not_negative,
     short_repr,
 )
-from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
     built_names,
@@ -45,7 +45,7 @@ from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predict
 
 
 @register
-class TaskHeads(FreezableLayer):
+class TaskHeads(BaseLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_bool, check_counts, check_int, check_not_negative, check_rate
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import output_width
-from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import largest_outputs, load_error
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
@@ -50,7 +50,7 @@ EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
 
 
 @register
-class CGCBlock(FreezableLayer):
+class CGCBlock(BaseLayer):
     """One level of experts and gates: Customized Gate Control.
 
     Each task k has its own experts. For each example, gates weight the experts that a stream

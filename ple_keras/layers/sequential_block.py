@@ -7,8 +7,8 @@ from typing import Any, SupportsIndex
 import keras
 
 from ple_keras._checks import check_bool, check_int
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import largest_outputs
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
@@ -18,7 +18,7 @@ from ple_keras.layers.gate_inputs import STREAM, build_without_context, check_co
 
 
 @register
-class SequentialBlock(FreezableLayer):
+class SequentialBlock(BaseLayer):
     """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
     The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
