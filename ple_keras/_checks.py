@@ -2,26 +2,17 @@
 
 import math
 import operator
-import re
 import reprlib
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from graphlib import CycleError, TopologicalSorter
 from numbers import Integral
 from types import FrameType
 from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
 
-from ple_keras._typing import Activation, Outputs, Shape, Tensor
-
-SHARED = "shared"
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-TASK_NAME_RULE = (
-    "a task's name must be ASCII letters, digits, '_' and '-', starting with a letter or digit, "
-    f"and not '{SHARED}'"
-)
+from ple_keras._typing import Activation, Shape, Tensor
 
 
 class _ShortRepr(reprlib.Repr):
@@ -53,62 +44,6 @@ def warn_user(message: str) -> None:
 
 def _top_package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__")).partition(".")[0]
-
-
-def check_task_name(name: object, argument: str, names: object = None) -> str:
-    """Return a task's name, if it is valid.
-
-    Args:
-        name: The name.
-        argument: The name of the caller's argument, for messages.
-        names: The value of the argument, if it holds several names.
-    """
-    if isinstance(name, str) and name != SHARED and TASK_NAME.fullmatch(name):
-        return name
-    invalid, value = ("", name) if names is None else (f"; invalid: {name!r}", names)
-    error = ValueError if isinstance(name, str) else TypeError
-    raise error(f"{TASK_NAME_RULE}{invalid}. Received: {argument}={value!r}")
-
-
-def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
-    """Return the tasks' names, in order, from any of the four forms of `outputs`.
-
-    Attributes identify the heads, since blocks do not import the classes: a Head has `task`, a
-    TaskHeads `task_names`. A ProductHead has `of`. It is left out, since it needs no features.
-    """
-    given = _unchecked_names(outputs, argument)
-    names = [check_task_name(name, argument, outputs) for name in given]
-    if not names:
-        raise ValueError(
-            f"{argument} must name at least one task. Received: {argument}={outputs!r}"
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(
-            f"{argument} must name each task once, but {repeated} are repeated. "
-            f"Received: {argument}={outputs!r}"
-        )
-    return names
-
-
-def _unchecked_names(outputs: Outputs, argument: str) -> list[Any]:
-    """Return the tasks of `outputs`. They may be repeated or invalid."""
-    if hasattr(outputs, "task_names"):
-        return list(outputs.task_names)
-    if isinstance(outputs, Mapping):
-        for name, head in outputs.items():
-            if getattr(head, "task", None) != name:
-                raise ValueError(
-                    f"{argument} as a dict must map each task to its own head, "
-                    f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
-                )
-        outputs = list(outputs.values())
-    if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
-        return [getattr(item, "task", item) for item in outputs if not hasattr(item, "of")]
-    raise TypeError(
-        f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
-        f"or a dict of heads by task. Received: {argument}={outputs!r}"
-    )
 
 
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
@@ -206,18 +141,6 @@ def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument
             f"{argument} must have keys among {list(known)}; unknown: {extra}. "
             f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
-
-
-def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:
-    """Return the keys in an order in which each key follows the keys among its values.
-
-    Raises:
-        ValueError: If keys form a cycle, with the message.
-    """
-    try:
-        return [key for key in TopologicalSorter(needs).static_order() if key in needs]
-    except CycleError as error:
-        raise ValueError(message) from error
 
 
 def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
     has_automatic_config,
@@ -186,7 +186,7 @@ def refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
     if has_automatic_config(copied):
         return
-    standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, FreezableLayer)]
+    standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, BaseLayer)]
     if cls.from_config.__func__ not in standard:
         return  # the class has its own mapping from config to arguments
     arguments = {*copied.get_config()}
@@ -208,7 +208,7 @@ def _init_parameters(cls: Any) -> list[str]:
     return [parameter.name for parameter in parameters if parameter.kind in kinds]
 
 
-def _reseed(value: Any, path: tuple[object, ...]) -> Any:
+def _reseed(value: object, path: tuple[object, ...]) -> Any:
     """Return a part of a config with every seed derived for `path` and its position."""
     if isinstance(value, Mapping):
         return {
@@ -242,7 +242,7 @@ def _recreate(thing: Any, change: Callable[[dict[str, Any]], dict[str, Any]]) ->
         return type(thing).from_config(change(config))
 
 
-def _rename_functions(entry: Any, part: Any, place: str, functions: dict[str, Any]) -> Any:
+def _rename_functions(entry: object, part: object, place: str, functions: dict[str, object]) -> Any:
     """Return an entry of a config in which the name of each custom function is its place.
 
     Args:
@@ -276,7 +276,7 @@ def _rename_functions(entry: Any, part: Any, place: str, functions: dict[str, An
     return entry
 
 
-def _part(owner: Any, key: str) -> Any:
+def _part(owner: object, key: str) -> Any:
     """Return the item or attribute, or the template, that the key of a config describes."""
     if isinstance(owner, Mapping):
         return owner.get(key)
@@ -288,7 +288,7 @@ def _part(owner: Any, key: str) -> Any:
     return getattr(owner, key, getattr(owner, f"_{key}", None))
 
 
-def _is_custom_function(part: Any) -> bool:
+def _is_custom_function(part: object) -> bool:
     """Return whether an object is a function that is neither Keras's nor registered with it."""
     is_object = isinstance(part, type) or hasattr(part, "get_config") or inspect.ismethod(part)
     if is_object or not hasattr(part, "__name__") or not callable(part) or is_of_keras(part):
@@ -297,7 +297,7 @@ def _is_custom_function(part: Any) -> bool:
     return keras.saving.get_registered_object(name) is not part
 
 
-def _functions_of(thing: Any) -> dict[str, Any]:
+def _functions_of(thing: object) -> dict[str, Any]:
     """Return the custom functions in the serialized form of an object, by their places."""
     functions: dict[str, Any] = {}
     with suppress(Exception):  # an inner layer needs no config
@@ -305,7 +305,7 @@ def _functions_of(thing: Any) -> dict[str, Any]:
     return functions
 
 
-def _lost_functions(original: Any, copy: Any) -> list[str]:
+def _lost_functions(original: object, copy: object) -> list[str]:
     """Return the names of the custom functions for which a copy has others.
 
     A constructor may create a function again, from the same code.
@@ -319,7 +319,7 @@ def _lost_functions(original: Any, copy: Any) -> list[str]:
     ]
 
 
-def _refuse_lost_functions(original: Any, copy: Any) -> None:
+def _refuse_lost_functions(original: object, copy: object) -> None:
     """Raise an error if a copy has other functions than the original.
 
     A layer with layers inside may serialize them again, such as Bidirectional.
@@ -332,7 +332,7 @@ def _refuse_lost_functions(original: Any, copy: Any) -> None:
         raise TypeError(f"the copy of {original!r} would lose its functions {lost}.")
 
 
-def warn_of_replaced_functions(**arguments: Any) -> None:
+def warn_of_replaced_functions(**arguments: object) -> None:
     """Warn if files would have functions of Keras in place of custom ones of the same names.
 
     Arguments from the config of a file or a copy are serialized, or of Keras, and never warn.
@@ -353,7 +353,7 @@ def warn_of_replaced_functions(**arguments: Any) -> None:
             return
 
 
-def _replaced_in_files(value: Any) -> list[str]:
+def _replaced_in_files(value: object) -> list[str]:
     """Return the names of the functions of an argument that files replace without an error."""
     if isinstance(value, list):
         return [name for each in value for name in _replaced_in_files(each)]

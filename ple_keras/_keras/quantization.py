@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.saving import read_text, write_text
 from ple_keras._keras.walking import layers_inside, walk
 from ple_keras._typing import Store
@@ -41,7 +41,7 @@ def load_modes(layer: keras.Layer, store: Store) -> dict[str, Any]:
     return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no dict
 
 
-class QuantizableLayer(FreezableLayer):
+class QuantizableLayer(BaseLayer):
     """A layer whose files contain the quantization of its inner layers."""
 
     def save_own_variables(self, store: Store) -> None:

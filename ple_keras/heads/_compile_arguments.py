@@ -37,7 +37,11 @@ def compile_arguments(
     """
     _check_log_keys([head.task for head in heads])
     _check_arguments_by_task({**overrides, "extra_metrics": extra_metrics}, heads)
-    metrics = {head.task: _new_metrics(head, extra_metrics or {}) for head in heads}
+    extra = extra_metrics or {}
+    metrics = {  # subclasses may override `new_metrics` without the argument
+        head.task: head.new_metrics(extra[head.task]) if head.task in extra else head.new_metrics()
+        for head in heads
+    }
     masked = _masked(overrides, {head.task: head for head in heads})
     if {"loss", "loss_weights"} & set(overrides):
         if loss_weighting:
@@ -45,24 +49,17 @@ def compile_arguments(
                 "loss and loss_weights can't be overridden if loss_weighting is "
                 f"{loss_weighting!r}. Received: overrides={list(overrides)}"
             )
-        arguments: dict[str, Any] = {
-            "loss": {head.task: head.new_loss() for head in heads if head.has_loss},
-            "metrics": metrics,
-            **masked,
-            "loss_weights": _all_loss_weights(heads, masked),
-        }
+        losses: dict[str, Any] = {head.task: head.new_loss() for head in heads if head.has_loss}
+        masked["loss_weights"] = _all_loss_weights(heads, masked)
     else:
         pairs = {
             head.task: trained_and_logged(*head.new_joint_losses(weights, index))
             for index, head in enumerate(heads)
             if head.has_loss
         }
-        arguments = {
-            "loss": {task: losses for task, (losses, _) in pairs.items()},
-            "loss_weights": {task: fixed for task, (_, fixed) in pairs.items()},
-            "metrics": metrics,
-            **masked,
-        }
+        losses = {task: pair for task, (pair, _) in pairs.items()}
+        masked["loss_weights"] = {task: fixed for task, (_, fixed) in pairs.items()}
+    arguments = {"loss": losses, "metrics": metrics, **masked}
     _warn_of_auc_of_keras(arguments["metrics"], heads)
     return arguments
 
@@ -92,14 +89,6 @@ def _check_arguments_by_task(arguments: Mapping[str, Any], heads: Sequence[Head]
             "extra_metrics can't be given with metrics, which replaces all metrics of the heads. "
             f"Received: extra_metrics={dict(extra_metrics)!r}, metrics={arguments['metrics']!r}"
         )
-
-
-def _new_metrics(
-    head: Head, extra_metrics: Mapping[str, Sequence[MetricLike]]
-) -> list[MaskedMetric]:
-    if head.task in extra_metrics:
-        return head.new_metrics(extra_metrics[head.task])
-    return head.new_metrics()  # subclasses may override it without the argument
 
 
 def _masked(overrides: Mapping[str, Any], heads: Mapping[str, Head]) -> dict[str, Any]:

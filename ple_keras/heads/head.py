@@ -11,7 +11,6 @@ from ple_keras._checks import (
     check_features,
     check_int,
     check_not_negative,
-    check_task_name,
     refuse_fixed,
 )
 from ple_keras._keras.building import build_on
@@ -37,6 +36,7 @@ from ple_keras.labels.label_arrays import (
     label_width,
 )
 from ple_keras.labels.sample_space import check_missing_label, to_config
+from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
 from ple_keras.losses.head_losses import (
     ClassWeightLoss,

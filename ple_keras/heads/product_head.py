@@ -5,11 +5,12 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_task_name, in_dependency_order, refuse_fixed, short_repr
+from ple_keras._checks import refuse_fixed, short_repr
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import BinaryHead, Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
+from ple_keras.labels.task_names import check_task_name, in_dependency_order
 from ple_keras.losses.head_losses import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean

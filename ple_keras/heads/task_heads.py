@@ -9,15 +9,13 @@ import keras
 from keras import ops
 
 from ple_keras._checks import (
-    SHARED,
     check_by_task,
     check_keys,
     check_known_keys,
     check_not_negative,
     short_repr,
-    task_names,
 )
-from ple_keras._keras.freezing import FreezableLayer
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
     built_names,
@@ -42,11 +40,12 @@ from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads.head import Head
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
+from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
 
 
 @register
-class TaskHeads(FreezableLayer):
+class TaskHeads(BaseLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
@@ -148,7 +147,7 @@ class TaskHeads(FreezableLayer):
 
     # Methods and not properties, which Keras's saving would read.
 
-    def get(self, task: TaskName, default: Any = None) -> Any:
+    def get(self, task: TaskName, default: object = None) -> Any:
         """Return the head of a task.
 
         Args:
@@ -249,7 +248,7 @@ class TaskHeads(FreezableLayer):
             logs[product.task] = product.log_probability(of)
         return {task: predictions[task] for task in self._task_names}
 
-    def _inputs_by_task(self, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")

@@ -12,7 +12,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import SHARED
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import mask_of
 from ple_keras._keras.walking import find_layers
@@ -28,6 +27,7 @@ from ple_keras.inspection.prediction_use import (
     prediction_warnings,
     predictions_of,
 )
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import SHARED, check_by_task, short_repr
+from ple_keras._checks import check_by_task, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
@@ -21,6 +21,7 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
 from ple_keras.losses.joint_losses import TrainedLoss

@@ -1,1 +1,1 @@
-"""Sample spaces of tasks, and checks of labels."""
+"""Names of tasks, their sample spaces, and checks of labels."""

@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_known_keys, in_dependency_order
+from ple_keras._checks import check_by_task, check_known_keys
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.labels.alignment import check_dtype, shapes_match
 from ple_keras.labels.sample_space import can_represent, check_missing_label
+from ple_keras.labels.task_names import in_dependency_order
 
 
 def mask_labels(

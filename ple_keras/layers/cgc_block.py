@@ -7,14 +7,12 @@ from typing import Any
 import keras
 
 from ple_keras._checks import (
-    SHARED,
     check_bool,
     check_counts,
     check_int,
     check_not_negative,
     check_rate,
     short_repr,
-    task_names,
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import load_error
@@ -38,6 +36,7 @@ from ple_keras._typing import (
     StreamShapes,
     Tensor,
 )
+from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring

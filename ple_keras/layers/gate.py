@@ -17,8 +17,8 @@ from ple_keras._checks import (
     check_number,
     check_rate,
 )
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
-from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import load_seed, save_seed
@@ -35,7 +35,7 @@ DROPPED_LOGIT = -1e30  # its weight is 0
 
 
 @register
-class Gate(FreezableLayer):
+class Gate(BaseLayer):
     """Weights of experts for each example, `(..., D) -> (..., num_experts)`.
 
         w = softmax(W g(x) / T)

@@ -5,9 +5,10 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_counts, check_int, short_repr, task_names
+from ple_keras._checks import check_counts, check_int, short_repr
 from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs
+from ple_keras.labels.task_names import task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.template import as_template

@@ -6,10 +6,10 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import SHARED, check_bool, short_repr, task_names
+from ple_keras._checks import check_bool, short_repr
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_features, refuse_adapted, symbolic
 from ple_keras._keras.copying import Template, check_copyable
-from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
@@ -25,10 +25,11 @@ from ple_keras._typing import (
     TaskName,
     Tensor,
 )
+from ple_keras.labels.task_names import SHARED, task_names
 
 
 @register
-class StreamFeatures(FreezableLayer):
+class StreamFeatures(BaseLayer):
     """A copy of the feature network for each stream of a PLEBlock or CGCBlock.
 
     Tasks that read the same embeddings train them together, even if they have experts of their

@@ -1,6 +1,5 @@
 """Losses of the heads: with a weight for each label, and for very small probabilities."""
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -43,7 +42,7 @@ class WeightedLoss(keras.Loss):
         return {"loss": keras.saving.serialize_keras_object(self.loss)}
 
 
-def without_weights(loss: Any) -> Any:
+def without_weights(loss: LossLike | None) -> Any:
     """Return the loss inside a WeightedLoss, or another loss itself."""
     return loss.loss if isinstance(loss, WeightedLoss) else loss
 
@@ -149,11 +148,7 @@ def _in_order(class_weights: Any, num_classes: int) -> list[Any]:
 
 def _check_classes(classes: Iterable[Any], num_classes: int) -> None:
     for index in classes:
-        try:
-            is_class = not isinstance(index, bool) and 0 <= operator.index(index) < num_classes
-        except TypeError:
-            is_class = False
-        if not is_class:
+        if isinstance(index, bool | float) or index not in range(num_classes):
             raise ValueError(
                 f"class_weights as a dict must have classes from 0 to {num_classes - 1} as keys. "
                 f"Received: class_weights={{{index!r}: ...}}"

@@ -144,7 +144,7 @@ def _is_name(name: object) -> bool:
     return isinstance(name, str | bytes | int | np.integer) and not isinstance(name, bool)
 
 
-def _refuse_names(names: list[Any]) -> NoReturn:
+def _refuse_names(names: list[object]) -> NoReturn:
     missing = [name for name in names if str(name) in ("None", "nan", "NaT", "<NA>")]
     if missing:
         raise ValueError(

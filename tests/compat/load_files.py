@@ -170,36 +170,10 @@ def _differences(files, key, actual, tolerance=None):
     texts = {
         name: _difference(saved[name], np.asarray(actual[name]), tolerance)
         for name in saved
-        if not _is_auc_of_one_class(name, saved[name], actual[name])
+        # The AUC of one class was 0 in 0.1.0.
+        if not (name.endswith("auc") and saved[name] == 0 and np.isnan(actual[name]))
     }
     return [f"{key} {name!r}: {text}" for name, text in texts.items() if text]
-
-
-def _is_auc_of_one_class(name, saved, actual):
-    """Return whether a value is the AUC of labels of one class: 0 in version 0.1.0, now NaN."""
-    return name.endswith("_auc") and not saved.any() and np.isnan(actual).all()
-
-
-def _differences(files, key, actual, tolerance=None):
-    """Return the differences of an array, or of each array of a dict, from the recorded one."""
-    saved = files.result(key)
-    tolerance = files.tolerance if tolerance is None else tolerance
-    if not isinstance(saved, dict):
-        text = _difference(saved, np.asarray(actual), tolerance)
-        return [f"{key}: {text}"] if text else []
-    if set(saved) != set(actual):
-        return [f"{key}: the keys were {sorted(saved)}, they are {sorted(actual)}"]
-    texts = {
-        name: _difference(saved[name], np.asarray(actual[name]), tolerance)
-        for name in saved
-        if not _is_auc_of_one_class(name, saved[name], actual[name])
-    }
-    return [f"{key} {name!r}: {text}" for name, text in texts.items() if text]
-
-
-def _auc_of_one_class(name, saved):
-    """Return a recorded value; NaN for the AUC of labels of one class, which was 0 in 0.1.0."""
-    return np.full_like(saved, np.nan) if name.endswith("_auc") and not saved.any() else saved
 
 
 def _difference(saved, actual, tolerance):

@@ -8,9 +8,9 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._keras.base_layer import freeze_if_frozen
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import Template
-from ple_keras._keras.freezing import freeze_if_frozen
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts

@@ -14,9 +14,10 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
-from ple_keras._checks import SHARED, check_width, short_repr
+from ple_keras._checks import check_width, short_repr
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByName, Shape, Streams, Tensor
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers._level.experts import ExpertBank
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, are_statistics_updated, update_statistics

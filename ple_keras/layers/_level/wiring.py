@@ -6,8 +6,9 @@ from typing import Any
 
 from keras import ops
 
-from ple_keras._checks import SHARED, check_features, check_keys
+from ple_keras._checks import check_features, check_keys
 from ple_keras._typing import Shape, Streams, StreamShapes, Tensor
+from ple_keras.labels.task_names import SHARED
 
 
 class LevelWiring:

@@ -21,7 +21,7 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
             inside.trainable = False
 
 
-class FreezableLayer(keras.Layer):
+class BaseLayer(keras.Layer):
     """A layer with read-only arguments, whose config lists the frozen layers inside it.
 
     The config of a layer does not contain the layers that it creates in `build`. Without the list,
@@ -97,7 +97,7 @@ class FreezableLayer(keras.Layer):
             if id(inside) not in with_config:
                 if inside.trainable == (name in frozen):
                     inside.trainable = name not in frozen
-            elif isinstance(inside, FreezableLayer):
+            elif isinstance(inside, BaseLayer):
                 restored = (*restored, f"{name}/")
 
     def get_config(self) -> dict[str, Any]:
