@@ -339,10 +339,8 @@ class CGCBlock(GatedBlock):
                 self._gate_inputs.check_shapes(shapes, gate_context_shape)
             width = self._level.bank.width
         else:
-            first_expert_stream = next(iter(self._wiring.experts.values()))
-            width = output_width(
-                self._expert_template.layer, shapes[first_expert_stream], "expert_block"
-            )
+            shape = shapes[next(iter(self._wiring.experts.values()))]
+            width = output_width(self._expert_template.layer, shape, "expert_block")
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def _check_inspectable(self, **tensors: Streams | None) -> None:
