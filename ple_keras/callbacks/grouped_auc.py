@@ -230,4 +230,4 @@ def _number_of_processes(model: keras.Model) -> int:
 def _gate_statistics(model: keras.Layer) -> list[keras.Variable]:
     """Return the variables with the statistics of all gates."""
     gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
-    return [gate._statistics.sums for gate in gates]
+    return [gate._sums for gate in gates]

@@ -105,7 +105,7 @@ def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "
             _refuse_strings(array, name)
     if not count:
         raise ValueError("x must hold at least one row. Received: rows=0")
-    rows = _telling_rows(numbers, count)
+    rows = _representative_rows(numbers, count)
     observer = _Observer(numbers, rows)
     chosen = keras.tree.map_structure(lambda array: array[rows], x)
     try:
@@ -183,7 +183,7 @@ def _place(name: str, index: tuple[int, ...]) -> str:
     return f"{name}[{', '.join(map(str, index))}]"
 
 
-def _telling_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+def _representative_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.ndarray:
     """Return all rows, or the first ones and those with an extreme value, which NaN is too."""
     if count <= MAX_ROWS:
         return np.arange(count)

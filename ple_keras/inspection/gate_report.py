@@ -158,12 +158,7 @@ class GateReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        return {
-            "examples": self.examples,
-            "levels": {level: _to_json(asdict(use)) for level, use in self.levels.items()},
-            "predictions": {task: _to_json(asdict(use)) for task, use in self.predictions.items()},
-            "warnings": self.warnings,
-        }
+        return {**_to_json(asdict(self)), "warnings": self.warnings}
 
     def __str__(self) -> str:
         return _format(self)

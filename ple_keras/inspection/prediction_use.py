@@ -99,14 +99,15 @@ def prediction_use(head: Head, predictions: np.ndarray, labels: np.ndarray | Non
         return PredictionUse(deviation, 0, math.nan, math.nan)
     check_dtype(labels, f"y[{head.task!r}]")
     is_binary = isinstance(head, BinaryHead | ProductHead)
-    by_prediction = _labels_by_prediction(labels, len(predictions), head.units)
-    if by_prediction is None and is_binary:
+    count = len(predictions)
+    if len(labels) not in (count, count * head.units):
+        if not is_binary:  # the model is trained with a loss of its own
+            return PredictionUse(deviation, 0, math.nan, math.nan)
         raise ValueError(
-            f"y[{head.task!r}] must have one label for each of {len(predictions)} predictions. "
+            f"y[{head.task!r}] must have one label for each of {count} predictions. "
             f"Received: y[{head.task!r}].shape={labels.shape}"
         )
-    if by_prediction is None:  # the model is trained with a loss of its own
-        return PredictionUse(deviation, 0, math.nan, math.nan)
+    by_prediction = labels.reshape(count, len(labels) // max(count, 1))
     kept = is_finite & ~_has_missing(by_prediction, head)
     if not is_binary:
         return PredictionUse(deviation, int(kept.sum()), math.nan, math.nan)
@@ -138,13 +139,6 @@ def prediction_warnings(task: str, use: PredictionUse) -> Iterator[str]:
             f"{task}: none of {use.labels} labels is positive, but the predictions expect "
             f"{use.expected_positives:.1f}. Check the labels, and that missing labels are NaN."
         )
-
-
-def _labels_by_prediction(labels: np.ndarray, count: int, units: int) -> np.ndarray | None:
-    """Return labels as `(count, width)`; None if there is not one for each prediction."""
-    if len(labels) not in (count, count * units):
-        return None
-    return labels.reshape(count, len(labels) // max(count, 1))
 
 
 def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:

@@ -25,7 +25,6 @@ from ple_keras._keras.saving import (
     save_names,
     write_text,
 )
-from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     GateInput,
     LayerLike,
@@ -177,14 +176,6 @@ class CGCBlock(GatedBlock):
             counts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
         )
         self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
-        # The names of these attributes, and of the layers in them, are part of the file format.
-        self._bank_attribute = ordered_attribute("experts", self._wiring.names)
-        self._gate_attributes = Untracked(
-            {
-                gate: ordered_attribute(f"gate-{gate}", experts)
-                for gate, experts in self._wiring.gates.items()
-            }
-        )
         self._expert_template = as_template(expert_block, "expert_block", self.dtype_policy)
         self._gate_template = None
         if gate_block is not None:
@@ -259,18 +250,17 @@ class CGCBlock(GatedBlock):
             self.dtype_policy,
             self.stack_experts,
         )
-        setattr(self, self._bank_attribute, bank)
-        gates = {
-            gate: self._add_gate(gate, len(experts), gate_shapes[gate])
-            for gate, experts in self._wiring.gates.items()
-        }
+        # The names of these attributes, and of the layers in them, are part of the file format.
+        setattr(self, ordered_attribute("experts", self._wiring.names), bank)
+        gates = {gate: self._add_gate(gate, gate_shapes[gate]) for gate in self._wiring.gates}
         self._level = Level(self._wiring, shapes, bank, gates, self.compute_dtype)
         self._restore_frozen()
 
-    def _add_gate(self, gate: str, num_experts: int, shape: Shape) -> Gate:
+    def _add_gate(self, gate: str, shape: Shape) -> Gate:
+        experts = self._wiring.gates[gate]
         block = self._gate_template and self._gate_template.copy("gate_block", gate)
         layer = Gate(
-            num_experts,
+            len(experts),
             gate_block=block,
             softmax_temperature=self.gate_softmax_temperature,
             track_weights=self.enable_gate_weights_metrics,
@@ -279,7 +269,7 @@ class CGCBlock(GatedBlock):
             dtype=self.dtype_policy,
             name=f"gate-{gate}",
         )
-        setattr(self, self._gate_attributes.value[gate], layer)
+        setattr(self, ordered_attribute(layer.name, experts), layer)
         layer.build(shape)
         return layer
 
@@ -348,10 +338,8 @@ class CGCBlock(GatedBlock):
                 self._gate_inputs.check_shapes(shapes, gate_context_shape)
             width = self._level.bank.width
         else:
-            first_expert_stream = next(iter(self._wiring.experts.values()))
-            width = output_width(
-                self._expert_template.layer, shapes[first_expert_stream], "expert_block"
-            )
+            shape = shapes[next(iter(self._wiring.experts.values()))]
+            width = output_width(self._expert_template.layer, shape, "expert_block")
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def _check_inspectable(self, **tensors: Streams | None) -> None:

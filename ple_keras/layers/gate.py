@@ -134,9 +134,27 @@ class Gate(BaseLayer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            self._statistics = _Statistics(self.num_experts)
-            self._sums = self._statistics.sums  # for Keras to track
+            self._sums = self._make_sums()
         self._restore_frozen()
+
+    def _make_sums(self) -> keras.Variable:
+        """Return a variable for sums over examples, `(2 num_experts + 2,)`.
+
+        They are the sums of the weights, of each weight times its logarithm, and of the largest
+        weight. The last entry is the number of examples.
+        """
+        # With tf.distribute, each replica has its own sums, which are added when they are read.
+        # Synchronizing replicas within a call would mix up their losses.
+        return keras.Variable(
+            "zeros",
+            shape=(2 * self.num_experts + 2,),
+            dtype="float32",
+            trainable=False,
+            autocast=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name="sums",
+        )
 
     def _build_projection(self, shape: Shape) -> None:
         # The names `_block` and `_projection` are part of the file format.
@@ -166,7 +184,7 @@ class Gate(BaseLayer):
             if self.expert_balance_regularizer:
                 self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and are_statistics_updated(training):
-            self._statistics.update(weights, mask)
+            self._add_to_sums(_masked_sum(_summands(weights, axis=-1), mask))
         if self.num_experts > 1 and self.gate_dropout and training:
             weights = _softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
@@ -236,12 +254,25 @@ class Gate(BaseLayer):
                 "the gate must be built and have track_weights=True to return statistics. "
                 f"Received: track_weights={self.track_weights}, built={self.built}"
             )
-        return self._statistics.result()
+        sums = np.array(ops.convert_to_numpy(self._sums))
+        means = sums / (sums[-1] or math.nan)
+        negative_entropy = means[self.num_experts : -2].sum()
+        return {
+            "mean": means[: self.num_experts],
+            "entropy": float(-negative_entropy / max(math.log(self.num_experts), 1e-30)),
+            "max": float(means[-2]),
+            "count": float(sums[-1]),
+        }
 
     def reset_statistics(self) -> None:
         """Reset the statistics."""
         if self.track_weights and self.built:
-            self._statistics.reset()
+            self._sums.assign(ops.zeros(self._sums.shape, "float32"))
+
+    def _add_to_sums(self, totals: Tensor) -> None:
+        """Add sums over examples to the statistics, unless the variable can't take them."""
+        if not (is_jax_trace_outside_keras(totals) or is_in_vectorized_map(totals)):
+            self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:
         """Save the quantization of the inner layers, and the state of gate dropout's seed.
@@ -283,64 +314,11 @@ def check_temperature(value: SupportsFloat, argument: str) -> float:
     return temperature
 
 
-class _Statistics:
-    """Sums over the examples of a gate's weights, and statistics computed from them.
-
-    Args:
-        num_experts: The number of the gate's experts.
-
-    Attributes:
-        sums: A variable `(2 num_experts + 2,)`, tracked by the gate. It holds the sums of the
-            weights, of each weight times its logarithm, and of the largest weight. The last entry
-            is the number of examples.
-    """
-
-    def __init__(self, num_experts: int) -> None:
-        # With tf.distribute, each replica has its own sums, which are added when they are read.
-        # Synchronizing replicas within a call would mix up their losses.
-        self.sums = keras.Variable(
-            "zeros",
-            shape=(2 * num_experts + 2,),
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-            aggregation="sum",
-            synchronization="on_read",
-            name="sums",
-        )
-
-    def update(self, weights: Tensor, mask: Tensor | None) -> None:
-        """Add the weights `(..., num_experts)` of a batch where a mask `(...)` is valid."""
-        self.add(_masked_sum(_summands(weights, axis=-1), mask))
-
-    def result(self) -> dict[str, Any]:
-        """Return the statistics, as described in `Gate.statistics`."""
-        sums = np.array(ops.convert_to_numpy(self.sums))
-        num_experts = len(sums) // 2 - 1
-        means = sums / (sums[-1] or math.nan)
-        negative_entropy = means[num_experts:-2].sum()
-        return {
-            "mean": means[:num_experts],
-            "entropy": float(-negative_entropy / max(math.log(num_experts), 1e-30)),
-            "max": float(means[-2]),
-            "count": float(sums[-1]),
-        }
-
-    def reset(self) -> None:
-        """Set all sums to 0."""
-        self.sums.assign(ops.zeros(self.sums.shape, "float32"))
-
-    def add(self, totals: Tensor) -> None:
-        """Add sums over examples, unless the variable can't take them."""
-        if not (is_jax_trace_outside_keras(totals) or is_in_vectorized_map(totals)):
-            self.sums.assign_add(totals)
-
-
 def update_statistics(gates: Sequence[Gate], weights: Tensor) -> None:
     """Add the weights `(gates, num_experts, batch)` of several gates in few operations."""
     totals = ops.sum(_summands(weights, axis=1), axis=-1)
     for gate, of_gate in zip(gates, ops.unstack(totals, len(gates))):
-        gate._statistics.add(of_gate)
+        gate._add_to_sums(of_gate)
 
 
 def are_statistics_updated(training: bool | None) -> bool:

@@ -76,11 +76,8 @@ class SharedBottomBlock(QuantizableLayer):
         return dict.fromkeys(self._task_names, previous_mask)
 
     def compute_output_shape(self, input_shape: Shape) -> dict[str, Shape]:
-        width = (
-            self._width
-            if self.built
-            else output_width(self._template.layer, input_shape, "bottom_block")
-        )
+        layer = self._template.layer
+        width = self._width if self.built else output_width(layer, input_shape, "bottom_block")
         return dict.fromkeys(self._task_names, (*input_shape[:-1], width))
 
     def get_config(self) -> dict[str, Any]:

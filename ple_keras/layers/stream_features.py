@@ -231,15 +231,11 @@ def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskN
     """Return `own`, if it holds tasks, each once."""
     if not isinstance(own, list | tuple):
         raise TypeError(f"own must be a list of tasks, or None. Received: own={own!r}")
-    if SHARED in own:
-        raise ValueError(
-            f"own must not contain {SHARED!r}: this stream reads the copy of the tasks that are "
-            f"not in own. Received: own={own!r}"
-        )
     invalid = {task: own.count(task) for task in own if task not in tasks or own.count(task) > 1}
     if invalid:
         raise ValueError(
             f"own must hold tasks among {list(tasks)}, each once; unknown or repeated: "
-            f"{[*invalid]}. Received: own={own!r}"
+            f"{[*invalid]}. The stream {SHARED!r} reads the copy of the tasks that are not in own. "
+            f"Received: own={own!r}"
         )
     return list(own)

@@ -58,45 +58,39 @@ def plot_gate_weights(report: GateReport, ax: "Panels | None" = None) -> "Figure
     """
     if not isinstance(report, GateReport):
         raise TypeError(f"report must be a GateReport. Received: report={report!r}")
-    tables = {level: _weight_table(use) for level, use in report.levels.items()}
     if ax is None:
-        ax = _stacked_panels([table.shape for table in tables.values()])
-    panels = _check_panels(ax, len(tables), "level")
-    for panel, (level, table) in zip(panels, tables.items()):
-        use = report.levels[level]
-        _draw_heat_map(panel, table, list(use.gates), list(use.experts))
+        ax = _stacked_panels(report.levels.values())
+    panels = _check_panels(ax, len(report.levels), "level")
+    for panel, (level, use) in zip(panels, report.levels.items()):
+        _draw_heat_map(panel, use)
         panel.set_title(level, loc="left", fontsize="medium")
     figure: Figure = panels[0].figure
     return figure
 
 
-def _weight_table(use: LevelUse) -> np.ndarray:
-    """Return mean weights `(gates, experts)`, NaN for experts that a gate does not mix."""
-    rows = [
-        [gate.mean.get(expert, np.nan) for expert in use.experts] for gate in use.gates.values()
-    ]
-    return np.array(rows)
-
-
-def _stacked_panels(shapes: Sequence[tuple[int, ...]]) -> Any:
-    """Return the panels of a new figure, one per table, from top to bottom."""
-    rows = [shape[0] for shape in shapes]
-    width = 1.6 + CELL_SIZE[0] * max(shape[1] for shape in shapes)
+def _stacked_panels(levels: Iterable[LevelUse]) -> Any:
+    """Return the panels of a new figure, one per level, from top to bottom."""
+    levels = list(levels)
+    rows = [len(use.gates) for use in levels]
+    width = 1.6 + CELL_SIZE[0] * max(len(use.experts) for use in levels)
     height = sum(rows) * CELL_SIZE[1] + 1.5 * len(rows)
     figure = pyplot().figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)
     return panels[:, 0]
 
 
-def _draw_heat_map(panel: "Axes", table: np.ndarray, gates: list[str], experts: list[str]) -> None:
+def _draw_heat_map(panel: "Axes", use: LevelUse) -> None:
     """Draw a heat map; colors show square roots from 0 to 1, so that small weights differ too."""
+    experts = list(use.experts)
+    # NaN for experts that a gate does not mix
+    table = np.array([[x.mean.get(name, np.nan) for name in experts] for x in use.gates.values()])
     panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), value in np.ndenumerate(table):
         if not np.isnan(value):
             color = "white" if value > MIN_WEIGHT_OF_WHITE_TEXT else "black"
             text = panel.text(column, row, f"{value:.2f}", color=color, fontsize="small")
             text.set(ha="center", va="center")
-    panel.set_yticks(range(len(gates)), [f"{gate} gate" for gate in gates])
+    panel.set_yticks(range(len(use.gates)), [f"{gate} gate" for gate in use.gates])
     labels = [expert.replace("/", "\n") for expert in experts]
     if any(len(line) > MAX_LABEL_LETTERS for label in labels for line in label.split("\n")):
         panel.set_xticks(range(len(experts)), experts, fontsize="small", rotation=40)

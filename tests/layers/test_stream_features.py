@@ -75,7 +75,7 @@ REFUSED = {
     "own_shared": (
         {"own": ["click", "shared"]},
         ValueError,
-        "own must not contain 'shared': this stream reads the copy of the tasks that are not in",
+        "each once; .*'shared'.* The stream 'shared' reads the copy of the tasks that are not in",
     ),
     "shared": ({"shared": 1}, TypeError, "shared must be True or False.*shared=1"),
     "units": ({"feature_block": 4}, TypeError, "must be an instance of a Keras layer.*=4"),
