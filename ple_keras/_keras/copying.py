@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._checks import warn_user
 from ple_keras._keras.freezing import FreezableLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
@@ -359,11 +360,10 @@ def warn_of_replaced_functions(**arguments: Any) -> None:
         lost = {argument: _replaced_in_files(value) for argument, value in arguments.items()}
     argument = next((argument for argument, names in lost.items() if names), None)
     if argument is not None:
-        warnings.warn(
+        warn_user(
             f"Files will have Keras's functions in place of {lost[argument]}, which have the same "
             "names. Rename them, or register them with keras.saving.register_keras_serializable. "
-            f"Received: {argument}={arguments[argument]!r}",
-            stacklevel=3,
+            f"Received: {argument}={arguments[argument]!r}"
         )
 
 
