@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from ple_keras._checks import warn_user
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
@@ -344,11 +345,10 @@ def warn_of_replaced_functions(**arguments: object) -> None:
         with tensorflow_not_imported():
             lost = _replaced_in_files(value)
         if lost:
-            warnings.warn(
+            warn_user(
                 f"Files will have Keras's functions in place of {lost}, which have the same names. "
                 "Rename them, or register them with keras.saving.register_keras_serializable. "
                 f"Received: {argument}={value!r}",
-                stacklevel=3,
             )
             return
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_by_task, check_known_keys
+from ple_keras._checks import check_by_task, check_known_keys, check_not_negative
 from ple_keras._keras.internals import trained_and_logged
 from ple_keras._keras.names import stable_name
 from ple_keras._typing import LearnedWeighting, MetricLike
@@ -127,17 +127,26 @@ def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetri
 
 
 def _all_loss_weights(heads: Sequence[Head], overrides: Mapping[str, Any]) -> Any:
-    """Return a loss weight for each task that has a loss, as Keras requires.
-
-    The default of a loss weight is that of the head.
-    """
+    """Return the loss weights of each task that has a loss; those of the head are the default."""
     given = overrides.get("loss_weights")
     loss = overrides.get("loss", {head.task: None for head in heads if head.has_loss})
     if loss is None:
         return given
     check_known_keys(given or {}, [*loss], "loss_weights")
     weights = {head.task: head.loss_weight for head in heads if head.task in loss}
-    return {**weights, **(given or {})}
+    weights |= {task: weight for task, weight in (given or {}).items() if weight is not None}
+    return {
+        task: _weights_of_losses(weight, loss[task], f"loss_weights[{task!r}]")
+        for task, weight in weights.items()
+    }
+
+
+def _weights_of_losses(weight: Any, loss: Any, argument: str) -> Any:
+    """Return the weight of a task's loss, or one for each of several losses, as Keras requires."""
+    is_by_loss = isinstance(weight, list | tuple)
+    for each in weight if is_by_loss else [weight]:
+        check_not_negative(each, argument)
+    return weight if is_by_loss or not isinstance(loss, list | tuple) else [weight] * len(loss)
 
 
 def _warn_of_auc_of_keras(

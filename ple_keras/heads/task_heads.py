@@ -275,10 +275,11 @@ class TaskHeads(BaseLayer):
                 `Head`. They exclude missing labels too.
             **overrides: Further arguments of `Model.compile`. `loss`, `loss_weights`, `metrics` and
                 `weighted_metrics` are dicts by task, or None. They replace those of the heads
-                entirely, except that tasks omitted in `loss_weights` keep the weights of their
-                heads. Losses and metrics exclude missing labels too: they are wrapped in a
-                MaskedLoss or MaskedMetric, with the `missing_label` of the head, unless they are
-                one. A metric object is wrapped itself, not copied.
+                entirely, except that tasks omitted in `loss_weights`, or with None, keep the
+                weights of their heads. A task may have a list of losses, and of as many weights.
+                Losses and metrics exclude missing labels too: they are wrapped in a MaskedLoss or
+                MaskedMetric, with the `missing_label` of the head, unless they are one. A metric
+                object is wrapped itself, not copied.
 
         Returns:
             A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
@@ -288,8 +289,9 @@ class TaskHeads(BaseLayer):
                 a wrong type.
             ValueError: If one of them has an unknown task, loss or metric. If `loss` or
                 `loss_weights` is given and the weights are learned, or if `loss_weights` has a task
-                without a loss. If `extra_metrics` is given with `metrics`. Also if keys of Keras's
-                logs would be ambiguous: a task is named "val", or one "x" and another "val_x".
+                without a loss, or a weight that is negative or not finite. If `extra_metrics` is
+                given with `metrics`. Also if keys of Keras's logs would be ambiguous: a task is
+                named "val", or one "x" and another "val_x".
 
         Warns:
             UserWarning: If the metric "auc" of a binary task is Keras's in place of LogitAUC.

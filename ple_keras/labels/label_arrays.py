@@ -192,9 +192,11 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
 
 def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
     """Warn if a squared or absolute error is a poor loss for labels."""
-    deviation = labels.astype("float64").std(axis=0).max(initial=0.0)
+    if not len(labels):
+        return
+    deviation = labels.astype("float64").std(axis=0).max()
     low, high = USUAL_DEVIATION
-    if len(labels) > 1 and np.isin(labels, (0, 1)).all() and deviation:
+    if np.isin(labels, (0, 1)).all() and deviation:
         warn_user(f"y[{task!r}] has the labels 0 and 1 only. Use a BinaryHead for probabilities")
         return
     if low <= deviation <= high or (labels == labels[:1]).all():

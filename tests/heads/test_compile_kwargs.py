@@ -100,6 +100,15 @@ def test_overrides_replace_arguments_and_the_heads_give_omitted_weights():
         ({"loss": {"click": "mse"}}, {"click": 1.0}),
         ({"loss_weights": {"click": 2.0}}, {"click": 2.0, "watch-time": 0.5, "category": 2.0}),
         ({"loss_weights": None}, {"click": 1.0, "watch-time": 0.5, "category": 2.0}),
+        (
+            {"loss_weights": {"watch-time": None}},
+            {"click": 1.0, "watch-time": 0.5, "category": 2.0},
+        ),
+        ({"loss": {"watch-time": ["mse", "mae"]}}, {"watch-time": [0.5, 0.5]}),
+        (
+            {"loss": {"click": ["mse", "mae"]}, "loss_weights": {"click": [1.0, 3.0]}},
+            {"click": [1.0, 3.0]},
+        ),
     ],
 )
 def test_overridden_losses_and_loss_weights_have_the_same_tasks(override, expected):
@@ -113,6 +122,20 @@ def test_overridden_losses_and_loss_weights_have_the_same_tasks(override, expect
 def test_a_loss_weight_of_an_unknown_task_is_refused():
     with pytest.raises(ValueError, match=r"loss_weights must have keys among.*unknown: \['x'\]"):
         all_heads().compile_kwargs(loss_weights={"x": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("weight", "error", "message"),
+    [
+        (-1.0, ValueError, "must be at least 0"),
+        (float("nan"), ValueError, "must be finite"),
+        ([1.0, -1.0], ValueError, "must be at least 0"),
+        ("1", TypeError, "must be a number"),
+    ],
+)
+def test_a_loss_weight_that_no_head_takes_is_refused(weight, error, message):
+    with pytest.raises(error, match=rf"^loss_weights\['click'\] {message}\. Received: "):
+        all_heads().compile_kwargs(loss_weights={"click": weight})
 
 
 def test_training_improves_every_task():

@@ -92,6 +92,7 @@ def test_labels_of_products_are_checked():
 
 WARNINGS = {
     "no_labels": (valid_labels(click=np.full(3, np.nan)), r"y\['click'\] has no labels"),
+    "no_numbers": (valid_labels(place=np.full((3, 2), np.nan)), r"y\['place'\] has no labels"),
     "constant": (
         valid_labels(click=[1, np.nan, 1]),
         r"y\['click'\] is constant.*all 2 labels are 1\.0",
