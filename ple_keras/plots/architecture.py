@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from ple_keras.labels.task_names import SHARED
+from ple_keras._checks import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.plots._canvas import (
@@ -239,14 +239,14 @@ class _Drawing:
     def __init__(self, blocks: Sequence[CGCBlock], title: str) -> None:
         self._blocks = blocks
         self._title = title
-        self._positions = _Layout(blocks, title)
-        self.size = (self._positions.width, self._positions.height)
+        self._places = _Layout(blocks, title)
+        self.size = (self._places.width, self._places.height)
 
     def draw(self, ax: "Axes") -> None:
         """Draw the levels, scaled to the size of `ax`."""
         self._canvas = Canvas(ax, self.size)
         if self._title:
-            bottom, top = self._positions.bottom, self._positions.top
+            bottom, top = self._places.bottom, self._places.top
             self._canvas.frame(bottom, top - bottom, MARGIN, BACKGROUND)
             self._label(top, self._title)
         streams = self._draw_inputs()
@@ -257,7 +257,7 @@ class _Drawing:
 
     def _draw_inputs(self) -> dict[str, Point]:
         """Draw the input; return where each stream leaves it."""
-        columns, y = self._positions.columns, self._positions.inputs_y
+        columns, y = self._places.columns, self._places.inputs_y
         inputs = {stream: columns[stream] for stream in self._blocks[0]._wiring.streams}
         left = min(column.x - column.gate_width / 2 for column in inputs.values())
         right = max(column.x + column.gate_width / 2 for column in inputs.values())
@@ -269,7 +269,7 @@ class _Drawing:
         self, level: int, block: CGCBlock, sources: Mapping[str, Point]
     ) -> dict[str, Point]:
         """Draw a level above the streams that it reads; return where each stream leaves it."""
-        bottom, height = self._positions.level_bottom(level), self._positions.level_height
+        bottom, height = self._places.level_bottom(level), self._places.level_height
         self._canvas.frame(bottom, height, MARGIN + PAD, "white")
         self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
         for stream in block._wiring.streams:
@@ -285,9 +285,9 @@ class _Drawing:
         self, block: CGCBlock, stream: str, bottom: float, source: Point | None
     ) -> None:
         """Draw a stream's experts, and lines to them from the stream."""
-        column, branch = self._positions.columns[stream], self._branch_point(stream, bottom)
-        size = (column.expert_width, self._positions.expert_height)
-        y = bottom + self._positions.branch_height
+        column, branch = self._places.columns[stream], self._branch_point(stream, bottom)
+        size = (column.expert_width, self._places.expert_height)
+        y = bottom + self._places.branch_height
         count = _count_experts(block, stream)
         if source and (count or block.gate_reads != CONTEXT):
             self._canvas.line(source, branch, color=column.color, arrow=False)
@@ -299,11 +299,11 @@ class _Drawing:
 
     def _draw_gate(self, block: CGCBlock, gate: str, bottom: float) -> None:
         """Draw a gate, and lines to it from the experts that it mixes and from its own stream."""
-        column = self._positions.columns[gate]
+        column = self._places.columns[gate]
         lane = column.lane_x(_count_experts(block, gate))
-        experts_bottom = bottom + self._positions.branch_height
-        experts_top = experts_bottom + self._positions.expert_height
-        gate_bottom = experts_top + self._positions.mix_height
+        experts_bottom = bottom + self._places.branch_height
+        experts_top = experts_bottom + self._places.expert_height
+        gate_bottom = experts_top + self._places.mix_height
         inputs = self._gate_inputs(block, gate)
         upright = [index for index, (_, stream) in enumerate(inputs) if stream in (gate, "")]
         upright = upright or list(range(len(inputs)))
@@ -311,7 +311,7 @@ class _Drawing:
         for (x, stream), port in zip(inputs, ports):
             end = (port, gate_bottom)
             if stream:
-                color = self._positions.columns[stream].color
+                color = self._places.columns[stream].color
                 is_stopped = stream != gate and any(block._wiring.stopped[gate])
                 dash = DOTTED if is_stopped else SOLID
                 self._canvas.line((x, experts_top), end, color=color, dash=dash)
@@ -337,7 +337,7 @@ class _Drawing:
     def _gate_inputs(self, block: CGCBlock, gate: str) -> list[tuple[float, str]]:
         """Return the x and stream of each input line, from left to right; "" is the gate input."""
         streams = {expert.partition("/")[0] for expert in block.gate_experts[gate]}
-        columns = self._positions.columns
+        columns = self._places.columns
         experts = [
             (x, stream)
             for stream in streams
@@ -347,9 +347,9 @@ class _Drawing:
         return sorted([*experts, *(lane if block.gate_reads != CONTEXT else [])])
 
     def _draw_outputs(self, sources: Mapping[str, Point]) -> None:
-        y = self._positions.outputs_y
+        y = self._places.outputs_y
         for stream, source in sources.items():
-            color = self._positions.columns[stream].color
+            color = self._places.columns[stream].color
             self._canvas.line(source, (source[0], y - 0.1), color=color)
             self._canvas.text((source[0], y), stream)
 
@@ -376,7 +376,7 @@ class _Drawing:
         return (self._stream_x(stream), bottom + 0.08)
 
     def _stream_x(self, stream: str) -> float:
-        return self._positions.columns[stream].x
+        return self._places.columns[stream].x
 
 
 def _count_experts(block: CGCBlock, stream: str) -> int:
