@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import keras
 
-from ple_keras._checks import SHARED
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.plots._canvas import (
