@@ -127,7 +127,17 @@ class MaskedMetric(keras.Metric):
             "metric": keras.saving.serialize_keras_object(self.metric),
             "missing_label": to_config(self.missing_label),
             "name": self.name,
+            "display_name": self.display_name,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Create a metric. Files of version 0.1.0 have no "display_name"."""
+        config = dict(config)
+        display_name = config.pop("display_name", None)
+        metric = super().from_config(config)
+        metric.display_name = display_name or metric.display_name
+        return metric
 
 
 def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:

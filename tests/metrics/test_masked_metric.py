@@ -231,3 +231,10 @@ def test_a_metric_with_one_number_for_the_batch_is_refused():
     message = r"a value for each example.*'a_.*' failed.*Received: metric="
     with pytest.raises(ValueError, match=f"(?s){message}"):
         metric.update_state(np.float32([1, np.nan, 3]), np.zeros((3, 1)))
+
+
+def test_a_metric_from_a_file_has_the_task_in_its_messages():
+    (metric, _) = pk.BinaryHead("click").new_metrics()
+    copy = pk.MaskedMetric.from_config(metric.get_config())
+    with pytest.raises(ValueError, match="'click_auc'"):
+        copy.update_state([[0.0]], [[0.5], [0.5]])
