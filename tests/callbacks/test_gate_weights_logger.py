@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, features, numpy_of
+from tests.helpers import QUICK_JIT, features, numpy_of, once
 from tests.models import (
     ROWS,
     TASKS,
@@ -93,6 +93,7 @@ def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(ji
         np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
+@once
 @pytest.mark.parametrize("make", [pk.MMoEBlock, pk.CGCBlock])
 def test_a_block_outside_a_sequential_block_has_its_name_as_key(make):
     model = compiled_without_learning(functional(tracked_block(make, name="alone")))
@@ -112,6 +113,7 @@ def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
     assert found == keys | {f"val_{key}" for key in keys}
 
 
+@once
 def test_two_blocks_in_one_model_have_different_keys():
     inputs = keras.Input((4,))
     first, second = tracked_block(name="first"), tracked_block(pk.CGCBlock, name="second")
@@ -290,6 +292,7 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(model, tmp_path, monkeyp
     assert path.read_text() == written
 
 
+@once
 def test_statistics_are_not_saved(tmp_path):
     model = compiled_without_learning(functional(tracked_block()))
     other = compiled_without_learning(functional(tracked_block(enable_gate_weights_metrics=False)))

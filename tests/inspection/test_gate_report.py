@@ -9,7 +9,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.inspection.levels import find_levels
-from tests.helpers import features, numpy_of
+from tests.helpers import features, numpy_of, once
 from tests.models import TASKS, chain, functional, tracked_block
 from tests.refusals import check_refused, table
 
@@ -127,12 +127,14 @@ def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
     assert "gate_dropout" in warning
 
 
+@once
 def test_uniform_weights_over_many_experts_have_no_warnings():
     block = pk.MMoEBlock(TASKS, [3], 64, gate_softmax_temperature=1e6, name="mmoe")
     block(X)
     assert not any("unused" in warning for warning in pk.gate_report(block, X).warnings)
 
 
+@once
 def test_examples_with_nan_are_left_out_and_have_a_warning():
     x = X.copy()
     x[[3, 7]] = np.nan
@@ -162,6 +164,7 @@ def test_padded_positions_are_not_counted():
     assert report.levels["cgc"].experts["click/expert_0"].dead_units == dead
 
 
+@once
 def test_levels_may_have_different_numbers_of_positions():
     inputs = keras.Input((4,))
     low = pk.CGCBlock(TASKS, keras.layers.Dense(4), add_shared_gate=False, name="low")
@@ -173,6 +176,7 @@ def test_levels_may_have_different_numbers_of_positions():
     assert use.dead_units == ((outputs == 0).mean(axis=0) >= 0.99).mean() < 1
 
 
+@once
 def test_only_reports_take_batches_of_sequences_of_different_lengths():
     level = pk.CGCBlock(TASKS, [3], name="cgc")
     level(features(2, 5, 4))
@@ -251,6 +255,7 @@ def test_advice_on_even_gates_depends_on_their_inputs():
     assert options["has_gate_block"] is True
 
 
+@once
 @pytest.mark.parametrize("isolate", [False, True])
 def test_conflicts_lead_to_isolation_where_it_would_have_an_effect(isolate):
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
@@ -336,6 +341,7 @@ def test_constant_predictions_have_a_warning():
     assert prediction_warnings(one) == []
 
 
+@once
 def test_bad_calibration_has_a_warning():
     x = features(150, 4)
     is_labelled = np.arange(150) < 120
@@ -423,6 +429,7 @@ def test_the_input_scale_is_without_masked_positions():
     assert report.levels["cgc"].input_scale == pytest.approx(expected, rel=1e-5)
 
 
+@once
 def test_only_the_first_level_with_a_large_input_has_a_warning():
     ple = pk.PLEBlock(2, TASKS, keras.layers.Dense(3), name="ple")
     x = np.array([[1e3], [1e5], [70_000]])  # more than float16 holds
@@ -451,6 +458,7 @@ def batches_of(x, y):
     return [(x[part], {task: labels[part] for task, labels in y.items()}) for part in parts]
 
 
+@once
 def test_labels_of_batches_are_used_for_the_calibration():
     x, y = features(150, 4), {"click": np.arange(150) % 4 - 1, "buy": np.arange(150)[:, None] % 2}
     model = calibrated_model(0.3, 0.8)
@@ -545,6 +553,7 @@ def test_to_dict_is_unchanged_by_json():
     assert values["levels"]["cgc"]["gates"]["click"]["mean"] == use.mean
 
 
+@once
 def test_the_printed_report_names_all_levels_and_experts_within_100_columns():
     tasks = [f"a_long_task_name_{i}" for i in range(5)]
     ple = pk.PLEBlock(2, tasks, [3], num_task_experts=3, num_shared_experts=2, name="ple")

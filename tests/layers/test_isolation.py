@@ -14,7 +14,7 @@ from ple_keras.inspection.gradient_conflict import gradient_function
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers._level.level import BatchedComputation
 from ple_keras.transfer._slices import level_slices, named_slices
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 from tests.pairs import pairs
 
@@ -284,6 +284,7 @@ def test_the_gate_report_marks_isolated_levels():
     assert "ple/1 (isolated" not in str(report)
 
 
+@once
 def test_the_plot_marks_outputs_that_the_shared_gate_does_not_train():
     pytest.importorskip("matplotlib")
     texts = {

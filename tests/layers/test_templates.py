@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_same, features, numpy_of
+from tests.helpers import QUICK, assert_same, features, numpy_of, once
 from tests.models import chain, compiled
 from tests.pairs import pairs
 from tests.templates import TEMPLATES, OwnExpert, WideningExpert
@@ -60,6 +60,7 @@ def test_all_experts_have_different_initial_weights(make, initializer):
         assert not np.array_equal(one, other)
 
 
+@once
 @pytest.mark.parametrize(
     ("make", "initializer"),
     pairs(TEMPLATES, {name: INITIALIZERS[name] for name in ("by_name", "seeded", "one_instance")}),
@@ -103,6 +104,7 @@ def test_experts_share_no_weights(make_template):
         np.testing.assert_array_equal(before[1][name], after[name])
 
 
+@once
 def test_a_template_is_unchanged_and_can_be_used_again(make_template):
     template = make_template("glorot_uniform")
     built, config = template.built, template.get_config()
@@ -117,6 +119,7 @@ def test_a_template_is_unchanged_and_can_be_used_again(make_template):
         np.testing.assert_array_equal(one, other)
 
 
+@once
 def test_every_tracked_layer_is_built(make_template):
     template = make_template("glorot_uniform")
     blocks = {
@@ -133,6 +136,7 @@ def test_every_tracked_layer_is_built(make_template):
         assert not unbuilt, name
 
 
+@once
 def test_every_weight_has_a_unique_path(make_template):
     """PyTorch and sharding rules identify weights by their paths."""
     ple = pk.PLEBlock(2, ["a", "b"], make_template("glorot_uniform"), gate_block=[3])

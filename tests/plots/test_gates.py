@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import features, once
 from tests.models import clicks_and_buys, compiled, functional, tracked_block
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
@@ -19,6 +19,7 @@ def report():
     return pk.gate_report(functional(tracked_block()), X)
 
 
+@once
 def test_each_level_has_a_heat_map_of_the_mean_weights(report):
     figure = pk.plot_gate_weights(report)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["ple/0", "ple/1"]
