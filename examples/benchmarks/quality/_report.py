@@ -67,7 +67,10 @@ def _gains(
         if baseline not in models or name == baseline:
             rows.append(["-"] * len(selected))
             continue
-        gains = [pk.mtl_gain(run.test, base.test) for run, base in zip(runs, models[baseline])]
+        gains = [
+            pk.mtl_gain(run.test, base.test, {m.full_key: m.sign < 0 for m in metrics})
+            for run, base in zip(runs, models[baseline])
+        ]
         rows.append(
             [_format_spread([gain[m.full_key] for gain in gains], m, "+") for m in selected]
         )
