@@ -16,7 +16,10 @@ VARYING = re.compile(
     r"[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)"
 )
 # Warnings of reports, which depend on the data. Keras numbers the epochs only if there are several.
-IGNORED = re.compile(r"^Warnings\n(?:.+\n)*|^Epoch \d+/\d+\n", re.MULTILINE)
+# Messages of Gloo, which several processes write into each other's lines.
+IGNORED = re.compile(
+    r"^Warnings\n(?:.+\n)*|^Epoch \d+/\d+\n|^.*(?:\[Gloo\]|peer ranks).*\n?", re.MULTILINE
+)
 
 
 def recorded(script):
