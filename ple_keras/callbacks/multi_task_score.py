@@ -1,11 +1,10 @@
 """A weighted sum of metrics as one score."""
 
-import warnings
 from collections.abc import Mapping
 
 import keras
 
-from ple_keras._checks import check_number, short_repr
+from ple_keras._checks import check_number, short_repr, warn_user
 from ple_keras._typing import Logs
 
 
@@ -66,8 +65,7 @@ class MultiTaskScore(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         if self._has_skipped and not self._has_scored:
-            warnings.warn(
+            warn_user(
                 f"{self.name!r} was not logged, since there was no validation: "
-                "pass validation_data to fit",
-                stacklevel=2,
+                "pass validation_data to fit"
             )

@@ -1,12 +1,11 @@
 """Arguments of `Model.compile` from heads."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 
-from ple_keras._checks import check_by_task, check_known_keys, check_not_negative
+from ple_keras._checks import check_by_task, check_known_keys, check_not_negative, warn_user
 from ple_keras._keras.internals import trained_and_logged
 from ple_keras._keras.names import stable_name
 from ple_keras._typing import LearnedWeighting, MetricLike
@@ -158,10 +157,9 @@ def _warn_of_auc_of_keras(
         auc = next((metric.metric for metric in of_task if metric.name == "auc"), None)
         auc = getattr(auc, "metric", auc)  # a MaskedMetric of the head itself
         if isinstance(head, BinaryHead | ProductHead) and type(auc) is keras.metrics.AUC:
-            warnings.warn(
+            warn_user(
                 f"{head.task!r} has an 'auc' of Keras in place of the LogitAUC of the head. If "
                 "positives are rare, it is wrong, because its thresholds are evenly spaced in "
                 "[0, 1]. Use ple_keras.LogitAUC(), or give it another name: "
-                "keras.metrics.AUC(name='keras_auc')",
-                stacklevel=4,
+                "keras.metrics.AUC(name='keras_auc')"
             )
