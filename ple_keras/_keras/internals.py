@@ -156,6 +156,17 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     return ValueError(getattr(layer, "_load_error", reason))
 
 
+def declared_bytes(store: Store, key: str) -> int:
+    """Return the size that a file declares for an array, without reading it.
+
+    Keras reads an array when it is accessed, and accepts up to 4 GiB of zeros from a file of a few
+    kilobytes. The size is unknown, and 0, in another shard than the first entries of its layer.
+    Keras 3.12 to 3.15.
+    """
+    entries = getattr(store, "_h5_entry_group", store)
+    return int(entries[key].nbytes) if key in entries else 0
+
+
 def is_functional_config(config: Mapping[str, Any]) -> bool:
     """Return whether a serialized layer is a Functional model.
 

@@ -25,19 +25,20 @@ def save_modes(layer: keras.Layer, store: Store) -> None:
         write_text(store, MODES_KEY, json.dumps(modes))
 
 
-def load_modes(layer: keras.Layer, store: Store) -> dict[str, Any]:
+def load_modes(layer: keras.Layer, store: Store) -> Any:
     """Quantize the inner layers as in the file, before their own weights are read.
 
     Returns:
         The other entries of the store.
     """
     text = read_text(store, MODES_KEY)
-    if text is not None:
-        modes = json.loads(text)
-        for name, inside in [*layers_inside(layer), *_layers_by_name_in_0_1_0(layer)]:
-            if name in modes and not inside.quantization_mode:
-                mode, config = modes[name]
-                inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
+    if text is None:
+        return store
+    modes = json.loads(text)
+    for name, inside in [*layers_inside(layer), *_layers_by_name_in_0_1_0(layer)]:
+        if name in modes and not inside.quantization_mode:
+            mode, config = modes[name]
+            inside.quantize(mode, config=keras.saving.deserialize_keras_object(config))
     return {key: store[key] for key in store.keys() if key != MODES_KEY}  # noqa: SIM118, no dict
 
 

@@ -23,6 +23,7 @@ from keras import ops
 from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
+from ple_keras._keras.saving import read_array
 from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.losses.masked_loss import MaskedLoss
 
@@ -53,7 +54,7 @@ class LossWeights:
         Raises:
             ValueError: If a multiplier is negative or not finite. Nothing is read then.
         """
-        stored = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118, not a mapping
+        stored = {key: read_array(store, key) for key in store.keys()}  # noqa: SIM118, not a mapping
         multipliers = stored.get("loss_multipliers")
         if multipliers is not None:
             if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
