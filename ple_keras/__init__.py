@@ -1,5 +1,6 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
+from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule

@@ -1,5 +1,6 @@
 """Public names and import cost of the package, and Keras's plots of its models."""
 
+import os
 import subprocess
 import sys
 
@@ -54,6 +55,18 @@ def test_importing_the_package_and_creating_a_model_import_nothing_else():
         [sys.executable, "-c", IMPORT], check=True, capture_output=True, text=True, cwd=ROOT
     )
     assert result.stdout.split("\n") == ["['ple_keras'] 0", "False", ""]
+
+
+@once
+def test_the_import_without_a_backend_says_how_to_install_one():
+    code = "import sys; sys.modules['jax'] = None; import ple_keras"
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
+    )
+    message = result.stderr.strip().splitlines()[-1]
+    assert "install it with `pip install 'ple-keras[torch]'`" in message
+    assert message.endswith("Received: KERAS_BACKEND='jax'; no module 'jax'")
 
 
 @once

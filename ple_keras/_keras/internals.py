@@ -163,7 +163,7 @@ def declared_bytes(store: Store, key: str) -> int:
     kilobytes. The size is unknown, and 0, in another shard than the first entries of its layer.
     Keras 3.12 to 3.15.
     """
-    entries = getattr(store, "_h5_entry_group", store)
+    entries: Any = getattr(store, "_h5_entry_group", store)
     return int(entries[key].nbytes) if key in entries else 0
 
 

@@ -99,7 +99,7 @@ def read_text(store: Store, key: str) -> str | None:
         raise ValueError(
             f"The file must contain {key} as text. Received: {key}.dtype={values.dtype}"
         )
-    return values.tobytes().decode()
+    return str(values.tobytes(), "utf-8")
 
 
 def read_array(store: Store, key: str) -> Any:
