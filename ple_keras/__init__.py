@@ -21,6 +21,7 @@ from ple_keras.layers.mmoe_block import MMoEBlock
 from ple_keras.layers.ple_block import PLEBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
+from ple_keras.layers.sparse_embedding import SparseEmbedding
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import expected_calibration_error, grouped_auc
@@ -28,6 +29,8 @@ from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.metrics_of_sums import Calibration, NormalizedEntropy
 from ple_keras.metrics.mtl_gain import mtl_gain
+from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
+from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.transfer.start_experts import start_experts
@@ -60,6 +63,8 @@ __all__ = [
     "RegressionHead",
     "SequentialBlock",
     "SharedBottomBlock",
+    "SparseAdagrad",
+    "SparseEmbedding",
     "StreamFeatures",
     "TaskHeads",
     "Transfer",
@@ -76,5 +81,6 @@ __all__ = [
     "plot_gate_history",
     "plot_gate_weights",
     "start_experts",
+    "table_optimizer",
     "transfer_weights",
 ]

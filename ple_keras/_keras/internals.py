@@ -210,3 +210,30 @@ def is_of_keras(thing: object) -> bool:
     Only its module shows this. Keras 3.12 to 3.15.
     """
     return str(getattr(thing, "__module__", "")).startswith("keras.")
+
+
+def trained_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
+    """Return the variables that an optimizer was built with, in order.
+
+    `Optimizer.apply` may get gradients alone. Keras 3.12 to 3.15.
+    """
+    variables: list[keras.Variable] = optimizer._trainable_variables
+    return variables
+
+
+def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
+    """Return the position of a variable among those of an optimizer.
+
+    `update_step` gets a variable of the backend on TensorFlow, and of Keras on PyTorch. The
+    example in Keras's documentation of `Optimizer` uses this method. Keras 3.12 to 3.15.
+    """
+    index: int = optimizer._get_variable_index(variable)
+    return index
+
+
+def adagrad_sums(optimizer: keras.optimizers.Adagrad, variable: Any) -> keras.Variable:
+    """Return the sums of squares that Adagrad has for a variable.
+
+    An optimizer has no public access to its state by variable. Keras 3.12 to 3.15.
+    """
+    return optimizer._accumulators[variable_index(optimizer, variable)]

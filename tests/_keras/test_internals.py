@@ -30,6 +30,8 @@ def objects_of_keras():
         model.optimizer,
         sequential,
         keras.layers.Dense(1),
+        keras.layers.Embedding(1, 1, name="table"),
+        keras.optimizers.Adagrad(),
         keras.metrics.AUC(),
         keras.losses.MeanSquaredError(),
         keras.Variable(1.0),
@@ -387,3 +389,12 @@ def test_serializing_does_not_import_tensorflow():
     command = [sys.executable, "-c", LAZY]
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert result.stdout.strip() == "False"
+
+
+def test_optimizers_know_their_variables_and_adagrad_its_sums():
+    first, second = keras.Variable([1.0]), keras.Variable([2.0, 3.0])
+    optimizer = keras.optimizers.Adagrad(initial_accumulator_value=0.5)
+    optimizer.build([first, second])
+    assert internals.trained_variables(optimizer) == [first, second]
+    assert internals.variable_index(optimizer, second) == 1
+    np.testing.assert_array_equal(internals.adagrad_sums(optimizer, second), [0.5, 0.5])

@@ -13,6 +13,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of
 from tests.models import chain, compiled
+from tests.optimizers.tables import arrays, build, train
 from tests.processes import ROOT
 
 # Each backend's files are read by one other, and nightly by all.
@@ -29,6 +30,7 @@ import sys
 import keras
 import numpy as np
 import ple_keras
+from tests.optimizers.tables import arrays, train
 
 folder = sys.argv[1]
 model = keras.models.load_model(f"{folder}/model.keras")
@@ -47,6 +49,11 @@ model.load_weights(f"{folder}/model.keras")
 np.savez(f"{folder}/optimizer.npz", *map(keras.ops.convert_to_numpy, model.optimizer.variables))
 model.train_on_batch(np.load(f"{folder}/x.npy"), dict(np.load(f"{folder}/y.npz")))
 assert int(model.optimizer.iterations) == 7
+
+# A file with a table_optimizer trains as it is.
+tables = keras.models.load_model(f"{folder}/tables.keras")
+train(tables, seed=10)
+np.savez(f"{folder}/tables.npz", *arrays(tables))
 """
 
 
@@ -93,6 +100,11 @@ def trained(tmp_path_factory):
     np.save(folder / "x.npy", x)
     np.savez(folder / "y.npz", **y)
     np.savez(folder / "optimizer_expected.npz", *map(numpy_of, model.optimizer.variables))
+    tables = build(pk.table_optimizer())
+    train(tables)
+    tables.save(folder / "tables.keras")
+    train(tables, seed=10)
+    np.savez(folder / "tables_expected.npz", *arrays(tables))
     return folder, model.predict(x, verbose=0)
 
 
@@ -110,13 +122,15 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     is_same = backend == keras.backend.backend()
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
-    names = ("with_gates", "with_gates_expected", "optimizer", "optimizer_expected")
-    gates, of_file, state, expected_state = (
-        dict(np.load(folder / f"{name}.npz")) for name in names
+    gates, of_file, state, expected_state, tables, expected_tables = (
+        dict(np.load(folder / f"{name}{end}.npz"))
+        for name in ("with_gates", "optimizer", "tables")
+        for end in ("", "_expected")
     )
     assert {"a", "d", "gate/ple/0/shared", "gate/ple/1/b", "gate/cgc/c"} < set(gates)
     assert_same(gates, of_file)
     assert_same(state, expected_state, atol=0)
+    assert_same(tables, expected_tables)
 
 
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):

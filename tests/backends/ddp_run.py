@@ -7,6 +7,7 @@ two saves its model there. With `ranks=1`, the functions return the results of a
 import json
 import multiprocessing
 import sys
+import warnings
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 import ple_keras as pk
 from tests.helpers import features, randomize
 from tests.models import chain, compiled
+from tests.optimizers import tables
 from tests.processes import EXAMPLES
 
 TIMEOUT = timedelta(seconds=60)  # for a process that waits for another
@@ -122,6 +124,16 @@ def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_flo
     return {"losses": losses, "weights": values(model.trainable_variables)}
 
 
+def train_tables(distribute=alone, rank=0, ranks=1):
+    """Return the weights of a model with embedding tables, and the warnings."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = tables.build(pk.table_optimizer())
+        distribute(model)
+        weights = tables.fit_labelled(model, rank, ranks)
+    return {"weights": weights, "warnings": [str(warning.message) for warning in caught]}
+
+
 class ObserveGates(keras.callbacks.Callback):
     """Callback that runs `gate_report` in one process. The others do not wait for it."""
 
@@ -181,6 +193,7 @@ def run(rank, ranks, folder):
             "missing": train_with_missing_labels(*process),
             "exact": train_divided_by_batch(*process),
             "normalized": train_with_batch_normalization(*process),
+            "tables": train_tables(*process),
             "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),
             "validated_once": fit_with_one_validation(*process),
             **{policy: train_in_half_precision(*process, policy) for policy in POLICIES},

@@ -18,6 +18,7 @@ from tests.backends.distribution_run import (
     tracked_ple,
     write,
 )
+from tests.optimizers import tables
 
 DEVICES = distribution.list_devices()
 
@@ -70,8 +71,14 @@ def large_stacks():
     return shards(block.weights)
 
 
+def train_tables(chosen):
+    """Return the weights of a model with embedding tables."""
+    distribution.set_distribution(chosen)
+    return tables.fit_labelled(tables.build(pk.table_optimizer()))
+
+
 def main(folder):
-    figures = {}
+    figures = {"tables": [train_tables(DISTRIBUTIONS[name]) for name in ("one", "data_2")]}
     for name, chosen in DISTRIBUTIONS.items():
         distribution.set_distribution(chosen)
         figures[name] = run(Path(folder) / name, observes=name != "data_2")

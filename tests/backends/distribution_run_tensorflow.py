@@ -19,6 +19,7 @@ from tests.backends.distribution_run import (
     tracked_ple,
     write,
 )
+from tests.optimizers import tables
 
 DEVICES = [f"CPU:{i}" for i in range(4)]
 
@@ -92,6 +93,13 @@ def observe_and_return_error(strategy, observe):
             return str(error)
 
 
+def train_tables(strategy):
+    """Return the weights of a model with embedding tables."""
+    with scope(strategy):
+        model = tables.build(pk.table_optimizer(), run_eagerly=False)
+    return tables.fit_labelled(model)
+
+
 def main(folder):
     two, four = strategies()
     observers = [
@@ -105,6 +113,7 @@ def main(folder):
         "whole": evaluate_in_parts(None, 1),
         "quarters": evaluate_in_parts(None, 4),
         "four": evaluate_in_parts(four, 1),
+        "tables": [train_tables(strategy) for strategy in (None, two)],
         "refusals": [observe_and_return_error(two, observe) for observe in observers],
     }
     write(figures)

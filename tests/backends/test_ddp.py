@@ -174,6 +174,17 @@ def test_batch_normalization_statistics_differ_between_processes(results):
     assert not equal_in_all(results[2], "normalized", "moving")
 
 
+def test_embedding_tables_equal_those_of_one_process(results):
+    """DistributedDataParallel takes no sparse gradients, so they are dense. A warning says so."""
+    alone = ddp_run.train_tables()
+    for process in results[2]:
+        for one, other in zip(alone["weights"], process["tables"]["weights"], strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-6)
+        (warning,) = [text for text in process["tables"]["warnings"] if "SparseEmbedding" in text]
+        assert "has all rows of the table" in warning
+    assert not any("SparseEmbedding" in text for text in alone["warnings"])
+
+
 @pytest.mark.parametrize("policy", ddp_run.POLICIES)
 def test_weights_stay_equal_in_half_precision(results, policy):
     assert equal_in_all(results[2], policy)

@@ -76,6 +76,12 @@ def test_stacks_that_keras_initializes_by_shard_are_split(runs):
     assert runs[1]["large"]["large/experts/kernel_0"] == [2, 3, 4]
 
 
+def test_embedding_tables_equal_those_of_one_device(runs):
+    alone, devices = runs[1]["tables"]
+    for one, other in zip(alone, devices, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_gate_report_observes_every_example_once(runs):
     report, alone = (runs[1][name]["report"] for name in ("experts_4", "one"))
     assert report["examples"] == alone["examples"] == 32

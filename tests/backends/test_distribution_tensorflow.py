@@ -61,6 +61,13 @@ def test_metrics_equal_those_of_one_device_for_every_reduction(runs):
     )
 
 
+def test_embedding_tables_equal_those_of_one_device(runs):
+    """Gradients of rows are added over the replicas as gradients of the whole table."""
+    alone, replicas = runs[1]["tables"]
+    for one, other in zip(alone, replicas, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def test_the_saved_file_predicts_the_same_on_one_device(runs):
     folder, figures = runs
     (file,) = (folder / "two").iterdir()

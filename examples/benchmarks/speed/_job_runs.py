@@ -1,0 +1,340 @@
+"""The runs of `whole_job.py`: models, and a function that trains and predicts, for each.
+
+Every run has the same layers: a table for each column of codes, a PLE with one expert per task and
+one shared, and a tower for each task. Labels that are missing count in no loss: in a mean over the
+labelled examples, or with weights of 0 in DeepCTR. Each library has its own defaults otherwise.
+"""
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from threading import Thread
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from _job import BATCH, COLUMNS, EXPERTS, LEVELS, NUMBERS, TASKS, TOWER, WIDTH, Arrays, first, last
+
+FIRST_ROWS = 2 * BATCH  # until here, training counts as the first step
+Fit = Callable[[Arrays, Arrays], None]
+Job = tuple[Fit, Callable[[Arrays], dict[str, Any]]]  # training on rows in order, and predictions
+
+
+def ours() -> Job:
+    """Return our PLE with SparseEmbedding and table_optimizer, otherwise by the docs."""
+    import ple_keras as pk
+
+    return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer())
+
+
+def ours_dense() -> Job:
+    """Return our PLE with Keras's Embedding and Adam."""
+    import keras
+
+    return _of_ple_keras(keras.layers.Embedding, "adam")
+
+
+def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Job:
+    import keras
+
+    import ple_keras as pk
+
+    inputs = _inputs()
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=[TOWER]),
+            pk.BinaryHead("buy", tower=[TOWER]),
+            pk.RegressionHead("seconds", tower=[TOWER]),
+        ]
+    )
+    features = _features(inputs, embedding)
+    model = keras.Model(inputs, heads(pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)))
+    model.compile(optimizer, **heads.compile_kwargs())
+    return _of_keras(model)
+
+
+def by_hand() -> Job:
+    """Return a PLE of Keras's Dense layers, with our tables, Keras's losses and its AUC."""
+    import keras
+
+    import ple_keras as pk
+
+    inputs = _inputs()
+    streams = dict.fromkeys([*TASKS, "shared"], _features(inputs, pk.SparseEmbedding))
+    for level in range(LEVELS):
+        streams = _level_by_hand(streams, level)
+    outputs = {}
+    for task in TASKS:
+        hidden = keras.layers.Dense(TOWER, "relu")(streams[task])
+        activation = None if task == "seconds" else "sigmoid"
+        outputs[task] = keras.layers.Dense(1, activation, name=task)(hidden)
+    model = keras.Model(inputs, outputs)
+    losses = {"click": "binary_crossentropy", "buy": "binary_crossentropy", "seconds": "mse"}
+    metrics = {"click": ["auc"], "buy": ["auc"], "seconds": ["mae"]}
+    model.compile(pk.table_optimizer(), losses, weighted_metrics=metrics)
+    return _of_keras(model, weigh=True)
+
+
+def _level_by_hand(streams: dict[str, Any], level: int) -> dict[str, Any]:
+    from keras import layers, ops
+
+    experts = {}
+    for stream, features in streams.items():
+        for units in EXPERTS:
+            features = layers.Dense(units, "relu")(features)
+        experts[stream] = features
+    mixed = {}
+    for stream in streams if level < LEVELS - 1 else TASKS:
+        read = list(experts) if stream == "shared" else [stream, "shared"]
+        gate = layers.Dense(len(read), "softmax", use_bias=False)(streams[stream])
+        stack = ops.stack([experts[name] for name in read], axis=1)
+        mixed[stream] = ops.sum(stack * ops.expand_dims(gate, -1), axis=1)
+    return mixed
+
+
+def deepctr() -> Job:
+    """Return DeepCTR's PLE. Its tables have a penalty, as by default."""
+    with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
+        from deepctr.feature_column import DenseFeat, SparseFeat
+        from deepctr.models import PLE
+
+    columns = [SparseFeat(name, rows, WIDTH) for name, rows in COLUMNS.items()]
+    model = PLE(
+        [*columns, DenseFeat("numbers", NUMBERS)],
+        num_levels=LEVELS,
+        expert_dnn_hidden_units=EXPERTS,
+        tower_dnn_hidden_units=(TOWER,),
+        task_types=("binary", "binary", "regression"),
+        task_names=TASKS,
+    )
+    losses = ["binary_crossentropy", "binary_crossentropy", "mse"]
+    model.compile("adam", losses)
+    return _of_keras(model, weigh=True, names=TASKS)
+
+
+def _inputs() -> dict[str, Any]:
+    import keras
+
+    codes = {name: keras.Input((), dtype="int32", name=name) for name in COLUMNS}
+    return {**codes, "numbers": keras.Input((NUMBERS,), name="numbers")}
+
+
+def _features(inputs: dict[str, Any], embedding: Callable[..., Any]) -> Any:
+    import keras
+
+    rows = [embedding(rows, WIDTH)(inputs[name]) for name, rows in COLUMNS.items()]
+    return keras.layers.Concatenate()([*rows, inputs["numbers"]])
+
+
+def _of_keras(model: Any, weigh: bool = False, names: tuple[str, ...] = ()) -> Job:
+    """Return functions of a Keras model.
+
+    Args:
+        model: The compiled model.
+        weigh: Whether missing labels have weights of 0. Our heads need none.
+        names: The tasks, if labels and predictions are in a list.
+    """
+
+    def fit(x: Arrays, y: Arrays) -> None:
+        weights = {task: (~np.isnan(labels)).astype("float32") for task, labels in y.items()}
+        given: Any = {task: np.nan_to_num(labels) for task, labels in y.items()} if weigh else y
+        sample_weight: Any = weights if weigh else None
+        if names:
+            given, sample_weight = ([part[name] for name in names] for part in (given, weights))
+        model.fit(x, given, BATCH, sample_weight=sample_weight, shuffle=False, verbose=0, epochs=1)
+
+    def predict(x: Arrays) -> dict[str, Any]:
+        predictions = model.predict(x, batch_size=8192, verbose=0)
+        return dict(zip(names, predictions)) if names else predictions
+
+    return fit, predict
+
+
+def torch_dense() -> Job:
+    """Return plain PyTorch, with dense gradients and Adam."""
+    import torch
+
+    model = _torch_model(sparse=False)
+    return _of_torch(model, [torch.optim.Adam(model.parameters(), eps=1e-7)])
+
+
+def torch_sparse() -> Job:
+    """Return plain PyTorch, with sparse gradients and Adagrad for the tables."""
+    import torch
+
+    model = _torch_model(sparse=True)
+    rest = [p for name, p in model.named_parameters() if not name.startswith("tables")]
+    tables = torch.optim.Adagrad(
+        model.tables.parameters(), 0.05, initial_accumulator_value=1e-7, eps=0.0
+    )
+    return _of_torch(model, [torch.optim.Adam(rest, eps=1e-7), tables])
+
+
+def _torch_model(sparse: bool) -> Any:
+    import torch
+    from torch import nn
+
+    def mlp(width: int, *units: int, last: bool = False) -> Any:
+        layers: list[Any] = []
+        for size in units:
+            layers += [nn.Linear(width, size), nn.ReLU()]
+            width = size
+        return nn.Sequential(*layers, *([nn.Linear(width, 1)] if last else []))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = nn.ModuleList(
+                nn.Embedding(rows, WIDTH, sparse=sparse) for rows in COLUMNS.values()
+            )
+            for table in self.tables:
+                nn.init.uniform_(table.weight, -0.05, 0.05)
+            streams = [*TASKS, "shared"]
+            widths = [len(COLUMNS) * WIDTH + NUMBERS, EXPERTS[-1]]
+            self.experts = nn.ModuleList(
+                nn.ModuleDict({name: mlp(width, *EXPERTS) for name in streams}) for width in widths
+            )
+            self.gates = nn.ModuleList(
+                nn.ModuleDict(
+                    {
+                        name: nn.Linear(width, 4 if name == "shared" else 2, bias=False)
+                        for name in (TASKS if level else streams)
+                    }
+                )
+                for level, width in enumerate(widths)
+            )
+            self.towers = nn.ModuleDict(
+                {task: mlp(EXPERTS[-1], TOWER, last=True) for task in TASKS}
+            )
+
+        def forward(self, x: dict[str, Any]) -> dict[str, Any]:
+            rows = [table(x[name]) for name, table in zip(COLUMNS, self.tables)]
+            features = torch.cat([*rows, x["numbers"]], dim=1)
+            streams = dict.fromkeys([*TASKS, "shared"], features)
+            for experts, gates in zip(self.experts, self.gates):
+                outputs = {name: experts[name](features) for name, features in streams.items()}
+                mixed = {}
+                for name, gate in gates.items():
+                    read = outputs if name == "shared" else (name, "shared")
+                    weights = gate(streams[name]).softmax(1).split(1, dim=1)
+                    mixed[name] = sum(w * outputs[one] for w, one in zip(weights, read))
+                streams = mixed
+            return {task: self.towers[task](streams[task])[:, 0] for task in TASKS}
+
+    return Model()
+
+
+def _of_torch(model: Any, optimizers: list[Any]) -> Job:
+    from torch import nn
+
+    losses = {
+        "click": nn.functional.binary_cross_entropy_with_logits,
+        "buy": nn.functional.binary_cross_entropy_with_logits,
+        "seconds": nn.functional.mse_loss,
+    }
+    return _train_torch(model, optimizers, losses, lambda predictions: predictions)
+
+
+def torch_rechub() -> Job:
+    """Return torch-rechub's PLE. A step does the same as its MTLTrainer, without logging."""
+    import torch
+    from torch_rechub.basic.features import DenseFeature, SparseFeature
+    from torch_rechub.models.multi_task import PLE
+
+    def mlp(*units: int) -> dict[str, Any]:
+        return {"dims": list(units), "activation": "relu", "dropout": 0.0}
+
+    columns = [SparseFeature(name, rows, WIDTH) for name, rows in COLUMNS.items()]
+    model = PLE(
+        [*columns, DenseFeature("numbers", embed_dim=NUMBERS)],
+        ["classification", "classification", "regression"],
+        n_level=LEVELS,
+        n_expert_specific=1,
+        n_expert_shared=1,
+        expert_params=mlp(*EXPERTS),
+        tower_params_list=[mlp(TOWER)] * len(TASKS),
+    )
+    # The defaults of its MTLTrainer, but without the weight decay, which moves all rows.
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
+    losses = {
+        "click": torch.nn.functional.binary_cross_entropy,
+        "buy": torch.nn.functional.binary_cross_entropy,
+        "seconds": torch.nn.functional.mse_loss,
+    }
+
+    def by_task(predictions: Any) -> dict[str, Any]:
+        return dict(zip(TASKS, predictions.unbind(1)))
+
+    return _train_torch(model, [optimizer], losses, by_task)
+
+
+def _train_torch(
+    model: Any,
+    optimizers: list[Any],
+    losses: dict[str, Any],
+    by_task: Callable[[Any], dict[str, Any]],
+) -> Job:
+    import torch
+
+    def tensors(arrays: Arrays, size: int) -> Iterator[dict[str, Any]]:
+        count = len(next(iter(arrays.values())))
+        for start in range(0, count, size):
+            yield {
+                name: torch.from_numpy(array[start : start + size])
+                for name, array in arrays.items()
+            }
+
+    def fit(x: Arrays, y: Arrays) -> None:
+        model.train()
+        for inputs, labels in zip(tensors(x, BATCH), tensors(y, BATCH)):
+            predictions = by_task(model(inputs))
+            total = 0.0
+            for task, loss in losses.items():
+                known = ~labels[task].isnan()
+                total = total + loss(predictions[task][known], labels[task][known])
+            model.zero_grad()
+            total.backward()
+            for optimizer in optimizers:
+                optimizer.step()
+
+    def predict(x: Arrays) -> dict[str, Any]:
+        model.eval()
+        with torch.no_grad():
+            parts = [by_task(model(inputs)) for inputs in tensors(x, 8192)]
+        return {task: torch.cat([part[task] for part in parts]).numpy() for task in TASKS}
+
+    return fit, predict
+
+
+# By name: the function, its backend, and the module that it needs.
+RUNS: dict[str, tuple[Callable[[], Job], str, str]] = {
+    "PyTorch by hand, Adam": (torch_dense, "torch", "torch"),
+    "PyTorch by hand, sparse tables": (torch_sparse, "torch", "torch"),
+    "torch-rechub": (torch_rechub, "torch", "torch_rechub"),
+    "DeepCTR": (deepctr, "tensorflow", "deepctr"),
+    **{
+        f"{name}, {title}": (job, backend, backend)
+        for backend, title in (("torch", "PyTorch"), ("tensorflow", "TensorFlow"), ("jax", "JAX"))
+        for name, job in (
+            ("ours, Adam", ours_dense),
+            ("Keras by hand, our tables", by_hand),
+            ("ours", ours),
+        )
+    },
+}
+
+
+def is_installed(name: str) -> bool:
+    """Return whether the module that a run needs is installed."""
+    return importlib.util.find_spec(RUNS[name][2]) is not None
+
+
+def train_and_predict(
+    name: str, x: Arrays, y: Arrays, test: Arrays, clock: Callable[[], float]
+) -> tuple[float, float, dict[str, Any]]:
+    """Return the times of the clock until and after the first step, and the predictions."""
+    start = clock()
+    fit, predict = RUNS[name][0]()
+    fit(first(x, FIRST_ROWS), first(y, FIRST_ROWS))
+    began = clock()
+    fit(last(x, FIRST_ROWS), last(y, FIRST_ROWS))
+    return began - start, clock() - began, predict(test)

@@ -1,0 +1,1 @@
+"""Optimizers: embedding tables apart from the rest."""

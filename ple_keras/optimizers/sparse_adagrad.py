@@ -1,0 +1,203 @@
+"""Adagrad that updates the rows of a sparse gradient only."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._checks import check_number
+from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
+from ple_keras._keras.registration import register
+from ple_keras._keras.tables import take_row_gradients
+from ple_keras._keras.walking import Untracked
+from ple_keras._typing import Tensor
+
+# Arguments of Keras's optimizers that concern rows without a gradient, and values that are allowed.
+REFUSED = {
+    "weight_decay": "moves the rows that a batch does not read",
+    "clipvalue": "is not supported for tables: use clipnorm",
+    "use_ema": "averages all rows of a table at each step",
+    "gradient_accumulation_steps": "adds the gradients of all rows of a table",
+}
+
+
+@register
+class SparseAdagrad(keras.optimizers.Adagrad):
+    """Adagrad for embedding tables, which updates the rows of a batch only.
+
+    For row r of a table, with gradient g_r, learning rate η, and a sum of squares s_r that starts
+    at `initial_accumulator_value`:
+
+        s_r <- s_r + g_r^2,   row r <- row r - η g_r / sqrt(s_r)
+
+    A row without a gradient stays as it is, so the result is that of `keras.optimizers.Adagrad`
+    with `epsilon=0`. For a `SparseEmbedding` on TensorFlow and PyTorch, a step reads and writes the
+    rows of the batch only. Gradients of ids that a batch has several times are added first.
+    Gradients of other weights, and on JAX, have all rows: then it is Keras's `Adagrad`.
+
+    Use it with `table_optimizer`, which trains the other weights with another optimizer.
+
+    Args:
+        learning_rate: A float, or a schedule of Keras.
+        initial_accumulator_value: The start of the sums of squares, greater than 0. Keras's default
+            of 0.1 is far above the squared gradients of rows, so that tables hardly learn.
+        clipnorm: The largest norm of the gradient of each table, or None.
+        global_clipnorm: The largest norm of the gradients of all weights that this optimizer
+            trains, or None. No norm includes the weights of another optimizer.
+        loss_scale_factor: As in Keras's optimizers.
+        name: The name, which files and logs contain.
+        **kwargs: Further arguments of Keras's optimizers at their defaults, as configs have them.
+
+    Raises:
+        TypeError: If `initial_accumulator_value` is not a number.
+        ValueError: If it is not greater than 0, or `weight_decay`, `clipvalue`, `use_ema` or
+            `gradient_accumulation_steps` is set: they concern all rows of a table.
+
+    Reference:
+
+    - Duchi et al., "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+      JMLR 12, 2011. [PDF](https://jmlr.org/papers/volume12/duchi11a/duchi11a.pdf)
+
+    Example:
+
+    >>> optimizer = table_optimizer("adam", tables=SparseAdagrad(0.1, clipnorm=1.0))
+    """
+
+    def __init__(
+        self,
+        learning_rate: Any = 0.05,
+        initial_accumulator_value: float = 1e-7,
+        clipnorm: float | None = None,
+        global_clipnorm: float | None = None,
+        loss_scale_factor: float | None = None,
+        name: str = "sparse_adagrad",
+        **kwargs: Any,
+    ) -> None:
+        for argument, reason in REFUSED.items():
+            if kwargs.get(argument):
+                raise ValueError(
+                    f"{argument} {reason}. SparseAdagrad has no such argument. "
+                    f"Received: {argument}={kwargs[argument]!r}"
+                )
+        super().__init__(
+            learning_rate,
+            initial_accumulator_value=_check_start(initial_accumulator_value),
+            epsilon=0.0,  # a larger start of the sums has the same effect
+            clipnorm=clipnorm,
+            global_clipnorm=global_clipnorm,
+            loss_scale_factor=loss_scale_factor,
+            name=name,
+            **kwargs,
+        )
+        # The rows of the sparse gradients of a step, by the index of the variable.
+        self._rows: Untracked[dict[int, Tensor]] = Untracked({})
+
+    def build(self, var_list: Sequence[keras.Variable]) -> None:
+        if self.built:
+            return
+        super().build(var_list)
+        for variable in var_list:
+            take_row_gradients(variable, self)
+
+    def apply(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
+    ) -> None:
+        """Update the variables. Sparse gradients are replaced by the values of their rows.
+
+        Keras then scales and clips these values, which have the norm of the whole gradient.
+        """
+        split = {"tensorflow": _split_tensorflow, "torch": _split_torch}.get(
+            keras.backend.backend()
+        )
+        if split is not None:
+            if trainable_variables is not None and not self.built:
+                self.build(list(trainable_variables))
+            variables = trainable_variables or trained_variables(self)
+            grads = list(grads)
+            for position, variable in enumerate(variables):
+                rows, grads[position] = split(grads[position])
+                if rows is not None:
+                    self._rows.value[variable_index(self, variable)] = rows
+        super().apply(grads, trainable_variables)
+
+    def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
+        """Update one variable."""
+        rows = self._rows.value.pop(variable_index(self, variable), None)
+        if rows is None:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        update = {"tensorflow": _update_tensorflow, "torch": _update_torch}
+        update[keras.backend.backend()](
+            variable,
+            adagrad_sums(self, variable).value,
+            rows,
+            ops.cast(gradient, variable.dtype),
+            ops.cast(learning_rate, variable.dtype),
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        del config["epsilon"]
+        return config
+
+
+def _check_start(value: float) -> float:
+    """Return `initial_accumulator_value`, if it prevents a division by 0."""
+    start = check_number(value, "initial_accumulator_value")
+    if start <= 0:
+        raise ValueError(
+            "initial_accumulator_value must be greater than 0. "
+            f"Received: initial_accumulator_value={value!r}"
+        )
+    return start
+
+
+def _split_tensorflow(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the rows of a gradient, each once, and their values; None and a dense gradient.
+
+    With several replicas, gradients are added by position, so they need all rows.
+    """
+    tf: Any = import_module("tensorflow")
+
+    if not isinstance(gradient, tf.IndexedSlices):
+        return None, gradient
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return None, tf.convert_to_tensor(gradient)
+    rows, positions = tf.unique(gradient.indices)
+    return rows, tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows))
+
+
+def _split_torch(gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Return the rows of a gradient, each once, and their values; None and a dense gradient."""
+    if gradient is None or not gradient.is_sparse:
+        return None, gradient
+    gradient = gradient.coalesce()
+    return gradient.indices()[0], gradient.values()
+
+
+def _update_tensorflow(
+    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor
+) -> None:
+    tf: Any = import_module("tensorflow")
+
+    tf.raw_ops.ResourceSparseApplyAdagradV2(
+        var=table.handle,
+        accum=sums.handle,
+        lr=learning_rate,
+        epsilon=tf.zeros((), gradient.dtype),
+        grad=gradient,
+        indices=rows,
+    )
+
+
+def _update_torch(
+    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor
+) -> None:
+    import torch
+
+    with torch.no_grad():
+        squares = sums.index_select(0, rows).addcmul_(gradient, gradient)
+        sums.index_copy_(0, rows, squares)
+        table.value.index_add_(0, rows, gradient * -learning_rate / squares.sqrt())

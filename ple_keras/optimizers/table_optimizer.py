@@ -1,0 +1,132 @@
+"""One optimizer for the embedding tables of a model, and another for the rest."""
+
+from typing import Any
+
+import keras
+
+from ple_keras._checks import check_known, short_repr
+from ple_keras._keras.registration import register
+from ple_keras._keras.tables import is_table
+from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
+
+
+def table_optimizer(
+    optimizer: str | keras.Optimizer = "adam", tables: str | keras.Optimizer | None = None
+) -> Any:
+    """Return an optimizer that trains the embedding tables of a model in their own way.
+
+    It finds the tables by their layers, `SparseEmbedding`, in any model, also after loading. All
+    other weights, Keras's `Embedding` included, are trained by `optimizer`.
+
+    Files name Keras's public optimizers, so that a model that was saved with PyTorch trains with
+    TensorFlow and JAX too. Callbacks of Keras log the learning rates as `learning_rate_{name}`,
+    with the names of the two optimizers.
+
+    Args:
+        optimizer: The optimizer of all weights that are not tables: one of Keras, or its name.
+        tables: The optimizer of the tables, `SparseAdagrad()` by default. With any other, a step
+            updates all rows.
+
+    Returns:
+        A `keras.optimizers.MultiOptimizer`, for `compile`. Its `optimizers` are `[tables,
+        optimizer]`. Each clips the gradients of its own weights: no norm is that of the whole
+        model.
+
+    Raises:
+        RuntimeError: If Keras is older than 3.15.
+        TypeError: If an argument is not an optimizer or a name.
+        ValueError: If Keras does not know the name, if an optimizer is a `MultiOptimizer` or a
+            `LossScaleOptimizer`, or if the two have the same name.
+
+    Example:
+
+    >>> table = SparseEmbedding(100, 4)
+    >>> model = keras.Sequential([keras.Input((), dtype="int32"), table, keras.layers.Dense(1)])
+    >>> model.compile(table_optimizer("adam"), "mse")
+    >>> [inner.name for inner in model.optimizer.optimizers]
+    ['sparse_adagrad', 'adam']
+    """
+    if not hasattr(keras.optimizers, "MultiOptimizer"):
+        raise RuntimeError(
+            "table_optimizer needs Keras 3.15 or newer, which has MultiOptimizer. "
+            f"Received: keras.__version__={keras.__version__!r}"
+        )
+    rest = _check_optimizer(optimizer, "optimizer")
+    of_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
+    if rest.name == of_tables.name:
+        raise ValueError(
+            "optimizer and tables must be two optimizers with different names, for example "
+            f"keras.optimizers.SGD(name='tables'). Received: optimizer.name={rest.name!r}, "
+            f"tables.name={of_tables.name!r}"
+        )
+    return keras.optimizers.MultiOptimizer(
+        OptimizerByTable(rest, of_tables), name="table_optimizer"
+    )
+
+
+@register
+class OptimizerByTable:
+    """The choice of an optimizer for each variable, as `MultiOptimizer` takes it.
+
+    It is a plain object in files. Paths of variables would not do: those of a subclassed model are
+    others after loading.
+    """
+
+    def __init__(self, default_optimizer: keras.Optimizer, tables: keras.Optimizer) -> None:
+        self.default_optimizer = default_optimizer
+        self._tables = tables
+
+    def __call__(self, variable: keras.Variable) -> keras.Optimizer:
+        return self._tables if is_table(variable) else self.default_optimizer
+
+    def values(self) -> tuple[keras.Optimizer, ...]:
+        """Return the optimizers that precede the default one in files."""
+        return (self._tables,)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            "default_optimizer": _serialize(self.default_optimizer),
+            "tables": _serialize(self._tables),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "OptimizerByTable":
+        names = ("default_optimizer", "tables")
+        return cls(*(keras.saving.deserialize_keras_object(config[name]) for name in names))
+
+
+def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:
+    """Return an optimizer, if MultiOptimizer takes it."""
+    if not isinstance(optimizer, str | keras.Optimizer):
+        raise TypeError(
+            f"{argument} must be an optimizer of Keras, or its name. "
+            f"Received: {argument}={short_repr(optimizer)}"
+        )
+    found = check_known(_get, optimizer, argument)
+    nested = (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)
+    if isinstance(found, nested):
+        raise ValueError(
+            f"{argument} must not contain other optimizers. "
+            f"Received: {argument}={type(found).__name__}"
+        )
+    return found
+
+
+def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:
+    """Return an optimizer. One of a name has this name. Keras would number it within a process."""
+    if isinstance(optimizer, str):
+        config = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
+        return keras.optimizers.get(config)
+    return optimizer
+
+
+def _serialize(optimizer: keras.Optimizer) -> dict[str, Any]:
+    """Serialize an optimizer under its public name.
+
+    On PyTorch, Keras has a class of its own for most optimizers, which no other backend can use.
+    """
+    serialized: dict[str, Any] = keras.saving.serialize_keras_object(optimizer)
+    public = getattr(keras.optimizers, serialized["class_name"], None)
+    if public is not None and isinstance(optimizer, public):
+        serialized |= {"module": "keras.optimizers", "registered_name": None}
+    return serialized

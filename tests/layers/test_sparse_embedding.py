@@ -1,0 +1,155 @@
+"""SparseEmbedding computes what Keras's Embedding computes."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import numpy_of, once
+from tests.optimizers.tables import (
+    IS_JAX,
+    ROWS,
+    build,
+    ids,
+    labels,
+    needs_multi_optimizer,
+    needs_row_gradients,
+    record_rows,
+    small,
+    train,
+    train_small,
+)
+
+BACKEND = keras.backend.backend()
+
+
+def pair(**kwargs):
+    """Return our layer and Keras's, with equal weights."""
+    kwargs = {"name": "table", **kwargs}
+    layers = [kind(ROWS, 3, **kwargs) for kind in (pk.SparseEmbedding, keras.layers.Embedding)]
+    for layer in layers:
+        layer.build()
+    layers[1].set_weights(layers[0].get_weights())
+    return layers
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float32"])
+@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 3)], ids=str)
+def test_rows_are_those_of_an_embedding(shape, dtype):
+    ours, keras_layer = pair()
+    inputs = np.random.default_rng(0).integers(0, ROWS, shape).astype(dtype)
+    np.testing.assert_array_equal(numpy_of(ours(inputs)), numpy_of(keras_layer(inputs)))
+    assert ours(inputs).shape == (*shape, 3)
+
+
+def test_masks_and_symbolic_shapes_are_those_of_an_embedding():
+    ours, keras_layer = pair(mask_zero=True)
+    inputs = np.array([[0, 1], [2, 0]])
+    np.testing.assert_array_equal(
+        numpy_of(ours.compute_mask(inputs)), numpy_of(keras_layer.compute_mask(inputs))
+    )
+    assert ours(keras.Input((None,), dtype="int32")).shape == (None, None, 3)
+
+
+@pytest.mark.parametrize("mode", ["int8", "lora"])
+def test_quantization_and_lora_are_those_of_an_embedding(mode, tmp_path):
+    layers = pair()
+    model, other = (keras.Sequential([keras.Input((2,), dtype="int32"), layer]) for layer in layers)
+    for each in (model, other):
+        if mode == "lora":
+            layer = each.layers[-1]
+            layer.enable_lora(2)
+            layer.lora_embeddings_a.assign(np.ones((ROWS, 2)))
+            layer.lora_embeddings_b.assign(np.ones((2, 3)))
+        else:
+            each.quantize("int8")
+    x = np.array([[1, 2], [3, ROWS - 1]])
+    expected = other.predict(x, verbose=0)
+    np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+
+
+@needs_row_gradients
+def test_gradients_with_a_regularizer_have_all_rows(monkeypatch):
+    def regularized(**kwargs):
+        return pk.SparseEmbedding(ROWS, 3, embeddings_regularizer="l2", **kwargs)
+
+    model = small(pk.SparseAdagrad(), regularized, run_eagerly=True)
+    counts = record_rows(monkeypatch)
+    train_small(model, steps=1)
+    assert counts[0] == ROWS
+
+
+@needs_row_gradients
+def test_lora_trains_its_own_weights():
+    model = small(pk.SparseAdagrad())
+    layer = model.get_layer("table")
+    layer.enable_lora(2)
+    model.compile(pk.SparseAdagrad(), "mse", run_eagerly=True)
+    before = layer.get_weights()
+    train_small(model)
+    changed = [not np.array_equal(a, b) for a, b in zip(before, layer.get_weights())]
+    names = [weight.name for weight in layer.weights]
+    assert dict(zip(names, changed)) == {
+        "lora_embeddings_a": True,
+        "lora_embeddings_b": True,
+        "embeddings": False,
+    }
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX raises no error for an unknown id")
+@pytest.mark.parametrize("wrong", [ROWS, -1])
+def test_an_id_that_is_not_in_the_table_is_an_error_that_names_the_layer(wrong):
+    model = build("sgd", run_eagerly=False)
+    x = ids()
+    x["user"][0] = wrong
+    error = IndexError
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        error = tf.errors.InvalidArgumentError
+    with pytest.raises(error, match="of-user"):
+        model.predict(x, verbose=0)
+    with pytest.raises(ValueError, match=r"must be ids from 0 to 8 .*'of-user'"):
+        pk.check_inputs(model, x)
+
+
+@once
+def test_the_error_states_the_ids():
+    message = r"from 0 to 8 for the SparseEmbedding 'of-user'\. Received: inputs from 1 to 12"
+    layer = pk.SparseEmbedding(ROWS, 3, name="of-user")
+    with pytest.raises(IndexError, match=message):
+        layer(np.array([1, 12]))
+
+
+def test_models_use_xla_on_jax_only():
+    model = small("sgd", jit_compile="auto", run_eagerly=False)
+    train_small(model, steps=1)
+    assert model.jit_compile == IS_JAX
+
+
+@once
+@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (2.0, 3), (True, 3)], ids=str)
+def test_invalid_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match=r"must be a positive integer.*Received: "):
+        pk.SparseEmbedding(*sizes)
+
+
+@once
+def test_the_config_is_that_of_an_embedding():
+    ours, keras_layer = pair(mask_zero=True)
+    assert ours.get_config() == keras_layer.get_config()
+    assert pk.SparseEmbedding.from_config(ours.get_config()).get_config() == ours.get_config()
+
+
+@needs_multi_optimizer
+def test_gradient_conflict_reads_models_with_row_gradients():
+    model = build(pk.table_optimizer())
+    train(model, steps=1)
+    conflict = pk.gradient_conflict(model, ids(), labels())
+    other = build("sgd")
+    other.set_weights(model.get_weights())
+    expected = pk.gradient_conflict(other, ids(), labels())
+    assert str(conflict) == str(expected)

@@ -1,0 +1,141 @@
+"""SparseAdagrad makes the steps of Keras's Adagrad, and writes the rows of the batch only."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import once
+from tests.optimizers.tables import (
+    IS_JAX,
+    ROWS,
+    dense_embedding,
+    difference,
+    needs_row_gradients,
+    record_rows,
+    small,
+    train_small,
+)
+from tests.refusals import INF, NAN, check_refused, table
+
+
+def dense_adagrad(**kwargs):
+    return keras.optimizers.Adagrad(0.1, initial_accumulator_value=0.01, epsilon=0.0, **kwargs)
+
+
+def both(clipping, **kwargs):
+    """Return a model with row gradients, and one with dense gradients and Keras's Adagrad."""
+    return (
+        small(pk.SparseAdagrad(0.1, 0.01, **clipping), **kwargs),
+        small(dense_adagrad(**clipping), dense_embedding, **kwargs),
+    )
+
+
+@pytest.mark.parametrize(
+    ("clipping", "compiled"),
+    [({}, True), ({"clipnorm": 0.1}, False), ({"global_clipnorm": 0.1}, True)],
+    ids=str,
+)
+def test_steps_are_those_of_adagrad_with_dense_gradients(clipping, compiled):
+    """Each batch has ids several times."""
+    model, reference = both(clipping, run_eagerly=not (compiled or IS_JAX), jit_compile=IS_JAX)
+    for each in (model, reference):
+        train_small(each, steps=25 if compiled else 3)
+    assert difference(model, reference) < 1e-6
+
+
+def test_clipping_changes_steps():
+    clipped, free = (small(pk.SparseAdagrad(0.1, 0.01, clipnorm=n)) for n in (0.1, None))
+    for each in (clipped, free):
+        train_small(each, steps=1)
+    assert difference(clipped, free) > 1e-2
+
+
+def test_a_scaled_loss_changes_no_step():
+    models = [small(pk.SparseAdagrad(clipnorm=0.1, loss_scale_factor=s)) for s in (None, 8.0)]
+    for model in models:
+        train_small(model)
+    assert difference(*models) < 1e-6
+
+
+@needs_row_gradients
+def test_a_schedule_sets_the_learning_rate_of_rows():
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([1], [0.0, 0.1])
+    model = small(pk.SparseAdagrad(schedule))
+    before = model.get_weights()[0]
+    train_small(model, steps=2)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    train_small(model, steps=1)
+    assert not np.array_equal(model.get_weights()[0], before)
+
+
+@needs_row_gradients
+def test_an_update_has_the_rows_of_the_batch_only(monkeypatch):
+    model = small(pk.SparseAdagrad(), run_eagerly=True)
+    counts = record_rows(monkeypatch)
+    before = model.get_weights()[0]
+    train_small(model, steps=1)
+    rows, *others = counts
+    changed = (model.get_weights()[0] != before).any(axis=1)
+    assert changed.sum() == rows < ROWS
+    assert others == [6, 1]  # the kernel and the bias
+
+
+@needs_row_gradients
+def test_gradients_alone_are_applied_to_the_variables_of_build():
+    model = small(pk.SparseAdagrad())
+    train_small(model, steps=1)
+    before = model.get_weights()
+    model.optimizer.apply([keras.ops.ones(v.shape) for v in model.trainable_variables])
+    assert all((after < start).all() for after, start in zip(model.get_weights(), before))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_trains_tables(policy):
+    """In float16, Keras scales the loss: that optimizer takes no sparse gradients on PyTorch."""
+    keras.config.set_dtype_policy(policy)
+    model = small(pk.SparseAdagrad())
+    before = model.get_weights()[0]
+    train_small(model)
+    assert np.isfinite(model.get_weights()[0]).all()
+    assert not np.array_equal(model.get_weights()[0], before)
+
+
+@once
+def test_the_config_has_the_arguments_and_no_epsilon():
+    optimizer = pk.SparseAdagrad(0.25, 0.5, clipnorm=2.0, name="mine")
+    config = optimizer.get_config()
+    assert "epsilon" not in config
+    assert pk.SparseAdagrad.from_config(config).get_config() == config
+    loaded = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(loaded, pk.SparseAdagrad)
+    assert loaded.get_config() == config
+
+
+@once
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    table(
+        {
+            "weight_decay": ("weight_decay", 0.1),
+            "clipvalue": ("clipvalue", 1.0),
+            "use_ema": ("use_ema", True),
+            "accumulation": ("gradient_accumulation_steps", 2),
+        }
+    ),
+)
+def test_arguments_that_concern_all_rows_are_refused(argument, value):
+    message = rf"SparseAdagrad has no such argument\. Received: {argument}={value}$"
+    check_refused(lambda: pk.SparseAdagrad(**{argument: value}), ValueError, message)
+
+
+@once
+@pytest.mark.parametrize(
+    ("value", "error"),
+    [(0, ValueError), (-1.0, ValueError), (NAN, ValueError), (INF, ValueError), ("1", TypeError)],
+)
+def test_an_invalid_start_of_the_sums_is_refused(value, error):
+    message = rf"initial_accumulator_value must be .*Received: .*={re.escape(repr(value))}$"
+    check_refused(lambda: pk.SparseAdagrad(initial_accumulator_value=value), error, message)

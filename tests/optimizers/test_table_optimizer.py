@@ -1,0 +1,214 @@
+"""table_optimizer finds the tables of every model, also after loading."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK, once
+from tests.models import cloned, compiled, heads_of, loaded
+from tests.optimizers.tables import (
+    ROWS,
+    build,
+    difference,
+    embedding,
+    ids,
+    keras_embedding,
+    labels,
+    needs_multi_optimizer,
+    needs_row_gradients,
+    record_rows,
+    train,
+)
+from tests.refusals import check_refused, table
+
+pytestmark = needs_multi_optimizer
+
+
+@keras.saving.register_keras_serializable(package="tests_table_optimizer")
+class Subclassed(keras.Model):
+    """Model whose variables have other paths after loading."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.user, self.item = embedding(), embedding()
+        self.heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in ("click", "buy")])
+        self.ple = pk.PLEBlock(1, self.heads, [3])
+
+    def call(self, inputs):
+        rows = [self.user(inputs["user"]), self.item(inputs["item"])]
+        return self.heads(self.ple(keras.ops.concatenate(rows, axis=-1)))
+
+
+def subclassed(optimizer):
+    keras.utils.set_random_seed(0)
+    model = Subclassed()
+    model(ids())
+    return compiled(model, optimizer, **QUICK)
+
+
+def by_stream(optimizer):
+    """Return a model with a copy of the tables for each stream."""
+    keras.utils.set_random_seed(0)
+    inputs = {c: keras.Input((), dtype="int32", name=c) for c in ids()}
+    rows = [embedding(name=f"of-{c}")(x) for c, x in inputs.items()]
+    network = keras.Model(inputs, keras.layers.Concatenate()(rows))
+    heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in ("click", "buy")])
+    features = pk.StreamFeatures(heads, network)(inputs)
+    model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [3])(features)))
+    return compiled(model, optimizer, **QUICK)
+
+
+def frozen(optimizer):
+    model = build(optimizer)
+    model.get_layer("of-item").trainable = False
+    return compiled(model, model.optimizer, **QUICK)
+
+
+MODELS = [
+    pytest.param(build, 2, id="functional"),
+    pytest.param(subclassed, 2, id="subclassed"),
+    pytest.param(lambda optimizer: build(optimizer, shared=True), 1, id="shared", marks=once),
+    pytest.param(by_stream, 6, id="by_stream", marks=once),
+    pytest.param(frozen, 1, id="frozen", marks=once),
+]
+
+
+def trained_tables(model):
+    """Return the number of tables, if the optimizer of tables has them and nothing else."""
+    tables, rest = model.optimizer.optimizers
+    states = [v for v in tables.variables if "accumulator" in v.path]
+    assert {v.shape for v in states} == {(ROWS, 3)}
+    assert len(states) + len([v for v in rest.variables if "velocity" in v.path]) == len(
+        model.trainable_variables
+    )
+    return len(states)
+
+
+@pytest.mark.parametrize(("make", "count"), MODELS)
+def test_tables_are_found_and_training_continues_after_loading(make, count, tmp_path):
+    model = make(pk.table_optimizer())
+    train(model)
+    assert trained_tables(model) == count
+    copy = loaded(model, tmp_path)
+    copy.run_eagerly = model.run_eagerly
+    assert difference(copy, model) == 0.0
+    assert trained_tables(copy) == count
+    for each in (model, copy):
+        train(each, seed=10)
+    assert difference(copy, model) == 0.0
+
+
+@needs_row_gradients
+@pytest.mark.parametrize("copied", [loaded, cloned], ids=lambda f: f.__name__)
+def test_copies_update_rows(copied, tmp_path, monkeypatch):
+    model = build(pk.table_optimizer(), run_eagerly=True)
+    train(model, steps=1)
+    copy = copied(model, tmp_path)
+    compiled(copy, pk.table_optimizer(), run_eagerly=True)
+    counts = record_rows(monkeypatch)
+    train(copy, steps=1)
+    assert len(counts) == 2
+    assert max(counts) < ROWS
+
+
+@once
+@pytest.mark.parametrize("alive", [True, False])
+def test_another_optimizer_makes_the_steps_of_an_embedding(alive):
+    """The model was trained with row gradients before. Its optimizer may still exist."""
+    model = build(pk.table_optimizer())
+    train(model)
+    reference = build("adam", keras_embedding)
+    reference.set_weights(model.get_weights())
+    before = model.optimizer if alive else None
+    compiled(model, "adam", **QUICK)
+    for each in (model, reference):
+        train(each)
+    assert difference(model, reference) < 1e-6, before
+
+
+@once
+def test_a_model_without_tables_trains_with_the_optimizer_alone():
+    models = [build(optimizer, keras_embedding) for optimizer in (pk.table_optimizer(), "adam")]
+    for model in models:
+        train(model)
+    for one, other in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@once
+@pytest.mark.parametrize("tables", ["sgd", keras.optimizers.Adam], ids=["name", "instance"])
+def test_any_optimizer_trains_tables(tables, tmp_path):
+    if not isinstance(tables, str):
+        tables = tables(0.1, name="tables")
+    model = build(pk.table_optimizer("adam", tables))
+    train(model)
+    copy = loaded(model, tmp_path)
+    copy.run_eagerly = model.run_eagerly
+    for each in (model, copy):
+        train(each, seed=10)
+    assert difference(copy, model) == 0.0
+
+
+def test_files_name_public_classes_and_logs_have_fixed_names(tmp_path):
+    """PyTorch has its own class of Adam, which no other backend has."""
+    build(pk.table_optimizer())
+    model = build(pk.table_optimizer())
+    config = keras.saving.serialize_keras_object(model.optimizer)
+    inner = config["config"]["optimizer_map"]["config"]
+    assert inner["default_optimizer"]["module"] == "keras.optimizers"
+    assert inner["default_optimizer"]["class_name"] == "Adam"
+    assert [each.name for each in model.optimizer.optimizers] == ["sparse_adagrad", "adam"]
+    stop = keras.callbacks.ReduceLROnPlateau("loss")
+    logs = model.fit(ids(), labels(), callbacks=[stop], verbose=0).history
+    assert {"learning_rate_sparse_adagrad", "learning_rate_adam"} <= set(logs)
+
+
+@once
+def test_custom_optimizers_keep_their_class():
+    class Mine(keras.optimizers.SGD):
+        pass
+
+    config = keras.saving.serialize_keras_object(pk.table_optimizer(Mine(name="mine")))
+    assert config["config"]["optimizer_map"]["config"]["default_optimizer"]["class_name"] == "Mine"
+
+
+@once
+def test_an_older_keras_is_refused(monkeypatch):
+    monkeypatch.delattr(keras.optimizers, "MultiOptimizer")
+    with pytest.raises(RuntimeError, match=r"needs Keras 3\.15.*Received: keras\.__version__="):
+        pk.table_optimizer()
+
+
+REFUSED = {
+    "unknown_name": (("nadamm",), ValueError, r"optimizer must be known to Keras: .*'nadamm'$"),
+    "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be an optimizer of Keras"),
+    "none": ((None,), TypeError, r"Received: optimizer=None$"),
+    "number": (("adam", 3), TypeError, r"Received: tables=3$"),
+    "scaled": (
+        (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),),
+        ValueError,
+        r"optimizer must not contain other optimizers\. Received: optimizer=LossScaleOptimizer$",
+    ),
+    "nested": (
+        ("adam", lambda: pk.table_optimizer()),
+        ValueError,
+        r"Received: tables=MultiOptimizer$",
+    ),
+    "equal_names": (("adam", "adam"), ValueError, r"different names.*tables\.name='adam'$"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
+def test_invalid_optimizers_are_refused(arguments, error, message):
+    made = [a() if callable(a) and not isinstance(a, type) else a for a in arguments]
+    check_refused(lambda: pk.table_optimizer(*made), error, message)
+
+
+@once
+def test_the_heads_compile_with_it():
+    model = build("adam")
+    model.compile(pk.table_optimizer(), **heads_of(model).compile_kwargs())
+    train(model, steps=1)
+    assert trained_tables(model) == 2
