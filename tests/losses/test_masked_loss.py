@@ -94,22 +94,23 @@ def plain_values(loss, labels, predictions):
     rate=st.sampled_from([0.0, 0.3, 1.0]),
     missing_label=st.sampled_from([float("nan"), -1, -999.0]),
     is_weighted=st.booleans(),
-    by_batch=st.booleans(),
+    reduction=st.sampled_from([None, "sum_over_batch_size", "label_root"]),
 )
 def test_the_loss_is_the_mean_over_the_labelled_examples(
-    kind, seed, leading, rate, missing_label, is_weighted, by_batch
+    kind, seed, leading, rate, missing_label, is_weighted, reduction
 ):
     loss, labels, predictions = batch(kind, seed, leading)
     rng = np.random.default_rng(seed + 1)
     in_space = rng.uniform(size=leading) < rate
     weights = rng.uniform(0, 3, leading).astype("float32") if is_weighted else None
-    masked = pk.MaskedLoss(loss, missing_label, "sum_over_batch_size" if by_batch else None)
+    masked = pk.MaskedLoss(loss, missing_label, reduction)
     actual = masked(hide(labels, in_space, missing_label), predictions, weights)
 
     values = np.float64(plain_values(loss, labels, predictions))
     total = (values * (1 if weights is None else weights))[in_space].sum()
-    divisor = in_space.size if by_batch else max(in_space.sum(), 1)
-    assert float(actual) == pytest.approx(total / divisor, rel=1e-5, abs=1e-7)
+    rows, labelled = in_space.size, max(in_space.sum(), 1)
+    divisors = {None: labelled, "sum_over_batch_size": rows, "label_root": (labelled * rows) ** 0.5}
+    assert float(actual) == pytest.approx(total / divisors[reduction], rel=1e-5, abs=1e-7)
 
 
 @every_loss
@@ -154,14 +155,6 @@ def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(
     labels = np.array(labels).astype(dtype)
     for y in (labels, labels[:, None]):
         assert float(count_labels(y, np.ones((4, 1), "float32"))) == sum(expected)
-
-
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_label_of_several_numbers_is_missing_if_one_of_them_is(missing):
-    labels = np.ones((2, 3), "float32")
-    labels[0, missing] = np.nan
-    predictions = np.float32([[9, 9, 9], [2, 2, 2]])
-    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "none"])
@@ -228,10 +221,91 @@ def test_pos_weight_multiplies_the_loss_of_positive_examples(pos_weight):
     assert float(copy.new_loss()(labels, p[:, None])) == loss
 
 
+OF_ELEMENTS = {
+    "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
+    "huber": ("huber", number),
+    "poisson": ("poisson", count),
+}
+
+
+def elements(kind, leading=(6,), units=5, seed=0):
+    """Return a loss, labels of several numbers, which of them are there, and predictions."""
+    rng = np.random.default_rng(seed)
+    loss, draw = OF_ELEMENTS[kind]
+    labels, _ = draw(rng, (*leading, units))
+    predictions = rng.uniform(0.05, 0.95, labels.shape).astype("float32")
+    there = rng.uniform(size=labels.shape) < 0.6
+    there[..., 1, :] = False
+    return loss, np.float32(labels), there, predictions
+
+
+@pytest.mark.parametrize("kind", OF_ELEMENTS)
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size", "label_root"])
+def test_single_numbers_of_a_label_may_be_missing(kind, reduction):
+    """Each counts as an example."""
+    loss, labels, there, predictions = elements(kind, (3, 4))
+    weights = np.abs(features(3, 4))
+    y = np.where(there, labels, np.nan)
+    predictions[~there] = np.inf
+    losses = np.zeros(labels.shape)
+    losses[there] = plain_values(loss, labels[there][:, None], predictions[there][:, None])
+    m, size = there.sum(), there.size
+    divisor = {None: m, "sum_over_batch_size": size, "label_root": (m * size) ** 0.5}[reduction]
+    masked = pk.MaskedLoss(loss, reduction=reduction)
+    assert float(masked(y, predictions)) == pytest.approx(losses.sum() / divisor, rel=1e-5)
+    total = (losses * weights[..., None]).sum()
+    assert float(masked(y, predictions, weights)) == pytest.approx(total / divisor, rel=1e-5)
+    assert float(masked(np.full(y.shape, np.nan), predictions)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_losses_of_each_example_are_means_over_its_numbers(dtype):
+    _, labels, there, predictions = elements("poisson")
+    there |= dtype == "int32"
+    y = np.where(there, labels, np.nan if dtype == "float32" else -1).astype(dtype)
+    losses = np.where(there, predictions - labels * np.log(predictions + 1e-7), 0)
+    expected = losses.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    masked = pk.MaskedLoss(keras.losses.Poisson(reduction="none"))
+    weights = np.abs(features(6))
+    np.testing.assert_allclose(numpy_of(masked(y, predictions)), expected, rtol=1e-4, atol=1e-6)
+    actual = numpy_of(masked(y, predictions, weights))
+    np.testing.assert_allclose(actual, weights * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weighted_mean_of_single_numbers_is_that_of_keras():
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    _, labels, _, predictions = elements("huber")
+    weights = np.abs(features(6))
+    expected = np.average(((labels - predictions) ** 2).mean(axis=-1), weights=weights)
+    for y in (labels.astype("float32"), np.round(labels).astype("int32")):
+        expected = np.average(((y - predictions) ** 2).mean(axis=-1), weights=weights)
+        actual = float(pk.MaskedLoss(loss)(y, predictions, weights))
+        assert actual == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", [squared_gap, "kl_divergence", keras.losses.BinaryCrossentropy(axis=1)]
+)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_for_other_losses_a_label_is_missing_if_one_of_its_numbers_is(loss, missing):
+    y = np.float32([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
+    p = np.float32([[0.4, 0.6], [0.1, 0.9], [0.3, 0.7]])
+    expected = plain_values(loss, y[[0, 2]], p[[0, 2]]).mean()
+    y[1, missing] = np.nan
+    assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_of_lists_is_refused():
+    keras_rs = pytest.importorskip("keras_rs")
+    loss = pk.MaskedLoss(keras_rs.losses.PairwiseLogisticLoss())
+    with pytest.raises(ValueError, match=r"use a RankingHead\. Received: loss=<"):
+        loss(np.float32([[1, 0, np.nan]]), np.float32([[0.1, 0.2, 0.3]]))
+
+
 @every_loss
 def test_a_loss_is_restored_from_its_config(kind):
     loss, labels, predictions = batch(kind, 3)
-    masked = pk.MaskedLoss(loss, -1, "sum_over_batch_size", labels.shape[-1], name="mine")
+    masked = pk.MaskedLoss(loss, -1, "label_root", labels.shape[-1], name="mine")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))
     assert copy.get_config() == masked.get_config()
     y = hide(labels, np.arange(12) % 3 > 0, -1)
