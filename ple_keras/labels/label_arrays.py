@@ -90,6 +90,11 @@ def label_width(loss: LossLike, units: int) -> int | None:
     return 1 if name in CLASS_INDICES | {"circle"} else units
 
 
+def depends_on_unit(loss: LossLike) -> bool:
+    """Return whether a loss of Keras grows with the scale of the labels."""
+    return _loss_name(loss) in ERRORS
+
+
 def _loss_name(loss: LossLike) -> str:
     """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)
