@@ -24,6 +24,7 @@ Index: TypeAlias = tuple[int | slice, ...]
 WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable
 
 LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or its units
+StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # of all streams, or one per stream
 LossFunction: TypeAlias = Callable[..., Tensor]
 LossLike: TypeAlias = str | LossFunction | keras.Loss
 MetricLike: TypeAlias = str | LossFunction | keras.Metric

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,38 @@ class Template(Untracked[keras.Layer]):
 
     def serialize(self) -> Any:
         return keras.saving.serialize_keras_object(self.layer)
+
+
+def are_equal_layers(first: keras.Layer, second: keras.Layer) -> bool:
+    """Return whether two templates have the same copies: one class, config and functions.
+
+    Names, and the shapes that a layer was built with, may differ. The result is the same for
+    layers from a file.
+    """
+    if first is second:
+        return True
+    try:
+        is_equal = _functions_by_value(first) == _functions_by_value(second)
+    except Exception:  # functions that enclose arrays, which have no truth value
+        return False
+    return is_equal and _config_text(first) == _config_text(second)
+
+
+def _functions_by_value(layer: keras.Layer) -> dict[str, Any]:
+    """Return the custom functions of a layer by their code and the values that they enclose."""
+    return {
+        place: (getattr(function, "__code__", function), getattr(function, "__closure__", None))
+        for place, function in _functions_of(layer).items()
+    }
+
+
+def _config_text(layer: keras.Layer) -> str:
+    with tensorflow_not_imported(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Keras, for a lambda
+        config = keras.saving.serialize_keras_object(layer)
+    config = _reseed(remove_build_shapes(config, keep_marked=False), ())
+    config["config"].pop("name")
+    return json.dumps(config, sort_keys=True, default=str)
 
 
 def derive_seed(seed: int, *path: object) -> int:
@@ -284,8 +317,8 @@ def _part(owner: object, key: str) -> Any:
     if not hasattr(owner, "get_config"):
         return None
     for value in vars(owner).values():
-        if isinstance(value, Template) and value.argument == key:
-            return value.layer
+        if isinstance(value, Untracked) and getattr(value, "argument", None) == key:
+            return value.layer  # type: ignore[attr-defined]
     return getattr(owner, key, getattr(owner, f"_{key}", None))
 
 

@@ -67,11 +67,14 @@ class ExpertUse:
         weight: The mean weight of the expert in each gate that reads it.
         share: For a shared expert, each task's share of the task gates' weights, summing to 1.
         dead_units: The share of the expert's outputs that are 0 for at least 99 % of the examples.
+        size: The units of an ExpertBlock, or the number of weights of another layer, if the level
+            has different experts by stream; else "".
     """
 
     weight: dict[str, float]
     share: dict[str, float]
     dead_units: float
+    size: str = ""
 
 
 @dataclass(frozen=True)
@@ -273,8 +276,16 @@ def _expert_uses(
             total = sum(of_tasks.values())
             share = {task: use / total if total else math.nan for task, use in of_tasks.items()}
         dead = _mean_over_batches(zeros[expert]) >= DEAD_UNIT_SHARE
-        uses[expert] = ExpertUse(weight, share, float(dead.mean()))
+        uses[expert] = ExpertUse(weight, share, float(dead.mean()), _size(block, expert))
     return uses
+
+
+def _size(block: CGCBlock, expert: str) -> str:
+    size = block._expert_templates.sizes().get(block._wiring.experts[expert], "")
+    if not size or size.startswith("["):
+        return size
+    slices = block._level.bank.slices(expert)
+    return f"{sum(math.prod(variable.shape[len(index) :]) for variable, index in slices):,} weights"
 
 
 def _options(block: CGCBlock) -> LevelOptions:
@@ -402,8 +413,11 @@ def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
-    yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
+    has_sizes = any(use.size for use in experts.values())
+    last = "mean weight by gate (share of the tasks' weight)"
+    yield "expert", *(["size"] if has_sizes else []), "dead units", last
     for expert, use in experts.items():
         shares = {task: f" ({percent(share)})" for task, share in use.share.items()}
         weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, percent(use.dead_units), join_items(weights)
+        size = [use.size] if has_sizes else []
+        yield expert, *size, percent(use.dead_units), join_items(weights)

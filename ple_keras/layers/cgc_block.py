@@ -31,6 +31,7 @@ from ple_keras._typing import (
     Outputs,
     Shape,
     Store,
+    StreamLayers,
     Streams,
     StreamShapes,
     Tensor,
@@ -42,7 +43,7 @@ from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
 from ple_keras.layers.gate_inputs import STREAM, GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
-from ple_keras.layers.template import as_template
+from ple_keras.layers.template import as_stream_templates, as_template
 
 EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
 
@@ -71,7 +72,9 @@ class CGCBlock(GatedBlock):
             heads by task. Only the names are kept.
         expert_block: The template of every expert: an int or a sequence of ints (the units of an
             ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is copied for
-            every expert and never used itself.
+            every expert and never used itself. Or a dict of templates by stream, for experts of
+            different sizes: a key for each task, and "shared" if there are shared experts. All
+            experts have the same output width H.
         num_task_experts: The number of experts of each task, or a dict by task.
         num_shared_experts: The number of shared experts.
         add_shared_gate: Whether the block has a shared gate, whose output a next level reads.
@@ -112,7 +115,9 @@ class CGCBlock(GatedBlock):
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
             or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range,
-            `gate_reads` has another value, or a template can't be copied.
+            `gate_reads` has another value, or a template can't be copied. If `expert_block` is a
+            dict with other keys than the streams that have experts, or its experts have outputs of
+            different widths.
 
     Reference:
 
@@ -140,7 +145,7 @@ class CGCBlock(GatedBlock):
     def __init__(
         self,
         outputs: Outputs,
-        expert_block: LayerLike,
+        expert_block: StreamLayers,
         num_task_experts: int | Mapping[str, int] = 1,
         num_shared_experts: int = 1,
         add_shared_gate: bool = True,
@@ -176,7 +181,10 @@ class CGCBlock(GatedBlock):
             counts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
         )
         self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
-        self._expert_template = as_template(expert_block, "expert_block", self.dtype_policy)
+        streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
+        self._expert_templates = as_stream_templates(
+            expert_block, streams, "expert_block", self.dtype_policy
+        )
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
@@ -229,8 +237,7 @@ class CGCBlock(GatedBlock):
         if not self.built:
             return UserList()
         bank = self._level.bank
-        experts = bank.layers_of_experts().values() or [bank]
-        return UserList([*experts, *self._level.gates.values()])
+        return UserList([*bank.layers_to_show(), *self._level.gates.values()])
 
     def __repr__(self) -> str:
         experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
@@ -244,7 +251,7 @@ class CGCBlock(GatedBlock):
         shapes = self._wiring.shapes(inputs_shape)
         gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
         bank = build_experts(
-            self._expert_template,
+            self._expert_templates,
             self._wiring.experts,
             shapes,
             self.dtype_policy,
@@ -338,8 +345,9 @@ class CGCBlock(GatedBlock):
                 self._gate_inputs.check_shapes(shapes, gate_context_shape)
             width = self._level.bank.width
         else:
-            shape = shapes[next(iter(self._wiring.experts.values()))]
-            width = output_width(self._expert_template.layer, shape, "expert_block")
+            stream = next(iter(self._wiring.experts.values()))
+            template = self._expert_templates.value[stream]
+            width = output_width(template.layer, shapes[stream], template.argument)
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def _check_inspectable(self, **tensors: Streams | None) -> None:
@@ -497,7 +505,7 @@ class CGCBlock(GatedBlock):
         return {
             **super().get_config(),
             "outputs": self.task_names,
-            "expert_block": self._expert_template.serialize(),
+            "expert_block": self._expert_templates.serialize(),
             "num_task_experts": self.num_task_experts,
             "num_shared_experts": self.num_shared_experts,
             "add_shared_gate": self.add_shared_gate,

@@ -4,6 +4,7 @@ from ple_keras._checks import check_int
 from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.template import is_by_stream
 
 
 def MMoEBlock(
@@ -31,7 +32,7 @@ def MMoEBlock(
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        expert_block: The template of every expert, as for CGCBlock.
+        expert_block: The template of every expert, as for CGCBlock, but no dict by stream.
         num_experts: The number of experts.
         gate_block: A network between the input and each gate, as for CGCBlock.
         gate_softmax_temperature: The temperature T of every gate.
@@ -74,6 +75,11 @@ def MMoEBlock(
     >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32)}
     """
+    if is_by_stream(expert_block):
+        raise TypeError(
+            "expert_block must not be a dict by stream, since all experts of an MMoEBlock read one "
+            f"stream. Use a CGCBlock. Received: expert_block={expert_block!r}"
+        )
     return CGCBlock(
         outputs,
         expert_block,

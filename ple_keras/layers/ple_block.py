@@ -7,11 +7,11 @@ import keras
 
 from ple_keras._checks import check_counts, check_int, short_repr
 from ple_keras._keras.names import automatic_name
-from ple_keras._typing import DType, GateInput, LayerLike, Outputs
-from ple_keras.labels.task_names import task_names
+from ple_keras._typing import DType, GateInput, LayerLike, Outputs, StreamLayers
+from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
-from ple_keras.layers.template import as_template
+from ple_keras.layers.template import as_template, is_by_stream
 
 TaskExperts = int | Mapping[str, int]  # the number of experts of each task
 
@@ -19,7 +19,7 @@ TaskExperts = int | Mapping[str, int]  # the number of experts of each task
 def PLEBlock(
     num_layers: int,
     outputs: Outputs,
-    expert_block: LayerLike | Sequence[keras.Layer],
+    expert_block: StreamLayers | Sequence[StreamLayers],
     num_task_experts: TaskExperts | Sequence[TaskExperts] = 1,
     num_shared_experts: int | Sequence[int] = 1,
     gate_block: LayerLike | None = None,
@@ -49,7 +49,8 @@ def PLEBlock(
         num_layers: N, the number of levels.
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
             heads by task.
-        expert_block: As for CGCBlock, or a sequence of N layers, one template per level.
+        expert_block: As for CGCBlock, or a sequence of N layers or dicts by stream, one per level.
+            In levels without shared experts, the "shared" of one dict for all levels has no effect.
         num_task_experts: The number of experts of each task in each level, or a dict by task. Or a
             list of N of these, one per level.
         num_shared_experts: The number of shared experts in each level, or a list of N numbers.
@@ -126,7 +127,7 @@ def PLEBlock(
             dtype=dtype,
             trainable=trainable,
         )
-        for level, expert in enumerate(_experts_by_level(expert_block, num_layers, dtype))
+        for level, expert in enumerate(_experts_by_level(expert_block, shared_experts, dtype))
     ]
     name = automatic_name("ple_block") if name is None else name
     return SequentialBlock(blocks, name=name, dtype=dtype, trainable=trainable)
@@ -150,20 +151,29 @@ def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any
 
 
 def _experts_by_level(
-    expert_block: LayerLike | Sequence[keras.Layer], num_layers: int, dtype: DType
+    expert_block: StreamLayers | Sequence[StreamLayers], shared_experts: list[int], dtype: DType
 ) -> list[Any]:
-    """Return one expert template per level, each with its own seeds."""
+    """Return one expert template per level, or one for each of its streams, with own seeds."""
+    num_layers = len(shared_experts)
     blocks: list[Any] = [expert_block] * num_layers
-    if isinstance(expert_block, Sequence) and any(isinstance(x, keras.Layer) for x in expert_block):
+    if isinstance(expert_block, Sequence) and any(
+        isinstance(x, keras.Layer | Mapping) for x in expert_block
+    ):
         blocks = [x for _, x in _by_level(list(expert_block), num_layers, "expert_block")]
+    elif is_by_stream(expert_block) and any(shared_experts):
+        without_shared = {k: x for k, x in expert_block.items() if k != SHARED}
+        blocks = [expert_block if count else without_shared for count in shared_experts]
     return [_for_level(block, "expert_block", level, dtype) for level, block in enumerate(blocks)]
 
 
-def _for_level(
-    block: LayerLike | None, argument: str, level: int, dtype: DType
-) -> keras.Layer | None:
-    """Return a copy of a template with the seeds of a level."""
+def _for_level(block: StreamLayers | None, argument: str, level: int, dtype: DType) -> Any:
+    """Return a copy of a template, or one per stream, with the seeds of a level."""
     if block is None:
         return None
+    if is_by_stream(block):
+        return {
+            stream: _for_level(each, f"{argument}[{stream!r}]", level, dtype)
+            for stream, each in block.items()
+        }
     template = as_template(block, argument, dtype)
     return template.copy(template.layer.name, "level", level)

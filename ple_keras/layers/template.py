@@ -1,12 +1,14 @@
-"""Templates from units or layers."""
+"""Templates from units or layers, one for all streams of a level or one per stream."""
 
-from collections.abc import Mapping, Sequence
-from typing import SupportsIndex
+from collections.abc import Container, Mapping, Sequence
+from typing import Any, SupportsIndex, TypeGuard
 
 import keras
 
-from ple_keras._keras.copying import Template, check_copyable
-from ple_keras._typing import DType, LayerLike
+from ple_keras._checks import check_keys
+from ple_keras._keras.copying import Template, are_equal_layers, check_copyable
+from ple_keras._keras.walking import Untracked
+from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
@@ -35,4 +37,104 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
             f"instance of a Keras layer. Received: {argument}={value!r}"
         )
     units = check_units(value, argument)
-    return Template(ExpertBlock(units, dtype=dtype, name=argument), argument)
+    name, *_ = argument.split("[")  # no name of a layer contains a bracket
+    return Template(ExpertBlock(units, dtype=dtype, name=name), argument)
+
+
+class StreamTemplates(Untracked[dict[str, Template]]):
+    """The template of the experts of each stream of a level.
+
+    Args:
+        by_stream: The templates, in the order of the streams.
+        argument: The name of the caller's argument, for error messages, and of its config's key.
+    """
+
+    def __init__(self, by_stream: dict[str, Template], argument: str) -> None:
+        super().__init__(by_stream)
+        self.argument = argument
+        self._groups: list[list[str]] = []
+        for stream in by_stream:
+            self._add_to_group(stream)
+
+    def _add_to_group(self, stream: str) -> None:
+        for group in self._groups:
+            if are_equal_layers(self.value[group[0]].layer, self.value[stream].layer):
+                group.append(stream)
+                return
+        self._groups.append([stream])
+
+    def groups(self, streams: Container[str]) -> list[list[str]]:
+        """Return those of the streams that have equal templates, in groups."""
+        groups = ([stream for stream in group if stream in streams] for group in self._groups)
+        return [group for group in groups if group]
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all streams have one template. A config has no dict by stream then."""
+        return len(self._groups) == 1
+
+    @property
+    def layer(self) -> Any:
+        """The layers that `serialize` describes: one, or one per stream."""
+        layers = {stream: template.layer for stream, template in self.value.items()}
+        return next(iter(layers.values())) if self.is_common else layers
+
+    def sizes(self) -> dict[str, str]:
+        """Return the size of each stream's experts as text; none if all have one template."""
+        if self.is_common:
+            return {}
+        return {stream: _size(template.layer) for stream, template in self.value.items()}
+
+    def serialize(self) -> Any:
+        return keras.saving.serialize_keras_object(self.layer)
+
+
+def as_stream_templates(
+    value: StreamLayers | Mapping[str, object], streams: Sequence[str], argument: str, dtype: DType
+) -> StreamTemplates:
+    """Return the template of each stream, from one for all streams or a dict by stream.
+
+    Args:
+        value: As for `as_template`, a dict of these by stream, or the result of
+            `StreamTemplates.serialize`.
+        streams: The streams, in order.
+        argument: As for `as_template`.
+        dtype: As for `as_template`.
+
+    Raises:
+        TypeError: See `as_template`.
+        ValueError: See `as_template`. Also if a dict has other keys than the streams, or if
+            ExpertBlocks have outputs of different widths.
+    """
+    if not is_by_stream(value):
+        template = as_template(value, argument, dtype)
+        return StreamTemplates(dict.fromkeys(streams, template), argument)
+    check_keys(value, streams, argument)
+    by_stream = {
+        stream: as_template(value[stream], f"{argument}[{stream!r}]", dtype) for stream in streams
+    }
+    widths = {
+        stream: template.layer.units[-1]
+        for stream, template in by_stream.items()
+        if type(template.layer) is ExpertBlock
+    }
+    check_one_width(widths, argument, value)
+    return StreamTemplates(by_stream, argument)
+
+
+def _size(layer: keras.Layer) -> str:
+    return str(list(layer.units)) if isinstance(layer, ExpertBlock) else type(layer).__name__
+
+
+def is_by_stream(value: object) -> TypeGuard[Mapping[str, Any]]:
+    """Return whether a template is given as a dict by stream, and not as a serialized layer."""
+    return isinstance(value, Mapping) and not isinstance(value.get("class_name"), str)
+
+
+def check_one_width(widths: Mapping[str, int | None], argument: str, value: object) -> None:
+    """Check that the outputs of all experts of a level have one width."""
+    if len(set(widths.values())) > 1:
+        raise ValueError(
+            f"{argument} must have outputs of one width for all experts of a level, but these "
+            f"differ: {dict(widths)}. Received: {argument}={value!r}"
+        )

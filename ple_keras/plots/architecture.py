@@ -60,7 +60,8 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
 
     Each column is a stream: a task's, or the shared stream in the middle. A solid line into a gate
     comes from an expert that the gate mixes, and has the color of that expert's stream. A dashed
-    line is the input of the gate: its stream, a context that only gates read, or both.
+    line is the input of the gate: its stream, a context that only gates read, or both. If streams
+    have different experts, their boxes show the units, or the class of the layer.
 
     Args:
         ple: A PLEBlock, MMoEBlock or CGCBlock, or any SequentialBlock with CGCBlocks; its other
@@ -175,7 +176,9 @@ class _Layout:
         for stream in [*tasks[:half], *(x for x in streams if x == SHARED), *tasks[half:]]:
             right = self._add_column(stream, colors[stream], blocks, right)
         self.width = max(right + PAD + MARGIN, MIN_WIDTH)
-        lines = max(_expert_text(stream, 0).count("\n") + 1 for stream in streams)
+        lines = max(
+            _expert_text(block, stream, 0).count("\n") + 1 for block in blocks for stream in streams
+        )
         self.expert_height = lines * TEXT_LINE + TEXT_MARGIN
         self.branch_height = 0.2 + 0.05 * max(column.experts for column in self.columns.values())
         self.mix_height = max(0.5, 0.3 + 0.18 * self._max_line_width())
@@ -194,7 +197,7 @@ class _Layout:
         experts = max(_count_experts(block, stream) for block in blocks)
         ports = max(len(block.gate_experts.get(stream, ())) + 1 for block in blocks)
         reads_context = any(block.gate_reads != "stream" for block in blocks)
-        texts = _expert_text(stream, experts).split("\n")
+        texts = [x for b in blocks for x in _expert_text(b, stream, experts).split("\n")]
         expert_width = max(MIN_EXPERT_WIDTH, *(text_width(text) + TEXT_MARGIN for text in texts))
         gate_width = max(
             MIN_GATE_WIDTH,
@@ -294,7 +297,11 @@ class _Drawing:
         for index, x in enumerate(column.expert_xs(count)):
             self._canvas.line(branch, (x, y), color=column.color)
             self._canvas.box(
-                (x, y + size[1] / 2), size, _expert_text(stream, index), column.color, LIGHT_FILL
+                (x, y + size[1] / 2),
+                size,
+                _expert_text(block, stream, index),
+                column.color,
+                LIGHT_FILL,
             )
 
     def _draw_gate(self, block: CGCBlock, gate: str, bottom: float) -> None:
@@ -384,14 +391,18 @@ def _count_experts(block: CGCBlock, stream: str) -> int:
     return list(block._wiring.experts.values()).count(stream)
 
 
-def _expert_text(stream: str, index: int) -> str:
-    """Return the text of an expert's box; long names are wrapped after "_" and "-"."""
+def _expert_text(block: CGCBlock, stream: str, index: int) -> str:
+    """Return the text of an expert's box; long names are wrapped after "_" and "-".
+
+    It ends with the expert's size if the streams have experts of different sizes.
+    """
     lines = [""]
     for part in re.findall(r"[^_-]+[_-]*", stream):
         if lines[-1] and len(lines[-1] + part) > MAX_LINE_LETTERS:
             lines.append("")
         lines[-1] += part
-    return "\n".join([*lines, f"expert {index}"])
+    size = block._expert_templates.sizes().get(stream)
+    return "\n".join([*lines, f"expert {index}", *([size] if size else [])])
 
 
 def _gate_text(stream: str) -> str:

@@ -370,4 +370,4 @@ def test_copies_do_not_warn():
     clone, caught = warnings_of(lambda: type(block).from_config(block.get_config()))
     assert caught == []
     # Keras itself resolves the name in a config. This is what the warning says.
-    assert clone[0]._expert_template.layer.activation is keras.activations.leaky_relu
+    assert clone[0]._expert_templates.layer.activation is keras.activations.leaky_relu

@@ -1,4 +1,4 @@
-"""The experts of a level: stacked in few variables, or one layer each."""
+"""The experts of a level: stacked in few variables, or one layer each, or both."""
 
 import math
 from collections.abc import Mapping
@@ -11,10 +11,12 @@ from keras import ops
 from ple_keras._keras.base_layer import freeze_if_frozen
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import Template
+from ple_keras._keras.saving import ordered_attribute
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
 from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras.layers.template import StreamTemplates, check_one_width
 
 # Activations that treat each row of a batch alone. A custom function may mix the rows, even if it
 # has the name of one of Keras, so they are compared by identity.
@@ -22,28 +24,33 @@ ROWWISE_ACTIVATIONS = [x for x in vars(keras.activations).values() if isfunction
 
 
 def build_experts(
-    template: Template,
+    templates: StreamTemplates,
     experts: Mapping[str, str],
     shapes: Mapping[str, Shape],
     dtype: DType,
     stack: bool,
+    name: str = "experts",
 ) -> "ExpertBank":
     """Build the fastest bank for these experts.
 
     Args:
-        template: The template of every expert.
+        templates: The template of each stream's experts.
         experts: The input stream of each expert, by expert name, in the order of the experts.
         shapes: The shape `(batch, ..., features)` of each stream.
         dtype: The dtype policy of the block.
         stack: Whether the experts may be stacked in one variable.
+        name: The name of the bank.
     """
+    first, *others = templates.groups(set(experts.values()))
     widths = {shapes[stream][-1] for stream in experts.values()}
-    can_stack = stack and type(template.layer) is ExpertBlock and len(widths) == 1
-    bank: ExpertBank = (
-        StackedExperts(template, experts)
-        if can_stack
-        else CopiedExperts(template, experts, dtype=dtype)
-    )
+    template = templates.value[first[0]]
+    bank: ExpertBank
+    if others:
+        bank = ExpertBanks(templates, [first, *others], experts, stack, name=name, dtype=dtype)
+    elif stack and type(template.layer) is ExpertBlock and len(widths) == 1:
+        bank = StackedExperts(template, experts, name)
+    else:
+        bank = CopiedExperts(template, experts, name=name, dtype=dtype)
     bank.build(shapes)
     return bank
 
@@ -52,7 +59,6 @@ class ExpertBank(keras.Layer):
     """All experts of a level: `{stream: (..., D)} -> {expert: (..., H)}`.
 
     Args:
-        template: The template of every expert.
         experts: The input stream of each expert, by expert name, in the order of the experts.
         **kwargs: Arguments of `keras.layers.Layer`.
 
@@ -63,16 +69,11 @@ class ExpertBank(keras.Layer):
 
     kind: str
 
-    def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
-        super().__init__(name="experts", **kwargs)
+    def __init__(self, experts: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.supports_masking = True
-        self._template = template
         self._streams = Untracked(dict(experts))
         self.width: int | None = None
-
-    def _copy(self, expert: str) -> keras.Layer:
-        """Return an unbuilt copy of the template for an expert."""
-        return self._template.copy(sublayer_name(expert), expert)
 
     def slices(self, expert: str) -> list[WeightSlice]:
         """Return the parts of variables that belong to an expert of the built bank.
@@ -84,8 +85,12 @@ class ExpertBank(keras.Layer):
         raise NotImplementedError
 
     def layers_of_experts(self) -> dict[str, keras.Layer]:
-        """Return the layer of each expert; none if the experts are stacked."""
+        """Return the layer of each expert that is not stacked."""
         return {}
+
+    def layers_to_show(self) -> list[keras.Layer]:
+        """Return the layers of all experts. Stacked experts are one layer."""
+        return [self]
 
     def max_batched_rows(self, multiply_adds: int) -> int:
         """Return the number of rows for which `call_batched` does at most so many multiply-adds.
@@ -117,23 +122,26 @@ class CopiedExperts(ExpertBank):
 
     kind = "copied"
 
+    def __init__(self, template: Template, experts: Mapping[str, str], **kwargs: Any) -> None:
+        super().__init__(experts, **kwargs)
+        self._template = template
+
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         widths = {}
         for expert, stream in self._streams.value.items():
-            layer = self._copy(expert)
+            layer = self._template.copy(sublayer_name(expert), expert)
             setattr(self, sublayer_name(expert), layer)
             widths[expert] = build_on(
                 layer, input_shape[stream], self.compute_dtype, self._template.argument
             )
-        if len(set(widths.values())) > 1:
-            raise ValueError(
-                "all experts of a level must have outputs of one width, but these differ: "
-                f"{widths}. Received: {self._template.argument}={self._template.layer!r}"
-            )
+        check_one_width(widths, self._template.argument, self._template.layer)
         self.width = next(iter(widths.values()))
 
     def layers_of_experts(self) -> dict[str, keras.Layer]:
         return {expert: getattr(self, sublayer_name(expert)) for expert in self._streams.value}
+
+    def layers_to_show(self) -> list[keras.Layer]:
+        return list(self.layers_of_experts().values())
 
     def slices(self, expert: str) -> list[WeightSlice]:
         return [(variable, ()) for variable in self.layers_of_experts()[expert].weights]
@@ -155,18 +163,19 @@ class StackedExperts(ExpertBank):
 
     kind = "stacked"
 
-    def __init__(self, template: Template, experts: Mapping[str, str]) -> None:
+    def __init__(self, template: Template, experts: Mapping[str, str], name: str) -> None:
         layer = template.layer
         super().__init__(
-            template,
             experts,
+            name=name,
             dtype=layer.dtype_policy,
             trainable=layer.trainable,
             activity_regularizer=layer.activity_regularizer,
         )
+        self._template = template
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
-        experts = {expert: self._copy(expert) for expert in self._streams.value}
+        experts = {e: self._template.copy(sublayer_name(e), e) for e in self._streams.value}
         # Not tracked by Keras, since their Dense layers are never built.
         self._experts = Untracked(experts)
         self._kernels, self._biases = [], []
@@ -260,6 +269,64 @@ class StackedExperts(ExpertBank):
                 outputs = ops.add(outputs, ops.expand_dims(self._biases[step], 1))
             outputs = first_expert._apply_after_dense(step, outputs, training, None)
         return outputs
+
+
+class ExpertBanks(ExpertBank):
+    """A bank of experts for each distinct template of a level.
+
+    Args:
+        templates: The template of each stream's experts.
+        groups: The streams that have equal templates, in groups.
+        experts: As for `ExpertBank`.
+        stack: Whether experts of one template may be stacked.
+        **kwargs: Arguments of `keras.layers.Layer`.
+    """
+
+    def __init__(
+        self,
+        templates: StreamTemplates,
+        groups: list[list[str]],
+        experts: Mapping[str, str],
+        stack: bool,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(experts, **kwargs)
+        self._templates, self._groups, self._stack = templates, Untracked(groups), stack
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        banks: list[ExpertBank] = []
+        for group in self._groups.value:
+            experts = {e: stream for e, stream in self._streams.value.items() if stream in group}
+            # The name, and that of the attribute, are part of the file format.
+            name = f"experts-{group[0]}"
+            bank = build_experts(
+                self._templates, experts, input_shape, self.dtype_policy, self._stack, name
+            )
+            setattr(self, ordered_attribute(name, list(experts)), bank)
+            banks.append(bank)
+        self._banks = Untracked(banks)
+        self.kind = " and ".join(
+            f"{bank.kind} ({', '.join(group)})" for bank, group in zip(banks, self._groups.value)
+        )
+        widths = {", ".join(group): x.width for group, x in zip(self._groups.value, banks)}
+        check_one_width(widths, self._templates.argument, self._templates.layer)
+        self.width = banks[0].width
+
+    def layers_of_experts(self) -> dict[str, keras.Layer]:
+        return {e: x for bank in self._banks.value for e, x in bank.layers_of_experts().items()}
+
+    def layers_to_show(self) -> list[keras.Layer]:
+        return [layer for bank in self._banks.value for layer in bank.layers_to_show()]
+
+    def slices(self, expert: str) -> list[WeightSlice]:
+        bank = next(bank for bank in self._banks.value if expert in bank._streams.value)
+        return bank.slices(expert)
+
+    def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
+        outputs: dict[str, Tensor] = {}
+        for bank, group in zip(self._banks.value, self._groups.value):
+            outputs |= bank({stream: inputs[stream] for stream in group}, training=training)
+        return {expert: outputs[expert] for expert in self._streams.value}
 
 
 def sublayer_name(expert: str) -> str:

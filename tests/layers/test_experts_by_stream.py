@@ -1,0 +1,286 @@
+"""`expert_block` as a dict by stream: experts of different sizes."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.layers import reference
+from tests.models import chain, cloned, compiled, loaded
+from tests.refusals import check_refused, table
+
+TASKS = ["click", "buy"]
+SIZES = {"shared": [6, 4], "click": [3, 4], "buy": [5, 2, 4]}
+PAIR = {"shared": [6, 4], "click": [3, 4], "buy": [3, 4]}  # two streams have one template
+
+
+def built_ple(expert_block, **kwargs):
+    ple = pk.PLEBlock(2, TASKS, expert_block, {"click": 2, "buy": 1}, [2, 1], name="ple", **kwargs)
+    ple.build((None, 3))
+    randomize(ple)
+    return ple
+
+
+def expected_of(ple, x):
+    streams = dict.fromkeys([*TASKS, "shared"], np.float64(x))
+    for block in ple:
+        _, gates = reference.parameters(block)
+        experts = {stream: [] for stream in [*TASKS, "shared"]}
+        for name in block.expert_names:
+            values = [numpy_of(v)[index] for v, index in block._level.bank.slices(name)]
+            experts[name.split("/")[0]].append(list(zip(values[::2], values[1::2])))
+        streams = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
+    return {task: streams[task] for task in TASKS}
+
+
+@pytest.mark.parametrize(
+    ("expert_block", "stack_experts", "shape"),
+    [(SIZES, True, (5, 3)), (PAIR, False, (5, 3)), ([PAIR, [4]], True, (2, 4, 3))],
+)
+def test_the_outputs_are_those_of_numpy(expert_block, stack_experts, shape):
+    ple = built_ple(expert_block, stack_experts=stack_experts)
+    x, inputs = features(*shape), keras.Input(shape[1:])
+    outputs = keras.Model(inputs, ple(inputs)).predict_on_batch(x)
+    assert_same(outputs, expected_of(ple, x))
+
+
+@pytest.mark.parametrize(
+    ("expert_block", "copied"), [(SIZES, loaded), (PAIR, cloned), ([PAIR, [4]], loaded)]
+)
+def test_files_and_clones_keep_the_experts(expert_block, copied, tmp_path):
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    model = chain(built_ple(expert_block), heads)
+    copy = copied(model, tmp_path)
+    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
+    if copied is cloned:
+        copy.set_weights(model.get_weights())
+    x = features(4, 3)
+    assert_same(copy.predict_on_batch(x), model.predict_on_batch(x))
+
+
+@once
+def test_streams_with_one_template_share_a_bank():
+    bank = built_ple(PAIR)[0]._level.bank
+    shapes = {w.path.split("experts/")[1]: tuple(w.shape) for w in bank.weights}
+    assert shapes == {
+        "experts-click/kernel_0": (3, 3, 3),  # two experts of click, one of buy
+        "experts-click/bias_0": (3, 3),
+        "experts-click/kernel_1": (3, 3, 4),
+        "experts-click/bias_1": (3, 4),
+        "experts-shared/kernel_0": (2, 3, 6),
+        "experts-shared/bias_0": (2, 6),
+        "experts-shared/kernel_1": (2, 6, 4),
+        "experts-shared/bias_1": (2, 4),
+    }
+
+
+def paths_and_config(expert_block):
+    ple = built_ple(expert_block)
+    return [w.path for w in ple.weights], json.dumps(ple.get_config())
+
+
+@once
+def test_a_dict_of_equal_templates_is_the_same_block_as_one_template():
+    expert = pk.ExpertBlock([6, 4], dropout=0.1, name="expert_block")
+    for one, by_stream in (
+        ([6, 4], {stream: [6, 4] for stream in SIZES}),
+        (expert, {s: pk.ExpertBlock([6, 4], dropout=0.1, name="expert_block") for s in SIZES}),
+    ):
+        assert paths_and_config(by_stream) == paths_and_config(one)
+
+
+@once
+def test_templates_with_different_functions_are_different():
+    def custom(scale):
+        def scaled(x):
+            return scale * x
+
+        return pk.ExpertBlock([4], activation=scaled)
+
+    keras.utils.set_random_seed(0)
+    block = pk.CGCBlock(["a"], {"a": custom(1.0), "shared": custom(2.0)}, name="cgc")
+    x = features(3, 3)
+    block(x)
+    a, shared = (np.array(numpy_of(v)) for v in block.expert_outputs(x).values())
+    kernels = [numpy_of(block._level.bank.slices(e)[0][0])[0] for e in block.expert_names]
+    np.testing.assert_allclose(a, x @ kernels[0], rtol=1e-5)
+    np.testing.assert_allclose(shared, 2 * x @ kernels[1], rtol=1e-5)
+
+
+def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
+    normalized = pk.ExpertBlock([4], normalization="batch", dropout=0.5, trainable=False)
+    by_stream = {"click": normalized, "buy": keras.layers.Dense(4, "tanh"), "shared": [4]}
+    block = pk.CGCBlock(TASKS, by_stream, name="cgc")
+    model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
+    frozen = [w.path for w in model.weights if not w.trainable and "moving" not in w.path]
+    assert [path for path in frozen if "expert" in path] == [
+        "cgc/experts/experts-click/kernel_0",
+        "cgc/experts/experts-click/bias_0",
+        "cgc/experts/experts-click/expert-click-0/normalization_0/gamma",
+        "cgc/experts/experts-click/expert-click-0/normalization_0/beta",
+    ]
+    copy = loaded(model, tmp_path)
+    assert [w.trainable for w in copy.weights] == [w.trainable for w in model.weights]
+    x = features(4, 3)
+    assert_same(copy.predict_on_batch(x), model.predict_on_batch(x))
+    assert isinstance(block.get_expert("buy/expert_0"), keras.layers.Dense)
+    check_refused(lambda: block.get_expert("shared/expert_0"), ValueError, "must be False to get")
+
+
+@once
+def test_no_expert_starts_equal_to_another():
+    expert = pk.ExpertBlock([4], kernel_initializer=keras.initializers.GlorotUniform(seed=1))
+    other = pk.ExpertBlock(
+        [4], activation="tanh", kernel_initializer=keras.initializers.GlorotUniform(seed=1)
+    )
+    ple = pk.PLEBlock(2, TASKS, {"click": expert, "buy": expert, "shared": other})
+    ple(features(1, 4))
+    kernels = [w for w in ple.weights if "kernel_0" in w.path]
+    values = [kernel.tobytes() for stack in kernels for kernel in numpy_of(stack)]
+    assert len({*values}) == len(values) == 6
+
+
+@once
+def test_levels_without_shared_experts_ignore_the_dict_of_all_levels():
+    ple = pk.PLEBlock(2, TASKS, SIZES, 1, [1, 0])
+    assert list(ple[1].get_config()["expert_block"]) == TASKS
+
+
+@once
+def test_a_task_without_experts_keeps_its_template(tmp_path):
+    block = pk.CGCBlock(TASKS, SIZES, {"click": 0, "buy": 1}, name="cgc")
+    model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
+    assert block._level.bank.kind == "stacked (buy) and stacked (shared)"
+    assert list(block.get_config()["expert_block"]) == [*TASKS, "shared"]
+    x = features(4, 3)
+    assert_same(numpy_of(loaded(model, tmp_path)(x)), numpy_of(model(x)))
+
+
+def test_masks_and_gradients_pass_through_the_banks():
+    block = pk.CGCBlock(TASKS, SIZES, name="cgc")
+    x = keras.layers.Masking()(np.stack([features(3, 3), np.zeros((3, 3))], axis=1))
+    masks = {stream: numpy_of(y._keras_mask) for stream, y in block(x).items()}
+    assert all((mask == [[True, False]] * 3).all() for mask in masks.values())
+    experts = block.expert_outputs(x)
+    assert all((numpy_of(y._keras_mask) == [[True, False]] * 3).all() for y in experts.values())
+
+
+def test_mixed_precision_and_training():
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    model = chain(pk.CGCBlock(TASKS, SIZES, add_shared_gate=False, dtype="mixed_float16"), heads)
+    before = model.get_weights()
+    compiled(model, keras.optimizers.SGD(1.0), metrics=None)
+    model.train_on_batch(features(8, 3), {task: np.arange(8) % 2 for task in TASKS})
+    trained = [w.path for w in model.trainable_weights]
+    moved = [w.path for w, old in zip(model.weights, before) if (numpy_of(w) != old).any()]
+    kernels = [path for path in trained if "kernel" in path]
+    assert set(kernels) <= set(moved)
+
+
+@once
+def test_weights_of_other_groups_are_refused(tmp_path):
+    def model(expert_block):
+        return chain(pk.CGCBlock(TASKS, expert_block, name="cgc"))
+
+    model(PAIR).save_weights(tmp_path / "m.weights.h5")
+    for other in ({**PAIR, "buy": [6, 4]}, [6, 4]):
+        with pytest.raises(
+            ValueError, match=r"has stacked \(click, buy\) and stacked \(shared\) ex"
+        ):
+            model(other).load_weights(tmp_path / "m.weights.h5")
+
+
+@once
+def test_weights_move_to_a_block_with_other_groups():
+    target = pk.PLEBlock(2, TASKS, PAIR, 1, [2, 1], name="ple")
+    target(features(1, 3))
+    source = pk.PLEBlock(2, ["click"], {"click": [3, 4], "shared": [6, 4]}, 1, [2, 1], name="ple")
+    source(features(1, 3))
+    transfer = pk.transfer_weights(source, target)
+    assert not transfer.left_out
+    assert "ple/0/shared/expert_1" in transfer.copied
+    assert "ple/0/buy/expert_0" in transfer.new
+
+
+REFUSED = {
+    "missing_task": (
+        lambda: pk.CGCBlock(TASKS, {"shared": [4], "click": [4]}),
+        ValueError,
+        r"expert_block must have exactly the keys \['click', 'buy', 'shared'\]; missing: \['buy'\]",
+    ),
+    "shared_without_experts": (
+        lambda: pk.PLEBlock(2, TASKS, SIZES, 1, 0),
+        ValueError,
+        r"keys \['click', 'buy'\]; missing: \[\], unknown: \['shared'\]",
+    ),
+    "widths": (
+        lambda: pk.PLEBlock(2, TASKS, {**SIZES, "buy": [5]}),
+        ValueError,
+        r"one width for all .*differ: \{'click': 4, 'buy': 5, 'shared': 4\}\. Rec.*expert_block=\{",
+    ),
+    "widths_of_layers": (
+        lambda: pk.CGCBlock(TASKS, {**PAIR, "shared": keras.layers.Dense(5)})(features(1, 3)),
+        ValueError,
+        r"one width for all experts of a level.*differ: \{'click, buy': 4, 'shared': 5\}",
+    ),
+    "value": (
+        lambda: pk.PLEBlock(2, TASKS, {**SIZES, "buy": "4"}),
+        TypeError,
+        r"expert_block\['buy'\] must be an int.*Received: expert_block\['buy'\]='4'$",
+    ),
+    "levels": (
+        lambda: pk.PLEBlock(3, TASKS, [SIZES, SIZES]),
+        ValueError,
+        r"expert_block as a list must hold one entry per level, 3 in total",
+    ),
+    "mmoe": (
+        lambda: pk.MMoEBlock(TASKS, SIZES, 3),
+        TypeError,
+        r"not be a dict by stream.*Use a CGCBlock\. Received: expert_block=\{'shared': \[6, 4\]",
+    ),
+    "gate_block": (lambda: pk.CGCBlock(TASKS, 4, gate_block=SIZES), TypeError, "gate_block must"),
+}
+
+
+@once
+@pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
+def test_wrong_experts_are_refused(call, error, message):
+    check_refused(call, error, message)
+
+
+@once
+def test_the_report_and_the_plot_show_sizes():
+    pytest.importorskip("matplotlib")
+    dense = keras.layers.Dense(4, name="small")
+    ple = built_ple([{**PAIR, "buy": dense}, [4]])
+    report = pk.gate_report(ple, features(4, 3))
+    sizes = {e: use.size for e, use in report.levels["ple/0"].experts.items()}
+    assert sizes == {
+        "click/expert_0": "[3, 4]",
+        "click/expert_1": "[3, 4]",
+        "buy/expert_0": "16 weights",
+        "shared/expert_0": "[6, 4]",
+        "shared/expert_1": "[6, 4]",
+    }
+    titles = [line for line in str(report).splitlines() if line.startswith("  expert ")]
+    assert ["size" in title for title in titles] == [True, False]
+    texts = [text.get_text() for text in pk.plot_architecture(ple).texts]
+    assert "click\nexpert 1\n[3, 4]" in texts
+    assert "buy\nexpert 0\nDense" in texts
+    assert "buy\nexpert 0" in texts  # of the second level
+
+
+@once
+def test_the_summary_shows_a_layer_for_each_bank():
+    block = built_ple({**PAIR, "shared": keras.layers.Dense(4)})[0]
+    assert [layer.name for layer in block.layers] == [
+        "experts-click",
+        "expert-shared-0",
+        "expert-shared-1",
+        "gate-click",
+        "gate-buy",
+        "gate-shared",
+    ]
