@@ -14,7 +14,7 @@ from ple_keras.inspection.task_figures import TaskFigures, is_binary
 from ple_keras.inspection.task_gradients import Conflict
 from ple_keras.labels.label_arrays import USUAL_DEVIATION, depends_on_unit
 from ple_keras.labels.task_names import SHARED
-from ple_keras.losses.head_losses import without_weights
+from ple_keras.losses.head_losses import without_wrapper
 
 MIN_LABELS = 100  # for a warning about their figures
 # Of the gradient on shared parts. Next to a loss of the same size, a loss weight of 10, a share of
@@ -88,7 +88,7 @@ def model_options(model: keras.Layer, weights: Mapping[str, float]) -> ModelOpti
             task: TaskOptions(
                 is_binary(head),
                 isinstance(head, RegressionHead)
-                and depends_on_unit(without_weights(head.loss))
+                and depends_on_unit(without_wrapper(head.loss))
                 and not getattr(head, "standardize", False),
                 weights.get(task, 0.0),
                 getattr(head, "pos_weight", None),
