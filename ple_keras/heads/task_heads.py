@@ -449,7 +449,7 @@ class TaskHeads(BaseLayer):
         trained = self.trained_tasks
         if not trained:
             raise ValueError(
-                "the loss needs a task with a loss. "
+                "compute_loss and compute_losses need a task with a loss. "
                 f"Received: heads={[*self._task_names]}, all with loss=None"
             )
         for argument, value in arguments.items():
