@@ -81,16 +81,19 @@ def warnings_of(gates, **kwargs):
     return [warning for warning in found if "dead units" not in warning]
 
 
+@once
 def test_healthy_gates_have_no_warnings():
     assert warnings_of({"click": [0.6, 0.4], "buy": [0.4, 0.6]}) == []
 
 
+@once
 def test_a_gate_that_is_even_for_every_example_has_a_warning():
     (warning,) = warnings_of({"click": [0.51, 0.49], "buy": [0.4, 0.6]})
     assert "cgc: the gate of click gives every example almost equal weights" in warning
     assert "gate_softmax_temperature" in warning
 
 
+@once
 def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     """Near even weights, the entropy is insensitive: it is over 0.99 here."""
     level = cgc()
@@ -108,12 +111,14 @@ def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     assert sum("equal weights" in warning for warning in report.warnings) == 1
 
 
+@once
 def test_a_gate_that_collapsed_onto_one_expert_has_a_warning():
     (warning,) = warnings_of({"click": [0.97, 0.03], "buy": [0.9, 0.1]})
     assert "cgc: the gate of click has collapsed onto click/expert_0" in warning
     assert "gate_softmax_temperature" in warning
 
 
+@once
 def test_a_gate_with_one_expert_per_example_has_a_warning():
     level = cgc()
     level._level.gates["click"].trainable_weights[0].assign(1000 * np.eye(4)[:, :2])
@@ -121,6 +126,7 @@ def test_a_gate_with_one_expert_per_example_has_a_warning():
     assert "collapsed onto one expert per example" in warning
 
 
+@once
 def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
     (warning,) = warnings_of({"click": [0.4, 0.6], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
     assert "cgc: shared/expert_0 is used almost only by click, with 98 %" in warning
@@ -186,6 +192,7 @@ def test_only_reports_take_batches_of_sequences_of_different_lengths():
         pk.gate_weights(level, iter(batches))
 
 
+@once
 def test_an_expert_that_no_gate_uses_has_a_warning():
     (warning,) = warnings_of(
         {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]}, num_task_experts=2
@@ -193,6 +200,7 @@ def test_an_expert_that_no_gate_uses_has_a_warning():
     assert "cgc: click/expert_0 is almost unused" in warning
 
 
+@once
 def test_a_gate_over_one_expert_has_no_warning():
     assert warnings_of({}, num_task_experts=0) == []
     report = pk.gate_report(cgc(num_task_experts=0), ONES)
@@ -232,6 +240,7 @@ ADVICE = {
 }
 
 
+@once
 @pytest.mark.parametrize(("gates", "by_default", "with_options"), table(ADVICE))
 def test_advice_depends_on_the_options_of_the_level(gates, by_default, with_options):
     experts = {"num_task_experts": len(gates["click"]) - 1}
@@ -240,6 +249,7 @@ def test_advice_depends_on_the_options_of_the_level(gates, by_default, with_opti
         assert any(warning.endswith(f" Try {advice}") for warning in found)
 
 
+@once
 def test_advice_on_even_gates_depends_on_their_inputs():
     x, context = keras.Input((4,)), keras.Input((2,))
     options = {"gate_block": [3], "gate_softmax_temperature": 1e6, "gate_reads": "context"}
@@ -444,6 +454,7 @@ def test_only_the_first_level_with_a_large_input_has_a_warning():
     json.dumps(values, allow_nan=False)
 
 
+@once
 def test_labels_that_are_not_one_for_each_prediction_of_a_regression_are_not_counted():
     heads = pk.TaskHeads([pk.RegressionHead("time", units=2)])
     model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
@@ -478,6 +489,7 @@ def test_labels_of_batches_are_used_for_the_calibration():
     assert again == pytest.approx(use.calibration)
 
 
+@once
 def test_labels_of_a_model_with_one_task_need_no_name():
     heads = pk.TaskHeads([pk.BinaryHead("click")])
     level = pk.CGCBlock(heads, [3], name="cgc")
@@ -507,12 +519,14 @@ LABELS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("labels", "error", "message"), table(LABELS))
 def test_wrong_labels_of_batches_are_refused(labels, error, message):
     batches = iter([(X, {"click": labels})])
     check_refused(lambda: pk.gate_report(calibrated_model(0.3, 0.8), batches), error, message)
 
 
+@once
 def test_lists_of_numbers_are_refused_as_labels():
     model = calibrated_model(0.3, 0.8)
     message = r"y must hold arrays, not numbers.*Received: y=\{'click': \[0, 0, "
@@ -530,16 +544,19 @@ def test_masked_positions_are_left_out_of_the_predictions():
     assert use.deviation == pytest.approx(numpy_of(model(x))["click"][mask].std(), rel=1e-4)
 
 
+@once
 def test_a_model_without_heads_has_no_predictions_in_its_report():
     assert pk.gate_report(cgc(), X).predictions == {}
 
 
+@once
 def test_without_labels_the_report_has_no_conflicts():
     report = pk.gate_report(functional(tracked_block()), X)
     assert report.levels["ple/0"].conflict == {}
     assert "cosine" not in str(report)
 
 
+@once
 def test_to_dict_is_unchanged_by_json():
     model, y = model_and_labels(-1)
     y["buy"] = np.full_like(y["buy"], np.nan)
@@ -566,6 +583,7 @@ def test_the_printed_report_names_all_levels_and_experts_within_100_columns():
     assert max(map(len, text.splitlines())) <= 100
 
 
+@once
 def test_tables_and_warnings_write_percentages_alike():
     level = cgc({"click": [0.97, 0.03], "buy": [0.002, 0.998]})
     for weight in level.trainable_weights:
