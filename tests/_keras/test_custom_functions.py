@@ -13,7 +13,7 @@ from keras import layers, ops
 
 import ple_keras as pk
 from tests._keras import random_models
-from tests.helpers import assert_same, features, numpy_of
+from tests.helpers import assert_same, features, numpy_of, once
 from tests.refusals import check_refused, table
 
 ONES = np.ones((1, 1), "float32")
@@ -133,6 +133,7 @@ def inner(layer, attribute):
     return getattr(layer, attribute)(ONES)
 
 
+@once
 @pytest.mark.filterwarnings("ignore:Files will have")
 @pytest.mark.parametrize(("make", "expected"), table(TEMPLATES))
 @pytest.mark.parametrize("place", list(PLACES))
@@ -149,6 +150,7 @@ def unregistered(prefix):
     }
 
 
+@once
 @pytest.mark.filterwarnings("ignore:Files will have")
 @hypothesis.settings(
     max_examples=int(os.environ.get("ROUND_TRIPS", 8)),
@@ -358,6 +360,7 @@ def test_a_layer_does_not_warn_of_other_functions(activation):
     assert warnings_of(lambda: pk.ExpertBlock(2, activation))[1] == []
 
 
+@once
 def test_copies_do_not_warn():
     def build():
         block = pk.PLEBlock(2, ["a", "b"], template, gate_block=template)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests._keras.layer_cases import CASES, by_key, every_layer, plain
-from tests.helpers import assert_same, numpy_of, randomize
+from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.pairs import pairs
 
 # The inner layers of these are passed by the caller and have their own policies.
@@ -34,8 +34,9 @@ def dtypes_of(outputs):
 RANKS = {"rank_2": ((2,),), "rank_3": ((2, 3),)}
 
 
-@every_layer
-@pytest.mark.parametrize("leading", [(None,), (2, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("case", "leading"), pairs(CASES, {"unknown": ((None,),), "rank_3": ((2, 3),)})
+)
 def test_output_shapes_are_known_before_and_after_build(case, leading):
     layer = case.make()
     expected = case.output_shape(*leading)
@@ -58,8 +59,10 @@ def call_symbolically(case, layer):
     layer(case.symbols())
 
 
-@every_layer
-@pytest.mark.parametrize("how", [build, call_eagerly, call_symbolically])
+@pytest.mark.parametrize(
+    ("case", "how"),
+    pairs(CASES, {how.__name__: how for how in (build, call_symbolically, call_eagerly)}),
+)
 def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     layer = case.make()
     how(case, layer)
@@ -67,8 +70,10 @@ def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     assert layer.trainable_weights
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize(("case", "leading"), pairs(CASES, RANKS))
+@pytest.mark.parametrize(
+    ("case", "leading", "policy"),
+    pairs(CASES, RANKS, {policy: policy for policy in POLICIES}),
+)
 def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading, policy):
     keras.config.set_dtype_policy(policy)
     layer = case.make()
@@ -94,6 +99,7 @@ def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading
     check_calls(case, case.make(dtype=policy), leading, policy)
 
 
+@once
 @pytest.mark.parametrize(
     "case",
     [pytest.param(CASES[name], id=name) for name in CASES if name not in MADE_OF_USER_LAYERS],
@@ -151,6 +157,7 @@ def test_every_output_has_the_mask_of_the_input(case):
         np.testing.assert_array_equal(numpy_of(output._keras_mask), mask)
 
 
+@once
 @every_layer
 def test_the_summary_contains_the_name_of_the_layer(case, capsys):
     model = case.model(case.make(name="the_layer"))

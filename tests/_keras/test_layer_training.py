@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests._keras.layer_cases import CASES, by_key, every_layer, plain
-from tests.helpers import QUICK_JIT, assert_same, numpy_of, randomize
+from tests.helpers import QUICK_JIT, assert_same, numpy_of, once, randomize
 
 
 def compiled_with_mse(model, jit_compile=QUICK_JIT):
@@ -50,6 +50,7 @@ def test_compiled_and_uncompiled_steps_give_the_same_results(case):
     assert_same(predictions[0], predictions[1])
 
 
+@once
 @every_layer
 @pytest.mark.parametrize("when", ["as_argument", "later"])
 def test_a_frozen_layer_has_no_trainable_weights(case, when, tmp_path):

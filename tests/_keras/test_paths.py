@@ -4,7 +4,7 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import features, once
 from tests.models import chain, cloned, deep_copied, loaded
 from tests.pairs import pairs
 from tests.templates import ResidualExpert, functional
@@ -221,6 +221,7 @@ def test_loaded_models_and_clones_or_copies_have_the_same_unique_paths(make, cop
         assert sorted(paths(other)) == sorted(paths(model))
 
 
+@once
 def test_a_layer_that_was_built_before_its_container_keeps_its_path(tmp_path):
     model = children_built_before_their_container()
     assert {"dense/kernel", "a_head/projection/kernel"} < set(paths(model))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
 from tests.models import chain, compiled
 from tests.optimizers.tables import arrays, build, train
 from tests.processes import ROOT
@@ -63,7 +63,9 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
     ple = pk.PLEBlock(
         2, heads, expert, task_experts, num_shared_experts=2, gate_block=[3], gate_dropout=0.1
     )
-    return compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
+    model = compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
+    model.jit_compile = QUICK_JIT  # in this process, and not in its files
+    return model
 
 
 def model_with_gate_weights():
@@ -152,6 +154,7 @@ def test_loaded_weights_are_exactly_those_saved(tmp_path):
     assert_same(numpy_of(other(x)), numpy_of(model(x)), atol=0)
 
 
+@once
 @pytest.mark.parametrize(
     ("tasks", "task_experts"),
     [
@@ -234,6 +237,7 @@ def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):
     )
 
 
+@once
 @pytest.mark.parametrize("make", ["mmoe", "heads"])
 def test_blocks_without_task_experts_refuse_another_order(tmp_path, make):
     def model_of(tasks):
@@ -275,6 +279,7 @@ class UncalledHeads(keras.Model):
         return self.dense(inputs)
 
 
+@once
 def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
     model, x = UncalledHeads(), features(3, 4)
     predictions = model.predict(x, verbose=0)

@@ -14,7 +14,10 @@ from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
 from tests.recorded_outputs import check_form
 
-XLA_FLAGS = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+XLA_FLAGS = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
+    "--xla_cpu_use_fusion_emitters=false"
+)
 # Virtual devices wait in threads. With one thread per core, they can deadlock.
 THREADS = {"PJRT_NPROC": "32"}
 DISTRIBUTIONS = ["data_2", "experts_4"]

@@ -69,7 +69,7 @@ def of_gates(history):
     return {key: value for key, value in history.items() if "gate/" in key}
 
 
-@pytest.mark.parametrize("make_model", [subclassed, nested])
+@pytest.mark.parametrize("make_model", [subclassed, pytest.param(nested, marks=once)])
 def test_logged_statistics_are_those_of_the_weights_of_each_example(make_model):
     model = compiled_without_learning(make_model(tracked_block()))
     valid, labels = clicks_and_buys(rows=13, seed=1)
@@ -103,6 +103,7 @@ def test_a_block_outside_a_sequential_block_has_its_name_as_key(make):
     assert set(of_gates(history)) == set(expected(model, clicks_and_buys()[0]))
 
 
+@once
 def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
     history = fit_logged(model, validation_data=clicks_and_buys())
     own = ["click/expert_0", "click/expert_1", "shared/expert_0", "entropy", "max"]
@@ -126,6 +127,7 @@ def test_two_blocks_in_one_model_have_different_keys():
     assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
 
 
+@once
 def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models():
     def submodel(name):
         inputs = keras.Input((4,))
@@ -157,6 +159,7 @@ def test_a_second_fit_starts_with_reset_statistics(model):
         assert second[key] == pytest.approx(value, rel=1e-6)
 
 
+@once
 def test_two_loggers_log_the_same(model, tmp_path):
     path = tmp_path / "gates.csv"
     history = fit_logged(
@@ -172,6 +175,7 @@ def test_two_loggers_log_the_same(model, tmp_path):
         assert float(row[key]) == history[key][0]
 
 
+@once
 def test_epochs_without_validation_have_no_validation_keys(model):
     keys = {}
 
@@ -204,6 +208,7 @@ def test_padded_positions_are_not_counted():
     assert statistics["max"] == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
 
 
+@once
 def test_callbacks_of_keras_after_the_logger_read_its_keys(model, tmp_path):
     key = "val_gate/ple/0/click/max"
     callbacks = [
@@ -219,6 +224,7 @@ def test_callbacks_of_keras_after_the_logger_read_its_keys(model, tmp_path):
     assert (tmp_path / "best.weights.h5").exists()
 
 
+@once
 def test_tensorboard_has_the_statistics(model, tmp_path):
     tf = pytest.importorskip("tensorflow")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
@@ -234,6 +240,7 @@ def test_tensorboard_has_the_statistics(model, tmp_path):
             assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(value, rel=1e-6), tag
 
 
+@once
 def test_a_progress_bar_before_the_logger_has_no_gate_keys(model, capsys):
     callbacks = [keras.callbacks.ProgbarLogger(), pk.GateWeightsLogger()]
     history = model.fit(*clicks_and_buys(), verbose=2, callbacks=callbacks).history
@@ -248,6 +255,7 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
+@once
 def test_the_file_has_the_values_of_the_history(tmp_path):
     path = tmp_path / "gates.csv"
     model = compiled(functional(tracked_block()), keras.optimizers.SGD(0.1))
@@ -261,6 +269,7 @@ def test_the_file_has_the_values_of_the_history(tmp_path):
         assert [float(row[key]) for row in rows] == values
 
 
+@once
 def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     path = tmp_path / "gates.csv"
     fit_logged(model, epochs=3, logger=pk.GateWeightsLogger(path))
@@ -278,6 +287,7 @@ def test_a_continued_run_keeps_the_lines_of_earlier_epochs(model, tmp_path):
     assert [row["epoch"] for row in rows_of(path)] == ["0"]
 
 
+@once
 def test_an_interrupted_write_leaves_the_file_as_it_was(model, tmp_path, monkeypatch):
     path = tmp_path / "gates.csv"
     fit_logged(model, logger=pk.GateWeightsLogger(path))
@@ -308,6 +318,7 @@ def test_statistics_are_not_saved(tmp_path):
     fit_logged(loaded)
 
 
+@once
 @pytest.mark.parametrize("make_model", [functional, subclassed])
 def test_a_model_without_gate_statistics_is_refused(make_model):
     model = compiled_without_learning(make_model(tracked_block(enable_gate_weights_metrics=False)))
@@ -316,6 +327,7 @@ def test_a_model_without_gate_statistics_is_refused(make_model):
         fit_logged(model)
 
 
+@once
 def test_a_wrong_path_is_refused(model, tmp_path):
     with pytest.raises(TypeError, match=r"path must be a path or None\. Received: path=3"):
         pk.GateWeightsLogger(3)
@@ -331,6 +343,7 @@ def test_a_wrong_path_is_refused(model, tmp_path):
     assert other.read_text() == "a,b\n1,2\n"
 
 
+@once
 def test_a_file_of_another_callback_is_not_overwritten(model, tmp_path):
     """A file of CSVLogger has a column "epoch" too."""
     path = tmp_path / "log.csv"

@@ -9,7 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import QUICK_JIT, numpy_of
+from tests.helpers import QUICK_JIT, numpy_of, once
 from tests.losses.joint_run import fit_with_decay
 from tests.models import (
     click_and_time,
@@ -76,6 +76,7 @@ def test_scheduled_weights_scale_the_gradient_of_each_task():
     np.testing.assert_array_equal(scheduled["time"], np.zeros_like(plain["time"]))
 
 
+@once
 def test_the_schedule_is_called_for_every_task_and_epoch():
     calls = []
 
@@ -152,6 +153,7 @@ def test_callbacks_work_with_a_copied_model_that_has_not_run(make, tmp_path):
     assert history["loss_weight/time"] == [2.0]
 
 
+@once
 @pytest.mark.parametrize(
     "override",
     [{"loss_weights": {"click": 1.0, "time": 3.0}}, {"loss": {"click": "mse", "time": "mse"}}],
@@ -171,6 +173,7 @@ def test_losses_or_weights_given_to_compile_refuse_a_schedule(override):
         fit_with_decay(model, epochs=1)
 
 
+@once
 def test_a_model_compiled_with_the_heads_of_another_model_is_refused():
     model, other = click_and_time(None), click_and_time(None)
     model.compile(**heads_of(other).compile_kwargs(optimizer="adam"))
@@ -178,6 +181,7 @@ def test_a_model_compiled_with_the_heads_of_another_model_is_refused():
         fit_with_decay(model, epochs=1)
 
 
+@once
 @pytest.mark.parametrize(
     ("gamma", "error", "message"),
     [
@@ -195,16 +199,19 @@ def test_wrong_gammas_are_refused(gamma, error, message):
         pk.LossWeightDecay(gamma)
 
 
+@once
 def test_a_gamma_of_an_unknown_task_is_refused(model):
     with pytest.raises(ValueError, match=r"gamma must have keys among \['click', 'time'\].*'x'"):
         fit_validated(model, pk.LossWeightDecay({"x": 0.5}))
 
 
+@once
 def test_a_gamma_above_1_that_overflows_is_refused(model):
     with pytest.raises(ValueError, match=r"must be finite\. Received: fn\('click', 400\)=inf"):
         fit_validated(model, pk.LossWeightDecay(10.0), initial_epoch=400, epochs=401)
 
 
+@once
 @pytest.mark.parametrize(
     ("multiplier", "error", "message"),
     [
@@ -218,6 +225,7 @@ def test_wrong_multipliers_are_refused(model, multiplier, error, message):
         fit_validated(model, pk.LossWeightSchedule(lambda task, epoch: multiplier))
 
 
+@once
 def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
     page = (ROOT / "docs" / "loss_weights.md").read_text()
     (source,) = re.findall(r"^class DynamicWeightAverage.*?^```", page, re.DOTALL | re.MULTILINE)
@@ -235,6 +243,7 @@ def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
     np.testing.assert_allclose(weights[2], np.array([1, 2]) * 2 * scores / scores.sum(), rtol=1e-6)
 
 
+@once
 @pytest.mark.parametrize(
     "fn",
     [
@@ -257,6 +266,7 @@ def test_a_builtin_without_a_signature_is_accepted():
     assert pk.LossWeightSchedule(max).fn is max
 
 
+@once
 @pytest.mark.parametrize("callback", [pk.LossWeightLogger(), pk.LossWeightDecay(0.5)])
 def test_a_model_without_heads_is_refused(callback):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])

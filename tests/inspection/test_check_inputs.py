@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import numpy_of
+from tests.helpers import numpy_of, once
 from tests.models import compiled
 
 ROWS = 1500  # more than one call of the model has
@@ -80,6 +80,7 @@ def test_valid_features_are_accepted(model):
         pk.check_inputs(model, features(city=pd.Series(features()["city"])))
 
 
+@once
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -147,12 +148,14 @@ REFUSED = {
 }
 
 
+@once
 @pytest.mark.parametrize(("x", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
 def test_invalid_features_are_refused(x, error, message):
     with pytest.raises(error, match=message):
         pk.check_inputs(functional(), x)
 
 
+@once
 def test_a_failing_model_is_reported():
     model = keras.Sequential([keras.layers.Dense(2)])
     model.build((None, 3))
@@ -160,6 +163,7 @@ def test_a_failing_model_is_reported():
         pk.check_inputs(model, np.zeros((2, 4)))
 
 
+@once
 def test_other_arguments_are_checked():
     with pytest.raises(TypeError, match=r"model must be a Keras model\. Received: model=3"):
         pk.check_inputs(3, features())
@@ -178,6 +182,7 @@ def adapted_to(data):
     return scale
 
 
+@once
 @pytest.mark.parametrize(
     ("scale", "message"),
     [
@@ -197,6 +202,7 @@ def test_a_column_that_is_not_scaled_causes_a_warning(scale, message):
     assert all("the layer 'ple/cgc_block_0' reads it" in str(each.message) for each in shown)
 
 
+@once
 @pytest.mark.parametrize(
     "scale",
     [
@@ -226,6 +232,7 @@ def batches(**wrong):
     return [(part, None) for part in parts]
 
 
+@once
 def test_errors_and_warnings_name_the_batch():
     pk.check_inputs(functional(), batches())
     x = with_value("city", 45, 12)

@@ -81,16 +81,19 @@ def warnings_of(gates, **kwargs):
     return [warning for warning in found if "dead units" not in warning]
 
 
+@once
 def test_healthy_gates_have_no_warnings():
     assert warnings_of({"click": [0.6, 0.4], "buy": [0.4, 0.6]}) == []
 
 
+@once
 def test_a_gate_that_is_even_for_every_example_has_a_warning():
     (warning,) = warnings_of({"click": [0.51, 0.49], "buy": [0.4, 0.6]})
     assert "cgc: the gate of click gives every example almost equal weights" in warning
     assert "gate_softmax_temperature" in warning
 
 
+@once
 def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     """Near even weights, the entropy is insensitive: it is over 0.99 here."""
     level = cgc()
@@ -108,12 +111,14 @@ def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     assert sum("equal weights" in warning for warning in report.warnings) == 1
 
 
+@once
 def test_a_gate_that_collapsed_onto_one_expert_has_a_warning():
     (warning,) = warnings_of({"click": [0.97, 0.03], "buy": [0.9, 0.1]})
     assert "cgc: the gate of click has collapsed onto click/expert_0" in warning
     assert "gate_softmax_temperature" in warning
 
 
+@once
 def test_a_gate_with_one_expert_per_example_has_a_warning():
     level = cgc()
     level._level.gates["click"].trainable_weights[0].assign(1000 * np.eye(4)[:, :2])
@@ -121,6 +126,7 @@ def test_a_gate_with_one_expert_per_example_has_a_warning():
     assert "collapsed onto one expert per example" in warning
 
 
+@once
 def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
     (warning,) = warnings_of({"click": [0.4, 0.6], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
     assert "cgc: shared/expert_0 is used almost only by click, with 98 %" in warning
@@ -186,6 +192,7 @@ def test_only_reports_take_batches_of_sequences_of_different_lengths():
         pk.gate_weights(level, iter(batches))
 
 
+@once
 def test_an_expert_that_no_gate_uses_has_a_warning():
     (warning,) = warnings_of(
         {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]}, num_task_experts=2
@@ -193,6 +200,7 @@ def test_an_expert_that_no_gate_uses_has_a_warning():
     assert "cgc: click/expert_0 is almost unused" in warning
 
 
+@once
 def test_a_gate_over_one_expert_has_no_warning():
     assert warnings_of({}, num_task_experts=0) == []
     report = pk.gate_report(cgc(num_task_experts=0), ONES)
@@ -232,6 +240,7 @@ ADVICE = {
 }
 
 
+@once
 @pytest.mark.parametrize(("gates", "by_default", "with_options"), table(ADVICE))
 def test_advice_depends_on_the_options_of_the_level(gates, by_default, with_options):
     experts = {"num_task_experts": len(gates["click"]) - 1}
@@ -240,6 +249,7 @@ def test_advice_depends_on_the_options_of_the_level(gates, by_default, with_opti
         assert any(warning.endswith(f" Try {advice}") for warning in found)
 
 
+@once
 def test_advice_on_even_gates_depends_on_their_inputs():
     x, context = keras.Input((4,)), keras.Input((2,))
     options = {"gate_block": [3], "gate_softmax_temperature": 1e6, "gate_reads": "context"}
@@ -303,6 +313,7 @@ def test_only_the_first_level_with_a_large_input_has_a_warning():
     json.dumps(values, allow_nan=False)
 
 
+@once
 def test_to_dict_is_unchanged_by_json():
     report = pk.gate_report(cgc(), np.where(np.arange(40)[:, None] < 3, np.nan, X))
     values = report.to_dict()
@@ -326,6 +337,7 @@ def test_the_printed_report_names_all_levels_and_experts_within_100_columns():
     assert max(map(len, text.splitlines())) <= 100
 
 
+@once
 def test_tables_and_warnings_write_percentages_alike():
     level = cgc({"click": [0.97, 0.03], "buy": [0.002, 0.998]})
     for weight in level.trainable_weights:

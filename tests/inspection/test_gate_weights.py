@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import features, numpy_of, once
 from tests.models import TASKS, compiled, functional, nested, subclassed, tracked_block
+from tests.pairs import fewer
 
 X = features(7, 4)
 
@@ -17,7 +18,7 @@ def assert_equal_weights(found, expected):
         np.testing.assert_allclose(found[gate], weights, rtol=1e-5, atol=1e-6, err_msg=gate)
 
 
-@pytest.mark.parametrize("batch_size", [None, 3])
+@pytest.mark.parametrize("batch_size", [pytest.param(None, marks=once), 3])
 def test_the_weights_are_those_of_each_level(batch_size):
     ple = tracked_block()
     model = functional(ple)
@@ -49,6 +50,7 @@ def test_a_block_is_taken_as_a_model_and_keeps_the_leading_axes():
     np.testing.assert_allclose(weights, numpy_of(mmoe.gate_weights(x))["click"], rtol=1e-5)
 
 
+@once
 def test_a_block_that_the_model_never_calls_is_left_out():
     class Half(keras.Model):
         def __init__(self):
@@ -76,6 +78,7 @@ def test_layers_are_called_with_training_false():
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
 
 
+@once
 def test_a_model_that_runs_no_block_is_refused():
     class WithoutBlockInInference(keras.Model):
         def __init__(self):
@@ -144,6 +147,7 @@ class Endless(InBatches):
     num_batches = None
 
 
+@once
 @pytest.mark.parametrize("observe", [pk.gate_weights, pk.gate_report])
 def test_a_pydataset_with_an_unknown_number_of_batches_is_refused(observe):
     model = functional(tracked_block())
@@ -151,17 +155,11 @@ def test_a_pydataset_with_an_unknown_number_of_batches_is_refused(observe):
         observe(model, Endless())
 
 
+INPUTS = (as_dataset, as_dataset_with_labels, as_data_loader, InBatches, as_generator, as_frame)
+
+
 @pytest.mark.parametrize(
-    "make",
-    [
-        as_dataset,
-        as_dataset_with_labels,
-        as_data_loader,
-        InBatches,
-        as_generator,
-        as_frame,
-        as_tensor,
-    ],
+    "make", fewer({make.__name__: make for make in (*INPUTS, as_tensor)}, "as_tensor")
 )
 def test_every_input_of_predict_is_taken(make):
     model = functional(tracked_block())
@@ -197,7 +195,7 @@ def test_gate_weights_can_be_called_in_a_callback():
     assert np.abs(weights[0] - weights[1]).max() > 0
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("policy", ["mixed_float16", pytest.param("mixed_bfloat16", marks=once)])
 def test_weights_are_at_least_float32(policy):
     keras.config.set_dtype_policy(policy)
     model = functional(tracked_block(gate_softmax_temperature=0.05))
@@ -206,6 +204,7 @@ def test_weights_are_at_least_float32(policy):
     np.testing.assert_allclose(weights.sum(axis=-1), np.ones(7), atol=0.02)
 
 
+@once
 def test_a_progress_bar_is_shown_for_more_than_50_batches_or_verbose_1(capsys):
     model = functional(tracked_block())
     pk.gate_weights(model, X, batch_size=1)
@@ -245,6 +244,7 @@ def model_with_two_blocks_of_one_name():
     return model
 
 
+@once
 @pytest.mark.parametrize(
     ("make", "x", "error", "message"),
     [
@@ -297,6 +297,7 @@ def test_a_wrong_model_or_input_is_refused(make, x, error, message):
         pk.gate_weights(make(), x)
 
 
+@once
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
@@ -340,6 +341,7 @@ class BlockWithSideLevel(pk.SequentialBlock):
         self.side.build(input_shape)
 
 
+@once
 def test_a_level_in_another_attribute_of_a_sequential_block_is_no_obstacle():
     block = BlockWithSideLevel([pk.CGCBlock(["a"], [4], add_shared_gate=False)], name="ple")
     x = features(2, 5)
@@ -347,6 +349,7 @@ def test_a_level_in_another_attribute_of_a_sequential_block_is_no_obstacle():
     assert list(pk.gate_weights(block, x)) == ["ple/0"]
 
 
+@once
 def test_nested_sequential_blocks_of_one_name_have_different_keys():
     def level():
         return pk.CGCBlock(["a"], [4], add_shared_gate=False)

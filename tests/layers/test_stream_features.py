@@ -9,8 +9,9 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import ROWS, columns, network, symbols
+from tests.pairs import fewer
 from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
@@ -45,6 +46,7 @@ def test_each_stream_is_computed_by_its_own_copy(data, count, shared):
     assert {name for name in dir(layer) if name.startswith("stream-")} == set(read.values())
 
 
+@once
 @pytest.mark.parametrize(
     "outputs",
     [
@@ -89,6 +91,7 @@ REFUSED = {
 }
 
 
+@once
 @pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
 def test_invalid_arguments_are_refused(arguments, error, message):
     check_refused(lambda: make(**arguments), error, message)
@@ -146,6 +149,7 @@ ADAPTED_MESSAGE = (
 )
 
 
+@once
 @pytest.mark.parametrize("name", list(ADAPTED))
 def test_layers_with_adapted_state_are_refused(name):
     kind = "Discretization" if name == "discretization" else "Normalization"
@@ -153,6 +157,7 @@ def test_layers_with_adapted_state_are_refused(name):
     check_refused(lambda: make(feature_block=network), ValueError, ADAPTED_MESSAGE.format(kind))
 
 
+@once
 def test_layers_with_adapted_state_that_a_network_creates_later_are_refused():
     layer = make(feature_block=LateNormalization())
     check_refused(
@@ -187,6 +192,7 @@ SEEDS = {
 }
 
 
+@once
 @pytest.mark.parametrize("initializer", SEEDS)
 def test_copies_start_with_different_weights_and_the_template_does_not_change(initializer):
     template = network(embeddings_initializer=SEEDS[initializer]())
@@ -248,8 +254,10 @@ def symbolic_columns():
     }
 
 
-@pytest.mark.parametrize("first", [mixed_columns, symbolic_columns])
-@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    ("first", "policy"),
+    [(mixed_columns, "float32"), (symbolic_columns, "mixed_bfloat16")],
+)
 def test_dtypes_of_columns_come_from_the_first_call_and_stay_in_the_config(first, policy):
     layer = make(feature_block=Columns(dtype=policy), dtype=policy)
     layer(first())
@@ -396,6 +404,7 @@ def test_a_model_trains_all_copies():
     assert len(model.predict(columns(), verbose=0)) == 3
 
 
+@once
 @pytest.mark.parametrize("frozen", ["copy", "inner", "all", "argument"])
 def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, tmp_path):
     layer = make(name="features", trainable=frozen != "argument")
@@ -430,6 +439,7 @@ def test_copies_are_quantized_and_saved_quantized(tmp_path, monkeypatch):
 # Files, summary, inspection.
 
 
+@once
 @pytest.mark.parametrize(
     "other",
     [
@@ -452,6 +462,7 @@ def test_weights_of_other_tasks_or_another_split_are_refused(other, tmp_path):
         model(**other).load_weights(tmp_path / "m.weights.h5")
 
 
+@once
 def test_the_summary_shows_copies_and_their_weights():
     model, lines = model_of(make(own=["buy"], name="features")), []
     model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
@@ -464,7 +475,7 @@ def test_the_summary_shows_copies_and_their_weights():
     assert layer.count_params() == 2 * weights_of_a_copy
 
 
-@pytest.mark.parametrize("own", [None, ["buy"], []], ids=str)
+@pytest.mark.parametrize("own", fewer({"all": None, "some": ["buy"], "none": []}, "some"))
 def test_gates_are_inspected_as_without_it(own):
     layer = make(own=own)
     model, x = model_of(layer, isolate_task_experts=True), columns()
@@ -479,6 +490,7 @@ def test_gates_are_inspected_as_without_it(own):
     pk.plot_architecture(model.get_layer("ple"))
 
 
+@once
 @pytest.mark.parametrize("count", [1, 30])
 def test_one_task_and_thirty_tasks(count):
     tasks = [f"task-{i}" for i in range(count)]

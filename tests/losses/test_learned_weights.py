@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import features, numpy_of, once
 from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
+from tests.pairs import fewer
 
 
 def variable(model, name):
@@ -37,7 +38,9 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize(("head", "scale", "slope"), list(FORMS.values()), ids=list(FORMS))
+@pytest.mark.parametrize(
+    ("head", "scale", "slope"), fewer(FORMS, "mse", "mae", "binary_weighted", "multiclass_weighted")
+)
 def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
     """`w_0 (c exp(-s) L + a s)`, its gradient in s, and that of the network."""
     x, s = features(8, 3), 0.7
@@ -106,6 +109,7 @@ def test_a_frozen_layer_does_not_learn_loss_weights():
     np.testing.assert_array_equal(numpy_of(variable(model, "log_variances")), [0, 0])
 
 
+@once
 @pytest.mark.parametrize("override", [{"loss_weights": {"click": 1.0}}, {"loss": {"click": "mse"}}])
 def test_learned_weights_cannot_be_overridden(override):
     with pytest.raises(ValueError, match=rf"Received: overrides=\['{next(iter(override))}'\]"):

@@ -86,7 +86,7 @@ def plain_values(loss, labels, predictions):
     return values.mean(axis=-1) if values.ndim == predictions.ndim else values
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=6 * settings().max_examples)
 @given(
     kind=st.sampled_from(list(LOSSES)),
     seed=st.integers(0, 1000),

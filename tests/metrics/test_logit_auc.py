@@ -41,8 +41,9 @@ def test_logit_auc_refuses_logits():
         LogitAUC(from_logits=True)
 
 
-@pytest.mark.parametrize("base_rate", [0.5, 0.1, 0.01, 0.001])
-@pytest.mark.parametrize("spread", [0.2, 1.0, 3.0])
+@pytest.mark.parametrize(
+    ("base_rate", "spread"), [(0.5, 0.2), (0.1, 1.0), (0.01, 3.0), (0.001, 0.2), (0.001, 3.0)]
+)
 def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
     labels, probabilities = click_data(base_rate, spread)
     auc = LogitAUC()
@@ -63,8 +64,9 @@ def test_logit_auc_applies_sample_weights(base_rate):
     assert float(auc.result()) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "float32", "bool"])
-@pytest.mark.parametrize("label_shape", [(-1,), (-1, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "label_shape"), [("int32", (-1,)), ("float32", (-1, 1)), ("bool", (-1, 1))]
+)
 def test_logit_auc_accepts_labels_of_any_type_with_or_without_a_last_axis(dtype, label_shape):
     labels, probabilities = click_data(0.3, 1.0, size=2000)
     auc = LogitAUC()

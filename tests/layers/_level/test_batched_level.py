@@ -11,6 +11,7 @@ from ple_keras.layers._level.level import BatchedComputation, Level
 from tests.helpers import assert_same, features, numpy_of
 from tests.layers._level.blocks import TASKS, built
 from tests.models import chain
+from tests.pairs import pairs
 from tests.templates import CopiedExpert
 
 pytestmark = pytest.mark.skipif(
@@ -37,11 +38,13 @@ def is_batched(blocks, x):
     return isinstance(level.computation(streams, streams), BatchedComputation)
 
 
+COUNTS = [case for case in itertools.product((1, 3), (0, 1, 2), (0, 1, 3)) if sum(case[1:]) > 1]
+
+
 @pytest.mark.parametrize(
-    ("tasks", "own", "shared"),
-    [case for case in itertools.product((1, 3), (0, 1, 2), (0, 1, 3)) if case[1] + case[2] > 1],
+    ("tasks", "own", "shared", "is_one_input"),
+    pairs({"-".join(map(str, case)): case for case in COUNTS}, {"one": True, "by_stream": False}),
 )
-@pytest.mark.parametrize("is_one_input", [True, False])
 def test_outputs_and_gradients_are_equal_to_unbatched_ones(
     tasks, own, shared, is_one_input, unbatched
 ):
@@ -72,9 +75,9 @@ def test_outputs_and_gradients_are_equal_to_unbatched_ones(
         assert_same(actual, expected)
 
 
-@pytest.mark.parametrize("reads", ["context", "both"])
-@pytest.mark.parametrize("is_by_gate", [False, True])
-@pytest.mark.parametrize("own", [0, 2])
+@pytest.mark.parametrize(
+    ("reads", "is_by_gate", "own"), [("context", False, 0), ("context", True, 2), ("both", True, 0)]
+)
 def test_outputs_weights_and_gradients_with_a_context_are_equal_to_unbatched_ones(
     reads, is_by_gate, own, unbatched
 ):
@@ -187,7 +190,6 @@ def centered(x):
 )
 def test_unsupported_arguments_disable_batching(kwargs):
     x = features(4, 3)
-    assert is_batched(built(x), x)
     assert not is_batched(built(x, **kwargs), x)
 
 
