@@ -273,7 +273,8 @@ def test_heads_that_are_not_built_or_have_no_loss_are_refused():
     check_refused(
         lambda: heads.compute_loss({}, predictions),
         ValueError,
-        r"compute_loss and compute_losses need a task with a loss\. Received: heads=\['score'\], all with loss=None$",
+        r"compute_loss and compute_losses need a task with a loss\. "
+        r"Received: heads=\['score'\], all with loss=None$",
     )
 
 
