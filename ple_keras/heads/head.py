@@ -407,7 +407,7 @@ class RegressionHead(Head):
     The squared error is thus divided by the variance, the absolute error by the deviation, and the
     delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
     are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
-    loss is that of the standardized loss, such as `standardized_huber`.
+    loss is that of the standardized loss, such as `standardized_huber_loss`.
 
     The mean and the deviation are in the config and so in files, clones and exports, but not in
     files of weights alone: give both if code creates the head and loads weights.
