@@ -140,7 +140,8 @@ class Head(QuantizableLayer):
                 "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
             }
         )
-        warn_of_replaced_functions(activation=activation, loss=loss, **self._metric_templates.value)
+        templates = self._metric_templates.value
+        warn_of_replaced_functions(activation=activation, loss=without_wrapper(loss), **templates)
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
@@ -192,7 +193,10 @@ class Head(QuantizableLayer):
 
     @property
     def label_share(self) -> float | None:
-        """The share of rows with a label, from `TaskHeads.adapt`; None before it."""
+        """The share of rows with a label, from `TaskHeads.adapt`; None before it.
+
+        If single numbers of a label are missing, it is the mean of their shares.
+        """
         return self._label_share
 
     def _adapt(self, statistics: LabelStatistics) -> None:
@@ -407,7 +411,7 @@ class RegressionHead(Head):
     The squared error is thus divided by the variance, the absolute error by the deviation, and the
     delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
     are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
-    loss is that of the standardized loss, such as `standardized_huber`.
+    loss is that of the standardized loss, such as `standardized_huber_loss`.
 
     The mean and the deviation are in the config and so in files, clones and exports, but not in
     files of weights alone: give both if code creates the head and loads weights.
@@ -419,8 +423,8 @@ class RegressionHead(Head):
         activation: An activation that replaces linear, such as "softplus" for positive targets.
         loss: A loss that replaces the mean squared error.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        standardize: Whether the head is trained on standardized labels, as described below. The
-            activation must be linear.
+        standardize: Whether the head is trained on standardized labels, see above. The activation
+            must be linear.
         mean: The mean of the labels: a number for each unit. If None, `TaskHeads.adapt` sets it.
         deviation: The standard deviation of the labels, as `mean`.
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
@@ -464,17 +468,15 @@ class RegressionHead(Head):
         deviation: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        loss = check_loss_of_head(keras.losses.MeanSquaredError() if loss is None else loss)
-        mean_of_loss = LossMean(loss)
+        shown = loss = check_loss_of_head(keras.losses.MeanSquaredError() if loss is None else loss)
         self.standardize = check_bool(standardize, "standardize")
         self._scale = LabelScale(*check_scale(mean, deviation, units, standardize))
         if self.standardize:
             _check_linear(activation)
             loss = StandardizedLoss(loss, self._scale)
-            if loss_name(loss.loss) != "mean_squared_error":
-                mean_of_loss = LossMean(loss)
+            shown = shown if loss_name(shown) == "mean_squared_error" else loss
         if metrics is None:
-            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), mean_of_loss]
+            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), LossMean(shown)]
         super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
         for metric in chain.from_iterable(self._metric_templates.value.values()):
             if isinstance(metric, LossMean) and isinstance(metric.loss, StandardizedLoss):

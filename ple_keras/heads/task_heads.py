@@ -493,7 +493,8 @@ class TaskHeads(BaseLayer):
 
         Warns:
             UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
-                error is the loss of labels with a standard deviation below 0.1 or above 10.
+                error is the loss of labels with a standard deviation below 0.1 or above 10, and
+                `standardize` of the head is False.
 
         Example:
 
@@ -513,7 +514,8 @@ class TaskHeads(BaseLayer):
         A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
         labels, unless they were given or come from a file or a clone. Each head takes the share of
         rows with a label, its `label_share`, for reports. Missing labels are excluded. Files and
-        clones of the model contain these numbers. `adapt` may follow `compile`.
+        clones of the model contain these numbers. `adapt` may follow `compile`. With several
+        processes, each must read the same labels.
 
         Args:
             y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as

@@ -175,8 +175,7 @@ def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
 
 def _is_constant(labels: np.ndarray) -> bool:
     """Return whether each column has one value at most, apart from NaN."""
-    values = labels.astype("float64")
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    low, high = np.fmin.reduce(labels), np.fmax.reduce(labels)
     return bool((np.isnan(low) | (low == high)).all())
 
 

@@ -27,6 +27,7 @@ class Network:
         option: An option of `LiteratureLevel`, or "".
         task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
+        reduction: The `reduction` of all heads.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Network:
     option: str = ""
     task_experts: tuple[int, int] = (1, 1)
     gate_dropout: float = 0.0
+    reduction: str | None = None
 
 
 STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
@@ -74,7 +76,17 @@ SCARCE = {
     ),
     "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
-ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
+# For data with missing labels. Without them, the reduction changes nothing.
+ROOT = {
+    f"{base}-root": replace(
+        NETWORKS[base],
+        title=f"{NETWORKS[base].title}, label_root",
+        base=base,
+        reduction="label_root",
+    )
+    for base in ("bottom", "mmoe", "cgc", "ple")
+}
+ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **ROOT}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -128,13 +140,16 @@ def build_network(
         kind: A key of `ALL_NETWORKS`.
         tasks: The tasks, in order.
         dataset: The data to train on.
-        head: `(task, tower=...) -> Head`.
+        head: `(task, tower=..., reduction=...) -> Head`.
         recipe: Sizes and training arguments.
     """
     network = ALL_NETWORKS[kind]
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
     weighting = "uncertainty" if network.uncertainty else None
-    heads = pk.TaskHeads([head(task, tower=tower) for task in tasks], loss_weighting=weighting)
+    reduction = {"reduction": network.reduction} if network.reduction else {}
+    heads = pk.TaskHeads(
+        [head(task, tower=tower, **reduction) for task in tasks], loss_weighting=weighting
+    )
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
