@@ -333,14 +333,15 @@ def _validation_batches(validation: Nested) -> Batches:
 def _loss_weights(model: keras.Layer, losses: TaskLosses) -> dict[str, float]:
     """Return the current weight of each task's loss."""
     compiled = getattr(model, "loss", None)
-    weights = {head.task: head.loss_weight for head in heads_by_task(model).values()}
-    for heads in find_layers(model, TaskHeads):
-        if compiled is None or heads.is_used_by(compiled):
+    layers = find_layers(model, TaskHeads)
+    if compiled is None or any(heads.is_used_by(compiled) for heads in layers):
+        weights = {task: head.loss_weight for task, head in heads_by_task(model).items()}
+        for heads in layers:
             weights |= heads.loss_weights()
-        else:
-            given = model.get_compile_config().get("loss_weights") or {}
-            weights |= {task: np.ravel(weight)[0] for task, weight in given.items()}
-    return {task: float(weights.get(task, 1.0)) for task in losses}
+    else:
+        given = model.get_compile_config().get("loss_weights") or {}
+        weights = {task: float(np.ravel(weight)[0]) for task, weight in given.items()}
+    return {task: weights.get(task, 1.0) for task in losses}
 
 
 def _training(
