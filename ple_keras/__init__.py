@@ -8,6 +8,7 @@ from ple_keras.callbacks.multi_task_score import MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.head import BinaryHead, Head, MulticlassHead, RegressionHead
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
@@ -61,6 +62,7 @@ __all__ = [
     "NormalizedEntropy",
     "PLEBlock",
     "ProductHead",
+    "RankingHead",
     "RegressionHead",
     "SequentialBlock",
     "SharedBottomBlock",

@@ -119,7 +119,7 @@ def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetri
     for metric in check_metrics(given, argument):
         if not isinstance(metric, MaskedMetric):
             name = unused_name(stable_name(metric), [other.name for other in masked])
-            metric = MaskedMetric(metric, head.missing_label, name)
+            metric = head.masked_metric(metric, name)
             metric.display_name = f"{head.task}_{name}"
         masked.append(metric)
     return masked

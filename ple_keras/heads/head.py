@@ -256,10 +256,19 @@ class Head(QuantizableLayer):
         argument = f"extra_metrics[{self.task!r}]"
         extra = {argument: check_metrics(extra_metrics, argument)}
         copies = named_copies({**self._metric_templates.value, **extra})
-        metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
+        metrics = [self.masked_metric(metric) for metric in copies]
         for metric in metrics:
             metric.display_name = f"{self.task}_{metric.name}"
         return metrics
+
+    def masked_metric(self, metric: MetricLike, name: str | None = None) -> MaskedMetric:
+        """Return a metric of the task, computed over its labelled examples.
+
+        Args:
+            metric: As for `MaskedMetric`.
+            name: As for `MaskedMetric`.
+        """
+        return MaskedMetric(metric, self.missing_label, name)
 
     def check_labels(self, labels: Tensor) -> None:
         """Check an array of labels before training.

@@ -192,6 +192,11 @@ def check_probabilities(labels: np.ndarray, task: str) -> None:
     _check_all_valid(labels, (labels < 0) | (labels > 1), task, "lie in [0, 1] or be missing")
 
 
+def check_relevances(labels: np.ndarray, task: str) -> None:
+    """Check that labels are at least 0."""
+    _check_all_valid(labels, labels < 0, task, "be at least 0 or missing")
+
+
 def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None:
     """Check that labels are 0, 1, ..., num_classes - 1."""
     wrong = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))

@@ -20,6 +20,7 @@ from ple_keras.labels.sample_space import (
     sample_space,
     to_config,
 )
+from ple_keras.losses.list_loss import ListLoss
 
 SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
 LABEL_ROOT = "label_root"
@@ -127,6 +128,8 @@ class MaskedLoss(keras.Loss):
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         where = f" of {self.name!r}"
+        if isinstance(self.loss, ListLoss):
+            y_true, y_pred = self.loss.encode(y_true, y_pred, self.missing_label, where)
         y_true, y_pred, in_space = sample_space(
             y_true, y_pred, self.missing_label, self.label_width, where, self._masks_elements
         )
@@ -191,6 +194,13 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     """Return the loss from a name, a function, an object, a serialized object or None."""
     if isinstance(loss, Mapping) and "class_name" in loss:
         return keras.saving.deserialize_keras_object(loss)
+    if isinstance(loss, list | tuple):
+        raise TypeError(
+            "loss must be one loss, not several. Add them in a function, such as "
+            "`def added(y_true, y_pred): return keras.losses.huber(y_true, y_pred) + "
+            "0.1 * keras.losses.mean_absolute_error(y_true, y_pred)`. Register it with "
+            f"keras.saving.register_keras_serializable, so that files load. Received: loss={loss!r}"
+        )
     message = (
         "loss must be the name of a Keras loss, a function or a keras.losses.Loss object. "
         f"Received: loss={loss!r}"
