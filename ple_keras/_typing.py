@@ -38,7 +38,7 @@ BinStrategy: TypeAlias = Literal["quantile", "uniform"]
 GateInput: TypeAlias = Literal["stream", "context", "both"]
 GroupWeighting: TypeAlias = Literal["rows", "equal"]
 LearnedWeighting: TypeAlias = Literal["uncertainty"]
-LossReduction: TypeAlias = Literal["sum_over_batch_size"]
+LossReduction: TypeAlias = Literal["sum_over_batch_size", "label_root"]
 Normalization: TypeAlias = Literal["batch", "layer"]
 
 

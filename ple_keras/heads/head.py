@@ -71,8 +71,9 @@ class Head(QuantizableLayer):
         loss_weight: The weight of the task's loss, at least 0.
         missing_label: The value of a missing label, in addition to NaN. A label of several
             numbers is missing if any of them is.
-        reduction: None for the mean of the loss over the labelled examples of a batch, or
-            "sum_over_batch_size" to divide by the whole batch, see `MaskedLoss`.
+        reduction: None for the mean of the loss over the labelled examples of a batch,
+            "sum_over_batch_size" to divide by the whole batch, or "label_root" to divide by the
+            root of the product of both numbers, see `MaskedLoss`.
         extra_metrics: Metrics in addition to `metrics` or the default ones, in the same forms. A
             metric with a name that is taken gets a number: `auc_1`.
         **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.

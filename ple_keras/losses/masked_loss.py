@@ -20,6 +20,7 @@ from ple_keras.labels.sample_space import (
 )
 
 SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
+LABEL_ROOT = "label_root"
 
 
 @register
@@ -38,6 +39,14 @@ class MaskedLoss(keras.Loss):
     gradient is independent of the batch size, but decreases with the share of labels. Compensate
     for this with the task's loss weight. With many labels in each batch, keep the default.
 
+    With m labelled examples of B, `reduction="label_root"` divides by the square root of m B:
+
+        L = sum_i d_i w_i loss_i / sqrt(m B)
+
+    This is the mean over the labelled examples, times the square root of their share. The noise of
+    its gradient does not depend on the share, so that a task with few labels does not disturb the
+    layers that it shares with others more than they do.
+
     Features must be finite, including those of examples without a label. The gradient of such an
     example is 0 times the network's derivative, and 0 times NaN is NaN in every weight.
 
@@ -50,8 +59,8 @@ class MaskedLoss(keras.Loss):
         missing_label: The value of a missing label, in addition to NaN. A label of several
             numbers is missing if any of them is. The `ignore_class` of a loss counts as missing
             too.
-        reduction: None, or "sum_over_batch_size" to divide by the number of all examples in the
-            batch.
+        reduction: None, "sum_over_batch_size" to divide by the number of all examples in the
+            batch, or "label_root".
         label_width: The length of a label's last axis. An axis of length 1 may be omitted. If
             None, a label has one number, or as many as the prediction.
         name: The loss's name; by default that of `loss`.
@@ -96,14 +105,12 @@ class MaskedLoss(keras.Loss):
         if loss is None:
             raise TypeError("loss must not be None. Received: loss=None")
         self.missing_label = check_missing_label(missing_label)
-        self.divides_by_batch = check_reduction(reduction) == SUM_OVER_BATCH_SIZE
+        self.reduction_of_labels = check_reduction(reduction)
         if label_width is not None:
             label_width = check_int(label_width, "label_width", minimum=1)
         self.label_width = label_width
         loss_reduction = (
-            SUM_OVER_BATCH_SIZE
-            if self.divides_by_batch
-            else getattr(loss, "reduction", SUM_OVER_BATCH_SIZE)
+            SUM_OVER_BATCH_SIZE if reduction else getattr(loss, "reduction", SUM_OVER_BATCH_SIZE)
         )
         super().__init__(
             name or stable_name(self.loss), loss_reduction, dtype=getattr(self.loss, "dtype", None)
@@ -121,14 +128,17 @@ class MaskedLoss(keras.Loss):
             is_known = ops.logical_not(is_ignored)
             in_space = is_known if in_space is None else ops.logical_and(in_space, is_known)
         weights = example_weights(sample_weight, in_space, y_pred.shape[:-1], self.dtype, where)
-        if in_space is not None and self._is_mean() and not self.divides_by_batch:
-            weights = weights * _batch_to_space_ratio(in_space, self.dtype)
+        if in_space is not None and self._divides_by_labels():
+            ratio = _batch_to_space_ratio(in_space, self.dtype)
+            is_root = self.reduction_of_labels == LABEL_ROOT
+            weights = weights * (ops.sqrt(ratio) if is_root else ratio)
         loss = super().__call__(y_true, y_pred, weights)
         is_empty = tuple(loss.shape) == (0,)  # as Keras returns it for a batch without rows
         return ops.sum(loss) if is_empty and self.reduction not in (None, "none") else loss
 
-    def _is_mean(self) -> bool:
-        return self.reduction in (SUM_OVER_BATCH_SIZE, "mean")
+    def _divides_by_labels(self) -> bool:
+        is_mean = self.reduction in (SUM_OVER_BATCH_SIZE, "mean")
+        return is_mean and self.reduction_of_labels != SUM_OVER_BATCH_SIZE
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return example_losses(self.loss, y_true, y_pred)
@@ -137,7 +147,7 @@ class MaskedLoss(keras.Loss):
         return {
             "loss": keras.saving.serialize_keras_object(self.loss),
             "missing_label": to_config(self.missing_label),
-            "reduction": SUM_OVER_BATCH_SIZE if self.divides_by_batch else None,
+            "reduction": self.reduction_of_labels,
             "label_width": self.label_width,
             "name": self.name,
         }
@@ -167,11 +177,11 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
 
 
 def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
-    """Return `reduction`; check that it is None or "sum_over_batch_size"."""
-    if reduction not in (None, SUM_OVER_BATCH_SIZE):
+    """Return `reduction`; check that it is one of the labels'."""
+    if reduction not in (None, SUM_OVER_BATCH_SIZE, LABEL_ROOT):
         raise ValueError(
-            "reduction must be None, for the mean over labelled examples, or "
-            f"{SUM_OVER_BATCH_SIZE!r}. Set any other on the loss itself, such as "
+            "reduction must be None, for the mean over labelled examples, "
+            f"{SUM_OVER_BATCH_SIZE!r} or {LABEL_ROOT!r}. Set any other on the loss itself, such as "
             f'keras.losses.Huber(reduction="sum"). Received: reduction={reduction!r}'
         )
     return reduction

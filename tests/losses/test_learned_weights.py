@@ -28,6 +28,7 @@ FORMS = {
     ),
     "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
     "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
+    "by_root": (pk.RegressionHead("a", reduction="label_root"), 0.5, 0.5),
 }
 
 
@@ -36,7 +37,7 @@ def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
     """`w_0 (c exp(-s) L + a s)`, its gradient in s, and that of the network."""
     x, s = features(8, 3), 0.7
     y = np.float32([1, 0, np.nan, 1, np.nan, 0, 1, np.nan])
-    share = 5 / 8 if head.reduction else 1.0
+    share = (5 / 8) ** {None: 0, "label_root": 0.5, "sum_over_batch_size": 1}[head.reduction]
 
     def step(loss_weighting, loss_weight):
         """Return the logs of a step and the changes of s and of the head's kernel."""

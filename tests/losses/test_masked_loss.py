@@ -94,22 +94,23 @@ def plain_values(loss, labels, predictions):
     rate=st.sampled_from([0.0, 0.3, 1.0]),
     missing_label=st.sampled_from([float("nan"), -1, -999.0]),
     is_weighted=st.booleans(),
-    by_batch=st.booleans(),
+    reduction=st.sampled_from([None, "sum_over_batch_size", "label_root"]),
 )
 def test_the_loss_is_the_mean_over_the_labelled_examples(
-    kind, seed, leading, rate, missing_label, is_weighted, by_batch
+    kind, seed, leading, rate, missing_label, is_weighted, reduction
 ):
     loss, labels, predictions = batch(kind, seed, leading)
     rng = np.random.default_rng(seed + 1)
     in_space = rng.uniform(size=leading) < rate
     weights = rng.uniform(0, 3, leading).astype("float32") if is_weighted else None
-    masked = pk.MaskedLoss(loss, missing_label, "sum_over_batch_size" if by_batch else None)
+    masked = pk.MaskedLoss(loss, missing_label, reduction)
     actual = masked(hide(labels, in_space, missing_label), predictions, weights)
 
     values = np.float64(plain_values(loss, labels, predictions))
     total = (values * (1 if weights is None else weights))[in_space].sum()
-    divisor = in_space.size if by_batch else max(in_space.sum(), 1)
-    assert float(actual) == pytest.approx(total / divisor, rel=1e-5, abs=1e-7)
+    rows, labelled = in_space.size, max(in_space.sum(), 1)
+    divisors = {None: labelled, "sum_over_batch_size": rows, "label_root": (labelled * rows) ** 0.5}
+    assert float(actual) == pytest.approx(total / divisors[reduction], rel=1e-5, abs=1e-7)
 
 
 @every_loss
@@ -231,7 +232,7 @@ def test_pos_weight_multiplies_the_loss_of_positive_examples(pos_weight):
 @every_loss
 def test_a_loss_is_restored_from_its_config(kind):
     loss, labels, predictions = batch(kind, 3)
-    masked = pk.MaskedLoss(loss, -1, "sum_over_batch_size", labels.shape[-1], name="mine")
+    masked = pk.MaskedLoss(loss, -1, "label_root", labels.shape[-1], name="mine")
     copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))
     assert copy.get_config() == masked.get_config()
     y = hide(labels, np.arange(12) % 3 > 0, -1)

@@ -24,13 +24,15 @@ def step(model, loss, x, y, jit_compile, weights=None, learning_rate=1.0):
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
-@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
 @pytest.mark.parametrize(
-    ("loss", "activation", "units"),
+    ("loss", "activation", "units", "reduction"),
     [
-        ("binary_crossentropy", "sigmoid", 1),
-        ("mse", None, 1),
-        ("sparse_categorical_crossentropy", "softmax", 4),
+        ("binary_crossentropy", "sigmoid", 1, None),
+        ("binary_crossentropy", "sigmoid", 1, "label_root"),
+        ("mse", None, 1, None),
+        ("mse", None, 1, "sum_over_batch_size"),
+        ("sparse_categorical_crossentropy", "softmax", 4, None),
+        ("sparse_categorical_crossentropy", "softmax", 4, "label_root"),
     ],
 )
 def test_gradients_are_those_of_the_labelled_examples(
@@ -44,7 +46,8 @@ def test_gradients_are_those_of_the_labelled_examples(
     masked = pk.MaskedLoss(loss, reduction=reduction)
     y = np.where(has_label[:, None], labels, np.nan)
     value, changes = step(model, masked, x, y, jit_compile, weights)
-    share = 1 if reduction is None else has_label.mean()
+    power = {None: 0, "label_root": 0.5, "sum_over_batch_size": 1}[reduction]
+    share = has_label.mean() ** power
     expected, plain = step(
         model, loss, x[has_label], labels[has_label], jit_compile, weights[has_label], share
     )
@@ -55,7 +58,7 @@ def test_gradients_are_those_of_the_labelled_examples(
 
 
 @pytest.mark.parametrize("jit_compile", JIT)
-@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size", "label_root"])
 @pytest.mark.parametrize("missing_label", [float("nan"), -1])
 def test_a_batch_without_labels_has_loss_0_and_no_gradient(missing_label, reduction, jit_compile):
     model = one_layer(1)
