@@ -1,15 +1,18 @@
 """Heads: the prediction, loss and metrics of a task."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any, ClassVar, cast
 
 import keras
+from keras import ops
 
 from ple_keras._checks import (
     check_activation,
     check_features,
     check_int,
+    check_keys,
     check_not_negative,
     refuse_fixed,
 )
@@ -17,10 +20,11 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
 from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
-from ple_keras._keras.tensors import HALF_DTYPES
+from ple_keras._keras.tensors import HALF_DTYPES, to_numpy
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     Activation,
+    ByName,
     LayerLike,
     LossLike,
     LossReduction,
@@ -49,6 +53,13 @@ from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
+
+# Activations whose inputs are mixed, not their outputs, for branches.
+MIXED_BEFORE = (
+    keras.activations.sigmoid,
+    keras.activations.softmax,
+    keras.activations.exponential,
+)
 
 
 @register
@@ -138,23 +149,74 @@ class Head(QuantizableLayer):
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
         self._leading_axes: tuple[None, ...] = (None,)
+        self._branches: tuple[str, ...] = ()
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
 
+    @property
+    def branch_names(self) -> list[str]:
+        """The branches whose predictions the head mixes, in alphabetical order, see `HedgedBlock`.
+
+        There are none before the head is built, or if it reads a tensor.
+        """
+        return list(self._branches)
+
+    def hedge(self, branches: Iterable[str]) -> None:
+        """Make the unbuilt head mix predictions of branches. TaskHeads calls it in `build`.
+
+        The order of the branches is alphabetical, since dicts of features have other orders on
+        other backends.
+
+        Args:
+            branches: The names of the branches.
+
+        Raises:
+            ValueError: If the head is built, or computes its predictions in another way.
+        """
+        cls = type(self)
+        is_plain = cls.call is Head.call and cls.logits is Head.logits
+        if self.built or not is_plain or self.activity_regularizer is not None:
+            raise ValueError(
+                "A head of the branches of a HedgedBlock must be unbuilt, without an "
+                "activity_regularizer, and of a class that does not override call or logits. "
+                f"Received: {self.name!r} of the class {cls.__name__}, built={self.built}"
+            )
+        self._branches = tuple(sorted(branches))
+
     def build(self, input_shape: Shape) -> None:
-        shape = check_features(input_shape)
+        if self._branches:
+            shapes = cast(Mapping[str, Shape], input_shape)
+            for branch in self._branches:
+                shape = self._build_layers(shapes[branch], f"-{branch}")
+            self.mixture = self.add_weight(
+                name="mixture",
+                shape=(len(self._branches),),
+                initializer=keras.initializers.Constant(1 / len(self._branches)),
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+            )
+        else:
+            shape = self._build_layers(input_shape)
+            self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._leading_axes = (None,) * (len(shape) - 1)
-        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
-        if self._tower_template:
-            # `_tower` and `_projection` are names in the file format.
-            self._tower = self._tower_template.copy("tower", self.task)
-            shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
-        self._projection = keras.layers.Dense(
-            self.units, dtype=self._output_policy(), name="projection"
-        )
-        self._projection.build(shape)
         self._restore_frozen()
+
+    def _build_layers(self, input_shape: Shape, ending: str = "") -> Shape:
+        """Build the tower and the last Dense layer, with the ending "-{branch}" for a branch."""
+        inputs = shape = check_features(input_shape)
+        # `_tower` and `_projection`, with their endings, are names in the file format.
+        if self._tower_template:
+            tower = self._tower_template.copy(f"tower{ending}", self.task + ending)
+            setattr(self, f"_tower{ending}", tower)
+            shape = (*shape[:-1], build_on(tower, shape, self.compute_dtype, "tower"))
+        dense = keras.layers.Dense(
+            self.units, dtype=self._output_policy(), name=f"projection{ending}"
+        )
+        setattr(self, f"_projection{ending}", dense)
+        dense.build(shape)
+        return inputs
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
@@ -163,7 +225,7 @@ class Head(QuantizableLayer):
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`.
+            features: The task's features, `(..., H)`; by branch if the head mixes branches.
 
         Returns:
             `(..., units)`, at least float32.
@@ -173,7 +235,51 @@ class Head(QuantizableLayer):
                 f"{self.name!r} must be built or called before its logits are computed. "
                 "Received: built=False"
             )
-        return self._projection(self._tower(features) if self._tower_template else features)
+        if self._branches:
+            return self.mixed(self.branch_logits(features))
+        return self._logits(features)
+
+    def _logits(self, features: Tensor, ending: str = "") -> Tensor:
+        if self._tower_template:
+            features = getattr(self, f"_tower{ending}")(features)
+        return getattr(self, f"_projection{ending}")(features)
+
+    def branch_logits(self, features: ByName) -> list[Tensor]:
+        """Return the logits of each branch, in the order of `branch_names`.
+
+        Args:
+            features: The task's features, `{branch: (..., H)}`.
+        """
+        check_keys(features, self._branches, f"inputs[{self.task!r}]")
+        return [self._logits(features[branch], f"-{branch}") for branch in self._branches]
+
+    def mix(self, logits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Return the prediction of the mixture, and that of each branch.
+
+        The logits of probabilities and counts are mixed, and all other predictions themselves, so
+        that a squared error is convex in the mixture.
+
+        Args:
+            logits: As returned by `branch_logits`.
+        """
+        predictions = [self.activation(x) for x in logits]
+        if self.activation in MIXED_BEFORE:
+            return self.activation(self.mixed(logits)), predictions
+        return self.mixed(predictions), predictions
+
+    def branch_weights(self) -> dict[str, float]:
+        """Return the weight of each branch in the mixture; the head must be built.
+
+        Returns:
+            Floats by branch that sum to 1; an empty dict if the head reads a tensor.
+        """
+        if not self._branches:
+            return {}
+        return dict(zip(self._branches, map(float, to_numpy(self.mixture))))
+
+    def mixed(self, values: Sequence[Tensor]) -> Tensor:
+        weights = ops.cast(self.mixture, values[0].dtype)
+        return reduce(ops.add, [weights[i] * value for i, value in enumerate(values)])
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""

@@ -11,7 +11,15 @@ from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
-from ple_keras._typing import ByName, LayerLike, Nested, NestedShape, Outputs, Shape, TaskName
+from ple_keras._typing import (
+    LayerLike,
+    Nested,
+    NestedShape,
+    Outputs,
+    Shape,
+    TaskName,
+    Tensor,
+)
 from ple_keras.labels.task_names import SHARED, TASK_NAME, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
@@ -91,15 +99,17 @@ class HedgedBlock(BaseLayer):
         self._template = None
         if expert_block is not None:
             self._template = as_template(expert_block, "expert_block", self.dtype_policy)
-        blocks = _check_branches(branches or self._default_branches())
+        if branches is None:
+            branches = self._default_branches(self._template)
+        blocks = _check_branches(branches)
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
             setattr(self, _branch_attribute(branch), block)
         self._make_read_only()
 
-    def _default_branches(self) -> dict[str, keras.Layer]:
-        expert, dtype = self._template.layer, self.dtype_policy
+    def _default_branches(self, template: Any) -> dict[str, keras.Layer]:
+        expert, dtype = template.layer, self.dtype_policy
         return {
             SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
             OWN: CGCBlock(  # a gate over one expert has no weights
@@ -156,7 +166,9 @@ class HedgedBlock(BaseLayer):
     def _serialized_layers(self) -> list[keras.Layer]:
         return [] if self._template else list(self.layers)
 
-    def call(self, inputs: Nested, training: bool | None = None) -> dict[TaskName, ByName]:
+    def call(
+        self, inputs: Nested, training: bool | None = None
+    ) -> dict[TaskName, dict[str, Tensor]]:
         """Call the block of every branch once."""
         return self._by_task(self._by_branch(lambda block: block, inputs))
 
@@ -181,9 +193,7 @@ class HedgedBlock(BaseLayer):
     def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Any:
         return self._by_task(self._by_branch(lambda block: block.compute_output_spec, inputs))
 
-    def compute_output_shape(
-        self, inputs_shape: NestedShape
-    ) -> dict[TaskName, dict[str, Shape]]:
+    def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
         return self._by_task(
             self._by_branch(lambda block: block.compute_output_shape, inputs_shape)
         )
