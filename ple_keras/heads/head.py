@@ -38,6 +38,7 @@ from ple_keras.labels.label_arrays import (
     check_for_loss,
     check_probabilities,
     label_width,
+    masks_elements,
 )
 from ple_keras.labels.sample_space import check_missing_label, to_config
 from ple_keras.labels.task_names import check_task_name
@@ -80,8 +81,8 @@ class Head(QuantizableLayer):
         tower: The task's own network before the last Dense layer: an int, a sequence of ints or a
             layer. Ints are the units of an ExpertBlock. A layer is copied.
         loss_weight: The weight of the task's loss, at least 0.
-        missing_label: The value of a missing label, in addition to NaN. A label of several
-            numbers is missing if any of them is.
+        missing_label: The value of a missing label, in addition to NaN. Single numbers of a label
+            may be missing if the loss is the mean of their losses, see `MaskedLoss`.
         reduction: None for the mean of the loss over the labelled examples of a batch,
             "sum_over_batch_size" to divide by the whole batch, or "label_root" to divide by the
             root of the product of both numbers, see `MaskedLoss`.
@@ -360,7 +361,8 @@ class Head(QuantizableLayer):
         """
         shape = (*self._leading_axes, self.units)
         width = self._label_width(self.loss)
-        values = check_array(labels, self.task, self.missing_label, shape, width)
+        by_element = masks_elements(self.loss)
+        values = check_array(labels, self.task, self.missing_label, shape, width, by_element)
         ignored = getattr(self.loss, "ignore_class", None)
         if ignored is not None:
             values = values[(values != ignored).all(axis=-1)]

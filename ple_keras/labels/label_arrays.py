@@ -27,6 +27,10 @@ RANGES = (
 NOT_ZERO = {"mean_absolute_percentage_error"}  # divides by the label
 # Losses that grow with the scale of the labels:
 ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
+# Losses of a label of several numbers that are the means of the losses of its numbers:
+OF_ELEMENTS = {"binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge"}
+OF_ELEMENTS |= {"poisson", "mean_squared_logarithmic_error", "mean_absolute_percentage_error"}
+OF_ELEMENTS |= ERRORS
 USUAL_DEVIATION = (0.1, 10.0)  # of their labels
 
 
@@ -90,6 +94,16 @@ def label_width(loss: LossLike, units: int) -> int | None:
     return 1 if name in CLASS_INDICES | {"circle"} else units
 
 
+def masks_elements(loss: LossLike) -> bool:
+    """Return whether single numbers of a label may be missing, since each has a loss of its own.
+
+    A loss that wraps another one has an attribute of this name.
+    """
+    own = getattr(loss, "masks_elements", None)
+    is_last_axis = getattr(loss, "axis", -1) == -1
+    return _loss_name(loss) in OF_ELEMENTS and is_last_axis if own is None else own
+
+
 def _loss_name(loss: LossLike) -> str:
     """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)
@@ -104,6 +118,7 @@ def check_array(
     missing_label: float,
     shape: tuple[int | None, ...],
     width: int | None,
+    by_element: bool = False,
 ) -> np.ndarray:
     """Return the labels that are not missing, `(labels, width)`.
 
@@ -113,6 +128,7 @@ def check_array(
         missing_label: As for `MaskedLoss`.
         shape: The shape of the predictions; None is an unknown length.
         width: As returned by `label_width`.
+        by_element: Whether single numbers of a label may be missing. They are NaN in the result.
 
     Raises:
         TypeError: If `labels` are not numbers.
@@ -133,17 +149,27 @@ def check_array(
             f"{argument} must have a dtype that represents missing_label={missing_label} exactly. "
             f"Received: {argument}.dtype={dtype}"
         )
-    present: np.ndarray = array[~is_missing(array, missing_label).any(axis=-1)]
+    missing = is_missing(array, missing_label)
+    if by_element and missing.any():
+        array = np.where(missing, np.nan, array)
+    present: np.ndarray = array[~(missing.all(axis=-1) if by_element else missing.any(axis=-1))]
     if not len(present):
         warn_user(f"{argument} has no labels, so the task is not trained")
-    _check_all_valid(present, ~np.isfinite(present), task, "be finite or missing")
-    if len(present) > 1 and (present == present[0]).all():
+    _check_all_valid(present, np.isinf(present), task, "be finite or missing")
+    if len(present) > 1 and _is_constant(present):
         label = present[0].tolist() if present.shape[-1] > 1 else present.flat[0]
         warn_user(
             f"{argument} is constant, so there is nothing to learn: all {len(present)} labels "
             f"are {label}"
         )
     return present
+
+
+def _is_constant(labels: np.ndarray) -> bool:
+    """Return whether each column has one value at most, apart from NaN."""
+    values = labels.astype("float64")
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    return bool((np.isnan(low) | (low == high)).all())
 
 
 def is_missing(labels: np.ndarray, missing_label: float) -> np.ndarray:
@@ -192,14 +218,14 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
 
 def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
     """Warn if a squared or absolute error is a poor loss for labels."""
-    if not len(labels):
+    if not len(labels) or _is_constant(labels):
         return
-    deviation = labels.astype("float64").std(axis=0).max()
-    low, high = USUAL_DEVIATION
-    if np.isin(labels, (0, 1)).all() and deviation:
+    if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
         warn_user(f"y[{task!r}] has the labels 0 and 1 only. Use a BinaryHead for probabilities")
         return
-    if low <= deviation <= high or (labels == labels[:1]).all():
+    deviation = max(np.std(column[~np.isnan(column)]) for column in labels.T.astype("float64"))
+    low, high = USUAL_DEVIATION
+    if low <= deviation <= high:
         return
     problem = "dominates those of other tasks" if deviation > high else "vanishes next to others"
     warn_user(

@@ -58,29 +58,47 @@ def sample_space(
     missing_label: float,
     label_width: int | None = None,
     where: str = "",
+    by_element: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Return labels and predictions that are safe outside the sample space, and the space.
 
+    Args:
+        y_true: Labels.
+        y_pred: Predictions.
+        missing_label: The value of a missing label, in addition to NaN.
+        label_width: As for `align`.
+        where: As for `align`.
+        by_element: Whether single numbers of a label may be missing.
+
     Returns:
-        The labels and predictions from `align`, and a tensor of bools `(...)`, True in the sample
-        space. It is None if all examples are in the space. A Keras mask on the predictions also
-        excludes examples.
+        The labels and predictions from `align`, and a tensor of bools `(...)`, or `(..., units)` by
+        element, True in the sample space. It is None if all examples are in the space. A Keras mask
+        on the predictions also excludes examples.
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    in_space = _has_label(y_true, y_pred, missing_label)
+    in_space = _has_label(y_true, missing_label)
+    if in_space is not None and len(in_space.shape) == len(y_pred.shape):
+        if by_element and have_elements(y_true, y_pred):
+            mask = mask if mask is None else ops.expand_dims(mask, -1)
+        else:
+            in_space = ops.all(in_space, axis=-1)
     if mask is not None:
         in_space = mask if in_space is None else ops.logical_and(in_space, mask)
     return *_replace_missing(y_true, y_pred, in_space), in_space
 
 
-def _has_label(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor | None:
-    """Return True where an example has a label, from labels and predictions from `align`.
+def have_elements(y_true: Tensor, y_pred: Tensor) -> bool:
+    """Return whether labels and predictions from `align` have several numbers each."""
+    is_wide = all(tensor.shape[-1] != 1 for tensor in (y_true, y_pred))
+    return is_wide and len(y_true.shape) == len(y_pred.shape)
 
-    A label of several numbers is missing if any of them is.
+
+def _has_label(y_true: Tensor, missing_label: float) -> Tensor | None:
+    """Return True where a number of a label is not missing, of the shape of the labels.
 
     Returns:
-        A tensor of bools `(...)`; None if the dtype can't represent a missing label.
+        A tensor of bools; None if the dtype can't represent a missing label.
     """
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     missing = ops.isnan(y_true) if "float" in dtype else None
@@ -89,11 +107,7 @@ def _has_label(y_true: Tensor, y_pred: Tensor, missing_label: float) -> Tensor |
             y_true = ops.cast(y_true, "int32")
         equal = ops.equal(y_true, ops.cast(missing_label, y_true.dtype))
         missing = equal if missing is None else ops.logical_or(missing, equal)
-    if missing is None:
-        return None
-    if len(y_true.shape) == len(y_pred.shape):
-        missing = ops.any(missing, axis=-1)
-    return ops.logical_not(missing)
+    return None if missing is None else ops.logical_not(missing)
 
 
 def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) -> tuple[Any, Any]:
@@ -104,7 +118,8 @@ def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) ->
     """
     if in_space is None:
         return y_true, y_pred
-    prediction_mask = ops.expand_dims(in_space, -1)
+    is_by_element = len(in_space.shape) == len(y_pred.shape)
+    prediction_mask = in_space if is_by_element else ops.expand_dims(in_space, -1)
     label_mask = prediction_mask if len(y_true.shape) == len(y_pred.shape) else in_space
     y_true = ops.where(label_mask, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
     return y_true, ops.where(prediction_mask, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
@@ -126,6 +141,9 @@ def example_weights(
         dtype: The dtype of the weights.
         where: Text after the name in messages, such as " of 'click_loss'".
 
+    Returns:
+        A tensor that broadcasts to `(...)`, or to `(..., units)` if `in_space` is by element.
+
     Raises:
         TypeError: If the weights are not numbers.
         ValueError: If their shape does not match `shape`.
@@ -137,6 +155,8 @@ def example_weights(
         return sample_weight
     if sample_weight is None:
         return ops.cast(in_space, dtype)
+    if len(in_space.shape) > len(shape):
+        sample_weight = ops.expand_dims(sample_weight, -1)
     return ops.where(in_space, sample_weight, ops.zeros((), dtype))
 
 

@@ -14,9 +14,11 @@ from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import TensorTable
 from ple_keras._typing import DType, LossLike, LossReduction, Tensor
+from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import (
     check_missing_label,
     example_weights,
+    have_elements,
     sample_space,
     to_config,
 )
@@ -61,6 +63,11 @@ class MaskedLoss(keras.Loss):
     its gradient does not depend on the share, so that a task with few labels does not disturb the
     layers that it shares with others more than they do.
 
+    If a label has several numbers, and the loss is the mean of their losses, such as a squared
+    error or binary cross-entropy, then each number may be missing. It counts as an example: the
+    loss is the mean over all labelled numbers of the batch. For other losses of Keras, such as
+    categorical cross-entropy, and for custom losses, a label is missing if any of its numbers is.
+
     Features must be finite, including those of examples without a label. The gradient of such an
     example is 0 times the network's derivative, and 0 times NaN is NaN in every weight.
 
@@ -70,9 +77,8 @@ class MaskedLoss(keras.Loss):
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
             reduction of a Loss object is kept, over labelled examples.
-        missing_label: The value of a missing label, in addition to NaN. A label of several
-            numbers is missing if any of them is. The `ignore_class` of a loss counts as missing
-            too.
+        missing_label: The value of a missing label, in addition to NaN. The `ignore_class` of a
+            loss counts as missing too.
         reduction: None, "sum_over_batch_size" to divide by the number of all examples in the
             batch, or "label_root".
         label_width: The length of a label's last axis. An axis of length 1 may be omitted. If
@@ -118,6 +124,7 @@ class MaskedLoss(keras.Loss):
         self.loss = check_loss(loss)
         if loss is None:
             raise TypeError("loss must not be None. Received: loss=None")
+        self._masks_elements = masks_elements(self.loss)
         self.missing_label = check_missing_label(missing_label)
         self.reduction_of_labels = check_reduction(reduction)
         if label_width is not None:
@@ -153,27 +160,44 @@ class MaskedLoss(keras.Loss):
     def _reduced_loss(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> Tensor:
         where = f" of {self.name!r}"
         y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, self.label_width, where
+            y_true, y_pred, self.missing_label, self.label_width, where, self._masks_elements
         )
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
             is_known = ops.logical_not(is_ignored)
             in_space = is_known if in_space is None else ops.logical_and(in_space, is_known)
         weights = example_weights(sample_weight, in_space, y_pred.shape[:-1], self.dtype, where)
+        has_elements = self._has_elements(y_true, y_pred)
+        if has_elements and weights is not None and len(weights.shape) < len(y_pred.shape):
+            weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=self.dtype)
         if in_space is not None and self._divides_by_labels():
-            ratio = _batch_to_space_ratio(in_space, self.dtype)
+            ratio = _whole_to_space_ratio(in_space, self.dtype)
             is_root = self.reduction_of_labels == LABEL_ROOT
             weights = weights * (ops.sqrt(ratio) if is_root else ratio)
+        is_reduced = self.reduction not in (None, "none")
+        if has_elements and not is_reduced:
+            return self._means_of_elements(y_true, y_pred, weights, in_space)
         loss = super().__call__(y_true, y_pred, weights)
         is_empty = tuple(loss.shape) == (0,)  # as Keras returns it for a batch without rows
-        return ops.sum(loss) if is_empty and self.reduction not in (None, "none") else loss
+        return ops.sum(loss) if is_empty and is_reduced else loss
+
+    def _has_elements(self, y_true: Tensor, y_pred: Tensor) -> bool:
+        return self._masks_elements and have_elements(y_true, y_pred)
+
+    def _means_of_elements(
+        self, y_true: Tensor, y_pred: Tensor, weights: Tensor | None, in_space: Tensor | None
+    ) -> Tensor:
+        """Return the mean of the losses of each example's labelled numbers, `(...)`."""
+        if in_space is not None and len(in_space.shape) == len(y_pred.shape):
+            weights = weights * _whole_to_space_ratio(in_space, self.dtype, axis=-1)
+        return ops.mean(super().__call__(y_true, y_pred, weights), axis=-1)
 
     def _divides_by_labels(self) -> bool:
         is_mean = self.reduction in (SUM_OVER_BATCH_SIZE, "mean")
         return is_mean and self.reduction_of_labels != SUM_OVER_BATCH_SIZE
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
-        return example_losses(self.loss, y_true, y_pred)
+        return example_losses(self.loss, y_true, y_pred, self._has_elements(y_true, y_pred))
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -185,10 +209,14 @@ class MaskedLoss(keras.Loss):
         }
 
 
-def _batch_to_space_ratio(in_space: Tensor | None, dtype: DType) -> Tensor:
-    """Return the number of examples divided by that of labelled examples; 0 if none are."""
-    size = ops.cast(ops.size(in_space), dtype)
-    return ops.divide_no_nan(size, ops.sum(ops.cast(in_space, dtype)))
+def _whole_to_space_ratio(in_space: Tensor, dtype: DType, axis: int | None = None) -> Tensor:
+    """Return the number of examples divided by that of labelled examples; 0 if none are.
+
+    With an axis, return the ratios along it.
+    """
+    size = ops.cast(ops.size(in_space) if axis is None else in_space.shape[axis], dtype)
+    labelled = ops.sum(ops.cast(in_space, dtype), axis, keepdims=axis is not None)
+    return ops.divide_no_nan(size, labelled)
 
 
 def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
@@ -219,14 +247,25 @@ def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
     return reduction
 
 
-def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
+def example_losses(
+    loss: LossLike, y_true: Tensor, y_pred: Tensor, by_element: bool = False
+) -> Tensor:
     """Return the loss of each example, `(...)`, from labels and predictions `(..., units)`.
+
+    By element, return the loss of each number, `(..., units)`.
 
     Raises:
         ValueError: If `loss` does not return a value for each example.
     """
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
+    if type(known).__module__.startswith("keras_rs."):
+        raise ValueError(
+            "loss must return a value for each example. A loss of lists would ignore a list with "
+            f"a missing label entirely: use a RankingHead. Received: loss={loss!r}"
+        )
+    if by_element:
+        y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
     set_mask(values, None)  # of ignored classes, which are masked as missing labels

@@ -32,13 +32,21 @@ class LossMean(keras.metrics.Mean):
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Accumulate a batch, with labels and predictions that a MaskedMetric has aligned."""
+        """Accumulate a batch, with labels and predictions that a MaskedMetric has aligned.
+
+        Args:
+            y_true: Labels, `(...)` or `(..., units)`.
+            y_pred: Predictions, `(..., units)`.
+            sample_weight: Weights of the examples, `(...)`, or of their numbers, `(..., units)`.
+        """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))
         is_ignored = ignored_class(self.loss, y_true, y_pred)
         if is_ignored is not None:
             space = ops.logical_not(is_ignored)
             sample_weight = example_weights(sample_weight, space, y_pred.shape[:-1], self.dtype)
-        super().update_state(example_losses(self.loss, y_true, y_pred), sample_weight)
+        by_element = sample_weight is not None and len(sample_weight.shape) == len(y_pred.shape)
+        losses = example_losses(self.loss, y_true, y_pred, by_element)
+        super().update_state(losses, sample_weight)
 
     def named_copy(self, name: str) -> "LossMean":
         """Return a new metric of the same loss, which need not be serializable."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+from keras import ops
 
 from ple_keras._checks import warn_user
 from ple_keras._keras.copying import copy_metric
@@ -13,6 +14,7 @@ from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
+from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import (
     check_missing_label,
     example_weights,
@@ -20,6 +22,24 @@ from ple_keras.labels.sample_space import (
     to_config,
 )
 from ple_keras.metrics.logit_auc import LogitAUC
+from ple_keras.metrics.loss_mean import LossMean
+from ple_keras.metrics.metrics_of_sums import MetricOfSums
+
+# Metrics of Keras that do not depend on which numbers form a label:
+OF_ELEMENTS = (
+    keras.metrics.AUC,
+    keras.metrics.BinaryAccuracy,
+    keras.metrics.BinaryCrossentropy,
+    keras.metrics.Hinge,
+    keras.metrics.LogCoshError,
+    keras.metrics.MeanAbsoluteError,
+    keras.metrics.MeanAbsolutePercentageError,
+    keras.metrics.MeanSquaredError,
+    keras.metrics.MeanSquaredLogarithmicError,
+    keras.metrics.Poisson,
+    keras.metrics.RootMeanSquaredError,
+    keras.metrics.SquaredHinge,
+)
 
 
 @register
@@ -29,8 +49,10 @@ class MaskedMetric(keras.Metric):
     Args:
         metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must accept
             `sample_weight`, which is 0 where the label is missing.
-        missing_label: The value of a missing label, in addition to NaN. A label of several
-            numbers is missing if any of them is.
+        missing_label: The value of a missing label, in addition to NaN. Each number of a label of
+            several numbers may be missing, if the metric is a mean over numbers: see `MaskedLoss`.
+            So are those of `LogitAUC`, `NormalizedEntropy`, `Calibration`, and of Keras the errors,
+            `BinaryAccuracy` and `AUC`. For other metrics, a label is missing if any number is.
         name: The metric's name; by default that of `metric`.
 
     Raises:
@@ -60,6 +82,7 @@ class MaskedMetric(keras.Metric):
         self.display_name = self.name  # for messages; a head prepends its task
         self.missing_label = check_missing_label(missing_label)
         self._check_takes_weights()
+        self._masks_elements = _masks_elements(metric)
         copy_direction(metric, self)
         self._is_step_result = self._has_warned = False
 
@@ -82,10 +105,16 @@ class MaskedMetric(keras.Metric):
             sample_weight: Weights of the examples.
         """
         where = f" of {self.display_name!r}"
-        y_true, y_pred, in_space = sample_space(y_true, y_pred, self.missing_label, where=where)
+        y_true, y_pred, in_space = sample_space(
+            y_true, y_pred, self.missing_label, where=where, by_element=self._masks_elements
+        )
         weights = example_weights(
             sample_weight, in_space, y_pred.shape[:-1], self.metric.dtype, where
         )
+        is_by_element = weights is not None and len(weights.shape) == len(y_pred.shape)
+        if is_by_element and not isinstance(self.metric, LossMean):
+            y_true, y_pred = (ops.reshape(values, (-1, 1)) for values in (y_true, y_pred))
+            weights = ops.reshape(weights, (-1,))
         self._is_step_result = True
         try:
             self.metric.update_state(y_true, y_pred, sample_weight=weights)
@@ -138,6 +167,14 @@ class MaskedMetric(keras.Metric):
         metric = super().from_config(config)
         metric.display_name = display_name or metric.display_name
         return metric
+
+
+def _masks_elements(metric: keras.Metric) -> bool:
+    """Return whether a metric of labels of several numbers is that of all numbers in one column."""
+    if isinstance(metric, LossMean):
+        return masks_elements(metric.loss)
+    is_known = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_ELEMENTS
+    return is_known and not getattr(metric, "multi_label", False)
 
 
 def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:

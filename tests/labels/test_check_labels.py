@@ -39,7 +39,8 @@ def valid_labels(**labels):
         valid_labels(click=np.float32([0.5, 1, np.nan])),
         valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=np.float64([2, np.nan, 0])),
         valid_labels(kind=np.uint8([0, 1, 2])),
-        valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [1, 2]])),
+        valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [3, 2]])),
+        valid_labels(place=np.float32([[1, np.nan], [np.nan, 2], [2, 4]])),
         valid_labels(click=np.array([0, None, 1]).astype("float32")),
         valid_labels(click=pd.Series([0, None, 1], dtype="Int64"), kind=pd.Series([0, 1, 2])),
         valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
@@ -108,6 +109,16 @@ WARNINGS = {
         r"deviation of 0\.0163.*vanishes",
     ),
 }
+
+
+WARNINGS["constant_numbers"] = (
+    valid_labels(place=[[1, np.nan], [np.nan, 2], [1, np.nan]]),
+    r"y\['place'\] is constant",
+)
+WARNINGS["large_numbers"] = (
+    valid_labels(place=[[0, 50], [1, np.nan], [np.nan, 0]]),
+    r"y\['place'\] has a standard deviation of 25, so",
+)
 
 
 @pytest.mark.parametrize(("y", "message"), list(WARNINGS.values()), ids=list(WARNINGS))
@@ -287,6 +298,11 @@ REFUSED = {
         valid_labels(kind=[0, -1, 2]),
         ValueError,
         r"class indices.*=\[\.\.\., -1\]",
+    ),
+    "infinite_number": (
+        valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
+        ValueError,
+        r"finite or missing; invalid: 1",
     ),
     "infinite": (
         valid_labels(place=np.full((3, 2), np.inf)),

@@ -157,14 +157,6 @@ def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(
         assert float(count_labels(y, np.ones((4, 1), "float32"))) == sum(expected)
 
 
-@pytest.mark.parametrize("missing", [0, 1, 2])
-def test_a_label_of_several_numbers_is_missing_if_one_of_them_is(missing):
-    labels = np.ones((2, 3), "float32")
-    labels[0, missing] = np.nan
-    predictions = np.float32([[9, 9, 9], [2, 2, 2]])
-    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
-
-
 @pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight", "none"])
 def test_the_reduction_of_a_loss_is_kept(reduction):
     labels, predictions = np.float32([[1], [np.nan], [3]]), np.float32([[2], [2], [5]])
@@ -227,6 +219,87 @@ def test_pos_weight_multiplies_the_loss_of_positive_examples(pos_weight):
     copy = pk.BinaryHead.from_config(head.get_config())
     assert copy.get_config() == head.get_config()
     assert float(copy.new_loss()(labels, p[:, None])) == loss
+
+
+OF_ELEMENTS = {
+    "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
+    "huber": ("huber", number),
+    "poisson": ("poisson", count),
+}
+
+
+def elements(kind, leading=(6,), units=5, seed=0):
+    """Return a loss, labels of several numbers, which of them are there, and predictions."""
+    rng = np.random.default_rng(seed)
+    loss, draw = OF_ELEMENTS[kind]
+    labels, _ = draw(rng, (*leading, units))
+    predictions = rng.uniform(0.05, 0.95, labels.shape).astype("float32")
+    there = rng.uniform(size=labels.shape) < 0.6
+    there[..., 1, :] = False
+    return loss, np.float32(labels), there, predictions
+
+
+@pytest.mark.parametrize("kind", OF_ELEMENTS)
+@pytest.mark.parametrize("reduction", [None, "sum_over_batch_size", "label_root"])
+def test_single_numbers_of_a_label_may_be_missing(kind, reduction):
+    """Each counts as an example."""
+    loss, labels, there, predictions = elements(kind, (3, 4))
+    weights = np.abs(features(3, 4))
+    y = np.where(there, labels, np.nan)
+    predictions[~there] = np.inf
+    losses = np.zeros(labels.shape)
+    losses[there] = plain_values(loss, labels[there][:, None], predictions[there][:, None])
+    m, size = there.sum(), there.size
+    divisor = {None: m, "sum_over_batch_size": size, "label_root": (m * size) ** 0.5}[reduction]
+    masked = pk.MaskedLoss(loss, reduction=reduction)
+    assert float(masked(y, predictions)) == pytest.approx(losses.sum() / divisor, rel=1e-5)
+    total = (losses * weights[..., None]).sum()
+    assert float(masked(y, predictions, weights)) == pytest.approx(total / divisor, rel=1e-5)
+    assert float(masked(np.full(y.shape, np.nan), predictions)) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int32"])
+def test_losses_of_each_example_are_means_over_its_numbers(dtype):
+    _, labels, there, predictions = elements("poisson")
+    there |= dtype == "int32"
+    y = np.where(there, labels, np.nan if dtype == "float32" else -1).astype(dtype)
+    losses = np.where(there, predictions - labels * np.log(predictions + 1e-7), 0)
+    expected = losses.sum(axis=-1) / np.maximum(there.sum(axis=-1), 1)
+    masked = pk.MaskedLoss(keras.losses.Poisson(reduction="none"))
+    weights = np.abs(features(6))
+    np.testing.assert_allclose(numpy_of(masked(y, predictions)), expected, rtol=1e-4, atol=1e-6)
+    actual = numpy_of(masked(y, predictions, weights))
+    np.testing.assert_allclose(actual, weights * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_the_weighted_mean_of_single_numbers_is_that_of_keras():
+    loss = keras.losses.MeanSquaredError(reduction="mean_with_sample_weight")
+    _, labels, _, predictions = elements("huber")
+    weights = np.abs(features(6))
+    expected = np.average(((labels - predictions) ** 2).mean(axis=-1), weights=weights)
+    for y in (labels.astype("float32"), np.round(labels).astype("int32")):
+        expected = np.average(((y - predictions) ** 2).mean(axis=-1), weights=weights)
+        actual = float(pk.MaskedLoss(loss)(y, predictions, weights))
+        assert actual == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss", [squared_gap, "kl_divergence", keras.losses.BinaryCrossentropy(axis=1)]
+)
+@pytest.mark.parametrize("missing", [0, 1])
+def test_for_other_losses_a_label_is_missing_if_one_of_its_numbers_is(loss, missing):
+    y = np.float32([[0.2, 0.8], [0.9, 0.1], [0.5, 0.5]])
+    p = np.float32([[0.4, 0.6], [0.1, 0.9], [0.3, 0.7]])
+    expected = plain_values(loss, y[[0, 2]], p[[0, 2]]).mean()
+    y[1, missing] = np.nan
+    assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_of_lists_is_refused():
+    keras_rs = pytest.importorskip("keras_rs")
+    loss = pk.MaskedLoss(keras_rs.losses.PairwiseLogisticLoss())
+    with pytest.raises(ValueError, match=r"use a RankingHead\. Received: loss=<"):
+        loss(np.float32([[1, 0, np.nan]]), np.float32([[0.1, 0.2, 0.3]]))
 
 
 @every_loss

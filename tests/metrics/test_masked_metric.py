@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.metrics.loss_mean import LossMean
 from tests.helpers import features, numpy_of
 from tests.models import compiled, heads_alone, heads_of
 from tests.pairs import pairs
@@ -238,3 +239,32 @@ def test_a_metric_from_a_file_has_the_task_in_its_messages():
     copy = pk.MaskedMetric.from_config(metric.get_config())
     with pytest.raises(ValueError, match="'click_auc'"):
         copy.update_state([[0.0]], [[0.5], [0.5]])
+
+
+OF_NUMBERS = {
+    "rmse": keras.metrics.RootMeanSquaredError,
+    "mean_of_the_loss": lambda: LossMean("binary_crossentropy"),
+    "auc": pk.LogitAUC,
+    "auc_of_keras": keras.metrics.AUC,
+    "calibration": pk.Calibration,
+    "by_name": lambda: "binary_accuracy",
+}
+
+
+@pytest.mark.parametrize("kind", OF_NUMBERS)
+def test_single_numbers_of_a_label_may_be_missing(kind):
+    rng = np.random.default_rng(0)
+    y, there = rng.integers(0, 2, (2, 8, 3)), rng.uniform(size=(2, 8, 3)) < 0.6
+    p, weights = rng.uniform(size=(2, 8, 3)).astype("float32"), np.abs(features(2, 8))
+    metric, plain = pk.MaskedMetric(OF_NUMBERS[kind]()), pk.MaskedMetric(OF_NUMBERS[kind]())
+    metric.update_state(np.where(there, y, np.nan), p, weights)
+    repeated = np.broadcast_to(weights[..., None], y.shape)[there]
+    plain.update_state(y[there][:, None], p[there][:, None], repeated)
+    assert float(metric.result()) == pytest.approx(float(plain.result()), rel=1e-5)
+
+
+def test_metrics_of_whole_labels_ignore_labels_that_are_missing_in_part():
+    y, p = np.float32([[1, 0], [np.nan, 1]]), np.float32([[0.9, 0.2], [0.9, 0.1]])
+    metric = pk.MaskedMetric(keras.metrics.AUC(multi_label=True, num_labels=2))
+    metric.update_state(y, p)
+    assert float(metric.metric.true_positives[0, 1]) == 0
