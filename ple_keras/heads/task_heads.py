@@ -427,6 +427,38 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
+        losses = self.compute_losses(y, y_pred, sample_weight)
+        return reduce(ops.add, losses.values())
+
+    def compute_losses(
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
+    ) -> dict[str, Tensor]:
+        """Return the training loss of each task, for a custom training loop.
+
+        `compute_loss` returns their sum. A loop that differentiates them separately can combine the
+        tasks' gradients itself, for example by gradient surgery.
+
+        Args:
+            y: As for `compute_loss`.
+            y_pred: As for `compute_loss`.
+            sample_weight: As for `compute_loss`.
+
+        Returns:
+            `{task: w_k(t) L_k}`, a scalar for each task that has a loss, in the order of
+            `trained_tasks`. Learned weights add their term `a s` to the loss of their task. The
+            scalars may have different dtypes.
+
+        Raises:
+            TypeError, ValueError: See `compute_loss`.
+
+        Example:
+
+        >>> heads = TaskHeads([RegressionHead("a"), RegressionHead("b", loss_weight=0.5)])
+        >>> predictions = heads({"a": np.zeros((2, 3)), "b": np.zeros((2, 3))})
+        >>> losses = heads.compute_losses({"a": [1.0, float("nan")], "b": [2.0, 2.0]}, predictions)
+        >>> {task: float(loss) for task, loss in losses.items()}
+        {'a': 1.0, 'b': 2.0}
+        """
         self._check_built()
         sample_weight = {} if sample_weight is None else sample_weight
         self._check_loss_arguments({"y": y, "y_pred": y_pred, "sample_weight": sample_weight})
@@ -434,27 +466,26 @@ class TaskHeads(BaseLayer):
         if weights.are_learned and is_constant_in_jax_trace(weights.log_variances, y_pred.values()):
             raise ValueError(
                 "Learned loss weights are constants of a JAX trace, so they would have no "
-                "gradient. Call compute_loss in `with keras.StatelessScope(pairs):`, where `pairs` "
+                "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
                 "has each variable of the model and its value. "
                 f"Received: y_pred={short_repr(dict(y_pred))}"
             )
         try:
-            losses = [
-                head.new_joint_losses(weights, index)[0](
+            return {
+                head.task: head.new_joint_losses(weights, index)[0](
                     y[head.task], y_pred[head.task], sample_weight.get(head.task)
                 )
                 for index, head in enumerate(self._heads())
                 if head.has_loss
-            ]
+            }
         finally:
             weights.discard_losses()  # nothing is logged
-        return reduce(ops.add, losses)  # which may have different dtypes
 
     def _check_loss_arguments(self, arguments: Mapping[str, ByName]) -> None:
         trained = self.trained_tasks
         if not trained:
             raise ValueError(
-                "compute_loss needs a task with a loss. "
+                "the loss needs a task with a loss. "
                 f"Received: heads={[*self._task_names]}, all with loss=None"
             )
         for argument, value in arguments.items():

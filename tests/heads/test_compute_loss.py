@@ -1,4 +1,4 @@
-"""`TaskHeads.compute_loss`: the training loss for custom loops."""
+"""`TaskHeads.compute_loss` and `compute_losses`: the training loss for custom loops."""
 
 import contextlib
 import gc
@@ -47,7 +47,7 @@ def heads_of_every_kind(loss_weighting):
 
 
 def in_numpy(predictions, sample_weight, multipliers, log_variances):
-    """Return the sum of the weighted losses, in float64."""
+    """Return the weighted loss of each task, in float64."""
     p = {task: np.float64(numpy_of(x)).reshape(ROWS, -1) for task, x in predictions.items()}
     buy = np.nan_to_num(Y["buy"])
 
@@ -62,7 +62,7 @@ def in_numpy(predictions, sample_weight, multipliers, log_variances):
         "time": (p["time"][:, 0] - Y["time"][:, 0]) ** 2,
         "kind": -np.log(p["kind"][np.arange(ROWS), Y["kind"]]) * np.take(CLASS_WEIGHTS, Y["kind"]),
     }
-    total = 0.0
+    weighted = {}
     for task, loss in losses.items():
         s = log_variances.get(task)
         if s is not None:
@@ -70,8 +70,9 @@ def in_numpy(predictions, sample_weight, multipliers, log_variances):
         d = space.get(task, np.ones(ROWS, bool))
         count = ROWS if task == "time" else d.sum()
         mean = (d * loss * sample_weight.get(task, 1)).sum() / count
-        total += {"both": 0.5, "time": 2.0}.get(task, 1.0) * multipliers.get(task, 1.0) * mean
-    return total
+        weight = {"both": 0.5, "time": 2.0}.get(task, 1.0) * multipliers.get(task, 1.0)
+        weighted[task] = weight * mean
+    return weighted
 
 
 @pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
@@ -91,7 +92,11 @@ def test_the_loss_is_that_of_numpy_and_of_keras(loss_weighting):
         loss = heads.compute_loss(Y, predictions, sample_weight)
         assert loss.shape == ()
         expected = in_numpy(predictions, sample_weight or {}, multipliers, log_variances)
-        assert float(numpy_of(loss)) == pytest.approx(expected, rel=1e-5)
+        assert float(numpy_of(loss)) == pytest.approx(sum(expected.values()), rel=1e-5)
+        losses = heads.compute_losses(Y, predictions, sample_weight)
+        assert [*losses] == heads.trained_tasks
+        found = {task: float(numpy_of(each)) for task, each in losses.items()}
+        assert found == pytest.approx(expected, rel=1e-5)
 
     y = {**Y, "score": np.zeros(ROWS)}
     compiled(model, metrics=None)
@@ -268,7 +273,7 @@ def test_heads_that_are_not_built_or_have_no_loss_are_refused():
     check_refused(
         lambda: heads.compute_loss({}, predictions),
         ValueError,
-        r"needs a task with a loss\. Received: heads=\['score'\], all with loss=None$",
+        r"the loss needs a task with a loss\. Received: heads=\['score'\], all with loss=None$",
     )
 
 
