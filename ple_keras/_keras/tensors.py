@@ -79,18 +79,6 @@ def restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
             variable.assign(value)
 
 
-@contextmanager
-def double_precision() -> Iterator[None]:
-    """Let JAX compute in float64, as other backends do without asking."""
-    if keras.backend.backend() != "jax":
-        yield
-        return
-    jax: Any = import_module("jax")
-    owner = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")
-    with owner.enable_x64(True):
-        yield
-
-
 def is_jax_trace_outside_keras(value: Tensor) -> bool:
     """Return whether `value` is a JAX tracer in a trace from which Keras returns no state.
 

@@ -1,5 +1,6 @@
 """The fit of the mixtures of branches on rows that are not trained on."""
 
+import math
 from collections.abc import Callable
 from importlib import import_module
 from itertools import combinations
@@ -11,7 +12,7 @@ from keras import ops
 
 from ple_keras._checks import check_not_negative
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.tensors import double_precision, to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Logs, Nested, TaskName
 from ple_keras.heads.head import MIXED_BEFORE, Head
 from ple_keras.inspection.branches import (
@@ -23,11 +24,12 @@ from ple_keras.inspection.branches import (
 from ple_keras.losses.joint_losses import uncertainty_form
 from ple_keras.losses.masked_loss import example_losses
 
-GOLDEN = (5**0.5 - 1) / 2
-TOLERANCE = 1e-7  # of a weight
-MAX_ROUNDS = 200  # over all pairs of branches
+STEP = 0.02  # of differences
+TOLERANCE = 1e-5  # of the last step of a weight
+MAX_STEPS = 50
+MIN_PRIOR = 1e-6  # keeps the weights above 0
 TINY = 1e-37  # close to the smallest normal number of float32
-ROUNDING = 1e-8  # below the distance of 1 to the next number of float32
+ROUNDING = 1e-7  # of float32
 
 
 class FitHedge(keras.callbacks.Callback):
@@ -177,22 +179,20 @@ def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.nd
     if not rows:
         return np.full(len(branches), 1 / len(branches))
     is_mixed_before = head.activation in MIXED_BEFORE
-    inputs = np.stack(
-        [_logits(p, head) if is_mixed_before else p.astype("float64") for p in branches]
-    )
+    inputs = np.stack([_logits(p, head) if is_mixed_before else p for p in branches])
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
-    labels = ops.convert_to_tensor(observed.labels)
+    labels = ops.convert_to_tensor(observed.labels, keras.config.floatx())
 
-    def objective(weights: np.ndarray) -> float:
-        mixed = ops.convert_to_tensor(np.tensordot(weights, inputs, 1))
-        predictions = head.activation(mixed) if is_mixed_before else mixed
-        loss = to_numpy(example_losses(head.loss, labels, predictions)).sum(dtype="float64")
-        value = loss if is_likelihood else slope * rows * np.log(max(loss / rows, TINY))
-        return float(value - prior / 2 * np.log(np.maximum(weights, TINY)).sum())
+    def total_loss(weights: np.ndarray) -> float:
+        mixed = np.tensordot(weights, inputs, 1)
+        predictions = ops.convert_to_tensor(mixed, keras.config.floatx())
+        if is_mixed_before:
+            predictions = head.activation(predictions)
+        return float(to_numpy(example_losses(head.loss, labels, predictions)).sum(dtype="float64"))
 
-    with double_precision():
-        return minimize_on_simplex(objective, len(branches))
+    log_factor = None if is_likelihood else slope * rows
+    return minimize_on_simplex(total_loss, len(branches), log_factor, prior)
 
 
 def _logits(predictions: np.ndarray, head: Head) -> np.ndarray:
@@ -200,50 +200,71 @@ def _logits(predictions: np.ndarray, head: Head) -> np.ndarray:
     positive = np.maximum(predictions.astype("float64"), TINY)
     if head.activation is not keras.activations.sigmoid:
         return np.asarray(np.log(positive))
-    return np.asarray(np.log(positive) - np.log(np.maximum(1 - positive, ROUNDING)))
+    return np.asarray(np.log(positive) - np.log(np.maximum(1 - positive, ROUNDING / 10)))
 
 
-def minimize_on_simplex(objective: Callable[[np.ndarray], float], size: int) -> np.ndarray:
-    """Return the weights of at least 0 with the sum 1 that minimize a convex function.
+def minimize_on_simplex(
+    function: Callable[[np.ndarray], float],
+    size: int,
+    log_factor: float | None = None,
+    prior: float = 1.0,
+) -> np.ndarray:
+    """Return the a, of at least 0 and with the sum 1, that minimizes `F(a) - prior/2 sum log a`.
 
-    Weight moves between two entries at a time, by a search along the line. For a function that is
-    smooth and strictly convex where no weight is 0, this converges to the minimum.
+    F is the function, or `log_factor * log(function)`. This is Newton's method, whose steps are
+    halved until they decrease the sum. It converges if the function is convex. The matrix of the
+    logarithm is that of its tangent, an upper bound, which is convex too.
+
+    Args:
+        function: A function of a, which is rounded to float32.
+        size: The length of a.
+        log_factor: The factor of the logarithm of the function, or None.
+        prior: A number of at least 0.
     """
+    basis = np.eye(size)[:, :-1] - np.eye(size)[:, -1:]  # of the steps that keep the sum
+    barrier = max(prior, MIN_PRIOR) / 2
     weights = np.full(size, 1 / size)
-    for _ in range(MAX_ROUNDS if size > 2 else 1):
-        before = weights
-        for i, j in combinations(range(size), 2):
-            weights = _minimize_on_line(objective, weights, i, j)
-        if np.abs(weights - before).max() < TOLERANCE:
+
+    def penalized(a: np.ndarray) -> float:
+        value = function(a)
+        if log_factor is not None:
+            value = log_factor * math.log(max(value, TINY))
+        return float(value - barrier * np.log(a).sum())
+
+    for _ in range(MAX_STEPS):
+        value, gradient, matrix = _derivatives(function, weights, basis)
+        tangent = 1.0 if log_factor is None else log_factor / max(value, TINY)
+        gradient = tangent * gradient - barrier * basis.T @ (1 / weights)
+        matrix = tangent * matrix + barrier * basis.T @ (basis / weights[:, None] ** 2)
+        values, vectors = np.linalg.eigh(matrix)
+        change = -vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(values), TINY))
+        step = basis @ change
+        step *= min(1.0, 0.95 / max((-step / weights).max(), TINY))  # all weights stay above 0
+        largest = penalized(weights)
+        largest += ROUNDING * (1 + abs(largest) + (log_factor or 0))
+        while np.abs(step).max() > TOLERANCE and penalized(weights + step) > largest:
+            step /= 2
+        weights = weights + step
+        if np.abs(step).max() <= TOLERANCE:
             break
     return weights
 
 
-def _minimize_on_line(
-    objective: Callable[[np.ndarray], float], weights: np.ndarray, i: int, j: int
-) -> np.ndarray:
-    """Return the best weights that differ in two entries from those given."""
-    direction = np.eye(len(weights))[i] - np.eye(len(weights))[j]
-    start = weights - weights[i] * direction
-    step = _golden_section(lambda t: objective(start + t * direction), weights[i] + weights[j])
-    return np.asarray(start + step * direction)
+def _derivatives(
+    function: Callable[[np.ndarray], float], point: np.ndarray, basis: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """Return the value, the gradient and the second derivatives of a function along a basis.
 
-
-def _golden_section(function: Callable[[float], float], end: float) -> float:
-    """Return the minimizer in [0, end] of a function with one minimum."""
-    low, high = 0.0, end
-    left, right = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
-    of_left, of_right = function(left), function(right)
-    while high - low > TOLERANCE:
-        if of_left < of_right:
-            high, right, of_right = right, left, of_left
-            left = high - GOLDEN * (high - low)
-            of_left = function(left)
-        else:
-            low, left, of_left = left, right, of_right
-            right = low + GOLDEN * (high - low)
-            of_right = function(right)
-    return (low + high) / 2
+    The differences are wide, and of the fourth order, since losses are computed in float32.
+    """
+    value, size = function(point), basis.shape[1]
+    at = {k: np.array([function(point + k * STEP * b) for b in basis.T]) for k in (-2, -1, 1, 2)}
+    gradient = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * STEP)
+    matrix = np.diag((16 * (at[1] + at[-1]) - (at[2] + at[-2]) - 30 * value) / (12 * STEP**2))
+    for i, j in combinations(range(size), 2):
+        both = function(point + STEP * (basis[:, i] + basis[:, j]))
+        matrix[i, j] = matrix[j, i] = (both - at[1][i] - at[1][j] + value) / STEP**2
+    return value, gradient, matrix
 
 
 def _mean_of_processes(mixture: np.ndarray, rows: int) -> np.ndarray:

@@ -20,7 +20,12 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
 from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
-from ple_keras._keras.tensors import HALF_DTYPES, to_numpy
+from ple_keras._keras.tensors import (
+    HALF_DTYPES,
+    all_valid,
+    is_traced_by_torch,
+    to_numpy,
+)
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     Activation,
@@ -50,7 +55,12 @@ from ple_keras.losses.head_losses import (
     without_weights,
 )
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
-from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
+from ple_keras.losses.masked_loss import (
+    MaskedLoss,
+    check_loss,
+    check_reduction,
+    mark_branches,
+)
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
@@ -151,6 +161,7 @@ class Head(QuantizableLayer):
         self.reduction = check_reduction(reduction)
         self._leading_axes: tuple[None, ...] = (None,)
         self._branches: tuple[str, ...] = ()
+        self._traced_branches: Untracked[Any] = Untracked(None)
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
@@ -177,11 +188,10 @@ class Head(QuantizableLayer):
         """
         cls = type(self)
         is_plain = cls.call is Head.call and cls.logits is Head.logits
-        if self.built or not is_plain or self.activity_regularizer is not None:
+        if self.built or not is_plain:
             raise ValueError(
-                "A head of the branches of a HedgedBlock must be unbuilt, without an "
-                "activity_regularizer, and of a class that does not override call or logits. "
-                f"Received: {self.name!r} of the class {cls.__name__}, built={self.built}"
+                "A head of the branches of a HedgedBlock must be unbuilt, and of a class that does "
+                f"not override call or logits. Received: head={self!r}, built={self.built}"
             )
         self._branches = tuple(sorted(branches))
 
@@ -254,8 +264,8 @@ class Head(QuantizableLayer):
         check_keys(features, self._branches, f"inputs[{self.task!r}]")
         return [self._logits(features[branch], f"-{branch}") for branch in self._branches]
 
-    def mix(self, logits: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the prediction of the mixture, and that of each branch.
+    def mix(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the prediction of the mixture, marked with those of the branches.
 
         The logits of probabilities and counts are mixed, and all other predictions themselves, so
         that a squared error is convex in the mixture.
@@ -263,10 +273,28 @@ class Head(QuantizableLayer):
         Args:
             logits: As returned by `branch_logits`.
         """
-        predictions = [self.activation(x) for x in logits]
-        if self.activation in MIXED_BEFORE:
-            return self.activation(self.mixed(logits)), predictions
-        return self.mixed(predictions), predictions
+        branches = [self.activation(x) for x in logits]
+        is_mixed_before = self.activation in MIXED_BEFORE
+        mixed = self.mixed(logits if is_mixed_before else branches)
+        prediction = self.activation(mixed) if is_mixed_before else mixed
+        self.mark_branches(prediction, branches)
+        return prediction
+
+    def mark_branches(self, prediction: Tensor, branches: Sequence[Tensor]) -> None:
+        """Mark a prediction, which a loss then trains by its branches.
+
+        Args:
+            prediction: The prediction of the task.
+            branches: The predictions of the branches.
+        """
+        mark_branches(prediction, branches)
+        if is_traced_by_torch():
+            self._traced_branches.value = branches
+
+    def pop_traced_branches(self) -> Any:
+        """Return and forget the branches of the last prediction that torch.compile traced."""
+        branches, self._traced_branches.value = self._traced_branches.value, None
+        return branches
 
     def branch_weights(self) -> dict[str, float]:
         """Return the weight of each branch in the mixture; the head must be built.
@@ -284,6 +312,8 @@ class Head(QuantizableLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
+        if self._branches:
+            return self.mix(self.branch_logits(inputs))
         return self.activation(self.logits(inputs))
 
     def new_loss(self) -> MaskedLoss | None:
@@ -372,12 +402,18 @@ class Head(QuantizableLayer):
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*input_shape[:-1], self.units)
+    def compute_mask(self, inputs: Tensor | ByName, previous_mask: Any) -> Tensor:
+        """Return the mask of the prediction: of branches, it is valid where all of them are."""
+        is_by_branch = isinstance(previous_mask, Mapping)
+        return all_valid(previous_mask.values()) if is_by_branch else previous_mask
+
+    def compute_output_shape(self, input_shape: Shape | Mapping[str, Shape]) -> Shape:
+        return (*first_branch(input_shape)[:-1], self.units)
 
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
+        shape = self.compute_output_shape(first_branch(inputs).shape)
+        return keras.KerasTensor(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -592,6 +628,11 @@ class MulticlassHead(Head):
         config = without_keys(super().get_config(), "units", "activation")
         weights = self.class_weights and list(self.class_weights)
         return {**config, "num_classes": self.num_classes, "class_weights": weights}
+
+
+def first_branch(value: Any) -> Any:
+    """Return the value of the first branch, or a value without branches."""
+    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ple_keras._keras.saving import (
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace, is_traced_by_torch
+from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace
 from ple_keras._typing import (
     ByName,
     DType,
@@ -37,12 +37,11 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.heads._compile_arguments import compile_arguments
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import Head, first_branch
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
-from ple_keras.losses.masked_loss import mark_branches
 
 
 @register
@@ -203,7 +202,7 @@ class TaskHeads(BaseLayer):
         for product in self._products():
             shapes[product.task] = shapes[product.of[0]]
             if not product.built:
-                product.build([(*_first(shapes[task])[:-1], 1) for task in product.of])
+                product.build([(*first_branch(shapes[task])[:-1], 1) for task in product.of])
         self._find_hedged(shapes)
         weights = self._loss_weights
         options = {"shape": (len(self),), "dtype": "float32", "autocast": False}
@@ -232,9 +231,9 @@ class TaskHeads(BaseLayer):
             if len(set(of_factors.values())) > 1:
                 raise ValueError(
                     f"The factors of {product.task!r} must have the same branches. "
-                    f"Received: inputs with the branches {of_factors}"
+                    f"Received: inputs={of_factors}, with the branches of each"
                 )
-        self._loss_weights.hedged = frozenset(map(self._task_names.index, hedged))
+        self._loss_weights.hedged = {self._task_names.index(task): self[task] for task in hedged}
 
     def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
         """Return the initial multipliers. A graph can't assign them after `build`."""
@@ -255,34 +254,29 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         factors = {task for product in self._products() for task in product.of}
         predictions, logs = {}, {}
-        branches: dict[TaskName, list[Tensor]] = {}
-        branch_logs: dict[TaskName, list[Tensor]] = {}
+        branch_logs: dict[TaskName, list[Tensor]] = {}  # of factors with branches
         for task in self.task_names:
             head = self[task]
-            if head.branch_names:
+            if task not in factors:
+                predictions[task] = head(features[task], training=training)
+            elif head.branch_names:
                 by_branch = head.branch_logits(features[task])
-                predictions[task], branches[task] = head.mix(by_branch)
-                if task in factors:
-                    logs[task] = ops.log_sigmoid(head.mixed(by_branch))
-                    branch_logs[task] = [ops.log_sigmoid(x) for x in by_branch]
-            elif task in factors:  # a product uses the logits too
+                predictions[task] = head.mix(by_branch)
+                logs[task] = ops.log_sigmoid(head.mixed(by_branch))
+                branch_logs[task] = [ops.log_sigmoid(x) for x in by_branch]
+            else:  # a product uses the logits too
                 logits = head.logits(features[task])
                 predictions[task] = head.activation(logits)
                 logs[task] = ops.log_sigmoid(logits)
-            else:
-                predictions[task] = head(features[task], training=training)
         for product in self._products():
             of = [logs[task] for task in product.of]
             predictions[product.task] = product(of)
             logs[product.task] = product.log_probability(of)
             if product.of[0] in branch_logs:
-                factors_by_branch = zip(*(branch_logs[task] for task in product.of))
-                branch_logs[product.task] = [*map(product.log_probability, factors_by_branch)]
-                branches[product.task] = [*map(product.activation, branch_logs[product.task])]
-        for task, of_task in branches.items():
-            mark_branches(predictions[task], of_task)
-            if is_traced_by_torch():
-                self._loss_weights.traced_branches[self._task_names.index(task)] = of_task
+                by_branch = [*zip(*(branch_logs[task] for task in product.of))]
+                branch_logs[product.task] = [*map(product.log_probability, by_branch)]
+                branches = [*map(product.activation, branch_logs[product.task])]
+                product.mark_branches(predictions[product.task], branches)
         return {task: predictions[task] for task in self._task_names}
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
@@ -559,7 +553,7 @@ class TaskHeads(BaseLayer):
     def compute_output_spec(
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
-        features = {task: _first(x) for task, x in self._inputs_by_task(inputs).items()}
+        features = self._inputs_by_task(inputs)
         specs = {task: self[task].compute_output_spec(features[task]) for task in self.task_names}
         for product in self._products():
             specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
@@ -567,7 +561,7 @@ class TaskHeads(BaseLayer):
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         tensors = {
-            key: keras.KerasTensor(_first(x))
+            key: keras.KerasTensor(first_branch(x))
             for key, x in self._inputs_by_task(input_shape).items()
         }
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
@@ -587,11 +581,6 @@ class TaskHeads(BaseLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({**config, "heads": deserialize_children(config["heads"])})
-
-
-def _first(value: Any) -> Any:
-    """Return the value of the first branch, or a value without branches."""
-    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def _branches_of(value: Any) -> tuple[str, ...]:

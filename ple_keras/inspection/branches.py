@@ -15,6 +15,7 @@ from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error
+from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import sample_space
 from ple_keras.layers.gate import Gate
 from ple_keras.losses.masked_loss import branches_of, ignored_class
@@ -149,13 +150,22 @@ def _labels_by_task(y: Any, tasks: list[TaskName], is_only_task: bool) -> Mappin
 
 
 def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Return the labels, and the predictions of each branch, of the labelled examples."""
+    """Return the labels, and the predictions of each branch, of the labelled examples.
+
+    If single numbers of a label may be missing, each number is an example.
+    """
     loss = head.masked_loss(cast(LossLike, head.loss))
     y_true, y_pred, in_space = sample_space(
-        labels, branches[0], loss.missing_label, loss.label_width, f" of {head.task!r}"
+        labels,
+        branches[0],
+        loss.missing_label,
+        loss.label_width,
+        f" of {head.task!r}",
+        masks_elements(loss.loss),
     )
     is_ignored = ignored_class(loss.loss, y_true, y_pred)
     is_kept = np.ones(y_pred.shape[:-1], bool) if in_space is None else to_numpy(in_space)
     if is_ignored is not None:
         is_kept = is_kept & ~to_numpy(is_ignored)
-    return tuple(to_numpy(ops.convert_to_tensor(x))[is_kept] for x in (y_true, *branches))
+    kept = [to_numpy(ops.convert_to_tensor(x))[is_kept] for x in (y_true, *branches)]
+    return tuple(x[:, None] if is_kept.ndim == y_pred.ndim else x for x in kept)

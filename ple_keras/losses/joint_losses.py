@@ -34,16 +34,14 @@ class LossWeights:
     Attributes:
         multipliers: The multiplier of each task's loss, a variable `(K,)`; None before `build`.
         log_variances: The learned log-variances, a variable `(K,)`; None if they are not learned.
-        hedged: The indices of the tasks whose predictions mix those of branches.
-        traced_branches: The predictions of the branches, by the index of their task, while
-            torch.compile traces, where predictions have no marks.
+        hedged: The heads whose predictions mix those of branches, by the index of their task. While
+            torch.compile traces, where predictions have no marks, they keep the branches.
     """
 
     def __init__(self) -> None:
         self.multipliers: Any = None
         self.log_variances: Any = None
-        self.hedged: frozenset[int] = frozenset()
-        self.traced_branches: dict[int, Any] = {}
+        self.hedged: dict[int, Any] = {}
         self._stored_losses: dict[int, tuple[tuple[Any, ...], Any]] = {}
 
     def save(self, store: Store) -> None:
@@ -252,7 +250,7 @@ class TrainedLoss(_JointLoss):
         branches, weights = super()._find_branches(y_pred), self._call_weights
         if branches or weights is None or self.index not in weights.hedged:
             return branches
-        branches = weights.traced_branches.pop(self.index, None)
+        branches = weights.hedged[self.index].pop_traced_branches()
         if branches is None and not in_symbolic_scope():
             raise ValueError(
                 f"The loss {self.name!r} can't find the branches of a hedged task, which it "
