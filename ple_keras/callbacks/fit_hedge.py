@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from importlib import import_module
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ from keras import ops
 from ple_keras._checks import check_not_negative
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Logs, Nested, TaskName
+from ple_keras._typing import Logs, LossLike, Nested, TaskName
 from ple_keras.heads.head import MIXED_BEFORE, Head
 from ple_keras.inspection.branches import (
     BranchModel,
@@ -169,18 +169,19 @@ def _fit_mixtures(observed: BranchModel, batches: Batches, prior: float) -> None
     """Fit and assign the mixtures of all hedged tasks."""
     for task, of_task in branch_predictions(observed, batches).items():
         mixture = best_mixture(observed.heads[task], of_task, prior)
-        mean = _mean_of_processes(mixture, len(of_task.labels))
+        mean = _mean_of_processes(mixture, int(of_task.is_labelled.sum()))
         observed.heads[task].mixture.assign(mean.astype("float32"))
 
 
 def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`."""
-    branches, rows = list(observed.predictions.values()), len(observed.labels)
+    branches, rows = list(observed.predictions.values()), int(observed.is_labelled.sum())
     if not rows:
         return np.full(len(branches), 1 / len(branches))
     is_mixed_before = head.activation in MIXED_BEFORE
     inputs = np.stack([_logits(p, head) if is_mixed_before else p for p in branches])
-    scale, slope = uncertainty_form(head.loss)
+    loss = head.masked_loss(cast(LossLike, head.loss)).loss
+    scale, slope = uncertainty_form(loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
     labels = ops.convert_to_tensor(observed.labels, keras.config.floatx())
 
@@ -189,7 +190,8 @@ def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.nd
         predictions = ops.convert_to_tensor(mixed, keras.config.floatx())
         if is_mixed_before:
             predictions = head.activation(predictions)
-        return float(to_numpy(example_losses(head.loss, labels, predictions)).sum(dtype="float64"))
+        losses = example_losses(loss, labels, predictions, observed.is_labelled.ndim > 1)
+        return float(to_numpy(losses)[observed.is_labelled].sum(dtype="float64"))
 
     log_factor = None if is_likelihood else slope * rows
     return minimize_on_simplex(total_loss, len(branches), log_factor, prior)

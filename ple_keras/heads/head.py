@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
+from itertools import chain
 from typing import Any, ClassVar, cast
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 
 from ple_keras._checks import (
     check_activation,
+    check_bool,
     check_features,
     check_int,
     check_keys,
@@ -38,13 +40,16 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.label_arrays import (
-    check_array,
     check_class_indices,
     check_for_loss,
     check_probabilities,
     label_width,
+    loss_name,
     masks_elements,
+    present_labels,
+    warn_of_constant_labels,
 )
+from ple_keras.labels.label_statistics import LabelStatistics
 from ple_keras.labels.sample_space import check_missing_label, to_config
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
@@ -52,7 +57,7 @@ from ple_keras.losses.head_losses import (
     ClassWeightLoss,
     PositiveWeightLoss,
     check_class_weights,
-    without_weights,
+    without_wrapper,
 )
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
 from ple_keras.losses.masked_loss import (
@@ -61,6 +66,7 @@ from ple_keras.losses.masked_loss import (
     check_reduction,
     mark_branches,
 )
+from ple_keras.losses.standardized_loss import LabelScale, StandardizedLoss, check_scale
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
@@ -162,6 +168,7 @@ class Head(QuantizableLayer):
         self._leading_axes: tuple[None, ...] = (None,)
         self._branches: tuple[str, ...] = ()
         self._traced_branches: Untracked[Any] = Untracked(None)
+        self._label_share: float | None = None
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
@@ -273,10 +280,10 @@ class Head(QuantizableLayer):
         Args:
             logits: As returned by `branch_logits`.
         """
-        branches = [self.activation(x) for x in logits]
+        branches = [self._prediction(x) for x in logits]
         is_mixed_before = self.activation in MIXED_BEFORE
         mixed = self.mixed(logits if is_mixed_before else branches)
-        prediction = self.activation(mixed) if is_mixed_before else mixed
+        prediction = self._prediction(mixed) if is_mixed_before else mixed
         self.mark_branches(prediction, branches)
         return prediction
 
@@ -314,7 +321,19 @@ class Head(QuantizableLayer):
         """Return the predictions of the task."""
         if self._branches:
             return self.mix(self.branch_logits(inputs))
-        return self.activation(self.logits(inputs))
+        return self._prediction(self.logits(inputs))
+
+    def _prediction(self, logits: Tensor) -> Tensor:
+        return self.activation(logits)
+
+    @property
+    def label_share(self) -> float | None:
+        """The share of rows with a label, from `TaskHeads.adapt`; None before it."""
+        return self._label_share
+
+    def _adapt(self, statistics: LabelStatistics) -> None:
+        """Keep the statistics of the labels that the head uses, see `TaskHeads.adapt`."""
+        self._label_share = statistics.share
 
     def new_loss(self) -> MaskedLoss | None:
         """Return a new, unweighted loss over labelled examples; None if the task has none."""
@@ -358,7 +377,7 @@ class Head(QuantizableLayer):
         }
 
     def _label_width(self, loss: LossLike) -> int | None:
-        return label_width(without_weights(loss), self.units)
+        return label_width(without_wrapper(loss), self.units)
 
     def new_metrics(self, extra_metrics: Sequence[MetricLike] = ()) -> list[MaskedMetric]:
         """Return new metrics over labelled examples, with explicit names.
@@ -389,14 +408,21 @@ class Head(QuantizableLayer):
         Warns:
             UserWarning: As `TaskHeads.check_labels`.
         """
+        present, _ = self._present_labels(labels)
+        warn_of_constant_labels(present, self.task)
+        self._check_values(present)
+
+    def _present_labels(self, labels: Tensor) -> tuple[Any, int]:
+        """Return the labels, without missing and ignored ones, and the number of rows."""
         shape = (*self._leading_axes, self.units)
-        width = self._label_width(self.loss)
-        by_element = masks_elements(self.loss)
-        values = check_array(labels, self.task, self.missing_label, shape, width, by_element)
+        width, by_element = self._label_width(self.loss), masks_elements(self.loss)
+        present, rows = present_labels(
+            labels, self.task, self.missing_label, shape, width, by_element
+        )
         ignored = getattr(self.loss, "ignore_class", None)
         if ignored is not None:
-            values = values[(values != ignored).all(axis=-1)]
-        self._check_values(values)
+            present = present[(present != ignored).all(axis=-1)]
+        return present, rows
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
@@ -421,18 +447,28 @@ class Head(QuantizableLayer):
             argument: [serialize(metric) for metric in templates]
             for argument, templates in self._metric_templates.value.items()
         }
+        share = {} if self.label_share is None else {"label_share": self.label_share}
         return {
             **super().get_config(),
+            **share,
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
-            "loss": serialize(without_weights(self.loss)),
+            "loss": serialize(without_wrapper(self.loss)),
             **metrics,
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Create a head. The share is set after `__init__`, which may lack `**kwargs`."""
+        arguments = {key: value for key, value in config.items() if key != "label_share"}
+        head = super().from_config(arguments)
+        head._label_share = config.get("label_share")
+        return head
 
 
 @register
@@ -505,6 +541,19 @@ class RegressionHead(Head):
     The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
     `mean_squared_error`.
 
+    With `standardize=True`, the size of the loss does not depend on the unit of the labels:
+
+        prediction = mean + deviation * logit
+        L = loss((label - mean) / deviation, logit)
+
+    The squared error is thus divided by the variance, the absolute error by the deviation, and the
+    delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
+    are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
+    loss is that of the standardized loss, such as `standardized_huber`.
+
+    The mean and the deviation are in the config and so in files, clones and exports, but not in
+    files of weights alone: give both if code creates the head and loads weights.
+
     Args:
         task: The task's name, see `TaskHeads`.
         tower: The task's own network, see `Head`.
@@ -512,6 +561,10 @@ class RegressionHead(Head):
         activation: An activation that replaces linear, such as "softplus" for positive targets.
         loss: A loss that replaces the mean squared error.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        standardize: Whether the head is trained on standardized labels, as described below. The
+            activation must be linear.
+        mean: The mean of the labels: a number for each unit. If None, `TaskHeads.adapt` sets it.
+        deviation: The standard deviation of the labels, as `mean`.
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
@@ -523,13 +576,20 @@ class RegressionHead(Head):
         The prediction, `(..., units)`, at least float32.
 
     Raises:
-        TypeError, ValueError: See `Head`.
+        TypeError, ValueError: See `Head`. ValueError also if `standardize` is True and `activation`
+            or `loss` is not allowed, or if only one of `mean` and `deviation` is given, a number is
+            not finite, their length is not `units`, or a deviation is below 1e-18. In a call, if
+            `standardize` is True and `mean` is not known.
 
     Example:
 
     >>> head = RegressionHead("watch_time", tower=ExpertBlock([64], activation="gelu"))
     >>> tuple(head(keras.ops.ones((8, 32))).shape)
     (8, 1)
+    >>> seconds = RegressionHead("seconds", standardize=True)
+    >>> TaskHeads([seconds]).adapt({"seconds": [20.0, 40.0, float("nan")]})
+    >>> seconds.mean, seconds.deviation
+    ([30.0], [10.0])
     """
 
     def __init__(
@@ -541,13 +601,58 @@ class RegressionHead(Head):
         activation: Activation = None,
         loss: LossLike | None = None,
         metrics: Sequence[MetricLike] | None = None,
+        standardize: bool = False,
+        mean: float | Sequence[float] | None = None,
+        deviation: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if loss is None:
-            loss = keras.losses.MeanSquaredError()
+        loss = check_loss_of_head(keras.losses.MeanSquaredError() if loss is None else loss)
+        mean_of_loss = LossMean(loss)
+        self.standardize = check_bool(standardize, "standardize")
+        self._scale = LabelScale(*check_scale(mean, deviation, units, standardize))
+        if self.standardize:
+            _check_linear(activation)
+            loss = StandardizedLoss(loss, self._scale)
+            if loss_name(loss.loss) != "mean_squared_error":
+                mean_of_loss = LossMean(loss)
         if metrics is None:
-            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), LossMean(loss)]
+            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), mean_of_loss]
         super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
+        for metric in chain.from_iterable(self._metric_templates.value.values()):
+            if isinstance(metric, LossMean) and isinstance(metric.loss, StandardizedLoss):
+                metric.loss.scale = self._scale  # one from a config has its own
+
+    @property
+    def mean(self) -> list[float] | None:
+        """The mean of the labels of each unit; None if it is not known or not used."""
+        return self._scale.mean
+
+    @property
+    def deviation(self) -> list[float] | None:
+        """The standard deviation of the labels of each unit; None as for `mean`."""
+        return self._scale.deviation
+
+    def _prediction(self, logits: Tensor) -> Tensor:
+        return self._scale.to_units(logits) if self.standardize else super()._prediction(logits)
+
+    def masked_loss(self, loss: LossLike) -> MaskedLoss:
+        if self.standardize and not isinstance(loss, MaskedLoss | StandardizedLoss):
+            loss = StandardizedLoss(check_loss_of_head(loss), self._scale)
+        return super().masked_loss(loss)
+
+    def _label_width(self, loss: LossLike) -> int | None:
+        return self.units if self.standardize else super()._label_width(loss)
+
+    def _adapt(self, statistics: LabelStatistics) -> None:
+        if self.standardize and not self._scale.is_given:
+            self._scale.set(self.task, statistics)
+        super()._adapt(statistics)
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        if not self.standardize:
+            return config
+        return {**config, "standardize": True, **self._scale.get_config()}
 
 
 @register
@@ -638,6 +743,14 @@ def first_branch(value: Any) -> Any:
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     """Return a head's config without the arguments that its class does not accept."""
     return {key: value for key, value in config.items() if key not in keys}
+
+
+def _check_linear(activation: Activation) -> None:
+    if keras.activations.get(activation) is not keras.activations.linear:
+        raise ValueError(
+            "activation must be None if standardize=True: the prediction is linear in the logits. "
+            f"Received: activation={activation!r}"
+        )
 
 
 def check_loss_of_head(loss: LossLike | None) -> Any:

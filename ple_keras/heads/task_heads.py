@@ -40,6 +40,7 @@ from ple_keras.heads._compile_arguments import compile_arguments
 from ple_keras.heads.head import Head, first_branch
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
+from ple_keras.labels.label_statistics import read_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
 
@@ -536,6 +537,36 @@ class TaskHeads(BaseLayer):
         Received: y['kind']=[..., -1]
         """
         check_labels(y, self._by_task(), steps)
+
+    def adapt(self, y: Nested, steps: int | None = None) -> None:
+        """Read the labels of training once, before the first step.
+
+        A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
+        labels, unless they were given or come from a file or a clone. Each head takes the share of
+        rows with a label, its `label_share`, for reports. Missing labels are excluded. Files and
+        clones of the model contain these numbers. `adapt` may follow `compile`.
+
+        Args:
+            y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as
+                for `check_labels`.
+            steps: The number of batches to read; None for all. Arrays are read whole.
+
+        Raises:
+            TypeError: If the labels are not in a dict, or not numbers.
+            ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
+                or `y` is an iterator or has no rows. If labels to be standardized do not vary, or
+                the model has already computed a step with another mean or deviation.
+
+        Example:
+
+        >>> heads = TaskHeads([BinaryHead("click"), RegressionHead("seconds", standardize=True)])
+        >>> heads.adapt({"click": [0, 1, 1, 0], "seconds": [20, 40, float("nan"), float("nan")]})
+        >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
+        ([30.0], [10.0], 0.5)
+        """
+        statistics = read_labels(y, self._by_task(), steps)
+        for task, head in self.items():
+            head._adapt(statistics[task])
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]

@@ -27,10 +27,13 @@ class BranchPredictions:
 
     Attributes:
         labels: The labels, `(examples, width)`, or `(examples,)`.
+        is_labelled: True for each example, `(examples,)`; or for each number of its label that is
+            not missing, `(examples, units)`, if single numbers may be missing.
         predictions: The predictions by branch, `(examples, units)`.
     """
 
     labels: np.ndarray
+    is_labelled: np.ndarray
     predictions: dict[str, np.ndarray]
 
 
@@ -66,8 +69,8 @@ def branch_predictions(
         raise empty_data_error(batches.given)
     joined = {task: [np.concatenate(parts) for parts in zip(*found[task])] for task in heads}
     return {
-        task: BranchPredictions(labels, dict(zip(heads[task].branch_names, predictions)))
-        for task, (labels, *predictions) in joined.items()
+        task: BranchPredictions(labels, mask, dict(zip(heads[task].branch_names, predictions)))
+        for task, (labels, mask, *predictions) in joined.items()
     }
 
 
@@ -150,10 +153,7 @@ def _labels_by_task(y: Any, tasks: list[TaskName], is_only_task: bool) -> Mappin
 
 
 def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Return the labels, and the predictions of each branch, of the labelled examples.
-
-    If single numbers of a label may be missing, each number is an example.
-    """
+    """Return the labels, their mask and the predictions of branches, for labelled examples."""
     loss = head.masked_loss(cast(LossLike, head.loss))
     y_true, y_pred, in_space = sample_space(
         labels,
@@ -164,8 +164,9 @@ def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[n
         masks_elements(loss.loss),
     )
     is_ignored = ignored_class(loss.loss, y_true, y_pred)
-    is_kept = np.ones(y_pred.shape[:-1], bool) if in_space is None else to_numpy(in_space)
+    mask = np.ones(y_pred.shape[:-1], bool) if in_space is None else to_numpy(in_space)
     if is_ignored is not None:
-        is_kept = is_kept & ~to_numpy(is_ignored)
-    kept = [to_numpy(ops.convert_to_tensor(x))[is_kept] for x in (y_true, *branches)]
-    return tuple(x[:, None] if is_kept.ndim == y_pred.ndim else x for x in kept)
+        mask = mask & ~to_numpy(is_ignored)
+    is_kept = mask.any(axis=-1) if mask.ndim == y_pred.ndim else mask
+    arrays = [to_numpy(ops.convert_to_tensor(x)) for x in (y_true, mask, *branches)]
+    return tuple(array[is_kept] for array in arrays)

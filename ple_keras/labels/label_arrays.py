@@ -88,7 +88,7 @@ def _join(arrays: list[np.ndarray]) -> np.ndarray:
 
 def label_width(loss: LossLike, units: int) -> int | None:
     """Return the length of a label's last axis; None if unknown, as for a loss not of Keras."""
-    name = _loss_name(loss)
+    name = loss_name(loss)
     if name in ("", "ctc"):
         return None
     return 1 if name in CLASS_INDICES | {"circle"} else units
@@ -101,10 +101,10 @@ def masks_elements(loss: LossLike) -> bool:
     """
     own = getattr(loss, "masks_elements", None)
     is_last_axis = getattr(loss, "axis", -1) == -1
-    return _loss_name(loss) in OF_ELEMENTS and is_last_axis if own is None else own
+    return loss_name(loss) in OF_ELEMENTS and is_last_axis if own is None else own
 
 
-def _loss_name(loss: LossLike) -> str:
+def loss_name(loss: LossLike) -> str:
     """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
@@ -112,15 +112,15 @@ def _loss_name(loss: LossLike) -> str:
     return to_snake_case(name) if getattr(keras.losses, name, None) is known else ""
 
 
-def check_array(
+def present_labels(
     labels: Tensor,
     task: str,
     missing_label: float,
     shape: tuple[int | None, ...],
     width: int | None,
     by_element: bool = False,
-) -> np.ndarray:
-    """Return the labels that are not missing, `(labels, width)`.
+) -> tuple[np.ndarray, int]:
+    """Return the labels that are not missing, `(labels, width)`, and the number of rows.
 
     Args:
         labels: An array of labels.
@@ -134,9 +134,6 @@ def check_array(
         TypeError: If `labels` are not numbers.
         ValueError: If their shape is wrong, one is infinite, or their dtype can't represent
             `missing_label`.
-
-    Warns:
-        UserWarning: If all labels are missing, or all others are equal.
     """
     argument = f"y[{task!r}]"
     array = to_number_array(labels, argument)
@@ -152,17 +149,23 @@ def check_array(
     missing = is_missing(array, missing_label)
     if by_element and missing.any():
         array = np.where(missing, np.nan, array)
-    present: np.ndarray = array[~(missing.all(axis=-1) if by_element else missing.any(axis=-1))]
+    is_gone = missing.all(axis=-1) if by_element else missing.any(axis=-1)
+    present: np.ndarray = array[~is_gone]
+    _check_all_valid(present, np.isinf(present), task, "be finite or missing")
+    return present, is_gone.size
+
+
+def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
+    """Warn if all labels are missing, or all others are equal."""
+    argument = f"y[{task!r}]"
     if not len(present):
         warn_user(f"{argument} has no labels, so the task is not trained")
-    _check_all_valid(present, np.isinf(present), task, "be finite or missing")
     if len(present) > 1 and _is_constant(present):
         label = present[0].tolist() if present.shape[-1] > 1 else present.flat[0]
         warn_user(
             f"{argument} is constant, so there is nothing to learn: all {len(present)} labels "
             f"are {label}"
         )
-    return present
 
 
 def _is_constant(labels: np.ndarray) -> bool:
@@ -202,7 +205,7 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         loss: The loss of the task.
         units: The width of the predictions.
     """
-    name = _loss_name(loss)
+    name = loss_name(loss)
     of_loss = f"for the loss {stable_name(loss)!r} or be missing"
     for losses, low, high, rule in RANGES:
         if name in losses:
@@ -230,7 +233,8 @@ def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
     problem = "dominates those of other tasks" if deviation > high else "vanishes next to others"
     warn_user(
         f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
-        f"{problem}. Divide the labels by it, and multiply the predictions by it"
+        f"{problem}. Use RegressionHead({task!r}, standardize=True) and call `adapt` of the "
+        "TaskHeads with the labels of training"
     )
 
 

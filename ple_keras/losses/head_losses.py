@@ -16,20 +16,40 @@ from ple_keras.losses.masked_loss import SUM_OVER_BATCH_SIZE, check_loss, exampl
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
 
-class WeightedLoss(keras.Loss):
-    """A loss that is multiplied by a weight for each example, which depends on its label.
+class WrappedLoss(keras.Loss):
+    """A loss of a head, computed from another loss.
 
     It is wrapped in a MaskedLoss or MaskedMetric, which align labels and predictions.
+
+    Args:
+        loss: The loss of an example.
+        prefix: The name is `{prefix}_{name of the loss}`.
+    """
+
+    def __init__(self, loss: LossLike, prefix: str) -> None:
+        self.loss = check_loss(loss)
+        self.ignore_class = getattr(self.loss, "ignore_class", None)  # masked, as for the loss
+        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
+        super().__init__(f"{prefix}_{stable_name(self.loss)}", reduction)
+
+    def get_config(self) -> dict[str, Any]:
+        return {"loss": keras.saving.serialize_keras_object(self.loss)}
+
+
+def without_wrapper(loss: LossLike | None) -> Any:
+    """Return the loss inside a WrappedLoss, or another loss itself."""
+    return loss.loss if isinstance(loss, WrappedLoss) else loss
+
+
+class WeightedLoss(WrappedLoss):
+    """A loss that is multiplied by a weight for each example, which depends on its label.
 
     Args:
         loss: The loss of an example.
     """
 
     def __init__(self, loss: LossLike) -> None:
-        self.loss = check_loss(loss)
-        self.ignore_class = getattr(self.loss, "ignore_class", None)  # masked, as for the loss
-        reduction = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
-        super().__init__(f"weighted_{stable_name(self.loss)}", reduction)
+        super().__init__(loss, "weighted")
 
     def _example_weights(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the weight of each example, `(...)`."""
@@ -37,14 +57,6 @@ class WeightedLoss(keras.Loss):
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         return self._example_weights(y_true, y_pred) * example_losses(self.loss, y_true, y_pred)
-
-    def get_config(self) -> dict[str, Any]:
-        return {"loss": keras.saving.serialize_keras_object(self.loss)}
-
-
-def without_weights(loss: LossLike | None) -> Any:
-    """Return the loss inside a WeightedLoss, or another loss itself."""
-    return loss.loss if isinstance(loss, WeightedLoss) else loss
 
 
 @register

@@ -148,7 +148,7 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
         losses = loss_of(activation(mixed) if activation else mixed, np.float64(labels))
         return sum_or_log(losses, power) - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
 
-    given = BranchPredictions(labels, dict(zip("xyz", predictions)))
+    given = BranchPredictions(labels, np.ones(count, bool), dict(zip("xyz", predictions)))
     mixture = best_mixture(head, given, prior)
     assert mixture.sum() == pytest.approx(1)
     best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
@@ -294,3 +294,20 @@ def test_gate_statistics_do_not_change():
     pk.fit_hedge(model, X, Y)
     gate = branches["mmoe"]._level.gates["click"]
     assert gate.statistics()["count"] == 0
+
+
+def test_single_missing_numbers_and_standardized_labels_are_left_out():
+    def fit(standardize, labels, **kwargs):
+        heads = pk.TaskHeads([pk.RegressionHead("a", units=2, standardize=standardize, **kwargs)])
+        model = chain(pk.HedgedBlock(heads, [3]), heads)
+        randomize(model)
+        return pk.fit_hedge(model, X, {"a": labels})["a"]
+
+    labels = features(ROWS, 2)
+    labels[::2, 0] = np.nan
+    unit = {"mean": [5.0, -1.0], "deviation": [100.0, 0.1]}
+    in_units = labels * np.float32(unit["deviation"]) + np.float32(unit["mean"])
+    expected = fit(False, labels)
+    assert expected["own"] != 0.5
+    assert_same(fit(True, in_units, **unit), expected)
+    assert fit(False, np.where(np.isnan(labels).any(1, keepdims=True), np.nan, labels)) != expected

@@ -102,7 +102,7 @@ WARNINGS = {
     "large": (
         valid_labels(place=[[0, 50], [1, 0], [0, 0]]),
         r"y\['place'\] has a standard deviation of 23\.6, so its loss, 'mean_squared_error', "
-        r"dominates.*Divide",
+        r"dominates.*standardize=True\) and call `adapt`",
     ),
     "small": (
         valid_labels(place=np.arange(6).reshape(3, 2) / 100),
@@ -129,10 +129,13 @@ def test_labels_that_teach_little_cause_a_warning(y, message):
 
 
 def test_the_scale_of_labels_does_not_matter_for_other_losses():
-    heads = pk.TaskHeads([pk.Head("visits", loss="poisson"), pk.BinaryHead("rare", loss="mse")])
+    seconds = pk.RegressionHead("seconds", standardize=True)
+    heads = [pk.Head("visits", loss="poisson"), pk.BinaryHead("rare", loss="mse"), seconds]
+    numbers = np.arange(999)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        heads.check_labels({"visits": np.arange(999), "rare": np.arange(999) == 0})
+        y = {"visits": numbers, "rare": numbers == 0, "seconds": 1000 * numbers}
+        pk.TaskHeads(heads).check_labels(y)
 
 
 class Nothing(keras.utils.PyDataset):

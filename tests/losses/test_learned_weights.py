@@ -28,6 +28,11 @@ FORMS = {
     ),
     "mse_weighted": (pk.BinaryHead("a", loss="mean_squared_error", pos_weight=1.0), 0.5, 0.5),
     "by_batch": (pk.RegressionHead("a", reduction="sum_over_batch_size"), 0.5, 0.5),
+    "standardized": (
+        pk.RegressionHead("a", standardize=True, mean=0.5, deviation=0.3, loss="mae"),
+        1.0,
+        1.0,
+    ),
     "by_root": (pk.RegressionHead("a", reduction="label_root"), 0.5, 0.5),
 }
 

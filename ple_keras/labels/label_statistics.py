@@ -1,0 +1,86 @@
+"""Statistics of the labels of all tasks, read once before training."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from ple_keras._checks import check_by_task, check_keys, short_repr
+from ple_keras._keras.batches import first_batches, is_dataset, naming_batches, refuse_steps
+from ple_keras._typing import Nested, TaskName, Tensor
+
+
+class ReadsLabels(Protocol):
+    """A head, whose class this subpackage does not import."""
+
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, int]: ...
+
+
+class LabelStatistics:
+    """Number, mean and standard deviation of labels, `(labels, width)`, from their batches.
+
+    Batches are merged as in Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for
+    Computing Sample Variances", 1979.
+
+    Attributes:
+        rows: The number of rows, with or without a label.
+        labels: The number of labels in each column.
+        mean: The mean of each column.
+    """
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.labels: Any = 0
+        self.mean: Any = 0.0
+        self._squares: Any = 0.0  # the sum of the squared distances to the mean
+
+    def add(self, present: np.ndarray, rows: int) -> None:
+        """Add a batch: labels, of which single numbers may be NaN, of a number of rows."""
+        values = present.astype("float64")
+        count = (~np.isnan(values)).sum(axis=0)
+        mean = np.nansum(values, axis=0) / np.maximum(count, 1)
+        total = np.maximum(self.labels + count, 1)
+        distance = mean - self.mean
+        self._squares = self._squares + np.nansum((values - mean) ** 2, axis=0)
+        self._squares = self._squares + distance**2 * self.labels * count / total
+        self.mean = self.mean + distance * count / total
+        self.labels = self.labels + count
+        self.rows += rows
+
+    @property
+    def share(self) -> float:
+        """The number of labels divided by the number of rows."""
+        return float(np.mean(self.labels) / self.rows)
+
+    @property
+    def deviation(self) -> Any:
+        """The standard deviation of each column."""
+        return np.sqrt(self._squares / np.maximum(self.labels, 1))
+
+
+def read_labels(
+    y: Nested, heads: Mapping[TaskName, ReadsLabels], steps: int | None
+) -> dict[TaskName, LabelStatistics]:
+    """Return the statistics of each task's labels; see `TaskHeads.adapt`."""
+    statistics = {task: LabelStatistics() for task in heads}
+    for labels in _batches(y, [*heads], steps):
+        for task, head in heads.items():
+            statistics[task].add(*head._present_labels(labels[task]))
+    empty = [task for task in heads if not statistics[task].rows]
+    if empty:
+        raise ValueError(f"y must have rows for each task. Received: y={short_repr(y)}")
+    return statistics
+
+
+def _batches(y: Any, tasks: list[str], steps: int | None) -> Iterator[Mapping[str, Any]]:
+    if not is_dataset(y):
+        refuse_steps(steps, "y")
+        check_keys(check_by_task(y, tasks, "y"), tasks, "y")
+        yield y
+        return
+    with first_batches(y, sys.maxsize if steps is None else steps, "y") as batches:
+        for number, (_, labels) in enumerate(batches, start=1):
+            with naming_batches(f"batch {number}"):
+                check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
+            yield labels

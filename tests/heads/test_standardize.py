@@ -1,0 +1,265 @@
+"""Regressions on standardized labels, and the statistics of labels from `TaskHeads.adapt`."""
+
+from itertools import pairwise
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import JIT, QUICK, features, numpy_of, once
+from tests.models import cloned, compiled, heads_alone, heads_of, loaded, of_json
+from tests.refusals import check_refused, table
+
+NAN = float("nan")
+MEAN, DEVIATION = [300.0, -7.0], [50.0, 0.02]
+
+
+@keras.saving.register_keras_serializable("test_standardize")
+def fourth_power(y_true, y_pred):
+    return keras.ops.mean((y_true - y_pred) ** 4, axis=-1)
+
+
+LOSSES = [(JIT[-1], "mse"), (JIT[-1], keras.losses.Huber(0.5))]
+if keras.backend.backend() == "torch":  # no backend changes it
+    LOSSES += [(False, loss) for loss in ("mae", keras.losses.LogCosh(), fourth_power)]
+
+
+def two_numbers(loss="mse", given=True, **kwargs):
+    """Return a model of a click and of two numbers in very different units."""
+    if given:
+        kwargs |= {"standardize": True, "mean": MEAN, "deviation": DEVIATION}
+    regression = pk.RegressionHead("place", [4], units=2, loss=loss, **kwargs)
+    keras.utils.set_random_seed(0)
+    return heads_alone(pk.TaskHeads([pk.BinaryHead("click"), regression], name="heads"))
+
+
+def labels_of_two_numbers(rows=12):
+    """Return labels in units and the same in deviations."""
+    z = features(rows, 2, seed=1)
+    z[::3, 0] = z[4] = NAN
+    click = np.arange(rows) % 2
+    place = np.float64(z) * DEVIATION + MEAN
+    return {"click": click, "place": place}, {"click": click, "place": z}
+
+
+@pytest.mark.parametrize(("jit_compile", "loss"), LOSSES)
+def test_a_step_is_that_of_labels_in_deviations(loss, jit_compile):
+    """The loss, the change of each weight and the metric, with labels that are partly missing."""
+    y, z = labels_of_two_numbers()
+    x = features(12, 3)
+    model, plain = two_numbers(loss), two_numbers(loss, given=False)
+    logs = []
+    for one, labels in ((model, y), (plain, z)):
+        compiled(one, keras.optimizers.SGD(0.1), jit_compile=jit_compile)
+        logs.append(one.train_on_batch(x, labels, return_dict=True))
+    assert float(logs[0]["place_loss"]) == pytest.approx(float(logs[1]["place_loss"]), rel=2e-4)
+    for weight, expected in zip(model.trainable_weights, plain.trainable_weights):
+        np.testing.assert_allclose(numpy_of(weight), numpy_of(expected), rtol=1e-4, atol=2e-5)
+    predictions = numpy_of(plain(x)["place"])
+    expected = np.array(DEVIATION) * predictions + MEAN
+    np.testing.assert_allclose(numpy_of(model(x)["place"]), expected, rtol=1e-5)
+    total = heads_of(model).compute_loss(y, model(x))
+    assert float(total) == pytest.approx(float(heads_of(plain).compute_loss(z, plain(x))), rel=2e-4)
+
+
+def test_metrics_are_in_units_except_those_of_other_losses():
+    y, x = {"time": np.float32([100, 300, NAN, 200])}, features(4, 3)
+    for loss, name in ((None, "mean_squared_error"), ("mae", "standardized_mae")):
+        head = pk.RegressionHead("time", loss=loss, standardize=True, mean=200, deviation=100)
+        model = compiled(heads_alone(pk.TaskHeads([head])), run_eagerly=True)
+        gaps = np.ravel(numpy_of(model(x)["time"])) - y["time"]
+        logs = model.evaluate(x, y, verbose=0, return_dict=True)
+        assert {"rmse", name} <= set(logs)
+        squared = np.nanmean(gaps**2)
+        assert logs["rmse"] == pytest.approx(squared**0.5, rel=1e-4)
+        expected = squared if loss is None else np.nanmean(np.abs(gaps)) / 100
+        assert logs[name] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_loss_given_to_compile_is_standardized_too():
+    heads = heads_of(two_numbers())
+    y, z = labels_of_two_numbers()
+    p = {"place": np.float64(features(12, 2)) * DEVIATION + MEAN}
+    loss = heads.compile_kwargs(loss={"place": "mae"})["loss"]["place"]
+    expected = np.nanmean(np.abs(z["place"] - features(12, 2)))
+    assert float(loss(np.float32(y["place"]), np.float32(p["place"]))) == pytest.approx(
+        expected, rel=1e-3
+    )
+    own = pk.MaskedLoss("mae")
+    assert heads.compile_kwargs(loss={"place": own})["loss"]["place"] is own
+
+
+def test_predictions_are_float32_in_half_precision():
+    head = pk.RegressionHead("a", standardize=True, mean=1e6, deviation=1.0, dtype="mixed_float16")
+    prediction = head(np.ones((2, 3), "float16"))
+    assert keras.backend.standardize_dtype(prediction.dtype) == "float32"
+    z = np.ravel(numpy_of(head.logits(np.ones((2, 3), "float16"))))
+    np.testing.assert_allclose(np.ravel(numpy_of(prediction)), 1e6 + z, rtol=1e-6)
+
+
+def adapted(y, steps=None, **kwargs):
+    model = two_numbers(given=False, standardize=True, **kwargs)
+    heads_of(model).adapt(y, steps)
+    return model
+
+
+def batches(y, sizes):
+    """Return batches `(x, y)` of several sizes."""
+    ends = np.cumsum([0, *sizes])
+    return [(0, {task: y[task][a:b] for task in y}) for a, b in pairwise(ends)]
+
+
+@once
+@pytest.mark.parametrize("kind", ["arrays", "batches", "steps", "missing_label"])
+def test_adapt_reads_labelled_examples(kind):
+    y, _ = labels_of_two_numbers(20 if kind == "steps" else 12)
+    expected = y["place"][:12]
+    if kind == "missing_label":
+        y["place"] = np.nan_to_num(y["place"], nan=-1.0)
+    data = y if kind in ("arrays", "missing_label") else batches(y, [1, 3, 1, 7, 8])
+    steps = 4 if kind == "steps" else None
+    label = {"missing_label": -1.0} if kind == "missing_label" else {}
+    head = heads_of(adapted(data, steps, **label))["place"]
+    np.testing.assert_allclose(head.mean, np.nanmean(expected, axis=0), rtol=1e-12)
+    np.testing.assert_allclose(head.deviation, np.nanstd(expected, axis=0), rtol=1e-9)
+    assert head.label_share == pytest.approx(np.isfinite(expected).mean())
+
+
+@once
+def test_adapt_reads_every_kind_of_head():
+    tasks = [pk.BinaryHead("a"), pk.BinaryHead("b"), pk.ProductHead("p", of=("a", "b"))]
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
+    kind = pk.MulticlassHead("kind", num_classes=3, loss=loss)
+    place = pk.RegressionHead("place", units=2, loss="cosine_similarity")
+    heads = pk.TaskHeads([*tasks, kind, place])
+    assert heads["a"].label_share is None
+    y = {"a": [0, 1, NAN, NAN], "b": [1, 0, 1, 0], "p": [NAN, NAN, NAN, 1], "kind": [0, 1, 2, 0]}
+    heads.adapt({**y, "place": [[1, NAN], [1, 2], [NAN, NAN], [0, 1]]})
+    shares = {"a": 0.5, "b": 1.0, "p": 0.25, "kind": 0.5, "place": 0.5}
+    assert {task: head.label_share for task, head in heads.items()} == shares
+    sequences = pk.TaskHeads([pk.RegressionHead("a", standardize=True)])
+    sequences.build({"a": (None, None, 3)})
+    sequences.adapt([(0, {"a": np.array([[1.0, NAN]])}), (0, {"a": np.array([[2.0], [6.0]])})])
+    assert (sequences["a"].mean, sequences["a"].label_share) == ([3.0], 0.75)
+
+
+def test_adapt_may_follow_compile_but_not_the_first_step():
+    model = two_numbers(keras.losses.Huber(), given=False, standardize=True)
+    y, _ = labels_of_two_numbers()
+    compiled(model, **QUICK)
+    heads = heads_of(model)
+    with pytest.raises(ValueError, match=r"Call adapt\(y\) of the TaskHeads.*Received: mean=None"):
+        model.fit(features(12, 3), y, verbose=0)
+    heads.adapt({**y, "place": 10 * y["place"]})
+    heads.adapt(y)
+    logs = model.fit(features(12, 3), y, verbose=0).history
+    assert 0 < logs["place_loss"][0] < 3
+    heads.adapt(y)  # nothing changes
+    check_refused(
+        lambda: heads.adapt({**y, "place": 10 * y["place"]}),
+        ValueError,
+        r"must not change the mean and the deviation of 'place' after the first step",
+    )
+
+
+@pytest.mark.parametrize("copy", [loaded, cloned, of_json])
+def test_copies_keep_the_numbers(copy, tmp_path):
+    y, x = labels_of_two_numbers()[0], features(12, 3)
+    model = two_numbers("mae", given=False, standardize=True)
+    compiled(model, **QUICK)
+    heads_of(model).adapt(y)
+    model.fit(x, y, verbose=0)
+    twin = copy(model, tmp_path)
+    if copy is not loaded:
+        twin.set_weights(model.get_weights())
+        compiled(twin, **QUICK)
+    heads, original = heads_of(twin), heads_of(model)
+    assert heads.get_config() == original.get_config()
+    assert heads["place"].label_share == 18 / 24
+    heads.adapt({**y, "place": 10 * y["place"]})
+    assert heads["place"].mean == original["place"].mean
+    for call in (model.evaluate, twin.evaluate):
+        assert call(x, y, verbose=0) == pytest.approx(model.evaluate(x, y, verbose=0), rel=1e-5)
+    np.testing.assert_array_equal(numpy_of(twin(x)["place"]), numpy_of(model(x)["place"]))
+
+
+def compute_loss_of_file(model, x, y):
+    heads_of(model).adapt(y)
+    model.evaluate(x, y, verbose=0)
+
+
+def test_a_copy_of_heads_that_were_not_adapted_is_adapted_itself(tmp_path):
+    """Its default metrics too. Losses of a file need another `compile`."""
+    y, x = labels_of_two_numbers()[0], features(12, 3)
+    model = two_numbers("mae", given=False, standardize=True)
+    compiled(model, **QUICK)
+    with pytest.raises(ValueError, match="must also be compiled again"):
+        compute_loss_of_file(loaded(model, tmp_path), x, y)
+    twin = compiled(loaded(model, tmp_path), **QUICK)
+    heads_of(twin).adapt(y)
+    assert np.isfinite(twin.evaluate(x, y, verbose=0)).all()
+
+
+def test_code_that_loads_weights_gives_the_numbers(tmp_path):
+    model = two_numbers()
+    path = tmp_path / "x.weights.h5"
+    model.save_weights(path)
+    twin = two_numbers()
+    twin.load_weights(path)
+    x = features(4, 3)
+    np.testing.assert_array_equal(numpy_of(twin(x)["place"]), numpy_of(model(x)["place"]))
+
+
+@once
+def test_the_config_of_other_heads_has_no_new_keys():
+    keys = {"standardize", "mean", "deviation", "label_share"}
+    assert not keys & set(pk.RegressionHead("a").get_config())
+    head = pk.RegressionHead("a", standardize=True)
+    assert (head.mean, head.deviation, head.label_share) == (None, None, None)
+    assert keys & set(head.get_config()) == keys - {"label_share"}
+
+
+REFUSED = {
+    "activation": ({"activation": "softplus"}, r"activation must be None"),
+    "loss": ({"loss": "poisson"}, r"loss must be a squared or an absolute error.*='poisson'"),
+    "mean_alone": ({"mean": 1.0}, r"given together.*mean=1\.0, deviation=None, standardize=True"),
+    "not_used": ({"standardize": False, "mean": 1, "deviation": 1}, r"standardize=False"),
+    "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each of units=1"),
+    "zero": ({"mean": 1, "deviation": 0}, r"deviation must be at least 1e-18"),
+    "infinite": ({"mean": NAN, "deviation": 1}, r"mean must be finite"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "message"), table(REFUSED))
+def test_arguments_that_do_not_fit_are_refused(arguments, message):
+    call = {"standardize": True, **arguments}
+    check_refused(lambda: pk.RegressionHead("a", **call), ValueError, message)
+    check_refused(lambda: pk.RegressionHead("a", standardize=1), TypeError, "standardize must be")
+
+
+LABELS = {
+    "constant": ({"a": [0.1] * 7}, r"y\['a'\] must have labels that vary.*labels=\[7\]"),
+    "none": ({"a": [NAN, NAN]}, r"labels that vary.*labels=\[0\]"),
+    "empty": ({"a": []}, r"y must have rows"),
+    "no_batch": ([], r"y"),
+    "infinite": ({"a": [1, np.inf]}, r"y\['a'\] must be finite or missing"),
+    "task": ({"b": [1, 2]}, r"missing: \['a'\]"),
+    "batch": ([(0, {"a": [1, 2]}), (0, {"b": [1]})], r"In batch 2: y must have exactly"),
+}
+
+
+@once
+@pytest.mark.parametrize(("y", "message"), table(LABELS))
+def test_labels_that_do_not_fit_are_refused(y, message):
+    heads = pk.TaskHeads([pk.RegressionHead("a", standardize=True)])
+    error = TypeError if y == [] else ValueError
+    check_refused(lambda: heads.adapt(y), error, message)
+    assert heads["a"].mean is None
+
+
+@once
+def test_steps_are_refused_for_arrays():
+    heads = pk.TaskHeads([pk.RegressionHead("a")])
+    check_refused(lambda: heads.adapt({"a": [1.0]}, steps=3), ValueError, "steps must be None")
