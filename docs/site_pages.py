@@ -24,8 +24,14 @@ PARTS = {
         "ple_keras.inspection.gate_report.LevelOptions",
         "ple_keras.inspection.gate_report.GateUse",
         "ple_keras.inspection.gate_report.ExpertUse",
-        "ple_keras.inspection.prediction_use.PredictionUse",
-    ]
+    ],
+    "TaskReport": [
+        "ple_keras.inspection.task_figures.TaskFigures",
+        "ple_keras.inspection.task_report.TaskTraining",
+        "ple_keras.inspection.task_gradients.Conflict",
+        "ple_keras.inspection.task_warnings.ModelOptions",
+        "ple_keras.inspection.task_warnings.TaskOptions",
+    ],
 }
 # Pictures that functions draw, by path below docs/.
 PICTURES = {

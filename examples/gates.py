@@ -166,7 +166,7 @@ def main():
         model, ple = build(num_codes, *arguments)
         file = FOLDER / name.replace(" ", "_")
         history = train(model, train_rows, test_rows, args.epochs, file)
-        report = pk.gate_report(model, *test_rows, batch_size=8192)
+        report = pk.gate_report(model, test_rows[0], batch_size=8192)
         warnings = "\n".join(["Warnings", *(report.warnings or ["none"])])
         print(f"\n{warnings if reports else report}", flush=True)
         pk.plot_gate_history(history).savefig(file.with_suffix(".png"), dpi=100)

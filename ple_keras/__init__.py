@@ -13,6 +13,7 @@ from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
 from ple_keras.inspection.gate_weights import gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
+from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
@@ -65,6 +66,7 @@ __all__ = [
     "SharedBottomBlock",
     "StreamFeatures",
     "TaskHeads",
+    "TaskReport",
     "Transfer",
     "check_inputs",
     "expected_calibration_error",
@@ -80,5 +82,6 @@ __all__ = [
     "plot_gate_history",
     "plot_gate_weights",
     "start_experts",
+    "task_report",
     "transfer_weights",
 ]

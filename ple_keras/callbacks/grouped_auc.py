@@ -14,9 +14,9 @@ from ple_keras._keras.walking import find_layers
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.head import BinaryHead, Head
 from ple_keras.heads.product_head import ProductHead
-from ple_keras.inspection.branches import gate_statistics
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.label_arrays import is_missing
+from ple_keras.layers.gate import Gate
 from ple_keras.metrics.array_metrics import WEIGHTINGS, GroupedLabels, group_indices
 
 Labels = np.ndarray | dict[TaskName, np.ndarray]  # of the only task, or by task
@@ -114,7 +114,7 @@ class GroupedAUC(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs if logs is not None else {}
         model = self.model  # on JAX, access to self.model updates the variables
-        with restored(gate_statistics(model)):
+        with restored(_gate_statistics(model)):
             outputs = model.predict(self._x, batch_size=self.batch_size, verbose=0)
         predictions = self._predictions_by_task(outputs)
         for task, labels in self._grouped_labels.items():
@@ -225,3 +225,9 @@ def _number_of_processes(model: keras.Model) -> int:
     resolver = model.distribute_strategy.cluster_resolver
     jobs = resolver.cluster_spec().as_dict() if resolver else {}
     return sum(len(jobs.get(job, ())) for job in ("chief", "worker"))
+
+
+def _gate_statistics(model: keras.Layer) -> list[keras.Variable]:
+    """Return the variables with the statistics of all gates."""
+    gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
+    return [gate._sums for gate in gates]

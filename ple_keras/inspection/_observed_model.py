@@ -1,4 +1,4 @@
-"""A model that returns figures of its levels instead of its outputs."""
+"""Models that return figures of another model instead of its outputs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -26,20 +26,15 @@ def observe_model(
     model: keras.Layer,
     batches: Batches,
     summarize: Summarize,
-    summarize_outputs: Callable[[Nested], ByName],
     verbose: str | int,
-) -> tuple[ByLevel, dict[str, np.ndarray], list[Any]]:
-    """Return figures of every level that runs, and of the outputs, concatenated over batches.
-
-    The last element of the result is the list of the batches' labels, which may be None. Batches
-    are read once.
+) -> ByLevel:
+    """Return figures of every level that runs, concatenated over batches, which are read once.
 
     Args:
         model: As for `gate_weights`.
-        batches: Batches of `(x, y)`.
+        batches: Batches of `(x, y)`, whose labels have no effect.
         summarize: A function from a level's inputs, its gate weights and expert outputs by name,
             to tensors.
-        summarize_outputs: A function from the model's outputs to tensors by name.
         verbose: As for `gate_weights`.
 
     Raises:
@@ -47,12 +42,11 @@ def observe_model(
     """
     levels = built_levels(model)
     check_known_value(verbose, ("auto", 0, 1), "verbose")
-    observed = _ObservedModel(model, levels, summarize, summarize_outputs)
+    observed = _ObservedModel(model, levels, summarize)
     progress = _progress_bar(batches, verbose)
-    observed_batches, labels = [], []
-    for number, (batch, y) in enumerate(batches, start=1):
+    observed_batches = []
+    for number, (batch, _) in enumerate(batches, start=1):
         observed_batches.append(_run_batch(observed, batch))
-        labels.append(y)
         progress(number)
     if not observed_batches:
         raise empty_data_error(batches.given)
@@ -63,16 +57,12 @@ def observe_model(
             f"x must have batches that differ only in their number of examples: {error} "
             f"Received: x={short_repr(batches.given)}"
         ) from error
-    by_level, outputs = joined
-    return {level: by_level[level] for level in levels if level in by_level}, outputs, labels
+    return {level: joined[level] for level in levels if level in joined}
 
 
 def _run_batch(observed: "_ObservedModel", batch: Nested) -> Any:
-    try:
-        figures = observed.predict_on_batch(batch)
-    except Exception as error:
-        raise failed_batch_error(batch, error) from error
-    if not figures[0]:
+    figures = observed.run_batch(batch)
+    if not figures:
         raise ValueError(
             "model must run at least one of its blocks in `predict`. "
             f"Received: model={observed.inner!r}, which runs none"
@@ -94,30 +84,45 @@ def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]
     return update
 
 
-class _ObservedModel(keras.Model):
-    """Model that runs another model and returns `summarize` of its levels and of its outputs.
+class OuterModel(keras.Model):
+    """Model around another model. As a Keras model, it is compiled on every backend.
 
-    As a Keras model, it is compiled on every backend.
+    Args:
+        model: The inner model.
     """
 
-    def __init__(
-        self,
-        model: keras.Layer,
-        levels: Mapping[str, CGCBlock],
-        summarize: Summarize,
-        summarize_outputs: Callable[[Nested], ByName],
-    ) -> None:
-        super().__init__(name="observed")
-        self.inner, self._summarize = model, summarize
-        self._summarize_outputs = summarize_outputs
-        self._names = Untracked({id(block): level for level, block in levels.items()})
-        self.repeated: Untracked[set[str]] = Untracked(set())
+    def __init__(self, model: keras.Layer) -> None:
+        super().__init__(name="outer")
+        self.inner = model
         # On TensorFlow, XLA compilation takes longer than most runs.
         compiles_fast = keras.backend.backend() == "jax"
         self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
-    def call(self, inputs: Nested, training: bool | None = None) -> tuple[ByLevel, ByName]:
+    def run_batch(self, batch: Nested) -> Any:
+        """Return the outputs for a batch as arrays.
+
+        Raises:
+            ValueError: If the inner model fails on the batch.
+        """
+        try:
+            return self.predict_on_batch(batch)
+        except Exception as error:
+            raise failed_batch_error(batch, error) from error
+
+
+class _ObservedModel(OuterModel):
+    """Model that runs another model and returns `summarize` of its levels."""
+
+    def __init__(
+        self, model: keras.Layer, levels: Mapping[str, CGCBlock], summarize: Summarize
+    ) -> None:
+        super().__init__(model)
+        self._summarize = summarize
+        self._names = Untracked({id(block): level for level, block in levels.items()})
+        self.repeated: Untracked[set[str]] = Untracked(set())
+
+    def call(self, inputs: Nested, training: bool | None = None) -> ByLevel:
         by_level: ByLevel = {}
 
         def summarize(level: str, inputs: Streams, weights: ByName, experts: ByName) -> None:
@@ -125,6 +130,6 @@ class _ObservedModel(keras.Model):
             by_level[level] = keras.tree.map_structure(at_least_float32, figures)
 
         with Observer(self._names.value, receive=summarize) as observer:
-            outputs = self.inner(inputs, training=training)
+            self.inner(inputs, training=training)
         self.repeated.value |= observer.repeated
-        return by_level, self._summarize_outputs(outputs)
+        return by_level

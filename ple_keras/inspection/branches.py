@@ -10,14 +10,16 @@ from keras import ops
 
 from ple_keras._checks import check_by_task, short_repr
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.tensors import restored, to_numpy
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.inspection._errors import empty_data_error, failed_batch_error
+from ple_keras.inspection._errors import empty_data_error
+from ple_keras.inspection._observed_model import OuterModel
+from ple_keras.inspection.levels import find_levels
 from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import sample_space
-from ple_keras.layers.gate import Gate
+from ple_keras.layers.observation import Observer
 from ple_keras.losses.masked_loss import branches_of, ignored_class
 
 
@@ -59,12 +61,11 @@ def branch_predictions(
     """
     heads = observed.heads
     found: dict[TaskName, list[tuple[Any, ...]]] = {task: [] for task in heads}
-    with restored(gate_statistics(observed.inner)):
-        for x, y in batches:
-            outputs = _run_batch(observed, x)
-            labels = _labels_by_task(y, list(heads), observed.has_one_task)
-            for task, head in heads.items():
-                found[task].append(_labelled(head, labels[task], outputs[task]))
+    for x, y in batches:
+        outputs = observed.run_batch(x)
+        labels = _labels_by_task(y, list(heads), observed.has_one_task)
+        for task, head in heads.items():
+            found[task].append(_labelled(head, labels[task], outputs[task]))
     if not all(found.values()):
         raise empty_data_error(batches.given)
     joined = {task: [np.concatenate(parts) for parts in zip(*found[task])] for task in heads}
@@ -74,17 +75,10 @@ def branch_predictions(
     }
 
 
-def gate_statistics(model: keras.Layer) -> list[keras.Variable]:
-    """Return the variables with the statistics of all gates."""
-    gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
-    return [gate._sums for gate in gates]
-
-
-class BranchModel(keras.Model):
+class BranchModel(OuterModel):
     """Model that returns the predictions of the branches of another one, a list by task.
 
-    As a Keras model, it is compiled on every backend, but by PyTorch, where tensors then have no
-    marks. A model that is used several times is compiled once.
+    It is compiled once, also if it is used several times.
 
     Args:
         model: A built model with a TaskHeads as its last layer.
@@ -98,8 +92,7 @@ class BranchModel(keras.Model):
     """
 
     def __init__(self, model: keras.Layer) -> None:
-        super().__init__(name="branches")
-        self.inner = model
+        super().__init__(model)
         self._heads = Untracked(
             {t: head for t, head in hedged_heads(model).items() if head.has_loss}
         )
@@ -109,15 +102,15 @@ class BranchModel(keras.Model):
                 f"Received: model={model!r}"
             )
         self.has_one_task = len(find_layers(model, Head)) == 1
-        self.jit_compile = keras.backend.backend() == "jax" and getattr(model, "jit_compile", True)
-        self.run_eagerly = getattr(model, "run_eagerly", False)
+        self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
 
     @property
     def heads(self) -> dict[TaskName, Head]:
         return self._heads.value
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[TaskName, list[Tensor]]:
-        outputs = self.inner(inputs, training=training)
+        with Observer(self._names.value):  # which keeps gate statistics as they are
+            outputs = self.inner(inputs, training=training)
         if self.has_one_task and not isinstance(outputs, Mapping):
             outputs = dict.fromkeys(self.heads, outputs)
         branches: dict[TaskName, Any] = {}
@@ -130,13 +123,6 @@ class BranchModel(keras.Model):
                     f"after it. Received: outputs={short_repr(outputs)}, without {task!r}"
                 )
         return branches
-
-
-def _run_batch(observed: BranchModel, x: Nested) -> Any:
-    try:
-        return observed.predict_on_batch(x)
-    except Exception as error:
-        raise failed_batch_error(x, error) from error
 
 
 def _labels_by_task(y: Any, tasks: list[TaskName], is_only_task: bool) -> Mapping[TaskName, Any]:

@@ -1,10 +1,8 @@
 """A report on the use of a model's gates and experts, with warnings."""
 
 import math
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import Any
 
@@ -14,19 +12,17 @@ from keras import ops
 
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.walking import find_layers
 from ple_keras._typing import ByName, Nested, Streams, Tensor
-from ple_keras.heads.head import Head
 from ple_keras.inspection._observed_model import observe_model
-from ple_keras.inspection.gradient_conflict import conflict_of_batches
-from ple_keras.inspection.levels import built_levels
-from ple_keras.inspection.prediction_use import (
-    PredictionUse,
-    labels_by_task,
-    prediction_use,
-    prediction_warnings,
-    predictions_of,
+from ple_keras.inspection._report_text import (
+    Row,
+    join_items,
+    percent,
+    table_lines,
+    to_json,
+    warning_block,
 )
+from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 
@@ -37,15 +33,9 @@ LARGE_INPUT = 50  # root mean square; one of 30 had no effect on random data, 10
 LARGE_SHARE = 0.9  # of the examples of a collapsed gate; of one task's use of a shared expert
 UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unused
 DEAD_UNITS_SHARE = 0.5  # of an expert's units
-CONFLICT_COSINE = -0.2  # between the gradients of two tasks
 EVEN_ENTROPY = 0.99  # of a gate, with
 EVEN_SPREAD = 0.02  # of each weight over the examples
 FIRST_VALUES = {"gate_dropout": 0.1, "expert_balance_regularizer": 0.01}  # to try
-# Of the text:
-WIDTH = 100  # in letters
-MAX_ITEMS = 16  # in a list
-HARD_SPACE = "\N{NO-BREAK SPACE}"
-Row = Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -105,12 +95,11 @@ class LevelOptions:
 
 @dataclass(frozen=True)
 class LevelUse:
-    """Use of a level's gates and experts, and gradient conflicts if labels were given.
+    """Use of a level's gates and experts.
 
     Attributes:
         gates: The use of each gate.
         experts: The use of each expert.
-        conflict: The cosines of `gradient_conflict`.
         isolated: Whether the shared gate mixes task experts without training them.
         input_scale: The largest root mean square, over the examples, of a number that the level
             reads. Masked positions, NaN and the context of gates are left out.
@@ -119,7 +108,6 @@ class LevelUse:
 
     gates: dict[str, GateUse]
     experts: dict[str, ExpertUse]
-    conflict: dict[str, dict[tuple[str, str], float]]
     isolated: bool
     input_scale: float
     options: LevelOptions
@@ -131,10 +119,8 @@ class GateReport:
 
     Attributes:
         examples: The number of examples.
-        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts`, `conflict`, `isolated`,
-            `input_scale` and `options`.
-        predictions: `{task: PredictionUse}` for the tasks of the model's heads. A PredictionUse
-            has `deviation`, `labels`, `calibration` and `expected_positives`.
+        levels: `{level: LevelUse}`. A LevelUse has `gates`, `experts`, `isolated`, `input_scale`
+            and `options`.
 
     Example:
 
@@ -147,51 +133,40 @@ class GateReport:
 
     examples: int
     levels: dict[str, LevelUse]
-    predictions: dict[str, PredictionUse] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
-        """Warnings about inputs, predictions, gates and experts, each with remedies."""
-        of_tasks = (prediction_warnings(task, use) for task, use in self.predictions.items())
+        """Warnings about inputs, gates and experts, each with remedies."""
         of_levels = (_level_warnings(level, use) for level, use in self.levels.items())
-        return list(chain(_input_warnings(self.levels), *of_tasks, *of_levels))
+        return list(chain(_input_warnings(self.levels), *of_levels))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        return {**_to_json(asdict(self)), "warnings": self.warnings}
+        return {**to_json(asdict(self)), "warnings": self.warnings}
 
     def __str__(self) -> str:
         return _format(self)
 
 
 def gate_report(
-    model: keras.Layer,
-    x: Nested,
-    y: Nested = None,
-    batch_size: int | None = None,
-    verbose: str | int = "auto",
+    model: keras.Layer, x: Nested, batch_size: int | None = None, verbose: str | int = "auto"
 ) -> GateReport:
     """Report the use of a model's gates and experts on given examples.
 
-    In sequences, each unmasked position counts as an example. If several processes train one
-    model, the report covers the examples given in this process.
+    `task_report` covers the tasks. In sequences, each unmasked position counts as an example. If
+    several processes train one model, the report covers the examples given in this process.
 
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
-        y: Labels by task, for arrays only. With `y`, the report includes `gradient_conflict`,
-            averaged over the batches, and the calibration of BinaryHeads and ProductHeads. For
-            batches `(x, y)` with labels by task in every batch, it includes the calibration only,
-            since batches are read once: call `gradient_conflict(model, x)` for the conflicts.
         batch_size: The number of examples per batch, 1024 by default; for arrays only.
         verbose: As for `gate_weights`.
 
     Returns:
-        A GateReport: print it, or use `levels`, `predictions`, `warnings` and `to_dict()`.
+        A GateReport: print it, or use `levels`, `warnings` and `to_dict()`.
 
     Raises:
-        TypeError, ValueError: As `gate_weights`, and with `y` as `gradient_conflict`. Also if
-            labels are not numbers or, of a BinaryHead or ProductHead, not one for each prediction.
+        TypeError, ValueError: As `gate_weights`.
 
     Example:
 
@@ -203,14 +178,8 @@ def gate_report(
     >>> report.levels["ple/0"].experts["shared/expert_0"].share["buy"]
     0.5
     """
-    batches = Batches(x, y, batch_size)
     levels = built_levels(model)
-    heads = {head.task: head for head in find_layers(model, Head)}
-    summarize_outputs = partial(predictions_of, tasks=list(heads))
-    figures, predictions, labels_of_batches = observe_model(
-        model, batches, _level_figures, summarize_outputs, verbose
-    )
-    conflict = {} if y is None else conflict_of_batches(model, batches)
+    figures = observe_model(model, Batches(x, batch_size=batch_size), _level_figures, verbose)
     uses = {}
     for level, of_level in figures.items():
         gates = {
@@ -221,15 +190,9 @@ def gate_report(
         isolated = levels[level]._wiring.is_isolated
         scale = _input_scale(of_level["input_squares"])
         options = _options(levels[level])
-        uses[level] = LevelUse(gates, experts, conflict.get(level, {}), isolated, scale, options)
+        uses[level] = LevelUse(gates, experts, isolated, scale, options)
     examples = int(next(iter(figures.values()))["examples"].sum())
-    labels = labels_by_task(labels_of_batches, heads)
-    of_tasks = {
-        task: prediction_use(head, predictions[task], labels.get(task))
-        for task, head in heads.items()
-        if task in predictions  # which JAX sorts
-    }
-    return GateReport(examples, uses, of_tasks)
+    return GateReport(examples, uses)
 
 
 def _level_figures(inputs: Streams, weights: ByName, outputs: ByName) -> dict[str, Any]:
@@ -324,16 +287,6 @@ def _options(block: CGCBlock) -> LevelOptions:
     )
 
 
-def _to_json(value: object) -> Any:
-    """Return nested dicts with strings as keys, and None for NaN and infinity."""
-    if isinstance(value, dict):
-        return {
-            ", ".join(key) if isinstance(key, tuple) else key: _to_json(item)
-            for key, item in value.items()
-        }
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _input_warnings(levels: Mapping[str, LevelUse]) -> Iterator[str]:
     """Yield a warning for the first level with a large input, since later ones read its outputs."""
     large = [level for level, use in levels.items() if use.input_scale > LARGE_INPUT]
@@ -360,7 +313,7 @@ def _level_warnings(level: str, use: LevelUse) -> Iterator[str]:
             yield (
                 f"{level}: the gate of {gate} has collapsed onto "
                 f"{top_expert if is_same_expert else 'one expert per example'}, with a weight over "
-                f"{COLLAPSED_WEIGHT} for {_percent(gate_use.over_95)} of the examples. Try "
+                f"{COLLAPSED_WEIGHT} for {percent(gate_use.over_95)} of the examples. Try "
                 f"{_temperature('higher', options)}, {_higher('gate_dropout', options)} or "
                 f"{_higher('expert_balance_regularizer', options)}."
             )
@@ -372,17 +325,6 @@ def _level_warnings(level: str, use: LevelUse) -> Iterator[str]:
     num_experts = {gate: len(gate_use.mean) for gate, gate_use in use.gates.items()}
     for expert, expert_use in use.experts.items():
         yield from _expert_warnings(f"{level}: {expert}", expert_use, num_experts, options)
-    for place, cosines in use.conflict.items():
-        conflicts = sorted(
-            (cosine, pair) for pair, cosine in cosines.items() if cosine < CONFLICT_COSINE
-        )
-        if conflicts:
-            cosine, (first, second) = conflicts[0]
-            others = f" (and {len(conflicts) - 1} other pairs)" if conflicts[1:] else ""
-            yield (
-                f"{level}: the gradients of {first} and {second}{others} conflict in {place}, "
-                f"with a cosine of {cosine:.2f}. Try {_remedies_for_conflicts(use)}."
-            )
 
 
 def _expert_warnings(
@@ -391,20 +333,20 @@ def _expert_warnings(
     """Yield the warnings of an expert; `num_experts` is the number of experts of each gate."""
     if all(weight * num_experts[gate] < UNUSED_SHARE for gate, weight in use.weight.items()):
         yield (
-            f"{expert} is almost unused: each gate gives it less than {_percent(UNUSED_SHARE)} of "
+            f"{expert} is almost unused: each gate gives it less than {percent(UNUSED_SHARE)} of "
             f"a uniform weight. Try fewer experts, {_higher('gate_dropout', options)} or "
             f"{_higher('expert_balance_regularizer', options)}."
         )
     elif len(use.share) > 1 and max(use.share.values()) > LARGE_SHARE:
         task = max(use.share, key=use.share.__getitem__)
         yield (
-            f"{expert} is used almost only by {task}, with {_percent(use.share[task])} of the "
+            f"{expert} is used almost only by {task}, with {percent(use.share[task])} of the "
             f"tasks' weight. Try {_higher('gate_dropout', options)}, or one more task expert for "
             f"{task}."
         )
     if use.dead_units > DEAD_UNITS_SHARE:
         yield (
-            f"{expert} has {_percent(use.dead_units)} dead units, 0 for almost every example. Try "
+            f"{expert} has {percent(use.dead_units)} dead units, 0 for almost every example. Try "
             'ExpertBlock(..., activation="swish", normalization="batch"), or a lower learning rate.'
         )
 
@@ -432,26 +374,20 @@ def _remedies_for_even_gates(options: LevelOptions) -> str:
     return f"{', '.join(remedies[:-1])} or {remedies[-1]}"
 
 
-def _remedies_for_conflicts(use: LevelUse) -> str:
-    has_task_experts = any(not expert.startswith(f"{SHARED}/") for expert in use.experts)
-    if SHARED in use.gates and has_task_experts and not use.isolated:
-        return "more task experts, or isolate_task_experts=True if a task is worse than alone"
-    return "more task experts"
-
-
 def _format(report: GateReport) -> str:
     """Return the tables of every level of a GateReport, and its warnings."""
     blocks = [f"Gates and experts over {report.examples:,} examples"]
     for level, use in report.levels.items():
         title = f"{level} (isolated: the shared gate does not train task experts)"
         title = title if use.isolated else level
-        lines = [title, *_table(_gate_rows(use.gates)), *_table(_expert_rows(use.experts))]
-        if any(use.conflict.values()):
-            lines += _table(_conflict_rows(use.conflict))
+        lines = [
+            title,
+            *table_lines(_gate_rows(use.gates)),
+            *table_lines(_expert_rows(use.experts)),
+        ]
         blocks.append("\n".join(lines))
     if report.warnings:
-        wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
-        blocks.append("\n".join(["Warnings", *map(wrap.fill, report.warnings)]))
+        blocks.append(warning_block(report.warnings))
     return "\n\n".join(blocks)
 
 
@@ -462,56 +398,12 @@ def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
             f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
         )
         entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
-        yield gate, entropy, f"{use.max:.2f}", _percent(use.over_95), _join(weights)
+        yield gate, entropy, f"{use.max:.2f}", percent(use.over_95), join_items(weights)
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
     yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
     for expert, use in experts.items():
-        shares = {task: f" ({_percent(share)})" for task, share in use.share.items()}
+        shares = {task: f" ({percent(share)})" for task, share in use.share.items()}
         weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, _percent(use.dead_units), _join(weights)
-
-
-def _conflict_rows(conflict: dict[str, dict[tuple[str, str], float]]) -> Iterator[Row]:
-    yield "gradients of", "cosine between tasks"
-    for place, cosines in conflict.items():
-        if len(cosines) > MAX_ITEMS:  # the strongest conflicts first, since the list is cut
-            cosines = dict(sorted(cosines.items(), key=lambda item: item[1]))
-        yield place, _join(f"{a} and {b} {_cosine(c)}" for (a, b), c in cosines.items())
-
-
-def _cosine(cosine: float) -> str:
-    return "undefined" if math.isnan(cosine) else f"{cosine:+.2f}"
-
-
-def _join(items: Iterable[str]) -> str:
-    """Return the first MAX_ITEMS items and the number of the others."""
-    first, rest = (items := list(items))[:MAX_ITEMS], items[MAX_ITEMS:]
-    return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
-
-
-def _percent(share: float) -> str:
-    """Return a share as text, in tables and warnings alike."""
-    return f"{100 * share:.0f} %"
-
-
-def _table(rows: Iterable[Row]) -> list[str]:
-    """Return lines with the first column left-aligned, the last wrapped, others right-aligned."""
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
-    lines = []
-    for first, *middle, last in rows:
-        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(middle, widths[1:]))]
-        start = "  " + "".join(f"{cell}  " for cell in cells)
-        room = max(WIDTH - len(start), WIDTH // 3)
-        wrapped = _wrap(last, room)
-        lines += [start + wrapped[0], *(" " * len(start) + line for line in wrapped[1:])]
-    return [line.rstrip() for line in lines]
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    """Wrap a text after commas."""
-    unbroken = text.replace(" ", HARD_SPACE).replace(f",{HARD_SPACE}", ", ")
-    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace(HARD_SPACE, " ") for line in wrapper.wrap(unbroken)] or [""]
+        yield expert, percent(use.dead_units), join_items(weights)

@@ -50,9 +50,7 @@ def gate_weights(
     ['click/expert_0', 'click/expert_1', 'shared/expert_0']
     """
     batches = Batches(x, batch_size=batch_size)
-    weights, *_ = observe_model(
-        model, batches, lambda _, weights, experts: weights, lambda outputs: {}, verbose
-    )
+    weights = observe_model(model, batches, lambda _, weights, experts: weights, verbose)
     levels = find_levels(model)
     return {
         level: {gate: by_gate[gate] for gate in levels[level].gate_experts}

@@ -93,15 +93,11 @@ def gradient_conflict(
     >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 3)
     -1.0
     """
-    return conflict_of_batches(model, Batches(x, y, batch_size, default=None))
-
-
-def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[str, Cosines]]:
-    """Return `gradient_conflict` of batches of `(x, y)`."""
+    batches = Batches(x, y, batch_size, default=None)
     levels = built_levels(model)
-    losses = _task_losses(model, levels)
+    losses = task_losses(model, levels)
     cosines_of = _cosine_function(model, levels, losses)
-    by_batch = [cosines_of(features, _select_labels(y, losses)) for features, y in batches]
+    by_batch = [cosines_of(features, select_labels(y, losses)) for features, y in batches]
     if not by_batch:
         raise empty_data_error(batches.given)
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
@@ -114,7 +110,7 @@ def conflict_of_batches(model: keras.Layer, batches: Batches) -> dict[str, dict[
     return conflict
 
 
-def _select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
+def select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
     """Return the labels of the tasks that have a loss."""
     labels = check_by_task(y, [*losses], "y")
     missing = [task for task in losses if labels.get(task) is None]
@@ -159,15 +155,21 @@ def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Lo
     names = {id(block): level for level, block in levels.items()}
 
     def losses_of(batch: Batch, observe: ObserveInput) -> list[Tensor]:
-        x, y = batch
         with Observer(names, partial(_observe_tensor, levels, observe)) as observer:
-            predictions = _predict(model, x)
+            values = losses_of_batch(model, losses, batch)
         if observer.repeated:
             raise repeated_run_error(model, observer.repeated)
-        _check_predictions(predictions, losses, model)
-        return [_scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
+        return values
 
     return losses_of
+
+
+def losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> list[Tensor]:
+    """Return the scaled loss of each task, see `loss_scale`."""
+    x, y = batch
+    predictions = _predict(model, x)
+    _check_predictions(predictions, losses, model)
+    return [_scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
 
 
 def _observe_tensor(levels: Levels, observe: ObserveInput, level: str, inputs: Streams) -> Streams:
@@ -228,9 +230,9 @@ def _mean_without_nan(batches: list[np.ndarray]) -> np.ndarray:
     return np.where(count, np.nansum(stack, axis=0) / np.maximum(count, 1), math.nan)
 
 
-def _task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
+def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
     """Return the loss of each trained task, in task order."""
-    heads = {head.task: head for head in find_layers(model, Head)}
+    heads = heads_by_task(model)
     compiled = getattr(model, "loss", None)
     if isinstance(compiled, Mapping):
         losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
@@ -252,6 +254,11 @@ def _task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
     return {task: losses[task] for task in tasks}
 
 
+def heads_by_task(model: keras.Layer) -> dict[str, Head]:
+    """Return the heads of a model by task."""
+    return {head.task: head for head in find_layers(model, Head)}
+
+
 def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
     """Return the compiled loss of a task, without its loss weight."""
     losses = [item for item in keras.tree.flatten(loss) if item is not None]
@@ -266,14 +273,18 @@ def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
 
 
 def _scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Tensor:
-    """Return a task's loss times about the square root of the number of examples.
+    scale = loss_scale(math.prod(predictions.shape[:-1]))
+    return scale * ops.mean(loss(labels, predictions))
 
-    Cosines are invariant to this scale. In float16, gradients of a mean over many examples
-    underflow, and those of a sum overflow; the square root keeps both in range. A power of 2
-    adds no rounding error.
+
+def loss_scale(examples: int) -> float:
+    """Return a power of 2 near the square root of the number of examples, to scale a loss by.
+
+    In float16, gradients of a mean over many examples underflow, and those of a sum overflow; the
+    square root keeps both in range. A power of 2 adds no rounding error. Cosines are invariant to
+    this scale.
     """
-    examples = max(math.prod(predictions.shape[:-1]), 1)
-    return 2.0 ** round(math.log2(examples) / 2) * ops.mean(loss(labels, predictions))
+    return 2.0 ** round(math.log2(max(examples, 1)) / 2)
 
 
 def gradient_function(

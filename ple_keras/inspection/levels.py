@@ -2,7 +2,7 @@
 
 from importlib import import_module
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 
@@ -66,17 +66,33 @@ def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
         TypeError: If `model` is not a Keras model or layer.
         ValueError: If it has no level, none is built, or a strategy has several replicas.
     """
-    if not isinstance(model, keras.Layer):
-        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    _check_one_replica()
+    check_model(model)
     levels = find_levels(model)
     built = {key: block for key, block in levels.items() if block.built}
-    if built and model.built:
-        return built
-    if not levels and model.built:
+    if levels and not built:
+        _refuse_unbuilt(model)
+    if not built:
         raise ValueError(
             f"model must contain a PLEBlock, an MMoEBlock or a CGCBlock. Received: model={model!r}"
         )
+    return built
+
+
+def check_model(model: keras.Layer) -> None:
+    """Check that a model can be inspected.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If it is not built, or a strategy has several replicas.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
+    _check_one_replica()
+    if not model.built:
+        _refuse_unbuilt(model)
+
+
+def _refuse_unbuilt(model: keras.Layer) -> NoReturn:
     raise ValueError(
         "model must be built before inspection: call or train it first. "
         f"Received: model={model!r}, built=False"

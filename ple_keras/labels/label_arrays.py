@@ -104,6 +104,11 @@ def masks_elements(loss: LossLike) -> bool:
     return loss_name(loss) in OF_ELEMENTS and is_last_axis if own is None else own
 
 
+def depends_on_unit(loss: LossLike) -> bool:
+    """Return whether a loss of Keras grows with the scale of the labels."""
+    return loss_name(loss) in ERRORS
+
+
 def loss_name(loss: LossLike) -> str:
     """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)

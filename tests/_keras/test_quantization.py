@@ -93,10 +93,9 @@ def test_stacked_experts_give_a_warning_and_stay_in_float(tmp_path):
 def test_gate_weights_and_reports_of_a_quantized_model_are_close_to_the_original():
     model = quantizable()
     x = features(64, 5)
-    labels = {"click": np.arange(64) % 2, "time": x[:, :1]}
     before = pk.gate_weights(model, x)["cgc"]
     model.quantize("int8")
-    report = pk.gate_report(model, x, labels)
+    report = pk.gate_report(model, x)
     for gate, weights in pk.gate_weights(model, x)["cgc"].items():
         assert 0 < np.abs(weights - before[gate]).max() < 0.1
         means = list(report.levels["cgc"].gates[gate].mean.values())

@@ -123,10 +123,10 @@ def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_flo
 
 
 class ObserveGates(keras.callbacks.Callback):
-    """Callback that runs `gate_report` in one process. The others do not wait for it."""
+    """Callback that runs `task_report` in one process. The others do not wait for it."""
 
     def on_epoch_end(self, epoch, logs=None):
-        pk.gate_report(self.model, *data())
+        pk.task_report(self.model, *data())
 
 
 def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):

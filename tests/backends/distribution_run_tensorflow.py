@@ -50,7 +50,7 @@ def run(strategy, folder):
     figures = {
         "logs": fit_with_callbacks(model, folder),
         "predictions": predictions(model),
-        "report": pk.gate_report(model, *data()).to_dict(),
+        "report": pk.gate_report(model, data()[0]).to_dict(),
     }
     if strategy:
         figures["loss_variables"] = {
@@ -95,8 +95,9 @@ def observe_and_return_error(strategy, observe):
 def main(folder):
     two, four = strategies()
     observers = [
-        pk.gate_report,
+        pk.task_report,
         pk.gradient_conflict,
+        lambda model, x, y: pk.gate_report(model, x),
         lambda model, x, y: pk.gate_weights(model, x),
     ]
     figures = {

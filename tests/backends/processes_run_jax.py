@@ -40,10 +40,12 @@ def fit(model, process=0, processes=1, callbacks=()):
 
 def report(model, process, processes):
     """Return the means of gate weights, and the gradient conflicts, of the rows of a process."""
-    of_rows = pk.gate_report(model, *share(process, processes))
+    x, y = share(process, processes)
+    of_gates, of_tasks = pk.gate_report(model, x), pk.task_report(model, x, y)
     return {
-        "gates": [list(gate.mean.values()) for gate in gates_of(of_rows)],
-        "conflicts": [list(pairs.values()) for pairs in conflicts_of(of_rows)],
+        "gates": [list(gate.mean.values()) for gate in gates_of(of_gates)],
+        "conflicts": [list(pairs.values()) for pairs in conflicts_of(model, x, y)],
+        "gradients": [[task.gradient_share for task in of_tasks.training.values()]],
     }
 
 
@@ -51,8 +53,9 @@ def gates_of(of_rows):
     return [gate for level in of_rows.levels.values() for gate in level.gates.values()]
 
 
-def conflicts_of(of_rows):
-    return [pairs for level in of_rows.levels.values() for pairs in level.conflict.values()]
+def conflicts_of(model, x, y):
+    conflict = pk.gradient_conflict(model, x, y)
+    return [pairs for places in conflict.values() for pairs in places.values()]
 
 
 def predict_and_return_error(model, x):

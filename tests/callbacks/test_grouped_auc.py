@@ -10,7 +10,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.tensors import restored
-from ple_keras.inspection.branches import gate_statistics
+from ple_keras.callbacks.grouped_auc import _gate_statistics
 from tests.helpers import QUICK_JIT, features
 from tests.models import chain, compiled, functional, heads_alone, tracked_block
 from tests.refusals import check_refused, table
@@ -156,12 +156,12 @@ def test_gate_statistics_and_training_are_unchanged():
     np.testing.assert_allclose(with_auc["mean"], statistics["mean"], rtol=1e-5)
 
 
-def test_a_failed_run_leaves_thegate_statistics():
+def test_a_failed_run_leaves_the_gate_statistics():
     block = tracked_block(pk.CGCBlock)
     block(features(5, 4), training=False)
 
     def run():
-        with restored(gate_statistics(block)):
+        with restored(_gate_statistics(block)):
             block(features(7, 4), training=False)
             assert block.gate_statistics()["click"]["count"] == 12
             raise RuntimeError

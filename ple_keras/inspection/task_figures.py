@@ -1,0 +1,240 @@
+"""Figures on the labels and predictions of a task."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._keras.internals import mask_of
+from ple_keras._keras.tensors import to_numpy
+from ple_keras._typing import ByName, Tensor
+from ple_keras.heads.head import BinaryHead, Head, MulticlassHead
+from ple_keras.heads.product_head import ProductHead
+from ple_keras.labels.alignment import check_dtype
+from ple_keras.labels.label_arrays import is_missing
+from ple_keras.labels.sample_space import SAFE_PREDICTION
+from ple_keras.losses.masked_loss import MaskedLoss
+from ple_keras.metrics.array_metrics import grouped_auc
+
+MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
+ROUNDING = 1e-7  # of a probability near 1, in float32
+
+
+@dataclass(frozen=True)
+class TaskFigures:
+    """Labels and predictions of a task over some examples.
+
+    A figure that a task does not have is NaN. Of several numbers in a label or prediction, means
+    are over all of them, and deviations are the largest.
+
+    Attributes:
+        labels: The number of labelled examples with a finite prediction; 0 if no labels were given,
+            or not one for each prediction.
+        label_share: The share of the examples that they are.
+        label_mean: The mean label; of a binary task, the share of positives. NaN for classes.
+        label_deviation: The standard deviation of the labels. NaN for classes.
+        label_classes: Of a task with classes, the number of classes among the labels; else 0.
+        prediction_mean: The mean prediction of all examples. NaN for classes.
+        prediction_deviation: The standard deviation of the predictions. NaN with one example.
+        expected_positives: Of a binary task, the sum of the predictions of labelled examples.
+        loss: The unweighted loss over the labelled examples.
+        auc: Of a binary task, the area under the ROC curve.
+        accuracy: Of a task with classes, the share of the right ones.
+        rmse: Of a regression, the root of the mean squared error, in units of the labels.
+        relative_error: The error divided by that of the best constant prediction: of a binary
+            task and of classes, the normalized entropy; of a regression, the mean squared error
+            over the variance. 0 is best, and 1 means that nothing was learned.
+        relative_error_deviation: The standard error of `relative_error`, over the examples.
+        calibration: Of a binary task, the sum of the predictions of labelled examples divided by
+            the sum of their labels.
+    """
+
+    labels: int = 0
+    label_share: float = 0.0
+    label_mean: float = math.nan
+    label_deviation: float = math.nan
+    label_classes: int = 0
+    prediction_mean: float = math.nan
+    prediction_deviation: float = math.nan
+    expected_positives: float = math.nan
+    loss: float = math.nan
+    auc: float = math.nan
+    accuracy: float = math.nan
+    rmse: float = math.nan
+    relative_error: float = math.nan
+    relative_error_deviation: float = math.nan
+    calibration: float = math.nan
+
+
+def is_binary(head: Head) -> bool:
+    """Return whether a head predicts the probability of a positive label."""
+    return isinstance(head, BinaryHead | ProductHead)
+
+
+def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, Tensor]:
+    """Return the predictions of tasks as `(positions, units)`, with NaN at masked positions.
+
+    Args:
+        outputs: The outputs of a model.
+        tasks: The tasks of its heads. Those that are not in the outputs are left out.
+    """
+    if not isinstance(outputs, Mapping):
+        outputs = {tasks[0]: outputs} if len(tasks) == 1 and ops.is_tensor(outputs) else {}
+    predictions = {}
+    for task in tasks:
+        if task in outputs:
+            of_task, mask = outputs[task], mask_of(outputs[task])
+            if mask is not None:
+                of_task = ops.where(ops.expand_dims(mask, -1), of_task, float("nan"))
+            predictions[task] = ops.reshape(of_task, (-1, of_task.shape[-1]))
+    return predictions
+
+
+def labels_of_head(head: Head, labels: Tensor, count: int) -> np.ndarray | None:
+    """Return labels as `(positions, width)`; None if their number is that of no known loss.
+
+    Args:
+        head: The head of the task.
+        labels: Labels in any shape.
+        count: The number of predictions.
+
+    Raises:
+        TypeError: If labels are not numbers.
+        ValueError: If the task is binary, and there is not one label for each prediction, or a
+            label is neither a probability nor a class of the head.
+    """
+    check_dtype(labels, f"y[{head.task!r}]")
+    size = int(np.size(labels))
+    if size not in (count, count * head.units):
+        if not is_binary(head):  # the model is trained with a loss of its own
+            return None
+        raise ValueError(
+            f"y[{head.task!r}] must have one label for each of {count} predictions. "
+            f"Received: y[{head.task!r}].shape={np.shape(labels)}"
+        )
+    by_position = np.reshape(labels, (count, size // max(count, 1)))
+    if is_binary(head) or isinstance(head, MulticlassHead):
+        head._check_values(by_position[~_has_missing(by_position, head)])
+    return by_position
+
+
+def task_figures(
+    head: Head, loss: keras.Loss | None, predictions: np.ndarray, labels: np.ndarray | None
+) -> TaskFigures:
+    """Return the figures of predictions `(positions, units)`, without non-finite ones.
+
+    Args:
+        head: The head of the task.
+        loss: The loss of the task; None if it is not trained.
+        predictions: The predictions, with NaN at masked positions.
+        labels: The labels from `labels_of_head`; None without labels.
+    """
+    is_finite = np.isfinite(predictions).all(axis=-1)
+    finite = predictions[is_finite].astype("float64")
+    figures: dict[str, Any] = {}
+    if len(finite) and not isinstance(head, MulticlassHead):
+        figures["prediction_mean"] = float(finite.mean())
+    if len(finite) > 1:
+        figures["prediction_deviation"] = float(finite.std(axis=0).max())
+    if labels is None:
+        return TaskFigures(**figures)
+    is_kept = is_finite & ~_has_missing(labels, head)
+    figures["labels"] = int(is_kept.sum())
+    figures["label_share"] = figures["labels"] / max(len(finite), 1)
+    if not figures["labels"]:
+        return TaskFigures(**figures)
+    if loss is not None:
+        figures["loss"] = _loss_value(loss, labels, predictions, is_kept)
+    y, p = labels[is_kept].astype("float64"), predictions[is_kept].astype("float64")
+    if is_binary(head):
+        quality = _binary_quality(y[:, 0], p[:, 0])
+    elif isinstance(head, MulticlassHead):
+        quality = _class_quality(y, p)
+    else:
+        quality = _number_quality(y, p)
+    figures |= quality.figures
+    mean = quality.errors.mean()
+    if quality.of_constant > 0 and math.isfinite(mean):
+        figures["relative_error"] = float(mean / quality.of_constant)
+        deviation = quality.errors.std() / math.sqrt(len(quality.errors))
+        figures["relative_error_deviation"] = float(deviation / quality.of_constant)
+    return TaskFigures(**figures)
+
+
+def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:
+    """Return True where a label `(labels, width)` is missing, or of an ignored class."""
+    missing = is_missing(labels, head.missing_label)
+    ignored = getattr(head.loss, "ignore_class", None)
+    if ignored is not None:
+        missing |= labels == ignored
+    return np.asarray(missing.any(axis=-1))
+
+
+def _loss_value(
+    loss: keras.Loss, labels: np.ndarray, predictions: np.ndarray, is_kept: np.ndarray
+) -> float:
+    """Return the loss of all positions as one batch."""
+    labels, predictions = labels.astype("float32"), predictions.astype("float32")
+    if isinstance(loss, MaskedLoss):  # it may divide by the number of all examples
+        labels = np.where(is_kept[:, None], labels, np.nan)
+        predictions = np.where(is_kept[:, None], predictions, SAFE_PREDICTION)
+    else:
+        labels, predictions = labels[is_kept], predictions[is_kept]
+    return float(np.mean(to_numpy(loss(labels, predictions))))
+
+
+class _Quality(NamedTuple):
+    """Figures, the error of each labelled example, and that of the best constant prediction."""
+
+    figures: dict[str, Any]
+    errors: np.ndarray
+    of_constant: float
+
+
+def _binary_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
+    positives, expected = float(y.sum()), float(p.sum())
+    rate = positives / len(y)
+    has_two_classes = np.isin(y, (0, 1)).all() and 0 < rate < 1
+    figures = {
+        "label_mean": rate,
+        "label_deviation": float(y.std()),
+        "expected_positives": expected,
+        "calibration": expected / positives if positives else math.nan,
+        "auc": grouped_auc(y, p, np.zeros(len(y), int)) if has_two_classes else math.nan,
+    }
+    return _Quality(figures, _crossentropy(y, p), float(_crossentropy(rate, np.array(rate))))
+
+
+def _crossentropy(y: Any, p: np.ndarray) -> np.ndarray:
+    log_positive = np.log(np.maximum(p, MIN_PROBABILITY))
+    log_negative = np.log1p(-np.minimum(p, 1 - ROUNDING))
+    errors: np.ndarray = -(y * log_positive + (1 - y) * log_negative)
+    return errors
+
+
+def _class_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
+    if y.shape[-1] == 1:  # class indices
+        y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
+    rates = y.mean(axis=0)
+    figures = {
+        "label_classes": int((rates > 0).sum()),
+        "accuracy": float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean()),
+    }
+    errors = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
+    return _Quality(figures, errors, float(-(rates * np.log(np.maximum(rates, 1e-300))).sum()))
+
+
+def _number_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
+    deviations = y.std(axis=0)
+    figures = {"label_mean": float(y.mean()), "label_deviation": float(deviations.max())}
+    if y.shape != p.shape:
+        return _Quality(figures, np.full(1, math.nan), math.nan)
+    squares = np.square(y - p)
+    figures["rmse"] = float(np.sqrt(squares.mean()))
+    if not (deviations > 0).all():
+        return _Quality(figures, np.full(1, math.nan), math.nan)
+    return _Quality(figures, (squares / np.square(deviations)).mean(axis=-1), 1.0)

@@ -1,0 +1,423 @@
+"""Task reports: figures of labels, predictions and gradients, forms of data, and the text."""
+
+import json
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK, features, numpy_of, once
+from tests.models import TASKS, chain, clicks_and_buys, functional, tracked_block
+from tests.refusals import NAN, check_refused, table
+
+ROWS = 60
+X = features(ROWS, 4)
+
+
+def labels(rows=ROWS, seed=3):
+    """Return labels of all kinds of heads, some missing."""
+    rng = np.random.default_rng(seed)
+    y = {
+        "click": np.where(rng.uniform(size=rows) < 0.7, rng.integers(0, 2, rows), -1),
+        "time": rng.normal(size=(rows, 2)),
+        "kind": rng.integers(0, 3, rows)[:, None],
+    }
+    y["time"][:5, 0] = NAN
+    return y
+
+
+def all_heads(**click):
+    click = {"missing_label": -1, **click}
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", **click),
+            pk.RegressionHead("time", units=2, loss_weight=0.5),
+            pk.MulticlassHead("kind", num_classes=3),
+        ]
+    )
+
+
+def bottom_model(heads):
+    return chain(pk.SharedBottomBlock(heads, [5]), heads, width=4)
+
+
+def close(value, **kwargs):
+    return pytest.approx(value, rel=1e-4, nan_ok=True, **kwargs)
+
+
+def test_figures_are_those_of_the_labelled_examples():
+    model, y = bottom_model(all_heads()), labels()
+    use = pk.task_report(model, X, y).tasks
+    p = {task: np.float64(of) for task, of in numpy_of(model(X)).items()}
+    is_click = y["click"] >= 0
+    click, q = y["click"][is_click], p["click"][is_click, 0]
+    wins = [(a > b) + (a == b) / 2 for a in q[click == 1] for b in q[click == 0]]
+    errors = -np.where(click == 1, np.log(q), np.log(1 - q))
+    of_rate = -np.where(click == 1, np.log(click.mean()), np.log(1 - click.mean())).mean()
+    expected = {
+        "labels": len(click),
+        "label_share": len(click) / ROWS,
+        "label_mean": click.mean(),
+        "prediction_mean": p["click"].mean(),
+        "prediction_deviation": p["click"].std(),
+        "expected_positives": q.sum(),
+        "loss": errors.mean(),
+        "auc": np.mean(wins),
+        "relative_error": errors.mean() / of_rate,
+        "relative_error_deviation": errors.std() / np.sqrt(len(click)) / of_rate,
+        "calibration": q.sum() / click.sum(),
+        "rmse": NAN,
+        "accuracy": NAN,
+    }
+    assert {key: getattr(use["click"], key) for key in expected} == close(expected)
+    time, q = y["time"][5:], p["time"][5:]
+    expected = {
+        "labels": ROWS - 5,
+        "label_mean": time.mean(),
+        "label_deviation": time.std(axis=0).max(),
+        "loss": ((time - q) ** 2).mean(),
+        "rmse": np.sqrt(((time - q) ** 2).mean()),
+        "relative_error": (((time - q) ** 2) / time.var(axis=0)).mean(),
+        "auc": NAN,
+        "calibration": NAN,
+    }
+    assert {key: getattr(use["time"], key) for key in expected} == close(expected)
+    kind, rates = y["kind"][:, 0], np.bincount(y["kind"][:, 0]) / ROWS
+    loss = -np.log(p["kind"][np.arange(ROWS), kind]).mean()
+    expected = {
+        "label_classes": 3,
+        "loss": loss,
+        "accuracy": (p["kind"].argmax(axis=-1) == kind).mean(),
+        "relative_error": loss / -(rates * np.log(rates)).sum(),
+    }
+    assert {key: getattr(use["kind"], key) for key in expected} == close(expected)
+
+
+def test_shares_of_losses_and_gradients_are_those_of_the_weighted_losses():
+    """With linear layers, whose gradients on the shared kernel are computed by hand."""
+    heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b", loss_weight=3.0)])
+    block = pk.SharedBottomBlock(heads, keras.layers.Dense(2, use_bias=False))
+    model = chain(block, heads, width=4)
+    heads.multiply_loss_weights({"b": 0.5})
+    y = {"a": features(ROWS, seed=7), "b": features(ROWS, seed=8)}
+    y["b"][::3] = NAN
+    report = pk.task_report(model, X, y, batch_size=20)
+    kernel = numpy_of(block.trainable_weights[0])
+    norms, losses, gradients = {}, {}, {}
+    for task, weight in (("a", 1.0), ("b", 1.5)):
+        output, bias = map(numpy_of, heads[task].trainable_weights)
+        errors = (X @ kernel @ output + bias)[:, 0] - y[task]
+        losses[task] = weight * np.nanmean(errors**2)
+        gradients[task] = [
+            (X[rows].T @ np.nan_to_num(2 * weight * errors[rows, None]))
+            @ output.T
+            / np.isfinite(errors[rows]).sum()
+            for rows in (slice(start, start + 20) for start in range(0, ROWS, 20))
+        ]
+        norms[task] = np.sqrt(np.mean([(g**2).sum() for g in gradients[task]]))
+    for task, use in report.training.items():
+        assert use.loss_share == close(losses[task] / sum(losses.values()))
+        assert use.gradient_share == close(norms[task] / sum(norms.values()))
+    assert report.training["b"].loss_weight == 1.5
+
+    def cosine(first, second):
+        return (first * second).sum() / np.sqrt((first**2).sum() * (second**2).sum())
+
+    a, b = gradients.values()
+    conflict = report.conflicts["a", "b"]
+    assert conflict.pairs == 1
+    assert conflict.cosine == close((cosine(a[0], b[1]) + cosine(a[1], b[0])) / 2)
+    assert np.isnan(conflict.error)
+    assert report.trend.cosine == close(cosine(a[0] + b[0], a[1] + b[1]))
+
+
+@once
+def test_only_parts_that_two_tasks_train_count():
+    """Here the shared expert alone, one slice of the stacked kernels."""
+    heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
+    level = pk.CGCBlock(heads, [3], add_shared_gate=False)
+    model = chain(level, heads, width=4)
+    x, y = features(ROWS, 4), {task: features(ROWS, seed=i) for i, task in enumerate(TASKS)}
+    before = pk.task_report(model, x, y, batch_size=ROWS)
+    cosine = pk.gradient_conflict(model, x, y)[level.name]["shared/expert_0"]["click", "buy"]
+    twice = pk.task_report(
+        model,
+        *[keras.tree.map_structure(lambda a: np.concatenate([a, a]), d) for d in (x, y)],
+        batch_size=ROWS,
+    )
+    assert twice.conflicts["click", "buy"].cosine == close(cosine)
+    assert before.conflicts["click", "buy"].pairs == 0
+
+
+@once
+def test_without_shared_parts_shares_are_undefined():
+    heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
+    features_by_stream = pk.StreamFeatures(heads, keras.layers.Dense(4), shared=False)
+    ple = pk.PLEBlock(1, heads, [3], num_shared_experts=0)
+    model = chain(features_by_stream, ple, heads, width=4)
+    report = pk.task_report(model, X, dict.fromkeys(TASKS, X[:, 0]))
+    assert np.isnan([use.gradient_share for use in report.training.values()]).all()
+    assert np.isnan(report.conflicts["click", "buy"].cosine)
+    assert "undefined" in str(report)
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_nothing_changes_in_the_model():
+    model = functional(tracked_block(gate_dropout=0.5))
+    x, y = clicks_and_buys()
+    model.compile("sgd", **model.get_layer("heads").compile_kwargs(), **QUICK)
+    model.fit(x, y, verbose=0)
+    before = [numpy_of(w) for w in model.variables]
+    first = pk.task_report(model, x, y, (x, y)).to_dict()
+    assert pk.task_report(model, x, y, (x, y)).to_dict() == first
+    for value, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(value, numpy_of(variable), err_msg=variable.path)
+
+
+WEIGHTS = {
+    "by Keras": {"loss_weights": {"click": 4.0}},
+    "of the heads": {},
+}
+
+
+@once
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_loss_weights_are_the_current_ones(name, tmp_path):
+    heads = all_heads()
+    model = bottom_model(heads)
+    model.compile("sgd", **heads.compile_kwargs(**WEIGHTS[name]))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = [4.0 if WEIGHTS[name] else 1.0, 0.5, 1.0]
+    for each in (model, loaded):
+        training = pk.task_report(each, X, labels()).training
+        assert [use.loss_weight for use in training.values()] == expected
+
+
+@once
+def test_learned_weights_count():
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")], loss_weighting="uncertainty")
+    model = bottom_model(heads)
+    y = {"a": np.arange(ROWS) % 2, "b": np.arange(ROWS) % 3 % 2}
+    assert pk.task_report(model, X, y).training["a"].loss_weight == 1.0
+    heads._loss_weights.log_variances.assign([1.0, 0.0])
+    assert pk.task_report(model, X, y).training["a"].loss_weight == close(np.exp(-1))
+
+
+def test_a_loss_that_divides_by_the_batch_counts_all_examples():
+    heads = all_heads(reduction="sum_over_batch_size")
+    model, y = bottom_model(heads), labels()
+    use = pk.task_report(model, X, y).tasks["click"]
+    loss = heads["click"].new_loss()(y["click"], model(X)["click"])
+    assert use.loss == close(float(loss))
+
+
+def test_a_task_without_a_loss_needs_no_labels():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy"), pk.Head("score")])
+    model = bottom_model(heads)
+    y = {"click": np.arange(ROWS) % 2, "buy": np.arange(ROWS) % 3 % 2}
+    report = pk.task_report(model, X, y)
+    assert (report.tasks["score"].labels, report.training["score"].loss_weight) == (0, 0.0)
+    assert not any("score" in warning for warning in report.warnings)
+    assert pk.task_report(model, X, {**y, "score": X[:, 0]}).tasks["score"].labels == ROWS
+
+
+def test_labels_of_all_heads_are_counted():
+    ignores_2 = keras.losses.SparseCategoricalCrossentropy(ignore_class=2)
+    heads = pk.TaskHeads(
+        [
+            pk.RegressionHead("time", units=2),
+            pk.MulticlassHead("kind", num_classes=3, loss=ignores_2),
+            pk.MulticlassHead("share", num_classes=3, loss="categorical_crossentropy"),
+        ]
+    )
+    y = {"time": np.ones((40, 2)), "kind": np.arange(40) % 4, "share": np.full((40, 3), 1 / 3)}
+    y["time"][:5, 0] = y["time"][4:7, 1] = y["share"][:9, 2] = np.nan
+    y["kind"] = np.minimum(y["kind"], 2)
+    use = pk.task_report(bottom_model(heads), X[:40], y).tasks
+    assert {task: of_task.labels for task, of_task in use.items()} == {
+        "time": 33,
+        "kind": 20,
+        "share": 31,
+    }
+    assert use["share"].relative_error > 0.9
+    assert np.isnan(use["time"].relative_error)  # of constant labels
+
+
+def product_model():
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", missing_label=-1),
+            pk.BinaryHead("buy"),
+            pk.ProductHead("both", of=("click", "buy")),
+        ]
+    )
+    level = pk.CGCBlock(heads, [3], add_shared_gate=False, name="cgc")
+    return chain(level, heads, width=4)
+
+
+PRODUCT_Y = {
+    "click": np.arange(ROWS) % 3 - 1,
+    "buy": np.arange(ROWS)[:, None] % 2,
+    "both": np.arange(ROWS) % 2,
+}
+
+
+def batches_of(x, y, *starts):
+    """Return batches that begin at some rows."""
+    parts = [slice(a, b) for a, b in zip(starts, (*starts[1:], len(x)))]
+    return [(x[part], {task: of[part] for task, of in y.items()}) for part in parts]
+
+
+@once
+def test_batches_in_all_forms_have_the_figures_of_arrays():
+    model = product_model()
+    expected = pk.task_report(model, X, PRODUCT_Y, (X, PRODUCT_Y), batch_size=20)
+    batches = batches_of(X, PRODUCT_Y, 0, 20, 40)
+    tensors = [keras.tree.map_structure(keras.ops.convert_to_tensor, b) for b in batches]
+    for data in (iter(batches), batches, tensors):
+        report = pk.task_report(model, data, validation=batches_of(X, PRODUCT_Y, 0, 33))
+        assert list(report.tasks) == ["click", "buy", "both"]
+        for task, use in expected.tasks.items():
+            assert vars(report.tasks[task]) == close(vars(use))
+            assert vars(report.validation[task]) == close(vars(use))
+            assert vars(report.training[task]) == close(vars(expected.training[task]))
+    weighted = pk.task_report(model, X, PRODUCT_Y, (X, PRODUCT_Y, {"click": X[:, 0]}))
+    assert weighted.validation_examples == ROWS
+
+
+@once
+def test_gradients_are_computed_on_64_batches_of_one_size():
+    model = product_model()
+    for rows, size, pairs in ((63, 1, 31), (64 * 3, 1, 32), (5, 2, 1)):
+        x, y = features(rows, 4), {task: np.ones(rows) for task in PRODUCT_Y}
+        report = pk.task_report(model, x, y, batch_size=size)
+        assert report.trend.pairs == pairs
+        assert report.tasks["buy"].labels == rows
+
+
+def test_labels_of_a_model_with_one_task_need_no_name():
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
+    report = pk.task_report(model, X, np.arange(ROWS) % 2)
+    assert report.tasks["click"].labels == ROWS
+    assert report.conflicts == {}
+    assert np.isnan(report.training["click"].gradient_share)
+    assert report.training["click"].loss_share == 1
+    assert "cosine" not in str(report)
+
+
+def test_sequences_are_counted_by_unmasked_position():
+    mask = np.arange(6) < np.array([[6], [2], [1]])
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    inputs = keras.Input((None, 4))
+    level = pk.CGCBlock(heads, [3], add_shared_gate=False, name="cgc")
+    model = keras.Model(inputs, heads(level(keras.layers.Masking()(inputs))))
+    x = features(3, 6, 4) * mask[..., None]
+    y = {task: np.arange(18).reshape(3, 6) % 2 for task in TASKS}
+    report = pk.task_report(model, x, y)
+    use, predictions = report.tasks["click"], numpy_of(model(x))["click"]
+    assert use.prediction_deviation == close(predictions[mask].std())
+    assert (report.examples, use.labels, use.label_share) == (3, 9, 1.0)
+    loss = heads["click"].new_loss()(y["click"][mask], predictions[mask])
+    assert use.loss == close(float(loss))
+    batches = [(features(2, n, 4), {task: np.ones((2, n)) for task in TASKS}) for n in (5, 7)]
+    assert pk.task_report(model, iter(batches)).tasks["buy"].labels == 24
+
+
+def test_labels_that_are_not_one_for_each_prediction_of_a_regression_are_not_counted():
+    class Sum(keras.losses.Loss):
+        def call(self, y_true, y_pred):
+            return keras.ops.sum(y_pred) + 0 * keras.ops.sum(y_true)
+
+    heads = pk.TaskHeads([pk.RegressionHead("time", units=2), pk.BinaryHead("click")])
+    model = bottom_model(heads)
+    model.compile(loss={"time": Sum(), "click": "binary_crossentropy"})
+    y = {"time": np.ones((ROWS, 3)), "click": np.arange(ROWS) % 2}
+    report = pk.task_report(model, X, y)
+    assert report.tasks["time"].labels == 0
+    assert np.isfinite(report.training["time"].gradient_share)
+
+
+@once
+@pytest.mark.parametrize("dtype", ["mixed_float16", "float16"])
+def test_half_precision_gives_finite_figures(dtype):
+    keras.config.set_dtype_policy(dtype)
+    report = pk.task_report(bottom_model(all_heads()), X, labels())
+    found = [(use.loss_share, use.gradient_share) for use in report.training.values()]
+    assert np.isfinite(found).all()
+    assert np.sum(found, axis=0) == close(np.ones(2))
+
+
+LABELS = {
+    "words": (np.array(["a"] * ROWS), TypeError, r"y\['click'\] must hold numbers.*dtype=<U1"),
+    "length": (np.zeros((ROWS, 2)), ValueError, r"must have one label for each of 32 predictions"),
+    "range": (np.full(ROWS, 2), ValueError, r"y\['click'\] must lie in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("click", "error", "message"), table(LABELS))
+def test_wrong_labels_are_refused(click, error, message):
+    y = {**PRODUCT_Y, "click": click}
+    check_refused(lambda: pk.task_report(product_model(), X, y), error, message)
+
+
+ARGUMENTS = {
+    "labels of a task": ((X, {"click": X[:, 0]}), ValueError, r"missing: \['buy', 'both'\]"),
+    "no labels": ((X,), TypeError, r"y must be a dict by task"),
+    "a list of labels": ((X, list(PRODUCT_Y.values())), TypeError, r"Name the items of a list"),
+    "lists of numbers": ((X, {"click": [0] * ROWS}), TypeError, r"y must hold arrays"),
+    "another width": ((features(ROWS, 5), PRODUCT_Y), ValueError, r"valid input of the model"),
+    "validation without labels": (
+        (X, PRODUCT_Y, X),
+        TypeError,
+        r"validation must be \(x, y\) of arrays, or batches",
+    ),
+    "no batch": ((iter([]),), ValueError, r"x must hold at least one batch"),
+    "a batch size": ((X, PRODUCT_Y, None, 0), ValueError, r"batch_size must be at least 1"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), table(ARGUMENTS))
+def test_wrong_arguments_are_refused(arguments, error, message):
+    check_refused(lambda: pk.task_report(product_model(), *arguments), error, message)
+
+
+@once
+def test_a_wrong_model_is_refused():
+    y = {"click": np.ones(ROWS)}
+    check_refused(lambda: pk.task_report(3, X, y), TypeError, r"model must be a Keras model")
+    block = pk.SharedBottomBlock(["click"], [3])
+    check_refused(lambda: pk.task_report(block, X, y), ValueError, r"model must be built before")
+    block(X)
+    check_refused(lambda: pk.task_report(block, X, y), ValueError, r"model must have TaskHeads")
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, list(heads(pk.SharedBottomBlock(heads, [3])(inputs)).values()))
+    y = {task: np.ones(ROWS) for task in heads}
+    message = r"model must return predictions by task, with the keys \['click', 'buy'\]; missing"
+    check_refused(lambda: pk.task_report(model, X, y), ValueError, message)
+
+
+@once
+def test_the_report_is_the_same_as_json_text_and_html():
+    heads = pk.TaskHeads([pk.BinaryHead(f"a_long_task_name_{i}") for i in range(8)])
+    y = {task: np.arange(ROWS) % (i + 2) == 0 for i, task in enumerate(heads)}
+    report = pk.task_report(bottom_model(heads), X, y, (X, y))
+    values = report.to_dict()
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert values["tasks"]["a_long_task_name_3"]["labels"] == ROWS
+    assert values["conflicts"]["a_long_task_name_0, a_long_task_name_1"]["pairs"] == 0
+    assert values["gaps"] == dict.fromkeys(heads, pytest.approx(0, abs=1e-6))
+    assert values["warnings"] == report.warnings
+    text, html = str(report), report._repr_html_()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "12 more pairs" in text
+    for task in heads:
+        assert f"\n  {task}" in text
+        assert f"<td>{task}</td>" in html
+    cells = re.findall(r"<t[dh]>(.*?)</t[dh]>", html)
+    assert all(cell in text for cell in cells)
+    assert html.count("<tr>") == 2 * (1 + 16) + (1 + 8) + (2 + 16 + 1)

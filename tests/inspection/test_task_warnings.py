@@ -1,0 +1,197 @@
+"""Warnings of task reports, on data made for each of them."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, once
+from tests.inspection.task_models import HEALTHY, healthy_model
+from tests.models import chain
+
+ROWS = 2048
+X = features(ROWS, 4)
+RNG = np.random.default_rng(1)
+Y = {
+    "click": (2 * X[:, 0] + RNG.logistic(size=ROWS) > 0).astype("float32"),
+    "like": (2 * X[:, 1] + RNG.logistic(size=ROWS) > 0).astype("float32"),
+    "time": X[:, 1] + 0.5 * RNG.normal(size=ROWS),
+    "age": X[:, 0] + 0.5 * RNG.normal(size=ROWS),
+}
+# The heads' kernels for a shared part that returns the first two columns.
+BEST = {"click": (2.0, 0.0), "like": (0.0, 2.0), "time": (0.0, 1.0), "age": (1.0, 0.0)}
+TWO_COLUMNS = ((1, 0), (0, 1), (0, 0), (0, 0))
+ONE_SUM = ((0.5,), (0.5,), (0,), (0,))
+
+
+def linear_model(heads, kernels, bottom):
+    """Return a model whose shared part and heads are linear, with these kernels."""
+    heads = pk.TaskHeads(heads)
+    units = len(bottom[0])
+    block = pk.SharedBottomBlock(heads, keras.layers.Dense(units, use_bias=False))
+    model = chain(block, heads, width=4)
+    block.trainable_weights[0].assign(np.array(bottom, "float32"))
+    for task, head in heads.items():
+        head.trainable_weights[0].assign(np.array(kernels[task], "float32")[:units, None])
+    return model
+
+
+HEADS = {
+    "click": pk.BinaryHead,
+    "like": pk.BinaryHead,
+    "time": pk.RegressionHead,
+    "age": pk.RegressionHead,
+}
+
+
+def report_of(
+    tasks=("click", "time"),
+    y=None,
+    validation_y=None,
+    rows=ROWS,
+    kernels=None,
+    bottom=TWO_COLUMNS,
+    **options,
+):
+    """Return the report of the best model of some tasks, with changes and options of heads."""
+    heads = [HEADS[task](task, **options.get(task, {})) for task in tasks]
+    model = linear_model(heads, {**BEST, **(kernels or {})}, bottom)
+    labels = {head.task: {**Y, **(y or {})}[head.task][:rows] for head in heads}
+    validation = validation_y and (X, {task: validation_y[task] for task in labels})
+    return pk.task_report(model, X[:rows], labels, validation)
+
+
+def test_the_best_model_has_no_warning():
+    report = report_of(validation_y=Y)
+    assert report.warnings == []
+    assert report.tasks["click"].calibration == pytest.approx(1, abs=0.1)
+    assert report.tasks["time"].rmse == pytest.approx(0.5, abs=0.05)
+    assert report.gaps["click"] == pytest.approx(0, abs=1e-6)
+
+
+FEW = np.where(np.arange(ROWS) % 20, np.nan, Y["time"])
+HALF_LOST = Y["click"] * (RNG.uniform(size=ROWS) < 0.5)
+STANDARDIZE = "Create it with RegressionHead(..., standardize=True), and call heads.adapt(y)."
+DOMINATES = "of the gradient on shared parts. They hardly learn from other tasks."
+WARNINGS = {
+    "a regression that dominates": (
+        {"y": {"time": 1000 * Y["time"]}},
+        ["time: its loss has over 99.9 %", DOMINATES, STANDARDIZE],
+    ),
+    "a regression in small units": (
+        {"y": {"time": Y["time"] / 1000}, "kernels": {"time": (0, 0.001)}},
+        ["time: its labels have a standard deviation of 0.001", STANDARDIZE],
+    ),
+    "a regression in small units, not learned": (
+        {"y": {"time": Y["time"] / 1000}, "kernels": {"time": (0.001, 0)}},
+        ["time: its loss has under 0.1 %", "hardly learn from it", STANDARDIZE],
+    ),
+    "a large weight": (
+        {"time": {"loss_weight": 100.0}},
+        ["time: its loss has 99.", DOMINATES, "Try loss_weight=0.", "isolate_task_experts=True"],
+    ),
+    "a large weight of few labels": (
+        {"time": {"loss_weight": 100.0}, "y": {"time": FEW}},
+        [DOMINATES, 'reduction="label_root", since only 5 % of the examples have a label'],
+    ),
+    "a small weight": (
+        {"tasks": ("click", "time", "like"), "like": {"loss_weight": 0.01}},
+        ["like: its loss has 0.", "They hardly learn from it. Try loss_weight=1, and check"],
+    ),
+    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: no example has a label"]),
+    "one class": (
+        {"y": {"click": np.zeros(ROWS)}},
+        ["click: all 2,048 labels are 0, so that there is nothing to learn"],
+    ),
+    "one class, in the validation data": (
+        {"validation_y": {**Y, "click": np.ones(ROWS)}},
+        ["click: in the validation data, all 2,048 labels are 1,"],
+    ),
+    "labels without variance": (
+        {"y": {"time": np.full(ROWS, 0.5)}},
+        ["time: all 2,048 labels are 0.5, so that there is nothing to learn"],
+    ),
+    "constant predictions": (
+        {"kernels": {"click": (0, 0)}},
+        ["click: the predictions are constant", "0e+00", "lower learning rate"],
+    ),
+    "lost labels": (
+        {"y": {"click": HALF_LOST}},
+        [
+            "click: the sum of the predictions is 1.97 times that of 2,048",
+            "that missing labels are NaN",
+        ],
+    ),
+    "pos_weight": (
+        {"click": {"pos_weight": 5.0}, "y": {"click": HALF_LOST}},
+        [
+            "click: the sum of the predictions is 1.97 times that of 2,048",
+            "odds by its pos_weight, 5.",
+        ],
+    ),
+    "worse on validation data": (
+        {"validation_y": {**Y, "click": Y["click"][::-1]}},
+        ["click: the relative error is 1.", "in the validation data, and 0.", "EarlyStopping"],
+    ),
+    "a conflict": (
+        {"tasks": ("age", "time"), "bottom": ONE_SUM, "kernels": {"age": (1,), "time": (1,)}},
+        ["age and time: their gradients", "conflict, with a cosine of -0.", "wider network"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WARNINGS)
+def test_data_made_for_a_warning_have_this_warning_alone(name):
+    arguments, parts = WARNINGS[name]
+    (warning,) = report_of(**arguments).warnings
+    assert re.search(".*".join(map(re.escape, parts)), warning), warning
+
+
+NO_CONFLICTS = {
+    "two units": {"bottom": TWO_COLUMNS, "kernels": BEST},
+    "not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))},
+    "few rows": {"rows": 900},
+}
+
+
+@pytest.mark.parametrize("name", NO_CONFLICTS)
+def test_nothing_is_said_of_conflicts(name):
+    arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
+    report = report_of(**arguments)
+    assert report.warnings == []
+    assert ("has not settled" in str(report)) == (name == "not settled")
+
+
+def test_few_batches_are_no_evidence_of_a_conflict():
+    heads = [pk.RegressionHead("age"), pk.RegressionHead("time")]
+    model = linear_model(heads, {"age": (1,), "time": (1,)}, ONE_SUM)
+    y = {head.task: Y[head.task] for head in heads}
+    for size, expected in ((64, 1), (128, 0)):
+        assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
+
+
+@once
+@pytest.mark.parametrize("options", [{}, {"isolate_task_experts": True}])
+def test_advice_on_conflicts_depends_on_the_experts(options):
+    heads = pk.TaskHeads([pk.RegressionHead("age"), pk.RegressionHead("time")])
+    block = pk.PLEBlock(2, heads, keras.layers.Dense(3), num_task_experts=1, **options)
+    model = chain(block, heads, width=4)
+    report = pk.task_report(model, X, {task: Y[task] for task in heads})
+    assert report.options.has_experts
+    assert report.options.can_isolate == (not options)
+
+
+@once
+def test_healthy_models_have_no_warning():
+    for seed in (1, 6):
+        model, train, validation = healthy_model(seed, rows=4000, epochs=3)
+        assert pk.task_report(model, *train, validation).warnings == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", HEALTHY)
+def test_every_healthy_model_has_no_warning(seed):
+    model, train, validation = healthy_model(seed)
+    assert pk.task_report(model, *train, validation).warnings == []
