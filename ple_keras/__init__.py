@@ -1,6 +1,7 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
+from ple_keras.callbacks.fit_hedge import FitHedge, fit_hedge
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
@@ -19,6 +20,7 @@ from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
+from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.mmoe_block import MMoEBlock
 from ple_keras.layers.ple_block import PLEBlock
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -45,11 +47,13 @@ __all__ = [
     "CGCBlock",
     "Calibration",
     "ExpertBlock",
+    "FitHedge",
     "Gate",
     "GateReport",
     "GateWeightsLogger",
     "GroupedAUC",
     "Head",
+    "HedgedBlock",
     "LogitAUC",
     "LossWeightDecay",
     "LossWeightLogger",
@@ -75,6 +79,7 @@ __all__ = [
     "check_inputs",
     "expected_calibration_error",
     "export_onnx",
+    "fit_hedge",
     "gate_report",
     "gate_weights",
     "gradient_conflict",

@@ -42,6 +42,7 @@ def compile_arguments(
         for head in heads
     }
     masked = _masked(overrides, {head.task: head for head in heads})
+    _refuse_weights_of_branches(heads, overrides)
     if {"loss", "loss_weights"} & set(overrides):
         if loss_weighting:
             raise ValueError(
@@ -87,6 +88,17 @@ def _check_arguments_by_task(arguments: Mapping[str, Any], heads: Sequence[Head]
         raise ValueError(
             "extra_metrics can't be given with metrics, which replaces all metrics of the heads. "
             f"Received: extra_metrics={dict(extra_metrics)!r}, metrics={arguments['metrics']!r}"
+        )
+
+
+def _refuse_weights_of_branches(heads: Sequence[Head], overrides: Mapping[str, Any]) -> None:
+    """Check that no weights of Keras scale the gradients of branches."""
+    weights = overrides.get("loss_weights")
+    if weights and any(head.branch_names for head in heads):
+        raise ValueError(
+            "loss_weights must not be given with the branches of a HedgedBlock, since Keras would "
+            "multiply their gradients too. Set loss_weight of the heads, which scales the value of "
+            f"the loss alone. Received: loss_weights={weights!r}"
         )
 
 

@@ -82,11 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", choices=["trees", *ALL_NETWORKS], help="default: all")
     add("--weights", nargs="+", type=float, default=[0.1, 1.0, 10.0, 100.0])
     add("--second", nargs="+", choices=SECOND_TASKS, default=[*SECOND_TASKS])
-    add(
-        "--columns",
-        nargs="+",
-        help="columns of the tables, such as '1.0%% of labels'; default: all",
-    )
+    add("--columns", nargs="+", metavar="COLUMN", help='columns of the tables, such as "weight 1"')
     add("--rows", type=at_least(1000), help="training rows; default 60,000, or 24,000 synthetic")
     add("--epochs", type=at_least(1), help="default 5, or 15 for synthetic data")
     add("--quick", action="store_true", help="few cases, models, rows and epochs")
