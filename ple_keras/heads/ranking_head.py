@@ -105,7 +105,7 @@ class RankingHead(Head):
     def _check_values(self, labels: Tensor) -> None:
         check_relevances(labels, self.task)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
+    def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])
 
     def get_config(self) -> dict[str, Any]:
