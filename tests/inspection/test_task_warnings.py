@@ -194,6 +194,7 @@ def test_healthy_models_have_no_warning():
         assert pk.task_report(model, *train, validation).warnings == []
 
 
+@once
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", HEALTHY)
 def test_every_healthy_model_has_no_warning(seed):
