@@ -52,6 +52,7 @@ from ple_keras.inspection.task_warnings import (
     model_options,
     task_warnings,
 )
+from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.observation import Observer
 
 MAX_GRADIENTS = 64  # batches
@@ -269,7 +270,7 @@ def _figures_of(
             )
         for task, of_task in predictions.items():
             given = y.get(task)
-            of_head = None if given is None else labels_of_head(heads[task], given, len(of_task))
+            of_head = None if given is None else labels_of_head(heads[task], given, of_task)
             labels[task].append(of_head)
         rows = len(keras.tree.flatten(x)[0])
         if gradients and is_used(number, rows):
@@ -280,7 +281,7 @@ def _figures_of(
         raise empty_data_error(batches.given)
     return examples, {
         task: task_figures(
-            head, losses.get(task), np.concatenate([p[task] for p in parts]), _join(labels[task])
+            head, losses.get(task), join_rows([p[task] for p in parts]), _join(labels[task])
         )
         for task, head in heads.items()
         if task in parts[0]  # which JAX sorts
@@ -290,7 +291,7 @@ def _figures_of(
 def _join(labels: list[np.ndarray | None]) -> np.ndarray | None:
     """Return the labels of all batches; None if those of a batch are unknown."""
     known = [array for array in labels if array is not None]
-    return np.concatenate(known) if len(known) == len(labels) else None
+    return join_rows(known) if len(known) == len(labels) else None
 
 
 def _batches_for_gradients(batches: Batches) -> Callable[[int, int], bool]:

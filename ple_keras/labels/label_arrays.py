@@ -60,7 +60,7 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with naming_batches(where):
-            joined = {task: _join([labels[task] for labels in batches]) for task in heads}
+            joined = {task: join_rows([labels[task] for labels in batches]) for task in heads}
             _check_arrays(joined, heads)
     for warning in caught:
         warn_user(f"In {where}: {warning.message}")
@@ -76,7 +76,7 @@ def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
         )
 
 
-def _join(arrays: list[np.ndarray]) -> np.ndarray:
+def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
     """Concatenate labels. Shorter sequences get missing labels at the end."""
     ends = np.max([array.shape[1:] for array in arrays], axis=0)
     if any(array.shape[1:] != tuple(ends) for array in arrays):

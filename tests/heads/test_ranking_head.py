@@ -213,10 +213,27 @@ def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
 
 
 @once
-def test_the_report_reads_lists():
+def test_the_report_of_tasks_counts_lists():
     model = model_of(head_of())
-    report = pk.gate_report(model, features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0})
-    assert "ple" in str(report)
+    x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
+    report = pk.task_report(model, x, y)
+    use, known = report.tasks["rank"], LABELS[~np.isnan(LABELS)]
+    assert use.labels == (~np.isnan(LABELS)).any(axis=-1).sum()
+    assert use.label_mean == pytest.approx(known.mean())
+    scores = numpy_of(model(x))["rank"]
+    assert use.prediction_deviation == pytest.approx(scores.std(), rel=1e-5)
+    loss = model.layers[-1]["rank"].new_loss()
+    assert use.loss == pytest.approx(float(loss(LABELS, scores)), rel=1e-5)
+
+
+@once
+def test_the_report_of_tasks_reads_lists_of_different_lengths():
+    model = model_of(head_of())
+    x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
+    shorter = x[:, :3], {task: labels[:, :3] for task, labels in y.items()}
+    report = pk.task_report(model, iter([(x, y), shorter]))
+    assert report.examples == 8
+    assert report.tasks["rank"].labels > pk.task_report(model, x, y).tasks["rank"].labels
 
 
 @once

@@ -72,14 +72,15 @@ def test_figures_are_those_of_the_labelled_examples():
         "accuracy": NAN,
     }
     assert {key: getattr(use["click"], key) for key in expected} == close(expected)
-    time, q = y["time"][5:], p["time"][5:]
+    time = y["time"]  # the first rows lack one of two numbers
+    squares = (time - p["time"]) ** 2
     expected = {
-        "labels": ROWS - 5,
-        "label_mean": time.mean(),
-        "label_deviation": time.std(axis=0).max(),
-        "loss": ((time - q) ** 2).mean(),
-        "rmse": np.sqrt(((time - q) ** 2).mean()),
-        "relative_error": (((time - q) ** 2) / time.var(axis=0)).mean(),
+        "labels": ROWS,
+        "label_mean": np.nanmean(time),
+        "label_deviation": np.nanstd(time, axis=0).max(),
+        "loss": np.nanmean(squares),
+        "rmse": np.sqrt(np.nanmean(squares)),
+        "relative_error": np.nanmean(squares / np.nanvar(time, axis=0), axis=-1).mean(),
         "auc": NAN,
         "calibration": NAN,
     }
@@ -256,7 +257,7 @@ def test_labels_of_all_heads_are_counted():
     y["kind"] = np.minimum(y["kind"], 2)
     use = pk.task_report(bottom_model(heads), X[:40], y).tasks
     assert {task: of_task.labels for task, of_task in use.items()} == {
-        "time": 33,
+        "time": 39,  # one row lacks both numbers
         "kind": 20,
         "share": 31,
     }
