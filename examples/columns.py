@@ -118,7 +118,7 @@ class Columns:
     def _codes(self, name, values):
         known, present = self.known[name], values.notna().to_numpy()
         codes = np.zeros(len(values), "int32")
-        codes[present] = known.get_indexer(values[present].astype(known.dtype)) + 2
+        codes[present] = known.get_indexer(pd.Index(values[present], dtype=known.dtype)) + 2
         return codes
 
     def save(self, file):
