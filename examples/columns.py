@@ -73,7 +73,7 @@ class Columns:
 
     def __init__(self, ids=(), numbers=(), lists=None, texts=None, known=None):
         self.ids, self.numbers, self.lists, self.texts = ids, numbers, lists or {}, texts or {}
-        self.known = {name: pd.Index(values) for name, values in (known or {}).items()}
+        self.known = {name: to_index(values) for name, values in (known or {}).items()}
         self.names = [*ids, *numbers, *self.lists, *self.texts]
         words = {"alternate_sign": False, "norm": None}
         self._hashes = {
@@ -91,7 +91,7 @@ class Columns:
             for name in self.numbers:
                 x = frame[name].astype("float64")
                 sums[name] += np.array([x.count(), x.sum(), (x**2).sum()])
-        self.known = {n: pd.Index(sorted(c.index[c >= min_rows])) for n, c in counts.items()}
+        self.known = {n: to_index(sorted(c.index[c >= min_rows])) for n, c in counts.items()}
         for name, index in self.known.items():
             if index.dtype.kind not in "iuO":
                 raise TypeError(f"{name} must hold integers or strings. Received: {index.dtype}")
@@ -129,6 +129,13 @@ class Columns:
     @classmethod
     def load(cls, file):
         return cls(**json.loads(file.read_text()))
+
+
+def to_index(values):
+    """Return an index that threads may use, since it has looked up a value before."""
+    index = pd.Index(values)
+    index.get_indexer(index[:1])
+    return index
 
 
 def pad(rows, codes, count, length):
@@ -237,8 +244,6 @@ class Service:
         self._model = keras.models.load_model(folder / "model.keras", compile=False)
         self._request = request_type(self._columns)
         self.counts = Counter()
-        for known in self._columns.known.values():
-            known.get_indexer(known[:1])  # the first call builds the table of an index
 
     def answer(self, body):
         """Return the status and the answer to a request in JSON."""
