@@ -136,7 +136,7 @@ def fit_columns(files, min_rows=2):
     for file in files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(GROUP_ROWS, columns=COLUMNS):
-                frame = batch.to_pandas(integer_object_nulls=True)  # floats don't hold all ids
+                frame = batch.to_pandas(integer_object_nulls=True)
                 for name in IDS:
                     count = frame[name].value_counts()
                     known = counts.get(name, count[:0])
@@ -152,10 +152,10 @@ def fit_columns(files, min_rows=2):
 
 def encode(table, known):
     """Return the columns of a table as inputs of the model."""
-    frame = table.select(COLUMNS).to_pandas(integer_object_nulls=True)
-    return {name: codes(known[name], frame[name]) for name in IDS} | {
-        "price": frame["price"].to_numpy("float32")
-    }
+    # As objects, since floats don't hold all integers.
+    values = {name: table[name].to_pandas(integer_object_nulls=True) for name in COLUMNS}
+    x = {name: codes(known[name], values[name]) for name in IDS}
+    return x | {"price": values["price"].to_numpy("float32")}
 
 
 def codes(known, values):
