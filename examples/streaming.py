@@ -16,7 +16,11 @@ pipeline alone (if it reads a million rows) and of `fit`, and the resident memor
 with that of the workers. On the rows of a file that is held out, it prints the AUC and the AUC
 within users, next to those of the probabilities that the simulation draws from (best).
 
-To reuse: `RowGroups`, `shuffled_window`, and the stream of your backend.
+Before training, a pass over the files finds the ids of each column and the scale of the price. The
+workers encode what they read: a code is 0 for a missing id, 1 for an unknown one, and from 2 on for
+the known ones. For other kinds of columns, see columns.py.
+
+To reuse: `fit_columns`, `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
 
 import argparse
@@ -29,6 +33,7 @@ from pathlib import Path
 
 try:
     import numpy as np
+    import pandas as pd
     import psutil
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -48,7 +53,8 @@ except ModuleNotFoundError as error:
 USERS, ITEMS, HOURS, FACTORS = 10_000, 2_000, 24, 4
 BINARY = ["click", "cart", "purchase"]
 TASKS = [*BINARY, "watch_time"]
-COLUMNS = ["user", "item", "hour", "price"]
+IDS = ["user", "item", "hour"]
+COLUMNS = [*IDS, "price"]
 FILE_ROWS, GROUP_ROWS, WINDOW_GROUPS = 250_000, 10_000, 10
 
 
@@ -121,13 +127,57 @@ def check_file(file):
 # The input pipelines
 
 
+def fit_columns(files, min_rows=2):
+    """Return the ids with at least `min_rows` rows by column, and the scale of the price.
+
+    One row group is in memory at a time.
+    """
+    counts, sums = {}, np.zeros(3)
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(GROUP_ROWS, columns=COLUMNS):
+                frame = batch.to_pandas(integer_object_nulls=True)
+                for name in IDS:
+                    count = frame[name].value_counts()
+                    known = counts.get(name, count[:0])
+                    counts[name] = known.add(count, fill_value=0)
+                price = frame["price"].astype("float64")
+                sums += [price.count(), price.sum(), (price**2).sum()]
+    known = {name: pd.Index(sorted(c.index[c >= min_rows])) for name, c in counts.items()}
+    for index in known.values():
+        index.get_indexer(index[:1])  # threads may use an index that has looked up a value
+    mean, square = sums[1:] / sums[0]
+    return known, {"mean": [mean], "variance": [square - mean**2]}
+
+
+def encode(table, known):
+    """Return the columns of a table as inputs of the model."""
+    # As objects, since floats don't hold all integers.
+    values = {name: table[name].to_pandas(integer_object_nulls=True) for name in COLUMNS}
+    x = {name: codes(known[name], values[name]) for name in IDS}
+    return x | {"price": values["price"].to_numpy("float32")}
+
+
+def codes(known, values):
+    """Return 0 for a missing id, 1 for an unknown one, and from 2 on for the known ones."""
+    present = values.notna().to_numpy()
+    found = np.zeros(len(values), "int32")
+    found[present] = known.get_indexer(pd.Index(values[present], dtype=known.dtype)) + 2
+    return found
+
+
+def labels(table):
+    return {task: table[task].to_numpy() for task in TASKS}  # a null is NaN
+
+
 class RowGroups:
     """The row groups of Parquet files, as `(inputs, labels)` by number.
 
     One row group is read at a time.
     """
 
-    def __init__(self, files):
+    def __init__(self, files, known):
+        self.known = known
         self.places = [
             (file, index)
             for file in files
@@ -141,8 +191,7 @@ class RowGroups:
         file, index = self.places[number]
         with pq.ParquetFile(file) as parquet:
             table = parquet.read_row_group(index, use_threads=False)
-        x, y = ({name: table[name].to_numpy() for name in names} for names in (COLUMNS, TASKS))
-        return x, y  # a null is NaN in y
+        return encode(table, self.known), labels(table)
 
 
 def shuffled_window(groups):
@@ -229,16 +278,20 @@ def data_loader_stream(groups, batch_size, workers):
 # The model
 
 
-def build():
+def build(known, scale):
     """Return a compiled PLE. Each stream has a copy of the embeddings."""
-    inputs = {name: keras.Input((), dtype="int32", name=name) for name in COLUMNS[:3]}
-    inputs["price"] = keras.Input((), name="price")
-    sizes = zip(("user", "item", "hour"), (USERS, ITEMS, HOURS))
-    user, item, hour = (keras.layers.Embedding(size, 16)(inputs[name]) for name, size in sizes)
-    price = keras.layers.Reshape((1,))(inputs["price"])
+    ids = {name: keras.Input((), dtype="int32", name=name) for name in IDS}
+    user, item, hour = (keras.layers.Embedding(len(known[name]) + 2, 16)(ids[name]) for name in IDS)
+    numbers = keras.Input((2,), name="numbers")
     match = keras.layers.Multiply()([user, item])
-    columns = keras.layers.Concatenate()([user, item, hour, match, price])
-    network = keras.Model(inputs, columns)
+    columns = keras.layers.Concatenate()([user, item, hour, match, numbers])
+    network = keras.Model({**ids, "numbers": numbers}, columns)
+
+    inputs = {**ids, "price": keras.Input((), name="price")}
+    price = keras.ops.expand_dims(inputs["price"], -1)
+    scaled = keras.ops.nan_to_num(keras.layers.Normalization(**scale)(price))
+    is_missing = keras.ops.cast(keras.ops.isnan(price), "float32")
+    numbers = keras.layers.Concatenate()([scaled, is_missing])
 
     heads = pk.TaskHeads(
         [
@@ -246,7 +299,7 @@ def build():
             pk.RegressionHead("watch_time", tower=[16], metrics=[]),
         ]
     )
-    features = pk.StreamFeatures(heads, network)(inputs)
+    features = pk.StreamFeatures(heads, network)({**ids, "numbers": numbers})
     model = keras.Model(inputs, heads(pk.PLEBlock(2, heads, [32])(features)))
     model.compile(keras.optimizers.Adam(3e-3), **heads.compile_kwargs())
     return model
@@ -295,12 +348,13 @@ def fit(model, stream, epochs, steps, batch_size):
     return statistics.median(rates[1:] or rates)
 
 
-def print_scores(model, file):
+def print_scores(model, file, known):
     """Print the scores on the rows of a file, next to those of the simulation's probabilities."""
-    x, y = shuffled_window([*RowGroups([file])])
-    best, _ = expected(*(x[name] for name in COLUMNS[:3]))
-    predictions = model.predict(x, batch_size=10_000, verbose=0)
-    one_group = np.zeros(len(x["user"]), int)
+    table = pq.read_table(file)
+    ids, y = {name: table[name].to_numpy() for name in IDS}, labels(table)
+    best, _ = expected(**ids)
+    predictions = model.predict(encode(table, known), batch_size=10_000, verbose=0)
+    one_group = np.zeros(len(table), int)
     print(f"\n{len(one_group):,} held-out rows{'labels':>12} {'PLE':>8} {'best':>8}")
     for task in TASKS:
         labelled = np.sum(~np.isnan(y[task]))
@@ -308,7 +362,7 @@ def print_scores(model, file):
         if task in BINARY:
             scores = {
                 "AUC": [pk.grouped_auc(y[task], each, one_group) for each in both],
-                "grouped AUC": [pk.grouped_auc(y[task], each, x["user"]) for each in both],
+                "grouped AUC": [pk.grouped_auc(y[task], each, ids["user"]) for each in both],
             }
         else:
             scores = {"RMSE": [np.sqrt(np.nanmean((y[task] - each) ** 2)) for each in both]}
@@ -341,7 +395,8 @@ def main():
         sys.exit(f"KERAS_BACKEND must be one of {', '.join(STREAMS)}. Received: {backend}")
 
     held_out, *files = write_files(args.folder, args.rows)
-    groups = RowGroups(files)
+    known, scale = fit_columns(files)
+    groups = RowGroups(files, known)
     rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     epochs = max(1, rows // (args.batch_size * args.steps))  # about one pass over the rows
     print(f"{rows:,} rows in {len(files)} files for {epochs} epochs of {args.steps} steps")
@@ -352,10 +407,10 @@ def main():
 
     print(f"resident memory at the start: {resident():,.0f} MB", flush=True)
     pipeline = rate_of_pipeline(new_stream(), epochs * args.steps, args.batch_size)
-    model = build()
+    model = build(known, scale)
     training = fit(model, new_stream(), epochs, args.steps, args.batch_size)
     print(f"input pipeline alone: {pipeline} rows/s; fit: {training:,.0f} rows/s")
-    print_scores(model, held_out)
+    print_scores(model, held_out, known)
 
 
 if __name__ == "__main__":

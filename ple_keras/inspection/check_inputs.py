@@ -115,7 +115,7 @@ def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "
             outputs = model(chosen)
     except Exception as error:
         raise failed_batch_error(x, error) from error
-    if observer.wrong_id:
+    if observer.wrong_id and not observer.is_id_found:
         outputs = [math.nan]  # an id that is NaN becomes a wrong number
     _check_finite(numbers, rows, [to_numpy(y) for y in keras.tree.flatten(outputs)])
     if observer.wrong_id:
@@ -232,11 +232,12 @@ class _Observer:
 
     Attributes:
         wrong_id: The message on the first id that is not in its table; "" if there is none.
+        is_id_found: Whether an array has this id, rather than a value that became it.
         messages: The warnings on columns that are not scaled, by the name of their array.
     """
 
     def __init__(self, numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
-        self.wrong_id, self.messages = "", dict[str, str]()
+        self.wrong_id, self.is_id_found, self.messages = "", False, dict[str, str]()
         self._rows = rows
         self._columns = {name: _flat(array)[rows] for name, array in numbers.items()}
         self._large: list[tuple[str, str, np.ndarray]] = []  # the name, a text, the values
@@ -280,6 +281,7 @@ class _Observer:
         wrong = ~((ids >= 0) & (ids < layer.input_dim))
         if wrong.any() and not self.wrong_id:
             given, place = self._find_id(_flat(ids), *np.argwhere(_flat(wrong))[0])
+            self.is_id_found = given in self._columns
             self.wrong_id = (
                 f"{given} must be ids from 0 to {layer.input_dim - 1} for the Embedding {name!r}. "
                 f"Received: {place}={ids[wrong][0]}"

@@ -112,6 +112,18 @@ def test_missing_labels_are_compared_with_zeros(tmp_path):
     assert 0 < float(zeros) < float(missing) < 1
 
 
+def test_columns_are_served_as_they_were_trained(tmp_path):
+    out = run(tmp_path, "columns.py", *FEW)
+    differences = re.findall(r"^  (?:click|watch_time): (\d.*e.*)$", out, re.M)
+    assert len(differences) == 2
+    assert all(float(each) < 1e-6 for each in differences)
+    assert "(200, {'click': [0." in out
+    assert {path.name for path in (tmp_path / "ranker").iterdir()} == {
+        "columns.json",
+        "model.keras",
+    }
+
+
 def test_adding_a_task_changes_predictions_only_with_two_levels(tmp_path):
     out = run(tmp_path, "add_a_task.py", *FEW)
     assert "new (6): ple/0/arrival_delay/expert_0" in out

@@ -115,6 +115,16 @@ def test_numbers_that_the_model_replaces_may_be_nan():
     pk.check_inputs(keras.Model(inputs, filled), np.array([[1.0], [np.nan]]))
 
 
+def test_a_wrong_id_is_found_next_to_numbers_that_the_model_replaces():
+    city, age = keras.Input((), dtype="int32", name="city"), keras.Input((2,), name="age")
+    outputs = keras.layers.Embedding(4, 2)(city) + keras.ops.nan_to_num(age)
+    x = {"city": np.array([0, 4]), "age": np.array([[np.nan, 1.0], [2.0, 3.0]])}
+    with pytest.raises(
+        ValueError, match=r"x\['city'\] must be ids .* Received: x\['city'\]\[1\]=4"
+    ):
+        pk.check_inputs(keras.Model({"city": city, "age": age}, outputs), x)
+
+
 REFUSED = {
     "missing": (
         {"city": np.zeros(2, int), "numbers": np.zeros((2, 2))},
