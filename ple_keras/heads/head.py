@@ -1,7 +1,8 @@
 """Heads: the prediction, loss and metrics of a task."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import reduce
 from itertools import chain
 from typing import Any, ClassVar, cast
@@ -169,6 +170,7 @@ class Head(QuantizableLayer):
         self._leading_axes: tuple[None, ...] = (None,)
         self._branches: tuple[str, ...] = ()
         self._traced_branches: Untracked[Any] = Untracked(None)
+        self._left_out: frozenset[str] = frozenset()
         self._label_share: float | None = None
         self._tower_template = None
         if tower is not None:
@@ -270,7 +272,9 @@ class Head(QuantizableLayer):
             features: The task's features, `{branch: (..., H)}`.
         """
         check_keys(features, self._branches, f"inputs[{self.task!r}]")
-        return [self._logits(features[branch], f"-{branch}") for branch in self._branches]
+        return [
+            self._logits(features[b], f"-{b}") for b in self._branches if b not in self._left_out
+        ]
 
     def mix(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the prediction of the mixture, marked with those of the branches.
@@ -315,8 +319,29 @@ class Head(QuantizableLayer):
         return dict(zip(self._branches, map(float, to_numpy(self.mixture))))
 
     def mixed(self, values: Sequence[Tensor]) -> Tensor:
-        weights = ops.cast(self.mixture, values[0].dtype)
-        return reduce(ops.add, [weights[i] * value for i, value in enumerate(values)])
+        mixture = ops.cast(self.mixture, values[0].dtype)
+        weights = [mixture[i] for i, b in enumerate(self._branches) if b not in self._left_out]
+        if self._left_out:
+            weights = [weight / reduce(ops.add, weights) for weight in weights]
+        return reduce(ops.add, [weight * value for weight, value in zip(weights, values)])
+
+    @contextmanager
+    def without_branches_below(self, weight: float) -> Iterator[None]:
+        """Leave branches with a smaller weight out of predictions, and divide by the others' sum.
+
+        The largest one is kept.
+
+        Args:
+            weight: The smallest weight that is kept.
+        """
+        weights = self.branch_weights()
+        largest = max(weights, key=weights.__getitem__, default="")
+        left_out = {b for b, of_branch in weights.items() if of_branch < weight and b != largest}
+        self._left_out = frozenset(left_out)
+        try:
+            yield
+        finally:
+            self._left_out = frozenset()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""

@@ -20,7 +20,7 @@ RATES: dict[str, dict[str, float]] = {
         "ple-isolated": 0.01,
         "cgc-streams": 0.01,
         "ple-streams": 0.02,
-        "hedged": 0.02,
+        "hedged": 0.005,
     },
     "synthetic": {
         "single": 0.04,
