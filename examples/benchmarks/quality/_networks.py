@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from _data import Dataset
+from _gradient_surgery import SurgeryModel
 from _literature_level import LiteratureLevel
 
 import ple_keras as pk
@@ -27,6 +28,7 @@ class Network:
         option: An option of `LiteratureLevel`, or "".
         task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
+        surgery: Whether conflicting gradients of tasks are projected (PCGrad); PyTorch only.
     """
 
     title: str
@@ -38,6 +40,7 @@ class Network:
     option: str = ""
     task_experts: tuple[int, int] = (1, 1)
     gate_dropout: float = 0.0
+    surgery: bool = False
 
 
 STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
@@ -74,7 +77,14 @@ SCARCE = {
     ),
     "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
-ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
+# In no setting by default, since they need PyTorch.
+SURGERY = {
+    f"{base}-pcgrad": replace(
+        NETWORKS[base], title=f"{NETWORKS[base].title}, PCGrad", base=base, surgery=True
+    )
+    for base in ("bottom", "ple")
+}
+ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **SURGERY}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -144,7 +154,8 @@ def build_network(
     if network.streams and dataset.cardinalities:  # numbers alone have no weights to copy
         features = pk.StreamFeatures(tasks, keras.Model(inputs, features))(inputs)
     block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
-    model = keras.Model(inputs, heads(block(features)))
+    model_class = SurgeryModel if network.surgery else keras.Model
+    model = model_class(inputs, heads(block(features)))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
