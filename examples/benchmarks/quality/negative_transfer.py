@@ -18,9 +18,8 @@ with JAX.
 
 The networks have about the same number of parameters, embeddings not counted. Each keeps the
 weights of the epoch with the best sum of the validation metrics of the measured tasks. Noise and
-the unrelated function are not measured. The learning rates are in `_transfer_rates.py`. The models with
-PCGrad need `--models` and PyTorch. Boosted
-trees have one model per task and little tuning.
+the unrelated function are not measured. The learning rates are in `_transfer_rates.py`. Boosted
+trees have one model per task and little tuning. Those with PCGrad need `--models` and PyTorch.
 
 A cell of a table has the mean over the seeds and the difference to the single-task networks. The
 numbers after ± are half of 95 % intervals: those of differences are paired by seed. The regret of a
