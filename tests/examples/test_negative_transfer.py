@@ -344,3 +344,20 @@ def test_wrong_arguments_are_refused(arguments, capsys):
         negative_transfer.main([*arguments])
     assert refusal.value.code == 2
     assert f"error: argument {arguments[0]}: " in capsys.readouterr().err
+
+
+def test_gradient_surgery_removes_conflicts_in_weights_of_both_tasks():
+    import torch
+    from _gradient_surgery import combine
+
+    def gradients(*values):
+        return [None if v is None else torch.tensor(v) for v in values]
+
+    first = gradients([1.0, 0.0], [3.0], None)
+    second = gradients([-1.0, 1.0], None, [5.0])
+    shared, of_first, of_second = combine([first, second])
+    # g_1 + g_2 / 2 and g_2 + g_1
+    np.testing.assert_allclose(shared, [0.5 + 0.0, 0.5 + 1.0])
+    np.testing.assert_allclose([of_first, of_second], [[3.0], [5.0]])
+    agreeing = combine([first, gradients([1.0, 1.0], None, [5.0])])
+    np.testing.assert_allclose(agreeing[0], [2.0, 1.0])
