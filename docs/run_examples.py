@@ -24,6 +24,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Scripts that are not run, and the page with their results.
 RESULTS = {
     "benchmarks/quality/compare.py": "results.md",
+    "benchmarks/quality/label_scale.py": "choosing.md",
     "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
     "benchmarks/speed/export_latency.py": "performance.md",
     "benchmarks/speed/feature_cost.py": "performance.md",

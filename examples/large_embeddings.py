@@ -6,25 +6,19 @@
 Takes 5 minutes on two cores with TensorFlow or JAX, and 15 with PyTorch; `--quick` takes one. It
 needs Keras 3.15.
 
-Adam updates every row of a table at each step. The recommended way trains the tables with Adagrad,
-which leaves a row without a gradient as it is, and updates the rows of the batch only. Each backend
-has its own way to do this:
-
-- TensorFlow: a lookup with a sparse gradient, and the op `ResourceSparseApplyAdagradV2`;
-- PyTorch: a lookup with a sparse gradient, and `torch.optim.adagrad`;
-- JAX, which has no sparse gradients: a small model whose tables are the rows of one batch.
+Adam updates every row of a table at each step. With `SparseEmbedding` and `table_optimizer`, a step
+on TensorFlow and PyTorch updates the rows of the batch only. JAX has no sparse gradients: there,
+`train_rows` makes the step on a small model, whose tables are the rows of one batch.
 
 The data are simulated: clicks, and purchases after clicks, of users on items in shops. A million
 ids of each are drawn, some often and most never. With a small table, ids share rows. The script
-trains four models side by side, and prints the time of a step, the peak memory of a process that
-trains one of them, and the AUC on other rows. It saves and loads the model with large tables.
-`--own` compares copies of the tables by task in place of the two ways.
+trains four models side by side, prints the CPU time of a step and the AUC on other rows, and saves
+and loads the model with large tables.
 """
 
 import argparse
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -52,70 +46,9 @@ IDS = 1_000_000
 WIDTH = 16
 BATCH = 1024
 SMALL = 1000  # rows of a small table
-MEMORY_STEPS = 5
-OWN = {"[]": [], "['buy']": ["buy"], "None": None}  # of StreamFeatures; "-": without it
 
-if keras.config.backend() == "tensorflow":
-    import tensorflow as tf
-
-    @keras.saving.register_keras_serializable("large_embeddings")
-    class RowEmbedding(keras.layers.Embedding):
-        """Embedding that reads its rows from the variable, without a copy of the table."""
-
-        def call(self, inputs):
-            return tf.gather(self.embeddings.value, inputs)
-
-    @keras.saving.register_keras_serializable("large_embeddings")
-    class RowAdagrad(keras.optimizers.Adagrad):
-        """Adagrad that updates the rows of a sparse gradient."""
-
-        def update_step(self, gradient, variable, learning_rate):
-            sums = self._accumulators[self._get_variable_index(variable)].value
-            rows, positions = tf.unique(gradient.indices)
-            tf.raw_ops.ResourceSparseApplyAdagradV2(
-                var=variable.handle,
-                accum=sums.handle,
-                lr=learning_rate,
-                epsilon=self.epsilon,
-                grad=tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows)),
-                indices=rows,
-            )
-
-elif keras.config.backend() == "torch":
-    import torch
-    from torch.optim.adagrad import adagrad
-
-    @keras.saving.register_keras_serializable("large_embeddings")
-    class RowEmbedding(keras.layers.Embedding):
-        """Embedding with a sparse gradient."""
-
-        def call(self, inputs):
-            return torch.nn.functional.embedding(inputs, self.embeddings.value, sparse=True)
-
-    @keras.saving.register_keras_serializable("large_embeddings")
-    class RowAdagrad(keras.optimizers.Adagrad):
-        """Adagrad that updates the rows of a sparse gradient."""
-
-        def update_step(self, gradient, variable, learning_rate):
-            sums = self._accumulators[self._get_variable_index(variable)].value
-            adagrad(
-                [variable.value],
-                [gradient],
-                [sums],
-                [torch.zeros(())],  # the step, which only a decaying learning rate reads
-                has_sparse_grad=True,
-                lr=float(learning_rate),
-                eps=self.epsilon,
-                lr_decay=0,
-                weight_decay=0,
-                maximize=False,
-            )
-
-else:
+if keras.config.backend() == "jax":
     import jax.numpy as jnp
-
-    RowEmbedding = keras.layers.Embedding
-    RowAdagrad = keras.optimizers.Adagrad
 
 
 def train_rows(model, small, rows):
@@ -192,35 +125,28 @@ def put(values, new, rows):
     ]
 
 
-def build(way, rows, own):
-    """Return a compiled PLE on three tables, or on several copies of them by `StreamFeatures`."""
+def build(way, rows):
+    """Return a compiled PLE on three tables."""
     keras.utils.set_random_seed(0)
-    embedding = RowEmbedding if way == "rows" else keras.layers.Embedding
+    embedding = pk.SparseEmbedding if way == "rows" else keras.layers.Embedding
     inputs = {column: keras.Input((), dtype="int32", name=column) for column in COLUMNS}
     features = [embedding(rows, WIDTH, name=f"table_{c}")(ids) for c, ids in inputs.items()]
-    tables = keras.Model(inputs, keras.layers.Concatenate()(features), name="tables")
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")], name="heads")
-    if own in OWN:
-        tables = pk.StreamFeatures(heads, tables, own=OWN[own], name="features")
     ple = pk.PLEBlock(2, heads, [64, 32], name="ple")
-    model = keras.Model(inputs, heads(ple(tables(inputs))))
-    optimizer = keras.optimizers.Adam(0.01)
+    model = keras.Model(inputs, heads(ple(keras.layers.Concatenate()(features))))
     if way == "rows":
-        # Keras starts the sums of squares at 0.1. Rows have gradients of about 0.001: they would
-        # hardly move.
-        of_tables = RowAdagrad(0.1, initial_accumulator_value=1e-7, epsilon=0.0, name="of_tables")
-        rest = keras.optimizers.Adam(0.003, name="rest")
-        choice = keras.optimizers.OptimizerMap(rest, {".*table_.*": of_tables})
-        optimizer = keras.optimizers.MultiOptimizer(choice)
+        optimizer = pk.table_optimizer(keras.optimizers.Adam(0.003))
+    else:
+        optimizer = keras.optimizers.Adam(0.01)
     model.compile(optimizer, **heads.compile_kwargs())
     return model
 
 
-def build_trainable(way, rows, own, batch):
+def build_trainable(way, rows, batch):
     """Return a compiled PLE that trains in one of the two ways: "plain" or "rows"."""
-    model = build(way, rows, own)
+    model = build(way, rows)
     if way == "rows" and keras.config.backend() == "jax":
-        small = build(way, BATCH, own)
+        small = build(way, BATCH)
         small.train_on_batch({c: np.zeros_like(ids) for c, ids in batch[0].items()}, batch[1])
         train_rows(model, small, rows)
     return model
@@ -257,34 +183,16 @@ def batches(x, y, rows):
 
 
 def train_side_by_side(models, x, y):
-    """Train every model on one batch after the other. Return the median time of a step, in ms."""
+    """Train all models on the same batches. Return the median CPU time of a step, in ms."""
     seconds = {case: [] for case in models}
     iterators = {case: batches(x, y, case[1]) for case in models}
     for _ in range(len(y["click"]) // BATCH):
         for case, model in models.items():
             batch = next(iterators[case])
-            start = time.perf_counter()
+            start = time.process_time()
             model.train_on_batch(*batch)
-            seconds[case].append(time.perf_counter() - start)
+            seconds[case].append(time.process_time() - start)
     return {case: 1000 * statistics.median(times[3:]) for case, times in seconds.items()}
-
-
-def print_peak_memory(way, rows, own):
-    """Train one model for a few steps, and print the peak memory of this process in MB."""
-    import resource  # Windows does not have it
-
-    data = list(batches(*make_data(MEMORY_STEPS * BATCH, seed=1), rows))
-    model = build_trainable(way, rows, own, data[0])
-    for batch in data:
-        model.train_on_batch(*batch)
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit)
-
-
-def peak_memory(way, rows, own):
-    command = [sys.executable, __file__, "--peak-memory-of", way, str(rows), own]
-    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return int(result.stdout.split()[-1])
 
 
 def save_and_load(model, x):
@@ -305,38 +213,24 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--quick", action="store_true", help="10 steps, 20,000 rows, no measurement of memory"
-    )
-    parser.add_argument("--own", action="store_true", help="compare values of `own`")
-    parser.add_argument("--peak-memory-of", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--quick", action="store_true", help="10 steps, 20,000 rows")
+    parser.add_argument("--rows", type=int, default=IDS, help=f"of a large table; {IDS:,}")
+    parser.add_argument("--steps", type=int, default=195, help="195 by default")
     args = parser.parse_args()
-    if args.peak_memory_of:
-        way, rows, own = args.peak_memory_of
-        return print_peak_memory(way, int(rows), own)
-
-    large, steps, test_rows = (20_000, 10, 5000) if args.quick else (IDS, 195, 50_000)
-    if args.own:
-        cases = [("rows", large, own) for own in OWN]
-    else:
-        cases = [(way, rows, "-") for rows in (SMALL, large) for way in ("plain", "rows")]
-    # First, because on Linux the peak memory of a new process starts at that of this process.
-    measured = not args.quick and sys.platform != "win32"
-    peaks = {case: f"{peak_memory(*case):,}" if measured else "-" for case in cases}
+    large, steps, test_rows = (20_000, 10, 5000) if args.quick else (args.rows, args.steps, 50_000)
+    cases = [(way, rows) for rows in (SMALL, large) for way in ("plain", "rows")]
     x, y = make_data(steps * BATCH, seed=1)
     x_test, y_test = make_data(test_rows, seed=2)
     models = {case: build_trainable(*case, next(batches(x, y, case[1]))) for case in cases}
     milliseconds = train_side_by_side(models, x, y)
 
-    print(f"{'backend':12}{'way':8}{'rows':>10}{'own':>10}{'step, ms':>10}{'peak, MB':>10}", end="")
-    print(f"{'click, AUC':>12}{'buy, AUC':>10}")
+    print(f"{'backend':12}{'way':8}{'rows':>10}{'step, ms':>10}{'click, AUC':>12}{'buy, AUC':>10}")
     for case, model in models.items():
-        way, rows, own = case
+        way, rows = case
         scores = model.evaluate(
             fold(x_test, rows), y_test, batch_size=8192, verbose=0, return_dict=True
         )
-        print(f"{keras.config.backend():12}{way:8}{rows:10,}{own:>10}", end="")
-        print(f"{milliseconds[case]:10.1f}{peaks[case]:>10}", end="")
+        print(f"{keras.config.backend():12}{way:8}{rows:10,}{milliseconds[case]:10.1f}", end="")
         print(f"{scores['click_auc']:12.4f}{scores['buy_auc']:10.4f}", flush=True)
 
     save_and_load(models[cases[-1]], fold(x_test, large))

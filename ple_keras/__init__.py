@@ -1,6 +1,7 @@
 """Progressive Layered Extraction and related multi-task models as Keras 3 layers."""
 
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
+from ple_keras.callbacks.fit_hedge import FitHedge, fit_hedge
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
 from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
@@ -8,6 +9,7 @@ from ple_keras.callbacks.multi_task_score import MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.head import BinaryHead, Head, MulticlassHead, RegressionHead
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
@@ -18,6 +20,7 @@ from ple_keras.labels.mask_labels import mask_labels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.gate import Gate
+from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.mmoe_block import MMoEBlock
 from ple_keras.layers.ple_block import PLEBlock
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -44,11 +47,13 @@ __all__ = [
     "CGCBlock",
     "Calibration",
     "ExpertBlock",
+    "FitHedge",
     "Gate",
     "GateReport",
     "GateWeightsLogger",
     "GroupedAUC",
     "Head",
+    "HedgedBlock",
     "LogitAUC",
     "LossWeightDecay",
     "LossWeightLogger",
@@ -61,6 +66,7 @@ __all__ = [
     "NormalizedEntropy",
     "PLEBlock",
     "ProductHead",
+    "RankingHead",
     "RegressionHead",
     "SequentialBlock",
     "SharedBottomBlock",
@@ -73,6 +79,7 @@ __all__ = [
     "check_inputs",
     "expected_calibration_error",
     "export_onnx",
+    "fit_hedge",
     "gate_report",
     "gate_weights",
     "gradient_conflict",

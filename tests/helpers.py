@@ -17,9 +17,9 @@ JIT = [False] if keras.backend.backend() == "torch" else [False, True]
 
 
 def numpy_of(outputs):
-    """Convert a tensor, or a dict of tensors, to NumPy arrays."""
+    """Convert a tensor, or a dict of tensors at any depth, to NumPy arrays."""
     if isinstance(outputs, dict):
-        return {key: keras.ops.convert_to_numpy(value) for key, value in outputs.items()}
+        return {key: numpy_of(value) for key, value in outputs.items()}
     return keras.ops.convert_to_numpy(outputs)
 
 

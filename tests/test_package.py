@@ -13,13 +13,13 @@ from tests.models import chain
 from tests.processes import ROOT
 
 PUBLIC = """
-BinaryHead CGCBlock Calibration ExpertBlock Gate GateReport GateWeightsLogger GroupedAUC Head
-LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss MaskedMetric
-MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RegressionHead SequentialBlock
-SharedBottomBlock SparseAdagrad SparseEmbedding StreamFeatures TaskHeads TaskReport Transfer
-check_inputs expected_calibration_error export_onnx gate_report gate_weights gradient_conflict
-grouped_auc mask_labels mtl_gain plot_architecture plot_gate_history plot_gate_weights start_experts
-table_optimizer task_report transfer_weights
+BinaryHead CGCBlock Calibration ExpertBlock FitHedge Gate GateReport GateWeightsLogger GroupedAUC
+Head HedgedBlock LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss
+MaskedMetric MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RankingHead
+RegressionHead SequentialBlock SharedBottomBlock SparseAdagrad SparseEmbedding StreamFeatures
+TaskHeads TaskReport Transfer check_inputs expected_calibration_error export_onnx fit_hedge
+gate_report gate_weights gradient_conflict grouped_auc mask_labels mtl_gain plot_architecture
+plot_gate_history plot_gate_weights start_experts table_optimizer task_report transfer_weights
 """
 
 IMPORT = """

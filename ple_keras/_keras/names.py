@@ -17,6 +17,8 @@ def stable_name(named: LossLike | MetricLike) -> str:
     """Return the name of a loss or metric without the number that Keras appends."""
     if isinstance(named, str):
         return named
+    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # as all of KerasRS
+        return to_snake_case(type(named).__name__)
     name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
     is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
     return re.sub(r"_\d+$", "", name) if is_automatic else name

@@ -1,7 +1,9 @@
-"""Arrays, dtypes and traces of tensors."""
+"""Arrays, dtypes and traces of tensors, and tables by tensor."""
 
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import reduce
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +28,12 @@ def at_least_float32(x: Tensor) -> Tensor:
     """Cast `x` to float32 if its dtype has fewer bits."""
     is_half = keras.backend.standardize_dtype(x.dtype) in HALF_DTYPES
     return ops.cast(x, "float32") if is_half else x
+
+
+def all_valid(masks: Iterable[Tensor]) -> Tensor:
+    """Return the conjunction of masks. None means that all positions are valid."""
+    distinct = {id(mask): mask for mask in masks if mask is not None}.values()
+    return reduce(ops.logical_and, distinct) if distinct else None
 
 
 def dtype_name(array: Tensor) -> str:
@@ -110,3 +118,35 @@ def is_in_vectorized_map(value: Tensor) -> bool:
         return type(value).__name__ == "BatchTracer"  # a class that JAX does not export
     tf: Any = import_module("tensorflow")
     return "loop_body" in tf.get_current_name_scope().split("/")  # the only trace of it
+
+
+def is_traced_by_torch() -> bool:
+    """Return whether torch.compile is tracing, where tensors have no identity."""
+    if keras.backend.backend() != "torch":
+        return False
+    torch: Any = import_module("torch")
+    return bool(torch.compiler.is_dynamo_compiling())
+
+
+class TensorTable:
+    """Values by the identity of tensors, as long as these exist. Copies of a tensor have none.
+
+    JAX tensors accept no attributes, and PyTorch tensors are pickled with theirs. Symbolic tensors,
+    and those that torch.compile traces, have no values.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[int, tuple[Any, Any]] = {}  # of weak references and values
+
+    def __setitem__(self, tensor: Tensor, value: object) -> None:
+        if isinstance(tensor, keras.KerasTensor) or is_traced_by_torch():
+            return
+        key, entries = id(tensor), self._entries
+        entries[key] = weakref.ref(tensor, lambda _: entries.pop(key, None)), value
+
+    def get(self, tensor: Tensor) -> Any:
+        """Return the value of a tensor; None if it has none."""
+        if is_traced_by_torch():
+            return None
+        reference, value = self._entries.get(id(tensor), (None, None))
+        return value if reference and reference() is tensor else None

@@ -42,6 +42,7 @@ def compile_arguments(
         for head in heads
     }
     masked = _masked(overrides, {head.task: head for head in heads})
+    _refuse_weights_of_branches(heads, overrides)
     if {"loss", "loss_weights"} & set(overrides):
         if loss_weighting:
             raise ValueError(
@@ -90,6 +91,17 @@ def _check_arguments_by_task(arguments: Mapping[str, Any], heads: Sequence[Head]
         )
 
 
+def _refuse_weights_of_branches(heads: Sequence[Head], overrides: Mapping[str, Any]) -> None:
+    """Check that no weights of Keras scale the gradients of branches."""
+    weights = overrides.get("loss_weights")
+    if weights and any(head.branch_names for head in heads):
+        raise ValueError(
+            "loss_weights must not be given with the branches of a HedgedBlock, since Keras would "
+            "multiply their gradients too. Set loss_weight of the heads, which scales the value of "
+            f"the loss alone. Received: loss_weights={weights!r}"
+        )
+
+
 def _masked(overrides: Mapping[str, Any], heads: Mapping[str, Head]) -> dict[str, Any]:
     """Return overrides whose losses and metrics are computed over labelled examples."""
     masked = dict(overrides)
@@ -119,7 +131,7 @@ def _masked_metrics(head: Head, metrics: Any, argument: str) -> list[MaskedMetri
     for metric in check_metrics(given, argument):
         if not isinstance(metric, MaskedMetric):
             name = unused_name(stable_name(metric), [other.name for other in masked])
-            metric = MaskedMetric(metric, head.missing_label, name)
+            metric = head.masked_metric(metric, name)
             metric.display_name = f"{head.task}_{name}"
         masked.append(metric)
     return masked

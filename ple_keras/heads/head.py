@@ -1,17 +1,21 @@
 """Heads: the prediction, loss and metrics of a task."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import reduce
 from itertools import chain
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
+from keras import ops
 
 from ple_keras._checks import (
     check_activation,
     check_bool,
     check_features,
     check_int,
+    check_keys,
     check_not_negative,
     refuse_fixed,
 )
@@ -19,10 +23,16 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
 from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
-from ple_keras._keras.tensors import HALF_DTYPES
+from ple_keras._keras.tensors import (
+    HALF_DTYPES,
+    all_valid,
+    is_traced_by_torch,
+    to_numpy,
+)
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     Activation,
+    ByName,
     LayerLike,
     LossLike,
     LossReduction,
@@ -51,11 +61,23 @@ from ple_keras.losses.head_losses import (
     without_wrapper,
 )
 from ple_keras.losses.joint_losses import LoggedLoss, LossWeights, TrainedLoss
-from ple_keras.losses.masked_loss import MaskedLoss, check_loss, check_reduction
+from ple_keras.losses.masked_loss import (
+    MaskedLoss,
+    check_loss,
+    check_reduction,
+    mark_branches,
+)
 from ple_keras.losses.standardized_loss import LabelScale, StandardizedLoss, check_scale
 from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.masked_metric import MaskedMetric, check_metrics, named_copies
+
+# Activations whose inputs are mixed, not their outputs, for branches.
+MIXED_BEFORE = (
+    keras.activations.sigmoid,
+    keras.activations.softmax,
+    keras.activations.exponential,
+)
 
 
 @register
@@ -140,29 +162,82 @@ class Head(QuantizableLayer):
                 "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
             }
         )
-        warn_of_replaced_functions(activation=activation, loss=loss, **self._metric_templates.value)
+        templates = self._metric_templates.value
+        warn_of_replaced_functions(activation=activation, loss=without_wrapper(loss), **templates)
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
         self._leading_axes: tuple[None, ...] = (None,)
+        self._branches: tuple[str, ...] = ()
+        self._traced_branches: Untracked[Any] = Untracked(None)
+        self._left_out: frozenset[str] = frozenset()
         self._label_share: float | None = None
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
 
+    @property
+    def branch_names(self) -> list[str]:
+        """The branches whose predictions the head mixes, in alphabetical order, see `HedgedBlock`.
+
+        There are none before the head is built, or if it reads a tensor.
+        """
+        return list(self._branches)
+
+    def hedge(self, branches: Iterable[str]) -> None:
+        """Make the unbuilt head mix predictions of branches. TaskHeads calls it in `build`.
+
+        The order of the branches is alphabetical, since dicts of features have other orders on
+        other backends.
+
+        Args:
+            branches: The names of the branches.
+
+        Raises:
+            ValueError: If the head is built, or computes its predictions in another way.
+        """
+        cls = type(self)
+        is_plain = cls.call is Head.call and cls.logits is Head.logits
+        if self.built or not is_plain:
+            raise ValueError(
+                "A head of the branches of a HedgedBlock must be unbuilt, and of a class that does "
+                f"not override call or logits. Received: head={self!r}, built={self.built}"
+            )
+        self._branches = tuple(sorted(branches))
+
     def build(self, input_shape: Shape) -> None:
-        shape = check_features(input_shape)
+        if self._branches:
+            shapes = cast(Mapping[str, Shape], input_shape)
+            for branch in self._branches:
+                shape = self._build_layers(shapes[branch], f"-{branch}")
+            self.mixture = self.add_weight(
+                name="mixture",
+                shape=(len(self._branches),),
+                initializer=keras.initializers.Constant(1 / len(self._branches)),
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+            )
+        else:
+            shape = self._build_layers(input_shape)
+            self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         self._leading_axes = (None,) * (len(shape) - 1)
-        self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
-        if self._tower_template:
-            # `_tower` and `_projection` are names in the file format.
-            self._tower = self._tower_template.copy("tower", self.task)
-            shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
-        self._projection = keras.layers.Dense(
-            self.units, dtype=self._output_policy(), name="projection"
-        )
-        self._projection.build(shape)
         self._restore_frozen()
+
+    def _build_layers(self, input_shape: Shape, ending: str = "") -> Shape:
+        """Build the tower and the last Dense layer, with the ending "-{branch}" for a branch."""
+        inputs = shape = check_features(input_shape)
+        # `_tower` and `_projection`, with their endings, are names in the file format.
+        if self._tower_template:
+            tower = self._tower_template.copy(f"tower{ending}", self.task + ending)
+            setattr(self, f"_tower{ending}", tower)
+            shape = (*shape[:-1], build_on(tower, shape, self.compute_dtype, "tower"))
+        dense = keras.layers.Dense(
+            self.units, dtype=self._output_policy(), name=f"projection{ending}"
+        )
+        setattr(self, f"_projection{ending}", dense)
+        dense.build(shape)
+        return inputs
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
@@ -171,7 +246,7 @@ class Head(QuantizableLayer):
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`.
+            features: The task's features, `(..., H)`; by branch if the head mixes branches.
 
         Returns:
             `(..., units)`, at least float32.
@@ -181,10 +256,97 @@ class Head(QuantizableLayer):
                 f"{self.name!r} must be built or called before its logits are computed. "
                 "Received: built=False"
             )
-        return self._projection(self._tower(features) if self._tower_template else features)
+        if self._branches:
+            return self.mixed(self.branch_logits(features))
+        return self._logits(features)
+
+    def _logits(self, features: Tensor, ending: str = "") -> Tensor:
+        if self._tower_template:
+            features = getattr(self, f"_tower{ending}")(features)
+        return getattr(self, f"_projection{ending}")(features)
+
+    def branch_logits(self, features: ByName) -> list[Tensor]:
+        """Return the logits of each branch, in the order of `branch_names`.
+
+        Args:
+            features: The task's features, `{branch: (..., H)}`.
+        """
+        check_keys(features, self._branches, f"inputs[{self.task!r}]")
+        return [
+            self._logits(features[b], f"-{b}") for b in self._branches if b not in self._left_out
+        ]
+
+    def mix(self, logits: Sequence[Tensor]) -> Tensor:
+        """Return the prediction of the mixture, marked with those of the branches.
+
+        The logits of probabilities and counts are mixed, and all other predictions themselves, so
+        that a squared error is convex in the mixture.
+
+        Args:
+            logits: As returned by `branch_logits`.
+        """
+        branches = [self._prediction(x) for x in logits]
+        is_mixed_before = self.activation in MIXED_BEFORE
+        mixed = self.mixed(logits if is_mixed_before else branches)
+        prediction = self._prediction(mixed) if is_mixed_before else mixed
+        self.mark_branches(prediction, branches)
+        return prediction
+
+    def mark_branches(self, prediction: Tensor, branches: Sequence[Tensor]) -> None:
+        """Mark a prediction, which a loss then trains by its branches.
+
+        Args:
+            prediction: The prediction of the task.
+            branches: The predictions of the branches.
+        """
+        mark_branches(prediction, branches)
+        if is_traced_by_torch():
+            self._traced_branches.value = branches
+
+    def pop_traced_branches(self) -> Any:
+        """Return and forget the branches of the last prediction that torch.compile traced."""
+        branches, self._traced_branches.value = self._traced_branches.value, None
+        return branches
+
+    def branch_weights(self) -> dict[str, float]:
+        """Return the weight of each branch in the mixture; the head must be built.
+
+        Returns:
+            Floats by branch that sum to 1; an empty dict if the head reads a tensor.
+        """
+        if not self._branches:
+            return {}
+        return dict(zip(self._branches, map(float, to_numpy(self.mixture))))
+
+    def mixed(self, values: Sequence[Tensor]) -> Tensor:
+        mixture = ops.cast(self.mixture, values[0].dtype)
+        weights = [mixture[i] for i, b in enumerate(self._branches) if b not in self._left_out]
+        if self._left_out:
+            weights = [weight / reduce(ops.add, weights) for weight in weights]
+        return reduce(ops.add, [weight * value for weight, value in zip(weights, values)])
+
+    @contextmanager
+    def without_branches_below(self, weight: float) -> Iterator[None]:
+        """Leave branches with a smaller weight out of predictions, and divide by the others' sum.
+
+        The largest one is kept.
+
+        Args:
+            weight: The smallest weight that is kept.
+        """
+        weights = self.branch_weights()
+        largest = max(weights, key=weights.__getitem__, default="")
+        left_out = {b for b, of_branch in weights.items() if of_branch < weight and b != largest}
+        self._left_out = frozenset(left_out)
+        try:
+            yield
+        finally:
+            self._left_out = frozenset()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
+        if self._branches:
+            return self.mix(self.branch_logits(inputs))
         return self._prediction(self.logits(inputs))
 
     def _prediction(self, logits: Tensor) -> Tensor:
@@ -192,7 +354,10 @@ class Head(QuantizableLayer):
 
     @property
     def label_share(self) -> float | None:
-        """The share of rows with a label, from `TaskHeads.adapt`; None before it."""
+        """The share of rows with a label, from `TaskHeads.adapt`; None before it.
+
+        If single numbers of a label are missing, it is the mean of their shares.
+        """
         return self._label_share
 
     def _adapt(self, statistics: LabelStatistics) -> None:
@@ -252,10 +417,19 @@ class Head(QuantizableLayer):
         argument = f"extra_metrics[{self.task!r}]"
         extra = {argument: check_metrics(extra_metrics, argument)}
         copies = named_copies({**self._metric_templates.value, **extra})
-        metrics = [MaskedMetric(metric, self.missing_label) for metric in copies]
+        metrics = [self.masked_metric(metric) for metric in copies]
         for metric in metrics:
             metric.display_name = f"{self.task}_{metric.name}"
         return metrics
+
+    def masked_metric(self, metric: MetricLike, name: str | None = None) -> MaskedMetric:
+        """Return a metric of the task, computed over its labelled examples.
+
+        Args:
+            metric: As for `MaskedMetric`.
+            name: As for `MaskedMetric`.
+        """
+        return MaskedMetric(metric, self.missing_label, name)
 
     def check_labels(self, labels: Tensor) -> None:
         """Check an array of labels before training.
@@ -292,12 +466,18 @@ class Head(QuantizableLayer):
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*input_shape[:-1], self.units)
+    def compute_mask(self, inputs: Tensor | ByName, previous_mask: Any) -> Tensor:
+        """Return the mask of the prediction: of branches, it is valid where all of them are."""
+        is_by_branch = isinstance(previous_mask, Mapping)
+        return all_valid(previous_mask.values()) if is_by_branch else previous_mask
+
+    def compute_output_shape(self, input_shape: Shape | Mapping[str, Shape]) -> Shape:
+        return (*first_branch(input_shape)[:-1], self.units)
 
     def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
+        shape = self.compute_output_shape(first_branch(inputs).shape)
+        return keras.KerasTensor(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -407,7 +587,7 @@ class RegressionHead(Head):
     The squared error is thus divided by the variance, the absolute error by the deviation, and the
     delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
     are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
-    loss is that of the standardized loss, such as `standardized_huber`.
+    loss is that of the standardized loss, such as `standardized_huber_loss`.
 
     The mean and the deviation are in the config and so in files, clones and exports, but not in
     files of weights alone: give both if code creates the head and loads weights.
@@ -419,8 +599,8 @@ class RegressionHead(Head):
         activation: An activation that replaces linear, such as "softplus" for positive targets.
         loss: A loss that replaces the mean squared error.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        standardize: Whether the head is trained on standardized labels, as described below. The
-            activation must be linear.
+        standardize: Whether the head is trained on standardized labels, see above. The activation
+            must be linear.
         mean: The mean of the labels: a number for each unit. If None, `TaskHeads.adapt` sets it.
         deviation: The standard deviation of the labels, as `mean`.
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
@@ -464,17 +644,15 @@ class RegressionHead(Head):
         deviation: float | Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        loss = check_loss_of_head(keras.losses.MeanSquaredError() if loss is None else loss)
-        mean_of_loss = LossMean(loss)
+        shown = loss = check_loss_of_head(keras.losses.MeanSquaredError() if loss is None else loss)
         self.standardize = check_bool(standardize, "standardize")
         self._scale = LabelScale(*check_scale(mean, deviation, units, standardize))
         if self.standardize:
             _check_linear(activation)
             loss = StandardizedLoss(loss, self._scale)
-            if loss_name(loss.loss) != "mean_squared_error":
-                mean_of_loss = LossMean(loss)
+            shown = shown if loss_name(shown) == "mean_squared_error" else loss
         if metrics is None:
-            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), mean_of_loss]
+            metrics = [keras.metrics.RootMeanSquaredError(name="rmse"), LossMean(shown)]
         super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
         for metric in chain.from_iterable(self._metric_templates.value.values()):
             if isinstance(metric, LossMean) and isinstance(metric.loss, StandardizedLoss):
@@ -591,6 +769,11 @@ class MulticlassHead(Head):
         config = without_keys(super().get_config(), "units", "activation")
         weights = self.class_weights and list(self.class_weights)
         return {**config, "num_classes": self.num_classes, "class_weights": weights}
+
+
+def first_branch(value: Any) -> Any:
+    """Return the value of the first branch, or a value without branches."""
+    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

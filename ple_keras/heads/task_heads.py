@@ -24,7 +24,7 @@ from ple_keras._keras.saving import (
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import is_constant_in_jax_trace
+from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace
 from ple_keras._typing import (
     ByName,
     DType,
@@ -37,7 +37,7 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.heads._compile_arguments import compile_arguments
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import Head, first_branch
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
 from ple_keras.labels.label_statistics import read_labels
@@ -196,12 +196,15 @@ class TaskHeads(BaseLayer):
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
         for task in self.task_names:
+            if isinstance(shapes[task], Mapping) and not self[task].branch_names:
+                self[task].hedge(shapes[task])
             if not self[task].built:
                 self[task].build(shapes[task])
         for product in self._products():
             shapes[product.task] = shapes[product.of[0]]
             if not product.built:
-                product.build([(*shapes[task][:-1], 1) for task in product.of])
+                product.build([(*first_branch(shapes[task])[:-1], 1) for task in product.of])
+        self._find_hedged(shapes)
         weights = self._loss_weights
         options = {"shape": (len(self),), "dtype": "float32", "autocast": False}
         weights.multipliers = self.add_weight(
@@ -215,6 +218,23 @@ class TaskHeads(BaseLayer):
                 **options, initializer="zeros", name="log_variances"
             )
         self._restore_frozen()
+
+    def _find_hedged(self, shapes: Mapping[TaskName, Any]) -> None:
+        """Find the tasks that mix branches, which are trained by branch."""
+        hedged = [task for task in self._task_names if isinstance(shapes[task], Mapping)]
+        if hedged and self.loss_weighting:
+            raise ValueError(
+                "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
+                f"not depend on loss weights. Received: loss_weighting={self.loss_weighting!r}"
+            )
+        for product in self._products():
+            of_factors = {task: _branches_of(shapes[task]) for task in product.of}
+            if len(set(of_factors.values())) > 1:
+                raise ValueError(
+                    f"The factors of {product.task!r} must have the same branches. "
+                    f"Received: inputs={of_factors}, with the branches of each"
+                )
+        self._loss_weights.hedged = {self._task_names.index(task): self[task] for task in hedged}
 
     def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
         """Return the initial multipliers. A graph can't assign them after `build`."""
@@ -235,18 +255,29 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         factors = {task for product in self._products() for task in product.of}
         predictions, logs = {}, {}
+        branch_logs: dict[TaskName, list[Tensor]] = {}  # of factors with branches
         for task in self.task_names:
             head = self[task]
-            if task in factors:  # a product uses the logits too
+            if task not in factors:
+                predictions[task] = head(features[task], training=training)
+            elif head.branch_names:
+                by_branch = head.branch_logits(features[task])
+                predictions[task] = head.mix(by_branch)
+                logs[task] = ops.log_sigmoid(head.mixed(by_branch))
+                branch_logs[task] = [ops.log_sigmoid(x) for x in by_branch]
+            else:  # a product uses the logits too
                 logits = head.logits(features[task])
                 predictions[task] = head.activation(logits)
-                logs[task] = keras.ops.log_sigmoid(logits)
-            else:
-                predictions[task] = head(features[task], training=training)
+                logs[task] = ops.log_sigmoid(logits)
         for product in self._products():
             of = [logs[task] for task in product.of]
             predictions[product.task] = product(of)
             logs[product.task] = product.log_probability(of)
+            if product.of[0] in branch_logs:
+                by_branch = [*zip(*(branch_logs[task] for task in product.of))]
+                branch_logs[product.task] = [*map(product.log_probability, by_branch)]
+                branches = [*map(product.activation, branch_logs[product.task])]
+                product.mark_branches(predictions[product.task], branches)
         return {task: predictions[task] for task in self._task_names}
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
@@ -493,7 +524,8 @@ class TaskHeads(BaseLayer):
 
         Warns:
             UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
-                error is the loss of labels with a standard deviation below 0.1 or above 10.
+                error is the loss of labels with a standard deviation below 0.1 or above 10, and
+                `standardize` of the head is False.
 
         Example:
 
@@ -513,7 +545,8 @@ class TaskHeads(BaseLayer):
         A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
         labels, unless they were given or come from a file or a clone. Each head takes the share of
         rows with a label, its `label_share`, for reports. Missing labels are excluded. Files and
-        clones of the model contain these numbers. `adapt` may follow `compile`.
+        clones of the model contain these numbers. `adapt` may follow `compile`. With several
+        processes, each must read the same labels.
 
         Args:
             y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as
@@ -540,7 +573,10 @@ class TaskHeads(BaseLayer):
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
     ) -> dict[str, Tensor] | None:
-        masks = self._inputs_by_task(previous_mask)
+        masks = {
+            task: all_valid(mask.values()) if isinstance(mask, Mapping) else mask
+            for task, mask in self._inputs_by_task(previous_mask).items()
+        }
         if all(mask is None for mask in masks.values()):
             return None
         for product in self._products():
@@ -558,7 +594,8 @@ class TaskHeads(BaseLayer):
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         tensors = {
-            key: keras.KerasTensor(x) for key, x in self._inputs_by_task(input_shape).items()
+            key: keras.KerasTensor(first_branch(x))
+            for key, x in self._inputs_by_task(input_shape).items()
         }
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
 
@@ -577,6 +614,10 @@ class TaskHeads(BaseLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({**config, "heads": deserialize_children(config["heads"])})
+
+
+def _branches_of(value: Any) -> tuple[str, ...]:
+    return tuple(sorted(value)) if isinstance(value, Mapping) else ()
 
 
 def _head_attribute(task: TaskName) -> str:

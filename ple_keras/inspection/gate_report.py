@@ -391,9 +391,10 @@ def _format(report: GateReport) -> str:
     for level, use in report.levels.items():
         title = f"{level} (isolated: the shared gate does not train task experts)"
         title = title if use.isolated else level
+        mixing = {gate: of_gate for gate, of_gate in use.gates.items() if len(of_gate.mean) > 1}
         lines = [
             title,
-            *table_lines(_gate_rows(use.gates)),
+            *(table_lines(_gate_rows(mixing)) if mixing else []),
             *table_lines(_expert_rows(use.experts)),
         ]
         blocks.append("\n".join(lines))
@@ -408,8 +409,8 @@ def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
         weights = (
             f"{expert} {use.mean[expert]:.2f} ± {use.spread[expert]:.2f}" for expert in use.mean
         )
-        entropy = f"{use.entropy:.2f}" if len(use.mean) > 1 else "-"
-        yield gate, entropy, f"{use.max:.2f}", percent(use.over_95), join_items(weights)
+        row = f"{use.entropy:.2f}", f"{use.max:.2f}", percent(use.over_95), join_items(weights)
+        yield gate, *row
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:

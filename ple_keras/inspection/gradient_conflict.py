@@ -393,6 +393,8 @@ def _jax_function(
     def gradients_of(values: Tensor, rest: list[Tensor], batch: Batch) -> Any:
         shapes = jax.eval_shape(observed, values, rest, batch)
         deltas = jax.tree.map(jnp.zeros_like, shapes)
+        if not (values or deltas):  # jacrev needs one
+            return [], {}
 
         def run_shifted(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Tensor:
             return run(values, rest, batch, lambda name, tensor: tensor + deltas[name])

@@ -14,8 +14,9 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.head import BinaryHead, Head, MulticlassHead
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.labels.alignment import check_dtype
-from ple_keras.labels.label_arrays import is_missing
+from ple_keras.labels.label_arrays import is_missing, masks_elements
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import grouped_auc
@@ -94,13 +95,13 @@ def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, 
     return predictions
 
 
-def labels_of_head(head: Head, labels: Tensor, count: int) -> np.ndarray | None:
+def labels_of_head(head: Head, labels: Tensor, predictions: np.ndarray) -> np.ndarray | None:
     """Return labels as `(positions, width)`; None if their number is that of no known loss.
 
     Args:
         head: The head of the task.
         labels: Labels in any shape.
-        count: The number of predictions.
+        predictions: The predictions, `(positions, units)`; of lists, `(lists, items)`.
 
     Raises:
         TypeError: If labels are not numbers.
@@ -108,8 +109,8 @@ def labels_of_head(head: Head, labels: Tensor, count: int) -> np.ndarray | None:
             label is neither a probability nor a class of the head.
     """
     check_dtype(labels, f"y[{head.task!r}]")
-    size = int(np.size(labels))
-    if size not in (count, count * head.units):
+    count, size = len(predictions), int(np.size(labels))
+    if size not in (count, predictions.size):
         if not is_binary(head):  # the model is trained with a loss of its own
             return None
         raise ValueError(
@@ -133,6 +134,8 @@ def task_figures(
         predictions: The predictions, with NaN at masked positions.
         labels: The labels from `labels_of_head`; None without labels.
     """
+    if isinstance(head, RankingHead):
+        return _figures_of_lists(head, loss, predictions, labels)
     is_finite = np.isfinite(predictions).all(axis=-1)
     finite = predictions[is_finite].astype("float64")
     figures: dict[str, Any] = {}
@@ -155,7 +158,7 @@ def task_figures(
     elif isinstance(head, MulticlassHead):
         quality = _class_quality(y, p)
     else:
-        quality = _number_quality(y, p)
+        quality = _number_quality(np.ma.masked_array(y, is_missing(y, head.missing_label)), p)
     figures |= quality.figures
     mean = quality.errors.mean()
     if quality.of_constant > 0 and math.isfinite(mean):
@@ -165,13 +168,39 @@ def task_figures(
     return TaskFigures(**figures)
 
 
+def _figures_of_lists(
+    head: RankingHead, loss: keras.Loss | None, scores: np.ndarray, labels: np.ndarray | None
+) -> TaskFigures:
+    """Return the figures of scores and labels `(lists, items)`. Examples are lists."""
+    is_finite = np.isfinite(scores)
+    finite = scores[is_finite].astype("float64")
+    figures: dict[str, Any] = {}
+    if len(finite):
+        figures["prediction_mean"] = float(finite.mean())
+        figures["prediction_deviation"] = float(finite.std())
+    is_labelled = np.zeros_like(is_finite)
+    if labels is not None:
+        is_labelled = is_finite & ~is_missing(labels, head.missing_label)
+    if labels is not None and is_labelled.any():
+        figures["labels"] = int(is_labelled.any(axis=-1).sum())
+        figures["label_share"] = figures["labels"] / len(labels)
+        of_items = labels[is_labelled].astype("float64")
+        figures["label_mean"] = float(of_items.mean())
+        figures["label_deviation"] = float(of_items.std())
+        if loss is not None:
+            known = np.where(is_labelled, labels, np.nan), np.where(is_finite, scores, 0.0)
+            figures["loss"] = float(to_numpy(loss(*(array.astype("float32") for array in known))))
+    return TaskFigures(**figures)
+
+
 def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:
     """Return True where a label `(labels, width)` is missing, or of an ignored class."""
     missing = is_missing(labels, head.missing_label)
     ignored = getattr(head.loss, "ignore_class", None)
     if ignored is not None:
         missing |= labels == ignored
-    return np.asarray(missing.any(axis=-1))
+    by_element = head.loss is not None and masks_elements(head.loss)
+    return np.asarray(missing.all(axis=-1) if by_element else missing.any(axis=-1))
 
 
 def _loss_value(
@@ -228,7 +257,8 @@ def _class_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
     return _Quality(figures, errors, float(-(rates * np.log(np.maximum(rates, 1e-300))).sum()))
 
 
-def _number_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
+def _number_quality(y: np.ma.MaskedArray, p: np.ndarray) -> _Quality:
+    """Return the quality of numbers. Single missing ones are masked."""
     deviations = y.std(axis=0)
     figures = {"label_mean": float(y.mean()), "label_deviation": float(deviations.max())}
     if y.shape != p.shape:

@@ -11,6 +11,7 @@ import numpy as np
 
 from ple_keras._checks import short_repr
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
+from ple_keras._keras.internals import mask_of, set_mask
 from ple_keras._keras.tensors import at_least_float32
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, Tensor
@@ -27,6 +28,7 @@ from ple_keras.inspection._report_text import (
     to_json,
     warning_block,
 )
+from ple_keras.inspection.branches import hedged_heads
 from ple_keras.inspection.gradient_conflict import (
     TaskLosses,
     heads_by_task,
@@ -52,7 +54,9 @@ from ple_keras.inspection.task_warnings import (
     model_options,
     task_warnings,
 )
+from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.observation import Observer
+from ple_keras.losses.masked_loss import branches_of
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
@@ -78,6 +82,19 @@ class TaskTraining:
 
 
 @dataclass(frozen=True)
+class BranchUse:
+    """A branch of a hedged task.
+
+    Attributes:
+        weight: Its weight in the mixture.
+        figures: The figures of its predictions, on validation data if given, else on `x`.
+    """
+
+    weight: float
+    figures: TaskFigures
+
+
+@dataclass(frozen=True)
 class TaskReport:
     """Result of `task_report`; prints as tables, and is a table in notebooks.
 
@@ -91,6 +108,9 @@ class TaskReport:
         validation_examples: The number of examples of the validation data; 0 without.
         validation: As `tasks`, for the validation data; empty without.
         options: Options of the model that the advice takes into account.
+        branches: `{task: {branch: BranchUse}}` of the tasks of a HedgedBlock, with `weight` and
+            `figures`. A mixture that is better than both branches shows that they differ, and a
+            shared branch that is better than the own one, that other tasks help.
 
     Example:
 
@@ -111,6 +131,7 @@ class TaskReport:
     validation_examples: int
     validation: dict[str, TaskFigures]
     options: ModelOptions
+    branches: dict[str, dict[str, BranchUse]]
 
     @property
     def warnings(self) -> list[str]:
@@ -119,6 +140,7 @@ class TaskReport:
         return [
             *task_warnings(self.tasks, self.validation, shares, self.options),
             *conflict_warnings(self.tasks, self.conflicts, self.trend, self.options),
+            *_mixture_warnings(self.branches),
         ]
 
     @property
@@ -211,12 +233,25 @@ def task_report(
     size = _gradient_size(x) if batch_size is None else batch_size
     observed = _Predictions(model, list(heads))
     examples, tasks = _figures_of(observed, Batches(x, y, size), heads, losses, gradients)
-    of_gradients = gradients.figures(weights) if gradients else no_gradients(losses)
+    hedged = hedged_heads(model)
+    # Weights do not scale the gradients of branches.
+    factors = {task: float(w > 0) if task in hedged else w for task, w in weights.items()}
+    of_gradients = gradients.figures(factors) if gradients else no_gradients(losses)
     validation_examples = 0
     of_validation: dict[str, TaskFigures] = {}
     if validation is not None:
         batches = _validation_batches(validation)
         validation_examples, of_validation = _figures_of(observed, batches, heads, losses)
+    figures = of_validation or tasks
+    branches = {
+        task: {
+            branch: BranchUse(weight, figures[_branch_key(task, branch)])
+            for branch, weight in head.branch_weights().items()
+        }
+        for task, head in hedged.items()
+        if task in tasks
+    }
+    tasks, of_validation = ({t: x[t] for t in x if t in heads} for x in (tasks, of_validation))
     return TaskReport(
         examples,
         tasks,
@@ -226,6 +261,7 @@ def task_report(
         validation_examples,
         of_validation,
         model_options(model, weights),
+        branches,
     )
 
 
@@ -241,7 +277,19 @@ class _Predictions(OuterModel):
         with Observer(self._names.value):  # which keeps gate statistics as they are
             outputs = self.inner(inputs, training=training)
         predictions = predictions_of(outputs, self._tasks.value)
+        for task, head in hedged_heads(self.inner).items():
+            branches = branches_of(outputs[task]) if task in predictions else None
+            for branch, of_branch in zip(head.branch_names, branches or ()):
+                set_mask(of_branch, mask_of(outputs[task]))
+                predictions[_branch_key(task, branch)] = predictions_of({task: of_branch}, [task])[
+                    task
+                ]
         return {task: at_least_float32(of_task) for task, of_task in predictions.items()}
+
+
+def _branch_key(task: str, branch: str) -> str:
+    """Return the key of a branch among those of tasks, whose names contain no "/"."""
+    return f"{task}/{branch}"
 
 
 def _figures_of(
@@ -268,29 +316,37 @@ def _figures_of(
                 f"{missing}. Received: model={observed.inner!r}"
             )
         for task, of_task in predictions.items():
+            if task not in heads:
+                continue
             given = y.get(task)
-            of_head = None if given is None else labels_of_head(heads[task], given, len(of_task))
+            of_head = None if given is None else labels_of_head(heads[task], given, of_task)
             labels[task].append(of_head)
         rows = len(keras.tree.flatten(x)[0])
         if gradients and is_used(number, rows):
-            gradients.add(x, y_of_losses, {t: len(of_task) for t, of_task in predictions.items()})
+            gradients.add(x, y_of_losses, {task: len(predictions[task]) for task in losses})
         parts.append(predictions)
         examples += rows
     if not parts:
         raise empty_data_error(batches.given)
+    by_task = {task: [task] for task in heads if task in parts[0]}  # which JAX sorts
+    for key in sorted(set(parts[0]) - set(heads)):  # of branches
+        by_task[key.partition("/")[0]].append(key)
     return examples, {
-        task: task_figures(
-            head, losses.get(task), np.concatenate([p[task] for p in parts]), _join(labels[task])
+        key: task_figures(
+            heads[task],
+            losses.get(task),
+            join_rows([p[key] for p in parts]),
+            _join(labels[task]),
         )
-        for task, head in heads.items()
-        if task in parts[0]  # which JAX sorts
+        for task, keys in by_task.items()
+        for key in keys
     }
 
 
 def _join(labels: list[np.ndarray | None]) -> np.ndarray | None:
     """Return the labels of all batches; None if those of a batch are unknown."""
     known = [array for array in labels if array is not None]
-    return np.concatenate(known) if len(known) == len(labels) else None
+    return join_rows(known) if len(known) == len(labels) else None
 
 
 def _batches_for_gradients(batches: Batches) -> Callable[[int, int], bool]:
@@ -333,14 +389,15 @@ def _validation_batches(validation: Nested) -> Batches:
 def _loss_weights(model: keras.Layer, losses: TaskLosses) -> dict[str, float]:
     """Return the current weight of each task's loss."""
     compiled = getattr(model, "loss", None)
-    weights = {head.task: head.loss_weight for head in heads_by_task(model).values()}
-    for heads in find_layers(model, TaskHeads):
-        if compiled is None or heads.is_used_by(compiled):
+    layers = find_layers(model, TaskHeads)
+    if compiled is None or any(heads.is_used_by(compiled) for heads in layers):
+        weights = {task: head.loss_weight for task, head in heads_by_task(model).items()}
+        for heads in layers:
             weights |= heads.loss_weights()
-        else:
-            given = model.get_compile_config().get("loss_weights") or {}
-            weights |= {task: np.ravel(weight)[0] for task, weight in given.items()}
-    return {task: float(weights.get(task, 1.0)) for task in losses}
+    else:
+        given = model.get_compile_config().get("loss_weights") or {}
+        weights = {task: float(np.ravel(weight)[0]) for task, weight in given.items()}
+    return {task: weights.get(task, 1.0) for task in losses}
 
 
 def _training(
@@ -372,6 +429,8 @@ def _tables(report: TaskReport) -> Iterator[Iterable[Row]]:
     yield _training_rows(report)
     if report.conflicts:
         yield _conflict_rows(report)
+    if report.branches:
+        yield _branch_rows(report)
 
 
 def _by_task(
@@ -402,11 +461,37 @@ def _quality_rows(
     yield "task", "data", "loss", "relative error", "gap", "calibration", "metric"
     for task, text, name, use in _by_task(data):
         gap = "-" if name == "x" else _number(report.gaps[task], "+.3f")
-        metrics = {"AUC": (use.auc, ".4f"), "RMSE": (use.rmse, ".4g")}
-        metrics["accuracy"] = (use.accuracy, ".4f")
-        metric = [f"{key} {v:{form}}" for key, (v, form) in metrics.items() if not math.isnan(v)]
         error, calibration = _number(use.relative_error, ".3f"), _number(use.calibration, ".2f")
-        yield text, name, _number(use.loss, ".4g"), error, gap, calibration, join_items(metric)
+        yield text, name, _number(use.loss, ".4g"), error, gap, calibration, _metric(use)
+
+
+def _metric(use: TaskFigures) -> str:
+    metrics = {"AUC": (use.auc, ".4f"), "RMSE": (use.rmse, ".4g")}
+    metrics["accuracy"] = (use.accuracy, ".4f")
+    return join_items(
+        f"{key} {v:{form}}" for key, (v, form) in metrics.items() if not math.isnan(v)
+    )
+
+
+def _branch_rows(report: TaskReport) -> Iterator[Row]:
+    yield "task", "branch", "weight", "relative error", "metric"
+    for task, branches in report.branches.items():
+        mixed = (report.validation or report.tasks)[task]
+        text = task
+        for branch, use in branches.items():
+            error = _number(use.figures.relative_error, ".3f")
+            yield text, branch, f"{use.weight:.2f}", error, _metric(use.figures)
+            text = ""
+        yield "", "mixed", "", _number(mixed.relative_error, ".3f"), _metric(mixed)
+
+
+def _mixture_warnings(branches: Mapping[str, Mapping[str, BranchUse]]) -> Iterator[str]:
+    for task, of_task in branches.items():
+        if len({use.weight for use in of_task.values()}) == 1:
+            yield (
+                f"{task}: the mixture of its branches has equal weights, so it was never fitted, "
+                "or without labels. Train with FitHedge, or call fit_hedge."
+            )
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:

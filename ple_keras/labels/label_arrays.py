@@ -60,7 +60,7 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with naming_batches(where):
-            joined = {task: _join([labels[task] for labels in batches]) for task in heads}
+            joined = {task: join_rows([labels[task] for labels in batches]) for task in heads}
             _check_arrays(joined, heads)
     for warning in caught:
         warn_user(f"In {where}: {warning.message}")
@@ -76,7 +76,7 @@ def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
         )
 
 
-def _join(arrays: list[np.ndarray]) -> np.ndarray:
+def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
     """Concatenate labels. Shorter sequences get missing labels at the end."""
     ends = np.max([array.shape[1:] for array in arrays], axis=0)
     if any(array.shape[1:] != tuple(ends) for array in arrays):
@@ -175,8 +175,7 @@ def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
 
 def _is_constant(labels: np.ndarray) -> bool:
     """Return whether each column has one value at most, apart from NaN."""
-    values = labels.astype("float64")
-    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    low, high = np.fmin.reduce(labels), np.fmax.reduce(labels)
     return bool((np.isnan(low) | (low == high)).all())
 
 
@@ -191,6 +190,11 @@ def is_missing(labels: np.ndarray, missing_label: float) -> np.ndarray:
 def check_probabilities(labels: np.ndarray, task: str) -> None:
     """Check that labels lie in [0, 1]."""
     _check_all_valid(labels, (labels < 0) | (labels > 1), task, "lie in [0, 1] or be missing")
+
+
+def check_relevances(labels: np.ndarray, task: str) -> None:
+    """Check that labels are at least 0."""
+    _check_all_valid(labels, labels < 0, task, "be at least 0 or missing")
 
 
 def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None:

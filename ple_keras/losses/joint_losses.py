@@ -24,6 +24,7 @@ from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import read_array
+from ple_keras._keras.tensors import TensorTable
 from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.losses.masked_loss import MaskedLoss
 
@@ -34,11 +35,14 @@ class LossWeights:
     Attributes:
         multipliers: The multiplier of each task's loss, a variable `(K,)`; None before `build`.
         log_variances: The learned log-variances, a variable `(K,)`; None if they are not learned.
+        hedged: The heads whose predictions mix those of branches, by the index of their task. While
+            torch.compile traces, where predictions have no marks, they keep the branches.
     """
 
     def __init__(self) -> None:
         self.multipliers: Any = None
         self.log_variances: Any = None
+        self.hedged: dict[int, Any] = {}
         self._stored_losses: dict[int, tuple[tuple[Any, ...], Any]] = {}
 
     def save(self, store: Store) -> None:
@@ -128,40 +132,19 @@ def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     return next(known, (1.0, 0.5))
 
 
-# The mark of each prediction, by its identity: weak references to it and to its LossWeights. JAX
-# tensors accept no attributes, and PyTorch tensors are pickled with theirs.
-_marks: dict[int, tuple[Any, Any]] = {}
+_marks = TensorTable()  # weak references to the LossWeights of predictions
 
 
 def mark_predictions(predictions: Iterable[Tensor], weights: LossWeights) -> None:
     """Mark predictions as made by the layer that owns the weights. Their copies have no mark."""
-    if not _is_traced_by_torch():
-        for prediction in predictions:
-            if not isinstance(prediction, keras.KerasTensor):
-                _mark(prediction, weights)
-
-
-def _mark(prediction: Tensor, weights: LossWeights) -> None:
-    key = id(prediction)
-    reference = weakref.ref(prediction, lambda _: _marks.pop(key, None))
-    _marks[key] = reference, weakref.ref(weights)
+    for prediction in predictions:
+        _marks[prediction] = weakref.ref(weights)
 
 
 def _marked_weights(prediction: Tensor) -> Any:
     """Return the LossWeights that a prediction is marked with; None if it has no mark."""
-    if _is_traced_by_torch():
-        return None
-    reference, weights = _marks.get(id(prediction), (None, None))
-    return weights() if weights and reference and reference() is prediction else None
-
-
-def _is_traced_by_torch() -> bool:
-    """Return whether torch.compile is tracing, where tensors have no identity."""
-    if keras.backend.backend() != "torch":
-        return False
-    import torch
-
-    return bool(torch.compiler.is_dynamo_compiling())
+    weights = _marks.get(prediction)
+    return weights and weights()
 
 
 class _JointLoss(MaskedLoss):
@@ -254,10 +237,30 @@ class TrainedLoss(_JointLoss):
         loss = super().__call__(y_true, y_pred, sample_weight)
         if weights is None:
             return loss
+        weight = self.loss_weight * weights.multiplier(self.index)
         if not weights.are_learned:
             weights.store_loss(self.index, (y_true, y_pred, sample_weight), loss)
         # In half precision, the product is float32, as the multiplier is.
-        return ops.multiply(self.loss_weight * weights.multiplier(self.index), loss)
+        if self.index not in weights.hedged:
+            return ops.multiply(weight, loss)
+        value = ops.stop_gradient(loss)  # the weight does not scale the gradient of branches
+        is_trained = ops.cast(ops.not_equal(weight, 0), weight.dtype)
+        return ops.multiply(weight, value) + ops.multiply(is_trained, loss - value)
+
+    def _find_branches(self, y_pred: Tensor) -> Any:
+        branches, weights = super()._find_branches(y_pred), self._call_weights
+        if branches or weights is None or self.index not in weights.hedged:
+            return branches
+        branches = weights.hedged[self.index].pop_traced_branches()
+        if branches is None and not in_symbolic_scope():
+            raise ValueError(
+                f"The loss {self.name!r} can't find the branches of a hedged task, which it "
+                "trains, because the predictions are not those of a TaskHeads itself: a layer "
+                "after it, or DistributedDataParallel with find_unused_parameters or static_graph, "
+                "made new tensors. Make TaskHeads the last layer, and leave out these arguments. "
+                "Received: y_pred without a mark"
+            )
+        return branches
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         values = super().call(y_true, y_pred)

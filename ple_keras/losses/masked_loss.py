@@ -1,16 +1,18 @@
 """A loss over labelled examples."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import keras
 from keras import ops
 
 from ple_keras._checks import check_int
-from ple_keras._keras.internals import set_mask
+from ple_keras._keras.internals import mask_of, set_mask
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._keras.tensors import TensorTable
 from ple_keras._typing import DType, LossLike, LossReduction, Tensor
 from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import (
@@ -20,9 +22,22 @@ from ple_keras.labels.sample_space import (
     sample_space,
     to_config,
 )
+from ple_keras.losses.list_loss import ListLoss
 
 SUM_OVER_BATCH_SIZE = "sum_over_batch_size"
-LABEL_ROOT = "label_root"
+LABEL_ROOT: LossReduction = "label_root"
+
+_branches = TensorTable()  # the predictions of the branches that a prediction mixes
+
+
+def branches_of(prediction: Tensor) -> Any:
+    """Return the predictions of the branches that a prediction mixes; None if it has no mark."""
+    return _branches.get(prediction)
+
+
+def mark_branches(prediction: Tensor, branches: Sequence[Tensor]) -> None:
+    """Mark a prediction as the mixture of those of its branches, which losses train instead."""
+    _branches[prediction] = branches
 
 
 @register
@@ -126,7 +141,27 @@ class MaskedLoss(keras.Loss):
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
+        branches = self._find_branches(y_pred)
+        loss = self._reduced_loss(y_true, y_pred, sample_weight)
+        if not branches:
+            return loss
+        for branch in branches:
+            set_mask(branch, mask_of(y_pred))
+        of_branch = MaskedLoss(
+            self.loss, self.missing_label, LABEL_ROOT, self.label_width, self.name
+        )
+        trained = reduce(ops.add, [of_branch(y_true, x, sample_weight) for x in branches])
+        # The value is the mixture's, the gradient that of the branches.
+        return ops.stop_gradient(loss) + (trained - ops.stop_gradient(trained))
+
+    def _find_branches(self, y_pred: Tensor) -> Any:
+        """Return the predictions of the branches that `y_pred` mixes; None if it mixes none."""
+        return branches_of(y_pred)
+
+    def _reduced_loss(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None) -> Tensor:
         where = f" of {self.name!r}"
+        if isinstance(self.loss, ListLoss):
+            y_true, y_pred = self.loss.encode(y_true, y_pred, self.missing_label, where)
         y_true, y_pred, in_space = sample_space(
             y_true, y_pred, self.missing_label, self.label_width, where, self._masks_elements
         )
@@ -191,6 +226,13 @@ def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     """Return the loss from a name, a function, an object, a serialized object or None."""
     if isinstance(loss, Mapping) and "class_name" in loss:
         return keras.saving.deserialize_keras_object(loss)
+    if isinstance(loss, list | tuple):
+        raise TypeError(
+            "loss must be one loss, not several. Add them in a function, such as "
+            "`def added(y_true, y_pred): return keras.losses.huber(y_true, y_pred) + "
+            "0.1 * keras.losses.mean_absolute_error(y_true, y_pred)`. Register it with "
+            f"keras.saving.register_keras_serializable, so that files load. Received: loss={loss!r}"
+        )
     message = (
         "loss must be the name of a Keras loss, a function or a keras.losses.Loss object. "
         f"Received: loss={loss!r}"

@@ -80,8 +80,8 @@ class LabelScale:
             raise ValueError(
                 "A RegressionHead with standardize=True needs the mean and the deviation of its "
                 "labels before the first step. Call adapt(y) of the TaskHeads with the labels of "
-                "training, or create the head with mean and deviation. A model from a file that "
-                "was saved before adapt must also be compiled again. Received: mean=None"
+                "training, or create the head with mean and deviation. Compile the model again if "
+                "it failed so, or if it was saved before adapt. Received: mean=None"
             )
         self.is_used = self.is_used or not in_symbolic_scope()
         if len(self.mean) == 1:

@@ -11,6 +11,7 @@ HIGHER_IS_BETTER = (
     "auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
     "|sensitivity_at_specificity|specificity_at_sensitivity"
     "|concordance_correlation|pearson_correlation"
+    "|ndcg|dcg|mean_reciprocal_rank|mean_average_precision|precision_at_k|recall_at_k"  # KerasRS
 )
 LOWER_IS_BETTER = (
     "loss|rmse|normalized_entropy|expected_calibration_error"

@@ -10,6 +10,7 @@ import keras
 
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.hedged_block import OWN, HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.plots._canvas import (
     DASHED,
@@ -65,7 +66,8 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
 
     Args:
         ple: A PLEBlock, MMoEBlock or CGCBlock, or any SequentialBlock with CGCBlocks; its other
-            layers are left out. It need not be built.
+            layers are left out. Or a HedgedBlock with its default branches: plot others alone, such
+            as `hedged["ple"]`. It need not be built.
         ax: The matplotlib Axes to draw on; texts and lines scale to their current size. By
             default, a new figure of `matplotlib.pyplot`, of the size that the block needs.
 
@@ -74,7 +76,7 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
 
     Raises:
         TypeError: If `ple` is neither a CGCBlock nor a SequentialBlock, or `ax` is not an Axes.
-        ValueError: If `ple` has no CGCBlock.
+        ValueError: If `ple` has no CGCBlock, or is a HedgedBlock with other branches.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -83,9 +85,11 @@ def plot_architecture(ple: keras.Layer, ax: "Axes | None" = None) -> "Axes":
     >>> [text.get_text() for text in ax.texts if text.get_text().startswith("level")]
     ['level 1', 'level 2']
     """
-    blocks = _levels(ple)
+    blocks = [_Mixtures(ple)] if isinstance(ple, HedgedBlock) else _levels(ple)
     plt = pyplot()
-    drawing = _Drawing(blocks, title="" if ple is blocks[0] else ple.name)
+    drawing = _Drawing(
+        blocks, title="" if len(blocks) == 1 and ple.name == blocks[0].name else ple.name
+    )
     if ax is None:
         ax = plt.figure(figsize=drawing.size).add_axes((0, 0, 1, 1))
     drawing.draw(check_axes(ax))
@@ -103,6 +107,23 @@ def _levels(ple: keras.Layer) -> list[CGCBlock]:
             f"Received: ple={ple!r}"
         )
     return blocks
+
+
+class _Mixtures(CGCBlock):
+    """The default branches of a HedgedBlock as a level, whose gates stand for the mixtures."""
+
+    def __init__(self, hedged: HedgedBlock) -> None:
+        if set(hedged.branch_names) != {OWN, SHARED} or not isinstance(hedged[OWN], CGCBlock):
+            raise ValueError(
+                "ple must have the default branches if it is a HedgedBlock. Plot its branches "
+                f"alone, such as hedged[{hedged.branch_names[0]!r}]. Received: ple={hedged!r}"
+            )
+        super().__init__(hedged.task_names, 1, add_shared_gate=False, name=hedged.name)
+
+
+def _gate_reads(block: CGCBlock) -> str:
+    """Return the input of a block's gates; "" for mixtures, which read none."""
+    return "" if isinstance(block, _Mixtures) else block.gate_reads
 
 
 @dataclass(frozen=True)
@@ -196,12 +217,12 @@ class _Layout:
         """Add a stream's column at the right; return its right edge."""
         experts = max(_count_experts(block, stream) for block in blocks)
         ports = max(len(block.gate_experts.get(stream, ())) + 1 for block in blocks)
-        reads_context = any(block.gate_reads != "stream" for block in blocks)
+        reads_context = any(_gate_reads(block) in (CONTEXT, "both") for block in blocks)
         texts = [x for b in blocks for x in _expert_text(b, stream, experts).split("\n")]
         expert_width = max(MIN_EXPERT_WIDTH, *(text_width(text) + TEXT_MARGIN for text in texts))
         gate_width = max(
             MIN_GATE_WIDTH,
-            text_width(_gate_text(stream)) + GATE_HEIGHT,
+            text_width(_gate_text(stream, blocks[0])) + GATE_HEIGHT,
             (ports - 1) * PORT_PITCH + 2 * PORT_MARGIN,
         )
         experts_width = experts * (expert_width + EXPERT_GAP) - EXPERT_GAP
@@ -274,13 +295,17 @@ class _Drawing:
         """Draw a level above the streams that it reads; return where each stream leaves it."""
         bottom, height = self._places.level_bottom(level), self._places.level_height
         self._canvas.frame(bottom, height, MARGIN + PAD, "white")
-        self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
+        if isinstance(block, _Mixtures):
+            self._label(bottom + height, "branches", "HedgedBlock", block.name)
+        else:
+            self._label(bottom + height, f"level {level + 1}", "CGCBlock", block.name)
         for stream in block._wiring.streams:
             self._draw_experts(block, stream, bottom, sources.get(stream))
         for gate in block.gate_experts:
             self._draw_gate(block, gate, bottom)
         y = bottom + height - PAD - GATE_HEIGHT / 2
-        if block.num_shared_experts and SHARED not in block.gate_experts:
+        has_gates = not isinstance(block, _Mixtures)
+        if has_gates and block.num_shared_experts and SHARED not in block.gate_experts:
             self._canvas.text((self._stream_x(SHARED), y), "no shared gate", SMALL_SIZE, NOTE_COLOR)
         return {gate: (self._stream_x(gate), y + GATE_HEIGHT / 2) for gate in block.gate_experts}
 
@@ -328,9 +353,9 @@ class _Drawing:
                 self._canvas.line(*points, color=column.color, dash=DASHED)
         center, size = (column.x, gate_bottom + GATE_HEIGHT / 2), (column.gate_width, GATE_HEIGHT)
         self._canvas.box(
-            center, size, _gate_text(gate), column.color, STRONG_FILL, radius=GATE_HEIGHT / 2
+            center, size, _gate_text(gate, block), column.color, STRONG_FILL, radius=GATE_HEIGHT / 2
         )
-        if block.gate_reads != "stream":
+        if _gate_reads(block) in (CONTEXT, "both"):
             self._draw_context(column, center)
 
     def _draw_context(self, column: _Column, gate: Point) -> None:
@@ -351,7 +376,7 @@ class _Drawing:
             for x in columns[stream].expert_xs(_count_experts(block, stream))
         ]
         lane = [(columns[gate].lane_x(_count_experts(block, gate)), "")]
-        return sorted([*experts, *(lane if block.gate_reads != CONTEXT else [])])
+        return sorted([*experts, *(lane if _gate_reads(block) in ("stream", "both") else [])])
 
     def _draw_outputs(self, sources: Mapping[str, Point]) -> None:
         y = self._places.outputs_y
@@ -362,7 +387,8 @@ class _Drawing:
 
     def _draw_legend(self) -> None:
         is_isolated = any(block._wiring.is_isolated for block in self._blocks)
-        gate_inputs = {GATE_LEGENDS[block.gate_reads]: DASHED for block in self._blocks}
+        reads = [_gate_reads(block) for block in self._blocks]
+        gate_inputs = {GATE_LEGENDS[each]: DASHED for each in reads if each}
         legend = {**LEGEND, **gate_inputs, **(STOPPED if is_isolated else {})}
         left = (self.size[0] - LEGEND_LINE - PAD - max(map(text_width, legend))) / 2
         for row, (text, dash) in enumerate(legend.items()):
@@ -405,8 +431,8 @@ def _expert_text(block: CGCBlock, stream: str, index: int) -> str:
     return "\n".join([*lines, f"expert {index}", *([size] if size else [])])
 
 
-def _gate_text(stream: str) -> str:
-    return f"{stream} gate"
+def _gate_text(stream: str, block: CGCBlock) -> str:
+    return f"{stream} {'mixture' if isinstance(block, _Mixtures) else 'gate'}"
 
 
 def _label_width(blocks: Sequence[CGCBlock], title: str) -> float:

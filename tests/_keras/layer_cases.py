@@ -45,15 +45,21 @@ class Case:
 
 
 def by_key(function, value):
-    """Return `function` of a value, or of every value of a dict."""
+    """Return `function` of a value, or of every value of a dict, at any depth."""
     if isinstance(value, Mapping):
-        return {key: function(item) for key, item in value.items()}
+        return {key: by_key(function, item) for key, item in value.items()}
     return function(value)
 
 
 def plain(value):
-    """Return a dict, with one key if the value is not a dict already."""
-    return value if isinstance(value, Mapping) else {"only": value}
+    """Return a dict without dicts in it, with one key if the value is not a dict."""
+    if not isinstance(value, Mapping):
+        return {"only": value}
+    return {
+        key if name == "only" else f"{key}/{name}": item
+        for key, inside in value.items()
+        for name, item in plain(inside).items()
+    }
 
 
 TASKS = ["buy", "click"]
@@ -150,6 +156,23 @@ CASES = {
     "shared_bottom": Case(
         lambda **kw: pk.SharedBottomBlock(TASKS, [4, 3], **kw), 5, {"buy": 3, "click": 3}
     ),
+    "hedged": Case(
+        lambda **kw: pk.HedgedBlock(TASKS, [4, 3], **kw),
+        {"buy": 5, "click": 4, "shared": 6},
+        {task: {"own": 3, "shared": 3} for task in TASKS},
+    ),
+    "hedged_of_branches": Case(
+        lambda **kw: pk.HedgedBlock(
+            TASKS,
+            branches={
+                "1st": pk.PLEBlock(2, TASKS, [4], name="ple", dtype=kw.get("dtype")),
+                "shared": pk.SharedBottomBlock(TASKS, 3, dtype=kw.get("dtype")),
+            },
+            **kw,
+        ),
+        5,
+        {task: {"1st": 4, "shared": 3} for task in TASKS},
+    ),
     "stream_features": Case(
         lambda **kw: pk.StreamFeatures(
             TASKS, pk.ExpertBlock([4, 3], dtype=kw.get("dtype")), own=["click"], **kw
@@ -182,6 +205,19 @@ CASES = {
         ),
         {"buy": 5, "click": 4},
         {"buy": 1, "click": 3},
+        is_head=True,
+    ),
+    "task_heads_hedged": Case(
+        lambda **kw: pk.TaskHeads(
+            [
+                pk.ProductHead("both", of=("click", "buy")),
+                pk.BinaryHead("buy", tower=4),
+                pk.BinaryHead("click"),
+            ],
+            **kw,
+        ),
+        {"buy": {"own": 5, "shared": 4}, "click": {"own": 3, "shared": 4}},
+        {"both": 1, "buy": 1, "click": 1},
         is_head=True,
     ),
     "task_heads_product": Case(

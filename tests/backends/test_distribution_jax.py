@@ -14,10 +14,7 @@ from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
 from tests.recorded_outputs import check_form
 
-XLA_FLAGS = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_cpu_use_fusion_emitters=false"
-)
+DEVICES = "--xla_force_host_platform_device_count=4"
 # Virtual devices wait in threads. With one thread per core, they can deadlock.
 THREADS = {"PJRT_NPROC": "32"}
 DISTRIBUTIONS = ["data_2", "experts_4"]
@@ -34,7 +31,8 @@ def runs(tmp_path_factory):
     for name in ("one", *DISTRIBUTIONS):
         (folder / name).mkdir()
     command = [sys.executable, "-m", "tests.backends.distribution_run_jax", folder]
-    environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "JAX_PLATFORMS": "cpu", **THREADS}
+    flags = f"{os.environ['XLA_FLAGS']} {DEVICES}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **THREADS}
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
     return folder, json.loads((folder / "figures.json").read_text())
 

@@ -36,8 +36,8 @@ def batch(count):
 @only_jax
 def test_tables_with_similar_names_train_as_without_the_small_model(large):
     x, y = batch(BATCH)
-    model = large.build_trainable("rows", ROWS, "-", (x, y))
-    stock = large.build("rows", ROWS, "-")
+    model = large.build_trainable("rows", ROWS, (x, y))
+    stock = large.build("rows", ROWS)
     for each in (model, stock):
         for _ in range(2):
             each.train_on_batch(x, y)
@@ -66,7 +66,7 @@ def test_the_rows_of_a_table_are_found_by_the_whole_name_of_its_column(large, en
 )
 @only_jax
 def test_an_optimizer_whose_step_needs_other_rows_is_refused(large, optimizer):
-    model, small = (large.build("plain", rows, "-") for rows in (ROWS, BATCH))
+    model, small = (large.build("plain", rows) for rows in (ROWS, BATCH))
     for each in (model, small):
         each.compile(optimizer())
         each.optimizer.build(each.trainable_variables)

@@ -57,6 +57,11 @@ BAD_ARGUMENTS = {
         TypeError,
         r"activation must be a name or a function.*Received: activation=<PReLU",
     ),
+    "several_losses": (
+        lambda: pk.RegressionHead("a", loss=["huber", "mse"]),
+        TypeError,
+        r"loss must be one loss, not several\. Add them in a function.*: loss=\['huber', 'mse'\]$",
+    ),
     "loss_unknown": (
         lambda: pk.BinaryHead("a", loss="nope"),
         ValueError,

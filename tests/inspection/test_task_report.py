@@ -72,14 +72,15 @@ def test_figures_are_those_of_the_labelled_examples():
         "accuracy": NAN,
     }
     assert {key: getattr(use["click"], key) for key in expected} == close(expected)
-    time, q = y["time"][5:], p["time"][5:]
+    time = y["time"]  # the first rows lack one of two numbers
+    squares = (time - p["time"]) ** 2
     expected = {
-        "labels": ROWS - 5,
-        "label_mean": time.mean(),
-        "label_deviation": time.std(axis=0).max(),
-        "loss": ((time - q) ** 2).mean(),
-        "rmse": np.sqrt(((time - q) ** 2).mean()),
-        "relative_error": (((time - q) ** 2) / time.var(axis=0)).mean(),
+        "labels": ROWS,
+        "label_mean": np.nanmean(time),
+        "label_deviation": np.nanstd(time, axis=0).max(),
+        "loss": np.nanmean(squares),
+        "rmse": np.sqrt(np.nanmean(squares)),
+        "relative_error": np.nanmean(squares / np.nanvar(time, axis=0), axis=-1).mean(),
         "auc": NAN,
         "calibration": NAN,
     }
@@ -152,6 +153,22 @@ def test_only_parts_that_two_tasks_train_count():
 
 
 @once
+def test_tasks_with_other_axes_have_comparable_gradients():
+    """The second task has three equal positions for each example."""
+    heads = pk.TaskHeads([pk.RegressionHead("one"), pk.RegressionHead("three")])
+    inputs = keras.Input((4,))
+    common = keras.layers.Dense(3)(inputs)
+    repeated = keras.layers.RepeatVector(3)(common)
+    model = keras.Model(inputs, heads({"one": common, "three": repeated}))
+    for one, three in zip(heads["one"].weights, heads["three"].weights):
+        three.assign(one)
+    y = {"one": X[:, 0], "three": np.repeat(X[:, :1], 3, axis=1)}
+    report = pk.task_report(model, X, y)
+    assert report.training["three"].gradient_share == close(0.5)
+    assert report.tasks["three"].labels == 3 * ROWS
+
+
+@once
 def test_without_shared_parts_shares_are_undefined():
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
     features_by_stream = pk.StreamFeatures(heads, keras.layers.Dense(4), shared=False)
@@ -170,8 +187,7 @@ def test_nothing_changes_in_the_model():
     model.compile("sgd", **model.get_layer("heads").compile_kwargs(), **QUICK)
     model.fit(x, y, verbose=0)
     before = [numpy_of(w) for w in model.variables]
-    first = pk.task_report(model, x, y, (x, y)).to_dict()
-    assert pk.task_report(model, x, y, (x, y)).to_dict() == first
+    pk.task_report(model, x, y, (x, y))
     for value, variable in zip(before, model.variables):
         np.testing.assert_array_equal(value, numpy_of(variable), err_msg=variable.path)
 
@@ -206,6 +222,7 @@ def test_learned_weights_count():
     assert pk.task_report(model, X, y).training["a"].loss_weight == close(np.exp(-1))
 
 
+@once
 def test_a_loss_that_divides_by_the_batch_counts_all_examples():
     heads = all_heads(reduction="sum_over_batch_size")
     model, y = bottom_model(heads), labels()
@@ -214,6 +231,7 @@ def test_a_loss_that_divides_by_the_batch_counts_all_examples():
     assert use.loss == close(float(loss))
 
 
+@once
 def test_a_task_without_a_loss_needs_no_labels():
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy"), pk.Head("score")])
     model = bottom_model(heads)
@@ -224,6 +242,7 @@ def test_a_task_without_a_loss_needs_no_labels():
     assert pk.task_report(model, X, {**y, "score": X[:, 0]}).tasks["score"].labels == ROWS
 
 
+@once
 def test_labels_of_all_heads_are_counted():
     ignores_2 = keras.losses.SparseCategoricalCrossentropy(ignore_class=2)
     heads = pk.TaskHeads(
@@ -238,7 +257,7 @@ def test_labels_of_all_heads_are_counted():
     y["kind"] = np.minimum(y["kind"], 2)
     use = pk.task_report(bottom_model(heads), X[:40], y).tasks
     assert {task: of_task.labels for task, of_task in use.items()} == {
-        "time": 33,
+        "time": 39,  # one row lacks both numbers
         "kind": 20,
         "share": 31,
     }
@@ -291,13 +310,14 @@ def test_batches_in_all_forms_have_the_figures_of_arrays():
 @once
 def test_gradients_are_computed_on_64_batches_of_one_size():
     model = product_model()
-    for rows, size, pairs in ((63, 1, 31), (64 * 3, 1, 32), (5, 2, 1)):
+    for rows, size, pairs in ((31, 1, 15), (66, 1, 16), (5, 2, 1)):
         x, y = features(rows, 4), {task: np.ones(rows) for task in PRODUCT_Y}
         report = pk.task_report(model, x, y, batch_size=size)
         assert report.trend.pairs == pairs
         assert report.tasks["buy"].labels == rows
 
 
+@once
 def test_labels_of_a_model_with_one_task_need_no_name():
     heads = pk.TaskHeads([pk.BinaryHead("click")])
     model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
@@ -323,10 +343,13 @@ def test_sequences_are_counted_by_unmasked_position():
     assert (report.examples, use.labels, use.label_share) == (3, 9, 1.0)
     loss = heads["click"].new_loss()(y["click"][mask], predictions[mask])
     assert use.loss == close(float(loss))
+    if keras.backend.backend() == "jax":  # it compiles for each length
+        return
     batches = [(features(2, n, 4), {task: np.ones((2, n)) for task in TASKS}) for n in (5, 7)]
     assert pk.task_report(model, iter(batches)).tasks["buy"].labels == 24
 
 
+@once
 def test_labels_that_are_not_one_for_each_prediction_of_a_regression_are_not_counted():
     class Sum(keras.losses.Loss):
         def call(self, y_true, y_pred):
@@ -358,6 +381,7 @@ LABELS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("click", "error", "message"), table(LABELS))
 def test_wrong_labels_are_refused(click, error, message):
     y = {**PRODUCT_Y, "click": click}
@@ -380,6 +404,7 @@ ARGUMENTS = {
 }
 
 
+@once
 @pytest.mark.parametrize(("arguments", "error", "message"), table(ARGUMENTS))
 def test_wrong_arguments_are_refused(arguments, error, message):
     check_refused(lambda: pk.task_report(product_model(), *arguments), error, message)

@@ -63,6 +63,7 @@ def report_of(
     return pk.task_report(model, X[:rows], labels, validation)
 
 
+@once
 def test_the_best_model_has_no_warning():
     report = report_of(validation_y=Y)
     assert report.warnings == []
@@ -142,6 +143,7 @@ WARNINGS = {
 }
 
 
+@once
 @pytest.mark.parametrize("name", WARNINGS)
 def test_data_made_for_a_warning_have_this_warning_alone(name):
     arguments, parts = WARNINGS[name]
@@ -156,6 +158,7 @@ NO_CONFLICTS = {
 }
 
 
+@once
 @pytest.mark.parametrize("name", NO_CONFLICTS)
 def test_nothing_is_said_of_conflicts(name):
     arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
@@ -164,6 +167,7 @@ def test_nothing_is_said_of_conflicts(name):
     assert ("has not settled" in str(report)) == (name == "not settled")
 
 
+@once
 def test_few_batches_are_no_evidence_of_a_conflict():
     heads = [pk.RegressionHead("age"), pk.RegressionHead("time")]
     model = linear_model(heads, {"age": (1,), "time": (1,)}, ONE_SUM)
@@ -190,6 +194,7 @@ def test_healthy_models_have_no_warning():
         assert pk.task_report(model, *train, validation).warnings == []
 
 
+@once
 @pytest.mark.nightly
 @pytest.mark.parametrize("seed", HEALTHY)
 def test_every_healthy_model_has_no_warning(seed):

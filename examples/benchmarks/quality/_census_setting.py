@@ -17,6 +17,7 @@ CENSUS = Recipe(
         "cgc": (96, 64),
         "ple": (96, 64),
         "mmoe-levels": (96, 64),
+        "hedged": (96, 64),
     },
     tower=(32,),
     dropout=0.2,

@@ -19,7 +19,7 @@ class Network:
 
     Attributes:
         title: Its name in tables.
-        block: Its block: "single", "bottom", "mmoe", "mmoe-levels", "cgc" or "ple".
+        block: Its block: "single", "bottom", "mmoe", "mmoe-levels", "cgc", "ple" or "hedged".
         isolated: Whether the task experts are isolated.
         streams: Whether every stream has its own copy of the features.
         uncertainty: Whether the weights of the losses are learned.
@@ -27,6 +27,10 @@ class Network:
         option: An option of `LiteratureLevel`, or "".
         task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
+        reduction: The `reduction` of all heads.
+        branches: Of "hedged": "own" for a shared branch and one of its own for each task, "bottoms"
+            for two shared branches, or "stopped" for own branches on the features of the shared
+            one, which these do not train.
     """
 
     title: str
@@ -38,6 +42,8 @@ class Network:
     option: str = ""
     task_experts: tuple[int, int] = (1, 1)
     gate_dropout: float = 0.0
+    reduction: str | None = None
+    branches: str = "own"
 
 
 STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
@@ -74,7 +80,25 @@ SCARCE = {
     ),
     "ple-gate-dropout": Network("PLE, gate dropout 0.3", "ple", base="ple", gate_dropout=0.3),
 }
-ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE}
+# For data with missing labels. Without them, the reduction changes nothing.
+ROOT = {
+    f"{base}-root": replace(
+        NETWORKS[base],
+        title=f"{NETWORKS[base].title}, label_root",
+        base=base,
+        reduction="label_root",
+    )
+    for base in ("bottom", "mmoe", "cgc", "ple")
+}
+# Mixtures of branches, fitted on the validation rows.
+HEDGED = {
+    "hedged": Network("hedged branches", "hedged", streams=True),
+    "hedged-bottoms": Network("two hedged bottoms", "hedged", base="hedged", branches="bottoms"),
+    "hedged-stopped": Network(
+        "hedged, common features", "hedged", base="hedged", branches="stopped"
+    ),
+}
+ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **ROOT, **HEDGED}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -128,23 +152,34 @@ def build_network(
         kind: A key of `ALL_NETWORKS`.
         tasks: The tasks, in order.
         dataset: The data to train on.
-        head: `(task, tower=...) -> Head`.
+        head: `(task, tower=..., reduction=...) -> Head`.
         recipe: Sizes and training arguments.
     """
     network = ALL_NETWORKS[kind]
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
     weighting = "uncertainty" if network.uncertainty else None
-    heads = pk.TaskHeads([head(task, tower=tower) for task in tasks], loss_weighting=weighting)
+    reduction = {"reduction": network.reduction} if network.reduction else {}
+    heads = pk.TaskHeads(
+        [head(task, tower=tower, **reduction) for task in tasks], loss_weighting=weighting
+    )
     heads.check_labels({task: dataset.train.labels[task] for task in tasks})
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
         for name, x in dataset.train.inputs.items()
     }
     features = build_features(inputs, dataset, recipe)
-    if network.streams and dataset.cardinalities:  # numbers alone have no weights to copy
-        features = pk.StreamFeatures(tasks, keras.Model(inputs, features))(inputs)
-    block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
-    model = keras.Model(inputs, heads(block(features)))
+    has_copies = network.streams or network.branches == "bottoms"
+    if has_copies and dataset.cardinalities:  # numbers alone have no weights to copy
+        has_own = network.branches == "own"
+        streams = tasks if has_own else ["first", "second"]
+        network_of_features = keras.Model(inputs, features)
+        features = pk.StreamFeatures(streams, network_of_features, shared=has_own)(inputs)
+    if network.block == "hedged":
+        features = hedged_features(network, tasks, features, recipe)
+    else:
+        block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
+        features = block(features)
+    model = keras.Model(inputs, heads(features))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
@@ -185,6 +220,27 @@ def build_block(
         gate_dropout=network.gate_dropout,
         isolate_task_experts=network.isolated,
     )
+
+
+def hedged_features(network: Network, tasks: list[str], features: Any, recipe: Recipe) -> Any:
+    """Return the features of each task by branch.
+
+    There are K + 1 experts, as in CGC. Two bottoms have the same number of parameters.
+    """
+    own = pk.ExpertBlock(recipe.widths["hedged"], dropout=recipe.dropout)
+    if network.branches == "bottoms":
+        width, *others = recipe.widths["bottom"]
+        bottom = pk.ExpertBlock([width // 2, *others], dropout=recipe.dropout)
+        streams = features if isinstance(features, dict) else {}
+        by_branch = {
+            name: pk.SharedBottomBlock(tasks, bottom, name=name)(streams.get(name, features))
+            for name in ("first", "second")
+        }
+        return {task: {name: x[task] for name, x in by_branch.items()} for task in tasks}
+    if network.branches == "stopped":
+        stopped = keras.ops.stop_gradient(features)
+        features = {**dict.fromkeys(tasks, stopped), "shared": features}
+    return pk.HedgedBlock(tasks, own)(features)
 
 
 def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:

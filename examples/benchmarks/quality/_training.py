@@ -133,15 +133,18 @@ def train_networks(
         # A schedule, and not the heads, sets the weights: JAX then compiles a network only once.
         weights = pk.LossWeightSchedule(lambda task, epoch: setting.loss_weights.get(task, 1.0))
         best = _restore_best_weights(recipe.epochs)
+        validation = group_data.validation.inputs, _labels(group_data.validation, tasks)
+        is_hedged = ALL_NETWORKS[kind].block == "hedged"
         history = model.fit(
             group_data.train.inputs,
             _labels(group_data.train, tasks),
             batch_size=recipe.batch_size,
             epochs=recipe.epochs,
-            validation_data=(group_data.validation.inputs, _labels(group_data.validation, tasks)),
+            validation_data=validation,
             validation_batch_size=EVALUATION_BATCH,
             callbacks=[
                 weights,
+                *([pk.FitHedge(validation, EVALUATION_BATCH)] if is_hedged else []),
                 _selection_score(metrics, tasks),
                 best,
                 *(progress if show_epochs else []),

@@ -71,8 +71,9 @@ class Case:
 
         dataset = self.load(rows, seed // self.seeds_per_draw if self.seeds_per_draw else 0)
 
-        def head(task: str, tower: pk.ExpertBlock) -> pk.Head:
-            return (pk.BinaryHead if task in BINARY else pk.RegressionHead)(task, tower)
+        def head(task: str, tower: pk.ExpertBlock, reduction: Any = None) -> pk.Head:
+            kind = pk.BinaryHead if task in BINARY else pk.RegressionHead
+            return kind(task, tower, reduction=reduction)
 
         def trees(task: str, seed: int) -> Any:
             binary = task in BINARY

@@ -20,6 +20,7 @@ RATES: dict[str, dict[str, float]] = {
         "ple-isolated": 0.01,
         "cgc-streams": 0.01,
         "ple-streams": 0.02,
+        "hedged": 0.005,
     },
     "synthetic": {
         "single": 0.04,
@@ -30,6 +31,7 @@ RATES: dict[str, dict[str, float]] = {
         "cgc": 0.01,
         "ple": 0.02,
         "ple-isolated": 0.02,
+        "hedged": 0.02,
     },
 }
 

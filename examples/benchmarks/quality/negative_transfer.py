@@ -67,8 +67,8 @@ QUICK = {
     "second": ["unrelated"],
     "rows": 6000,
     "epochs": 6,
+    "columns": ["weight 1", "weight 100", "1.0% of labels", "3% of labels", "0", "1", "4"],
 }
-QUICK_COLUMNS = ("weight 1", "weight 100", "1.0% of labels", "3% of labels", "0", "1", "4")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -82,6 +82,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--models", nargs="+", choices=["trees", *ALL_NETWORKS], help="default: all")
     add("--weights", nargs="+", type=float, default=[0.1, 1.0, 10.0, 100.0])
     add("--second", nargs="+", choices=SECOND_TASKS, default=[*SECOND_TASKS])
+    add("--columns", nargs="+", metavar="COLUMN", help='columns of the tables, such as "weight 1"')
     add("--rows", type=at_least(1000), help="training rows; default 60,000, or 24,000 synthetic")
     add("--epochs", type=at_least(1), help="default 5, or 15 for synthetic data")
     add("--quick", action="store_true", help="few cases, models, rows and epochs")
@@ -107,7 +108,7 @@ def list_cases(args: argparse.Namespace) -> list[Case]:
         "tasks": task_cases(),
     }
     chosen = [case for setting in args.setting for case in cases[setting]]
-    return [case for case in chosen if not args.quick or case.column in QUICK_COLUMNS]
+    return [case for case in chosen if not args.columns or case.column in args.columns]
 
 
 def list_fits(args: argparse.Namespace) -> list[Fit]:

@@ -13,8 +13,8 @@ import numpy as np
 BATCH, WIDTH, NUMBERS = 1024, 16, 8
 STEPS = 293  # batches of an epoch: 300,032 rows
 TEST_ROWS = 50_000
-ROWS = np.geomspace(100, 200_000, 12).round().astype(int).tolist()  # of the tables
-COLUMNS = {f"code_{i}": rows for i, rows in enumerate(ROWS)}
+ROWS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 200_000)
+COLUMNS = {f"code_{i}": rows for i, rows in enumerate(ROWS)}  # the rows of the tables
 TASKS = ("click", "buy", "seconds")
 EXPERTS, TOWER, LEVELS = (64, 32), 32, 2
 FACTORS = 4  # hidden values of a code: an effect on each task, and one for pairs of columns
@@ -27,15 +27,15 @@ def make_data(seed: int, steps: int = STEPS) -> tuple[Arrays, Arrays, Arrays, Ar
     rng = np.random.default_rng(seed)
     count = steps * BATCH + TEST_ROWS
     x: Arrays = {"numbers": rng.normal(size=(count, NUMBERS)).astype("float32")}
-    effects = x["numbers"] @ rng.normal(0, 0.15, (NUMBERS, len(TASKS)))
+    effects = x["numbers"] @ rng.normal(0, 0.2, (NUMBERS, len(TASKS)))
     pairs = []
     for column, rows in COLUMNS.items():
         x[column] = (rows * rng.random(count) ** 3).astype("int32")
-        factors = rng.normal(0, 0.35, (rows, FACTORS))[x[column]]
-        effects += factors[:, : len(TASKS)]
-        pairs.append(factors[:, -1] / 0.35)
+        factors = rng.normal(size=(rows, FACTORS))[x[column]]
+        effects += 0.5 * factors[:, : len(TASKS)]
+        pairs.append(factors[:, -1])
     joint = sum(a * b for a, b in zip(pairs[::2], pairs[1::2], strict=True))
-    effects += np.outer(joint, [0.25, 0.15, 0.15])
+    effects += np.outer(joint, [0.3, 0.2, 0.2])
     click = rng.random(count) < _sigmoid(effects[:, 0] - 1)
     buy = rng.random(count) < _sigmoid(0.5 * effects[:, 0] + effects[:, 1] - 2)
     seconds = effects[:, 2] + rng.normal(0, 1, count)

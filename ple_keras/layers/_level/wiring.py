@@ -1,13 +1,11 @@
 """Streams, experts and gates of a level, and their connections."""
 
 from collections.abc import Mapping
-from functools import reduce
 from typing import Any
 
-from keras import ops
-
 from ple_keras._checks import check_features, check_keys
-from ple_keras._typing import Shape, Streams, StreamShapes, Tensor
+from ple_keras._keras.tensors import all_valid
+from ple_keras._typing import Shape, Streams, StreamShapes
 from ple_keras.labels.task_names import SHARED
 
 
@@ -115,12 +113,6 @@ class LevelWiring:
         if all(of_stream is None for of_stream in masks.values()):
             return None
         return {
-            gate: _all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
+            gate: all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
             for gate, experts in self.gates.items()
         }
-
-
-def _all_valid(masks: list[Tensor]) -> Tensor:
-    """Return the conjunction of masks. None means that all positions are valid."""
-    distinct = {id(mask): mask for mask in masks if mask is not None}.values()
-    return reduce(ops.logical_and, distinct) if distinct else None

@@ -1,0 +1,130 @@
+"""The head of a task that ranks the items of lists."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._checks import check_features, refuse_fixed
+from ple_keras._keras.registration import register
+from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras.heads.head import Head, check_loss_of_head, without_keys
+from ple_keras.labels.label_arrays import check_relevances
+from ple_keras.losses.list_loss import ListLoss
+from ple_keras.losses.masked_loss import MaskedLoss
+from ple_keras.metrics.list_metric import ListMetric
+from ple_keras.metrics.loss_mean import LossMean
+
+
+@register
+class RankingHead(Head):
+    """The scores of the items of lists, such as the results of a search: `(B, L, H) -> (B, L)`.
+
+    A label is the relevance of an item, at least 0. Items without a label do not count, nor does
+    padding, which is masked or has no label. The loss is the mean over the B lists:
+
+        L = sum_b d_b w_b l_b / sum_b d_b
+
+    d_b is 1 if list b has a labelled item, else 0. w_b is the sample weight of the list, and l_b
+    the loss of the list, over its labelled items. If the loss returns a value for each item, l_b is
+    their mean. Metrics leave out lists without a relevant item, whose label is above 0: every order
+    of their items is equally good. KerasRS itself would count them as 0.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        loss: A loss of KerasRS, such as `keras_rs.losses.PairwiseLogisticLoss()`, or another
+            `keras.losses.Loss`. Its `call` takes `{"labels": (B, L), "mask": (B, L)}` and scores
+            `(B, L)`, and returns `(B,)` or `(B, L)`.
+        metrics: Metrics of KerasRS, such as `keras_rs.metrics.NDCG(k=10)`. If None, the metric is
+            the mean of the loss.
+        tower: The task's own network, see `Head`. It scores each item separately.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the items, `(B, L, H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The scores, `(B, L)`, at least float32. A higher score is a higher rank.
+
+    Raises:
+        TypeError: If `loss` is not a `keras.losses.Loss`; see also `Head`.
+        ValueError: If `loss` is one of Keras, which are not losses of lists; see also `Head`. In
+            `build`, if the inputs are not `(B, L, H)`.
+
+    Reference:
+
+    - ListMLE: Xia, Liu, Wang, Zhang, Li, "Listwise Approach to Learning to Rank: Theory and
+      Algorithm", ICML 2008. [doi:10.1145/1390156.1390306](https://doi.org/10.1145/1390156.1390306)
+
+    Example:
+
+    >>> head = RankingHead("click", keras_rs.losses.PairwiseLogisticLoss())  # doctest: +SKIP
+    >>> tuple(head(keras.ops.ones((8, 20, 32))).shape)  # doctest: +SKIP
+    (8, 20)
+    """
+
+    def __init__(
+        self,
+        task: str,
+        loss: LossLike,
+        metrics: Sequence[MetricLike] | None = None,
+        tower: LayerLike | None = None,
+        **kwargs: Any,
+    ) -> None:
+        refuse_fixed(kwargs, "units", "1")
+        refuse_fixed(kwargs, "activation", "linear")
+        loss = _check_list_loss(loss)
+        if metrics is None:
+            metrics = [LossMean(loss)]
+        super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
+        self._leading_axes = (None, None)
+
+    def build(self, input_shape: Shape) -> None:
+        shape = check_features(input_shape)
+        if len(shape) != 3:
+            raise ValueError(
+                f"inputs of {self.name!r} must be features of lists (batch, items, features). "
+                f"Received: inputs.shape={shape}"
+            )
+        super().build(shape)
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Return the scores of the items."""
+        return ops.squeeze(self.logits(inputs), -1)
+
+    def masked_loss(self, loss: LossLike) -> MaskedLoss:
+        is_masked = isinstance(loss, MaskedLoss)
+        return super().masked_loss(loss if is_masked else _check_list_loss(loss))
+
+    def masked_metric(self, metric: MetricLike, name: str | None = None) -> ListMetric:
+        return ListMetric(metric, self.missing_label, name)
+
+    def _check_values(self, labels: Tensor) -> None:
+        check_relevances(labels, self.task)
+
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return tuple(input_shape[:-1])
+
+    def get_config(self) -> dict[str, Any]:
+        config = without_keys(super().get_config(), "units", "activation")
+        return {**config, "loss": keras.saving.serialize_keras_object(self.loss.loss)}
+
+
+def _check_list_loss(loss: Any) -> ListLoss:
+    if isinstance(loss, ListLoss):
+        return loss
+    loss = check_loss_of_head(loss)
+    if not isinstance(loss, keras.Loss):
+        raise TypeError(
+            "loss must be a keras.losses.Loss object of lists, such as "
+            f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
+        )
+    if type(loss).__module__.partition(".")[0] == "keras":
+        raise ValueError(
+            "loss must be a loss of lists, such as keras_rs.losses.PairwiseLogisticLoss(), and not "
+            f"one of Keras. Received: loss={loss!r}"
+        )
+    return ListLoss(loss)

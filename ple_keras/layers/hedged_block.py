@@ -1,0 +1,242 @@
+"""Branches of features for each task, whose predictions TaskHeads mixes."""
+
+from collections import UserList
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+
+from ple_keras._checks import check_keys
+from ple_keras._keras.base_layer import BaseLayer
+from ple_keras._keras.building import symbolic
+from ple_keras._keras.registration import register
+from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
+from ple_keras._typing import (
+    LayerLike,
+    Nested,
+    NestedShape,
+    Outputs,
+    Shape,
+    TaskName,
+    Tensor,
+)
+from ple_keras.labels.task_names import SHARED, TASK_NAME, task_names
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.shared_bottom_block import SharedBottomBlock
+from ple_keras.layers.template import as_template
+
+OWN = "own"
+
+
+@register
+class HedgedBlock(BaseLayer):
+    """Two branches for each task, a shared one and one of its own: `{task: {branch: (..., H)}}`.
+
+    TaskHeads has a tower and an output for every branch, and mixes the logits f of a task:
+
+        f_kb = head_kb(E_b(x_b))
+        f_k  = sum_b a_kb f_kb,  prediction = activation(f_k)
+
+    Each branch is trained by a loss of its own, and no gradient passes between branches. The
+    mixture a starts at equal weights. `FitHedge` fits it on rows that are not trained on. The model
+    is therefore about as good as the better of single-task networks and a shared bottom, however
+    related the tasks are. See `FitHedge` for the equations of the fit.
+
+    By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
+    without a gate. Read copies of the features by stream (`StreamFeatures`): features that both
+    branches read are trained by all tasks.
+
+    Args:
+        outputs: The tasks, as for CGCBlock.
+        expert_block: The network of the default branches: units, or a layer to copy, as for
+            CGCBlock.
+        branches: Blocks by branch, in place of the default branches. Each maps the inputs to
+            `{task: (..., H)}`, such as a PLEBlock. Two blocks must not share layers. Branch names
+            follow the rule of task names, but may be "shared".
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
+            "shared": (..., D_s)}`. Blocks in `branches` get the inputs unchanged.
+        training: Passed to the branches.
+
+    Returns:
+        `{task: {branch: (..., H)}}`. Branches may have different widths H.
+
+    Raises:
+        TypeError: If an argument has the wrong type.
+        ValueError: If not exactly one of `expert_block` and `branches` is given, there are fewer
+            than two branches, a branch has an invalid name, two blocks have the same name, or a
+            block does not return features for every task. See also CGCBlock.
+
+    Example:
+
+    >>> features = StreamFeatures(["click", "buy"], keras.layers.Dense(16))
+    >>> hedged = HedgedBlock(["click", "buy"], expert_block=[64, 32])
+    >>> outputs = hedged(features(keras.ops.ones((8, 4))))
+    >>> {branch: tuple(x.shape) for branch, x in outputs["click"].items()}
+    {'shared': (8, 32), 'own': (8, 32)}
+    >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
+    >>> {task: tuple(x.shape) for task, x in heads(outputs).items()}
+    {'click': (8, 1), 'buy': (8, 1)}
+    """
+
+    def __init__(
+        self,
+        outputs: Outputs,
+        expert_block: LayerLike | None = None,
+        branches: Mapping[str, keras.Layer] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self._task_names = tuple(task_names(outputs))
+        if (expert_block is None) == (branches is None):
+            raise ValueError(
+                "Exactly one of expert_block and branches must be given. "
+                f"Received: expert_block={expert_block!r}, branches={branches!r}"
+            )
+        self._template = None
+        if expert_block is not None:
+            self._template = as_template(expert_block, "expert_block", self.dtype_policy)
+        if branches is None:
+            branches = self._default_branches(self._template)
+        blocks = _check_branches(branches)
+        self._branch_names = tuple(blocks)
+        self._came_built = built_names(blocks.values())
+        for branch, block in blocks.items():
+            setattr(self, _branch_attribute(branch), block)
+        self._make_read_only()
+
+    def _default_branches(self, template: Any) -> dict[str, keras.Layer]:
+        expert, dtype = template.layer, self.dtype_policy
+        return {
+            SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
+            OWN: CGCBlock(  # a gate over one expert has no weights
+                self._task_names, expert, 1, 0, add_shared_gate=False, dtype=dtype, name=OWN
+            ),
+        }
+
+    @property
+    def task_names(self) -> list[str]:
+        """The tasks, in order."""
+        return list(self._task_names)
+
+    @property
+    def branch_names(self) -> list[str]:
+        """The branches, in order."""
+        return list(self._branch_names)
+
+    def __getitem__(self, branch: str) -> Any:
+        """Return the block of a branch.
+
+        Raises:
+            KeyError: If the branch is unknown.
+        """
+        if branch not in self._branch_names:
+            raise KeyError(f"branch must be one of {self.branch_names}. Received: {branch=}")
+        return getattr(self, _branch_attribute(branch))
+
+    def _blocks(self) -> dict[str, Any]:  # not a property: Keras's saving would read it
+        return {branch: self[branch] for branch in self._branch_names}
+
+    @property
+    def layers(self) -> Sequence[keras.Layer]:
+        """The blocks of the branches, in order. `summary(expand_nested=True)` shows them.
+
+        It is not a list, since files would then hold the blocks by position, not by attribute.
+        """
+        return UserList(self._blocks().values())
+
+    def build(self, inputs_shape: NestedShape) -> None:
+        outputs = self._by_branch(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
+        for branch, of_branch in outputs.items():
+            self._check_outputs(branch, of_branch)
+        self._restore_frozen()
+
+    def _check_outputs(self, branch: str, outputs: Any) -> None:
+        """Check that a block returns features for every task."""
+        if not isinstance(outputs, Mapping) or not set(self._task_names) <= set(outputs):
+            returned = list(outputs) if isinstance(outputs, Mapping) else outputs
+            raise ValueError(
+                f"branches must map the inputs to a dict with the tasks {self.task_names}. "
+                f"Received: branches[{branch!r}]={self[branch]!r}, which returns {returned}"
+            )
+
+    def _serialized_layers(self) -> list[keras.Layer]:
+        return [] if self._template else list(self.layers)
+
+    def call(
+        self, inputs: Nested, training: bool | None = None
+    ) -> dict[TaskName, dict[str, Tensor]]:
+        """Call the block of every branch once."""
+        return self._by_task(self._by_branch(lambda block: block, inputs))
+
+    def _by_branch(
+        self, function_of: Callable[[keras.Layer], Any], inputs: Nested
+    ) -> dict[str, Any]:
+        """Apply a function of the block of each branch to its inputs."""
+        by_branch = dict.fromkeys(self._branch_names, inputs)
+        if self._template and isinstance(inputs, Mapping):
+            check_keys(inputs, [*self._task_names, SHARED], "inputs")
+            own = {task: inputs[task] for task in self._task_names}
+            by_branch = {SHARED: inputs[SHARED], OWN: own}
+        return {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
+
+    def _by_task(self, outputs: Mapping[str, Mapping[str, Any]]) -> dict[TaskName, dict[str, Any]]:
+        return {task: {b: x[task] for b, x in outputs.items()} for task in self._task_names}
+
+    def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
+        """Return None, since the blocks set the masks of their outputs."""
+        return None
+
+    def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Any:
+        return self._by_task(self._by_branch(lambda block: block.compute_output_spec, inputs))
+
+    def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
+        return self._by_task(
+            self._by_branch(lambda block: block.compute_output_shape, inputs_shape)
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        blocks = None
+        if not self._template:
+            serialized = serialize_children(self._blocks().values(), self._came_built)
+            blocks = dict(zip(self._branch_names, serialized))
+        return {
+            **super().get_config(),
+            "outputs": self.task_names,
+            "expert_block": self._template and self._template.serialize(),
+            "branches": blocks,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        branches = config["branches"]
+        if branches is not None:
+            branches = dict(zip(branches, deserialize_children([*branches.values()])))
+        return super().from_config({**config, "branches": branches})
+
+
+def _branch_attribute(branch: str) -> str:
+    """Return the attribute of a branch's block, part of the file format.
+
+    No other attribute contains a "-", so the names are unique.
+    """
+    return f"branch-{branch}"
+
+
+def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Layer]:
+    if not isinstance(branches, Mapping) or not all(
+        isinstance(block, keras.Layer) for block in branches.values()
+    ):
+        raise TypeError(f"branches must be a dict of Keras layers. Received: branches={branches!r}")
+    invalid = [name for name in branches if not TASK_NAME.fullmatch(str(name))]
+    names = [block.name for block in branches.values()]
+    if len(branches) < 2 or invalid or len(set(names)) < len(names):
+        raise ValueError(
+            "branches must have two branches or more, with names of ASCII letters, digits, '_' and "
+            "'-', starting with a letter or digit, and blocks with different names, not "
+            f"{names}. Received: branches={branches!r}"
+        )
+    return dict(branches)

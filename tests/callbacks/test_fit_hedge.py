@@ -1,0 +1,313 @@
+"""The fit of the mixtures of a HedgedBlock."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras.callbacks.fit_hedge import best_mixture, minimize_on_simplex
+from ple_keras.inspection.branches import BranchPredictions
+from tests.helpers import QUICK, QUICK_JIT, assert_same, features, numpy_of, once, randomize
+from tests.models import chain, compiled, heads_of
+from tests.refusals import check_refused, table
+
+BACKEND = keras.backend.backend()
+TASKS = ["click", "time"]
+ROWS = 40
+
+
+def two_heads():
+    heads = [pk.BinaryHead("click", metrics=[]), pk.RegressionHead("time", missing_label=-9)]
+    return pk.TaskHeads(heads)
+
+
+def rows(count=ROWS, seed=0):
+    """Return rows where a fifth of the labels of each task are missing."""
+    x = features(count, 3, seed=seed)
+    y = {"click": (x[:, 0] > 0).astype("float32"), "time": x[:, 1:2] * 2 + x[:, 2:]}
+    y["click"][::5] = np.nan
+    y["time"][1::5] = -9
+    return x, y
+
+
+def hedged_model(make=two_heads, **compile_kwargs):
+    heads = make()
+    model = chain(pk.HedgedBlock(heads, keras.layers.Dense(3, "tanh")), heads)
+    randomize(model)
+    return compiled(model, keras.optimizers.SGD(0.1), **{**QUICK, **compile_kwargs})
+
+
+# The objective of a task in float64.
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def clipped(p):
+    return np.clip(p, 1e-7, 1 - 1e-7)
+
+
+def softmax(x):
+    return np.exp(x) / np.exp(x).sum(axis=-1, keepdims=True)
+
+
+def sum_or_log(losses, power):
+    return losses.sum() if power == 0 else power * len(losses) * np.log(losses.mean())
+
+
+def binary(p, y):
+    return -np.where(y == 1, np.log(clipped(p)), np.log(1 - clipped(p)))[:, 0]
+
+
+# A head, the activation of the mixture, the loss of each row, and n / 2 log, n log or the sum.
+FORMS = {
+    "binary": (pk.BinaryHead("a"), sigmoid, binary, 0),
+    "weighted": (
+        pk.BinaryHead("a", pos_weight=3.0),
+        sigmoid,
+        lambda p, y: (1 + 2 * y[:, 0]) * binary(p, y),
+        0,
+    ),
+    "classes": (
+        pk.MulticlassHead("a", num_classes=3),
+        softmax,
+        lambda p, y: -np.log(p[np.arange(len(y)), y[:, 0].astype(int)]),
+        0,
+    ),
+    "counts": (
+        pk.Head("a", activation="exponential", loss="poisson"),
+        np.exp,
+        lambda p, y: (p - y * np.log(p + 1e-7))[:, 0],
+        0,
+    ),
+    "squared": (pk.RegressionHead("a", units=2), None, lambda p, y: ((p - y) ** 2).mean(-1), 0.5),
+    "absolute": (
+        pk.RegressionHead("a", loss="mae", activation="softplus"),
+        None,
+        lambda p, y: abs(p - y)[:, 0],
+        1.0,
+    ),
+    "other": (
+        pk.RegressionHead("a", loss=keras.losses.Huber()),
+        None,
+        lambda p, y: np.where(abs(p - y) < 1, (p - y) ** 2 / 2, abs(p - y) - 0.5)[:, 0],
+        0,
+    ),
+}
+
+
+def observed(name, branches, count, seed=0):
+    """Return labels, and values before the mixture, by branch."""
+    units = {"classes": 3, "squared": 2}.get(name, 1)
+    rng = np.random.default_rng(seed)
+    truth = rng.normal(size=(count, units))
+    values = (
+        truth
+        + rng.normal(size=(branches, count, units)) * np.linspace(0.7, 1.5, branches)[:, None, None]
+    )
+    if name in ("binary", "weighted"):
+        return (rng.random((count, 1)) < sigmoid(truth)).astype("float32"), values
+    if name == "classes":
+        return truth.argmax(axis=-1)[:, None].astype("float32"), values
+    if name == "counts":
+        return rng.poisson(np.exp(truth)).astype("float32"), values
+    return truth.astype("float32"), abs(values) if name == "absolute" else values
+
+
+def grid(branches, steps):
+    """Return weights of a grid on the simplex, without 0."""
+    axis = (np.arange(steps) + 0.5) / steps
+    if branches == 2:
+        return np.stack([axis, 1 - axis], axis=1)
+    first, second = np.meshgrid(axis, axis)
+    kept = first + second < 1 - 1e-9
+    return np.stack([first[kept], second[kept], 1 - first[kept] - second[kept]], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "branches", "count", "prior"),
+    [
+        *((name, 2, 50, 1.0) for name in FORMS if name != "absolute"),
+        ("absolute", 2, 2000, 1.0),  # which has a kink for each row
+        ("binary", 3, 30, 1.0),
+        ("squared", 3, 30, 4.0),
+        ("binary", 2, 3, 1.0),
+        ("classes", 2, 30, 0.0),
+    ],
+)
+def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
+    head, activation, loss_of, power = FORMS[name]
+    labels, values = observed(name, branches, count)
+    predictions = (activation(values) if activation else values).astype("float32")
+
+    def objective(weights):
+        mixed = np.tensordot(weights, values, 1)
+        losses = loss_of(activation(mixed) if activation else mixed, np.float64(labels))
+        return sum_or_log(losses, power) - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
+
+    given = BranchPredictions(labels, np.ones(count, bool), dict(zip("xyz", predictions)))
+    mixture = best_mixture(head, given, prior)
+    assert mixture.sum() == pytest.approx(1)
+    best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
+    assert objective(mixture) <= best + 1e-6 * count
+
+
+@once
+def test_the_minimum_of_a_quadratic_function_is_exact():
+    rng = np.random.default_rng(0)
+    for size in (2, 3, 5):
+        root = rng.normal(size=(size, size))
+        target = rng.dirichlet(np.ones(size))
+        quadratic = functools.partial(
+            lambda root, b, a: np.sum((root @ (a - b)) ** 2), root, target
+        )
+        weights = minimize_on_simplex(quadratic, size, prior=0.0)
+        np.testing.assert_allclose(weights, target, atol=1e-4)
+
+
+def test_validation_metrics_have_the_new_mixture():
+    model, data = hedged_model(), rows()
+    seen = []
+    observe = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: seen.append((dict(logs), model.get_weights()))
+    )
+    history = model.fit(
+        *rows(seed=1), validation_data=data, callbacks=[pk.FitHedge(data), observe], verbose=0
+    ).history
+    (logs, weights), other = seen[0], hedged_model()
+    other.set_weights(weights)
+    expected = other.evaluate(*data, return_dict=True, verbose=0)
+    assert history["val_loss"][0] == pytest.approx(expected["loss"], rel=1e-5)
+    mixtures = {task: heads_of(other)[task].branch_weights() for task in TASKS}
+    for task, of_task in mixtures.items():
+        assert sum(of_task.values()) == pytest.approx(1)
+        assert of_task["own"] != 0.5
+        assert {b: logs[f"hedge/{task}/{b}"] for b in of_task} == of_task
+    assert_same(pk.fit_hedge(other, *data)["click"], mixtures["click"])
+
+
+def test_the_mixture_is_fitted_in_epochs_without_validation():
+    model, data = hedged_model(), rows()
+    callback = pk.FitHedge(data, batch_size=16)
+    for kwargs in ({}, {"validation_data": data, "validation_freq": 2}):
+        model.fit(*rows(seed=1), callbacks=[callback], verbose=0, **kwargs)
+        fitted = {task: heads_of(model)[task].branch_weights() for task in TASKS}
+        assert_same(pk.fit_hedge(model, *data)["time"], fitted["time"])
+    before = model.get_weights()
+    model.evaluate(*data, callbacks=[callback], verbose=0)
+    for actual, expected in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(actual, expected)
+
+
+def test_batches_arrays_and_single_tasks_give_the_same_mixture():
+    model, (x, y) = hedged_model(), rows()
+    expected = pk.fit_hedge(model, x, y)
+    batches = [
+        (x[i : i + 16], {t: labels[i : i + 16] for t, labels in y.items()}) for i in (0, 16, 32)
+    ]
+    for task, of_task in pk.fit_hedge(model, batches).items():
+        assert_same(of_task, expected[task])
+    only = hedged_model(lambda: pk.TaskHeads([pk.BinaryHead("click", metrics=[])]))
+    inputs = only.inputs
+    alone = keras.Model(inputs, only(inputs)["click"])
+    assert_same(pk.fit_hedge(alone, x, y["click"])["click"], pk.fit_hedge(only, x, y)["click"])
+
+
+def test_tasks_without_labels_have_equal_weights_and_nothing_else_changes():
+    model, (x, y) = hedged_model(), rows()
+    heads_of(model)["click"].mixture.assign([0.1, 0.9])
+    before = model.get_weights()
+    mixtures = pk.fit_hedge(model, x, {**y, "click": np.full(ROWS, np.nan)})
+    assert mixtures["click"] == {"own": 0.5, "shared": 0.5}
+    changed = [
+        w.name for w, old in zip(model.weights, before) if not np.array_equal(numpy_of(w), old)
+    ]
+    assert changed == ["mixture", "mixture"]
+
+
+def test_a_task_without_a_loss_keeps_its_mixture():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.Head("score")])
+    model = chain(pk.HedgedBlock(heads, [3]), heads)
+    x, y = rows()
+    assert pk.fit_hedge(model, x, y)["score"] == {"own": 0.5, "shared": 0.5}
+
+
+def unhedged():
+    heads = two_heads()
+    return chain(pk.SharedBottomBlock(heads, [3]), heads)
+
+
+def after_the_heads():
+    model = hedged_model()
+    outputs = model(model.inputs)
+    return keras.Model(model.inputs, {"click": keras.layers.Rescaling(1.0)(outputs["click"])})
+
+
+X, Y = rows()
+REFUSED = {
+    "prior": (lambda: pk.FitHedge((X, Y), prior=-1.0), ValueError, "prior must .*at least 0"),
+    "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
+    "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
+    "unhedged": (
+        lambda: pk.fit_hedge(unhedged(), X, Y),
+        ValueError,
+        "model must be built and have the heads of a HedgedBlock",
+    ),
+    "layer_after": (
+        lambda: pk.fit_hedge(after_the_heads(), X, Y),
+        ValueError,
+        "without a layer after it",
+    ),
+    "labels": (
+        lambda: pk.fit_hedge(hedged_model(), X, {"click": Y["click"]}),
+        ValueError,
+        r"y must have labels for the tasks .*missing: \['time'\]",
+    ),
+    "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
+}
+
+
+@once
+@pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
+def test_refusals(call, error, message):
+    check_refused(call, error, message)
+
+
+@once
+def test_fit_refuses_a_model_without_branches_before_it_trains():
+    model = compiled(unhedged(), "sgd")
+    with pytest.raises(ValueError, match="HedgedBlock"):
+        model.fit(X, Y, callbacks=[pk.FitHedge((X, Y))], verbose=0)
+
+
+def test_gate_statistics_do_not_change():
+    heads = two_heads()
+    branches = {
+        "mmoe": pk.MMoEBlock(heads, [3], 2, enable_gate_weights_metrics=True, name="mmoe"),
+        "own": pk.CGCBlock(heads, [3], 1, 0, add_shared_gate=False),
+    }
+    model = chain(pk.HedgedBlock(heads, branches=branches), heads)
+    model.compile(jit_compile=QUICK_JIT)
+    pk.fit_hedge(model, X, Y)
+    gate = branches["mmoe"]._level.gates["click"]
+    assert gate.statistics()["count"] == 0
+
+
+def test_single_missing_numbers_and_standardized_labels_are_left_out():
+    def fit(standardize, labels, **kwargs):
+        heads = pk.TaskHeads([pk.RegressionHead("a", units=2, standardize=standardize, **kwargs)])
+        model = chain(pk.HedgedBlock(heads, [3]), heads)
+        randomize(model)
+        return pk.fit_hedge(model, X, {"a": labels})["a"]
+
+    labels = features(ROWS, 2)
+    labels[::2, 0] = np.nan
+    unit = {"mean": [5.0, -1.0], "deviation": [100.0, 0.1]}
+    in_units = labels * np.float32(unit["deviation"]) + np.float32(unit["mean"])
+    expected = fit(False, labels)
+    assert expected["own"] != 0.5
+    assert_same(fit(True, in_units, **unit), expected)
+    assert fit(False, np.where(np.isnan(labels).any(1, keepdims=True), np.nan, labels)) != expected

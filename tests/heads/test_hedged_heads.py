@@ -1,0 +1,369 @@
+"""Heads that mix the branches of a HedgedBlock, and their losses."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, once, randomize
+from tests.models import chain, cloned, compiled, heads_of, loaded
+from tests.refusals import check_refused, table
+
+BACKEND = keras.backend.backend()
+ROWS, WIDTH, RATE = 12, 3, 0.5
+BRANCHES = ("own", "shared")
+X = features(ROWS, WIDTH)
+Y = {
+    "click": np.where(np.arange(ROWS) % 3 > 0, X[:, 0] > 0, np.nan),
+    "time": X[:, 1:2] * 3,
+    "kind": np.where(np.arange(ROWS) < 2, np.arange(ROWS) % 3, np.nan),
+}
+MIXTURES = {"click": [0.25, 0.75], "time": [0.9, 0.1], "kind": [0.5, 0.5]}
+LOSS_WEIGHTS = {"click": 1.0, "time": 100.0, "kind": 0.5}
+
+
+def three_heads(**kwargs):
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click"),
+            pk.RegressionHead("time", loss_weight=100.0),
+            pk.MulticlassHead("kind", num_classes=3, loss_weight=0.5),
+        ],
+        **kwargs,
+    )
+
+
+def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compile_kwargs):
+    """Return a compiled model with random weights, and given mixtures."""
+    heads = heads or three_heads()
+    model = chain(pk.HedgedBlock(heads, keras.layers.Dense(2, "tanh")), heads)
+    randomize(model, seed)
+    for task, mixture in mixtures.items():
+        heads[task].mixture.assign(mixture)
+    return compiled(model, optimizer or keras.optimizers.SGD(RATE), **compile_kwargs)
+
+
+# The model in NumPy. Its experts are `tanh(x V + v)`, by branch, and its outputs `h W + c`.
+
+
+def weights_in_numpy(model):
+    """Return V, v, W and c by task and branch, as read by the layers."""
+    block = next(x for x in model._flatten_layers() if isinstance(x, pk.HedgedBlock))
+    heads, found = heads_of(model), {}
+    for task in heads:
+        for branch in BRANCHES:
+            bank = block["own"]._level.bank
+            expert = block["shared"]._bottom
+            if branch == "own":
+                expert = bank.layers_of_experts()[f"{task}/expert_0"]
+            output = getattr(heads[task], f"_projection-{branch}")
+            layers = (expert.kernel, expert.bias, output.kernel, output.bias)
+            found[task, branch] = [np.float64(numpy_of(w)) for w in layers]
+    return found
+
+
+def logits_in_numpy(weights):
+    hidden = {key: np.tanh(X @ v + c) for key, (v, c, _, _) in weights.items()}
+    return hidden, {k: hidden[k] @ w + c for k, (_, _, w, c) in weights.items()}
+
+
+def activation(task, logits):
+    if task == "click":
+        return 1 / (1 + np.exp(-logits))
+    if task == "kind":
+        return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+    return logits
+
+
+def loss_in_numpy(task, prediction):
+    """Return the loss of each row, and the gradient by the logits; 0 without a label."""
+    y = np.nan_to_num(Y[task]).reshape(ROWS)
+    labelled = ~np.isnan(Y[task]).reshape(ROWS)
+    if task == "kind":
+        target = np.eye(3)[y.astype(int)]
+        loss, gradient = -np.log((prediction * target).sum(axis=-1)), prediction - target
+    elif task == "click":
+        p = prediction[:, 0]
+        loss, gradient = -np.log(np.where(y == 1, p, 1 - p)), prediction - y[:, None]
+    else:
+        loss, gradient = (prediction[:, 0] - y) ** 2, 2 * (prediction - y[:, None])
+    return loss * labelled, gradient * labelled[:, None], labelled.sum()
+
+
+def step_in_numpy(model, mixtures=MIXTURES):
+    """Return the predictions, the value of the loss, and the weights after a step of SGD."""
+    weights = weights_in_numpy(model)
+    hidden, logits = logits_in_numpy(weights)
+    predictions, value = {}, 0.0
+    after = {key: [w.copy() for w in of_key] for key, of_key in weights.items()}
+    shared = [np.zeros_like(w) for w in weights["click", "shared"][:2]]
+    for task in Y:
+        mixed = sum(a * logits[task, b] for a, b in zip(mixtures[task], BRANCHES))
+        predictions[task] = activation(task, mixed)
+        loss, _, count = loss_in_numpy(task, predictions[task])
+        value += LOSS_WEIGHTS[task] * loss.sum() / count
+        for branch in BRANCHES:
+            key = task, branch
+            _, by_logits, _ = loss_in_numpy(task, activation(task, logits[key]))
+            by_logits = by_logits / np.sqrt(count * ROWS)
+            by_hidden = (by_logits @ weights[key][2].T) * (1 - hidden[key] ** 2)
+            gradients = [X.T @ by_hidden, by_hidden.sum(axis=0)]
+            gradients += [hidden[key].T @ by_logits, by_logits.sum(axis=0)]
+            for index, gradient in enumerate(gradients):
+                if branch == "shared" and index < 2:
+                    shared[index] += gradient
+                else:
+                    after[key][index] -= RATE * gradient
+    for task in Y:
+        after[task, "shared"][:2] = [
+            w - RATE * g for w, g in zip(weights[task, "shared"][:2], shared)
+        ]
+    return predictions, value, after
+
+
+@pytest.mark.parametrize("jit_compile", [True] if BACKEND == "jax" else JIT)
+def test_predictions_and_a_training_step_are_those_of_numpy(jit_compile):
+    model = hedged_model(jit_compile=jit_compile)
+    predictions, value, after = step_in_numpy(model)
+    assert_same(numpy_of(model(X)), predictions)
+    logs = model.train_on_batch(X, Y, return_dict=True)
+    assert float(logs["loss"]) == pytest.approx(value, rel=1e-5)
+    for key, arrays in weights_in_numpy(model).items():
+        for actual, expected in zip(arrays, after[key]):
+            np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=str(key))
+
+
+def shared_branch(model):
+    return [numpy_of(w) for w in model.trainable_weights if "own" not in w.path]
+
+
+def train_with(change):
+    """Return the shared branch after a step of a model with a change of something else."""
+    model = hedged_model(**QUICK)
+    change(model)
+    model.train_on_batch(X, Y)
+    return shared_branch(model)
+
+
+CHANGES = {
+    "own_weights": lambda model: [
+        w.assign(w + 1.0) for w in model.trainable_weights if "own" in w.path
+    ],
+    "mixture": lambda model: heads_of(model)["time"].mixture.assign([0.0, 1.0]),
+    "loss_weights": lambda model: heads_of(model).multiply_loss_weights({"time": 7.0}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
+def test_a_branch_is_trained_independently_of(change):
+    expected = train_with(lambda model: None)
+    for actual, array in zip(train_with(change), expected, strict=True):
+        np.testing.assert_array_equal(actual, array)
+
+
+def test_a_loss_weight_of_0_trains_nothing_of_a_task():
+    model = hedged_model(**QUICK)
+    heads_of(model).multiply_loss_weights({"time": 0.0})
+    before = weights_in_numpy(model)
+    model.train_on_batch(X, Y)
+    for key, arrays in weights_in_numpy(model).items():
+        is_same = [np.array_equal(a, b) for a, b in zip(arrays, before[key])]
+        expected = {("time", "own"): [True] * 4, ("time", "shared"): [False, False, True, True]}
+        assert is_same == expected.get(key, [False] * 4), key
+
+
+ACTIVATIONS = {
+    "sigmoid": (lambda x: 1 / (1 + np.exp(-x)), True),
+    "exponential": (np.exp, True),
+    "softplus": (lambda x: np.log1p(np.exp(x)), False),
+    None: (lambda x: x, False),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_logits_of_probabilities_are_mixed_and_other_predictions_themselves(name):
+    function, of_logits = ACTIVATIONS[name]
+    heads = pk.TaskHeads([pk.Head("a", units=2, activation=name, loss="mse")])
+    inputs = {branch: features(4, 5, 2, seed=i) for i, branch in enumerate(("x", "y", "z"))}
+    heads({"a": inputs})
+    randomize(heads)
+    heads["a"].mixture.assign([0.5, 0.2, 0.3])
+    logits = [numpy_of(x) for x in heads["a"].branch_logits(inputs)]
+    mixed = sum(a * (x if of_logits else function(x)) for a, x in zip((0.5, 0.2, 0.3), logits))
+    expected = function(mixed) if of_logits else mixed
+    reordered = dict(reversed(inputs.items()))
+    assert_same(numpy_of(heads({"a": reordered})), {"a": expected})
+    assert heads["a"].branch_weights() == pytest.approx({"x": 0.5, "y": 0.2, "z": 0.3})
+
+
+def product_heads(**kwargs):
+    of = [pk.BinaryHead("a"), pk.BinaryHead("b", loss=None, metrics=[]), pk.BinaryHead("c")]
+    product = pk.ProductHead("ab", of=("a", "b"), **kwargs)
+    return pk.TaskHeads([*of, product, pk.ProductHead("abc", of=("ab", "c"), loss=None)])
+
+
+def test_a_product_is_that_of_the_mixtures_and_trains_each_branch():
+    none = np.full(ROWS, np.nan)
+    labels = {"a": none, "b": none, "c": none, "abc": none, "ab": X[:, 0] > 0}
+
+    def trained(mixture):
+        model = hedged_model(product_heads(), mixtures={"a": mixture, "b": [0.5, 0.5]}, **QUICK)
+        p = numpy_of(model(X))
+        np.testing.assert_allclose(p["ab"], p["a"] * p["b"], rtol=1e-5)
+        np.testing.assert_allclose(p["abc"], p["ab"] * p["c"], rtol=1e-5)
+        before = model.get_weights()
+        model.train_on_batch(X, labels)
+        return before, model
+
+    before, model = trained([0.1, 0.9])
+    _, other = trained([0.8, 0.2])
+    for w, old, new in zip(model.weights, before, other.get_weights()):
+        if w.trainable:
+            np.testing.assert_array_equal(numpy_of(w), new)
+            is_trained = "c_head" not in w.path and "expert-c-" not in w.path
+            assert is_trained == (not np.array_equal(new, old)), w.path
+
+
+def test_the_loss_for_custom_loops_is_that_of_keras():
+    model = hedged_model(**QUICK)
+    loss = heads_of(model).compute_loss(Y, model(X))
+    assert float(numpy_of(loss)) == pytest.approx(float(model.test_on_batch(X, Y)[0]), rel=1e-5)
+
+
+@pytest.mark.parametrize("copy", [loaded, cloned])
+def test_a_copy_trains_like_the_model(copy, tmp_path):
+    model = hedged_model(**QUICK)
+    other = copy(model, tmp_path)
+    if copy is cloned:
+        other.set_weights(model.get_weights())
+        compiled(other, keras.optimizers.SGD(RATE), **QUICK)
+    assert [w.path for w in other.weights] == [w.path for w in model.weights]
+    assert_same(numpy_of(other(X)), numpy_of(model(X)), atol=0)
+    for _ in range(2):
+        expected = model.train_on_batch(X, Y, return_dict=True)
+        actual = other.train_on_batch(X, Y, return_dict=True)
+        assert actual == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_position_is_valid_where_all_branches_are():
+    masks = {"own": [[True, True, False]], "shared": [[True, False, True]]}
+    x = {
+        b: features(1, 3, 2, seed=i) * np.float32(m)[..., None]
+        for i, (b, m) in enumerate(masks.items())
+    }
+    masked = {branch: keras.layers.Masking()(array) for branch, array in x.items()}
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
+    predictions = heads({"a": masked, "b": masked})
+    for task in heads:
+        assert numpy_of(predictions[task]._keras_mask).tolist() == [[True, False, False]]
+    labels = {"a": np.array([[1.0, np.nan, np.nan]]), "b": np.array([[2.0, 0.0, 0.0]])}
+    unmasked = heads({"a": x, "b": x})
+    expected = heads.compute_loss({**labels, "b": np.array([[2.0, np.nan, np.nan]])}, unmasked)
+    assert float(numpy_of(heads.compute_loss(labels, predictions))) == pytest.approx(
+        float(numpy_of(expected)), rel=1e-6
+    )
+
+
+def hedged_inputs(*tasks, branches=BRANCHES):
+    return {task: {branch: features(2, 3) for branch in branches} for task in tasks}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Clipped(pk.RegressionHead):
+    """Head that overrides `call`."""
+
+    def call(self, inputs, training=None):
+        return keras.ops.clip(super().call(inputs), 0, 1)
+
+
+def built_head():
+    head = pk.BinaryHead("a")
+    head.build((None, 3))
+    return head
+
+
+REFUSED = {
+    "learned_weights": (
+        lambda: pk.TaskHeads([pk.BinaryHead("a")], "uncertainty")(hedged_inputs("a")),
+        "loss_weighting must be None.*Received: loss_weighting='uncertainty'",
+    ),
+    "overridden_call": (
+        lambda: pk.TaskHeads([Clipped("a")])(hedged_inputs("a")),
+        "does not override call or logits.*Received: head=<Clipped",
+    ),
+    "built": (
+        lambda: pk.TaskHeads([built_head()])(hedged_inputs("a")),
+        "must be unbuilt.*built=True",
+    ),
+    "factors": (
+        lambda: product_heads()({**hedged_inputs("a", "b"), **hedged_inputs("c", branches="xy")}),
+        r"factors of 'abc' must have the same branches.*Received: inputs={'ab': \('own'",
+    ),
+    "loss_weights": (
+        lambda: heads_of(hedged_model()).compile_kwargs(loss_weights={"time": 2.0}),
+        "loss_weights must not be given.*HedgedBlock.*Received: loss_weights={'time': 2.0}",
+    ),
+    "missing_branch": (
+        lambda: heads_of(hedged_model())["click"]({"own": features(1, 2)}),
+        r"inputs\['click'\] must have exactly the keys \['own', 'shared'\]",
+    ),
+}
+
+
+@once
+@pytest.mark.parametrize(("call", "message"), table(REFUSED))
+def test_refusals(call, message):
+    check_refused(call, ValueError, message)
+
+
+@once
+def test_a_head_alone_refuses_branches():
+    with pytest.raises((ValueError, TypeError), match=r"inputs|input_shape"):
+        pk.BinaryHead("a")(hedged_inputs("a")["a"])
+
+
+@once
+def test_a_lost_mark_is_refused():
+    heads = pk.TaskHeads([pk.RegressionHead("a")])
+    inputs = keras.Input((WIDTH,))
+    prediction = heads(pk.HedgedBlock(heads, [2])(inputs))["a"]
+    model = keras.Model(inputs, {"a": keras.layers.Rescaling(2.0)(prediction)})
+    model.compile("sgd", **heads.compile_kwargs())
+    with pytest.raises(ValueError, match=r"can't find the branches.*a layer after it"):
+        model.fit(X, {"a": X[:, 0]}, verbose=0)
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(BACKEND != "torch", reason="it is torch.compile")
+def test_torch_compile_trains_each_branch():
+    import torch
+
+    model = hedged_model()
+    heads = heads_of(model)
+    inputs = {
+        t: {b: torch.tensor(features(4, 2, seed=i)) for i, b in enumerate(BRANCHES)} for t in Y
+    }
+    y = {task: labels[:4] for task, labels in Y.items()}
+
+    def gradients(call):
+        model.zero_grad()
+        heads.compute_loss(y, call(inputs)).backward()
+        return [numpy_of(w.value.grad) for w in heads.trainable_weights]
+
+    traced = torch.compile(lambda x: heads(x, training=True), backend="eager")
+    for actual, expected in zip(gradients(traced), gradients(heads)):
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+def test_half_precision_and_sequences_train():
+    policy = "mixed_float16"
+    heads = pk.TaskHeads(
+        [pk.BinaryHead("click", dtype=policy), pk.RegressionHead("time", dtype=policy)]
+    )
+    inputs = keras.Input((4, WIDTH))
+    model = keras.Model(inputs, heads(pk.HedgedBlock(heads, [2], dtype=policy)(inputs)))
+    compiled(model, keras.optimizers.SGD(0.1), **QUICK)
+    x = features(3, 4, WIDTH)
+    loss = model.train_on_batch(x, {"click": x[..., 0] > 0, "time": x[..., 1]})[0]
+    assert np.isfinite(loss)
+    assert numpy_of(model(x)["click"]).dtype == "float32"

@@ -1,0 +1,299 @@
+"""RankingHead: scores of lists, with losses and metrics of KerasRS."""
+
+from copy import deepcopy
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of, once
+from tests.models import chain, compiled, loaded
+from tests.refusals import check_refused, table
+
+keras_rs = pytest.importorskip("keras_rs")
+
+NAN = np.nan
+# Lists with all labels, with a missing label, without a relevant item, and without a label.
+LABELS = np.array([[2, 0, 1, 0], [0, NAN, 3, 1], [0, 0, 0, NAN], [NAN] * 4], "float32")
+SCORES = features(4, 4, seed=3) * 3
+LOSSES = {"list_mle": keras_rs.losses.ListMLELoss, "pairwise": keras_rs.losses.PairwiseLogisticLoss}
+
+
+def list_mle(labels, scores):
+    ordered = scores[np.argsort(-labels, kind="stable")]
+    return -sum(ordered[i] - np.log(np.exp(ordered[i:]).sum()) for i in range(len(ordered)))
+
+
+def pairwise(labels, scores):
+    pairs = [(i, j) for i in range(len(labels)) for j in range(len(labels))]
+    losses = [np.log1p(np.exp(scores[j] - scores[i])) for i, j in pairs if labels[i] > labels[j]]
+    return sum(losses) / len(labels)
+
+
+IN_NUMPY = {"list_mle": list_mle, "pairwise": pairwise}
+
+
+def expected_loss(name, labels, scores, weights=None):
+    """Return the mean over lists with a label, of the list's loss over its labelled items."""
+    has_label = ~np.isnan(labels)
+    lists = [b for b in range(len(labels)) if has_label[b].any()]
+    values = [IN_NUMPY[name](labels[b, has_label[b]], scores[b, has_label[b]]) for b in lists]
+    weights = np.ones(len(labels)) if weights is None else weights
+    return sum(weights[b] * value for b, value in zip(lists, values)) / len(lists)
+
+
+def ndcg(labels, scores):
+    """Return the mean over the lists with a relevant item."""
+    values = []
+    for y, s in zip(labels, np.float64(scores)):
+        y, s = y[~np.isnan(y)], s[~np.isnan(y)]
+        if (y > 0).any():
+            discounts = 1 / np.log2(np.arange(len(y)) + 2)
+            gains = 2.0**y - 1
+            ideal = (np.sort(gains)[::-1] * discounts).sum()
+            values.append((gains[np.argsort(-s)] * discounts).sum() / ideal)
+    return np.mean(values)
+
+
+def head_of(loss="pairwise", **kwargs):
+    return pk.RankingHead("rank", LOSSES[loss](), **kwargs)
+
+
+def value_of(loss, *arguments):
+    """Return the value of a loss, which JAX compiles: one operation after the other takes long."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        loss = jax.jit(loss.__call__)
+    return float(numpy_of(loss(*arguments)))
+
+
+def model_of(head, **kwargs):
+    """Return a model of a ranking head next to a BinaryHead of every item."""
+    heads = pk.TaskHeads([head, pk.BinaryHead("click", metrics=[])], **kwargs)
+    inputs = keras.Input((None, 3))
+    return keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("name", "missing_label"),
+    [("list_mle", NAN), ("list_mle", -1), ("pairwise", -2.0), ("pairwise", 9)],
+)
+def test_the_loss_equals_numpy(name, missing_label):
+    loss = head_of(name, missing_label=missing_label).new_loss()
+    labels = np.where(np.isnan(LABELS), missing_label, LABELS)
+    labels = labels if np.isnan(missing_label) else labels.astype("int32")
+    weights = np.float32([0.5, 2, 1, 7])
+    for sample_weight in (None, weights[:, None]):
+        found = value_of(loss, labels[..., None], SCORES, sample_weight)
+        expected = expected_loss(name, LABELS, SCORES, None if sample_weight is None else weights)
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_items_without_a_label_and_padding_do_not_count():
+    """Their scores, and the number of padded items, do not matter."""
+    loss = head_of().new_loss()
+    expected = expected_loss("pairwise", LABELS, SCORES)
+    huge = np.where(np.isnan(LABELS), 1e30, SCORES)
+    assert value_of(loss, LABELS, huge) == pytest.approx(expected, rel=1e-5)
+    wide = np.pad(LABELS, ((0, 0), (0, 3)))  # masked
+    scores = keras.ops.convert_to_tensor(np.pad(SCORES, ((0, 0), (0, 3)), constant_values=50.0))
+    scores._keras_mask = keras.ops.convert_to_tensor(np.arange(7)[None] < np.full((4, 1), 4))
+    assert float(numpy_of(loss(wide, scores))) == pytest.approx(expected, rel=1e-5)
+
+
+@once
+def test_a_batch_without_labels_has_the_loss_0():
+    loss = head_of().new_loss()
+    assert float(numpy_of(loss(np.full((2, 3), NAN), SCORES[:2, :3]))) == 0
+    assert float(numpy_of(loss(np.zeros((0, 3)), SCORES[:0, :3]))) == 0
+
+
+def test_the_reduction_may_divide_by_all_lists():
+    loss = head_of(reduction="sum_over_batch_size").new_loss()
+    expected = expected_loss("pairwise", LABELS, SCORES) * 3 / 4
+    assert value_of(loss, LABELS, SCORES) == pytest.approx(expected, rel=1e-5)
+
+
+def test_negative_labels_make_the_loss_nan_without_a_gradient():
+    labels = LABELS.copy()
+    labels[0, 1] = -3
+    assert np.isnan(value_of(head_of().new_loss(), labels, SCORES))
+    check_refused(
+        lambda: head_of().check_labels(labels),
+        ValueError,
+        r"y\['rank'\] must be at least 0 or missing; invalid: 1\. If -3.*missing_label=-3",
+    )
+    head_of().check_labels(LABELS)
+
+
+@once
+def test_metrics_leave_out_lists_without_a_relevant_item():
+    metrics = [keras_rs.metrics.NDCG(), keras_rs.metrics.NDCG(k=9)]
+    head = head_of(metrics=metrics, extra_metrics=[keras_rs.metrics.MeanReciprocalRank()])
+    scores = SCORES * 1e6  # differences of 1e-7 would be lost
+    found = {}
+    for metric in head.new_metrics():
+        metric.update_state(LABELS[:2], scores[:2])
+        metric.update_state(LABELS[2:], scores[2:])
+        found[metric.name] = float(numpy_of(metric.result()))
+    assert list(found) == ["ndcg", "ndcg_1", "mean_reciprocal_rank"]
+    assert found["ndcg"] == found["ndcg_1"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
+    weighted = head.new_metrics()[0]
+    weighted.update_state(LABELS, scores, sample_weight=np.float32([3, 1, 5, 5]))
+    each = [ndcg(LABELS[b : b + 1], scores[b : b + 1]) for b in range(2)]
+    assert float(numpy_of(weighted.result())) == pytest.approx((3 * each[0] + each[1]) / 4, 1e-5)
+
+
+@once
+def test_the_default_metric_is_the_mean_of_the_loss():
+    (metric,) = head_of("list_mle").new_metrics()
+    metric.update_state(LABELS, SCORES)
+    assert metric.name == "list_mle_loss"
+    expected = expected_loss("list_mle", LABELS, SCORES)
+    assert float(numpy_of(metric.result())) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
+def test_fit_trains_it_next_to_another_head_and_files_keep_it(loss_weighting, tmp_path):
+    head = head_of(metrics=[keras_rs.metrics.NDCG(seed=1)], loss_weight=0.5, tower=[3])
+    model = compiled(model_of(head, loss_weighting=loss_weighting), keras.optimizers.SGD(0.1))
+    x = features(4, 4, 3)
+    y = {"rank": LABELS, "click": np.float32(LABELS > 0)}
+    before = numpy_of(model(x)["rank"])
+    logs = model.train_on_batch(x, y, return_dict=True)
+    assert logs["rank_loss"] == pytest.approx(expected_loss("pairwise", LABELS, before), rel=1e-4)
+    assert logs["rank_ndcg"] == pytest.approx(ndcg(LABELS, before), rel=1e-4)
+    copy = loaded(model, tmp_path)
+    scores = model.predict_on_batch(x)["rank"]
+    np.testing.assert_allclose(copy.predict_on_batch(x)["rank"], scores, rtol=1e-5)
+    assert scores.shape == (4, 4)
+    again = [m.train_on_batch(x, y, return_dict=True) for m in (model, copy)]
+    assert again[1] == pytest.approx(again[0], rel=1e-5)
+
+
+def test_compute_losses_and_given_losses_and_metrics():
+    model = model_of(head_of("list_mle"))
+    heads = model.layers[-1]
+    x = features(4, 4, 3)
+    y = {"rank": LABELS, "click": np.zeros((4, 4))}
+    predictions = model(x)
+    scores = numpy_of(predictions["rank"])
+    found = heads.compute_losses(y, predictions)["rank"]
+    expected = expected_loss("list_mle", LABELS, scores)
+    assert float(numpy_of(found)) == pytest.approx(expected, rel=1e-5)
+    compiled(
+        model,
+        loss={"rank": LOSSES["pairwise"](), "click": "binary_crossentropy"},
+        metrics={"rank": keras_rs.metrics.NDCG(shuffle_ties=False)},
+    )
+    logs = model.test_on_batch(x, y, return_dict=True)
+    assert logs["rank_loss"] == pytest.approx(expected_loss("pairwise", LABELS, scores), rel=1e-5)
+    assert logs["rank_ndcg"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
+
+
+def test_scores_are_float32_at_half_precision():
+    head = head_of(dtype="mixed_float16")
+    assert keras.backend.standardize_dtype(head(features(2, 3, 4)).dtype) == "float32"
+    assert head.compute_output_shape((None, None, 4)) == (None, None)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="one exporter is enough here")
+def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
+    runtime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    model = model_of(head_of())
+    pk.export_onnx(model, tmp_path / "m.onnx")
+    session = runtime.InferenceSession(tmp_path / "m.onnx")
+    for length in (1, 5, 9):
+        x = features(2, length, 3)
+        (scores,) = session.run(["rank"], {session.get_inputs()[0].name: x})
+        np.testing.assert_allclose(scores, numpy_of(model(x)["rank"]), rtol=1e-4, atol=1e-6)
+
+
+@once
+def test_the_report_of_tasks_counts_lists():
+    model = model_of(head_of())
+    x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
+    report = pk.task_report(model, x, y)
+    use, known = report.tasks["rank"], LABELS[~np.isnan(LABELS)]
+    assert use.labels == (~np.isnan(LABELS)).any(axis=-1).sum()
+    assert use.label_mean == pytest.approx(known.mean())
+    scores = numpy_of(model(x))["rank"]
+    assert use.prediction_deviation == pytest.approx(scores.std(), rel=1e-5)
+    loss = model.layers[-1]["rank"].new_loss()
+    assert use.loss == pytest.approx(float(loss(LABELS, scores)), rel=1e-5)
+
+
+@once
+def test_the_report_of_tasks_reads_lists_of_different_lengths():
+    model = model_of(head_of())
+    x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
+    shorter = x[:, :3], {task: labels[:, :3] for task, labels in y.items()}
+    report = pk.task_report(model, iter([(x, y), shorter]))
+    assert report.examples == 8
+    assert report.tasks["rank"].labels > pk.task_report(model, x, y).tasks["rank"].labels
+
+
+@once
+def test_gains_know_the_direction_of_the_metrics():
+    gain = pk.mtl_gain(
+        {"val_rank_ndcg": 0.5, "rank_mean_reciprocal_rank": 0.25},
+        {"val_rank_ndcg": 0.25, "rank_mean_reciprocal_rank": 0.5},
+    )
+    assert gain == {"val_rank_ndcg": 0.25, "rank_mean_reciprocal_rank": -0.25}
+
+
+REFUSED = {
+    "name": (lambda: pk.RankingHead("a", "mse"), TypeError, r"loss must be a keras\.losses\.Loss"),
+    "keras": (
+        lambda: pk.RankingHead("a", keras.losses.MeanSquaredError()),
+        ValueError,
+        r"loss must be a loss of lists, .*not one of Keras\. Received: loss=",
+    ),
+    "none": (lambda: pk.RankingHead("a", None), TypeError, r"Received: loss=None"),
+    "reduction": (
+        lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
+        ValueError,
+        r"loss must reduce to one number",
+    ),
+    "units": (lambda: head_of(units=2), TypeError, r"units can't be chosen here: it is 1"),
+    "inputs": (
+        lambda: head_of()(features(2, 3)),
+        ValueError,
+        r"must be features of lists \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
+    ),
+    "labels": (
+        lambda: head_of().new_loss()(LABELS[:, :3], SCORES),
+        ValueError,
+        r"y_true of 'rank_loss' must have a shape \(4, 4, 1\) or \(4, 4\)",
+    ),
+    "weights": (
+        lambda: head_of().new_loss()(LABELS, SCORES, np.ones((4, 4))),
+        ValueError,
+        r"sample_weight of 'rank_loss' must have a shape \(4,\) or \(4, 1\)",
+    ),
+    "metric": (
+        lambda: head_of(metrics=["mse"]).new_metrics()[0].update_state(LABELS, SCORES),
+        ValueError,
+        r"metrics of a RankingHead must accept lists.*'rank_mse' failed",
+    ),
+}
+
+
+@once
+@pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
+def test_wrong_arguments_are_refused(call, error, message):
+    check_refused(call, error, message)
+
+
+@once
+def test_the_config_has_the_loss_itself():
+    head = head_of("list_mle", metrics=[keras_rs.metrics.NDCG(k=3)], tower=[4])
+    config = head.get_config()
+    assert config["loss"]["class_name"] == "ListMLELoss"
+    copy = pk.RankingHead.from_config(deepcopy(config))  # NDCG changes its config
+    assert copy.get_config() == config
+    assert type(copy.loss.loss) is LOSSES["list_mle"]
+    assert chain(keras.layers.Reshape((1, 3)), copy).output_shape == (None, 1)

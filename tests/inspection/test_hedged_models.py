@@ -1,0 +1,143 @@
+"""Reports, plots and files of models with a HedgedBlock."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
+from tests.models import chain, compiled, heads_of
+from tests.refusals import check_refused
+
+TASKS = ["click", "time"]
+X = features(64, 3)
+Y = {"click": (X[:, 0] > 0).astype("float32"), "time": X[:, 1:2] * 3}
+Y["click"][::4] = np.nan
+
+
+def hedged_model(make=lambda heads: pk.HedgedBlock(heads, [4, 3], name="hedged")):
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=9.0)])
+    model = chain(make(heads), heads)
+    randomize(model)
+    return compiled(model, "sgd")
+
+
+def of_ple(heads):
+    branches = {
+        "ple": pk.PLEBlock(1, heads, [3], name="ple"),
+        "bottom": pk.SharedBottomBlock(heads, [4]),
+    }
+    return pk.HedgedBlock(heads, branches=branches)
+
+
+def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
+    model = hedged_model()
+    report = pk.task_report(model, X, Y, batch_size=32)
+    assert sum("was never fitted" in warning for warning in report.warnings) == 2
+    pk.fit_hedge(model, X, Y)
+    heads = heads_of(model)
+    report = pk.task_report(model, X, Y, validation=(X, Y), batch_size=32)
+    assert not any("was never fitted" in warning for warning in report.warnings)
+    for task in TASKS:
+        weights = {branch: use.weight for branch, use in report.branches[task].items()}
+        assert weights == heads[task].branch_weights()
+        mixture = numpy_of(heads[task].mixture)
+        for i, use in enumerate(report.branches[task].values()):
+            heads[task].mixture.assign(np.eye(2)[i])
+            expected = pk.task_report(model, X, Y, batch_size=32).tasks[task]
+            assert use.figures.loss == pytest.approx(expected.loss, rel=1e-5)
+            assert use.figures.labels == expected.labels
+        heads[task].mixture.assign(mixture)
+    assert set(report.tasks) == set(report.training) == set(report.validation) == set(TASKS)
+    assert report.training["time"].gradient_share > 0
+    assert "mixed" in str(report)
+    json.dumps(report.to_dict())
+
+
+def test_conflicts_are_those_of_the_branch():
+    alone = hedged_model(lambda heads: pk.PLEBlock(1, heads, [3], name="ple"))
+    model = hedged_model(of_ple)
+    block = next(layer for layer in model.layers if isinstance(layer, pk.HedgedBlock))
+    for w, of_alone in zip(block["ple"].weights, alone.get_layer("ple").weights, strict=True):
+        w.assign(of_alone)
+    for task in TASKS:
+        head, other = heads_of(model)[task], heads_of(alone)[task]
+        for w, of_other in zip(getattr(head, "_projection-ple").weights, other._projection.weights):
+            w.assign(of_other)
+        head.mixture.assign([0.9, 0.1])
+    actual, expected = (pk.gradient_conflict(m, X, Y) for m in (model, alone))
+    assert_same(actual["ple/0"]["shared/expert_0"], expected["ple/0"]["shared/expert_0"], atol=1e-4)
+
+
+def test_reports_of_the_default_branches():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    features_by_stream = pk.StreamFeatures(heads, keras.layers.Dense(2))
+    model = chain(features_by_stream, pk.HedgedBlock(heads, [4]), heads)
+    assert pk.gradient_conflict(model, X, Y) == {"own": {}}
+    text = str(pk.gate_report(model, X))
+    assert "largest weight" not in text
+    assert "click/expert_0" in text
+
+
+@once
+def test_the_plot_has_a_mixture_for_each_task():
+    ax = pk.plot_architecture(pk.HedgedBlock(["click", "buy"], [4], name="hedged"))
+    texts = [text.get_text().replace("\n", " ") for text in ax.texts]
+    assert {"click mixture", "buy mixture", "branches", "click expert 0", "shared expert 0"} <= {
+        *texts
+    }
+    assert not any("gate" in text for text in texts)
+
+
+@once
+def test_the_plot_refuses_other_branches():
+    block = of_ple(TASKS)
+    check_refused(
+        lambda: pk.plot_architecture(block), ValueError, r"hedged\['ple'\].*Received: ple="
+    )
+    assert pk.plot_architecture(block["ple"])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="needs jax2onnx")
+def test_an_onnx_file_leaves_out_branches_with_small_weights(tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    model = hedged_model()
+    heads_of(model)["click"].mixture.assign([0.995, 0.005])
+    heads_of(model)["time"].mixture.assign([0.999, 0.001])
+
+    def run(**kwargs):
+        file = tmp_path / "model.onnx"
+        pk.export_onnx(model, file, **kwargs)
+        session = onnxruntime.InferenceSession(file)
+        outputs = session.run(TASKS, {session.get_inputs()[0].name: X})
+        return file.stat().st_size, dict(zip(TASKS, outputs))
+
+    expected = numpy_of(model(X))
+    (size, whole), (smaller, pruned) = run(), run(prune=0.01)
+    assert_same(whole, expected)
+    assert smaller < 0.9 * size
+    for task in TASKS:
+        heads_of(model)[task].mixture.assign([1.0, 0.0])
+    assert_same(pruned, numpy_of(model(X)))
+
+
+def test_copied_weights_include_the_mixture():
+    model, other = hedged_model(), hedged_model()
+    heads_of(model)["click"].mixture.assign([0.25, 0.75])
+    randomize(other, seed=1)
+    pk.transfer_weights(model, other)
+    assert_same(numpy_of(other(X)), numpy_of(model(X)))
+
+
+def test_a_frozen_branch_stays_frozen_in_a_file(tmp_path):
+    model = hedged_model()
+    model.get_layer("hedged")["shared"].trainable = False
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    paths = [w.path for w in loaded.trainable_weights]
+    assert paths == [w.path for w in model.trainable_weights]
+    assert not any("bottom" in path for path in paths)
+    loaded.compile(jit_compile=QUICK_JIT)
+    assert_same(numpy_of(loaded(X)), numpy_of(model(X)))
