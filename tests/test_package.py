@@ -12,11 +12,12 @@ from tests.models import chain
 from tests.processes import ROOT
 
 PUBLIC = """
-BinaryHead CGCBlock Calibration ExpertBlock Gate GateReport GateWeightsLogger GroupedAUC Head
-LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss MaskedMetric
-MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RegressionHead SequentialBlock
-SharedBottomBlock StreamFeatures TaskHeads TaskReport Transfer check_inputs
-expected_calibration_error export_onnx gate_report gate_weights gradient_conflict grouped_auc
+BinaryHead CGCBlock Calibration ExpertBlock FitHedge Gate GateReport GateWeightsLogger GroupedAUC
+Head HedgedBlock LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss
+MaskedMetric MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RegressionHead
+SequentialBlock SharedBottomBlock StreamFeatures TaskHeads TaskReport Transfer check_inputs
+expected_calibration_error export_onnx fit_hedge gate_report gate_weights gradient_conflict
+grouped_auc
 mask_labels mtl_gain plot_architecture plot_gate_history plot_gate_weights start_experts
 task_report transfer_weights
 """

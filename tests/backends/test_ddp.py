@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import ple_keras as pk
 from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
@@ -172,6 +173,21 @@ def test_the_first_process_saves_a_model_that_loads_without_ddp(results, folder)
 def test_batch_normalization_statistics_differ_between_processes(results):
     assert equal_in_all(results[2], "normalized", "weights")
     assert not equal_in_all(results[2], "normalized", "moving")
+
+
+def test_mixtures_are_means_over_the_processes(results):
+    assert equal_in_all(results[2], "hedged", "weights")
+    assert equal_in_all(results[2], "hedged", "mixtures")
+    fitted = results[2][0]["hedged"]
+    model = ddp_run.hedged_model()
+    for variable, array in zip(model.trainable_variables, fitted["weights"], strict=True):
+        variable.assign(np.reshape(array, variable.shape))
+    counts = [rows.stop - rows.start for rows in ddp_run.VALIDATION_ROWS]
+    parts = [pk.fit_hedge(model, *ddp_run.part(ddp_run.data(), r)) for r in ddp_run.VALIDATION_ROWS]
+    for task in parts[0]:
+        for branch in parts[0][task]:
+            expected = np.average([mixtures[task][branch] for mixtures in parts], weights=counts)
+            assert fitted["mixtures"][f"hedge/{task}/{branch}"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", ddp_run.POLICIES)
