@@ -28,6 +28,7 @@ PARTS = {
     "TaskReport": [
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.TaskTraining",
+        "ple_keras.inspection.task_report.BranchUse",
         "ple_keras.inspection.task_gradients.Conflict",
         "ple_keras.inspection.task_warnings.ModelOptions",
         "ple_keras.inspection.task_warnings.TaskOptions",

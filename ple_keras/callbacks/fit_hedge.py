@@ -35,7 +35,7 @@ ROUNDING = 1e-7  # of float32
 class FitHedge(keras.callbacks.Callback):
     """Callback that fits the mixtures of a HedgedBlock on validation data.
 
-    The mixture a of a task minimizes its loss on the labels of the validation data:
+    The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
 
         a = argmin over the simplex of  sum_i l(f(x_i), y_i) - (prior / 2) sum_b log a_b
 

@@ -93,7 +93,7 @@ def _pruned(model: Any, prune: float) -> Iterator[Any]:
     """Leave out branches with a smaller weight, in a model that compiles its own predictions."""
     with ExitStack() as stack:
         for head in find_layers(model, Head):
-            stack.enter_context(head.without_branches_below(prune))
+            stack.enter_context(head._without_branches_below(prune))
         yield keras.Model(model.input, model.output) if prune else model
 
 

@@ -184,7 +184,7 @@ class Head(QuantizableLayer):
         """
         return list(self._branches)
 
-    def hedge(self, branches: Iterable[str]) -> None:
+    def _hedge(self, branches: Iterable[str]) -> None:
         """Make the unbuilt head mix predictions of branches. TaskHeads calls it in `build`.
 
         The order of the branches is alphabetical, since dicts of features have other orders on
@@ -257,7 +257,7 @@ class Head(QuantizableLayer):
                 "Received: built=False"
             )
         if self._branches:
-            return self.mixed(self.branch_logits(features))
+            return self._mixed(self._branch_logits(features))
         return self._logits(features)
 
     def _logits(self, features: Tensor, ending: str = "") -> Tensor:
@@ -265,7 +265,7 @@ class Head(QuantizableLayer):
             features = getattr(self, f"_tower{ending}")(features)
         return getattr(self, f"_projection{ending}")(features)
 
-    def branch_logits(self, features: ByName) -> list[Tensor]:
+    def _branch_logits(self, features: ByName) -> list[Tensor]:
         """Return the logits of each branch, in the order of `branch_names`.
 
         Args:
@@ -276,23 +276,23 @@ class Head(QuantizableLayer):
             self._logits(features[b], f"-{b}") for b in self._branches if b not in self._left_out
         ]
 
-    def mix(self, logits: Sequence[Tensor]) -> Tensor:
+    def _mix(self, logits: Sequence[Tensor]) -> Tensor:
         """Return the prediction of the mixture, marked with those of the branches.
 
         The logits of probabilities and counts are mixed, and all other predictions themselves, so
         that a squared error is convex in the mixture.
 
         Args:
-            logits: As returned by `branch_logits`.
+            logits: As returned by `_branch_logits`.
         """
         branches = [self._prediction(x) for x in logits]
         is_mixed_before = self.activation in MIXED_BEFORE
-        mixed = self.mixed(logits if is_mixed_before else branches)
+        mixed = self._mixed(logits if is_mixed_before else branches)
         prediction = self._prediction(mixed) if is_mixed_before else mixed
-        self.mark_branches(prediction, branches)
+        self._mark_branches(prediction, branches)
         return prediction
 
-    def mark_branches(self, prediction: Tensor, branches: Sequence[Tensor]) -> None:
+    def _mark_branches(self, prediction: Tensor, branches: Sequence[Tensor]) -> None:
         """Mark a prediction, which a loss then trains by its branches.
 
         Args:
@@ -303,7 +303,7 @@ class Head(QuantizableLayer):
         if is_traced_by_torch():
             self._traced_branches.value = branches
 
-    def pop_traced_branches(self) -> Any:
+    def _pop_traced_branches(self) -> Any:
         """Return and forget the branches of the last prediction that torch.compile traced."""
         branches, self._traced_branches.value = self._traced_branches.value, None
         return branches
@@ -318,7 +318,7 @@ class Head(QuantizableLayer):
             return {}
         return dict(zip(self._branches, map(float, to_numpy(self.mixture))))
 
-    def mixed(self, values: Sequence[Tensor]) -> Tensor:
+    def _mixed(self, values: Sequence[Tensor]) -> Tensor:
         mixture = ops.cast(self.mixture, values[0].dtype)
         weights = [mixture[i] for i, b in enumerate(self._branches) if b not in self._left_out]
         if self._left_out:
@@ -326,7 +326,7 @@ class Head(QuantizableLayer):
         return reduce(ops.add, [weight * value for weight, value in zip(weights, values)])
 
     @contextmanager
-    def without_branches_below(self, weight: float) -> Iterator[None]:
+    def _without_branches_below(self, weight: float) -> Iterator[None]:
         """Leave branches with a smaller weight out of predictions, and divide by the others' sum.
 
         The largest one is kept.
@@ -346,7 +346,7 @@ class Head(QuantizableLayer):
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
         if self._branches:
-            return self.mix(self.branch_logits(inputs))
+            return self._mix(self._branch_logits(inputs))
         return self._prediction(self.logits(inputs))
 
     def _prediction(self, logits: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The head of a task that ranks the items of lists."""
 
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import keras
@@ -111,6 +112,13 @@ class RankingHead(Head):
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
         return {**config, "loss": keras.saving.serialize_keras_object(self.loss.loss)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Create a head. Keras finds the classes of KerasRS only if it is imported."""
+        if "keras_rs>" in repr(config):
+            import_module("keras_rs")
+        return super().from_config(config)
 
 
 def _check_list_loss(loss: Any) -> ListLoss:

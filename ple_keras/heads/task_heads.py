@@ -197,7 +197,7 @@ class TaskHeads(BaseLayer):
         shapes = self._inputs_by_task(input_shape)
         for task in self.task_names:
             if isinstance(shapes[task], Mapping) and not self[task].branch_names:
-                self[task].hedge(shapes[task])
+                self[task]._hedge(shapes[task])
             if not self[task].built:
                 self[task].build(shapes[task])
         for product in self._products():
@@ -261,9 +261,9 @@ class TaskHeads(BaseLayer):
             if task not in factors:
                 predictions[task] = head(features[task], training=training)
             elif head.branch_names:
-                by_branch = head.branch_logits(features[task])
-                predictions[task] = head.mix(by_branch)
-                logs[task] = ops.log_sigmoid(head.mixed(by_branch))
+                by_branch = head._branch_logits(features[task])
+                predictions[task] = head._mix(by_branch)
+                logs[task] = ops.log_sigmoid(head._mixed(by_branch))
                 branch_logs[task] = [ops.log_sigmoid(x) for x in by_branch]
             else:  # a product uses the logits too
                 logits = head.logits(features[task])
@@ -277,7 +277,7 @@ class TaskHeads(BaseLayer):
                 by_branch = [*zip(*(branch_logs[task] for task in product.of))]
                 branch_logs[product.task] = [*map(product.log_probability, by_branch)]
                 branches = [*map(product.activation, branch_logs[product.task])]
-                product.mark_branches(predictions[product.task], branches)
+                product._mark_branches(predictions[product.task], branches)
         return {task: predictions[task] for task in self._task_names}
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:

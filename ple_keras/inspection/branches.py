@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_by_task, short_repr
+from ple_keras._checks import short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import Untracked, find_layers
@@ -16,6 +16,7 @@ from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.inspection._errors import empty_data_error
 from ple_keras.inspection._observed_model import OuterModel
+from ple_keras.inspection.gradient_conflict import select_labels
 from ple_keras.inspection.levels import find_levels
 from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import sample_space
@@ -63,7 +64,9 @@ def branch_predictions(
     found: dict[TaskName, list[tuple[Any, ...]]] = {task: [] for task in heads}
     for x, y in batches:
         outputs = observed.run_batch(x)
-        labels = _labels_by_task(y, list(heads), observed.has_one_task)
+        if observed.has_one_task and hasattr(y, "shape"):
+            y = dict.fromkeys(heads, y)  # as `fit` takes it
+        labels = select_labels(y, heads)
         for task, head in heads.items():
             found[task].append(_labelled(head, labels[task], outputs[task]))
     if not all(found.values()):
@@ -123,19 +126,6 @@ class BranchModel(OuterModel):
                     f"after it. Received: outputs={short_repr(outputs)}, without {task!r}"
                 )
         return branches
-
-
-def _labels_by_task(y: Any, tasks: list[TaskName], is_only_task: bool) -> Mapping[TaskName, Any]:
-    if is_only_task and hasattr(y, "shape"):
-        return {tasks[0]: y}
-    labels = check_by_task(y, tasks, "y")
-    missing = [task for task in tasks if task not in labels]
-    if missing:
-        raise ValueError(
-            f"y must have labels for the tasks {tasks}; missing: {missing}. "
-            f"Received: y={{{', '.join(map(repr, labels))}}}"
-        )
-    return labels
 
 
 def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[np.ndarray, ...]:

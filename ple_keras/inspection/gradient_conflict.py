@@ -110,7 +110,7 @@ def gradient_conflict(
     return conflict
 
 
-def select_labels(y: Nested, losses: TaskLosses) -> dict[str, Any]:
+def select_labels(y: Nested, losses: Mapping[str, object]) -> dict[str, Any]:
     """Return the labels of the tasks that have a loss."""
     labels = check_by_task(y, [*losses], "y")
     missing = [task for task in losses if labels.get(task) is None]

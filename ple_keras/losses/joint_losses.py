@@ -251,7 +251,7 @@ class TrainedLoss(_JointLoss):
         branches, weights = super()._find_branches(y_pred), self._call_weights
         if branches or weights is None or self.index not in weights.hedged:
             return branches
-        branches = weights.hedged[self.index].pop_traced_branches()
+        branches = weights.hedged[self.index]._pop_traced_branches()
         if branches is None and not in_symbolic_scope():
             raise ValueError(
                 f"The loss {self.name!r} can't find the branches of a hedged task, which it "

@@ -177,6 +177,26 @@ def fit_with_one_validation(distribute, rank, ranks):
     return fit_part(model, rank, ranks, VALIDATION_ROWS[0] if rank == 0 else None)
 
 
+def hedged_model(rank=0):
+    """Return a model with a HedgedBlock. Initial weights differ between processes."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    model = chain(pk.HedgedBlock(heads, [4]), heads, width=6)
+    randomize(model, seed=rank)
+    return compiled(model, keras.optimizers.SGD(0.01))
+
+
+def fit_hedged(distribute, rank, ranks):
+    """Return the weights, and the mixtures that FitHedge has fitted on the rows of each process."""
+    model = hedged_model(rank)
+    distribute(model)
+    rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
+    fit_hedge = pk.FitHedge(part(data(), VALIDATION_ROWS[rank]))
+    arguments = {"batch_size": BATCH // ranks, "shuffle": False, "verbose": 0}
+    history = model.fit(*part(data(), rows), callbacks=[fit_hedge], **arguments).history
+    mixtures = {key: float(value[0]) for key, value in history.items() if "hedge" in key}
+    return {"weights": values(model.trainable_variables), "mixtures": mixtures}
+
+
 def run(rank, ranks, folder):
     """Run all trainings of one process."""
     sys.path.insert(0, str(EXAMPLES / "distributed"))
@@ -192,6 +212,7 @@ def run(rank, ranks, folder):
         results |= {
             "missing": train_with_missing_labels(*process),
             "exact": train_divided_by_batch(*process),
+            "hedged": fit_hedged(*process),
             "normalized": train_with_batch_normalization(*process),
             "tables": train_tables(*process),
             "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),

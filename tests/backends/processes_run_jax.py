@@ -58,6 +58,26 @@ def conflicts_of(model, x, y):
     return [pairs for places in conflict.values() for pairs in places.values()]
 
 
+def hedged_model():
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in data()[1]])
+    inputs = keras.Input(data()[0].shape[1:])
+    model = keras.Model(inputs, heads(pk.HedgedBlock(heads, [4])(inputs)))
+    model.compile(keras.optimizers.SGD(0.01), **heads.compile_kwargs())
+    return model
+
+
+def fit_hedged(process=0, processes=1):
+    """Return the mixtures, as fitted on the rows of all processes, and the weights."""
+    model, rows = hedged_model(), share(process, processes)
+    fit_hedge = pk.FitHedge(rows)
+    arguments = {"batch_size": BATCH // processes, "shuffle": False, "verbose": 0}
+    logs = model.fit(*rows, callbacks=[fit_hedge], **arguments).history
+    mixtures = {key: float(value[0]) for key, value in logs.items() if "hedge" in key}
+    weights = [keras.ops.convert_to_numpy(w).tolist() for w in model.trainable_variables]
+    return {"mixtures": mixtures, "weights": weights}
+
+
 def predict_and_return_error(model, x):
     try:
         model.predict(x, verbose=0)
@@ -82,6 +102,7 @@ def run(process, address, folder):
     model = tracked_ple()
     save = keras.callbacks.ModelCheckpoint(folder / f"{process}.keras")
     results = {"logs": fit(model, process, PROCESSES, [save])}
+    results["hedged"] = fit_hedged(process, PROCESSES)
     results["error"] = predict_and_return_error(model, share(process, PROCESSES)[0])
     results["refusal"] = refusal_of_grouped_auc(model)
     if process == 0:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import ple_keras as pk
 from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
@@ -183,6 +184,21 @@ def test_embedding_tables_equal_those_of_one_process(results):
         (warning,) = [text for text in process["tables"]["warnings"] if "SparseEmbedding" in text]
         assert "has all rows of the table" in warning
     assert not any("SparseEmbedding" in text for text in alone["warnings"])
+
+
+def test_mixtures_are_means_over_the_processes(results):
+    assert equal_in_all(results[2], "hedged", "weights")
+    assert equal_in_all(results[2], "hedged", "mixtures")
+    fitted = results[2][0]["hedged"]
+    model = ddp_run.hedged_model()
+    for variable, array in zip(model.trainable_variables, fitted["weights"], strict=True):
+        variable.assign(np.reshape(array, variable.shape))
+    counts = [rows.stop - rows.start for rows in ddp_run.VALIDATION_ROWS]
+    parts = [pk.fit_hedge(model, *ddp_run.part(ddp_run.data(), r)) for r in ddp_run.VALIDATION_ROWS]
+    for task in parts[0]:
+        for branch in parts[0][task]:
+            expected = np.average([mixtures[task][branch] for mixtures in parts], weights=counts)
+            assert fitted["mixtures"][f"hedge/{task}/{branch}"] == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("policy", ddp_run.POLICIES)

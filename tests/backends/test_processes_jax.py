@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 
+import ple_keras as pk
 from tests.backends.distribution_run import assert_equal_logs
 from tests.processes import EXAMPLES, fail_or_wait, run_group
 from tests.recorded_outputs import check_form
@@ -47,6 +48,21 @@ def test_the_logs_cover_the_rows_of_all_processes(results):
     first, second, alone = results
     assert first["logs"] == second["logs"]
     assert_equal_logs(first["logs"], alone["logs"])
+
+
+def test_mixtures_are_means_over_the_processes(results):
+    from tests.backends import processes_run_jax as run
+
+    first, second = (process["hedged"] for process in results[:2])
+    assert first["mixtures"] == second["mixtures"]
+    model = run.hedged_model()
+    for variable, array in zip(model.trainable_variables, first["weights"], strict=True):
+        variable.assign(array)
+    parts = [pk.fit_hedge(model, *run.share(p, 2)) for p in range(2)]
+    for key, value in first["mixtures"].items():
+        _, task, branch = key.split("/")
+        expected = np.mean([mixtures[task][branch] for mixtures in parts])
+        assert value == pytest.approx(expected, abs=1e-3)
 
 
 def test_predict_fails_under_the_distribution(results):

@@ -264,7 +264,7 @@ REFUSED = {
     "labels": (
         lambda: pk.fit_hedge(hedged_model(), X, {"click": Y["click"]}),
         ValueError,
-        r"y must have labels for the tasks .*missing: \['time'\]",
+        r"y must have labels for each of .*missing: \['time'\]",
     ),
     "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
 }

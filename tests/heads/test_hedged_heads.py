@@ -188,7 +188,7 @@ def test_logits_of_probabilities_are_mixed_and_other_predictions_themselves(name
     heads({"a": inputs})
     randomize(heads)
     heads["a"].mixture.assign([0.5, 0.2, 0.3])
-    logits = [numpy_of(x) for x in heads["a"].branch_logits(inputs)]
+    logits = [numpy_of(x) for x in heads["a"]._branch_logits(inputs)]
     mixed = sum(a * (x if of_logits else function(x)) for a, x in zip((0.5, 0.2, 0.3), logits))
     expected = function(mixed) if of_logits else mixed
     reordered = dict(reversed(inputs.items()))

@@ -1,5 +1,7 @@
 """RankingHead: scores of lists, with losses and metrics of KerasRS."""
 
+import subprocess
+import sys
 from copy import deepcopy
 
 import keras
@@ -9,6 +11,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
 from tests.models import chain, compiled, loaded
+from tests.processes import ROOT
 from tests.refusals import check_refused, table
 
 keras_rs = pytest.importorskip("keras_rs")
@@ -297,3 +300,13 @@ def test_the_config_has_the_loss_itself():
     assert copy.get_config() == config
     assert type(copy.loss.loss) is LOSSES["list_mle"]
     assert chain(keras.layers.Reshape((1, 3)), copy).output_shape == (None, 1)
+
+
+@once
+@pytest.mark.nightly
+def test_a_new_process_loads_a_file_without_importing_keras_rs(tmp_path):
+    model = model_of(head_of(metrics=[keras_rs.metrics.NDCG()]))
+    compiled(model).save(tmp_path / "model.keras")
+    code = f"import keras, ple_keras; keras.models.load_model({str(tmp_path / 'model.keras')!r})"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0, result.stderr

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from _data import Dataset
+from _gradient_surgery import SurgeryModel
 from _literature_level import LiteratureLevel
 
 import ple_keras as pk
@@ -31,6 +32,7 @@ class Network:
         branches: Of "hedged": "own" for a shared branch and one of its own for each task, "bottoms"
             for two shared branches, or "stopped" for own branches on the features of the shared
             one, which these do not train.
+        surgery: Whether conflicting gradients of tasks are projected (PCGrad); PyTorch only.
     """
 
     title: str
@@ -44,6 +46,7 @@ class Network:
     gate_dropout: float = 0.0
     reduction: str | None = None
     branches: str = "own"
+    surgery: bool = False
 
 
 STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
@@ -98,7 +101,14 @@ HEDGED = {
         "hedged, common features", "hedged", base="hedged", branches="stopped"
     ),
 }
-ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **ROOT, **HEDGED}
+# In no setting by default, since they need PyTorch.
+SURGERY = {
+    f"{base}-pcgrad": replace(
+        NETWORKS[base], title=f"{NETWORKS[base].title}, PCGrad", base=base, surgery=True
+    )
+    for base in ("bottom", "ple")
+}
+ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **ROOT, **HEDGED, **SURGERY}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -179,7 +189,8 @@ def build_network(
     else:
         block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
         features = block(features)
-    model = keras.Model(inputs, heads(features))
+    model_class = SurgeryModel if network.surgery else keras.Model
+    model = model_class(inputs, heads(features))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())

@@ -19,7 +19,7 @@ with JAX.
 The networks have about the same number of parameters, embeddings not counted. Each keeps the
 weights of the epoch with the best sum of the validation metrics of the measured tasks. Noise and
 the unrelated function are not measured. The learning rates are in `_transfer_rates.py`. Boosted
-trees have one model per task and little tuning.
+trees have one model per task and little tuning. Those with PCGrad need `--models` and PyTorch.
 
 A cell of a table has the mean over the seeds and the difference to the single-task networks. The
 numbers after ± are half of 95 % intervals: those of differences are paired by seed. The regret of a
@@ -47,8 +47,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # JAX compiles equal networks
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
 
+import keras
 from _comparison_options import missing_packages
-from _networks import ALL_NETWORKS, LITERATURE, NETWORKS, SCARCE
+from _networks import ALL_NETWORKS, LITERATURE, NETWORKS, SCARCE, SURGERY
 from _options import at_least, file
 from _second_tasks import SECOND_TASKS
 from _transfer_cases import Case, correlation_cases, scarce_cases, task_cases, weight_cases
@@ -92,6 +93,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.plot and len(args.setting) > 1:
         parser.error(f"argument --plot: needs one --setting. Received: {' '.join(args.setting)}")
+    if {*(args.models or ())} & {*SURGERY} and keras.backend.backend() != "torch":
+        received = " ".join(args.models)
+        parser.error(f"argument --models: PCGrad needs KERAS_BACKEND=torch. Received: {received}")
     if args.quick:
         for name, value in QUICK.items():
             if getattr(args, name) == parser.get_default(name):
