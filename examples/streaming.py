@@ -146,7 +146,7 @@ def fit_columns(files, min_rows=2):
     known = {name: pd.Index(sorted(c.index[c >= min_rows])) for name, c in counts.items()}
     for index in known.values():
         index.get_indexer(index[:1])  # threads may use an index that has looked up a value
-    mean, square = sums[1:] / sums[0]
+    mean, square = (sums[1:] / sums[0]).tolist()
     return known, {"mean": [mean], "variance": [square - mean**2]}
 
 

@@ -154,6 +154,15 @@ def test_a_service_predicts_as_the_model_in_training(example, columns, frame, fo
 
 
 @once
+@pytest.mark.parametrize("price", [1e10, -1e38])
+def test_an_outlier_of_a_request_has_a_prediction(example, frame, folder, price):
+    row = as_request(frame[:1])[0] | {"price": price}
+    status, answer = example.Service(folder[0]).answer(json.dumps({"rows": [row]}))
+    assert status == 200
+    assert np.isfinite([*answer.values()]).all()
+
+
+@once
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
@@ -162,6 +171,7 @@ def test_a_service_predicts_as_the_model_in_training(example, columns, frame, fo
         ({"item": 7}, "rows[0].item: Input should be a valid string. Received: 7"),
         ({"age": "forty"}, "rows[0].age: Input should be a valid number. Received: 'forty'"),
         ({"age": np.nan}, "rows[0].age: Input should be a finite number. Received: nan"),
+        ({"age": 1e300}, "rows[0].age: Input should be less than or equal to"),
         ({"genres": "new"}, "rows[0].genres: Input should be a valid array. Received: 'new'"),
         ({"history": ["a", 3]}, "rows[0].history[1]: Input should be a valid string. Received: 3"),
         ({"ages": 40}, "rows[0].ages: Extra inputs are not permitted. Received: 40"),

@@ -78,7 +78,8 @@ def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
     assert "Tasks over 1,500 examples, and 1,500 of validation" in out
     predictions = re.findall(r"^(?:income|never_married) +(\d\.\d{4} ?){3}$", out, re.M)
     assert len(predictions) == 2
-    assert (tmp_path / "census_income.keras").exists()
+    saved = {path.name for path in (tmp_path / "census_income").iterdir()}
+    assert saved == {"model.keras", "columns.json"}
 
 
 def test_the_expert_and_the_head_of_ones_own_are_saved_and_loaded(tmp_path):
