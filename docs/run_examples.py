@@ -31,6 +31,7 @@ RESULTS = {
     "benchmarks/speed/isolation_cost.py": "performance.md",
     "benchmarks/speed/scaling.py": "performance.md",
     "benchmarks/speed/step_time.py": "performance.md",
+    "benchmarks/speed/whole_job.py": "performance.md",
 }
 
 

@@ -12,8 +12,8 @@ on TensorFlow and PyTorch updates the rows of the batch only. JAX has no sparse 
 
 The data are simulated: clicks, and purchases after clicks, of users on items in shops. A million
 ids of each are drawn, some often and most never. With a small table, ids share rows. The script
-trains four models side by side, prints the CPU time of a step and the AUC on other rows, and saves
-and loads the model with large tables.
+trains four models side by side, and prints the CPU time of a step and the AUC on other rows. It
+saves and loads the model with large tables.
 """
 
 import argparse
@@ -183,7 +183,7 @@ def batches(x, y, rows):
 
 
 def train_side_by_side(models, x, y):
-    """Train all models on the same batches. Return the median CPU time of a step, in ms."""
+    """Train the models side by side. Return the median CPU time of a step, in ms."""
     seconds = {case: [] for case in models}
     iterators = {case: batches(x, y, case[1]) for case in models}
     for _ in range(len(y["click"]) // BATCH):

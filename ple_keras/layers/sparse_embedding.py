@@ -15,8 +15,9 @@ from ple_keras._typing import Shape, Tensor
 class SparseEmbedding(keras.layers.Embedding):
     """An embedding table that `SparseAdagrad` updates by the rows of a batch.
 
-    It is Keras's `Embedding`, with the same arguments, weights and results. With `SparseAdagrad` as
-    the optimizer of the table, on TensorFlow and PyTorch, its gradient has the rows of the batch
+    It is Keras's `Embedding`, with the same arguments, weights and results. Only the default of
+    `embeddings_initializer` differs: a normal distribution of deviation 0.01. With `SparseAdagrad`
+    as the optimizer of the table, on TensorFlow and PyTorch, its gradient has the rows of the batch
     only. A step then takes as long with a large table as with a small one. `table_optimizer` gives
     all tables of a model to `SparseAdagrad`.
 
@@ -54,7 +55,8 @@ class SparseEmbedding(keras.layers.Embedding):
     """
 
     def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:
-        super().__init__(input_dim, output_dim, **kwargs)
+        small = keras.initializers.RandomNormal(stddev=0.01)
+        super().__init__(input_dim, output_dim, **{"embeddings_initializer": small, **kwargs})
         # The update of rows cannot be compiled by XLA on TensorFlow, nor by Inductor on PyTorch.
         self.supports_jit = keras.backend.backend() not in ("tensorflow", "torch")
 

@@ -156,3 +156,40 @@ def test_the_latency_of_onnx_files_is_measured(monkeypatch, capsys):
     header, *rows = capsys.readouterr().out.splitlines()[-3:]
     assert [row.split()[0] for row in rows] == ["1", "64"]
     assert "ours / chain" in header
+
+
+def test_runs_of_a_whole_job_are_kept(monkeypatch, capsys, tmp_path):
+    import whole_job
+
+    runs = ["PyTorch by hand, sparse tables", "ours, PyTorch"]
+    arguments = ["--run", *runs, "--steps", "3", "--json", str(tmp_path / "job.json")]
+    whole_job.main(arguments)
+    results = json.loads((tmp_path / "job.json").read_text())
+    assert [result["run"] for result in results] == runs
+    assert all(result["cpu_seconds"] > 0 and 0.3 < result["click"] < 0.7 for result in results)
+    table = capsys.readouterr().out
+
+    def fail(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(whole_job, "measure_in_new_process", fail)
+    whole_job.main(arguments)
+    assert capsys.readouterr().out == table
+    assert [line.split("  ")[0] for line in table.splitlines()[1:]] == runs
+
+
+def test_the_scores_of_a_whole_job_leave_missing_labels_out():
+    import _job
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(0)
+    click = rng.integers(0, 2, 50).astype("float32")
+    y = {"click": click, "buy": np.where(click, np.arange(50) % 2, np.nan)}
+    y["seconds"] = np.where(click, 1.0, np.nan)
+    predictions = {task: rng.integers(0, 9, 50) / 8 for task in y}  # with ties
+    scores = _job.scores(y, predictions)
+    known = click == 1
+    assert scores["click"] == pytest.approx(roc_auc_score(click, predictions["click"]))
+    assert scores["buy"] == pytest.approx(roc_auc_score(y["buy"][known], predictions["buy"][known]))
+    errors = predictions["seconds"][known] - 1
+    assert scores["seconds"] == pytest.approx(np.sqrt(np.mean(errors**2)))

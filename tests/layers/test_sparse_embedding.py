@@ -139,7 +139,7 @@ def test_invalid_sizes_are_refused(sizes):
 
 @once
 def test_the_config_is_that_of_an_embedding():
-    ours, keras_layer = pair(mask_zero=True)
+    ours, keras_layer = pair(mask_zero=True, embeddings_initializer="uniform")
     assert ours.get_config() == keras_layer.get_config()
     assert pk.SparseEmbedding.from_config(ours.get_config()).get_config() == ours.get_config()
 
@@ -153,3 +153,17 @@ def test_gradient_conflict_reads_models_with_row_gradients():
     other.set_weights(model.get_weights())
     expected = pk.gradient_conflict(other, ids(), labels())
     assert str(conflict) == str(expected)
+
+
+@once
+def test_tables_start_small_and_different():
+    first, second = (pk.SparseEmbedding(1000, 3) for _ in range(2))
+    tables = [numpy_of(layer(np.arange(1000))) for layer in (first, second)]
+    assert 0.009 < np.std(tables) < 0.011
+    assert not np.array_equal(*tables)
+    assert (
+        pk.SparseEmbedding(3, 1, embeddings_initializer="ones").get_config()[
+            "embeddings_initializer"
+        ]["class_name"]
+        == "Ones"
+    )

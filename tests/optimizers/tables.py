@@ -35,7 +35,8 @@ def embedding(**kwargs):
 
 
 def keras_embedding(**kwargs):
-    return keras.layers.Embedding(ROWS, 3, **kwargs)
+    initializer = keras.initializers.RandomNormal(stddev=0.01)
+    return keras.layers.Embedding(ROWS, 3, initializer, **kwargs)
 
 
 def dense_embedding(**kwargs):

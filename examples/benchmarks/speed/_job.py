@@ -16,7 +16,7 @@ TEST_ROWS = 50_000
 ROWS = (100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000, 200_000, 200_000)
 COLUMNS = {f"code_{i}": rows for i, rows in enumerate(ROWS)}  # the rows of the tables
 TASKS = ("click", "buy", "seconds")
-EXPERTS, TOWER, LEVELS = (64, 32), 32, 2
+EXPERTS, TOWER, LEVELS = (128, 64), 64, 2
 FACTORS = 4  # hidden values of a code: an effect on each task, and one for pairs of columns
 
 Arrays = dict[str, np.ndarray]

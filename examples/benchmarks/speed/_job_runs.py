@@ -164,7 +164,7 @@ def torch_sparse() -> Job:
     model = _torch_model(sparse=True)
     rest = [p for name, p in model.named_parameters() if not name.startswith("tables")]
     tables = torch.optim.Adagrad(
-        model.tables.parameters(), 0.05, initial_accumulator_value=1e-7, eps=0.0
+        model.tables.parameters(), 0.1, initial_accumulator_value=1e-7, eps=0.0
     )
     return _of_torch(model, [torch.optim.Adam(rest, eps=1e-7), tables])
 
@@ -187,7 +187,7 @@ def _torch_model(sparse: bool) -> Any:
                 nn.Embedding(rows, WIDTH, sparse=sparse) for rows in COLUMNS.values()
             )
             for table in self.tables:
-                nn.init.uniform_(table.weight, -0.05, 0.05)
+                nn.init.normal_(table.weight, std=0.01)
             streams = [*TASKS, "shared"]
             widths = [len(COLUMNS) * WIDTH + NUMBERS, EXPERTS[-1]]
             self.experts = nn.ModuleList(

@@ -5,7 +5,7 @@
     python examples/benchmarks/speed/whole_job.py --json job.json --run "ours, PyTorch" --seeds 0 1
 
 The job: 300,032 simulated rows, 12 columns of codes with tables of 100 to 200,000 rows of 16, 8
-numbers, a PLE of two levels with experts [64, 32] and towers [32], 3 tasks, and batches of 1024
+numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, and batches of 1024
 (`_job.py`). Purchases and seconds have labels after a click only.
 
     PyTorch by hand   a PLE in plain PyTorch: with Adam, or with sparse gradients and
