@@ -12,6 +12,7 @@ GROUPS = {
     "labels": "Labels",
     "metrics": "Metrics",
     "callbacks": "Callbacks",
+    "optimizers": "Optimizers",
     "inspection": "Inspection",
     "plots": "Plots",
     "transfer": "Transfer",
