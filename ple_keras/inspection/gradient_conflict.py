@@ -361,7 +361,7 @@ def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Tensor]:
     if not (sources and value.requires_grad):
         return [torch.zeros_like(source) for source in sources]
     gradients = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(s) if g is None else g for s, g in zip(sources, gradients)]
+    return [torch.zeros_like(s) if g is None else g.to_dense() for s, g in zip(sources, gradients)]
 
 
 def _jax_function(

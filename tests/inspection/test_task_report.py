@@ -446,3 +446,17 @@ def test_the_report_is_the_same_as_json_text_and_html():
     cells = re.findall(r"<t[dh]>(.*?)</t[dh]>", html)
     assert all(cell in text for cell in cells)
     assert html.count("<tr>") == 2 * (1 + 16) + (1 + 8) + (2 + 16 + 1)
+
+
+def test_a_table_has_the_gradients_of_an_embedding():
+    x = np.arange(12) % 5
+    y = {"a": x % 2, "b": x // 3}
+    reports = []
+    for layer in (keras.layers.Embedding, pk.SparseEmbedding):
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((), dtype="int32")
+        heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+        model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(layer(6, 4)(inputs))))
+        model.compile("adam", **heads.compile_kwargs())
+        reports.append(str(pk.task_report(model, x, y, batch_size=4)))
+    assert reports[0] == reports[1]
