@@ -28,6 +28,7 @@ RESULTS = {
     "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
     "benchmarks/speed/export_latency.py": "performance.md",
     "benchmarks/speed/feature_cost.py": "performance.md",
+    "benchmarks/speed/hedged_cost.py": "hedged_branches.md",
     "benchmarks/speed/isolation_cost.py": "performance.md",
     "benchmarks/speed/scaling.py": "performance.md",
     "benchmarks/speed/step_time.py": "performance.md",

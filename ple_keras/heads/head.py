@@ -685,10 +685,8 @@ class RegressionHead(Head):
         super()._adapt(statistics)
 
     def get_config(self) -> dict[str, Any]:
-        config = super().get_config()
-        if not self.standardize:
-            return config
-        return {**config, "standardize": True, **self._scale.get_config()}
+        scale = self._scale.get_config()
+        return {**super().get_config(), "standardize": self.standardize, **scale}
 
 
 @register

@@ -77,7 +77,7 @@ class SharedGradients:
     """
 
     def __init__(self, model: keras.Layer, losses: TaskLosses) -> None:
-        self._losses = losses
+        self._task_losses = losses
         self._parts = _parts_before_heads(model)
         variables = {id(v): v for part in self._parts for v, _ in part}
         self._ids = list(variables)
@@ -102,7 +102,7 @@ class SharedGradients:
         """
         of_variables, _ = self._gradients((x, y))
         by_variable = dict(zip(self._ids, of_variables))
-        scales = np.array([[loss_scale(examples[task])] for task in self._losses])
+        scales = np.array([[loss_scale(examples[task])] for task in self._task_losses])
         rows = [
             np.concatenate(
                 [by_variable[id(v)][(slice(None), *i)].reshape(len(scales), -1) for v, i in part],
@@ -124,7 +124,7 @@ class SharedGradients:
         Args:
             weights: The current weight of each task's loss.
         """
-        tasks = list(self._losses)
+        tasks = list(self._task_losses)
         squares = np.diagonal(np.array(self._within), axis1=2, axis2=3)  # by batch, part and task
         is_shared = (squares.sum(axis=0) > 0).sum(axis=-1) > 1
         within = np.array(self._within)[:, is_shared].sum(axis=1)

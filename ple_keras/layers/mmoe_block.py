@@ -77,8 +77,9 @@ def MMoEBlock(
     """
     if is_by_stream(expert_block):
         raise TypeError(
-            "expert_block must not be a dict by stream, since all experts of an MMoEBlock read one "
-            f"stream. Use a CGCBlock. Received: expert_block={expert_block!r}"
+            "expert_block must be units or an instance of a Keras layer. All experts of an "
+            "MMoEBlock read one stream, so it takes no dict by stream; use a CGCBlock. "
+            f"Received: expert_block={expert_block!r}"
         )
     return CGCBlock(
         outputs,

@@ -289,6 +289,19 @@ def test_without_build_keys_deserializes_layers_unbuilt():
     assert not sequential.from_config(config).built
 
 
+def test_the_size_of_an_entry_is_known_before_it_is_read(tmp_path):
+    sizes = {}
+
+    class Sized(keras.layers.Dense):
+        def load_own_variables(self, store):
+            sizes.update({key: internals.declared_bytes(store, key) for key in ("0", "1", "2")})
+
+    model = keras.Sequential([keras.Input((3,)), Sized(4)])
+    model.save_weights(tmp_path / "m.weights.h5")
+    model.load_weights(tmp_path / "m.weights.h5")
+    assert sizes == {"0": 48, "1": 16, "2": 0}
+
+
 def test_a_functional_model_is_recognized_by_its_config():
     inputs = keras.Input((2,))
     models = [keras.Model(inputs, keras.layers.Dense(1)(inputs)), keras.Sequential()]

@@ -456,7 +456,8 @@ def test_a_table_has_the_gradients_of_an_embedding():
         keras.utils.set_random_seed(0)
         inputs = keras.Input((), dtype="int32")
         heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
-        model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(layer(6, 4)(inputs))))
+        rows = layer(6, 4, embeddings_initializer="uniform")(inputs)
+        model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(rows)))
         model.compile("adam", **heads.compile_kwargs())
         reports.append(str(pk.task_report(model, x, y, batch_size=4)))
     assert reports[0] == reports[1]

@@ -239,7 +239,7 @@ REFUSED = {
     "mmoe": (
         lambda: pk.MMoEBlock(TASKS, SIZES, 3),
         TypeError,
-        r"not be a dict by stream.*Use a CGCBlock\. Received: expert_block=\{'shared': \[6, 4\]",
+        r"takes no dict by stream; use a CGCBlock\. Received: expert_block=\{'shared': \[6, 4\]",
     ),
     "gate_block": (lambda: pk.CGCBlock(TASKS, 4, gate_block=SIZES), TypeError, "gate_block must"),
 }
