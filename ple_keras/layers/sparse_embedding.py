@@ -55,8 +55,9 @@ class SparseEmbedding(keras.layers.Embedding):
     """
 
     def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:
-        small = keras.initializers.RandomNormal(stddev=0.01)
-        super().__init__(input_dim, output_dim, **{"embeddings_initializer": small, **kwargs})
+        if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
+            kwargs["embeddings_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
+        super().__init__(input_dim, output_dim, **kwargs)
         # The update of rows cannot be compiled by XLA on TensorFlow, nor by Inductor on PyTorch.
         self.supports_jit = keras.backend.backend() not in ("tensorflow", "torch")
 
