@@ -55,7 +55,7 @@ def public_names() -> dict[str, list[str]]:
     tree = ast.parse((ROOT / "ple_keras" / "__init__.py").read_text())
     names: dict[str, list[str]] = {group: [] for group in GROUPS}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module:
+        if isinstance(node, ast.ImportFrom) and node.module != "ple_keras":
             names[node.module.split(".")[1]] += [alias.name for alias in node.names]
     return names
 

@@ -191,6 +191,11 @@ def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
     """Return a shape `(batch, ..., features)`, if its number of features is known, as a tuple."""
+    if isinstance(shape, Mapping):
+        raise ValueError(
+            f"{argument} must be one tensor, not a dict. "
+            f"Received: {argument}={{{', '.join(map(repr, shape))}}}"
+        )
     axes: tuple[int | None, ...] = tuple(shape or ())
     if len(axes) < 2 or not isinstance(axes[-1], int):
         raise ValueError(

@@ -160,6 +160,8 @@ def fit_hedge(
     >>> mixtures["buy"]
     {'own': 0.5, 'shared': 0.5}
     """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     batches, prior = Batches(x, y, batch_size), check_not_negative(prior, "prior")
     _fit_mixtures(BranchModel(model), batches, prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
@@ -178,6 +180,14 @@ def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.nd
     branches, rows = list(observed.predictions.values()), int(observed.is_labelled.sum())
     if not rows:
         return np.full(len(branches), 1 / len(branches))
+    for branch, predictions in observed.predictions.items():
+        is_finite = np.isfinite(predictions)
+        if not is_finite.all():
+            raise ValueError(
+                f"The predictions of {head.task!r} must be finite to fit its mixture. "
+                "`check_inputs` finds NaN in x. "
+                f"Received: predictions[{branch!r}]=[..., {predictions[~is_finite][0]}]"
+            )
     is_mixed_before = head.activation in MIXED_BEFORE
     inputs = np.stack([_logits(p, head) if is_mixed_before else p for p in branches])
     loss = head.masked_loss(cast(LossLike, head.loss)).loss

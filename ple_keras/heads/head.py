@@ -198,10 +198,16 @@ class Head(QuantizableLayer):
         """
         cls = type(self)
         is_plain = cls.call is Head.call and cls.logits is Head.logits
-        if self.built or not is_plain:
+        if not is_plain:
             raise ValueError(
-                "A head of the branches of a HedgedBlock must be unbuilt, and of a class that does "
-                f"not override call or logits. Received: head={self!r}, built={self.built}"
+                f"A {cls.__name__} can't mix the branches of a HedgedBlock, since it overrides "
+                "call or logits. Leave its task out of the block, and give it features of its own: "
+                f"heads({{**hedged(x), {self.task!r}: features}}). Received: head={self!r}"
+            )
+        if self.built:
+            raise ValueError(
+                "A head of the branches of a HedgedBlock must be unbuilt. "
+                f"Received: head={self!r}, built=True"
             )
         self._branches = tuple(sorted(branches))
 

@@ -130,6 +130,8 @@ class BranchModel(OuterModel):
 
 def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[np.ndarray, ...]:
     """Return the labels, their mask and the predictions of branches, for labelled examples."""
+    present, _ = head._present_labels(labels)
+    head._check_values(present)
     loss = head.masked_loss(cast(LossLike, head.loss))
     y_true, y_pred, in_space = sample_space(
         labels,

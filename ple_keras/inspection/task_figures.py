@@ -118,8 +118,14 @@ def labels_of_head(head: Head, labels: Tensor, predictions: np.ndarray) -> np.nd
             f"Received: y[{head.task!r}].shape={np.shape(labels)}"
         )
     by_position = np.reshape(labels, (count, size // max(count, 1)))
+    present = by_position[~_has_missing(by_position, head)]
+    if np.isinf(present).any():
+        raise ValueError(
+            f"y[{head.task!r}] must be finite or missing. "
+            f"Received: y[{head.task!r}]=[..., {present[np.isinf(present)][0]}, ...]"
+        )
     if is_binary(head) or isinstance(head, MulticlassHead):
-        head._check_values(by_position[~_has_missing(by_position, head)])
+        head._check_values(present)
     return by_position
 
 

@@ -61,7 +61,8 @@ class HedgedBlock(BaseLayer):
         training: Passed to the branches.
 
     Returns:
-        `{task: {branch: (..., H)}}`. Branches may have different widths H.
+        `{task: {branch: (..., H)}}`, with the branches in alphabetical order. They may have
+        different widths H.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -75,7 +76,7 @@ class HedgedBlock(BaseLayer):
     >>> hedged = HedgedBlock(["click", "buy"], expert_block=[64, 32])
     >>> outputs = hedged(features(keras.ops.ones((8, 4))))
     >>> {branch: tuple(x.shape) for branch, x in outputs["click"].items()}
-    {'shared': (8, 32), 'own': (8, 32)}
+    {'own': (8, 32), 'shared': (8, 32)}
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
     >>> {task: tuple(x.shape) for task, x in heads(outputs).items()}
     {'click': (8, 1), 'buy': (8, 1)}
@@ -184,7 +185,13 @@ class HedgedBlock(BaseLayer):
         return {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
 
     def _by_task(self, outputs: Mapping[str, Mapping[str, Any]]) -> dict[TaskName, dict[str, Any]]:
-        return {task: {b: x[task] for b, x in outputs.items()} for task in self._task_names}
+        """Return outputs by task and branch, with the branches in alphabetical order.
+
+        A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a
+        dict, so in any other order a model would swap branches under another backend.
+        """
+        branches = sorted(outputs)
+        return {task: {b: outputs[b][task] for b in branches} for task in self._task_names}
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the blocks set the masks of their outputs."""
@@ -231,7 +238,7 @@ def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Laye
         isinstance(block, keras.Layer) for block in branches.values()
     ):
         raise TypeError(f"branches must be a dict of Keras layers. Received: branches={branches!r}")
-    invalid = [name for name in branches if not TASK_NAME.fullmatch(str(name))]
+    invalid = [k for k in branches if not isinstance(k, str) or not TASK_NAME.fullmatch(k)]
     names = [block.name for block in branches.values()]
     if len(branches) < 2 or invalid or len(set(names)) < len(names):
         raise ValueError(

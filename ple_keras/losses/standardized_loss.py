@@ -53,14 +53,17 @@ class LabelScale:
                 f"standardize=True. Received: deviation={np.round(deviation, 6).tolist()} of "
                 f"labels={statistics.labels.tolist()} in y[{task!r}]"
             )
-        numbers = mean.tolist(), deviation.tolist()
-        if self.is_used and numbers != (self.mean, self.deviation):
+        self.replace(task, mean.tolist(), deviation.tolist())
+
+    def replace(self, task: str, mean: list[float], deviation: list[float]) -> None:
+        """Take other numbers, unless steps were computed with those of before."""
+        if self.is_used and (mean, deviation) != (self.mean, self.deviation):
             raise ValueError(
-                f"adapt must not change the mean and the deviation of {task!r} after the first "
-                "step, since compiled steps keep those of before. Create new heads to use other "
-                f"labels. Received: mean={numbers[0]} after mean={self.mean}"
+                f"The mean and the deviation of {task!r} must not change after the first step, "
+                "since compiled steps keep those of before. Create new heads to use other labels. "
+                f"Received: mean={mean} after mean={self.mean}"
             )
-        self.mean, self.deviation = numbers
+        self.mean, self.deviation = mean, deviation
 
     def to_units(self, values: Tensor) -> Tensor:
         """Return `mean + deviation * values`, for values `(..., units)`."""

@@ -8,6 +8,7 @@ from textwrap import TextWrapper
 import keras
 
 from ple_keras._keras.walking import find_layers
+from ple_keras.heads.head import RegressionHead
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._slices import (
@@ -130,8 +131,18 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     copy_slices([pair for name in copied for pair in zip(of_source[name], of_target[name])])
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
+    _copy_scales(source, target)
     new = [name for name in of_target if name not in of_source]
     return Transfer(tuple(copied), tuple(new), left_out)
+
+
+def _copy_scales(source: keras.Layer, target: keras.Layer) -> None:
+    """Copy the mean and the deviation of standardized regressions, which their weights are for."""
+    scales = {head.task: head for head in find_layers(source, RegressionHead) if head.mean}
+    for head in find_layers(target, RegressionHead):
+        of_source = scales.get(head.task)
+        if head.standardize and of_source and head.units == of_source.units:
+            head._scale.replace(head.task, of_source.mean, of_source.deviation)
 
 
 def _built_levels(model: keras.Layer) -> Levels:

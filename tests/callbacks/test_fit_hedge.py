@@ -250,6 +250,7 @@ X, Y = rows()
 REFUSED = {
     "prior": (lambda: pk.FitHedge((X, Y), prior=-1.0), ValueError, "prior must .*at least 0"),
     "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
+    "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
     "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
     "unhedged": (
         lambda: pk.fit_hedge(unhedged(), X, Y),
@@ -271,6 +272,33 @@ REFUSED = {
 
 
 @once
+def labels_with(task, value):
+    return {**Y, task: np.full_like(Y[task], value)}
+
+
+@once
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (labels_with("time", np.inf), r"y\['time'\] must be finite or missing"),
+        (labels_with("click", 2.0), r"y\['click'\] must lie in \[0, 1\].*Received: y\['click'\]"),
+    ],
+)
+def test_labels_that_a_head_does_not_allow_are_refused_and_mixtures_stay(y, message):
+    model = hedged_model()
+    before = [head.branch_weights() for head in heads_of(model).values()]
+    check_refused(lambda: pk.fit_hedge(model, X, y), ValueError, message)
+    assert [head.branch_weights() for head in heads_of(model).values()] == before
+
+
+def test_predictions_that_are_nan_are_refused():
+    x = np.where(np.arange(len(X))[:, None] == 3, np.nan, X)
+    message = (
+        r"predictions of 'click' must be finite.*Received: predictions\['own'\]=\[\.\.\., nan\]"
+    )
+    check_refused(lambda: pk.fit_hedge(hedged_model(), x, Y), ValueError, message)
+
+
 @pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
 def test_refusals(call, error, message):
     check_refused(call, error, message)

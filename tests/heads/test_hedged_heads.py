@@ -289,7 +289,7 @@ REFUSED = {
     ),
     "overridden_call": (
         lambda: pk.TaskHeads([Clipped("a")])(hedged_inputs("a")),
-        "does not override call or logits.*Received: head=<Clipped",
+        "since it overrides call or logits.*Received: head=<Clipped",
     ),
     "built": (
         lambda: pk.TaskHeads([built_head()])(hedged_inputs("a")),

@@ -159,7 +159,7 @@ def test_adapt_may_follow_compile_but_not_the_first_step():
     check_refused(
         lambda: heads.adapt({**y, "place": 10 * y["place"]}),
         ValueError,
-        r"must not change the mean and the deviation of 'place' after the first step",
+        r"mean and the deviation of 'place' must not change after the first step",
     )
 
 

@@ -375,6 +375,11 @@ def test_half_precision_gives_finite_figures(dtype):
 
 
 LABELS = {
+    "infinite": (
+        np.where(np.arange(ROWS) == 3, np.inf, 0.0),
+        ValueError,
+        r"y\['click'\] must be finite or missing\. Received: y\['click'\]=\[\.\.\., inf",
+    ),
     "words": (np.array(["a"] * ROWS), TypeError, r"y\['click'\] must hold numbers.*dtype=<U1"),
     "length": (np.zeros((ROWS, 2)), ValueError, r"must have one label for each of 32 predictions"),
     "range": (np.full(ROWS, 2), ValueError, r"y\['click'\] must lie in \[0, 1\]"),

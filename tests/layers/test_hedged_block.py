@@ -28,6 +28,27 @@ def test_default_branches_read_their_own_streams():
         assert changed == read
 
 
+def test_outputs_by_branch_are_in_alphabetical_order():
+    """A file refers to outputs by position, and PyTorch does not sort a dict in a dict."""
+    block = pk.HedgedBlock(["b", "a"], [3])
+    specs = block(keras.Input((4,)))
+    outputs = block(features(2, 4))
+    for by_branch in (
+        *specs.values(),
+        *outputs.values(),
+        *block.compute_output_shape((2, 4)).values(),
+    ):
+        assert list(by_branch) == ["own", "shared"]
+
+
+def test_a_branch_that_takes_one_tensor_refuses_streams():
+    bottom = pk.SharedBottomBlock(["a"], [3])
+    hedged = pk.HedgedBlock(["a"], branches={"ple": pk.PLEBlock(1, ["a"], [3]), "bottom": bottom})
+    message = r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'shared'\}"
+    streams = {"a": features(2, 4), "shared": features(2, 4)}
+    check_refused(lambda: hedged(streams), ValueError, message)
+
+
 def test_custom_branches_read_the_inputs_unchanged():
     """A branch may have a feature network for integer columns."""
 

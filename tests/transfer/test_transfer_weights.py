@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 from tests.models import chain
 from tests.templates import CopiedExpert
@@ -408,6 +408,23 @@ def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     assert transfer.new == ()
     for gate, kernel in zip(target._level.gates.values(), before):
         np.testing.assert_array_equal(numpy_of(gate.kernel), kernel)
+
+
+@once
+def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
+    def model_of(deviation):
+        heads = pk.TaskHeads(
+            [pk.RegressionHead("time", standardize=True, mean=1.0, deviation=deviation)]
+        )
+        return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads, width=4)
+
+    source, target, used = model_of(2.0), model_of(3.0), model_of(3.0)
+    x = features(5, 4)
+    pk.transfer_weights(source, target)
+    np.testing.assert_array_equal(numpy_of(target(x))["time"], numpy_of(source(x))["time"])
+    used(x)
+    with pytest.raises(ValueError, match=r"deviation of 'time' must not change after the first"):
+        pk.transfer_weights(source, used)
 
 
 def test_gates_that_read_a_context_in_both_models_are_copied():
