@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._checks import check_int
 from ple_keras._keras.registration import register
 from ple_keras._keras.tables import has_row_gradients, mark_table
 from ple_keras._typing import Shape, Tensor
@@ -40,7 +41,8 @@ class SparseEmbedding(keras.layers.Embedding):
         The rows of the ids, `(*inputs.shape, output_dim)`.
 
     Raises:
-        ValueError: If `input_dim` or `output_dim` is not a positive integer.
+        TypeError: If `input_dim` or `output_dim` is not an integer.
+        ValueError: If one of them is below 1.
         IndexError: On PyTorch without a GPU, if an id is not in the table. TensorFlow without a GPU
             raises an error of its own. Otherwise, `check_inputs` finds such ids.
 
@@ -57,7 +59,11 @@ class SparseEmbedding(keras.layers.Embedding):
     def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:
         if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
             kwargs["embeddings_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
-        super().__init__(input_dim, output_dim, **kwargs)
+        super().__init__(
+            check_int(input_dim, "input_dim", minimum=1),
+            check_int(output_dim, "output_dim", minimum=1),
+            **kwargs,
+        )
         # The update of rows cannot be compiled by XLA on TensorFlow, nor by Inductor on PyTorch.
         self.supports_jit = keras.backend.backend() not in ("tensorflow", "torch")
 

@@ -172,8 +172,10 @@ def test_fit_trains_it_next_to_another_head_and_files_keep_it(loss_weighting, tm
     scores = model.predict_on_batch(x)["rank"]
     np.testing.assert_allclose(copy.predict_on_batch(x)["rank"], scores, rtol=1e-5)
     assert scores.shape == (4, 4)
+    model.reset_metrics()
     again = [m.train_on_batch(x, y, return_dict=True) for m in (model, copy)]
-    assert again[1] == pytest.approx(again[0], rel=1e-5)
+    first, second = ({key: float(value) for key, value in of.items()} for of in again)
+    assert second == pytest.approx(first, rel=1e-5)
 
 
 def test_compute_losses_and_given_losses_and_metrics():
@@ -206,6 +208,8 @@ def test_scores_are_float32_at_half_precision():
 def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
+    if keras.__version__ < "3.13":
+        pytest.importorskip("onnxscript")  # of the exporter of Keras, in later versions not needed
     model = model_of(head_of())
     pk.export_onnx(model, tmp_path / "m.onnx")
     session = runtime.InferenceSession(tmp_path / "m.onnx")

@@ -19,6 +19,7 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
+from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
 
@@ -131,10 +132,17 @@ def test_models_use_xla_on_jax_only():
 
 
 @once
-@pytest.mark.parametrize("sizes", [(0, 3), (3, 0), (2.0, 3), (True, 3)], ids=str)
-def test_invalid_sizes_are_refused(sizes):
-    with pytest.raises(ValueError, match=r"must be a positive integer.*Received: "):
-        pk.SparseEmbedding(*sizes)
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ((0, 3), ValueError, r"input_dim must be at least 1\. Received: input_dim=0"),
+        ((3, 0), ValueError, r"output_dim must be at least 1\. Received: output_dim=0"),
+        ((2.0, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=2\.0"),
+        ((True, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=True"),
+    ],
+)
+def test_invalid_sizes_are_refused(sizes, error, message):
+    check_refused(lambda: pk.SparseEmbedding(*sizes), error, message)
 
 
 @once
