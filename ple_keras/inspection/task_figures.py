@@ -18,10 +18,10 @@ from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.label_arrays import is_missing, masks_elements
 from ple_keras.labels.sample_space import SAFE_PREDICTION
+from ple_keras.losses.head_losses import MIN_PROBABILITY
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import grouped_auc
 
-MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 ROUNDING = 1e-7  # of a probability near 1, in float32
 
 
