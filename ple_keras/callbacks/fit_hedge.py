@@ -44,8 +44,8 @@ class FitHedge(keras.callbacks.Callback):
     squared error, the sum is `n / 2 log(mean of l)`, and for an absolute error `n log(mean of l)`.
     A task without labels has equal weights.
 
-    The fit runs at the begin of each validation in `fit`, so that `val_` metrics, early stopping
-    and checkpoints have the new mixture. After epochs without validation, it runs at their end.
+    The fit runs at the beginning of each validation in `fit`, so that `val_` metrics, early
+    stopping and checkpoints have the new mixture. It runs at the end of epochs without validation.
     Metrics on the same rows are slightly optimistic, by one fitted number for each task. In
     several processes, each fits on its own rows, and the mixtures are averaged.
 

@@ -15,7 +15,7 @@ def table_optimizer(
 ) -> Any:
     """Return an optimizer that trains the embedding tables of a model in their own way.
 
-    It finds the tables by their layers, `SparseEmbedding`, in any model, also after loading. All
+    It finds the tables by their layers, `SparseEmbedding`, in any model, even after loading. All
     other weights, Keras's `Embedding` included, are trained by `optimizer`.
 
     Files name Keras's public optimizers, so that a model that was saved with PyTorch trains with
@@ -68,8 +68,8 @@ def table_optimizer(
 class OptimizerByTable:
     """The choice of an optimizer for each variable, as `MultiOptimizer` takes it.
 
-    It is a plain object in files. Paths of variables would not do: those of a subclassed model are
-    others after loading.
+    Files contain it as an object. Paths of variables would not do, since those of a subclassed
+    model differ after loading.
     """
 
     def __init__(self, default_optimizer: keras.Optimizer, tables: keras.Optimizer) -> None:
