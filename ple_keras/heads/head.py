@@ -38,6 +38,7 @@ from ple_keras._typing import (
     LossReduction,
     MetricLike,
     Shape,
+    Store,
     Tensor,
 )
 from ple_keras.labels.label_arrays import (
@@ -689,6 +690,14 @@ class RegressionHead(Head):
         if self.standardize and not self._scale.is_given:
             self._scale.set(self.task, statistics)
         super()._adapt(statistics)
+
+    def save_own_variables(self, store: Store) -> None:
+        super().save_own_variables(store)
+        self._scale.save(store)
+
+    def load_own_variables(self, store: Store) -> None:
+        entries = self._scale.load(self.task, self.units, store) if self.standardize else store
+        super().load_own_variables(entries)
 
     def get_config(self) -> dict[str, Any]:
         scale = self._scale.get_config()

@@ -8,7 +8,8 @@ from keras import ops
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.internals import in_symbolic_scope
 from ple_keras._keras.registration import register
-from ple_keras._typing import LossLike, Tensor
+from ple_keras._keras.saving import read_array
+from ple_keras._typing import LossLike, Store, Tensor
 from ple_keras.labels.label_arrays import ERRORS, loss_name, masks_elements
 from ple_keras.labels.label_statistics import LabelStatistics
 from ple_keras.losses.head_losses import WrappedLoss
@@ -55,7 +56,7 @@ class LabelScale:
             )
         self.replace(task, mean.tolist(), deviation.tolist())
 
-    def replace(self, task: str, mean: list[float], deviation: list[float]) -> None:
+    def replace(self, task: str, mean: list[float] | None, deviation: list[float] | None) -> None:
         """Take other numbers, unless steps were computed with those of before."""
         if self.is_used and (mean, deviation) != (self.mean, self.deviation):
             raise ValueError(
@@ -64,6 +65,32 @@ class LabelScale:
                 f"Received: mean={mean} after mean={self.mean}"
             )
         self.mean, self.deviation = mean, deviation
+
+    def save(self, store: Store) -> None:
+        """Write the numbers to a file, if they are known."""
+        if self.mean is not None:
+            for key, numbers in self.get_config().items():
+                store[key] = np.array(numbers, "float64")
+
+    def load(self, task: str, units: int, store: Store) -> Store:
+        """Take the numbers of a file, and return its other entries.
+
+        Raises:
+            ValueError: If others were given, or steps were computed with others.
+        """
+        keys = [key for key in store.keys() if key in self.get_config()]  # noqa: SIM118, no dict
+        if keys:
+            arrays = {key: read_array(store, key) for key in keys}
+            mean, deviation = check_scale(arrays.get("mean"), arrays.get("deviation"), units, True)
+            if self.is_given and (mean, deviation) != (self.mean, self.deviation):
+                raise ValueError(
+                    f"The mean and the deviation of {task!r} must be those of the file of weights, "
+                    f"mean={mean} and deviation={deviation}. "
+                    f"Received: mean={self.mean}, deviation={self.deviation}"
+                )
+            self.replace(task, mean, deviation)
+            self.is_given = True
+        return {key: store[key] for key in store.keys() if key not in keys}  # noqa: SIM118
 
     def to_units(self, values: Tensor) -> Tensor:
         """Return `mean + deviation * values`, for values `(..., units)`."""

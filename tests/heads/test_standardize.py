@@ -201,14 +201,29 @@ def test_a_copy_of_heads_that_were_not_adapted_is_adapted_itself(tmp_path):
     assert np.isfinite(twin.evaluate(x, y, verbose=0)).all()
 
 
-def test_code_that_loads_weights_gives_the_numbers(tmp_path):
-    model = two_numbers()
+def test_files_of_weights_have_the_numbers(tmp_path):
+    """As those of Keras's Normalization."""
+    y, x = labels_of_two_numbers()[0], features(12, 3)
     path = tmp_path / "x.weights.h5"
+    model = two_numbers(given=False, standardize=True)
+    heads_of(model).adapt(y)
     model.save_weights(path)
-    twin = two_numbers()
-    twin.load_weights(path)
-    x = features(4, 3)
-    np.testing.assert_array_equal(numpy_of(twin(x)["place"]), numpy_of(model(x)["place"]))
+    new, adapted = (two_numbers(given=False, standardize=True) for _ in range(2))
+    heads_of(adapted).adapt({**y, "place": 10 * y["place"]})
+    for twin in (new, adapted, two_numbers(given=False, standardize=True)):
+        twin.load_weights(path)
+        heads_of(twin).adapt({**y, "place": 10 * y["place"]})  # as for a loaded model, no effect
+        np.testing.assert_array_equal(numpy_of(twin(x)["place"]), numpy_of(model(x)["place"]))
+    adapted.load_weights(path)  # again, after a step
+    check_refused(
+        lambda: two_numbers().load_weights(path),
+        ValueError,
+        r"mean and the deviation of 'place' must be those of the file of weights, mean=\[",
+    )
+    used = two_numbers(given=False, standardize=True)
+    heads_of(used).adapt({**y, "place": 10 * y["place"]})
+    used(x)
+    check_refused(lambda: used.load_weights(path), ValueError, "must not change after the first")
 
 
 @once
