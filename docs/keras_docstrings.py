@@ -1,17 +1,23 @@
 """Extension of griffe, which reads the docstrings for the site."""
 
 import re
+import sys
 from collections.abc import Collection, Iterator
+from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import griffe
+
+sys.path.append(str(Path(__file__).parent))  # griffe loads this file alone
+from equations import to_latex
 
 INDENTED = r"((?:    .*\n?|\n(?=    ))+)"
 CALL_ARGUMENTS = re.compile(rf"^Call arguments:\n{INDENTED}", re.MULTILINE)
 ARGUMENTS = re.compile(r"^Args:$", re.MULTILINE)
 RETURNS = re.compile(rf"^Returns:\n{INDENTED}", re.MULTILINE)
 ARGUMENT = re.compile(r"^(\S+): ", re.MULTILINE)
+SYMBOL = re.compile(r"\b([A-Za-z])_(\w{1,2})\b")
 DOCTEST_OPTION = re.compile(r"\s*# doctest: .*")
 TITLES = ("Reference:", "Example:")
 CODE = (">>> ", "    ")  # of paragraphs of code: examples and equations
@@ -21,8 +27,8 @@ class KerasDocstrings(griffe.Extension):
     """Mark up what docstrings in the form of Keras's have, and griffe reads otherwise.
 
     Examples and references are not indented. A description of what is returned may contain a colon,
-    before which griffe expects a type. Griffe has no section for the arguments of a call. Public
-    names become links to their pages.
+    before which griffe expects a type. Griffe has no section for the arguments of a call. Equations
+    are plain text, and so are symbols such as w_k. Public names become links to their pages.
     """
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
@@ -54,6 +60,7 @@ def _link_names(text: str, names: Collection[str]) -> str:
         if not paragraph.startswith(CODE):
             parts = re.split(r"(`[^`]*`)", paragraph)
             parts[::2] = [plain.sub(r"[\1][ple_keras.\1]", part) for part in parts[::2]]
+            parts[::2] = [SYMBOL.sub(r"*\1*<sub>\2</sub>", part) for part in parts[::2]]
             parts[1::2] = [
                 f"[{part}][ple_keras.{part[1:-1]}]" if part[1:-1] in names else part
                 for part in parts[1::2]
@@ -81,4 +88,6 @@ def _mark_paragraph(paragraph: str) -> str:
     if paragraph.startswith(">>> "):
         code = DOCTEST_OPTION.sub("", paragraph)
         return f"```pycon\n{code}\n```"
+    if paragraph.startswith("    "):
+        return f"```math\n{to_latex(paragraph)}\n```"
     return paragraph

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: made pages, equations, and links to files outside of docs/.
+"""Hooks of MkDocs: made pages, equations, and links to files outside of the site.
 
 In the Markdown files, links lead to the files of the repository, so that they work without the site
 too.
@@ -7,10 +7,10 @@ too.
 import re
 from typing import Any
 
-from latex2mathml.converter import convert
+from equations import math_fence  # MkDocs finds the modules next to its hooks
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from site_pages import (  # MkDocs finds the modules next to its hooks
+from site_pages import (
     GROUPS,
     ROOT,
     example_page,
@@ -22,27 +22,40 @@ from site_pages import (  # MkDocs finds the modules next to its hooks
     scripts_by_folder,
 )
 
-LINKS = {
-    "README.md": "getting_started.md",
-    "CONTRIBUTING.md": "contributing.md",
+PAGES = {  # of files outside of docs/
+    "README.md": "README.md",
     "CHANGELOG.md": "changelog.md",
+    "examples/benchmarks/README.md": "performance.md",
 }
+FOR_MAINTAINERS = ("CONTRIBUTING.md", "docs/maintainers/")  # not on the site
+LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the made pages to the navigation."""
-    for section in config.nav:
-        if "Reference" in section:
-            section["Reference"] = ["reference/index.md"] + [
+    """Add the made pages to the navigation, and convert blocks of equations."""
+    fence = {"name": "math", "class": "equation", "format": math_fence}
+    config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
+    add_made_pages(config.nav)
+    return config
+
+
+def add_made_pages(sections: list[dict[str, Any]]) -> None:
+    """Add the pages that are made to their sections of the navigation."""
+    for section in sections:
+        ((title, pages),) = section.items()
+        if title == "Reference":
+            pages += ["reference/index.md"] + [
                 {GROUPS[group]: [{name: f"reference/{name}.md"} for name in sorted(names)]}
                 for group, names in public_names().items()
             ]
-        if "Examples" in section:
-            section["Examples"] = ["examples/index.md"] + [
+            pages.append({"Changelog": "changelog.md"})
+        elif title == "Examples":
+            pages += ["examples/index.md"] + [
                 {title: [{path.stem: f"examples/{path.with_suffix('.md')}"} for path in paths]}
                 for title, paths in scripts_by_folder().items()
             ]
-    return config
+        elif isinstance(pages, list):
+            add_made_pages(pages)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -58,39 +71,44 @@ def on_files(files: Files, config: Any) -> Files:
     add("examples/index.md", examples_index())
     for path in scripts():
         add(f"examples/{path.with_suffix('.md')}", example_page(path))
-    for source, uri in LINKS.items():
-        if source != "README.md":
-            add(uri, (ROOT / source).read_text())
+    add("changelog.md", (ROOT / "CHANGELOG.md").read_text())
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
-    """Convert equations to MathML, which needs no script, and links to those of pages."""
-    equations = re.compile(r"^```math\n(.*?)\n```$", re.DOTALL | re.MULTILINE)
-    markdown = equations.sub(
-        lambda match: f'<div class="equation">{convert(match[1], display="block")}</div>',
-        markdown,
-    )
-    return link_pages(markdown, page)
+def on_page_markdown(markdown: str, page: Page, config: Any, **_: Any) -> str:
+    """Convert links to those of pages, and hide the empty sidebars of the home page."""
+    if page.file.src_uri == "README.md":
+        page.meta["hide"] = ["navigation", "toc"]
+    return link_pages(markdown, page, config.repo_url)
 
 
-def link_pages(markdown: str, page: Page) -> str:
-    """Replace links to files of the repository by links to their pages."""
-    depth = page.file.src_uri.count("/")
-    to_docs = "../" * depth
+def link_pages(markdown: str, page: Page, repository: str | None) -> str:
+    """Replace links to files of the repository by links to their pages.
+
+    Files without a page are linked in the repository, or named if it has no address.
+    """
+    is_changelog = page.file.src_uri == "changelog.md"
+    to_docs = "../" * page.file.src_uri.count("/")
 
     def page_link(match: re.Match[str]) -> str:
-        path, anchor = match[1], match[2] or ""
+        text, link, anchor = match[1], match[2], match[3] or ""
+        path = link if is_changelog else path_in_repository(page.file.src_uri, link)
+        if path.startswith(FOR_MAINTAINERS):
+            address = f"{repository}/blob/main/{path}"
+            return f"[{text}]({address})" if repository else f"{text} (`{path}`)"
         if path.startswith("examples/") and path.endswith(".py"):
-            return f"]({to_docs}{path[:-3]}.md{anchor})"
-        if path == "examples/benchmarks/README.md":
-            return f"]({to_docs}performance.md)"
-        if path.startswith("docs/"):
-            return f"]({to_docs}{path[5:]}{anchor})"
-        return f"]({to_docs}{LINKS.get(path, path)}{anchor})"
+            return f"[{text}]({to_docs}{path[:-3]}.md{anchor})"
+        if path in PAGES or is_changelog:
+            uri = PAGES.get(path, path.removeprefix("docs/"))
+            return f"[{text}]({to_docs}{uri}{anchor})"
+        return match[0]
 
-    # Pages of docs/ write ../examples/, the files of the root examples/ and docs/.
-    is_of_root = page.file.src_uri in ("contributing.md", "changelog.md")
-    prefix = "" if is_of_root else "../" * (depth + 1)
-    paths = r"((?:examples|docs)/[^)#]*|README\.md|CONTRIBUTING\.md|CHANGELOG\.md)"
-    return re.sub(rf"\]\({re.escape(prefix)}{paths}(#[^)]*)?\)", page_link, markdown)
+    return LINK.sub(page_link, markdown)
+
+
+def path_in_repository(page: str, link: str) -> str:
+    """Return the path of a linked file from the root of the repository."""
+    folders = ["docs", *page.split("/")[:-1]]
+    for part in link.split("/"):
+        folders = folders[:-1] if part == ".." else [*folders, part]
+    return "/".join(folders)

@@ -1,5 +1,6 @@
 """Files of the project that must be kept in step with the package."""
 
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -41,3 +42,13 @@ def test_every_subpackage_is_in_the_layout():
     subpackages = [folder for folder in folders if folder != "."]
     assert subpackages
     assert [folder for folder in subpackages if f"| `{folder}/` |" not in page] == []
+
+
+def test_the_site_has_few_words():
+    path = ROOT / "docs" / "count_words.py"
+    spec = importlib.util.spec_from_file_location("count_words", path)
+    count_words = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(count_words)
+    words = count_words.words_by_page()
+    assert words["README.md"] > 100
+    assert sum(words.values()) <= count_words.LIMIT

@@ -37,12 +37,12 @@ class FitHedge(keras.callbacks.Callback):
 
     The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
 
-        a = argmin over the simplex of  sum_i l(f(x_i), y_i) - (prior / 2) sum_b log a_b
+        a = argmin_a sum_i l(f(x_i), y_i) - (prior / 2) sum_b log(a_b)
 
-    f is the mixture of the branches, see HedgedBlock. The second term is the prior of a Dirichlet
-    distribution, which keeps equal weights where labels are few. l is the loss of the head. For a
-    squared error, the sum is `n / 2 log(mean of l)`, and for an absolute error `n log(mean of l)`.
-    A task without labels has equal weights.
+    The weights a are not negative and sum to 1. f is the mixture of the branches, see HedgedBlock.
+    The second term is the prior of a Dirichlet distribution, which keeps equal weights where labels
+    are few. l is the loss of the head. For a squared error, the sum is `n / 2 log(mean of l)`, and
+    for an absolute error `n log(mean of l)`. A task without labels has equal weights.
 
     The fit runs at the beginning of each validation in `fit`, so that `val_` metrics, early
     stopping and checkpoints have the new mixture. It runs at the end of epochs without validation.

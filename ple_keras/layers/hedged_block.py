@@ -35,7 +35,8 @@ class HedgedBlock(BaseLayer):
     TaskHeads has a tower and an output for every branch, and mixes the logits f of a task:
 
         f_kb = head_kb(E_b(x_b))
-        f_k  = sum_b a_kb f_kb,  prediction = activation(f_k)
+        f_k  = sum_b a_kb f_kb
+        prediction_k = activation(f_k)
 
     Each branch is trained by a loss of its own, and no gradient passes between branches. The
     mixture a starts at equal weights. `FitHedge` fits it on rows that are not trained on. The model

@@ -18,10 +18,11 @@ def expected_calibration_error(
 ) -> float:
     """Return the mean distance between predicted and observed frequencies, over bins.
 
-        ECE = sum_b n_b / n |mean of p in b - mean of y in b|
+        ECE = sum_b n_b abs(p_b - y_b) / n
 
-    Bin b holds the n_b examples whose predictions lie in an interval. 0 is best. Quantiles
-    need all examples at once, so this is not a metric for `compile`.
+    Bin b holds the n_b of n examples whose predictions lie in an interval. p_b is the mean of
+    their predictions, and y_b that of their labels. 0 is best. Quantiles need all examples at once,
+    so this is not a metric for `compile`.
 
     Args:
         labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.

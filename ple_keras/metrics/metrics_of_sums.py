@@ -116,7 +116,8 @@ class Calibration(MetricOfSums):
 class NormalizedEntropy(MetricOfSums):
     """Binary cross-entropy divided by the entropy of the base rate, for labels from 0 to 1.
 
-        NE = (sum_i w_i l_i / sum_i w_i) / -(r log(r) + (1 - r) log(1 - r))
+        NE = sum_i w_i l_i / (H(r) sum_i w_i)
+        H(r) = -r log(r) - (1 - r) log(1 - r)
 
     l_i is the cross-entropy of example i, w_i its sample weight, and r the weighted mean of the
     labels. Lower is better. A constant prediction of r has the value 1. Unlike cross-entropy, the

@@ -27,10 +27,11 @@ REFUSED = {
 class SparseAdagrad(keras.optimizers.Adagrad):
     """Adagrad for embedding tables, which updates the rows of a batch only.
 
-    For row r of a table, with gradient g_r, learning rate η, and a sum of squares s_r that starts
+    For row x_r of a table, with gradient g_r, learning rate η, and a sum of squares s_r that starts
     at `initial_accumulator_value`:
 
-        s_r <- s_r + g_r^2,   row r <- row r - η g_r / sqrt(s_r)
+        s_r <- s_r + g_r^2
+        x_r <- x_r - η g_r / sqrt(s_r)
 
     A row without a gradient stays as it is, so the result is that of `keras.optimizers.Adagrad`
     with `epsilon=0`. For a `SparseEmbedding` on TensorFlow and PyTorch, a step reads and writes the
