@@ -80,7 +80,8 @@ def ple_model(y, num_codes, stack_experts=True):
     """Return a PLE. No input may have a task's name: in ONNX, names are unique."""
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
-    embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
+    table = keras.layers.Embedding(num_codes, 8, name="table")  # transfers match layers by name
+    embedded = keras.layers.Flatten()(table(codes))
     features = keras.layers.Concatenate()([embedded, numbers])
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in y])
     ple = pk.PLEBlock(2, heads, [96, 64], stack_experts=stack_experts, name="ple")
@@ -92,7 +93,8 @@ def ple_model(y, num_codes, stack_experts=True):
 def quantized_copy(model, y, num_codes):
     """Return a copy in int8. Keras quantizes experts that are layers only."""
     copy = ple_model(y, num_codes, stack_experts=False)
-    pk.transfer_weights(model, copy)
+    transfer = pk.transfer_weights(model, copy)
+    assert not transfer.new, transfer
     copy.quantize("int8")
     return copy
 

@@ -1,0 +1,56 @@
+"""The losses and layers of docs/recipes/ compute the equations of their papers."""
+
+import math
+
+import numpy as np
+import pytest
+from keras import ops
+
+from tests.examples.test_documents import code
+from tests.helpers import once
+from tests.processes import ROOT
+
+pytestmark = once
+
+
+@pytest.fixture(scope="module")
+def names():
+    """Return the names that the page on rare labels defines."""
+    found = {"__name__": "__main__"}
+    for block in code(ROOT / "docs" / "recipes" / "rare_labels.md", "python"):
+        exec(block, found)
+    return found
+
+
+def test_the_transfer_of_information_is_an_attention_over_two_vectors(names):
+    layer = names["InformationTransfer"](8)
+    z, q = np.random.default_rng(0).normal(size=(2, 64, 8)).astype("float32")
+    result = ops.convert_to_numpy(layer([z, q]))
+
+    def dense(name, u):
+        kernel, bias = getattr(layer, name).get_weights()
+        return u @ kernel + bias
+
+    p = np.maximum(dense("g", z), 0)
+    scores = np.stack([(dense("h2", u) * dense("h3", u)).sum(-1) / 8**0.5 for u in (p, q)])
+    w = np.exp(scores) / np.exp(scores).sum(0)
+    expected = w[0][:, None] * dense("h1", p) + w[1][:, None] * dense("h1", q)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
+
+
+def test_the_zero_inflated_lognormal_loss_is_a_log_density(names):
+    logit, mu, sigma = 0.4, 1.5, 0.7
+    raw = ops.convert_to_tensor([[logit, mu, math.log(math.expm1(sigma))]])
+    p = 1 / (1 + math.exp(-logit))
+
+    def distribution(value):
+        return 0.5 + 0.5 * math.erf((math.log(value) - mu) / (sigma * math.sqrt(2)))
+
+    density = (distribution(6.001) - distribution(5.999)) / 0.002
+    for value, likelihood in ((0.0, 1 - p), (6.0, p * density)):
+        loss = float(names["ziln"](np.array([[value]], "float32"), raw)[0])
+        assert loss == pytest.approx(-math.log(likelihood), abs=1e-5)
+
+    rng = np.random.default_rng(0)
+    samples = rng.lognormal(mu, sigma, 1_000_000) * (rng.uniform(size=1_000_000) < p)
+    assert float(names["expected_value"](raw)[0]) == pytest.approx(samples.mean(), rel=0.01)
