@@ -59,6 +59,19 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     return number
 
 
+def check_layer_name(name: object) -> None:
+    """Check a layer's name: keys of logs, columns of CSV files and paths of weights contain it.
+
+    255 is the limit of file systems. Keras checks the type, and chooses a name for None.
+    """
+    if isinstance(name, str) and not (
+        0 < len(name) <= 255 and name.isprintable() and "=" not in name
+    ):
+        raise ValueError(
+            f"name must be 1 to 255 printable characters other than '='. Received: name={name!r}"
+        )
+
+
 def check_bool(value: object, argument: str) -> bool:
     """Return `value`, if it is True or False."""
     if not isinstance(value, bool):

@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import keras
 
+from ple_keras._checks import check_layer_name
 from ple_keras._keras.internals import children
 from ple_keras._keras.walking import Untracked, layers_inside
 
@@ -45,6 +46,7 @@ class BaseLayer(keras.Layer):
             cls._arguments = cls._arguments.union(names)
 
     def __init__(self, **kwargs: Any) -> None:
+        check_layer_name(kwargs.get("name"))
         super().__init__(**kwargs)
         self._frozen_layers: Any = Untracked(None)  # from the config, used in `build`
 

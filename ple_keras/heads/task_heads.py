@@ -49,9 +49,10 @@ from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predict
 class TaskHeads(BaseLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
-    A task's name consists of ASCII letters, digits, "_" and "-", starts with a letter or digit, and
-    is not "shared". The layer gives access to its heads by task: `heads["click"]`, `get`, `in`,
-    `len`, iteration over the tasks, `keys`, `values` and `items`. It is no
+    A task's name consists of at most 128 ASCII letters, digits, "_" and "-", starts with a letter
+    or digit, and is not "shared". Four keys of Keras's configs, such as "class_name", are refused
+    too. The layer gives access to its heads by task: `heads["click"]`, `get`, `in`, `len`,
+    iteration over the tasks, `keys`, `values` and `items`. It is no
     `collections.abc.Mapping`: Keras and TensorFlow would take the layer for a nested structure.
 
     Args:

@@ -5,14 +5,29 @@ from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
+from ple_keras._keras.internals import BUILD_KEYS
+from ple_keras._keras.saving import CAME_BUILT
 from ple_keras._typing import Outputs
 
 SHARED = "shared"
-TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
-TASK_NAME_RULE = (
-    "a task's name must be ASCII letters, digits, '_' and '-', starting with a letter or digit, "
-    f"and not '{SHARED}'"
+# Files of loggers and names of layers contain a task's name with more letters, and file systems
+# limit a name to 255.
+MAX_LETTERS = 128
+CONFIG_KEYS = sorted({"class_name", CAME_BUILT, *BUILD_KEYS})  # have a meaning in saved configs
+NAME_RULE = (
+    f"at most {MAX_LETTERS} ASCII letters, digits, '_' and '-', starting with a letter or digit"
 )
+TASK_NAME_RULE = f"a task's name must be {NAME_RULE}, and not '{SHARED}' or one of {CONFIG_KEYS}"
+
+
+def is_valid_name(name: object) -> bool:
+    """Return whether a name is valid for a task, or is "shared"."""
+    return (
+        isinstance(name, str)
+        and len(name) <= MAX_LETTERS
+        and name not in CONFIG_KEYS
+        and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
+    )
 
 
 def check_task_name(name: object, argument: str, names: object = None) -> str:
@@ -23,7 +38,7 @@ def check_task_name(name: object, argument: str, names: object = None) -> str:
         argument: The name of the caller's argument, for messages.
         names: The value of the argument, if it holds several names.
     """
-    if isinstance(name, str) and name != SHARED and TASK_NAME.fullmatch(name):
+    if isinstance(name, str) and name != SHARED and is_valid_name(name):
         return name
     invalid, value = ("", name) if names is None else (f"; invalid: {name!r}", names)
     error = ValueError if isinstance(name, str) else TypeError

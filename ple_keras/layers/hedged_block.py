@@ -20,7 +20,7 @@ from ple_keras._typing import (
     TaskName,
     Tensor,
 )
-from ple_keras.labels.task_names import SHARED, TASK_NAME, task_names
+from ple_keras.labels.task_names import CONFIG_KEYS, NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
 from ple_keras.layers.template import as_template
@@ -239,12 +239,12 @@ def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Laye
         isinstance(block, keras.Layer) for block in branches.values()
     ):
         raise TypeError(f"branches must be a dict of Keras layers. Received: branches={branches!r}")
-    invalid = [k for k in branches if not isinstance(k, str) or not TASK_NAME.fullmatch(k)]
+    invalid = [branch for branch in branches if not is_valid_name(branch)]
     names = [block.name for block in branches.values()]
     if len(branches) < 2 or invalid or len(set(names)) < len(names):
         raise ValueError(
-            "branches must have two branches or more, with names of ASCII letters, digits, '_' and "
-            "'-', starting with a letter or digit, and blocks with different names, not "
-            f"{names}. Received: branches={branches!r}"
+            f"branches must have two branches or more, with names of {NAME_RULE}, and not one of "
+            f"{CONFIG_KEYS}, and blocks with different names, not {names}. "
+            f"Received: branches={branches!r}"
         )
     return dict(branches)

@@ -1,5 +1,7 @@
 """Invalid arguments of blocks."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -18,6 +20,23 @@ def test_every_block_refuses_invalid_task_names(block, name, error, received):
     shown = received.removeprefix("=")
     message = rf"{RULE}; invalid: {shown}\. Received: outputs=\['fine', {shown}\]$"
     check_refused(lambda: block(["fine", name]), error, message)
+
+
+BAD_LAYER_NAMES = {"empty": "", "newline": "a\nb", "equals": "a=b", "length": "a" * 256}
+
+
+@pytest.mark.parametrize(("name", "block"), pairs(BAD_LAYER_NAMES, BLOCKS))
+def test_every_block_refuses_names_that_logs_and_files_can_not_have(block, name):
+    message = (
+        f"1 to 255 printable characters other than '='. Received: name={re.escape(repr(name))}$"
+    )
+    check_refused(lambda: block(["a"], name=name), ValueError, message)
+
+
+def test_the_longest_names_are_allowed():
+    task, name = "a" * 128, "\u00e4" * 255
+    assert pk.CGCBlock([task], [3], name=name).name == name
+    assert pk.BinaryHead(task).task == task
 
 
 def head_of(task):

@@ -81,7 +81,7 @@ REFUSED = {
     "name": (
         {"branches": {**pair(), "a/b": pk.SharedBottomBlock(TASKS, 3)}},
         ValueError,
-        "names of ASCII letters",
+        "names of at most 128 ASCII letters",
     ),
     "layer_names": (
         {"branches": pair(b=pk.SharedBottomBlock(TASKS, 3, name="x"))},
