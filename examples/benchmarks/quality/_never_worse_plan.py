@@ -76,7 +76,7 @@ def fresh_seeds(case: Case) -> range:
 
 
 def fits(kinds: list[str], seeds: Callable[[Case], range]) -> list[Fit]:
-    """Return fits on all cases, seed by seed. `label_root` differs where labels are missing."""
+    """Return fits on all cases, seed by seed."""
     cases = all_cases()
     return [
         Fit(case, kind, seed, Sizes())
@@ -84,7 +84,7 @@ def fits(kinds: list[str], seeds: Callable[[Case], range]) -> list[Fit]:
         for case in cases
         if seed in seeds(case)
         for kind in kinds
-        if case.has_missing_labels or ALL_NETWORKS[kind].reduction is None
+        if case.has_missing_labels or kind not in ROOT
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from _compiled_networks import compiled_like
 from _data import Arrays, Dataset, Split, labelled_rows
 from _metrics import Metric, format_values, selection_metrics
 from _networks import ALL_NETWORKS, MIXTURES, TREES, Recipe, build_network, count_parameters
@@ -133,6 +134,7 @@ def train_networks(
         keras.utils.set_random_seed(seed)
         group_data = replace(dataset, train=labelled_rows(dataset.train, tasks))
         model = build_network(kind, tasks, group_data, setting.head, recipe)
+        model = compiled_like(model, group_data.train)
         metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
         progress = [PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)]

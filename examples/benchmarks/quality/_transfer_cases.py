@@ -61,6 +61,11 @@ class Case:
         return f"{self.group}, {self.column}"
 
     @property
+    def title(self) -> str:
+        """Name of the case for readers."""
+        return self.name.replace("beside", "next to")
+
+    @property
     def tasks(self) -> list[str]:
         """The tasks that are measured."""
         return [task for tasks in self.measures.values() for task in tasks]

@@ -70,7 +70,9 @@ class Fit:
 
     @property
     def _kind(self) -> str:
-        kind = ALL_NETWORKS[self.kind].base if self.mixture else self.kind
+        network = ALL_NETWORKS.get(self.kind)
+        is_base = network and network.reduction and not self.case.has_missing_labels
+        kind = network.base if self.mixture or is_base else self.kind
         return kind if self.case.data == "census" else WITHOUT_TABLES.get(kind, kind)
 
     def run(self) -> Record:

