@@ -21,7 +21,7 @@ from _never_worse_plan import (
     fresh_seeds,
 )
 from _tables import align_columns
-from _transfer_cases import BINARY
+from _transfer_cases import BINARY, readable
 from _transfer_fits import Fit, Sizes, Store
 from _transfer_rates import RATES
 from _transfer_summary import Estimate, Scores
@@ -227,7 +227,7 @@ def _marked(regret: Regret) -> str:
 def ablations(store: Store) -> str:
     """Return the tables of the ablations that have fits of their own."""
     exponents = [HEDGED, *(kind for kind in ALL_NETWORKS if "exponent" in kind)]
-    rows = [["gradient of a task", *(_short(name) for name in EXPONENT_CASES)]]
+    rows = [["gradient of a task", *(readable(name) for name in EXPONENT_CASES)]]
     scores = all_scores(store, [*exponents, *BASELINES])
     for kind in exponents:
         rows.append([title(kind), *(_metrics(scores, kind, name) for name in EXPONENT_CASES)])
@@ -241,15 +241,11 @@ def ablations(store: Store) -> str:
     ):
         kinds = [f"{kind}{suffix}" for kind in [*BASELINES, HEDGED]]
         scores = all_scores(store, kinds, sizes)
-        rows = [[name, *(_short(case) for case in ABLATION_CASES)]]
+        rows = [[name, *(readable(case) for case in ABLATION_CASES)]]
         rows += [[title(k), *(_metrics(scores, k, case) for case in ABLATION_CASES)] for k in kinds]
         if any(any(row[1:]) for row in rows[1:]):
             parts.append(align_columns(rows))
     return "\n\n".join(parts)
-
-
-def _short(name: str) -> str:
-    return name.replace("beside", "next to")
 
 
 def _metrics(scores: Scores, kind: str, name: str) -> str:

@@ -63,7 +63,7 @@ class Case:
     @property
     def title(self) -> str:
         """Name of the case for readers."""
-        return self.name.replace("beside", "next to")
+        return readable(self.name)
 
     @property
     def tasks(self) -> list[str]:
@@ -92,6 +92,11 @@ class Case:
 
         metrics = [task_metric(task, measured=task in self.tasks) for task in dataset.tasks]
         return Setting(dataset, metrics, head, trees, self.recipe, dict(self.weights))
+
+
+def readable(name: str) -> str:
+    """Return a name of a case or group for readers. The names in files keep an older wording."""
+    return name.replace("beside", "next to")
 
 
 def task_metric(task: str, measured: bool) -> Metric:

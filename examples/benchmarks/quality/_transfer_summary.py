@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from _networks import ALL_NETWORKS, title
 from _tables import align_columns
-from _transfer_cases import BINARY, Case
+from _transfer_cases import BINARY, Case, readable
 from _transfer_fits import Fit, Store
 
 BASELINES = ("single", "bottom")
@@ -128,7 +128,7 @@ def format_tables(setting: str, scores: Scores) -> str:
             tasks = [scores.cases[case].measures[measure] for case in cases]
             cells += [_cell(scores, case, kind, of) for case, of in zip(cases, tasks)]
             rows.append([title(kind), *cells])
-        parts.append(f"{measure}, {group}\n{align_columns(rows)}")
+        parts.append(f"{measure}, {readable(group)}\n{align_columns(rows)}")
     return "\n\n".join(parts)
 
 
@@ -173,7 +173,7 @@ def _regret_rows(scores: Scores, cases: dict[str, list[str]]) -> list[list[str]]
         cells = [_worst(scores, regrets, setting) for setting in settings]
         case, mean = scores.cases[worst], _mean_regret(scores, regrets).format()
         worst_cell = Estimate.of(regrets[worst]).format()
-        rows.append([title(kind), worst_cell, f"{case.group}, {case.column}", mean, *cells])
+        rows.append([title(kind), worst_cell, case.title, mean, *cells])
     return rows
 
 
@@ -207,7 +207,7 @@ def _option_gains(scores: Scores, kind: str, base: str) -> list[tuple[list[str],
         if scores.has(key, kind) and scores.has(key, base):
             for measure, tasks in case.measures.items():
                 gain = Estimate.of(scores.gain(key, kind, base, tasks))
-                name = f"{case.setting}: {case.name}"
+                name = f"{case.setting}: {case.title}"
                 rows.append(([name, measure, gain.format(sign="+")], gain))
     return rows
 

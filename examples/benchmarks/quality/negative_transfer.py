@@ -10,8 +10,8 @@ with JAX.
 
     weight        Income on Census-Income with a regression, whose loss has the weight 0.1 to 100:
                   the age, a function that has nothing to do with income, or noise.
-    scarce        A task with few labels beside a task with all labels: income beside never_married,
-                  and a synthetic task beside an equal one and an unrelated one.
+    scarce        A task with few labels next to a task with all labels: income next to
+                  never_married, and a synthetic task next to an equal one and an unrelated one.
     correlation   Two synthetic tasks, from unrelated to equal. In one case, a feature flips the
                   sign of the second task. Two seeds each share the data.
     tasks         Two, four and eight synthetic tasks, of which the first half are related.
