@@ -18,6 +18,7 @@ CENSUS = Recipe(
         "ple": (96, 64),
         "mmoe-levels": (96, 64),
         "hedged": (96, 64),
+        "hedged-ple": (45, 64),
     },
     tower=(32,),
     dropout=0.2,

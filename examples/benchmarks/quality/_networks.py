@@ -29,9 +29,14 @@ class Network:
         task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
         reduction: The `reduction` of all heads.
-        branches: Of "hedged": "own" for a shared branch and one of its own for each task, "bottoms"
-            for two shared branches, or "stopped" for own branches on the features of the shared
-            one, which these do not train.
+        branches: Of "hedged": "own" for a shared branch and one of its own for each task, "ple" for
+            these and a PLE, "bottoms" for two shared branches of half the width, or "stopped" for
+            own branches on the features of the shared one, which these do not train.
+        is_alone: Whether each task has networks of its own, which are trained alone.
+        mixture: Of "hedged": "" for weights that are fitted on validation rows, or "equal". With a
+            `base`, it is a mixture of the branches of that network, see `other_mixtures`.
+        share_exponent: Of "hedged", the exponent of a task's share of labels in its gradient.
+        optimizer: A key of `OPTIMIZER_CLASSES`.
         surgery: Whether conflicting gradients of tasks are projected (PCGrad); PyTorch only.
     """
 
@@ -46,12 +51,16 @@ class Network:
     gate_dropout: float = 0.0
     reduction: str | None = None
     branches: str = "own"
+    is_alone: bool = False
+    mixture: str = ""
+    share_exponent: float = 0.5
+    optimizer: str = "adam"
     surgery: bool = False
 
 
 STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
 NETWORKS = {
-    "single": Network("single-task", "single"),
+    "single": Network("single-task", "single", is_alone=True),
     "bottom": Network("shared bottom", "bottom"),
     "bottom-uncertainty": Network(
         "shared bottom, learned loss weights", "bottom", uncertainty=True
@@ -96,10 +105,54 @@ ROOT = {
 # Mixtures of branches, fitted on the validation rows.
 HEDGED = {
     "hedged": Network("hedged branches", "hedged", streams=True),
-    "hedged-bottoms": Network("two hedged bottoms", "hedged", base="hedged", branches="bottoms"),
+    "hedged-bottoms": Network(
+        "ensemble: two shared bottoms, fitted", "hedged", base="hedged", branches="bottoms"
+    ),
     "hedged-stopped": Network(
         "hedged, common features", "hedged", base="hedged", branches="stopped"
     ),
+    "hedged-ple": Network(
+        "hedged, PLE as a third branch", "hedged", streams=True, base="hedged", branches="ple"
+    ),
+    "single-pair": Network(
+        "ensemble: two single-task networks",
+        "hedged",
+        branches="bottoms",
+        is_alone=True,
+        mixture="equal",
+    ),
+}
+# Mixtures of the branches of a trained network, which are scored with it.
+MIXTURES = {
+    f"{base}-{mixture}": replace(HEDGED[base], title=name, base=base, mixture=mixture)
+    for base, mixture, name in (
+        ("hedged", "equal", "hedged, equal weights"),
+        ("hedged", "train", "hedged, fitted on training rows"),
+        ("hedged", "shared", "hedged, shared branch only"),
+        ("hedged", "own", "hedged, own branch only"),
+        ("hedged-bottoms", "equal", "ensemble: two shared bottoms, equal weights"),
+    )
+}
+EXPONENTS = {
+    f"hedged-exponent-{exponent}": replace(
+        HEDGED["hedged"],
+        title=f"hedged, share of labels to the power {exponent}",
+        base="hedged",
+        share_exponent=exponent,
+    )
+    for exponent in (0, 1)
+}
+OPTIMIZER_CLASSES = {
+    "adam": keras.optimizers.Adam,
+    "adamw": keras.optimizers.AdamW,
+    "adagrad": keras.optimizers.Adagrad,
+    "sgd": keras.optimizers.SGD,
+}
+OPTIMIZERS = {
+    f"{base}-{optimizer}": replace(network, title=f"{network.title}, {name}", optimizer=optimizer)
+    for optimizer, name in (("adamw", "AdamW"), ("adagrad", "Adagrad"), ("sgd", "SGD"))
+    for base, network in {**NETWORKS, **HEDGED}.items()
+    if base in ("single", "bottom", "hedged")
 }
 # In no setting by default, since they need PyTorch.
 SURGERY = {
@@ -108,12 +161,23 @@ SURGERY = {
     )
     for base in ("bottom", "ple")
 }
-ALL_NETWORKS = {**NETWORKS, **LITERATURE, **SCARCE, **ROOT, **HEDGED, **SURGERY}
+ALL_NETWORKS = {
+    **NETWORKS,
+    **LITERATURE,
+    **SCARCE,
+    **ROOT,
+    **HEDGED,
+    **MIXTURES,
+    **EXPONENTS,
+    **OPTIMIZERS,
+    **SURGERY,
+}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
     "ple-streams": "ple-isolated",
     "ple-streams-visible": "ple-visible",
+    "hedged-stopped": "hedged",
 }
 TREES = "boosted trees"
 TABLE = "codes"
@@ -180,19 +244,22 @@ def build_network(
     features = build_features(inputs, dataset, recipe)
     has_copies = network.streams or network.branches == "bottoms"
     if has_copies and dataset.cardinalities:  # numbers alone have no weights to copy
-        has_own = network.branches == "own"
-        streams = tasks if has_own else ["first", "second"]
-        network_of_features = keras.Model(inputs, features)
-        features = pk.StreamFeatures(streams, network_of_features, shared=has_own)(inputs)
+        streams = {"bottoms": ["first", "second"], "ple": [*tasks, "ple"]}
+        features = pk.StreamFeatures(
+            streams.get(network.branches, tasks),
+            keras.Model(inputs, features),
+            shared=network.branches != "bottoms",
+        )(inputs)
     if network.block == "hedged":
         features = hedged_features(network, tasks, features, recipe)
+        features = scale_shared_gradients(network, features, dataset)
     else:
         block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
         features = block(features)
     model_class = SurgeryModel if network.surgery else keras.Model
     model = model_class(inputs, heads(features))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
-    optimizer = keras.optimizers.Adam(cosine_schedule(recipe.learning_rate, steps))
+    optimizer = OPTIMIZER_CLASSES[network.optimizer](cosine_schedule(recipe.learning_rate, steps))
     model.compile(optimizer, **heads.compile_kwargs())
     return model
 
@@ -240,7 +307,7 @@ def hedged_features(network: Network, tasks: list[str], features: Any, recipe: R
     """
     own = pk.ExpertBlock(recipe.widths["hedged"], dropout=recipe.dropout)
     if network.branches == "bottoms":
-        width, *others = recipe.widths["bottom"]
+        width, *others = recipe.widths["single" if network.is_alone else "bottom"]
         bottom = pk.ExpertBlock([width // 2, *others], dropout=recipe.dropout)
         streams = features if isinstance(features, dict) else {}
         by_branch = {
@@ -251,7 +318,37 @@ def hedged_features(network: Network, tasks: list[str], features: Any, recipe: R
     if network.branches == "stopped":
         stopped = keras.ops.stop_gradient(features)
         features = {**dict.fromkeys(tasks, stopped), "shared": features}
+    if network.branches == "ple":
+        levels = [pk.ExpertBlock(x, dropout=recipe.dropout) for x in recipe.widths["hedged-ple"]]
+        own = pk.ExpertBlock(recipe.widths["hedged-ple"], dropout=recipe.dropout)
+        of_ple = features
+        if isinstance(features, dict):
+            of_ple = features["ple"]
+            features = {stream: x for stream, x in features.items() if stream != "ple"}
+        ple = pk.PLEBlock(len(levels), tasks, levels)(of_ple)
+        return {
+            task: {**branches, "ple": ple[task]}
+            for task, branches in pk.HedgedBlock(tasks, own)(features).items()
+        }
     return pk.HedgedBlock(tasks, own)(features)
+
+
+def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) -> Any:
+    """Return the features with other gradients of the shared branch.
+
+    The library multiplies the mean gradient over the labelled rows of a task by the root of the
+    share of its labels, and this by another power of the share.
+    """
+    power = network.share_exponent - 0.5
+    if not power:
+        return features
+    scaled = {}
+    for task, branches in features.items():
+        share = float(np.mean(~np.isnan(dataset.train.labels[task])))
+        x, factor = branches["shared"], share**power
+        x = factor * x + (1 - factor) * keras.ops.stop_gradient(x)
+        scaled[task] = {**branches, "shared": x}
+    return scaled
 
 
 def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:

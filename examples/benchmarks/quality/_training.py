@@ -1,15 +1,16 @@
 """Training and scoring of several models on one data set."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
+from _compiled_networks import compiled_like
 from _data import Arrays, Dataset, Split, labelled_rows
 from _metrics import Metric, format_values, selection_metrics
-from _networks import ALL_NETWORKS, TREES, Recipe, build_network, count_parameters
+from _networks import ALL_NETWORKS, MIXTURES, TREES, Recipe, build_network, count_parameters
 
 import ple_keras as pk
 
@@ -52,6 +53,8 @@ class Result:
         history: Keras's logs by epoch, one history per network.
         best_epochs: The epoch, counted from 1, whose weights each network keeps.
         predictions: Predictions for the test rows, by task.
+        mixtures: The test metrics of other mixtures of the branches, by mixture.
+        hedge: The weights of the branches, by task.
     """
 
     model: str
@@ -63,6 +66,8 @@ class Result:
     history: list[dict[str, list[float]]] = field(default_factory=list)
     best_epochs: list[int] = field(default_factory=list)
     predictions: Arrays = field(default_factory=dict, repr=False)
+    mixtures: dict[str, dict[str, float]] = field(default_factory=dict)
+    hedge: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class PrintProgress(keras.callbacks.Callback):
@@ -105,6 +110,7 @@ def train_networks(
     seed: int,
     name: str | None = None,
     show_epochs: bool = True,
+    score_mixtures: bool = False,
 ) -> Result:
     """Train a network for each group of tasks and score them together.
 
@@ -119,6 +125,7 @@ def train_networks(
         seed: Seed of the weights, the order of the rows and the dropout.
         name: The model's name. Defaults to the name of its kind.
         show_epochs: Whether to print a line per epoch.
+        score_mixtures: Whether to score other mixtures of fitted branches too.
     """
     start = time.perf_counter()
     dataset, recipe = setting.dataset, setting.recipe
@@ -127,6 +134,7 @@ def train_networks(
         keras.utils.set_random_seed(seed)
         group_data = replace(dataset, train=labelled_rows(dataset.train, tasks))
         model = build_network(kind, tasks, group_data, setting.head, recipe)
+        model = compiled_like(model, group_data.train)
         metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
         of_task = f" ({tasks[0]})" if len(task_groups) > 1 else ""
         progress = [PrintProgress(f"{result.model}{of_task}, seed {seed}", metrics, tasks)]
@@ -134,7 +142,8 @@ def train_networks(
         weights = pk.LossWeightSchedule(lambda task, epoch: setting.loss_weights.get(task, 1.0))
         best = _restore_best_weights(recipe.epochs)
         validation = group_data.validation.inputs, _labels(group_data.validation, tasks)
-        is_hedged = ALL_NETWORKS[kind].block == "hedged"
+        network = ALL_NETWORKS[kind]
+        is_fitted = network.block == "hedged" and not network.mixture
         history = model.fit(
             group_data.train.inputs,
             _labels(group_data.train, tasks),
@@ -144,7 +153,7 @@ def train_networks(
             validation_batch_size=EVALUATION_BATCH,
             callbacks=[
                 weights,
-                *([pk.FitHedge(validation, EVALUATION_BATCH)] if is_hedged else []),
+                *([pk.FitHedge(validation, EVALUATION_BATCH)] if is_fitted else []),
                 _selection_score(metrics, tasks),
                 best,
                 *(progress if show_epochs else []),
@@ -153,6 +162,10 @@ def train_networks(
         )
         predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)
         result.predictions |= {task: predictions[task][:, 0] for task in tasks}
+        if is_fitted and score_mixtures:
+            result.hedge |= {task: model.layers[-1][task].branch_weights() for task in tasks}
+            for mixture, of_mixture in other_mixtures(kind, model, group_data):
+                result.mixtures[mixture] = _scores(setting, of_mixture)
         parameters, embeddings = count_parameters(model)
         result.parameters += parameters
         result.embeddings += embeddings
@@ -160,6 +173,25 @@ def train_networks(
         result.best_epochs.append(best.best_epoch + 1)
         keras.utils.clear_session()
     return _score_result(result, setting, start)
+
+
+def other_mixtures(kind: str, model: keras.Model, dataset: Dataset) -> Iterator[tuple[str, Arrays]]:
+    """Yield other mixtures of the branches of a trained network, and their test predictions.
+
+    "equal" has equal weights, "train" is fitted on the training rows, and any other has one branch.
+    """
+    heads = model.layers[-1]
+    names = heads[heads.task_names[0]].branch_names
+    others = {net.mixture: net for net in MIXTURES.values() if net.base == kind}
+    for mixture in others:
+        if mixture == "train":
+            pk.fit_hedge(model, dataset.train.inputs, dataset.train.labels, EVALUATION_BATCH)
+        else:
+            weights = [1 / len(names) if mixture == "equal" else mixture == b for b in names]
+            for task in heads.task_names:
+                heads[task].mixture.assign(np.array(weights, "float32"))
+        predictions = model.predict(dataset.test.inputs, batch_size=EVALUATION_BATCH, verbose=0)
+        yield mixture, {task: predictions[task][:, 0] for task in heads.task_names}
 
 
 def train_trees(setting: Setting, seed: int, show_result: bool = True) -> Result:
@@ -203,10 +235,14 @@ def _labels(split: Split, tasks: list[str]) -> Arrays:
 
 
 def _score_result(result: Result, setting: Setting, start: float) -> Result:
-    labels = setting.dataset.test.labels
-    result.test = {
-        metric.full_key: metric.evaluate(labels[metric.task], result.predictions[metric.task])
-        for metric in setting.metrics
-    }
+    result.test = _scores(setting, result.predictions)
     result.seconds = time.perf_counter() - start
     return result
+
+
+def _scores(setting: Setting, predictions: Arrays) -> dict[str, float]:
+    labels = setting.dataset.test.labels
+    return {
+        metric.full_key: metric.evaluate(labels[metric.task], predictions[metric.task])
+        for metric in setting.metrics
+    }

@@ -61,9 +61,19 @@ class Case:
         return f"{self.group}, {self.column}"
 
     @property
+    def title(self) -> str:
+        """Name of the case for readers."""
+        return readable(self.name)
+
+    @property
     def tasks(self) -> list[str]:
         """The tasks that are measured."""
         return [task for tasks in self.measures.values() for task in tasks]
+
+    @property
+    def has_missing_labels(self) -> bool:
+        """Whether a task has few labels."""
+        return self.setting == "scarce" and self.column != f"{1:.1%} of labels"
 
     def draw(self, rows: int | None, seed: int) -> Setting:
         """Return the data and models for a seed."""
@@ -82,6 +92,11 @@ class Case:
 
         metrics = [task_metric(task, measured=task in self.tasks) for task in dataset.tasks]
         return Setting(dataset, metrics, head, trees, self.recipe, dict(self.weights))
+
+
+def readable(name: str) -> str:
+    """Return a name of a case or group for readers. The names in files keep an older wording."""
+    return name.replace("beside", "next to")
 
 
 def task_metric(task: str, measured: bool) -> Metric:
@@ -128,7 +143,7 @@ def scarce_cases() -> list[Case]:
             group="income beside never_married",
             column=f"{share:.1%} of labels",
             measures={"AUC of income": [INCOME], "AUC of never_married": ["never_married"]},
-            load=partial(_keep_labels, lambda rows, seed: load_census(rows), INCOME, share),
+            load=partial(_keep_labels, lambda rows, seed: load_census(rows, 0), INCOME, share),
             recipe=CENSUS,
             data="census",
             seeds_per_draw=1,

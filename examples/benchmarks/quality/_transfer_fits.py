@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 from _data import labelled_rows, take_rows
-from _networks import WITHOUT_TABLES
+from _networks import ALL_NETWORKS, WITHOUT_TABLES
 from _training import Result, Setting, train_networks, train_trees
 from _transfer_cases import Case
 from _transfer_rates import learning_rate
@@ -49,14 +49,31 @@ class Fit:
     @property
     def key(self) -> str:
         """Name of the fit in a file of results. Equal fits of several cases have one name."""
-        alone = self.kind in ("single", "trees") and self.case.alone
-        parts = [self.case.setting, alone or self.case.name, self._kind, f"seed {self.seed}"]
+        parts = [self.case.setting, self._case_name, self._kind, f"seed {self.seed}"]
         parts += [f"{name} {value}" for name, value in vars(self.sizes).items() if value]
         return " | ".join([*parts, *([f"rate {self.rate:g}"] if self.rate else [])])
 
     @property
+    def mixture(self) -> str:
+        """Name of the mixture of branches that is scored with the trained network, or ""."""
+        network = ALL_NETWORKS.get(self.kind)
+        return network.mixture if network and network.base else ""
+
+    @property
+    def _case_name(self) -> str:
+        network = ALL_NETWORKS.get(self.kind)
+        if self.case.alone and (network is None or network.is_alone):
+            return self.case.alone
+        if self.case.weights and network and network.block == "hedged":
+            return f"{self.case.group}, any weight"  # loss weights do not change these fits
+        return self.case.name
+
+    @property
     def _kind(self) -> str:
-        return self.kind if self.case.data == "census" else WITHOUT_TABLES.get(self.kind, self.kind)
+        network = ALL_NETWORKS.get(self.kind)
+        is_base = network and network.reduction and not self.case.has_missing_labels
+        kind = network.base if self.mixture or is_base else self.kind
+        return kind if self.case.data == "census" else WITHOUT_TABLES.get(kind, kind)
 
     def run(self) -> Record:
         """Return the metrics on the test rows, the numbers of parameters and the seconds."""
@@ -66,14 +83,16 @@ class Fit:
         rate = self.rate or learning_rate(self.case.data, self.kind)
         recipe = replace(setting.recipe, learning_rate=rate).with_overrides(self.sizes.epochs, None)
         setting = replace(setting, recipe=recipe)
-        if self.kind == "single":
+        if ALL_NETWORKS[self._kind].is_alone:
             networks = [_alone(setting, task) for task in self.case.tasks]
-            return _record(*(_train("single", network, self.seed) for network in networks))
+            return _record(*(_train(self._kind, network, self.seed) for network in networks))
         return _record(_train(self._kind, setting, self.seed))
 
 
 def _train(kind: str, setting: Setting, seed: int) -> Result:
-    return train_networks(kind, [setting.dataset.tasks], setting, seed, show_epochs=False)
+    return train_networks(
+        kind, [setting.dataset.tasks], setting, seed, show_epochs=False, score_mixtures=True
+    )
 
 
 def _with_tasks(setting: Setting, tasks: list[str]) -> Setting:
@@ -117,6 +136,16 @@ def _record(*results: Result) -> Record:
         record["embeddings"] = sum(result.embeddings for result in results)
         scores = [max(h["val_mtl_score"]) for result in results for h in result.history]
         record["validation"] = round(sum(scores), 6)
+    for result in results:
+        if result.mixtures:
+            record["mixtures"] = {
+                mixture: {name: round(x, 5) for name, x in test.items()}
+                for mixture, test in result.mixtures.items()
+            }
+            record["hedge"] = {
+                task: {branch: round(a, 2) for branch, a in weights.items()}
+                for task, weights in result.hedge.items()
+            }
     return record
 
 
@@ -138,7 +167,8 @@ class Store:
         return fit.key in self._fits
 
     def __getitem__(self, fit: Fit) -> Record:
-        return self._fits[fit.key]
+        record = self._fits[fit.key]
+        return {**record, "test": record["mixtures"][fit.mixture]} if fit.mixture else record
 
     def add(self, fit: Fit, record: Record) -> None:
         """Add a fit and write the file."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from _networks import title
-from _transfer_cases import BINARY
+from _transfer_cases import BINARY, readable
 from _transfer_summary import Estimate, Scores
 
 # Color, line style and marker by model, where it was trained. Others are in the tables only.
@@ -50,7 +50,7 @@ def draw(setting: str, scores: Scores, path: Path) -> None:
         tasks = [scores.cases[case].measures[measure] for case in cases]
         (_draw_metric if setting == "weight" else _draw_gain)(panel, scores, cases, tasks)
         label = measure if setting == "weight" else f"gain in {measure}"
-        panel.set_title(f"{label}\n{group}", fontsize=10)
+        panel.set_title(f"{label}\n{readable(group)}", fontsize=10)
         ticks = [scores.cases[case].column for case in cases]
         panel.set_xticks(range(len(cases)), ticks, fontsize=8)
         panel.ticklabel_format(axis="y", useOffset=False)

@@ -1,12 +1,12 @@
 """Tables and regrets of the benchmark of negative transfer."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from _networks import ALL_NETWORKS, title
 from _tables import align_columns
-from _transfer_cases import BINARY, Case
+from _transfer_cases import BINARY, Case, readable
 from _transfer_fits import Fit, Store
 
 BASELINES = ("single", "bottom")
@@ -40,28 +40,36 @@ class Scores:
     """Test metrics by case and model, over seeds.
 
     Args:
-        fits: The fits.
+        fits: The fits. Those that were not run are left out.
         store: Their results.
     """
 
     def __init__(self, fits: list[Fit], store: Store) -> None:
-        self._records: dict[tuple[str, str], dict[str, list[float]]] = {}
+        self._records: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
         self.cases: dict[str, Case] = {}
         self.parameters: dict[tuple[str, str], tuple[int, int]] = {}
         for fit in fits:
-            record, key = store[fit], (fit.case.setting + fit.case.name, fit.kind)
+            key = fit.case.setting + fit.case.name, fit.kind
             self.cases[key[0]] = fit.case
-            for name, value in record["test"].items():
-                self._records.setdefault(key, {}).setdefault(name, []).append(value)
+            if fit not in store:
+                continue
+            record = store[fit]
+            self._records.setdefault(key, {})[fit.seed] = record["test"]
             if "parameters" in record:
                 self.parameters[key] = record["parameters"], record["embeddings"]
         self.kinds = list(dict.fromkeys(fit.kind for fit in fits))
 
-    def of(self, case: str, kind: str, tasks: list[str]) -> np.ndarray:
-        """Return the mean metric of some tasks, by seed."""
-        record = self._records[case, kind]
+    def seeds(self, case: str, kinds: Iterable[str]) -> list[int]:
+        """Return the seeds that all of the models have on a case, in order."""
+        return sorted(set.intersection(*({*self._records.get((case, kind), ())} for kind in kinds)))
+
+    def of(self, case: str, kind: str, tasks: list[str], seeds: Iterable[int] = ()) -> np.ndarray:
+        """Return the mean metric of some tasks, for the given seeds or else all, in order."""
+        records = self._records[case, kind]
         keys = [f"{task}_auc" if task in BINARY else f"{task}_mean_squared_error" for task in tasks]
-        return np.mean([record[key] for key in keys], axis=0)
+        return np.array(
+            [np.mean([records[seed][key] for key in keys]) for seed in seeds or sorted(records)]
+        )
 
     def has(self, case: str, kind: str) -> bool:
         """Return whether a model was trained on a case."""
@@ -76,21 +84,30 @@ class Scores:
                     found.setdefault((case.group, measure), []).append(key)
         return found
 
-    def regret(self, case: str, kind: str, tasks: list[str]) -> np.ndarray:
-        """Return how much worse a model is than the better of `BASELINES`, by seed.
+    def regret(
+        self, case: str, kind: str, tasks: list[str], baselines: Sequence[str] = BASELINES
+    ) -> np.ndarray:
+        """Return how much worse a model is than the best of the baselines, by seed.
 
-        The baseline with the better mean over the seeds is the better one.
+        The baseline with the best mean over the seeds is the best one. Only the seeds count that
+        the model and all baselines have.
         """
-        regrets = [-self.gain(case, kind, baseline, tasks) for baseline in BASELINES]
+        seeds = self.seeds(case, [kind, *baselines])
+        if not seeds:
+            return np.empty(0)
+        regrets = [-self.gain(case, kind, baseline, tasks, seeds) for baseline in baselines]
         return max(regrets, key=np.mean)
 
-    def gain(self, case: str, kind: str, base: str, tasks: list[str]) -> np.ndarray:
-        """Return how much better a model is than another, by seed.
+    def gain(
+        self, case: str, kind: str, base: str, tasks: list[str], seeds: Iterable[int] = ()
+    ) -> np.ndarray:
+        """Return how much better a model is than another, for seeds that both have.
 
         The gain is positive if an AUC is higher, or a squared error lower.
         """
         sign = 1 if tasks[0] in BINARY else -1
-        return sign * (self.of(case, kind, tasks) - self.of(case, base, tasks))
+        seeds = seeds or self.seeds(case, [kind, base])
+        return sign * (self.of(case, kind, tasks, seeds) - self.of(case, base, tasks, seeds))
 
 
 def format_tables(setting: str, scores: Scores) -> str:
@@ -111,7 +128,7 @@ def format_tables(setting: str, scores: Scores) -> str:
             tasks = [scores.cases[case].measures[measure] for case in cases]
             cells += [_cell(scores, case, kind, of) for case, of in zip(cases, tasks)]
             rows.append([title(kind), *cells])
-        parts.append(f"{measure}, {group}\n{align_columns(rows)}")
+        parts.append(f"{measure}, {readable(group)}\n{align_columns(rows)}")
     return "\n\n".join(parts)
 
 
@@ -156,7 +173,7 @@ def _regret_rows(scores: Scores, cases: dict[str, list[str]]) -> list[list[str]]
         cells = [_worst(scores, regrets, setting) for setting in settings]
         case, mean = scores.cases[worst], _mean_regret(scores, regrets).format()
         worst_cell = Estimate.of(regrets[worst]).format()
-        rows.append([title(kind), worst_cell, f"{case.group}, {case.column}", mean, *cells])
+        rows.append([title(kind), worst_cell, case.title, mean, *cells])
     return rows
 
 
@@ -190,7 +207,7 @@ def _option_gains(scores: Scores, kind: str, base: str) -> list[tuple[list[str],
         if scores.has(key, kind) and scores.has(key, base):
             for measure, tasks in case.measures.items():
                 gain = Estimate.of(scores.gain(key, kind, base, tasks))
-                name = f"{case.setting}: {case.name}"
+                name = f"{case.setting}: {case.title}"
                 rows.append(([name, measure, gain.format(sign="+")], gain))
     return rows
 

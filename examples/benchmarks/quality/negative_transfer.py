@@ -10,8 +10,8 @@ with JAX.
 
     weight        Income on Census-Income with a regression, whose loss has the weight 0.1 to 100:
                   the age, a function that has nothing to do with income, or noise.
-    scarce        A task with few labels beside a task with all labels: income beside never_married,
-                  and a synthetic task beside an equal one and an unrelated one.
+    scarce        A task with few labels next to a task with all labels: income next to
+                  never_married, and a synthetic task next to an equal one and an unrelated one.
     correlation   Two synthetic tasks, from unrelated to equal. In one case, a feature flips the
                   sign of the second task. Two seeds each share the data.
     tasks         Two, four and eight synthetic tasks, of which the first half are related.
@@ -30,23 +30,10 @@ files, new fits are added to the first one. Two processes must write to differen
 """
 
 import argparse
-import atexit
 import logging
-import os
-import shutil
 import sys
-import tempfile
-from pathlib import Path
 
-# Must be set before the imports: no TensorFlow banners, no spinning threads.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # JAX compiles equal networks again otherwise
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
-    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
-sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
-
+import _environment  # noqa: F401 (first)
 import keras
 from _comparison_options import missing_packages
 from _networks import ALL_NETWORKS, LITERATURE, NETWORKS, SCARCE, SURGERY
@@ -55,12 +42,11 @@ from _second_tasks import SECOND_TASKS
 from _transfer_cases import Case, correlation_cases, scarce_cases, task_cases, weight_cases
 from _transfer_fits import Fit, Sizes, Store, run
 from _transfer_plot import draw
-from _transfer_rates import CANDIDATES
+from _transfer_rates import CANDIDATES, SEARCH_CASES, SEARCH_SEED
 from _transfer_summary import Scores, format_options, format_regrets, format_tables
 
 SETTINGS = {"weight": 10, "scarce": 5, "correlation": 6, "tasks": 5}  # with their published seeds
 MODELS = ["trees", *NETWORKS, *LITERATURE]
-SEARCH_SEED = 100
 QUICK = {
     "seeds": 1,
     "models": ["single", "bottom", "ple-streams"],
@@ -122,7 +108,7 @@ def list_fits(args: argparse.Namespace) -> list[Fit]:
         return [
             Fit(case, kind, SEARCH_SEED, sizes, rate)
             for case in list_cases(args)
-            if case.name in ("beside age, weight 1", "correlation, 0.5")
+            if case.name in SEARCH_CASES
             for kind in args.models or NETWORKS
             for rate in CANDIDATES
         ]

