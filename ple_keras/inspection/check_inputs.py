@@ -1,7 +1,7 @@
 """Check of features before training."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from numbers import Number
@@ -55,7 +55,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
             batches.
         ValueError: If an input of a Functional model is missing, unknown or of another shape, or
             the model fails. If numbers are NaN or infinite, and so are the predictions. If ids are
-            not in the table of an `Embedding`. If `x` is an iterator or has no row, or `steps` is
+            not in the table of an `Embedding`, or become others because they are fractions or too
+            large for the dtype of the input. If `x` is an iterator or has no row, or `steps` is
             given for arrays.
 
     Warns:
@@ -94,19 +95,19 @@ def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "
     if specs and isinstance(model.input, Mapping):
         _check_keys(specs, x)
     by_key: dict[Any, Any] = {**dict(enumerate(specs.values())), **specs}
-    numbers, count = {}, 0
+    numbers, ids, count = {}, {}, 0
     for path, array in keras.tree.flatten_with_path(x):
         name, count = "x" + "".join(f"[{key!r}]" for key in path), len(array)
         spec = by_key.get(path[0] if path else 0)
         _check_shape(array, spec, name)
         if is_number(str(array.dtype)):
-            numbers[name] = array
+            numbers[name], ids[name] = array, _as_ids(array, spec)
         elif not _takes_strings(spec):
             _refuse_strings(array, name)
     if not count:
         raise ValueError("x must hold at least one row. Received: rows=0")
     rows = _representative_rows(numbers, count)
-    observer = _Observer(numbers, rows)
+    observer = _Observer(numbers, ids, rows)
     chosen = keras.tree.map_structure(lambda array: array[rows], x)
     try:
         if not model.built:
@@ -197,6 +198,17 @@ def _representative_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.nd
     return np.array(list(dict.fromkeys(rows.tolist())))  # the first rows stay first
 
 
+def _as_ids(array: np.ndarray, spec: object) -> np.ndarray:
+    """Return an array as the model gets it if it gets integers, in the dtype of the backend."""
+    is_known = isinstance(spec, keras.KerasTensor)
+    dtype = keras.backend.standardize_dtype(spec.dtype) if is_known else str(array.dtype)
+    if not dtype.startswith(("int", "uint")):
+        return array
+    of_backend = keras.ops.convert_to_tensor(np.zeros((), dtype)).dtype  # JAX has no int64
+    with np.errstate(invalid="ignore"):
+        return array.astype(keras.backend.standardize_dtype(of_backend))
+
+
 def _symbolic(array: np.ndarray) -> Any:
     dtype = str(array.dtype) if is_number(str(array.dtype)) else "string"
     return keras.KerasTensor((None, *array.shape[1:]), dtype=dtype)
@@ -228,6 +240,7 @@ class _Observer:
 
     Args:
         numbers: The arrays of numbers, by name.
+        ids: The same as the model gets them: some as integers.
         rows: The rows that the model is called on.
 
     Attributes:
@@ -236,13 +249,20 @@ class _Observer:
         messages: The warnings on columns that are not scaled, by the name of their array.
     """
 
-    def __init__(self, numbers: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+    def __init__(
+        self, numbers: Mapping[str, np.ndarray], ids: Mapping[str, np.ndarray], rows: np.ndarray
+    ) -> None:
         self.wrong_id, self.is_id_found, self.messages = "", False, dict[str, str]()
-        self._rows = rows
-        self._columns = {name: _flat(array)[rows] for name, array in numbers.items()}
+        self._rows, self._numbers = rows, numbers
+        self._ids = {name: _flat(array)[rows] for name, array in ids.items()}
+        self._changed = {  # the first id that becomes another one
+            name: tuple(np.argwhere(is_changed)[0])
+            for name, array in numbers.items()
+            if (is_changed := (ids[name] != array) & np.isfinite(array)).any()
+        }
         self._large: list[tuple[str, str, np.ndarray]] = []  # the name, a text, the values
         for name, array in numbers.items():
-            self._find_large(name, _flat(array)[:SCALE_ROWS], self._columns[name])
+            self._find_large(name, _flat(array)[:SCALE_ROWS], _flat(array)[rows])
 
     @contextmanager
     def observing(self, model: keras.Layer) -> Iterator[None]:
@@ -278,28 +298,43 @@ class _Observer:
         ids = _values(inputs)
         if ids is None:
             return call(inputs, *args, **kwargs)
-        wrong = ~((ids >= 0) & (ids < layer.input_dim))
-        if wrong.any() and not self.wrong_id:
-            given, place = self._find_id(_flat(ids), *np.argwhere(_flat(wrong))[0])
-            self.is_id_found = given in self._columns
+        wrong = ~((ids >= 0) & (ids < layer.input_dim) & (ids == np.trunc(ids)))
+        found = None if self.wrong_id else self._find_id(_flat(ids), _flat(wrong))
+        if found:
+            given, place, received = found
+            self.is_id_found = given in self._ids and bool(np.isfinite(received))
             self.wrong_id = (
                 f"{given} must be ids from 0 to {layer.input_dim - 1} for the Embedding {name!r}. "
-                f"Received: {place}={ids[wrong][0]}"
+                f"Received: {place}={received}"
             )
         safe = keras.ops.convert_to_tensor(np.where(wrong, 0, ids).astype(ids.dtype))
         return call(safe, *args, **kwargs)
 
-    def _find_id(self, ids: np.ndarray, row: int, column: int) -> tuple[str, str]:
-        """Return the name of the array that has all ids of each row, and the place of one."""
-        if len(ids) != len(self._rows):
-            return "x", "id"
+    def _find_id(self, ids: np.ndarray, wrong: np.ndarray) -> tuple[str, str, Any] | None:
+        """Return the array that has all ids of each row, and place and value of a wrong one."""
+        is_by_row = len(ids) == len(self._rows)
+        for name, index in self._changed.items() if is_by_row else ():
+            if self._has_ids(name, ids, range(len(ids))):
+                return name, _place(name, index), self._numbers[name][index]
+        if not wrong.any():
+            return None
+        row, column = np.argwhere(wrong)[0]
+        value = ids[row, column]
+        if not is_by_row:
+            return "x", "id", value
         rows = [*range(min(FIRST_ROWS, len(ids))), row]
-        for name, array in self._columns.items():
-            if (array[rows][:, :, None] == ids[rows][:, None, :]).any(axis=1).all():
-                columns = np.flatnonzero(array[row] == ids[row, column])
+        for name, array in self._ids.items():
+            if self._has_ids(name, ids, rows):
+                columns = np.flatnonzero(array[row] == value)
                 index = (self._rows[row], *columns[: array.shape[1] > 1])
-                return name, _place(name, index)
-        return "x", f"id in row {self._rows[row]}"
+                received = _flat(self._numbers[name])[self._rows[row], columns[0]]
+                return name, _place(name, index), received
+        return "x", f"id in row {self._rows[row]}", value
+
+    def _has_ids(self, name: str, ids: np.ndarray, rows: Sequence[int]) -> bool:
+        """Return whether an array has all ids of each of some rows."""
+        array = self._ids[name][rows]
+        return bool((array[:, :, None] == ids[rows][:, None, :]).any(axis=1).all())
 
     def _call_normalization(
         self, call: TensorFunction, layer: keras.Layer, name: str, *args: object, **kwargs: object

@@ -109,6 +109,27 @@ def test_ids_that_the_model_computes_are_found_by_the_row():
         pk.check_inputs(model, np.where(np.arange(ROWS) == 1450, 3, 0))
 
 
+@pytest.mark.parametrize("value", [2**32 + 3, -(2**32), 2**31, 2.5, 3.25])
+def test_an_id_that_becomes_another_one_in_the_dtype_of_the_input_is_refused(value):
+    city, age = keras.Input((), dtype="int32", name="city"), keras.Input((), name="age")
+    table = pk.SparseEmbedding(10, 1, name="table")
+    model = keras.Model({"city": city, "age": age}, table(city)[:, 0] + age)
+    cities = features()["city"].astype("float64" if value % 1 else "int64")
+    x = {"age": cities / 3, "city": np.where(np.arange(ROWS) == 1100, value, cities)}
+    with pytest.raises(
+        ValueError,
+        match=r"x\['city'\] must be ids from 0 to 9 for the Embedding 'table'\. "
+        rf"Received: x\['city'\]\[1100\]={value}",
+    ):
+        pk.check_inputs(model, x)
+
+
+def test_a_fraction_is_no_id_in_a_model_without_dtypes_of_inputs():
+    model = keras.Sequential([pk.SparseEmbedding(10, 1, name="table")])
+    with pytest.raises(ValueError, match=r"x must be ids from 0 to 9 .* x\[1\]=2\.5"):
+        pk.check_inputs(model, np.array([3.0, 2.5, 4.0], "float32"))
+
+
 def test_numbers_that_the_model_replaces_may_be_nan():
     inputs = keras.Input((1,))
     filled = keras.ops.where(keras.ops.isnan(inputs), 0.0, inputs)
