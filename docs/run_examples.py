@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "docs" / "examples"
 # In place of those of the first command in the docstring.
-ARGUMENTS = {"ray_train": "--kill", "resume": "--kills 2", "serving": "--load-test"}
+ARGUMENTS = {"ray_train": "--kill", "resume": "--kills 2"}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Scripts that are not run, and the page with their results.
 RESULTS = {
@@ -33,6 +33,7 @@ RESULTS = {
     "benchmarks/speed/scaling.py": "performance.md",
     "benchmarks/speed/step_time.py": "performance.md",
     "benchmarks/speed/whole_job.py": "performance.md",
+    "serving/serve.py": "serving.md",
 }
 
 

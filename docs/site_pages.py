@@ -45,6 +45,7 @@ PICTURES = {
 FOLDERS = {
     ".": "One device",
     "distributed": "Several devices",
+    "serving": "Serving",
     "benchmarks/quality": "Benchmarks of quality",
     "benchmarks/speed": "Benchmarks of speed",
 }
@@ -93,7 +94,12 @@ def scripts_by_folder() -> dict[str, list[Path]]:
 
 def examples_index() -> str:
     """Return a page with a line for each script."""
-    lines = ["# Examples", "", "Each script is one file to copy, in the folder `examples/`.", ""]
+    lines = [
+        "# Examples",
+        "",
+        "Each script is one file to copy, but for serving.",
+        "",
+    ]
     for title, paths in scripts_by_folder().items():
         lines += [f"## {title}", ""]
         for path in paths:

@@ -1,0 +1,78 @@
+"""Limits of requests in size and time, and the form of refusals."""
+
+import asyncio
+
+from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect, Request
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_BYTES = 500_000  # of a body; 1000 rows take 300,000
+MAX_SECONDS = 10  # until a request has arrived
+
+
+def refusal(status, *reasons, **headers):
+    return JSONResponse({"errors": reasons}, status, headers)
+
+
+class Limits:
+    """Receive the body of a request before the app sees it, and count requests by status."""
+
+    def __init__(self, app, metrics):
+        self.app, self._metrics = app, metrics
+
+    async def __call__(self, scope, receive, send):
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = "client gone"
+
+        async def send_and_note(message):
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            app = await self._limited(scope, receive)
+            await app(scope, receive, send_and_note)
+        except ClientDisconnect:
+            pass
+        finally:
+            if scope["path"] == "/predict":
+                self._metrics.requests.labels(status).inc()
+
+    async def _limited(self, scope, receive):
+        """Return the app with a received body, or the refusal of the body."""
+        request, body = Request(scope, receive), bytearray()
+        too_large = refusal(413, f"body: at most {MAX_BYTES} bytes are allowed")
+        if int(request.headers.get("content-length", 0)) > MAX_BYTES:
+            return too_large
+        try:
+            async with asyncio.timeout(MAX_SECONDS):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > MAX_BYTES:
+                        return too_large
+        except TimeoutError:
+            reason = f"body: it did not arrive within {MAX_SECONDS} seconds"
+            return refusal(408, reason, connection="close")
+        messages = iter([{"type": "http.request", "body": bytes(body), "more_body": False}])
+
+        async def receive_body():
+            return next(messages, None) or await receive()
+
+        return lambda scope, receive, send: self.app(scope, receive_body, send)
+
+
+class Protocol(H11Protocol):
+    """HTTP. Connections on which no request begins within `MAX_SECONDS` are closed."""
+
+    def connection_made(self, transport):
+        super().connection_made(transport)
+        transport.max_size = 2**13  # of a read: thousands of chunks in one would block all others
+        self.loop.call_later(MAX_SECONDS, self._close_if_idle, self.scope)
+
+    def _close_if_idle(self, last):
+        is_answered = self.cycle is None or self.cycle.response_complete
+        if is_answered and self.scope is last:
+            self.transport.close()
+        if not self.transport.is_closing():
+            self.loop.call_later(MAX_SECONDS, self._close_if_idle, self.scope)

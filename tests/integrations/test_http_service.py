@@ -1,0 +1,460 @@
+"""The HTTP service of examples/serving: answers, refusals, limits, counts, and new models."""
+
+import asyncio
+import importlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from tests.helpers import once
+from tests.processes import EXAMPLES, ROOT, run_example
+from tests.recorded_outputs import check_form
+
+pytestmark = once
+for package in ("fastapi", "onnx", "onnxruntime", "prometheus_client", "uvicorn"):
+    pytest.importorskip(package)
+sys.path.append(str(EXAMPLES / "serving"))
+batches, limits, model_folder, service_metrics, serve = map(
+    importlib.import_module,
+    ("_batches", "_limits", "_model_folder", "_service_metrics", "serve"),
+)
+KNOWN = {name: ["Private", "Sales"] for name in model_folder.CATEGORIES}
+ROW = dict.fromkeys(model_folder.NUMBERS, 1) | dict.fromkeys(model_folder.CATEGORIES, "Private")
+GATE = "gate/ple/0/income"
+
+
+def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=model_folder.TASKS, numbers=None):
+    """Return the bytes of a model whose first task depends on the class of worker, by code.
+
+    The other task is `-age`. The last category of all columns has the code 3.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    numbers = model_folder.NUMBERS if numbers is None else numbers
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["b"]) for n in numbers]
+    inputs += [helper.make_tensor_value_info(n, TensorProto.INT32, ["b"]) for n in KNOWN]
+    shapes = dict.fromkeys(tasks, 1) | {GATE: 2}
+    float_ = TensorProto.FLOAT
+    outputs = [helper.make_tensor_value_info(n, float_, ["b", k]) for n, k in shapes.items()]
+    tables = {
+        "table": np.array(predictions, "float32")[:, None],
+        "weights": np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]], "float32"),
+    }
+    constants = [numpy_helper.from_array(array, name) for name, array in tables.items()]
+    constants.append(numpy_helper.from_array(np.array([1]), "axis"))
+    nodes = [
+        helper.make_node("Gather", ["table", "class_of_worker"], [tasks[0]]),
+        helper.make_node("Gather", ["weights", "class_of_worker"], [GATE]),
+        helper.make_node("Unsqueeze", ["age", "axis"], ["column"]),
+        helper.make_node("Neg", ["column"], [tasks[1]]),
+    ]
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
+    opset = [helper.make_opsetid("", 17)]
+    return helper.make_model(graph, opset_imports=opset, ir_version=8).SerializeToString()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    model_folder.publish(tmp_path, onnx_model(), KNOWN)
+    return tmp_path
+
+
+@asynccontextmanager
+async def service(folder):
+    app = serve.create_app(folder)
+    async with asyncio.timeout(20), app.router.lifespan_context(app):
+        yield app
+
+
+async def send(app, method, path, chunks=(b"",), length=None, ends="complete"):
+    """Send a request. Return the status, the headers and the text, or None without an answer."""
+    parts = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if ends == "complete":
+        parts[-1]["more_body"] = False
+    elif ends == "gone":
+        parts.append({"type": "http.disconnect"})
+    waiting, sent = iter(parts), []
+
+    async def receive():
+        return next(waiting, None) or await asyncio.Event().wait()
+
+    async def keep(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    headers += [(b"content-length", str(length).encode())] if length is not None else []
+    scope = {"type": "http", "method": method, "path": path, "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http", "root_path": ""}
+    await app.state.limited(scope, receive, keep)
+    if not sent:
+        return None
+    text = b"".join(message.get("body", b"") for message in sent[1:]).decode()
+    return sent[0]["status"], dict(sent[0]["headers"]), text
+
+
+async def predict(app, *rows):
+    """Return the status and the answer of a request of rows."""
+    status, _, text = await send(app, "POST", "/predict", [json.dumps({"rows": rows}).encode()])
+    return status, json.loads(text)
+
+
+async def metrics(app):
+    """Return the values of /metrics, after the counts of all batches."""
+    await asyncio.get_running_loop().run_in_executor(app.state.batcher._thread, int)
+    _, _, text = await send(app, "GET", "/metrics")
+    lines = [line.rsplit(" ", 1) for line in text.splitlines() if line[0] != "#"]
+    return {name: float(value) for name, value in lines}
+
+
+async def health(app):
+    status, _, text = await send(app, "GET", "/health")
+    return status, json.loads(text)
+
+
+def with_column(name, value):
+    return json.dumps({"rows": [ROW | {name: value}]})
+
+
+def test_requests_are_answered_and_counted(folder):
+    async def run():
+        async with service(folder) as app:
+            rows = [ROW | {"class_of_worker": "Astronaut"}, ROW | {"age": 3}]
+            answers = await asyncio.gather(predict(app, *rows), predict(app, ROW))
+            assert answers[0] == (200, {"income": [0.5, 0.25], "never_married": [-1.0, -3.0]})
+            assert answers[1] == (200, {"income": [0.25], "never_married": [-1.0]})
+            found = await metrics(app)
+            assert found["rows_total"] == 3
+            assert found['requests_total{status="200"}'] == 2
+            assert found['unknown_categories_total{column="class_of_worker"}'] == 1
+            assert found['unknown_categories_total{column="industry"}'] == 0
+            assert found['prediction_sum_total{sign="positive",task="income"}'] == 1
+            assert found['prediction_sum_total{sign="negative",task="never_married"}'] == 5
+            (gate,) = [
+                v for k, v in found.items() if re.match(r'gate_weight_sum_total.*expert="0"', k)
+            ]
+            assert gate == pytest.approx(0.9 + 0.2 + 0.2)
+
+    asyncio.run(run())
+
+
+def test_nan_is_null_and_is_counted_apart(folder):
+    async def run():
+        async with service(folder) as app:
+            app.state.batcher.model._codes["class_of_worker"]["?"] = 0  # whose prediction is NaN
+            status, answer = await predict(app, ROW, ROW | {"class_of_worker": "?"})
+            assert (status, answer["income"]) == (200, [0.25, None])
+            found = await metrics(app)
+            assert found['predictions_not_finite_total{task="income"}'] == 1
+            assert found['predictions_total{task="income"}'] == 1
+            assert found['prediction_sum_total{sign="positive",task="income"}'] == 0.25
+
+    asyncio.run(run())
+
+
+def test_an_error_of_a_count_fails_no_request(folder, monkeypatch):
+    def fail(*args):
+        raise ValueError("no count")
+
+    async def run():
+        async with service(folder) as app:
+            monkeypatch.setattr(service_metrics.Metrics, "_count_predictions", fail)
+            for _ in range(2):
+                assert (await predict(app, ROW))[0] == 200
+
+    asyncio.run(run())
+
+
+BODIES = {
+    "no JSON": ("rows", 422, "body: JSON decode error"),
+    "nothing": ("", 422, "body: Field required"),
+    "a list": ("[]", 422, "body: Input should be a valid dictionary"),
+    "no UTF-8": (b"\xff", 400, "error parsing the body"),
+    "gzip": (b"\x1f\x8b\x08\x00", 400, "error parsing the body"),
+    "too deep": ('{"rows": ' + "[" * 10_000, 400, "error parsing the body"),
+    "no rows": ('{"rows": []}', 422, "rows: List should have at least 1 item"),
+    "too many rows": (json.dumps({"rows": [ROW] * 1001}), 422, "rows: .* at most 1000 items"),
+    "an empty row": ('{"rows": [{}]}', 422, r"rows\[0\]\.age: Field required"),
+    "a row that is a list": ('{"rows": [[1]]}', 422, r"rows\[0\]: Input should be a valid dict"),
+    "many columns": (
+        json.dumps({"rows": [dict.fromkeys(map(str, range(51)), 1)]}),
+        422,
+        r"rows\[0\]: .*at most 50 keys are allowed, not 51",
+    ),
+    "many keys": (json.dumps(dict.fromkeys(map(str, range(51)))), 422, "body: .*at most 50 keys"),
+    "a misspelt column": (with_column("größe", 1), 422, r"rows\[0\]\.größe: Extra inputs"),
+    "a long column": (with_column("x" * 1000, 1), 422, r"rows\[0\]\.x{50}: Extra inputs"),
+    "a surrogate": (
+        with_column("a", 1).replace('"a"', '"\\ud800"'), 422, r"valid string.*\\\\ud800"
+    ),
+    "a word": (with_column("age", "forty"), 422, r"\.age: .*valid number. Received: 'forty'"),
+    "NaN": (with_column("age", math.nan), 422, r"\.age: .*finite number. Received: nan"),
+    "infinity": (with_column("age", -math.inf), 422, r"\.age: .*finite number. Received: -inf"),
+    "a float64": (with_column("age", 1e39), 422, r"\.age: .*less than or equal to 1000000000"),
+    "a huge integer": (with_column("age", 10**400), 422, r"\.age: Input should be a valid number"),
+    "a bool": (with_column("age", True), 422, r"\.age: Input should be a valid number"),
+    "a number for a word": (with_column("industry", 1), 422, r"\.industry: .*valid string"),
+}  # fmt: skip
+
+
+def test_refusals_have_one_form_and_the_reason(folder):
+    async def run():
+        async with service(folder) as app:
+            for name, (body, expected, reason) in BODIES.items():
+                chunk = body if isinstance(body, bytes) else body.encode()
+                status, _, text = await send(app, "POST", "/predict", [chunk])
+                assert status == expected, name
+                assert list(json.loads(text)) == ["errors"], name
+                assert re.search(reason, text), (name, text)
+            for method, path, expected in (
+                ("GET", "/predict", 405),
+                ("POST", "/health", 405),
+                ("GET", "/nothing", 404),
+            ):
+                status, _, text = await send(app, method, path)
+                assert (status, list(json.loads(text))) == (expected, ["errors"])
+            assert (await predict(app, ROW))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_a_failed_prediction_has_the_form_of_a_refusal(folder, monkeypatch):
+    async def run():
+        async with service(folder) as app:
+            monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: 1 / 0)
+            assert await predict(app, ROW) == (500, {"errors": ["the prediction failed"]})
+            monkeypatch.undo()
+            assert (await predict(app, ROW))[0] == 200
+
+    asyncio.run(run())
+
+
+def test_large_bodies_are_refused_before_they_are_read(folder):
+    async def run():
+        async with service(folder) as app:
+            status, _, text = await send(app, "POST", "/predict", length=50_000_000, ends="never")
+            assert (status, text) == (413, '{"errors":["body: at most 500000 bytes are allowed"]}')
+            chunks = [bytes(100_000) for _ in range(500)]
+            status, _, _ = await send(app, "POST", "/predict", chunks)
+            assert status == 413
+            assert (await metrics(app))['requests_total{status="413"}'] == 2
+
+    asyncio.run(run())
+
+
+def test_half_sent_bodies_end_and_vanished_clients_are_no_bad_requests(folder, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.01)
+
+    async def run():
+        async with service(folder) as app:
+            status, headers, text = await send(app, "POST", "/predict", [b"{"], ends="never")
+            assert status == 408
+            assert headers[b"connection"] == b"close"
+            assert "did not arrive within" in json.loads(text)["errors"][0]
+            assert await send(app, "POST", "/predict", [b"{"], ends="gone") is None
+            found = {k: v for k, v in (await metrics(app)).items() if k.startswith("requests_t")}
+            statuses = '{status="408"}', '{status="client gone"}'
+            assert found == {f"requests_total{status}": 1 for status in statuses}
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("head", [b"", b"POST /predict HTTP/1.1\r\nhost"])
+def test_a_connection_without_a_whole_head_is_closed(folder, monkeypatch, head):
+    import uvicorn
+    from uvicorn.server import ServerState
+
+    monkeypatch.setattr(limits, "MAX_SECONDS", 0.01)
+
+    async def run():
+        config = uvicorn.Config(None, log_config=None)
+        config.loaded_app, config.loaded = None, True
+        loop, state = asyncio.get_running_loop(), ServerState()
+        server = await loop.create_server(lambda: limits.Protocol(config, state, {}), "127.0.0.1")
+        port = server.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head)
+        assert await asyncio.wait_for(reader.read(), 10) == b""
+        writer.close()
+        server.close()
+
+    asyncio.run(run())
+
+
+def test_health_tells_that_no_batch_is_computed(folder, monkeypatch):
+    async def run():
+        async with service(folder) as app:
+            assert (await health(app))[1]["status"] == "ok"
+            end = threading.Event()
+            monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: end.wait())
+            monkeypatch.setattr(batches, "MAX_SECONDS", 0.01)
+            late = {"errors": ["no prediction within 0.01 seconds"]}
+            assert await predict(app, ROW) == (503, late)
+            hangs = 503, {"errors": ["a batch takes over 0.01 seconds"]}
+            while await health(app) != hangs:
+                await asyncio.sleep(0)
+            assert await predict(app, ROW) == hangs
+            end.set()
+
+            app.state.batcher.task.cancel()
+            ended = 503, {"errors": ["the task of the batches has ended"]}
+            while await health(app) != ended:
+                await asyncio.sleep(0)
+            assert await predict(app, ROW) == ended
+
+    asyncio.run(run())
+
+
+def test_too_many_waiting_rows_are_refused(folder, monkeypatch):
+    monkeypatch.setattr(batches, "MAX_WAITING_ROWS", 1)
+
+    async def run():
+        async with service(folder) as app:
+            answers = await asyncio.gather(*[predict(app, ROW, ROW) for _ in range(3)])
+            assert {status for status, _ in answers} == {200, 503}
+            assert (await predict(app, ROW))[0] == 200
+
+    asyncio.run(run())
+
+
+# Each changes a folder, whose model then does not fit.
+DAMAGES = {
+    "another byte": (
+        lambda folder, model: model.write_bytes(model.read_bytes()[:-1] + b"x"),
+        "SHA-256 of model-.*must be",
+    ),
+    "half a file": (
+        lambda folder, model: model.write_bytes(model.read_bytes()[:100]),
+        "SHA-256 of model-",
+    ),
+    "another task": (
+        lambda folder, model: publish(folder, onnx_model(tasks=("income", "age_group"))),
+        "predictions must be .*never_married",
+    ),
+    "another column": (
+        lambda folder, model: publish(folder, onnx_model(numbers=("age",))),
+        "inputs must be .*wage_per_hour.*Received",
+    ),
+    "an encoding without a column": (
+        lambda folder, model: publish(folder, known={"industry": ["Private"]}),
+        "encoded columns must be",
+    ),
+    "an encoding of another model": (
+        lambda folder, model: publish(folder, known=KNOWN | {"class_of_worker": ["a", "b", "c"]}),
+        "out of data bounds",
+    ),
+    "predictions that are not finite": (
+        lambda folder, model: publish(folder, onnx_model((0.5, math.inf, 0.5, 0.5))),
+        "income must be finite",
+    ),
+    "no ONNX": (lambda folder, model: publish(folder, b"model"), "protobuf"),
+    "no manifest": (lambda folder, model: (folder / "manifest.json").unlink(), "No such file"),
+}  # fmt: skip
+
+
+def publish(folder, model=None, known=KNOWN):
+    model_folder.publish(folder, model or onnx_model(), known)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_model_that_does_not_fit_is_refused(folder, damage):
+    change, message = DAMAGES[damage]
+    (model,) = folder.glob("*.onnx")
+    change(folder, model)
+    with pytest.raises(Exception, match=f"(?si){message}"):
+        model_folder.Model(folder)
+
+
+def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(folder, monkeypatch):
+    monkeypatch.setattr(serve, "MANIFEST_SECONDS", 0.001)
+    old_manifest = (folder / "manifest.json").read_bytes()
+    answers = []
+
+    async def wait_for(app, *, model=None, newest=1):
+        """Send requests until the service has the state."""
+        while True:
+            answers.append(await predict(app, ROW))
+            version = (await health(app))[1]["model"]
+            is_newest = (await metrics(app))["model_is_newest"]
+            if is_newest == newest and (model is None or version == model):
+                return version
+
+    async def run():
+        async with service(folder) as app:
+            old = await wait_for(app)
+            publish(folder, known={"class_of_worker": ["Private"]})
+            assert await wait_for(app, newest=0) == old
+            publish(folder, onnx_model((0.5, 0.5, 0.125, 0.5)))
+            new = model_folder.version_of((folder / "manifest.json").read_bytes())
+            assert await wait_for(app, model=new) != old
+            assert (await predict(app, ROW))[1]["income"] == [0.125]
+            gates = [k for k in await metrics(app) if k.startswith("gate_weight_sum_total")]
+            assert all(new in gate for gate in gates)
+            model_folder.write(folder / "manifest.json", old_manifest)
+            await wait_for(app, model=old)
+            assert (await predict(app, ROW))[1]["income"] == [0.25]
+
+    asyncio.run(run())
+    assert {status for status, _ in answers} == {200}
+
+
+def test_the_old_files_are_whole_until_the_new_manifest_is(folder, monkeypatch):
+    before = model_folder.Model(folder).version
+    replace = model_folder.os.replace
+
+    def die_at_the_manifest(part, path):
+        if path.name == "manifest.json":
+            raise KeyboardInterrupt
+        replace(part, path)
+
+    monkeypatch.setattr(model_folder.os, "replace", die_at_the_manifest)
+    with pytest.raises(KeyboardInterrupt):
+        publish(folder, onnx_model((0.5, 0.5, 0.125, 0.5)))
+    assert model_folder.Model(folder).version == before
+
+
+def test_alerts_use_the_names_of_metrics(folder):
+    rules = (EXAMPLES / "serving" / "alerts.yml").read_text()
+    used = set(re.findall(r"\b(\w+_total|model_is_newest)\b", rules))
+
+    async def run():
+        async with service(folder) as app:
+            await predict(app, ROW)
+            return {name.partition("{")[0] for name in await metrics(app)}
+
+    exposed = asyncio.run(run())
+    assert len(used) > 5
+    assert used <= exposed
+
+
+@pytest.mark.nightly
+@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed")
+def test_alerts_fire():
+    rules = ROOT / "tests" / "integrations" / "serving_alerts.yml"
+    subprocess.run(["promtool", "test", "rules", rules], check=True)
+
+
+@pytest.mark.nightly
+def test_the_server_under_load_attacks_and_new_models(tmp_path):
+    small = ("--rows", "1000", "--epochs", "1", "--seconds", "1", "--clients", "2")
+    result = run_example("serving/load_test.py", *small, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    check_form("serving/load_test.py", result.stdout)
+    out = result.stdout
+    assert re.search(r'good request: {"income":\[0\.\d+\],"never_married"', out)
+    assert re.search(r"50 MB, length declared +413 .* none$", out, re.M)
+    assert re.search(r"50 MB in chunks +413 .* none$", out, re.M)
+    assert re.search(r"half-sent bodies +408 .* none$", out, re.M)
+    replaced = re.search(r"replaced 4 times: (\d+) requests, errors none, 2 distinct", out)
+    assert int(replaced[1]) > 100
+    assert re.search(r"without a column: .* errors none, 1 distinct answers, the same", out)
+    counts = dict(re.findall(r"^  (\S+.*) (\S+)$", out, re.M))
+    assert float(counts['requests_total{status="client gone"}']) == 300
+    assert float(counts['requests_total{status="400"}']) == 1  # that of "not UTF-8"
