@@ -11,7 +11,6 @@ from matplotlib import pyplot as plt
 
 from ple_keras.plots._canvas import (
     DASHED,
-    DOTTED,
     FRAME_COLOR,
     NOTE_COLOR,
     SMALL_SIZE,
@@ -27,6 +26,7 @@ BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
 WIDTH = 7.4
 LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
 GAP = 0.2
+DOTTED = (0, (1.5, 3))  # not solid on a phone either
 
 
 def row(canvas: Canvas, start: Point, texts: Sequence[str], color: str) -> Point:
@@ -136,12 +136,7 @@ def draw_loss(canvas: Canvas) -> None:
         canvas.box((end + GAP + 0.43, y), BOX, mean, color, STRONG)
         start = (end + GAP + BOX[0], y)
         canvas.line(start, (start[0] + 0.5, 1.125 + (0.1 if index == 0 else -0.1)), color=color)
-        canvas.text(
-            (start[0] + 0.22, y - (0.1 if index == 0 else -0.1)),
-            f"w_{task}",
-            SMALL_SIZE,
-            bbox={"fc": "white", "ec": "none", "pad": 1},
-        )
+        canvas.text((start[0] + 0.42, y - (0.08 if index == 0 else -0.08)), f"w_{task}", SMALL_SIZE)
         canvas.text((0.68 + 3.4 / 2, y + 0.34), f"head of {task}", SMALL_SIZE, NOTE_COLOR)
     canvas.box((start[0] + 0.66, 1.125), (0.36, 0.36), "L", TEXT_COLOR, LIGHT, radius=0.18)
 
