@@ -5,124 +5,181 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import sys
 
-import keras
 import numpy as np
 import pytest
 
+from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
 
-BACKEND = keras.backend.backend()
 ROWS, BATCH = 40, 10
-SETTINGS = {"backend": BACKEND, "rows": ROWS, "batch_size": BATCH}
-
-pytestmark = pytest.mark.skipif(
-    BACKEND == "tensorflow", reason="the example has pipelines for JAX and PyTorch"
-)
+NAME = "epoch-00001-step-0000002"
 
 
 @pytest.fixture(scope="module")
 def resume():
     """Return the module of the script."""
-    if BACKEND == "jax":
-        pytest.importorskip("grain")
     spec = importlib.util.spec_from_file_location("resume", EXAMPLES / "resume.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+def arguments(**kwargs):
+    return argparse.Namespace(**{"rows": ROWS, "batch_size": BATCH, "every": 3, **kwargs})
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+# What happens to the newest checkpoint.
+DAMAGE = {
+    "a flipped byte of the weights": lambda path: flip_a_byte(path / "model.weights.h5"),
+    "a flipped byte of the rest": lambda path: flip_a_byte(path / "rest.npz"),
+    "a flipped byte of the digests": lambda path: flip_a_byte(path / "digests.json"),
+    "a file that is cut": lambda path: cut(path / "model.weights.h5"),
+    "an empty file": lambda path: (path / "state.json").write_bytes(b""),
+    "no file": lambda path: (path / "rest.npz").unlink(),
+    "an empty folder": lambda path: [file.unlink() for file in path.iterdir()],
+}
+
+
 @pytest.mark.nightly
 def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    args = argparse.Namespace(rows=ROWS, batch_size=BATCH, epochs=2, every=3, kills=1)
-    resume.compare(tmp_path, args)
+    resume.compare(tmp_path, arguments(epochs=3, kills=2))
     out = capsys.readouterr().out
     check_form("resume.py", out)
     assert re.search(
-        r"uninterrupted: 8 steps\nkilled after the steps \d: 8 steps, \d of them computed again",
+        r"uninterrupted: 12 steps\nkilled after the steps \d+, \d+: 12 steps, \d+ of them computed",
         out,
     )
+    assert "kills during the write of a checkpoint: 1" in out
     assert re.findall(r"(?:steps?|epoch|weights): (\S+)", out)[-3:] == ["0.0", "0.0", "0.0"]
     assert "gates.csv: equal" in out
     checkpoints = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
-    assert checkpoints == ["epoch-00001-step-0000003", "epoch-00002-step-0000000"]
+    assert checkpoints == ["epoch-00002-step-0000003", "epoch-00003-step-0000000"]
 
     before = (tmp_path / "killed" / "gates.csv").read_bytes()
-    _, history = resume.train(tmp_path / "killed", args)  # it has finished
-    assert len(history) == 2
+    _, history = resume.train(tmp_path / "killed", arguments(epochs=3))  # it has finished
+    assert len(history) == 3
     assert (tmp_path / "killed" / "gates.csv").read_bytes() == before
 
 
-@pytest.fixture
-def stream(resume):
-    """Return a function that makes a stream of the example's rows."""
-    rows, pipeline = resume.Rows(ROWS), resume.PIPELINES[BACKEND]
-    return lambda: resume.Stream(lambda position: pipeline(rows, BATCH, position))
+@pytest.mark.nightly
+def test_a_damaged_checkpoint_changes_nothing(resume, tmp_path, capsys):
+    model, history = resume.train(tmp_path / "whole", arguments(epochs=2))
+    resume.train(tmp_path / "half", arguments(epochs=1))
+    for name, damage in DAMAGE.items():
+        folder = tmp_path / name
+        shutil.copytree(tmp_path / "half", folder)
+        damage(folder / "epoch-00001-step-0000000")
+        other, history_of_other = resume.train(folder, arguments(epochs=2))
+        assert "epoch-00001-step-0000000 is damaged" in capsys.readouterr().err, name
+        assert history_of_other == history, name
+        for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(one, two, err_msg=name)
 
 
-def taken(stream, count, first=0):
-    """Return the inputs of the next batches as one array, as Keras reads them."""
-    return np.stack([np.asarray(stream[first + i][0]) for i in range(count)])
-
-
-def test_a_stream_starts_again_after_the_last_batch_that_was_trained_on(stream):
-    expected = taken(stream(), 11)
-    first = stream()
-    taken(first, 3)  # Keras looks at batches before it trains
-    taken(first, 9)  # and reads ahead
-    for _ in range(6):
-        first.advance()
-    other = stream()
-    other.position = json.loads(json.dumps(first.position))
-    for continued in (first, other):
-        np.testing.assert_array_equal(taken(continued, 5), expected[6:])
-
-
-def test_an_epoch_of_the_stream_has_every_row_once_in_another_order(stream, resume):
-    epochs = taken(stream(), 8).reshape(2, ROWS, -1)
+@once
+def test_an_epoch_has_every_row_once_in_another_order(resume):
+    rows = resume.Rows(ROWS, BATCH)
+    epochs = np.stack([rows.batch(number)[0] for number in range(8)]).reshape(2, ROWS, -1)
     for epoch in epochs:
-        np.testing.assert_array_equal(
-            *(np.sort(each, axis=0) for each in (epoch, resume.Rows(ROWS).x))
-        )
+        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(rows.x, axis=0))
     assert not np.array_equal(*epochs)
 
 
-@pytest.fixture
-def backup(resume, stream, tmp_path):
-    """Return a function that makes the callback of a folder."""
-    return lambda **kwargs: resume.StepBackup(tmp_path, stream(), 4, 2, {**SETTINGS, **kwargs})
+@once
+def test_batches_start_at_a_number_however_often_they_are_read(resume):
+    rows = resume.Rows(ROWS, BATCH)
+    batches = resume.Batches(rows.batch, 5)
+    for index in (0, 1, 0, 2):
+        np.testing.assert_array_equal(batches[index][0], rows.batch(5 + index)[0])
 
 
-def write_state(checkpoint, text=None):
-    checkpoint.mkdir()
-    state = {"epoch": 1, "step": 2, "history": [{}], "position": 6, "settings": SETTINGS}
-    (checkpoint / "state.json").write_text(text or json.dumps(state))
+def backup(resume, folder, **settings):
+    return resume.StepBackup(folder, 4, 2, settings)
 
 
-def test_an_unfinished_checkpoint_is_ignored(backup, tmp_path):
-    write_state(tmp_path / "epoch-00001-step-0000002")
-    write_state(tmp_path / "epoch-00001-step-0000004.unfinished", "{")
+def write(resume, folder, name=NAME, **kwargs):
+    """Write a checkpoint, and return it."""
+    unfinished = folder / f"{name}.unfinished"
+    unfinished.mkdir()
+    epoch, step = int(name[6:11]), int(name[-7:])
+    state = {"epoch": epoch, "step": step, "history": [{}] * epoch, "settings": {}, **kwargs}
+    (unfinished / "state.json").write_text(json.dumps(state))
+    for file in ("model.weights.h5", "rest.npz"):
+        (unfinished / file).write_bytes(bytes(range(100)))
+    resume.finish(unfinished, folder / name)
+    return folder / name
+
+
+@once
+def test_the_newest_checkpoint_is_continued(resume, tmp_path):
+    write(resume, tmp_path, "epoch-00000-step-0000002")
+    write(resume, tmp_path)
+    (tmp_path / "epoch-00002-step-0000000.unfinished").mkdir()
     (tmp_path / "gates.csv.unfinished").touch()
-    continued = backup()
-    assert (continued.epoch, continued.step, continued.stream.position) == (1, 2, 6)
-    assert not (tmp_path / "epoch-00001-step-0000004.unfinished").exists()
+    continued = backup(resume, tmp_path)
+    assert (continued.epoch, continued.step, continued.number) == (1, 2, 6)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "epoch-00000-step-0000002",
+        NAME,
+        "gates.csv.unfinished",
+    ]
 
 
-def test_other_settings_and_a_damaged_checkpoint_are_refused(backup, tmp_path):
-    checkpoint = tmp_path / "epoch-00001-step-0000002"
-    write_state(checkpoint)
-    with pytest.raises(SystemExit, match=r"has a training with other settings: .*'rows': 40"):
-        backup(rows=50)
-    (checkpoint / "state.json").write_text("{")
-    with pytest.raises(json.JSONDecodeError) as error:
-        backup()
-    (note,) = error.value.__notes__
-    assert str(checkpoint) in note
+@once
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_checkpoint_is_replaced_by_the_one_before(resume, damage, tmp_path, capsys):
+    write(resume, tmp_path, "epoch-00000-step-0000002")
+    for _ in range(2):  # the second time, there is a damaged one of this step already
+        damage(write(resume, tmp_path))
+        continued = backup(resume, tmp_path)
+        assert (continued.epoch, continued.step) == (0, 2)
+        assert f"{NAME} is damaged: the one before is used." in capsys.readouterr().err
+    assert (tmp_path / f"{NAME}.damaged").is_dir()
 
 
+@once
+def test_a_training_with_damaged_checkpoints_only_starts_again(resume, tmp_path):
+    DAMAGE["an empty file"](write(resume, tmp_path))
+    assert backup(resume, tmp_path).number == 0
+
+
+@once
+def test_a_training_with_other_data_or_settings_is_refused(resume, tmp_path):
+    settings = {"batch_size": BATCH, "data": resume.Rows(ROWS, BATCH).fingerprint()}
+    write(resume, tmp_path, settings=settings)
+    assert backup(resume, tmp_path, **settings).number == 6
+    changed = resume.Rows(ROWS, BATCH)
+    changed.y["click"][3] = 1 - changed.y["click"][3]
+    for other in ({"batch_size": 5}, {"data": changed.fingerprint()}):
+        with pytest.raises(SystemExit, match=r"has a training with other settings: .*'data': "):
+            backup(resume, tmp_path, **{**settings, **other})
+
+
+@once
+def test_half_of_the_kills_are_at_checkpoints(resume):
+    args = arguments(rows=80, epochs=4, kills=10)
+    kills = resume.choose_kills(args)
+    assert len({*kills}) == 10
+    assert sum(resume.is_saved(kill, args) for kill in kills) == 5
+    assert [step for step in range(1, 17) if resume.is_saved(step, args)] == [3, 6, 11, 14]
+
+
+@once
 def test_wrong_arguments_are_refused(resume, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["resume.py", "--rows", "10", "--batch-size", "11"])
     with pytest.raises(SystemExit, match="2"):
