@@ -24,8 +24,9 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Scripts that are not run, and the page with their results.
 RESULTS = {
     "benchmarks/quality/compare.py": "results.md",
-    "benchmarks/quality/label_scale.py": "choosing.md",
+    "benchmarks/quality/label_scale.py": "results.md",
     "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
+    "benchmarks/quality/never_worse.py": "results/never_worse.md",
     "benchmarks/speed/export_latency.py": "performance.md",
     "benchmarks/speed/feature_cost.py": "performance.md",
     "benchmarks/speed/hedged_cost.py": "hedged_branches.md",

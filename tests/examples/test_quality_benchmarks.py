@@ -175,12 +175,13 @@ def test_all_models_are_in_the_table(data, tmp_path):
         "MMoE, 2 levels",
         "CGC",
         "PLE",
+        "hedged branches",
     )
     assert all(f"\n{model} " in result.stdout for model in models)
     assert "Largest difference between the multi-task models" in result.stdout
     by_stream = data == "census"
     assert ("\nPLE, isolated, features by stream " in result.stdout) == by_stream
-    assert len(json.loads(table.read_text())["results"]) == (11 if by_stream else 9)
+    assert len(json.loads(table.read_text())["results"]) == (12 if by_stream else 10)
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

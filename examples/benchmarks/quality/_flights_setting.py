@@ -20,6 +20,7 @@ FLIGHTS = Recipe(
         "cgc": (54, 64),
         "ple": (56, 56),
         "mmoe-levels": (56, 56),
+        "hedged": (50, 64),
     },
     tower=(32,),
     dropout=0.4,

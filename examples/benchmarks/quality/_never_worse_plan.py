@@ -115,11 +115,12 @@ def ablations() -> list[Fit]:
 
 
 def set_searched_rates(searched: list[Fit], store: Store) -> None:
-    """Give each network the best of its learning rates."""
+    """Give each network the best of its learning rates, once all of them are kept."""
     scores: dict[tuple[str, str], dict[float, float]] = {}
     for fit in searched:
         if fit in store and fit.rate:
             row = scores.setdefault((fit.case.data, fit.kind), {})
             row[fit.rate] = store[fit]["validation"]
     for (data, kind), row in scores.items():
-        RATES[data][kind] = max(row, key=lambda rate: row[rate])
+        if len(row) == len(candidates(ALL_NETWORKS[kind].optimizer)):
+            RATES[data][kind] = max(row, key=lambda rate: row[rate])

@@ -199,6 +199,23 @@ def worst_regrets(scores: Scores, metric: str) -> str:
     return align_columns(rows, left=(0, 4))
 
 
+def summary(scores: Scores) -> str:
+    """Return the worst regrets of the models that have all cases."""
+    rows = [["model", *(f"worst regret in {metric}" for metric in METRICS)]]
+    for kind in CHART:
+        worst = [worst_of_all(scores, kind, metric) for metric in METRICS]
+        if all(worst):
+            rows.append([title(kind), *(estimate.format() for estimate in worst)])
+    return align_columns(rows)
+
+
+def worst_of_all(scores: Scores, kind: str, metric: str) -> Estimate | None:
+    """Return the worst regret of a model; None if it lacks cases."""
+    found = [r.estimate for r in regrets(scores, kind) if r.metric == metric]
+    expected = sum(of_case == metric for _, _, of_case, _ in _measures(scores, by_task=False))
+    return max(found, key=lambda x: x.mean) if len(found) == expected else None
+
+
 def by_case(scores: Scores, by_task: bool) -> str:
     """Return the regrets of hedged branches in each case or for each task."""
     against = {r.what + r.metric: r for r in regrets(scores, HEDGED, ALL_ENSEMBLES, by_task)}
@@ -275,6 +292,7 @@ def report(steps: list[Step], store: Store) -> dict[str, str]:
         "squared error": worst_regrets(scores, "squared error"),
         "by case": by_case(scores, by_task=False),
         "by task": by_case(scores, by_task=True),
+        "summary": summary(scores),
         "ablations": ablations(store),
         "rates": rates(),
         "progress": progress(steps, store),
@@ -290,14 +308,10 @@ def draw(store: Store, path: Path) -> None:
 
     scores = all_scores(store)
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
-    complete = {m: len([r for r in regrets(scores, "single") if r.metric == m]) for m in METRICS}
     for panel, metric in zip(panels, METRICS):
-        names, worst = [], []
-        for kind in CHART:
-            found = [r for r in regrets(scores, kind) if r.metric == metric]
-            if len(found) == complete[metric]:
-                names.append(title(kind))
-                worst.append(max((r.estimate for r in found), key=lambda x: x.mean))
+        found = {title(kind): worst_of_all(scores, kind, metric) for kind in CHART}
+        names = [name for name, estimate in found.items() if estimate]
+        worst = [estimate for estimate in found.values() if estimate]
         colors = ["#0969da" if name == title(HEDGED) else "#8c959f" for name in names]
         means = [max(estimate.mean, 0.0) for estimate in worst]
         panel.barh(names, means, color=colors)

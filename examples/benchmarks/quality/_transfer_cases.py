@@ -63,7 +63,7 @@ class Case:
     @property
     def title(self) -> str:
         """Name of the case for readers."""
-        return readable(self.name)
+        return ("income " if self.setting == "weight" else "") + readable(self.name)
 
     @property
     def tasks(self) -> list[str]:

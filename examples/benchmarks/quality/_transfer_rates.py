@@ -6,7 +6,7 @@ rate of the network that it is compared with. `never_worse.py` adds those of fur
 it searches in the same way.
 """
 
-from _networks import ALL_NETWORKS, WITHOUT_TABLES
+from _networks import ALL_NETWORKS, HEDGED, WITHOUT_TABLES
 
 CANDIDATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 STEEP_CANDIDATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of Adagrad and SGD
@@ -52,5 +52,7 @@ def learning_rate(data: str, kind: str) -> float:
         kind = WITHOUT_TABLES.get(kind, kind)
     if kind in rates:
         return rates[kind]
+    if kind in HEDGED:
+        raise ValueError(f"kind must have a rate for {data}, by --search-rates. Received: {kind=}")
     base = ALL_NETWORKS[kind].base
     return rates[WITHOUT_TABLES.get(base, base) if data == "synthetic" else base]

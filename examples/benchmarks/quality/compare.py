@@ -15,11 +15,11 @@ With JAX on two cores, `census` takes about two minutes per seed, and `flights` 
     synthetic   Two regression tasks of the MMoE paper. `--correlation` sets how related they are.
 
 The networks are single-task networks, a shared bottom with fixed and with learned loss weights,
-MMoE with one and two levels, PLE with one level (CGC) and two levels, and PLE with isolated experts
-and with a copy of the features for each stream. All have about the same number of parameters, with
-the single-task networks counted together, and embeddings not counted. A single-task network trains
-on the rows with a label of its task. The baseline is gradient-boosted trees, with little tuning and
-one model per task.
+MMoE with one and two levels, PLE with one level (CGC) and two levels, PLE with isolated experts and
+with a copy of the features for each stream, and hedged branches. All have about the same number of
+parameters, with the single-task networks counted together, and embeddings not counted. A
+single-task network trains on the rows with a label of its task. The baseline is gradient-boosted
+trees, with little tuning and one model per task.
 
 Each network keeps the weights of the epoch with the best sum of validation metrics. The reported
 metrics are from test rows, which are not used for this choice. The RMSE is lower for a better
@@ -64,9 +64,9 @@ from _synthetic_setting import SYNTHETIC, synthetic_setting
 from _training import Result, Setting, train_models
 
 SPARSE = "departure_delayed"  # the task whose labels `--label-rate` hides
-MODELS = {kind: title(kind) for kind in ("trees", *NETWORKS)}
-MULTI_TASK = [kind for kind in NETWORKS if kind != "single"]
-RIVALS = {"multi-task models": MULTI_TASK, "networks": [*NETWORKS]}
+MODELS = {kind: title(kind) for kind in ("trees", *NETWORKS, "hedged")}
+MULTI_TASK = [*(kind for kind in NETWORKS if kind != "single"), "hedged"]
+RIVALS = {"multi-task models": MULTI_TASK, "networks": ["single", *MULTI_TASK]}
 
 
 @dataclass(frozen=True)

