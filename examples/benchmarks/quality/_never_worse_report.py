@@ -40,11 +40,20 @@ GOALS = {"AUC": 0.002, "squared error": 0.01}
 
 @dataclass(frozen=True)
 class Regret:
-    """Regret of a model in a case, for the mean of some tasks, by seed."""
+    """Regret of a model in a case.
+
+    Attributes:
+        case: The case, a key of `Scores.cases`.
+        what: The case and task, for readers.
+        metric: One of METRICS.
+        task: The task, or "" for the mean of all tasks with this metric.
+        values: The regret by seed.
+    """
 
     case: str
     what: str
     metric: str
+    task: str
     values: np.ndarray
 
     @property
@@ -80,7 +89,7 @@ def regrets(
     for case, what, metric, tasks in _measures(scores, by_task):
         values = scores.regret(case, kind, tasks, baselines)
         if len(values) > 1:
-            found.append(Regret(case, what, metric, values))
+            found.append(Regret(case, what, metric, tasks[0] if by_task else "", values))
     return found
 
 
@@ -149,6 +158,22 @@ def _goals_of(scores: Scores, by: str) -> Iterator[tuple[bool, str, str, str]]:
             worst = max(of_metric, key=lambda regret: regret.estimate.mean)
             goal = f"worst mean regret in {metric} at most {limit:g}, by {by}"
             yield worst.estimate.mean <= limit, goal, worst.estimate.format(), worst.what
+
+
+def worst_task(scores: Scores, store: Store) -> str:
+    """Return the metric of the task with the largest regret, relative to its goal, by seed."""
+    found = regrets(scores, HEDGED, by_task=True)
+    worst = max(found, key=lambda regret: regret.estimate.mean / GOALS[regret.metric])
+    kinds = [HEDGED, *OTHER_MIXTURES, *BASELINES]
+    seeds = scores.seeds(worst.case, kinds)
+    columns = [scores.of(worst.case, kind, [worst.task], seeds) for kind in kinds]
+    names = [title(kind).removeprefix("hedged, ") for kind in kinds]
+    rows = [[f"seed, {worst.metric}", *names, "weight of shared branch"]]
+    for i, seed in enumerate(seeds):
+        record = store[Fit(scores.cases[worst.case], HEDGED, seed, Sizes())]
+        weight = record["hedge"][worst.task]["shared"]
+        rows.append([f"{seed}", *(f"{column[i]:.3f}" for column in columns), f"{weight:.2f}"])
+    return f"{worst.what}\n{align_columns(rows)}"
 
 
 def progress(steps: list[Step], store: Store) -> str:
@@ -280,6 +305,7 @@ def report(steps: list[Step], store: Store) -> dict[str, str]:
     scores = all_scores(store)
     return {
         "goals": goals(scores, steps, store),
+        "worst task": worst_task(scores, store),
         "AUC": worst_regrets(scores, "AUC"),
         "squared error": worst_regrets(scores, "squared error"),
         "by case": by_case(scores, by_task=False),
