@@ -122,7 +122,7 @@ def test_options_are_compared_with_the_network_without_them():
     residual, visible = format_options(auc_scores(values)).split("\n\n")
     assert "residual, over PLE, isolated, features by stream: better in 1, worse in 0" in residual
     assert [line.split("  ")[0] for line in residual.splitlines()[2:]] == [
-        "weight: next to noise, weight 1"
+        "weight: income next to noise, weight 1"
     ]
     assert "better in 0, worse in 2 of 2 cases" in visible
     assert "-0.0967 ± " in visible

@@ -1,6 +1,6 @@
 """Tables and chart of the benchmark "never worse"."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,11 +40,20 @@ GOALS = {"AUC": 0.002, "squared error": 0.01}
 
 @dataclass(frozen=True)
 class Regret:
-    """Regret of a model in a case, for the mean of some tasks, by seed."""
+    """Regret of a model in a case.
+
+    Attributes:
+        case: The case, a key of `Scores.cases`.
+        what: The case and task, for readers.
+        metric: One of METRICS.
+        task: The task, or "" for the mean of all tasks with this metric.
+        values: The regret by seed.
+    """
 
     case: str
     what: str
     metric: str
+    task: str
     values: np.ndarray
 
     @property
@@ -65,22 +74,22 @@ class Regret:
         return float(ttest_1samp(self.values, 0).pvalue)
 
 
-def all_scores(store: Store, kinds: list[str] = MODELS, sizes: Sizes = Sizes()) -> Scores:  # noqa: B008
+def all_scores(store: Store, kinds: Sequence[str] = MODELS, sizes: Sizes | None = None) -> Scores:
     """Return the scores of all kept fits."""
-    cases = all_cases()
+    cases, sizes = all_cases(), sizes or Sizes()
     fits = [Fit(c, k, s, sizes) for c in cases for k in kinds for s in range(fresh_seeds(c).stop)]
     return Scores(fits, store)
 
 
 def regrets(
-    scores: Scores, kind: str, baselines: list[str] = BASELINES, by_task: bool = False
+    scores: Scores, kind: str, baselines: Sequence[str] = BASELINES, by_task: bool = False
 ) -> list[Regret]:
     """Return the regrets of a model, of all cases in which it and the baselines have two seeds."""
     found = []
     for case, what, metric, tasks in _measures(scores, by_task):
         values = scores.regret(case, kind, tasks, baselines)
         if len(values) > 1:
-            found.append(Regret(case, what, metric, values))
+            found.append(Regret(case, what, metric, tasks[0] if by_task else "", values))
     return found
 
 
@@ -122,41 +131,49 @@ def significant_after_holm(found: list[Regret]) -> list[Regret]:
 
 def goals(scores: Scores, steps: list[Step], store: Store) -> str:
     """Return the table of goals, missed ones first."""
-    is_done = all(fit in store for step in (steps[0], steps[3]) for fit in step.fits
-                  if fit.kind in (HEDGED, *BASELINES))  # fmt: skip
-    rows = []
-    for by_task in (False, True):
-        found, by = regrets(scores, HEDGED, by_task=by_task), "task" if by_task else "case"
-        above = [regret for regret in found if regret.is_significant]
-        after = len(significant_after_holm(found))
-        rows.append(
-            (
-                not above,
-                f"no regret significantly above 0, by {by}",
-                f"{len(above)} of {len(found)}, {after} after Holm's correction",
-                "; ".join(f"{r.what} ({r.estimate.format()})" for r in above),
-            )
-        )
-        for metric, limit in GOALS.items():
-            of_metric = [regret for regret in found if regret.metric == metric]
-            if not of_metric:
-                continue
-            worst = max(of_metric, key=lambda regret: regret.estimate.mean)
-            rows.append(
-                (
-                    worst.estimate.mean <= limit,
-                    f"worst mean regret in {metric} at most {limit:g}, by {by}",
-                    worst.estimate.format(),
-                    worst.what,
-                )
-            )
-    rows.sort(key=lambda row: row[0])
+    fits = [fit for step in (steps[0], steps[3]) for fit in step.fits]
+    is_done = all(fit in store for fit in fits if fit.kind in (HEDGED, *BASELINES))
     so_far = "" if is_done else " so far"
+    rows = [*_goals_of(scores, "case"), *_goals_of(scores, "task")]
     table = [["goal", "verdict", "measured", "in"]]
-    table += [
-        [goal, ("met" if met else "missed") + so_far, x, where] for met, goal, x, where in rows
-    ]
+    for is_met, goal, measured, where in sorted(rows, key=lambda row: row[0]):
+        table.append([goal, ("met" if is_met else "missed") + so_far, measured, where])
     return align_columns(table, left=(0, 1, 2, 3))
+
+
+def _goals_of(scores: Scores, by: str) -> Iterator[tuple[bool, str, str, str]]:
+    """Yield for each goal whether it is met, its name, what was measured, and where."""
+    found = regrets(scores, HEDGED, by_task=by == "task")
+    above = [regret for regret in found if regret.is_significant]
+    after = len(significant_after_holm(found))
+    yield (
+        not above,
+        f"no regret significantly above 0, by {by}",
+        f"{len(above)} of {len(found)}, {after} after Holm's correction",
+        "; ".join(f"{regret.what} ({regret.estimate.format()})" for regret in above),
+    )
+    for metric, limit in GOALS.items():
+        of_metric = [regret for regret in found if regret.metric == metric]
+        if of_metric:
+            worst = max(of_metric, key=lambda regret: regret.estimate.mean)
+            goal = f"worst mean regret in {metric} at most {limit:g}, by {by}"
+            yield worst.estimate.mean <= limit, goal, worst.estimate.format(), worst.what
+
+
+def worst_task(scores: Scores, store: Store) -> str:
+    """Return the metric of the task with the largest regret, relative to its goal, by seed."""
+    found = regrets(scores, HEDGED, by_task=True)
+    worst = max(found, key=lambda regret: regret.estimate.mean / GOALS[regret.metric])
+    kinds = [HEDGED, *OTHER_MIXTURES, *BASELINES]
+    seeds = scores.seeds(worst.case, kinds)
+    columns = [scores.of(worst.case, kind, [worst.task], seeds) for kind in kinds]
+    names = [title(kind).removeprefix("hedged, ") for kind in kinds]
+    rows = [[f"seed, {worst.metric}", *names, "weight of shared branch"]]
+    for i, seed in enumerate(seeds):
+        record = store[Fit(scores.cases[worst.case], HEDGED, seed, Sizes())]
+        weight = record["hedge"][worst.task]["shared"]
+        rows.append([f"{seed}", *(f"{column[i]:.3f}" for column in columns), f"{weight:.2f}"])
+    return f"{worst.what}\n{align_columns(rows)}"
 
 
 def progress(steps: list[Step], store: Store) -> str:
@@ -288,6 +305,7 @@ def report(steps: list[Step], store: Store) -> dict[str, str]:
     scores = all_scores(store)
     return {
         "goals": goals(scores, steps, store),
+        "worst task": worst_task(scores, store),
         "AUC": worst_regrets(scores, "AUC"),
         "squared error": worst_regrets(scores, "squared error"),
         "by case": by_case(scores, by_task=False),
@@ -318,6 +336,7 @@ def draw(store: Store, path: Path) -> None:
         for height, (mean, estimate) in enumerate(zip(means, worst)):
             panel.text(mean, height, f" {max(estimate.mean, 0):.3f}", va="center", fontsize=9)
         panel.set_xlim(0, 1.18 * max(means))
+        panel.locator_params(axis="x", nbins=4)
         panel.set_title(f"worst regret in {metric}", fontsize=11)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].invert_yaxis()
