@@ -53,3 +53,22 @@ def _fresh_state():
     keras.config.set_dtype_policy("float32")
     if pyplot := sys.modules.get("matplotlib.pyplot"):
         pyplot.close("all")
+
+
+ONNX_EXPORTER = {"tensorflow": "tf2onnx", "torch": "onnx", "jax": "jax2onnx"}.get(
+    keras.backend.backend()
+)
+
+
+# `.ci/run` installs jax2onnx for the nightly tests only.
+@pytest.fixture(
+    params=[
+        pytest.param(
+            ONNX_EXPORTER, marks=pytest.mark.nightly if ONNX_EXPORTER == "jax2onnx" else []
+        )
+    ]
+)
+def runtime(request):
+    """Return ONNX Runtime, for tests of files, which need an exporter too."""
+    pytest.importorskip(request.param)
+    return pytest.importorskip("onnxruntime")

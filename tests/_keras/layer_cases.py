@@ -9,6 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features
+from tests.pairs import fewer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,4 +237,12 @@ CASES = {
 }
 
 
+# One of each computation. Every backend tests these; PyTorch alone tests the others.
+SOME = (
+    *("expert_layernorm_dropout", "gate_with_block", "cgc_stacked", "cgc_copied"),
+    *("ple_dict_inputs", "hedged_of_branches", "stream_features_dict_inputs"),
+    *("task_heads_hedged", "task_heads_product"),
+)
+
 every_layer = pytest.mark.parametrize("case", list(CASES.values()), ids=list(CASES))
+every_computation = pytest.mark.parametrize("case", fewer(CASES, *SOME))

@@ -7,6 +7,7 @@ import keras
 import pytest
 
 from tests._keras.continuation import MODELS, OPTIMIZERS, WAYS, difference
+from tests.helpers import once
 
 BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][-1]
 
@@ -15,7 +16,7 @@ BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][
     ("kind", "optimizer", "ways"),
     [
         ("two PLEs", BY_PATH, ["loaded", "cloned"]),
-        ("frozen experts", "Adam", ["loaded"]),
+        pytest.param("frozen experts", "Adam", ["loaded"], marks=once),
         ("learned and moved weights", BY_PATH, ["pickled"]),
     ],
 )

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests._keras.layer_cases import CASES, by_key, every_layer, plain
+from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer, plain
 from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.pairs import pairs
 
@@ -126,7 +126,7 @@ def check_calls(case, layer, leading, policy):
     assert dtypes_of(symbolic) == dtypes_of(eager) == {expected}
 
 
-@every_layer
+@every_computation
 def test_a_model_accepts_any_batch_size(case):
     model = case.model(case.make())
     together = plain(numpy_of(model(case.arrays(4))))
@@ -136,7 +136,7 @@ def test_a_model_accepts_any_batch_size(case):
         assert_same(plain(numpy_of(model(x))), part)
 
 
-@every_layer
+@every_computation
 def test_outputs_of_examples_and_positions_are_independent(case):
     layer, flat_layer = case.make(), case.make()
     x = case.arrays(2, 3)

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from tests._keras.layer_cases import CASES, by_key, every_layer, plain
+from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer, plain
 from tests.helpers import QUICK_JIT, assert_same, numpy_of, once, randomize
 
 
@@ -14,7 +14,7 @@ def compiled_with_mse(model, jit_compile=QUICK_JIT):
     return model
 
 
-@every_layer
+@every_computation
 def test_a_training_step_changes_every_trainable_weight(case):
     model = compiled_with_mse(case.model(case.make()))
     randomize(model)
@@ -27,16 +27,9 @@ def test_a_training_step_changes_every_trainable_weight(case):
         assert not np.array_equal(new, old), weight.path
 
 
-some_layers = pytest.mark.parametrize(
-    "case",
-    [CASES[name] for name in ("ple", "task_heads")],
-    ids=["ple", "task_heads"],
-)
-
-
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch has no XLA")
-@some_layers
-def test_compiled_and_uncompiled_steps_give_the_same_results(case):
+def test_compiled_and_uncompiled_steps_give_the_same_results():
+    case = CASES["ple"]
     layers = [case.make(), case.make()]
     models = [
         compiled_with_mse(case.model(layer), jit) for layer, jit in zip(layers, (False, True))
@@ -65,7 +58,7 @@ def test_a_frozen_layer_has_no_trainable_weights(case, when, tmp_path):
     assert len(model.weights) == len(layer.weights) > 0
 
 
-@every_layer
+@every_computation
 def test_predictions_are_the_same_after_saving_and_loading(case, tmp_path):
     model = case.model(case.make())
     randomize(model)

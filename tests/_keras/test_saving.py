@@ -138,6 +138,7 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):
     folder, _ = trained
     loaded = keras.models.load_model(folder / "model.keras")
+    loaded.jit_compile = QUICK_JIT
     x, y = np.load(folder / "x.npy"), dict(np.load(folder / "y.npz"))
     iterations = int(loaded.optimizer.iterations)
     loaded.fit(x, y, batch_size=8, verbose=0)
@@ -180,6 +181,7 @@ def replace_entries(path, key, **dataset):
             file.create_dataset(name, **dataset)
 
 
+@once
 @pytest.mark.parametrize("key", ["names", "loss_multipliers"])
 def test_an_entry_that_declares_many_bytes_is_not_read(tmp_path, key):
     """A few kilobytes of a file can declare gigabytes."""
@@ -193,6 +195,7 @@ def test_an_entry_that_declares_many_bytes_is_not_read(tmp_path, key):
         model.load_weights(path)
 
 
+@once
 def test_names_of_a_file_that_are_no_text_are_refused(tmp_path):
     path = tmp_path / "m.weights.h5"
     model = model_of_tasks()
@@ -202,6 +205,7 @@ def test_names_of_a_file_that_are_no_text_are_refused(tmp_path):
         model.load_weights(path)
 
 
+@once
 def test_a_message_about_very_many_names_is_short(tmp_path):
     path = tmp_path / "m.weights.h5"
     model = model_of_tasks()

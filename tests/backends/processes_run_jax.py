@@ -3,6 +3,7 @@
 Each process writes its results to FOLDER/{process}.json, and files of the model.
 """
 
+import importlib.util
 import json
 import multiprocessing
 import sys
@@ -13,7 +14,8 @@ import keras
 
 import ple_keras as pk
 from tests.backends.distribution_run import BATCH, data, tracked_ple
-from tests.processes import free_address
+from tests.optimizers import tables
+from tests.processes import EXAMPLES, free_address
 
 EPOCHS, PROCESSES = 2, 2
 
@@ -78,6 +80,18 @@ def fit_hedged(process=0, processes=1):
     return {"mixtures": mixtures, "weights": weights}
 
 
+def train_rows(process=0, processes=1):
+    """Return the weights of the model of the example of large tables, which trains single rows."""
+    spec = importlib.util.spec_from_file_location("large", EXAMPLES / "large_embeddings.py")
+    large = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(large)
+    large.COLUMNS, large.BATCH = tuple(tables.ids()), tables.COUNT
+    own = tables.COUNT // processes
+    y = {task: labels[:own] for task, labels in tables.labels().items()}
+    model = large.build_trainable("rows", tables.ROWS, (tables.ids(own), y))
+    return tables.fit_labelled(model, process, processes)
+
+
 def predict_and_return_error(model, x):
     try:
         model.predict(x, verbose=0)
@@ -103,6 +117,7 @@ def run(process, address, folder):
     save = keras.callbacks.ModelCheckpoint(folder / f"{process}.keras")
     results = {"logs": fit(model, process, PROCESSES, [save])}
     results["hedged"] = fit_hedged(process, PROCESSES)
+    results["rows"] = train_rows(process, PROCESSES)
     results["error"] = predict_and_return_error(model, share(process, PROCESSES)[0])
     results["refusal"] = refusal_of_grouped_auc(model)
     if process == 0:

@@ -65,6 +65,15 @@ def test_mixtures_are_means_over_the_processes(results):
         assert value == pytest.approx(expected, abs=1e-3)
 
 
+def test_rows_of_tables_train_as_in_one_process(results):
+    from tests.backends import processes_run_jax
+
+    first, second = (process["rows"] for process in results[:2])
+    assert first == second
+    for actual, expected in zip(first, processes_run_jax.train_rows(), strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-5)
+
+
 def test_predict_fails_under_the_distribution(results):
     for process in results[:2]:
         assert "non-addressable" in process["error"]

@@ -130,11 +130,11 @@ def grid(branches, steps):
 @pytest.mark.parametrize(
     ("name", "branches", "count", "prior"),
     [
-        *((name, 2, 50, 1.0) for name in FORMS if name != "absolute"),
-        ("absolute", 2, 2000, 1.0),  # which has a kink for each row
+        *(pytest.param(name, 2, 50, 1.0, marks=once) for name in FORMS if name != "absolute"),
+        pytest.param("absolute", 2, 2000, 1.0, marks=once),  # which has a kink for each row
         ("binary", 3, 30, 1.0),
         ("squared", 3, 30, 4.0),
-        ("binary", 2, 3, 1.0),
+        pytest.param("binary", 2, 3, 1.0, marks=once),
         ("classes", 2, 30, 0.0),
     ],
 )
@@ -271,7 +271,6 @@ REFUSED = {
 }
 
 
-@once
 def labels_with(task, value):
     return {**Y, task: np.full_like(Y[task], value)}
 
@@ -299,6 +298,7 @@ def test_predictions_that_are_nan_are_refused():
     check_refused(lambda: pk.fit_hedge(hedged_model(), x, Y), ValueError, message)
 
 
+@once
 @pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
 def test_refusals(call, error, message):
     check_refused(call, error, message)

@@ -82,7 +82,8 @@ def test_logged_statistics_are_those_of_the_weights_of_each_example(make_model):
 
 
 @pytest.mark.parametrize(
-    ("jit_compile", "steps"), [(False, 1)] if BACKEND == "torch" else [(False, 3), (True, 1)]
+    ("jit_compile", "steps"),
+    {"torch": [(False, 1)], "jax": [(True, 3)], "tensorflow": [(False, 3), (True, 1)]}[BACKEND],
 )
 def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(jit_compile, steps):
     model = compiled_without_learning(

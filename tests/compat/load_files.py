@@ -20,7 +20,6 @@ BACKEND = keras.backend.backend()
 TOLERANCE = 1e-5
 # Compiled programs keep intermediate bfloat16 results in float32. Eager programs round them.
 LOOSE_TOLERANCES = {"mixed_bfloat16": 3e-2}
-FORMATS = (".keras", ".weights.h5")
 
 
 def archives():
@@ -191,18 +190,18 @@ def _short(array):
     return f"[{text}, ...]" if array.size > 4 else f"[{text}]"
 
 
-def check(archive):
-    """Return the differences of each file of an archive, by its ending. So is an exception."""
-    found = {}
+FORMATS = {".keras": check_model, ".weights.h5": check_weights}
+
+
+def check(archive, ending):
+    """Return the differences of the file of an archive with an ending. So is an exception."""
+    reason, results, paths = None, [], []
     with tempfile.TemporaryDirectory() as folder:
-        for ending, check_file in zip(FORMATS, (check_model, check_weights)):
-            reason, results, paths = None, [], []
-            try:
-                files = Files(archive, folder)
-                reason = files.reason_to_skip(ending)
-                if reason is None:
-                    results, paths = check_file(files)
-            except Exception:
-                results = [traceback.format_exc()]
-            found[ending] = {"skipped": reason, "results": results, "paths": paths}
-    return found
+        try:
+            files = Files(archive, folder)
+            reason = files.reason_to_skip(ending)
+            if reason is None:
+                results, paths = FORMATS[ending](files)
+        except Exception:
+            results = [traceback.format_exc()]
+    return {"skipped": reason, "results": results, "paths": paths}

@@ -12,16 +12,7 @@ from tests.helpers import assert_same, numpy_of, randomize
 from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
-NEEDED = {"tensorflow": ["tf2onnx"], "torch": ["onnx"], "jax": ["jax2onnx"]}[BACKEND]
 TASKS = ["time", "buy", "click"]  # not sorted
-
-
-@pytest.fixture
-def runtime():
-    """Return ONNX Runtime. Tests of files need it, and the packages of the exporter."""
-    for package in NEEDED:
-        pytest.importorskip(package)
-    return pytest.importorskip("onnxruntime")
 
 
 def columns_model():

@@ -98,9 +98,7 @@ def test_the_plot_refuses_other_branches():
     assert pk.plot_architecture(block["ple"])
 
 
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="needs jax2onnx")
-def test_an_onnx_file_leaves_out_branches_with_small_weights(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+def test_an_onnx_file_leaves_out_branches_with_small_weights(runtime, tmp_path):
     model = hedged_model()
     heads_of(model)["click"].mixture.assign([0.995, 0.005])
     heads_of(model)["time"].mixture.assign([0.999, 0.001])
@@ -108,7 +106,7 @@ def test_an_onnx_file_leaves_out_branches_with_small_weights(tmp_path):
     def run(**kwargs):
         file = tmp_path / "model.onnx"
         pk.export_onnx(model, file, **kwargs)
-        session = onnxruntime.InferenceSession(file)
+        session = runtime.InferenceSession(file)
         outputs = session.run(TASKS, {session.get_inputs()[0].name: X})
         return file.stat().st_size, dict(zip(TASKS, outputs))
 
