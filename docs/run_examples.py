@@ -26,6 +26,7 @@ RESULTS = {
     "benchmarks/quality/compare.py": "results.md",
     "benchmarks/quality/label_scale.py": "choosing.md",
     "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
+    "benchmarks/quality/table_start.py": "large_tables.md",
     "benchmarks/speed/export_latency.py": "performance.md",
     "benchmarks/speed/feature_cost.py": "performance.md",
     "benchmarks/speed/hedged_cost.py": "hedged_branches.md",
