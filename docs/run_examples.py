@@ -27,6 +27,7 @@ RESULTS = {
     "benchmarks/quality/label_scale.py": "results.md",
     "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
     "benchmarks/quality/never_worse.py": "results/never_worse.md",
+    "benchmarks/quality/table_start.py": "large_tables.md",
     "benchmarks/speed/export_latency.py": "performance.md",
     "benchmarks/speed/feature_cost.py": "performance.md",
     "benchmarks/speed/hedged_cost.py": "hedged_branches.md",

@@ -200,8 +200,9 @@ def _representative_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.nd
 
 def _as_ids(array: np.ndarray, spec: object) -> np.ndarray:
     """Return an array as the model gets it if it gets integers, in the dtype of the backend."""
-    is_known = isinstance(spec, keras.KerasTensor)
-    dtype = keras.backend.standardize_dtype(spec.dtype) if is_known else str(array.dtype)
+    dtype = str(array.dtype)
+    if isinstance(spec, keras.KerasTensor):
+        dtype = keras.backend.standardize_dtype(spec.dtype)
     if not dtype.startswith(("int", "uint")):
         return array
     of_backend = keras.ops.convert_to_tensor(np.zeros((), dtype)).dtype  # JAX has no int64

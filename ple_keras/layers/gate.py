@@ -191,8 +191,10 @@ class Gate(BaseLayer):
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return W g(x) / T, in at least float32."""
-        features = self._block(inputs) if self._template else inputs
-        return self._apply_temperature(self._projection(features))
+        if self._template or self.is_quantized:
+            features = self._block(inputs) if self._template else inputs
+            return self._apply_temperature(self._projection(features))
+        return self._apply_temperature(self._projection.call(inputs))  # without casting it again
 
     def _apply_temperature(self, logits: Tensor) -> Tensor:
         logits = at_least_float32(logits)

@@ -19,8 +19,8 @@ from ple_keras.labels.sample_space import (
     check_missing_label,
     example_weights,
     have_elements,
-    sample_space,
     to_config,
+    trained_sample_space,
 )
 from ple_keras.losses.list_loss import ListLoss
 
@@ -162,7 +162,7 @@ class MaskedLoss(keras.Loss):
         where = f" of {self.name!r}"
         if isinstance(self.loss, ListLoss):
             y_true, y_pred = self.loss.encode(y_true, y_pred, self.missing_label, where)
-        y_true, y_pred, in_space = sample_space(
+        y_true, y_pred, in_space = trained_sample_space(
             y_true, y_pred, self.missing_label, self.label_width, where, self._masks_elements
         )
         is_ignored = ignored_class(self.loss, y_true, y_pred)

@@ -18,7 +18,7 @@ from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import (
     check_missing_label,
     example_weights,
-    sample_space,
+    measured_sample_space,
     to_config,
 )
 from ple_keras.metrics.logit_auc import LogitAUC
@@ -105,8 +105,8 @@ class MaskedMetric(keras.Metric):
             sample_weight: Weights of the examples.
         """
         where = f" of {self.display_name!r}"
-        y_true, y_pred, in_space = sample_space(
-            y_true, y_pred, self.missing_label, where=where, by_element=self._masks_elements
+        y_true, y_pred, in_space = measured_sample_space(
+            y_true, y_pred, self.missing_label, where, self._masks_elements
         )
         weights = example_weights(
             sample_weight, in_space, y_pred.shape[:-1], self.metric.dtype, where

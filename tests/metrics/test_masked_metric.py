@@ -1,6 +1,7 @@
 """Metrics over the labelled examples, against the same metric on those examples alone."""
 
 import functools
+import weakref
 
 import keras
 import numpy as np
@@ -98,6 +99,36 @@ def test_fit_and_validation_agree_with_evaluate():
             key = f"{head.task}_{metric.name}"
             for found in (history[key][0], history[f"val_{key}"][0]):
                 assert found == pytest.approx(logs[key], rel=1e-5, abs=1e-5), key
+
+
+def test_a_metric_computes_the_sample_space_of_the_loss_again_if_anything_differs():
+    head = pk.RegressionHead("time")
+    known = head(np.array([[1.0], [2.0], [3.0]]))
+    predictions = numpy_of(known).ravel()
+    labels = [keras.ops.convert_to_tensor(y) for y in ([0.0, 1.0, np.nan], [np.nan, 2.0, 5.0])]
+    for missing_label in (np.nan, 1.0):  # after the loss of NaN
+        for y in labels:
+            pk.MaskedLoss("mse")(labels[0], known)
+            metric = pk.MaskedMetric("mean_absolute_error", missing_label)
+            metric.update_state(y, known)
+            y = numpy_of(y)
+            kept = ~np.isnan(y) & (y != missing_label)
+            expected = np.abs(y - predictions)[kept].mean()
+            assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tensors that change are PyTorch's")
+def test_predictions_that_change_after_the_loss_and_are_gone_after_the_metric():
+    predictions = pk.RegressionHead("time")(np.ones((3, 1)))
+    labels = keras.ops.convert_to_tensor([0.0, 1.0, np.nan])
+    pk.MaskedLoss("mse")(labels, predictions)
+    predictions.detach().fill_(3.0)
+    metric = pk.MaskedMetric("mean_absolute_error")
+    metric.update_state(labels, predictions)
+    assert float(metric.result()) == 2.5
+    gone = weakref.ref(predictions)
+    del predictions
+    assert gone() is None
 
 
 def mean_gap(y_true, y_pred):

@@ -14,7 +14,12 @@ from ple_keras._keras.copying import Template
 from ple_keras._keras.saving import ordered_attribute
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
-from ple_keras.layers._level.stacks import StackedInitializer, StackedRegularizer, unstack_experts
+from ple_keras.layers._level.stacks import (
+    StackedInitializer,
+    StackedRegularizer,
+    apply_dense,
+    unstack_experts,
+)
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.template import StreamTemplates, check_one_width
 
@@ -245,11 +250,10 @@ class StackedExperts(ExpertBank):
     def _apply_dense(self, step: int, inputs: ByName) -> dict[str, Tensor]:
         """Apply the Dense layer of a step to the input of each expert, one product per expert."""
         kernels = unstack_experts(self._kernels[step])
-        products = {e: ops.matmul(x, kernel) for (e, x), kernel in zip(inputs.items(), kernels)}
         if not self._biases:
-            return products
-        biases = unstack_experts(self._biases[step])
-        return {e: ops.add(product, bias) for (e, product), bias in zip(products.items(), biases)}
+            return {e: ops.matmul(x, kernel) for (e, x), kernel in zip(inputs.items(), kernels)}
+        parts = zip(inputs.items(), kernels, unstack_experts(self._biases[step]))
+        return {e: apply_dense(x, kernel, bias) for (e, x), kernel, bias in parts}
 
     def max_batched_rows(self, multiply_adds: int) -> int:
         # Normalization and activity regularizers need the outputs of each expert.

@@ -53,6 +53,16 @@ def _unstack_on_jax(stack: Tensor, experts: int) -> Sequence[Tensor]:
     return slices
 
 
+def apply_dense(inputs: Tensor, kernel: Tensor, bias: Tensor) -> Tensor:
+    """Return `inputs @ kernel + bias`, on PyTorch as one operation if it has a gradient."""
+    is_single = keras.backend.backend() == "torch" and inputs.dtype == kernel.dtype
+    if not (is_single and _has_gradient(kernel)):
+        return ops.add(ops.matmul(inputs, kernel), bias)
+    import torch
+
+    return torch.nn.functional.linear(inputs, kernel.t(), bias)
+
+
 def _unstack_on_torch(stack: Tensor, experts: int) -> Sequence[Tensor]:
     """Copy the slices if gradients are on.
 
@@ -61,8 +71,14 @@ def _unstack_on_torch(stack: Tensor, experts: int) -> Sequence[Tensor]:
     """
     import torch
 
-    has_gradient = stack.requires_grad and torch.is_grad_enabled()
-    # ONNX has no copies, and a trace has no gradient.
-    is_copied = has_gradient and not torch.jit.is_tracing()
-    slices: Sequence[Tensor] = (torch.unbind_copy if is_copied else torch.unbind)(stack)
+    unstack = torch.unbind_copy if _has_gradient(stack) else torch.unbind
+    slices: Sequence[Tensor] = unstack(stack)
     return slices
+
+
+def _has_gradient(weights: Tensor) -> bool:
+    """Return whether PyTorch computes a gradient of weights. A trace, as for ONNX, has none."""
+    import torch
+
+    is_recorded: bool = weights.requires_grad and torch.is_grad_enabled()
+    return is_recorded and not torch.jit.is_tracing()

@@ -1,4 +1,4 @@
-"""The data of `whole_job.py`, and the scores of predictions.
+"""The data of `whole_job.py` and `table_start.py`, and the scores of predictions.
 
 Simulated impressions: a click, and after a click a purchase ("buy") and the logarithm of the time
 until the next action ("seconds"), standardized. Whoever does not click has no label for these two.
@@ -36,17 +36,22 @@ def make_data(seed: int, steps: int = STEPS) -> tuple[Arrays, Arrays, Arrays, Ar
         pairs.append(factors[:, -1])
     joint = sum(a * b for a, b in zip(pairs[::2], pairs[1::2], strict=True))
     effects += np.outer(joint, [0.3, 0.2, 0.2])
+    y, train = labels_of(effects, rng), steps * BATCH
+    return first(x, train), first(y, train), last(x, train), last(y, train)
+
+
+def labels_of(effects: np.ndarray, rng: np.random.Generator) -> Arrays:
+    """Draw labels for the effects on each task, `(rows, 3)`."""
+    count = len(effects)
     click = rng.random(count) < _sigmoid(effects[:, 0] - 1)
     buy = rng.random(count) < _sigmoid(0.5 * effects[:, 0] + effects[:, 1] - 2)
     seconds = effects[:, 2] + rng.normal(0, 1, count)
     seconds = (seconds - seconds[click].mean()) / seconds[click].std()
-    y = {
+    return {
         "click": click.astype("float32"),
         "buy": np.where(click, buy, np.nan).astype("float32"),
         "seconds": np.where(click, seconds, np.nan).astype("float32"),
     }
-    train = steps * BATCH
-    return first(x, train), first(y, train), last(x, train), last(y, train)
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
