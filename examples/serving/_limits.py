@@ -1,6 +1,7 @@
 """Limits of requests in size and time, and the form of refusals."""
 
 import asyncio
+from contextlib import suppress
 
 from fastapi.responses import JSONResponse
 from starlette.requests import ClientDisconnect, Request
@@ -12,6 +13,25 @@ MAX_SECONDS = 10  # until a request has arrived
 
 def refusal(status, *reasons, **headers):
     return JSONResponse({"errors": reasons}, status, headers)
+
+
+async def refuse_large(scope, receive, send):
+    """Refuse a body, and discard the rest in pieces, with pauses in which others are served.
+
+    Many clients read an answer only after they have sent all.
+    """
+
+    async def send_unfinished(message):
+        is_body = message["type"] == "http.response.body"
+        await send(message | {"more_body": True} if is_body else message)
+
+    answer = refusal(413, f"body: at most {MAX_BYTES} bytes are allowed", connection="close")
+    await answer(scope, receive, send_unfinished)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(MAX_SECONDS):
+            while (await receive()).get("more_body"):
+                await asyncio.sleep(0.005)
+    await send({"type": "http.response.body"})
 
 
 class Limits:
@@ -42,15 +62,14 @@ class Limits:
     async def _limited(self, scope, receive):
         """Return the app with a received body, or the refusal of the body."""
         request, body = Request(scope, receive), bytearray()
-        too_large = refusal(413, f"body: at most {MAX_BYTES} bytes are allowed")
         if int(request.headers.get("content-length", 0)) > MAX_BYTES:
-            return too_large
+            return refuse_large
         try:
             async with asyncio.timeout(MAX_SECONDS):
                 async for chunk in request.stream():
                     body += chunk
                     if len(body) > MAX_BYTES:
-                        return too_large
+                        return refuse_large
         except TimeoutError:
             reason = f"body: it did not arrive within {MAX_SECONDS} seconds"
             return refusal(408, reason, connection="close")

@@ -239,8 +239,9 @@ def test_a_failed_prediction_has_the_form_of_a_refusal(folder, monkeypatch):
 def test_large_bodies_are_refused_before_they_are_read(folder):
     async def run():
         async with service(folder) as app:
-            status, _, text = await send(app, "POST", "/predict", length=50_000_000, ends="never")
+            status, headers, text = await send(app, "POST", "/predict", length=10**8, ends="gone")
             assert (status, text) == (413, '{"errors":["body: at most 500000 bytes are allowed"]}')
+            assert headers[b"connection"] == b"close"
             chunks = [bytes(100_000) for _ in range(500)]
             status, _, _ = await send(app, "POST", "/predict", chunks)
             assert status == 413
