@@ -110,7 +110,7 @@ def test_every_page_is_in_the_navigation_or_for_maintainers():
 
 @once
 def test_the_diff_changes_a_model_of_one_task_to_two():
-    (diff,) = code(README, "diff")
+    (diff,) = code(ROOT / "docs" / "getting_started.md", "diff")
     x, labels = np.zeros((4, 128)), np.ones((4, 1))
     for sign, outputs in (("-", {None}), ("+", {"click", "purchase"})):
         lines = [line[1:] for line in diff.splitlines() if line[0] in (" ", sign)]

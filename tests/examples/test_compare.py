@@ -1,0 +1,89 @@
+"""The example of a comparison reads a user's file, and refuses what does not fit."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.helpers import once
+from tests.processes import run_example_here
+
+pytestmark = once
+
+ROWS = 400
+
+
+@pytest.fixture(scope="module")
+def frame():
+    """Return rows with strings, large ids, missing values and labels, and odd names."""
+    rng = np.random.default_rng(0)
+    price = rng.normal(size=ROWS)
+    click = (price + 0.3 * rng.normal(size=ROWS) > 0).astype("float64")
+    return pd.DataFrame(
+        {
+            "user id": pd.array(2**60 + rng.integers(0, 9, ROWS), "Int64"),
+            "city": pd.Categorical(rng.choice(["Rome", "Oslo", None], ROWS)),
+            "price, $": np.where(rng.random(ROWS) < 0.9, price, np.nan),
+            "day": rng.integers(0, 30, ROWS),
+            "click": click,
+            "watch time": np.where(click > 0, 30 + price, np.nan),
+            "genre": np.where(price > 0.5, "comedy", np.where(price < -0.5, "drama", None)),
+            "one": 1.0,
+            "never": np.nan,
+            "when": pd.Timestamp("2020-01-01"),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(frame, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    frame.iloc[::-1].to_parquet(folder / "rows.parquet")  # with an index in a column
+    (folder / "text.parquet").write_text("no Parquet")
+    return folder
+
+
+def compare(folder, file, *arguments):
+    return run_example_here("compare.py", file, *arguments, cwd=folder)
+
+
+def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
+    out = compare(
+        folder,
+        "rows.parquet",
+        *("--tasks", "click", "watch time", "genre:multiclass"),
+        *("--columns", "user id", "city", "price, $", "--ids", "user id", "--time", "day"),
+        *("--models", "bottom", "hedged", "--seeds", "2", "--epochs", "1"),
+    )
+    assert "ids: user id, city\nnumbers: price, $\n" in out
+    assert re.search(r"^click: binary, 100\.0%", out, re.M)
+    assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
+    assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
+    cell = r" +[-+.\d]+ ± [.\d]+\*?"
+    lines = re.findall(rf"^(single|bottom|hedged) +([\d,]+)(?:{cell}){{3}}$", out, re.M)
+    assert [model for model, *_ in lines] == ["single", "bottom", "hedged"]
+    goal, *others = (int(parameters.replace(",", "")) for _, parameters in lines)
+    assert all(0.9 * goal < each <= goal for each in others)
+    assert (folder / "compare.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["text.parquet", "--tasks", "click"], "text.parquet can't be read as a Parquet file"),
+        (["absent.parquet", "--tasks", "click"], "absent.parquet can't be read"),
+        (["rows.parquet", "--tasks", "clik"], "has no column 'clik'. Its columns are user id, "),
+        (["rows.parquet", "--tasks", "click", "--time", "dai"], "has no column 'dai'"),
+        (["rows.parquet", "--tasks", "click:count"], "click must be one of binary, regression"),
+        (["rows.parquet", "--tasks", "click"], "Column 'when' must hold numbers, booleans or st"),
+        (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must hold 0 and 1"),
+        (["rows.parquet", "--tasks", "city:regression", "--columns", "day"], "city must hold numb"),
+        (["rows.parquet", "--tasks", "click", "--columns", "click"], "'click' is a task, so it"),
+        (["rows.parquet", "--tasks", "one", "--columns", "day"], "one has one value, 1, in the t"),
+        (["rows.parquet", "--tasks", "never", "--columns", "day"], "never has no label in the tr"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_with_the_column(folder, arguments, reason):
+    with pytest.raises(SystemExit, match=re.escape(reason)):
+        compare(folder, *arguments)
