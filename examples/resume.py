@@ -245,6 +245,8 @@ def newest_intact(folder):
 def fit(model, batch, backup, epochs, callbacks):
     """Train from the step where the last process was."""
     kwargs = {"callbacks": [*callbacks, backup], "shuffle": False, "verbose": 0}
+    if backup.number and keras.backend.backend() == "tensorflow":
+        model.test_on_batch(*batch(0))  # creates the sums of metrics, which others do before a fit
     if backup.step:  # the rest of an epoch
         epoch, rest = backup.epoch, backup.steps - backup.step
         batches = Batches(batch, backup.number)

@@ -5,6 +5,8 @@ import inspect
 import re
 from pathlib import Path
 
+import pytest
+
 import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
@@ -16,13 +18,28 @@ PACKAGE = Path(pk.__file__).parent
 MAINTAINERS = ROOT / "docs" / "maintainers"
 
 
-def test_the_changelog_has_a_section_for_the_version():
-    assert f"\n## [{pk.__version__}] - " in (ROOT / "CHANGELOG.md").read_text()
-
-
-def test_the_citation_has_the_version():
+def test_the_changelog_and_the_citation_have_the_released_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    released, *_ = re.findall(r"^## \[(\d.*)\] - ", changelog, flags=re.MULTILINE)
+    if ".dev" in pk.__version__:  # between two releases
+        assert "\n## [Unreleased]\n" in changelog
+        assert pk.__version__.partition(".dev")[0] != released
+    else:
+        assert pk.__version__ == released
     citation = (ROOT / "CITATION.cff").read_text()
-    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [pk.__version__]
+    assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [released]
+
+
+def test_the_description_on_an_index_has_absolute_links():
+    pytest.importorskip("hatchling")
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    hook = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    text = "![a](docs/a.png) [b](docs/b.md#c) [d](#d) [e](https://e.org)"
+    assert hook.absolute(text, "https://x.org/r") == (
+        "![a](https://x.org/r/raw/main/docs/a.png) [b](https://x.org/r/blob/main/docs/b.md#c) "
+        "[d](#d) [e](https://e.org)"
+    )
 
 
 def test_every_use_of_keras_internals_is_documented():
