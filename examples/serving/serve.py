@@ -176,6 +176,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--folder", type=Path, default=Path("census_service"))
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for other machines")
     parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     args = parser.parse_args()
     try:
@@ -184,6 +185,7 @@ def main():
         sys.exit(f"{args.folder} has no model to serve: {error}. train.py writes one.")
     uvicorn.run(
         app.state.limited,
+        host=args.host,
         port=args.port,
         http=Protocol,
         ws="none",
