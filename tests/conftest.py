@@ -35,7 +35,9 @@ if keras.backend.backend() == "jax" and version("jaxlib").startswith("0.10."):
 # With the default of 700, looking for garbage takes a tenth of the time.
 gc.set_threshold(50_000)
 
-hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=5)
+# On the others, each example is compiled.
+EXAMPLES = 5 if keras.backend.backend() == "torch" else 3
+hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("ple_keras")
 
 

@@ -12,8 +12,8 @@ once = pytest.mark.skipif(
 QUICK_JIT = keras.backend.backend() == "jax"
 # For a few steps whose compilation is not tested: TensorFlow traces longer than it trains.
 QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
-# All settings of jit_compile to test.
-JIT = [False] if keras.backend.backend() == "torch" else [False, True]
+# All settings of jit_compile to test. Without it, JAX makes the steps of eager calls.
+JIT = {"torch": [False], "jax": [True]}.get(keras.backend.backend(), [False, True])
 
 
 def numpy_of(outputs):

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.export._onnx_file import name_values
-from tests.helpers import assert_same, numpy_of, randomize
+from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
@@ -234,6 +234,7 @@ MODELS = [
 ]
 
 
+@once
 @pytest.mark.parametrize(("make", "error", "message"), MODELS)
 def test_models_that_cannot_be_exported_are_refused(make, error, message, tmp_path):
     check_refused(lambda: pk.export_onnx(make(), tmp_path / "m.onnx"), error, message)

@@ -121,7 +121,7 @@ def step_in_numpy(model, mixtures=MIXTURES):
     return predictions, value, after
 
 
-@pytest.mark.parametrize("jit_compile", [True] if BACKEND == "jax" else JIT)
+@pytest.mark.parametrize("jit_compile", JIT)
 def test_predictions_and_a_training_step_are_those_of_numpy(jit_compile):
     model = hedged_model(jit_compile=jit_compile)
     predictions, value, after = step_in_numpy(model)

@@ -158,7 +158,7 @@ def test_the_default_metric_is_the_mean_of_the_loss():
     assert float(numpy_of(metric.result())) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("loss_weighting", [None, "uncertainty"])
+@pytest.mark.parametrize("loss_weighting", [pytest.param(None, marks=once), "uncertainty"])
 def test_fit_trains_it_next_to_another_head_and_files_keep_it(loss_weighting, tmp_path):
     head = head_of(metrics=[keras_rs.metrics.NDCG(seed=1)], loss_weight=0.5, tower=[3])
     model = compiled(model_of(head, loss_weighting=loss_weighting), keras.optimizers.SGD(0.1))

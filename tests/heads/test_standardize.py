@@ -163,7 +163,9 @@ def test_adapt_may_follow_compile_but_not_the_first_step():
     )
 
 
-@pytest.mark.parametrize("copy", [loaded, cloned, of_json])
+@pytest.mark.parametrize(
+    "copy", [loaded, pytest.param(cloned, marks=once), pytest.param(of_json, marks=once)]
+)
 def test_copies_keep_the_numbers(copy, tmp_path):
     y, x = labels_of_two_numbers()[0], features(12, 3)
     model = two_numbers("mae", given=False, standardize=True)

@@ -11,7 +11,12 @@ import ple_keras as pk
 from tests.helpers import assert_same, numpy_of
 from tests.models import chain, compiled
 
-tf = pytest.importorskip("tensorflow")
+
+@pytest.fixture(scope="module")
+def tf():
+    """Return TensorFlow, imported late: collecting the tests of other files would wait for it."""
+    return pytest.importorskip("tensorflow")
+
 
 ROWS = 12
 KINDS = {
@@ -30,7 +35,7 @@ def columns(names):
     return {name: raw[name] for name in names}
 
 
-def make(names):
+def make(tf, names):
     """Return an adapted FeatureSpace, and a model of its encoded features."""
     space = keras.utils.FeatureSpace({name: KINDS[name]() for name in names})
     space.adapt(tf.data.Dataset.from_tensor_slices(columns(names)))
@@ -41,8 +46,8 @@ def make(names):
     return space, compiled(chain(pk.PLEBlock(1, heads, [4]), heads, width=width))
 
 
-def test_a_feature_space_works_in_the_input_pipeline():
-    space, model = make(KINDS)
+def test_a_feature_space_works_in_the_input_pipeline(tf):
+    space, model = make(tf, KINDS)
     y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
     rows = tf.data.Dataset.from_tensor_slices((columns(KINDS), y)).batch(ROWS)
     encoded = rows.map(lambda x, y: (space(x), y))
@@ -56,10 +61,10 @@ def test_a_feature_space_works_in_the_input_pipeline():
 
 
 @pytest.mark.parametrize("names", [["age", "device"], list(KINDS)], ids=["numbers", "strings"])
-def test_a_feature_space_works_in_a_model_for_raw_columns(names, tmp_path):
+def test_a_feature_space_works_in_a_model_for_raw_columns(tf, names, tmp_path):
     if "country" in names and keras.backend.backend() != "tensorflow":
         pytest.skip("Keras supports string tensors only on TensorFlow")
-    space, model = make(names)
+    space, model = make(tf, names)
     whole = keras.Model(space.get_inputs(), model(space.get_encoded_features()))
     whole.save(tmp_path / "whole.keras")
     loaded = keras.models.load_model(tmp_path / "whole.keras")

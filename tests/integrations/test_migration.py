@@ -104,6 +104,7 @@ def predict(model, training=False):
     return numpy_of(model(X, training=training))
 
 
+@once
 def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
     from_deepctr, deepctr_file, tmp_path
 ):
@@ -115,6 +116,7 @@ def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
     assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
 
 
+@once
 @both_forms
 def test_the_weights_of_torch_rechub_in_a_file_predict_the_same(
     from_rechub, rechub_file, keep_batch_norms, tmp_path

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
+from tests.helpers import once
 
 
 def all_heads(**kwargs):
@@ -176,6 +177,7 @@ def datasets(y):
     }
 
 
+@once
 @pytest.mark.parametrize("kind", ["tf.data", "DataLoader", "Grain", "list"])
 def test_batches_of_every_kind_are_read(kind):
     torch = pytest.importorskip("torch")

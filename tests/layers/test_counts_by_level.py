@@ -38,7 +38,7 @@ def expected_of(ple, x):
 
 
 @hypothesis.given(counts_by_level())
-@hypothesis.settings(max_examples=15)
+@hypothesis.settings(max_examples=2 * hypothesis.settings().max_examples)
 def test_each_level_has_its_own_counts_and_equals_the_equations(counts):
     entries, shared = counts
     ple = pk.PLEBlock(len(shared), TASKS, [3], entries, tuple(shared))

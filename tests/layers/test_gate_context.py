@@ -70,7 +70,6 @@ def cases(draw):
 
 
 @hypothesis.given(cases())
-@hypothesis.settings(max_examples=6)
 def test_outputs_and_weights_equal_the_equations(case):
     arguments, x, context = case
     ple = pk.PLEBlock(**arguments, name="ple")

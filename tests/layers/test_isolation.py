@@ -16,7 +16,6 @@ from ple_keras.layers._level.level import BatchedComputation
 from ple_keras.transfer._slices import level_slices, named_slices
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
-from tests.pairs import pairs
 
 TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
@@ -68,7 +67,7 @@ def largest_gradients(ple, x, context=None):
 
 @pytest.mark.parametrize(
     ("num_levels", "stack_experts"),
-    pairs({"1": 1, "2": 2, "3": 3}, {"stacked": True, "copied": False}),
+    [(2, False), (3, True), pytest.param(1, True, marks=once)],
 )
 def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, stack_experts):
     x = streams()
@@ -154,7 +153,12 @@ def gradients_by_owner(model, run):
 
 @pytest.mark.parametrize(
     ("num_levels", "stack_experts", "run"),
-    [(3, True, COMPILED), (2, False, COMPILED), (1, True, "eager"), (2, True, "eager")],
+    [
+        (3, True, COMPILED),
+        (2, False, COMPILED),
+        pytest.param(1, True, "eager", marks=once),
+        pytest.param(2, True, "eager", marks=once),
+    ],
 )
 def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(num_levels, stack_experts, run):
     model = whole_model(num_levels, None, isolate_task_experts=True, stack_experts=stack_experts)
