@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from _data import Split
 
+MOST = 24  # networks in memory
 _compiled: dict[str, tuple[keras.Model, list[np.ndarray]]] = {}
 
 
@@ -24,8 +25,13 @@ def compiled_like(model: keras.Model, train: Split) -> keras.Model:
     if keras.backend.backend() != "jax" or isinstance(model.optimizer, keras.optimizers.Adagrad):
         return model
     shapes = {name: x.shape for name, x in {**train.inputs, **train.labels}.items()}
-    key = json.dumps([model.to_json(), str(model.optimizer.get_config()), str(shapes)])
+    try:
+        key = json.dumps([model.to_json(), str(model.optimizer.get_config()), str(shapes)])
+    except TypeError:  # a layer has a function, which has no name to compare
+        return model
     if key not in _compiled:
+        if len(_compiled) == MOST:
+            del _compiled[next(iter(_compiled))]  # the oldest
         model.optimizer.build(model.trainable_variables)
         state = [np.array(keras.ops.convert_to_numpy(v)) for v in model.optimizer.variables]
         _compiled[key] = model, state
@@ -35,5 +41,5 @@ def compiled_like(model: keras.Model, train: Split) -> keras.Model:
         variable.assign(value)
     for variable, value in zip(earlier.optimizer.variables, state, strict=True):
         variable.assign(value)
-    np.random.permutation(len(train))
+    np.random.permutation(len(train))  # `fit` draws one order more for a new model
     return earlier

@@ -142,6 +142,7 @@ def _record(*results: Result) -> Record:
                 mixture: {name: round(x, 5) for name, x in test.items()}
                 for mixture, test in result.mixtures.items()
             }
+        if result.hedge:
             record["hedge"] = {
                 task: {branch: round(a, 2) for branch, a in weights.items()}
                 for task, weights in result.hedge.items()

@@ -2,11 +2,11 @@
 
 Found with `negative_transfer.py --search-rates`, which trains every network with every rate of
 `CANDIDATES` on one case of each data set, with a seed that no other fit has. An option takes the
-rate of the network that it is compared with. `never_worse.py` adds those of further networks, which
-it searches in the same way.
+rate of the network that it is compared with. `never_worse.py` searches those of other optimizers
+when it runs.
 """
 
-from _networks import ALL_NETWORKS, HEDGED, WITHOUT_TABLES
+from _networks import ALL_NETWORKS, WITHOUT_TABLES
 
 CANDIDATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 STEEP_CANDIDATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of Adagrad and SGD
@@ -25,6 +25,10 @@ RATES: dict[str, dict[str, float]] = {
         "cgc-streams": 0.01,
         "ple-streams": 0.02,
         "hedged": 0.005,
+        "hedged-bottoms": 0.02,
+        "hedged-ple": 0.01,
+        "hedged-stopped": 0.02,
+        "single-pair": 0.04,
     },
     "synthetic": {
         "single": 0.04,
@@ -36,6 +40,9 @@ RATES: dict[str, dict[str, float]] = {
         "ple": 0.02,
         "ple-isolated": 0.02,
         "hedged": 0.02,
+        "hedged-bottoms": 0.04,
+        "hedged-ple": 0.02,
+        "single-pair": 0.04,
     },
 }
 
@@ -52,7 +59,5 @@ def learning_rate(data: str, kind: str) -> float:
         kind = WITHOUT_TABLES.get(kind, kind)
     if kind in rates:
         return rates[kind]
-    if kind in HEDGED:
-        raise ValueError(f"kind must have a rate for {data}, by --search-rates. Received: {kind=}")
     base = ALL_NETWORKS[kind].base
     return rates[WITHOUT_TABLES.get(base, base) if data == "synthetic" else base]
