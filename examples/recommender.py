@@ -78,7 +78,7 @@ def movielens(folder):
     return frame, [*ids, "film", "genres"], numbers, tasks, films
 
 
-def census(rows=50_000):
+def census(rows):
     ids = {"worker": 1, "education": 4, "industry": 8, "title": 9, "citizenship": 35}
     numbers = {"age": 0, "wage": 5, "gains": 16, "dividends": 18, "employer_size": 30}
     columns = ids | numbers | {"income": 41, "weeks": 39, "never_married": 7}
@@ -92,7 +92,7 @@ def census(rows=50_000):
     return frame, [*ids], [*numbers], tasks, frame.drop_duplicates("title", keep="last")
 
 
-def load(folder):
+def load(folder, rows):
     """Return MovieLens 100K from a folder or from the network, or else the census."""
     if folder is None and not (folder := Path("ml-100k")).exists():
         try:
@@ -103,7 +103,7 @@ def load(folder):
         except (OSError, http.client.HTTPException) as error:
             print(f"No download of {URL}: {getattr(error, 'reason', error)}")
             print("So the data are Census-Income. --data takes the folder of MovieLens 100K.\n")
-            return census()
+            return census(rows)
         zipfile.ZipFile(io.BytesIO(content)).extractall()  # the folder ml-100k
     missing = [name for name in ("u.data", "u.item", "u.user") if not (folder / name).exists()]
     if missing:
@@ -196,9 +196,12 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, help="the folder of MovieLens 100K")
+    parser.add_argument("--rows", type=int, default=50_000, help="of the census; 50,000 by default")
     parser.add_argument("--epochs", type=int, default=8, help="at most; 8 by default")
     args = parser.parse_args()
-    frame, ids, numbers, tasks, candidates = load(args.data)
+    if args.rows < 1000 or args.epochs < 1:
+        parser.error("--rows must be at least 1000, and --epochs at least 1")
+    frame, ids, numbers, tasks, candidates = load(args.data, args.rows)
 
     best, *_, few = tasks
     frame = frame.astype(dict.fromkeys(tasks, "float32"))

@@ -53,7 +53,15 @@ def test_a_missing_package_is_reported_with_the_command_that_installs_it(script,
 
 
 @pytest.mark.parametrize(
-    "script", ["census_income.py", "missing_labels.py", "gates.py", "streaming.py"]
+    "script",
+    [
+        "census_income.py",
+        "compare.py",
+        "gates.py",
+        "missing_labels.py",
+        "recommender.py",
+        "streaming.py",
+    ],
 )
 def test_too_few_rows_are_refused(script, tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):

@@ -109,7 +109,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
 
 def test_without_a_network_the_census_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", offline)
-    out = run_example_here("recommender.py", "--epochs", "1", cwd=tmp_path)
+    out = run_example_here("recommender.py", "--rows", "6000", "--epochs", "1", cwd=tmp_path)
     assert "No download of https://files.grouplens.org/" in out
     best = re.compile(r"^  .* income [\d.]+ weeks \S+ never_married [\d.]+\n", re.M)
     *_, shown = recorded("recommender.py")
@@ -122,18 +122,18 @@ def test_the_download_is_checked_and_unpacked(example, folder, tmp_path, monkeyp
         for path in folder.iterdir():
             file.write(path, f"ml-100k/{path.name}")
     monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: io.BytesIO(archive.getvalue()))
-    monkeypatch.setattr(example, "census", lambda: "census")
+    monkeypatch.setattr(example, "census", lambda rows: rows)
     monkeypatch.chdir(tmp_path)
-    assert example.load(None) == "census"
+    assert example.load(None, 7) == 7
     assert "the file has another checksum" in capsys.readouterr().out
     assert not [*tmp_path.iterdir()]
 
     monkeypatch.setattr(example, "MD5", hashlib.md5(archive.getvalue()).hexdigest())
-    assert len(example.load(None)[0]) == 1500
+    assert len(example.load(None, 7)[0]) == 1500
     monkeypatch.setattr(urllib.request, "urlopen", offline)  # the folder is read from now on
-    assert len(example.load(None)[0]) == 1500
+    assert len(example.load(None, 7)[0]) == 1500
 
 
 def test_a_folder_without_the_files_is_refused(example, tmp_path):
     with pytest.raises(SystemExit, match=r"Missing: u\.data, u\.item, u\.user"):
-        example.load(tmp_path)
+        example.load(tmp_path, 7)
