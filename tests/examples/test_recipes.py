@@ -38,6 +38,12 @@ def test_the_transfer_of_information_is_an_attention_over_two_vectors(names):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_undo_pos_weight_returns_the_base_rate(names):
+    rate, weight = 0.1, 3.0  # the optimum of the weighted cross-entropy without information
+    optimum = weight * rate / (weight * rate + 1 - rate)
+    assert names["undo_pos_weight"](optimum, weight) == pytest.approx(rate)
+
+
 def test_the_zero_inflated_lognormal_loss_is_a_log_density(names):
     logit, mu, sigma = 0.4, 1.5, 0.7
     raw = ops.convert_to_tensor([[logit, mu, math.log(math.expm1(sigma))]])
