@@ -60,3 +60,10 @@ def test_the_zero_inflated_lognormal_loss_is_a_log_density(names):
     rng = np.random.default_rng(0)
     samples = rng.lognormal(mu, sigma, 1_000_000) * (rng.uniform(size=1_000_000) < p)
     assert float(names["expected_value"](raw)[0]) == pytest.approx(samples.mean(), rel=0.01)
+
+
+def test_the_zero_inflated_lognormal_loss_is_finite_with_zero_and_missing_labels(names):
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    spend = np.where(x[:, 0] > 0, np.exp(2 + x[:, 1]), np.where(x[:, 2] > 1, np.nan, 0))
+    history = names["model"].fit(x, {"click": x[:, 1] > 0, "spend": spend}, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
