@@ -38,6 +38,12 @@ def test_the_transfer_of_information_is_an_attention_over_two_vectors(names):
     np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
+def test_undo_pos_weight_returns_the_base_rate(names):
+    rate, weight = 0.1, 3.0  # the optimum of the weighted cross-entropy without information
+    optimum = weight * rate / (weight * rate + 1 - rate)
+    assert names["undo_pos_weight"](optimum, weight) == pytest.approx(rate)
+
+
 def test_the_zero_inflated_lognormal_loss_is_a_log_density(names):
     logit, mu, sigma = 0.4, 1.5, 0.7
     raw = ops.convert_to_tensor([[logit, mu, math.log(math.expm1(sigma))]])
@@ -54,3 +60,10 @@ def test_the_zero_inflated_lognormal_loss_is_a_log_density(names):
     rng = np.random.default_rng(0)
     samples = rng.lognormal(mu, sigma, 1_000_000) * (rng.uniform(size=1_000_000) < p)
     assert float(names["expected_value"](raw)[0]) == pytest.approx(samples.mean(), rel=0.01)
+
+
+def test_the_zero_inflated_lognormal_loss_is_finite_with_zero_and_missing_labels(names):
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    spend = np.where(x[:, 0] > 0, np.exp(2 + x[:, 1]), np.where(x[:, 2] > 1, np.nan, 0))
+    history = names["model"].fit(x, {"click": x[:, 1] > 0, "spend": spend}, epochs=2, verbose=0)
+    assert np.isfinite(history.history["loss"]).all()
