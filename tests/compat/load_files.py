@@ -44,6 +44,8 @@ class Files:
             self.results = dict(results)
         with zipfile.ZipFile(self.model) as parts:
             self.keras_version = json.loads(parts.read("metadata.json"))["keras_version"]
+            config = parts.read("config.json")
+            self._names_class_of_torch = b"keras.src.backend.torch.optimizers" in config
 
     def result(self, key):
         """Return a recorded array, or a dict of the arrays under "{key}/..."."""
@@ -61,7 +63,7 @@ class Files:
         `evaluate` works and a training step raises TypeError. The model is then loaded without it
         and compiled again, as docs/backends.md says.
         """
-        return self.backend == "torch" != BACKEND
+        return self._names_class_of_torch and BACKEND != "torch"
 
     def reason_to_skip(self, ending):
         """Return why the current Keras cannot read a file, or None if it can.
