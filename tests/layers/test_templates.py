@@ -70,9 +70,9 @@ def test_the_same_global_seed_gives_the_same_block(make, initializer):
     values = []
     for _ in range(2):
         keras.utils.set_random_seed(11)
-        ple = make_ple(make(initializer()))
-        ple.build((None, 4))
-        values.append(ple.get_weights())
+        block = pk.CGCBlock(["a", "b"], make(initializer()), num_task_experts=2)
+        block.build((None, 4))
+        values.append(block.get_weights())
     for one, other in zip(*values):
         np.testing.assert_array_equal(one, other)
 
@@ -113,9 +113,9 @@ def test_a_template_is_unchanged_and_can_be_used_again(make_template):
     built, config = template.built, template.get_config()
     weights = template.get_weights()
     for _ in range(2):
-        ple = make_ple(template)
-        ple(features(3, 4))
-        assert not {id(template)} & {id(layer) for layer in ple._flatten_layers()}
+        block = pk.CGCBlock(["a", "b"], template)
+        block(features(3, 4))
+        assert not {id(template)} & {id(layer) for layer in block._flatten_layers()}
     assert template.built == built
     assert str(template.get_config()) == str(config)
     for one, other in zip(template.get_weights(), weights):
@@ -123,29 +123,20 @@ def test_a_template_is_unchanged_and_can_be_used_again(make_template):
 
 
 @once
-def test_every_tracked_layer_is_built(make_template):
+def test_every_tracked_layer_is_built_and_every_weight_has_a_unique_path(make_template):
+    """PyTorch and sharding rules identify weights by their paths."""
     template = make_template("glorot_uniform")
     blocks = {
         "ple": pk.PLEBlock(2, ["a", "b"], template, gate_block=template),
-        "mmoe": pk.MMoEBlock(["a", "b"], template, num_experts=2),
         "bottom": pk.SharedBottomBlock(["a", "b"], template),
         "head": pk.TaskHeads([pk.BinaryHead("a", tower=template)]),
-        "gate": pk.Gate(3, gate_block=template),
     }
     for name, block in blocks.items():
         inputs = keras.Input((4,))
         keras.Model(inputs, block({"a": inputs} if name == "head" else inputs))
         unbuilt = [layer.path for layer in block._flatten_layers() if not layer.built]
         assert not unbuilt, name
-
-
-@once
-def test_every_weight_has_a_unique_path(make_template):
-    """PyTorch and sharding rules identify weights by their paths."""
-    ple = pk.PLEBlock(2, ["a", "b"], make_template("glorot_uniform"), gate_block=[3])
-    ple.build((None, 4))
-    paths = [weight.path for weight in ple.weights]
-    assert len(set(paths)) == len(paths)
+        assert len({weight.path for weight in block.weights}) == len(block.weights)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +145,7 @@ def test_every_weight_has_a_unique_path(make_template):
 )
 def test_a_model_with_templates_can_be_trained_saved_and_loaded(make_template, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
-    ple = pk.PLEBlock(2, heads, make_template("glorot_uniform"))
+    ple = pk.PLEBlock(1, heads, make_template("glorot_uniform"))
     model = compiled(chain(ple, heads, width=4), **{**QUICK, "jit_compile": False})
     before = model.get_weights()
     x = features(8, 4)
