@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 DOCS = Path(__file__).parent
-LIMIT = 60_000  # words of all pages together
+LIMIT = 30_000  # words of all pages together
 OUTPUT = re.compile(r"^```text\n.*?^```\n", re.DOTALL | re.MULTILINE)
 
 

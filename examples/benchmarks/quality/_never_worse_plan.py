@@ -1,4 +1,4 @@
-"""Fits of the benchmark "never worse", in the order of docs/results/rules.md."""
+"""Fits of the benchmark "never worse", in the order of docs/maintainers/never_worse_rules.md."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
