@@ -5,8 +5,8 @@
     KERAS_BACKEND=jax python examples/benchmarks/quality/never_worse.py --run
 
 The baselines are single-task networks and a shared bottom. The rules are in
-docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json. Without `--run`, nothing is trained: the
-tables are printed from the kept fits.
+docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
+Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
 `--run` first runs the missing fits, in the order of the rules. The whole plan takes about ten hours
 on one core. A run may be stopped after any fit, and goes on from there. Set
