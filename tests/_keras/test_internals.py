@@ -46,6 +46,7 @@ def objects_of_keras():
 
 def private_names_of_keras():
     names = {name for thing in objects_of_keras() for name in dir(thing)} | {"_keras_mask"}
+    names.discard("_version")  # of PyTorch's modules; PyTorch counts changes of a tensor in it
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 

@@ -12,7 +12,8 @@ from tests.helpers import once
 from tests.processes import EXAMPLES, ROOT, run_example, run_example_here
 from tests.recorded_outputs import check_form
 
-SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if "benchmarks" not in path.parts)
+FOLDERS = {"benchmarks", "serving"}  # of scripts that share modules
+SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if not FOLDERS & {*path.parts})
 FEW = ("--rows", "1500", "--epochs", "1")
 
 pytestmark = once
