@@ -38,6 +38,8 @@ def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
     if isinstance(value, np.ndarray):
         check_dtype(value, argument, where)
     try:
+        if value is None:  # a NaN in JAX 0.4
+            raise TypeError("None is no number")
         tensor = ops.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
