@@ -174,7 +174,7 @@ def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(num_levels, s
             assert gradient > 0, (loss, owner, kind)
 
 
-@pytest.mark.parametrize("own", [["buy"], []], ids=str)
+@pytest.mark.parametrize("own", [["buy"], pytest.param([], marks=once)], ids=str)
 def test_tasks_without_a_copy_of_their_own_train_the_common_copy_together(own):
     found = gradients_by_owner(whole_model(2, own, isolate_task_experts=True), "eager")
     for task in TASKS:
