@@ -596,8 +596,8 @@ class RegressionHead(Head):
     are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
     loss is that of the standardized loss, such as `standardized_huber_loss`.
 
-    The mean and the deviation are in the config and so in files, clones and exports, but not in
-    files of weights alone: give both if code creates the head and loads weights.
+    The mean and the deviation are in files, files of weights alone, clones and exports. `adapt`
+    does not change those that were given or loaded.
 
     Args:
         task: The task's name, see `TaskHeads`.

@@ -103,8 +103,8 @@ def trained_sample_space(
     labels, predictions, in_space = sample_space(
         y_true, y_pred, missing_label, label_width, where, by_element
     )
-    if keras.backend.backend() == "torch" and getattr(y_pred, "requires_grad", False):
-        key = _key(y_true, y_pred, missing_label, by_element)
+    key = _key(y_true, y_pred, missing_label, by_element)
+    if key and y_pred.requires_grad:
         _trained[y_pred] = key, (labels, ops.stop_gradient(predictions), in_space)
     return labels, predictions, in_space
 
@@ -118,7 +118,8 @@ def measured_sample_space(
     takes 3 % of a step. Compilers of the other backends remove what is computed twice.
     """
     known: Any = _trained.get(y_pred)
-    if known and _are_same(known[0], _key(y_true, y_pred, missing_label, by_element)):
+    key = known and _key(y_true, y_pred, missing_label, by_element)
+    if key and _are_same(known[0], key):
         found: tuple[Any, Any, Any] = known[1]
         return found
     y_true, y_pred, in_space = sample_space(
@@ -127,8 +128,18 @@ def measured_sample_space(
     return y_true, ops.stop_gradient(y_pred), in_space
 
 
-def _key(y_true: Tensor, y_pred: Any, missing_label: float, by_element: bool) -> tuple[Any, ...]:
-    return y_true, mask_of(y_pred), to_config(missing_label), by_element, y_pred._version
+def _key(
+    y_true: Tensor, y_pred: Tensor, missing_label: float, by_element: bool
+) -> tuple[Any, ...] | None:
+    """Return what a sample space depends on; None if PyTorch does not count changes of a tensor."""
+    if keras.backend.backend() != "torch":
+        return None
+    mask = mask_of(y_pred)
+    tensors = (y_true, y_pred) if mask is None else (y_true, y_pred, mask)
+    if any(not hasattr(x, "is_inference") or x.is_inference() for x in tensors):
+        return None
+    versions = tuple(x._version for x in tensors)
+    return y_true, mask, to_config(missing_label), by_element, versions
 
 
 def _are_same(key: tuple[Any, ...], other: tuple[Any, ...]) -> bool:

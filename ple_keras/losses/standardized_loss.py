@@ -29,7 +29,7 @@ class LabelScale:
         deviation: As `mean`.
 
     Attributes:
-        is_given: Whether both were given, so that labels do not set them.
+        is_given: Whether both were given or loaded, so that labels do not set them.
         is_used: Whether a prediction or a loss has been computed.
     """
 
@@ -76,18 +76,12 @@ class LabelScale:
         """Take the numbers of a file, and return its other entries.
 
         Raises:
-            ValueError: If others were given, or steps were computed with others.
+            ValueError: If steps were computed with others.
         """
         keys = [key for key in store.keys() if key in self.get_config()]  # noqa: SIM118, no dict
         if keys:
             arrays = {key: read_array(store, key) for key in keys}
             mean, deviation = check_scale(arrays.get("mean"), arrays.get("deviation"), units, True)
-            if self.is_given and (mean, deviation) != (self.mean, self.deviation):
-                raise ValueError(
-                    f"The mean and the deviation of {task!r} must be those of the file of weights, "
-                    f"mean={mean} and deviation={deviation}. "
-                    f"Received: mean={self.mean}, deviation={self.deviation}"
-                )
             self.replace(task, mean, deviation)
             self.is_given = True
         return {key: store[key] for key in store.keys() if key not in keys}  # noqa: SIM118

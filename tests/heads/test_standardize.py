@@ -212,16 +212,11 @@ def test_files_of_weights_have_the_numbers(tmp_path):
     model.save_weights(path)
     new, adapted = (two_numbers(given=False, standardize=True) for _ in range(2))
     heads_of(adapted).adapt({**y, "place": 10 * y["place"]})
-    for twin in (new, adapted, two_numbers(given=False, standardize=True)):
+    for twin in (new, adapted, two_numbers()):
         twin.load_weights(path)
         heads_of(twin).adapt({**y, "place": 10 * y["place"]})  # as for a loaded model, no effect
         np.testing.assert_array_equal(numpy_of(twin(x)["place"]), numpy_of(model(x)["place"]))
     adapted.load_weights(path)  # again, after a step
-    check_refused(
-        lambda: two_numbers().load_weights(path),
-        ValueError,
-        r"mean and the deviation of 'place' must be those of the file of weights, mean=\[",
-    )
     used = two_numbers(given=False, standardize=True)
     heads_of(used).adapt({**y, "place": 10 * y["place"]})
     used(x)

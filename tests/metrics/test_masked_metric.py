@@ -118,7 +118,7 @@ def test_a_metric_computes_the_sample_space_of_the_loss_again_if_anything_differ
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="tensors that change are PyTorch's")
-def test_predictions_that_change_after_the_loss_and_are_gone_after_the_metric():
+def test_tensors_that_change_after_the_loss_and_predictions_that_are_gone_after_the_metric():
     predictions = pk.RegressionHead("time")(np.ones((3, 1)))
     labels = keras.ops.convert_to_tensor([0.0, 1.0, np.nan])
     pk.MaskedLoss("mse")(labels, predictions)
@@ -126,6 +126,11 @@ def test_predictions_that_change_after_the_loss_and_are_gone_after_the_metric():
     metric = pk.MaskedMetric("mean_absolute_error")
     metric.update_state(labels, predictions)
     assert float(metric.result()) == 2.5
+    pk.MaskedLoss("mse")(labels, predictions)
+    labels[1] = 3.0
+    again = pk.MaskedMetric("mean_absolute_error")
+    again.update_state(labels, predictions)
+    assert float(again.result()) == 1.5
     gone = weakref.ref(predictions)
     del predictions
     assert gone() is None
