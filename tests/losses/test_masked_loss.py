@@ -106,7 +106,7 @@ def test_the_loss_is_the_mean_over_the_labelled_examples(
     masked = pk.MaskedLoss(loss, missing_label, reduction)
     actual = masked(hide(labels, in_space, missing_label), predictions, weights)
 
-    values = np.float64(plain_values(loss, labels, predictions))
+    values = np.asarray(plain_values(loss, labels, predictions), "float64")
     total = (values * (1 if weights is None else weights))[in_space].sum()
     rows, labelled = in_space.size, max(in_space.sum(), 1)
     divisors = {None: labelled, "sum_over_batch_size": rows, "label_root": (labelled * rows) ** 0.5}
