@@ -7,7 +7,7 @@ Takes a minute on two cores. Trains a PLE of DeepCTR on random data, builds the 
 ple_keras, copies all weights, and prints the largest difference of the predictions. Then it saves
 the model. The file loads under every backend, and does not need DeepCTR.
 
-For a model of yours, replace `columns` and SETTINGS by its arguments, and pass its weights to
+For your own model, replace `columns` and SETTINGS by its arguments, and pass its weights to
 `copy_weights`. If Keras 2 wrote them to a file, with `save_weights` or `save`, pass the file:
 
     KERAS_BACKEND=tensorflow python examples/from_deepctr.py --weights trained.h5

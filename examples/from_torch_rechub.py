@@ -13,7 +13,7 @@ does, keep them:
 
     KERAS_BACKEND=torch python examples/from_torch_rechub.py --keep-batch-norms
 
-For a model of yours, replace `features` and SETTINGS by its arguments, TASKS by names for its tasks
+For your own model, replace `features` and SETTINGS by its arguments, TASKS by names for its tasks
 in order, and pass its `state_dict()` to `copy_weights`. Or pass the file that MTLTrainer wrote:
 
     KERAS_BACKEND=torch python examples/from_torch_rechub.py --weights model_base_0.pth

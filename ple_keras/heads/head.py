@@ -542,7 +542,7 @@ class BinaryHead(Head):
         The probability of the label 1, `(..., 1)`, at least float32.
 
     Raises:
-        TypeError, ValueError: See `Head`; also if `pos_weight` is not a number above 0.
+        TypeError, ValueError: As for `Head`, and if `pos_weight` is not a number above 0.
 
     Example:
 
@@ -621,10 +621,11 @@ class RegressionHead(Head):
         The prediction, `(..., units)`, at least float32.
 
     Raises:
-        TypeError, ValueError: See `Head`. ValueError also if `standardize` is True and `activation`
-            or `loss` is not allowed, or if only one of `mean` and `deviation` is given, a number is
-            not finite, their length is not `units`, or a deviation is below 1e-18. In a call, if
-            `standardize` is True and `mean` is not known.
+        TypeError, ValueError: As for `Head`.
+        ValueError: If `standardize` is True and `activation` or `loss` is not allowed. If only one
+            of `mean` and `deviation` is given, a number is not finite, their length is not `units`,
+            or a deviation is below 1e-18. In a call, if `standardize` is True and `mean` is
+            unknown.
 
     Example:
 
@@ -667,7 +668,7 @@ class RegressionHead(Head):
 
     @property
     def mean(self) -> list[float] | None:
-        """The mean of the labels of each unit; None if it is not known or not used."""
+        """The mean of the labels of each unit; None if it is unknown or unused."""
         return self._scale.mean
 
     @property
@@ -735,7 +736,7 @@ class MulticlassHead(Head):
         The probability of each class, `(..., num_classes)`, at least float32.
 
     Raises:
-        TypeError, ValueError: See `Head`; also if `num_classes` is not an integer above 1, or
+        TypeError, ValueError: As for `Head`, and if `num_classes` is not an integer above 1, or
             `class_weights` have another length, an unknown class, or a weight that is negative or
             not finite, or are all 0.
 

@@ -73,9 +73,9 @@ class TaskHeads(BaseLayer):
 
     Raises:
         TypeError: If `heads` contains anything other than heads.
-        ValueError: If `heads` is empty, a task is repeated, two heads have the same layer name, or
-            `loss_weighting` is unknown. Also if a factor of a ProductHead is missing or has no
-            probability, or if ProductHeads form a cycle.
+        ValueError: If `heads` is empty, a task is repeated, two heads have the same layer name,
+            `loss_weighting` is unknown, a factor of a ProductHead is missing or has no probability,
+            or ProductHeads form a cycle.
 
     Reference:
 
@@ -323,7 +323,7 @@ class TaskHeads(BaseLayer):
             ValueError: If one of them has an unknown task, loss or metric. If `loss` or
                 `loss_weights` is given and the weights are learned, or if `loss_weights` has a task
                 without a loss, or a weight that is negative or not finite. If `extra_metrics` is
-                given with `metrics`. Also if keys of Keras's logs would be ambiguous: a task is
+                given with `metrics`. If keys of Keras's logs would be ambiguous, since a task is
                 named "val", or one "x" and another "val_x".
 
         Warns:
@@ -412,8 +412,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If an argument is not a dict by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, or the predictions are of another TaskHeads. Also if learned
-                weights are constants of a JAX trace.
+                a shape does not match, the predictions are of another TaskHeads, or learned weights
+                are constants of a JAX trace.
 
         Example:
 

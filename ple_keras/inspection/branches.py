@@ -81,7 +81,7 @@ def branch_predictions(
 class BranchModel(OuterModel):
     """Model that returns the predictions of the branches of another one, a list by task.
 
-    It is compiled once, also if it is used several times.
+    It is compiled once, even if it is used several times.
 
     Args:
         model: A built model with a TaskHeads as its last layer.

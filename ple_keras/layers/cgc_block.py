@@ -114,8 +114,8 @@ class CGCBlock(GatedBlock):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
-            or a gate has no expert. Also if `gate_dropout` or a coefficient is out of range,
-            `gate_reads` has another value, or a template can't be copied. If `expert_block` is a
+            a gate has no expert, `gate_dropout` or a coefficient is out of range, `gate_reads` has
+            another value, or a template can't be copied. If `expert_block` is a
             dict with other keys than the streams that have experts, or its experts have outputs of
             different widths.
 

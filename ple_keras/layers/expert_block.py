@@ -56,9 +56,9 @@ class ExpertBlock(QuantizableLayer):
 
     Raises:
         TypeError: If `units` contains anything but integers, or `activation` is a layer.
-        ValueError: If `units` is empty or below 1, `dropout` is outside [0, 1), or
-            `normalization` or `activation` is unknown. Also if `activation` is "glu", which halves
-            the width.
+        ValueError: If `units` is empty or below 1, `dropout` is outside [0, 1),
+            `normalization` or `activation` is unknown, or `activation` is "glu", which halves the
+            width.
 
     Example:
 

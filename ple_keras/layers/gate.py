@@ -74,8 +74,8 @@ class Gate(BaseLayer):
     Raises:
         TypeError: If `num_experts` is not an integer, or another argument has the wrong type.
         ValueError: If `num_experts` is below 1, `softmax_temperature` is not positive and finite,
-            or `gate_dropout` is outside [0, 1). Also if `expert_balance_regularizer` is negative
-            or not finite, or `gate_block` can't be copied.
+            `gate_dropout` is outside [0, 1), `expert_balance_regularizer` is negative or not
+            finite, or `gate_block` can't be copied.
 
     Reference:
 

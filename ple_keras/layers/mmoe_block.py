@@ -60,7 +60,7 @@ def MMoEBlock(
         With `return_gate_weights`, it returns a tuple of this dict and `{task: (..., experts)}`.
 
     Raises:
-        TypeError, ValueError: As for CGCBlock. Also if `num_experts` is not an integer of at
+        TypeError, ValueError: As for CGCBlock, and if `num_experts` is not an integer of at
             least 1.
 
     Reference:

@@ -83,8 +83,8 @@ def PLEBlock(
         `{"{name}/{level}": {gate: (..., experts)}}`, see SequentialBlock.
 
     Raises:
-        TypeError, ValueError: As for CGCBlock. Also if `num_layers` is not an integer of at least
-            1, or if a sequence with an entry per level has another length than `num_layers`.
+        TypeError, ValueError: As for CGCBlock, and if `num_layers` is not an integer of at least
+            1, or a sequence with an entry per level has another length than `num_layers`.
 
     Reference:
 

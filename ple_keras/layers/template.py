@@ -102,8 +102,8 @@ def as_stream_templates(
         dtype: As for `as_template`.
 
     Raises:
-        TypeError: See `as_template`.
-        ValueError: See `as_template`. Also if a dict has other keys than the streams, or if
+        TypeError: As for `as_template`.
+        ValueError: As for `as_template`, and if a dict has other keys than the streams, or
             ExpertBlocks have outputs of different widths.
     """
     if not is_by_stream(value):

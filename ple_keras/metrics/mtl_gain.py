@@ -52,8 +52,8 @@ def mtl_gain(
     Raises:
         TypeError: If a metric is not a number, or an argument is not a dict by name, of bools for
             `lower_is_better`.
-        ValueError: If the dicts have no common key of this kind, a metric is not finite, or the
-            direction of a key is unknown. Also if `lower_is_better` has an unknown key.
+        ValueError: If the dicts have no common key of this kind, a metric is not finite, the
+            direction of a key is unknown, or `lower_is_better` has an unknown key.
 
     Reference:
 
