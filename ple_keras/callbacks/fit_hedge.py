@@ -185,7 +185,7 @@ def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.nd
         if not is_finite.all():
             raise ValueError(
                 f"The predictions of {head.task!r} must be finite to fit its mixture. "
-                "`check_inputs` finds NaN in x. "
+                "Lower the learning rate if the loss is NaN; `check_inputs` finds NaN in x. "
                 f"Received: predictions[{branch!r}]=[..., {predictions[~is_finite][0]}]"
             )
     is_mixed_before = head.activation in MIXED_BEFORE

@@ -171,7 +171,7 @@ def train_networks(
         result.embeddings += embeddings
         result.history.append({key: [float(v) for v in x] for key, x in history.history.items()})
         result.best_epochs.append(best.best_epoch + 1)
-        keras.utils.clear_session()
+        keras.utils.clear_session(free_memory=False)  # a collection took a quarter of a small fit
     return _score_result(result, setting, start)
 
 

@@ -1,6 +1,7 @@
 """Fits of the benchmark of negative transfer, and the file that keeps them."""
 
 import json
+import math
 import platform
 import time
 from dataclasses import dataclass, replace
@@ -86,7 +87,12 @@ class Fit:
         if ALL_NETWORKS[self._kind].is_alone:
             networks = [_alone(setting, task) for task in self.case.tasks]
             return _record(*(_train(self._kind, network, self.seed) for network in networks))
-        return _record(_train(self._kind, setting, self.seed))
+        try:
+            return _record(_train(self._kind, setting, self.seed))
+        except ValueError as error:
+            if "must be finite to fit its mixture" not in str(error):
+                raise
+            return {"test": {}, "seconds": 0.0, "validation": -math.inf}  # the training diverged
 
 
 def _train(kind: str, setting: Setting, seed: int) -> Result:
