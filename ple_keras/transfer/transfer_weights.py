@@ -77,7 +77,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     a given name, such as `ple_block_1`, are matched in order, and so are all levels if the two
     models have no given name in common. Stacked and copied experts are equivalent. Gates are left
     out in levels with another `gate_reads`. Other layers are matched by name: name them, and the
-    layers inside them. Optimizers and gate statistics are not copied.
+    layers inside them. A layer of this package, such as a SharedBottomBlock, needs no name if each
+    model has only one of its class. Optimizers and gate statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W give these experts a

@@ -176,6 +176,45 @@ def test_levels_are_matched_in_order_unless_their_names_were_given(of_source, of
     assert len(left_out) == len(sources) - len(copied)
 
 
+TASKS = ["a", "b"]
+UNNAMED = {
+    "cgc": lambda: pk.CGCBlock(TASKS, 4, add_shared_gate=False),
+    "ple": lambda: pk.PLEBlock(2, TASKS, [4]),
+    "mmoe": lambda: pk.MMoEBlock(TASKS, [4], 2),
+    "shared_bottom": lambda: pk.SharedBottomBlock(TASKS, [4]),
+    "hedged": lambda: pk.HedgedBlock(TASKS, [4]),
+    "branches": lambda: pk.HedgedBlock(
+        TASKS, branches={"x": pk.PLEBlock(1, TASKS, 4), "y": pk.SharedBottomBlock(TASKS, [4])}
+    ),
+    "sequential": lambda: pk.SequentialBlock(
+        [pk.ExpertBlock([5]), pk.CGCBlock(TASKS, 4, add_shared_gate=False)]
+    ),
+}
+
+
+@once
+@pytest.mark.parametrize("block", UNNAMED.values(), ids=UNNAMED)
+def test_blocks_without_a_given_name_are_matched(block):
+    source, target = (
+        chain(block(), pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])) for _ in range(2)
+    )
+    randomize(source)
+    transfer = pk.transfer_weights(source, target)
+    assert (transfer.new, dict(transfer.left_out)) == ((), {})
+    assert_same(numpy_of(target(features(2, 3))), numpy_of(source(features(2, 3))))
+
+
+@once
+def test_several_blocks_of_a_class_need_names():
+    source, target = (
+        chain(pk.ExpertBlock(4), pk.ExpertBlock(4), pk.ExpertBlock(5, name="last"))
+        for _ in range(2)
+    )
+    transfer = pk.transfer_weights(source, target)
+    assert transfer.copied == ("last/dense_0/kernel", "last/dense_0/bias")
+    assert len(transfer.left_out) == 4
+
+
 def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
     for block in (
         lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
