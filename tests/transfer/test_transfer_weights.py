@@ -473,6 +473,21 @@ def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
         pk.transfer_weights(source, used)
 
 
+@once
+@pytest.mark.parametrize("is_of_source", [True, False])
+def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
+    def model_of(standardize):
+        kwargs = {"standardize": True, "mean": 1.0, "deviation": 9.0} if standardize else {}
+        heads = pk.TaskHeads([pk.RegressionHead("time", [3], **kwargs), pk.BinaryHead("click")])
+        return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads, width=4)
+
+    source, target = model_of(is_of_source), model_of(not is_of_source)
+    transfer = pk.transfer_weights(source, target)
+    reason = f"standardize={is_of_source} in the source, {not is_of_source} in the target"
+    assert transfer.left_out == {"time/head": reason}
+    assert {"time/tower", "click/head"} < set(transfer.copied)
+
+
 def test_gates_that_read_a_context_in_both_models_are_copied():
     source, target = random_level("context"), random_level("context")
     randomize(target, seed=9)
