@@ -29,6 +29,7 @@ class Batches:
 
     Attributes:
         given: `x`.
+        has_weights: Whether sample weights were found, which are left out.
 
     Raises:
         TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
@@ -43,7 +44,7 @@ class Batches:
         batch_size: int | None = None,
         default: int | None = DEFAULT_SIZE,
     ) -> None:
-        self.given = x
+        self.given, self.has_weights = x, False
         size = default
         if batch_size is not None:
             size = check_int(batch_size, "batch_size", minimum=1)
@@ -95,7 +96,8 @@ class Batches:
         if isinstance(batches, keras.utils.PyDataset):
             batches = map(batches.__getitem__, range(len(self)))
         for batch in batches:
-            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+            x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+            self.has_weights |= weights is not None
             yield _map_arrays(to_numpy, (x, y))
 
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_not_negative
+from ple_keras._checks import check_not_negative, warn_user
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Logs, LossLike, Nested, TaskName
@@ -51,12 +51,13 @@ class FitHedge(keras.callbacks.Callback):
 
     Logs, at the end of each epoch: `hedge/{task}/{branch}`, the weight of the branch.
 
-    Masks of Keras have no effect: give padded positions of sequences a missing label.
+    Sample weights and masks of Keras have no effect: give rows that must not count, and padded
+    positions of sequences, a missing label.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, as for
-            `fit`. y is a dict of labels by task, or an array in a model with one task. Sample
-            weights are ignored. Rows that the model is trained on give a worse mixture.
+            `fit`. y is a dict of labels by task, or an array in a model with one task. Rows that
+            the model is trained on give a worse mixture.
         batch_size: The number of rows per batch, for arrays only, 1024 by default.
         prior: The weight of the prior, at least 0.
 
@@ -65,6 +66,9 @@ class FitHedge(keras.callbacks.Callback):
         ValueError: If `validation_data` is empty or has different numbers of rows, `batch_size` is
             below 1, or `prior` is negative or not finite. In `fit`, if the model has no
             HedgedBlock, does not return predictions by task, or labels of a task are missing.
+
+    Warns:
+        UserWarning: If the data have sample weights.
 
     Example:
 
@@ -84,10 +88,11 @@ class FitHedge(keras.callbacks.Callback):
         self, validation_data: Nested, batch_size: int | None = None, prior: float = 1.0
     ) -> None:
         super().__init__()
-        x, y = validation_data, None
+        x, y, weights = validation_data, None, None
         if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
-            x, y = validation_data[:2]
+            x, y, weights = keras.utils.unpack_x_y_sample_weight(validation_data)
         self._batches = Batches(x, y, batch_size)
+        self._batches.has_weights = weights is not None
         self._observed: BranchModel | None = None
         self.prior = check_not_negative(prior, "prior")
         self._is_training = self._is_fitted = False
@@ -169,7 +174,13 @@ def fit_hedge(
 
 def _fit_mixtures(observed: BranchModel, batches: Batches, prior: float) -> None:
     """Fit and assign the mixtures of all hedged tasks."""
-    for task, of_task in branch_predictions(observed, batches).items():
+    predictions = branch_predictions(observed, batches)
+    if batches.has_weights:
+        warn_user(
+            "Sample weights have no effect on the mixtures of branches. Give rows that must not "
+            "count a missing label."
+        )
+    for task, of_task in predictions.items():
         mixture = best_mixture(observed.heads[task], of_task, prior)
         mean = _mean_of_processes(mixture, int(of_task.is_labelled.sum()))
         observed.heads[task].mixture.assign(mean.astype("float32"))

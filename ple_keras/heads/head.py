@@ -21,6 +21,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import warn_of_replaced_functions
+from ple_keras._keras.internals import load_error
 from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import (
@@ -597,7 +598,8 @@ class RegressionHead(Head):
     loss is that of the standardized loss, such as `standardized_huber_loss`.
 
     The mean and the deviation are in files, files of weights alone, clones and exports. `adapt`
-    does not change those that were given or loaded.
+    does not change those that were given or loaded. A file of weights without them does not load
+    into a head that has them, nor the reverse.
 
     Args:
         task: The task's name, see `TaskHeads`.
@@ -697,6 +699,15 @@ class RegressionHead(Head):
         self._scale.save(store)
 
     def load_own_variables(self, store: Store) -> None:
+        is_in_file = "mean" in list(store.keys())
+        if is_in_file != self.standardize and (is_in_file or self.mean):
+            other = "standardize=True" if is_in_file else "standardize=False or before `adapt`"
+            reason = (
+                f"The file was written by a head with {other}, but {self.name!r} has "
+                f"standardize={self.standardize}, so its logits have another unit. "
+                f"Received: standardize={self.standardize}"
+            )
+            raise load_error(self, store, reason)
         entries = self._scale.load(self.task, self.units, store) if self.standardize else store
         super().load_own_variables(entries)
 

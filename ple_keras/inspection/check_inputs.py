@@ -54,10 +54,10 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
         TypeError: If `x` holds strings where the model needs numbers, or is neither arrays nor
             batches.
         ValueError: If an input of a Functional model is missing, unknown or of another shape, or
-            the model fails. If numbers are NaN or infinite, and so are the predictions. If ids are
-            not in the table of an `Embedding`, or become others because they are fractions or too
-            large for the dtype of the input. If `x` is an iterator or has no row, or `steps` is
-            given for arrays.
+            the model fails. If numbers are NaN or infinite, and so are the predictions, or the
+            dtype of the input is an integer. If ids are not in the table of an `Embedding`, or
+            become others because they are fractions or too large for the dtype of the input. If
+            `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
         UserWarning: If a column with a mean or a standard deviation above 100 reaches a Dense layer
@@ -91,17 +91,20 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
 def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "") -> None:
     """Check arrays; `warned` has the arrays of earlier warnings, and gets those of new ones."""
-    specs = _input_specs(model)
-    if specs and isinstance(model.input, Mapping):
+    specs, is_sequential = _input_specs(model), isinstance(model, keras.Sequential)
+    if specs and not is_sequential and isinstance(model.input, Mapping):
         _check_keys(specs, x)
     by_key: dict[Any, Any] = {**dict(enumerate(specs.values())), **specs}
     numbers, ids, count = {}, {}, 0
     for path, array in keras.tree.flatten_with_path(x):
         name, count = "x" + "".join(f"[{key!r}]" for key in path), len(array)
         spec = by_key.get(path[0] if path else 0)
-        _check_shape(array, spec, name)
+        if not is_sequential:  # which may take other shapes than in its first call
+            _check_shape(array, spec, name)
         if is_number(str(array.dtype)):
             numbers[name], ids[name] = array, _as_ids(array, spec)
+            if ids[name].dtype.kind in "iu":  # NaN becomes an integer, such as 0
+                _refuse_not_finite(array, name)
         elif not _takes_strings(spec):
             _refuse_strings(array, name)
     if not count:
@@ -128,7 +131,9 @@ def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "
 
 
 def _input_specs(model: keras.Model) -> dict[str, Any]:
-    """Return the symbolic inputs of a Functional model by name; {} for other models."""
+    """Return the symbolic inputs of a Functional or Sequential model by name; {} for others."""
+    if isinstance(model, keras.Sequential):
+        return {tensor.name: tensor for tensor in getattr(model, "inputs", None) or ()}
     if functional_outputs(model) is None:
         return {}
     if isinstance(model.input, Mapping):
@@ -220,17 +225,20 @@ def _check_finite(
 ) -> None:
     """Check that numbers are finite where the predictions are not."""
     for name, array in numbers.items():
-        wrong: np.ndarray = ~np.isfinite(array)
-        if not wrong.any():
-            continue
-        is_wrong = _flat(wrong)[rows].any(axis=1)
+        is_wrong = ~np.isfinite(_flat(array)[rows]).all(axis=1)
         seen = [y[is_wrong] if y.shape[:1] == rows.shape else y for y in outputs]
         if not all(np.isfinite(y).all() for y in seen):
-            index = tuple(np.argwhere(wrong)[0])
-            raise ValueError(
-                f"{name} must be finite, or replaced in the model; invalid: "
-                f"{np.count_nonzero(wrong)}. Received: {_place(name, index)}={array[index]}"
-            )
+            _refuse_not_finite(array, name)
+
+
+def _refuse_not_finite(array: np.ndarray, name: str) -> None:
+    wrong = np.argwhere(~np.isfinite(array))
+    if len(wrong):
+        index = tuple(wrong[0])
+        raise ValueError(
+            f"{name} must be finite, or replaced in the model; invalid: {len(wrong)}. "
+            f"Received: {_place(name, index)}={array[index]}"
+        )
 
 
 class _Observer:

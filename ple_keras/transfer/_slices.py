@@ -1,14 +1,18 @@
 """The weights of layers and models by name, as slices of variables, and their copying."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from operator import attrgetter
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import children
+from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.walking import Path, find_layers, walk
 from ple_keras._typing import WeightSlice
 from ple_keras.heads.head import Head
@@ -72,27 +76,34 @@ def named_slices(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> WeightSl
     Raises:
         ValueError: If two of them have the same name.
     """
-    layers = [(_path_prefix(path), path[-1]) for path in walk(model)]
     found = [(name, name, slices) for name, slices in slices_of_levels(levels).items()]
-    for path, layer in layers:
+    for path in walk(model):
+        layer, prefix = path[-1], _path_prefix(path)
         if isinstance(layer, Head):
-            found += _head_slices(layer, path)
+            found += _head_slices(layer, prefix)
         elif isinstance(layer, TaskHeads):
-            found += _loss_weight_slices(layer, path)
+            found += _loss_weight_slices(layer, prefix)
         elif isinstance(layer, StreamFeatures):
             for copy in layer.layers:
                 weights: list[WeightSlice] = [(weight, ()) for weight in copy.weights]
-                found.append((copy.name, f"{path}{copy.name}", weights))
+                found.append((copy.name, f"{prefix}{copy.name}", weights))
     known = {id(variable) for *_, slices in found for variable, _ in slices}
-    return _by_name([*found, *_other_slices(layers, known)], model)
+    return _by_name([*found, *_other_slices(walk(model), known)], model)
 
 
-def _path_prefix(path: Path) -> str:
+def _path_prefix(path: Path, name_of: Callable[[Any], str] = attrgetter("name")) -> str:
     """Return the names of the layers on a path, without the model's.
 
     Keras's own paths omit the enclosing models, and change when a file is loaded.
     """
-    return "".join(f"{layer.name}/" for layer in path[1:])
+    return "".join(f"{name_of(layer)}/" for layer in path[1:])
+
+
+def _name_without_number(layer: keras.Layer) -> str:
+    """Return the name of a layer, without the number in the automatic name of a block."""
+    name = re.sub(r"_\d+$", "", layer.name)
+    is_automatic = isinstance(layer, BaseLayer) and name == to_snake_case(type(layer).__name__)
+    return name if is_automatic else str(layer.name)
 
 
 def _head_slices(head: Head, path: str) -> Iterator[NamedSlices]:
@@ -112,17 +123,17 @@ def _loss_weight_slices(heads: TaskHeads, path: str) -> Iterator[NamedSlices]:
         yield name, f"{path}{name}", [(v, (index,)) for v in variables if v is not None]
 
 
-def _other_slices(
-    layers: Iterable[tuple[str, keras.Layer]], known: set[int]
-) -> Iterator[NamedSlices]:
+def _other_slices(paths: Iterable[Path], known: set[int]) -> Iterator[NamedSlices]:
     """Yield the unknown weights, by path; skip the statistics of gates."""
-    for path, layer in layers:
+    for path in paths:
+        layer = path[-1]
+        short, long = _path_prefix(path, _name_without_number), _path_prefix(path)
         of_children = {id(weight) for child in children(layer) for weight in child.weights}
         for weight in layer.weights:
             if id(weight) in of_children | known or isinstance(layer, Gate):
                 continue
             known.add(id(weight))
-            yield f"{path}{weight.name}", f"{path}{weight.name}", [(weight, ())]
+            yield f"{short}{weight.name}", f"{long}{weight.name}", [(weight, ())]
 
 
 def _by_name(found: list[NamedSlices], model: keras.Layer) -> WeightSlices:

@@ -12,6 +12,7 @@ from ple_keras.heads.head import RegressionHead
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._slices import (
+    WeightSlices,
     check_built,
     copy_slices,
     gate_slices,
@@ -76,8 +77,10 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     Levels are named as in `gate_weights`. If the names do not all agree, levels of blocks without
     a given name, such as `ple_block_1`, are matched in order, and so are all levels if the two
     models have no given name in common. Stacked and copied experts are equivalent. Gates are left
-    out in levels with another `gate_reads`. Other layers are matched by name: name them, and the
-    layers inside them. Optimizers and gate statistics are not copied.
+    out in levels with another `gate_reads`, and heads with another `standardize`. Other layers are
+    matched by name: name them, and the layers inside them. A layer of this package, such as a
+    SharedBottomBlock, needs no name if each model has only one of its class. Optimizers and gate
+    statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W give these experts a
@@ -116,6 +119,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     of_levels = slices_of_levels(levels[1])
     left_out = {name: "not in the target" for name in of_source if name not in of_target}
     left_out |= _gates_of_another_input(*levels)
+    left_out |= _heads_of_another_unit(source, target, of_source)
     copied = []
     for name in [name for name in of_target if name in of_source and name not in left_out]:
         difference = shape_difference(of_source[name], of_target[name])
@@ -143,6 +147,20 @@ def _copy_scales(source: keras.Layer, target: keras.Layer) -> None:
         of_source = scales.get(head.task)
         if head.standardize and of_source and head.units == of_source.units:
             head._scale.replace(head.task, of_source.mean, of_source.deviation)
+
+
+def _heads_of_another_unit(
+    source: keras.Layer, target: keras.Layer, of_source: WeightSlices
+) -> dict[str, str]:
+    """Return the source's heads, without towers, with another `standardize` than the target's."""
+    of_target = {head.task: head.standardize for head in find_layers(target, RegressionHead)}
+    return {
+        name: f"standardize={head.standardize} in the source, {not head.standardize} in the target"
+        for head in find_layers(source, RegressionHead)
+        if of_target.get(head.task, head.standardize) != head.standardize
+        for name, slices in of_source.items()
+        if name.endswith("/head") and any(slices[0][0] is weight for weight in head.weights)
+    }
 
 
 def _built_levels(model: keras.Layer) -> Levels:

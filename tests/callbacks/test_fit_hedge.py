@@ -1,6 +1,7 @@
 """The fit of the mixtures of a HedgedBlock."""
 
 import functools
+import warnings
 
 import keras
 import numpy as np
@@ -200,6 +201,26 @@ def test_the_mixture_is_fitted_in_epochs_without_validation():
     model.evaluate(*data, callbacks=[callback], verbose=0)
     for actual, expected in zip(model.get_weights(), before):
         np.testing.assert_array_equal(actual, expected)
+
+
+class WeightedRows(keras.utils.PyDataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return *rows(), np.ones(ROWS)
+
+
+@once
+@pytest.mark.parametrize("data", [(*rows(), np.ones(ROWS)), [(*rows(), np.ones(ROWS))], "dataset"])
+def test_sample_weights_have_no_effect_and_a_warning(data):
+    model = hedged_model()
+    data = WeightedRows() if data == "dataset" else data
+    with pytest.warns(UserWarning, match="Sample weights have no effect on the mixtures"):
+        model.fit(*rows(), callbacks=[pk.FitHedge(data)], verbose=0)
+    with warnings.catch_warnings(action="error", category=UserWarning):
+        for unweighted in (rows(), (*rows(), None)):
+            model.fit(*rows(), callbacks=[pk.FitHedge(unweighted)], verbose=0)
 
 
 def test_batches_arrays_and_single_tasks_give_the_same_mixture():

@@ -224,6 +224,35 @@ def test_files_of_weights_have_the_numbers(tmp_path):
 
 
 @once
+@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
+@pytest.mark.parametrize("is_saved_in_deviations", [True, False])
+def test_weights_for_another_unit_are_refused(is_saved_in_deviations, ending, tmp_path):
+    path, models = tmp_path / f"x.{ending}", [two_numbers(given=False), two_numbers()]
+    if is_saved_in_deviations:
+        models.reverse()
+    saved, model = models
+    saved.save_weights(path) if ending == "weights.h5" else saved.save(path)
+    other = "standardize=False or before `adapt`"
+    with pytest.raises(
+        ValueError,
+        match=f"written by a head with {'standardize=True' if is_saved_in_deviations else other}, "
+        f"but 'place_head' has .*Received: standardize={not is_saved_in_deviations}",
+    ):
+        model.load_weights(path)
+    saved.load_weights(path)
+
+
+@once
+def test_weights_of_heads_that_were_not_adapted_load_before_adapt(tmp_path):
+    path = tmp_path / "x.weights.h5"
+    two_numbers(given=False, standardize=True).save_weights(path)
+    model = two_numbers(given=False, standardize=True)
+    model.load_weights(path)
+    heads_of(model).adapt(labels_of_two_numbers()[0])
+    assert np.isfinite(numpy_of(model(features(12, 3))["place"])).all()
+
+
+@once
 def test_numbers_are_unknown_before_labels_are_read():
     head = pk.RegressionHead("a", standardize=True)
     assert (head.mean, head.deviation, head.label_share) == (None, None, None)

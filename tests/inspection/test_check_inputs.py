@@ -124,6 +124,29 @@ def test_an_id_that_becomes_another_one_in_the_dtype_of_the_input_is_refused(val
         pk.check_inputs(model, x)
 
 
+@once
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_number_that_is_not_finite_is_no_id_in_any_dtype_of_the_input(dtype, value):
+    city = keras.Input((), dtype=dtype, name="city")
+    model = keras.Model({"city": city}, keras.layers.Embedding(256, 2)(city))
+    x = {"city": np.where(np.arange(ROWS) == 1100, value, 3.0)}
+    with pytest.raises(ValueError, match=rf"x\['city'\] must be finite, .*\[1100\]={value}"):
+        pk.check_inputs(model, x)
+
+
+@once
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(np.nan, r"x must be finite, .*x\[1100\]=nan"), (2.5, r"x must be ids .*x\[1100\]=2\.5")],
+)
+def test_a_sequential_model_has_the_dtype_of_its_input(value, message):
+    city = keras.Input((), dtype="uint8", name="city")
+    model = keras.Sequential([city, keras.layers.Embedding(256, 2)])
+    with pytest.raises(ValueError, match=message):
+        pk.check_inputs(model, np.where(np.arange(ROWS) == 1100, value, 3.0))
+
+
 def test_a_fraction_is_no_id_in_a_model_without_dtypes_of_inputs():
     model = keras.Sequential([pk.SparseEmbedding(10, 1, name="table")])
     with pytest.raises(ValueError, match=r"x must be ids from 0 to 9 .* x\[1\]=2\.5"):

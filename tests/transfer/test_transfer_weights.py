@@ -176,6 +176,45 @@ def test_levels_are_matched_in_order_unless_their_names_were_given(of_source, of
     assert len(left_out) == len(sources) - len(copied)
 
 
+TASKS = ["a", "b"]
+UNNAMED = {
+    "cgc": lambda: pk.CGCBlock(TASKS, 4, add_shared_gate=False),
+    "ple": lambda: pk.PLEBlock(2, TASKS, [4]),
+    "mmoe": lambda: pk.MMoEBlock(TASKS, [4], 2),
+    "shared_bottom": lambda: pk.SharedBottomBlock(TASKS, [4]),
+    "hedged": lambda: pk.HedgedBlock(TASKS, [4]),
+    "branches": lambda: pk.HedgedBlock(
+        TASKS, branches={"x": pk.PLEBlock(1, TASKS, 4), "y": pk.SharedBottomBlock(TASKS, [4])}
+    ),
+    "sequential": lambda: pk.SequentialBlock(
+        [pk.ExpertBlock([5]), pk.CGCBlock(TASKS, 4, add_shared_gate=False)]
+    ),
+}
+
+
+@once
+@pytest.mark.parametrize("block", UNNAMED.values(), ids=UNNAMED)
+def test_blocks_without_a_given_name_are_matched(block):
+    source, target = (
+        chain(block(), pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])) for _ in range(2)
+    )
+    randomize(source)
+    transfer = pk.transfer_weights(source, target)
+    assert (transfer.new, dict(transfer.left_out)) == ((), {})
+    assert_same(numpy_of(target(features(2, 3))), numpy_of(source(features(2, 3))))
+
+
+@once
+def test_several_blocks_of_a_class_need_names():
+    source, target = (
+        chain(pk.ExpertBlock(4), pk.ExpertBlock(4), pk.ExpertBlock(5, name="last"))
+        for _ in range(2)
+    )
+    transfer = pk.transfer_weights(source, target)
+    assert transfer.copied == ("last/dense_0/kernel", "last/dense_0/bias")
+    assert len(transfer.left_out) == 4
+
+
 def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
     for block in (
         lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
@@ -432,6 +471,21 @@ def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
     used(x)
     with pytest.raises(ValueError, match=r"deviation of 'time' must not change after the first"):
         pk.transfer_weights(source, used)
+
+
+@once
+@pytest.mark.parametrize("is_of_source", [True, False])
+def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
+    def model_of(standardize):
+        kwargs = {"standardize": True, "mean": 1.0, "deviation": 9.0} if standardize else {}
+        heads = pk.TaskHeads([pk.RegressionHead("time", [3], **kwargs), pk.BinaryHead("click")])
+        return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads, width=4)
+
+    source, target = model_of(is_of_source), model_of(not is_of_source)
+    transfer = pk.transfer_weights(source, target)
+    reason = f"standardize={is_of_source} in the source, {not is_of_source} in the target"
+    assert transfer.left_out == {"time/head": reason}
+    assert {"time/tower", "click/head"} < set(transfer.copied)
 
 
 def test_gates_that_read_a_context_in_both_models_are_copied():
