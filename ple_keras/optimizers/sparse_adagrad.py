@@ -187,10 +187,11 @@ def _update_tensorflow(
 ) -> None:
     tf: Any = import_module("tensorflow")
 
-    # ResourceSparseApplyAdagradV2, one operation, takes a third longer.
+    # `scatter_sub` and ResourceSparseApplyAdagradV2, which is one operation, take longer.
     squares = tf.gather(sums, rows) + tf.square(gradient)
+    values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares)
     sums.scatter_update(tf.IndexedSlices(squares, rows))
-    table.scatter_sub(tf.IndexedSlices(gradient * learning_rate / tf.sqrt(squares), rows))
+    table.scatter_update(tf.IndexedSlices(values, rows))
 
 
 def _update_torch(
