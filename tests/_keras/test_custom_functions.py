@@ -170,6 +170,10 @@ def test_outputs_do_not_depend_on_the_names_of_functions(recipe):
     assert_same(*outputs)
 
 
+@pytest.mark.skipif(
+    keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
+    reason="Keras takes no function as a regularizer of a weight",
+)
 def test_a_copy_has_the_initializer_regularizer_and_constraint_of_its_template():
     template = layers.Dense(
         1,

@@ -13,7 +13,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
 from tests.models import chain, compiled
-from tests.optimizers.tables import arrays, build, train
+from tests.optimizers.tables import arrays, build, needs_multi_optimizer, train
 from tests.processes import ROOT
 
 # Each backend's files are read by one other, and nightly by all.
@@ -110,6 +110,7 @@ def trained(tmp_path_factory):
     return folder, model.predict(x, verbose=0)
 
 
+@needs_multi_optimizer
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     if not importlib.util.find_spec(backend):
@@ -135,6 +136,7 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     assert_same(tables, expected_tables)
 
 
+@needs_multi_optimizer
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):
     folder, _ = trained
     loaded = keras.models.load_model(folder / "model.keras")
