@@ -105,7 +105,7 @@ def trained_sample_space(
     )
     key = _key(y_true, y_pred, missing_label, by_element)
     if key and y_pred.requires_grad:
-        _trained[y_pred] = key, (labels, ops.stop_gradient(predictions), in_space)
+        _trained[y_pred] = key, labels._version, (labels, ops.stop_gradient(predictions), in_space)
     return labels, predictions, in_space
 
 
@@ -120,8 +120,9 @@ def measured_sample_space(
     known: Any = _trained.get(y_pred)
     key = known and _key(y_true, y_pred, missing_label, by_element)
     if key and _are_same(known[0], key):
-        found: tuple[Any, Any, Any] = known[1]
-        return found
+        found: tuple[Any, Any, Any] = known[2]
+        if found[0]._version == known[1]:  # no metric has changed the labels in place
+            return found
     y_true, y_pred, in_space = sample_space(
         y_true, y_pred, missing_label, where=where, by_element=by_element
     )

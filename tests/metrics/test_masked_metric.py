@@ -136,6 +136,23 @@ def test_tensors_that_change_after_the_loss_and_predictions_that_are_gone_after_
     assert gone() is None
 
 
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tensors that change are PyTorch's")
+def test_a_metric_that_changes_its_labels_does_not_change_those_of_the_next_one():
+    def changed(y_true, y_pred):
+        return keras.ops.mean(y_true.fill_(5.0), axis=-1)
+
+    def mean_label(y_true, y_pred):
+        return keras.ops.mean(y_true, axis=-1)
+
+    predictions = pk.RegressionHead("time")(np.ones((3, 1)))
+    labels = keras.ops.convert_to_tensor([0.0, 1.0, np.nan])
+    pk.MaskedLoss(mean_gap)(labels, predictions)
+    metrics = [pk.MaskedMetric(changed), pk.MaskedMetric(mean_label)]
+    for metric in metrics:
+        metric.update_state(labels, predictions)
+    assert [float(metric.result()) for metric in metrics] == [5.0, 0.5]
+
+
 def mean_gap(y_true, y_pred):
     return keras.ops.mean(keras.ops.abs(y_true - y_pred), axis=-1)
 
