@@ -32,6 +32,7 @@ RESULTS = {
     "benchmarks/speed/feature_cost.py": "performance.md",
     "benchmarks/speed/hedged_cost.py": "hedged_branches.md",
     "benchmarks/speed/isolation_cost.py": "performance.md",
+    "benchmarks/speed/job_parts.py": "maintainers/performance.md",
     "benchmarks/speed/scaling.py": "performance.md",
     "benchmarks/speed/step_time.py": "performance.md",
     "benchmarks/speed/whole_job.py": "performance.md",

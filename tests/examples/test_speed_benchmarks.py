@@ -3,13 +3,14 @@
 import json
 import re
 from dataclasses import replace
+from importlib.util import find_spec
 
 import keras
 import numpy as np
 import pytest
 
 from tests.helpers import once
-from tests.processes import EXAMPLES
+from tests.processes import EXAMPLES, run_example
 
 pytestmark = [pytest.mark.nightly, once]
 
@@ -176,6 +177,22 @@ def test_runs_of_a_whole_job_are_kept(monkeypatch, capsys, tmp_path):
     whole_job.main(arguments)
     assert capsys.readouterr().out == table
     assert [line.split("  ")[0] for line in table.splitlines()[1:]] == runs
+
+
+@pytest.mark.parametrize("backend", ["torch", "tensorflow"])
+def test_parts_of_a_step_are_measured_and_add_up(backend):
+    if find_spec(backend) is None:
+        pytest.skip(f"needs {backend}")
+    arguments = ("--rounds", "1", "--steps", "1")
+    result = run_example("benchmarks/speed/job_parts.py", *arguments, KERAS_BACKEND=backend)
+    assert result.returncode == 0, result.stderr
+    header, ours, by_hand, *others = result.stdout.splitlines()
+    assert header.split()[0] == "model"
+    assert [row.split("  ")[0] for row in others] == ["by hand in PyTorch"] * (backend == "torch")
+    for row in (ours, by_hand):
+        *parts, total = (float(cell) for cell in re.findall(r"-?[0-9]+\.[0-9]", row))
+        assert len(parts) == (7 if backend == "torch" else 6)
+        assert sum(parts) == pytest.approx(total, abs=0.5)  # rounded
 
 
 def test_the_scores_of_a_whole_job_leave_missing_labels_out():

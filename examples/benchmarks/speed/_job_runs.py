@@ -23,17 +23,18 @@ def ours() -> Job:
     """Return our PLE with SparseEmbedding and table_optimizer, otherwise by the docs."""
     import ple_keras as pk
 
-    return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer())
+    return _of_keras(model_of_ple_keras(pk.SparseEmbedding, pk.table_optimizer()))
 
 
 def ours_dense() -> Job:
     """Return our PLE with Keras's Embedding and Adam."""
     import keras
 
-    return _of_ple_keras(keras.layers.Embedding, "adam")
+    return _of_keras(model_of_ple_keras(keras.layers.Embedding, "adam"))
 
 
-def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Job:
+def model_of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Any:
+    """Return our model, compiled."""
     import keras
 
     import ple_keras as pk
@@ -49,11 +50,16 @@ def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Job:
     features = _features(inputs, embedding)
     model = keras.Model(inputs, heads(pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)))
     model.compile(optimizer, **heads.compile_kwargs())
-    return _of_keras(model)
+    return model
 
 
 def by_hand() -> Job:
     """Return a PLE of Keras's Dense layers, with our tables, Keras's losses and its AUC."""
+    return _of_keras(model_by_hand(), weigh=True)
+
+
+def model_by_hand() -> Any:
+    """Return the model of `by_hand`, compiled."""
     import keras
 
     import ple_keras as pk
@@ -71,7 +77,7 @@ def by_hand() -> Job:
     losses = {"click": "binary_crossentropy", "buy": "binary_crossentropy", "seconds": "mse"}
     metrics = {"click": ["auc"], "buy": ["auc"], "seconds": ["mae"]}
     model.compile(pk.table_optimizer(), losses, weighted_metrics=metrics)
-    return _of_keras(model, weigh=True)
+    return model
 
 
 def _level_by_hand(streams: dict[str, Any], level: int) -> dict[str, Any]:
@@ -135,11 +141,13 @@ def _of_keras(model: Any, weigh: bool = False, names: tuple[str, ...] = ()) -> J
     """
 
     def fit(x: Arrays, y: Arrays) -> None:
-        weights = {task: (~np.isnan(labels)).astype("float32") for task, labels in y.items()}
-        given: Any = {task: np.nan_to_num(labels) for task, labels in y.items()} if weigh else y
-        sample_weight: Any = weights if weigh else None
+        given: Any
+        sample_weight: Any
+        given, sample_weight = weighted(y) if weigh else (y, None)
         if names:
-            given, sample_weight = ([part[name] for name in names] for part in (given, weights))
+            given, sample_weight = (
+                [part[name] for name in names] for part in (given, sample_weight)
+            )
         model.fit(x, given, BATCH, sample_weight=sample_weight, shuffle=False, verbose=0, epochs=1)
 
     def predict(x: Arrays) -> dict[str, Any]:
@@ -147,6 +155,12 @@ def _of_keras(model: Any, weigh: bool = False, names: tuple[str, ...] = ()) -> J
         return dict(zip(names, predictions)) if names else predictions
 
     return fit, predict
+
+
+def weighted(y: Arrays) -> tuple[Arrays, Arrays]:
+    """Return labels without NaN, and weights that are 0 where a label is missing."""
+    weights = {task: (~np.isnan(labels)).astype("float32") for task, labels in y.items()}
+    return {task: np.nan_to_num(labels) for task, labels in y.items()}, weights
 
 
 def torch_dense() -> Job:
