@@ -62,7 +62,8 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
 def check_layer_name(name: object) -> None:
     """Check a layer's name: keys of logs, columns of CSV files and paths of weights contain it.
 
-    255 is the limit of file systems. Keras checks the type, and chooses a name for None.
+    Files and logs of Keras hold names of 255 characters, of any number of bytes. Graphs of
+    TensorFlow hold ASCII names alone. Keras checks the type, and chooses a name for None.
     """
     if isinstance(name, str) and not (
         0 < len(name) <= 255 and name.isprintable() and "=" not in name

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import assert_same, features, numpy_of, once
 from tests.layers.blocks import BLOCKS
+from tests.models import chain, loaded
 from tests.pairs import pairs
 from tests.refusals import BAD_NAMES, RULE, check_count, check_refused, count_table, table
 
@@ -33,10 +34,14 @@ def test_every_block_refuses_names_that_logs_and_files_can_not_have(block, name)
     check_refused(lambda: block(["a"], name=name), ValueError, message)
 
 
-def test_the_longest_names_are_allowed():
-    task, name = "a" * 128, "\u00e4" * 255
-    assert pk.CGCBlock([task], [3], name=name).name == name
-    assert pk.BinaryHead(task).task == task
+def test_models_with_the_longest_names_are_saved(tmp_path):
+    """A character of the block's name has three bytes."""
+    task, name = "a" * 128, "\u6f22" * 255
+    heads = pk.TaskHeads([pk.BinaryHead(task)])
+    model = chain(pk.CGCBlock(heads, [3], add_shared_gate=False, name=name), heads)
+    twin = loaded(model, tmp_path)
+    assert twin.get_layer(name).task_names == [task]
+    assert_same(numpy_of(twin(features(2, 3))), numpy_of(model(features(2, 3))))
 
 
 def head_of(task):
