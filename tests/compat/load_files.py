@@ -18,8 +18,9 @@ import numpy as np
 FOLDER = Path(__file__).parent
 BACKEND = keras.backend.backend()
 TOLERANCE = 1e-5
-# Compiled programs keep intermediate bfloat16 results in float32. Eager programs round them.
-LOOSE_TOLERANCES = {"mixed_bfloat16": 3e-2}
+# Compiled programs keep intermediate bfloat16 results in float32. Eager programs round them. The
+# gradient of a bias before a batch normalization is a rounding error, which Adam makes a step of.
+LOOSE_TOLERANCES = {"mixed_bfloat16": 3e-2, "experts_by_level": 1e-4}
 
 
 def archives():
