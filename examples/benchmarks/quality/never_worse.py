@@ -8,8 +8,8 @@ The baselines are single-task networks and a shared bottom. The rules are in
 docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
 Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
-`--run` first runs the missing fits, in the order of the rules. The whole plan takes about ten hours
-on one core. A run may be stopped after any fit, and goes on from there. Set
+`--run` first runs the missing fits, in the order of the rules. The whole plan takes about seven
+hours on one core. A run may be stopped after any fit, and goes on from there. Set
 JAX_COMPILATION_CACHE_DIR to a folder, so that a later run does not compile networks again.
 
 `--json FILE` adds new fits to another file, of which there may be several. Two processes must write
