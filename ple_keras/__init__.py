@@ -40,7 +40,7 @@ from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
 from ple_keras.transfer.start_experts import start_experts
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 __all__ = [
     "BinaryHead",
