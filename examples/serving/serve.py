@@ -187,6 +187,7 @@ def main():
         app.state.limited,
         host=args.host,
         port=args.port,
+        loop="asyncio",  # Protocol limits the reads of its transports, and uvloop's have no limit
         http=Protocol,
         ws="none",
         access_log=False,
