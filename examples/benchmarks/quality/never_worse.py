@@ -18,7 +18,6 @@ chart next to it.
 """
 
 import argparse
-import gc
 import logging
 import re
 import sys
@@ -67,8 +66,6 @@ def kept_tables(files: list[Path]) -> dict[str, str]:
 def run_plan(numbers: list[int] | None, models: list[str] | None, store: Store) -> None:
     """Run the missing fits of all steps and models, or of some."""
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
-    gc.collect()
-    gc.freeze()  # each fit clears the session, which goes through all other objects
     for number, step in enumerate(plan(), start=1):
         set_searched_rates(step.fits, store)
         if numbers is None or number in numbers:
