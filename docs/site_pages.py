@@ -7,6 +7,7 @@ from run_examples import OUTPUTS, RESULTS, ROOT, scripts
 
 GROUPS = {
     "layers": "Blocks, experts and gates",
+    "models": "Models",
     "heads": "Heads",
     "losses": "Losses",
     "labels": "Labels",

@@ -89,8 +89,8 @@ def build(tasks, levels, num_codes):
     features = keras.layers.Concatenate()([keras.layers.Flatten()(embedding(codes)), numbers])
     heads = pk.TaskHeads([HEADS[task](task, tower=[32]) for task in tasks])
     ple = pk.PLEBlock(levels, heads, pk.ExpertBlock([64], dropout=0.2), name="ple")
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
-    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3))
     return model
 
 

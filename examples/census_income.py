@@ -106,11 +106,11 @@ def build(tasks, x, known, steps):
         block = pk.PLEBlock(len(levels), heads, levels, name="ple")
     else:
         block = pk.SharedBottomBlock(heads, pk.ExpertBlock([134, 64], dropout=0.2))
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(block(features)))
+    model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(block(features)))
 
     warmup = {"warmup_target": 5e-3, "warmup_steps": steps // 20}
     schedule = keras.optimizers.schedules.CosineDecay(0.0, steps, **warmup)
-    model.compile(keras.optimizers.Adam(schedule), **heads.compile_kwargs())
+    model.compile(keras.optimizers.Adam(schedule))
     return model
 
 

@@ -191,8 +191,8 @@ def build(columns):
         [pk.BinaryHead("click"), pk.RegressionHead("watch_time", standardize=True)]
     )
     block = pk.PLEBlock(2, heads, [32], name="ple")
-    model = keras.Model(inputs | numbers, heads(block(ops.concatenate(features, axis=-1))))
-    model.compile(pk.table_optimizer("adam"), **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs | numbers, heads(block(ops.concatenate(features, axis=-1))))
+    model.compile(pk.table_optimizer("adam"))
     return model, heads
 
 

@@ -251,7 +251,7 @@ def build(model, x, heads, size, width):
     features = keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
     if model == "hedged" and "codes" in x:  # a table for each stream
         features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
-    return keras.Model(inputs, heads(new_block(model, heads, width)(features)))
+    return pk.MultiTaskModel(inputs, heads(new_block(model, heads, width)(features)))
 
 
 def train(model, kinds, classes, parts, size, width, seed, options):
@@ -261,7 +261,7 @@ def train(model, kinds, classes, parts, size, width, seed, options):
     (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
     heads.adapt(y)
     network = build(model, x, heads, size, width)
-    network.compile(pk.table_optimizer("adam"), **heads.compile_kwargs())
+    network.compile(pk.table_optimizer("adam"))
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
     callbacks = [pk.FitHedge(valid), stop] if model == "hedged" else [stop]
     network.fit(x, y, validation_data=valid, callbacks=callbacks, verbose=0, **options)

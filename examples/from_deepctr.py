@@ -131,7 +131,7 @@ def build(
         counts = specific_expert_num, shared_expert_num
         block = pk.PLEBlock(num_levels, heads, expert, *counts, gate_block, name="ple")
     inputs, features = encode(columns, l2_reg_embedding)
-    return keras.Model(inputs, heads(block(features)))
+    return pk.MultiTaskModel(inputs, heads(block(features)))
 
 
 def encode(columns, l2_reg_embedding):

@@ -119,7 +119,7 @@ def build(
             counts = n_expert_specific, n_expert_shared
             block = pk.PLEBlock(n_level, heads, expert, *counts, gate_block, name="ple")
     inputs, encoded = encode(features)
-    return keras.Model(inputs, heads(block(encoded)))
+    return pk.MultiTaskModel(inputs, heads(block(encoded)))
 
 
 def encode(features):

@@ -108,8 +108,8 @@ def build(num_codes, block_arguments, expert_arguments):
         name="ple",
         **block_arguments,
     )
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
-    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3))
     return model, ple
 
 

@@ -3,8 +3,7 @@
     pip install -e ".[tensorflow]"
     KERAS_BACKEND=tensorflow python examples/large_embeddings.py
 
-Takes 5 minutes on two cores with TensorFlow or JAX, and 15 with PyTorch; `--quick` takes one. It
-needs Keras 3.15.
+Takes 5 minutes on two cores with TensorFlow or JAX, and 15 with PyTorch; `--quick` takes one.
 
 Adam updates every row of a table at each step. With `SparseEmbedding` and `table_optimizer`, a step
 on TensorFlow and PyTorch updates the rows of the batch only. JAX has no sparse gradients: there,
@@ -38,8 +37,6 @@ try:
     import ple_keras as pk
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{BACKEND}]"')
-if not hasattr(keras.optimizers, "MultiOptimizer"):
-    sys.exit(f"This example needs Keras 3.15. Installed: keras {keras.__version__}")
 
 COLUMNS = ("user", "item", "shop")
 IDS = 1_000_000
@@ -58,7 +55,7 @@ def train_rows(model, small, rows):
         model: A compiled model, whose embeddings are named `table_{column}`, for columns of its
             inputs.
         small: The same model with tables of `BATCH` rows. It has made a step, so that its
-            optimizer and its metrics have their variables.
+            optimizer has its variables.
         rows: The number of rows of the tables of `model`.
 
     Each step moves the rows of the batch, and their state in the optimizer, into the small model,
@@ -133,12 +130,12 @@ def build(way, rows):
     features = [embedding(rows, WIDTH, name=f"table_{c}")(ids) for c, ids in inputs.items()]
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")], name="heads")
     ple = pk.PLEBlock(2, heads, [64, 32], name="ple")
-    model = keras.Model(inputs, heads(ple(keras.layers.Concatenate()(features))))
+    model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Concatenate()(features))))
     if way == "rows":
         optimizer = pk.table_optimizer(keras.optimizers.Adam(0.003))
     else:
         optimizer = keras.optimizers.Adam(0.01)
-    model.compile(optimizer, **heads.compile_kwargs())
+    model.compile(optimizer)
     return model
 
 

@@ -85,8 +85,8 @@ def build(num_codes):
         ]
     )
     ple = pk.PLEBlock(2, heads, pk.ExpertBlock([64], dropout=0.2), name="ple")
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
-    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3))
     return model, heads
 
 

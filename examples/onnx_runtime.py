@@ -85,8 +85,8 @@ def ple_model(y, num_codes, stack_experts=True):
     features = keras.layers.Concatenate()([embedded, numbers])
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in y])
     ple = pk.PLEBlock(2, heads, [96, 64], stack_experts=stack_experts, name="ple")
-    model = keras.Model({"codes": codes, "numbers": numbers}, heads(ple(features)))
-    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3))
     return model
 
 

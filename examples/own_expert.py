@@ -70,8 +70,8 @@ def main():
     expert = ResidualExpert([64, FEATURES], scale=0.5, normalization="layer")
     ple = pk.PLEBlock(2, heads, expert, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile("adam", **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile("adam")
 
     x, y = make_data(args.rows)
     model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)

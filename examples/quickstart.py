@@ -3,7 +3,7 @@
     pip install -e ".[jax]"
     KERAS_BACKEND=jax python examples/quickstart.py
 
-Takes half a minute on two cores. It needs Keras 3.15.
+Takes half a minute on two cores.
 """
 
 import argparse
@@ -45,8 +45,8 @@ inputs = {
 }
 table = pk.SparseEmbedding(200, 8)  # user ids from 0 to 199
 features = keras.layers.Concatenate()([table(inputs["user"]), inputs["numbers"]])
-model = keras.Model(inputs, heads(ple(features)))
-model.compile(pk.table_optimizer("adam"), **heads.compile_kwargs())
+model = pk.MultiTaskModel(inputs, heads(ple(features)))
+model.compile(pk.table_optimizer("adam"))
 
 rng = np.random.default_rng(0)
 x = {

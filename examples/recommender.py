@@ -138,7 +138,7 @@ def build(heads, known, numbers):
         features = pk.HedgedBlock(heads, experts)(pk.StreamFeatures(heads, network)(inputs))
     else:
         features = pk.SharedBottomBlock(heads, experts)(network(inputs))
-    return keras.Model(inputs, heads(features))
+    return pk.MultiTaskModel(inputs, heads(features))
 
 
 def train(tasks, columns, parts, epochs):
@@ -150,7 +150,7 @@ def train(tasks, columns, parts, epochs):
     heads.check_labels(y)
     heads.adapt(y)
     model = build(heads, **columns)
-    model.compile(pk.table_optimizer(keras.optimizers.Adam(3e-3)), **heads.compile_kwargs())
+    model.compile(pk.table_optimizer(keras.optimizers.Adam(3e-3)))
     pk.check_inputs(model, x)
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
     callbacks = [pk.FitHedge(valid), stop] if len(tasks) > 1 else [stop]

@@ -245,8 +245,6 @@ def newest_intact(folder):
 def fit(model, batch, backup, epochs, callbacks):
     """Train from the step where the last process was."""
     kwargs = {"callbacks": [*callbacks, backup], "shuffle": False, "verbose": 0}
-    if backup.number and keras.backend.backend() == "tensorflow":
-        model.test_on_batch(*batch(0))  # creates the sums of metrics, which others do before a fit
     if backup.step:  # the rest of an epoch
         epoch, rest = backup.epoch, backup.steps - backup.step
         batches = Batches(batch, backup.number)
@@ -274,8 +272,8 @@ def make_model():
         2, heads, expert, gate_dropout=0.1, enable_gate_weights_metrics=True, name="ple"
     )
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(keras.layers.Dropout(0.1)(inputs))))
-    model.compile("adam", **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Dropout(0.1)(inputs))))
+    model.compile("adam")
     return model
 
 

@@ -300,8 +300,8 @@ def build(known, scale):
         ]
     )
     features = pk.StreamFeatures(heads, network)({**ids, "numbers": numbers})
-    model = keras.Model(inputs, heads(pk.PLEBlock(2, heads, [32])(features)))
-    model.compile(keras.optimizers.Adam(3e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(2, heads, [32])(features)))
+    model.compile(keras.optimizers.Adam(3e-3))
     return model
 
 
@@ -357,7 +357,7 @@ def print_scores(model, file, known):
     one_group = np.zeros(len(table), int)
     print(f"\n{len(one_group):,} held-out rows{'labels':>12} {'PLE':>8} {'best':>8}")
     for task in TASKS:
-        labelled = np.sum(~np.isnan(y[task]))
+        labeled = np.sum(~np.isnan(y[task]))
         both = (predictions[task][:, 0], best[task])
         if task in BINARY:
             scores = {
@@ -368,7 +368,7 @@ def print_scores(model, file, known):
             scores = {"RMSE": [np.sqrt(np.nanmean((y[task] - each) ** 2)) for each in both]}
         for name, (of_model, of_best) in scores.items():
             label = f"{task}, {name}"
-            print(f"{label:24} {labelled:9,} {of_model:8.4f} {of_best:8.4f}")
+            print(f"{label:24} {labeled:9,} {of_model:8.4f} {of_best:8.4f}")
 
 
 STREAMS = {"jax": grain_stream, "tensorflow": tf_data_stream, "torch": data_loader_stream}

@@ -7,9 +7,12 @@ from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
 from ple_keras.callbacks.multi_task_score import MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
-from ple_keras.heads.head import BinaryHead, Head, MulticlassHead, RegressionHead
+from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.head import Head
+from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
+from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gate_report import GateReport, gate_report
@@ -33,6 +36,7 @@ from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.metrics_of_sums import Calibration, NormalizedEntropy
 from ple_keras.metrics.mtl_gain import mtl_gain
+from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
@@ -61,7 +65,9 @@ __all__ = [
     "MMoEBlock",
     "MaskedLoss",
     "MaskedMetric",
+    "MultiTaskModel",
     "MultiTaskScore",
+    "MultiTaskTraining",
     "MulticlassHead",
     "NormalizedEntropy",
     "PLEBlock",

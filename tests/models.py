@@ -6,33 +6,34 @@ import keras
 import numpy as np
 
 import ple_keras as pk
+from ple_keras._keras.walking import find_layers
 from tests.helpers import QUICK_JIT, features
 
 
 def chain(*layers, width=3):
-    """Return a Functional model of consecutive layers."""
+    """Return a functional model of consecutive layers: a MultiTaskModel if the last has heads."""
     inputs = keras.Input((width,))
     outputs = inputs
     for layer in layers:
         outputs = layer(outputs)
-    return keras.Model(inputs, outputs)
+    has_heads = bool(find_layers(layers[-1], pk.TaskHeads))
+    return (pk.MultiTaskModel if has_heads else keras.Model)(inputs, outputs)
 
 
 def heads_alone(heads, width=3):
     """Return a model that passes its input to every head."""
     inputs = keras.Input((width,))
-    return keras.Model(inputs, heads(dict.fromkeys(heads.task_names, inputs)))
+    return pk.MultiTaskModel(inputs, heads(dict.fromkeys(heads.task_names, inputs)))
 
 
 def heads_of(model):
     """Return the TaskHeads of a model."""
-    return next(x for x in model._flatten_layers() if isinstance(x, pk.TaskHeads))
+    return find_layers(model, pk.TaskHeads)[0]
 
 
-def compiled(model, optimizer="sgd", **overrides):
-    """Compile the model with the losses and metrics of its heads."""
-    kwargs = {"optimizer": optimizer, "jit_compile": QUICK_JIT, **overrides}
-    model.compile(**heads_of(model).compile_kwargs(**kwargs))
+def compiled(model, optimizer="sgd", **kwargs):
+    """Compile a model with heads by an optimizer alone."""
+    model.compile(optimizer, **{"jit_compile": QUICK_JIT, **kwargs})
     return model
 
 
@@ -59,9 +60,7 @@ def of_json(model, folder):
 # Joint training of the tasks click and time.
 
 
-def click_and_time(
-    loss_weighting="uncertainty", learning_rate=0.05, gate_dropout=0.0, **compile_kwargs
-):
+def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, gate_dropout=0.0, **kwargs):
     """Return a model of two tasks with learned or moved loss weights, equal in every call."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
@@ -69,7 +68,7 @@ def click_and_time(
         loss_weighting=loss_weighting,
     )
     model = chain(pk.PLEBlock(1, heads, [4], gate_dropout=gate_dropout), heads)
-    return compiled(model, keras.optimizers.Adam(learning_rate), **compile_kwargs)
+    return compiled(model, keras.optimizers.Adam(learning_rate), **kwargs)
 
 
 def clicks_and_times():
@@ -100,11 +99,11 @@ def click_and_buy_heads():
 
 
 def functional(layer):
-    """Return a Functional model of a block and heads."""
+    """Return a MultiTaskModel of a block and heads."""
     return chain(layer, click_and_buy_heads(), width=4)
 
 
-class Subclassed(keras.Model):
+class Subclassed(pk.MultiTaskTraining, keras.Model):
     """Model that creates its own heads and is built by training."""
 
     def __init__(self, layer):
@@ -120,7 +119,7 @@ def subclassed(layer):
 
 
 def nested(layer):
-    """Return a Functional model that is nested in another one, after a Dense layer."""
+    """Return a MultiTaskModel that is nested in another one, after a Dense layer."""
     return chain(keras.layers.Dense(4), functional(layer), width=4)
 
 

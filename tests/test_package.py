@@ -15,11 +15,12 @@ from tests.processes import ROOT
 PUBLIC = """
 BinaryHead CGCBlock Calibration ExpertBlock FitHedge Gate GateReport GateWeightsLogger GroupedAUC
 Head HedgedBlock LogitAUC LossWeightDecay LossWeightLogger LossWeightSchedule MMoEBlock MaskedLoss
-MaskedMetric MultiTaskScore MulticlassHead NormalizedEntropy PLEBlock ProductHead RankingHead
-RegressionHead SequentialBlock SharedBottomBlock SparseAdagrad SparseEmbedding StreamFeatures
-TaskHeads TaskReport Transfer check_inputs expected_calibration_error export_onnx fit_hedge
-gate_report gate_weights gradient_conflict grouped_auc mask_labels mtl_gain plot_architecture
-plot_gate_history plot_gate_weights start_experts table_optimizer task_report transfer_weights
+MaskedMetric MultiTaskModel MultiTaskScore MultiTaskTraining MulticlassHead NormalizedEntropy
+PLEBlock ProductHead RankingHead RegressionHead SequentialBlock SharedBottomBlock SparseAdagrad
+SparseEmbedding StreamFeatures TaskHeads TaskReport Transfer check_inputs
+expected_calibration_error export_onnx fit_hedge gate_report gate_weights gradient_conflict
+grouped_auc mask_labels mtl_gain plot_architecture plot_gate_history plot_gate_weights
+start_experts table_optimizer task_report transfer_weights
 """
 
 IMPORT = """
@@ -33,8 +34,8 @@ heads = pk.TaskHeads([pk.BinaryHead("click", tower=[3]), pk.RegressionHead("time
 block = pk.PLEBlock(2, heads, pk.ExpertBlock([3], normalization="batch"), gate_block=[2])
 template = keras.Sequential([keras.layers.Dense(4)])
 inputs = keras.Input((4,))
-model = keras.Model(inputs, heads(block(pk.SequentialBlock([template])(inputs))))
-model.compile(**heads.compile_kwargs())
+model = pk.MultiTaskModel(inputs, heads(block(pk.SequentialBlock([template])(inputs))))
+model.compile("adam")
 print("tensorflow" in sys.modules)
 """
 
@@ -88,7 +89,7 @@ def test_a_global_policy_applies_to_experts_but_not_to_predictions(policy):
     inputs = keras.Input((4,))
     ple = pk.PLEBlock(2, heads, [4, 3], gate_block=[2])
     features = ple(inputs)
-    model = keras.Model(inputs, heads(features))
+    model = pk.MultiTaskModel(inputs, heads(features))
     assert {x.dtype for x in features.values()} == {policy.removeprefix("mixed_")}
     assert {x.dtype for x in model.output.values()} == {"float32"}
     assert {w.dtype for w in model.weights} == {"float32"}

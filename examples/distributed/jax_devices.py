@@ -90,8 +90,8 @@ def train(x, y, epochs):
     )
     ple = pk.PLEBlock(2, heads, [64], num_shared_experts=2, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile("adam", **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile("adam")
     history = model.fit(x, y, batch_size=BATCH, epochs=epochs, verbose=0)
     return model, history.history["loss"]
 

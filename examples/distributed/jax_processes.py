@@ -76,8 +76,8 @@ def make_model():
     )
     ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.Adam(0.005)))
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile(keras.optimizers.Adam(0.005))
     return model
 
 

@@ -56,8 +56,8 @@ def make_model() -> keras.Model:
     )
     ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile("adam", **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile("adam")
     return model
 
 

@@ -11,7 +11,7 @@ The second part uses missing labels. Compared with one device, the following val
 
     exact         losses if no label is missing, or with reduction="sum_over_batch_size";
                   metrics; gate statistics; moved and learned loss weights
-    per replica   a head's default loss, the mean over labelled examples: computed for each replica,
+    per replica   a head's default loss, the mean over labeled examples: computed for each replica,
                   then averaged
 
 With several GPUs in one machine, `MirroredStrategy()` uses all of them. Do not change
@@ -37,7 +37,7 @@ except ModuleNotFoundError as error:
 ROWS, FEATURES, BATCH = 2048, 16, 128
 
 
-def make_data(share_labelled):
+def make_data(share_labeled):
     """Return features and labels of two tasks.
 
     The missing labels of one task are unevenly distributed over the batches.
@@ -46,11 +46,11 @@ def make_data(share_labelled):
     x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
     click = (x[:, 0] > x[:, 1] * x[:, 2]).astype("float32")
     time = np.abs(x[:, :2]).sum(axis=1)
-    time[rng.random(ROWS) >= share_labelled] = np.nan
+    time[rng.random(ROWS) >= share_labeled] = np.nan
     return x, {"click": click, "time": time}
 
 
-def train(reduction, share_labelled, epochs):
+def train(reduction, share_labeled, epochs):
     """Return the logs of a training run in the current scope."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
@@ -62,9 +62,9 @@ def train(reduction, share_labelled, epochs):
     )
     ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.Adam(0.005)))
-    x, y = make_data(share_labelled)
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile(keras.optimizers.Adam(0.005))
+    x, y = make_data(share_labeled)
     callbacks = [pk.GateWeightsLogger(), pk.LossWeightDecay(0.9)]
     history = model.fit(
         x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=callbacks
@@ -107,7 +107,7 @@ def main():
     strategy = tf.distribute.MirroredStrategy(select_devices(args.replicas))
     compare("all labels", strategy, None, 1.0, args.epochs)
     half = "half of the labels of time"
-    compare(f"{half}, mean over labelled examples", strategy, None, 0.5, args.epochs)
+    compare(f"{half}, mean over labeled examples", strategy, None, 0.5, args.epochs)
     compare(f"{half}, sum_over_batch_size", strategy, "sum_over_batch_size", 0.5, args.epochs)
 
 

@@ -13,7 +13,7 @@ function `train` replaces `fit`: it runs the `train_step` of the compiled model,
 The values of several workers relate to those of one process as follows:
 
 - Metrics, gate statistics, and moved and learned loss weights are those of all rows.
-- A head's default loss is the mean over the labelled examples of each worker, averaged over the
+- A head's default loss is the mean over the labeled examples of each worker, averaged over the
   workers. With reduction="sum_over_batch_size", as here, it equals that of one process.
 
 On a cluster, start the script on each machine with the variable TF_CONFIG in its environment, and
@@ -78,8 +78,8 @@ def make_model():
     )
     ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile(**heads.compile_kwargs(optimizer=keras.optimizers.Adam(0.005)))
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile(keras.optimizers.Adam(0.005))
     return model
 
 

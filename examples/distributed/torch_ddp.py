@@ -17,7 +17,7 @@ To reuse: `use_ddp`, the sampler, the process group, and saving in one process. 
 processes relate to those of one process as follows:
 
 - Losses equal those of one process, if every example has a label. With missing labels, a task's
-  loss is the mean over the labelled examples of each process, averaged over the processes. With
+  loss is the mean over the labeled examples of each process, averaged over the processes. With
   reduction="sum_over_batch_size" on the head, it equals that of one process.
 - Loss weights, moved by a callback in every process or learned, are equal in all processes.
 - GateWeightsLogger, if used in every process, logs the gates of all. `gate_statistics`,
@@ -63,8 +63,8 @@ def make_model() -> keras.Model:
     )
     ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
     inputs = keras.Input((FEATURES,))
-    model = keras.Model(inputs, heads(ple(inputs)))
-    model.compile("adam", **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
+    model.compile("adam")
     return model
 
 

@@ -81,8 +81,8 @@ def build(known, numbers):
 
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in TASKS])
     ple = pk.PLEBlock(2, heads, [64, 32], name="ple")
-    model = keras.Model(inputs, heads(ple(features)))
-    model.compile(keras.optimizers.Adam(2e-3), **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(ple(features)))
+    model.compile(keras.optimizers.Adam(2e-3))
     streams, by_level = ple(features, return_gate_weights=True)
     weights = {f"gate/{k}/{gate}": w for k, gates in by_level.items() for gate, w in gates.items()}
     return model, keras.Model(inputs, {**heads(streams), **weights})

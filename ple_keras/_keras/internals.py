@@ -5,14 +5,15 @@ states its reason and the versions of Keras on which it was tested.
 `tests/_keras/test_internals.py` fails if Keras changes the behavior that a function relies on.
 """
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common import stateless_scope, symbolic_scope
+from keras.src.backend.common import stateless_scope
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Store, Tensor
@@ -25,7 +26,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     """Return the direct inner layers of a layer, in the order in which they were added.
 
     Only models have `Model.layers`, and it omits the layers in attributes of a Functional
-    subclass. Keras 3.12 to 3.15.
+    subclass. Keras 3.15.
     """
     inside: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
     return inside
@@ -35,7 +36,7 @@ def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 
     Losses, and layers that read several tensors, get no mask as an argument. JAX tracers have no
-    attributes, so reading `_keras_mask` fails for them. Keras 3.12 to 3.15.
+    attributes, so reading `_keras_mask` fails for them. Keras 3.15.
     """
     return get_keras_mask(tensor)
 
@@ -45,7 +46,7 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
 
     Keras attaches masks only to the outputs of layers. A gate that reads a context has the mask of
     its stream. A loss with `ignore_class` attaches a mask to its values, which Keras would apply to
-    the mean. Keras 3.12 to 3.15.
+    the mean. Keras 3.15.
     """
     set_keras_mask(tensor, mask)
 
@@ -53,7 +54,7 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
 def in_stateless_scope() -> bool:
     """Return whether a `keras.StatelessScope` is open, which collects new values of variables.
 
-    The class is documented, but this check is not. Keras 3.12 to 3.15.
+    The class is documented, but this check is not. Keras 3.15.
     """
     return bool(stateless_scope.in_stateless_scope())
 
@@ -61,19 +62,10 @@ def in_stateless_scope() -> bool:
 def has_stateless_value(variable: keras.Variable) -> bool:
     """Return whether an open `keras.StatelessScope` has a value of a variable.
 
-    On JAX, any other variable is a constant of a trace. Keras 3.12 to 3.15.
+    On JAX, any other variable is a constant of a trace. Keras 3.15.
     """
     scope = stateless_scope.get_stateless_scope()
     return scope is not None and scope.get_current_value(variable) is not None
-
-
-def in_symbolic_scope() -> bool:
-    """Return whether Keras runs a loss on placeholders to build the metrics.
-
-    It does so before the first step, on predictions that no layer has computed. Keras 3.12 to
-    3.15.
-    """
-    return bool(symbolic_scope.in_symbolic_scope())
 
 
 @contextmanager
@@ -82,7 +74,7 @@ def tensorflow_not_imported() -> Iterator[None]:
 
     Keras checks whether each object is a TensorFlow object. For this it imports TensorFlow where
     it is installed, which takes seconds and about 500 MB. If TensorFlow is not imported, no object
-    is a TensorFlow object. Keras 3.12 to 3.15.
+    is a TensorFlow object. Keras 3.15.
     """
     lazy = vars(module_utils.tensorflow)
     if "tensorflow" in sys.modules or lazy.get("_available", False) is not None:
@@ -98,27 +90,18 @@ def tensorflow_not_imported() -> Iterator[None]:
 def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
     """Copy a metric's direction, "up" or "down", to another metric.
 
-    EarlyStopping and ModelCheckpoint read it with `mode="auto"`. Keras 3.12 to 3.15.
+    EarlyStopping and ModelCheckpoint read it with `mode="auto"`. Keras 3.15.
     """
     if hasattr(metric, "_direction"):
         target._direction = metric._direction
 
 
-def mark_lower_as_better(metric: keras.Metric) -> None:
-    """Declare that lower values of a metric are better, for `mode="auto"` of callbacks.
+def mark_direction(metric: keras.Metric, direction: Literal["up", "down"]) -> None:
+    """Declare whether higher values of a metric are better, for `mode="auto"` of callbacks.
 
-    Metrics of Keras do the same. Keras 3.12 to 3.15.
+    Metrics of Keras do the same. Keras 3.15.
     """
-    metric._direction = "down"
-
-
-def trained_and_logged(trained: keras.Loss, logged: keras.Loss) -> tuple[list[Any], list[float]]:
-    """Return two losses of one output and their weights, for `Model.compile`.
-
-    Keras calls an output's losses in this order, adds them with their weights, and logs the last
-    one as `{output}_loss`. Keras 3.12 to 3.15.
-    """
-    return [trained, logged], [1.0, 0.0]
+    metric._direction = direction
 
 
 def largest_outputs(layer: keras.Layer) -> Any:
@@ -127,8 +110,7 @@ def largest_outputs(layer: keras.Layer) -> Any:
     A Functional model counts the outputs of a call by `layer.output`, the outputs of the first
     call. If the model has a later call with more outputs, Keras says that they are not connected
     to the inputs. `MultiHeadAttention(return_attention_scores=True)` has the same error. A layer
-    whose `output` is the result of this function does not. Keras 3.12 does not need it, Keras 3.15
-    does.
+    whose `output` is the result of this function does not. Keras 3.15.
     """
     counts = [len(node.output_tensors) for node in layer._inbound_nodes]
     index = counts.index(max(counts)) if counts else 0
@@ -139,17 +121,49 @@ def functional_outputs(model: keras.Model) -> Any:
     """Return the symbolic outputs of a Functional model; None for other models.
 
     `output` of another model is a flat list, or that of its first call. Only a Functional model has
-    `output_names`. A subclass may override its `call`. Keras 3.12 to 3.15.
+    `output_names`. A subclass may override its `call`. Keras 3.15.
     """
     is_functional = hasattr(model, "output_names") and is_of_keras(type(model).call)
     return model.output if is_functional else None
+
+
+def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
+    """Return the layer that made a symbolic tensor, and the tensor's place in its flat outputs.
+
+    A MultiTaskModel checks that its outputs are those of its heads. Keras 3.15.
+    """
+    history = tensor._keras_history
+    return history.operation, history.tensor_index
+
+
+def serialize_loss(loss: Any) -> Any:
+    """Serialize a loss, with the arguments that the configs of some losses of Keras lack.
+
+    Without them, `Huber(0.1)` would be `Huber(1.0)` in a file. Keras 3.15.
+    """
+    serialized = keras.saving.serialize_keras_object(loss)
+    if isinstance(loss, keras.Loss) and is_of_keras(type(loss)):
+        parameters = inspect.signature(type(loss)).parameters
+        given = {k: v for k, v in getattr(loss, "_fn_kwargs", {}).items() if k in parameters}
+        serialized["config"] = {**serialized["config"], **given}
+    return serialized
+
+
+def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
+    """Let Keras call `compute_metrics` of a model on symbolic tensors before the first step.
+
+    It does so if its compiled metrics are not `built`. Metrics then create their variables, and an
+    error in labels or losses is raised before JAX removes the values of the model's variables.
+    Keras 3.15.
+    """
+    model._compile_metrics = metrics
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error to raise if a layer does not match a file.
 
     Keras tries to load the layer again after an error and shows the last one. Keras 3.15 also tries
-    it with an empty store. All attempts therefore get the first error. Keras 3.12 to 3.15.
+    it with an empty store. All attempts therefore get the first error. Keras 3.15.
     """
     if list(store.keys()):
         layer._load_error = reason
@@ -161,7 +175,7 @@ def declared_bytes(store: Store, key: str) -> int:
 
     Keras reads an array when it is accessed, and accepts up to 4 GiB of zeros from a file of a few
     kilobytes. The entries of a layer may lie in several files, the shards of a `.json` file.
-    Keras 3.12 to 3.15.
+    Keras 3.15.
     """
     files: Any = store
     entries = getattr(files, "_h5_entry_group", files)
@@ -181,7 +195,7 @@ def is_functional_config(config: Mapping[str, Any]) -> bool:
     """Return whether a serialized layer is a Functional model.
 
     Keras restores a Functional model from the inbound nodes of its layers, so it is always built.
-    Keras 3.12 to 3.15.
+    Keras 3.15.
     """
     inner = config.get("config")
     return isinstance(inner, Mapping) and {"input_layers", "output_layers"} <= set(inner)
@@ -192,7 +206,7 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
 
     Keras builds a layer with such shapes, or a Sequential with an InputLayer, when it deserializes
     it, before it has a parent. An InputLayer of integers or strings stays: without it, a Sequential
-    casts them to floats. Keras 3.12 to 3.15.
+    casts them to floats. Keras 3.15.
     """
     unbuilt = {key: value for key, value in config.items() if key not in BUILD_KEYS}
     if "build_input_shape" in config:
@@ -209,7 +223,7 @@ def _is_float_input(layer: Mapping[str, Any]) -> bool:
 def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:
     """Return whether Keras records the arguments of a layer's `__init__` as its config.
 
-    It does so for classes without `get_config`. Keras 3.12 to 3.15.
+    It does so for classes without `get_config`. Keras 3.15.
     """
     return bool(type(layer).get_config is keras.Layer.get_config)
 
@@ -217,7 +231,7 @@ def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:
 def is_of_keras(thing: object) -> bool:
     """Return whether a class or function is part of Keras.
 
-    Only its module shows this. Keras 3.12 to 3.15.
+    Only its module shows this. Keras 3.15.
     """
     return str(getattr(thing, "__module__", "")).startswith("keras.")
 
@@ -225,7 +239,7 @@ def is_of_keras(thing: object) -> bool:
 def trained_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """Return the variables that an optimizer was built with, in order.
 
-    `Optimizer.apply` may get gradients alone. Keras 3.12 to 3.15.
+    `Optimizer.apply` may get gradients alone. Keras 3.15.
     """
     variables: list[keras.Variable] = optimizer._trainable_variables
     return variables
@@ -235,7 +249,7 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     """Return the position of a variable among those of an optimizer.
 
     `update_step` gets a variable of the backend on TensorFlow, and of Keras on PyTorch. The
-    example in Keras's documentation of `Optimizer` uses this method. Keras 3.12 to 3.15.
+    example in Keras's documentation of `Optimizer` uses this method. Keras 3.15.
     """
     index: int = optimizer._get_variable_index(variable)
     return index
@@ -244,6 +258,6 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
 def adagrad_sums(optimizer: keras.optimizers.Adagrad, variable: Any) -> keras.Variable:
     """Return the sums of squares that Adagrad has for a variable.
 
-    An optimizer has no public access to its state by variable. Keras 3.12 to 3.15.
+    An optimizer has no public access to its state by variable. Keras 3.15.
     """
     return optimizer._accumulators[variable_index(optimizer, variable)]

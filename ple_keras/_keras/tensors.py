@@ -1,6 +1,5 @@
-"""Arrays, dtypes and traces of tensors, and tables by tensor."""
+"""Arrays, dtypes and traces of tensors."""
 
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import reduce
@@ -120,33 +119,9 @@ def is_in_vectorized_map(value: Tensor) -> bool:
     return "loop_body" in tf.get_current_name_scope().split("/")  # the only trace of it
 
 
-def is_traced_by_torch() -> bool:
-    """Return whether torch.compile is tracing, where tensors have no identity."""
-    if keras.backend.backend() != "torch":
-        return False
-    torch: Any = import_module("torch")
-    return bool(torch.compiler.is_dynamo_compiling())
-
-
-class TensorTable:
-    """Values by the identity of tensors, as long as these exist. Copies of a tensor have none.
-
-    JAX tensors accept no attributes, and PyTorch tensors are pickled with theirs. Symbolic tensors,
-    and those that torch.compile traces, have no values.
-    """
-
-    def __init__(self) -> None:
-        self._entries: dict[int, tuple[Any, Any]] = {}  # of weak references and values
-
-    def __setitem__(self, tensor: Tensor, value: object) -> None:
-        if isinstance(tensor, keras.KerasTensor) or is_traced_by_torch():
-            return
-        key, entries = id(tensor), self._entries
-        entries[key] = weakref.ref(tensor, lambda _: entries.pop(key, None)), value
-
-    def get(self, tensor: Tensor) -> Any:
-        """Return the value of a tensor; None if it has none."""
-        if is_traced_by_torch():
-            return None
-        reference, value = self._entries.get(id(tensor), (None, None))
-        return value if reference and reference() is tensor else None
+def number_of_replicas() -> int:
+    """Return the number of replicas of the current `tf.distribute` strategy."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    tf: Any = import_module("tensorflow")
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)

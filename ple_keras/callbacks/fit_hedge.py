@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from importlib import import_module
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -13,23 +13,18 @@ from keras import ops
 from ple_keras._checks import check_not_negative, warn_user
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Logs, LossLike, Nested, TaskName
-from ple_keras.heads.head import MIXED_BEFORE, Head
-from ple_keras.inspection.branches import (
-    BranchModel,
-    BranchPredictions,
-    branch_predictions,
-    hedged_heads,
-)
-from ple_keras.losses.joint_losses import uncertainty_form
-from ple_keras.losses.masked_loss import example_losses
+from ple_keras._typing import Logs, Nested, TaskName
+from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.inspection.branches import BranchModel, BranchValues, branch_values, hedged_heads
+from ple_keras.losses.example_losses import uncertainty_form
 
-STEP = 0.02  # of differences
-TOLERANCE = 1e-5  # of the last step of a weight
-MAX_STEPS = 50
+MAX_LOGIT = 14  # of a share in the sum of two weights
+SECTIONS = 15
+GOLDEN = (3 - math.sqrt(5)) / 2
+MAX_SWEEPS = 20
+TOLERANCE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
 TINY = 1e-37  # close to the smallest normal number of float32
-ROUNDING = 1e-7  # of float32
 
 
 class FitHedge(keras.callbacks.Callback):
@@ -65,7 +60,7 @@ class FitHedge(keras.callbacks.Callback):
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `validation_data` is empty or has different numbers of rows, `batch_size` is
             below 1, or `prior` is negative or not finite. In `fit`, if the model has no
-            HedgedBlock, does not return predictions by task, or labels of a task are missing.
+            HedgedBlock, or labels of a task are missing.
 
     Warns:
         UserWarning: If the data have sample weights.
@@ -74,8 +69,8 @@ class FitHedge(keras.callbacks.Callback):
 
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
     >>> inputs = keras.Input((2,))
-    >>> model = keras.Model(inputs, heads(HedgedBlock(heads, [4])(inputs)))
-    >>> model.compile("adam", **heads.compile_kwargs())
+    >>> model = MultiTaskModel(inputs, heads(HedgedBlock(heads, [4])(inputs)))
+    >>> model.compile("adam")
     >>> x = np.eye(4)[:, :2]
     >>> y = {"click": np.array([0, 1, 1, 0]), "buy": np.array([0, np.nan, 1, 1])}
     >>> fitted = model.fit(x, y, validation_data=(x, y), callbacks=[FitHedge((x, y))], verbose=0)
@@ -141,7 +136,7 @@ def fit_hedge(
     """Fit the mixtures of a HedgedBlock once, as FitHedge does: for custom loops.
 
     Args:
-        model: A built model with a HedgedBlock, and a TaskHeads as its last layer.
+        model: A built model with a HedgedBlock and a TaskHeads.
         x: Arrays, or a dict or list of arrays; or, with `y=None`, batches of `(x, y)`. They should
             be rows that the model was not trained on.
         y: `{task: labels}`, or an array in a model with one task.
@@ -174,124 +169,102 @@ def fit_hedge(
 
 def _fit_mixtures(observed: BranchModel, batches: Batches, prior: float) -> None:
     """Fit and assign the mixtures of all hedged tasks."""
-    predictions = branch_predictions(observed, batches)
+    by_task = branch_values(observed, batches)
     if batches.has_weights:
         warn_user(
             "Sample weights have no effect on the mixtures of branches. Give rows that must not "
             "count a missing label."
         )
-    for task, of_task in predictions.items():
+    for task, of_task in by_task.items():
         mixture = best_mixture(observed.heads[task], of_task, prior)
-        mean = _mean_of_processes(mixture, int(of_task.is_labelled.sum()))
+        mean = _mean_of_processes(mixture, int(of_task.examples.sum()))
         observed.heads[task].mixture.assign(mean.astype("float32"))
 
 
-def best_mixture(head: Head, observed: BranchPredictions, prior: float) -> np.ndarray:
+def best_mixture(head: HedgedHead, observed: BranchValues, prior: float) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`."""
-    branches, rows = list(observed.predictions.values()), int(observed.is_labelled.sum())
-    if not rows:
-        return np.full(len(branches), 1 / len(branches))
-    for branch, predictions in observed.predictions.items():
-        is_finite = np.isfinite(predictions)
+    values = np.stack(list(observed.values.values()))
+    if not len(observed.labels):
+        return np.full(len(values), 1 / len(values))
+    for branch, of_branch in observed.values.items():
+        is_finite = np.isfinite(of_branch)
         if not is_finite.all():
             raise ValueError(
                 f"The predictions of {head.task!r} must be finite to fit its mixture. "
                 "Lower the learning rate if the loss is NaN; `check_inputs` finds NaN in x. "
-                f"Received: predictions[{branch!r}]=[..., {predictions[~is_finite][0]}]"
+                f"Received: predictions[{branch!r}]=[..., {of_branch[~is_finite][0]}]"
             )
-    is_mixed_before = head.activation in MIXED_BEFORE
-    inputs = np.stack([_logits(p, head) if is_mixed_before else p for p in branches])
-    loss = head.masked_loss(cast(LossLike, head.loss)).loss
-    scale, slope = uncertainty_form(loss)
+    dtype = keras.config.floatx()
+    labels = ops.convert_to_tensor(observed.labels, dtype)
+
+    def losses(weights: np.ndarray) -> np.ndarray:
+        mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
+        found = to_numpy(head.example_losses(labels, head.prediction(mixed)))
+        is_by_number = found.ndim == observed.numbers.ndim
+        return np.asarray(found[observed.numbers if is_by_number else observed.examples])
+
+    count = losses(np.full(len(values), 1 / len(values))).size
+    scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
-    labels = ops.convert_to_tensor(observed.labels, keras.config.floatx())
 
-    def total_loss(weights: np.ndarray) -> float:
-        mixed = np.tensordot(weights, inputs, 1)
-        predictions = ops.convert_to_tensor(mixed, keras.config.floatx())
-        if is_mixed_before:
-            predictions = head.activation(predictions)
-        losses = example_losses(loss, labels, predictions, observed.is_labelled.ndim > 1)
-        return float(to_numpy(losses)[observed.is_labelled].sum(dtype="float64"))
+    def penalized(weights: np.ndarray) -> float:
+        total = float(losses(weights).sum(dtype="float64"))
+        if not is_likelihood:
+            total = slope * count * math.log(max(total, TINY))
+        return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
 
-    log_factor = None if is_likelihood else slope * rows
-    return minimize_on_simplex(total_loss, len(branches), log_factor, prior)
+    return minimize_on_simplex(penalized, len(values))
 
 
-def _logits(predictions: np.ndarray, head: Head) -> np.ndarray:
-    """Return the logits of probabilities, or the logarithms of counts, up to a constant."""
-    positive = np.maximum(predictions.astype("float64"), TINY)
-    if head.activation is not keras.activations.sigmoid:
-        return np.asarray(np.log(positive))
-    return np.asarray(np.log(positive) - np.log(np.maximum(1 - positive, ROUNDING / 10)))
+def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
+    """Return the a, above 0 and with the sum 1, that minimizes a convex function.
 
-
-def minimize_on_simplex(
-    function: Callable[[np.ndarray], float],
-    size: int,
-    log_factor: float | None = None,
-    prior: float = 1.0,
-) -> np.ndarray:
-    """Return the a, of at least 0 and with the sum 1, that minimizes `F(a) - prior/2 sum log a`.
-
-    F is the function, or `log_factor * log(function)`. This is Newton's method, whose steps are
-    halved until they decrease the sum. It converges if the function is convex. The matrix of the
-    logarithm is that of its tangent, an upper bound, which is convex too.
+    Two weights at a time exchange a part of their sum, found by a search over its logit: first on a
+    grid, since the losses of saturated predictions are flat, then by golden sections.
 
     Args:
         function: A function of a, which is rounded to float32.
         size: The length of a.
-        log_factor: The factor of the logarithm of the function, or None.
-        prior: A number of at least 0.
     """
-    basis = np.eye(size)[:, :-1] - np.eye(size)[:, -1:]  # of the steps that keep the sum
-    barrier = max(prior, MIN_PRIOR) / 2
     weights = np.full(size, 1 / size)
-
-    def penalized(a: np.ndarray) -> float:
-        value = function(a)
-        if log_factor is not None:
-            value = log_factor * math.log(max(value, TINY))
-        return float(value - barrier * np.log(a).sum())
-
-    for _ in range(MAX_STEPS):
-        value, gradient, matrix = _derivatives(function, weights, basis)
-        tangent = 1.0 if log_factor is None else log_factor / max(value, TINY)
-        gradient = tangent * gradient - barrier * basis.T @ (1 / weights)
-        matrix = tangent * matrix + barrier * basis.T @ (basis / weights[:, None] ** 2)
-        values, vectors = np.linalg.eigh(matrix)
-        change = -vectors @ ((vectors.T @ gradient) / np.maximum(np.abs(values), TINY))
-        step = basis @ change
-        step *= min(1.0, 0.95 / max((-step / weights).max(), TINY))  # all weights stay above 0
-        largest = penalized(weights)
-        largest += ROUNDING * (1 + abs(largest) + (log_factor or 0))
-        while np.abs(step).max() > TOLERANCE and penalized(weights + step) > largest:
-            step /= 2
-        weights = weights + step
-        if np.abs(step).max() <= TOLERANCE:
+    value = function(weights)
+    for _ in range(MAX_SWEEPS):
+        before = value
+        for i, j in combinations(range(size), 2):
+            candidate = _exchanged(function, weights, i, j)
+            found = function(candidate)
+            if found < value:
+                weights, value = candidate, found
+        if size == 2 or before - value <= TOLERANCE * (1 + abs(value)):
             break
     return weights
 
 
-def _derivatives(
-    function: Callable[[np.ndarray], float], point: np.ndarray, basis: np.ndarray
-) -> tuple[float, np.ndarray, np.ndarray]:
-    """Return the value, the gradient and the second derivatives of a function along a basis.
+def _exchanged(
+    function: Callable[[np.ndarray], float], weights: np.ndarray, i: int, j: int
+) -> np.ndarray:
+    """Return weights with the best parts of the sum of two of them."""
 
-    The differences are wide, and of the fourth order, since losses are computed in float32.
-    """
-    value, size = function(point), basis.shape[1]
-    at = {k: np.array([function(point + k * STEP * b) for b in basis.T]) for k in (-2, -1, 1, 2)}
-    gradient = (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * STEP)
-    matrix = np.diag((16 * (at[1] + at[-1]) - (at[2] + at[-2]) - 30 * value) / (12 * STEP**2))
-    for i, j in combinations(range(size), 2):
-        both = function(point + STEP * (basis[:, i] + basis[:, j]))
-        matrix[i, j] = matrix[j, i] = (both - at[1][i] - at[1][j] + value) / STEP**2
-    return value, gradient, matrix
+    def exchange(logit: float) -> np.ndarray:
+        part = 1 / (1 + math.exp(-logit))
+        changed = weights.copy()
+        changed[[i, j]] = np.array([part, 1 - part]) * (weights[i] + weights[j])
+        return changed
+
+    grid = np.linspace(-MAX_LOGIT, MAX_LOGIT, 2 * MAX_LOGIT + 1)
+    best = grid[np.argmin([function(exchange(logit)) for logit in grid])]
+    low, high = best - 1, best + 1
+    for _ in range(SECTIONS):
+        third = (high - low) * GOLDEN
+        if function(exchange(low + third)) < function(exchange(high - third)):
+            high = high - third
+        else:
+            low = low + third
+    return exchange((low + high) / 2)
 
 
 def _mean_of_processes(mixture: np.ndarray, rows: int) -> np.ndarray:
-    """Return the mean over all processes, each with the weight of its labelled rows."""
+    """Return the mean over all processes, each with the weight of its labeled rows."""
     parts = _gather(np.append(mixture * rows, rows))
     total = parts[:, -1].sum()
     return parts[:, :-1].sum(axis=0) / total if total else mixture

@@ -12,8 +12,11 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.tensors import restored
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
-from ple_keras.heads.head import BinaryHead, Head
+from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.product_head import ProductHead
+from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.label_arrays import is_missing
 from ple_keras.layers.gate import Gate
@@ -29,7 +32,7 @@ class GroupedAUC(keras.callbacks.Callback):
     even if there is only one:
 
     - `val_{task}_gauc`: the mean AUC of the groups, see `grouped_auc`.
-    - `val_{task}_gauc_share`: the share of the labelled rows in groups with both labels, 0 and 1.
+    - `val_{task}_gauc_share`: the share of the labeled rows in groups with both labels, 0 and 1.
       Only these count.
 
     The mean is NaN if no group has both labels. Gate statistics do not change. Callbacks that read
@@ -47,7 +50,7 @@ class GroupedAUC(keras.callbacks.Callback):
         groups: The group of each row: an array of integers or strings.
         tasks: The names of the tasks; by default those of BinaryHeads and ProductHeads.
         batch_size: The number of rows per batch of predictions, 1024 by default.
-        weighting: "rows" to weight a group by the number of its labelled rows, "equal" for equal
+        weighting: "rows" to weight a group by the number of its labeled rows, "equal" for equal
             weights.
         name: The end of the keys, in place of "gauc".
 
@@ -63,8 +66,8 @@ class GroupedAUC(keras.callbacks.Callback):
 
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
     >>> inputs = keras.Input((2,))
-    >>> model = keras.Model(inputs, heads({"click": inputs, "buy": inputs}))
-    >>> model.compile("adam", **heads.compile_kwargs())
+    >>> model = MultiTaskModel(inputs, heads({"click": inputs, "buy": inputs}))
+    >>> model.compile("adam")
     >>> x = np.eye(4)[:, :2]
     >>> y = {"click": np.array([0, 1, 1, 0]), "buy": np.array([0, np.nan, 1, 1])}
     >>> callbacks = [  # stop if the order of the items of each user no longer improves
@@ -99,7 +102,7 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         _check_one_process(self.model)
-        heads = {head.task: head for head in find_layers(self.model, Head)}
+        heads = find_heads(self.model)
         self._num_heads = len(heads)
         labels = {task: self._labels_of(heads[task]) for task in self._checked_tasks(heads)}
         self._label_shapes = {task: of_task.shape for task, of_task in labels.items()}
@@ -126,7 +129,8 @@ class GroupedAUC(keras.callbacks.Callback):
         """Return the tasks, if the model has a head and `validation_data` has labels for each."""
         tasks = self.tasks
         if tasks is None:
-            tasks = [t for t, head in heads.items() if isinstance(head, BinaryHead | ProductHead)]
+            plain = {task: plain_head(head) for task, head in heads.items()}
+            tasks = [t for t, head in plain.items() if isinstance(head, BinaryHead | ProductHead)]
         known = [task for task, head in heads.items() if head.units == 1]
         unknown = [task for task in tasks if task not in known]
         if unknown or not tasks:

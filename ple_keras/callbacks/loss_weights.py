@@ -22,15 +22,14 @@ class LossWeightLogger(keras.callbacks.Callback):
     the weights themselves.
 
     Raises:
-        ValueError: In `fit`, if the model has no TaskHeads, or its losses do not use the weights
-            of its TaskHeads.
+        ValueError: In `fit`, if the model has no TaskHeads, or was compiled with other losses.
 
     Example:
 
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")], loss_weighting="uncertainty")
     >>> inputs = keras.Input((3,))
-    >>> model = keras.Model(inputs, heads({"click": inputs, "buy": inputs}))
-    >>> model.compile("adam", **heads.compile_kwargs())
+    >>> model = MultiTaskModel(inputs, heads({"click": inputs, "buy": inputs}))
+    >>> model.compile("adam")
     >>> x, y = keras.ops.ones((4, 3)), {"click": [0, 1, 1, 1], "buy": [0, 0, 1, 0]}
     >>> y = {task: keras.ops.convert_to_tensor(labels) for task, labels in y.items()}
     >>> history = model.fit(x, y, verbose=0, callbacks=[LossWeightLogger()]).history
@@ -39,13 +38,13 @@ class LossWeightLogger(keras.callbacks.Callback):
     """
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        for heads in self._task_heads():
-            if not heads.is_used_by(self.model.loss):
-                raise ValueError(
-                    "model must be compiled with **heads.compile_kwargs() of its TaskHeads "
-                    f"{heads.name!r}, without the arguments loss and loss_weights, so that its "
-                    f"losses use the weights of this layer. Received: loss={self.model.loss!r}"
-                )
+        self._task_heads()
+        if self.model.loss is not None:
+            raise ValueError(
+                "model must be trained with the losses of its TaskHeads, such as a MultiTaskModel, "
+                "since losses in compile do not have its weights. "
+                f"Received: model.loss={self.model.loss!r}"
+            )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         layers = self._task_heads()

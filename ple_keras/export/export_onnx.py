@@ -5,7 +5,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -13,23 +13,17 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._checks import check_int, check_rate, short_repr
+from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.walking import find_layers
 from ple_keras.export._onnx_file import check_predictions, name_values
-from ple_keras.heads.head import Head
 
 Struct = Any  # a tensor, a list or a dict of tensors
 LOCK = Lock()  # exporters, and the filters of warnings, belong to the whole process
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "torch": ["onnx"], "jax": ["onnx", "jax2onnx"]}
 
 
-def export_onnx(
-    model: keras.Model,
-    path: str | Path,
-    opset: SupportsIndex | None = None,
-    prune: float = 0.0,
-) -> None:
+def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | None = None) -> None:
     """Write a model to an ONNX file, which runs without Keras.
 
     The inputs and outputs of the file have the names and the order of the model's: the keys of a
@@ -44,9 +38,6 @@ def export_onnx(
             float16. Its weights and its state do not change.
         path: The file to write. Its folder must exist.
         opset: The version of the ONNX operators. None chooses the exporter's default.
-        prune: Of models with a HedgedBlock: leave out branches of a task with a smaller weight in
-            its mixture, such as 0.01. Parts that no task needs then are not in the file. Its
-            predictions are those of the other branches.
 
     Raises:
         TypeError: If `model` is not a Keras model, `path` not a path, or `opset` not an integer.
@@ -73,28 +64,14 @@ def export_onnx(
     inputs, outputs = _named_tensors(model)
     path = _check_path(path)
     version = None if opset is None else check_int(opset, "opset", minimum=1)
-    prune = check_rate(prune, "prune")
     _check_packages()
-    with (
-        LOCK,
-        _pruned(model, prune) as model,
-        tempfile.TemporaryDirectory(dir=path.parent) as folder,
-    ):
+    with LOCK, tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
         _export(list(inputs.values()), list(outputs.values()), file, version)
         name_values(file, inputs, outputs)
         if find_spec("onnxruntime"):
             check_predictions(model, file, inputs, list(outputs))
         file.replace(path)
-
-
-@contextmanager
-def _pruned(model: Any, prune: float) -> Iterator[Any]:
-    """Leave out branches with a smaller weight, in a model that compiles its own predictions."""
-    with ExitStack() as stack:
-        for head in find_layers(model, Head):
-            stack.enter_context(head._without_branches_below(prune))
-        yield keras.Model(model.input, model.output) if prune else model
 
 
 def _to_functional(model: keras.Model) -> Any:

@@ -8,12 +8,13 @@ import keras
 from ple_keras._checks import refuse_fixed, short_repr
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
-from ple_keras.heads.head import BinaryHead, Head, without_keys
+from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.head import Head, without_keys
+from ple_keras.heads.hedged_head import plain_head
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
-from ple_keras.losses.head_losses import ProbabilityCrossentropy
+from ple_keras.losses.example_losses import ProbabilityCrossentropy
 from ple_keras.metrics.logit_auc import LogitAUC
-from ple_keras.metrics.loss_mean import LossMean
 
 
 @register
@@ -85,10 +86,7 @@ class ProductHead(Head):
     ) -> None:
         for argument, value in (("units", "1"), ("activation", "exp"), ("tower", "none")):
             refuse_fixed(kwargs, argument, value)
-        if loss is None:
-            loss = ProbabilityCrossentropy()
-        if metrics is None:
-            metrics = [LogitAUC(), LossMean(loss)]
+        loss = ProbabilityCrossentropy() if loss is None else loss
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
         self.of = _check_factors(of, task)
         self.autocast = False  # log-probabilities are float32 and must remain so
@@ -122,6 +120,14 @@ class ProductHead(Head):
         """
         return sum(factors[1:], start=factors[0])
 
+    def branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return the product of each branch, if the factors are those of a HedgedBlock.
+
+        Args:
+            values: The logarithm of the product of each branch.
+        """
+        return [*map(self.activation, values)]
+
     def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
         """Return the product of the factors' probabilities."""
         return self.activation(self.log_probability(inputs))
@@ -131,6 +137,9 @@ class ProductHead(Head):
 
     def compute_output_spec(self, inputs: Sequence[Tensor], training: bool | None = None) -> Any:
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
+
+    def _default_metrics(self) -> list[MetricLike]:
+        return [LogitAUC()]
 
     def _check_values(self, labels: Tensor) -> None:
         check_probabilities(labels, self.task)
@@ -174,7 +183,7 @@ def _check_factor(product: ProductHead, task: str, by_task: Mapping[str, Head]) 
             f"of must name tasks of the same TaskHeads, {list(by_task)}. "
             f"Received: of={product.of} in {product.name!r}"
         )
-    head = by_task[task]
+    head = plain_head(by_task[task])
     if isinstance(head, ProductHead):
         return
     if head.activity_regularizer is not None:

@@ -10,12 +10,11 @@ from keras import ops
 from ple_keras._checks import check_features, refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
-from ple_keras.heads.head import Head, check_loss_of_head, without_keys
+from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_relevances
-from ple_keras.losses.list_loss import ListLoss
-from ple_keras.losses.masked_loss import MaskedLoss
-from ple_keras.metrics.list_metric import ListMetric
-from ple_keras.metrics.loss_mean import LossMean
+from ple_keras.labels.lists import UNLABELED, find_labeled_items
+from ple_keras.labels.sample_space import LabeledExamples
+from ple_keras.metrics.masked_metric import call_metric
 
 
 @register
@@ -27,8 +26,8 @@ class RankingHead(Head):
 
         L = sum_b d_b w_b l_b / sum_b d_b
 
-    d_b is 1 if list b has a labelled item, else 0. w_b is the sample weight of the list, and l_b
-    the loss of the list, over its labelled items. If the loss returns a value for each item, l_b is
+    d_b is 1 if list b has a labeled item, else 0. w_b is the sample weight of the list, and l_b
+    the loss of the list, over its labeled items. If the loss returns a value for each item, l_b is
     their mean. Metrics leave out lists without a relevant item, whose label is above 0: every order
     of their items is equally good. KerasRS itself would count them as 0.
 
@@ -77,9 +76,7 @@ class RankingHead(Head):
     ) -> None:
         refuse_fixed(kwargs, "units", "1")
         refuse_fixed(kwargs, "activation", "linear")
-        loss = _check_list_loss(loss)
-        if metrics is None:
-            metrics = [LossMean(loss)]
+        _check_list_loss(loss)
         super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
         self._leading_axes = (None, None)
 
@@ -96,12 +93,34 @@ class RankingHead(Head):
         """Return the scores of the items."""
         return ops.squeeze(self.logits(inputs), -1)
 
-    def masked_loss(self, loss: LossLike) -> MaskedLoss:
-        is_masked = isinstance(loss, MaskedLoss)
-        return super().masked_loss(loss if is_masked else _check_list_loss(loss))
+    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        """Return the loss of each list.
 
-    def masked_metric(self, metric: MetricLike, name: str | None = None) -> ListMetric:
-        return ListMetric(metric, self.missing_label, name)
+        Args:
+            y_true: The labels of the items, `(B, L)`, with -1 for items without a label.
+            y_pred: The scores of the items, `(B, L)`.
+
+        Returns:
+            `(B,)`.
+        """
+        items = y_true >= 0
+        is_negative = ops.any(ops.isinf(y_true), axis=-1)
+        labels = ops.where(items & ops.isfinite(y_true), y_true, UNLABELED)
+        values = self.loss.call({"labels": labels, "mask": items}, y_pred)
+        if len(values.shape) == 2:
+            counts = ops.sum(ops.cast(items, values.dtype), axis=-1)
+            values = ops.divide_no_nan(ops.sum(values, axis=-1), counts)
+        return ops.where(is_negative, float("nan"), values)
+
+    def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
+        return find_labeled_items(y_true, y_pred, self.missing_label, f" of {self.task!r}")
+
+    def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
+        labels, items = labeled.labels, labeled.numbers
+        has_relevant = ops.any(items & (labels > 0), axis=-1)
+        weights = ops.cast(has_relevant, metric.dtype)
+        y_true = {"labels": labels, "mask": items}
+        call_metric(metric, y_true, labeled.predictions, weights, f" of {metric.name!r}")
 
     def _check_values(self, labels: Tensor) -> None:
         check_relevances(labels, self.task)
@@ -110,8 +129,7 @@ class RankingHead(Head):
         return tuple(input_shape[:-1])
 
     def get_config(self) -> dict[str, Any]:
-        config = without_keys(super().get_config(), "units", "activation")
-        return {**config, "loss": keras.saving.serialize_keras_object(self.loss.loss)}
+        return without_keys(super().get_config(), "units", "activation")
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
@@ -121,10 +139,10 @@ class RankingHead(Head):
         return super().from_config(config)
 
 
-def _check_list_loss(loss: Any) -> ListLoss:
-    if isinstance(loss, ListLoss):
-        return loss
-    loss = check_loss_of_head(loss)
+def _check_list_loss(loss: Any) -> None:
+    """Check that a loss is one of lists."""
+    if isinstance(loss, dict):
+        loss = keras.saving.deserialize_keras_object(loss)
     if not isinstance(loss, keras.Loss):
         raise TypeError(
             "loss must be a keras.losses.Loss object of lists, such as "
@@ -135,4 +153,3 @@ def _check_list_loss(loss: Any) -> ListLoss:
             "loss must be a loss of lists, such as keras_rs.losses.PairwiseLogisticLoss(), and not "
             f"one of Keras. Received: loss={loss!r}"
         )
-    return ListLoss(loss)

@@ -1,11 +1,13 @@
 """The heads of all tasks as one layer."""
 
+import threading
 from collections import UserList
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
-from functools import reduce
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import (
@@ -21,28 +23,47 @@ from ple_keras._keras.saving import (
     built_names,
     check_names,
     deserialize_children,
+    read_array,
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace
+from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace, to_numpy
+from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import (
     ByName,
     DType,
     LearnedWeighting,
-    MetricLike,
     Nested,
     Shape,
     Store,
     TaskName,
     Tensor,
 )
-from ple_keras.heads._compile_arguments import compile_arguments
-from ple_keras.heads.head import Head, first_branch
+from ple_keras.heads.batch_loss import BatchLoss, batch_loss
+from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
 from ple_keras.heads.product_head import ProductHead, sort_products
 from ple_keras.labels.label_arrays import check_labels
 from ple_keras.labels.label_statistics import read_labels
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.losses.joint_losses import LossWeights, TrainedLoss, mark_predictions
+from ple_keras.losses.example_losses import uncertainty_form
+from ple_keras.losses.reduction import LABEL_ROOT, full_reduction, replica_scale
+
+
+class HeldBranches(NamedTuple):
+    """A prediction of a hedged task, and the values of its branches.
+
+    Attributes:
+        prediction: The prediction.
+        values: What it mixes, of each branch: logits or predictions; of a product, logarithms of
+            probabilities.
+    """
+
+    prediction: Tensor
+    values: list[Tensor]
+
+
+Branches: TypeAlias = dict[TaskName, HeldBranches]
 
 
 @register
@@ -88,8 +109,8 @@ class TaskHeads(BaseLayer):
     >>> heads = TaskHeads([BinaryHead("click"), RegressionHead("watch_time", loss_weight=0.1)])
     >>> inputs = keras.Input((16,))
     >>> features = {"click": inputs, "watch_time": inputs}
-    >>> model = keras.Model(inputs, heads(features))
-    >>> model.compile("adam", **heads.compile_kwargs())
+    >>> model = MultiTaskModel(inputs, heads(features))
+    >>> model.compile("adam")
     >>> list(heads), heads["watch_time"].loss_weight
     (['click', 'watch_time'], 0.1)
     """
@@ -103,19 +124,24 @@ class TaskHeads(BaseLayer):
         super().__init__(**kwargs)
         self.supports_masking = True
         heads = _check_heads(heads)
+        _check_log_keys([head.task for head in heads])
         if loss_weighting not in (None, "uncertainty"):
             raise ValueError(
                 'loss_weighting must be None or "uncertainty". '
                 f"Received: loss_weighting={loss_weighting!r}"
             )
         self.loss_weighting = loss_weighting
-        self._loss_weights = LossWeights()
         self._multipliers_before_build: Mapping[str, float] = {}
         self._task_names = tuple(head.task for head in heads)
         self._product_names = tuple(head.task for head in sort_products(heads))
         self._came_built = built_names(heads)
-        for head in heads:
-            setattr(self, _head_attribute(head.task), head)
+        # Attributes of the layer in `build`, where heads of branches take the place of some.
+        self._given_heads = Untracked({head.task: head for head in heads})
+        # Of branches, by thread: see `_take_branches`.
+        self._held: Untracked[dict[int, Branches]] = Untracked({})
+        self._holds_always = False
+        self._multipliers: Any = None
+        self._log_variances: Any = None
         self._make_read_only()
 
     def _heads(self) -> list[Head]:  # not a property: Keras's saving would read it
@@ -129,8 +155,8 @@ class TaskHeads(BaseLayer):
         """
         if task not in self:
             raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
-        head: Head = getattr(self, _head_attribute(task))
-        return head
+        given = self._given_heads.value[task]
+        return cast(Head, getattr(self, _head_attribute(task), given))
 
     def __contains__(self, task: object) -> bool:
         return task in self._task_names
@@ -196,33 +222,34 @@ class TaskHeads(BaseLayer):
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
-        for task in self.task_names:
-            if isinstance(shapes[task], Mapping) and not self[task].branch_names:
-                self[task]._hedge(shapes[task])
-            if not self[task].built:
-                self[task].build(shapes[task])
+        for task, given in self._given_heads.value.items():
+            has_branches = isinstance(shapes.get(task), Mapping)
+            is_hedged = isinstance(given, HedgedHead)
+            head = HedgedHead(given, shapes[task]) if has_branches and not is_hedged else given
+            setattr(self, _head_attribute(task), head)
+            if task in shapes and not head.built:
+                head.build(shapes[task])
         for product in self._products():
             shapes[product.task] = shapes[product.of[0]]
             if not product.built:
                 product.build([(*first_branch(shapes[task])[:-1], 1) for task in product.of])
-        self._find_hedged(shapes)
-        weights = self._loss_weights
-        options = {"shape": (len(self),), "dtype": "float32", "autocast": False}
-        weights.multipliers = self.add_weight(
+        self._check_branches(shapes)
+        options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
+        self._multipliers = self.add_weight(
             **options,
             initializer=self._initial_multipliers,
             trainable=False,
             name="loss_multipliers",
         )
         if self.loss_weighting:
-            weights.log_variances = self.add_weight(
+            self._log_variances = self.add_weight(
                 **options, initializer="zeros", name="log_variances"
             )
         self._restore_frozen()
 
-    def _find_hedged(self, shapes: Mapping[TaskName, Any]) -> None:
-        """Find the tasks that mix branches, which are trained by branch."""
-        hedged = [task for task in self._task_names if isinstance(shapes[task], Mapping)]
+    def _check_branches(self, shapes: Mapping[TaskName, Any]) -> None:
+        """Check that tasks with branches can be trained."""
+        hedged = [task for task, shape in shapes.items() if isinstance(shape, Mapping)]
         if hedged and self.loss_weighting:
             raise ValueError(
                 "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
@@ -235,41 +262,41 @@ class TaskHeads(BaseLayer):
                     f"The factors of {product.task!r} must have the same branches. "
                     f"Received: inputs={of_factors}, with the branches of each"
                 )
-        self._loss_weights.hedged = {self._task_names.index(task): self[task] for task in hedged}
 
     def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
         """Return the initial multipliers. A graph can't assign them after `build`."""
-        values = [self._multipliers_before_build.get(task, 1.0) for task in self._task_names]
+        values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
         return keras.ops.convert_to_tensor(values, dtype)
 
     def _serialized_layers(self) -> list[keras.Layer]:
         return self._heads()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        predictions = super().__call__(*args, **kwargs)
-        # Here and not in `call`, which a subclass may override.
-        mark_predictions(keras.tree.flatten(predictions), self._loss_weights)
-        return predictions
-
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
         factors = {task for product in self._products() for task in product.of}
-        predictions, logs = {}, {}
-        branch_logs: dict[TaskName, list[Tensor]] = {}  # of factors with branches
+        predictions, logs = {}, {}  # of the factors of products, the logarithms of probabilities
+        branch_logs: dict[TaskName, list[Tensor]] = {}
+        held: Branches = {}
         for task in self.task_names:
             head = self[task]
-            if task not in factors:
-                predictions[task] = head(features[task], training=training)
-            elif head.branch_names:
-                by_branch = head._branch_logits(features[task])
-                predictions[task] = head._mix(by_branch)
-                logs[task] = ops.log_sigmoid(head._mixed(by_branch))
-                branch_logs[task] = [ops.log_sigmoid(x) for x in by_branch]
-            else:  # a product uses the logits too
+            if isinstance(head, HedgedHead):
+                values = head.branch_values(features[task])
+                mixed = head.mixed(values)
+                predictions[task] = head.prediction(mixed)
+                held[task] = HeldBranches(predictions[task], values)
+                if task in factors:
+                    logs[task] = ops.log_sigmoid(mixed)
+                    branch_logs[task] = [*map(ops.log_sigmoid, values)]
+            elif task in factors:
                 logits = head.logits(features[task])
                 predictions[task] = head.activation(logits)
                 logs[task] = ops.log_sigmoid(logits)
+            elif type(head).call is Head.call and head.activity_regularizer is None:
+                # Without the checks of `__call__`, which take longer than a small head.
+                predictions[task] = head._prediction(head.logits(features[task]))
+            else:
+                predictions[task] = head(features[task], training=training)
         for product in self._products():
             of = [logs[task] for task in product.of]
             predictions[product.task] = product(of)
@@ -277,71 +304,37 @@ class TaskHeads(BaseLayer):
             if product.of[0] in branch_logs:
                 by_branch = [*zip(*(branch_logs[task] for task in product.of))]
                 branch_logs[product.task] = [*map(product.log_probability, by_branch)]
-                branches = [*map(product.activation, branch_logs[product.task])]
-                product._mark_branches(predictions[product.task], branches)
+                held[product.task] = HeldBranches(
+                    predictions[product.task], branch_logs[product.task]
+                )
+        if held and (training or self._holds_always):
+            self._held.value[_thread()] = held
         return {task: predictions[task] for task in self._task_names}
+
+    def _take_branches(self) -> Branches:
+        """Return and forget the branches of the last call that trains.
+
+        The loss of a hedged task trains its branches, but a model returns one prediction of a task.
+        While it trains, the layer therefore holds what the prediction mixes, next to the
+        prediction, until the loss of the same step takes them.
+        """
+        return self._held.value.pop(_thread(), {})
+
+    @contextmanager
+    def _holding_branches(self) -> Iterator[None]:
+        """Hold branches in calls that do not train, too."""
+        self._holds_always = True
+        try:
+            yield
+        finally:
+            self._holds_always = False
+            self._held.value.pop(_thread(), None)
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")
         return features
-
-    def compile_kwargs(
-        self,
-        *,
-        extra_metrics: Mapping[TaskName, Sequence[MetricLike]] | None = None,
-        **overrides: Any,
-    ) -> dict[str, Any]:
-        """Return keyword arguments of `Model.compile`: losses, loss weights and metrics.
-
-        The metrics are new objects at every call. Their names are explicit, so that the keys of
-        `logs` are the same in every run: `{task}_{metric}`, such as `click_auc`, and
-        `{task}_loss`, unweighted. With one task, Keras omits the task: `auc`.
-
-        Each task has two losses: one is trained, with the current weight, and one is logged. If
-        `loss` or `loss_weights` is given, each task has one loss, and Keras applies constant
-        weights.
-
-        Args:
-            extra_metrics: Metrics in addition to those of the heads, a sequence by task, as for
-                `Head`. They exclude missing labels too.
-            **overrides: Further arguments of `Model.compile`. `loss`, `loss_weights`, `metrics` and
-                `weighted_metrics` are dicts by task, or None. They replace those of the heads
-                entirely, except that tasks omitted in `loss_weights`, or with None, keep the
-                weights of their heads. A task may have a list of losses, and of as many weights.
-                Losses and metrics exclude missing labels too: they are wrapped in a MaskedLoss or
-                MaskedMetric, with the `missing_label` of the head, unless they are one. A metric
-                object is wrapped itself, not copied.
-
-        Returns:
-            A dict with `loss`, `loss_weights` and `metrics`, each by task, and the overrides.
-
-        Raises:
-            TypeError: If one of these arguments is not a dict by task, or has a loss or metric of
-                a wrong type.
-            ValueError: If one of them has an unknown task, loss or metric. If `loss` or
-                `loss_weights` is given and the weights are learned, or if `loss_weights` has a task
-                without a loss, or a weight that is negative or not finite. If `extra_metrics` is
-                given with `metrics`. If keys of Keras's logs would be ambiguous, since a task is
-                named "val", or one "x" and another "val_x".
-
-        Warns:
-            UserWarning: If the metric "auc" of a binary task is Keras's in place of LogitAUC.
-
-        Example:
-
-        >>> heads = TaskHeads([BinaryHead("click")])
-        >>> kwargs = heads.compile_kwargs(extra_metrics={"click": ["accuracy"]})
-        >>> [metric.name for metric in kwargs["metrics"]["click"]]
-        ['auc', 'binary_crossentropy', 'accuracy']
-        """
-        arguments = compile_arguments(
-            self._heads(), self._loss_weights, self.loss_weighting, extra_metrics, overrides
-        )
-        for head in self._heads():
-            head._make_read_only()
-        return arguments
 
     def loss_weights(self) -> dict[str, float]:
         """Return the current weight of each task's loss; the layer must be built.
@@ -353,11 +346,20 @@ class TaskHeads(BaseLayer):
             A dict with a float for each task that has a loss.
         """
         self._check_built()
-        return {
-            head.task: head.loss_weight * self._loss_weights.current_factor(index, head.loss)
-            for index, head in enumerate(self._heads())
-            if head.has_loss
-        }
+        weights = self._fixed_weights() * to_numpy(self._multipliers)
+        if self._log_variances is not None:
+            scales = np.array([scale for scale, _ in self._uncertainty_forms()])
+            weights = weights * scales * np.exp(-to_numpy(self._log_variances))
+        return dict(zip(self.trained_tasks, weights.tolist()))
+
+    def _trained_heads(self) -> list[Head]:
+        return [head for head in self._heads() if head.has_loss]
+
+    def _fixed_weights(self) -> np.ndarray:
+        return np.array([head.loss_weight for head in self._trained_heads()])
+
+    def _uncertainty_forms(self) -> list[tuple[float, float]]:
+        return [uncertainty_form(head.loss) for head in self._trained_heads()]
 
     def _check_built(self) -> None:
         if not self.built:
@@ -382,29 +384,38 @@ class TaskHeads(BaseLayer):
             task: check_not_negative(multiplier, f"multipliers[{task!r}]")
             for task, multiplier in multipliers.items()
         }
-        if self._loss_weights.multipliers is None:  # TensorFlow builds after `on_epoch_begin`
+        if not self.built:  # TensorFlow builds after `on_epoch_begin`
             self._multipliers_before_build = multipliers
             return
-        values = [multipliers.get(task, 1.0) for task in self._task_names]
-        self._loss_weights.multipliers.assign(values)
+        self._multipliers.assign([multipliers.get(task, 1.0) for task in self.trained_tasks])
 
     def compute_loss(
-        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
+        self,
+        y: ByName,
+        y_pred: ByName,
+        sample_weight: ByName | None = None,
+        training: bool = True,
     ) -> Tensor:
-        """Return the training loss of all tasks, for a custom training loop.
+        """Return the loss of all tasks, for a custom training loop.
 
-        The loss is the sum of `w_k(t) L_k` over the tasks, with the current weights and the means
-        over labelled examples. It is the loss that `fit` minimizes with `compile_kwargs()`, without
-        regularization: add `sum(model.losses)`. The model need not be compiled.
+            L = sum_k w_k(t) L_k
+
+        This is the loss that `fit` of a MultiTaskModel minimizes, with the current weights, but for
+        regularization: add `sum(model.losses)`. With learned weights, the sum is that of
+        `w_k(t) (c exp(-s_k) L_k + a s_k)`, where the term `a s_k` is multiplied by the share of the
+        rows that the reduction counts. Loss weights do not scale the gradients of the branches of a
+        HedgedBlock.
 
         In a function that JAX transforms, such as by `jax.grad` or `jax.jit`, call it in a
         `keras.StatelessScope` with the values of the model's variables. Otherwise, variables are
         constants: a compiled step ignores later multipliers, and learned weights are refused.
 
         Args:
-            y: `{task: labels}`, with each task that has a loss.
+            y: `{task: labels}`, with exactly the tasks that have a loss.
             y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
             sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
+            training: Whether the loss trains the model. If True, the predictions of tasks with
+                branches must be those of the last call with `training=True`.
 
         Returns:
             A scalar.
@@ -412,8 +423,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If an argument is not a dict by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, the predictions are of another TaskHeads, or learned weights
-                are constants of a JAX trace.
+                a shape does not match, predictions of branches are those of another call, or
+                learned weights are constants of a JAX trace.
 
         Example:
 
@@ -423,26 +434,28 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
-        losses = self.compute_losses(y, y_pred, sample_weight)
-        return reduce(ops.add, losses.values())
+        return self._total_loss(self._batch_losses(y, y_pred, sample_weight, training))
 
     def compute_losses(
-        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None
+        self,
+        y: ByName,
+        y_pred: ByName,
+        sample_weight: ByName | None = None,
+        training: bool = True,
     ) -> dict[str, Tensor]:
-        """Return the training loss of each task, for a custom training loop.
+        """Return the loss of each task, without its weight, for a custom training loop.
 
-        `compute_loss` returns their sum. A loop that differentiates them separately can combine the
-        tasks' gradients itself, for example by gradient surgery.
+        A loop that differentiates them separately can combine the tasks' gradients itself, for
+        example by gradient surgery.
 
         Args:
             y: As for `compute_loss`.
             y_pred: As for `compute_loss`.
             sample_weight: As for `compute_loss`.
+            training: As for `compute_loss`.
 
         Returns:
-            `{task: w_k(t) L_k}`, a scalar for each task that has a loss, in the order of
-            `trained_tasks`. Learned weights add their term `a s` to the loss of their task. The
-            scalars may have different dtypes.
+            `{task: L_k}`, a scalar for each task that has a loss, in the order of `trained_tasks`.
 
         Raises:
             TypeError, ValueError: See `compute_loss`.
@@ -453,58 +466,107 @@ class TaskHeads(BaseLayer):
         >>> predictions = heads({"a": np.zeros((2, 3)), "b": np.zeros((2, 3))})
         >>> losses = heads.compute_losses({"a": [1.0, float("nan")], "b": [2.0, 2.0]}, predictions)
         >>> {task: float(loss) for task, loss in losses.items()}
-        {'a': 1.0, 'b': 2.0}
+        {'a': 1.0, 'b': 4.0}
         """
+        losses = self._batch_losses(y, y_pred, sample_weight, training)
+        scales = self._replica_scales()
+        return {
+            task: batch.loss.value if scale == 1 else batch.loss.value * scale
+            for (task, batch), scale in zip(losses.items(), scales)
+        }
+
+    def _batch_losses(
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
+    ) -> dict[TaskName, BatchLoss]:
+        """Return the loss of each task in a batch, and the labeled examples that it found."""
         self._check_built()
         sample_weight = {} if sample_weight is None else sample_weight
-        self._check_loss_arguments({"y": y, "y_pred": y_pred, "sample_weight": sample_weight})
-        weights = self._loss_weights
-        if weights.are_learned and is_constant_in_jax_trace(weights.log_variances, y_pred.values()):
+        self._check_loss_arguments(y, y_pred, sample_weight)
+        held = self._take_branches() if training else {}
+        losses = {}
+        for head in self._trained_heads():
+            task, of_task = head.task, y_pred[head.task]
+            branches = self._trained_branches(head, of_task, held) if training else None
+            losses[task] = batch_loss(head, y[task], of_task, sample_weight.get(task), branches)
+        return losses
+
+    def _trained_branches(self, head: Any, y_pred: Tensor, held: Branches) -> list[Tensor] | None:
+        """Return the predictions that a prediction mixes; None if the task has no branches."""
+        if not self._has_branches(head):
+            return None
+        branches = held.get(head.task)
+        if branches is None or branches.prediction is not y_pred:
+            raise ValueError(
+                f"y_pred[{head.task!r}] must be the prediction of the last call of the model with "
+                "training=True, since its loss trains the branches of that call. It is another "
+                "tensor if the model was called without training=True or twice before the loss, if "
+                "a layer follows the TaskHeads, or with find_unused_parameters or static_graph of "
+                "DistributedDataParallel. For a loss without training, set training=False. "
+                f"Received: y_pred[{head.task!r}] of another call"
+            )
+        predictions: list[Tensor] = head.branch_predictions(branches.values)
+        return predictions
+
+    def _has_branches(self, head: Head) -> bool:
+        while isinstance(head, ProductHead):
+            head = self[head.of[0]]
+        return isinstance(head, HedgedHead)
+
+    def _total_loss(self, losses: Mapping[TaskName, BatchLoss]) -> Tensor:
+        """Return the weighted sum of the losses of all tasks."""
+        values = [batch.loss.value for batch in losses.values()]
+        if self._log_variances is not None and is_constant_in_jax_trace(
+            self._log_variances, values
+        ):
             raise ValueError(
                 "Learned loss weights are constants of a JAX trace, so they would have no "
                 "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
                 "has each variable of the model and its value. "
-                f"Received: y_pred={short_repr(dict(y_pred))}"
+                f"Received: y_pred={short_repr([*losses])}"
             )
-        try:
-            return {
-                head.task: head.new_joint_losses(weights, index)[0](
-                    y[head.task], y_pred[head.task], sample_weight.get(head.task)
-                )
-                for index, head in enumerate(self._heads())
-                if head.has_loss
-            }
-        finally:
-            weights.discard_losses()  # nothing is logged
+        dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
+        stacked = ops.stack([ops.cast(value, dtype) for value in values])
+        fixed = self._fixed_weights() * self._replica_scales()
+        weights = ops.cast(self._multipliers, dtype) * ops.convert_to_tensor(fixed, dtype)
+        if self._log_variances is not None:
+            scales, slopes = (
+                ops.convert_to_tensor(x, dtype) for x in zip(*self._uncertainty_forms())
+            )
+            shares = [batch.loss.weight / batch.loss.divisor for batch in losses.values()]
+            log_variances = ops.cast(self._log_variances, dtype)
+            stacked = scales * ops.exp(-log_variances) * stacked
+            stacked = stacked + slopes * log_variances * ops.cast(ops.stack(shares), dtype)
+        hedged = [*map(self._has_branches, self._trained_heads())]
+        if not any(hedged):
+            return ops.sum(weights * stacked)
+        # Weights do not scale the gradients of branches.
+        value = ops.stop_gradient(stacked)
+        is_trained = ops.cast(ops.not_equal(weights, 0), dtype) * replica_scale(LABEL_ROOT)
+        factors = ops.where(ops.convert_to_tensor(hedged), is_trained, weights)
+        return ops.sum(weights * value) + ops.sum(factors * (stacked - value))
 
-    def _check_loss_arguments(self, arguments: Mapping[str, ByName]) -> None:
+    def _replica_scales(self) -> np.ndarray:
+        """Return the factor of each task's loss in one replica of `tf.distribute`."""
+        heads = self._trained_heads()
+        return np.array([replica_scale(full_reduction(h.loss, h.reduction)) for h in heads])
+
+    def _check_loss_arguments(self, y: ByName, y_pred: ByName, sample_weight: ByName) -> None:
         trained = self.trained_tasks
         if not trained:
             raise ValueError(
                 "compute_loss and compute_losses need a task with a loss. "
                 f"Received: heads={[*self._task_names]}, all with loss=None"
             )
-        for argument, value in arguments.items():
-            check_by_task(value, trained, argument)
-            missing = [task for task in trained if task not in value]
-            if missing and argument != "sample_weight":
-                raise ValueError(
-                    f"{argument} must have the tasks {trained}; missing: {missing}. "
-                    f"Received: {argument}={{{', '.join(map(repr, value))}}}"
-                )
-            if argument != "y_pred":  # a model may have other outputs
-                check_known_keys(value, self._task_names, argument)
-
-    def is_used_by(self, loss: object) -> bool:
-        """Return whether a `loss` of `Model.compile` reads its weights from this layer.
-
-        Args:
-            loss: The argument of `compile`, such as `model.loss`.
-        """
-        return any(
-            isinstance(part, TrainedLoss) and part.belongs_to(self._loss_weights)
-            for part in keras.tree.flatten(loss)
+        check_keys(check_by_task(y, trained, "y"), trained, "y")
+        check_known_keys(
+            check_by_task(sample_weight, trained, "sample_weight"), trained, "sample_weight"
         )
+        missing = [task for task in trained if task not in check_by_task(y_pred, trained, "y_pred")]
+        if missing:
+            raise ValueError(
+                f"y_pred must have the tasks {trained}; missing: {missing}. "
+                f"Received: y_pred={{{', '.join(map(repr, y_pred))}}}"
+            )
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.
@@ -588,7 +650,10 @@ class TaskHeads(BaseLayer):
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
-        specs = {task: self[task].compute_output_spec(features[task]) for task in self.task_names}
+        specs = {
+            task: plain_head(self[task]).compute_output_spec(first_branch(features[task]))
+            for task in self.task_names
+        }
         for product in self._products():
             specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
         return {task: specs[task] for task in self._task_names}
@@ -602,11 +667,24 @@ class TaskHeads(BaseLayer):
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._task_names)
-        self._loss_weights.save(store)
+        if self.built:
+            store["loss_multipliers"] = to_numpy(self._multipliers)
+        if self.built and self._log_variances is not None:
+            store["log_variances"] = to_numpy(self._log_variances)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._task_names, self)
-        self._loss_weights.load(store)
+        stored = {key: read_array(store, key) for key in store.keys()}  # noqa: SIM118, not a mapping
+        multipliers = stored.get("loss_multipliers")
+        if multipliers is not None and self.built:
+            if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
+                raise ValueError(
+                    "The file must contain finite loss_multipliers of at least 0. "
+                    f"Received: loss_multipliers={multipliers.tolist()}"
+                )
+            self._multipliers.assign(multipliers)
+        if self._log_variances is not None and "log_variances" in stored:
+            self._log_variances.assign(stored["log_variances"])
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._heads(), self._came_built)
@@ -615,6 +693,25 @@ class TaskHeads(BaseLayer):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
         return super().from_config({**config, "heads": deserialize_children(config["heads"])})
+
+
+def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
+    """Return the heads in a model or layer by task, without the heads of branches."""
+    heads = find_layers(model, Head)
+    hedged = [head for head in heads if isinstance(head, HedgedHead)]
+    branches = {id(branch) for head in hedged for branch in head._branch_heads()}
+    found = {head.task: head for head in heads if id(head) not in branches}
+    for layer in find_layers(model, TaskHeads):  # whose heads are not found before `build`
+        found |= layer.items()
+    return found
+
+
+def _thread() -> int:
+    """Return the key of the current thread: replicas of TensorFlow run in threads that take turns.
+
+    torch.compile can't trace a call that asks for the thread.
+    """
+    return threading.get_ident() if keras.backend.backend() == "tensorflow" else 0
 
 
 def _branches_of(value: Any) -> tuple[str, ...]:
@@ -651,3 +748,15 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
                 f"heads must have unique {kind}, not {names}. Received: heads={heads!r}"
             )
     return list(heads)
+
+
+def _check_log_keys(tasks: Sequence[str]) -> None:
+    """Check that the training logs of no task have keys of validation logs."""
+    for task in tasks:
+        if task == "val" or f"val_{task}" in tasks:
+            other = "val" if task == "val" else f"val_{task}"
+            raise ValueError(
+                f"heads must not have a task {other!r}, because its training logs would have keys "
+                f"of validation logs, such as {other}_loss. Rename the task. "
+                f"Received: tasks={list(tasks)}"
+            )

@@ -1,6 +1,7 @@
 """Models that return figures of another model instead of its outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import keras
@@ -9,8 +10,9 @@ import numpy as np
 from ple_keras._checks import check_known_value, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import at_least_float32
-from ple_keras._keras.walking import Untracked
+from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import ByName, Nested, Streams
+from ple_keras.heads.task_heads import Branches, TaskHeads
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers.cgc_block import CGCBlock
@@ -82,6 +84,22 @@ def _progress_bar(batches: Batches, verbose: str | int) -> Callable[[int], None]
         return lambda number: None
     update: Callable[[int], None] = keras.utils.Progbar(count).update
     return update
+
+
+@contextmanager
+def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
+    """Let calls of a model hold the branches of hedged tasks, as in training.
+
+    Yields:
+        A function that returns those of the last call.
+    """
+    layers = find_layers(model, TaskHeads)
+    with ExitStack() as stack:
+        for heads in layers:
+            stack.enter_context(heads._holding_branches())
+        yield lambda: {
+            task: held for heads in layers for task, held in heads._take_branches().items()
+        }
 
 
 class OuterModel(keras.Model):

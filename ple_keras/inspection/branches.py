@@ -1,8 +1,7 @@
-"""Predictions of the branches of hedged tasks."""
+"""What the heads of hedged tasks mix."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -11,44 +10,43 @@ from keras import ops
 from ple_keras._checks import short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import Untracked, find_layers
-from ple_keras._typing import LossLike, Nested, TaskName, Tensor
-from ple_keras.heads.head import Head
+from ple_keras._keras.walking import Untracked
+from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.task_heads import find_heads
 from ple_keras.inspection._errors import empty_data_error
-from ple_keras.inspection._observed_model import OuterModel
+from ple_keras.inspection._observed_model import OuterModel, holding_branches
 from ple_keras.inspection.gradient_conflict import select_labels
 from ple_keras.inspection.levels import find_levels
-from ple_keras.labels.label_arrays import masks_elements
-from ple_keras.labels.sample_space import sample_space
 from ple_keras.layers.observation import Observer
-from ple_keras.losses.masked_loss import branches_of, ignored_class
 
 
 @dataclass(frozen=True)
-class BranchPredictions:
-    """Predictions of the branches of a task, for its labelled examples.
+class BranchValues:
+    """What the head of a task mixes, for its labeled examples.
 
     Attributes:
         labels: The labels, `(examples, width)`, or `(examples,)`.
-        is_labelled: True for each example, `(examples,)`; or for each number of its label that is
-            not missing, `(examples, units)`, if single numbers may be missing.
-        predictions: The predictions by branch, `(examples, units)`.
+        examples: True for each labeled example, `(examples,)`.
+        numbers: True for each number of a label that is not missing, `(examples, units)`; of
+            labels of one number, `(examples, 1)`.
+        values: The logits or predictions of each branch, `(examples, units)`.
     """
 
     labels: np.ndarray
-    is_labelled: np.ndarray
-    predictions: dict[str, np.ndarray]
+    examples: np.ndarray
+    numbers: np.ndarray
+    values: dict[str, np.ndarray]
 
 
-def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
+def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
     """Return the built heads of a model or layer that mix branches, by task."""
-    return {head.task: head for head in find_layers(model, Head) if head.branch_names}
+    heads = find_heads(model).items()
+    return {task: head for task, head in heads if isinstance(head, HedgedHead) and head.built}
 
 
-def branch_predictions(
-    observed: "BranchModel", batches: Batches
-) -> dict[TaskName, BranchPredictions]:
-    """Return the predictions of all branches of the hedged tasks that have a loss.
+def branch_values(observed: "BranchModel", batches: Batches) -> dict[TaskName, BranchValues]:
+    """Return what the heads of all hedged tasks mix that have a loss.
 
     The model runs as in `predict`, once for each batch. Its state does not change.
 
@@ -68,18 +66,19 @@ def branch_predictions(
             y = dict.fromkeys(heads, y)  # as `fit` takes it
         labels = select_labels(y, heads)
         for task, head in heads.items():
-            found[task].append(_labelled(head, labels[task], outputs[task]))
+            found[task].append(_labeled(head, labels[task], outputs[task]))
     if not all(found.values()):
         raise empty_data_error(batches.given)
-    joined = {task: [np.concatenate(parts) for parts in zip(*found[task])] for task in heads}
-    return {
-        task: BranchPredictions(labels, mask, dict(zip(heads[task].branch_names, predictions)))
-        for task, (labels, mask, *predictions) in joined.items()
-    }
+    by_task = {}
+    for task, head in heads.items():
+        arrays = [np.concatenate(parts) for parts in zip(*found[task])]
+        values = dict(zip(head.branch_names, arrays[3:]))
+        by_task[task] = BranchValues(arrays[0], arrays[1], arrays[2], values)
+    return by_task
 
 
 class BranchModel(OuterModel):
-    """Model that returns the predictions of the branches of another one, a list by task.
+    """Model that returns what the heads of another one mix, a list by task.
 
     It is compiled once, even if it is used several times.
 
@@ -104,47 +103,39 @@ class BranchModel(OuterModel):
                 "model must be built and have the heads of a HedgedBlock, with losses. "
                 f"Received: model={model!r}"
             )
-        self.has_one_task = len(find_layers(model, Head)) == 1
+        self.has_one_task = len(find_heads(model)) == 1
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
 
     @property
-    def heads(self) -> dict[TaskName, Head]:
+    def heads(self) -> dict[TaskName, HedgedHead]:
         return self._heads.value
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[TaskName, list[Tensor]]:
-        with Observer(self._names.value):  # which keeps gate statistics as they are
+        # The observer keeps gate statistics as they are.
+        with Observer(self._names.value), holding_branches(self.inner) as take_branches:
             outputs = self.inner(inputs, training=training)
-        if self.has_one_task and not isinstance(outputs, Mapping):
-            outputs = dict.fromkeys(self.heads, outputs)
-        branches: dict[TaskName, Any] = {}
-        for task in self.heads:
-            of_task = outputs.get(task) if isinstance(outputs, Mapping) else None
-            branches[task] = None if of_task is None else branches_of(of_task)
-            if branches[task] is None:
-                raise ValueError(
-                    "model must return the predictions of its TaskHeads by task, without a layer "
-                    f"after it. Received: outputs={short_repr(outputs)}, without {task!r}"
-                )
-        return branches
+            held = take_branches()
+        missing = [task for task in self.heads if task not in held]
+        if missing:
+            raise ValueError(
+                "model must call its TaskHeads. "
+                f"Received: outputs={short_repr(outputs)}, without {missing}"
+            )
+        return {task: held[task].values for task in self.heads}
 
 
-def _labelled(head: Head, labels: Tensor, branches: list[np.ndarray]) -> tuple[np.ndarray, ...]:
-    """Return the labels, their mask and the predictions of branches, for labelled examples."""
+def _labeled(head: HedgedHead, labels: Tensor, values: list[np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Return labels, their masks and the values of branches, for labeled examples."""
     present, _ = head._present_labels(labels)
     head._check_values(present)
-    loss = head.masked_loss(cast(LossLike, head.loss))
-    y_true, y_pred, in_space = sample_space(
-        labels,
-        branches[0],
-        loss.missing_label,
-        loss.label_width,
-        f" of {head.task!r}",
-        masks_elements(loss.loss),
-    )
-    is_ignored = ignored_class(loss.loss, y_true, y_pred)
-    mask = np.ones(y_pred.shape[:-1], bool) if in_space is None else to_numpy(in_space)
-    if is_ignored is not None:
-        mask = mask & ~to_numpy(is_ignored)
-    is_kept = mask.any(axis=-1) if mask.ndim == y_pred.ndim else mask
-    arrays = [to_numpy(ops.convert_to_tensor(x)) for x in (y_true, mask, *branches)]
-    return tuple(array[is_kept] for array in arrays)
+    labeled = head._find_labeled(labels, values[0])
+    shape = values[0].shape
+    examples, numbers = np.ones(shape[:-1], bool), np.ones(shape, bool)
+    if labeled.examples is not None:
+        examples = to_numpy(labeled.examples)
+        numbers = examples[..., None] & numbers
+    if labeled.numbers is not None:
+        numbers = to_numpy(labeled.numbers)
+    is_kept = numbers.any(axis=-1)
+    arrays = [to_numpy(ops.convert_to_tensor(x)) for x in (labeled.labels, examples, numbers)]
+    return tuple(array[is_kept] for array in [*arrays, *map(np.asarray, values)])

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import combinations
@@ -15,23 +16,24 @@ from ple_keras._checks import check_by_task, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import LossFunction, Nested, Streams, Tensor
-from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
+from ple_keras._typing import Nested, Streams, Tensor
+from ple_keras.heads.batch_loss import batch_loss
+from ple_keras.heads.task_heads import HeldBranches, TaskHeads, find_heads
 from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
+from ple_keras.inspection._observed_model import holding_branches
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
-from ple_keras.losses.joint_losses import TrainedLoss
 from ple_keras.losses.masked_loss import MaskedLoss
 
 INPUT = "input"
 Levels = Mapping[str, CGCBlock]
 Place = tuple[str, str]  # a level and one of its shared experts, or "input"
 Cosines = dict[tuple[str, str], float]
-TaskLosses = Mapping[str, Callable[..., Any]]
+TaskLoss = Callable[..., Any]  # a HeadLoss, or a loss that a model was compiled with
+TaskLosses = Mapping[str, TaskLoss]
 ObserveInput = Callable[[str, Tensor], Tensor]  # of a level's input
 Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
 Losses = Callable[[Batch, ObserveInput], list[Tensor]]
@@ -47,7 +49,7 @@ def gradient_conflict(
     conflict; a step that helps one harms the other. If shared experts have conflicts, try more task
     experts.
 
-    The gradients are those of the heads' losses over the labelled examples of a batch, without
+    The gradients are those of the heads' losses over the labeled examples of a batch, without
     loss weights and regularization. If a task was compiled with another loss, that loss is used.
     The model runs as in `predict`: without dropout, and without changes to weights, batch
     normalization statistics or gate statistics.
@@ -167,9 +169,19 @@ def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Lo
 def losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> list[Tensor]:
     """Return the scaled loss of each task, see `loss_scale`."""
     x, y = batch
-    predictions = _predict(model, x)
+    with holding_branches(model) as take_branches:
+        predictions = _predict(model, x)
+        held = take_branches()
     _check_predictions(predictions, losses, model)
-    return [_scaled_loss(loss, y[task], predictions[task]) for task, loss in losses.items()]
+    values = []
+    for task, loss in losses.items():
+        prediction, scale = predictions[task], loss_scale(math.prod(predictions[task].shape[:-1]))
+        if isinstance(loss, HeadLoss) and task in held:
+            value = loss(y[task], prediction, held[task])
+        else:
+            value = ops.mean(loss(y[task], prediction))
+        values.append(scale * value)
+    return values
 
 
 def _observe_tensor(levels: Levels, observe: ObserveInput, level: str, inputs: Streams) -> Streams:
@@ -230,19 +242,36 @@ def _mean_without_nan(batches: list[np.ndarray]) -> np.ndarray:
     return np.where(count, np.nansum(stack, axis=0) / np.maximum(count, 1), math.nan)
 
 
+@dataclass(frozen=True)
+class HeadLoss:
+    """The loss of a head over labeled examples, without its weight."""
+
+    head: Any
+
+    def __call__(self, y_true: Tensor, y_pred: Tensor, held: HeldBranches | None = None) -> Tensor:
+        """Return the loss.
+
+        Args:
+            y_true: The labels.
+            y_pred: The predictions.
+            held: The branches of the predictions, which are trained in their place.
+        """
+        branches = held and self.head.branch_predictions(held.values)
+        return batch_loss(self.head, y_true, y_pred, None, branches).loss.value
+
+
 def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
     """Return the loss of each trained task, in task order."""
-    heads = heads_by_task(model)
+    heads = find_heads(model)
     compiled = getattr(model, "loss", None)
+    losses: dict[str, Any] = {task: HeadLoss(h) for task, h in heads.items() if h.has_loss}
     if isinstance(compiled, Mapping):
-        losses = {task: _compiled_loss(task, loss, heads) for task, loss in compiled.items()}
+        losses = {task: _compiled_loss(task, loss) for task, loss in compiled.items()}
     elif compiled is not None:
         raise ValueError(
             "model must be compiled with a dict of losses by task. "
             f"Received: model.loss={compiled!r}"
         )
-    else:
-        losses = {task: head.new_loss() for task, head in heads.items()}
     tasks = [task for layer in find_layers(model, TaskHeads) for task in layer.trained_tasks]
     tasks += [task for block in levels.values() for task in block.task_names]
     tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
@@ -254,27 +283,15 @@ def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
     return {task: losses[task] for task in tasks}
 
 
-def heads_by_task(model: keras.Layer) -> dict[str, Head]:
-    """Return the heads of a model by task."""
-    return {head.task: head for head in find_layers(model, Head)}
-
-
-def _compiled_loss(task: str, loss: Nested, heads: Mapping[str, Head]) -> Any:
+def _compiled_loss(task: str, loss: Nested) -> Any:
     """Return the compiled loss of a task, without its loss weight."""
     losses = [item for item in keras.tree.flatten(loss) if item is not None]
-    if task in heads and any(isinstance(item, TrainedLoss) for item in losses):
-        return heads[task].new_loss()
     if len(losses) > 1:
         raise ValueError(
             f"model must be compiled with one loss per task. Received: loss[{task!r}]={loss!r}"
         )
     found = keras.losses.get(losses[0] if losses else None)
     return found if found is None or isinstance(found, keras.Loss) else MaskedLoss(found)
-
-
-def _scaled_loss(loss: LossFunction, labels: Tensor, predictions: Tensor) -> Tensor:
-    scale = loss_scale(math.prod(predictions.shape[:-1]))
-    return scale * ops.mean(loss(labels, predictions))
 
 
 def loss_scale(examples: int) -> float:

@@ -1,11 +1,11 @@
 """The levels of a model, and their keys in logs, reports and plots."""
 
-from importlib import import_module
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import keras
 
+from ple_keras._keras.tensors import number_of_replicas
 from ple_keras._keras.walking import Path, walk
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -101,10 +101,7 @@ def _refuse_unbuilt(model: keras.Layer) -> NoReturn:
 
 def _check_one_replica() -> None:
     """Check that no `tf.distribute` scope has several replicas, which each run every batch."""
-    if keras.backend.backend() != "tensorflow":
-        return
-    tf: Any = import_module("tensorflow")
-    replicas = tf.distribute.get_strategy().num_replicas_in_sync
+    replicas = number_of_replicas()
     if replicas > 1:
         raise ValueError(
             "strategy must have one replica during inspection, since each replica runs every "

@@ -5,20 +5,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._keras.internals import mask_of
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, Tensor
-from ple_keras.heads.head import BinaryHead, Head, MulticlassHead
+from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import plain_head
+from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
+from ple_keras.inspection.gradient_conflict import HeadLoss, TaskLoss
 from ple_keras.labels.alignment import check_dtype
-from ple_keras.labels.label_arrays import is_missing, masks_elements
+from ple_keras.labels.label_arrays import is_mean_of_numbers, is_missing
 from ple_keras.labels.sample_space import SAFE_PREDICTION
-from ple_keras.losses.head_losses import MIN_PROBABILITY
+from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import grouped_auc
 
@@ -33,7 +36,7 @@ class TaskFigures:
     are over all of them, and deviations are the largest.
 
     Attributes:
-        labels: The number of labelled examples with a finite prediction; 0 if no labels were given,
+        labels: The number of labeled examples with a finite prediction; 0 if no labels were given,
             or not one for each prediction.
         label_share: The share of the examples that they are.
         label_mean: The mean label; of a binary task, the share of positives. NaN for classes.
@@ -41,8 +44,8 @@ class TaskFigures:
         label_classes: Of a task with classes, the number of classes among the labels; else 0.
         prediction_mean: The mean prediction of all examples. NaN for classes.
         prediction_deviation: The standard deviation of the predictions. NaN with one example.
-        expected_positives: Of a binary task, the sum of the predictions of labelled examples.
-        loss: The unweighted loss over the labelled examples.
+        expected_positives: Of a binary task, the sum of the predictions of labeled examples.
+        loss: The unweighted loss over the labeled examples.
         auc: Of a binary task, the area under the ROC curve.
         accuracy: Of a task with classes, the share of the right ones.
         rmse: Of a regression, the root of the mean squared error, in units of the labels.
@@ -50,7 +53,7 @@ class TaskFigures:
             task and of classes, the normalized entropy; of a regression, the mean squared error
             over the variance. 0 is best, and 1 means that nothing was learned.
         relative_error_deviation: The standard error of `relative_error`, over the examples.
-        calibration: Of a binary task, the sum of the predictions of labelled examples divided by
+        calibration: Of a binary task, the sum of the predictions of labeled examples divided by
             the sum of their labels.
     """
 
@@ -73,7 +76,7 @@ class TaskFigures:
 
 def is_binary(head: Head) -> bool:
     """Return whether a head predicts the probability of a positive label."""
-    return isinstance(head, BinaryHead | ProductHead)
+    return isinstance(plain_head(head), BinaryHead | ProductHead)
 
 
 def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, Tensor]:
@@ -124,13 +127,13 @@ def labels_of_head(head: Head, labels: Tensor, predictions: np.ndarray) -> np.nd
             f"y[{head.task!r}] must be finite or missing. "
             f"Received: y[{head.task!r}]=[..., {present[np.isinf(present)][0]}, ...]"
         )
-    if is_binary(head) or isinstance(head, MulticlassHead):
+    if is_binary(head) or isinstance(plain_head(head), MulticlassHead):
         head._check_values(present)
     return by_position
 
 
 def task_figures(
-    head: Head, loss: keras.Loss | None, predictions: np.ndarray, labels: np.ndarray | None
+    head: Head, loss: TaskLoss | None, predictions: np.ndarray, labels: np.ndarray | None
 ) -> TaskFigures:
     """Return the figures of predictions `(positions, units)`, without non-finite ones.
 
@@ -140,6 +143,7 @@ def task_figures(
         predictions: The predictions, with NaN at masked positions.
         labels: The labels from `labels_of_head`; None without labels.
     """
+    head = plain_head(head)
     if isinstance(head, RankingHead):
         return _figures_of_lists(head, loss, predictions, labels)
     is_finite = np.isfinite(predictions).all(axis=-1)
@@ -175,7 +179,7 @@ def task_figures(
 
 
 def _figures_of_lists(
-    head: RankingHead, loss: keras.Loss | None, scores: np.ndarray, labels: np.ndarray | None
+    head: RankingHead, loss: TaskLoss | None, scores: np.ndarray, labels: np.ndarray | None
 ) -> TaskFigures:
     """Return the figures of scores and labels `(lists, items)`. Examples are lists."""
     is_finite = np.isfinite(scores)
@@ -184,17 +188,17 @@ def _figures_of_lists(
     if len(finite):
         figures["prediction_mean"] = float(finite.mean())
         figures["prediction_deviation"] = float(finite.std())
-    is_labelled = np.zeros_like(is_finite)
+    is_labeled = np.zeros_like(is_finite)
     if labels is not None:
-        is_labelled = is_finite & ~is_missing(labels, head.missing_label)
-    if labels is not None and is_labelled.any():
-        figures["labels"] = int(is_labelled.any(axis=-1).sum())
+        is_labeled = is_finite & ~is_missing(labels, head.missing_label)
+    if labels is not None and is_labeled.any():
+        figures["labels"] = int(is_labeled.any(axis=-1).sum())
         figures["label_share"] = figures["labels"] / len(labels)
-        of_items = labels[is_labelled].astype("float64")
+        of_items = labels[is_labeled].astype("float64")
         figures["label_mean"] = float(of_items.mean())
         figures["label_deviation"] = float(of_items.std())
         if loss is not None:
-            known = np.where(is_labelled, labels, np.nan), np.where(is_finite, scores, 0.0)
+            known = np.where(is_labeled, labels, np.nan), np.where(is_finite, scores, 0.0)
             figures["loss"] = float(to_numpy(loss(*(array.astype("float32") for array in known))))
     return TaskFigures(**figures)
 
@@ -205,16 +209,16 @@ def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:
     ignored = getattr(head.loss, "ignore_class", None)
     if ignored is not None:
         missing |= labels == ignored
-    by_element = head.loss is not None and masks_elements(head.loss)
+    by_element = head.loss is not None and is_mean_of_numbers(head.loss)
     return np.asarray(missing.all(axis=-1) if by_element else missing.any(axis=-1))
 
 
 def _loss_value(
-    loss: keras.Loss, labels: np.ndarray, predictions: np.ndarray, is_kept: np.ndarray
+    loss: TaskLoss, labels: np.ndarray, predictions: np.ndarray, is_kept: np.ndarray
 ) -> float:
     """Return the loss of all positions as one batch."""
     labels, predictions = labels.astype("float32"), predictions.astype("float32")
-    if isinstance(loss, MaskedLoss):  # it may divide by the number of all examples
+    if isinstance(loss, MaskedLoss | HeadLoss):  # it may divide by the number of all examples
         labels = np.where(is_kept[:, None], labels, np.nan)
         predictions = np.where(is_kept[:, None], predictions, SAFE_PREDICTION)
     else:
@@ -223,7 +227,7 @@ def _loss_value(
 
 
 class _Quality(NamedTuple):
-    """Figures, the error of each labelled example, and that of the best constant prediction."""
+    """Figures, the error of each labeled example, and that of the best constant prediction."""
 
     figures: dict[str, Any]
     errors: np.ndarray

@@ -16,9 +16,9 @@ from ple_keras._keras.tensors import at_least_float32
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.inspection._errors import empty_data_error
-from ple_keras.inspection._observed_model import OuterModel
+from ple_keras.inspection._observed_model import OuterModel, holding_branches
 from ple_keras.inspection._report_text import (
     MAX_ITEMS,
     Row,
@@ -29,12 +29,7 @@ from ple_keras.inspection._report_text import (
     warning_block,
 )
 from ple_keras.inspection.branches import hedged_heads
-from ple_keras.inspection.gradient_conflict import (
-    TaskLosses,
-    heads_by_task,
-    select_labels,
-    task_losses,
-)
+from ple_keras.inspection.gradient_conflict import TaskLosses, select_labels, task_losses
 from ple_keras.inspection.levels import check_model, find_levels
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -56,7 +51,6 @@ from ple_keras.inspection.task_warnings import (
 )
 from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.observation import Observer
-from ple_keras.losses.masked_loss import branches_of
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
@@ -222,7 +216,7 @@ def task_report(
     ['gradient_share', 'loss_share', 'loss_weight']
     """
     check_model(model)
-    heads = heads_by_task(model)
+    heads = find_heads(model)
     if not heads:
         raise ValueError(
             f"model must have TaskHeads, or heads for its tasks. Received: model={model!r}"
@@ -274,12 +268,14 @@ class _Predictions(OuterModel):
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
 
     def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
-        with Observer(self._names.value):  # which keeps gate statistics as they are
+        # The observer keeps gate statistics as they are.
+        with Observer(self._names.value), holding_branches(self.inner) as take_branches:
             outputs = self.inner(inputs, training=training)
+            held = take_branches()
         predictions = predictions_of(outputs, self._tasks.value)
         for task, head in hedged_heads(self.inner).items():
-            branches = branches_of(outputs[task]) if task in predictions else None
-            for branch, of_branch in zip(head.branch_names, branches or ()):
+            branches = head.branch_predictions(held[task].values) if task in predictions else ()
+            for branch, of_branch in zip(head.branch_names, branches):
                 set_mask(of_branch, mask_of(outputs[task]))
                 predictions[_branch_key(task, branch)] = predictions_of({task: of_branch}, [task])[
                     task
@@ -390,8 +386,8 @@ def _loss_weights(model: keras.Layer, losses: TaskLosses) -> dict[str, float]:
     """Return the current weight of each task's loss."""
     compiled = getattr(model, "loss", None)
     layers = find_layers(model, TaskHeads)
-    if compiled is None or any(heads.is_used_by(compiled) for heads in layers):
-        weights = {task: head.loss_weight for task, head in heads_by_task(model).items()}
+    if compiled is None:
+        weights = {task: head.loss_weight for task, head in find_heads(model).items()}
         for heads in layers:
             weights |= heads.loss_weights()
     else:

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 import keras
 
-from ple_keras.heads.head import RegressionHead
+from ple_keras.heads.hedged_head import plain_head
+from ple_keras.heads.regression_head import RegressionHead
+from ple_keras.heads.task_heads import find_heads
 from ple_keras.inspection._report_text import percent
-from ple_keras.inspection.gradient_conflict import heads_by_task
 from ple_keras.inspection.levels import find_levels
 from ple_keras.inspection.task_figures import TaskFigures, is_binary
 from ple_keras.inspection.task_gradients import Conflict
 from ple_keras.labels.label_arrays import USUAL_DEVIATION, depends_on_unit
 from ple_keras.labels.task_names import SHARED
-from ple_keras.losses.head_losses import without_wrapper
 
 MIN_LABELS = 100  # for a warning about their figures
 # Of the gradient on shared parts. Next to a loss of the same size, a loss weight of 10, a share of
@@ -88,12 +88,12 @@ def model_options(model: keras.Layer, weights: Mapping[str, float]) -> ModelOpti
             task: TaskOptions(
                 is_binary(head),
                 isinstance(head, RegressionHead)
-                and depends_on_unit(without_wrapper(head.loss))
-                and not getattr(head, "standardize", False),
+                and depends_on_unit(head.loss)
+                and not head.standardize,
                 weights.get(task, 0.0),
                 getattr(head, "pos_weight", None),
             )
-            for task, head in heads_by_task(model).items()
+            for task, head in ((t, plain_head(h)) for t, h in find_heads(model).items())
         },
         bool(levels),
         any(SHARED in x.gate_experts and not x._wiring.is_isolated for x in levels),

@@ -1,14 +1,20 @@
 """Checks of labels before training."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
-from ple_keras._keras.batches import first_batches, is_dataset, naming_batches, refuse_steps
+from ple_keras._keras.batches import (
+    DEFAULT_STEPS,
+    first_batches,
+    is_dataset,
+    naming_batches,
+    refuse_steps,
+)
 from ple_keras._keras.names import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
@@ -43,17 +49,10 @@ class ChecksLabels(Protocol):
 
 def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int | None) -> None:
     """Check the labels of all tasks; see `TaskHeads.check_labels`."""
+    batches = list(label_batches(y, [*heads], steps, DEFAULT_STEPS))
     if not is_dataset(y):
-        refuse_steps(steps, "y")
-        check_keys(check_by_task(y, list(heads), "y"), list(heads), "y")
-        _check_arrays(y, heads)
+        _check_arrays(batches[0], heads)
         return
-    batches: list[Any] = []
-    with first_batches(y, steps, "y") as first:
-        for number, (_, labels) in enumerate(first, start=1):
-            with naming_batches(f"batch {number}"):
-                check_keys(check_by_task(labels, list(heads), "y"), list(heads), "y")
-            batches.append(labels)
     if not batches:
         raise ValueError(f"y must hold at least one batch. Received: y={short_repr(y)}")
     where = f"batches 1 to {len(batches)}" if batches[1:] else "batch 1"
@@ -64,6 +63,29 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
             _check_arrays(joined, heads)
     for warning in caught:
         warn_user(f"In {where}: {warning.message}")
+
+
+def label_batches(
+    y: Any, tasks: list[TaskName], steps: int | None, default: int
+) -> Iterator[Mapping[TaskName, Any]]:
+    """Yield labels by task: arrays whole, or the first batches of a dataset.
+
+    Args:
+        y: The labels, or batches of `(x, y)`.
+        tasks: The tasks.
+        steps: The number of batches; None for `default`.
+        default: The default number.
+    """
+    if not is_dataset(y):
+        refuse_steps(steps, "y")
+        check_keys(check_by_task(y, tasks, "y"), tasks, "y")
+        yield y
+        return
+    with first_batches(y, default if steps is None else steps, "y") as batches:
+        for number, (_, labels) in enumerate(batches, start=1):
+            with naming_batches(f"batch {number}"):
+                check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
+            yield labels
 
 
 def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
@@ -94,14 +116,9 @@ def label_width(loss: LossLike, units: int) -> int | None:
     return 1 if name in CLASS_INDICES | {"circle"} else units
 
 
-def masks_elements(loss: LossLike) -> bool:
-    """Return whether single numbers of a label may be missing, since each has a loss of its own.
-
-    A loss that wraps another one has an attribute of this name.
-    """
-    own = getattr(loss, "masks_elements", None)
-    is_last_axis = getattr(loss, "axis", -1) == -1
-    return loss_name(loss) in OF_ELEMENTS and is_last_axis if own is None else own
+def is_mean_of_numbers(loss: LossLike) -> bool:
+    """Return whether a loss is the mean of the losses of the numbers of a label."""
+    return loss_name(loss) in OF_ELEMENTS and getattr(loss, "axis", -1) == -1
 
 
 def depends_on_unit(loss: LossLike) -> bool:

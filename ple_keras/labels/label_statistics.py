@@ -1,14 +1,14 @@
 """Statistics of the labels of all tasks, read once before training."""
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, short_repr
-from ple_keras._keras.batches import first_batches, is_dataset, naming_batches, refuse_steps
+from ple_keras._checks import short_repr
 from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras.labels.label_arrays import label_batches
 
 
 class ReadsLabels(Protocol):
@@ -64,23 +64,10 @@ def read_labels(
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels; see `TaskHeads.adapt`."""
     statistics = {task: LabelStatistics() for task in heads}
-    for labels in _batches(y, [*heads], steps):
+    for labels in label_batches(y, [*heads], steps, sys.maxsize):
         for task, head in heads.items():
             statistics[task].add(*head._present_labels(labels[task]))
     empty = [task for task in heads if not statistics[task].rows]
     if empty:
         raise ValueError(f"y must have rows for each task. Received: y={short_repr(y)}")
     return statistics
-
-
-def _batches(y: Any, tasks: list[str], steps: int | None) -> Iterator[Mapping[str, Any]]:
-    if not is_dataset(y):
-        refuse_steps(steps, "y")
-        check_keys(check_by_task(y, tasks, "y"), tasks, "y")
-        yield y
-        return
-    with first_batches(y, sys.maxsize if steps is None else steps, "y") as batches:
-        for number, (_, labels) in enumerate(batches, start=1):
-            with naming_batches(f"batch {number}"):
-                check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
-            yield labels

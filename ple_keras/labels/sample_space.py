@@ -1,23 +1,21 @@
-"""The sample space of a task: its labelled examples, and the value of a missing label."""
+"""The sample space of a task: its labeled examples, and the value of a missing label."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.tensors import TensorTable
-from ple_keras._typing import DType, Tensor
+from ple_keras._typing import Tensor
 from ple_keras.labels.alignment import align, format_shape, shapes_match, to_number_tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
-# number whose logarithm is 0. Their loss is multiplied by 0.
+# number whose logarithm is 0. The network is not trained there, so that the loss of its own
+# predictions can be infinite. Multiplied by 0, it would be NaN, and so would its gradient.
 SAFE_LABEL = 1
 SAFE_PREDICTION = 0.5
-
-_trained = TensorTable()  # the sample spaces of predictions that a loss trains, on PyTorch
 
 
 def check_missing_label(value: float | None) -> float:
@@ -55,106 +53,76 @@ def can_represent(dtype: str, value: float) -> bool:
     return bool(low <= value <= high)
 
 
-def sample_space(
+class LabeledExamples(NamedTuple):
+    """Labels and predictions of a batch of a task, which are safe outside of its sample space.
+
+    Attributes:
+        labels: `(...)`, `(..., 1)` or `(..., units)`.
+        predictions: `(..., units)`.
+        examples: True for each labeled example, `(...)`; None if all are labeled.
+        numbers: True for each number of a label that is not missing, `(..., units)`; None if
+            labels have one number, or none is missing.
+    """
+
+    labels: Any
+    predictions: Any
+    examples: Any = None
+    numbers: Any = None
+
+    def with_predictions(self, y_pred: Tensor) -> "LabeledExamples":
+        """Return the same examples with other predictions, `(..., units)`."""
+        if self.examples is not None:
+            mask = ops.expand_dims(self.examples, -1) if self.numbers is None else self.numbers
+            y_pred = ops.where(mask, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
+        return self._replace(predictions=y_pred)
+
+
+def find_labeled(
     y_true: Tensor,
     y_pred: Tensor,
     missing_label: float,
     label_width: int | None = None,
     where: str = "",
-    by_element: bool = False,
-) -> tuple[Any, Any, Any]:
-    """Return labels and predictions that are safe outside the sample space, and the space.
+    ignored_class: int | None = None,
+) -> LabeledExamples:
+    """Return the labels and predictions of a batch, and which of them are in the sample space.
 
     Args:
         y_true: Labels.
-        y_pred: Predictions.
+        y_pred: Predictions. A Keras mask on them excludes examples too.
         missing_label: The value of a missing label, in addition to NaN.
         label_width: As for `align`.
         where: As for `align`.
-        by_element: Whether single numbers of a label may be missing.
+        ignored_class: The `ignore_class` of a loss, another value of a missing label.
 
-    Returns:
-        The labels and predictions from `align`, and a tensor of bools `(...)`, or `(..., units)` by
-        element, True in the sample space. It is None if all examples are in the space. A Keras mask
-        on the predictions also excludes examples.
+    Raises:
+        TypeError, ValueError: As `align`.
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    in_space = _has_label(y_true, missing_label)
-    if in_space is not None and len(in_space.shape) == len(y_pred.shape):
-        if by_element and have_elements(y_true, y_pred):
-            mask = mask if mask is None else ops.expand_dims(mask, -1)
-        else:
-            in_space = ops.all(in_space, axis=-1)
+    examples, numbers = _has_label(y_true, missing_label, ignored_class), None
+    if examples is not None and len(y_true.shape) == len(y_pred.shape):
+        if have_several_numbers(y_true, y_pred):
+            numbers = examples if mask is None else examples & ops.expand_dims(mask, -1)
+        is_one = y_true.shape[-1] == 1
+        examples = ops.squeeze(examples, -1) if is_one else ops.all(examples, axis=-1)
     if mask is not None:
-        in_space = mask if in_space is None else ops.logical_and(in_space, mask)
-    return *_replace_missing(y_true, y_pred, in_space), in_space
+        examples = mask if examples is None else ops.logical_and(examples, mask)
+    if examples is not None:
+        label_mask = examples if numbers is None else numbers
+        if numbers is None and len(y_true.shape) == len(y_pred.shape):
+            label_mask = ops.expand_dims(examples, -1)
+        y_true = ops.where(label_mask, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
+    return LabeledExamples(y_true, y_pred, examples, numbers).with_predictions(y_pred)
 
 
-def trained_sample_space(
-    y_true: Tensor,
-    y_pred: Tensor,
-    missing_label: float,
-    label_width: int | None,
-    where: str,
-    by_element: bool,
-) -> tuple[Any, Any, Any]:
-    """Return the result of `sample_space` for a loss, and keep it for the metrics of the task."""
-    labels, predictions, in_space = sample_space(
-        y_true, y_pred, missing_label, label_width, where, by_element
-    )
-    key = _key(y_true, y_pred, missing_label, by_element)
-    if key and y_pred.requires_grad:
-        _trained[y_pred] = key, labels._version, (labels, ops.stop_gradient(predictions), in_space)
-    return labels, predictions, in_space
-
-
-def measured_sample_space(
-    y_true: Tensor, y_pred: Tensor, missing_label: float, where: str, by_element: bool
-) -> tuple[Any, Any, Any]:
-    """Return the result of `sample_space` for a metric, without gradients.
-
-    On PyTorch, it is that of the loss if it had the same tensors. To compute it for each metric
-    takes 3 % of a step. Compilers of the other backends remove what is computed twice.
-    """
-    known: Any = _trained.get(y_pred)
-    key = known and _key(y_true, y_pred, missing_label, by_element)
-    if key and _are_same(known[0], key):
-        found: tuple[Any, Any, Any] = known[2]
-        if found[0]._version == known[1]:  # no metric has changed the labels in place
-            return found
-    y_true, y_pred, in_space = sample_space(
-        y_true, y_pred, missing_label, where=where, by_element=by_element
-    )
-    return y_true, ops.stop_gradient(y_pred), in_space
-
-
-def _key(
-    y_true: Tensor, y_pred: Tensor, missing_label: float, by_element: bool
-) -> tuple[Any, ...] | None:
-    """Return what a sample space depends on; None if PyTorch does not count changes of a tensor."""
-    if keras.backend.backend() != "torch":
-        return None
-    mask = mask_of(y_pred)
-    tensors = (y_true, y_pred) if mask is None else (y_true, y_pred, mask)
-    if any(not hasattr(x, "is_inference") or x.is_inference() for x in tensors):
-        return None
-    versions = tuple(x._version for x in tensors)
-    return y_true, mask, to_config(missing_label), by_element, versions
-
-
-def _are_same(key: tuple[Any, ...], other: tuple[Any, ...]) -> bool:
-    """Return whether two keys have the same tensors, and equal numbers."""
-    return key[0] is other[0] and key[1] is other[1] and key[2:] == other[2:]
-
-
-def have_elements(y_true: Tensor, y_pred: Tensor) -> bool:
+def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:
     """Return whether labels and predictions from `align` have several numbers each."""
     is_wide = all(tensor.shape[-1] != 1 for tensor in (y_true, y_pred))
     return is_wide and len(y_true.shape) == len(y_pred.shape)
 
 
-def _has_label(y_true: Tensor, missing_label: float) -> Tensor | None:
+def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) -> Tensor | None:
     """Return True where a number of a label is not missing, of the shape of the labels.
 
     Returns:
@@ -162,66 +130,27 @@ def _has_label(y_true: Tensor, missing_label: float) -> Tensor | None:
     """
     dtype = keras.backend.standardize_dtype(y_true.dtype)
     missing = ops.isnan(y_true) if "float" in dtype else None
-    if can_represent(dtype, missing_label):
-        if dtype == "bool":
-            y_true = ops.cast(y_true, "int32")
-        equal = ops.equal(y_true, ops.cast(missing_label, y_true.dtype))
-        missing = equal if missing is None else ops.logical_or(missing, equal)
+    for value in (missing_label, math.nan if ignored_class is None else ignored_class):
+        if can_represent(dtype, value):
+            if dtype == "bool":
+                y_true = ops.cast(y_true, "int32")
+            equal = ops.equal(y_true, ops.cast(value, y_true.dtype))
+            missing = equal if missing is None else ops.logical_or(missing, equal)
     return None if missing is None else ops.logical_not(missing)
 
 
-def _replace_missing(y_true: Tensor, y_pred: Tensor, in_space: Tensor | None) -> tuple[Any, Any]:
-    """Replace labels and predictions outside the sample space by safe values.
-
-    The network is not trained there, so a loss can be NaN or infinite. Multiplied by 0, it would be
-    NaN, and so would its gradient.
-    """
-    if in_space is None:
-        return y_true, y_pred
-    is_by_element = len(in_space.shape) == len(y_pred.shape)
-    prediction_mask = in_space if is_by_element else ops.expand_dims(in_space, -1)
-    label_mask = prediction_mask if len(y_true.shape) == len(y_pred.shape) else in_space
-    y_true = ops.where(label_mask, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
-    return y_true, ops.where(prediction_mask, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
-
-
-def example_weights(
-    sample_weight: Tensor | None,
-    in_space: Tensor | None,
-    shape: tuple[int | None, ...],
-    dtype: DType,
-    where: str = "",
-) -> Tensor | None:
-    """Return the weight of each example, 0 if it has no label; None if all are 1.
+def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:
+    """Return sample weights with as many axes as `shape`, that of the examples.
 
     Args:
-        sample_weight: `(batch,)`, `(...)`, `(..., 1)` or None.
-        in_space: As returned by `sample_space`.
-        shape: The shape of the examples' values: that of the predictions without the last axis.
-        dtype: The dtype of the weights.
-        where: Text after the name in messages, such as " of 'click_loss'".
-
-    Returns:
-        A tensor that broadcasts to `(...)`, or to `(..., units)` if `in_space` is by element.
+        sample_weight: `(batch,)`, `(...)` or `(..., 1)`.
+        shape: The shape of the predictions without the last axis.
+        where: Text after the name in messages, such as " of 'click'".
 
     Raises:
         TypeError: If the weights are not numbers.
-        ValueError: If their shape does not match `shape`.
+        ValueError: If their shape does not match.
     """
-    if sample_weight is not None:
-        sample_weight = _align_weights(sample_weight, tuple(shape), where)
-        sample_weight = ops.cast(sample_weight, dtype)
-    if in_space is None:
-        return sample_weight
-    if sample_weight is None:
-        return ops.cast(in_space, dtype)
-    if len(in_space.shape) > len(shape):
-        sample_weight = ops.expand_dims(sample_weight, -1)
-    return ops.where(in_space, sample_weight, ops.zeros((), dtype))
-
-
-def _align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str) -> Any:
-    """Return weights with as many axes as `shape`."""
     given = weights = to_number_tensor(sample_weight, "sample_weight", where)
     if len(weights.shape) == len(shape) + 1 and weights.shape[-1] == 1:
         weights = ops.squeeze(weights, -1)

@@ -52,8 +52,8 @@ class SparseEmbedding(keras.layers.Embedding):
     >>> rows = [SparseEmbedding(1000, 8)(ids) for ids in columns.values()]
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
     >>> features = PLEBlock(2, heads, [4])(keras.layers.Concatenate()(rows))
-    >>> model = keras.Model(columns, heads(features))
-    >>> model.compile(table_optimizer("adam"), **heads.compile_kwargs())
+    >>> model = MultiTaskModel(columns, heads(features))
+    >>> model.compile(table_optimizer("adam"))
     """
 
     def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:

@@ -1,1 +1,1 @@
-"""Losses over labelled examples, and losses of jointly trained tasks."""
+"""Losses over labeled examples, and losses of jointly trained tasks."""

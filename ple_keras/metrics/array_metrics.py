@@ -88,11 +88,11 @@ def grouped_auc(
         predictions: Predictions, `(N,)` or `(N, 1)`.
         groups: The group of each row: integers or strings, `(N,)`. If labels are `(N, L)`, all L
             belong to the group of the row.
-        weighting: "rows" to weight a group by the number of its labelled rows, "equal" for equal
+        weighting: "rows" to weight a group by the number of its labeled rows, "equal" for equal
             weights.
 
     Returns:
-        A float; NaN if no group has both labels, or a prediction of a labelled row is NaN.
+        A float; NaN if no group has both labels, or a prediction of a labeled row is NaN.
 
     Raises:
         TypeError: If labels or predictions are not numbers, or groups are neither integers nor
@@ -167,25 +167,25 @@ class GroupedLabels:
         argument: The name of the labels in messages.
 
     Attributes:
-        share: The share of the labelled rows in groups with both labels; NaN without labels.
+        share: The share of the labeled rows in groups with both labels; NaN without labels.
     """
 
     def __init__(self, labels: np.ndarray, indices: np.ndarray, argument: str = "labels") -> None:
         indices = np.repeat(indices, len(labels) // max(len(indices), 1))
-        is_labelled = ~np.isnan(labels)
-        wrong = is_labelled & (labels != 0) & (labels != 1)
+        is_labeled = ~np.isnan(labels)
+        wrong = is_labeled & (labels != 0) & (labels != 1)
         _check_labels(labels, wrong, "be 0 or 1", argument)
-        counts = np.bincount(indices[is_labelled])
+        counts = np.bincount(indices[is_labeled])
         positives = np.bincount(indices[labels == 1], minlength=len(counts))
         has_both = (positives > 0) & (positives < counts)
-        is_used = is_labelled.copy()
-        is_used[is_labelled] = has_both[indices[is_labelled]]
+        is_used = is_labeled.copy()
+        is_used[is_labeled] = has_both[indices[is_labeled]]
         self._is_used = is_used
         self._is_positive = labels[is_used] == 1
         self._indices = (np.cumsum(has_both) - 1)[indices[is_used]]
         self._counts, self._positives = counts[has_both], positives[has_both]
-        labelled = np.count_nonzero(is_labelled)
-        self.share = float(self._counts.sum() / labelled) if labelled else float("nan")
+        labeled = np.count_nonzero(is_labeled)
+        self.share = float(self._counts.sum() / labeled) if labeled else float("nan")
 
     def auc(self, predictions: np.ndarray, weighting: GroupWeighting) -> float:
         """Return the weighted mean of the AUC of the groups, see `grouped_auc`."""

@@ -1,4 +1,4 @@
-"""A metric over labelled examples, and copies of metrics for `Model.compile`."""
+"""A metric over labeled examples, and copies of metrics with names of their own."""
 
 import inspect
 import math
@@ -8,25 +8,23 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import warn_user
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
 from ple_keras._typing import MetricLike, Tensor
-from ple_keras.labels.label_arrays import masks_elements
 from ple_keras.labels.sample_space import (
+    LabeledExamples,
+    align_weights,
     check_missing_label,
-    example_weights,
-    measured_sample_space,
+    find_labeled,
     to_config,
 )
 from ple_keras.metrics.logit_auc import LogitAUC
-from ple_keras.metrics.loss_mean import LossMean
 from ple_keras.metrics.metrics_of_sums import MetricOfSums
 
 # Metrics of Keras that do not depend on which numbers form a label:
-OF_ELEMENTS = (
+OF_NUMBERS = (
     keras.metrics.AUC,
     keras.metrics.BinaryAccuracy,
     keras.metrics.BinaryCrossentropy,
@@ -44,7 +42,9 @@ OF_ELEMENTS = (
 
 @register
 class MaskedMetric(keras.Metric):
-    """A wrapper that computes any metric over labelled examples only.
+    """A wrapper that computes any metric over labeled examples only, for a plain `keras.Model`.
+
+    The metrics of TaskHeads are computed in the same way, without this class.
 
     Args:
         metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must accept
@@ -59,10 +59,6 @@ class MaskedMetric(keras.Metric):
         TypeError: If `metric` has another type, or `missing_label` is not a number.
         ValueError: If `metric` is unknown, or does not accept `sample_weight`.
 
-    Warns:
-        UserWarning: Once, if `metric` is a LogitAUC that is NaN at the end of an epoch or of
-            `evaluate`, because there was no positive or no negative label.
-
     Example:
 
     >>> metric = MaskedMetric("mean_absolute_error")
@@ -76,77 +72,30 @@ class MaskedMetric(keras.Metric):
     ) -> None:
         (metric,) = check_metrics([metric])
         if not isinstance(metric, keras.Metric):
-            metric = _new_metric(metric, stable_name(metric))
+            metric = new_metric(metric, stable_name(metric))
         super().__init__(name=name or metric.name)
         self.metric = metric
-        self.display_name = self.name  # for messages; a head prepends its task
         self.missing_label = check_missing_label(missing_label)
-        self._check_takes_weights()
-        self._masks_elements = _masks_elements(metric)
-        copy_direction(metric, self)
-        self._is_step_result = self._has_warned = False
-
-    def _check_takes_weights(self) -> None:
-        parameters = inspect.signature(self.metric.update_state).parameters.values()
-        if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ValueError(
-                "metric must accept sample_weight in update_state, so that missing labels can be "
-                f"excluded. Received: metric={self.metric!r}"
-            )
+        check_takes_weights(self.metric, "metric")
+        copy_direction(self.metric, self)
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> None:
-        """Accumulate the labelled examples of a batch.
+        """Accumulate the labeled examples of a batch.
 
         Args:
             y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`.
             y_pred: Predictions, `(..., units)`.
             sample_weight: Weights of the examples.
         """
-        where = f" of {self.display_name!r}"
-        y_true, y_pred, in_space = measured_sample_space(
-            y_true, y_pred, self.missing_label, where, self._masks_elements
-        )
-        weights = example_weights(
-            sample_weight, in_space, y_pred.shape[:-1], self.metric.dtype, where
-        )
-        is_by_element = weights is not None and len(weights.shape) == len(y_pred.shape)
-        if is_by_element and not isinstance(self.metric, LossMean):
-            y_true, y_pred = (ops.reshape(values, (-1, 1)) for values in (y_true, y_pred))
-            weights = ops.reshape(weights, (-1,))
-        self._is_step_result = True
-        try:
-            self.metric.update_state(y_true, y_pred, sample_weight=weights)
-        except Exception as error:
-            raise ValueError(
-                "metric must accept labels and predictions, and a function must return a value for "
-                f"each example. {self.display_name!r} failed: {error} "
-                f"Received: metric={self.metric!r}"
-            ) from error
+        where = f" of {self.name!r}"
+        labeled = find_labeled(y_true, y_pred, self.missing_label, where=where)
+        labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
+        update_metric(self.metric, labeled, sample_weight, where)
 
     def result(self) -> Tensor:
-        result = self.metric.result()
-        if isinstance(self.metric, LogitAUC) and not (self._is_step_result or self._has_warned):
-            self._warn_if_nan(result)
-        self._is_step_result = False
-        return result
-
-    def _warn_if_nan(self, auc: Tensor) -> None:
-        """Warn once if an AUC is NaN at the end of an epoch.
-
-        Keras reads the result once in each step, which may be compiled, and again at the end.
-        """
-        try:
-            self._has_warned = math.isnan(float(auc))
-        except TypeError:  # a trace has no values
-            return
-        if self._has_warned:
-            warn_user(
-                f"{self.display_name!r} is NaN, because the task has no positive or no negative "
-                "label in these data. For EarlyStopping and ModelCheckpoint, NaN is no "
-                "improvement, and nothing improves on NaN in the first epoch."
-            )
+        return self.metric.result()
 
     def reset_state(self) -> None:
         self.metric.reset_state()
@@ -156,24 +105,78 @@ class MaskedMetric(keras.Metric):
             "metric": keras.saving.serialize_keras_object(self.metric),
             "missing_label": to_config(self.missing_label),
             "name": self.name,
-            "display_name": self.display_name,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Create a metric. Files of version 0.1.0 have no "display_name"."""
-        config = dict(config)
-        display_name = config.pop("display_name", None)
-        metric = super().from_config(config)
-        metric.display_name = display_name or metric.display_name
-        return metric
+
+def update_metric(
+    metric: keras.Metric,
+    labeled: LabeledExamples,
+    sample_weight: Tensor | None = None,
+    where: str = "",
+) -> None:
+    """Update a metric with the labeled examples of a batch.
+
+    Args:
+        metric: The metric.
+        labeled: The examples, with predictions that have no gradient.
+        sample_weight: Weights of the examples.
+        where: Text after the name in messages, such as " of 'click_auc'".
+
+    Raises:
+        ValueError: If the metric does not accept the labels and predictions.
+    """
+    y_true, y_pred, mask = labeled.labels, labeled.predictions, labeled.examples
+    shape = y_pred.shape[:-1]
+    weights = None
+    if sample_weight is not None:
+        weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
+    if labeled.numbers is not None and _is_of_numbers(metric):
+        mask = ops.reshape(labeled.numbers, (-1,))
+        if weights is not None:
+            weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=metric.dtype)
+            weights = ops.reshape(weights, (-1,))
+        y_true, y_pred = ops.reshape(y_true, (-1, 1)), ops.reshape(y_pred, (-1, 1))
+    if mask is not None:
+        counted = ops.cast(mask, metric.dtype)
+        weights = counted if weights is None else counted * weights
+    call_metric(metric, y_true, y_pred, weights, where)
 
 
-def _masks_elements(metric: keras.Metric) -> bool:
+def call_metric(
+    metric: keras.Metric, y_true: Any, y_pred: Tensor, weights: Tensor | None, where: str
+) -> None:
+    """Call `update_state` of a metric, and explain an error.
+
+    `R2Score` counts all rows as samples, whatever their weights: here, those with a weight.
+    """
+    is_r2 = isinstance(metric, keras.metrics.R2Score) and weights is not None
+    if is_r2:
+        rows = ops.sum(ops.cast(ops.not_equal(weights, 0), "int32"))
+        samples = metric.num_samples + rows * y_pred.shape[-1]
+    try:
+        metric.update_state(y_true, y_pred, sample_weight=weights)
+    except Exception as error:
+        raise ValueError(
+            "metrics must accept labels and predictions, and a function must return a value for "
+            f"each example. The update{where} failed: {error} Received: metric={metric!r}"
+        ) from error
+    if is_r2:
+        metric.num_samples.assign(samples)
+
+
+def check_takes_weights(metric: keras.Metric, argument: str) -> None:
+    """Check that `update_state` of a metric accepts sample weights, which exclude examples."""
+    parameters = inspect.signature(metric.update_state).parameters.values()
+    if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
+        raise ValueError(
+            f"{argument} must accept sample_weight in update_state, so that missing labels can be "
+            f"excluded. Received: {argument}={metric!r}"
+        )
+
+
+def _is_of_numbers(metric: keras.Metric) -> bool:
     """Return whether a metric of labels of several numbers is that of all numbers in one column."""
-    if isinstance(metric, LossMean):
-        return masks_elements(metric.loss)
-    is_known = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_ELEMENTS
+    is_known = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_NUMBERS
     return is_known and not getattr(metric, "multi_label", False)
 
 
@@ -212,26 +215,30 @@ def _check_metric(metric: MetricLike | Mapping[str, object], argument: str) -> A
     return metric
 
 
-def named_copies(metrics: Mapping[str, Sequence[MetricLike]]) -> list[keras.Metric]:
+def named_copies(
+    metrics: Mapping[str, Sequence[MetricLike]], prefix: str = "", taken: Sequence[str] = ()
+) -> list[keras.Metric]:
     """Return new metrics from templates, with names that are the same in every run.
 
     Args:
         metrics: The templates, by the name of the caller's argument. A name that is taken gets a
             number.
+        prefix: The beginning of all names.
+        taken: Names, without the prefix, that are taken.
     """
-    copies: list[Any] = []
+    copies: list[keras.Metric] = []
+    names = list(taken)
     for argument, templates in metrics.items():
         for template in templates:
-            name = unused_name(stable_name(template), [copy.name for copy in copies])
-            copies.append(_new_metric(template, name, argument))
+            names.append(unused_name(stable_name(template), names))
+            copies.append(new_metric(template, prefix + names[-1], argument))
+            check_takes_weights(copies[-1], argument)
     return copies
 
 
-def _new_metric(template: MetricLike, name: str, argument: str = "metrics") -> keras.Metric:
+def new_metric(template: MetricLike, name: str, argument: str = "metrics") -> keras.Metric:
     """Return a new metric from a name, a function or a metric, as `Model.compile` does."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
-    if hasattr(known, "named_copy"):
-        return known.named_copy(name)
     if not isinstance(known, keras.Metric):
         return keras.metrics.MeanMetricWrapper(known, name=name)
     try:

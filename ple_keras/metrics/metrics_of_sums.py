@@ -6,12 +6,12 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._keras.internals import mark_lower_as_better
+from ple_keras._keras.internals import mark_direction
 from ple_keras._keras.registration import register
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.alignment import align
-from ple_keras.labels.sample_space import example_weights
-from ple_keras.losses.head_losses import crossentropy
+from ple_keras.labels.sample_space import align_weights
+from ple_keras.losses.example_losses import crossentropy
 
 
 class MetricOfSums(keras.Metric):
@@ -54,9 +54,9 @@ class MetricOfSums(keras.Metric):
             sample_weight: Weights of the examples.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
-        weights = example_weights(sample_weight, None, y_pred.shape[:-1], self.dtype)
         terms = self.terms(y_true, y_pred)
-        if weights is not None:
+        if sample_weight is not None:
+            weights = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             terms = [term * ops.expand_dims(weights, -1) for term in terms]
         self._add(ops.stack([_sum(term) for term in terms]))
 
@@ -144,7 +144,7 @@ class NormalizedEntropy(MetricOfSums):
 
     def __init__(self, name: str = "normalized_entropy", dtype: DType = None) -> None:
         super().__init__(3, name, dtype)
-        mark_lower_as_better(self)
+        mark_direction(self, "down")
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
         return [crossentropy(y_true, y_pred), y_true, 1 - y_true]

@@ -16,6 +16,7 @@ from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.walking import Path, find_layers, walk
 from ple_keras._typing import WeightSlice
 from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
@@ -79,8 +80,10 @@ def named_slices(model: keras.Layer, levels: Mapping[str, CGCBlock]) -> WeightSl
     found = [(name, name, slices) for name, slices in slices_of_levels(levels).items()]
     for path in walk(model):
         layer, prefix = path[-1], _path_prefix(path)
-        if isinstance(layer, Head):
-            found += _head_slices(layer, prefix)
+        if isinstance(layer, HedgedHead):
+            found += _hedged_slices(layer, prefix)
+        elif isinstance(layer, Head) and not isinstance(path[-2:][0], HedgedHead):
+            found += _head_slices(layer, layer.task, prefix)
         elif isinstance(layer, TaskHeads):
             found += _loss_weight_slices(layer, prefix)
         elif isinstance(layer, StreamFeatures):
@@ -106,20 +109,26 @@ def _name_without_number(layer: keras.Layer) -> str:
     return name if is_automatic else str(layer.name)
 
 
-def _head_slices(head: Head, path: str) -> Iterator[NamedSlices]:
+def _head_slices(head: Head, start: str, path: str) -> Iterator[NamedSlices]:
     tower = getattr(head, "_tower", None)
     of_tower = tower.weights if tower else []
     ids = {id(weight) for weight in of_tower}
     rest = [weight for weight in head.weights if id(weight) not in ids]
     for name, weights in (("tower", of_tower), ("head", rest)):
         if weights:
-            yield f"{head.task}/{name}", f"{path}{name}", [(weight, ()) for weight in weights]
+            yield f"{start}/{name}", f"{path}{name}", [(weight, ()) for weight in weights]
+
+
+def _hedged_slices(head: HedgedHead, path: str) -> Iterator[NamedSlices]:
+    yield f"{head.task}/mixture", f"{path}mixture", [(head.mixture, ())]
+    for branch, of_branch in zip(head.branch_names, head._branch_heads()):
+        yield from _head_slices(of_branch, f"{head.task}/{branch}", f"{path}{branch}/")
 
 
 def _loss_weight_slices(heads: TaskHeads, path: str) -> Iterator[NamedSlices]:
-    variables = [heads._loss_weights.multipliers, heads._loss_weights.log_variances]
-    for index, head in enumerate(heads._heads()):
-        name = f"{head.task}/loss_weight"
+    variables = [heads._multipliers, heads._log_variances]
+    for index, task in enumerate(heads.trained_tasks):
+        name = f"{task}/loss_weight"
         yield name, f"{path}{name}", [(v, (index,)) for v in variables if v is not None]
 
 

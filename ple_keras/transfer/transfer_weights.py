@@ -8,7 +8,7 @@ from textwrap import TextWrapper
 import keras
 
 from ple_keras._keras.walking import find_layers
-from ple_keras.heads.head import RegressionHead
+from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.transfer._slices import (
@@ -67,6 +67,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     - `ple/0/gate/shared/click/expert_0`: a gate's column of W for one expert.
     - `ple/0/gate/click/gate_block`: a gate block.
     - `click/tower`, `click/head`: a head's tower, and its other weights.
+    - `click/own/head`, `click/mixture`: the head of a branch of a HedgedBlock, and the mixture.
     - `click/loss_weight`: the state of a scheduled or learned loss weight.
     - `stream-click`: the copy of a StreamFeatures for a stream.
     - `embedding/embeddings`: any other weight, by the layers that contain it.
@@ -135,18 +136,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     copy_slices([pair for name in copied for pair in zip(of_source[name], of_target[name])])
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
-    _copy_scales(source, target)
     new = [name for name in of_target if name not in of_source]
     return Transfer(tuple(copied), tuple(new), left_out)
-
-
-def _copy_scales(source: keras.Layer, target: keras.Layer) -> None:
-    """Copy the mean and the deviation of standardized regressions, which their weights are for."""
-    scales = {head.task: head for head in find_layers(source, RegressionHead) if head.mean}
-    for head in find_layers(target, RegressionHead):
-        of_source = scales.get(head.task)
-        if head.standardize and of_source and head.units == of_source.units:
-            head._scale.replace(head.task, of_source.mean, of_source.deviation)
 
 
 def _heads_of_another_unit(

@@ -21,7 +21,7 @@ import numpy as np
 
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, features, numpy_of
-from tests.models import chain
+from tests.models import chain, heads_of
 
 BEFORE, AFTER = 3, 10  # steps
 TASKS = ("click", "time", "cost")
@@ -43,13 +43,13 @@ if hasattr(keras.optimizers, "MultiOptimizer"):
     )
 
 
-def new_heads(name, *tasks, **kwargs):
-    heads = {
-        "click": pk.BinaryHead("click", tower=[3]),
-        "time": pk.RegressionHead("time", loss_weight=2.0),
-        "cost": pk.RegressionHead("cost"),
-    }
-    return pk.TaskHeads([heads[task] for task in tasks], name=name, **kwargs)
+def new_heads(loss_weighting=None):
+    heads = [
+        pk.BinaryHead("click", tower=[3]),
+        pk.RegressionHead("time", loss_weight=2.0),
+        pk.RegressionHead("cost"),
+    ]
+    return pk.TaskHeads(heads, loss_weighting, name="last")
 
 
 def plain():
@@ -59,56 +59,55 @@ def plain():
     hidden = keras.layers.Dense(4, "relu", name="frozen", trainable=False)(hidden)
     hidden = keras.layers.Dense(4, "relu", name="last")(hidden)
     outputs = {task: keras.layers.Dense(1, name=task)(hidden) for task in TASKS}
-    return keras.Model(inputs, outputs), []
+    return keras.Model(inputs, outputs)
 
 
 def one_ple(loss_weighting=None):
-    heads = new_heads("last", *TASKS, loss_weighting=loss_weighting)
+    heads = new_heads(loss_weighting)
     ple = pk.PLEBlock(2, heads, CopiedExpert([4]), num_task_experts=2, gate_block=[3], name="ple")
-    return chain(ple, heads, width=4), [heads]
+    return chain(ple, heads, width=4)
 
 
 def two_ples():
     inputs = keras.Input((4,))
-    first, last = new_heads("first", "click", "time"), new_heads("last", "cost")
-    user = pk.PLEBlock(1, first, [4], name="user")(inputs)
-    item = pk.PLEBlock(2, last, [4], name="item")(inputs)
-    return keras.Model(inputs, {**first(user), **last(item)}), [first, last]
+    user = pk.PLEBlock(1, TASKS[:2], [4], name="user")(inputs)
+    item = pk.PLEBlock(2, TASKS[2:], [4], name="item")(inputs)
+    return pk.MultiTaskModel(inputs, new_heads()({**user, **item}))
+
+
+def hedged():
+    heads = new_heads()
+    return chain(pk.HedgedBlock(heads, [4], name="hedged"), heads, width=4)
 
 
 def frozen_parts():
-    model, heads = one_ple()
+    model = one_ple()
     ple = model.get_layer("ple")
     ple[0].get_expert("shared/expert_0").trainable = False
     ple[1].get_expert("click/expert_1").trainable = False
-    return model, heads
+    return model
 
 
 def moved_and_learned_weights():
-    model, heads = one_ple("uncertainty")
-    heads[0].multiply_loss_weights({"click": 0.5, "time": 2.0})
-    return model, heads
+    model = one_ple("uncertainty")
+    heads_of(model).multiply_loss_weights({"click": 0.5, "time": 2.0})
+    return model
 
 
 MODELS = {
     "plain Keras layers": plain,
     "one PLE": one_ple,
     "two PLEs": two_ples,
+    "hedged branches": hedged,
     "frozen experts": frozen_parts,
     "learned and moved weights": moved_and_learned_weights,
 }
 
 
-def compile_model(model, heads, optimizer):
-    """Compile a model with the losses of its TaskHeads, or with "mse" if it has none."""
-    jit = {"jit_compile": QUICK_JIT}
-    if not heads:
-        model.compile(optimizer, dict.fromkeys(model.output, "mse"), **jit)
-        return model
-    kwargs = [each.compile_kwargs() for each in heads]
-    merged = {key: {k: v for each in kwargs for k, v in each[key].items()} for key in kwargs[0]}
-    model.compile(optimizer, **{**merged, "metrics": None}, **jit)
-    return model
+def compile_model(model, optimizer):
+    """Compile a model, with "mse" if it has no TaskHeads."""
+    losses = {} if isinstance(model, pk.MultiTaskModel) else {"loss": dict.fromkeys(TASKS, "mse")}
+    model.compile(optimizer, jit_compile=QUICK_JIT, **losses)
 
 
 def batches(count, seed):
@@ -120,11 +119,8 @@ def batches(count, seed):
 
 def train(model, count, seed):
     """Train on batches and return the loss of each step."""
-    losses = []
-    for x, y in batches(count, seed):
-        model.reset_metrics()  # Keras 3.12 logs the mean over all steps so far
-        losses.append(float(model.train_on_batch(x, y, return_dict=True)["loss"]))
-    return losses
+    steps = (model.train_on_batch(x, y, return_dict=True) for x, y in batches(count, seed))
+    return [float(logs["loss"]) for logs in steps]
 
 
 def loaded(model, new_optimizer):
@@ -137,8 +133,7 @@ def cloned(model, new_optimizer):
     """Clone a model and copy its weights and optimizer state, which a clone lacks."""
     clone = keras.models.clone_model(model)
     clone.set_weights(model.get_weights())
-    heads = [layer for layer in clone.layers if isinstance(layer, pk.TaskHeads)]
-    compile_model(clone, heads, new_optimizer())
+    compile_model(clone, new_optimizer())
     clone.optimizer.build(clone.trainable_variables)
     for variable, original in zip(clone.optimizer.variables, model.optimizer.variables):
         variable.assign(numpy_of(original))
@@ -155,8 +150,8 @@ WAYS = {"loaded": loaded, "cloned": cloned, "pickled": pickled}
 def difference(make_model, new_optimizer, ways):
     """Return the largest difference of a loss or weight from the original model, for each way."""
     keras.utils.set_random_seed(0)
-    model, heads = make_model()
-    compile_model(model, heads, new_optimizer())
+    model = make_model()
+    compile_model(model, new_optimizer())
     train(model, BEFORE, seed=1)
     copies = {name: way(model, new_optimizer) for name, way in ways.items()}
     losses = train(model, AFTER, seed=2)

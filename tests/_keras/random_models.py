@@ -97,9 +97,9 @@ def built(layer):
     return layer
 
 
-def functional(layers, name):
+def functional(layers, name, cls=keras.Model):
     inputs = keras.Input((WIDTH,))
-    return keras.Model(inputs, chained(layers, inputs), name=name)
+    return cls(inputs, chained(layers, inputs), name=name)
 
 
 def chained(layers, outputs):
@@ -307,18 +307,23 @@ def bodies(draw, name, tasks, depth):
     return Recipe(pk.SequentialBlock, [*before, inner], name=name)
 
 
+@st.composite
+def hedged(draw, name, tasks, depth):
+    return Recipe(pk.HedgedBlock, tasks, draw(templates("expert", depth - 1)), name=name)
+
+
 # Heads.
 
 
 @st.composite
-def heads(draw, tasks):
+def heads(draw, tasks, weightings):
     kinds = [draw(st.sampled_from([pk.BinaryHead, pk.RegressionHead, pk.MulticlassHead]))]
     kinds += [draw(st.sampled_from([*kinds, pk.BinaryHead])) for _ in tasks[1:]]
     all_heads = [draw(head(kind, task)) for kind, task in zip(kinds, tasks)]
     binary = [task for kind, task in zip(kinds, tasks) if kind is pk.BinaryHead]
     if len(binary) > 1 and draw(st.booleans()):
         all_heads.append(Recipe(pk.ProductHead, "all", of=binary))
-    weighting = draw(st.sampled_from([None, "uncertainty"]))
+    weighting = draw(st.sampled_from(weightings))
     return Recipe(pk.TaskHeads, all_heads, loss_weighting=weighting, name="heads")
 
 
@@ -341,43 +346,31 @@ RECIPES: dict[str, list] = {}  # recipes of OwnModel, by its config
 
 
 def functional_model(layers):
-    return functional(layers, "model")
-
-
-def sequential_model(layers):
-    return keras.Sequential([keras.Input((WIDTH,)), *layers], name="alone")
-
-
-def model_with_layers_after(layers):
-    """Return a model whose outputs do not come directly from a TaskHeads."""
-    inputs = keras.Input((WIDTH,))
-    outputs = chained(layers, inputs)
-    after = {
-        task: keras.layers.Rescaling(1.0, name=f"after-{task}")(outputs[task]) for task in outputs
-    }
-    return keras.Model(inputs, after, name="model")
+    return functional(layers, "model", pk.MultiTaskModel)
 
 
 def model_in_a_model(layers):
-    return functional(
-        [keras.layers.Dense(WIDTH, name="outermost"), functional_model(layers)], "outer"
-    )
+    outermost = keras.layers.Dense(WIDTH, name="outermost")
+    return functional([outermost, functional(layers, "model")], "outer", pk.MultiTaskModel)
 
 
 def sequential_in_a_model(layers):
-    inner = keras.Sequential(layers, name="alone")
-    return functional([keras.layers.Dense(WIDTH, name="outermost"), inner], "outer")
+    outermost, inner = (
+        keras.layers.Dense(WIDTH, name="outermost"),
+        keras.Sequential(layers, name="alone"),
+    )
+    return functional([outermost, inner], "outer", pk.MultiTaskModel)
 
 
 @keras.saving.register_keras_serializable(package="random_models")
-class GivenModel(keras.Model):
+class GivenModel(pk.MultiTaskTraining, keras.Model):
     """A subclassed model whose config contains its layers."""
 
     def __init__(self, layers, **kwargs):
         super().__init__(**kwargs)
         self.chain = layers
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         return chained(self.chain, inputs)
 
     def get_config(self):
@@ -391,7 +384,7 @@ class GivenModel(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="random_models")
-class OwnModel(keras.Model):
+class OwnModel(pk.MultiTaskTraining, keras.Model):
     """A subclassed model that creates its layers. Its config does not contain them."""
 
     def __init__(self, code, **kwargs):
@@ -399,7 +392,7 @@ class OwnModel(keras.Model):
         self.code = code
         self.chain = made(RECIPES[code])
 
-    def call(self, inputs):
+    def call(self, inputs, training=None):
         return chained(self.chain, inputs)
 
     def get_config(self):
@@ -418,10 +411,7 @@ def own_model(code):
     return model
 
 
-WHOLES = [
-    *(functional_model, sequential_model, model_with_layers_after),
-    *(model_in_a_model, sequential_in_a_model, given_model, own_model),
-]
+WHOLES = [functional_model, model_in_a_model, sequential_in_a_model, given_model, own_model]
 
 
 @st.composite
@@ -429,10 +419,11 @@ def models(draw):
     """Draw a model of layers, a body and a TaskHeads."""
     tasks = draw(st.lists(st.sampled_from(TASKS), min_size=1, max_size=3, unique=True))
     before = leaves("before", LEAVES[:-1]) | blocks_of_parts("before", DEPTH, "before")
+    body = draw(st.sampled_from([bodies, bodies, bodies, hedged]))
     layers = [
         *draw(st.lists(before, max_size=1)),
-        draw(bodies("body", tasks, DEPTH)),
-        draw(heads(tasks)),
+        draw(body("body", tasks, DEPTH)),
+        draw(heads(tasks, [None] if body is hedged else [None, "uncertainty"])),
     ]
     whole = draw(st.sampled_from(WHOLES))
     if whole is own_model:

@@ -16,6 +16,7 @@ BY_PATH = [name for name in OPTIMIZERS if "path" in name or "excluded" in name][
     ("kind", "optimizer", "ways"),
     [
         ("two PLEs", BY_PATH, ["loaded", "cloned"]),
+        ("hedged branches", "Adam", ["loaded", "pickled"]),
         pytest.param("frozen experts", "Adam", ["loaded"], marks=once),
         ("learned and moved weights", BY_PATH, ["pickled"]),
     ],

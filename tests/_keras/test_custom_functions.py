@@ -14,6 +14,7 @@ from keras import layers, ops
 import ple_keras as pk
 from tests._keras import random_models
 from tests.helpers import assert_same, features, numpy_of, once
+from tests.models import compiled, heads_alone
 from tests.refusals import check_refused, table
 
 ONES = np.ones((1, 1), "float32")
@@ -170,10 +171,6 @@ def test_outputs_do_not_depend_on_the_names_of_functions(recipe):
     assert_same(*outputs)
 
 
-@pytest.mark.skipif(
-    keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
-    reason="Keras takes no function as a regularizer of a weight",
-)
 def test_a_copy_has_the_initializer_regularizer_and_constraint_of_its_template():
     template = layers.Dense(
         1,
@@ -225,17 +222,13 @@ class OfFunction(keras.Initializer):
 
 @pytest.mark.filterwarnings("ignore:Files will have")
 @pytest.mark.parametrize(
-    "metric",
-    [
-        mean_squared_error,
-        keras.metrics.MeanMetricWrapper(mean_squared_error),
-    ],
+    "metric", [mean_squared_error, keras.metrics.MeanMetricWrapper(mean_squared_error, "given")]
 )
 def test_a_metric_of_a_head_has_the_function_of_its_template(metric):
-    head = pk.RegressionHead("a", metrics=[metric])
-    (copy,) = head.new_metrics()
-    copy.update_state(np.zeros((2, 1)), np.full((2, 1), 4.0))
-    assert float(copy.result()) == 4.0
+    heads = pk.TaskHeads([pk.RegressionHead("a", metrics=[metric])])
+    model = compiled(heads_alone(heads, width=1), run_eagerly=True)
+    logs = model.evaluate(np.zeros((2, 1)), np.zeros(2), return_dict=True, verbose=0)
+    assert logs["given" if isinstance(metric, keras.Metric) else "mean_squared_error"] == 4.0
 
 
 @keras.saving.register_keras_serializable(package="test_custom_functions")

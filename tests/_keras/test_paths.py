@@ -29,6 +29,11 @@ def two_ples():
     return keras.Model(inputs, {**user, **item})
 
 
+def hedged_block_and_heads():
+    both = heads("a", "b", name="task_heads")
+    return chain(pk.HedgedBlock(both, [4], name="hedged"), both, width=6)
+
+
 def two_task_heads_of_one_task():
     inputs = keras.Input((6,))
     first, second = heads("a", name="first"), heads("a", name="second")
@@ -185,7 +190,12 @@ def subclassed_model():
 MODELS = [
     *(ple_and_heads, two_ples, two_task_heads_of_one_task, two_sequential_blocks_of_equal_names),
     *(blocks_in_blocks, sequential_in_a_block, one_model_inside_another, sequential_model),
-    *(template_that_is_a_block, template_that_is_a_built_block, functional_template),
+    *(
+        hedged_block_and_heads,
+        template_that_is_a_block,
+        template_that_is_a_built_block,
+        functional_template,
+    ),
     *(template_with_a_sequential_inside, template_with_a_functional_inside),
     *(streams_of_a_functional_network, streams_of_a_sequential_network),
     *(streams_of_a_block, streams_alone),
@@ -209,7 +219,13 @@ def assert_each_weight_is_a_parameter(model):
 
 
 ON_EVERY_BACKEND = (
-    *("ple_and_heads", "blocks_in_blocks", "template_that_is_a_built_block", "subclassed_model"),
+    *(
+        "ple_and_heads",
+        "hedged_block_and_heads",
+        "blocks_in_blocks",
+        "template_that_is_a_built_block",
+        "subclassed_model",
+    ),
     *("streams_of_a_sequential_network", "children_built_before_their_container"),
 )
 

@@ -12,8 +12,8 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
-from tests.models import chain, compiled
-from tests.optimizers.tables import arrays, build, needs_multi_optimizer, train
+from tests.models import chain, cloned, compiled, deep_copied, loaded, of_json
+from tests.optimizers.tables import arrays, build, train
 from tests.processes import ROOT
 
 # Each backend's files are read by one other, and nightly by all.
@@ -42,8 +42,7 @@ np.savez(f"{folder}/with_gates.npz", **with_gates.predict(np.load(f"{folder}/x.n
 
 # How to train a file of PyTorch under another backend, see docs/backends.md.
 model = keras.models.load_model(f"{folder}/model.keras", compile=False)
-(heads,) = [layer for layer in model.layers if isinstance(layer, ple_keras.TaskHeads)]
-model.compile("adam", run_eagerly=True, **heads.compile_kwargs())
+model.compile("adam", run_eagerly=True)
 model.optimizer.build(model.trainable_variables)
 model.load_weights(f"{folder}/model.keras")
 np.savez(f"{folder}/optimizer.npz", *map(keras.ops.convert_to_numpy, model.optimizer.variables))
@@ -110,7 +109,6 @@ def trained(tmp_path_factory):
     return folder, model.predict(x, verbose=0)
 
 
-@needs_multi_optimizer
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     if not importlib.util.find_spec(backend):
@@ -136,7 +134,6 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     assert_same(tables, expected_tables)
 
 
-@needs_multi_optimizer
 def test_a_loaded_model_continues_with_its_number_of_iterations(trained):
     folder, _ = trained
     loaded = keras.models.load_model(folder / "model.keras")
@@ -294,9 +291,30 @@ def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)
 
 
+@keras.saving.register_keras_serializable(package="test_saving")
+class Mine(pk.MultiTaskModel):
+    """A functional model without arguments of its own."""
+
+
+@once
+@pytest.mark.parametrize("copied", [loaded, cloned, deep_copied, of_json])
+@pytest.mark.parametrize("cls", [pk.MultiTaskModel, Mine])
+def test_a_multi_task_model_and_one_inside_it_keep_their_classes(cls, copied, tmp_path):
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
+    inner = chain(pk.SharedBottomBlock(heads, [3]), heads)
+    inputs = keras.Input((3,))
+    model = compiled(cls(inputs, inner(keras.layers.Dense(3)(inputs)), name="mine"), "adam")
+    copy = copied(model, tmp_path)
+    assert [type(copy), type(copy.layers[-1])] == [cls, pk.MultiTaskModel]
+    assert (copy.name, type(copy.optimizer)) == ("mine", type(model.optimizer))
+    x, y = features(4, 3), {"a": np.arange(4) % 2, "b": np.arange(4)}
+    copy.set_weights(model.get_weights())
+    assert copy.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
+
+
 def test_a_loaded_subclassed_model_has_equal_predictions(tmp_path):
     @keras.saving.register_keras_serializable(package="tests")
-    class Subclassed(keras.Model):
+    class Subclassed(pk.MultiTaskTraining, keras.Model):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             self.ple = pk.PLEBlock(2, ["a", "b"], [4, 3])
@@ -306,7 +324,7 @@ def test_a_loaded_subclassed_model_has_equal_predictions(tmp_path):
             return self.heads(self.ple(inputs, training=training), training=training)
 
     model = Subclassed()
-    model.compile("adam", **model.heads.compile_kwargs(), jit_compile=False)
+    model.compile("adam", jit_compile=False)
     x = features(8, 4)
     model.fit(x, {"a": np.ones(8), "b": np.ones(8, "int32")}, verbose=0)
     assert all(layer.built for layer in model._flatten_layers())

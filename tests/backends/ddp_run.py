@@ -70,11 +70,7 @@ def batches(arrays, rank=0, ranks=1, steps=STEPS):
 
 def train(model, parts):
     """Return the loss of each step."""
-    losses = []
-    for one in parts:
-        model.reset_metrics()  # Keras 3.12 continues the mean of the previous steps
-        losses.append(float(model.train_on_batch(*one, return_dict=True)["loss"]))
-    return losses
+    return [float(model.train_on_batch(*one, return_dict=True)["loss"]) for one in parts]
 
 
 def values(variables):
@@ -85,7 +81,7 @@ def alone(model):
     """Do nothing: replaces the example's `use_ddp` in a single process."""
 
 
-def train_labelled(distribute=alone, rank=0, ranks=1):
+def train_labeled(distribute=alone, rank=0, ranks=1):
     model = ple_of_rank(rank)
     distribute(model)
     losses = train(model, batches(data(), rank, ranks))
@@ -130,7 +126,7 @@ def train_tables(distribute=alone, rank=0, ranks=1):
         warnings.simplefilter("always")
         model = tables.build(pk.table_optimizer())
         distribute(model)
-        weights = tables.fit_labelled(model, rank, ranks)
+        weights = tables.fit_labeled(model, rank, ranks)
     return {"weights": weights, "warnings": [str(warning.message) for warning in caught]}
 
 
@@ -185,7 +181,7 @@ def hedged_model(rank=0):
     return compiled(model, keras.optimizers.SGD(0.01))
 
 
-def fit_hedged(distribute, rank, ranks):
+def fit_hedged(distribute=alone, rank=0, ranks=1):
     """Return the weights, and the mixtures that FitHedge has fitted on the rows of each process."""
     model = hedged_model(rank)
     distribute(model)
@@ -207,7 +203,7 @@ def run(rank, ranks, folder):
         "gloo", f"file://{folder}/rendezvous-{ranks}", TIMEOUT, ranks, rank
     )
     process = (use_ddp, rank, ranks)
-    results = {"labelled": train_labelled(*process)}
+    results = {"labeled": train_labeled(*process)}
     if ranks == 2:
         results |= {
             "missing": train_with_missing_labels(*process),

@@ -31,6 +31,13 @@ def tracked_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
     return compiled(chain(ple, heads), keras.optimizers.Adam(0.01, name="adam"))
 
 
+def hedged_model():
+    """Return a model with a HedgedBlock."""
+    keras.utils.set_random_seed(0)
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    return compiled(chain(pk.HedgedBlock(heads, [4]), heads), keras.optimizers.SGD(0.01))
+
+
 def data(batches=STEPS // EPOCHS):
     """Return data. In each batch, the first 3/8 have no click label and the last 3/8 no time."""
     x = features(batches * BATCH, 3)

@@ -74,7 +74,7 @@ def large_stacks():
 def train_tables(chosen):
     """Return the weights of a model with embedding tables."""
     distribution.set_distribution(chosen)
-    return tables.fit_labelled(tables.build(pk.table_optimizer()))
+    return tables.fit_labeled(tables.build(pk.table_optimizer()))
 
 
 def main(folder):

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 import ple_keras as pk
@@ -15,6 +16,7 @@ from tests.backends.distribution_run import (
     BATCH,
     data,
     fit_with_callbacks,
+    hedged_model,
     predictions,
     tracked_ple,
     write,
@@ -65,7 +67,7 @@ def run(strategy, folder):
 def evaluate_in_parts(strategy, parts):
     """Evaluate a batch, split into parts.
 
-    The losses are means over labelled examples, and the gates have a balance loss.
+    The losses are means over labeled examples, and the gates have a balance loss.
     """
     with scope(strategy):
         model = tracked_ple(loss_weighting=None, balance=0.1)
@@ -97,7 +99,17 @@ def train_tables(strategy):
     """Return the weights of a model with embedding tables."""
     with scope(strategy):
         model = tables.build(pk.table_optimizer(), run_eagerly=False)
-    return tables.fit_labelled(model)
+    return tables.fit_labeled(model)
+
+
+def train_hedged(strategy):
+    """Return the losses and the weights of a model with branches. No label is missing."""
+    with scope(strategy):
+        model = hedged_model()
+    x, y = data()
+    y = {task: np.nan_to_num(labels) for task, labels in y.items()}
+    history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0).history
+    return {"losses": history["loss"], "weights": [w.tolist() for w in model.get_weights()]}
 
 
 def main(folder):
@@ -115,6 +127,7 @@ def main(folder):
         "quarters": evaluate_in_parts(None, 4),
         "four": evaluate_in_parts(four, 1),
         "tables": [train_tables(strategy) for strategy in (None, two)],
+        "hedged": [train_hedged(strategy) for strategy in (None, two)],
         "refusals": [observe_and_return_error(two, observe) for observe in observers],
     }
     write(figures)

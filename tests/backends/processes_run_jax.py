@@ -13,7 +13,7 @@ import jax
 import keras
 
 import ple_keras as pk
-from tests.backends.distribution_run import BATCH, data, tracked_ple
+from tests.backends.distribution_run import BATCH, data, hedged_model, tracked_ple
 from tests.optimizers import tables
 from tests.processes import EXAMPLES, free_address
 
@@ -60,15 +60,6 @@ def conflicts_of(model, x, y):
     return [pairs for places in conflict.values() for pairs in places.values()]
 
 
-def hedged_model():
-    keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    inputs = keras.Input(data()[0].shape[1:])
-    model = keras.Model(inputs, heads(pk.HedgedBlock(heads, [4])(inputs)))
-    model.compile(keras.optimizers.SGD(0.01), **heads.compile_kwargs())
-    return model
-
-
 def fit_hedged(process=0, processes=1):
     """Return the mixtures, as fitted on the rows of all processes, and the weights."""
     model, rows = hedged_model(), share(process, processes)
@@ -89,7 +80,7 @@ def train_rows(process=0, processes=1):
     own = tables.COUNT // processes
     y = {task: labels[:own] for task, labels in tables.labels().items()}
     model = large.build_trainable("rows", tables.ROWS, (tables.ids(own), y))
-    return tables.fit_labelled(model, process, processes)
+    return tables.fit_labeled(model, process, processes)
 
 
 def predict_and_return_error(model, x):

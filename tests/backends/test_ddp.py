@@ -80,20 +80,20 @@ def equal_in_all(results, run, key="weights"):
 
 
 def test_losses_without_missing_labels_equal_those_of_one_process(results):
-    alone = ddp_run.train_labelled()
+    alone = ddp_run.train_labeled()
     for ranks in (2, 4):
-        assert_close([mean(results[ranks], "labelled")], [alone["losses"]])
-        assert_close(results[ranks][0]["labelled"]["weights"], alone["weights"], 1e-4)
+        assert_close([mean(results[ranks], "labeled")], [alone["losses"]])
+        assert_close(results[ranks][0]["labeled"]["weights"], alone["weights"], 1e-4)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_weights_and_moments_are_equal_in_all_processes(results, ranks):
     """Includes learned loss weights, which no forward pass reads."""
-    assert equal_in_all(results[ranks], "labelled", "weights")
-    assert equal_in_all(results[ranks], "labelled", "optimizer")
+    assert equal_in_all(results[ranks], "labeled", "weights")
+    assert equal_in_all(results[ranks], "labeled", "optimizer")
 
 
-def test_means_over_labelled_examples_are_computed_per_process_and_averaged(results):
+def test_means_over_labeled_examples_are_computed_per_process_and_averaged(results):
     """A step of SGD is linear in the gradient, so the weights are averages too."""
     model = ddp_run.ple_of_rank(loss_weighting=None, optimizer="sgd")
     start, losses, ends = model.get_weights(), [], []
@@ -186,8 +186,13 @@ def test_embedding_tables_equal_those_of_one_process(results):
     assert not any("SparseEmbedding" in text for text in alone["warnings"])
 
 
-def test_mixtures_are_means_over_the_processes(results):
+def test_steps_of_branches_equal_those_of_one_process(results):
+    """They do not depend on the mixture, which each process fits on its own rows."""
     assert equal_in_all(results[2], "hedged", "weights")
+    assert_close(results[2][0]["hedged"]["weights"], ddp_run.fit_hedged()["weights"])
+
+
+def test_mixtures_are_means_over_the_processes(results):
     assert equal_in_all(results[2], "hedged", "mixtures")
     fitted = results[2][0]["hedged"]
     model = ddp_run.hedged_model()

@@ -50,6 +50,15 @@ def test_the_logs_cover_the_rows_of_all_processes(results):
     assert_equal_logs(first["logs"], alone["logs"])
 
 
+def test_steps_of_branches_equal_those_of_one_process(results):
+    from tests.backends import processes_run_jax as run
+
+    expected = run.fit_hedged()["weights"]
+    for process in results[:2]:
+        for one, other in zip(process["hedged"]["weights"], expected, strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-5)
+
+
 def test_mixtures_are_means_over_the_processes(results):
     from tests.backends import processes_run_jax as run
 

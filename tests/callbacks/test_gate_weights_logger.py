@@ -122,8 +122,7 @@ def test_two_blocks_in_one_model_have_different_keys():
     heads = click_and_buy_heads()
     features = first(inputs)
     joined = keras.layers.Concatenate()([features[task] for task in TASKS])
-    model = keras.Model(inputs, heads(second(joined)))
-    model.compile(**heads.compile_kwargs(optimizer="sgd", jit_compile=QUICK_JIT))
+    model = compiled(pk.MultiTaskModel(inputs, heads(second(joined))))
     levels = {key.split("/click")[0] for key in fit_logged(model) if "/click" in key}
     assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
 

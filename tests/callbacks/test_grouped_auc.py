@@ -187,7 +187,7 @@ def test_positions_of_sequences_are_rows_of_their_group():
     x, y = features(8, 5, 3), np.arange(40).reshape(8, 5) % 3 % 2 * 1.0
     y[:, 3:] = np.nan  # padded
     inputs = keras.Input((5, 3))
-    model = keras.Model(inputs, pk.TaskHeads([pk.BinaryHead("click")])({"click": inputs}))
+    model = pk.MultiTaskModel(inputs, pk.TaskHeads([pk.BinaryHead("click")])({"click": inputs}))
     groups = np.arange(8) // 2
     callback = pk.GroupedAUC((x, {"click": y}), groups, batch_size=3)
     callback.set_model(model)

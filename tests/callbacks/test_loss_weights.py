@@ -10,7 +10,6 @@ import pytest
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
 from tests.helpers import QUICK_JIT, numpy_of, once
-from tests.losses.joint_run import fit_with_decay
 from tests.models import (
     click_and_time,
     clicks_and_times,
@@ -99,7 +98,7 @@ def test_the_schedule_is_called_for_every_task_and_epoch():
     np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
 
 
-class Unbuilt(keras.Model):
+class Unbuilt(pk.MultiTaskTraining, keras.Model):
     """On TensorFlow, it is built during the first epoch."""
 
     def __init__(self):
@@ -142,8 +141,8 @@ def test_a_task_without_a_gamma_keeps_its_weight(model):
 def test_a_task_without_a_loss_has_no_weight():
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.Head("score")])
     model = compiled(heads_alone(heads))
-    y = {"click": np.ones(4), "score": np.ones((4, 1))}
     callback = pk.LossWeightDecay(0.5)
+    y = {"click": np.arange(4) % 2}
     history = model.fit(np.ones((4, 3)), y, verbose=0, callbacks=[callback]).history
     assert [key for key in history if key.startswith("loss_weight")] == ["loss_weight/click"]
 
@@ -160,30 +159,13 @@ def test_callbacks_work_with_a_copied_model_that_has_not_run(make, tmp_path):
 
 @once
 @pytest.mark.parametrize(
-    "override",
-    [{"loss_weights": {"click": 1.0, "time": 3.0}}, {"loss": {"click": "mse", "time": "mse"}}],
+    "callback", [pk.LossWeightLogger(), pk.LossWeightDecay(0.5), pk.LossWeightSchedule(max)]
 )
-def test_losses_or_weights_given_to_compile_refuse_a_schedule(override):
-    model = click_and_time(None)
-    heads = heads_of(model)
-    kwargs = heads.compile_kwargs(optimizer="adam", jit_compile=QUICK_JIT, **override)
-    model.compile(**kwargs)
-    x, y = clicks_and_times()
-    y["time"] = np.nan_to_num(y["time"])
-    logs = model.evaluate(x, y, verbose=0, return_dict=True)
-    weights = override.get("loss_weights", {"click": 1.0, "time": 2.0})
-    expected = sum(weight * logs[f"{task}_loss"] for task, weight in weights.items())
-    assert logs["loss"] == pytest.approx(expected, rel=1e-5)
-    with pytest.raises(ValueError, match=r"without the arguments loss and loss_weights"):
-        fit_with_decay(model, epochs=1)
-
-
-@once
-def test_a_model_compiled_with_the_heads_of_another_model_is_refused():
-    model, other = click_and_time(None), click_and_time(None)
-    model.compile(**heads_of(other).compile_kwargs(optimizer="adam"))
-    with pytest.raises(ValueError, match=r"\*\*heads\.compile_kwargs.*Received: loss="):
-        fit_with_decay(model, epochs=1)
+def test_a_model_that_was_compiled_with_losses_is_refused(model, callback):
+    plain = keras.Model(model.input, model.output)
+    plain.compile("sgd", {"click": "mse", "time": "mse"})
+    with pytest.raises(ValueError, match=r"such as a MultiTaskModel.*Received: model\.loss="):
+        fit_validated(plain, callback)
 
 
 @once

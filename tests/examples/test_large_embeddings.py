@@ -11,9 +11,6 @@ from tests.processes import EXAMPLES, run_example_here
 
 ROWS, BATCH = 50, 32
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(keras.optimizers, "MultiOptimizer"), reason="needs Keras 3.15"
-)
 only_jax = pytest.mark.skipif(keras.backend.backend() != "jax", reason="a way of JAX")
 
 

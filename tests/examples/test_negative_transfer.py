@@ -216,21 +216,21 @@ def test_networks_have_about_the_same_number_of_parameters():
     assert max(sizes.values()) / min(sizes.values()) < 1.05, sizes
 
 
-def test_a_single_task_network_repeats_its_few_labelled_rows():
+def test_a_single_task_network_repeats_its_few_labeled_rows():
     from _transfer_cases import scarce_cases
     from _transfer_fits import _alone
 
     case = next(case for case in scarce_cases() if case.data == "synthetic")
     setting = case.draw(4000, 0)
-    labelled = ~np.isnan(setting.dataset.train.labels["task_1"])
-    assert labelled.sum() == 40
+    labeled = ~np.isnan(setting.dataset.train.labels["task_1"])
+    assert labeled.sum() == 40
     alone = _alone(setting, "task_1")
     assert not np.isnan(alone.dataset.train.labels["task_1"]).any()
     assert alone.recipe.batch_size == 32
     steps = -(-4000 // setting.recipe.batch_size)
     assert len(alone.dataset.train) == steps * 32
     rows = {row.tobytes() for row in alone.dataset.train.inputs["numbers"]}
-    assert rows == {row.tobytes() for row in setting.dataset.train.inputs["numbers"][labelled]}
+    assert rows == {row.tobytes() for row in setting.dataset.train.inputs["numbers"][labeled]}
     assert _alone(setting, "task_2").recipe == setting.recipe
 
 

@@ -106,13 +106,13 @@ def test_labels_are_missing_outside_the_sample_space(tables):
     assert 0 < np.isnan(labels["arrival_delay"][~cancelled]).mean() < 0.01
 
 
-def test_a_single_task_trains_on_its_labelled_rows(dataset):
-    from _data import labelled_rows
+def test_a_single_task_trains_on_its_labeled_rows(dataset):
+    from _data import labeled_rows
 
-    left = labelled_rows(dataset.train, ["departure_delayed"])
+    left = labeled_rows(dataset.train, ["departure_delayed"])
     assert 0 < len(left) < len(dataset.train)
     assert not np.isnan(left.labels["departure_delayed"]).any()
-    assert labelled_rows(dataset.train, dataset.tasks) is dataset.train
+    assert labeled_rows(dataset.train, dataset.tasks) is dataset.train
 
 
 def test_keep_share_keeps_the_given_share_of_labels(dataset):

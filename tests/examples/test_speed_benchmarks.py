@@ -195,6 +195,19 @@ def test_parts_of_a_step_are_measured_and_add_up(backend):
         assert sum(parts) == pytest.approx(total, abs=0.5)  # rounded
 
 
+def test_a_small_job_is_compared_with_plain_keras():
+    result = run_example("benchmarks/speed/small_job.py", "--rounds", "1", "--steps", "2")
+    assert result.returncode == 0, result.stderr
+    _, header, *rows = result.stdout.splitlines()
+    assert header.split("  ")[-1] == "of plain"
+    cell = r" +(\d+\.\d\d) +(\d+\.\d\d)"
+    found = [re.fullmatch(rf"([\w, ]+?)  {cell}{cell}", row).groups() for row in rows]
+    names = ["ours", "plain", "ours, no metrics", "plain, no metrics"]
+    assert [name for name, *_ in found] == names
+    assert all(float(number) > 0 for _, *numbers in found for number in numbers)
+    assert [found[1][2], found[3][4]] == ["1.00", "1.00"]
+
+
 def test_the_scores_of_a_whole_job_leave_missing_labels_out():
     import _job
     from sklearn.metrics import roc_auc_score

@@ -13,10 +13,6 @@ from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
 TASKS = ["time", "buy", "click"]  # not sorted
-needs_several_inputs = pytest.mark.skipif(
-    BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
-    reason="Keras's own export takes one input",
-)
 
 
 def columns_model():
@@ -55,7 +51,6 @@ def sizes(values):
     return {value.name: value.shape for value in values}
 
 
-@needs_several_inputs
 def test_a_file_has_the_names_order_and_sizes_of_the_model(runtime, tmp_path):
     model, path = columns_model(), tmp_path / "model.onnx"
     with warnings.catch_warnings():
@@ -146,7 +141,6 @@ def test_a_file_with_other_inputs_than_the_model_is_refused(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="other exporters keep such inputs")
-@needs_several_inputs
 def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(runtime, tmp_path):
     x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
     model = keras.Model({"x": x, "other": other}, {"a": keras.layers.Dense(1)(x)})
@@ -158,7 +152,7 @@ def test_gate_statistics_do_not_change(runtime, tmp_path):
     inputs = keras.Input((3,), name="x")
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
     cgc = pk.CGCBlock(heads, [4], add_shared_gate=False, enable_gate_weights_metrics=True)
-    model = keras.Model(inputs, heads(cgc(inputs)))
+    model = pk.MultiTaskModel(inputs, heads(cgc(inputs)))
     model.predict(np.ones((5, 3), "float32"), verbose=0)
     expected = cgc.gate_statistics()["a"]
     assert expected["count"] == 5
@@ -292,7 +286,6 @@ def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch warns of traced sizes")
-@needs_several_inputs
 def test_no_size_that_a_trace_makes_a_constant_is_in_this_package(runtime, tmp_path):
     model = columns_model()
     model({name: keras.ops.convert_to_tensor(x) for name, x in columns(2).items()})
@@ -326,7 +319,6 @@ def products(file):
     return weights.count("constant"), weights.count("DequantizeLinear")
 
 
-@needs_several_inputs
 def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
     quantization = pytest.importorskip("onnxruntime.quantization")
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -131,6 +131,36 @@ BAD_ARGUMENTS = {
         TypeError,
         r"metrics must be a sequence of metrics\. Received: metrics=\{'a'",
     ),
+    "extra_metrics_string": (
+        lambda: pk.BinaryHead("a", extra_metrics="mae"),
+        TypeError,
+        r"extra_metrics must be a sequence of metrics\. Received: extra_metrics='mae'$",
+    ),
+    "extra_metrics_unknown": (
+        lambda: pk.BinaryHead("a", extra_metrics=["nope"]),
+        ValueError,
+        r"extra_metrics given by name must be Keras.*Received: extra_metrics=\[\.\.\., 'nope'\]$",
+    ),
+    "extra_metrics_class": (
+        lambda: pk.ProductHead("a", of=("b", "c"), extra_metrics=[keras.metrics.AUC]),
+        TypeError,
+        r"extra_metrics must be names, functions.*Received: extra_metrics=\[\.\.\., <class",
+    ),
+    "metrics_without_a_loss": (
+        lambda: pk.Head("a", metrics=["mae"]),
+        ValueError,
+        r"must be None for a head without a loss.*Received: loss=None, metrics=\['mae'\], extra",
+    ),
+    "extra_metrics_without_a_loss": (
+        lambda: pk.Head("a", extra_metrics=["mae"]),
+        ValueError,
+        r"for a head without a loss.*Received: loss=None, metrics=None, extra_metrics=\['mae'\]$",
+    ),
+    "loss_without_a_reduction": (
+        lambda: pk.RegressionHead("a", loss=keras.losses.MeanSquaredError(reduction=None)),
+        ValueError,
+        r"loss must reduce to one number.*Received: loss=<.* with reduction=None",
+    ),
     "loss_weight_negative": (
         lambda: pk.BinaryHead("a", loss_weight=-1),
         ValueError,
@@ -153,13 +183,6 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
 def test_a_bad_argument_is_refused(make, error, message):
     check_refused(make, error, message)
-
-
-def test_files_load_with_a_masked_loss_and_pos_weight_which_0_1_0_allowed():
-    config = pk.BinaryHead("a", pos_weight=2.0).get_config()
-    config["loss"] = keras.saving.serialize_keras_object(MASKED)
-    head = pk.BinaryHead.from_config(config)
-    assert type(head.loss.loss) is pk.MaskedLoss
 
 
 @pytest.mark.parametrize(

@@ -239,30 +239,24 @@ def test_training_is_passed_to_the_tower():
 
 
 @pytest.mark.parametrize(
-    ("head", "loss", "metrics"),
+    ("head", "loss"),
     [
-        (pk.Head("a"), None, []),
-        (pk.BinaryHead("a"), "binary_crossentropy", ["auc", "binary_crossentropy"]),
-        (pk.RegressionHead("a"), "mean_squared_error", ["rmse", "mean_squared_error"]),
-        (
-            pk.MulticlassHead("a", num_classes=3),
-            "sparse_categorical_crossentropy",
-            ["accuracy", "sparse_categorical_crossentropy"],
-        ),
+        (pk.Head("a"), None),
+        (pk.BinaryHead("a"), "binary_crossentropy"),
+        (pk.RegressionHead("a"), "mean_squared_error"),
+        (pk.MulticlassHead("a", num_classes=3), "sparse_categorical_crossentropy"),
     ],
     ids=["base", "binary", "regression", "multiclass"],
 )
-def test_each_head_has_a_default_loss_and_metrics(head, loss, metrics):
+def test_each_head_has_a_default_loss(head, loss):
     assert getattr(head.loss, "name", None) == loss
-    assert [metric.name for metric in head.new_metrics()] == metrics
 
 
-def test_arguments_replace_the_default_loss_and_metrics():
-    head = pk.BinaryHead("a", loss=keras.losses.BinaryFocalCrossentropy(gamma=3.0), metrics=[])
+def test_arguments_replace_the_default_loss():
+    head = pk.BinaryHead("a", loss=keras.losses.BinaryFocalCrossentropy(gamma=3.0))
     copy = pk.BinaryHead.from_config(head.get_config())
     assert isinstance(copy.loss, keras.losses.BinaryFocalCrossentropy)
     assert copy.loss.gamma == 3.0
-    assert copy.new_metrics() == []
 
 
 @pytest.mark.parametrize(("kwargs", "name"), [({}, "a_head"), ({"name": "mine"}, "mine")])

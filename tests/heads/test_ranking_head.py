@@ -10,6 +10,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
+from tests.losses.one_head import logs_of_head, loss_of_head
 from tests.models import chain, compiled, loaded
 from tests.processes import ROOT
 from tests.refusals import check_refused, table
@@ -38,7 +39,7 @@ IN_NUMPY = {"list_mle": list_mle, "pairwise": pairwise}
 
 
 def expected_loss(name, labels, scores, weights=None):
-    """Return the mean over lists with a label, of the list's loss over its labelled items."""
+    """Return the mean over lists with a label, of the list's loss over its labeled items."""
     has_label = ~np.isnan(labels)
     lists = [b for b in range(len(labels)) if has_label[b].any()]
     values = [IN_NUMPY[name](labels[b, has_label[b]], scores[b, has_label[b]]) for b in lists]
@@ -63,20 +64,11 @@ def head_of(loss="pairwise", **kwargs):
     return pk.RankingHead("rank", LOSSES[loss](), **kwargs)
 
 
-def value_of(loss, *arguments):
-    """Return the value of a loss, which JAX compiles: one operation after the other takes long."""
-    if keras.backend.backend() == "jax":
-        import jax
-
-        loss = jax.jit(loss.__call__)
-    return float(numpy_of(loss(*arguments)))
-
-
 def model_of(head, **kwargs):
     """Return a model of a ranking head next to a BinaryHead of every item."""
     heads = pk.TaskHeads([head, pk.BinaryHead("click", metrics=[])], **kwargs)
     inputs = keras.Input((None, 3))
-    return keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(inputs)))
+    return pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(inputs)))
 
 
 @pytest.mark.parametrize(
@@ -84,45 +76,43 @@ def model_of(head, **kwargs):
     [("list_mle", NAN), ("list_mle", -1), ("pairwise", -2.0), ("pairwise", 9)],
 )
 def test_the_loss_equals_numpy(name, missing_label):
-    loss = head_of(name, missing_label=missing_label).new_loss()
     labels = np.where(np.isnan(LABELS), missing_label, LABELS)
     labels = labels if np.isnan(missing_label) else labels.astype("int32")
     weights = np.float32([0.5, 2, 1, 7])
     for sample_weight in (None, weights[:, None]):
-        found = value_of(loss, labels[..., None], SCORES, sample_weight)
+        head = head_of(name, missing_label=missing_label)
+        found = loss_of_head(head, labels[..., None], SCORES, sample_weight)
         expected = expected_loss(name, LABELS, SCORES, None if sample_weight is None else weights)
         assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_items_without_a_label_and_padding_do_not_count():
     """Their scores, and the number of padded items, do not matter."""
-    loss = head_of().new_loss()
     expected = expected_loss("pairwise", LABELS, SCORES)
-    huge = np.where(np.isnan(LABELS), 1e30, SCORES)
-    assert value_of(loss, LABELS, huge) == pytest.approx(expected, rel=1e-5)
+    huge = np.where(np.isnan(LABELS), np.float32(1e30), SCORES)
+    assert loss_of_head(head_of(), LABELS, huge) == pytest.approx(expected, rel=1e-5)
     wide = np.pad(LABELS, ((0, 0), (0, 3)))  # masked
     scores = keras.ops.convert_to_tensor(np.pad(SCORES, ((0, 0), (0, 3)), constant_values=50.0))
     scores._keras_mask = keras.ops.convert_to_tensor(np.arange(7)[None] < np.full((4, 1), 4))
-    assert float(numpy_of(loss(wide, scores))) == pytest.approx(expected, rel=1e-5)
+    assert loss_of_head(head_of(), wide, scores) == pytest.approx(expected, rel=1e-5)
 
 
 @once
 def test_a_batch_without_labels_has_the_loss_0():
-    loss = head_of().new_loss()
-    assert float(numpy_of(loss(np.full((2, 3), NAN), SCORES[:2, :3]))) == 0
-    assert float(numpy_of(loss(np.zeros((0, 3)), SCORES[:0, :3]))) == 0
+    assert loss_of_head(head_of(), np.full((2, 3), NAN), SCORES[:2, :3]) == 0
+    assert loss_of_head(head_of(), np.zeros((0, 3)), SCORES[:0, :3]) == 0
 
 
 def test_the_reduction_may_divide_by_all_lists():
-    loss = head_of(reduction="sum_over_batch_size").new_loss()
+    head = head_of(reduction="sum_over_batch_size")
     expected = expected_loss("pairwise", LABELS, SCORES) * 3 / 4
-    assert value_of(loss, LABELS, SCORES) == pytest.approx(expected, rel=1e-5)
+    assert loss_of_head(head, LABELS, SCORES) == pytest.approx(expected, rel=1e-5)
 
 
 def test_negative_labels_make_the_loss_nan_without_a_gradient():
     labels = LABELS.copy()
     labels[0, 1] = -3
-    assert np.isnan(value_of(head_of().new_loss(), labels, SCORES))
+    assert np.isnan(loss_of_head(head_of(), labels, SCORES))
     check_refused(
         lambda: head_of().check_labels(labels),
         ValueError,
@@ -136,26 +126,17 @@ def test_metrics_leave_out_lists_without_a_relevant_item():
     metrics = [keras_rs.metrics.NDCG(), keras_rs.metrics.NDCG(k=9)]
     head = head_of(metrics=metrics, extra_metrics=[keras_rs.metrics.MeanReciprocalRank()])
     scores = SCORES * 1e6  # differences of 1e-7 would be lost
-    found = {}
-    for metric in head.new_metrics():
-        metric.update_state(LABELS[:2], scores[:2])
-        metric.update_state(LABELS[2:], scores[2:])
-        found[metric.name] = float(numpy_of(metric.result()))
-    assert list(found) == ["ndcg", "ndcg_1", "mean_reciprocal_rank"]
-    assert found["ndcg"] == found["ndcg_1"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
-    weighted = head.new_metrics()[0]
-    weighted.update_state(LABELS, scores, sample_weight=np.float32([3, 1, 5, 5]))
-    each = [ndcg(LABELS[b : b + 1], scores[b : b + 1]) for b in range(2)]
-    assert float(numpy_of(weighted.result())) == pytest.approx((3 * each[0] + each[1]) / 4, 1e-5)
+    logs = logs_of_head(head, LABELS, scores[..., None])
+    assert set(logs) == {"loss", "rank_loss", "ndcg", "ndcg_1", "mean_reciprocal_rank"}
+    assert logs["ndcg"] == logs["ndcg_1"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
 
 
 @once
 def test_the_default_metric_is_the_mean_of_the_loss():
-    (metric,) = head_of("list_mle").new_metrics()
-    metric.update_state(LABELS, SCORES)
-    assert metric.name == "list_mle_loss"
+    logs = logs_of_head(head_of("list_mle"), LABELS, SCORES[..., None])
+    assert set(logs) == {"loss", "rank_loss", "list_mle_loss"}
     expected = expected_loss("list_mle", LABELS, SCORES)
-    assert float(numpy_of(metric.result())) == pytest.approx(expected, rel=1e-5)
+    assert logs["list_mle_loss"] == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("loss_weighting", [pytest.param(None, marks=once), "uncertainty"])
@@ -178,26 +159,6 @@ def test_fit_trains_it_next_to_another_head_and_files_keep_it(loss_weighting, tm
     assert second == pytest.approx(first, rel=1e-5)
 
 
-def test_compute_losses_and_given_losses_and_metrics():
-    model = model_of(head_of("list_mle"))
-    heads = model.layers[-1]
-    x = features(4, 4, 3)
-    y = {"rank": LABELS, "click": np.zeros((4, 4))}
-    predictions = model(x)
-    scores = numpy_of(predictions["rank"])
-    found = heads.compute_losses(y, predictions)["rank"]
-    expected = expected_loss("list_mle", LABELS, scores)
-    assert float(numpy_of(found)) == pytest.approx(expected, rel=1e-5)
-    compiled(
-        model,
-        loss={"rank": LOSSES["pairwise"](), "click": "binary_crossentropy"},
-        metrics={"rank": keras_rs.metrics.NDCG(shuffle_ties=False)},
-    )
-    logs = model.test_on_batch(x, y, return_dict=True)
-    assert logs["rank_loss"] == pytest.approx(expected_loss("pairwise", LABELS, scores), rel=1e-5)
-    assert logs["rank_ndcg"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
-
-
 def test_scores_are_float32_at_half_precision():
     head = head_of(dtype="mixed_float16")
     assert keras.backend.standardize_dtype(head(features(2, 3, 4)).dtype) == "float32"
@@ -208,8 +169,6 @@ def test_scores_are_float32_at_half_precision():
 def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
-    if keras.__version__ < "3.13":
-        pytest.importorskip("onnxscript")  # of the exporter of Keras, in later versions not needed
     model = model_of(head_of())
     pk.export_onnx(model, tmp_path / "m.onnx")
     session = runtime.InferenceSession(tmp_path / "m.onnx")
@@ -236,8 +195,7 @@ def test_the_report_of_tasks_counts_lists():
     assert use.label_mean == pytest.approx(known.mean())
     scores = numpy_of(model(x))["rank"]
     assert use.prediction_deviation == pytest.approx(scores.std(), rel=1e-5)
-    loss = model.layers[-1]["rank"].new_loss()
-    assert use.loss == pytest.approx(float(loss(LABELS, scores)), rel=1e-5)
+    assert use.loss == pytest.approx(expected_loss("pairwise", LABELS, scores), rel=1e-5)
 
 
 @once
@@ -279,19 +237,19 @@ REFUSED = {
         r"must be features of lists \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
     ),
     "labels": (
-        lambda: head_of().new_loss()(LABELS[:, :3], SCORES),
+        lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),
         ValueError,
-        r"y_true of 'rank_loss' must have a shape \(4, 4, 1\) or \(4, 4\)",
+        r"y_true of 'rank' must have a shape \(4, 4, 1\) or \(4, 4\)",
     ),
     "weights": (
-        lambda: head_of().new_loss()(LABELS, SCORES, np.ones((4, 4))),
+        lambda: loss_of_head(head_of(), LABELS, SCORES, np.ones((4, 4))),
         ValueError,
-        r"sample_weight of 'rank_loss' must have a shape \(4,\) or \(4, 1\)",
+        r"sample_weight of 'rank' must have a shape \(4,\) or \(4, 1\)",
     ),
     "metric": (
-        lambda: head_of(metrics=["mse"]).new_metrics()[0].update_state(LABELS, SCORES),
+        lambda: logs_of_head(head_of(metrics=["mse"]), LABELS, SCORES[..., None]),
         ValueError,
-        r"metrics of a RankingHead must accept lists.*'rank_mse' failed",
+        r"metrics must accept labels and predictions.*The update of 'mse' failed",
     ),
 }
 
@@ -309,7 +267,7 @@ def test_the_config_has_the_loss_itself():
     assert config["loss"]["class_name"] == "ListMLELoss"
     copy = pk.RankingHead.from_config(deepcopy(config))  # NDCG changes its config
     assert copy.get_config() == config
-    assert type(copy.loss.loss) is LOSSES["list_mle"]
+    assert type(copy.loss) is LOSSES["list_mle"]
     assert chain(keras.layers.Reshape((1, 3)), copy).output_shape == (None, 1)
 
 

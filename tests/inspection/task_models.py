@@ -30,7 +30,7 @@ def labels_of(kind, signal, rng, rate):
 
 
 def healthy_data(rng, kinds, rows, related):
-    """Return features, and labels of related tasks with 30 to 100 % of the labels."""
+    """Return features, and labels of related tasks with 30% to 100% of the labels."""
     x = rng.normal(size=(rows, WIDTH)).astype("float32")
     hidden = np.tanh(x @ rng.normal(size=(WIDTH, 6)) / 3)
     common = hidden @ rng.normal(size=6)
@@ -63,9 +63,9 @@ def healthy_model(seed, rows=8000, epochs=6):
     heads = pk.TaskHeads([new_head(task) for task in y])
     block = BLOCKS[list(BLOCKS)[seed % len(BLOCKS)]](heads, int(rng.integers(16, 33)))
     inputs = keras.Input((WIDTH,))
-    model = keras.Model(inputs, heads(block(keras.layers.Dense(24, "relu")(inputs))))
+    model = pk.MultiTaskModel(inputs, heads(block(keras.layers.Dense(24, "relu")(inputs))))
     optimizer = keras.optimizers.Adam(float(rng.choice([0.001, 0.003])))
-    model.compile(optimizer, **heads.compile_kwargs(), **QUICK)
+    model.compile(optimizer, **QUICK)
     parts = [slice(0, 3 * rows // 4), slice(3 * rows // 4, rows)]
     train, validation = [(x[p], {task: of[p] for task, of in y.items()}) for p in parts]
     model.fit(*train, batch_size=int(rng.choice([64, 128])), epochs=epochs, verbose=0)

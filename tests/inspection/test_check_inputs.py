@@ -52,10 +52,10 @@ def functional(scale=None):
     submodel = keras.Sequential([keras.layers.Reshape((3, 1)), tag, keras.layers.Flatten()])
     numbers = scale(inputs["numbers"]) if scale else inputs["numbers"]
     x = keras.layers.Concatenate()([city(inputs["city"]), submodel(inputs["tags"]), numbers])
-    return keras.Model(inputs, heads(block(x)))
+    return pk.MultiTaskModel(inputs, heads(block(x)))
 
 
-class Subclassed(keras.Model):
+class Subclassed(pk.MultiTaskTraining, keras.Model):
     """The same in a subclass, which is built by its first call."""
 
     def __init__(self):

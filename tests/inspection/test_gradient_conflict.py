@@ -70,8 +70,7 @@ def test_cosines_are_those_of_the_gradients_computed_by_hand(expert):
 
 
 def losses_of(model, heads, x, y):
-    predictions = model.predict_on_batch(x)
-    return np.array([float(heads[t].new_loss()(y[t], predictions[t])) for t in heads])
+    return np.array(list(numpy_of(heads.compute_losses(y, model(x), training=False)).values()))
 
 
 def finite_differences(losses_at, values, step=0.01):
@@ -106,10 +105,10 @@ def cosines_of(tasks, gradients):
 
 def test_cosines_of_two_levels_are_those_of_finite_differences():
     """With stacked experts, whose normalizations are separate layers."""
-    heads = {task: pk.RegressionHead(task) for task in ("a", "b")}
+    heads = two_regression_heads()
     expert = pk.ExpertBlock([3], activation="tanh", normalization="layer")
     ple = pk.PLEBlock(2, heads, expert, name="ple")
-    model = model_of(ple, pk.TaskHeads(heads), width=2)
+    model = model_of(ple, heads, width=2)
     x, y = features(6, 2), labels("a", "b", rows=6)
     expected = {}
     for level, block in zip(("ple/0", "ple/1"), ple):
@@ -125,14 +124,15 @@ def test_cosines_of_two_levels_are_those_of_finite_differences():
 
 
 def test_product_and_multiclass_heads_have_cosines():
-    click, buy = pk.BinaryHead("click"), pk.BinaryHead("buy", missing_label=-1)
-    both, kind = (
-        pk.ProductHead("both", of=["click", "buy"]),
-        pk.MulticlassHead("kind", num_classes=3),
+    heads = pk.TaskHeads(
+        [
+            pk.ProductHead("both", of=["click", "buy"]),
+            pk.BinaryHead("click"),
+            pk.MulticlassHead("kind", num_classes=3),
+            pk.BinaryHead("buy", missing_label=-1),
+        ]
     )
-    heads = {head.task: head for head in (both, click, kind, buy)}
-    layer = pk.TaskHeads(heads)
-    model = model_of(pk.MMoEBlock(layer, keras.layers.Dense(3), 2, name="mmoe"), layer, width=3)
+    model = model_of(pk.MMoEBlock(heads, keras.layers.Dense(3), 2, name="mmoe"), heads, width=3)
     x, rng = features(6, 3), np.random.default_rng(0)
     y = {task: rng.integers(0, 2, 6) for task in heads}
     y["buy"][::2] = -1

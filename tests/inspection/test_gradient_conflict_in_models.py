@@ -14,7 +14,7 @@ from tests.inspection.conflicts import (
     one_level,
     two_regression_heads,
 )
-from tests.models import chain
+from tests.models import chain, compiled, loaded
 from tests.refusals import NAN
 
 
@@ -81,9 +81,7 @@ def stateful_model():
         expert_balance_regularizer=0.1,
         name="ple",
     )
-    model = model_of(ple, heads)
-    model.compile("sgd", **heads.compile_kwargs())
-    return model
+    return compiled(model_of(ple, heads))
 
 
 def test_weights_and_statistics_do_not_change():
@@ -103,8 +101,7 @@ def test_loss_weights_do_not_change_the_cosines(weighting):
     for loss_weight in (1.0, 7.0, 0.0):
         layers = [pk.RegressionHead("a", loss_weight=loss_weight), pk.BinaryHead("b")]
         heads = pk.TaskHeads(layers, loss_weighting=weighting)
-        model = model_of(one_level(), heads)
-        model.compile("sgd", **heads.compile_kwargs())
+        model = compiled(model_of(one_level(), heads))
         heads.multiply_loss_weights({"b": loss_weight})
         for w in heads.trainable_weights:
             if w.path.endswith("log_variances"):
@@ -117,26 +114,24 @@ def test_loss_weights_do_not_change_the_cosines(weighting):
 
 def test_a_compiled_loss_replaces_the_loss_of_the_head():
     x, y = features(12, 4), labels("a", "b")
-    heads = two_regression_heads()
-    model = model_of(one_level(), heads)
-    squared = pk.gradient_conflict(model, x, y)
+    model = model_of(one_level(), two_regression_heads())
+    plain = keras.Model(model.input, model.output)
+    squared = pk.gradient_conflict(plain, x, y)
+    assert_close(pk.gradient_conflict(compiled(model), x, y), squared)
     absolute = pk.gradient_conflict(model_of(one_level(), two_regression_heads(loss="mae")), x, y)
     assert absolute != squared
     for losses in ("mae", "MeanAbsoluteError", keras.losses.MeanAbsoluteError(reduction="sum")):
-        model.compile(**heads.compile_kwargs(loss={"b": losses, "a": [losses]}))
-        assert_close(pk.gradient_conflict(model, x, y), absolute)
-    model.compile(**heads.compile_kwargs(loss={"a": "mae", "b": None}))
-    assert pk.gradient_conflict(model, x, y) == {"mmoe": {"input": {}, "shared/expert_0": {}}}
-    model.compile(**heads.compile_kwargs())
-    assert_close(pk.gradient_conflict(model, x, y), squared)
+        plain.compile(loss={"b": losses, "a": [losses]})
+        assert_close(pk.gradient_conflict(plain, x, y), absolute)
+    plain.compile(loss={"a": "mae", "b": None})
+    assert pk.gradient_conflict(plain, x, y) == {"mmoe": {"input": {}, "shared/expert_0": {}}}
 
 
 def test_an_uncompiled_layer_with_heads_is_taken():
     x, y = features(12, 4), labels("b", "a")
     row = pk.SequentialBlock([one_level(), two_regression_heads()], name="row")
     row(x)
-    model = chain(row, width=4)
-    model.compile(loss={"b": "mse", "a": "mse"})
+    model = compiled(chain(row, width=4))
     found = pk.gradient_conflict(row, x, y)
     assert list(found["row/0"]["input"]) == [("a", "b")]
     assert_close(pk.gradient_conflict(model, x, y), found)
@@ -144,12 +139,9 @@ def test_an_uncompiled_layer_with_heads_is_taken():
 
 def test_a_loaded_model_has_the_same_cosines(tmp_path):
     x, y = features(12, 4), labels("a", "b")
-    heads = two_regression_heads()
-    model = model_of(one_level(), heads)
-    model.compile("sgd", **heads.compile_kwargs())
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert_close(pk.gradient_conflict(loaded, x, y), pk.gradient_conflict(model, x, y))
+    model = compiled(model_of(one_level(), two_regression_heads()))
+    found = pk.gradient_conflict(loaded(model, tmp_path), x, y)
+    assert_close(found, pk.gradient_conflict(model, x, y))
 
 
 def model_with_small_gradients(policy):
@@ -173,7 +165,7 @@ def test_small_gradients_do_not_underflow_in_float16():
 def test_integer_features_are_taken():
     inputs = keras.Input((4,), dtype="int32")
     heads = two_regression_heads()
-    model = keras.Model(inputs, heads(one_level()(inputs)))
+    model = pk.MultiTaskModel(inputs, heads(one_level()(inputs)))
     x, y = np.arange(48).reshape(12, 4) % 5, labels("a", "b")
     assert np.isfinite(list(flat(pk.gradient_conflict(model, x, y)).values())).all()
 
@@ -193,7 +185,7 @@ def test_masks_reach_the_experts():
     inputs = keras.Input((5, 4))
     heads = two_regression_heads()
     block = pk.MMoEBlock(["a", "b"], Masked(3), 1)
-    model = keras.Model(inputs, heads(block(keras.layers.Masking()(inputs))))
+    model = pk.MultiTaskModel(inputs, heads(block(keras.layers.Masking()(inputs))))
     Masked.masked.clear()
     y = {task: features(3, 5) for task in ("a", "b")}
     pk.gradient_conflict(model, features(3, 5, 4), y)

@@ -56,7 +56,7 @@ def new_model(scale="adapted"):
         ]
     )
     features = keras.layers.Concatenate()([city, tags, numbers])
-    return keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(features))), heads
+    return pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(features))), heads
 
 
 class Mistake(NamedTuple):

@@ -9,7 +9,15 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK, features, numpy_of, once
-from tests.models import TASKS, chain, clicks_and_buys, functional, tracked_block
+from tests.models import (
+    TASKS,
+    chain,
+    clicks_and_buys,
+    compiled,
+    functional,
+    loaded,
+    tracked_block,
+)
 from tests.refusals import NAN, check_refused, table
 
 ROWS = 60
@@ -47,7 +55,7 @@ def close(value, **kwargs):
     return pytest.approx(value, rel=1e-4, nan_ok=True, **kwargs)
 
 
-def test_figures_are_those_of_the_labelled_examples():
+def test_figures_are_those_of_the_labeled_examples():
     model, y = bottom_model(all_heads()), labels()
     use = pk.task_report(model, X, y).tasks
     p = {task: np.float64(of) for task, of in numpy_of(model(X)).items()}
@@ -159,7 +167,7 @@ def test_tasks_with_other_axes_have_comparable_gradients():
     inputs = keras.Input((4,))
     common = keras.layers.Dense(3)(inputs)
     repeated = keras.layers.RepeatVector(3)(common)
-    model = keras.Model(inputs, heads({"one": common, "three": repeated}))
+    model = pk.MultiTaskModel(inputs, heads({"one": common, "three": repeated}))
     for one, three in zip(heads["one"].weights, heads["three"].weights):
         three.assign(one)
     y = {"one": X[:, 0], "three": np.repeat(X[:, :1], 3, axis=1)}
@@ -182,9 +190,8 @@ def test_without_shared_parts_shares_are_undefined():
 
 
 def test_nothing_changes_in_the_model():
-    model = functional(tracked_block(gate_dropout=0.5))
+    model = compiled(functional(tracked_block(gate_dropout=0.5)), **QUICK)
     x, y = clicks_and_buys()
-    model.compile("sgd", **model.get_layer("heads").compile_kwargs(), **QUICK)
     model.fit(x, y, verbose=0)
     before = [numpy_of(w) for w in model.variables]
     pk.task_report(model, x, y, (x, y))
@@ -192,24 +199,14 @@ def test_nothing_changes_in_the_model():
         np.testing.assert_array_equal(value, numpy_of(variable), err_msg=variable.path)
 
 
-WEIGHTS = {
-    "by Keras": {"loss_weights": {"click": 4.0}},
-    "of the heads": {},
-}
-
-
 @once
-@pytest.mark.parametrize("name", WEIGHTS)
-def test_loss_weights_are_the_current_ones(name, tmp_path):
+def test_loss_weights_are_the_current_ones(tmp_path):
     heads = all_heads()
-    model = bottom_model(heads)
-    model.compile("sgd", **heads.compile_kwargs(**WEIGHTS[name]))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    expected = [4.0 if WEIGHTS[name] else 1.0, 0.5, 1.0]
-    for each in (model, loaded):
+    model = compiled(bottom_model(heads))
+    heads.multiply_loss_weights({"click": 4.0})
+    for each in (model, loaded(model, tmp_path)):
         training = pk.task_report(each, X, labels()).training
-        assert [use.loss_weight for use in training.values()] == expected
+        assert [use.loss_weight for use in training.values()] == [4.0, 0.5, 1.0]
 
 
 @once
@@ -218,7 +215,7 @@ def test_learned_weights_count():
     model = bottom_model(heads)
     y = {"a": np.arange(ROWS) % 2, "b": np.arange(ROWS) % 3 % 2}
     assert pk.task_report(model, X, y).training["a"].loss_weight == 1.0
-    heads._loss_weights.log_variances.assign([1.0, 0.0])
+    heads._log_variances.assign([1.0, 0.0])
     assert pk.task_report(model, X, y).training["a"].loss_weight == close(np.exp(-1))
 
 
@@ -227,7 +224,7 @@ def test_a_loss_that_divides_by_the_batch_counts_all_examples():
     heads = all_heads(reduction="sum_over_batch_size")
     model, y = bottom_model(heads), labels()
     use = pk.task_report(model, X, y).tasks["click"]
-    loss = heads["click"].new_loss()(y["click"], model(X)["click"])
+    loss = heads.compute_losses(y, model(X), training=False)["click"]
     assert use.loss == close(float(loss))
 
 
@@ -334,15 +331,15 @@ def test_sequences_are_counted_by_unmasked_position():
     heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
     inputs = keras.Input((None, 4))
     level = pk.CGCBlock(heads, [3], add_shared_gate=False, name="cgc")
-    model = keras.Model(inputs, heads(level(keras.layers.Masking()(inputs))))
+    model = pk.MultiTaskModel(inputs, heads(level(keras.layers.Masking()(inputs))))
     x = features(3, 6, 4) * mask[..., None]
     y = {task: np.arange(18).reshape(3, 6) % 2 for task in TASKS}
     report = pk.task_report(model, x, y)
     use, predictions = report.tasks["click"], numpy_of(model(x))["click"]
     assert use.prediction_deviation == close(predictions[mask].std())
     assert (report.examples, use.labels, use.label_share) == (3, 9, 1.0)
-    loss = heads["click"].new_loss()(y["click"][mask], predictions[mask])
-    assert use.loss == close(float(loss))
+    p = np.float64(predictions[mask][:, 0])
+    assert use.loss == close(-np.log(np.where(y["click"][mask] == 1, p, 1 - p)).mean())
     if keras.backend.backend() == "jax":  # it compiles for each length
         return
     batches = [(features(2, n, 4), {task: np.ones((2, n)) for task in TASKS}) for n in (5, 7)]
@@ -357,6 +354,7 @@ def test_labels_that_are_not_one_for_each_prediction_of_a_regression_are_not_cou
 
     heads = pk.TaskHeads([pk.RegressionHead("time", units=2), pk.BinaryHead("click")])
     model = bottom_model(heads)
+    model = keras.Model(model.input, model.output)
     model.compile(loss={"time": Sum(), "click": "binary_crossentropy"})
     y = {"time": np.ones((ROWS, 3)), "click": np.arange(ROWS) % 2}
     report = pk.task_report(model, X, y)
@@ -462,7 +460,6 @@ def test_a_table_has_the_gradients_of_an_embedding():
         inputs = keras.Input((), dtype="int32")
         heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
         rows = layer(6, 4, embeddings_initializer="uniform")(inputs)
-        model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(rows)))
-        model.compile("adam", **heads.compile_kwargs())
+        model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(rows)))
         reports.append(str(pk.task_report(model, x, y, batch_size=4)))
     assert reports[0] == reports[1]

@@ -36,7 +36,7 @@ def model_of_embeddings():
     items = keras_rs.layers.EmbedReduce(ITEMS, 4)(inputs["items"], seen)
     user = users()({"user": inputs["user"]})["user"]
     joined = keras.layers.Concatenate()([user, items, inputs["numbers"]])
-    return compiled(keras.Model(inputs, heads(pk.PLEBlock(1, heads, [4])(joined))))
+    return compiled(pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(joined))))
 
 
 def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):

@@ -40,11 +40,6 @@ ARTEFACTS = [  # `.ci/run` installs jax2onnx for the nightly tests only
     if not is_refused(form, case)
 ]
 
-pytestmark = pytest.mark.skipif(
-    BACKEND == "torch" and keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
-    reason="before 3.15 Keras had no torch.export and no ONNX of dict inputs on PyTorch",
-)
-
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):

@@ -45,11 +45,6 @@ def grain_dataset(data):
 
 
 def grain_data_loader(data):
-    if keras.backend.backend() == "tensorflow":
-        pytest.skip(
-            "If the data end the epoch, Keras divides {task}_loss by one batch too many "
-            "(3.12 to 3.15, also with plain Dense layers): use endless data, as above"
-        )
     grain = pytest.importorskip("grain")
     return grain.DataLoader(
         data_source=rows(data),

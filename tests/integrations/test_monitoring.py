@@ -15,7 +15,7 @@ PAGE = (ROOT / "docs" / "monitoring.md").read_text()
 FIGURES = {
     "loss",
     "click_loss",
-    "labelled/time",
+    "labeled/time",
     "calibration/click",
     "dead_units/ple/0/shared/expert_0",
     "gate/ple/0/click/entropy",
@@ -41,7 +41,7 @@ def test_the_logs_have_the_figures(page):
     logs = page["history"].history
     assert set(logs) >= FIGURES
     share = np.isfinite(page["y"]["time"]).mean()
-    assert logs["labelled/time"] == pytest.approx([share])
+    assert logs["labeled/time"] == pytest.approx([share])
 
 
 def test_mlflow_has_the_figures(page, tmp_path, monkeypatch):

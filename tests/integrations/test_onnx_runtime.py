@@ -13,10 +13,6 @@ BACKEND = keras.backend.backend()
 
 
 @once
-@pytest.mark.skipif(
-    keras.__version__.startswith(("3.12.", "3.13.", "3.14.")),
-    reason="before 3.15 Keras had no ONNX of dict inputs on PyTorch",
-)
 def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     for package in ("onnx", "onnxruntime", "tf2onnx"):
         pytest.importorskip(package)

@@ -174,10 +174,10 @@ def test_masks_and_gradients_pass_through_the_banks():
 
 
 def test_mixed_precision_and_training():
-    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS])
     model = chain(pk.CGCBlock(TASKS, SIZES, add_shared_gate=False, dtype="mixed_float16"), heads)
     before = model.get_weights()
-    compiled(model, keras.optimizers.SGD(1.0), metrics=None)
+    compiled(model, keras.optimizers.SGD(1.0))
     model.train_on_batch(features(8, 3), {task: np.arange(8) % 2 for task in TASKS})
     trained = [w.path for w in model.trainable_weights]
     moved = [w.path for w, old in zip(model.weights, before) if (numpy_of(w) != old).any()]

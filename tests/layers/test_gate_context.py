@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import ple_keras as pk
 from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, randomize
 from tests.layers import reference
-from tests.models import cloned, loaded
+from tests.models import cloned, compiled, loaded
 from tests.templates import CopiedExpert
 
 TASKS = ["click", "buy"]
@@ -110,7 +110,7 @@ def model_of(reads, **kwargs):
     heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS], name="heads")
     inputs = {"x": keras.Input((3,), name="x"), "device": keras.Input((2,), name="device")}
     ple = pk.PLEBlock(2, heads, [3], 2, gate_reads=reads, name="ple", **kwargs)
-    model = keras.Model(inputs, heads(ple(inputs["x"], gate_context=inputs["device"])))
+    model = pk.MultiTaskModel(inputs, heads(ple(inputs["x"], gate_context=inputs["device"])))
     randomize(model)
     return model, {"x": features(5, 3), "device": features(5, 2, seed=1)}
 
@@ -128,7 +128,7 @@ def test_a_functional_model_predicts_by_the_equations(jit_compile):
     assert_same(model.predict(inputs, verbose=0), expected_predictions(model, inputs))
 
 
-class Subclassed(keras.Model):
+class Subclassed(pk.MultiTaskTraining, keras.Model):
     def __init__(self, reads):
         super().__init__()
         self.heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS], name="heads")
@@ -140,8 +140,7 @@ class Subclassed(keras.Model):
 
 
 def test_a_subclassed_model_trains_its_gates():
-    model = Subclassed("context")
-    model.compile("sgd", **model.heads.compile_kwargs(**QUICK))
+    model = compiled(Subclassed("context"), **QUICK)
     inputs = {"x": features(5, 3), "device": features(5, 2, seed=1)}
     model(inputs)
     before = [numpy_of(weight) for weight in model.ple.weights]
@@ -295,7 +294,7 @@ def test_subclasses_with_older_signatures_work(cls):
 
 def test_inspection_and_transfer_work_with_a_context():
     model, inputs = model_of("both", enable_gate_weights_metrics=True)
-    model.compile("sgd", **model.get_layer("heads").compile_kwargs(**QUICK))
+    compiled(model, **QUICK)
     y = {task: np.arange(5) % 2 for task in TASKS}
     logs = model.fit(inputs, y, callbacks=[pk.GateWeightsLogger()], verbose=0).history
     ple = model.get_layer("ple")

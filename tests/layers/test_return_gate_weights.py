@@ -83,7 +83,7 @@ def trained():
     inputs = {"x": keras.Input((4,), name="x"), "device": keras.Input((2,), name="device")}
     ple = pk.PLEBlock(2, heads, [3], gate_reads="both", name="ple")
     hidden = keras.layers.Dense(4)(inputs["x"])
-    model = keras.Model(inputs, heads(ple(hidden, gate_context=inputs["device"])))
+    model = pk.MultiTaskModel(inputs, heads(ple(hidden, gate_context=inputs["device"])))
     compiled(model, run_eagerly=keras.backend.backend() == "tensorflow", jit_compile=QUICK_JIT)
     return train(model)
 

@@ -12,7 +12,6 @@ from tests.optimizers.tables import (
     build,
     ids,
     labels,
-    needs_multi_optimizer,
     needs_row_gradients,
     record_rows,
     small,
@@ -152,7 +151,6 @@ def test_the_config_is_that_of_an_embedding():
     assert pk.SparseEmbedding.from_config(ours.get_config()).get_config() == ours.get_config()
 
 
-@needs_multi_optimizer
 def test_gradient_conflict_reads_models_with_row_gradients():
     model = build(pk.table_optimizer())
     train(model, steps=1)

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import features
+from tests.losses.one_head import logs_of_head, loss_of_head
 from tests.models import compiled, heads_alone, loaded
 from tests.refusals import check_refused, table
 
@@ -39,21 +40,26 @@ def weighted_losses(labels):
 LABELS = {"indices": (INDICES, {}), "soft": (SOFT, {"loss": "categorical_crossentropy"})}
 
 
-@pytest.mark.parametrize(("labels", "kwargs"), list(LABELS.values()), ids=list(LABELS))
+every_label = pytest.mark.parametrize(("labels", "kwargs"), table(LABELS))
+
+
+@every_label
 @pytest.mark.parametrize("weights", [None, SAMPLE_WEIGHTS], ids=["", "sample_weights"])
 @pytest.mark.parametrize("reduction", [None, "sum_over_batch_size"])
-def test_the_loss_and_its_metric_agree_with_numpy(labels, kwargs, weights, reduction):
-    head = head_of(reduction=reduction, **kwargs)
+def test_the_loss_agrees_with_numpy(labels, kwargs, weights, reduction):
     losses = weighted_losses(labels)
     weighted = losses * (1 if weights is None else weights)
     count = 8 if reduction else np.isfinite(losses).sum()
-    loss = head.new_loss()(labels, PREDICTIONS, weights)
-    assert float(loss) == pytest.approx(np.nansum(weighted) / count, rel=1e-6)
-    accuracy, metric = head.new_metrics()
-    assert metric.name == f"weighted_{kwargs.get('loss', 'sparse_categorical_crossentropy')}"
-    assert accuracy.name == "accuracy"
-    metric.update_state(labels, PREDICTIONS)
-    assert float(metric.result()) == pytest.approx(np.nanmean(losses), rel=1e-6)
+    loss = loss_of_head(head_of(reduction=reduction, **kwargs), labels, PREDICTIONS, weights)
+    assert loss == pytest.approx(np.nansum(weighted) / count, rel=1e-6)
+
+
+@every_label
+def test_its_mean_is_a_metric(labels, kwargs):
+    logs = logs_of_head(head_of(**kwargs), labels, np.log(PREDICTIONS))
+    name = f"weighted_{kwargs.get('loss', 'sparse_categorical_crossentropy')}"
+    assert set(logs) == {"loss", "a_loss", "accuracy", name}
+    assert logs[name] == pytest.approx(np.nanmean(weighted_losses(labels)), rel=1e-5)
 
 
 FORMS = {
@@ -81,44 +87,40 @@ def test_a_series_is_a_dict_by_class():
     assert head_of(pandas.Series([0.25, 2.0, 0.5])).class_weights == [0.25, 2.0, 0.5]
     assert head_of(pandas.Series({2: 3, 0: 2})).class_weights == [2.0, 1.0, 3.0]
     by_name = pandas.Series({"a": 1, "b": 2, "c": 3})
-    message = r"from 0 to 2 as keys\. Received: class_weights=\{'a': \.\.\.\}$"
+    message = r"from 0 to 2 as keys\. Received: class_weights=Series\(shape"
     check_refused(lambda: head_of(by_name), ValueError, message)
 
 
 def test_labels_of_integers_and_with_a_last_axis_have_the_same_loss():
-    loss = head_of(missing_label=-1).new_loss()
     integers = np.where(np.isnan(INDICES), -1, INDICES).astype("int64")
     expected = np.nanmean(weighted_losses(INDICES))
     for labels in (integers, integers[:, None], integers.astype("int8")):
-        assert float(loss(labels, PREDICTIONS)) == pytest.approx(expected, rel=1e-6)
+        loss = loss_of_head(head_of(missing_label=-1), labels, PREDICTIONS)
+        assert loss == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("ignored", [-1, 255])
 def test_an_ignored_class_has_no_weight(ignored):
-    keras_loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
-    head = head_of(loss=keras_loss)
+    head = head_of(loss=keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored))
     labels = np.where(np.isnan(INDICES), ignored, INDICES).astype("float32")
     expected = np.nanmean(weighted_losses(INDICES))
-    assert float(head.new_loss()(labels, PREDICTIONS)) == pytest.approx(expected, rel=1e-6)
-    metric = head.new_metrics()[1]
-    metric.update_state(labels, PREDICTIONS)
-    assert float(metric.result()) == pytest.approx(expected, rel=1e-6)
+    assert loss_of_head(head, labels, PREDICTIONS) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_step_is_that_with_the_weights_as_sample_weights_also_after_loading(tmp_path):
     x, y = features(8, 4), {"a": INDICES, "b": np.ones(8)}
     factors = np.nan_to_num(one_hot(INDICES) @ WEIGHTS)
 
-    def trained(class_weights, weights, **overrides):
+    def trained(class_weights, weights):
         heads = pk.TaskHeads([head_of(class_weights), pk.BinaryHead("b", metrics=[])])
         model = heads_alone(heads, width=4)
         model.set_weights([np.sin(np.arange(w.size)).reshape(w.shape) for w in model.get_weights()])
-        compiled(model, keras.optimizers.SGD(1.0), **overrides)
+        compiled(model, keras.optimizers.SGD(1.0))
         model.train_on_batch(x, y, sample_weight=weights)
         return model
 
     model = trained(WEIGHTS, None)
-    expected = trained(None, {"a": factors, "b": np.ones(8)}, metrics=None)
+    expected = trained(None, {"a": factors, "b": np.ones(8)})
     for weight, other in zip(model.get_weights(), expected.get_weights()):
         np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
 
@@ -136,9 +138,6 @@ def test_the_config_keeps_loss_and_weights_apart():
     config = head.get_config()
     assert config["loss"] == "categorical_crossentropy"
     assert pk.MulticlassHead.from_config(config).get_config() == config
-    plain = pk.MulticlassHead("a", num_classes=3)
-    of_older_files = {k: v for k, v in plain.get_config().items() if k != "class_weights"}
-    assert pk.MulticlassHead.from_config(of_older_files).get_config() == plain.get_config()
 
 
 def test_labels_are_checked_as_without_class_weights():
@@ -147,28 +146,27 @@ def test_labels_are_checked_as_without_class_weights():
     with pytest.raises(ValueError, match=r"y\['a'\] must be class indices from 0 to 2"):
         heads.check_labels({"a": [0, 3]})
     with pytest.raises(ValueError, match=r"Received: y_true\.shape=\(8, 3\)"):
-        head_of().new_loss()(SOFT, PREDICTIONS)
+        loss_of_head(head_of(), SOFT, PREDICTIONS)
 
 
 def test_all_classes_of_weight_0_in_a_batch_have_loss_0():
-    loss = head_of().new_loss()
-    assert float(numpy_of(loss(np.zeros(4), PREDICTIONS[:4]))) == 0
+    assert loss_of_head(head_of(), np.zeros(4), PREDICTIONS[:4]) == 0
 
 
 REFUSED = {
     "short": ([1, 2], ValueError, r"weight for each of the 3 classes.*weights=\[1, 2\]$"),
-    "class": ({3: 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{3: \.\.\.\}$"),
-    "key": ({"0": 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{'0': \.\.\.\}$"),
-    "bool": ({True: 1.0}, ValueError, r"classes from 0 to 2.*class_weights=\{True: \.\.\.\}$"),
+    "class": ({3: 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{3: 1\.0\}$"),
+    "key": ({"0": 1.0}, ValueError, r"classes from 0 to 2 as keys.*class_weights=\{'0': 1\.0\}$"),
+    "bool": ({True: 1.0}, ValueError, r"classes from 0 to 2.*class_weights=\{True: 1\.0\}$"),
     "negative": ([1, -1, 1], ValueError, r"at least 0\. Received: class_weights\[1\]=-1$"),
     "nan": ({1: float("nan")}, ValueError, r"must be finite\. Received: class_weights\[1\]=nan$"),
     "string": ([1, "2", 1], TypeError, r"a number\. Received: class_weights\[1\]='2'$"),
     "zero": ([0, 0, 0], ValueError, r"must not all be 0\. Received: class_weights=\[0, 0, 0\]$"),
     "number": (2.0, TypeError, r"sequence of numbers or a dict by class\. Received: .*=2\.0$"),
-    "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*class_weights\.shape=\(3, 1\)$"),
-    "short_array": (np.ones(2), ValueError, r"the 3 classes.*class_weights\.shape=\(2,\)$"),
-    "scalar": (np.float64(2), ValueError, r"the 3 classes.*class_weights\.shape=\(\)$"),
-    "short_tensor": (keras.ops.ones(2), ValueError, r"the 3 classes.*weights\.shape=\(2,\)$"),
+    "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*=ndarray\(shape=\(3, 1\)"),
+    "short_array": (np.ones(2), ValueError, r"the 3 classes.*=ndarray\(shape=\(2,\)"),
+    "scalar": (np.float64(2), TypeError, r"or a dict by class\. Received: .*2\.0"),
+    "short_tensor": (keras.ops.ones(2), ValueError, r"the 3 classes.*\(shape=\(2,\)"),
     "bytes": (b"abc", TypeError, r"or a dict by class\. Received: class_weights=b'abc'$"),
     "generator": (
         iter([1, 2, 3]),

@@ -1,4 +1,4 @@
-"""Losses over the labelled examples, against the plain loss of those examples alone."""
+"""Losses over the labeled examples, against the plain loss of those examples alone."""
 
 import keras
 import numpy as np
@@ -7,14 +7,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from ple_keras.metrics.loss_mean import LossMean
 from tests.helpers import features, numpy_of
+from tests.losses.one_head import loss_of_head
+from tests.models import compiled, heads_alone
 
 
 @keras.saving.register_keras_serializable("test_masked_loss")
 def squared_gap(y_true, y_pred):
     """A loss with a value for each number, as users write them."""
     return keras.ops.square(y_true - y_pred)
+
+
+class Ones(keras.Loss):
+    """A loss that counts labels."""
+
+    def call(self, y_true, y_pred):
+        return keras.ops.ones_like(y_pred)
 
 
 def binary(rng, shape):
@@ -96,7 +104,7 @@ def plain_values(loss, labels, predictions):
     is_weighted=st.booleans(),
     reduction=st.sampled_from([None, "sum_over_batch_size", "label_root"]),
 )
-def test_the_loss_is_the_mean_over_the_labelled_examples(
+def test_the_loss_is_the_mean_over_the_labeled_examples(
     kind, seed, leading, rate, missing_label, is_weighted, reduction
 ):
     loss, labels, predictions = batch(kind, seed, leading)
@@ -108,8 +116,8 @@ def test_the_loss_is_the_mean_over_the_labelled_examples(
 
     values = np.asarray(plain_values(loss, labels, predictions), "float64")
     total = (values * (1 if weights is None else weights))[in_space].sum()
-    rows, labelled = in_space.size, max(in_space.sum(), 1)
-    divisors = {None: labelled, "sum_over_batch_size": rows, "label_root": (labelled * rows) ** 0.5}
+    rows, labeled = in_space.size, max(in_space.sum(), 1)
+    divisors = {None: labeled, "sum_over_batch_size": rows, "label_root": (labeled * rows) ** 0.5}
     assert float(actual) == pytest.approx(total / divisors[reduction], rel=1e-5, abs=1e-7)
 
 
@@ -150,8 +158,7 @@ def test_with_all_labels_the_loss_equals_that_of_keras(kind, is_weighted):
 def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(
     dtype, missing_label, labels, expected
 ):
-    count_labels = pk.MaskedLoss(lambda y, p: keras.ops.ones_like(p), missing_label)
-    count_labels.reduction = "sum"
+    count_labels = pk.MaskedLoss(Ones(reduction="sum"), missing_label)
     labels = np.array(labels).astype(dtype)
     for y in (labels, labels[:, None]):
         assert float(count_labels(y, np.ones((4, 1), "float32"))) == sum(expected)
@@ -203,22 +210,17 @@ def test_an_ignored_class_counts_as_a_missing_label(ignored):
     expected = -np.log(p[known, y[known].astype(int)]).mean()
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=ignored)
     assert float(pk.MaskedLoss(loss)(y, p)) == pytest.approx(expected, rel=1e-5)
-    metric = pk.MaskedMetric(LossMean(loss))
-    for rows in (slice(0, 4), slice(4, 9)):
-        metric.update_state(y[rows], p[rows])
-    assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("pos_weight", [0.5, 10.0])
 def test_pos_weight_multiplies_the_loss_of_positive_examples(pos_weight):
     head = pk.BinaryHead("a", pos_weight=pos_weight)
-    labels, p = np.float32([1, 0, 1, np.nan]), np.float32([0.2, 0.4, 0.9, 0.5])
-    expected = np.nanmean(-(pos_weight * labels * np.log(p) + (1 - labels) * np.log1p(-p)))
-    loss = float(head.new_loss()(labels, p[:, None]))
-    assert loss == pytest.approx(expected, rel=1e-5)
     copy = pk.BinaryHead.from_config(head.get_config())
     assert copy.get_config() == head.get_config()
-    assert float(copy.new_loss()(labels, p[:, None])) == loss
+    labels, p = np.float32([1, 0, 1, np.nan]), np.float32([0.2, 0.4, 0.9, 0.5])
+    expected = np.nanmean(-(pos_weight * labels * np.log(p) + (1 - labels) * np.log1p(-p)))
+    for one in (head, copy):
+        assert loss_of_head(one, labels, p[:, None]) == pytest.approx(expected, rel=1e-5)
 
 
 OF_ELEMENTS = {
@@ -310,3 +312,60 @@ def test_a_loss_is_restored_from_its_config(kind):
     assert copy.get_config() == masked.get_config()
     y = hide(labels, np.arange(12) % 3 > 0, -1)
     assert float(copy(y, predictions)) == float(masked(y, predictions))
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"loss": None}, TypeError, r"Received: loss=None"),
+        ({"loss": "nope"}, ValueError, r"Received: loss='nope'"),
+        ({"missing_label": "x"}, TypeError, r"missing_label must be a number.*missing_label='x'"),
+        ({"missing_label": True}, TypeError, r"Received: missing_label=True"),
+        ({"missing_label": [1]}, TypeError, r"Received: missing_label=\[1\]"),
+        ({"reduction": "sum"}, ValueError, r"reduction must be None.*Received: reduction='sum'"),
+        ({"label_width": 0}, ValueError, r"Received: label_width=0"),
+        ({"label_width": 1.5}, TypeError, r"Received: label_width=1.5"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        pk.MaskedLoss(**{"loss": "mse", **arguments})
+
+
+def test_a_missing_label_that_needs_more_than_32_bits_is_refused():
+    with pytest.raises(ValueError, match=r"fit into 32 bits.*missing_label=2147483648"):
+        pk.MaskedLoss("mse", missing_label=2**31)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 2), (4, 1, 1), ()])
+def test_labels_of_a_wrong_shape_are_refused(shape):
+    message = (
+        r"y_true of 'mse' must have a shape \(4, 1\) or \(4, 3\) or \(4,\).*Received: y_true.shape="
+    )
+    with pytest.raises(ValueError, match=message):
+        pk.MaskedLoss("mse")(np.zeros(shape), np.zeros((4, 3)))
+
+
+def test_labels_of_another_width_than_the_head_s_are_refused_when_traced():
+    heads = pk.TaskHeads([pk.RegressionHead("a", units=3), pk.BinaryHead("b")])
+    model = compiled(heads_alone(heads))
+    with pytest.raises(ValueError, match=r"y_true of 'a' must have a shape \(.*, 3\) for"):
+        model.train_on_batch(features(4, 3), {"a": np.zeros((4, 1)), "b": np.zeros(4)})
+
+
+def test_labels_that_are_not_numbers_are_refused():
+    with pytest.raises(
+        TypeError, match=r"y_true of 'mse' must hold numbers\. Received: y_true.dtype=comp"
+    ):
+        pk.MaskedLoss("mse")(np.zeros((4, 1), "complex64"), np.zeros((4, 1)))
+
+
+def test_a_loss_without_a_value_for_each_example_is_refused():
+    def mean_of_all(y_true, y_pred):
+        return keras.ops.mean(keras.ops.square(y_true - y_pred))
+
+    with pytest.raises(ValueError, match=r"a value for each example.*Received: loss=<function"):
+        pk.MaskedLoss(mean_of_all)(np.zeros((4, 1)), np.zeros((4, 1)))

@@ -1,7 +1,6 @@
 """`LogitAUC` against scikit-learn."""
 
-import warnings
-
+import keras
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -18,27 +17,57 @@ def test_logit_auc_is_accurate_for_probabilities_of_products():
     assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"curve": "PR"}])
+def test_logit_auc_is_1_for_certain_predictions():
+    auc = LogitAUC()
+    auc.update_state(np.float32([0, 0, 1, 1]), np.float32([0, 0, 1, 1]))
+    assert float(auc.result()) == 1
+
+
 @pytest.mark.parametrize("label", [0, 1])
-def test_the_auc_of_one_class_is_nan(kwargs, label):
-    auc = LogitAUC(**kwargs)
+def test_the_auc_of_one_class_is_nan(label):
+    auc = LogitAUC()
     auc.update_state([label, label], [0.3, 0.4])
     assert np.isnan(float(auc.result()))
     auc.update_state([1 - label], [0.3])
     assert np.isfinite(float(auc.result()))
 
 
-def test_the_mean_auc_of_several_labels_is_nan_if_one_of_them_has_one_class():
-    auc = LogitAUC(multi_label=True)
-    auc.update_state([[0, 1], [1, 1]], [[0.3, 0.4], [0.5, 0.6]])
+def test_predictions_that_are_nan_make_the_area_nan():
+    auc = LogitAUC()
+    auc.update_state([0, 1, 1], [0.3, 0.4, np.nan])
     assert np.isnan(float(auc.result()))
-    auc.update_state([[0, 0]], [[0.1, 0.1]])
-    assert float(auc.result()) == pytest.approx(1.0)
 
 
-def test_logit_auc_refuses_logits():
-    with pytest.raises(TypeError, match=r"from_logits can't be chosen here"):
-        LogitAUC(from_logits=True)
+def test_labels_between_0_and_1_count_as_both():
+    y, p = np.float32([0, 0.25, 1, 0.5]), np.float32([0.1, 0.6, 0.4, 0.7])
+    auc = LogitAUC()
+    auc.update_state(y, p)
+    both = np.repeat([1, 0], 4), np.tile(p, 2), np.concatenate([y, 1 - y])
+    assert float(auc.result()) == pytest.approx(
+        roc_auc_score(both[0], both[1], sample_weight=both[2])
+    )
+
+
+def test_the_area_of_several_numbers_is_that_of_all_of_them():
+    labels, probabilities = click_data(0.3, 1.0, size=600)
+    auc, flat = LogitAUC(), LogitAUC()
+    auc.update_state(labels.reshape((100, 3, 2)), probabilities.reshape((100, 3, 2)))
+    flat.update_state(labels, probabilities)
+    assert float(auc.result()) == pytest.approx(float(flat.result()), rel=1e-6)
+
+
+@pytest.mark.parametrize("argument", ["num_thresholds", "curve", "multi_label", "from_logits"])
+def test_arguments_of_the_auc_of_keras_are_refused(argument):
+    with pytest.raises(TypeError, match=argument):
+        LogitAUC(**{argument: True})
+
+
+def test_logit_auc_is_restored_from_its_config():
+    auc = LogitAUC(name="area")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(auc))
+    assert type(copy) is LogitAUC
+    assert copy.get_config() == auc.get_config()
+    assert (copy.name, copy._direction) == ("area", "up")
 
 
 @pytest.mark.parametrize(
@@ -94,29 +123,3 @@ def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
     y = {"click": labels, "other": np.zeros_like(labels)}
     logs = model.evaluate(logits[:, None], y, batch_size=8192, verbose=0, return_dict=True)
     assert logs["click_auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
-
-
-def test_one_warning_names_the_tasks_whose_auc_is_nan():
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy"), pk.BinaryHead("share")])
-    model = compiled(heads_alone(heads))
-    both = np.repeat([0, 1], 4)  # one class in each batch
-    valid = {"click": np.ones(8), "buy": np.array([1] * 4 + [np.nan] * 4), "share": both}
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        logs = model.fit(
-            np.ones((8, 3)),
-            {"click": both, "buy": np.zeros(8), "share": both},
-            batch_size=4,
-            shuffle=False,
-            epochs=2,
-            verbose=0,
-            validation_data=(np.ones((8, 3)), valid),
-        ).history
-    assert np.isfinite(logs["click_auc"]).all()
-    assert np.isnan([logs["val_click_auc"], logs["buy_auc"], logs["val_buy_auc"]]).all()
-    found = [warning for warning in caught if "no positive or no negative" in str(warning.message)]
-    assert sorted(str(warning.message)[:12] for warning in found) == [
-        "'buy_auc' is",
-        "'click_auc' ",
-    ]
-    assert {warning.filename for warning in found} == {__file__}

@@ -1,156 +1,12 @@
-"""Metrics over the labelled examples, against the same metric on those examples alone."""
-
-import functools
-import weakref
+"""Metrics over the labeled examples, against the same metric on those examples alone."""
 
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.metrics.loss_mean import LossMean
 from tests.helpers import features, numpy_of, once
-from tests.models import compiled, heads_alone, heads_of
 from tests.pairs import fewer, pairs
-
-ROWS = 400
-
-
-def new_heads(missing_label=None):
-    return pk.TaskHeads(
-        [
-            pk.BinaryHead("click", missing_label=missing_label),
-            pk.RegressionHead("time", missing_label=missing_label),
-            pk.RegressionHead("place", units=2, loss="mae", missing_label=missing_label),
-            pk.MulticlassHead("kind", num_classes=3, missing_label=missing_label),
-            pk.ProductHead("both", of=("click", "cvr"), missing_label=missing_label),
-            pk.BinaryHead("cvr", pos_weight=3.0, missing_label=missing_label),
-        ]
-    )
-
-
-@functools.cache
-def constant_model(missing_label=None):
-    """Return a model with a learning rate of 0, so that tests can share it."""
-    return compiled(heads_alone(new_heads(missing_label)), keras.optimizers.SGD(0.0))
-
-
-def all_labels():
-    rng = np.random.default_rng(0)
-    return {
-        "click": rng.integers(0, 2, ROWS),
-        "time": rng.normal(size=(ROWS, 1)),
-        "place": rng.normal(size=(ROWS, 2)),
-        "kind": rng.integers(0, 3, (ROWS, 1)),
-        "both": rng.integers(0, 2, ROWS),
-        "cvr": rng.integers(0, 2, ROWS),
-    }
-
-
-def hide(labels, rate, missing_label):
-    """Return labels with a share of examples kept, separately for each task."""
-    rng = np.random.default_rng(1)
-    hidden, kept = {}, {}
-    for task, y in labels.items():  # as many for each task, so that operations compile once
-        kept[task] = rng.permutation(ROWS) < max(4, rate * ROWS)
-        where = kept[task].reshape((ROWS,) + (1,) * (y.ndim - 1))
-        hidden[task] = np.where(where, y, np.nan if missing_label is None else missing_label)
-    return hidden, kept
-
-
-RATES = {"all": (1.0, -7), "some": (0.1, None), "few": (0.02, -7)}
-
-
-@pytest.mark.parametrize(("rate", "missing_label"), fewer(RATES, "some"))
-def test_every_default_metric_is_that_of_the_labelled_examples(rate, missing_label):
-    """Over several batches of `evaluate`, in which some have no label at all."""
-    model, x, labels = constant_model(missing_label), 2 * features(ROWS, 3), all_labels()
-    y, kept = hide(labels, rate, missing_label)
-    logs = model.evaluate(x, y, batch_size=16, verbose=0, return_dict=True)
-    predictions = model.predict(x, verbose=0)
-    expected = {}
-    for head in heads_of(model)._heads():
-        task = head.task
-        for metric in head.new_metrics():
-            metric.metric.update_state(
-                labels[task].reshape((ROWS, -1))[kept[task]].astype("float32"),
-                predictions[task][kept[task]],
-            )
-            expected[f"{task}_{metric.name}"] = float(metric.result())
-    assert {
-        "click_auc",
-        "time_rmse",
-        "time_mean_squared_error",
-        "place_mae",
-        "kind_accuracy",
-        "both_binary_crossentropy",
-        "cvr_weighted_binary_crossentropy",
-    } <= set(expected)
-    assert {key: logs[key] for key in expected} == pytest.approx(expected, rel=1e-6, abs=1e-6)
-
-
-def test_fit_and_validation_agree_with_evaluate():
-    model, x = constant_model(), features(ROWS, 3)
-    y, _ = hide(all_labels(), 0.1, None)
-    history = model.fit(x, y, batch_size=32, validation_data=(x, y), verbose=0).history
-    logs = model.evaluate(x, y, batch_size=32, verbose=0, return_dict=True)
-    for head in heads_of(model)._heads():
-        for metric in head.new_metrics():
-            key = f"{head.task}_{metric.name}"
-            for found in (history[key][0], history[f"val_{key}"][0]):
-                assert found == pytest.approx(logs[key], rel=1e-5, abs=1e-5), key
-
-
-def test_a_metric_computes_the_sample_space_of_the_loss_again_if_anything_differs():
-    head = pk.RegressionHead("time")
-    known = head(np.array([[1.0], [2.0], [3.0]]))
-    predictions = numpy_of(known).ravel()
-    labels = [keras.ops.convert_to_tensor(y) for y in ([0.0, 1.0, np.nan], [np.nan, 2.0, 5.0])]
-    for missing_label in (np.nan, 1.0):  # after the loss of NaN
-        for y in labels:
-            pk.MaskedLoss("mse")(labels[0], known)
-            metric = pk.MaskedMetric("mean_absolute_error", missing_label)
-            metric.update_state(y, known)
-            y = numpy_of(y)
-            kept = ~np.isnan(y) & (y != missing_label)
-            expected = np.abs(y - predictions)[kept].mean()
-            assert float(metric.result()) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tensors that change are PyTorch's")
-def test_tensors_that_change_after_the_loss_and_predictions_that_are_gone_after_the_metric():
-    predictions = pk.RegressionHead("time")(np.ones((3, 1)))
-    labels = keras.ops.convert_to_tensor([0.0, 1.0, np.nan])
-    pk.MaskedLoss("mse")(labels, predictions)
-    predictions.detach().fill_(3.0)
-    metric = pk.MaskedMetric("mean_absolute_error")
-    metric.update_state(labels, predictions)
-    assert float(metric.result()) == 2.5
-    pk.MaskedLoss("mse")(labels, predictions)
-    labels[1] = 3.0
-    again = pk.MaskedMetric("mean_absolute_error")
-    again.update_state(labels, predictions)
-    assert float(again.result()) == 1.5
-    gone = weakref.ref(predictions)
-    del predictions
-    assert gone() is None
-
-
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="tensors that change are PyTorch's")
-def test_a_metric_that_changes_its_labels_does_not_change_those_of_the_next_one():
-    def changed(y_true, y_pred):
-        return keras.ops.mean(y_true.fill_(5.0), axis=-1)
-
-    def mean_label(y_true, y_pred):
-        return keras.ops.mean(y_true, axis=-1)
-
-    predictions = pk.RegressionHead("time")(np.ones((3, 1)))
-    labels = keras.ops.convert_to_tensor([0.0, 1.0, np.nan])
-    pk.MaskedLoss(mean_gap)(labels, predictions)
-    metrics = [pk.MaskedMetric(changed), pk.MaskedMetric(mean_label)]
-    for metric in metrics:
-        metric.update_state(labels, predictions)
-    assert [float(metric.result()) for metric in metrics] == [5.0, 0.5]
 
 
 def mean_gap(y_true, y_pred):
@@ -183,7 +39,7 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize(("metric", "width", "is_weighted", "shape"), pairs(METRICS, SETTINGS))
-def test_any_metric_is_over_the_labelled_examples_only(metric, width, is_weighted, shape):
+def test_any_metric_is_over_the_labeled_examples_only(metric, width, is_weighted, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, max(2, width), (40, 1)).astype("float32")
     predictions = rng.uniform(size=(40, width)).astype("float32")
@@ -202,7 +58,7 @@ def test_any_metric_is_over_the_labelled_examples_only(metric, width, is_weighte
 
 
 @pytest.mark.parametrize("metric", ["auc", "accuracy", "mse"])
-def test_a_metric_of_sequences_is_over_the_labelled_positions(metric):
+def test_a_metric_of_sequences_is_over_the_labeled_positions(metric):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 2, (6, 5, 1)).astype("float32")
     predictions = rng.uniform(size=(6, 5, 1)).astype("float32")
@@ -262,45 +118,28 @@ def test_an_invalid_missing_label_is_refused():
         pk.MaskedMetric("mae", missing_label="none")
 
 
-class IncompleteConfig(keras.metrics.Metric):
-    """A metric whose config lacks an argument."""
-
-    def __init__(self, k=10, name="incomplete_config", **kwargs):
-        super().__init__(name=name, **kwargs)
-        self.k = k
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        pass
-
-    def result(self):
-        return keras.ops.convert_to_tensor(self.k)
-
-
-def test_a_metric_that_would_lose_an_argument_is_refused():
-    head = pk.RegressionHead("a", metrics=[IncompleteConfig(k=3)])
-    with pytest.raises(ValueError, match=r"Implement get_config.*takes \['k'\], which its config"):
-        head.new_metrics()
-
-
 def test_a_metric_with_one_number_for_the_batch_is_refused():
-    head = pk.RegressionHead("a", metrics=[lambda y, p: keras.ops.mean(keras.ops.abs(y - p))])
-    (metric,) = head.new_metrics()
-    message = r"a value for each example.*'a_.*' failed.*Received: metric="
+    metric = pk.MaskedMetric(lambda y, p: keras.ops.mean(keras.ops.abs(y - p)), name="gap")
+    message = r"a value for each example\. The update of 'gap' failed.*Received: metric="
     with pytest.raises(ValueError, match=f"(?s){message}"):
         metric.update_state(np.float32([1, np.nan, 3]), np.zeros((3, 1)))
 
 
-@once
-def test_a_metric_from_a_file_has_the_task_in_its_messages():
-    (metric, _) = pk.BinaryHead("click").new_metrics()
-    copy = pk.MaskedMetric.from_config(metric.get_config())
-    with pytest.raises(ValueError, match="'click_auc'"):
-        copy.update_state([[0.0]], [[0.5], [0.5]])
+@pytest.mark.parametrize(
+    "metric", ["binary_accuracy", pk.LogitAUC(), keras.metrics.AUC(curve="PR")], ids=str
+)
+def test_a_metric_is_restored_from_its_config(metric):
+    masked = pk.MaskedMetric(metric, missing_label=-1, name="mine")
+    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(masked))
+    assert type(copy) is pk.MaskedMetric
+    assert copy.get_config() == masked.get_config()
+    for each in (masked, copy):
+        each.update_state([0, 1, -1, 1], np.float32([0.3, 0.2, 0.9, 0.6]))
+    assert float(copy.result()) == float(masked.result())
 
 
 OF_NUMBERS = {
     "rmse": keras.metrics.RootMeanSquaredError,
-    "mean_of_the_loss": lambda: LossMean("binary_crossentropy"),
     "auc": pk.LogitAUC,
     "auc_of_keras": keras.metrics.AUC,
     "calibration": pk.Calibration,

@@ -11,10 +11,6 @@ from tests.models import compiled
 ROWS, COUNT = 9, 12
 IS_JAX = keras.backend.backend() == "jax"
 
-needs_multi_optimizer = pytest.mark.skipif(
-    not hasattr(keras.optimizers, "MultiOptimizer"), reason="needs Keras 3.15"
-)
-
 needs_row_gradients = pytest.mark.skipif(IS_JAX, reason="JAX has no sparse gradients")
 
 
@@ -68,10 +64,10 @@ def build(optimizer, make=embedding, shared=False, **kwargs):
     rows = [(table if shared else make(name=f"of-{c}"))(x) for c, x in inputs.items()]
     heads = pk.TaskHeads([pk.BinaryHead("click", metrics=[]), pk.BinaryHead("buy", metrics=[])])
     features = pk.PLEBlock(1, heads, [3], name="ple")(keras.layers.Concatenate()(rows))
-    return compiled(keras.Model(inputs, heads(features)), optimizer, **{**QUICK, **kwargs})
+    return compiled(pk.MultiTaskModel(inputs, heads(features)), optimizer, **{**QUICK, **kwargs})
 
 
-def fit_labelled(model, rank=0, ranks=1):
+def fit_labeled(model, rank=0, ranks=1):
     """Train on a share of each batch, without missing labels, since they count in each share."""
     click = labels(48)["click"]
     rows = np.arange(48).reshape(-1, ranks, COUNT // ranks)[:, rank].ravel()

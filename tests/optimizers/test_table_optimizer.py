@@ -6,7 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK, once
-from tests.models import cloned, compiled, heads_of, loaded
+from tests.models import cloned, compiled, loaded
 from tests.optimizers.tables import (
     ROWS,
     build,
@@ -15,18 +15,15 @@ from tests.optimizers.tables import (
     ids,
     keras_embedding,
     labels,
-    needs_multi_optimizer,
     needs_row_gradients,
     record_rows,
     train,
 )
 from tests.refusals import check_refused, table
 
-pytestmark = needs_multi_optimizer
-
 
 @keras.saving.register_keras_serializable(package="tests_table_optimizer")
-class Subclassed(keras.Model):
+class Subclassed(pk.MultiTaskTraining, keras.Model):
     """Model whose variables have other paths after loading."""
 
     def __init__(self, **kwargs):
@@ -55,7 +52,7 @@ def by_stream(optimizer):
     network = keras.Model(inputs, keras.layers.Concatenate()(rows))
     heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in ("click", "buy")])
     features = pk.StreamFeatures(heads, network)(inputs)
-    model = keras.Model(inputs, heads(pk.PLEBlock(1, heads, [3])(features)))
+    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [3])(features)))
     return compiled(model, optimizer, **QUICK)
 
 
@@ -204,11 +201,3 @@ REFUSED = {
 def test_invalid_optimizers_are_refused(arguments, error, message):
     made = [a() if callable(a) and not isinstance(a, type) else a for a in arguments]
     check_refused(lambda: pk.table_optimizer(*made), error, message)
-
-
-@once
-def test_the_heads_compile_with_it():
-    model = build("adam")
-    model.compile(pk.table_optimizer(), **heads_of(model).compile_kwargs())
-    train(model, steps=1)
-    assert trained_tables(model) == 2

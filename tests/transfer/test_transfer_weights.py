@@ -7,7 +7,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
-from tests.models import chain
+from tests.models import chain, compiled, heads_of
 from tests.templates import CopiedExpert
 
 
@@ -84,7 +84,7 @@ def test_losses_of_old_tasks_do_not_change():
     for key, tasks in (("source", ["click", "buy"]), ("target", ["click", "buy", "new"])):
         model = source if key == "source" else random_model(tasks)
         pk.transfer_weights(source, model)
-        model.compile("sgd", dict.fromkeys(tasks, "binary_crossentropy"))
+        compiled(model)
         losses[key] = model.evaluate(x, dict.fromkeys(tasks, labels), verbose=0, return_dict=True)
     for task in ("click", "buy"):
         assert losses["target"][f"{task}_loss"] == pytest.approx(losses["source"][f"{task}_loss"])
@@ -94,13 +94,10 @@ def test_loss_weights_are_copied_by_task():
     source, target = (
         random_model(tasks, loss_weighting="uncertainty") for tasks in (["a", "b"], ["b", "a"])
     )
-    heads = [
-        layer for m in (source, target) for layer in m.layers if isinstance(layer, pk.TaskHeads)
-    ]
-    heads[0].multiply_loss_weights({"a": 0.5, "b": 2.0})
-    before = heads[0].loss_weights() if heads[0].trained_tasks else {}
+    heads_of(source).multiply_loss_weights({"a": 0.5, "b": 2.0})
+    heads_of(source)._log_variances.assign([1.0, 0.0])
     pk.transfer_weights(source, target)
-    assert heads[1].loss_weights() == pytest.approx(before)
+    assert heads_of(target).loss_weights() == pytest.approx(heads_of(source).loss_weights())
 
 
 def test_weights_that_do_not_fit_are_left_out_with_a_reason():
@@ -202,6 +199,17 @@ def test_blocks_without_a_given_name_are_matched(block):
     transfer = pk.transfer_weights(source, target)
     assert (transfer.new, dict(transfer.left_out)) == ((), {})
     assert_same(numpy_of(target(features(2, 3))), numpy_of(source(features(2, 3))))
+
+
+@once
+def test_heads_of_branches_are_named_by_task_and_branch():
+    def model():
+        heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3])])
+        return chain(pk.HedgedBlock(heads, [4]), heads)
+
+    own = {name for name in pk.transfer_weights(model(), model()).copied if name.startswith("a/")}
+    branches = {f"a/{branch}/{part}" for branch in ("own", "shared") for part in ("tower", "head")}
+    assert own == branches | {"a/mixture", "a/loss_weight"}
 
 
 @once
@@ -464,13 +472,12 @@ def test_the_unit_of_a_standardized_regression_is_copied_with_its_weights():
         )
         return chain(pk.SharedBottomBlock(heads, [3], name="bottom"), heads, width=4)
 
-    source, target, used = model_of(2.0), model_of(3.0), model_of(3.0)
+    source, target = model_of(2.0), model_of(3.0)
     x = features(5, 4)
+    target(x)
     pk.transfer_weights(source, target)
     np.testing.assert_array_equal(numpy_of(target(x))["time"], numpy_of(source(x))["time"])
-    used(x)
-    with pytest.raises(ValueError, match=r"deviation of 'time' must not change after the first"):
-        pk.transfer_weights(source, used)
+    assert heads_of(target)["time"].deviation == [2.0]
 
 
 @once

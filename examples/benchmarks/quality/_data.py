@@ -63,7 +63,7 @@ def take_rows(split: Split, rows: np.ndarray) -> Split:
     )
 
 
-def labelled_rows(split: Split, tasks: list[str]) -> Split:
+def labeled_rows(split: Split, tasks: list[str]) -> Split:
     """Return the rows that have a label for at least one of the tasks."""
     known = np.any([~np.isnan(split.labels[task]) for task in tasks], axis=0)
     return split if known.all() else take_rows(split, np.flatnonzero(known))

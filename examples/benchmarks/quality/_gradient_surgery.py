@@ -13,8 +13,8 @@ import ple_keras as pk
 Gradients = list[Any]
 
 
-class SurgeryModel(keras.Model):
-    """A Functional model whose steps project conflicting gradients of tasks onto each other."""
+class SurgeryModel(pk.MultiTaskModel):
+    """A model whose steps project conflicting gradients of tasks onto each other."""
 
     def train_step(self, data: Any) -> dict[str, Any]:
         import torch
@@ -22,15 +22,16 @@ class SurgeryModel(keras.Model):
         x, y, _ = keras.utils.unpack_x_y_sample_weight(data)
         heads = next(layer for layer in self.layers if isinstance(layer, pk.TaskHeads))
         y_pred = self(x, training=True)
-        losses = heads.compute_losses(y, y_pred).values()
+        factors = heads.loss_weights()
         weights = [weight.value for weight in self.trainable_weights]
         gradients = [
-            torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
-            for loss in losses
+            torch.autograd.grad(factors[task] * loss, weights, retain_graph=True, allow_unused=True)
+            for task, loss in heads.compute_losses(y, y_pred).items()
         ]
         with torch.no_grad():
             self.optimizer.apply(combine(gradients), self.trainable_weights)
-        return self.compute_metrics(x, y, y_pred)
+            self.compute_loss(x, y, y_pred)  # updates the metrics
+        return self.get_metrics_result()
 
 
 def combine(gradients: list[Gradients]) -> Gradients:

@@ -41,7 +41,7 @@ class Metric:
     def log_key(self, tasks: list[str]) -> str:
         """Return the key in the logs of a network for the given tasks.
 
-        With a single task, Keras omits the task's name.
+        With one task, the keys do not contain it.
         """
         return f"val_{self.key}" if len(tasks) == 1 else f"val_{self.full_key}"
 

@@ -256,11 +256,11 @@ def build_network(
     else:
         block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
         features = block(features)
-    model_class = SurgeryModel if network.surgery else keras.Model
+    model_class = SurgeryModel if network.surgery else pk.MultiTaskModel
     model = model_class(inputs, heads(features))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
     optimizer = OPTIMIZER_CLASSES[network.optimizer](cosine_schedule(recipe.learning_rate, steps))
-    model.compile(optimizer, **heads.compile_kwargs())
+    model.compile(optimizer)
     return model
 
 
@@ -336,7 +336,7 @@ def hedged_features(network: Network, tasks: list[str], features: Any, recipe: R
 def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) -> Any:
     """Return the features with other gradients of the shared branch.
 
-    The library multiplies the mean gradient over the labelled rows of a task by the root of the
+    The library multiplies the mean gradient over the labeled rows of a task by the root of the
     share of its labels, and this by another power of the share.
     """
     power = network.share_exponent - 0.5

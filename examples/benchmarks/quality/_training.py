@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 from _compiled_networks import compiled_like
-from _data import Arrays, Dataset, Split, labelled_rows
+from _data import Arrays, Dataset, Split, labeled_rows
 from _metrics import Metric, format_values, selection_metrics
 from _networks import ALL_NETWORKS, MIXTURES, TREES, Recipe, build_network, count_parameters
 
@@ -132,7 +132,7 @@ def train_networks(
     result = Result(name or ALL_NETWORKS[kind].title, seed, 0, {}, 0.0)
     for tasks in task_groups:
         keras.utils.set_random_seed(seed)
-        group_data = replace(dataset, train=labelled_rows(dataset.train, tasks))
+        group_data = replace(dataset, train=labeled_rows(dataset.train, tasks))
         model = build_network(kind, tasks, group_data, setting.head, recipe)
         model = compiled_like(model, group_data.train)
         metrics = [metric for metric in selection_metrics(setting.metrics) if metric.task in tasks]
@@ -200,7 +200,7 @@ def train_trees(setting: Setting, seed: int, show_result: bool = True) -> Result
     dataset = setting.dataset
     result = Result(TREES, seed, None, {}, 0.0)
     for task in dataset.tasks:
-        train = labelled_rows(dataset.train, [task])
+        train = labeled_rows(dataset.train, [task])
         model = setting.trees(task, seed).fit(tree_inputs(train), train.labels[task])
         predict = getattr(model, "predict_proba", model.predict)
         predictions = predict(tree_inputs(dataset.test))

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from _data import labelled_rows, take_rows
+from _data import labeled_rows, take_rows
 from _networks import ALL_NETWORKS, WITHOUT_TABLES
 from _training import Result, Setting, train_networks, train_trees
 from _transfer_cases import Case
@@ -116,16 +116,16 @@ def _with_tasks(setting: Setting, tasks: list[str]) -> Setting:
 def _alone(setting: Setting, task: str) -> Setting:
     """Return the setting of one task.
 
-    With few labels, an epoch goes through the labelled rows several times in small batches, so that
+    With few labels, an epoch goes through the labeled rows several times in small batches, so that
     it has as many steps as an epoch of all rows.
     """
     setting = _with_tasks(setting, [task])
-    all_rows, labelled = setting.dataset.train, labelled_rows(setting.dataset.train, [task])
-    if len(labelled) == len(all_rows):
+    all_rows, labeled = setting.dataset.train, labeled_rows(setting.dataset.train, [task])
+    if len(labeled) == len(all_rows):
         return setting
     steps = -(-len(all_rows) // setting.recipe.batch_size)
-    batch_size = min(setting.recipe.batch_size, max(32, len(labelled) // 10))
-    repeated = take_rows(labelled, np.arange(steps * batch_size) % len(labelled))
+    batch_size = min(setting.recipe.batch_size, max(32, len(labeled) // 10))
+    repeated = take_rows(labeled, np.arange(steps * batch_size) % len(labeled))
     return replace(
         setting,
         dataset=replace(setting.dataset, train=repeated),

@@ -57,8 +57,8 @@ def draw(setting: str, scores: Scores, path: Path) -> None:
         panel.grid(alpha=0.3)
     for panel in list(panels.flat)[len(groups) :]:
         panel.set_axis_off()
-    labelled = [panel.get_legend_handles_labels() for panel in panels.flat]
-    lines = {label: line for panel in labelled for line, label in zip(*panel)}
+    labeled = [panel.get_legend_handles_labels() for panel in panels.flat]
+    lines = {label: line for panel in labeled for line, label in zip(*panel)}
     place = {"loc": "lower center", "ncols": legend_columns}
     figure.legend(lines.values(), lines, fontsize=9, frameon=False, **place)
     figure.tight_layout(rect=(0, legend / height, 1, 1))

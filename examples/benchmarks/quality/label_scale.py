@@ -44,13 +44,16 @@ def train(seed: int, size: float, standardize: bool) -> tuple[float, float]:
     x, y = draw(seed, size)
     keras.utils.set_random_seed(seed)
     heads = pk.TaskHeads(
-        [pk.BinaryHead("click", [16]), pk.RegressionHead("rating", [16], standardize=standardize)]
+        [
+            pk.BinaryHead("click", [16], metrics=[]),
+            pk.RegressionHead("rating", [16], metrics=[], standardize=standardize),
+        ]
     )
     train_labels = {task: labels[:ROWS] for task, labels in y.items()}
     heads.adapt(train_labels)
     inputs = keras.Input((20,))
-    model = keras.Model(inputs, heads(pk.SharedBottomBlock(heads, [64])(inputs)))
-    model.compile(keras.optimizers.Adam(0.005), **heads.compile_kwargs(metrics=None))
+    model = pk.MultiTaskModel(inputs, heads(pk.SharedBottomBlock(heads, [64])(inputs)))
+    model.compile(keras.optimizers.Adam(0.005))
     model.fit(x[:ROWS], train_labels, batch_size=256, epochs=EPOCHS, verbose=0)
     predictions = model.predict(x[ROWS:], batch_size=ROWS, verbose=0)
     gaps = np.ravel(predictions["rating"]) - y["rating"][ROWS:]

@@ -95,15 +95,14 @@ def train(case: Case, seed: int, data: tuple[Arrays, Arrays, Arrays, Arrays]) ->
     ]
     heads = pk.TaskHeads(
         [
-            pk.BinaryHead("click", tower=[32], reduction=reduction),
-            pk.BinaryHead("buy", tower=[32], reduction=reduction),
-            pk.RegressionHead("seconds", tower=[32], reduction=reduction),
+            kind(task, tower=[32], reduction=reduction, metrics=[])
+            for task, kind in zip(TASKS, (pk.BinaryHead, pk.BinaryHead, pk.RegressionHead))
         ]
     )
     ple = pk.PLEBlock(2, heads, [64, 32])
-    model = keras.Model(inputs, heads(ple(keras.layers.Concatenate()(features))))
+    model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Concatenate()(features))))
     optimizer = pk.table_optimizer(tables=pk.SparseAdagrad(rate))
-    model.compile(optimizer, **heads.compile_kwargs(metrics=None))
+    model.compile(optimizer)
     model.fit(x, y, BATCH, shuffle=False, verbose=0)
     found = scores(y_test, model.predict(x_test, batch_size=8192, verbose=0))
     return [found[task] for task in TASKS]

@@ -2,7 +2,7 @@
 
 Every run has the same layers: a table for each column of codes, a PLE with one expert per task and
 one shared, and a tower for each task. Labels that are missing count in no loss: in a mean over the
-labelled examples, or with weights of 0 in DeepCTR. Each library has its own defaults otherwise.
+labeled examples, or with weights of 0 in DeepCTR. Each library has its own defaults otherwise.
 """
 
 import importlib.util
@@ -35,8 +35,6 @@ def ours_dense() -> Job:
 
 def model_of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Any:
     """Return our model, compiled."""
-    import keras
-
     import ple_keras as pk
 
     inputs = _inputs()
@@ -48,8 +46,8 @@ def model_of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Any:
         ]
     )
     features = _features(inputs, embedding)
-    model = keras.Model(inputs, heads(pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)))
-    model.compile(optimizer, **heads.compile_kwargs())
+    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)))
+    model.compile(optimizer)
     return model
 
 

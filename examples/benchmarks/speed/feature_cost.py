@@ -9,9 +9,9 @@ levels, 128 features and a batch of 4096. Case B has 8 tasks, 2 + 2 experts [64,
 features and a batch of 512. Both are compiled if Keras compiles by default: not on PyTorch.
 
     plain losses              binary cross-entropy of Keras, no metrics
-    masked losses             losses of the heads, from `compile_kwargs(metrics=None)`
+    masked losses             losses of the heads, with `metrics=[]`
     plain losses, metrics     plus unmasked LogitAUC and Keras's cross-entropy
-    masked losses, metrics    all arguments of `compile_kwargs()`
+    masked losses, metrics    losses and default metrics of the heads
     masked losses, statistics as "masked losses", with `enable_gate_weights_metrics=True`
 """
 
@@ -21,6 +21,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
@@ -36,10 +37,15 @@ import ple_keras as pk
 MEASURED = ("A", "B")
 
 
-def build(case: Case, track_gates: bool = False) -> tuple[keras.Model, pk.TaskHeads]:
+def build(
+    case: Case, has_metrics: bool, track_gates: bool = False, model_class: Any = pk.MultiTaskModel
+) -> keras.Model:
     """Return a PLE with towers [64] and a probability per task."""
     keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[64]) for task in case.task_names])
+    metrics = None if has_metrics else []
+    heads = pk.TaskHeads(
+        [pk.BinaryHead(task, tower=[64], metrics=metrics) for task in case.task_names]
+    )
     block = pk.PLEBlock(
         case.levels,
         heads,
@@ -49,26 +55,25 @@ def build(case: Case, track_gates: bool = False) -> tuple[keras.Model, pk.TaskHe
         enable_gate_weights_metrics=track_gates,
     )
     inputs = keras.Input((case.features,))
-    return keras.Model(inputs, heads(block(inputs))), heads
+    return model_class(inputs, heads(block(inputs)))
 
 
 def build_plain(case: Case, has_metrics: bool = False) -> keras.Model:
     """Return a model with Keras's own losses and metrics."""
-    model, heads = build(case)
+    model = build(case, has_metrics, model_class=keras.Model)
 
     def metrics() -> list[keras.Metric]:
         return [pk.LogitAUC(), keras.metrics.BinaryCrossentropy()] if has_metrics else []
 
-    tasks = heads.task_names
-    losses = {task: keras.losses.BinaryCrossentropy() for task in tasks}
-    model.compile("adam", losses, metrics={task: metrics() for task in tasks})
+    losses = {task: keras.losses.BinaryCrossentropy() for task in case.task_names}
+    model.compile("adam", losses, metrics={task: metrics() for task in case.task_names})
     return model
 
 
 def build_masked(case: Case, has_metrics: bool = False, track_gates: bool = False) -> keras.Model:
     """Return a model with the losses and metrics of the heads."""
-    model, heads = build(case, track_gates)
-    model.compile("adam", **heads.compile_kwargs(**({} if has_metrics else {"metrics": None})))
+    model = build(case, has_metrics, track_gates)
+    model.compile("adam")
     return model
 
 

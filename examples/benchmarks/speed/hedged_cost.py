@@ -42,8 +42,8 @@ def with_block(tasks: list[str], block: Callable[[Any], keras.Layer], streams: b
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32], metrics=[]) for task in tasks])
     inputs = columns()
     features = pk.StreamFeatures(heads, feature_network()) if streams else feature_network()
-    model = keras.Model(inputs, heads(block(heads)(features(inputs))))
-    model.compile("adam", **heads.compile_kwargs(jit_compile=keras.backend.backend() == "jax"))
+    model = pk.MultiTaskModel(inputs, heads(block(heads)(features(inputs))))
+    model.compile("adam", jit_compile=keras.backend.backend() == "jax")
     return model
 
 

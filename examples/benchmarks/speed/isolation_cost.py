@@ -81,7 +81,7 @@ def build(name: str, variant: Variant) -> keras.Model:
     """Return a compiled model with towers [64] and a probability per task."""
     keras.utils.set_random_seed(0)
     case = MEASURED[name]
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[64]) for task in case.task_names])
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[64], metrics=[]) for task in case.task_names])
     units = LEVEL_UNITS.get(name)
     ple = pk.PLEBlock(
         case.levels,
@@ -96,8 +96,8 @@ def build(name: str, variant: Variant) -> keras.Model:
     features = feature_network(case, inputs)
     if variant.features_by_stream:
         features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
-    model = keras.Model(inputs, heads(ple(features)))
-    model.compile("adam", **heads.compile_kwargs(metrics=None))
+    model = pk.MultiTaskModel(inputs, heads(ple(features)))
+    model.compile("adam")
     return model
 
 

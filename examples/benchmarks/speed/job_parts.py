@@ -54,6 +54,8 @@ def batches(x: Arrays, y: Arrays, weights: Arrays | None) -> list[Batch]:
 
 def clocked(model: Any, steps: list[Batch]) -> Callable[[], Parts]:
     """Return a function that makes steps on PyTorch, and returns the seconds of their parts."""
+    import ple_keras as pk
+
     seconds: Parts = defaultdict(float)
     last = 0.0
 
@@ -87,6 +89,8 @@ def clocked(model: Any, steps: list[Batch]) -> Callable[[], Parts]:
     clock(model, "train_step", "rest", "rest")
     clock(model, "zero_grad", "model", "rest")
     clock(model, "_compute_loss", "rest", "losses")
+    if isinstance(model, pk.MultiTaskModel):
+        clock(model._task_metrics.value, "update", "losses", "metrics")  # a part of its loss
     clock(model.optimizer, "apply", "backward", "rest")
     for part, optimizer in zip(("tables", "Adam"), model.optimizer.optimizers, strict=True):
         clock(optimizer, "apply", "rest", part)
@@ -98,8 +102,17 @@ def compiled(model: Any, steps: list[Batch]) -> Callable[[], Parts]:
     """Return a function as `clocked` does, for TensorFlow."""
     import tensorflow as tf
 
+    import ple_keras as pk
+
     model.train_on_batch(*steps[0])
     variables = model.trainable_variables
+    heads = [layer for layer in model.layers if isinstance(layer, pk.TaskHeads)]
+
+    def compute_loss(end: str, x: Any, y: Any, predictions: Any, weights: Any) -> Any:
+        """Return the loss. That of a MultiTaskModel updates the metrics, that of heads does not."""
+        if heads and end != "metrics":
+            return heads[0].compute_loss(y, predictions)
+        return model.compute_loss(x, y, predictions, weights, training=True)
 
     def step(end: str, batch: Batch) -> Any:
         x, y, weights = batch
@@ -107,7 +120,7 @@ def compiled(model: Any, steps: list[Batch]) -> Callable[[], Parts]:
             predictions = model(x, training=True)
             if end == "model":
                 return predictions
-            loss = model.compute_loss(x, y, predictions, weights, training=True)
+            loss = compute_loss(end, x, y, predictions, weights)
         if end == "losses":
             return loss
         gradients = tape.gradient(loss, variables)

@@ -227,9 +227,6 @@ def model():
     return chain(built(features(1, 3)))
 
 
-@pytest.mark.skipif(
-    keras.__version__.startswith(("3.12.", "3.13.")), reason="it fails even for a Dense layer"
-)
 def test_an_exported_model_accepts_any_batch_size(model):
     import torch
 

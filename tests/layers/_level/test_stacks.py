@@ -77,9 +77,6 @@ def test_a_call_with_gradients_works_while_another_thread_trains():
     assert not errors
 
 
-@pytest.mark.skipif(
-    keras.__version__.startswith(("3.12.", "3.13.")), reason="PyTorch can't trace a Dense of Keras"
-)
 def test_compiled_and_exported_levels_have_equal_outputs_and_gradients():
     block = pk.CGCBlock(["a"], [4, 3])
     x = torch.from_numpy(features(6, 5))

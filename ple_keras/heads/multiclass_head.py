@@ -1,0 +1,136 @@
+"""The head of the probabilities of classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._checks import check_int, check_not_negative, refuse_fixed, short_repr
+from ple_keras._keras.registration import register
+from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
+from ple_keras.heads.head import Head, without_keys
+from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
+
+
+@register
+class MulticlassHead(Head):
+    """The probability of each class: `softmax`, `(..., H) -> (..., num_classes)`.
+
+    The labels are class indices. The loss is sparse categorical cross-entropy. The metrics are
+    `accuracy` and the mean of the loss, `sparse_categorical_crossentropy`
+    (`weighted_sparse_categorical_crossentropy` with `class_weights`).
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, see `Head`.
+        num_classes: The number of classes, at least 2.
+        loss: A loss of probabilities that replaces sparse categorical cross-entropy.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        class_weights: The factor of the loss of an example, by the class of its label: a sequence
+            or array of `num_classes` numbers of at least 0, or a dict by class. Classes that a dict
+            omits have the weight 1. A pandas Series is a dict by class. For labels that are
+            probabilities `y_c`, the factor is the sum of `y_c w_c`. The loss is still divided by
+            the number of labeled examples. The predictions are then calibrated for the weighted
+            data.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The probability of each class, `(..., num_classes)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: As for `Head`, and if `num_classes` is not an integer above 1, or
+            `class_weights` have another length, an unknown class, or a weight that is negative or
+            not finite, or are all 0.
+
+    Example:
+
+    >>> tuple(MulticlassHead("category", num_classes=12)(keras.ops.ones((8, 32))).shape)
+    (8, 12)
+    >>> weighted = MulticlassHead("category", num_classes=3, class_weights={2: 5.0})
+    >>> weighted.class_weights
+    [1.0, 1.0, 5.0]
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: LayerLike | None = None,
+        *,
+        num_classes: int,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        class_weights: Sequence[float] | Mapping[int, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.num_classes = check_int(num_classes, "num_classes", minimum=2)
+        refuse_fixed(kwargs, "units", "num_classes")
+        refuse_fixed(kwargs, "activation", "softmax")
+        self.class_weights = None
+        if class_weights is not None:
+            self.class_weights = _check_class_weights(class_weights, self.num_classes)
+        loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
+        super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
+
+    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        losses = super().example_losses(y_true, y_pred)
+        if self.class_weights is None:
+            return losses
+        weights = ops.convert_to_tensor(self.class_weights, losses.dtype)
+        if len(y_true.shape) == len(y_pred.shape):
+            if y_true.shape[-1] != 1:  # a probability for each class
+                return losses * ops.matmul(y_true, weights)
+            y_true = ops.squeeze(y_true, -1)
+        return losses * ops.take(weights, ops.cast(y_true, "int32"))
+
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
+        return name if self.class_weights is None else f"weighted_{name}"
+
+    def _default_metrics(self) -> list[MetricLike]:
+        return ["accuracy"]
+
+    def _check_values(self, labels: Tensor) -> None:
+        if labels.shape[-1] == self.num_classes:  # a probability for each class
+            check_probabilities(labels, self.task)
+        else:
+            check_class_indices(labels, self.task, self.num_classes)
+
+    def get_config(self) -> dict[str, Any]:
+        config = without_keys(super().get_config(), "units", "activation")
+        weights = self.class_weights and list(self.class_weights)
+        return {**config, "num_classes": self.num_classes, "class_weights": weights}
+
+
+def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
+    """Return the weight of each class, from a sequence, an array, a dict or a pandas Series."""
+    received = f"Received: class_weights={short_repr(class_weights)}"
+    if hasattr(class_weights, "to_dict"):
+        class_weights = class_weights.to_dict()
+    classes = range(num_classes)
+    if isinstance(class_weights, Mapping):
+        if any(isinstance(x, bool | float) or x not in classes for x in class_weights):
+            raise ValueError(
+                f"class_weights as a dict must have classes from 0 to {num_classes - 1} as keys. "
+                f"{received}"
+            )
+        class_weights = [class_weights.get(index, 1.0) for index in classes]
+    if isinstance(class_weights, str | bytes) or not hasattr(class_weights, "__len__"):
+        raise TypeError(
+            f"class_weights must be a sequence of numbers or a dict by class. {received}"
+        )
+    if np.shape(class_weights) != (num_classes,):
+        raise ValueError(
+            f"class_weights must have a weight for each of the {num_classes} classes, or be a "
+            f"dict by class. {received}"
+        )
+    weights = [check_not_negative(class_weights[i], f"class_weights[{i}]") for i in classes]
+    if not any(weights):
+        raise ValueError(f"class_weights must not all be 0. {received}")
+    return weights

@@ -1,0 +1,229 @@
+"""The head of numbers, such as a duration or a rating."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._checks import check_bool, check_number, short_repr
+from ple_keras._keras.registration import register
+from ple_keras._keras.tensors import to_numpy
+from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras.heads.head import Head
+from ple_keras.labels.label_arrays import ERRORS, loss_name
+from ple_keras.labels.label_statistics import LabelStatistics
+
+MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
+
+
+@register
+class RegressionHead(Head):
+    """A prediction of one or more numbers: linear, `(..., H) -> (..., units)`.
+
+    The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
+    `mean_squared_error`.
+
+    With `standardize=True`, the size of the loss does not depend on the unit of the labels:
+
+        prediction = mean + deviation * logit
+        L = loss((label - mean) / deviation, logit)
+
+    The squared error is thus divided by the variance, the absolute error by the deviation, and the
+    delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
+    are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
+    loss is that of the standardized loss, such as `standardized_huber_loss`.
+
+    The mean and the deviation are weights that are not trained, as those of
+    `keras.layers.Normalization`: files and exports have them, and a clone that is given the weights
+    of the model. `TaskHeads.adapt` sets them at any time, unless they were given. Without them,
+    predictions are NaN, and `fit` of a MultiTaskModel raises an error.
+
+    Args:
+        task: The task's name, see `TaskHeads`.
+        tower: The task's own network, see `Head`.
+        units: The number of predicted numbers.
+        activation: An activation that replaces linear, such as "softplus" for positive targets.
+        loss: A loss that replaces the mean squared error.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        standardize: Whether the head is trained on standardized labels, see above. The activation
+            must be linear.
+        mean: The mean of the labels: a number for each unit. If None, `TaskHeads.adapt` sets it.
+        deviation: The standard deviation of the labels, as `mean`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+            Keras's layer arguments.
+
+    Call arguments:
+        inputs: The features of the task, `(..., H)`.
+        training: Passed to the tower.
+
+    Returns:
+        The prediction, `(..., units)`, at least float32.
+
+    Raises:
+        TypeError, ValueError: As for `Head`.
+        ValueError: If `standardize` is True and `activation` or `loss` is not allowed. If only one
+            of `mean` and `deviation` is given, a number is not finite, their length is not `units`,
+            or a deviation is below 1e-18.
+
+    Example:
+
+    >>> head = RegressionHead("watch_time", tower=ExpertBlock([64], activation="gelu"))
+    >>> tuple(head(keras.ops.ones((8, 32))).shape)
+    (8, 1)
+    >>> seconds = RegressionHead("seconds", standardize=True)
+    >>> TaskHeads([seconds]).adapt({"seconds": [20.0, 40.0, float("nan")]})
+    >>> seconds.mean, seconds.deviation
+    ([30.0], [10.0])
+    """
+
+    def __init__(
+        self,
+        task: str,
+        tower: LayerLike | None = None,
+        *,
+        units: int = 1,
+        activation: Activation = None,
+        loss: LossLike | None = None,
+        metrics: Sequence[MetricLike] | None = None,
+        standardize: bool = False,
+        mean: float | Sequence[float] | None = None,
+        deviation: float | Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        loss = keras.losses.MeanSquaredError() if loss is None else loss
+        self.standardize = check_bool(standardize, "standardize")
+        super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
+        if self.standardize:
+            _check_standardized(activation, self.loss)
+        self._given = _check_scale(mean, deviation, units, standardize)
+        # Mean and deviation before `build`; of float64 until then.
+        self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        if self.standardize:
+            options = {"shape": (self.units,), "dtype": "float32", "autocast": False}
+            self._mean, self._deviation = (
+                self.add_weight(
+                    **options,
+                    name=name,
+                    trainable=False,
+                    initializer=lambda shape, dtype, x=numbers: ops.convert_to_tensor(x, dtype),
+                )
+                for name, numbers in zip(("mean", "deviation"), self._scale)
+            )
+
+    def _numbers(self, index: int) -> list[float] | None:
+        """Return the mean or the deviation; None if it is unknown."""
+        known = self._scale[index]
+        if self.built and self.standardize:
+            known = to_numpy((self._mean, self._deviation)[index]).tolist()
+        return None if any(map(math.isnan, known)) else list(known)
+
+    @property
+    def mean(self) -> list[float] | None:
+        """The mean of the labels of each unit; None if it is unknown or unused."""
+        return self._numbers(0)
+
+    @property
+    def deviation(self) -> list[float] | None:
+        """The standard deviation of the labels of each unit; None as for `mean`."""
+        return self._numbers(1)
+
+    def _prediction(self, logits: Tensor) -> Tensor:
+        if not self.standardize:
+            return super()._prediction(logits)
+        mean, deviation = (ops.cast(x, logits.dtype) for x in (self._mean, self._deviation))
+        return mean + deviation * logits
+
+    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if self.standardize:
+            mean, deviation = (ops.cast(x, y_pred.dtype) for x in (self._mean, self._deviation))
+            y_true, y_pred = ((y - mean) / deviation for y in (y_true, y_pred))
+        return super().example_losses(y_true, y_pred)
+
+    def _loss_name(self) -> str:
+        return f"standardized_{super()._loss_name()}" if self.standardize else super()._loss_name()
+
+    def _label_width(self) -> int | None:
+        return self.units if self.standardize else super()._label_width()
+
+    def _default_metrics(self) -> list[MetricLike]:
+        metrics: list[MetricLike] = [keras.metrics.RootMeanSquaredError(name="rmse")]
+        if not self._logs_loss_mean():
+            metrics.append(keras.metrics.MeanSquaredError())
+        return metrics
+
+    def _logs_loss_mean(self) -> bool:
+        is_in_units = self.standardize and loss_name(self.loss) == "mean_squared_error"
+        return super()._logs_loss_mean() and not is_in_units
+
+    def _check_values(self, labels: Tensor) -> None:
+        if not self.standardize:
+            super()._check_values(labels)
+
+    def _adapt(self, statistics: LabelStatistics) -> None:
+        super()._adapt(statistics)
+        if not self.standardize or self._given:
+            return
+        mean, deviation = statistics.mean, statistics.deviation
+        smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
+        if not (deviation > smallest).all():
+            raise ValueError(
+                f"y[{self.task!r}] must have labels that vary in each unit, because its head has "
+                f"standardize=True. Received: deviation={np.round(deviation, 6).tolist()} of "
+                f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
+            )
+        self._scale = tuple(mean.tolist()), tuple(deviation.tolist())
+        if self.built:
+            self._mean.assign(mean)
+            self._deviation.assign(deviation)
+
+    def get_config(self) -> dict[str, Any]:
+        mean, deviation = self._given or (None, None)
+        return {
+            **super().get_config(),
+            "standardize": self.standardize,
+            "mean": mean and list(mean),
+            "deviation": deviation and list(deviation),
+        }
+
+
+def _check_standardized(activation: Activation, loss: LossLike) -> None:
+    """Check that an activation and a loss are those of standardized labels."""
+    if keras.activations.get(activation) is not keras.activations.linear:
+        raise ValueError(
+            "activation must be None if standardize=True: the prediction is linear in the logits. "
+            f"Received: activation={activation!r}"
+        )
+    if loss_name(loss) not in ERRORS | {""}:
+        raise ValueError(
+            "loss must be a squared or an absolute error, Huber, LogCosh or a custom loss if "
+            f"standardize=True. Received: loss={loss!r}"
+        )
+
+
+def _check_scale(
+    mean: Any, deviation: Any, units: int, standardize: bool
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Return the given mean and deviation, a float for each unit; None if none is given."""
+    if mean is None and deviation is None:
+        return None
+    received = f"Received: mean={short_repr(mean)}, deviation={short_repr(deviation)}"
+    if not standardize or mean is None or deviation is None:
+        raise ValueError(
+            "mean and deviation must be given together, with standardize=True. "
+            f"{received}, standardize={standardize}"
+        )
+    means, deviations = (
+        [check_number(number, name) for number in np.ravel(numbers).tolist()]
+        for name, numbers in (("mean", mean), ("deviation", deviation))
+    )
+    if len(means) != units or len(deviations) != units:
+        raise ValueError(f"mean and deviation must have a number for each of {units=}. {received}")
+    if min(deviations) < MIN_DEVIATION:
+        raise ValueError(f"deviation must be at least {MIN_DEVIATION}. {received}")
+    return tuple(means), tuple(deviations)

@@ -1,0 +1,345 @@
+"""Models that are trained with the losses and metrics of their heads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._checks import short_repr
+from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
+from ple_keras._keras.registration import register
+from ple_keras._keras.walking import Untracked, find_layers
+from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras.heads.batch_loss import BatchLoss
+from ple_keras.heads.hedged_head import plain_head
+from ple_keras.heads.regression_head import RegressionHead
+from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.layers.sequential_block import SequentialBlock
+from ple_keras.models.task_metrics import TaskMetrics
+
+# Arguments of `Model.compile` that belong to the heads, and those of the head.
+OF_HEADS = {
+    "loss": "Head(loss=...)",
+    "loss_weights": "Head(loss_weight=...)",
+    "metrics": "Head(metrics=...) or Head(extra_metrics=...)",
+    "weighted_metrics": "Head(metrics=...)",
+}
+
+
+class MultiTaskTraining:
+    """A mixin for models that are trained with the losses and metrics of their TaskHeads.
+
+    `class Mine(MultiTaskTraining, keras.Model)` is a subclassed model: its `__init__` creates one
+    TaskHeads, at any depth, and its `call` returns the predictions of this layer. For a functional
+    model, use MultiTaskModel, which explains the training.
+
+    Keras passes `training=True` to a `call` that has this argument. The model needs it if its heads
+    have the branches of a HedgedBlock.
+
+    Example:
+
+    >>> @keras.saving.register_keras_serializable()
+    ... class Mine(MultiTaskTraining, keras.Model):
+    ...     def __init__(self, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
+    ...         self.block = PLEBlock(1, self.heads, [8])
+    ...
+    ...     def call(self, inputs, training=None):
+    ...         return self.heads(self.block(inputs, training=training), training=training)
+    >>> model = Mine()
+    >>> model.compile("adam")
+    >>> y = {"click": np.array([0, 1]), "buy": np.array([0, float("nan")])}
+    >>> sorted(model.fit(np.ones((2, 3)), y, verbose=0).history)[:3]
+    ['buy_auc', 'buy_binary_crossentropy', 'buy_loss']
+    """
+
+    optimizer: Any  # attributes of keras.Model
+    built: bool
+    losses: list[Tensor]
+    trainable_variables: list[keras.Variable]
+    train_function: Any
+    test_function: Any
+    _heads_found: Untracked[TaskHeads] | None = None
+    _task_metrics: Untracked[TaskMetrics] | None = None
+
+    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+        """Configure the model for training.
+
+        Args:
+            optimizer: As for `keras.Model.compile`.
+            **kwargs: `jit_compile`, `run_eagerly`, `steps_per_execution` and `auto_scale_loss`, as
+                for `keras.Model.compile`.
+
+        Raises:
+            TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
+                `metrics` or `weighted_metrics`.
+            ValueError: If the model does not have one TaskHeads, or its metrics can't be copied.
+        """
+        for argument, of_head in OF_HEADS.items():
+            if kwargs.get(argument) is not None:
+                raise TypeError(
+                    f"{argument} must be given to the heads, and not to compile: {of_head}. "
+                    f"Received: {argument}={short_repr(kwargs[argument])}"
+                )
+        heads = _only_task_heads(self)
+        super().compile(optimizer, **kwargs)  # type: ignore[misc]
+        self._heads_found = Untracked(heads)
+        # Keras would find metrics in attributes of layers once for each layer around them.
+        self._task_metrics = Untracked(TaskMetrics(heads))
+        set_compiled_metrics(self, self._task_metrics.value)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        """Compile the model as before it was saved or cloned.
+
+        Args:
+            config: As returned by `get_compile_config`.
+        """
+        config = keras.saving.deserialize_keras_object(config)
+        self.compile(**{key: value for key, value in config.items() if key not in OF_HEADS})
+        if self.optimizer is not None and self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    @property
+    def metrics(self) -> list[keras.Metric]:
+        """The metrics of the model: the loss, those of the tasks, and those of other layers."""
+        found: list[Any] = super().metrics  # type: ignore[misc]
+        if self._task_metrics is None:
+            return found
+        of_tasks = self._task_metrics.value
+        return [*(metric for metric in found if metric is not of_tasks), *of_tasks.all]
+
+    def compute_loss(
+        self,
+        x: Nested = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """Return the loss of all tasks, and update the metrics.
+
+        The examples that have a label are found once, for the loss and for the metrics.
+
+        Args:
+            x: The features, which have no effect.
+            y: `{task: labels}`, with exactly the tasks that have a loss; or labels of the only
+                task.
+            y_pred: The predictions of the TaskHeads by task.
+            sample_weight: Weights of the examples: `{task: weights}`, or weights for all tasks.
+            training: Whether the loss trains the model.
+
+        Returns:
+            A scalar, with the losses of `add_loss` and regularizers.
+
+        Raises:
+            TypeError, ValueError: See `TaskHeads.compute_loss`.
+        """
+        loss = self._task_heads()._total_loss(self._update(y, y_pred, sample_weight, training))
+        if self.losses:
+            others = super().compute_loss(x, None, y_pred, None)  # type: ignore[misc]
+            loss = loss + ops.cast(others, loss.dtype)
+        return loss
+
+    def _task_heads(self) -> TaskHeads:
+        if self._heads_found is None:
+            raise ValueError(
+                "model must be compiled before its loss is computed. Received: compiled=False"
+            )
+        return self._heads_found.value
+
+    def _update(
+        self, y: Any, y_pred: Any, sample_weight: Any, training: bool
+    ) -> dict[TaskName, BatchLoss]:
+        """Return the losses of a batch, and update the metrics."""
+        heads, metrics = self._task_heads(), self._task_metrics
+        if len(heads) == 1 and not isinstance(y, Mapping):
+            y = dict.fromkeys(heads.trained_tasks, y)
+        if sample_weight is not None and not isinstance(sample_weight, Mapping):
+            sample_weight = dict.fromkeys(heads.trained_tasks, sample_weight)
+        if not isinstance(y_pred, Mapping) or set(y_pred) != set(heads):
+            raise _outputs_error(self, heads, y_pred)
+        losses = heads._batch_losses(y, y_pred, sample_weight, training)
+        if metrics is not None:
+            metrics.value.update(losses)
+        return losses
+
+    def compute_metrics(
+        self, x: Nested, y: Nested, y_pred: Nested, sample_weight: Nested = None
+    ) -> dict[str, Tensor]:
+        """Return the metrics, which `compute_loss` has updated.
+
+        Args:
+            x: The features, which have no effect, as have the other arguments.
+            y: The labels.
+            y_pred: The predictions.
+            sample_weight: Weights of the examples.
+        """
+        if self._task_metrics is not None and not self._task_metrics.value.built:
+            # On symbolic tensors, before the first step: see `set_compiled_metrics`.
+            self._update(y, y_pred, sample_weight, training=False)
+        return self._metrics_result()
+
+    def get_metrics_result(self) -> dict[str, Tensor]:
+        """Return the metrics by key. Keras calls it at the end of epochs and of `evaluate`.
+
+        Warns:
+            UserWarning: Once for each task after `compile`, if a task has no label, or its AUC no
+                positive or no negative one. Its metrics are NaN.
+        """
+        result = self._metrics_result()
+        if self._task_metrics is not None:
+            self._task_metrics.value.warn_of_nan()
+        return result
+
+    def _metrics_result(self) -> dict[str, Tensor]:
+        result: dict[str, Tensor] = super().get_metrics_result()  # type: ignore[misc]
+        if self._task_metrics is None:
+            return result
+        return self._task_metrics.value.mark_unlabeled(result)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Create the function of a training step. Keras calls it at the beginning of `fit`.
+
+        Args:
+            force: As for `keras.Model`.
+
+        Raises:
+            ValueError: If the mean of the labels of a standardized regression is unknown.
+        """
+        if self.train_function is None or force:
+            _check_adapted(self)
+        return super().make_train_function(force)  # type: ignore[misc]
+
+    def make_test_function(self, force: bool = False) -> Any:
+        """Create the function of an evaluation step. Keras calls it in `evaluate`.
+
+        Args:
+            force: As for `keras.Model`.
+
+        Raises:
+            ValueError: As `make_train_function`.
+        """
+        if self.test_function is None or force:
+            _check_adapted(self)
+        return super().make_test_function(force)  # type: ignore[misc]
+
+
+@register
+class MultiTaskModel(MultiTaskTraining, keras.Model):
+    """A functional model that is trained with the losses and metrics of its TaskHeads.
+
+        L = sum_k w_k(t) L_k,  L_k = sum_i d_k^i w_i loss_k(y_k^i) / sum_i d_k^i
+
+    d_k^i is 1 if example i has a label of task k, and w_i is its sample weight. w_k(t) is the
+    current loss weight. Labels `y` of `fit` and `evaluate` are a dict with exactly the tasks that
+    have a loss, with NaN, or the `missing_label` of the head, for missing labels. The loss, the
+    metrics and their options are arguments of the heads, such as `BinaryHead("click",
+    loss_weight=2.0, extra_metrics=["accuracy"])`. A plain `keras.Model` with TaskHeads does not
+    compute their losses: Keras raises an error without a loss, but on JAX it trains nothing.
+
+    The logs have `loss`, for each task the unweighted `{task}_loss`, and `{task}_{metric}`. Metrics
+    count each labeled example once, whatever its sample weight. With one task, the keys of metrics
+    have no task. All metrics of a task without a label are NaN.
+
+    A subclass of this class is functional too. For a subclassed model with `call`, use
+    MultiTaskTraining.
+
+    Args:
+        inputs: The inputs, as for `keras.Model`.
+        outputs: The predictions of one TaskHeads, as it returns them. It may lie in an inner
+            functional model.
+        name: The name of the model.
+        **kwargs: `trainable`, as for `keras.Model`.
+
+    Raises:
+        TypeError: If a subclass defines `call`.
+        ValueError: If the outputs are not those of the only TaskHeads of the model.
+
+    Reference:
+
+    - Tang, Liu, Zhao, Gong, "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning
+      (MTL) Model for Personalized Recommendations", RecSys 2020, equations 8 to 10.
+      [doi:10.1145/3383313.3412236](https://doi.org/10.1145/3383313.3412236)
+
+    Example:
+
+    >>> heads = TaskHeads([BinaryHead("click"), RegressionHead("stars", standardize=True)])
+    >>> inputs = keras.Input((3,))
+    >>> model = MultiTaskModel(inputs, heads(PLEBlock(1, heads, [8])(inputs)))
+    >>> x = np.eye(4)[:, :3]
+    >>> y = {"click": np.array([0, 1, 1, 0]), "stars": np.array([3.0, 5.0, np.nan, np.nan])}
+    >>> heads.adapt(y)
+    >>> model.compile("adam")
+    >>> sorted(model.fit(x, y, verbose=0).history)[:4]
+    ['click_auc', 'click_binary_crossentropy', 'click_loss', 'loss']
+    """
+
+    def __init__(
+        self, inputs: Nested, outputs: Any, name: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(inputs, outputs, name=name, **kwargs)
+        heads = _only_task_heads(self)
+        is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
+        if not is_by_task or not all(_is_prediction(heads, t, outputs[t]) for t in heads):
+            raise _outputs_error(self, heads, outputs)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "call" in vars(cls):
+            raise TypeError(
+                "A subclass of MultiTaskModel must not define call, since it is a functional "
+                "model. Use MultiTaskTraining for a subclassed model: "
+                f"class {cls.__name__}(MultiTaskTraining, keras.Model). "
+                f"Received: {cls.__name__}.call"
+            )
+
+
+def _only_task_heads(model: Any) -> TaskHeads:
+    """Return the only TaskHeads of a model."""
+    found = find_layers(model, TaskHeads)
+    if len(found) == 1:
+        heads: TaskHeads = found[0]
+        return heads
+    names = [heads.name for heads in found]
+    raise ValueError(
+        "model must have exactly one TaskHeads, which a subclassed model creates in __init__. Put "
+        f"the heads of all tasks into one. Received: model={model.name!r} with TaskHeads {names}"
+    )
+
+
+def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
+    """Return whether a symbolic tensor is that of a task in the output of a TaskHeads."""
+    layer, index = source_of_tensor(tensor)
+    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
+        return _is_prediction(heads, task, layer.outputs[index])
+    while isinstance(layer, SequentialBlock | keras.Sequential):
+        layer = layer.layers[-1]
+    if layer is not heads:  # it may call the heads itself
+        return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
+    tasks = keras.tree.flatten({each: each for each in heads})
+    return bool(tasks[index] == task)
+
+
+def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
+    received = list(outputs) if isinstance(outputs, Mapping) else short_repr(outputs)
+    return ValueError(
+        f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
+        f"a dict with all tasks, {list(heads)}, without a layer after it. For other outputs, make "
+        f"a second keras.Model of the same layers, which is not trained. "
+        f"Received: outputs={received}"
+    )
+
+
+def _check_adapted(model: Any) -> None:
+    """Check that all standardized regressions know the mean of their labels."""
+    for task, head in find_heads(model).items():
+        plain = plain_head(head)
+        is_known = plain.mean is not None if isinstance(plain, RegressionHead) else True
+        if not is_known and plain.standardize and (head.built or head is plain):
+            raise ValueError(
+                f"The head of {task!r} has standardize=True and needs the mean and the deviation "
+                "of its labels. Call adapt(y) of the TaskHeads with the labels of training, or "
+                "create the head with mean and deviation. Received: mean=None"
+            )

@@ -1,0 +1,145 @@
+"""The metrics of the tasks of a model."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._checks import warn_user
+from ple_keras._typing import TaskName, Tensor
+from ple_keras.heads.batch_loss import BatchLoss
+from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.metrics.logit_auc import LogitAUC
+
+
+class TaskMeans(keras.Metric):
+    """The means of the losses of all tasks over an epoch, as one metric with vectors.
+
+    Of each task, one mean is that of the losses of batches, weighted by their numbers of rows, as
+    Keras's `loss`, and one that of the losses of labeled examples. Both are NaN without a label.
+
+    Args:
+        batch_keys: The key of the first mean of each task in logs.
+        example_keys: The key of the second mean; None for none.
+    """
+
+    def __init__(self, batch_keys: Sequence[str], example_keys: Sequence[str | None]) -> None:
+        super().__init__(name="task_means")
+        self._keys = (tuple(batch_keys), tuple(example_keys))
+        # By task: losses times rows, losses of examples, labeled examples.
+        self._sums = self.add_variable((3, len(batch_keys)), "zeros", "float32", name="sums")
+        self._rows = self.add_variable((), "zeros", "float32", name="rows")
+
+    def update_state(self, losses: Sequence[BatchLoss]) -> None:
+        """Add the losses of a batch, one for each task."""
+        values, totals, counts = (
+            [getattr(batch.loss, name) for batch in losses] for name in ("value", "total", "count")
+        )
+        rows = ops.shape(losses[0].labeled.predictions)[0]
+        sums = ops.stack([ops.cast(x, "float32") for x in (*values, *totals, *counts)])
+        sums = ops.reshape(ops.stop_gradient(sums), (3, -1))
+        scale = ops.cast(ops.stack([rows, 1, 1]), "float32")
+        self._sums.assign_add(sums * ops.expand_dims(scale, -1))
+        self._rows.assign_add(ops.cast(rows, "float32"))
+
+    def unlabeled(self) -> list[Any]:
+        """Return a number for each task: 0 if a label was seen, else NaN."""
+        counts = ops.convert_to_tensor(self._sums)[2]
+        return list(ops.unstack(ops.where(counts > 0, 0.0, float("nan")), len(self._keys[0])))
+
+    def result(self) -> dict[str, Tensor]:
+        losses, totals, counts = ops.unstack(ops.convert_to_tensor(self._sums), 3)
+        rows = ops.maximum(self._rows, 1.0)
+        means = ops.stack([losses / rows, totals / ops.maximum(counts, 1.0)])
+        means = ops.unstack(ops.where(counts > 0, means, float("nan")), 2)
+        logs: dict[str | None, Any] = {}
+        for keys, of_tasks in zip(self._keys, means):
+            logs.update(zip(keys, ops.unstack(of_tasks, len(keys))))
+        return {key: value for key, value in logs.items() if key is not None}
+
+
+class TaskMetrics:
+    """New metrics of the heads of a model, and what they have seen since the last reset.
+
+    The keys of logs begin with the task, if there are several.
+
+    Args:
+        heads: The heads.
+
+    Attributes:
+        all: All metrics.
+        built: Whether they have been updated, if only with symbolic tensors.
+
+    Raises:
+        ValueError: If two metrics have the same key, or a metric can't be copied.
+    """
+
+    def __init__(self, heads: TaskHeads) -> None:
+        trained = [head for head in heads.values() if head.has_loss]
+        prefixes = [f"{head.task}_" if len(heads) > 1 else "" for head in trained]
+        self._heads = trained
+        self._means = TaskMeans(
+            [f"{head.task}_loss" for head in trained],
+            [
+                f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None
+                for head, prefix in zip(trained, prefixes)
+            ],
+        )
+        self._by_task: dict[TaskName, list[keras.Metric]] = {
+            head.task: head._new_metrics(prefix) for head, prefix in zip(trained, prefixes)
+        }
+        self._warned: set[TaskName] = set()
+        self.built = False
+        self.all = [self._means, *(m for metrics in self._by_task.values() for m in metrics)]
+        _check_keys(["loss", *self._means.result(), *(metric.name for metric in self.all[1:])])
+
+    def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
+        """Update all metrics with a batch."""
+        self._means.update_state(list(losses.values()))
+        for head in self._heads:
+            labeled = losses[head.task].labeled
+            labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
+            for metric in self._by_task[head.task]:
+                head._update_metric(metric, labeled)
+        self.built = True
+
+    def mark_unlabeled(self, logs: dict[str, Any]) -> dict[str, Any]:
+        """Return logs in which the metrics of tasks without a label are NaN."""
+        marked = dict(logs)
+        for unlabeled, metrics in zip(self._means.unlabeled(), self._by_task.values()):
+            for metric in metrics:
+                if metric.name in marked:
+                    result = marked[metric.name]
+                    marked[metric.name] = result + ops.cast(unlabeled, result.dtype)
+        return marked
+
+    def warn_of_nan(self) -> None:
+        """Warn of each task without a label, or without two classes for its AUC, once."""
+        try:
+            unlabeled = [math.isnan(float(x)) for x in self._means.unlabeled()]
+            for (task, metrics), is_unlabeled in zip(self._by_task.items(), unlabeled):
+                auc = next((m for m in metrics if isinstance(m, LogitAUC)), None)
+                reason = "has no label" if is_unlabeled else ""
+                if not reason and auc is not None and math.isnan(float(auc.result())):
+                    reason = "has no positive or no negative label"
+                if reason and task not in self._warned:
+                    self._warned.add(task)
+                    what = f"{auc.name!r} is" if auc and not is_unlabeled else "its metrics are"
+                    warn_user(
+                        f"The task {task!r} {reason} in these data, so {what} NaN. For "
+                        "EarlyStopping and ModelCheckpoint, NaN is no improvement, and nothing "
+                        "improves on NaN in the first epoch."
+                    )
+        except TypeError:  # a trace has no values
+            return
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(
+            "metrics of the heads must have different keys in logs, `{task}_{metric}`. Rename a "
+            f"metric. Received: keys={repeated}, twice"
+        )

@@ -1,0 +1,303 @@
+"""MultiTaskModel and MultiTaskTraining: outputs, `compile`, classes, files and copies."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import QUICK, features, numpy_of, once
+from tests.models import (
+    chain,
+    click_and_time,
+    clicks_and_times,
+    compiled,
+    deep_copied,
+    heads_of,
+    loaded,
+)
+from tests.pairs import fewer
+from tests.refusals import check_refused, table
+
+X = features(10, 3)
+Y = {
+    "click": (X[:, 0] > 0).astype("float32"),
+    "time": np.where(np.arange(10) % 3, 50 * X[:, 1] + 300, np.nan),
+}
+
+
+def predictions(inputs, *tasks, heads=None):
+    heads = heads or pk.TaskHeads([pk.BinaryHead(task) for task in tasks or ("a", "b")])
+    return heads(dict.fromkeys(heads.task_names, inputs))
+
+
+def functional(function, model=keras.Model):
+    """Return a functional model of a function of its input."""
+    inputs = keras.Input((3,))
+    return model(inputs, function(inputs))
+
+
+def swapped(inputs):
+    """Return the prediction of each task under the name of the other one."""
+    return dict(zip("ba", predictions(inputs).values()))
+
+
+def in_a_block(inputs, *after):
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+    return pk.SequentialBlock([pk.CGCBlock(heads, 2, add_shared_gate=False), heads, *after])(inputs)
+
+
+ALLOWED = {
+    "another_order": lambda x: dict(reversed(predictions(x).items())),
+    "inner_model": lambda x: functional(predictions)(x),
+    "two_inner_models": lambda x: functional(functional(predictions))(x),
+    "sequential_block": in_a_block,
+}
+
+
+@pytest.mark.parametrize("make", ALLOWED.values(), ids=list(ALLOWED))
+def test_outputs_may_come_from_heads_in_other_layers(make):
+    model = compiled(functional(make, pk.MultiTaskModel), **QUICK)
+    y = {"a": X[:, 0] > 0, "b": X[:, 1] > 0}
+    expected = 0
+    for task, p in numpy_of(model(X)).items():
+        expected -= np.log(np.where(y[task], p[:, 0], 1 - p[:, 0])).mean()
+    logs = model.train_on_batch(X, y, return_dict=True)
+    assert float(logs["loss"]) == pytest.approx(expected, rel=1e-5)
+
+
+ONE = r"model must have exactly one TaskHeads.*Received: model='multi_task_model.*' with TaskHeads "
+OUTPUTS = r"outputs of 'multi_task_model.*' must be the predictions of its TaskHeads 'task_heads"
+
+
+class Doubled(keras.layers.Layer):
+    """Layer that doubles all predictions."""
+
+    def call(self, inputs):
+        return {task: 2 * prediction for task, prediction in inputs.items()}
+
+
+REFUSED = {
+    "two": (lambda x: {**predictions(x, "a"), **predictions(x, "b")}, rf"{ONE}\['task_h.*', 'task"),
+    "none": (lambda x: {"a": keras.layers.Dense(1)(x)}, rf"{ONE}\[\]"),
+    "a_layer_after": (
+        lambda x: Doubled()(predictions(x)),
+        rf"{OUTPUTS}.*all tasks, \['a', 'b'\], without a layer.*Received: outputs=\['a', 'b'\]",
+    ),
+    "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
+    "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
+    "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
+    "a_part": (lambda x: {"b": predictions(x)["b"]}, rf"{OUTPUTS}.*Received: outputs=\['b'\]"),
+    "others": (
+        lambda x: {**predictions(x), "x": x},
+        rf"{OUTPUTS}.*Received: outputs=.*'x'\]",
+    ),
+    "list": (lambda x: [*predictions(x).values()], rf"{OUTPUTS}.*Received: outputs=\[Keras"),
+    "tensor": (lambda x: predictions(x, "a")["a"], rf"{OUTPUTS}.*Received: outputs=Keras"),
+}
+
+
+@once
+@pytest.mark.parametrize(("make", "message"), table(REFUSED))
+def test_other_outputs_are_refused(make, message):
+    check_refused(lambda: functional(make, pk.MultiTaskModel), ValueError, message)
+
+
+def test_a_functional_subclass_with_call_is_refused():
+    with pytest.raises(TypeError, match=r"class Mine\(MultiTaskTraining, keras\.Mo.*Mine\.call"):
+
+        class Mine(pk.MultiTaskModel):
+            def call(self, inputs):
+                return inputs
+
+
+class Wrong(pk.MultiTaskTraining, keras.Model):
+    """Subclassed model with some TaskHeads, which returns the prediction of a task."""
+
+    def __init__(self, number=1):
+        super().__init__()
+        self.all_heads = [pk.TaskHeads([pk.BinaryHead("a")]) for _ in range(number)]
+
+    def call(self, inputs):
+        return self.all_heads[0]({"a": inputs})["a"]
+
+
+def test_subclassed_models_without_one_task_heads_or_with_other_outputs_are_refused():
+    for number in (0, 2):
+        check_refused(lambda: Wrong(number).compile(), ValueError, "exactly one TaskHeads.*'wrong")  # noqa: B023
+    with pytest.raises(ValueError, match=r"outputs of 'wrong.*Received: outputs=\w+\(shape="):
+        compiled(Wrong(), **QUICK).train_on_batch(X, {"a": Y["click"]})
+
+
+# Compile
+
+ARGUMENTS = {
+    "loss": ("mse", r"Head\(loss=\.\.\.\)\. Received: loss='mse'$"),
+    "loss_weights": ({"a": 2.0}, r"Head\(loss_weight=\.\.\.\)\. Received: loss_weights=\{'a': 2"),
+    "metrics": (
+        ["mae"],
+        r"Head\(metrics=\.\.\.\) or Head\(extra_metrics=\.\.\.\)\. Received: metr",
+    ),
+    "weighted_metrics": ([], r"Head\(metrics=\.\.\.\)\. Received: weighted_metrics=\[\]$"),
+}
+
+
+@once
+@pytest.mark.parametrize("argument", ARGUMENTS)
+def test_arguments_of_the_heads_are_refused_by_compile(argument):
+    value, message = ARGUMENTS[argument]
+    model = functional(predictions, pk.MultiTaskModel)
+    message = f"^{argument} must be given to the heads, and not to compile: {message}"
+    check_refused(lambda: model.compile("adam", **{argument: value}), TypeError, message)
+    model.compile("adam", **{argument: None})
+
+
+@once
+def test_a_model_that_is_not_compiled_computes_no_loss():
+    model = functional(predictions, pk.MultiTaskModel)
+    message = r"model must be compiled before its loss is computed\. Received: compiled=False$"
+    check_refused(lambda: model.compute_loss(y={}, y_pred=model(X)), ValueError, message)
+
+
+# Functional and subclassed classes
+
+
+@keras.saving.register_keras_serializable("test_multi_task_model")
+class Functional(pk.MultiTaskModel):
+    """Functional model of a class of its own."""
+
+
+@keras.saving.register_keras_serializable("test_multi_task_model")
+class Subclassed(pk.MultiTaskTraining, keras.Model):
+    """Model that makes its layers itself: its config does not contain the heads."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.heads = learned_heads()
+        self.block = pk.CGCBlock(self.heads, [4], add_shared_gate=False)
+
+    def call(self, inputs, training=None):
+        return self.heads(self.block(inputs, training=training), training=training)
+
+
+def learned_heads(loss_weighting="uncertainty"):
+    time = pk.RegressionHead("time", standardize=True, loss_weight=2.0)
+    return pk.TaskHeads([pk.BinaryHead("click"), time], loss_weighting)
+
+
+def learned():
+    heads = learned_heads()
+    block = pk.CGCBlock(heads, [4], add_shared_gate=False)
+    return functional(lambda x: heads(block(x)), Functional)
+
+
+def hedged():
+    heads = learned_heads(None)
+    return chain(pk.HedgedBlock(heads, [3]), heads)
+
+
+def subclassed(**kwargs):
+    model = Subclassed(**kwargs)
+    model(X[:1])
+    return model
+
+
+MODELS = {"learned": learned, "hedged": hedged, "subclassed": subclassed}
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=list(MODELS))
+
+
+def adapted(model):
+    heads_of(model).adapt(Y)
+    return compiled(model, keras.optimizers.Adam(0.05))
+
+
+def fit(model, start=0, epochs=2, callbacks=(), data=(X, Y)):
+    """Train in a fixed order, with a smaller last batch. Return the logs by epoch."""
+    options = {"initial_epoch": start, "epochs": start + epochs, "batch_size": 4, "verbose": 0}
+    callbacks = [*callbacks, pk.LossWeightDecay({"click": 0.5, "time": 0.9})]
+    history = model.fit(*data, **options, shuffle=False, callbacks=callbacks).history
+    return {key: [float(value) for value in values] for key, values in history.items()}
+
+
+@pytest.mark.parametrize("order", [(0, 1, 0), (1, 0, 1)], ids=["functional", "subclassed"])
+def test_functional_and_subclassed_classes_live_in_one_process(order):
+    """Keras changes the bases of a class that is used functionally."""
+
+    class Graph(pk.MultiTaskModel):
+        def __init__(self):
+            inputs = keras.Input((3,))
+            super().__init__(inputs, predictions(inputs))
+
+    class Mine(pk.MultiTaskTraining, keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
+
+        def call(self, inputs):
+            return predictions(inputs, heads=self.heads)
+
+    for index in order:
+        model = compiled((Graph, Mine)[index](), **QUICK)
+        logs = model.train_on_batch(X, dict.fromkeys("ab", Y["click"]), return_dict=True)
+        assert {"a_auc", "b_auc"} <= set(logs)
+
+
+# Copies
+
+
+def cloned(model, folder):
+    """Return a clone with all that `load_model` restores."""
+    twin = type(model)() if isinstance(model, Subclassed) else keras.models.clone_model(model)
+    twin(X[:1])
+    twin.set_weights(model.get_weights())
+    twin.compile_from_config(model.get_compile_config())
+    for variable, value in zip(twin.optimizer.variables, model.optimizer.variables, strict=True):
+        variable.assign(numpy_of(value))
+    return twin
+
+
+COPIES = {"loaded": loaded, "cloned": cloned, "deep_copied": deep_copied}
+
+
+@pytest.mark.parametrize("copied", fewer(COPIES, "loaded"))
+@every_model
+def test_a_copy_continues_exactly(make, copied, tmp_path):
+    model = adapted(make())
+    fit(model)
+    twin = copied(model, tmp_path)
+    assert type(twin) is type(model)
+    assert [metric.name for metric in twin.metrics] == [metric.name for metric in model.metrics]
+    expected, actual = fit(model, 2), fit(twin, 2)
+    assert actual == expected
+    for weight, value in zip(twin.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(weight, value)
+
+
+class Stop(keras.callbacks.Callback):
+    """A callback that saves the model and ends the training when the third epoch begins."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == 2:
+            self.model.save(self.path)
+            raise KeyboardInterrupt
+
+
+@once
+def test_an_interrupted_fit_continues_exactly_from_a_backup_or_a_file(tmp_path):
+    """Gates drop experts."""
+
+    def run(model=None, start=0, **kwargs):
+        model = model or click_and_time(gate_dropout=0.3)
+        return fit(model, start, 4 - start, data=clicks_and_times(), **kwargs)
+
+    def backup():
+        return keras.callbacks.BackupAndRestore(tmp_path / "backup")
+
+    expected = {key: values[2:] for key, values in run().items()}
+    with pytest.raises(KeyboardInterrupt):
+        run(callbacks=[backup(), Stop(tmp_path / "model.keras")])
+    assert run(keras.models.load_model(tmp_path / "model.keras"), 2) == expected
+    assert run(callbacks=[backup()]) == expected

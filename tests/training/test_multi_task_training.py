@@ -1,0 +1,353 @@
+"""Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, once
+from tests.models import chain, compiled, heads_alone, heads_of, loaded
+from tests.pairs import fewer
+from tests.refusals import check_refused
+
+NAN = float("nan")
+ROWS = 12
+X = features(ROWS, 3)
+Y = {
+    "click": np.where(np.arange(ROWS) % 4, np.arange(ROWS) % 2, NAN).astype("float32"),
+    "time": X[:, 1:2] * 2 + 1,
+    "kind": np.where(np.arange(ROWS) % 3, np.arange(ROWS) % 3, -1),
+}
+LOSS_WEIGHTS = {"click": 1.0, "time": 0.5, "kind": 2.0}
+SAMPLE_WEIGHTS = np.linspace(0.5, 2, ROWS)
+
+
+def three_heads():
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=[4]),
+            pk.RegressionHead("time", loss_weight=0.5),
+            pk.MulticlassHead("kind", num_classes=3, loss_weight=2.0, missing_label=-1),
+        ]
+    )
+
+
+def model_of(*heads, rate=0.0, **kwargs):
+    heads = pk.TaskHeads(heads) if heads else three_heads()
+    return compiled(heads_alone(heads), keras.optimizers.SGD(rate), **kwargs)
+
+
+def losses_in_numpy(predictions, weights=None):
+    """Return the loss of each task over its labeled examples."""
+    p, y = {task: np.float64(numpy_of(x)) for task, x in predictions.items()}, Y
+    click = np.where(y["click"] == 1, p["click"][:, 0], 1 - p["click"][:, 0])
+    losses = {
+        "click": np.where(np.isnan(y["click"]), NAN, -np.log(click)),
+        "time": np.square(p["time"] - y["time"])[:, 0],
+        "kind": np.where(y["kind"] < 0, NAN, -np.log(p["kind"][np.arange(ROWS), y["kind"]])),
+    }
+    weights = {task: (weights or {}).get(task, np.ones(ROWS)) for task in losses}
+    return {t: np.nansum(weights[t] * x) / np.isfinite(x).sum() for t, x in losses.items()}
+
+
+def assert_losses(logs, expected):
+    """Assert that the logs have the loss of each task, and their weighted sum."""
+    for task, loss in expected.items():
+        assert float(logs[f"{task}_loss"]) == pytest.approx(loss, rel=1e-5), task
+    total = sum(LOSS_WEIGHTS[task] * loss for task, loss in expected.items())
+    assert float(logs["loss"]) == pytest.approx(total, rel=1e-5)
+
+
+# Steps
+
+SETTINGS = {"eager": {"run_eagerly": True}, **{f"jit={jit}": {"jit_compile": jit} for jit in JIT}}
+if keras.backend.backend() == "jax":
+    del SETTINGS["eager"]  # it compiles every operation
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=list(SETTINGS))
+def test_every_method_has_the_losses_of_numpy(settings):
+    model = model_of(**settings)
+    expected = losses_in_numpy(model(X))
+    assert_losses(model.train_on_batch(X, Y, return_dict=True), expected)
+    model.reset_metrics()
+    assert_losses(model.test_on_batch(X, Y, return_dict=True), expected)
+    assert_losses(model.evaluate(X, Y, verbose=0, return_dict=True), expected)
+    fit = model.fit(X, Y, epochs=2, verbose=0)
+    assert_losses({key: values[-1] for key, values in fit.history.items()}, expected)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch has no such steps")
+def test_several_steps_in_one_execution_are_those_one_after_another():
+    logs = []
+    for steps in (1, 2):
+        keras.utils.set_random_seed(0)
+        model = model_of(rate=0.1, steps_per_execution=steps)
+        logs.append(model.fit(X, Y, batch_size=3, shuffle=False, verbose=0).history)
+    assert logs[1].keys() == logs[0].keys()
+    for key in logs[0]:
+        np.testing.assert_allclose(logs[1][key], logs[0][key], rtol=1e-5, err_msg=key)
+
+
+def test_training_improves_every_task():
+    heads = three_heads()
+    model = compiled(chain(pk.PLEBlock(1, heads, [8]), heads), keras.optimizers.Adam(0.05))
+    history = model.fit(X, Y, epochs=10, verbose=0).history
+    for key in ("loss", "click_loss", "time_loss", "kind_loss"):
+        assert history[key][-1] < 0.9 * history[key][0]
+
+
+def test_loss_weights_scale_gradients_and_heads_without_a_loss_are_not_trained():
+    heads = [pk.RegressionHead(task, loss_weight=w) for task, w in (("a", 1), ("b", 3), ("c", 0))]
+    model = model_of(*heads, pk.Head("score"), rate=0.1)
+    kernel, bias = heads[0].get_weights()
+    score = heads_of(model)["score"]
+    for head in (*heads, score):
+        head.set_weights([kernel, bias])
+    model.train_on_batch(X, dict.fromkeys("abc", Y["time"]))
+    steps = [kernel - head.get_weights()[0] for head in (*heads, score)]
+    assert np.abs(steps[0]).min() > 1e-4
+    np.testing.assert_allclose(steps[1], 3 * steps[0], rtol=1e-3)
+    for step in steps[2:]:
+        np.testing.assert_array_equal(step, np.zeros_like(kernel))
+    assert model.predict(X, verbose=0)["score"].shape == (ROWS, 1)
+
+
+# Labels and sample weights
+
+
+@once
+def test_labels_of_any_type_with_and_without_a_last_axis_have_the_same_losses():
+    model = model_of()
+    expected = losses_in_numpy(model(X))
+    for click, kind in (("float64", "int64"), ("float16", "int8"), ("float32", "float32")):
+        y = {**Y, "click": Y["click"].astype(click), "kind": Y["kind"].astype(kind)}
+        for labels in (y, {task: array.reshape(ROWS, 1) for task, array in y.items()}):
+            assert_losses(model.evaluate(X, labels, verbose=0, return_dict=True), expected)
+
+
+def test_labels_of_the_only_task_may_be_an_array():
+    model = model_of(pk.RegressionHead("time"), rate=0.1, **QUICK)
+    y = Y["time"]
+    logs = [model.evaluate(X, labels, verbose=0, return_dict=True) for labels in ({"time": y}, y)]
+    assert logs[1] == logs[0]
+    assert set(logs[0]) == {"loss", "time_loss", "rmse", "mean_squared_error"}
+    model.fit(X, y, sample_weight=SAMPLE_WEIGHTS, validation_data=(X, y), verbose=0)
+    assert model.evaluate(X, y, verbose=0, return_dict=True)["loss"] < logs[0]["loss"]
+
+
+BY_TASK = {task: SAMPLE_WEIGHTS**power for power, task in enumerate(Y, start=1)}
+WEIGHTS = {
+    "by_task": (BY_TASK, BY_TASK),
+    "columns": ({task: w[:, None] for task, w in BY_TASK.items()}, BY_TASK),
+    "some_tasks": ({"time": BY_TASK["time"]}, {"time": BY_TASK["time"]}),
+    "array": (SAMPLE_WEIGHTS, dict.fromkeys(Y, SAMPLE_WEIGHTS)),
+}
+
+
+@pytest.mark.parametrize(("given", "weights"), fewer(WEIGHTS, "array"))
+def test_sample_weights_are_by_task_or_for_all_tasks(given, weights):
+    model = model_of(**QUICK)
+    expected = losses_in_numpy(model(X), weights)
+    logs = model.train_on_batch(X, Y, sample_weight=given, return_dict=True)
+    assert_losses(logs, expected)
+    if len(weights) == len(Y):  # `fit` of Keras wants weights for all tasks
+        logs = model.fit(X, Y, sample_weight=given, verbose=0).history
+        assert_losses({key: values[0] for key, values in logs.items()}, expected)
+
+
+CLICK = {"click": Y["click"]}
+KEYS = r"y must have exactly the keys \['click', 'time', 'kind'\]; missing: "
+LABELS = {
+    "missing": (CLICK, ValueError, rf"{KEYS}\['time', 'kind'\], unknown: \[\]\. .*y=\{{'click'\}}"),
+    "unknown": ({**Y, "buy": Y["click"]}, ValueError, rf"{KEYS}\[\], unknown: \['buy'\]\. Rec"),
+    "without_a_loss": ({**Y, "score": X}, ValueError, rf"{KEYS}\[\], unknown: \['score'\]\. Rec"),
+    "array": (Y["click"], TypeError, r"y must be a dict by task, \['click', 'time', 'kind'\]\. R"),
+    "none": (None, TypeError, r"y must be a dict by task.*Received: y=None"),
+    "width": (
+        {**Y, "time": X},
+        ValueError,
+        r"y_true of 'time' must have a shape.*y_true\.shape=\(",
+    ),
+}
+
+
+@pytest.mark.parametrize(("y", "error", "message"), fewer(LABELS, "missing", "width"))
+def test_wrong_labels_are_refused_and_leave_the_model_usable(y, error, message):
+    model = model_of(*three_heads().values(), pk.Head("score"))
+    check_refused(lambda: model.fit(X, y, verbose=0), error, message)
+    assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])
+
+
+@once
+def test_weights_of_an_unknown_task_are_refused():
+    weights = {**BY_TASK, "buy": SAMPLE_WEIGHTS}
+    with pytest.raises(ValueError, match=r"sample_weight must have keys among.*unknown: \['buy'\]"):
+        model_of().train_on_batch(X, Y, sample_weight=weights)
+
+
+@once
+def test_a_model_without_a_loss_is_refused():
+    model = compiled(heads_alone(pk.TaskHeads([pk.Head("a")])))
+    message = r"need a task with a loss\. Received: heads=\['a'\], all with loss=None$"
+    check_refused(lambda: model.fit(X, {}, verbose=0), ValueError, message)
+
+
+# Regularization
+
+
+class AddsLoss(pk.MultiTaskTraining, keras.Model):
+    """Subclassed model with a regularizer and a loss of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.block = keras.layers.Dense(4, kernel_regularizer="l2")
+        self.heads = three_heads()
+
+    def call(self, inputs):
+        hidden = self.block(inputs)
+        self.add_loss(0.1 * keras.ops.sum(keras.ops.square(hidden)))
+        return self.heads(dict.fromkeys(self.heads, hidden))
+
+
+def regularized(model=pk.MultiTaskModel):
+    heads, inputs = three_heads(), keras.Input((3,))
+    block = pk.PLEBlock(1, heads, pk.ExpertBlock([4], kernel_regularizer="l2"))
+    return model(inputs, heads(block(inputs)))
+
+
+REGULARIZED = {
+    "functional": regularized,
+    "nested": lambda: chain(
+        keras.layers.Dense(3, kernel_regularizer="l1"), regularized(keras.Model)
+    ),
+    "subclassed": AddsLoss,
+}
+
+
+@pytest.mark.parametrize("make", fewer(REGULARIZED, "functional", "subclassed"))
+def test_losses_of_layers_are_added_once(make):
+    model = compiled(make(), keras.optimizers.SGD(0.0), **QUICK)
+    expected = losses_in_numpy(model(X))
+    others = sum(float(loss) for loss in model.losses)
+    assert others > 0.1
+    total = sum(LOSS_WEIGHTS[task] * loss for task, loss in expected.items()) + others
+    for step in (model.train_on_batch, model.test_on_batch):
+        model.reset_metrics()
+        assert float(step(X, Y, return_dict=True)["loss"]) == pytest.approx(total, rel=1e-5)
+
+
+# Losses of heads
+
+
+@keras.saving.register_keras_serializable("test_multi_task_training")
+def squared_gap(y_true, y_pred):
+    return keras.ops.mean(keras.ops.square(y_true - y_pred), axis=-1)
+
+
+@keras.saving.register_keras_serializable("test_multi_task_training")
+class Pinball(keras.losses.Loss):
+    """The loss of a quantile, with its own argument."""
+
+    def __init__(self, quantile=0.5, **kwargs):
+        super().__init__(**kwargs)
+        self.quantile = quantile
+
+    def call(self, y_true, y_pred):
+        gap = y_true - y_pred
+        return keras.ops.mean(keras.ops.maximum(self.quantile * gap, (self.quantile - 1) * gap), -1)
+
+    def get_config(self):
+        return {**super().get_config(), "quantile": self.quantile}
+
+
+@keras.saving.register_keras_serializable("test_multi_task_training")
+class Bounded(pk.RegressionHead):
+    """Head with a loss of its own."""
+
+    def example_losses(self, y_true, y_pred):
+        return keras.ops.minimum(super().example_losses(y_true, y_pred), 0.5)
+
+
+LOSSES = {
+    "name": (pk.RegressionHead("a", loss="mean_absolute_error"), np.abs),
+    "function": (pk.RegressionHead("a", loss=squared_gap), np.square),
+    "keras_object": (
+        pk.RegressionHead("a", loss=keras.losses.LogCosh()),
+        lambda x: np.log(np.cosh(x)),
+    ),
+    "object": (
+        pk.RegressionHead("a", loss=Pinball(quantile=0.9)),
+        lambda x: np.maximum(0.9 * x, -0.1 * x),
+    ),
+    "example_losses": (Bounded("a"), lambda x: np.minimum(x**2, 0.5)),
+}
+
+
+@pytest.mark.parametrize(("head", "function"), fewer(LOSSES, "object", "example_losses"))
+def test_losses_in_every_form_train_and_are_kept_in_files(head, function, tmp_path):
+    model = model_of(head, pk.BinaryHead("b"), rate=0.1, **QUICK)
+    y = {"a": np.where(np.arange(ROWS)[:, None] % 4, Y["time"], NAN), "b": Y["click"]}
+    gaps = (y["a"] - numpy_of(model(X))["a"]).ravel()
+    copy = loaded(model, tmp_path)
+    copy.run_eagerly = QUICK["run_eagerly"]
+    first, second = (m.train_on_batch(X, y, return_dict=True) for m in (model, copy))
+    assert float(first["a_loss"]) == pytest.approx(np.nanmean(function(gaps)), rel=1e-5)
+    assert_same({k: float(x) for k, x in second.items()}, {k: float(x) for k, x in first.items()})
+    before = head.get_weights()[0]
+    copied = heads_of(copy)["a"]
+    np.testing.assert_allclose(copied.get_weights()[0], before, rtol=1e-6)
+    assert type(copied) is type(head)
+    assert heads_of(copy).get_config() == heads_of(model).get_config()
+
+
+@once
+def test_losses_that_are_not_serializable_can_be_trained():
+    class Gap(keras.Loss):
+        def call(self, y_true, y_pred):
+            return squared_gap(y_true, y_pred)
+
+    for loss in (lambda y_true, y_pred: squared_gap(y_true, y_pred), Gap()):
+        logs = model_of(pk.RegressionHead("a", loss=loss)).train_on_batch(X, {"a": Y["time"]})
+        assert np.isfinite(logs).all()
+
+
+# The same numbers without a MultiTaskModel
+
+
+def test_masked_losses_and_metrics_of_a_plain_model_have_the_numbers_of_the_heads():
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", metrics=["accuracy", pk.LogitAUC()]),
+            pk.RegressionHead("time", loss_weight=0.5, reduction="label_root", metrics=["mae"]),
+            pk.MulticlassHead("kind", num_classes=3, loss_weight=2.0, missing_label=-1, metrics=[]),
+        ]
+    )
+    model = compiled(heads_alone(heads), keras.optimizers.SGD(0.5), **QUICK)
+    plain = keras.Model(model.input, model.output)
+    plain.compile(
+        keras.optimizers.SGD(0.5),
+        {
+            "click": pk.MaskedLoss("binary_crossentropy"),
+            "time": pk.MaskedLoss("mse", reduction="label_root"),
+            "kind": pk.MaskedLoss("sparse_categorical_crossentropy", missing_label=-1),
+        },
+        loss_weights=LOSS_WEIGHTS,
+        metrics={
+            "click": [pk.MaskedMetric("accuracy"), pk.MaskedMetric(pk.LogitAUC())],
+            "time": [pk.MaskedMetric("mae")],
+        },
+        **QUICK,
+    )
+    y = {**Y, "time": np.where(np.arange(ROWS)[:, None] % 5, Y["time"], NAN)}
+    before, logs, steps, after = model.get_weights(), [], [], []
+    for one in (model, plain):
+        one.set_weights(before)
+        logs.append(one.evaluate(X, y, 6, sample_weight=BY_TASK, verbose=0, return_dict=True))
+        one.reset_metrics()
+        steps.append(one.train_on_batch(X, y, sample_weight=BY_TASK, return_dict=True))
+        after.append(one.get_weights())
+    for pair in (logs, steps):
+        assert_same(*({key: float(value) for key, value in of.items()} for of in pair))
+    for weight, expected in zip(*after):
+        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
