@@ -112,12 +112,12 @@ def test_other_mixtures_of_the_branches_are_kept_with_a_fit(tmp_path):
     run([small_fit("hedged", case)], store)
     kinds = ("hedged-equal", "hedged-shared", "hedged-own", "hedged-train", "hedged")
     found = [store[small_fit(kind, case)]["test"] for kind in kinds]
-    errors = [test["task_1_mean_squared_error"] for test in found]
+    errors = [test["task_2_mean_squared_error"] for test in found]
     assert np.isfinite(errors).all()
     equal, shared, own, *_ = errors
     assert abs(shared - own) > 0.01
     assert equal < (shared + own) / 2  # the squared error is convex
-    weights = store[small_fit("hedged", case)]["hedge"]["task_1"]
+    weights = store[small_fit("hedged", case)]["hedge"]["task_2"]
     assert sum(weights.values()) == pytest.approx(1, abs=0.02)
 
 
