@@ -606,7 +606,7 @@ class TaskHeads(BaseLayer):
         """Read the labels of training once, before the first step.
 
         A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
-        labels, unless they were given or come from a file or a clone. Each head takes the share of
+        labels, unless they were given. Each head takes the share of
         rows with a label, its `label_share`, for reports. Missing labels are excluded. Files and
         clones of the model contain these numbers. `adapt` may follow `compile`. With several
         processes, each must read the same labels.
