@@ -603,13 +603,12 @@ class TaskHeads(BaseLayer):
         check_labels(y, self._by_task(), steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
-        """Read the labels of training once, before the first step.
+        """Read the labels of training once.
 
         A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
-        labels, unless they were given. Each head takes the share of
-        rows with a label, its `label_share`, for reports. Missing labels are excluded. Files and
-        clones of the model contain these numbers. `adapt` may follow `compile`. With several
-        processes, each must read the same labels.
+        labels, unless they were given. Each head takes the share of rows with a label, its
+        `label_share`, for reports. Missing labels are excluded. `adapt` may be called at any time,
+        and again. With several processes, each must read the same labels.
 
         Args:
             y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as
@@ -619,8 +618,7 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
-                or `y` is an iterator or has no rows. If labels to be standardized do not vary, or
-                the model has already computed a step with another mean or deviation.
+                or `y` is an iterator or has no rows. If labels to be standardized do not vary.
 
         Example:
 

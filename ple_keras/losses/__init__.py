@@ -1,1 +1,1 @@
-"""Losses over labeled examples, and losses of jointly trained tasks."""
+"""Losses of examples, and their means over labeled examples."""
