@@ -36,12 +36,19 @@ class Metrics:
         self.not_finite = counter("predictions_not_finite", "Other predictions", "task")
         self.sums = counter("prediction_sum", "Sum of absolute values", "task", "sign")
         self.gates = counter("gate_weight_sum", "Sum of gate weights", "model", "gate", "expert")
+        self._version = None
         for task in TASKS:  # rates need a first value
             self._count_predictions(task, np.zeros(0))
 
     def count(self, version, inputs, outputs):
-        """Count a batch. The requests were answered before, so that an error here fails none."""
+        """Count a batch. The requests were answered before, so that an error here fails none.
+
+        The first batch of a new model removes the gate weights of the one before.
+        """
         try:
+            if version != self._version:
+                self.gates.clear()
+                self._version = version
             self.rows.inc(len(inputs[CATEGORIES[0]]))
             self.batch_rows.observe(len(inputs[CATEGORIES[0]]))
             for name in CATEGORIES:
@@ -65,7 +72,3 @@ class Metrics:
         totals = values[np.isfinite(values).all(axis=1)].sum(axis=0, dtype="float64")
         for expert, total in enumerate(totals):
             self.gates.labels(version, gate, expert).inc(total)
-
-    def forget_model(self):
-        """Remove the gate weights of a model that was replaced."""
-        self.gates.clear()

@@ -111,7 +111,6 @@ async def watch(folder, batcher, metrics):
         try:
             if version_of((folder / MANIFEST).read_bytes()) != version:
                 batcher.model = await asyncio.to_thread(Model, folder)
-                metrics.forget_model()
                 log.info("Model %s replaces %s", batcher.model.version, version)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"

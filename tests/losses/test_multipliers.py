@@ -24,17 +24,14 @@ def test_multipliers_of_an_unknown_task_are_refused():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
-def test_a_file_with_invalid_multipliers_is_refused(value, tmp_path):
-    h5py = pytest.importorskip("h5py")
-    model, other = click_and_time(), click_and_time()
-    model.save_weights(tmp_path / "m.weights.h5")
-    with h5py.File(tmp_path / "m.weights.h5", "r+") as file:
-        group = next(file["layers"][layer] for layer in file["layers"] if "task_heads" in layer)
-        group["vars"]["loss_multipliers"][1] = value
+def test_a_file_with_invalid_multipliers_is_refused(value):
+    heads, store = heads_of(click_and_time()), {}
+    heads.save_own_variables(store)
+    store["loss_multipliers"] = np.array([1.0, value], "float32")
     message = r"finite loss_multipliers.*Received: loss_multipliers=\[1\.0, (nan|inf|-1)"
     with pytest.raises(ValueError, match=message):
-        other.load_weights(tmp_path / "m.weights.h5")
-    assert heads_of(other).loss_weights() == heads_of(click_and_time()).loss_weights()
+        heads.load_own_variables(store)
+    assert heads.loss_weights() == heads_of(click_and_time()).loss_weights()
 
 
 @pytest.mark.parametrize("copy", [loaded, deep_copied])
