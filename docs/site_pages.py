@@ -23,7 +23,6 @@ GROUPS = {
 PARTS = {
     "GateReport": [
         "ple_keras.inspection.gate_report.LevelUse",
-        "ple_keras.inspection.gate_report.LevelOptions",
         "ple_keras.inspection.gate_report.GateUse",
         "ple_keras.inspection.gate_report.ExpertUse",
     ],
@@ -32,8 +31,6 @@ PARTS = {
         "ple_keras.inspection.task_report.TaskTraining",
         "ple_keras.inspection.task_report.BranchUse",
         "ple_keras.inspection.task_gradients.Conflict",
-        "ple_keras.inspection.task_warnings.ModelOptions",
-        "ple_keras.inspection.task_warnings.TaskOptions",
     ],
 }
 # Pictures that functions draw, by path below docs/.

@@ -11,42 +11,39 @@ HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
 
-def warning_block(warnings: Iterable[str]) -> str:
-    """Return the warnings of a report under a heading."""
-    wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
-    return "\n".join(["Warnings", *map(wrap.fill, warnings)])
+def report_text(parts: Iterable[str], warnings: Sequence[str]) -> str:
+    """Return the text of a report from its parts and its warnings."""
+    if warnings:
+        wrap = textwrap.TextWrapper(WIDTH, initial_indent="  ", subsequent_indent="    ")
+        parts = [*parts, "\n".join(["Warnings", *map(wrap.fill, warnings)])]
+    return "\n\n".join(parts)
 
 
-def join_items(items: Iterable[str]) -> str:
-    """Return the first MAX_ITEMS items and the number of the others."""
-    first, rest = (items := list(items))[:MAX_ITEMS], items[MAX_ITEMS:]
-    return ", ".join([*first, f"and {len(rest)} more"] if rest else first)
-
-
-def percent(share: float) -> str:
-    """Return a share as text, in tables and warnings alike."""
-    return f"{100 * share:.0f} %"
-
-
-def table_lines(rows: Iterable[Row]) -> list[str]:
-    """Return lines with the first column left-aligned, the last wrapped, others right-aligned."""
+def table(rows: Iterable[Row]) -> str:
+    """Return a table with the first column left-aligned, the last wrapped, others right-aligned."""
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*(row[:-1] for row in rows))]
     lines = []
     for first, *middle, last in rows:
-        cells = [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(middle, widths[1:]))]
-        start = "  " + "".join(f"{cell}  " for cell in cells)
-        room = max(WIDTH - len(start), WIDTH // 3)
-        wrapped = _wrap(last, room)
-        lines += [start + wrapped[0], *(" " * len(start) + line for line in wrapped[1:])]
-    return [line.rstrip() for line in lines]
+        cells = [first.ljust(widths[0]), *map(str.rjust, middle, widths[1:])]
+        start = f"  {'  '.join(cells)}  "
+        wrap = textwrap.TextWrapper(WIDTH, start, " " * len(start), break_on_hyphens=False)
+        wrap.break_long_words = False
+        lines += wrap.wrap(last) or [start.rstrip()]
+    return "\n".join(lines).replace(HARD_SPACE, " ")
 
 
-def _wrap(text: str, width: int) -> list[str]:
-    """Wrap a text after commas."""
-    unbroken = text.replace(" ", HARD_SPACE).replace(f",{HARD_SPACE}", ", ")
-    wrapper = textwrap.TextWrapper(width, break_long_words=False, break_on_hyphens=False)
-    return [line.replace(HARD_SPACE, " ") for line in wrapper.wrap(unbroken)] or [""]
+def join_items(items: Iterable[str]) -> str:
+    """Return the first MAX_ITEMS items, which a table does not break, and the number of others."""
+    items = [item.replace(" ", HARD_SPACE) for item in items]
+    more = [f"and {len(items) - MAX_ITEMS} more"] if len(items) > MAX_ITEMS else []
+    return ", ".join([*items[:MAX_ITEMS], *more])
+
+
+def cells(figures: object, **forms: str) -> list[str]:
+    """Return attributes of an object as text, by their formats; "-" for NaN."""
+    values = [(getattr(figures, name), form) for name, form in forms.items()]
+    return ["-" if math.isnan(value) else f"{value:{form}}" for value, form in values]
 
 
 def to_json(value: object) -> Any:

@@ -14,8 +14,11 @@ from ple_keras._keras.walking import Untracked
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import find_heads
-from ple_keras.inspection._errors import empty_data_error
-from ple_keras.inspection._observed_model import OuterModel, holding_branches
+from ple_keras.inspection._observed_model import (
+    OuterModel,
+    empty_data_error,
+    holding_branches,
+)
 from ple_keras.inspection.gradient_conflict import select_labels
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.observation import Observer

@@ -22,7 +22,7 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._keras.walking import walk
 from ple_keras._typing import Nested, Tensor
-from ple_keras.inspection._errors import empty_data_error, failed_batch_error
+from ple_keras.inspection._observed_model import empty_data_error, failed_batch_error
 from ple_keras.labels.alignment import format_shape, shapes_match
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.expert_block import ExpertBlock

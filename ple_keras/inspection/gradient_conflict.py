@@ -19,8 +19,12 @@ from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Nested, Streams, Tensor
 from ple_keras.heads.batch_loss import batch_loss
 from ple_keras.heads.task_heads import HeldBranches, TaskHeads, find_heads
-from ple_keras.inspection._errors import empty_data_error, failed_batch_error, repeated_run_error
-from ple_keras.inspection._observed_model import holding_branches
+from ple_keras.inspection._observed_model import (
+    empty_data_error,
+    failed_batch_error,
+    holding_branches,
+    repeated_run_error,
+)
 from ple_keras.inspection.levels import built_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.task_names import SHARED

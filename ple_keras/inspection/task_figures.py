@@ -1,16 +1,14 @@
-"""Figures on the labels and predictions of a task."""
+"""Figures on the labels and predictions of a task, with warnings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from keras import ops
 
-from ple_keras._keras.internals import mask_of
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import ByName, Tensor
+from ple_keras._typing import Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import plain_head
@@ -18,7 +16,6 @@ from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.inspection.gradient_conflict import HeadLoss, TaskLoss
-from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.label_arrays import is_mean_of_numbers, is_missing
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
@@ -26,6 +23,15 @@ from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import grouped_auc
 
 ROUNDING = 1e-7  # of a probability near 1, in float32
+# Thresholds of the warnings:
+MIN_LABELS = 100
+LEARNED_ERROR = 0.3  # relative error below which a small gradient is no problem
+ONE_CLASS_LABELS = 1000  # by which a rate of 1% has the other class but for a chance below .0001
+CONSTANT_DEVIATION = 1e-6  # of predictions, times that of the labels: float32 has 7 digits
+CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone gave 1.4 to a task with 4% of positives
+# A difference that chance exceeds in fewer than 3 of 1000 tasks, in standard errors
+SIGNIFICANT = 3
+LARGE_GAP = 0.2  # of relative errors; healthy models had up to .18
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,13 @@ class TaskFigures:
     are over all of them, and deviations are the largest.
 
     Attributes:
-        labels: The number of labeled examples with a finite prediction; 0 if no labels were given,
-            or not one for each prediction.
+        labels: The number of labeled examples with a finite prediction; 0 if no labels were given.
+            Of rankings, examples are lists.
         label_share: The share of the examples that they are.
         label_mean: The mean label; of a binary task, the share of positives. NaN for classes.
-        label_deviation: The standard deviation of the labels. NaN for classes.
-        label_classes: Of a task with classes, the number of classes among the labels; else 0.
+        label_deviation: The standard deviation of the labels; of classes, of their indicators.
         prediction_mean: The mean prediction of all examples. NaN for classes.
         prediction_deviation: The standard deviation of the predictions. NaN with one example.
-        expected_positives: Of a binary task, the sum of the predictions of labeled examples.
         loss: The unweighted loss over the labeled examples.
         auc: Of a binary task, the area under the ROC curve.
         accuracy: Of a task with classes, the share of the right ones.
@@ -61,10 +65,8 @@ class TaskFigures:
     label_share: float = 0.0
     label_mean: float = math.nan
     label_deviation: float = math.nan
-    label_classes: int = 0
     prediction_mean: float = math.nan
     prediction_deviation: float = math.nan
-    expected_positives: float = math.nan
     loss: float = math.nan
     auc: float = math.nan
     accuracy: float = math.nan
@@ -73,63 +75,51 @@ class TaskFigures:
     relative_error_deviation: float = math.nan
     calibration: float = math.nan
 
+    @property
+    def has_constant_predictions(self) -> bool:
+        """Whether predictions are constant: the task then sends no gradient to shared parts."""
+        unit = self.label_deviation if self.label_deviation > 0 else 1.0
+        return self.prediction_deviation < CONSTANT_DEVIATION * unit
 
-def is_binary(head: Head) -> bool:
-    """Return whether a head predicts the probability of a positive label."""
-    return isinstance(plain_head(head), BinaryHead | ProductHead)
-
-
-def predictions_of(outputs: Tensor | ByName, tasks: Sequence[str]) -> dict[str, Tensor]:
-    """Return the predictions of tasks as `(positions, units)`, with NaN at masked positions.
-
-    Args:
-        outputs: The outputs of a model.
-        tasks: The tasks of its heads. Those that are not in the outputs are left out.
-    """
-    if not isinstance(outputs, Mapping):
-        outputs = {tasks[0]: outputs} if len(tasks) == 1 and ops.is_tensor(outputs) else {}
-    predictions = {}
-    for task in tasks:
-        if task in outputs:
-            of_task, mask = outputs[task], mask_of(outputs[task])
-            if mask is not None:
-                of_task = ops.where(ops.expand_dims(mask, -1), of_task, float("nan"))
-            predictions[task] = ops.reshape(of_task, (-1, of_task.shape[-1]))
-    return predictions
+    @property
+    def may_learn(self) -> bool:
+        """Whether the task has many labels, and has not learned them."""
+        is_learned = self.relative_error <= LEARNED_ERROR or self.has_constant_predictions
+        return self.labels >= MIN_LABELS and not is_learned
 
 
-def labels_of_head(head: Head, labels: Tensor, predictions: np.ndarray) -> np.ndarray | None:
-    """Return labels as `(positions, width)`; None if their number is that of no known loss.
+def labels_by_position(
+    head: Head, labels: Tensor | None, predictions: np.ndarray
+) -> np.ndarray | None:
+    """Return labels as `(positions, width)`, with NaN for missing ones.
 
     Args:
         head: The head of the task.
-        labels: Labels in any shape.
+        labels: Labels in any shape, or None.
         predictions: The predictions, `(positions, units)`; of lists, `(lists, items)`.
+
+    Returns:
+        The labels; None without labels.
 
     Raises:
         TypeError: If labels are not numbers.
-        ValueError: If the task is binary, and there is not one label for each prediction, or a
-            label is neither a probability nor a class of the head.
+        ValueError: If labels have a wrong shape, or one is infinite, not a probability, or no
+            class of the head.
     """
-    check_dtype(labels, f"y[{head.task!r}]")
-    count, size = len(predictions), int(np.size(labels))
-    if size not in (count, predictions.size):
-        if not is_binary(head):  # the model is trained with a loss of its own
-            return None
-        raise ValueError(
-            f"y[{head.task!r}] must have one label for each of {count} predictions. "
-            f"Received: y[{head.task!r}].shape={np.shape(labels)}"
-        )
-    by_position = np.reshape(labels, (count, size // max(count, 1)))
-    present = by_position[~_has_missing(by_position, head)]
-    if np.isinf(present).any():
-        raise ValueError(
-            f"y[{head.task!r}] must be finite or missing. "
-            f"Received: y[{head.task!r}]=[..., {present[np.isinf(present)][0]}, ...]"
-        )
-    if is_binary(head) or isinstance(plain_head(head), MulticlassHead):
+    if labels is None:
+        return None
+    head = plain_head(head)
+    present, _ = head._present_labels(labels)
+    if _is_binary(head) or isinstance(head, MulticlassHead):
         head._check_values(present)
-    return by_position
+    by_position = np.reshape(labels, (len(predictions), -1))
+    missing = is_missing(by_position, head.missing_label)
+    ignored = getattr(head.loss, "ignore_class", None)
+    if ignored is not None:
+        missing |= by_position == ignored
+    if not (isinstance(head, RankingHead) or is_mean_of_numbers(head.loss)):
+        missing |= missing.any(axis=-1, keepdims=True)
+    return np.where(missing, np.nan, by_position.astype("float64"))
 
 
 def task_figures(
@@ -141,140 +131,114 @@ def task_figures(
         head: The head of the task.
         loss: The loss of the task; None if it is not trained.
         predictions: The predictions, with NaN at masked positions.
-        labels: The labels from `labels_of_head`; None without labels.
+        labels: The labels from `labels_by_position`; None without labels.
     """
     head = plain_head(head)
-    if isinstance(head, RankingHead):
-        return _figures_of_lists(head, loss, predictions, labels)
-    is_finite = np.isfinite(predictions).all(axis=-1)
-    finite = predictions[is_finite].astype("float64")
-    figures: dict[str, Any] = {}
-    if len(finite) and not isinstance(head, MulticlassHead):
-        figures["prediction_mean"] = float(finite.mean())
-    if len(finite) > 1:
-        figures["prediction_deviation"] = float(finite.std(axis=0).max())
+    is_list = isinstance(head, RankingHead)
+    is_finite = np.isfinite(predictions)
+    if not is_list:
+        is_finite = is_finite.all(axis=-1, keepdims=True)
+    p = np.where(is_finite, predictions.astype("float64"), np.nan)
+    mean, deviation = _mean_and_deviation(p, is_list)
+    figures: dict[str, Any] = {"prediction_mean": mean, "prediction_deviation": deviation}
+    if isinstance(head, MulticlassHead):
+        del figures["prediction_mean"]
     if labels is None:
         return TaskFigures(**figures)
-    is_kept = is_finite & ~_has_missing(labels, head)
-    figures["labels"] = int(is_kept.sum())
-    figures["label_share"] = figures["labels"] / max(len(finite), 1)
-    if not figures["labels"]:
+    y = np.where(is_finite, labels, np.nan)
+    is_labeled = np.asarray(np.isfinite(y).any(axis=-1))
+    count, of_all = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
+    if not count:
         return TaskFigures(**figures)
     if loss is not None:
-        figures["loss"] = _loss_value(loss, labels, predictions, is_kept)
-    y, p = labels[is_kept].astype("float64"), predictions[is_kept].astype("float64")
-    if is_binary(head):
-        quality = _binary_quality(y[:, 0], p[:, 0])
+        counts_all = isinstance(loss, MaskedLoss | HeadLoss)  # it may divide by their number
+        kept = slice(None) if counts_all else is_labeled
+        safe = np.where(np.isnan(p), SAFE_PREDICTION, p)[kept]
+        value = loss(y[kept].astype("float32"), safe.astype("float32"))
+        figures["loss"] = float(np.mean(to_numpy(value)))
+    y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
+    figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
+    if _is_binary(head):
+        errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, ROUNDING), p]))
+        if y.any():
+            figures["calibration"] = float(p.sum() / y.sum())
+        if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
+            figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
     elif isinstance(head, MulticlassHead):
-        quality = _class_quality(y, p)
-    else:
-        quality = _number_quality(np.ma.masked_array(y, is_missing(y, head.missing_label)), p)
-    figures |= quality.figures
-    mean = quality.errors.mean()
-    if quality.of_constant > 0 and math.isfinite(mean):
-        figures["relative_error"] = float(mean / quality.of_constant)
-        deviation = quality.errors.std() / math.sqrt(len(quality.errors))
-        figures["relative_error_deviation"] = float(deviation / quality.of_constant)
-    return TaskFigures(**figures)
+        if y.shape[-1] == 1:  # class indices
+            y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
+        errors = _crossentropies(y, p)
+        figures["label_mean"], figures["label_deviation"] = math.nan, float(y.std(axis=0).max())
+        figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
+    elif y.shape == p.shape and not is_list:
+        squares, numbers = np.ma.masked_invalid((y - p) ** 2), np.ma.masked_invalid(y)
+        figures["rmse"] = float(np.sqrt(squares.mean()))
+        errors = (squares / numbers.var(axis=0)).mean(axis=-1).filled(math.nan)
+    figures["relative_error"] = float(errors.mean())
+    figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
+    return TaskFigures(labels=count, label_share=count / of_all, **figures)
 
 
-def _figures_of_lists(
-    head: RankingHead, loss: TaskLoss | None, scores: np.ndarray, labels: np.ndarray | None
-) -> TaskFigures:
-    """Return the figures of scores and labels `(lists, items)`. Examples are lists."""
-    is_finite = np.isfinite(scores)
-    finite = scores[is_finite].astype("float64")
-    figures: dict[str, Any] = {}
-    if len(finite):
-        figures["prediction_mean"] = float(finite.mean())
-        figures["prediction_deviation"] = float(finite.std())
-    is_labeled = np.zeros_like(is_finite)
-    if labels is not None:
-        is_labeled = is_finite & ~is_missing(labels, head.missing_label)
-    if labels is not None and is_labeled.any():
-        figures["labels"] = int(is_labeled.any(axis=-1).sum())
-        figures["label_share"] = figures["labels"] / len(labels)
-        of_items = labels[is_labeled].astype("float64")
-        figures["label_mean"] = float(of_items.mean())
-        figures["label_deviation"] = float(of_items.std())
-        if loss is not None:
-            known = np.where(is_labeled, labels, np.nan), np.where(is_finite, scores, 0.0)
-            figures["loss"] = float(to_numpy(loss(*(array.astype("float32") for array in known))))
-    return TaskFigures(**figures)
+def _is_binary(head: Head) -> bool:
+    return isinstance(head, BinaryHead | ProductHead)
 
 
-def _has_missing(labels: np.ndarray, head: Head) -> np.ndarray:
-    """Return True where a label `(labels, width)` is missing, or of an ignored class."""
-    missing = is_missing(labels, head.missing_label)
-    ignored = getattr(head.loss, "ignore_class", None)
-    if ignored is not None:
-        missing |= labels == ignored
-    by_element = head.loss is not None and is_mean_of_numbers(head.loss)
-    return np.asarray(missing.all(axis=-1) if by_element else missing.any(axis=-1))
+def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:
+    """Return the mean of all numbers and the largest deviation of a column, without NaN."""
+    known = np.ma.masked_invalid(values.reshape(-1, 1) if is_list else values)
+    if len(known) < 2 or not known.count():
+        return (float(known.mean()) if known.count() else math.nan), math.nan
+    return float(known.mean()), float(known.std(axis=0).max())
 
 
-def _loss_value(
-    loss: TaskLoss, labels: np.ndarray, predictions: np.ndarray, is_kept: np.ndarray
-) -> float:
-    """Return the loss of all positions as one batch."""
-    labels, predictions = labels.astype("float32"), predictions.astype("float32")
-    if isinstance(loss, MaskedLoss | HeadLoss):  # it may divide by the number of all examples
-        labels = np.where(is_kept[:, None], labels, np.nan)
-        predictions = np.where(is_kept[:, None], predictions, SAFE_PREDICTION)
-    else:
-        labels, predictions = labels[is_kept], predictions[is_kept]
-    return float(np.mean(to_numpy(loss(labels, predictions))))
-
-
-class _Quality(NamedTuple):
-    """Figures, the error of each labeled example, and that of the best constant prediction."""
-
-    figures: dict[str, Any]
-    errors: np.ndarray
-    of_constant: float
-
-
-def _binary_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
-    positives, expected = float(y.sum()), float(p.sum())
-    rate = positives / len(y)
-    has_two_classes = np.isin(y, (0, 1)).all() and 0 < rate < 1
-    figures = {
-        "label_mean": rate,
-        "label_deviation": float(y.std()),
-        "expected_positives": expected,
-        "calibration": expected / positives if positives else math.nan,
-        "auc": grouped_auc(y, p, np.zeros(len(y), int)) if has_two_classes else math.nan,
-    }
-    return _Quality(figures, _crossentropy(y, p), float(_crossentropy(rate, np.array(rate))))
-
-
-def _crossentropy(y: Any, p: np.ndarray) -> np.ndarray:
-    log_positive = np.log(np.maximum(p, MIN_PROBABILITY))
-    log_negative = np.log1p(-np.minimum(p, 1 - ROUNDING))
-    errors: np.ndarray = -(y * log_positive + (1 - y) * log_negative)
-    return errors
-
-
-def _class_quality(y: np.ndarray, p: np.ndarray) -> _Quality:
-    if y.shape[-1] == 1:  # class indices
-        y = np.eye(p.shape[-1])[y[:, 0].astype(int)]
+def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """Return the errors of probabilities, relative to that of the best constant prediction."""
     rates = y.mean(axis=0)
-    figures = {
-        "label_classes": int((rates > 0).sum()),
-        "accuracy": float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean()),
-    }
-    errors = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
-    return _Quality(figures, errors, float(-(rates * np.log(np.maximum(rates, 1e-300))).sum()))
+    of_constant = -(rates * np.log(np.maximum(rates, MIN_PROBABILITY))).sum()
+    errors: np.ndarray = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
+    return errors / (of_constant if of_constant > 0 else math.nan)
 
 
-def _number_quality(y: np.ma.MaskedArray, p: np.ndarray) -> _Quality:
-    """Return the quality of numbers. Single missing ones are masked."""
-    deviations = y.std(axis=0)
-    figures = {"label_mean": float(y.mean()), "label_deviation": float(deviations.max())}
-    if y.shape != p.shape:
-        return _Quality(figures, np.full(1, math.nan), math.nan)
-    squares = np.square(y - p)
-    figures["rmse"] = float(np.sqrt(squares.mean()))
-    if not (deviations > 0).all():
-        return _Quality(figures, np.full(1, math.nan), math.nan)
-    return _Quality(figures, (squares / np.square(deviations)).mean(axis=-1), 1.0)
+def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float) -> Iterator[str]:
+    """Yield warnings about the labels and predictions of a task.
+
+    Args:
+        start: The beginning of each warning.
+        use: The figures of the task.
+        head: Its head.
+        loss_weight: The current weight of its loss; 0 if it is not trained.
+    """
+    enough = ONE_CLASS_LABELS if _is_binary(plain_head(head)) else MIN_LABELS
+    if loss_weight and not use.label_deviation > 0 and not 0 < use.labels < enough:
+        yield (
+            f"{start}no two of {use.labels:,} labels differ, so that there is nothing to learn. "
+            "Check the labels, and the head's missing_label."
+        )
+    elif use.has_constant_predictions:
+        yield (
+            f"{start}the predictions are constant, with a standard deviation of "
+            f"{use.prediction_deviation:.0e}. Check the scale of the numbers in x, the labels and "
+            "the dead units, or try a lower learning rate."
+        )
+    elif use.labels >= MIN_LABELS and not CALIBRATION[0] <= use.calibration <= CALIBRATION[1]:
+        positives = use.label_mean * use.labels
+        error = math.sqrt(max(use.calibration, 1) * positives)
+        if abs(use.calibration - 1) * positives > SIGNIFICANT * error:
+            yield (
+                f"{start}the sum of the predictions is {use.calibration:.2f} times that of "
+                f"{use.labels:,} labels. Divide the predicted odds by the pos_weight, if there is "
+                "one. Check that missing labels are NaN, and that x is like the training data."
+            )
+
+
+def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Iterator[str]:
+    """Yield a warning if a task is much worse on validation data."""
+    gap = validation.relative_error - use.relative_error
+    error = math.hypot(use.relative_error_deviation, validation.relative_error_deviation)
+    is_known = min(use.labels, validation.labels) >= MIN_LABELS
+    if is_known and gap > max(LARGE_GAP, SIGNIFICANT * error):
+        yield (
+            f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
+            f"and {use.relative_error:.2f} in x. Try fewer epochs with EarlyStopping, dropout or "
+            "smaller experts, and check that both data are alike."
+        )

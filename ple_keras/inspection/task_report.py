@@ -1,60 +1,57 @@
 """A report on the tasks of a model, with warnings."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from html import escape
+from operator import length_hint
 from typing import Any
 
 import keras
 import numpy as np
 
-from ple_keras._checks import short_repr
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
-from ple_keras._keras.internals import mask_of, set_mask
+from ple_keras._keras.internals import mask_of
 from ple_keras._keras.tensors import at_least_float32
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads
-from ple_keras.inspection._errors import empty_data_error
-from ple_keras.inspection._observed_model import OuterModel, holding_branches
-from ple_keras.inspection._report_text import (
-    MAX_ITEMS,
-    Row,
-    join_items,
-    percent,
-    table_lines,
-    to_json,
-    warning_block,
+from ple_keras.inspection._observed_model import (
+    OuterModel,
+    empty_data_error,
+    flatten_positions,
+    holding_branches,
 )
+from ple_keras.inspection._report_text import MAX_ITEMS, Row, cells, report_text, table, to_json
 from ple_keras.inspection.branches import hedged_heads
 from ple_keras.inspection.gradient_conflict import TaskLosses, select_labels, task_losses
 from ple_keras.inspection.levels import check_model, find_levels
 from ple_keras.inspection.task_figures import (
     TaskFigures,
-    labels_of_head,
-    predictions_of,
+    figure_warnings,
+    gap_warnings,
+    labels_by_position,
     task_figures,
 )
-from ple_keras.inspection.task_gradients import (
-    Conflict,
-    SharedGradients,
-    no_gradients,
-)
-from ple_keras.inspection.task_warnings import (
-    ModelOptions,
-    conflict_warnings,
-    is_settled,
-    model_options,
-    task_warnings,
-)
+from ple_keras.inspection.task_gradients import Conflict, SharedGradients, no_gradients
 from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.observation import Observer
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
 MIN_SIZE = 32  # of these batches
+# Of the gradient on shared parts. Next to a loss of the same size, a loss weight of 10, a share of
+# 0.9, cost income .01 AUC in a shared bottom, and a weight of 1 nothing (docs/results).
+LARGE_SHARE = 0.9
+SMALL_SHARE = 0.1  # of an equal share
+# Of conflicts. Trends were .9 before training, .3 to .8 while the loss fell, and below .25 when
+# tasks no longer gained from more epochs. Healthy models had cosines above -.14
+# then, and tasks that one unit can not serve, of -.3 to -.5 (tests/inspection/task_models.py).
+SETTLED_TREND = 0.25
+CONFLICT_COSINE = -0.2
+CONFLICT_PAIRS = 12
+CONFLICT_LABELS = 1000
+CONFLICT_SIGNIFICANT = 4  # in standard errors of a mean over few pairs
 
 
 @dataclass(frozen=True)
@@ -90,7 +87,7 @@ class BranchUse:
 
 @dataclass(frozen=True)
 class TaskReport:
-    """Result of `task_report`; prints as tables, and is a table in notebooks.
+    """Result of `task_report`; prints as tables.
 
     Attributes:
         examples: The number of examples.
@@ -99,12 +96,11 @@ class TaskReport:
         conflicts: `{(task, task): Conflict}`, with `cosine`, `error` and `pairs`: the mean cosine
             between the gradients of two tasks on shared parts, in pairs of batches.
         trend: A `Conflict` of the sums over the tasks: a cosine near 0 if training has settled.
-        validation_examples: The number of examples of the validation data; 0 without.
         validation: As `tasks`, for the validation data; empty without.
-        options: Options of the model that the advice takes into account.
         branches: `{task: {branch: BranchUse}}` of the tasks of a HedgedBlock, with `weight` and
             `figures`. A mixture that is better than both branches shows that they differ, and a
             shared branch that is better than the own one, that other tasks help.
+        warnings: Warnings about labels, predictions and gradients, each with remedies.
 
     Example:
 
@@ -122,52 +118,27 @@ class TaskReport:
     training: dict[str, TaskTraining]
     conflicts: dict[tuple[str, str], Conflict]
     trend: Conflict
-    validation_examples: int
     validation: dict[str, TaskFigures]
-    options: ModelOptions
     branches: dict[str, dict[str, BranchUse]]
-
-    @property
-    def warnings(self) -> list[str]:
-        """Warnings about labels, predictions and gradients, each with remedies."""
-        shares = {task: use.gradient_share for task, use in self.training.items()}
-        return [
-            *task_warnings(self.tasks, self.validation, shares, self.options),
-            *conflict_warnings(self.tasks, self.conflicts, self.trend, self.options),
-            *_mixture_warnings(self.branches),
-        ]
-
-    @property
-    def gaps(self) -> dict[str, float]:
-        """The relative error on validation data minus that on `x`, by task."""
-        return {
-            task: figures.relative_error - self.tasks[task].relative_error
-            for task, figures in self.validation.items()
-        }
+    warnings: list[str]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as dicts, lists, strings and numbers, ready for JSON."""
-        found = {**asdict(self), "gaps": self.gaps}
-        return {**to_json(found), "warnings": self.warnings}
+        return dict(to_json(asdict(self)))
 
     def __str__(self) -> str:
-        tables = ["\n".join(table_lines(rows)) for rows in _tables(self)]
-        warned = [warning_block(self.warnings)] if self.warnings else []
-        return "\n\n".join([_title(self), *tables, *warned])
-
-    def _repr_html_(self) -> str:
-        """Return the tables and warnings as HTML, for notebooks."""
-        tables = "".join(map(_html_table, map(list, _tables(self))))
-        items = "".join(f"<li>{escape(warning)}</li>" for warning in self.warnings)
-        warned = f"<p><b>Warnings</b></p><ul>{items}</ul>" if items else ""
-        return f"<div><p><b>{escape(_title(self))}</b></p>{tables}{warned}</div>"
+        tables = [*_figure_rows(self), _training_rows(self)]
+        tables += [_conflict_rows(self)] if self.conflicts else []
+        tables += [_branch_rows(self)] if self.branches else []
+        title = f"Tasks over {self.examples:,} examples"
+        return report_text([title, *map(table, tables)], self.warnings)
 
 
 def task_report(
     model: keras.Layer,
     x: Nested,
     y: Nested = None,
-    validation: Nested = None,
+    validation: Any = None,
     batch_size: int | None = None,
 ) -> TaskReport:
     """Report labels, predictions, losses and gradients of a model's tasks, with warnings.
@@ -217,75 +188,82 @@ def task_report(
     """
     check_model(model)
     heads = find_heads(model)
-    if not heads:
-        raise ValueError(
-            f"model must have TaskHeads, or heads for its tasks. Received: model={model!r}"
-        )
     losses = task_losses(model, find_levels(model))
-    weights = _loss_weights(model, losses)
     gradients = SharedGradients(model, losses) if len(losses) > 1 else None
-    size = _gradient_size(x) if batch_size is None else batch_size
     observed = _Predictions(model, list(heads))
-    examples, tasks = _figures_of(observed, Batches(x, y, size), heads, losses, gradients)
-    hedged = hedged_heads(model)
+    if batch_size is None and not is_dataset(x):
+        rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
+        batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
+    examples, figures = _figures_of(observed, Batches(x, y, batch_size), heads, losses, gradients)
+    of_validation: dict[str, list[TaskFigures]] = {}
+    if validation is not None:
+        is_arrays = isinstance(validation, tuple)
+        batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
+        _, of_validation = _figures_of(observed, batches, heads, losses)
+    tasks = {task: of_task[0] for task, of_task in figures.items()}
+    validated = {task: of_task[0] for task, of_task in of_validation.items()}
+    hedged = {task: head for task, head in hedged_heads(model).items() if task in tasks}
+    branches = {}
+    for task, head in hedged.items():
+        shares = head.branch_weights().items()
+        uses = (of_validation or figures)[task][1:]
+        branches[task] = {name: BranchUse(w, use) for (name, w), use in zip(shares, uses)}
+    weights = _loss_weights(model, losses)
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in hedged else w for task, w in weights.items()}
-    of_gradients = gradients.figures(factors) if gradients else no_gradients(losses)
-    validation_examples = 0
-    of_validation: dict[str, TaskFigures] = {}
-    if validation is not None:
-        batches = _validation_batches(validation)
-        validation_examples, of_validation = _figures_of(observed, batches, heads, losses)
-    figures = of_validation or tasks
-    branches = {
-        task: {
-            branch: BranchUse(weight, figures[_branch_key(task, branch)])
-            for branch, weight in head.branch_weights().items()
-        }
-        for task, head in hedged.items()
-        if task in tasks
+    found = gradients.figures(factors) if gradients else no_gradients(losses)
+    weighted = {task: weights.get(task, 0.0) * use.loss for task, use in tasks.items()}
+    total = float(np.nansum([*weighted.values()])) or math.nan
+    training = {
+        task: TaskTraining(weights.get(task, 0.0), loss / total, found.shares.get(task, math.nan))
+        for task, loss in weighted.items()
     }
-    tasks, of_validation = ({t: x[t] for t in x if t in heads} for x in (tasks, of_validation))
+    warnings: list[str] = []
+    for task, use in tasks.items():
+        of_task = heads[task], training[task].loss_weight
+        warnings += figure_warnings(f"{task}: ", use, *of_task)
+        if validated:
+            where = f"{task}: in the validation data, "
+            warnings += figure_warnings(where, validated[task], *of_task)
+            warnings += gap_warnings(f"{task}: ", use, validated[task])
+    warnings += _share_warnings(tasks, training)
+    warnings += _conflict_warnings(tasks, found.conflicts, found.trend)
+    for task, of_branches in branches.items():
+        if len({use.weight for use in of_branches.values()}) == 1:
+            warnings.append(
+                f"{task}: the mixture of its branches has equal weights, so it was never fitted, "
+                "or without labels. Train with FitHedge, or call fit_hedge."
+            )
     return TaskReport(
-        examples,
-        tasks,
-        _training(tasks, weights, of_gradients.shares),
-        of_gradients.conflicts,
-        of_gradients.trend,
-        validation_examples,
-        of_validation,
-        model_options(model, weights),
-        branches,
+        examples, tasks, training, found.conflicts, found.trend, validated, branches, warnings
     )
 
 
 class _Predictions(OuterModel):
-    """Model that returns the predictions of another model, without its masked positions."""
+    """Model that returns the prediction of each task, and those of its branches, as `(N, units)`.
 
-    def __init__(self, model: keras.Layer, tasks: Sequence[str]) -> None:
+    They are NaN at masked positions.
+    """
+
+    def __init__(self, model: keras.Layer, tasks: list[str]) -> None:
         super().__init__(model)
         self._tasks = Untracked(tasks)
         self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
 
-    def call(self, inputs: Nested, training: bool | None = None) -> dict[str, Tensor]:
+    def call(self, inputs: Nested, training: bool | None = None) -> dict[str, list[Tensor]]:
         # The observer keeps gate statistics as they are.
         with Observer(self._names.value), holding_branches(self.inner) as take_branches:
             outputs = self.inner(inputs, training=training)
             held = take_branches()
-        predictions = predictions_of(outputs, self._tasks.value)
-        for task, head in hedged_heads(self.inner).items():
-            branches = head.branch_predictions(held[task].values) if task in predictions else ()
-            for branch, of_branch in zip(head.branch_names, branches):
-                set_mask(of_branch, mask_of(outputs[task]))
-                predictions[_branch_key(task, branch)] = predictions_of({task: of_branch}, [task])[
-                    task
-                ]
-        return {task: at_least_float32(of_task) for task, of_task in predictions.items()}
-
-
-def _branch_key(task: str, branch: str) -> str:
-    """Return the key of a branch among those of tasks, whose names contain no "/"."""
-    return f"{task}/{branch}"
+        hedged, predictions = hedged_heads(self.inner), {}
+        for task in self._tasks.value:
+            if isinstance(outputs, Mapping) and task in outputs:
+                mask, of_task = mask_of(outputs[task]), [outputs[task]]
+                if task in hedged:
+                    of_task += hedged[task].branch_predictions(held[task].values)
+                known = (flatten_positions(each, mask, math.nan) for each in of_task)
+                predictions[task] = [*map(at_least_float32, known)]
+        return predictions
 
 
 def _figures_of(
@@ -294,241 +272,142 @@ def _figures_of(
     heads: Mapping[str, Head],
     losses: TaskLosses,
     gradients: SharedGradients | None = None,
-) -> tuple[int, dict[str, TaskFigures]]:
-    """Return the number of examples and the figures of each task; add batches to gradients."""
-    parts: list[dict[str, np.ndarray]] = []
-    labels: dict[str, list[np.ndarray | None]] = {task: [] for task in heads}
-    examples = 0
-    is_used = _batches_for_gradients(batches)
+) -> tuple[int, dict[str, list[TaskFigures]]]:
+    """Return the number of examples, and the figures of each task and its branches.
+
+    Args:
+        observed: The model.
+        batches: Batches of `(x, y)`.
+        heads: The heads of the model by task.
+        losses: The losses of the trained tasks.
+        gradients: Gets evenly spaced batches if their number is known, else the first ones, all
+            of one size.
+    """
+    every = max(1, -(-length_hint(batches) // MAX_GRADIENTS))
+    found: dict[str, list[list[Any]]] = {}  # labels, predictions, those of branches
+    examples = size = 0
     for number, (x, y) in enumerate(batches):
-        if len(heads) == 1 and hasattr(y, "shape"):
-            y = dict.fromkeys(heads, y)  # as `fit` takes it
         y_of_losses = select_labels(y, losses)
         predictions = observed.run_batch(x)
-        missing = [task for task in losses if task not in predictions]
-        if missing:
+        if not predictions.keys() >= losses.keys():
             raise ValueError(
-                f"model must return predictions by task, with the keys {list(losses)}; missing: "
-                f"{missing}. Received: model={observed.inner!r}"
+                f"model must have TaskHeads, and return the predictions of {list(losses)}. "
+                f"Received: model={observed.inner!r}"
             )
-        for task, of_task in predictions.items():
-            if task not in heads:
-                continue
-            given = y.get(task)
-            of_head = None if given is None else labels_of_head(heads[task], given, of_task)
-            labels[task].append(of_head)
+        for task in (task for task in heads if task in predictions):  # JAX sorts the predictions
+            labels = labels_by_position(heads[task], y.get(task), predictions[task][0])
+            found.setdefault(task, []).append([labels, *predictions[task]])
         rows = len(keras.tree.flatten(x)[0])
-        if gradients and is_used(number, rows):
-            gradients.add(x, y_of_losses, {task: len(predictions[task]) for task in losses})
-        parts.append(predictions)
-        examples += rows
-    if not parts:
+        size, examples = size or rows, examples + rows
+        if gradients and rows == size and number % every == 0 and number < every * MAX_GRADIENTS:
+            gradients.add(x, y_of_losses, {task: len(predictions[task][0]) for task in losses})
+    if not found:
         raise empty_data_error(batches.given)
-    by_task = {task: [task] for task in heads if task in parts[0]}  # which JAX sorts
-    for key in sorted(set(parts[0]) - set(heads)):  # of branches
-        by_task[key.partition("/")[0]].append(key)
-    return examples, {
-        key: task_figures(
-            heads[task],
-            losses.get(task),
-            join_rows([p[key] for p in parts]),
-            _join(labels[task]),
-        )
-        for task, keys in by_task.items()
-        for key in keys
-    }
-
-
-def _join(labels: list[np.ndarray | None]) -> np.ndarray | None:
-    """Return the labels of all batches; None if those of a batch are unknown."""
-    known = [array for array in labels if array is not None]
-    return join_rows(known) if len(known) == len(labels) else None
-
-
-def _batches_for_gradients(batches: Batches) -> Callable[[int, int], bool]:
-    """Return whether a batch, by its number and its size, is one that gradients are computed on.
-
-    They are evenly spaced if their number is known, else the first ones, all of one size.
-    """
-    try:
-        every = -(-len(batches) // MAX_GRADIENTS)
-    except TypeError:
-        every = 1
-    first: list[int] = []
-
-    def is_used(number: int, rows: int) -> bool:
-        first.append(rows)
-        return rows == first[0] and number % every == 0 and number < every * MAX_GRADIENTS
-
-    return is_used
-
-
-def _gradient_size(x: Nested) -> int | None:
-    """Return the default number of rows of a batch; None for data that consist of batches."""
-    if is_dataset(x):
-        return None
-    rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
-    return min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
-
-
-def _validation_batches(validation: Nested) -> Batches:
-    if isinstance(validation, tuple) and len(validation) in (2, 3):
-        return Batches(*validation[:2])
-    if not is_dataset(validation):
-        raise TypeError(
-            "validation must be (x, y) of arrays, or batches. "
-            f"Received: validation={short_repr(validation)}"
-        )
-    return Batches(validation)
+    figures = {}
+    for task, of_task in found.items():
+        known, *parts = zip(*of_task)
+        labels = None if known[0] is None else join_rows([*known])
+        figures[task] = [
+            task_figures(heads[task], losses.get(task), join_rows([*arrays]), labels)
+            for arrays in parts
+        ]
+    return examples, figures
 
 
 def _loss_weights(model: keras.Layer, losses: TaskLosses) -> dict[str, float]:
     """Return the current weight of each task's loss."""
-    compiled = getattr(model, "loss", None)
-    layers = find_layers(model, TaskHeads)
-    if compiled is None:
-        weights = {task: head.loss_weight for task, head in find_heads(model).items()}
-        for heads in layers:
-            weights |= heads.loss_weights()
+    if getattr(model, "loss", None) is None:
+        weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
     else:
-        given = model.get_compile_config().get("loss_weights") or {}
-        weights = {task: float(np.ravel(weight)[0]) for task, weight in given.items()}
-    return {task: weights.get(task, 1.0) for task in losses}
+        weights = model.get_compile_config().get("loss_weights") or {}
+    return {task: float(weights.get(task, 1.0)) for task in losses}
 
 
-def _training(
-    tasks: Mapping[str, TaskFigures], weights: Mapping[str, float], shares: Mapping[str, float]
-) -> dict[str, TaskTraining]:
-    losses = {task: weights.get(task, 0.0) * figures.loss for task, figures in tasks.items()}
-    total = float(np.nansum([*losses.values()]))
-    return {
-        task: TaskTraining(
-            weights.get(task, 0.0),
-            loss / total if total else math.nan,
-            shares.get(task, math.nan),
-        )
-        for task, loss in losses.items()
-    }
+def _share_warnings(
+    tasks: Mapping[str, TaskFigures], training: Mapping[str, TaskTraining]
+) -> Iterator[str]:
+    """Yield warnings about losses that are too large or too small for shared parts."""
+    shares = {task: use.gradient_share for task, use in training.items() if use.loss_weight}
+    may_learn = {task for task in shares if tasks[task].may_learn}
+    is_one_large = any(share > LARGE_SHARE for share in shares.values())
+    for task, share in shares.items():
+        start = f"{task}: its loss has {share:.1%} of the gradient on shared parts. They"
+        if share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}:
+            yield (
+                f"{start} hardly learn from other tasks. Use RegressionHead(..., standardize=True) "
+                "and heads.adapt(y) for regressions. Else try a lower loss_weight, "
+                'reduction="label_root" if few examples have a label, or isolate_task_experts=True '
+                "with StreamFeatures."
+            )
+        elif share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large:
+            yield f"{start} hardly learn from it. Try a higher loss_weight, and check its labels."
 
 
-def _title(report: TaskReport) -> str:
-    validation = f", and {report.validation_examples:,} of validation" if report.validation else ""
-    return f"Tasks over {report.examples:,} examples{validation}"
+def _conflict_warnings(
+    tasks: Mapping[str, TaskFigures],
+    conflicts: Mapping[tuple[str, str], Conflict],
+    trend: Conflict,
+) -> Iterator[str]:
+    """Yield the pairs of tasks whose gradients conflict after training has settled."""
+    if trend.cosine >= SETTLED_TREND:
+        return
+    for (first, second), conflict in conflicts.items():
+        has_labels = min(tasks[first].labels, tasks[second].labels) >= CONFLICT_LABELS
+        is_large = conflict.cosine < min(CONFLICT_COSINE, -CONFLICT_SIGNIFICANT * conflict.error)
+        if has_labels and is_large and conflict.pairs >= CONFLICT_PAIRS:
+            yield (
+                f"{first} and {second}: their gradients on shared parts conflict, with a cosine of "
+                f"{conflict.cosine:.2f} ± {conflict.error:.2f} over {conflict.pairs} pairs of "
+                "batches. If one of them is worse than alone, try a PLEBlock, more task experts "
+                "or isolate_task_experts=True."
+            )
 
 
-def _tables(report: TaskReport) -> Iterator[Iterable[Row]]:
-    data = {"x": report.tasks}
-    if report.validation:
-        data["validation"] = report.validation
-    yield _label_rows(data)
-    yield _quality_rows(data, report)
-    yield _training_rows(report)
-    if report.conflicts:
-        yield _conflict_rows(report)
-    if report.branches:
-        yield _branch_rows(report)
-
-
-def _by_task(
-    data: Mapping[str, Mapping[str, TaskFigures]],
-) -> Iterator[tuple[str, str, str, TaskFigures]]:
-    """Yield the task, its text in the first column, the name of the data and the figures."""
-    for task in data["x"]:
-        for name, tasks in data.items():
-            yield task, task if name == "x" else "", name, tasks[task]
-
-
-def _label_rows(data: Mapping[str, Mapping[str, TaskFigures]]) -> Iterator[Row]:
-    yield "task", "data", "labels", "share", "label", "prediction (mean ± deviation)"
-    for _, text, name, use in _by_task(data):
-        label = f"{use.label_classes} classes" if use.label_classes else _mean(use, "label")
-        share = percent(use.label_share)
-        yield text, name, f"{use.labels:,}", share, label, _mean(use, "prediction")
-
-
-def _mean(use: TaskFigures, of: str) -> str:
-    mean, deviation = getattr(use, f"{of}_mean"), getattr(use, f"{of}_deviation")
-    return "-" if math.isnan(mean) else f"{mean:.3g} ± {deviation:.3g}"
-
-
-def _quality_rows(
-    data: Mapping[str, Mapping[str, TaskFigures]], report: TaskReport
-) -> Iterator[Row]:
-    yield "task", "data", "loss", "relative error", "gap", "calibration", "metric"
-    for task, text, name, use in _by_task(data):
-        gap = "-" if name == "x" else _number(report.gaps[task], "+.3f")
-        error, calibration = _number(use.relative_error, ".3f"), _number(use.calibration, ".2f")
-        yield text, name, _number(use.loss, ".4g"), error, gap, calibration, _metric(use)
+def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
+    """Return a table of labels and predictions, and one of losses and metrics."""
+    figures = [["task", "data", "labels", "share", "label", "prediction (mean ± deviation)"]]
+    errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
+    for task, of_x in report.tasks.items():
+        rows = [(task, "x", of_x)]
+        if report.validation:
+            rows.append(("", "validation", report.validation[task]))
+        for *start, use in rows:
+            label = cells(use, label_mean=".3g", label_deviation=".3g")
+            prediction = cells(use, prediction_mean=".3g", prediction_deviation=".3g")
+            counts = cells(use, labels=",", label_share=".0%")
+            figures.append([*start, *counts, " ± ".join(label), " ± ".join(prediction)])
+            numbers = cells(use, loss=".4g", relative_error=".3f", calibration=".2f")
+            errors.append([*start, *numbers, _metric(use)])
+    return figures, errors
 
 
 def _metric(use: TaskFigures) -> str:
-    metrics = {"AUC": (use.auc, ".4f"), "RMSE": (use.rmse, ".4g")}
-    metrics["accuracy"] = (use.accuracy, ".4f")
-    return join_items(
-        f"{key} {v:{form}}" for key, (v, form) in metrics.items() if not math.isnan(v)
-    )
-
-
-def _branch_rows(report: TaskReport) -> Iterator[Row]:
-    yield "task", "branch", "weight", "relative error", "metric"
-    for task, branches in report.branches.items():
-        mixed = (report.validation or report.tasks)[task]
-        text = task
-        for branch, use in branches.items():
-            error = _number(use.figures.relative_error, ".3f")
-            yield text, branch, f"{use.weight:.2f}", error, _metric(use.figures)
-            text = ""
-        yield "", "mixed", "", _number(mixed.relative_error, ".3f"), _metric(mixed)
-
-
-def _mixture_warnings(branches: Mapping[str, Mapping[str, BranchUse]]) -> Iterator[str]:
-    for task, of_task in branches.items():
-        if len({use.weight for use in of_task.values()}) == 1:
-            yield (
-                f"{task}: the mixture of its branches has equal weights, so it was never fitted, "
-                "or without labels. Train with FitHedge, or call fit_hedge."
-            )
+    values = zip(("AUC", "accuracy", "RMSE"), cells(use, auc=".4f", accuracy=".4f", rmse=".4g"))
+    return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "loss weight", "share of loss", "share of gradient on shared parts"
     for task, use in report.training.items():
-        shares = (_number(100 * share, ".1f", " %") for share in _shares(use))
-        yield task, f"{use.loss_weight:.3g}", *shares
-
-
-def _shares(use: TaskTraining) -> tuple[float, float]:
-    return use.loss_share, use.gradient_share
+        yield task, *cells(use, loss_weight=".3g", loss_share=".1%", gradient_share=".1%")
 
 
 def _conflict_rows(report: TaskReport) -> Iterator[Row]:
-    settled = "" if is_settled(report.trend) else ", so training has not settled"
     yield "gradients of", "cosine ± standard error, between batches"
-    yield "all tasks together", _cosine(report.trend) + settled
-    for pair, conflict in sorted(report.conflicts.items(), key=_cosine_of)[:MAX_ITEMS]:
-        yield " and ".join(pair), _cosine(conflict)
-    if len(report.conflicts) > MAX_ITEMS:
-        yield f"{len(report.conflicts) - MAX_ITEMS} more pairs", "larger cosines"
+    # NaN is last.
+    pairs = sorted(report.conflicts.items(), key=lambda pair: np.nan_to_num(pair[1].cosine, nan=2))
+    rows = [("all tasks together", report.trend)]
+    rows += [(" and ".join(tasks), conflict) for tasks, conflict in pairs[:MAX_ITEMS]]
+    for name, conflict in rows:
+        yield name, " ± ".join(cells(conflict, cosine="+.2f", error=".2f"))
+    if len(pairs) > MAX_ITEMS:
+        yield f"{len(pairs) - MAX_ITEMS} more pairs", "larger cosines"
 
 
-def _cosine_of(item: tuple[Any, Conflict]) -> float:
-    cosine = item[1].cosine
-    return math.inf if math.isnan(cosine) else cosine
-
-
-def _cosine(conflict: Conflict) -> str:
-    if math.isnan(conflict.cosine):
-        return "undefined"
-    return f"{conflict.cosine:+.2f} ± {_number(conflict.error, '.2f')}"
-
-
-def _number(value: float, form: str, unit: str = "") -> str:
-    return "-" if math.isnan(value) else f"{value:{form}}{unit}"
-
-
-def _html_table(rows: list[Row]) -> str:
-    header, *body = (
-        "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-        for tag, row in (("th" if index == 0 else "td", row) for index, row in enumerate(rows))
-    )
-    return "<table>" + "".join(f"<tr>{row}</tr>" for row in [header, *body]) + "</table>"
+def _branch_rows(report: TaskReport) -> Iterator[Row]:
+    yield "task", "branch", "weight", "relative error", "metric"
+    for task, branches in report.branches.items():
+        mixed = BranchUse(math.nan, (report.validation or report.tasks)[task])
+        for index, (branch, use) in enumerate([*branches.items(), ("mixed", mixed)]):
+            numbers = *cells(use, weight=".2f"), *cells(use.figures, relative_error=".3f")
+            yield "" if index else task, branch, *numbers, _metric(use.figures)

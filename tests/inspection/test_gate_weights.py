@@ -78,22 +78,6 @@ def test_layers_are_called_with_training_false():
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
 
 
-@once
-def test_a_model_that_runs_no_block_is_refused():
-    class WithoutBlockInInference(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.block = tracked_block(name="idle")
-
-        def call(self, inputs, training=None):
-            return self.block(inputs) if training else {"click": inputs}
-
-    model = WithoutBlockInInference()
-    model(X, training=True)
-    with pytest.raises(ValueError, match=r"at least one of its blocks.*Received: model=<With"):
-        pk.gate_weights(model, X)
-
-
 def by_stream():
     cgc = pk.CGCBlock(TASKS, [3], name="cgc")
     widths = {"click": 4, "buy": 3, "shared": 2}
@@ -204,19 +188,6 @@ def test_weights_are_at_least_float32(policy):
     np.testing.assert_allclose(weights.sum(axis=-1), np.ones(7), atol=0.02)
 
 
-@once
-def test_a_progress_bar_is_shown_for_more_than_50_batches_or_verbose_1(capsys):
-    model = functional(tracked_block())
-    pk.gate_weights(model, X, batch_size=1)
-    assert capsys.readouterr().out == ""
-    pk.gate_weights(model, features(51, 4), batch_size=1)
-    assert "51/51" in capsys.readouterr().out
-    pk.gate_weights(model, features(51, 4), batch_size=1, verbose=0)
-    assert capsys.readouterr().out == ""
-    pk.gate_weights(model, X, batch_size=4, verbose=1)
-    assert "2/2" in capsys.readouterr().out
-
-
 # Models and inputs that are refused.
 
 
@@ -303,7 +274,6 @@ def test_a_wrong_model_or_input_is_refused(make, x, error, message):
     [
         ({"batch_size": 0}, ValueError, r"batch_size must be at least 1"),
         ({"batch_size": 2.5}, TypeError, r"batch_size must be an integer"),
-        ({"verbose": 3}, ValueError, r"verbose must be one of \('auto', 0, 1\).*verbose=3"),
         (
             {"x": InBatches(), "batch_size": 2},
             ValueError,

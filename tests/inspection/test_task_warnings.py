@@ -69,50 +69,40 @@ def test_the_best_model_has_no_warning():
     assert report.warnings == []
     assert report.tasks["click"].calibration == pytest.approx(1, abs=0.1)
     assert report.tasks["time"].rmse == pytest.approx(0.5, abs=0.05)
-    assert report.gaps["click"] == pytest.approx(0, abs=1e-6)
 
 
-FEW = np.where(np.arange(ROWS) % 20, np.nan, Y["time"])
 HALF_LOST = Y["click"] * (RNG.uniform(size=ROWS) < 0.5)
-STANDARDIZE = "Create it with RegressionHead(..., standardize=True), and call heads.adapt(y)."
+STANDARDIZE = "Use RegressionHead(..., standardize=True) and heads.adapt(y) for regressions."
 DOMINATES = "of the gradient on shared parts. They hardly learn from other tasks."
 WARNINGS = {
     "a regression that dominates": (
         {"y": {"time": 1000 * Y["time"]}},
-        ["time: its loss has over 99.9 %", DOMINATES, STANDARDIZE],
-    ),
-    "a regression in small units": (
-        {"y": {"time": Y["time"] / 1000}, "kernels": {"time": (0, 0.001)}},
-        ["time: its labels have a standard deviation of 0.001", STANDARDIZE],
+        ["time: its loss has 100.0%", DOMINATES, STANDARDIZE],
     ),
     "a regression in small units, not learned": (
         {"y": {"time": Y["time"] / 1000}, "kernels": {"time": (0.001, 0)}},
-        ["time: its loss has under 0.1 %", "hardly learn from it", STANDARDIZE],
+        ["click: its loss has 100.0%", DOMINATES, STANDARDIZE],
     ),
     "a large weight": (
         {"time": {"loss_weight": 100.0}},
-        ["time: its loss has 99.", DOMINATES, "Try loss_weight=0.", "isolate_task_experts=True"],
-    ),
-    "a large weight of few labels": (
-        {"time": {"loss_weight": 100.0}, "y": {"time": FEW}},
-        [DOMINATES, 'reduction="label_root", since only 5 % of the examples have a label'],
+        ["time: its loss has 99.", DOMINATES, "a lower loss_weight", "isolate_task_experts=True"],
     ),
     "a small weight": (
         {"tasks": ("click", "time", "like"), "like": {"loss_weight": 0.01}},
-        ["like: its loss has 0.", "They hardly learn from it. Try loss_weight=1, and check"],
+        ["like: its loss has 0.", "They hardly learn from it. Try a higher loss_weight"],
     ),
-    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: no example has a label"]),
+    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: no two of 0 labels differ"]),
     "one class": (
         {"y": {"click": np.zeros(ROWS)}},
-        ["click: all 2,048 labels are 0, so that there is nothing to learn"],
+        ["click: no two of 2,048 labels differ, so that there is nothing to learn"],
     ),
     "one class, in the validation data": (
         {"validation_y": {**Y, "click": np.ones(ROWS)}},
-        ["click: in the validation data, all 2,048 labels are 1,"],
+        ["click: in the validation data, no two of 2,048 labels differ"],
     ),
     "labels without variance": (
         {"y": {"time": np.full(ROWS, 0.5)}},
-        ["time: all 2,048 labels are 0.5, so that there is nothing to learn"],
+        ["time: no two of 2,048 labels differ"],
     ),
     "constant predictions": (
         {"kernels": {"click": (0, 0)}},
@@ -125,20 +115,13 @@ WARNINGS = {
             "that missing labels are NaN",
         ],
     ),
-    "pos_weight": (
-        {"click": {"pos_weight": 5.0}, "y": {"click": HALF_LOST}},
-        [
-            "click: the sum of the predictions is 1.97 times that of 2,048",
-            "odds by its pos_weight, 5.",
-        ],
-    ),
     "worse on validation data": (
         {"validation_y": {**Y, "click": Y["click"][::-1]}},
         ["click: the relative error is 1.", "in the validation data, and 0.", "EarlyStopping"],
     ),
     "a conflict": (
         {"tasks": ("age", "time"), "bottom": ONE_SUM, "kernels": {"age": (1,), "time": (1,)}},
-        ["age and time: their gradients", "conflict, with a cosine of -0.", "wider network"],
+        ["age and time: their gradients", "conflict, with a cosine of -0.", "a PLEBlock"],
     ),
 }
 
@@ -162,9 +145,7 @@ NO_CONFLICTS = {
 @pytest.mark.parametrize("name", NO_CONFLICTS)
 def test_nothing_is_said_of_conflicts(name):
     arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
-    report = report_of(**arguments)
-    assert report.warnings == []
-    assert ("has not settled" in str(report)) == (name == "not settled")
+    assert report_of(**arguments).warnings == []
 
 
 @once
@@ -174,17 +155,6 @@ def test_few_batches_are_no_evidence_of_a_conflict():
     y = {head.task: Y[head.task] for head in heads}
     for size, expected in ((64, 1), (128, 0)):
         assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
-
-
-@once
-@pytest.mark.parametrize("options", [{}, {"isolate_task_experts": True}])
-def test_advice_on_conflicts_depends_on_the_experts(options):
-    heads = pk.TaskHeads([pk.RegressionHead("age"), pk.RegressionHead("time")])
-    block = pk.PLEBlock(2, heads, keras.layers.Dense(3), num_task_experts=1, **options)
-    model = chain(block, heads, width=4)
-    report = pk.task_report(model, X, {task: Y[task] for task in heads})
-    assert report.options.has_experts
-    assert report.options.can_isolate == (not options)
 
 
 @once

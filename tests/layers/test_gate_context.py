@@ -194,7 +194,7 @@ def test_levels_that_read_no_context_get_none_in_a_sequential_block():
     _, weights = block(x, gate_context=context, return_gate_weights=True)
     _, expected = expected_of(pk.SequentialBlock(levels, name="ple"), x, context)
     assert list(weights) == ["inner/0", "outer/0"]  # in alphabetical order
-    assert list(pk.gate_weights(keras.Sequential([keras.Input((3,)), levels[0]]), x, verbose=0))
+    assert list(pk.gate_weights(keras.Sequential([keras.Input((3,)), levels[0]]), x))
     assert_same(numpy_of(weights["outer/0"]), expected["ple/0"])
     assert_same(numpy_of(weights["inner/0"]), expected["ple/1"])
 
@@ -301,12 +301,12 @@ def test_inspection_and_transfer_work_with_a_context():
     means = [logs[f"gate/ple/0/click/{name}"][0] for name in ple[0].gate_experts["click"]]
     assert sum(means) == pytest.approx(1, rel=1e-5)
     _, expected = expected_of(ple, inputs["x"], inputs["device"])
-    weights = pk.gate_weights(model, inputs, verbose=0)
+    weights = pk.gate_weights(model, inputs)
     for level in expected:
         assert_same(weights[level], expected[level])
     level = ple[0].gate_weights(inputs["x"], gate_context=inputs["device"])
     assert_same(numpy_of(level), expected["ple/0"])
-    report = pk.gate_report(model, inputs, verbose=0)
+    report = pk.gate_report(model, inputs)
     conflict = pk.gradient_conflict(model, inputs, y)
     assert list(conflict["ple/0"]) == ["input", "shared/expert_0"]
     np.testing.assert_allclose(

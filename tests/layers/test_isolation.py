@@ -280,16 +280,6 @@ def test_another_value_than_true_or_false_is_refused():
 
 
 @once
-def test_the_gate_report_marks_isolated_levels():
-    ple = pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True, name="ple")
-    ple(features(1, 4))
-    report = pk.gate_report(ple, features(8, 4))
-    assert [use.isolated for use in report.levels.values()] == [True, False]
-    assert "ple/0 (isolated: the shared gate does not train task experts)" in str(report)
-    assert "ple/1 (isolated" not in str(report)
-
-
-@once
 def test_the_plot_marks_outputs_that_the_shared_gate_does_not_train():
     pytest.importorskip("matplotlib")
     texts = {

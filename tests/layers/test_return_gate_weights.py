@@ -107,7 +107,7 @@ def check_serving(serving, model):
     inputs, outputs = data()[0], served(serving)
     predictions = {task: outputs.pop(task) for task in TASKS}
     assert_same(predictions, served(model))
-    weights = pk.gate_weights(model, inputs, verbose=0)
+    weights = pk.gate_weights(model, inputs)
     by_name = {f"gate/{level}/{g}": w for level, gates in weights.items() for g, w in gates.items()}
     assert {"gate/ple/0/click", "gate/ple/0/shared", "gate/ple/1/buy"} < set(outputs)
     assert_same(outputs, by_name)
