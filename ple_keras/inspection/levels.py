@@ -1,7 +1,6 @@
 """The levels of a model, and their keys in logs, reports and plots."""
 
 from itertools import pairwise
-from typing import NoReturn
 
 import keras
 
@@ -64,16 +63,14 @@ def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If it has no level, none is built, or a strategy has several replicas.
+        ValueError: If it is not built, has no built level, or a strategy has several replicas.
     """
     check_model(model)
-    levels = find_levels(model)
-    built = {key: block for key, block in levels.items() if block.built}
-    if levels and not built:
-        _refuse_unbuilt(model)
+    built = {key: block for key, block in find_levels(model).items() if block.built}
     if not built:
         raise ValueError(
-            f"model must contain a PLEBlock, an MMoEBlock or a CGCBlock. Received: model={model!r}"
+            "model must contain a PLEBlock, an MMoEBlock or a CGCBlock that it calls. "
+            f"Received: model={model!r}"
         )
     return built
 
@@ -83,28 +80,20 @@ def check_model(model: keras.Layer) -> None:
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If it is not built, or a strategy has several replicas.
+        ValueError: If it is not built, or a strategy has several replicas, which each run every
+            batch.
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    _check_one_replica()
-    if not model.built:
-        _refuse_unbuilt(model)
-
-
-def _refuse_unbuilt(model: keras.Layer) -> NoReturn:
-    raise ValueError(
-        "model must be built before inspection: call or train it first. "
-        f"Received: model={model!r}, built=False"
-    )
-
-
-def _check_one_replica() -> None:
-    """Check that no `tf.distribute` scope has several replicas, which each run every batch."""
     replicas = number_of_replicas()
     if replicas > 1:
         raise ValueError(
             "strategy must have one replica during inspection, since each replica runs every "
             "batch: leave `strategy.scope()` first. The model may be created in it. "
             f"Received: strategy.num_replicas_in_sync={replicas}"
+        )
+    if not model.built:
+        raise ValueError(
+            "model must be built before inspection: call or train it first. "
+            f"Received: model={model!r}, built=False"
         )

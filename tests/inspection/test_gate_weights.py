@@ -224,7 +224,7 @@ def model_with_two_blocks_of_one_name():
             lambda: model_of(keras.layers.Dense(2)),
             X,
             ValueError,
-            r"contain a PLEBlock, an MMoEBlock or a CGCBlock\. Received: model=<Sequential",
+            r"contain a PLEBlock, an MMoEBlock or a CGCBlock that it calls\.",
         ),
         (lambda: subclassed(tracked_block()), X, ValueError, r"model must be built.*built=False"),
         (tracked_block, X, ValueError, r"model must be built.*Received: model=<SequentialBlock"),
