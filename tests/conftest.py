@@ -57,6 +57,12 @@ def _fresh_state():
         pyplot.close("all")
 
 
+@pytest.fixture
+def small_tables_by_rows(monkeypatch):
+    """Let JAX update small tables by rows. It updates them as a whole, which is faster."""
+    monkeypatch.setattr("ple_keras.optimizers.sparse_adagrad.ROWS_PER_ID", 0)
+
+
 ONNX_EXPORTER = {"tensorflow": "tf2onnx", "torch": "onnx", "jax": "jax2onnx"}.get(
     keras.backend.backend()
 )

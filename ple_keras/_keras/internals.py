@@ -59,13 +59,24 @@ def in_stateless_scope() -> bool:
     return bool(stateless_scope.in_stateless_scope())
 
 
-def has_stateless_value(variable: keras.Variable) -> bool:
-    """Return whether an open `keras.StatelessScope` has a value of a variable.
+def stateless_value(variable: keras.Variable) -> Tensor | None:
+    """Return the value of a variable in an open `keras.StatelessScope`, in the variable's dtype.
 
-    On JAX, any other variable is a constant of a trace. Keras 3.15.
+    On JAX, any other variable is a constant of a trace. `Variable.value` may cast. Keras 3.15.
     """
     scope = stateless_scope.get_stateless_scope()
-    return scope is not None and scope.get_current_value(variable) is not None
+    return None if scope is None else scope.get_current_value(variable)
+
+
+def have_one_trace(*tensors: Tensor) -> bool:
+    """Return whether all tensors are tracers of one trace of JAX.
+
+    A lookup within `jax.checkpoint`, `jax.lax.scan` or an inner `jax.jit` has a trace of its own,
+    whose gradients do not reach the optimizer as they are. JAX has no public name for it. JAX 0.6
+    to 0.10.
+    """
+    first, *others = (getattr(tensor, "_trace", None) for tensor in tensors)
+    return first is not None and all(trace is first for trace in others)
 
 
 @contextmanager

@@ -3,25 +3,58 @@
 import functools
 import weakref
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from ple_keras._checks import warn_user
+from ple_keras._typing import Tensor
 
 _ATTRIBUTE = "ple_keras_table"  # of a variable; no file contains it
 
 
-class _Mark:
+class RowGradients(NamedTuple):
+    """The ids and gradients of rows that the gradient of a table on JAX consists of.
+
+    Attributes:
+        ids: The ids of each lookup, `(ids,)`.
+        values: The gradients of their rows, `(ids, columns)`.
+    """
+
+    ids: list[Tensor]
+    values: list[Tensor]
+
+
+class TableMark:
     """The optimizer that takes gradients of rows for a table, if one does.
 
     The reference is weak. A model that is compiled again has another optimizer, which may not take
     such gradients.
+
+    Args:
+        rows: The number of rows of the table.
+        may_be_sparse: Whether the layer can give a gradient of the rows of a batch alone.
     """
 
-    def __init__(self, may_be_sparse: bool) -> None:
-        self.may_be_sparse = may_be_sparse
+    def __init__(self, rows: int, may_be_sparse: bool) -> None:
+        self.rows, self.may_be_sparse = rows, may_be_sparse
         self.optimizer: weakref.ref[Any] | None = None
+        self.has_warned = False
+        self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
+
+    def remember(self, gradient: Tensor, rows: RowGradients) -> None:
+        """Keep the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
+        self._gradient = weakref.ref(gradient, lambda _: self.forget()), rows
+
+    def rows_of(self, gradient: Tensor) -> RowGradients | None:
+        """Return the rows of a gradient; None if it is another tensor than the last one."""
+        if self._gradient is None or self._gradient[0]() is not gradient:
+            return None
+        return self._gradient[1]
+
+    def forget(self) -> None:
+        """Remove what `remember` has kept."""
+        self._gradient = None
 
 
 def mark_table(variable: keras.Variable, may_be_sparse: bool) -> None:
@@ -31,23 +64,25 @@ def mark_table(variable: keras.Variable, may_be_sparse: bool) -> None:
         variable: The table.
         may_be_sparse: Whether the layer can give a gradient of the rows of a batch alone.
     """
-    setattr(variable, _ATTRIBUTE, _Mark(may_be_sparse))
+    setattr(variable, _ATTRIBUTE, TableMark(variable.shape[0], may_be_sparse))
 
 
-def is_table(variable: keras.Variable) -> bool:
-    """Return whether a variable is marked as an embedding table."""
-    return hasattr(variable, _ATTRIBUTE)
+def table_mark(variable: keras.Variable) -> TableMark | None:
+    """Return the mark of an embedding table; None for any other variable."""
+    mark: TableMark | None = getattr(variable, _ATTRIBUTE, None)
+    return mark
 
 
 def take_row_gradients(variable: keras.Variable, optimizer: keras.Optimizer) -> None:
     """Declare that an optimizer takes gradients of rows for a variable, if it is a table."""
-    if is_table(variable):
-        getattr(variable, _ATTRIBUTE).optimizer = weakref.ref(optimizer)
+    mark = table_mark(variable)
+    if mark is not None:
+        mark.optimizer = weakref.ref(optimizer)
 
 
 def has_row_gradients(variable: keras.Variable) -> bool:
-    """Return whether the gradient of a table shall have the rows of a batch only."""
-    mark = getattr(variable, _ATTRIBUTE, None)
+    """Return whether the gradient of a table should have the rows of a batch only."""
+    mark = table_mark(variable)
     if mark is None or not mark.may_be_sparse or mark.optimizer is None:
         return False
     return mark.optimizer() is not None and not _has_several_processes()

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.internals import has_stateless_value, in_stateless_scope
+from ple_keras._keras.internals import in_stateless_scope, stateless_value
 from ple_keras._typing import FixedDTypes, Nested, Tensor
 
 HALF_DTYPES = ("float16", "bfloat16")
@@ -93,7 +93,7 @@ def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor])
     Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` that
     has a value of the variable prevents this.
     """
-    return any(map(_is_jax_tracer, values)) and not has_stateless_value(variable)
+    return any(map(_is_jax_tracer, values)) and stateless_value(variable) is None
 
 
 def _is_jax_tracer(value: Tensor) -> bool:

@@ -1,15 +1,34 @@
 """An embedding table whose gradient has the rows of a batch only."""
 
+from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_int
+from ple_keras._keras.internals import have_one_trace, stateless_value
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import has_row_gradients, mark_table
-from ple_keras._typing import Shape, Tensor
+from ple_keras._keras.tables import RowGradients, has_row_gradients, mark_table, table_mark
+from ple_keras._typing import DType, Shape, Tensor
+
+
+@register
+class TableInitializer(keras.initializers.RandomNormal):
+    """A normal distribution of NumPy, with the same values on every backend.
+
+    JAX would compile its own for each shape of a table.
+    """
+
+    def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
+        if keras.distribution.distribution() is not None:  # JAX compiles the call then
+            return super().__call__(shape, dtype)
+        values = np.random.default_rng(self.seed).standard_normal(shape, "float32")
+        values *= self.stddev
+        values += self.mean
+        return ops.convert_to_tensor(values, dtype)
 
 
 @register
@@ -58,7 +77,7 @@ class SparseEmbedding(keras.layers.Embedding):
 
     def __init__(self, input_dim: int, output_dim: int, **kwargs: Any) -> None:
         if "embeddings_initializer" not in kwargs:  # a new one would draw a global seed
-            kwargs["embeddings_initializer"] = keras.initializers.RandomNormal(stddev=0.01)
+            kwargs["embeddings_initializer"] = TableInitializer(stddev=0.01)
         super().__init__(
             check_int(input_dim, "input_dim", minimum=1),
             check_int(output_dim, "output_dim", minimum=1),
@@ -77,16 +96,20 @@ class SparseEmbedding(keras.layers.Embedding):
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         mark_table(self.embeddings, not half and self.embeddings_regularizer is None)
 
-    def call(self, inputs: Tensor) -> Tensor:
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the rows of the ids."""
-        look_up = {"tensorflow": _look_up_tensorflow, "torch": _look_up_torch}.get(
-            keras.backend.backend()
-        )
-        if look_up is None or self.lora_enabled:
+        if self.lora_enabled:
             return super().call(inputs)
         if keras.backend.standardize_dtype(inputs.dtype) not in ("int32", "int64"):
             inputs = ops.cast(inputs, "int32")
-        return ops.cast(look_up(self, inputs), self.compute_dtype)
+        backend = keras.backend.backend()
+        if backend == "jax":
+            rows = _look_up_jax(self, inputs, training)
+        elif backend == "torch":
+            rows = _look_up_torch(self, inputs)
+        else:
+            rows = _look_up_tensorflow(self, inputs)
+        return ops.cast(rows, self.compute_dtype)
 
     def quantize(
         self, mode: str | None = None, type_check: bool = True, config: Any = None
@@ -115,3 +138,56 @@ def _look_up_torch(layer: SparseEmbedding, ids: Tensor) -> Tensor:
             f"inputs must be ids from 0 to {layer.input_dim - 1} for the SparseEmbedding "
             f"{layer.name!r}. Received: inputs from {int(ids.min())} to {int(ids.max())}"
         ) from error
+
+
+def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
+    """Read rows, and in training remember them for the optimizer.
+
+    The next lookup in this forward pass reads the table that this one returns. So the backward
+    passes of all lookups form a chain, whose first one returns the whole gradient of the table.
+    """
+    table = layer.embeddings
+    value = stateless_value(table)
+    if training is True and value is not None and has_row_gradients(table):  # no tracer
+        rows, same_table = _chained_lookup()(table_mark(table), value, ids)
+        if have_one_trace(value, same_table):
+            table.assign(same_table)  # in the StatelessScope alone
+            return rows
+    return ops.take(table, ids, axis=0)
+
+
+@cache
+def _chained_lookup() -> Any:
+    """Return a function `(mark, table, ids) -> (rows, table)` of JAX.
+
+    Its gradient of the table is the true one, with all rows. The mark remembers the rows of which
+    it consists. If the optimizer gets this very gradient, nothing else has contributed to it, and
+    XLA removes the computation of all rows, which nothing reads.
+    """
+    jax: Any = import_module("jax")
+    numpy: Any = import_module("jax.numpy")
+    symbolic_zero = jax.custom_derivatives.SymbolicZero
+
+    @partial(jax.custom_vjp, nondiff_argnums=(0,))
+    def look_up(mark: Any, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        return numpy.take(table, ids, axis=0), table
+
+    def forward(mark: Any, table: Any, ids: Any) -> Any:
+        return look_up(mark, table.value, ids.value), ids.value
+
+    def backward(mark: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
+        of_rows, of_table = gradients
+        ids = ids.reshape(-1)
+        values = of_rows.reshape(len(ids), -1)
+        later: RowGradients | None = RowGradients([], [])
+        if isinstance(of_table, symbolic_zero):
+            of_table = numpy.zeros(of_table.shape, values.dtype)
+        else:
+            later = mark.rows_of(of_table)
+        gradient = of_table.at[ids].add(values)
+        if later is not None:
+            mark.remember(gradient, RowGradients([*later.ids, ids], [*later.values, values]))
+        return gradient, None
+
+    look_up.defvjp(forward, backward, symbolic_zeros=True)
+    return look_up

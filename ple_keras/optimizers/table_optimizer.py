@@ -6,7 +6,7 @@ import keras
 
 from ple_keras._checks import check_known, short_repr
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import is_table
+from ple_keras._keras.tables import table_mark
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
 
@@ -77,7 +77,7 @@ class OptimizerByTable:
         self._tables = tables
 
     def __call__(self, variable: keras.Variable) -> keras.Optimizer:
-        return self._tables if is_table(variable) else self.default_optimizer
+        return self.default_optimizer if table_mark(variable) is None else self._tables
 
     def values(self) -> tuple[keras.Optimizer, ...]:
         """Return the optimizers that precede the default one in files."""

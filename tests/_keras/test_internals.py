@@ -183,10 +183,10 @@ def test_open_scopes_are_detected():
 
 def test_values_in_an_open_scope_are_found():
     given, other = keras.Variable(1.0), keras.Variable(2.0)
-    assert not internals.has_stateless_value(given)
+    assert internals.stateless_value(given) is None
     with keras.StatelessScope([(given, keras.ops.convert_to_tensor(3.0))]):
-        assert internals.has_stateless_value(given)
-        assert not internals.has_stateless_value(other)
+        assert internals.stateless_value(given) is not None
+        assert internals.stateless_value(other) is None
 
 
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():

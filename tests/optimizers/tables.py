@@ -2,16 +2,15 @@
 
 import keras
 import numpy as np
-import pytest
 
 import ple_keras as pk
+from ple_keras.layers.sparse_embedding import TableInitializer
+from ple_keras.optimizers import sparse_adagrad
 from tests.helpers import QUICK, numpy_of
 from tests.models import compiled
 
 ROWS, COUNT = 9, 12
 IS_JAX = keras.backend.backend() == "jax"
-
-needs_row_gradients = pytest.mark.skipif(IS_JAX, reason="JAX has no sparse gradients")
 
 
 def ids(count=COUNT, seed=0):
@@ -31,8 +30,7 @@ def embedding(**kwargs):
 
 
 def keras_embedding(**kwargs):
-    initializer = keras.initializers.RandomNormal(stddev=0.01)
-    return keras.layers.Embedding(ROWS, 3, initializer, **kwargs)
+    return keras.layers.Embedding(ROWS, 3, TableInitializer(stddev=0.01), **kwargs)
 
 
 def dense_embedding(**kwargs):
@@ -94,12 +92,13 @@ def difference(one, other):
 
 
 def record_rows(monkeypatch):
-    """Return a list that gets the number of rows of each gradient of a table."""
-    counts, update_step = [], pk.SparseAdagrad.update_step
+    """Return a list that gets the number of rows of each update of a table by rows."""
+    counts, backend = [], keras.backend.backend()
+    update = sparse_adagrad.UPDATE[backend]
 
-    def recorded(self, gradient, variable, learning_rate):
+    def recorded(table, sums, rows, gradient, learning_rate):
         counts.append(gradient.shape[0])
-        update_step(self, gradient, variable, learning_rate)
+        update(table, sums, rows, gradient, learning_rate)
 
-    monkeypatch.setattr(pk.SparseAdagrad, "update_step", recorded)
+    monkeypatch.setitem(sparse_adagrad.UPDATE, backend, recorded)
     return counts
