@@ -6,8 +6,7 @@
 Takes 5 minutes on two cores with TensorFlow or JAX, and 15 with PyTorch; `--quick` takes one.
 
 Adam updates every row of a table at each step. With `SparseEmbedding` and `table_optimizer`, a step
-on TensorFlow and PyTorch updates the rows of the batch only. JAX has no sparse gradients: there,
-`train_rows` makes the step on a small model, whose tables are the rows of one batch.
+updates the rows of the batch only.
 
 The data are simulated: clicks, and purchases after clicks, of users on items in shops. A million
 ids of each are drawn, some often and most never. With a small table, ids share rows. The script
@@ -44,83 +43,6 @@ WIDTH = 16
 BATCH = 1024
 SMALL = 1000  # rows of a small table
 
-if keras.config.backend() == "jax":
-    import jax.numpy as jnp
-
-
-def train_rows(model, small, rows):
-    """Make a model train the rows of a batch only, on JAX.
-
-    Args:
-        model: A compiled model, whose embeddings are named `table_{column}`, for columns of its
-            inputs.
-        small: The same model with tables of `BATCH` rows. It has made a step, so that its
-            optimizer has its variables.
-        rows: The number of rows of the tables of `model`.
-
-    Each step moves the rows of the batch, and their state in the optimizer, into the small model,
-    and moves them back after a step of that model. The model's class and its files stay the same.
-    A batch has at most `BATCH` examples.
-    """
-    check_state(model, small)
-
-    def step(state, data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        found, positions = {}, {}
-        for column, ids in x.items():
-            if ids.size > BATCH:
-                raise ValueError(
-                    f"A batch must have at most {BATCH} examples, the number of rows of the "
-                    f"tables of `small`. Received: {column} of shape {ids.shape}"
-                )
-            # `rows`, which is no row of the table, fills the array up.
-            found[column], positions[column] = jnp.unique(
-                ids, size=BATCH, fill_value=rows, return_inverse=True
-            )
-        trainable, non_trainable, optimizer, metrics = state
-        # The rows of each variable in this batch, or None if the variable is not of a table.
-        of_weights = [find(found, v.path) for v in model.trainable_variables]
-        of_optimizer = [find(found, v.path) for v in model.optimizer.variables]
-        read = (take(trainable, of_weights), non_trainable, take(optimizer, of_optimizer), metrics)
-        logs, new = small.train_step(read, (positions, y, sample_weight))
-        trainable = put(trainable, new[0], of_weights)
-        return logs, (trainable, new[1], put(optimizer, new[2], of_optimizer), new[3])
-
-    model.train_step = step
-
-
-def check_state(model, small):
-    """Refuse an optimizer whose step needs more than the rows of a batch."""
-    model.optimizer.build(model.trainable_variables)
-    tables = {v.shape for v in model.trainable_variables if "table_" in v.path}
-    pairs = zip(model.optimizer.variables, small.optimizer.variables, strict=True)
-    for state, of_small in pairs:
-        by_row = state.shape == of_small.shape or state.shape in tables
-        if not by_row or state.path.endswith("gradient_accumulator"):
-            raise ValueError(
-                "The optimizer must have state of the shape of the tables, as SGD, Adagrad and "
-                "Adam have, and no gradient_accumulation_steps. "
-                f"Received: state {state.path} of shape {state.shape}"
-            )
-
-
-def find(rows, path):
-    """Return the value of `rows` for the table of a weight, or of its state in the optimizer."""
-    path = path.replace("/", "_")  # as in the paths of the optimizer
-    columns = [column for column in rows if f"table_{column}_embeddings" in path]
-    return rows[max(columns, key=len)] if columns else None
-
-
-def take(values, rows):
-    return [v if r is None else v[r] for v, r in zip(values, rows, strict=True)]
-
-
-def put(values, new, rows):
-    return [
-        n if r is None else v.at[r].set(n, mode="drop")
-        for v, n, r in zip(values, new, rows, strict=True)
-    ]
-
 
 def build(way, rows):
     """Return a compiled PLE on three tables."""
@@ -136,16 +58,6 @@ def build(way, rows):
     else:
         optimizer = keras.optimizers.Adam(0.01)
     model.compile(optimizer)
-    return model
-
-
-def build_trainable(way, rows, batch):
-    """Return a compiled PLE that trains in one of the two ways: "plain" or "rows"."""
-    model = build(way, rows)
-    if way == "rows" and keras.config.backend() == "jax":
-        small = build(way, BATCH)
-        small.train_on_batch({c: np.zeros_like(ids) for c, ids in batch[0].items()}, batch[1])
-        train_rows(model, small, rows)
     return model
 
 
@@ -218,7 +130,7 @@ def main():
     cases = [(way, rows) for rows in (SMALL, large) for way in ("plain", "rows")]
     x, y = make_data(steps * BATCH, seed=1)
     x_test, y_test = make_data(test_rows, seed=2)
-    models = {case: build_trainable(*case, next(batches(x, y, case[1]))) for case in cases}
+    models = {case: build(*case) for case in cases}
     milliseconds = train_side_by_side(models, x, y)
 
     print(f"{'backend':12}{'way':8}{'rows':>10}{'step, ms':>10}{'click, AUC':>12}{'buy, AUC':>10}")

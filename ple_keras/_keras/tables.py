@@ -88,6 +88,26 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     return mark.optimizer() is not None and not _has_several_processes()
 
 
+def component(variable: Any, like: Any = None) -> Any:
+    """Return the variable of one replica of `tf.distribute`.
+
+    `tf.gather` of the mirrored variable would read the whole table.
+
+    Args:
+        variable: A variable of Keras.
+        like: A variable of the replica; None for the current replica.
+    """
+    tf: Any = import_module("tensorflow")
+    components = tf.distribute.get_strategy().experimental_local_results(variable.value)
+    if like is not None:
+        return next(each for each in components if each.device == like.device)
+    context = tf.distribute.get_replica_context()  # None outside of a step
+    replica = context and tf.get_static_value(context.replica_id_in_sync_group)
+    if replica is None or len(components) == 1:
+        return variable.value
+    return components[replica % len(components)]
+
+
 def _has_several_processes() -> bool:
     """Return whether PyTorch has a group of several processes, and warn once if it has.
 

@@ -11,7 +11,7 @@ from keras import ops
 from ple_keras._checks import check_int
 from ple_keras._keras.internals import have_one_trace, stateless_value
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import RowGradients, has_row_gradients, mark_table, table_mark
+from ple_keras._keras.tables import RowGradients, component, has_row_gradients, mark_table, table_mark
 from ple_keras._typing import DType, Shape, Tensor
 
 
@@ -124,7 +124,7 @@ def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:
 
     if not isinstance(ids, tf.Tensor):  # ragged or sparse
         return ops.take(layer.embeddings, ids, axis=0)
-    return tf.gather(layer.embeddings.value, ids)
+    return tf.gather(component(layer.embeddings), ids)
 
 
 def _look_up_torch(layer: SparseEmbedding, ids: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import TableMark, table_mark, take_row_gradients
+from ple_keras._keras.tables import TableMark, component, table_mark, take_row_gradients
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import Tensor
 
@@ -121,11 +121,15 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             rows, grads[position] = SPLIT[keras.backend.backend()](grads[position], variable)
             if rows is not None:
                 self._rows.value[variable_index(self, variable)] = rows
+            elif self.global_clipnorm or self.loss_scale_factor:  # which take no IndexedSlices
+                grads[position] = ops.convert_to_tensor(grads[position], sparse=False)
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """Update one variable."""
         rows = self._rows.value.pop(variable_index(self, variable), None)
+        if rows is None and keras.backend.backend() == "tensorflow":
+            rows, gradient = _split_tensorflow(gradient, variable)
         if rows is None:
             super().update_step(gradient, variable, learning_rate)
             return
@@ -157,16 +161,19 @@ def _check_start(value: float) -> float:
 def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     """Return the rows of a gradient, each once, and their values; None and a dense gradient.
 
-    With several replicas, gradients are added by position, so they need all rows.
+    With several replicas, Keras gathers the rows of all, and `update_step` splits them again.
     """
     tf: Any = import_module("tensorflow")
 
     if not isinstance(gradient, tf.IndexedSlices):
         return None, gradient
-    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
-        return None, tf.convert_to_tensor(gradient)
     rows, positions = tf.unique(gradient.indices)
-    return rows, tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows))
+    values = tf.math.unsorted_segment_sum(gradient.values, positions, tf.size(rows))
+    if tf.distribute.in_cross_replica_context():
+        return rows, values
+    if tf.distribute.get_strategy().num_replicas_in_sync > 1:
+        return None, tf.IndexedSlices(values, rows, gradient.dense_shape)
+    return rows, values
 
 
 def _split_torch(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
@@ -226,9 +233,10 @@ def _update_tensorflow(
     tf: Any = import_module("tensorflow")
 
     # `scatter_sub` and ResourceSparseApplyAdagradV2, which is one operation, take longer.
-    squares = tf.gather(sums.value, rows) + tf.square(gradient)
+    own_sums = component(sums, like=table)
+    squares = tf.gather(own_sums, rows) + tf.square(gradient)
     values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares)
-    sums.value.scatter_update(tf.IndexedSlices(squares, rows))
+    own_sums.scatter_update(tf.IndexedSlices(squares, rows))
     table.scatter_update(tf.IndexedSlices(values, rows))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from keras import distribution
 
 import ple_keras as pk
+from ple_keras.optimizers import sparse_adagrad
 from tests.backends.distribution_run import (
     Subclassed,
     data,
@@ -72,7 +73,8 @@ def large_stacks():
 
 
 def train_tables(chosen):
-    """Return the weights of a model with embedding tables."""
+    """Return the weights of a model whose tables are updated by rows."""
+    sparse_adagrad.ROWS_PER_ID = 0
     distribution.set_distribution(chosen)
     return tables.fit_labeled(tables.build(pk.table_optimizer()))
 

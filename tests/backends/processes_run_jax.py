@@ -3,7 +3,6 @@
 Each process writes its results to FOLDER/{process}.json, and files of the model.
 """
 
-import importlib.util
 import json
 import multiprocessing
 import sys
@@ -13,9 +12,10 @@ import jax
 import keras
 
 import ple_keras as pk
+from ple_keras.optimizers import sparse_adagrad
 from tests.backends.distribution_run import BATCH, data, hedged_model, tracked_ple
 from tests.optimizers import tables
-from tests.processes import EXAMPLES, free_address
+from tests.processes import free_address
 
 EPOCHS, PROCESSES = 2, 2
 
@@ -72,15 +72,9 @@ def fit_hedged(process=0, processes=1):
 
 
 def train_rows(process=0, processes=1):
-    """Return the weights of the model of the example of large tables, which trains single rows."""
-    spec = importlib.util.spec_from_file_location("large", EXAMPLES / "large_embeddings.py")
-    large = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(large)
-    large.COLUMNS, large.BATCH = tuple(tables.ids()), tables.COUNT
-    own = tables.COUNT // processes
-    y = {task: labels[:own] for task, labels in tables.labels().items()}
-    model = large.build_trainable("rows", tables.ROWS, (tables.ids(own), y))
-    return tables.fit_labeled(model, process, processes)
+    """Return the weights of a model whose tables are updated by rows."""
+    sparse_adagrad.ROWS_PER_ID = 0
+    return tables.fit_labeled(tables.build(pk.table_optimizer()), process, processes)
 
 
 def predict_and_return_error(model, x):
