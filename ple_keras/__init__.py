@@ -37,6 +37,7 @@ from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.metrics_of_sums import Calibration, NormalizedEntropy
 from ple_keras.metrics.mtl_gain import mtl_gain
 from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
+from ple_keras.optimizers.share_tables import share_tables
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
@@ -95,6 +96,7 @@ __all__ = [
     "plot_architecture",
     "plot_gate_history",
     "plot_gate_weights",
+    "share_tables",
     "start_experts",
     "table_optimizer",
     "task_report",

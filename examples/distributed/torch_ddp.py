@@ -78,11 +78,16 @@ def make_data() -> StackDataset:
 def use_ddp(model: keras.Model) -> None:
     """Make `fit` train with DistributedDataParallel, from the weights of the first process.
 
-    The model must be built, layers must be frozen before, and every trainable weight must affect
-    the loss. `fit` must run the same number of batches in every process. The model itself is not
-    wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
+    The model must be compiled and built, layers must be frozen before, and every trainable weight
+    must affect the loss. `fit` must run the same number of batches in every process. The model
+    itself is not wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
     """
+    tables = pk.share_tables(model)  # SparseAdagrad averages their rows over the processes
+    for table in tables:
+        table.value.requires_grad_(False)
     parallel = DistributedDataParallel(model)
+    for table in tables:
+        table.value.requires_grad_(True)
 
     def train_step(data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)

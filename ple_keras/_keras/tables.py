@@ -1,6 +1,5 @@
 """Marks on the variables of embedding tables, by which layers and optimizers find each other."""
 
-import functools
 import weakref
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -40,7 +39,44 @@ class TableMark:
         self.rows, self.may_be_sparse = rows, may_be_sparse
         self.optimizer: weakref.ref[Any] | None = None
         self.has_warned = False
+        # The optimizer that exchanges the rows of several processes; None before `share`.
+        self._sharing: weakref.ref[Any] | None = None
+        self.is_shared = False
         self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
+
+    def _current_optimizer(self) -> Any:
+        return self.optimizer and self.optimizer()
+
+    def share(self, is_large: bool) -> bool:
+        """Let the optimizer exchange the rows of several processes, if it takes rows."""
+        self._sharing = self.optimizer
+        self.is_shared = is_large and self.may_be_sparse and self.optimizer is not None
+        return self.is_shared
+
+    def check_shared(self) -> bool:
+        """Return whether rows are exchanged in several processes, and warn once if they are not.
+
+        Raises:
+            ValueError: If the optimizer that exchanges them is not that of the table any more.
+        """
+        if self._sharing is None:
+            if not self.has_warned:
+                self.has_warned = True
+                warn_user(
+                    "With several processes on PyTorch, the gradient of a SparseEmbedding has all "
+                    "rows of the table, since DistributedDataParallel cannot add sparse gradients. "
+                    "A step takes longer with a larger table. With share_tables, the processes "
+                    "exchange the rows of their batches."
+                )
+            return False
+        sharing = self._sharing()
+        if self.is_shared and (sharing is None or sharing is not self._current_optimizer()):
+            raise ValueError(
+                "The optimizer of share_tables must train the tables, whose values would differ "
+                "between processes otherwise. Compile the model before share_tables and "
+                "DistributedDataParallel. Received: another optimizer"
+            )
+        return self.is_shared
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:
         """Keep the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
@@ -85,7 +121,9 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     mark = table_mark(variable)
     if mark is None or not mark.may_be_sparse or mark.optimizer is None:
         return False
-    return mark.optimizer() is not None and not _has_several_processes()
+    if has_several_processes():
+        return mark.check_shared()
+    return mark.optimizer() is not None
 
 
 def component(variable: Any, like: Any = None) -> Any:
@@ -108,25 +146,10 @@ def component(variable: Any, like: Any = None) -> Any:
     return components[replica % len(components)]
 
 
-def _has_several_processes() -> bool:
-    """Return whether PyTorch has a group of several processes, and warn once if it has.
-
-    DistributedDataParallel takes sparse gradients of `torch.nn.Embedding` only.
-    """
+def has_several_processes() -> bool:
+    """Return whether PyTorch has a group of several processes."""
     if keras.backend.backend() != "torch":
         return False
     distributed: Any = import_module("torch.distributed")
-    several = distributed.is_available() and distributed.is_initialized()
-    if several and distributed.get_world_size() > 1:
-        _warn_of_dense_gradients()
-        return True
-    return False
-
-
-@functools.cache
-def _warn_of_dense_gradients() -> None:
-    warn_user(
-        "With several processes on PyTorch, the gradient of a SparseEmbedding has all rows of the "
-        "table, since DistributedDataParallel cannot add sparse gradients. A step takes longer "
-        "with a larger table."
-    )
+    is_initialized: bool = distributed.is_available() and distributed.is_initialized()
+    return is_initialized and distributed.get_world_size() > 1

@@ -11,7 +11,13 @@ from keras import ops
 from ple_keras._checks import check_int
 from ple_keras._keras.internals import have_one_trace, stateless_value
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import RowGradients, component, has_row_gradients, mark_table, table_mark
+from ple_keras._keras.tables import (
+    RowGradients,
+    component,
+    has_row_gradients,
+    mark_table,
+    table_mark,
+)
 from ple_keras._typing import DType, Shape, Tensor
 
 
@@ -25,7 +31,8 @@ class TableInitializer(keras.initializers.RandomNormal):
     def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
         if keras.distribution.distribution() is not None:  # JAX compiles the call then
             return super().__call__(shape, dtype)
-        values = np.random.default_rng(self.seed).standard_normal(shape, "float32")
+        random: Any = np.random.default_rng(self.seed)
+        values = random.standard_normal(shape, "float32")
         values *= self.stddev
         values += self.mean
         return ops.convert_to_tensor(values, dtype)
@@ -36,15 +43,19 @@ class SparseEmbedding(keras.layers.Embedding):
     """An embedding table that `SparseAdagrad` updates by the rows of a batch.
 
     It is Keras's `Embedding`, with the same arguments, weights and results. Only the default of
-    `embeddings_initializer` differs: a normal distribution of deviation 0.01. With `SparseAdagrad`
-    as the optimizer of the table, on TensorFlow and PyTorch, its gradient has the rows of the batch
-    only. A step then takes as long with a large table as with a small one. `table_optimizer` gives
-    all tables of a model to `SparseAdagrad`.
+    `embeddings_initializer` differs: a normal distribution of deviation 0.01, by NumPy. With
+    `SparseAdagrad` as the optimizer of the table, a step reads and writes the rows of the batch
+    only. It then takes as long with a large table as with a small one. `table_optimizer` gives all
+    tables of a model to `SparseAdagrad`.
 
-    The gradient is that of `Embedding`, with all rows:
+    A step updates all rows, with the same result:
 
-    - on JAX, and with any other optimizer;
-    - on PyTorch, with an `embeddings_regularizer`, LoRA, a float16 policy, or several processes.
+    - with any other optimizer, an `embeddings_regularizer`, LoRA, or a scaled loss (float16);
+    - on JAX, if the table is tied to an output or recomputed (RematScope), or if the `call` of a
+      subclassed model does not pass `training` on. A warning names a large table. Tables with
+      fewer than 6 rows for each id of a batch are updated as a whole, since this is faster;
+    - in several processes of PyTorch without `share_tables`;
+    - in replicas of TensorFlow with `global_clipnorm`.
 
     On TensorFlow and PyTorch, a model with this layer does not use XLA or `torch.compile`.
 

@@ -10,9 +10,16 @@ from keras import ops
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
 from ple_keras._keras.registration import register
-from ple_keras._keras.tables import TableMark, component, table_mark, take_row_gradients
+from ple_keras._keras.tables import (
+    TableMark,
+    component,
+    has_several_processes,
+    table_mark,
+    take_row_gradients,
+)
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import Tensor
+from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient, and values that are allowed.
 REFUSED = {
@@ -38,9 +45,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         x_r <- x_r - η g_r / sqrt(s_r)
 
     A row without a gradient stays as it is, so the result is that of `keras.optimizers.Adagrad`
-    with `epsilon=0`. For a `SparseEmbedding` on TensorFlow and PyTorch, a step reads and writes the
-    rows of the batch only. Gradients of ids that a batch has several times are added first.
-    Gradients of other weights, and on JAX, have all rows: then it is Keras's `Adagrad`.
+    with `epsilon=0`. For a `SparseEmbedding`, a step reads and writes the rows of the batch only.
+    Gradients of ids that a batch has several times are added first. For other weights, it is
+    Keras's `Adagrad`. Replicas of TensorFlow clip their gradients before these are added.
 
     Use it with `table_optimizer`, which trains the other weights with another optimizer.
 
@@ -116,13 +123,22 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if trainable_variables is not None and not self.built:
             self.build(list(trainable_variables))
         self._rows.value.clear()  # of a step that ended with an error
-        grads = list(grads)
-        for position, variable in enumerate(trainable_variables or trained_variables(self)):
-            rows, grads[position] = SPLIT[keras.backend.backend()](grads[position], variable)
+        variables = trainable_variables or trained_variables(self)
+        split = SPLIT[keras.backend.backend()]
+        pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
+        if has_several_processes():
+            marks = [table_mark(variable) for variable in variables]
+            shared = [i for i, mark in enumerate(marks) if mark is not None and mark.is_shared]
+            means = mean_over_processes([variables[i] for i in shared], [pairs[i] for i in shared])
+            for i, mean in zip(shared, means):
+                pairs[i] = mean
+        grads = [gradient for _, gradient in pairs]
+        for position, (variable, (rows, gradient)) in enumerate(zip(variables, pairs)):
             if rows is not None:
                 self._rows.value[variable_index(self, variable)] = rows
-            elif self.global_clipnorm or self.loss_scale_factor:  # which take no IndexedSlices
-                grads[position] = ops.convert_to_tensor(grads[position], sparse=False)
+            elif gradient is not None and (self.global_clipnorm or self.loss_scale_factor):
+                # Keras's operations of these take no IndexedSlices.
+                grads[position] = ops.convert_to_tensor(gradient, sparse=False)
         super().apply(grads, trainable_variables)
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:

@@ -7,6 +7,7 @@ two saves its model there. With `ranks=1`, the functions return the results of a
 import json
 import multiprocessing
 import sys
+import unittest.mock
 import warnings
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +16,7 @@ import keras
 import numpy as np
 
 import ple_keras as pk
+from ple_keras.optimizers import share_tables as share_tables_module
 from tests.helpers import features, randomize
 from tests.models import chain, compiled
 from tests.optimizers import tables
@@ -120,8 +122,17 @@ def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_flo
     return {"losses": losses, "weights": values(model.trainable_variables)}
 
 
-def train_tables(distribute=alone, rank=0, ranks=1):
+def without_sharing(model):
+    """Do what the example's `use_ddp` does, without `share_tables`."""
+    import torch_ddp
+
+    with unittest.mock.patch.object(torch_ddp.pk, "share_tables", return_value=[]):
+        torch_ddp.use_ddp(model)
+
+
+def train_tables(distribute=alone, rank=0, ranks=1, min_rows=0):
     """Return the weights of a model with embedding tables, and the warnings."""
+    share_tables_module.MIN_ROWS = min_rows
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model = tables.build(pk.table_optimizer())
@@ -210,7 +221,11 @@ def run(rank, ranks, folder):
             "exact": train_divided_by_batch(*process),
             "hedged": fit_hedged(*process),
             "normalized": train_with_batch_normalization(*process),
-            "tables": train_tables(*process),
+            "tables": [
+                train_tables(*process),
+                train_tables(*process, min_rows=1000),
+                train_tables(without_sharing, *process[1:]),
+            ],
             "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),
             "validated_once": fit_with_one_validation(*process),
             **{policy: train_in_half_precision(*process, policy) for policy in POLICIES},

@@ -176,14 +176,15 @@ def test_batch_normalization_statistics_differ_between_processes(results):
 
 
 def test_embedding_tables_equal_those_of_one_process(results):
-    """DistributedDataParallel takes no sparse gradients, so they are dense. A warning says so."""
+    """The processes exchange rows, or gradients of all rows; a warning names `share_tables`."""
     alone = ddp_run.train_tables()
-    for process in results[2]:
-        for one, other in zip(alone["weights"], process["tables"]["weights"], strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-6)
-        (warning,) = [text for text in process["tables"]["warnings"] if "SparseEmbedding" in text]
-        assert "has all rows of the table" in warning
-    assert not any("SparseEmbedding" in text for text in alone["warnings"])
+    first, second = (process["tables"] for process in results[2])
+    for one, other in zip(first, second, strict=True):
+        assert one["weights"] == other["weights"]
+        for weights, expected in zip(one["weights"], alone["weights"], strict=True):
+            np.testing.assert_allclose(weights, expected, atol=1e-6)
+    warned = [any("share_tables" in text for text in one["warnings"]) for one in (*first, alone)]
+    assert warned == [False, False, True, False]
 
 
 def test_steps_of_branches_equal_those_of_one_process(results):

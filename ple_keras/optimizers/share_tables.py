@@ -1,0 +1,146 @@
+"""Tables whose rows several processes of PyTorch exchange."""
+
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import keras
+import numpy as np
+
+from ple_keras._keras.tables import table_mark
+from ple_keras._typing import Tensor
+
+MIN_ROWS = 4000  # of a table: the dense gradient of a smaller one takes less time
+
+
+def share_tables(model: keras.Model) -> list[keras.Variable]:
+    """Return the tables whose rows processes of PyTorch exchange, in place of whole gradients.
+
+    `DistributedDataParallel` takes no sparse gradients. It leaves out parameters without
+    `requires_grad`. `SparseAdagrad` then averages the rows of all processes itself:
+
+        for table in pk.share_tables(model):
+            table.value.requires_grad_(False)
+        parallel = DistributedDataParallel(model)
+        for table in pk.share_tables(model):
+            table.value.requires_grad_(True)
+
+    Call it in every process, after `compile` and before the first step. A model that is compiled
+    again needs new calls, and a new `DistributedDataParallel`.
+
+    Args:
+        model: A compiled model with SparseAdagrad for its tables, see `table_optimizer`. Its
+            optimizer is built.
+
+    Returns:
+        The variables of the tables of at least 4,000 rows that SparseAdagrad trains by rows.
+
+    Raises:
+        ValueError: If the model is not compiled, or the backend is not PyTorch.
+
+    Example:
+
+    >>> inputs = keras.Input((), dtype="int32")
+    >>> model = keras.Model(inputs, SparseEmbedding(5000, 4, name="user")(inputs))
+    >>> model.compile(table_optimizer("adam"), "mse")
+    >>> [table.path for table in share_tables(model)]
+    ['user/embeddings']
+    """
+    backend = keras.backend.backend()
+    if backend != "torch":
+        raise ValueError(
+            "share_tables needs PyTorch. On other backends, several devices exchange rows without "
+            f"it. Received: KERAS_BACKEND={backend}"
+        )
+    if getattr(model, "optimizer", None) is None:
+        raise ValueError("model must be compiled. Received: model.optimizer=None")
+    model.optimizer.build(model.trainable_variables)
+    marks = [(variable, table_mark(variable)) for variable in model.trainable_variables]
+    return [v for v, mark in marks if mark is not None and mark.share(mark.rows >= MIN_ROWS)]
+
+
+def mean_over_processes(
+    variables: Sequence[keras.Variable], gradients: Sequence[tuple[Tensor | None, Tensor]]
+) -> list[tuple[Tensor | None, Tensor]]:
+    """Return the means over all processes of the gradients of the shared tables of a step.
+
+    If the gradient of a table is dense in one process, so is its mean.
+
+    Args:
+        variables: The tables.
+        gradients: Of each table, the rows of its gradient, each once, and their values; None and a
+            dense gradient; or None twice.
+    """
+    import torch
+
+    if not variables:
+        return []
+    distributed: Any = import_module("torch.distributed")
+    processes = distributed.get_world_size()
+    tables = [variable.value for variable in variables]
+    given = [
+        (rows, values) if values is not None else (_no_rows(table), table[:0])
+        for table, (rows, values) in zip(tables, gradients)
+    ]
+    counts = torch.tensor([-1 if r is None else len(r) for r, _ in given], device=tables[0].device)
+    smallest = torch.stack(_gather(counts)).min(dim=0).values.tolist()
+    means: list[Any] = [None] * len(tables)
+    for i, (table, (rows, values)) in enumerate(zip(tables, given)):
+        if smallest[i] < 0:
+            dense = values
+            if rows is not None:
+                dense = torch.zeros_like(table).index_add_(0, rows, values)
+            distributed.all_reduce(dense)
+            means[i] = None, dense / processes
+    by_rows = [i for i, mean in enumerate(means) if mean is None]
+    sums = _sum_rows([tables[i] for i in by_rows], [given[i] for i in by_rows])
+    for i, (rows, values) in zip(by_rows, sums):
+        means[i] = rows, values / processes
+    return means
+
+
+def _sum_rows(tables: list[Tensor], gradients: list[Any]) -> list[tuple[Tensor, Tensor]]:
+    """Return the sums of the rows of all processes, as if the tables were one.
+
+    Each process has a row once. The processes are added in turn, so that all have equal sums.
+    """
+    import torch
+
+    if not tables:
+        return []
+    width = max(table.shape[1] for table in tables)
+    starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
+    rows = torch.cat([rows + start for start, (rows, _) in zip(starts, gradients)])
+    pad = torch.nn.functional.pad
+    values = torch.cat([pad(values, (0, width - values.shape[1])) for _, values in gradients])
+    counts = [int(count) for count in _gather(torch.tensor([len(rows)], device=rows.device))]
+    missing = max(counts) - len(rows)
+    every = zip(_gather(pad(rows, (0, missing))), _gather(pad(values, (0, 0, 0, missing))), counts)
+    parts = [(rows[:count], values[:count]) for rows, values, count in every]
+    found, positions = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
+    sums = values.new_zeros(len(found), width)
+    for (_, values), places in zip(parts, positions.split(counts)):
+        sums.index_add_(0, places, values)
+    ends = torch.searchsorted(found, torch.tensor(starts[1:-1], device=found.device)).tolist()
+    return [
+        (of_table - start, total[:, : table.shape[1]])
+        for table, start, of_table, total in zip(
+            tables, starts, found.tensor_split(ends), sums.tensor_split(ends)
+        )
+    ]
+
+
+def _gather(tensor: Tensor) -> list[Tensor]:
+    """Return the tensor of each process; all have one shape."""
+    import torch
+
+    distributed: Any = import_module("torch.distributed")
+    parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(parts, tensor.contiguous())
+    return parts
+
+
+def _no_rows(table: Tensor) -> Tensor:
+    import torch
+
+    return torch.zeros(0, dtype=torch.int64, device=table.device)
