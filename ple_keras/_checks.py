@@ -7,7 +7,6 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Integral
-from types import FrameType
 from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
@@ -37,13 +36,10 @@ short_repr: Callable[[Any], str] = _ShortRepr().repr
 def warn_user(message: str) -> None:
     """Warn at the line, outside of this package and Keras, that led to this call."""
     frame, level = sys._getframe(1), 2
-    while frame.f_back and _top_package(frame) in ("ple_keras", "keras"):
+    inside = ("ple_keras.", "keras.")
+    while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(inside):
         frame, level = frame.f_back, level + 1
     warnings.warn(message, stacklevel=level)
-
-
-def _top_package(frame: FrameType) -> str:
-    return str(frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:

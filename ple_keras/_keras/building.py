@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import keras
 
-from ple_keras._keras.copying import copy_layer
+from ple_keras._keras.copying import copy_layer, refuse_unadapted
 from ple_keras._keras.walking import walk
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
 
@@ -77,7 +77,7 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
             f"{argument} must return one tensor, but it returns {output!r}. "
             f"Received: {argument}={layer!r}"
         )
-    refuse_adapted(layer, argument)
+    refuse_unadapted(layer, argument)
     unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
     if unbuilt:
         raise ValueError(
@@ -86,17 +86,3 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
             f"Received: {argument}={layer!r}"
         )
     return output
-
-
-def refuse_adapted(layer: keras.Layer, argument: str) -> None:
-    """Check that a feature network has no layers with adapted state, such as Normalization.
-
-    A copy of a layer through its config has no adapted state.
-    """
-    adapted = [path[-1] for path in walk(layer) if hasattr(path[-1], "adapt")]
-    if adapted:
-        raise ValueError(
-            f"{argument} must not contain layers with `adapt`, since its copies would lose their "
-            f"state, but it contains {adapted}. Apply them to the inputs, before StreamFeatures. "
-            f"Received: {argument}={layer!r}"
-        )

@@ -181,27 +181,6 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     return ValueError(getattr(layer, "_load_error", reason))
 
 
-def declared_bytes(store: Store, key: str) -> int:
-    """Return the size that a file declares for an array, without reading it.
-
-    Keras reads an array when it is accessed, and accepts up to 4 GiB of zeros from a file of a few
-    kilobytes. The entries of a layer may lie in several files, the shards of a `.json` file.
-    Keras 3.15.
-    """
-    files: Any = store
-    entries = getattr(files, "_h5_entry_group", files)
-    if key in entries:
-        return int(entries[key].nbytes)
-    for shard in getattr(files, "current_shard_filenames", ()):
-        files._switch_h5_file(shard, mode="r")
-        found = key in files._h5_entry_group
-        size = int(files._h5_entry_group[key].nbytes) if found else 0
-        files._restore_h5_file()
-        if found:
-            return size
-    return 0
-
-
 def is_functional_config(config: Mapping[str, Any]) -> bool:
     """Return whether a serialized layer is a Functional model.
 

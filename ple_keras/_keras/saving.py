@@ -8,7 +8,6 @@ import keras
 import numpy as np
 
 from ple_keras._keras.internals import (
-    declared_bytes,
     is_functional_config,
     load_error,
     without_build_keys,
@@ -19,7 +18,6 @@ from ple_keras._typing import Store
 CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
 NAMES_KEY = "names"
 SEED_KEY = "seed"
-MAX_BYTES = 2**20  # of an entry that this package reads itself; 1,000 long names have 0.1 MiB
 
 # Keras writes the shapes of a layer next to its config and builds the layer when it deserializes
 # it, before it has a parent. The paths of its weights then lack the names of the outer layers. On
@@ -52,11 +50,8 @@ def serialize_children(
 
 
 def deserialize_children(children: Sequence[Any]) -> list[keras.Layer]:
-    """Deserialize a container's children. Only marked ones are built.
-
-    Files of version 0.1.0 have no marks.
-    """
-    return [keras.saving.deserialize_keras_object(remove_build_shapes(child)) for child in children]
+    """Deserialize a container's children. Only marked ones are built."""
+    return [keras.saving.deserialize_keras_object(child) for child in children]
 
 
 def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
@@ -87,37 +82,10 @@ def write_text(store: Store, key: str, text: str) -> None:
 
 
 def read_text(store: Store, key: str) -> str | None:
-    """Return the text that `write_text` wrote, or None if there is none.
-
-    Raises:
-        ValueError: If the entry is no text, or too large.
-    """
+    """Return the text that `write_text` wrote, or None if there is none."""
     if key not in list(store.keys()):
         return None
-    values = read_array(store, key)
-    if values.dtype != np.uint8:
-        raise ValueError(
-            f"The file must contain {key} as text. Received: {key}.dtype={values.dtype}"
-        )
-    return str(values.tobytes(), "utf-8")
-
-
-def read_array(store: Store, key: str) -> Any:
-    """Return a small array from a file.
-
-    A few compressed bytes of a file can declare gigabytes of values. The size is therefore checked
-    before the values are read.
-
-    Raises:
-        ValueError: If the array is larger than `MAX_BYTES`.
-    """
-    size = declared_bytes(store, key)
-    if size > MAX_BYTES:
-        raise ValueError(
-            f"The file must contain at most {MAX_BYTES} bytes of {key}. "
-            f"Received: {key} with {size} bytes"
-        )
-    return np.asarray(store[key])
+    return str(np.asarray(store[key]).tobytes(), "utf-8")
 
 
 def save_names(store: Store, names: Sequence[str]) -> None:
@@ -134,27 +102,15 @@ def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     Raises:
         ValueError: If the names or their order differ, or the file has no names.
     """
-    try:
-        text = read_text(store, NAMES_KEY)
-    except ValueError as error:
-        raise load_error(layer, store, str(error)) from error
-    if text is None:
-        reason = f"The file holds no names for {layer.name!r}. Received: names=None"
-        raise load_error(layer, store, reason)
-    saved = text.split("\n")
+    text = read_text(store, NAMES_KEY)
+    saved = text and text.split("\n")
     if saved != list(names):
         reason = (
-            f"The file was written by a layer with {_listed(saved)}, in this order, but "
-            f"{layer.name!r} has {_listed(names)}. Build the model with the tasks and experts of "
-            f"the file. Received: names={_listed(saved)}"
+            f"The file was written by a layer with {saved}, in this order, but {layer.name!r} has "
+            f"{list(names)}. Build the model with the tasks and experts of the file. "
+            f"Received: names={saved}"
         )
         raise load_error(layer, store, reason)
-
-
-def _listed(names: Sequence[str]) -> str:
-    """Return names as a message shows them; a crafted file may hold very many."""
-    text = str(list(names))
-    return text if len(text) <= 2000 else f"{text[:2000]}..."
 
 
 def ordered_attribute(name: str, members: Sequence[str]) -> str:
@@ -186,6 +142,6 @@ def save_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
 
 
 def load_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
-    """Set a generator to the state in a file. Files of 0.1.0 have none and change nothing."""
+    """Set a generator to the state in a file, if it has one."""
     if SEED_KEY in list(store.keys()):
-        generator.state.assign(read_array(store, SEED_KEY).astype(generator.state.dtype))
+        generator.state.assign(np.asarray(store[SEED_KEY]).astype(generator.state.dtype))

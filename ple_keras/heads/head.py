@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 
 from ple_keras._checks import check_activation, check_features, check_int, check_not_negative
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import warn_of_replaced_functions
+from ple_keras._keras.copying import refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.names import stable_name
-from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import HALF_DTYPES
 from ple_keras._keras.walking import Untracked
@@ -47,7 +47,7 @@ from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_
 
 
 @register
-class Head(QuantizableLayer):
+class Head(BaseLayer):
     """The output layers of a task: `activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     This is the base class of all heads. The output is float32 or wider under every dtype policy.
@@ -102,11 +102,6 @@ class Head(QuantizableLayer):
     (8, 1)
     """
 
-    _other_ways: ClassVar[dict[str, str]] = {
-        "loss_weight": "Call `TaskHeads.multiply_loss_weights`, or train with a "
-        "LossWeightSchedule. "
-    }
-
     def __init__(
         self,
         task: str,
@@ -140,7 +135,7 @@ class Head(QuantizableLayer):
                 f"no labels. Received: loss=None, metrics={metrics!r}, {extra_metrics=!r}"
             )
         given = {argument: metrics for argument, metrics in templates.items() if metrics}
-        warn_of_replaced_functions(activation=activation, loss=loss, **given)
+        refuse_replaced_functions(activation=activation, loss=loss, **given)
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)

@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_keys
 from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.copying import copy_layer
+from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import all_valid, to_numpy
 from ple_keras._keras.walking import Untracked
@@ -68,8 +68,8 @@ class HedgedHead(Head):
         self._branch_names = tuple(sorted(branches))
         self._label_share = head.label_share
         for branch in self._branch_names:
-            copy = copy_layer(head, f"{head.name}-{branch}", branch)
-            copy.loss = head.loss  # which may be an unregistered function
+            argument, name = f"heads[{head.task!r}]", f"{head.name}-{branch}"
+            copy = checked_copy(head, argument, name, branch)
             setattr(self, _branch_attribute(branch), copy)
 
     @property

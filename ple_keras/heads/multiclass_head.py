@@ -72,9 +72,9 @@ class MulticlassHead(Head):
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
         refuse_fixed(kwargs, "units", "num_classes")
         refuse_fixed(kwargs, "activation", "softmax")
-        self.class_weights = None
-        if class_weights is not None:
-            self.class_weights = _check_class_weights(class_weights, self.num_classes)
+        self.class_weights = (
+            None if class_weights is None else _check_class_weights(class_weights, self.num_classes)
+        )
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
 

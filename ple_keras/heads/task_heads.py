@@ -23,7 +23,6 @@ from ple_keras._keras.saving import (
     built_names,
     check_names,
     deserialize_children,
-    read_array,
     save_names,
     serialize_children,
 )
@@ -142,7 +141,6 @@ class TaskHeads(BaseLayer):
         self._holds_always = False
         self._multipliers: Any = None
         self._log_variances: Any = None
-        self._make_read_only()
 
     def _heads(self) -> list[Head]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._task_names]
@@ -267,9 +265,6 @@ class TaskHeads(BaseLayer):
         """Return the initial multipliers. A graph can't assign them after `build`."""
         values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
         return keras.ops.convert_to_tensor(values, dtype)
-
-    def _serialized_layers(self) -> list[keras.Layer]:
-        return self._heads()
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
@@ -672,17 +667,11 @@ class TaskHeads(BaseLayer):
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._task_names, self)
-        stored = {key: read_array(store, key) for key in store.keys()}  # noqa: SIM118, not a mapping
-        multipliers = stored.get("loss_multipliers")
-        if multipliers is not None and self.built:
-            if not (np.isfinite(multipliers) & (multipliers >= 0)).all():
-                raise ValueError(
-                    "The file must contain finite loss_multipliers of at least 0. "
-                    f"Received: loss_multipliers={multipliers.tolist()}"
-                )
-            self._multipliers.assign(multipliers)
+        stored = list(store.keys())
+        if self.built and "loss_multipliers" in stored:
+            self._multipliers.assign(store["loss_multipliers"])
         if self._log_variances is not None and "log_variances" in stored:
-            self._log_variances.assign(stored["log_variances"])
+            self._log_variances.assign(store["log_variances"])
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._heads(), self._came_built)

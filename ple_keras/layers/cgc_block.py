@@ -16,7 +16,6 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import load_error
-from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
     check_names,
@@ -41,7 +40,7 @@ from ple_keras.layers._level.experts import build_experts
 from ple_keras.layers._level.level import Level, UnbatchedComputation
 from ple_keras.layers._level.wiring import LevelWiring
 from ple_keras.layers.gate import Gate, check_temperature
-from ple_keras.layers.gate_inputs import STREAM, GatedBlock, GateInputs, check_context, shape_of
+from ple_keras.layers.gate_inputs import GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_stream_templates, as_template
 
@@ -188,7 +187,6 @@ class CGCBlock(GatedBlock):
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
-        self._make_read_only()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a subclass that overrides a method of inspection, which calls do not use."""
@@ -468,23 +466,17 @@ class CGCBlock(GatedBlock):
         save_names(store, self._wiring.names)
         write_text(store, EXPERTS_KEY, self._level.bank.kind)
         write_text(store, GATE_READS_KEY, self.gate_reads)
-        save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._wiring.names, self)
         reason = self._difference_from_file(store)
         if reason:
             raise load_error(self, store, reason)
-        load_modes(self, store)
 
     def _difference_from_file(self, store: Store) -> str:
-        """Return the reason to refuse other experts or gates than in the file, or "".
-
-        A file of 0.1.0 does not say whether its experts are stacked. Its gates read their streams.
-        """
+        """Return the reason to refuse other experts or gates than in the file, or ""."""
         kind, reads = self._level.bank.kind, self.gate_reads
-        saved_kind = read_text(store, EXPERTS_KEY) or kind
-        saved_reads = read_text(store, GATE_READS_KEY) or STREAM
+        saved_kind, saved_reads = read_text(store, EXPERTS_KEY), read_text(store, GATE_READS_KEY)
         if saved_kind != kind:
             return (
                 f"The file has {saved_kind} experts, but {self.name!r} has {kind} experts. Build "

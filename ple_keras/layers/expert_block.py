@@ -14,9 +14,9 @@ from ple_keras._checks import (
     check_known_value,
     check_rate,
 )
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import output_width
-from ple_keras._keras.copying import derive_initializer, warn_of_replaced_functions
-from ple_keras._keras.quantization import QuantizableLayer
+from ple_keras._keras.copying import derive_initializer, refuse_replaced_functions
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import Dropout
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
@@ -25,7 +25,7 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 
 
 @register
-class ExpertBlock(QuantizableLayer):
+class ExpertBlock(BaseLayer):
     """An expert: an MLP, `(..., D) -> (..., units[-1])`.
 
     Each step applies a Dense layer, normalization, activation and dropout. Normalization and
@@ -110,7 +110,7 @@ class ExpertBlock(QuantizableLayer):
         self.bias_initializer = check_known(initializer, bias_initializer, "bias_initializer")
         self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
         self.bias_regularizer = check_known(regularizer, bias_regularizer, "bias_regularizer")
-        warn_of_replaced_functions(activation=activation)
+        refuse_replaced_functions(activation=activation)
 
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.
@@ -121,7 +121,6 @@ class ExpertBlock(QuantizableLayer):
             for step in steps
             if self.dropout
         ]
-        self._make_read_only()
 
     def _make_dense(self, step: int) -> keras.layers.Dense:
         return keras.layers.Dense(

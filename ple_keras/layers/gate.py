@@ -19,7 +19,6 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
-from ple_keras._keras.quantization import load_modes, save_modes
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import load_seed, save_seed
 from ple_keras._keras.tensors import (
@@ -126,7 +125,6 @@ class Gate(BaseLayer):
         self._template = None
         if gate_block is not None:
             self._template = as_template(gate_block, "gate_block", self.dtype_policy)
-        self._make_read_only()
 
     def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
@@ -277,17 +275,12 @@ class Gate(BaseLayer):
             self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:
-        """Save the quantization of the inner layers, and the state of gate dropout's seed.
-
-        Files contain no statistics of the weights.
-        """
-        save_modes(self, store)
+        """Save the state of gate dropout's seed. Files contain no statistics of the weights."""
         if self.gate_dropout:
             save_seed(store, self._seed_generator)
 
     def load_own_variables(self, store: Store) -> None:
         """Load what `save_own_variables` saves."""
-        load_modes(self, store)
         if self.gate_dropout:
             load_seed(store, self._seed_generator)
 

@@ -108,7 +108,6 @@ class HedgedBlock(BaseLayer):
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
             setattr(self, _branch_attribute(branch), block)
-        self._make_read_only()
 
     def _default_branches(self, template: Any) -> dict[str, keras.Layer]:
         expert, dtype = template.layer, self.dtype_policy
@@ -164,9 +163,6 @@ class HedgedBlock(BaseLayer):
                 f"branches must map the inputs to a dict with the tasks {self.task_names}. "
                 f"Received: branches[{branch!r}]={self[branch]!r}, which returns {returned}"
             )
-
-    def _serialized_layers(self) -> list[keras.Layer]:
-        return [] if self._template else list(self.layers)
 
     def call(
         self, inputs: Nested, training: bool | None = None

@@ -63,7 +63,6 @@ class SequentialBlock(GatedBlock):
         self.supports_masking = True
         self._chain = _check_layers(layers)  # part of the file format, as "layers"
         self._came_built = built_names(self._chain)
-        self._make_read_only()
 
     @property
     def layers(self) -> list[keras.Layer]:
@@ -135,9 +134,6 @@ class SequentialBlock(GatedBlock):
             context = symbolic(gate_context_shape, self.compute_dtype)
         self._run_in_order(lambda layer: layer, inputs, context)
         self._restore_frozen()
-
-    def _serialized_layers(self) -> list[keras.Layer]:
-        return self.layers
 
     def call(
         self,

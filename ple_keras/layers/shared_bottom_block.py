@@ -5,8 +5,8 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_features
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on, output_width
-from ple_keras._keras.quantization import QuantizableLayer
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, Outputs, Shape, Tensor
 from ple_keras.labels.task_names import task_names
@@ -14,7 +14,7 @@ from ple_keras.layers.template import as_template
 
 
 @register
-class SharedBottomBlock(QuantizableLayer):
+class SharedBottomBlock(BaseLayer):
     """One network whose output all tasks use: the shared-bottom baseline.
 
     Args:
@@ -49,7 +49,6 @@ class SharedBottomBlock(QuantizableLayer):
         self.supports_masking = True
         self._task_names = tuple(task_names(outputs))
         self._template = as_template(bottom_block, "bottom_block", self.dtype_policy)
-        self._make_read_only()
 
     @property
     def task_names(self) -> list[str]:

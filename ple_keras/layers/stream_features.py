@@ -8,9 +8,8 @@ import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.building import build_features, refuse_adapted, symbolic
-from ple_keras._keras.copying import Template, check_copyable
-from ple_keras._keras.quantization import load_modes, save_modes
+from ple_keras._keras.building import build_features, symbolic
+from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import check_names, save_names
 from ple_keras._keras.tensors import fixed_dtypes
@@ -39,9 +38,9 @@ class StreamFeatures(BaseLayer):
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
     state and computation of the feature network. `own` limits this to the tasks that need it.
 
-    The layers of every copy have new weights. Layers with a method `adapt`, such as
-    `keras.layers.Normalization` and `keras.layers.StringLookup`, must be applied to the inputs
-    before, since copies would lose their state.
+    The layers of every copy have new weights. Adapted layers, such as `keras.layers.Normalization`
+    and `keras.layers.StringLookup`, have the same state in every copy. They must be layers of a
+    Functional or Sequential model.
 
     Args:
         outputs: The tasks, as for CGCBlock.
@@ -65,8 +64,8 @@ class StreamFeatures(BaseLayer):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If `outputs` or `own` has a repeated or unknown task, or `own` has "shared". If
-            `feature_block` cannot be copied, contains a layer with `adapt`, or does not return one
-            tensor for the inputs.
+            `feature_block` cannot be copied, contains a layer that is not adapted, or does not
+            return one tensor for the inputs.
 
     Reference:
 
@@ -99,9 +98,14 @@ class StreamFeatures(BaseLayer):
         self._own = None if own is None else tuple(_check_own(own, self._task_names))
         self._shared = check_bool(shared, "shared")
         self._copy_of = Untracked(self._copies_by_stream())
-        self._template = Template(_check_network(feature_block), "feature_block")
+        if not isinstance(feature_block, keras.Layer):
+            raise TypeError(
+                "feature_block must be an instance of a Keras layer or model. "
+                f"Received: feature_block={feature_block!r}"
+            )
+        network = checked_copy(feature_block, "feature_block", feature_block.name)
+        self._template = Template(network, "feature_block")
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
-        self._make_read_only()
 
     def _copies_by_stream(self) -> dict[str, str]:
         """Return the attribute of the copy that each stream reads, part of the file format.
@@ -174,11 +178,9 @@ class StreamFeatures(BaseLayer):
 
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._names())
-        save_modes(self, store)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._names(), self)
-        load_modes(self, store)
 
     def _names(self) -> list[str]:
         """Return the streams, in order, with their copies, which must be the same in a file."""
@@ -203,18 +205,6 @@ class StreamFeatures(BaseLayer):
         layer = super().from_config({**arguments, "feature_block": network})
         layer._dtypes.value = dtypes
         return layer
-
-
-def _check_network(layer: keras.Layer) -> keras.Layer:
-    """Return `feature_block`, if its copies keep all that it has."""
-    if not isinstance(layer, keras.Layer):
-        raise TypeError(
-            "feature_block must be an instance of a Keras layer or model. "
-            f"Received: feature_block={layer!r}"
-        )
-    refuse_adapted(layer, "feature_block")
-    check_copyable(layer, "feature_block")
-    return layer
 
 
 def _check_inputs(inputs: Nested) -> None:

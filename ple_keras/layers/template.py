@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex, TypeGuard
 import keras
 
 from ple_keras._checks import check_keys
-from ple_keras._keras.copying import Template, are_equal_layers, check_copyable
+from ple_keras._keras.copying import Template, are_equal_layers, checked_copy
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
@@ -28,8 +28,7 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
     if isinstance(value, Mapping) and "class_name" in value:
         value = keras.saving.deserialize_keras_object(value)
     if isinstance(value, keras.Layer):
-        check_copyable(value, argument)
-        return Template(value, argument)
+        return Template(checked_copy(value, argument, value.name), argument)
     is_units = isinstance(value, Sequence | SupportsIndex)
     if isinstance(value, str | bytes | Mapping | bool) or not is_units:
         raise TypeError(

@@ -242,7 +242,7 @@ def new_metric(template: MetricLike, name: str, argument: str = "metrics") -> ke
     if not isinstance(known, keras.Metric):
         return keras.metrics.MeanMetricWrapper(known, name=name)
     try:
-        return copy_metric(known, name)
+        return copy_metric(known, name, argument)
     except Exception as error:
         raise ValueError(
             f"{argument} must be copyable through their config. Implement get_config, and register "

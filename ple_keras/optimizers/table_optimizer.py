@@ -33,7 +33,6 @@ def table_optimizer(
         model.
 
     Raises:
-        RuntimeError: If Keras is older than 3.15.
         TypeError: If an argument is not an optimizer or a name.
         ValueError: If Keras does not know the name, if an optimizer is a `MultiOptimizer` or a
             `LossScaleOptimizer`, or if the two have the same name.
@@ -46,11 +45,6 @@ def table_optimizer(
     >>> [inner.name for inner in model.optimizer.optimizers]
     ['sparse_adagrad', 'adam']
     """
-    if not hasattr(keras.optimizers, "MultiOptimizer"):
-        raise RuntimeError(
-            "table_optimizer needs Keras 3.15 or newer, which has MultiOptimizer. "
-            f"Received: keras.__version__={keras.__version__!r}"
-        )
     rest = _check_optimizer(optimizer, "optimizer")
     of_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
     if rest.name == of_tables.name:

@@ -201,8 +201,6 @@ def frozen_dense():
     [
         (lambda block: None, [False, True]),
         (lambda block: setattr(block, "trainable", False), [False, False]),
-        (lambda block: setattr(block[1], "trainable", False), [False, False]),
-        (lambda block: setattr(block[0], "trainable", True), [True, True]),
     ],
 )
 def test_trainable_assigned_before_build_overrides_the_config(change, expected):

@@ -301,25 +301,6 @@ def test_without_build_keys_deserializes_layers_unbuilt():
     assert not sequential.from_config(config).built
 
 
-@pytest.mark.parametrize("shard", [None, 50 / 2**30])  # in GiB: one file, or one for each entry
-def test_the_size_of_an_entry_is_known_before_it_is_read(tmp_path, shard):
-    sizes, path = {}, tmp_path / ("m.weights.json" if shard else "m.weights.h5")
-
-    class Sized(keras.layers.Dense):
-        def load_own_variables(self, store):
-            sizes.update({key: internals.declared_bytes(store, key) for key in ("0", "1", "2")})
-            super().load_own_variables(store)
-
-    model = keras.Sequential([keras.Input((3,)), Sized(4)])
-    model.save_weights(path, max_shard_size=shard)
-    assert len([*tmp_path.glob("*.h5")]) == (2 if shard else 1)
-    before = model.get_weights()
-    model.load_weights(path)
-    for one, two in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(one, two)
-    assert sizes == {"0": 48, "1": 16, "2": 0}
-
-
 def test_a_functional_model_is_recognized_by_its_config():
     inputs = keras.Input((2,))
     models = [keras.Model(inputs, keras.layers.Dense(1)(inputs)), keras.Sequential()]

@@ -5,7 +5,6 @@ import os
 import subprocess
 import sys
 
-import h5py
 import keras
 import numpy as np
 import pytest
@@ -167,52 +166,6 @@ def test_weights_of_other_tasks_or_another_order_are_refused(tmp_path, tasks, ta
     model_of_tasks().save_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ValueError, match=r"written by a layer with \['click', 'click_buy', '10th'"):
         model_of_tasks(tasks, task_experts).load_weights(tmp_path / "m.weights.h5")
-
-
-def replace_entries(path, key, **dataset):
-    """Replace the entries of a key, of all layers in a file."""
-    with h5py.File(path, "r+") as file:
-        entries = []
-        file.visit(lambda name: entries.append(name) if name.endswith(f"vars/{key}") else None)
-        assert entries
-        for name in entries:
-            del file[name]
-            file.create_dataset(name, **dataset)
-
-
-@once
-@pytest.mark.parametrize("key", ["names", "loss_multipliers"])
-def test_an_entry_that_declares_many_bytes_is_not_read(tmp_path, key):
-    """A few kilobytes of a file can declare gigabytes."""
-    path = tmp_path / "m.weights.h5"
-    model = model_of_tasks()
-    model.save_weights(path)
-    replace_entries(path, key, shape=2**33, dtype="uint8", compression="gzip", fillvalue=10)
-    with pytest.raises(
-        ValueError, match=f"must contain at most 1048576 bytes of {key}. Received: {key} with 85"
-    ):
-        model.load_weights(path)
-
-
-@once
-def test_names_of_a_file_that_are_no_text_are_refused(tmp_path):
-    path = tmp_path / "m.weights.h5"
-    model = model_of_tasks()
-    model.save_weights(path)
-    replace_entries(path, "names", data=np.ones(3, "float32"))
-    with pytest.raises(ValueError, match=r"contain names as text. Received: names.dtype=float32"):
-        model.load_weights(path)
-
-
-@once
-def test_a_message_about_very_many_names_is_short(tmp_path):
-    path = tmp_path / "m.weights.h5"
-    model = model_of_tasks()
-    model.save_weights(path)
-    replace_entries(path, "names", data=np.full(2**20, ord("\n"), "uint8"))
-    with pytest.raises(ValueError, match="written by a layer with") as refused:
-        model.load_weights(path)
-    assert len(str(refused.value)) < 6000
 
 
 def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):

@@ -179,13 +179,6 @@ def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
 
 
 @once
-def test_arguments_of_a_built_head_are_read_only():
-    head = model_of(head_of()).layers[-1]["rank"]
-    with pytest.raises(AttributeError, match=r"^missing_label of .* is read-only"):
-        head.missing_label = -1
-
-
-@once
 def test_the_report_of_tasks_counts_lists():
     model = model_of(head_of())
     x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}

@@ -1,7 +1,5 @@
 """StreamFeatures: a copy of the feature network for each stream."""
 
-import gc
-
 import hypothesis
 import keras
 import numpy as np
@@ -118,6 +116,95 @@ def test_inputs_that_the_network_does_not_map_to_one_tensor_are_refused(block, i
     check_refused(lambda: make(feature_block=block())(inputs()), ValueError, message)
 
 
+# Adapted layers.
+
+
+def prices():
+    return np.array([[5.0], [20.0], [80.0]], "float32")
+
+
+def adapted(layer, data=None):
+    layer.adapt(prices() if data is None else data)
+    return layer
+
+
+def functional(layer, dtype="float32"):
+    inputs = keras.Input((1,), dtype=dtype)
+    return keras.Model(inputs, layer(inputs))
+
+
+def codes():
+    return np.array([[7], [9], [3]])
+
+
+ADAPTED = {
+    "layer": (lambda: adapted(keras.layers.Normalization()), prices),
+    "all_axes": (lambda: adapted(keras.layers.Normalization(axis=None)), prices),
+    "given": (lambda: keras.layers.Normalization(mean=1.0, variance=4.0), prices),
+    "functional": (lambda: functional(adapted(keras.layers.Normalization())), prices),
+    "nested": (
+        lambda: keras.Sequential([functional(adapted(keras.layers.Normalization()))]),
+        prices,
+    ),
+    "boundaries": (
+        lambda: adapted(keras.layers.Discretization(num_bins=3, output_mode="one_hot")),
+        prices,
+    ),
+    "integers": (
+        lambda: functional(
+            adapted(keras.layers.IntegerLookup(output_mode="one_hot"), np.array([[7], [8], [9]])),
+            "int64",
+        ),
+        codes,
+    ),
+}
+
+
+@pytest.mark.parametrize(("make_network", "x"), table(ADAPTED))
+def test_copies_have_the_state_of_adapted_layers(make_network, x, tmp_path):
+    network, x = make_network(), x()
+    expected = numpy_of(network(x))
+    layer = make(feature_block=network, name="features")
+    inputs = keras.Input((1,), dtype=str(x.dtype))
+    model = keras.Model(inputs, layer(inputs))
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    for each in (model, loaded, keras.models.clone_model(model), keras.models.clone_model(loaded)):
+        for output in each.predict(x, verbose=0).values():
+            np.testing.assert_allclose(output, expected, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
+@pytest.mark.parametrize("output_mode", ["int", "multi_hot"])
+def test_copies_have_the_vocabulary_of_a_lookup_of_strings(output_mode, tmp_path):
+    import tensorflow as tf
+
+    lookup = keras.layers.StringLookup(output_mode=output_mode)
+    network = functional(adapted(lookup, np.array([["Rome"], ["Bonn"]])), "string")
+    inputs, x = keras.Input((1,), dtype="string"), tf.constant([["Rome"], ["?"]])
+    model = keras.Model(inputs, make(feature_block=network)(inputs))
+    model.save(tmp_path / "model.keras")
+    for each in (model, keras.models.load_model(tmp_path / "model.keras")):
+        for output in each.predict(x, verbose=0).values():
+            np.testing.assert_array_equal(output, numpy_of(network(x)))
+
+
+def test_a_model_with_adapted_features_trains_its_own_weights(tmp_path):
+    inputs, scale = symbols(), adapted(keras.layers.Normalization())
+    item = keras.layers.Embedding(10, 3)(inputs["item"])
+    joined = keras.layers.Concatenate()([item, scale(inputs["price"])])
+    block = keras.Model(inputs, keras.layers.Dense(4)(joined))
+    model = model_of(make(feature_block=block, name="features"))
+    model.compile("sgd", dict.fromkeys(TASKS, "mse"), jit_compile=QUICK_JIT)
+    model.fit(columns(), {task: np.ones((ROWS, 4)) for task in TASKS}, verbose=0)
+    tables = [w for w in model.get_layer("features").trainable_weights if w.shape == (10, 3)]
+    assert len({numpy_of(w).tobytes() for w in tables}) == len(TASKS) + 1
+    predictions = model.predict(columns(), verbose=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert_same(loaded.predict(columns(), verbose=0), predictions, atol=0)
+
+
 @keras.saving.register_keras_serializable(package="test_stream_features")
 class LateNormalization(keras.layers.Layer):
     """A network that creates a layer with adapted state in `build`."""
@@ -130,59 +217,25 @@ class LateNormalization(keras.layers.Layer):
         return self.normalization(inputs)
 
 
-def functional_of_normalization():
-    inputs = keras.Input((1,))
-    return keras.Model(inputs, keras.layers.Normalization()(inputs))
-
-
-ADAPTED = {
-    "layer": lambda: keras.layers.Normalization(mean=0.0, variance=1.0),
-    "discretization": lambda: keras.layers.Discretization(bin_boundaries=[0.0]),
-    "functional": functional_of_normalization,
-    "sequential": lambda: keras.Sequential([functional_of_normalization()]),
-    "block": lambda: pk.SequentialBlock([keras.layers.Normalization()]),
-    "wrapper": lambda: keras.layers.TimeDistributed(keras.layers.Normalization()),
+UNADAPTED = {
+    "layer": keras.layers.Normalization,
+    "functional": lambda: functional(keras.layers.Normalization()),
+    "boundaries": lambda: keras.layers.Discretization(num_bins=3),
+    "lookup": lambda: keras.Sequential([keras.layers.IntegerLookup()]),
+    "block": lambda: pk.SequentialBlock([adapted(keras.layers.Normalization())]),
+    "created_in_build": LateNormalization,
 }
-ADAPTED_MESSAGE = (
-    r"^feature_block must not contain layers with `adapt`, .* contains \[<{}.*\]\. Apply them "
-    r"to the inputs, before StreamFeatures\. Received: feature_block=<"
-)
 
 
-@once
-@pytest.mark.parametrize("name", list(ADAPTED))
-def test_layers_with_adapted_state_are_refused(name):
-    kind = "Discretization" if name == "discretization" else "Normalization"
-    network = ADAPTED[name]()
-    check_refused(lambda: make(feature_block=network), ValueError, ADAPTED_MESSAGE.format(kind))
-
-
-@once
-def test_layers_with_adapted_state_that_a_network_creates_later_are_refused():
-    layer = make(feature_block=LateNormalization())
+@pytest.mark.parametrize("name", list(UNADAPTED))
+def test_layers_without_an_adapted_state_are_refused(name):
+    network = UNADAPTED[name]()
     check_refused(
-        lambda: layer(features(2, 3)), ValueError, ADAPTED_MESSAGE.format("Normalization")
+        lambda: make(feature_block=network)(prices()),
+        ValueError,
+        r"^feature_block must have adapted layers, but '.*' has no state\. Call its `adapt` .*"
+        r"Functional or Sequential model, .*Received: feature_block=<",
     )
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="only TensorFlow has strings")
-def test_lookups_of_strings_are_refused():
-    for lookup in (keras.layers.StringLookup(vocabulary=["a"]), keras.layers.TextVectorization()):
-        check_refused(
-            lambda lookup=lookup: make(feature_block=lookup),
-            ValueError,
-            ADAPTED_MESSAGE.format(type(lookup).__name__),
-        )
-
-
-def test_a_normalization_before_it_is_saved_and_cloned(tmp_path):
-    inputs, scale = symbols(), keras.layers.Normalization()
-    scale.adapt(columns()["price"])
-    scaled = {"item": inputs["item"], "price": scale(inputs["price"])}
-    model = keras.Model(inputs, make(name="features")(scaled))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert_same(numpy_of(loaded(columns())), numpy_of(model(columns())), atol=0)
 
 
 SEEDS = {
@@ -422,18 +475,6 @@ def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, tmp_path):
     loaded = keras.models.load_model(tmp_path / "model.keras")
     for copy in (loaded, keras.models.clone_model(model)):
         assert sorted(w.path for w in copy.trainable_weights) == expected
-
-
-def test_copies_are_quantized_and_saved_quantized(tmp_path, monkeypatch):
-    monkeypatch.setattr(gc, "collect", lambda: 0)  # slow: Keras calls it for each quantized layer
-    model = model_of(make(name="features"))
-    x = columns()
-    model.quantize("int8")
-    layer = model.get_layer("features")
-    assert [copy.get_layer("dense").quantization_mode for copy in layer.layers] == ["int8"] * 4
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)
 
 
 # Files, summary, inspection.

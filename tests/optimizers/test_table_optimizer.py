@@ -171,13 +171,6 @@ def test_custom_optimizers_keep_their_class():
     assert config["config"]["optimizer_map"]["config"]["default_optimizer"]["class_name"] == "Mine"
 
 
-@once
-def test_an_older_keras_is_refused(monkeypatch):
-    monkeypatch.delattr(keras.optimizers, "MultiOptimizer")
-    with pytest.raises(RuntimeError, match=r"needs Keras 3\.15.*Received: keras\.__version__="):
-        pk.table_optimizer()
-
-
 REFUSED = {
     "unknown_name": (("nadamm",), ValueError, r"optimizer must be known to Keras: .*'nadamm'$"),
     "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be an optimizer of Keras"),
