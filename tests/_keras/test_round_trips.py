@@ -1,5 +1,5 @@
-"""Models are equal after any sequence of saving, loading, cloning, copying, freezing, transfer,
-training and quantization.
+"""Models are equal after any sequence of saving, loading, cloning, copying, freezing, transfer and
+training.
 
 Random chains of these steps are applied to random models (see `tests._keras.random_models`). After
 each step, predictions, paths of weights, trainable weights and loss weights are the same as before.
@@ -10,7 +10,6 @@ steps of the chains.
 """
 
 import copy
-import gc
 import os
 import pickle
 import re
@@ -25,7 +24,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests._keras.random_models import ALONE, ROWS, WIDTH, OwnModel, TwoDense, models
+from tests._keras.random_models import ALONE, ROWS, WIDTH, OwnModel, models
 from tests.helpers import features, numpy_of
 from tests.models import heads_of
 
@@ -37,12 +36,6 @@ X = features(ROWS, WIDTH)
 pytestmark = pytest.mark.skipif(
     BACKEND == "tensorflow", reason="TensorFlow compiles each model, which is slow"
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_garbage_collection(monkeypatch):
-    """Disable the garbage collection that Keras runs after quantizing each layer. It is slow."""
-    monkeypatch.setattr(gc, "collect", lambda: 0)
 
 
 # State of a model.
@@ -65,27 +58,6 @@ def is_trained(model):
 def values(model):
     """Return the values of all weights, except gate statistics, which are not saved."""
     return {path_of(weight): numpy_of(weight) for weight in model.weights if weight.name != "sums"}
-
-
-def is_loaded_quantized(layer, is_in_config=True):
-    """Return whether a file keeps a layer quantized.
-
-    In Keras, it does not for custom layers with inner layers, and not for Dense layers that are not
-    in the config of the model. It does not for a Gate outside a CGCBlock either.
-    """
-    kept = pk.CGCBlock | pk.SharedBottomBlock | pk.StreamFeatures | pk.ExpertBlock | pk.Head
-    if isinstance(layer, kept):
-        return True
-    if isinstance(layer, pk.Gate | TwoDense):
-        return False
-    if isinstance(layer, keras.layers.Dense):
-        return is_in_config
-    is_in_config = is_in_config and not isinstance(layer, OwnModel)
-    return all(is_loaded_quantized(inside, is_in_config) for inside in layer._layers)
-
-
-def is_quantized(model):
-    return any(layer.quantization_mode for layer in model._flatten_layers())
 
 
 # Training.
@@ -148,7 +120,7 @@ def assert_equal(actual, expected):
 
 def assert_unique_paths(model):
     assert len({weight.path for weight in model.weights}) == len(model.weights)
-    if BACKEND == "torch" and not is_quantized(model):  # a loaded one also has the old kernels
+    if BACKEND == "torch":
         variables = {id(variable.value) for variable in model.variables}
         assert {id(parameter) for parameter in model.parameters()} == variables
 
@@ -191,10 +163,8 @@ class Trip:
         train(self.model)
 
     def new_model(self):
-        """Create a new model with the same frozen and quantized layers."""
+        """Create a new model with the same frozen layers."""
         model = self.recipe()
-        if is_quantized(self.model):
-            model.quantize("int8")
         layers, frozen = model._flatten_layers(), self.model._flatten_layers()
         for layer, other in zip(layers, frozen, strict=True):
             if layer.trainable != other.trainable:
@@ -214,17 +184,17 @@ class Trip:
 def save_and_load(trip):
     trip.model.save(trip.folder / "model.keras")
     model = keras.models.load_model(trip.folder / "model.keras")
-    trip.replace_model(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=True)
 
 
 def deep_copy(trip):
     model = copy.deepcopy(trip.model)
-    trip.replace_model(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=True)
 
 
 def unpickle(trip):
     model = pickle.loads(pickle.dumps(trip.model))
-    trip.replace_model(model, with_optimizer=not is_quantized(model))
+    trip.replace_model(model, with_optimizer=True)
 
 
 def load_weights_into_a_new_model(trip):
@@ -235,8 +205,8 @@ def load_weights_into_a_new_model(trip):
 
 
 def clone(trip):
-    if isinstance(trip.model, OwnModel) or is_quantized(trip.model):
-        hypothesis.event("no clone of a subclassed or quantized model")
+    if isinstance(trip.model, OwnModel):
+        hypothesis.event("no clone of a subclassed model")
         return
     model = keras.models.clone_model(trip.model)
     model.set_weights(trip.model.get_weights())
@@ -244,8 +214,6 @@ def clone(trip):
 
 
 def transfer(trip):
-    if is_quantized(trip.model):
-        return
     model = trip.new_model()
     done = pk.transfer_weights(trip.model, model)
     assert (done.new, done.left_out) == ((), {})
@@ -254,14 +222,6 @@ def transfer(trip):
 
 def train_twice(trip):
     train(trip.model)
-    train(trip.model)
-
-
-def quantize(trip):
-    if is_quantized(trip.model) or not is_loaded_quantized(trip.model):
-        return
-    trip.model.quantize("int8")
-    compile_again(trip.model, trip.optimizer)
     train(trip.model)
 
 
@@ -295,7 +255,7 @@ class Freeze:
 freezes = st.builds(Freeze, st.integers(0, 100), st.booleans())
 others = [
     *(save_and_load, deep_copy, unpickle, load_weights_into_a_new_model, clone, transfer),
-    *(train_twice, quantize),
+    train_twice,
 ]
 steps = st.one_of(freezes, *map(st.just, others))
 
