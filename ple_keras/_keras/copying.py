@@ -116,9 +116,9 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         reason = reason.partition(" Full object config")[0].rstrip(" .\n")
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config: {reason}. "
-            f"Give it get_config, and an __init__ that passes **kwargs, such as name, to that of "
+            "Give it get_config, and an __init__ that passes **kwargs, such as name, to that of "
             f"keras.layers.Layer. Write {REGISTER} above its class and its functions. Replace a "
-            f"lambda by such a function, and a Lambda by a custom layer. "
+            "lambda by such a function, and a Lambda by a custom layer. "
             f"Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}

@@ -54,7 +54,7 @@ for function in CUSTOM.values():
 
 
 def custom(name):
-    """Return the custom function with a name, which tests may replace in CUSTOM."""
+    """Return the custom function with a name."""
     return CUSTOM[name]
 
 
