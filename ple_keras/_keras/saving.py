@@ -49,11 +49,6 @@ def serialize_children(
     return children
 
 
-def deserialize_children(children: Sequence[Any]) -> list[keras.Layer]:
-    """Deserialize a container's children. Only marked ones are built."""
-    return [keras.saving.deserialize_keras_object(child) for child in children]
-
-
 def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
     """Return a config without the shapes that layers were built with, at any depth.
 
@@ -67,13 +62,11 @@ def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
         return type(config)(remove_build_shapes(item, keep_marked) for item in config)
     if not isinstance(config, Mapping):
         return config
-    if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT)):
+    if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT) is True):
         return dict(config)
-    return {
-        key: remove_build_shapes(value, keep_marked)
-        for key, value in without_build_keys(config).items()
-        if key != CAME_BUILT
-    }
+    if "class_name" in config or "layers" in config:  # and not a dict by task
+        config = {k: v for k, v in without_build_keys(config).items() if k != CAME_BUILT}
+    return {key: remove_build_shapes(value, keep_marked) for key, value in config.items()}
 
 
 def write_text(store: Store, key: str, text: str) -> None:

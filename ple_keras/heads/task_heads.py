@@ -22,7 +22,6 @@ from ple_keras._keras.registration import register
 from ple_keras._keras.saving import (
     built_names,
     check_names,
-    deserialize_children,
     save_names,
     serialize_children,
 )
@@ -679,7 +678,8 @@ class TaskHeads(BaseLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return super().from_config({**config, "heads": deserialize_children(config["heads"])})
+        heads = keras.saving.deserialize_keras_object(config["heads"])
+        return super().from_config({**config, "heads": heads})
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:

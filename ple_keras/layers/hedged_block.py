@@ -10,7 +10,7 @@ from ple_keras._checks import check_keys
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
+from ple_keras._keras.saving import built_names, serialize_children
 from ple_keras._typing import (
     LayerLike,
     Nested,
@@ -218,7 +218,8 @@ class HedgedBlock(BaseLayer):
     def from_config(cls, config: dict[str, Any]) -> Any:
         branches = config["branches"]
         if branches is not None:
-            branches = dict(zip(branches, deserialize_children([*branches.values()])))
+            blocks = keras.saving.deserialize_keras_object([*branches.values()])
+            branches = dict(zip(branches, blocks))
         return super().from_config({**config, "branches": branches})
 
 

@@ -9,7 +9,7 @@ import keras
 from ple_keras._checks import check_bool, check_int
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import built_names, deserialize_children, serialize_children
+from ple_keras._keras.saving import built_names, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate_inputs import STREAM, GatedBlock, shape_of
@@ -216,7 +216,9 @@ class SequentialBlock(GatedBlock):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        return super().from_config({**config, "layers": deserialize_children(config["layers"])})
+        return super().from_config(
+            {**config, "layers": keras.saving.deserialize_keras_object(config["layers"])}
+        )
 
 
 def _takes(layer: keras.Layer, argument: str) -> bool:
