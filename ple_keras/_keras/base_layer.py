@@ -48,7 +48,9 @@ class BaseLayer(keras.Layer):
         self._was_trainable = self.trainable
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._arguments and name in vars(self):
+        if name in self._arguments and (
+            name in vars(self) or isinstance(getattr(type(self), name, None), property)
+        ):
             raise AttributeError(
                 f"{name} of {self.name!r} can't be changed. Create a new layer, "
                 f"`{type(self).__name__}(...)`, and copy the weights with `transfer_weights`. "
