@@ -13,7 +13,8 @@ from ple_keras._typing import Logs
 from ple_keras.inspection.levels import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
-Figures = dict[str, float]
+# By level and gate: the sums of the means of experts, entropy and largest weight; the count.
+Sums = dict[tuple[str, str], np.ndarray]
 
 
 class GateWeightsLogger(keras.callbacks.Callback):
@@ -48,7 +49,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     Raises:
         TypeError: If `path` is not a path.
         ValueError: In `fit`, if no gate of the model has statistics, the folder of `path` does not
-            exist, or `path` is something other than a file of this callback.
+            exist, or `path` is a file of another program.
 
     Example:
 
@@ -73,16 +74,17 @@ class GateWeightsLogger(keras.callbacks.Callback):
             self.path = None if path is None else Path(path)
         except TypeError as error:
             raise TypeError(f"path must be a path or None. Received: path={path!r}") from error
-        self._rows: dict[int, Figures] = {}
-        self._training: np.ndarray | None = None
-        self._validation: np.ndarray | None = None
+        self._training: Sums | None = None
+        self._validation: Sums | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._rows = {}
         if self.path:
-            _check_path(self.path)
-        if self.model.built:  # on TensorFlow, an unbuilt model is built only in its first step
-            self._levels()
+            if not self.path.parent.is_dir() or self.path.is_dir():
+                raise ValueError(
+                    f"path must be a file in an existing folder. Received: path={str(self.path)!r}"
+                )
+            _read_rows(self.path)
+        self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._training = self._validation = None
@@ -96,21 +98,22 @@ class GateWeightsLogger(keras.callbacks.Callback):
         self._validation = self._sums()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self._levels()
-        logs = logs if logs is not None else {}
-        # NaN if an earlier logger in the list has read and reset the statistics.
-        figures = {
-            key: logs.get(key, value) if math.isnan(value) else value
-            for key, value in self._figures().items()
-        }
-        logs.update(figures)
+        logs = {} if logs is None else logs
+        figures = self._figures()
+        for key, value in figures.items():
+            logs.setdefault(key, value)  # an earlier logger has reset the statistics
         if self.path:
-            self._write(self.path, epoch, figures)
+            _write_row(self.path, epoch, {key: logs[key] for key in figures})
 
     def _levels(self) -> dict[str, CGCBlock]:
         """Return the levels with statistics. On JAX, access to self.model updates variables."""
-        levels = _tracking_levels(self.model)
-        if not levels:
+        levels = {
+            key: block
+            for key, block in find_levels(self.model).items()
+            if block.enable_gate_weights_metrics
+        }
+        # On TensorFlow, an unbuilt model is built only in its first step.
+        if not levels and self.model.built:
             raise ValueError(
                 "GateWeightsLogger needs a model with gate statistics: create its PLEBlock, "
                 "MMoEBlock or CGCBlock with enable_gate_weights_metrics=True. "
@@ -119,56 +122,32 @@ class GateWeightsLogger(keras.callbacks.Callback):
         return levels
 
     def _reset(self) -> None:
-        for block in _tracking_levels(self.model).values():
+        for block in self._levels().values():
             block.reset_gate_statistics()
 
-    def _sums(self) -> np.ndarray:
-        """Return the statistics of all gates in this process, times the counts, and the counts."""
-        sums = [np.zeros(0)]
-        for block in _tracking_levels(self.model).values():
-            statistics = block.gate_statistics() if block.built else {}
-            for gate, experts in block.gate_experts.items():
-                of_gate = statistics.get(gate)
-                sums.append(_weighted_sums(of_gate) if of_gate else np.zeros(_num_sums(experts)))
-        return np.concatenate(sums)
+    def _sums(self) -> Sums:
+        """Return the statistics of each gate in this process, times the count, and the count."""
+        sums = {}
+        for level, block in self._levels().items():
+            for gate, found in (block.gate_statistics() if block.built else {}).items():
+                means, count = [*found["mean"], found["entropy"], found["max"]], found["count"]
+                sums[level, gate] = np.append(np.nan_to_num(means) * count, count)
+        return sums
 
-    def _figures(self) -> Figures:
+    def _figures(self) -> dict[str, float]:
         """Return the figures of the epoch over all processes, which wait for each other here."""
-        training = self._sums() if self._training is None else self._training
-        validation = np.zeros_like(training) if self._validation is None else self._validation
-        training, validation = _sum_over_processes(np.stack([training, validation]))
-        figures = self._figures_of(training)
-        if self._validation is not None or validation.any():
-            figures |= {f"val_{key}": value for key, value in self._figures_of(validation).items()}
+        training = self._training or self._sums()
+        validation = self._validation or {gate: 0 * sums for gate, sums in training.items()}
+        levels, figures = self._levels(), {}
+        for prefix, by_gate in (("gate", training), ("val_gate", validation)):
+            for (level, gate), of_process in by_gate.items():
+                sums = _sum_over_processes(of_process)
+                if prefix == "val_gate" and self._validation is None and not sums[-1]:
+                    continue
+                names = [*levels[level].gate_experts[gate], "entropy", "max"]
+                for name, mean in zip(names, sums[:-1] / (sums[-1] or math.nan), strict=True):
+                    figures[f"{prefix}/{level}/{gate}/{name}"] = float(mean)
         return figures
-
-    def _figures_of(self, sums: np.ndarray) -> Figures:
-        """Return figures by key from the result of `_sums`, without blocks that never ran."""
-        figures = {}
-        for level, block in _tracking_levels(self.model).items():
-            for gate, experts in block.gate_experts.items():
-                of_gate, sums = np.split(sums, [_num_sums(experts)])
-                if block.built:
-                    means = of_gate[:-1] / (of_gate[-1] or math.nan)
-                    for name, mean in zip([*experts, "entropy", "max"], means, strict=True):
-                        figures[f"gate/{level}/{gate}/{name}"] = float(mean)
-        return figures
-
-    def _write(self, path: Path, epoch: int, figures: Figures) -> None:
-        """Write the whole file, since validation may add columns that earlier epochs lack.
-
-        A process that is killed meanwhile leaves the file as it was.
-        """
-        if not self._rows:
-            self._rows = {row: old for row, old in _read_rows(path).items() if row < epoch}
-        self._rows[epoch] = figures
-        columns = dict.fromkeys(key for row in self._rows.values() for key in row)
-        unfinished = path.with_name(f"{path.name}.unfinished")
-        with unfinished.open("w", newline="") as file:
-            writer = csv.DictWriter(file, ["epoch", *columns])
-            writer.writeheader()
-            writer.writerows({"epoch": row, **values} for row, values in self._rows.items())
-        unfinished.replace(path)
 
 
 def _sum_over_processes(values: np.ndarray) -> np.ndarray:
@@ -187,47 +166,31 @@ def _sum_over_processes(values: np.ndarray) -> np.ndarray:
     return np.asarray(keras.ops.convert_to_numpy(total))
 
 
-def _num_sums(experts: list[str]) -> int:
-    """Return the length of `_weighted_sums`: a mean per expert, and three more."""
-    return len(experts) + 3
+def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
+    """Write the whole file, since validation may add columns that earlier epochs lack.
+
+    A process that is killed meanwhile leaves the file as it was.
+    """
+    rows = [row for row in _read_rows(path) if int(row["epoch"]) < epoch]
+    rows.append({"epoch": epoch, **figures})
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, dict.fromkeys(key for row in rows for key in row))
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.replace(path)
 
 
-def _weighted_sums(statistics: dict[str, Any]) -> np.ndarray:
-    """Return a gate's statistics times the number of examples, and this number."""
-    count = statistics["count"]
-    means = np.array([*statistics["mean"], statistics["entropy"], statistics["max"]])
-    return np.append(means * count if count else np.zeros_like(means), count)
-
-
-def _tracking_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    levels = find_levels(model)
-    return {key: block for key, block in levels.items() if block.enable_gate_weights_metrics}
-
-
-def _check_path(path: Path) -> None:
-    """Check that `path` can be a file, and is not a file of another program."""
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(f"path must be a file in an existing folder. Received: path={str(path)!r}")
-    _read_rows(path)
-
-
-def _read_rows(path: Path) -> dict[int, Any]:
-    """Return the lines of the file by epoch; an empty dict if there is no file."""
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of the file, if there is one; refuse a file of another program."""
     if not path.exists():
-        return {}
+        return []
     with path.open(newline="") as file:
-        try:
-            reader = csv.DictReader(file)
-            if not all(map(_is_own_column, reader.fieldnames or ())):
-                raise ValueError(f"columns {reader.fieldnames}")
-            return {int(row.pop("epoch")): row for row in reader}
-        except (KeyError, TypeError, ValueError) as error:
+        reader = csv.DictReader(file)
+        columns = reader.fieldnames or ()
+        if not all(name == "epoch" or name.startswith(("gate/", "val_gate/")) for name in columns):
             raise ValueError(
-                "path must be a new file or a file of this callback, with a column "
-                '"epoch" and columns of gates only. '
-                f"Received: path={str(path)!r}, {error}"
-            ) from error
-
-
-def _is_own_column(name: str) -> bool:
-    return name == "epoch" or name.startswith(("gate/", "val_gate/"))
+                'path must be a new file or a file of this callback, with a column "epoch" and '
+                f"columns of gates only. Received: path={str(path)!r}, with columns {columns}"
+            )
+        return list(reader)

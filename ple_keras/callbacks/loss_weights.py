@@ -1,6 +1,5 @@
 """Callbacks that schedule and log loss weights."""
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,13 +15,13 @@ from ple_keras.heads.task_heads import TaskHeads
 class LossWeightLogger(keras.callbacks.Callback):
     """Callback that logs the loss weight of each task at the end of each epoch.
 
-    The key is `loss_weight/{task}`, and the value is the factor of `{task}_loss` in `loss`. If two
-    TaskHeads have a task with the same name, the key is `loss_weight/{name of the layer}/{task}`.
-    Use it with learned weights, `TaskHeads(heads, loss_weighting="uncertainty")`. Schedules log
-    the weights themselves.
+    The key is `loss_weight/{task}`, and the value is the factor of `{task}_loss` in `loss`. Use it
+    with learned weights, `TaskHeads(heads, loss_weighting="uncertainty")`. Schedules log the
+    weights themselves.
 
     Raises:
-        ValueError: In `fit`, if the model has no TaskHeads, or was compiled with other losses.
+        ValueError: In `fit`, if the model does not have one TaskHeads, or was compiled with other
+            losses.
 
     Example:
 
@@ -39,31 +38,24 @@ class LossWeightLogger(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         self._task_heads()
-        if self.model.loss is not None:
-            raise ValueError(
-                "model must be trained with the losses of its TaskHeads, such as a MultiTaskModel, "
-                "since losses in compile do not have its weights. "
-                f"Received: model.loss={self.model.loss!r}"
-            )
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        layers = self._task_heads()
-        tasks = [task for heads in layers for task in heads.trained_tasks]
-        for heads in layers:
-            for task, weight in heads.loss_weights().items():
-                name = task if tasks.count(task) == 1 else f"{heads.name}/{task}"
-                if logs is not None:
-                    logs[f"loss_weight/{name}"] = weight
+        weights = self._task_heads().loss_weights()
+        if logs is not None:
+            logs.update({f"loss_weight/{task}": weight for task, weight in weights.items()})
 
-    def _task_heads(self) -> list[TaskHeads]:
+    def _task_heads(self) -> TaskHeads:
         # On JAX, access to self.model in every hook updates the variables.
         found = find_layers(self.model, TaskHeads)
-        if not found:
+        loss = getattr(self.model, "loss", None)
+        if len(found) != 1 or loss is not None:
             raise ValueError(
-                f"{type(self).__name__} needs a model with a TaskHeads layer. "
-                f"Received: model={self.model!r}"
+                f"{type(self).__name__} needs a model that is trained with the losses of its "
+                "TaskHeads, such as a MultiTaskModel, and compiled without losses. "
+                f"Received: model={self.model!r}, model.loss={loss!r}"
             )
-        return found
+        heads: TaskHeads = found[0]
+        return heads
 
 
 class LossWeightSchedule(LossWeightLogger):
@@ -78,7 +70,7 @@ class LossWeightSchedule(LossWeightLogger):
             Keras.
 
     Raises:
-        TypeError: If `fn` can't be called in this form. In `fit`, if it does not return a number.
+        TypeError: In `fit`, if `fn` can't be called in this form, or does not return a number.
         ValueError: In `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
 
     Example:
@@ -90,28 +82,16 @@ class LossWeightSchedule(LossWeightLogger):
 
     def __init__(self, fn: Callable[[str, int], float]) -> None:
         super().__init__()
-        _check_takes_task_and_epoch(fn)
         self.fn = fn
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        for heads in self._task_heads():
-            heads.multiply_loss_weights(
-                {
-                    task: check_not_negative(self.fn(task, epoch), f"fn({task!r}, {epoch})")
-                    for task in heads.trained_tasks
-                }
-            )
-
-
-def _check_takes_task_and_epoch(fn: Callable[[str, int], float]) -> None:
-    try:
-        inspect.signature(fn).bind("task", 0)
-    except ValueError:  # some builtins have no signature
-        return
-    except TypeError as error:
-        raise TypeError(
-            f"fn must be a function fn(task, epoch): {error}. Received: fn={fn!r}"
-        ) from error
+        heads = self._task_heads()
+        heads.multiply_loss_weights(
+            {
+                task: check_not_negative(self.fn(task, epoch), f"fn({task!r}, {epoch})")
+                for task in heads.trained_tasks
+            }
+        )
 
 
 class LossWeightDecay(LossWeightSchedule):
@@ -153,8 +133,7 @@ class LossWeightDecay(LossWeightSchedule):
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         if isinstance(self.gamma, dict):
-            tasks = [task for heads in self._task_heads() for task in heads.trained_tasks]
-            check_known_keys(self.gamma, tasks, "gamma")
+            check_known_keys(self.gamma, self._task_heads().trained_tasks, "gamma")
 
     def _multiplier(self, task: str, epoch: int) -> float:
         gamma = self.gamma.get(task, 1.0) if isinstance(self.gamma, dict) else self.gamma

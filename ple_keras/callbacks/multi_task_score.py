@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from ple_keras._checks import check_number, short_repr, warn_user
+from ple_keras._checks import check_number, short_repr
 from ple_keras._typing import Logs
 
 
@@ -51,21 +51,9 @@ class MultiTaskScore(keras.callbacks.Callback):
         missing = [key for key in self.weights if key not in logs]
         has_validation = any(key.startswith("val_") for key in logs)
         if not has_validation and any(key.startswith("val_") for key in missing):
-            self._has_skipped = True
             return
         if missing:
             raise ValueError(
                 f"weights must have keys of the logs, {sorted(logs)}. Received: weights={missing}"
             )
         logs[self.name] = sum(weight * float(logs[key]) for key, weight in self.weights.items())
-        self._has_scored = True
-
-    def on_train_begin(self, logs: Logs = None) -> None:
-        self._has_skipped = self._has_scored = False
-
-    def on_train_end(self, logs: Logs = None) -> None:
-        if self._has_skipped and not self._has_scored:
-            warn_user(
-                f"{self.name!r} was not logged, since there was no validation: "
-                "pass validation_data to fit"
-            )

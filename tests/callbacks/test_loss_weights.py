@@ -1,6 +1,5 @@
 """Loss weights that callbacks schedule and log."""
 
-import functools
 import re
 
 import keras
@@ -21,7 +20,6 @@ from tests.models import (
 )
 from tests.pairs import fewer
 from tests.processes import ROOT
-from tests.refusals import check_refused
 
 
 @pytest.fixture
@@ -164,7 +162,7 @@ def test_callbacks_work_with_a_copied_model_that_has_not_run(make, tmp_path):
 def test_a_model_that_was_compiled_with_losses_is_refused(model, callback):
     plain = keras.Model(model.input, model.output)
     plain.compile("sgd", {"click": "mse", "time": "mse"})
-    with pytest.raises(ValueError, match=r"such as a MultiTaskModel.*Received: model\.loss="):
+    with pytest.raises(ValueError, match=r"such as a MultiTaskModel.* model\.loss=\{"):
         fit_validated(plain, callback)
 
 
@@ -231,32 +229,9 @@ def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
 
 
 @once
-@pytest.mark.parametrize(
-    "fn",
-    [
-        0.5,
-        "fn",
-        lambda: 1.0,
-        lambda epoch: 1.0,
-        lambda task, epoch, logs: 1.0,
-        lambda task, epoch, *, temperature: 1.0,
-        lambda *, task, epoch: 1.0,
-        functools.partial(lambda task, epoch: 1.0, epoch=2),
-    ],
-)
-def test_a_schedule_must_be_a_function_of_a_task_and_an_epoch(fn):
-    message = r"fn must be a function fn\(task, epoch\): .*Received: fn=."
-    check_refused(lambda: pk.LossWeightSchedule(fn), TypeError, message)
-
-
-def test_a_builtin_without_a_signature_is_accepted():
-    assert pk.LossWeightSchedule(max).fn is max
-
-
-@once
 @pytest.mark.parametrize("callback", [pk.LossWeightLogger(), pk.LossWeightDecay(0.5)])
 def test_a_model_without_heads_is_refused(callback):
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     model.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    with pytest.raises(ValueError, match=r"needs a model with a TaskHeads.*Received: model="):
+    with pytest.raises(ValueError, match=r"needs a model that is trained .*Received: model="):
         model.fit(np.ones((2, 3)), np.ones((2, 1)), callbacks=[callback], verbose=0)
