@@ -30,7 +30,7 @@ PARTS = {
         "ple_keras.inspection.task_figures.TaskFigures",
         "ple_keras.inspection.task_report.TaskTraining",
         "ple_keras.inspection.task_report.BranchUse",
-        "ple_keras.inspection.task_gradients.Conflict",
+        "ple_keras.inspection.gradient_conflict.Conflict",
     ],
 }
 # Pictures that functions draw, by path below docs/.

@@ -1,6 +1,5 @@
 """Iteration over any form of data that Keras takes."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
@@ -26,6 +25,7 @@ class Batches:
         y: Arrays; None with batches.
         batch_size: The number of rows per batch, for arrays only; None for `default`.
         default: The default batch size; None for all rows in one batch.
+        argument: The name of `x` in messages on batches.
 
     Attributes:
         given: `x`.
@@ -34,7 +34,7 @@ class Batches:
     Raises:
         TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
         ValueError: If arrays are empty or differ in length, or `batch_size` is below 1. If `y` or
-            `batch_size` is given with batches, or a PyDataset has no number of batches.
+            `batch_size` is given with batches. In iteration, if there is no batch.
     """
 
     def __init__(
@@ -43,36 +43,34 @@ class Batches:
         y: Nested = None,
         batch_size: int | None = None,
         default: int | None = DEFAULT_SIZE,
+        argument: str = "x",
     ) -> None:
-        self.given, self.has_weights = x, False
-        size = default
-        if batch_size is not None:
-            size = check_int(batch_size, "batch_size", minimum=1)
-        self._has_arrays = not is_dataset(x)
-        if self._has_arrays:
-            leaves = keras.tree.flatten(x)
-            if not leaves or not all(map(_is_array, leaves)):
-                raise TypeError(
-                    "x must be arrays, dicts or lists of arrays, or batches. "
-                    f"Received: x={short_repr(x)}"
+        self.given, self.has_weights, self._argument = x, False, argument
+        self._data: Any = x
+        self._is_dataset = is_dataset(x)
+        if self._is_dataset:
+            if y is not None or batch_size is not None:
+                raise ValueError(
+                    f"y and batch_size must be None if {argument} consists of batches. "
+                    f"Received: y={short_repr(y)}, batch_size={batch_size!r}"
                 )
-            self._data: Any = _map_arrays(to_numpy, (x, y))
-            for argument, given, arrays in zip("xy", (x, y), self._data):
-                _check_arrays(given, arrays, argument)
-            self._rows = _number_of_rows(self._data)
-            self._size = size or self._rows
             return
-        if y is not None or batch_size is not None:
-            raise ValueError(
-                "y and batch_size must be None if x consists of batches. "
-                f"Received: y={short_repr(y)}, batch_size={batch_size!r}"
+        if not all(map(_is_array, keras.tree.flatten(x) or [x])):
+            raise TypeError(
+                "x must be arrays, dicts or lists of arrays, or batches. "
+                f"Received: x={short_repr(x)}"
             )
-        if isinstance(x, keras.utils.PyDataset) and x.num_batches is None:
+        self._data = _map_arrays(to_numpy, (x, y))
+        arrays = [array for array in keras.tree.flatten(self._data) if array is not None]
+        rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
+        if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x must have a known number of batches, but its num_batches is None. "
-                f"Received: x={x!r}"
+                "x and y must hold arrays, not lists, with the same number of rows, at least 1. "
+                f"Received: rows={sorted(rows)}"
             )
-        self._data = x
+        self._rows = rows.pop()
+        size = default or self._rows
+        self._size = size if batch_size is None else check_int(batch_size, "batch_size", minimum=1)
 
     def __len__(self) -> int:
         """Return the number of batches.
@@ -80,30 +78,33 @@ class Batches:
         Raises:
             TypeError: If it is unknown.
         """
-        if self._has_arrays:
+        if not self._is_dataset:
             return -(-self._rows // self._size)
-        if isinstance(self._data, keras.utils.PyDataset):
-            return int(self._data.num_batches)
-        return len(self._data)
+        is_indexed = isinstance(self._data, keras.utils.PyDataset)
+        return int(self._data.num_batches) if is_indexed else len(self._data)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        if self._has_arrays:
+        if not self._is_dataset:
             for start in range(0, self._rows, self._size):
-                rows = slice(start, start + self._size)
-                yield _map_arrays(itemgetter(rows), self._data)
+                yield _map_arrays(itemgetter(slice(start, start + self._size)), self._data)
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
             batches = map(batches.__getitem__, range(len(self)))
+        batch = None
         for batch in batches:
             x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
             self.has_weights |= weights is not None
             yield _map_arrays(to_numpy, (x, y))
+        if batch is None:
+            raise ValueError(
+                f"{self._argument} must hold at least one batch. "
+                f"Received: {self._argument}={short_repr(self.given)}"
+            )
 
 
-@contextmanager
-def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Iterator[Any]]:
-    """Open an iterator over the first batches `(x, y)` of a dataset, which later reads repeat.
+def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[Any]:
+    """Return an iterator over the first batches `(x, y)` of a dataset.
 
     Args:
         data: A dataset of batches, as for `is_dataset`.
@@ -121,12 +122,7 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[It
             "lose the batches that are checked: arrays, a tf.data.Dataset, a PyDataset, a "
             f"DataLoader or another iterable. Received: {argument}={short_repr(data)}"
         )
-    states = [(generator, generator.get_state()) for generator in _torch_generators(data)]
-    try:
-        yield islice(Batches(data), steps)
-    finally:
-        for generator, state in states:
-            generator.set_state(state)
+    return islice(Batches(data, argument=argument), steps)
 
 
 @contextmanager
@@ -148,15 +144,6 @@ def refuse_steps(steps: int | None, argument: str) -> None:
         )
 
 
-def _torch_generators(data: Nested) -> list[Any]:
-    """Return the generators from which a DataLoader's iterator draws its seed and its order."""
-    torch = sys.modules.get("torch")
-    if torch is None:
-        return []
-    owned = [getattr(owner, "generator", None) for owner in (data, getattr(data, "sampler", None))]
-    return [torch.default_generator, *(each for each in owned if isinstance(each, torch.Generator))]
-
-
 def is_dataset(data: Nested) -> bool:
     """Return whether data are batches, not arrays, lists of numbers or a dict of them."""
     if isinstance(data, keras.utils.PyDataset):
@@ -175,22 +162,3 @@ def _is_array(value: object) -> bool:
 def _map_arrays(function: Callable[[Tensor], Tensor], data: Nested) -> Any:
     """Apply a function to every array; None stays None."""
     return keras.tree.map_structure(lambda leaf: None if leaf is None else function(leaf), data)
-
-
-def _check_arrays(given: Nested, arrays: Nested, argument: str) -> None:
-    if any(array is not None and array.ndim == 0 for array in keras.tree.flatten(arrays)):
-        raise TypeError(
-            f"{argument} must hold arrays, not numbers or lists of numbers. "
-            f"Received: {argument}={short_repr(given)}"
-        )
-
-
-def _number_of_rows(data: Nested) -> int:
-    arrays = [array for array in keras.tree.flatten(data) if array is not None]
-    rows = {len(array) for array in arrays}
-    if len(rows) > 1 or 0 in rows:
-        raise ValueError(
-            "all arrays in x and y must have the same number of rows, at least 1. "
-            f"Received: rows={sorted(rows)}"
-        )
-    return rows.pop()

@@ -20,6 +20,7 @@ from ple_keras._typing import Store, Tensor
 
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
+GraphCall = tuple[Any, list[Any], list[Any]]
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
@@ -145,6 +146,18 @@ def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
     """
     history = tensor._keras_history
     return history.operation, history.tensor_index
+
+
+def calls_in(model: keras.Layer) -> list[GraphCall]:
+    """Return the calls in a Functional or built Sequential model, in the order of computation.
+
+    A call is an operation, such as a layer, with its symbolic inputs and outputs. `layer.input` has
+    those of one call, and fails if there are several. Other layers have no calls. Keras 3.15.
+    """
+    graph = getattr(model, "_functional", model)
+    by_depth = getattr(graph, "_nodes_by_depth", {})
+    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    return [(n.operation, n.input_tensors, n.outputs) for n in nodes if not n.is_input]
 
 
 def serialize_loss(loss: Any) -> Any:

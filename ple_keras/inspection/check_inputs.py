@@ -1,16 +1,13 @@
 """Check of features before training."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from functools import partial
-from numbers import Number
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
+from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.batches import (
     Batches,
     first_batches,
@@ -18,22 +15,23 @@ from ple_keras._keras.batches import (
     naming_batches,
     refuse_steps,
 )
-from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.internals import GraphCall, calls_in, functional_outputs
 from ple_keras._keras.tensors import is_number, to_numpy
-from ple_keras._keras.walking import walk
-from ple_keras._typing import Nested, Tensor
-from ple_keras.inspection._observed_model import empty_data_error, failed_batch_error
-from ple_keras.labels.alignment import format_shape, shapes_match
-from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras._typing import Nested
+from ple_keras.inspection._observed_model import failed_batch_error
+from ple_keras.labels.alignment import check_dtype, format_shape, shapes_match
+from ple_keras.layers.stream_features import StreamFeatures
 
-TensorFunction = Callable[..., Tensor]
 LARGE = 100  # mean or standard deviation of a column of numbers
-MAX_ROWS = 1024  # of one call of the model; more rows are represented by some of them
-FIRST_ROWS = 32  # of these
 SCALE_ROWS = 100_000  # for means and deviations
-MAX_COLUMNS = 1000  # for which the rows with the smallest and largest value are found
-MAX_LARGE = 20  # columns of an array that are looked for in the inputs of layers
+MAX_ROWS = 1024  # of the call of the model; more rows are represented by some of them
+FIRST_ROWS = 32  # of these
+MAX_COLUMNS = 1000  # of an array whose rows with the smallest and largest values are among them
+# Layers and operations of Keras that keep all values.
+RESHAPES = {"Cast", "Concatenate", "ExpandDims", "Flatten", "Identity", "Permute", "Reshape"}
+RESHAPES |= {"Squeeze", "Stack", "Transpose"}
+Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
+Outputs = list[tuple[keras.Layer, np.ndarray]]  # of layers, and of the model
 
 
 def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
@@ -42,6 +40,9 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     The model is called without training: on all rows of a batch, or on some rows of large arrays,
     with the smallest and the largest value of each column among them. Its weights and statistics do
     not change.
+
+    Keys, shapes, dtypes, ids and scales are those of the inputs of a Functional model or a built
+    Sequential. Any other model is called only, and must be right about ids itself.
 
     Args:
         model: The model, compiled or not. If it is not built, the call builds it.
@@ -53,15 +54,16 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     Raises:
         TypeError: If `x` holds strings where the model needs numbers, or is neither arrays nor
             batches.
-        ValueError: If an input of a Functional model is missing, unknown or of another shape, or
-            the model fails. If numbers are NaN or infinite, and so are the predictions, or the
-            dtype of the input is an integer. If ids are not in the table of an `Embedding`, or
-            become others because they are fractions or too large for the dtype of the input. If
-            `x` is an iterator or has no row, or `steps` is given for arrays.
+        ValueError: If an input is missing, unknown or of another shape, or the model fails. If an
+            input of integers gets other numbers, or numbers that its dtype can't hold. If ids are
+            not in the table of an `Embedding` that reads an input, directly or through reshapes.
+            If a number is NaN or infinite, and so are the predictions of its row, or if a layer
+            returns such a value for a row without one, as a standardized head does before `adapt`.
+            If `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
         UserWarning: If a column with a mean or a standard deviation above 100 reaches a Dense layer
-            or a block as it is, or after a `Normalization` that was adapted to other data.
+            or a block, directly or through reshapes, or if a `Normalization` returns such a column.
 
     Example:
 
@@ -75,328 +77,187 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
+    warnings: dict[str, str] = {}
     if not is_dataset(x):
         refuse_steps(steps, "x")
         for batch, _ in Batches(x, default=None):
-            _check_batch(model, batch, set())
-        return
-    number, warned = 0, set[str]()
-    with first_batches(x, steps, "x") as batches:
-        for number, (batch, _) in enumerate(batches, start=1):
+            warnings = _check_batch(model, batch)
+    else:
+        for number, (batch, _) in enumerate(first_batches(x, steps, "x"), start=1):
             with naming_batches(f"batch {number}"):
-                _check_batch(model, batch, warned, f"In batch {number}: ")
-    if not number:
-        raise empty_data_error(x)
+                warnings = _check_batch(model, batch) | warnings
+    for warning in warnings.values():
+        warn_user(warning)
 
 
-def _check_batch(model: keras.Model, x: Nested, warned: set[str], where: str = "") -> None:
-    """Check arrays; `warned` has the arrays of earlier warnings, and gets those of new ones."""
-    specs, is_sequential = _input_specs(model), isinstance(model, keras.Sequential)
-    if specs and not is_sequential and isinstance(model.input, Mapping):
-        _check_keys(specs, x)
-    by_key: dict[Any, Any] = {**dict(enumerate(specs.values())), **specs}
-    numbers, ids, count = {}, {}, 0
+@np.errstate(all="ignore")  # of NaN and infinity
+def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
+    """Check arrays, and return warnings by the name of what is large."""
+    is_graph = isinstance(model, keras.Sequential) or functional_outputs(model) is not None
+    calls = calls_in(model) if is_graph else []
+    inputs = _inputs_by_key(model, x) if calls else {}
+    arrays: Arrays = {}
+    names: dict[int, list[str]] = {}
     for path, array in keras.tree.flatten_with_path(x):
-        name, count = "x" + "".join(f"[{key!r}]" for key in path), len(array)
-        spec = by_key.get(path[0] if path else 0)
-        if not is_sequential:  # which may take other shapes than in its first call
-            _check_shape(array, spec, name)
-        if is_number(str(array.dtype)):
-            numbers[name], ids[name] = array, _as_ids(array, spec)
-            if ids[name].dtype.kind in "iu":  # NaN becomes an integer, such as 0
-                _refuse_not_finite(array, name)
-        elif not _takes_strings(spec):
-            _refuse_strings(array, name)
-    if not count:
+        name, tensor = "x" + "".join(f"[{key!r}]" for key in path), inputs.get(*path[:1] or (0,))
+        _check_array(name, array, tensor)
+        arrays[name], names[id(tensor)] = array, [name]
+    readers = [*_readers(calls, names)]
+    for layer, read in readers:
+        if isinstance(layer, keras.layers.Embedding):
+            rule = f"be ids from 0 to {layer.input_dim - 1} for the Embedding {layer.name!r}"
+            for name in read:
+                ids = arrays[name]
+                _refuse((ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0), name, ids, rule)
+    numbers = {name: array for name, array in arrays.items() if is_number(str(array.dtype))}
+    rows = _representative_rows(numbers.values(), len(array))
+    outputs = _run(model, calls, keras.tree.map_structure(lambda array: array[rows], x))
+    _check_finite(numbers, rows, outputs, model)
+    return dict(_scale_warnings(arrays, readers, outputs))
+
+
+def _inputs_by_key(model: keras.Model, x: Nested) -> dict[Any, Any]:
+    """Return the symbolic inputs of a model by name and position."""
+    if not isinstance(model, keras.Sequential) and isinstance(model.input, Mapping):
+        if not isinstance(x, Mapping):  # whose columns Keras would swap
+            raise TypeError(
+                f"x must be a dict with the inputs of the model, {list(model.input)}. "
+                f"Received: x={short_repr(x)}"
+            )
+        check_keys(x, list(model.input), "x")
+        return {k: t for k, t in model.input.items() if isinstance(t, keras.KerasTensor)}
+    return {tensor.name: tensor for tensor in model.inputs} | dict(enumerate(model.inputs))
+
+
+def _check_array(name: str, array: np.ndarray, tensor: Any) -> None:
+    """Check an array for a symbolic input, which is None if it is unknown."""
+    if not len(array):
         raise ValueError("x must hold at least one row. Received: rows=0")
-    rows = _representative_rows(numbers, count)
-    observer = _Observer(numbers, ids, rows)
-    chosen = keras.tree.map_structure(lambda array: array[rows], x)
-    try:
-        if not model.built:
-            model(keras.tree.map_structure(_symbolic, chosen))
-        with observer.observing(model):
-            outputs = model(chosen)
-    except Exception as error:
-        raise failed_batch_error(x, error) from error
-    if observer.wrong_id and not observer.is_id_found:
-        outputs = [math.nan]  # an id that is NaN becomes a wrong number
-    _check_finite(numbers, rows, [to_numpy(y) for y in keras.tree.flatten(outputs)])
-    if observer.wrong_id:
-        raise ValueError(observer.wrong_id)
-    for name, message in observer.messages.items():
-        if name not in warned:
-            warn_user(where + message)
-            warned.add(name)
-
-
-def _input_specs(model: keras.Model) -> dict[str, Any]:
-    """Return the symbolic inputs of a Functional or Sequential model by name; {} for others."""
-    if isinstance(model, keras.Sequential):
-        return {tensor.name: tensor for tensor in getattr(model, "inputs", None) or ()}
-    if functional_outputs(model) is None:
-        return {}
-    if isinstance(model.input, Mapping):
-        return dict(model.input)
-    return {tensor.name: tensor for tensor in keras.tree.flatten(model.input)}
-
-
-def _check_keys(specs: dict[str, Any], x: Nested) -> None:
-    """Check the keys of columns. With another key, or in a list, Keras swaps columns."""
-    if isinstance(x, Mapping):
-        check_keys(x, list(specs), "x")
-    elif len(specs) > 1:
-        raise TypeError(
-            f"x must be a dict with the inputs of the model, {list(specs)}. "
-            f"Received: x={short_repr(x)}"
-        )
-
-
-def _check_shape(array: np.ndarray, spec: object, name: str) -> None:
-    """Check the shape of one input. Keras may broadcast a column to the width of the input."""
-    if not isinstance(spec, keras.KerasTensor):
+    is_tensorflow = keras.backend.backend() == "tensorflow"
+    if not (is_tensorflow if tensor is None else tensor.dtype == "string"):
+        check_dtype(array, name)
+    if tensor is None:
         return
-    given, expected = (_without_end(tensor.shape[1:]) for tensor in (array, spec))
-    if not shapes_match(given, expected):
+    # Keras adds or removes a last axis of length 1. It may broadcast another.
+    shapes = [s[:-1] if s[-1:] == (1,) else s for s in (array.shape[1:], tensor.shape[1:])]
+    if not shapes_match(*shapes):
         raise ValueError(
-            f"{name} must have a shape {format_shape(spec.shape)}, as the input of the model. "
+            f"{name} must have a shape {format_shape(tensor.shape)}, as the input of the model. "
             f"Received: {name}.shape={array.shape}"
         )
+    if "int" in tensor.dtype:
+        wrong = array != array.astype(tensor.dtype)
+        _refuse(wrong, name, array, f"have values of {tensor.dtype}, as the input of the model")
 
 
-def _without_end(shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-    """Return a shape without a last axis of length 1, which Keras adds or removes."""
-    return shape[:-1] if shape[-1:] == (1,) else shape
+def _refuse(wrong: np.ndarray, name: str, array: np.ndarray, rule: str) -> None:
+    """Raise an error on the first wrong value, if there is one."""
+    if wrong.any():
+        index = tuple(np.argwhere(wrong)[0])
+        place = ", ".join(map(str, index))
+        raise ValueError(f"{name} must {rule}. Received: {name}[{place}]={array[index]}")
 
 
-def _takes_strings(spec: object) -> bool:
-    if not isinstance(spec, keras.KerasTensor):
-        return bool(keras.backend.backend() == "tensorflow")
-    return bool(keras.backend.standardize_dtype(spec.dtype) == "string")
+def _readers(
+    calls: list[GraphCall], names: dict[int, list[str]]
+) -> Iterator[tuple[Any, list[str]]]:
+    """Yield the layers that read inputs, directly or through reshapes, and these inputs.
+
+    Args:
+        calls: The calls of a model.
+        names: The names of inputs by the `id` of the symbolic tensor that holds their values.
+    """
+    for layer, inputs, outputs in calls:
+        of_inputs = [names.get(id(tensor), []) for tensor in inputs]
+        read = [name for of_input in of_inputs for name in of_input]
+        if type(layer).__name__ in RESHAPES:
+            names.update({id(tensor): read for tensor in outputs})
+            continue
+        for part in layer.layers if isinstance(layer, StreamFeatures) else [layer]:
+            if calls_inside := calls_in(part):
+                yield from _readers(calls_inside, dict(zip(map(id, part.inputs), of_inputs)))
+            elif read:
+                yield part, read
 
 
-def _refuse_strings(array: np.ndarray, name: str) -> None:
-    wrong = (i for i, x in np.ndenumerate(array) if not isinstance(x, Number))
-    index = next(wrong, (0,) * array.ndim)
-    remedy = "astype('float32')" if array.dtype == object else "integer codes"
-    raise TypeError(
-        f"{name} must hold numbers. Convert it, such as to {remedy}. "
-        f"Received: {_place(name, index)}={array.item(*index)!r}, {name}.dtype={array.dtype}"
-    )
-
-
-def _place(name: str, index: tuple[int, ...]) -> str:
-    return f"{name}[{', '.join(map(str, index))}]"
-
-
-def _representative_rows(numbers: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+def _representative_rows(arrays: Iterable[np.ndarray], count: int) -> np.ndarray:
     """Return all rows, or the first ones and those with an extreme value, which NaN is too."""
     if count <= MAX_ROWS:
         return np.arange(count)
     found = [np.arange(FIRST_ROWS)]
+    for array in arrays:
+        columns = _flat(array)[:, :MAX_COLUMNS]
+        found += [columns.argmin(axis=0), columns.argmax(axis=0)]
+    return np.unique(np.concatenate(found))
+
+
+def _run(model: keras.Model, calls: list[GraphCall], x: Nested) -> Outputs:
+    """Return the outputs of the layers of a Functional model, and those of any model."""
+    layers = [call for call in calls if isinstance(call[0], keras.Layer)]
+    tensors = [(layer, tensor) for layer, _, outputs in layers for tensor in outputs]
+    try:
+        if calls:
+            tensors += [(model, tensor) for tensor in model.outputs]
+            inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
+            values = keras.Model(inputs, [tensor for _, tensor in tensors])(x)
+        else:
+            values = keras.tree.flatten(model(x))
+            tensors = [(model, value) for value in values]
+    except Exception as error:
+        raise failed_batch_error(x, error) from error
+    return [(layer, to_numpy(value)) for (layer, _), value in zip(tensors, values)]
+
+
+def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: keras.Model) -> None:
+    """Check that predictions are finite, and what layers return for finite numbers."""
+    is_finite = np.ones(len(rows), bool)
     for array in numbers.values():
-        flat = _flat(array)
-        if flat.shape[1] > MAX_COLUMNS:
-            flat = np.stack([flat.min(axis=1), flat.max(axis=1)], axis=1)
-        found += [flat.argmin(axis=0), flat.argmax(axis=0)]
-    rows = np.concatenate(found)
-    return np.array(list(dict.fromkeys(rows.tolist())))  # the first rows stay first
-
-
-def _as_ids(array: np.ndarray, spec: object) -> np.ndarray:
-    """Return an array as the model gets it if it gets integers, in the dtype of the backend."""
-    dtype = str(array.dtype)
-    if isinstance(spec, keras.KerasTensor):
-        dtype = keras.backend.standardize_dtype(spec.dtype)
-    if not dtype.startswith(("int", "uint")):
-        return array
-    of_backend = keras.ops.convert_to_tensor(np.zeros((), dtype)).dtype  # JAX has no int64
-    with np.errstate(invalid="ignore"):
-        return array.astype(keras.backend.standardize_dtype(of_backend))
-
-
-def _symbolic(array: np.ndarray) -> Any:
-    dtype = str(array.dtype) if is_number(str(array.dtype)) else "string"
-    return keras.KerasTensor((None, *array.shape[1:]), dtype=dtype)
-
-
-def _check_finite(
-    numbers: Mapping[str, np.ndarray], rows: np.ndarray, outputs: list[np.ndarray]
-) -> None:
-    """Check that numbers are finite where the predictions are not."""
-    for name, array in numbers.items():
-        is_wrong = ~np.isfinite(_flat(array)[rows]).all(axis=1)
-        seen = [y[is_wrong] if y.shape[:1] == rows.shape else y for y in outputs]
-        if not all(np.isfinite(y).all() for y in seen):
-            _refuse_not_finite(array, name)
-
-
-def _refuse_not_finite(array: np.ndarray, name: str) -> None:
-    wrong = np.argwhere(~np.isfinite(array))
-    if len(wrong):
-        index = tuple(wrong[0])
-        raise ValueError(
-            f"{name} must be finite, or replaced in the model; invalid: {len(wrong)}. "
-            f"Received: {_place(name, index)}={array[index]}"
-        )
-
-
-class _Observer:
-    """Observer of the layers that read ids or numbers, during one call of a model.
-
-    A column is recognized by its values, which reshapes, slices and concatenation keep, in any kind
-    of model.
-
-    Args:
-        numbers: The arrays of numbers, by name.
-        ids: The same as the model gets them: some as integers.
-        rows: The rows that the model is called on.
-
-    Attributes:
-        wrong_id: The message on the first id that is not in its table; "" if there is none.
-        is_id_found: Whether an array has this id, rather than a value that became it.
-        messages: The warnings on columns that are not scaled, by the name of their array.
-    """
-
-    def __init__(
-        self, numbers: Mapping[str, np.ndarray], ids: Mapping[str, np.ndarray], rows: np.ndarray
-    ) -> None:
-        self.wrong_id, self.is_id_found, self.messages = "", False, dict[str, str]()
-        self._rows, self._numbers = rows, numbers
-        self._ids = {name: _flat(array)[rows] for name, array in ids.items()}
-        self._changed = {  # the first id that becomes another one
-            name: tuple(np.argwhere(is_changed)[0])
-            for name, array in numbers.items()
-            if (is_changed := (ids[name] != array) & np.isfinite(array)).any()
-        }
-        self._large: list[tuple[str, str, np.ndarray]] = []  # the name, a text, the values
-        for name, array in numbers.items():
-            self._find_large(name, _flat(array)[:SCALE_ROWS], _flat(array)[rows])
-
-    @contextmanager
-    def observing(self, model: keras.Layer) -> Iterator[None]:
-        """Observe the calls of the layers of a model."""
-        observed: list[keras.Layer] = []
-        for path in walk(model):
-            name = "/".join(layer.name for layer in path[1:]) or path[0].name
-            for kind, call in (
-                (keras.layers.Embedding, self._call_on_ids),
-                (keras.layers.Normalization, self._call_normalization),
-                (keras.layers.Dense | ExpertBlock | CGCBlock, self._call_on_numbers),
-            ):
-                if isinstance(path[-1], kind):
-                    # Not `setattr`, since Keras tracks attributes.
-                    path[-1].__dict__["call"] = partial(call, path[-1].call, path[-1], name)
-                    observed.append(path[-1])
-        try:
-            yield
-        finally:
-            for layer in observed:
-                layer.__dict__.pop("call")
-
-    def _call_on_ids(
-        self,
-        call: TensorFunction,
-        layer: keras.Layer,
-        name: str,
-        inputs: Tensor,
-        *args: object,
-        **kwargs: object,
-    ) -> Tensor:
-        """Call an Embedding with ids that are in its table."""
-        ids = _values(inputs)
-        if ids is None:
-            return call(inputs, *args, **kwargs)
-        wrong = ~((ids >= 0) & (ids < layer.input_dim) & (ids == np.trunc(ids)))
-        found = None if self.wrong_id else self._find_id(_flat(ids), _flat(wrong))
-        if found:
-            given, place, received = found
-            self.is_id_found = given in self._ids and bool(np.isfinite(received))
-            self.wrong_id = (
-                f"{given} must be ids from 0 to {layer.input_dim - 1} for the Embedding {name!r}. "
-                f"Received: {place}={received}"
+        is_finite &= np.isfinite(_flat(array)[rows]).all(axis=1)
+    for layer, values in outputs:
+        if values.shape[:1] != rows.shape or not is_number(str(values.dtype)):
+            continue
+        is_wrong = ~np.isfinite(_flat(values).astype("float64")).all(axis=1)
+        if (is_wrong & is_finite).any():
+            row = rows[is_wrong & is_finite][0]
+            found = {name: array[row].tolist() for name, array in numbers.items()}
+            raise ValueError(
+                f"x must have values that stay finite in the model, but the layer {layer.name!r} "
+                f"returns NaN or infinity for row {row}. Received: {short_repr(found)}"
             )
-        safe = keras.ops.convert_to_tensor(np.where(wrong, 0, ids).astype(ids.dtype))
-        return call(safe, *args, **kwargs)
+        if layer is model and is_wrong.any():
+            for name, array in numbers.items():
+                wrong = np.zeros(array.shape, bool)
+                wrong[rows[is_wrong]] = ~np.isfinite(array[rows[is_wrong]])
+                _refuse(wrong, name, array, "be finite, or replaced in the model")
 
-    def _find_id(self, ids: np.ndarray, wrong: np.ndarray) -> tuple[str, str, Any] | None:
-        """Return the array that has all ids of each row, and place and value of a wrong one."""
-        is_by_row = len(ids) == len(self._rows)
-        for name, index in self._changed.items() if is_by_row else ():
-            if self._has_ids(name, ids, range(len(ids))):
-                return name, _place(name, index), self._numbers[name][index]
-        if not wrong.any():
-            return None
-        row, column = np.argwhere(wrong)[0]
-        value = ids[row, column]
-        if not is_by_row:
-            return "x", "id", value
-        rows = [*range(min(FIRST_ROWS, len(ids))), row]
-        for name, array in self._ids.items():
-            if self._has_ids(name, ids, rows):
-                columns = np.flatnonzero(array[row] == value)
-                index = (self._rows[row], *columns[: array.shape[1] > 1])
-                received = _flat(self._numbers[name])[self._rows[row], columns[0]]
-                return name, _place(name, index), received
-        return "x", f"id in row {self._rows[row]}", value
 
-    def _has_ids(self, name: str, ids: np.ndarray, rows: Sequence[int]) -> bool:
-        """Return whether an array has all ids of each of some rows."""
-        array = self._ids[name][rows]
-        return bool((array[:, :, None] == ids[rows][:, None, :]).any(axis=1).all())
-
-    def _call_normalization(
-        self, call: TensorFunction, layer: keras.Layer, name: str, *args: object, **kwargs: object
-    ) -> Tensor:
-        """Call a Normalization. Its outputs are large if it was adapted to other data."""
-        outputs = call(*args, **kwargs)
-        values = _values(outputs)
-        if values is not None and len(values) == len(self._rows):
-            self._find_large(f"the output of {name!r}", _flat(values), _flat(values))
-        return outputs
-
-    def _find_large(self, name: str, sample: np.ndarray, columns: np.ndarray) -> None:
-        with np.errstate(all="ignore"):  # infinite numbers are refused elsewhere
-            means, deviations = (f(sample, 0, "float64") for f in (np.mean, np.std))
-        for i in np.flatnonzero((np.abs(means) > LARGE) | (deviations > LARGE))[:MAX_LARGE]:
+def _scale_warnings(
+    arrays: Arrays, readers: list[tuple[Any, list[str]]], outputs: Outputs
+) -> Iterator[tuple[str, str]]:
+    """Yield the names of columns with a large mean or deviation, and warnings."""
+    read = [
+        (name, arrays[name], f", and the layer {layer.name!r} reads it")
+        for layer, names in readers
+        if isinstance(layer, keras.layers.Dense | BaseLayer)
+        for name in names
+    ]
+    normalized = [
+        (f"the output of {layer.name!r}", values, "")
+        for layer, values in outputs
+        if isinstance(layer, keras.layers.Normalization)
+    ]
+    for name, array, reader in [*read, *normalized]:
+        sample = _flat(array[:SCALE_ROWS])
+        means, deviations = (f(sample, axis=0, dtype="float64") for f in (np.mean, np.std))
+        for i in np.flatnonzero((np.abs(means) > LARGE) | (deviations > LARGE))[:1]:
             column = f"{name}[:, {i}]" if sample.shape[1] > 1 else name
-            text = (
+            yield (
+                name,
                 f"{column} has a mean of {means[i]:.3g} and a standard deviation of "
-                f"{deviations[i]:.3g}"
+                f"{deviations[i]:.3g}{reader}. Scale it with keras.layers.Normalization, adapted "
+                "to these data",
             )
-            self._large.append((name, text, columns[:, i]))
-
-    def _call_on_numbers(
-        self, call: TensorFunction, layer: keras.Layer, name: str, *args: object, **kwargs: object
-    ) -> Tensor:
-        """Call a layer that should read scaled numbers."""
-        tensors = keras.tree.flatten((args, kwargs)) if self._large else []
-        for values in map(_values, tensors):
-            if values is None or len(values) != len(self._rows):
-                continue
-            tolerance = 1e-5 if values.dtype.itemsize >= 4 else 1e-2
-            first = _flat(values)[:FIRST_ROWS].astype("float64")
-            for given, text, column in self._large:
-                is_same = np.isclose(first, column[:FIRST_ROWS, None], rtol=tolerance)
-                if is_same.all(axis=0).any():
-                    message = (
-                        f"{text}, and the layer {name!r} reads it. Scale it with "
-                        "keras.layers.Normalization, adapted to these data"
-                    )
-                    self.messages.setdefault(given, message)
-        return call(*args, **kwargs)
 
 
 def _flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(len(array), -1)
-
-
-def _values(tensor: Tensor) -> np.ndarray | None:
-    """Return the values of a tensor with an axis of rows; None for other things and in a trace."""
-    if not keras.ops.is_tensor(tensor) or not len(tensor.shape):
-        return None
-    try:
-        values = to_numpy(tensor)
-    except (TypeError, NotImplementedError):
-        return None
-    return values if is_number(str(values.dtype)) else None

@@ -1,4 +1,4 @@
-"""Conflicts between the gradients of tasks in shared experts and inputs."""
+"""The gradients of the tasks' losses on the parts of a model that several tasks train."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -16,32 +16,23 @@ from ple_keras._checks import check_by_task, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Nested, Streams, Tensor
+from ple_keras._typing import Nested, Tensor, WeightSlice
 from ple_keras.heads.batch_loss import batch_loss
 from ple_keras.heads.task_heads import HeldBranches, TaskHeads, find_heads
-from ple_keras.inspection._observed_model import (
-    empty_data_error,
-    failed_batch_error,
-    holding_branches,
-    repeated_run_error,
-)
-from ple_keras.inspection.levels import built_levels
+from ple_keras.inspection._observed_model import failed_batch_error, holding_branches
+from ple_keras.inspection.levels import built_levels, find_levels
 from ple_keras.labels.alignment import check_dtype
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.observation import Observer
 from ple_keras.losses.masked_loss import MaskedLoss
 
-INPUT = "input"
-Levels = Mapping[str, CGCBlock]
-Place = tuple[str, str]  # a level and one of its shared experts, or "input"
-Cosines = dict[tuple[str, str], float]
+MAX_NUMBERS = 10**7  # in a variable; a larger one, such as a table of ids, is left out
 TaskLoss = Callable[..., Any]  # a HeadLoss, or a loss that a model was compiled with
 TaskLosses = Mapping[str, TaskLoss]
-ObserveInput = Callable[[str, Tensor], Tensor]  # of a level's input
+Part = list[WeightSlice]  # of a model
 Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
-Losses = Callable[[Batch, ObserveInput], list[Tensor]]
-Gradients = tuple[list[np.ndarray], dict[str, np.ndarray]]
+Losses = Callable[[Batch], list[Tensor]]
+Cosines = dict[tuple[str, str], float]
 
 
 def gradient_conflict(
@@ -68,20 +59,18 @@ def gradient_conflict(
             The cosines of several batches are averaged.
 
     Returns:
-        `{level: {"input": {(task, task): cosine}, "shared/expert_0": ...}}`, with levels named as
-        in `gate_weights` and pairs in task order. For a shared expert, the gradient is that of all
-        its trainable weights. For "input", it is that of the tensor that the level reads. Only
-        levels that read one tensor for all streams have "input", such as the first of a PLEBlock.
-        A cosine is NaN if a task has no gradient, as without labels; the average skips such
-        batches.
+        `{level: {"shared/expert_0": {(task, task): cosine}}}`, for each shared expert that is not
+        frozen, with levels named as in `gate_weights` and pairs in task order. The gradient is that
+        of all trainable weights of the expert. A cosine is NaN if a task has no gradient, as
+        without labels; the average skips such batches.
 
     Raises:
         TypeError: If `model` is not a Keras layer, `x` is neither arrays nor batches, or `y` is
             not a dict of numbers.
-        ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, is not built, or runs a
-            block twice in one pass. If it has no losses by task, several losses for one task, or
-            does not return a dict by task. If `y` lacks a task, or `x` is empty. If called in the
-            scope of a `tf.distribute` strategy with several replicas.
+        ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, or is not built. If it has no
+            losses by task, several losses for one task, or does not return a dict by task. If `y`
+            lacks a task, or `x` is empty. If called in the scope of a `tf.distribute` strategy with
+            several replicas.
 
     Reference:
 
@@ -99,18 +88,28 @@ def gradient_conflict(
     >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 3)
     -1.0
     """
-    batches = Batches(x, y, batch_size, default=None)
     levels = built_levels(model)
-    losses = task_losses(model, levels)
-    cosines_of = _cosine_function(model, levels, losses)
-    by_batch = [cosines_of(features, select_labels(y, losses)) for features, y in batches]
-    if not by_batch:
-        raise empty_data_error(batches.given)
+    losses = task_losses(model)
+    parts = {
+        (level, expert): part
+        for level, block in levels.items()
+        for expert in block.expert_names
+        if expert.startswith(f"{SHARED}/") and (part := _trainable_part(block, expert))
+    }
+    gradients_of = gradient_function(
+        partial(_losses_of_batch, model, losses), list(parts.values()), model
+    )
+    by_batch = []
+    for features, labels in Batches(x, y, batch_size, default=None):
+        gradients = gradients_of((features, select_labels(labels, losses)))
+        with np.errstate(invalid="ignore"):
+            unit = [g / np.linalg.norm(g, axis=1, keepdims=True) for g in gradients]
+        by_batch.append([rows @ rows.T for rows in unit])
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
-    for level, name in by_batch[0]:
-        cosines = _mean_without_nan([batch[level, name] for batch in by_batch])
-        conflict[level][name] = {
-            (first, second): float(cosines[i, j])
+    for (level, expert), *cosines in zip(parts, *by_batch):
+        mean = np.ma.masked_invalid(cosines).mean(axis=0).filled(math.nan)
+        conflict[level][expert] = {
+            (first, second): float(mean[i, j])
             for (i, first), (j, second) in combinations(enumerate(losses), 2)
         }
     return conflict
@@ -128,122 +127,6 @@ def select_labels(y: Nested, losses: Mapping[str, object]) -> dict[str, Any]:
     for task in losses:
         check_dtype(labels[task], f"y[{task!r}]")
     return {task: labels[task] for task in losses}
-
-
-def _cosine_function(
-    model: keras.Layer, levels: Levels, losses: TaskLosses
-) -> Callable[[Nested, dict[str, Tensor]], dict[Place, np.ndarray]]:
-    """Return a function from the x and y of a batch to cosines `(tasks, tasks)` by place."""
-    slices = {
-        (level, expert): [(v, i) for v, i in block._level.bank.slices(expert) if v.trainable]
-        for level, block in levels.items()
-        for expert in block.expert_names
-        if expert.startswith(f"{SHARED}/")
-    }
-    variables = {id(v): v for of_expert in slices.values() for v, _ in of_expert}
-    gradients = gradient_function(
-        _loss_function(model, levels, losses), [*variables.values()], model
-    )
-
-    def cosines_of(x: Nested, y: dict[str, Tensor]) -> dict[Place, np.ndarray]:
-        of_variables, of_inputs = gradients((x, y))
-        by_variable = dict(zip(variables, of_variables))
-        places = {(level, INPUT): [gradient] for level, gradient in of_inputs.items()}
-        for place, of_expert in slices.items():
-            places[place] = [by_variable[id(v)][:, *index] for v, index in of_expert]
-        return {place: _cosines(arrays, len(losses)) for place, arrays in places.items()}
-
-    return cosines_of
-
-
-def _loss_function(model: keras.Layer, levels: Levels, losses: TaskLosses) -> Losses:
-    """Return a function from a batch to the tasks' losses that observes the levels' inputs."""
-    names = {id(block): level for level, block in levels.items()}
-
-    def losses_of(batch: Batch, observe: ObserveInput) -> list[Tensor]:
-        with Observer(names, partial(_observe_tensor, levels, observe)) as observer:
-            values = losses_of_batch(model, losses, batch)
-        if observer.repeated:
-            raise repeated_run_error(model, observer.repeated)
-        return values
-
-    return losses_of
-
-
-def losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> list[Tensor]:
-    """Return the scaled loss of each task, see `loss_scale`."""
-    x, y = batch
-    with holding_branches(model) as take_branches:
-        predictions = _predict(model, x)
-        held = take_branches()
-    _check_predictions(predictions, losses, model)
-    values = []
-    for task, loss in losses.items():
-        prediction, scale = predictions[task], loss_scale(math.prod(predictions[task].shape[:-1]))
-        if isinstance(loss, HeadLoss) and task in held:
-            value = loss(y[task], prediction, held[task])
-        else:
-            value = ops.mean(loss(y[task], prediction))
-        values.append(scale * value)
-    return values
-
-
-def _observe_tensor(levels: Levels, observe: ObserveInput, level: str, inputs: Streams) -> Streams:
-    """Observe the inputs of a level, if they are one tensor for all streams."""
-    if isinstance(inputs, Mapping):
-        return inputs
-    if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-        inputs = ops.cast(inputs, levels[level].compute_dtype)  # integers have no gradient
-    return _KeepMask(lambda tensor: observe(level, tensor))(inputs)
-
-
-class _KeepMask(keras.layers.Layer):
-    """Layer that applies a function, since Keras keeps the masks of layer inputs only."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        super().__init__(autocast=False)
-        self.supports_masking = True
-        self._function = function
-
-    def call(self, inputs: Tensor) -> Tensor:
-        return self._function(inputs)
-
-
-def _predict(model: keras.Layer, x: Nested) -> Any:
-    try:
-        return model(x, training=False)
-    except Exception as error:
-        raise failed_batch_error(x, error) from error
-
-
-def _check_predictions(predictions: Nested, losses: TaskLosses, model: keras.Layer) -> None:
-    if not (isinstance(predictions, Mapping) and set(losses) <= set(predictions)):
-        returned = list(predictions) if isinstance(predictions, Mapping) else predictions
-        raise ValueError(
-            f"model must return a dict by task, with the keys {list(losses)}. "
-            f"Received: model={model!r}, which returns {short_repr(returned)}"
-        )
-
-
-def _cosines(gradients: list[np.ndarray], tasks: int) -> np.ndarray:
-    """Return the cosines `(tasks, tasks)` of gradients that consist of arrays `(tasks, ...)`.
-
-    A cosine is NaN if a gradient is 0 or not finite.
-    """
-    with np.errstate(invalid="ignore"):
-        products = np.zeros((tasks, tasks))
-        for rows in (gradient.reshape(tasks, -1) for gradient in gradients):
-            products += rows @ rows.T
-        lengths = np.sqrt(np.diag(products))
-        cosines: np.ndarray = np.clip(products / np.outer(lengths, lengths), -1, 1)
-    return cosines
-
-
-def _mean_without_nan(batches: list[np.ndarray]) -> np.ndarray:
-    """Return the elementwise mean of the batches, without NaN."""
-    stack = np.stack(batches)
-    count = np.count_nonzero(~np.isnan(stack), axis=0)
-    return np.where(count, np.nansum(stack, axis=0) / np.maximum(count, 1), math.nan)
 
 
 @dataclass(frozen=True)
@@ -264,166 +147,272 @@ class HeadLoss:
         return batch_loss(self.head, y_true, y_pred, None, branches).loss.value
 
 
-def task_losses(model: keras.Layer, levels: Levels) -> TaskLosses:
-    """Return the loss of each trained task, in task order."""
-    heads = find_heads(model)
+def task_losses(model: keras.Layer) -> TaskLosses:
+    """Return the loss of each trained task, in task order.
+
+    Raises:
+        ValueError: If there is none.
+    """
     compiled = getattr(model, "loss", None)
-    losses: dict[str, Any] = {task: HeadLoss(h) for task, h in heads.items() if h.has_loss}
-    if isinstance(compiled, Mapping):
-        losses = {task: _compiled_loss(task, loss) for task, loss in compiled.items()}
-    elif compiled is not None:
-        raise ValueError(
-            "model must be compiled with a dict of losses by task. "
-            f"Received: model.loss={compiled!r}"
-        )
-    tasks = [task for layer in find_layers(model, TaskHeads) for task in layer.trained_tasks]
-    tasks += [task for block in levels.values() for task in block.task_names]
-    tasks = [task for task in dict.fromkeys([*tasks, *losses]) if losses.get(task) is not None]
-    if not tasks:
+    losses: dict[str, Any]
+    if compiled is None:
+        losses = {t: HeadLoss(head) for t, head in find_heads(model).items() if head.has_loss}
+    else:
+        losses = {
+            task: loss if isinstance(loss, keras.Loss) else MaskedLoss(loss)
+            for task, loss in (compiled if isinstance(compiled, Mapping) else {}).items()
+            if loss is not None
+        }
+    if not losses:
         raise ValueError(
             "model must have TaskHeads, or be compiled with a dict of losses by task. "
             f"Received: model={model!r}, model.loss={compiled!r}"
         )
-    return {task: losses[task] for task in tasks}
+    tasks = [task for heads in find_layers(model, TaskHeads) for task in heads.trained_tasks]
+    return {task: losses[task] for task in dict.fromkeys([*tasks, *losses]) if task in losses}
 
 
-def _compiled_loss(task: str, loss: Nested) -> Any:
-    """Return the compiled loss of a task, without its loss weight."""
-    losses = [item for item in keras.tree.flatten(loss) if item is not None]
-    if len(losses) > 1:
-        raise ValueError(
-            f"model must be compiled with one loss per task. Received: loss[{task!r}]={loss!r}"
-        )
-    found = keras.losses.get(losses[0] if losses else None)
-    return found if found is None or isinstance(found, keras.Loss) else MaskedLoss(found)
-
-
-def loss_scale(examples: int) -> float:
-    """Return a power of 2 near the square root of the number of examples, to scale a loss by.
+def _losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> list[Tensor]:
+    """Return the loss of each task, times the square root of the number of examples.
 
     In float16, gradients of a mean over many examples underflow, and those of a sum overflow; the
-    square root keeps both in range. A power of 2 adds no rounding error. Cosines are invariant to
-    this scale.
+    square root keeps both in range. As a power of 2, it adds no rounding error.
     """
-    return 2.0 ** round(math.log2(max(examples, 1)) / 2)
+    x, y = batch
+    scale = 2.0 ** round(math.log2(len(keras.tree.flatten(x)[0])) / 2)
+    with holding_branches(model) as take_branches:
+        try:
+            predictions = model(x, training=False)
+        except Exception as error:
+            raise failed_batch_error(x, error) from error
+        branches = take_branches()
+    if not (isinstance(predictions, Mapping) and set(losses) <= set(predictions)):
+        returned = list(predictions) if isinstance(predictions, Mapping) else predictions
+        raise ValueError(
+            f"model must return a dict by task, with the keys {list(losses)}. "
+            f"Received: model={model!r}, which returns {short_repr(returned)}"
+        )
+    values = []
+    for task, loss in losses.items():
+        held = [branches[task]] if isinstance(loss, HeadLoss) and task in branches else []
+        values.append(scale * ops.mean(loss(y[task], predictions[task], *held)))
+    return values
 
 
 def gradient_function(
-    losses: Losses, variables: list[keras.Variable], model: keras.Layer
-) -> Callable[[Batch], Gradients]:
+    losses: Losses, parts: list[Part], model: keras.Layer
+) -> Callable[[Batch], list[np.ndarray]]:
     """Return a function from a batch to the gradients of its losses. It changes no state.
 
     Args:
-        losses: Takes a batch and a function `observe`, and returns scalars. `observe` takes a
-            name and a tensor. It returns the tensor to use instead, whose gradient is computed.
-        variables: The variables to differentiate by.
-        model: The layer that holds all variables that `losses` reads.
+        losses: A function from a batch to scalars.
+        parts: The parts to differentiate by.
+        model: The layer that holds all other variables that `losses` reads.
 
     Returns:
-        A function that returns float64 arrays `(losses, *shape)`: a list for the variables, and a
-        dict by name for the observed tensors. A gradient is 0 if the loss does not depend on it.
+        A function that returns a float64 array `(losses, numbers)` for each part. A gradient is 0
+        if the loss does not depend on the part.
     """
-    functions = {"tensorflow": _tensorflow_function, "jax": _jax_function, "torch": _torch_function}
-    gradients_of = functions[keras.backend.backend()](losses, variables, model)
-    return lambda batch: keras.tree.map_structure(
-        lambda gradient: to_numpy(gradient).astype("float64"), gradients_of(batch)
-    )
+    if not parts:
+        return lambda batch: []
+    variables = {id(v): v for part in parts for v, _ in part}
+    backends = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
+    by_variable = backends[keras.backend.backend()](losses, list(variables.values()), model)
+
+    def gradients_of(batch: Batch) -> list[np.ndarray]:
+        found = dict(zip(variables, map(to_numpy, by_variable(batch))))
+        of_parts = []
+        for part in parts:
+            slices = [found[id(v)][:, *index] for v, index in part]
+            rows = [gradient.reshape(len(gradient), -1) for gradient in slices]
+            of_parts.append(np.concatenate(rows, axis=1).astype("float64"))
+        return of_parts
+
+    return gradients_of
 
 
-def _tensorflow_function(
-    losses: Losses, variables: list[keras.Variable], model: keras.Layer
-) -> Callable[[Batch], Any]:
+def _on_tensorflow(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
     tf: Any = import_module("tensorflow")
 
-    def gradients_of(batch: Batch) -> Any:
-        observed = {}
-
-        def observe(name: str, tensor: Tensor) -> Tensor:
-            observed[name] = tf.identity(tensor)
-            tape.watch(observed[name])
-            return observed[name]
-
+    def gradients_of(batch: Batch) -> list[Tensor]:
         with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
-            values = losses(batch, observe)
-        sources = ([variable.value for variable in variables], observed)
-        gradients = [
-            tape.gradient(value, sources, unconnected_gradients="zero") for value in values
-        ]
-        return tf.nest.map_structure(lambda *by_loss: tf.stack(by_loss), *gradients)
+            values = losses(batch)
+        sources = [variable.value for variable in variables]
+        rows = [tape.gradient(value, sources, unconnected_gradients="zero") for value in values]
+        return [tf.stack(by_loss) for by_loss in zip(*rows)]
 
     return gradients_of
 
 
-def _torch_function(
-    losses: Losses, variables: list[keras.Variable], model: keras.Layer
-) -> Callable[[Batch], Any]:
+def _on_torch(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
     torch: Any = import_module("torch")
 
-    def gradients_of(batch: Batch) -> Any:
-        observed = {}
-
-        def observe(name: str, tensor: Tensor) -> Tensor:
-            observed[name] = tensor.clone().requires_grad_()
-            return observed[name]
-
+    def gradients_of(batch: Batch) -> list[Tensor]:
         with torch.enable_grad(), keras.StatelessScope():
-            values = losses(batch, observe)
-        sources = [*(variable.value for variable in variables), *observed.values()]
-        rows = [_torch_gradients(value, sources) for value in values]
-        stacks = [torch.stack(by_loss) for by_loss in zip(*rows)]
-        return stacks[: len(variables)], dict(zip(observed, stacks[len(variables) :]))
+            values = losses(batch)
+        sources = [variable.value for variable in variables]
+        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+        rows = [
+            torch.autograd.grad(value, sources, **options)
+            if value.requires_grad
+            else [torch.zeros_like(source) for source in sources]
+            for value in values
+        ]
+        return [torch.stack([g.to_dense() for g in by_loss]) for by_loss in zip(*rows)]
 
     return gradients_of
 
 
-def _torch_gradients(value: Tensor, sources: list[Tensor]) -> list[Tensor]:
-    torch: Any = import_module("torch")
-
-    if not (sources and value.requires_grad):
-        return [torch.zeros_like(source) for source in sources]
-    gradients = torch.autograd.grad(value, sources, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(s) if g is None else g.to_dense() for s, g in zip(sources, gradients)]
-
-
-def _jax_function(
-    losses: Losses, variables: list[keras.Variable], model: keras.Layer
-) -> Callable[[Batch], Any]:
+def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
     jax: Any = import_module("jax")
-    jnp = jax.numpy
+    known = {id(variable) for variable in variables}
+    others = [variable for variable in model.variables if id(variable) not in known]
 
-    variable_ids = {id(variable) for variable in variables}
-    others = [variable for variable in model.variables if id(variable) not in variable_ids]
+    def gradients_of(values: list[Tensor], rest: list[Tensor], batch: Batch) -> Any:
+        def stacked_losses(values: list[Tensor]) -> Tensor:
+            state = zip([*variables, *others], [*values, *rest])
+            with keras.StatelessScope(list(state)):
+                return jax.numpy.stack(losses(batch))
 
-    def run(
-        values: list[Tensor], rest: list[Tensor], batch: Batch, observe: ObserveInput
-    ) -> Tensor:
-        state = zip([*variables, *others], [*values, *rest])
-        with keras.StatelessScope(list(state)):
-            return jnp.stack(losses(batch, observe))
-
-    def observed(values: Tensor, rest: list[Tensor], batch: Batch) -> dict[str, Tensor]:
-        tensors = {}
-
-        def observe(name: str, tensor: Tensor) -> Tensor:
-            tensors[name] = tensor
-            return tensor
-
-        run(values, rest, batch, observe)
-        return tensors
-
-    def gradients_of(values: Tensor, rest: list[Tensor], batch: Batch) -> Any:
-        shapes = jax.eval_shape(observed, values, rest, batch)
-        deltas = jax.tree.map(jnp.zeros_like, shapes)
-        if not (values or deltas):  # jacrev needs one
-            return [], {}
-
-        def run_shifted(values: list[Tensor], deltas: Mapping[str, Tensor]) -> Tensor:
-            return run(values, rest, batch, lambda name, tensor: tensor + deltas[name])
-
-        return jax.jacrev(run_shifted, argnums=(0, 1))(values, deltas)
+        return jax.jacrev(stacked_losses)(values)
 
     if getattr(model, "jit_compile", True) and not getattr(model, "run_eagerly", False):
         gradients_of = jax.jit(gradients_of)
     return lambda batch: gradients_of(
         [v.value for v in variables], [v.value for v in others], batch
     )
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """Cosines between the gradients of two tasks on shared parts, over pairs of batches.
+
+    The two gradients of a cosine are those of different batches. If they were of one batch, their
+    noise would be correlated, as the labels are: a cosine of a trained model would not tell whether
+    the tasks conflict. Noise brings these cosines towards 0.
+
+    Attributes:
+        cosine: The mean.
+        error: The standard error of the mean; NaN with fewer than two pairs.
+        pairs: The number of pairs of batches.
+    """
+
+    cosine: float
+    error: float
+    pairs: int
+
+
+class GradientFigures(NamedTuple):
+    """Figures of the gradients on shared parts.
+
+    Attributes:
+        shares: The share of each task: the root mean square over the batches of the norm of its
+            gradient, times the weight of its loss, divided by the sum over the tasks. NaN without
+            shared parts.
+        conflicts: The conflict of each pair of tasks.
+        trend: The cosine between the weighted sums of the gradients of two batches: near 0 where
+            training has settled, near 1 where every batch moves the weights in the same direction.
+    """
+
+    shares: dict[str, float]
+    conflicts: dict[tuple[str, str], Conflict]
+    trend: Conflict
+
+
+class SharedGradients:
+    """Scalar products between gradients of tasks on shared parts, over batches.
+
+    A part is an expert of a level, or a trainable variable before the heads. It is shared if at
+    least two tasks have a gradient on it.
+
+    Args:
+        model: A built model.
+        losses: The loss of each task.
+    """
+
+    def __init__(self, model: keras.Layer, losses: TaskLosses) -> None:
+        self._tasks = list(losses)
+        parts = _parts_before_heads(model) if len(losses) > 1 else []
+        compute = partial(_losses_of_batch, model, losses)
+        self._gradients_of = gradient_function(compute, parts, model)
+        self._size = (len(parts), len(losses), len(losses))
+        self._within: list[np.ndarray] = []  # of batches, (parts, tasks, tasks)
+        self._across: list[np.ndarray] = []  # of pairs of batches
+        self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) by part
+
+    def add(self, x: Nested, y: dict[str, Tensor]) -> None:
+        """Add a batch, of as many examples as the others.
+
+        Args:
+            x: The features.
+            y: The labels of each task that has a loss.
+        """
+        gradients = self._gradients_of((x, y))
+        self._within.append(self._products(gradients, gradients))
+        if self._first is None:
+            self._first = gradients
+        else:
+            self._across.append(self._products(self._first, gradients))
+            self._first = None
+
+    def _products(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
+        return np.reshape([a @ b.T for a, b in zip(first, second)], self._size)
+
+    def figures(self, weights: Mapping[str, float]) -> GradientFigures:
+        """Return figures of all batches.
+
+        Args:
+            weights: The current weight of each task's loss.
+        """
+        within = np.array(self._within)
+        across = np.array(self._across).reshape(len(self._across), *self._size)
+        is_shared = (np.einsum("nptt->pt", within) > 0).sum(axis=-1) > 1
+        within, across = (products[:, is_shared].sum(axis=1) for products in (within, across))
+        lengths = np.sqrt(np.einsum("ntt->nt", within))
+        w = np.array([weights[task] for task in self._tasks])
+        norms = w * np.sqrt((lengths**2).mean(axis=0))
+        sums = np.sqrt(np.einsum("a,nab,b->n", w, within, w))
+        first, second = (slice(start, 2 * len(across), 2) for start in (0, 1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            shares = norms / norms.sum()
+            cosines = across / (lengths[first, :, None] * lengths[second, None, :])
+            trend = np.einsum("a,nab,b->n", w, across, w) / (sums[first] * sums[second])
+        cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
+        conflicts = {
+            (one, other): _conflict(cosines[:, i, j])
+            for (i, one), (j, other) in combinations(enumerate(self._tasks), 2)
+        }
+        shares_by_task = dict(zip(self._tasks, shares.tolist()))
+        return GradientFigures(shares_by_task, conflicts, _conflict(trend))
+
+
+def _conflict(cosines: np.ndarray) -> Conflict:
+    """Return the mean of cosines and its standard error, without those that are not finite."""
+    cosines = cosines[np.isfinite(cosines)]
+    count = len(cosines)
+    mean = float(cosines.mean()) if count else math.nan
+    error = float(cosines.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    return Conflict(mean, error, count)
+
+
+def _parts_before_heads(model: keras.Layer) -> list[Part]:
+    """Return the trainable parts of a model before its heads."""
+    of_experts = [
+        _trainable_part(block, expert)
+        for block in find_levels(model).values()
+        if block.built
+        for expert in block.expert_names
+    ]
+    known = {id(v) for part in of_experts for v, _ in part}
+    known |= {id(v) for heads in find_layers(model, TaskHeads) for v in heads.variables}
+    rest: list[Part] = [
+        [(v, ())]
+        for v in model.trainable_variables
+        if id(v) not in known and math.prod(v.shape) <= MAX_NUMBERS
+    ]
+    return [part for part in [*of_experts, *rest] if part]
+
+
+def _trainable_part(block: CGCBlock, expert: str) -> Part:
+    slices = block._level.bank.slices(expert)
+    return [(v, index) for v, index in slices if v.trainable]

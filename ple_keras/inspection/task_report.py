@@ -18,13 +18,18 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.inspection._observed_model import (
     OuterModel,
-    empty_data_error,
     flatten_positions,
     holding_branches,
 )
 from ple_keras.inspection._report_text import MAX_ITEMS, Row, cells, report_text, table, to_json
 from ple_keras.inspection.branches import hedged_heads
-from ple_keras.inspection.gradient_conflict import TaskLosses, select_labels, task_losses
+from ple_keras.inspection.gradient_conflict import (
+    Conflict,
+    SharedGradients,
+    TaskLosses,
+    select_labels,
+    task_losses,
+)
 from ple_keras.inspection.levels import check_model, find_levels
 from ple_keras.inspection.task_figures import (
     TaskFigures,
@@ -33,7 +38,6 @@ from ple_keras.inspection.task_figures import (
     labels_by_position,
     task_figures,
 )
-from ple_keras.inspection.task_gradients import Conflict, SharedGradients, no_gradients
 from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.observation import Observer
 
@@ -188,8 +192,8 @@ def task_report(
     """
     check_model(model)
     heads = find_heads(model)
-    losses = task_losses(model, find_levels(model))
-    gradients = SharedGradients(model, losses) if len(losses) > 1 else None
+    losses = task_losses(model)
+    gradients = SharedGradients(model, losses)
     observed = _Predictions(model, list(heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
@@ -211,7 +215,7 @@ def task_report(
     weights = _loss_weights(model, losses)
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in hedged else w for task, w in weights.items()}
-    found = gradients.figures(factors) if gradients else no_gradients(losses)
+    found = gradients.figures(factors)
     weighted = {task: weights.get(task, 0.0) * use.loss for task, use in tasks.items()}
     total = float(np.nansum([*weighted.values()])) or math.nan
     training = {
@@ -300,9 +304,7 @@ def _figures_of(
         rows = len(keras.tree.flatten(x)[0])
         size, examples = size or rows, examples + rows
         if gradients and rows == size and number % every == 0 and number < every * MAX_GRADIENTS:
-            gradients.add(x, y_of_losses, {task: len(predictions[task][0]) for task in losses})
-    if not found:
-        raise empty_data_error(batches.given)
+            gradients.add(x, y_of_losses)
     figures = {}
     for task, of_task in found.items():
         known, *parts = zip(*of_task)

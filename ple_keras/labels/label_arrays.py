@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
+from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import (
     DEFAULT_STEPS,
     first_batches,
@@ -53,8 +53,6 @@ def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int |
     if not is_dataset(y):
         _check_arrays(batches[0], heads)
         return
-    if not batches:
-        raise ValueError(f"y must hold at least one batch. Received: y={short_repr(y)}")
     where = f"batches 1 to {len(batches)}" if batches[1:] else "batch 1"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -81,11 +79,11 @@ def label_batches(
         check_keys(check_by_task(y, tasks, "y"), tasks, "y")
         yield y
         return
-    with first_batches(y, default if steps is None else steps, "y") as batches:
-        for number, (_, labels) in enumerate(batches, start=1):
-            with naming_batches(f"batch {number}"):
-                check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
-            yield labels
+    batches = first_batches(y, default if steps is None else steps, "y")
+    for number, (_, labels) in enumerate(batches, start=1):
+        with naming_batches(f"batch {number}"):
+            check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
+        yield labels
 
 
 def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:

@@ -235,6 +235,20 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
         assert inner.outputs[index] is outputs[key]
 
 
+def test_the_calls_in_a_model_are_in_the_order_of_computation():
+    inputs = keras.Input((1,))
+    dense = keras.layers.Dense(1)
+    hidden = dense(inputs)
+    model = keras.Model(inputs, dense(hidden) + 1)
+    operations, before, after = zip(*internals.calls_in(model))
+    assert operations[:2] == (dense, dense)
+    assert [before[0][0], before[1][0]] == [inputs, hidden]
+    assert [after[0][0], after[2][0]] == [hidden, model.output]
+    ((layer, _, _),) = internals.calls_in(keras.Sequential([keras.Input((1,)), dense]))
+    assert layer is dense
+    assert internals.calls_in(dense) == internals.calls_in(keras.Sequential([dense])) == []
+
+
 def test_early_stopping_uses_a_copied_direction():
     metric = keras.metrics.MeanMetricWrapper(lambda y_true, y_pred: y_pred, name="score")
     assert not hasattr(metric, "_direction")

@@ -127,18 +127,6 @@ def as_tensor():
     return keras.ops.convert_to_tensor(X)
 
 
-class Endless(InBatches):
-    num_batches = None
-
-
-@once
-@pytest.mark.parametrize("observe", [pk.gate_weights, pk.gate_report])
-def test_a_pydataset_with_an_unknown_number_of_batches_is_refused(observe):
-    model = functional(tracked_block())
-    with pytest.raises(ValueError, match=r"known number of batches.*Received: x=<.*Endless"):
-        observe(model, Endless())
-
-
 INPUTS = (as_dataset, as_dataset_with_labels, as_data_loader, InBatches, as_generator, as_frame)
 
 

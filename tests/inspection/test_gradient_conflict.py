@@ -37,7 +37,7 @@ def kernels(block, width):
 
 
 def gradients_by_hand(model, block, task, x, y):
-    """The gradients of one task's mean squared error: `{place: vector}`."""
+    """The gradients of one task's mean squared error: `{expert: vector}`."""
     gate, head = weight(model, f"gate-{task}/projection/kernel"), f"{task}_head/projection/"
     kernel, bias = weight(model, f"{head}kernel")[:, 0], weight(model, f"{head}bias")
     experts = kernels(block, x.shape[-1])
@@ -48,9 +48,7 @@ def gradients_by_hand(model, block, task, x, y):
     mixed = (weights * parts).sum(axis=-1, keepdims=True)
     has_label = np.isfinite(y)
     error = np.where(has_label, 2 * (mixed[:, 0] + bias - y) / has_label.sum(), 0)[:, None]
-    by_expert = [weights[:, [i]] * (experts[n][0] @ kernel) for i, n in enumerate(names)]
-    by_gate = (weights * (parts - mixed)) @ gate.T
-    found = {"input": (error * (sum(by_expert) + by_gate)).ravel()}
+    found = {}
     for i, name in enumerate(names):
         of_output = error * weights[:, [i]] * kernel
         found[name] = np.concatenate([(x.T @ of_output).ravel(), of_output.sum(axis=0)])
@@ -64,8 +62,8 @@ def test_cosines_are_those_of_the_gradients_computed_by_hand(expert):
     x, y = features(12, 4), labels("a", "b")
     y["a"][::3], y["b"][1::4] = NAN, NAN
     a, b = (gradients_by_hand(model, block, task, np.float64(x), y[task]) for task in y)
-    places = ["input", "shared/expert_0", "shared/expert_1"]
-    expected = {"c": {place: {("a", "b"): cosine(a[place], b[place])} for place in places}}
+    shared = ["shared/expert_0", "shared/expert_1"]
+    expected = {"c": {expert: {("a", "b"): cosine(a[expert], b[expert])} for expert in shared}}
     assert_close(pk.gradient_conflict(model, x, y), expected)
 
 
@@ -118,8 +116,6 @@ def test_cosines_of_two_levels_are_those_of_finite_differences():
         pieces = [(w, slice(None)) for w in own] + [(w, 2) for w in stacks]
         found = [finite_differences_of_weight(model, heads, x, y, *piece) for piece in pieces]
         expected[level] = {"shared/expert_0": cosines_of(["a", "b"], np.concatenate(found, axis=1))}
-    of_input = finite_differences(lambda values: losses_of(model, heads, values, y), x)
-    expected["ple/0"] = {"input": cosines_of(["a", "b"], of_input), **expected["ple/0"]}
     assert_close(pk.gradient_conflict(model, x, y), expected, atol=0.01)
 
 
@@ -132,15 +128,16 @@ def test_product_and_multiclass_heads_have_cosines():
             pk.BinaryHead("buy", missing_label=-1),
         ]
     )
-    model = model_of(pk.MMoEBlock(heads, keras.layers.Dense(3), 2, name="mmoe"), heads, width=3)
+    block = pk.MMoEBlock(heads, keras.layers.Dense(3), 1, name="mmoe")
+    model = model_of(block, heads, width=3)
     x, rng = features(6, 3), np.random.default_rng(0)
     y = {task: rng.integers(0, 2, 6) for task in heads}
     y["buy"][::2] = -1
-    found = pk.gradient_conflict(model, x, y)["mmoe"]
-    assert list(found) == ["input", "shared/expert_0", "shared/expert_1"]
-    expected = finite_differences(lambda values: losses_of(model, heads, values, y), x)
-    expected = {"mmoe": {"input": cosines_of(["both", "click", "kind", "buy"], expected)}}
-    assert_close({"mmoe": {"input": found["input"]}}, expected, atol=0.01)
+    found = pk.gradient_conflict(model, x, y)
+    weights = [w for w in block.trainable_weights if "expert" in w.path]
+    gradients = [finite_differences_of_weight(model, heads, x, y, w, slice(None)) for w in weights]
+    expected = cosines_of(["both", "click", "kind", "buy"], np.concatenate(gradients, axis=1))
+    assert_close(found, {"mmoe": {"shared/expert_0": expected}}, atol=0.01)
 
 
 @pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
@@ -159,34 +156,23 @@ def test_the_cosine_of_a_task_without_labels_is_nan():
     model = model_of(one_level(), two_regression_heads())
     y = {**labels("a"), "b": np.full(12, NAN)}
     found = pk.gradient_conflict(model, features(12, 4), y)
-    np.testing.assert_equal(list(flat(found).values()), [NAN, NAN])
-
-
-@pytest.mark.parametrize("kind", [pk.ExpertBlock, keras.layers.Dense])
-def test_the_cosine_of_a_frozen_expert_is_nan(kind):
-    block = pk.MMoEBlock(["a", "b"], kind(3, trainable=False), 1, name="mmoe")
-    model = model_of(block, two_regression_heads())
-    found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))["mmoe"]
-    assert np.isnan(found["shared/expert_0"]["a", "b"])
-    assert np.isfinite(found["input"]["a", "b"])
+    np.testing.assert_equal(list(flat(found).values()), [NAN])
 
 
 @every_kind
-def test_without_shared_experts_only_the_input_has_cosines(expert):
-    ple = pk.PLEBlock(2, ["a", "b"], expert(), num_shared_experts=0, name="ple")
-    model = model_of(ple, two_regression_heads())
+def test_experts_that_are_frozen_or_not_shared_have_no_cosines(expert):
+    frozen = pk.CGCBlock(["a", "b"], expert(), name="frozen")
+    own = pk.CGCBlock(["a", "b"], expert(), num_shared_experts=0, name="own")
+    model = model_of(pk.SequentialBlock([frozen, own], name="row"), two_regression_heads())
+    frozen.trainable = False
     found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))
-    assert {level: list(places) for level, places in found.items()} == {
-        "ple/0": ["input"],
-        "ple/1": [],
-    }
-    assert np.isfinite(found["ple/0"]["input"]["a", "b"])
+    assert found == {"row/0": {}, "row/1": {}}
 
 
 def test_a_single_task_has_no_cosines():
     heads = pk.TaskHeads([pk.BinaryHead("a")])
     model = model_of(pk.PLEBlock(2, heads, [3], name="ple"), heads)
     assert pk.gradient_conflict(model, features(12, 4), {"a": np.ones(12)}) == {
-        "ple/0": {"input": {}, "shared/expert_0": {}},
+        "ple/0": {"shared/expert_0": {}},
         "ple/1": {"shared/expert_0": {}},
     }

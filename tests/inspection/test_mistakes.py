@@ -156,7 +156,7 @@ OF_INPUTS = {
         r"x\['numbers'\]\[5, 1\]=inf", x=random_x(numbers=changed(NUMBERS, (5, 1), np.inf))
     ),
     "numbers with None": Mistake(
-        r"x\['numbers'\]\[0, 0\]=None",
+        r"makes None a NaN\. Received: x\['numbers'\]\.dtype=object",
         x=random_x(numbers=np.array([[None, 1.0], *NUMBERS[1:].tolist()], object)),
     ),
     "a column is missing": Mistake(
@@ -184,7 +184,7 @@ OF_INPUTS = {
     "x is an array": Mistake("x must be a dict with the inputs", x=NUMBERS),
     "numbers are not scaled": Mistake(r"x\['numbers'\]\[:, 1\] has a mean", x=X, scale=None),
     "Normalization is not adapted": Mistake(
-        r"x\['numbers'\]\[:, 1\] has a mean", x=X, scale="as it is"
+        r"the output of 'norm.*\[:, 1\] has a mean", x=X, scale="as it is"
     ),
 }
 

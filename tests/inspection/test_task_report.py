@@ -377,7 +377,7 @@ ARGUMENTS = {
     "labels of a task": ((X, {"click": X[:, 0]}), ValueError, r"missing: \['buy', 'both'\]"),
     "no labels": ((X,), TypeError, r"y must be a dict by task"),
     "a list of labels": ((X, list(PRODUCT_Y.values())), TypeError, r"Name the items of a list"),
-    "lists of numbers": ((X, {"click": [0] * ROWS}), TypeError, r"y must hold arrays"),
+    "lists of numbers": ((X, {"click": [0] * ROWS}), ValueError, "arrays, not lists"),
     "another width": ((features(ROWS, 5), PRODUCT_Y), ValueError, r"valid input of the model"),
     "validation without labels": (
         (X, PRODUCT_Y, X),

@@ -308,7 +308,7 @@ def test_inspection_and_transfer_work_with_a_context():
     assert_same(numpy_of(level), expected["ple/0"])
     report = pk.gate_report(model, inputs)
     conflict = pk.gradient_conflict(model, inputs, y)
-    assert list(conflict["ple/0"]) == ["input", "shared/expert_0"]
+    assert list(conflict["ple/0"]) == ["shared/expert_0"]
     np.testing.assert_allclose(
         list(report.levels["ple/1"].gates["buy"].mean.values()),
         expected["ple/1"]["buy"].mean(axis=0),

@@ -44,24 +44,21 @@ def largest_gradients(ple, x, context=None):
             if task in own:
                 own[task] += slices
 
-    def losses(batch, observe):
-        observed = {name: observe(name, tensor) for name, tensor in batch.items()}
-        inputs = {stream: observed[stream] for stream in STREAMS}
-        contexts = {gate: observed[f"context/{gate}"] for gate in context or ()} or None
-        outputs = ple(inputs, gate_context=contexts)
+    sources = {name: keras.Variable(tensor) for name, tensor in x.items()}
+    contexts = {gate: keras.Variable(tensor) for gate, tensor in (context or {}).items()}
+
+    def losses(batch):
+        inputs = {stream: variable.value for stream, variable in sources.items()}
+        gate_context = {gate: variable.value for gate, variable in contexts.items()} or None
+        outputs = ple(inputs, gate_context=gate_context)
         return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
 
-    variables = {id(v): v for slices in own.values() for v, _ in slices}
-    compute = gradient_function(losses, list(variables.values()), ple)
-    batch = {**x, **{f"context/{gate}": tensor for gate, tensor in (context or {}).items()}}
-    batch = {name: keras.ops.convert_to_tensor(tensor) for name, tensor in batch.items()}
-    gradients, on_inputs = compute(batch)
-    by_variable = dict(zip(variables, gradients))
+    for task in TASKS:
+        own[task] += [(of[task], ()) for of in (sources, contexts) if task in of]
+    gradients = gradient_function(losses, list(own.values()), ple)({})
     largest = {}
-    for (row, loss), task in itertools.product(enumerate(TASKS), TASKS):
-        parts = [by_variable[id(v)][(row, *where)] for v, where in own[task]]
-        parts += [on_inputs[name][row] for name in (task, f"context/{task}") if name in on_inputs]
-        largest[loss, task] = max(np.abs(part).max() for part in parts)
+    for (row, loss), (task, gradient) in itertools.product(enumerate(TASKS), zip(own, gradients)):
+        largest[loss, task] = np.abs(gradient[row]).max()
     return largest
 
 
@@ -126,7 +123,6 @@ def gradients_by_owner(model, run):
         name: [(v, index) for v, index in of_name if v.trainable]
         for name, of_name in slices.items()
     }
-    variables = {id(v): v for of_name in slices.values() for v, _ in of_name}
     model.compile(jit_compile=run == "compiled", run_eagerly=run == "eager")
     call = model
     if keras.backend.backend() == "tensorflow" and run == "compiled":
@@ -134,20 +130,20 @@ def gradients_by_owner(model, run):
 
         call = tf.function(lambda batch: model(batch))
 
-    def losses(batch, observe):
+    def losses(batch):
         outputs = call(batch)
         return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
 
     batch = {key: keras.ops.convert_to_tensor(x) for key, x in columns().items()}
-    gradients, _ = gradient_function(losses, list(variables.values()), model)(batch)
-    by_variable = dict(zip(variables, gradients))
+    slices = {name: of_name for name, of_name in slices.items() if of_name}
+    gradients = gradient_function(losses, list(slices.values()), model)(batch)
     largest = {}
-    for (row, loss), (name, of_name) in itertools.product(enumerate(TASKS), slices.items()):
+    for (row, loss), (name, gradient) in itertools.product(
+        enumerate(TASKS), zip(slices, gradients)
+    ):
         kind = name.split("-")[0].split("/")[-1] if "/" not in name else name.split("/")[-1]
         key = loss, owner_of(name), kind.removesuffix("_0").removesuffix("_1")
-        for v, index in of_name:
-            gradient = np.abs(by_variable[id(v)][(row, *index)]).max()
-            largest[key] = max(largest.get(key, 0.0), gradient)
+        largest[key] = max(largest.get(key, 0.0), np.abs(gradient[row]).max())
     return largest
 
 
@@ -195,23 +191,16 @@ def test_without_isolation_other_tasks_train_what_a_task_owns_beyond_one_level()
 def test_shared_experts_still_learn_from_every_task(rows):
     x = streams(rows)
     ple = built(2, x, isolate_task_experts=True)
-    shared = [
-        (variable, where)
-        for name, slices in level_slices(ple[0]).items()
-        if name.startswith("shared/")
-        for variable, where in slices
-    ]
-    variables = {id(v): v for v, _ in shared}
+    slices = level_slices(ple[0]).items()
+    shared = [[part] for name, parts in slices if name.startswith("shared/") for part in parts]
 
-    def losses(batch, observe):
+    def losses(batch):
         outputs = ple(batch)
         return [keras.ops.sum(outputs[task]) for task in TASKS]
 
-    compute = gradient_function(losses, list(variables.values()), ple)
     batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
-    by_variable = dict(zip(variables, compute(batch)[0]))
-    for row, (variable, where) in itertools.product(range(3), shared):
-        assert np.abs(by_variable[id(variable)][(row, *where)]).max() > 0
+    for gradient in gradient_function(losses, shared, ple)(batch):
+        assert (np.abs(gradient).max(axis=1) > 0).all()
 
 
 @pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch batches levels")
