@@ -288,8 +288,6 @@ class CGCBlock(GatedBlock):
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the experts and mix them."""
         observer = active_observer()
-        if observer:
-            inputs = observer.on_inputs(self, inputs)
         streams = self._level.streams(inputs)
         gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
         computation = self._level.computation(streams, gate_inputs)

@@ -12,14 +12,12 @@ _thread = local()  # torch.compile supports it, unlike a ContextVar
 
 
 class Observer:
-    """Functions that every level calls that runs, or is traced, in this thread within `with`.
+    """A function that every level calls that runs, or is traced, in this thread within `with`.
 
     Gates do not update their statistics while observed.
 
     Args:
         names: The name of each level, by the `id` of its block.
-        replace_inputs: Takes the name and the inputs of a level, and returns the inputs that the
-            level uses instead.
         receive: Takes the name and the inputs of a level, the weights of its gates, and the outputs
             of its experts, both by name.
 
@@ -30,12 +28,10 @@ class Observer:
     def __init__(
         self,
         names: Mapping[int, str],
-        replace_inputs: Callable[[str, Streams], Streams] = lambda level, inputs: inputs,
         receive: Callable[[str, Streams, ByName, ByName], None] = lambda *computed: None,
     ) -> None:
         self.repeated: set[str] = set()
-        self._names, self._ran = names, set[str]()
-        self._replace_inputs, self._receive = replace_inputs, receive
+        self._names, self._ran, self._receive = names, set[str](), receive
 
     def __enter__(self) -> Self:
         self._outer = active_observer()
@@ -45,17 +41,13 @@ class Observer:
     def __exit__(self, *error: Any) -> None:
         _thread.observer = self._outer
 
-    def on_inputs(self, block: keras.Layer, inputs: Streams) -> Streams:
-        """Count a run of a level, and return the inputs that it uses instead of those given."""
-        level = self._names[id(block)]
-        (self.repeated if level in self._ran else self._ran).add(level)
-        return self._replace_inputs(level, inputs)
-
     def on_outputs(
         self, block: keras.Layer, inputs: Streams, weights: ByName, experts: ByName
     ) -> None:
-        """Receive what a level has computed."""
-        self._receive(self._names[id(block)], inputs, weights, experts)
+        """Count a run of a level, and receive what it has computed."""
+        level = self._names[id(block)]
+        (self.repeated if level in self._ran else self._ran).add(level)
+        self._receive(level, inputs, weights, experts)
 
 
 def active_observer() -> Observer | None:
