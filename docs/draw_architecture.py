@@ -32,4 +32,4 @@ if __name__ == "__main__":
         num_shared_experts=2,
         name="PLEBlock",
     )
-    save(pk.plot_architecture(ple).figure, Path(__file__).with_name("architecture.png"))
+    save(pk.plot_architecture(ple), Path(__file__).with_name("architecture.png"))

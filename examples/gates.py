@@ -138,13 +138,13 @@ def summarize(report, history):
 
 def draw_weights(reports):
     """Plot the heat maps of all runs: a column for each run, a row for each level."""
-    figure, axes = plt.subplots(
-        2, len(reports), figsize=(6 * len(reports), 6), layout="constrained"
-    )
-    for column, (name, report) in zip(axes.T, reports.items()):
-        pk.plot_gate_weights(report, ax=column)
-        column[0].set_title(name, weight="bold")
-    figure.savefig(FOLDER / "weights.png", dpi=100)
+    columns = []
+    for name, report in reports.items():
+        figure = pk.plot_gate_weights(report)
+        figure.suptitle(name, weight="bold")
+        figure.canvas.draw()
+        columns.append(np.asarray(figure.canvas.buffer_rgba()))
+    plt.imsave(FOLDER / "weights.png", np.hstack(columns))
 
 
 def main():
@@ -171,7 +171,7 @@ def main():
         print(f"\n{warnings if reports else report}", flush=True)
         pk.plot_gate_history(history).savefig(file.with_suffix(".png"), dpi=100)
         reports[name], figures[name] = report, summarize(report, history)
-    pk.plot_architecture(ple).figure.savefig(FOLDER / "architecture.png", dpi=150)
+    pk.plot_architecture(ple).savefig(FOLDER / "architecture.png", dpi=150)
     draw_weights(reports)
     print(f"\n{pd.DataFrame(figures).to_string()}\n\nThe pictures are in the folder {FOLDER}.")
 

@@ -1,24 +1,14 @@
-"""Boxes, lines and texts on Axes. Lengths are in inches, font sizes and line widths in points.
+"""A new figure with boxes, lines and texts. Lengths are in inches, font sizes in points.
 
 The package works without matplotlib, so functions import it. `pyplot` says how to install it.
 """
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-Dash: TypeAlias = str | tuple[int, tuple[float, ...]]
 Point: TypeAlias = tuple[float, float]
-Size: TypeAlias = tuple[float, float]
-TEXT_COLOR, NOTE_COLOR, FRAME_COLOR = "#222222", "#555555", "#8A8A8A"
-TEXT_SIZE, SMALL_SIZE, TITLE_SIZE = 8.5, 8.0, 9.0
-LINE_WIDTH, ARROW_SCALE = 1.0, 10.0
-CORNER_RADIUS = 0.05
-POINTS_PER_INCH = 72
-SOLID: Dash = "-"
-DASHED: Dash = (0, (3, 2))
-DOTTED: Dash = (0, (1, 1.5))
+TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
+TEXT_SIZE, SMALL_SIZE = 8.5, 8.0
+SOLID, DASHED, DOTTED = "-", (0, (3, 2)), (0, (1, 1.5))
 
 
 def pyplot() -> Any:
@@ -30,97 +20,55 @@ def pyplot() -> Any:
     return module
 
 
-def check_axes(ax: Any, each: str = "") -> Any:
-    """Check that `ax` is one matplotlib Axes with a rectilinear projection; return it."""
-    if not isinstance(ax, pyplot().Axes) or ax.name != "rectilinear":
-        raise TypeError(f"ax must be a matplotlib Axes{each} or None. Received: ax={ax!r}")
-    return ax
-
-
 class Canvas:
-    """Axes whose coordinates are inches, scaled from `size` to the size of the Axes.
+    """A new figure of a size. Boxes and texts are centered at the given points."""
 
-    Boxes and texts are centered at the given points.
-    """
+    def __init__(self, width: float, height: float) -> None:
+        self.figure = pyplot().figure(figsize=(width, height), facecolor="white")
+        self.ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+        self.ax.set_axis_off()
 
-    def __init__(self, ax: "Axes", size: Size) -> None:
-        self.ax = ax
-        self.size = size
-        scales = ax.bbox.width / size[0], ax.bbox.height / size[1]
-        self.scale = min(scales) / ax.figure.dpi
-        ax.set(xlim=(0, size[0]), ylim=(0, size[1]), aspect="equal")
-        ax.set(xticks=[], yticks=[], facecolor="white")
-        ax.spines[:].set_visible(False)
-
-    def text(
-        self,
-        center: Point,
-        text: str,
-        size: float = TEXT_SIZE,
-        color: str = TEXT_COLOR,
-        **style: Any,
-    ) -> None:
-        """Draw a text without interpretation of "$" and "_"."""
-        style = {"ha": "center", "va": "center", "usetex": False, "parse_math": False, **style}
-        self.ax.text(
-            center[0], center[1], text, fontsize=size * self.scale, color=color, zorder=4, **style
-        )
+    def text(self, center: Point, text: str, size: float = TEXT_SIZE, **style: Any) -> None:
+        """Draw a text, without TeX, for which "_" in a name is an error."""
+        style = {"ha": "center", "va": "center", "color": TEXT_COLOR, "usetex": False, **style}
+        self.ax.text(*center, text, fontsize=size, zorder=4, **style)
 
     def box(
         self,
         center: Point,
-        size: Size,
+        size: Point,
         text: str,
         color: str,
         fill: float,
-        radius: float = CORNER_RADIUS,
+        radius: float = 0.05,
     ) -> None:
-        """Draw a box with a text; `fill` is the opacity of its color."""
+        """Draw a box with a text. `fill` is the opacity of its color; a box with 0 is behind."""
         from matplotlib.colors import to_rgb
+        from matplotlib.patches import FancyBboxPatch
 
         corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
-        face = tuple(1 - fill * (1 - channel) for channel in to_rgb(color))
-        self._rectangle(
-            corner, size, radius, fc=face, ec=color, lw=LINE_WIDTH * self.scale, zorder=3
-        )
+        style: dict[str, Any] = {"boxstyle": f"round,pad=0,rounding_size={radius}", "ec": color}
+        style["fc"] = [1 - fill * (1 - channel) for channel in to_rgb(color)]
+        self.ax.add_patch(FancyBboxPatch(corner, *size, zorder=3 if fill else 1, **style))
         self.text(center, text)
 
-    def frame(self, bottom: float, height: float, inset: float, face: str) -> None:
-        """Draw a frame behind boxes and lines, across the canvas minus an inset on each side."""
-        size = (self.size[0] - 2 * inset, height)
-        self._rectangle(
-            (inset, bottom), size, CORNER_RADIUS, fc=face, ec=FRAME_COLOR, lw=0.8 * self.scale
-        )
-
-    def line(self, *points: Point, color: str, arrow: bool = True, dash: Dash = SOLID) -> None:
+    def line(
+        self, *points: Point, color: str = TEXT_COLOR, arrow: bool = True, dash: Any = SOLID
+    ) -> None:
         """Draw a line through the points, with an arrow head at the last point."""
         from matplotlib.patches import FancyArrowPatch
         from matplotlib.path import Path
 
-        style = "-|>,head_length=0.35,head_width=0.16" if arrow else "-"
-        line = FancyArrowPatch(
-            path=Path(points),
-            arrowstyle=style,
-            mutation_scale=ARROW_SCALE * self.scale,
-            color=color,
-            lw=LINE_WIDTH * self.scale,
-            ls=dash,
-            zorder=2,
-        )
-        self.ax.add_patch(line)
-
-    def _rectangle(self, corner: Point, size: Size, radius: float, **style: Any) -> None:
-        from matplotlib.patches import FancyBboxPatch
-
-        shape = f"round,pad=0,rounding_size={radius}"
-        self.ax.add_patch(FancyBboxPatch(corner, size[0], size[1], shape, **style))
+        style: dict[str, Any] = {"color": color, "ls": dash, "zorder": 2, "mutation_scale": 10}
+        style["arrowstyle"] = "-|>,head_length=0.35,head_width=0.16" if arrow else "-"
+        self.ax.add_patch(FancyArrowPatch(path=Path(points), **style))
 
 
-def text_width(text: str, size: float = TEXT_SIZE, **font: Any) -> float:
-    """Return the width of one line of text."""
+def text_width(text: str, **font: Any) -> float:
+    """Return the width of the longest line of a text of the size TEXT_SIZE."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import TextPath
 
-    literal = text.replace("$", r"\$")
-    path = TextPath((0, 0), literal, size=size, prop=FontProperties(**font))
-    return float(path.get_extents().width) / POINTS_PER_INCH
+    font_properties = FontProperties(**font)
+    lines = [TextPath((0, 0), x, size=TEXT_SIZE, prop=font_properties) for x in text.split("\n")]
+    return float(max(line.get_extents().width for line in lines)) / 72

@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
 from tests.models import chain, compiled, heads_of
-from tests.refusals import check_refused
 
 TASKS = ["click", "time"]
 X = features(64, 3)
@@ -77,25 +76,6 @@ def test_reports_of_the_default_branches():
     text = str(pk.gate_report(model, X))
     assert "largest weight" not in text
     assert "click/expert_0" in text
-
-
-@once
-def test_the_plot_has_a_mixture_for_each_task():
-    ax = pk.plot_architecture(pk.HedgedBlock(["click", "buy"], [4], name="hedged"))
-    texts = [text.get_text().replace("\n", " ") for text in ax.texts]
-    assert {"click mixture", "buy mixture", "branches", "click expert 0", "shared expert 0"} <= {
-        *texts
-    }
-    assert not any("gate" in text for text in texts)
-
-
-@once
-def test_the_plot_refuses_other_branches():
-    block = of_ple(TASKS)
-    check_refused(
-        lambda: pk.plot_architecture(block), ValueError, r"hedged\['ple'\].*Received: ple="
-    )
-    assert pk.plot_architecture(block["ple"])
 
 
 def test_an_onnx_file_has_the_mixture(runtime, tmp_path):

@@ -82,13 +82,3 @@ def test_files_and_clones_keep_the_counts(copied, tmp_path):
     copy.set_weights(model.get_weights())
     x = features(4, 3)
     assert_same(numpy_of(copy(keras.ops.convert_to_tensor(x))), expected_of(ple, x))
-
-
-def test_a_level_without_shared_experts_is_plotted():
-    pytest.importorskip("matplotlib")
-    texts = [
-        text.get_text()
-        for text in pk.plot_architecture(pk.PLEBlock(3, TASKS, [3], 1, [0, 2, 0])).texts
-    ]
-    assert texts.count("shared gate") == 1
-    assert texts.count("no shared gate") == 1

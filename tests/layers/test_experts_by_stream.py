@@ -257,17 +257,6 @@ def test_wrong_experts_are_refused(call, error, message):
 
 
 @once
-def test_the_plot_shows_sizes():
-    pytest.importorskip("matplotlib")
-    dense = keras.layers.Dense(4, name="small")
-    ple = built_ple([{**PAIR, "buy": dense}, [4]])
-    texts = [text.get_text() for text in pk.plot_architecture(ple).texts]
-    assert "click\nexpert 1\n[3, 4]" in texts
-    assert "buy\nexpert 0\nDense" in texts
-    assert "buy\nexpert 0" in texts  # of the second level
-
-
-@once
 def test_the_summary_shows_a_layer_for_each_bank():
     block = built_ple({**PAIR, "shared": keras.layers.Dense(4)})[0]
     assert [layer.name for layer in block.layers] == [
