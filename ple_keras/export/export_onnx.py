@@ -1,26 +1,24 @@
 """Export of a model to an ONNX file with the names of the model's inputs and outputs."""
 
-import io
-import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any, SupportsIndex
 
 import keras
+import numpy as np
 
 from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.tensors import restored, to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras.export._onnx_file import check_predictions, name_values
 
-Struct = Any  # a tensor, a list or a dict of tensors
-LOCK = Lock()  # exporters, and the filters of warnings, belong to the whole process
-NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "torch": ["onnx"], "jax": ["onnx", "jax2onnx"]}
+NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # by backend
+UNKNOWN_SIZE = 3  # of the random batch to compare, and of other unknown axes
 
 
 def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | None = None) -> None:
@@ -41,9 +39,10 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
 
     Raises:
         TypeError: If `model` is not a Keras model, `path` not a path, or `opset` not an integer.
-        ValueError: If the model is of another kind, if its inputs or outputs are nested, strings
-            or without names of their own, if an output has the name of an input, if no output reads
-            an input, or if the model is quantized or computes in bfloat16. If `opset` is below 1.
+        ValueError: If the model is of another kind, if its inputs or outputs are nested or without
+            names of their own, if an input is text, if an output has the name of an input, if no
+            output reads an input, or if the model is quantized or computes in bfloat16. If the
+            folder of `path` does not exist, or `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
         RuntimeError: If the exporter fails, or the file predicts other values than the model.
 
@@ -60,17 +59,34 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     >>> session = onnxruntime.InferenceSession("model.onnx")  # doctest: +SKIP
     >>> click, buy = session.run(["click", "buy"], {"price": price, "x": x})  # doctest: +SKIP
     """
-    model = _to_functional(model)
-    inputs, outputs = _named_tensors(model)
-    path = _check_path(path)
+    inputs, outputs = _named_tensors(_to_functional(model))
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(f"path must be a file in an existing folder. Received: path={str(path)!r}")
     version = None if opset is None else check_int(opset, "opset", minimum=1)
-    _check_packages()
-    with LOCK, tempfile.TemporaryDirectory(dir=path.parent) as folder:
+    missing = [x for x in NEEDED.get(keras.backend.backend(), ["onnx"]) if not find_spec(x)]
+    if missing:
+        command = 'pip install "ple-keras[export]"' + " jax2onnx" * ("jax2onnx" in missing)
+        raise ImportError(f"export_onnx requires {' and '.join(missing)}: {command}")
+    # Every exporter keeps the order of lists, and refuses a model that was never called.
+    listed = keras.Model(list(inputs.values()), list(outputs.values()))
+    rng = np.random.default_rng(0)
+    feed = {name: _random_array(tensor, rng) for name, tensor in inputs.items()}
+    with restored(listed.non_trainable_variables):  # such as the statistics of gates
+        values = keras.tree.flatten(listed(list(feed.values())))
+        expected = dict(zip(outputs, map(to_numpy, values)))
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
-        _export(list(inputs.values()), list(outputs.values()), file, version)
-        name_values(file, inputs, outputs)
-        if find_spec("onnxruntime"):
-            check_predictions(model, file, inputs, list(outputs))
+        try:
+            with warnings.catch_warnings(action="ignore"), _constant_statistics(listed):
+                listed.export(file, format="onnx", verbose=False, opset_version=version)
+            _name_values(file, inputs, outputs)
+            predictions = _run(file, feed, list(outputs)) if find_spec("onnxruntime") else {}
+        except Exception as error:
+            lines = str(error).strip().splitlines() or [""]
+            reason = f"{type(error).__name__}: {lines[0][:200]}"
+            raise RuntimeError(f"The exporter, or ONNX Runtime, failed. {reason}") from error
+        _check_predictions(predictions, expected, model)
         file.replace(path)
 
 
@@ -79,17 +95,21 @@ def _to_functional(model: keras.Model) -> Any:
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
     if isinstance(model, keras.Sequential) and model.built:
-        first = model.inputs[0]
-        inputs = outputs = keras.Input(first.shape[1:], dtype=first.dtype, name=first.name)
-        for layer in model.layers:
-            outputs = layer(outputs)
-        return keras.Model(inputs, outputs)
+        model = keras.Model(model.inputs[0], model.outputs[0])
     if functional_outputs(model) is None:
         raise ValueError(
             "model must be a Functional model, or a Sequential model that is built. From another "
             "model, make one: inputs = keras.Input(shape, dtype=dtype, name=name), "
             f"keras.Model(inputs, model(inputs)). Received: model={short_repr(model)}"
         )
+    for layer in find_layers(model, keras.Layer):
+        if layer.quantization_mode or layer.compute_dtype == "bfloat16":
+            raise ValueError(
+                "model must compute in float32 or float16. Export such a model with these weights, "
+                "and quantize the file with onnxruntime.quantization. Received: "
+                f"{layer.name}.quantization_mode={layer.quantization_mode!r}, "
+                f"{layer.name}.compute_dtype={layer.compute_dtype!r}"
+            )
     return model
 
 
@@ -103,128 +123,114 @@ def _named_tensors(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
             "The outputs of model must not have names of inputs, since ONNX has one space of "
             f"names. Rename the keras.Input. Received: model.input={both}, model.output={both}"
         )
-    strings = [name for name, tensor in inputs.items() if tensor.dtype == "string"]
-    if strings:
-        raise ValueError(
-            "The inputs of model must be numbers, since exporters take no strings. Encode them "
-            f"before the model. Received: model.input={strings} of the dtype string"
-        )
-    _check_layers(model)
     return inputs, outputs
 
 
-def _by_name(struct: Struct, names: list[str], what: str) -> dict[str, Any]:
+def _by_name(struct: Any, names: list[Any], argument: str) -> dict[str, Any]:
     """Return tensors by name: the keys of a dict, or the given names."""
+    tensors = struct if isinstance(struct, (list, tuple)) else [struct]
     if isinstance(struct, Mapping):
-        named = dict(struct)
-        if not all(isinstance(name, str) and name for name in named):
-            raise ValueError(
-                f"The keys of model.{what} must be strings of one character or more. "
-                f"Received: model.{what}={list(named)}"
-            )
-    else:
-        tensors = struct if isinstance(struct, (list, tuple)) else [struct]
-        named = dict(zip(names, tensors))
-        if len(named) < len(tensors):
-            raise ValueError(
-                f"model.{what} must have names of their own: make the model with a dict. "
-                f"Received: model.{what}={names}"
-            )
-    nested = [name for name, tensor in named.items() if not isinstance(tensor, keras.KerasTensor)]
-    if nested:
+        names, tensors = list(struct), list(struct.values())
+    are_named = all(isinstance(name, str) and name for name in names)
+    are_numbers = all(isinstance(x, keras.KerasTensor) and x.dtype != "string" for x in tensors)
+    count = min(len(set(names)), len(set(map(id, tensors))))
+    if not (are_named and are_numbers and count == len(tensors)):
         raise ValueError(
-            f"model.{what} must be a tensor, a list or a dict of tensors. "
-            f"Received: model.{what}={list(named)}, with tensors inside of {nested}"
+            f"model.{argument} must be a tensor of numbers, or a list or dict of such tensors, all "
+            f"different, with different names of one character or more. "
+            f"Received: model.{argument}={struct}, with the names {names}"
         )
-    if len({id(tensor) for tensor in named.values()}) < len(named):
-        raise ValueError(
-            f"The tensors of model.{what} must differ, since ONNX has one name for a tensor. "
-            f"Received: model.{what}={list(named)}, two of which are one tensor"
-        )
-    return named
+    return dict(zip(names, tensors))
 
 
-def _check_layers(model: keras.Model) -> None:
-    for layer in find_layers(model, keras.Layer):
-        mode = layer.quantization_mode
-        if mode is not None:
-            raise ValueError(
-                "model must not be quantized. Export the float model, and quantize the file with "
-                f"onnxruntime.quantization. Received: {layer.name}.quantization_mode={mode!r}"
-            )
-        if layer.compute_dtype == "bfloat16":
-            raise ValueError(
-                "model must compute in float32 or float16, since ONNX Runtime has no bfloat16 on "
-                "CPUs. Load its weights into such a model. "
-                f"Received: {layer.name}.compute_dtype='bfloat16'"
-            )
-
-
-def _check_path(path: str | Path) -> Path:
-    try:
-        file = Path(path)
-    except TypeError:
-        raise TypeError(f"path must be a path. Received: path={short_repr(path)}") from None
-    if not file.parent.is_dir() or file.is_dir():
-        raise ValueError(f"path must be a file in an existing folder. Received: path={path!r}")
-    return file
-
-
-def _check_packages() -> None:
-    backend = keras.backend.backend()
-    if backend not in NEEDED:
-        raise ValueError(
-            "export_onnx needs the backend tensorflow, jax or torch. "
-            f"Received: KERAS_BACKEND={backend}"
-        )
-    missing = [name for name in NEEDED[backend] if not find_spec(name)]
-    if missing:
-        command = 'pip install "ple-keras[export]"' + " jax2onnx" * ("jax2onnx" in missing)
-        raise ImportError(f"export_onnx requires {' and '.join(missing)}: {command}")
-
-
-def _export(inputs: list[Any], outputs: list[Any], file: Path, opset: int | None) -> None:
-    """Export the model from lists to lists of tensors, whose order every exporter keeps."""
-    model = keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs)
-    with _quiet(), _constant_statistics(model):
-        model(keras.tree.map_structure(_zeros, model.input))  # Keras refuses uncalled models
-        try:
-            model.export(file, format="onnx", verbose=False, opset_version=opset)
-        except Exception as error:
-            lines = str(error).strip().splitlines() or [""]
-            reason = f"{type(error).__name__}: {lines[0][:200]}"
-            raise RuntimeError(f"The exporter of Keras failed. {reason}") from error
-
-
-def _zeros(tensor: keras.KerasTensor) -> Any:
-    return keras.ops.zeros([size or 1 for size in tensor.shape], tensor.dtype)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence exporters. They warn of code of Keras, and PyTorch prints graphs if it fails."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
+def _random_array(tensor: keras.KerasTensor, rng: np.random.Generator) -> np.ndarray:
+    """Return a small batch: integers that are rows of any table, or floats with a logarithm."""
+    shape = [size or UNKNOWN_SIZE for size in tensor.shape]
+    if "float" in tensor.dtype:
+        return rng.uniform(0.1, 1.0, shape).astype(tensor.dtype)
+    return rng.integers(0, 2, shape).astype(tensor.dtype)
 
 
 @contextmanager
 def _constant_statistics(model: keras.Model) -> Iterator[None]:
     """Hold the statistics of Normalization layers as arrays.
 
-    Under TensorFlow they are eager tensors, which tf2onnx makes inputs of the file.
+    Under TensorFlow they are eager tensors, which tf2onnx 1.17 makes inputs of the file.
     """
     layers = find_layers(model, keras.layers.Normalization)
     kept = [(layer, layer.mean, layer.variance) for layer in layers]
     for layer, mean, variance in kept:
-        layer.mean, layer.variance = map(keras.ops.convert_to_numpy, (mean, variance))
+        layer.mean, layer.variance = map(to_numpy, (mean, variance))
     try:
         yield
     finally:
         for layer, mean, variance in kept:
             layer.mean, layer.variance = mean, variance
+
+
+def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+    """Give the inputs and outputs of a file, and their first axes, the names of the model's.
+
+    Args:
+        file: A file whose inputs have the names of the tensors of `inputs`, and whose outputs have
+            the order of `outputs`.
+        inputs: The model's inputs by their new names.
+        outputs: The model's outputs by their new names.
+    """
+    onnx: Any = import_module("onnx")
+    model = onnx.load(file)
+    graph = model.graph
+    new = {tensor.name: name for name, tensor in inputs.items()}
+    new |= {value.name: name for value, name in zip(graph.output, outputs)}
+    inner = {name for node in graph.node for name in node.output}
+    inner |= {value.name for value in graph.initializer}
+    new |= {name: f"{name}/inside" for name in inner & set(new.values()) - set(new)}
+    _rename(graph, new)
+    tensors = {**inputs, **outputs}
+    for value in (*graph.input, *graph.output):
+        sizes = value.type.tensor_type.shape.dim
+        for axis, (size, known) in enumerate(zip(sizes, tensors[value.name].shape)):
+            if known is None:
+                size.dim_param = f"{value.name}_{axis}" if axis else "batch"
+            else:
+                size.dim_value = known
+    onnx.save(model, file)
+
+
+def _rename(graph: Any, new: Mapping[str, str]) -> None:
+    """Rename values of a graph and of the graphs inside its nodes."""
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = new.get(value.name, value.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                _rename(inner, new)
+
+
+def _run(file: Path, feed: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
+    """Return the outputs of a file by name."""
+    onnxruntime: Any = import_module("onnxruntime")
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    return dict(zip(outputs, session.run(outputs, feed)))
+
+
+def _check_predictions(
+    found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray], model: keras.Model
+) -> None:
+    """Check the predictions of a file, relative to the largest prediction of a unit above 1."""
+    halves = any(layer.compute_dtype == "float16" for layer in find_layers(model, keras.Layer))
+    tolerance = 2e-2 if halves else 1e-4
+    for name, values in found.items():
+        right = expected[name].astype("float64")
+        sizes = np.where(np.isfinite(right), abs(right), 0.0)
+        scale = np.maximum(1.0, sizes.max(axis=tuple(range(right.ndim - 1)), initial=0.0))
+        is_same_shape = values.shape == right.shape
+        if not is_same_shape or not np.allclose(
+            values / scale, right / scale, rtol=0, atol=tolerance, equal_nan=True
+        ):
+            raise RuntimeError(
+                f"The ONNX file predicts other values than the model. Output {name!r} differs by "
+                f"more than {tolerance:g}, or this part of its largest value"
+            )

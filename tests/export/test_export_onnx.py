@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.export._onnx_file import name_values
 from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.refusals import check_refused
 
@@ -87,26 +86,15 @@ def test_a_file_whose_predictions_differ_is_refused_and_not_written(runtime, tmp
     dense = {task: keras.layers.Dense(1, bias_initializer="ones")(inputs) for task in TASKS}
     model, path = keras.Model(inputs, dense), tmp_path / "m.onnx"
     path.write_text("older")
-    real = module.name_values
+    real = module._name_values
 
     def swap(file, inputs, outputs):
-        real(
-            file,
-            inputs,
-            {"buy": outputs["buy"], "time": outputs["time"], "click": 0 or outputs["click"]},
-        )
+        real(file, inputs, {task: outputs[task] for task in ("buy", "time", "click")})
 
-    monkeypatch.setattr(module, "name_values", swap)
+    monkeypatch.setattr(module, "_name_values", swap)
     with pytest.raises(RuntimeError, match=r"other values than the model. Output 'time' differs"):
         pk.export_onnx(model, path)
     assert path.read_text() == "older"
-
-
-def test_outputs_that_random_inputs_do_not_show_are_refused(runtime, tmp_path):
-    inputs = keras.Input((3,), name="x")
-    model = keras.Model(inputs, {"a": keras.ops.log(-1.0 - keras.ops.abs(inputs))})
-    with pytest.raises(RuntimeError, match=r"can't be compared .* output 'a' is not finite"):
-        pk.export_onnx(model, tmp_path / "m.onnx")
 
 
 def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtime, tmp_path):
@@ -125,26 +113,11 @@ def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtim
     np.testing.assert_allclose(session.run([inner], {"x": x})[0], numpy_of(model(x)[inner]), 1e-5)
 
 
-def test_a_file_with_other_inputs_than_the_model_is_refused(tmp_path):
-    onnx = pytest.importorskip("onnx")
-    x, mean, y = (
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None, 3])
-        for name in ("x", "mean", "y")
-    )
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Sub", ["x", "mean"], ["y"])], "g", [x, mean], [y]
-    )
-    onnx.save(onnx.helper.make_model(graph), tmp_path / "m.onnx")
-    tensor = keras.Input((3,), name="x")
-    with pytest.raises(RuntimeError, match=r"'price'.*other inputs of the file=\{'mean'\}"):
-        name_values(tmp_path / "m.onnx", {"price": tensor}, {"y": tensor})
-
-
 @pytest.mark.skipif(BACKEND != "torch", reason="other exporters keep such inputs")
 def test_an_input_that_no_output_reads_is_refused_if_the_exporter_leaves_it_out(runtime, tmp_path):
     x, other = keras.Input((3,), name="x"), keras.Input((3,), name="other")
     model = keras.Model({"x": x, "other": other}, {"a": keras.layers.Dense(1)(x)})
-    with pytest.raises(ValueError, match=r"read by an output, .* \['other'\] are not read"):
+    with pytest.raises(RuntimeError, match=r"ONNX Runtime, failed\. .*[Ii]nput.*other"):
         pk.export_onnx(model, tmp_path / "m.onnx")
 
 
@@ -215,21 +188,21 @@ def overridden():
 
 
 MODELS = [
-    (twice, ValueError, r"must differ, .* model.output=\['a', 'b'\]"),
+    (twice, ValueError, r"model.output must be .* all different, .*names \['a', 'b'\]"),
     (overridden, ValueError, "model must be a Functional model, or .*<Overridden"),
-    (lambda: small(task=""), ValueError, r"strings of one character .* model.output=\[''\]"),
-    (lambda: small(task=0), ValueError, r"strings of one character .* model.output=\[0\]"),
+    (lambda: small(task=""), ValueError, r"names of one character .* names \[''\]"),
+    (lambda: small(task=0), ValueError, r"names of one character .* names \[0\]"),
     (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
     (Subclassed, ValueError, "model must be a Functional model, or .* Received: model=<Subclassed"),
     (keras.Sequential, ValueError, "or a Sequential model that is built"),
-    (nested, ValueError, r"model.output must be a tensor, .* with tensors inside of \['a'\]"),
-    (nameless, ValueError, r"with a dict. Received: model.output=\['task_heads"),
+    (nested, ValueError, r"model.output must be a tensor of numbers.* names \['a'\]"),
+    (nameless, ValueError, r"different names.* names \['task_heads"),
     (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
-    (quantized, ValueError, "model must not be quantized. .*quantization_mode='int8'"),
+    (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),
     (
         lambda: small(policy="bfloat16"),
         ValueError,
-        "float32 or float16, .*compute_dtype='bfloat16'",
+        "float32 or float16. .*compute_dtype='bfloat16'",
     ),
 ]
 
@@ -247,11 +220,6 @@ def test_a_path_must_be_a_file_in_an_existing_folder(path, tmp_path, monkeypatch
         pk.export_onnx(small(), path)
 
 
-def test_a_path_must_be_a_path():
-    with pytest.raises(TypeError, match=r"path must be a path. Received: path=None"):
-        pk.export_onnx(small(), None)
-
-
 @pytest.mark.parametrize("opset", [18.0, "18", True])
 def test_an_opset_must_be_an_integer(opset, tmp_path):
     with pytest.raises(TypeError, match=f"opset must be an integer. .*opset={opset!r}"):
@@ -266,20 +234,13 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         pk.export_onnx(small(), tmp_path / "m.onnx")
 
 
-def test_another_backend_is_refused(tmp_path, monkeypatch):
-    model = small()
-    monkeypatch.setattr(keras.backend, "backend", lambda: "numpy")
-    with pytest.raises(ValueError, match=r"needs the backend .* Received: KERAS_BACKEND=numpy"):
-        pk.export_onnx(model, tmp_path / "m.onnx")
-
-
 def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyError("x" * 1000 + "\nmore")
 
     monkeypatch.setattr(keras.Model, "export", fail)
     with pytest.raises(
-        RuntimeError, match=r"^The exporter of Keras failed. KeyError: 'xxx"
+        RuntimeError, match=r"^The exporter, or ONNX Runtime, failed. KeyError: 'xxx"
     ) as caught:
         pk.export_onnx(small(), tmp_path / "m.onnx")
     assert len(str(caught.value)) < 300
