@@ -42,7 +42,6 @@ from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 from ple_keras.optimizers.table_optimizer import table_optimizer
 from ple_keras.plots.architecture import plot_architecture
 from ple_keras.plots.gates import plot_gate_history, plot_gate_weights
-from ple_keras.transfer.start_experts import start_experts
 from ple_keras.transfer.transfer_weights import Transfer, transfer_weights
 
 __version__ = "0.2.0"
@@ -97,7 +96,6 @@ __all__ = [
     "plot_gate_history",
     "plot_gate_weights",
     "share_tables",
-    "start_experts",
     "table_optimizer",
     "task_report",
     "transfer_weights",

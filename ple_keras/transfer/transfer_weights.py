@@ -1,28 +1,46 @@
 """Transfer of weights from a trained model to another model, matched by name."""
 
 import re
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from textwrap import TextWrapper
 
 import keras
+import numpy as np
 
-from ple_keras._keras.walking import find_layers
-from ple_keras.heads.regression_head import RegressionHead
-from ple_keras.inspection.levels import find_levels
+from ple_keras._keras.base_layer import BaseLayer
+from ple_keras._keras.internals import children
+from ple_keras._keras.names import to_snake_case
+from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.walking import find_layers, walk
+from ple_keras._typing import WeightSlice
+from ple_keras.heads.head import Head
+from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.transfer._slices import (
-    WeightSlices,
-    check_built,
-    copy_slices,
-    gate_slices,
-    named_slices,
-    shape_difference,
-    slices_of_levels,
-)
+from ple_keras.layers.gate import Gate
+from ple_keras.layers.sequential_block import SequentialBlock
+from ple_keras.layers.stream_features import StreamFeatures
 
-Levels = Mapping[str, CGCBlock]
-AUTOMATIC_KEY = re.compile(r"(.*/)?(cgc|ple|mmoe|sequential)_block(_\d+)?(/\d+)?")
+
+@dataclass(frozen=True)
+class _Part:
+    """Weights that are copied together.
+
+    Attributes:
+        name: The name of the part.
+        slices: The weights.
+        meaning: An option that changes what the weights mean.
+    """
+
+    name: str
+    slices: list[WeightSlice]
+    meaning: str = ""
+
+    def __str__(self) -> str:
+        shapes = [np.broadcast_to(0, weight.shape)[index].shape for weight, index in self.slices]
+        return f"{self.meaning} shapes {shapes}".strip()
 
 
 @dataclass(frozen=True)
@@ -41,7 +59,7 @@ class Transfer:
     ...     _ = block(keras.ops.ones((1, 3)))
     >>> transfer = transfer_weights(source, target)
     >>> [name for name in transfer.new if "gate" not in name]
-    ['cgc/shared/expert_1']
+    ['shared/expert_1']
     """
 
     copied: tuple[str, ...]
@@ -61,27 +79,26 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     """Copy the weights that two models have in common. Their tasks may differ, and their order.
 
     To add or remove a task, build a model with the new tasks, transfer the weights of the trained
-    model, and continue to train. Weights are matched by name:
+    model, and continue to train. Weights are matched by name, after the names of the layers that
+    contain them:
 
     - `ple/0/click/expert_0`: an expert, by its level and name.
     - `ple/0/gate/shared/click/expert_0`: a gate's column of W for one expert.
     - `ple/0/gate/click/gate_block`: a gate block.
-    - `click/tower`, `click/head`: a head's tower, and its other weights.
-    - `click/own/head`, `click/mixture`: the head of a branch of a HedgedBlock, and the mixture.
-    - `click/loss_weight`: the state of a scheduled or learned loss weight.
-    - `stream-click`: the copy of a StreamFeatures for a stream.
-    - `embedding/embeddings`: any other weight, by the layers that contain it.
+    - `task_heads/click/tower`, `task_heads/click/head`: a head's tower, and its other weights.
+    - `hedged/own/click/expert_0`, `task_heads/click/own/head`: those of a branch, by its name.
+    - `task_heads/click/mixture`: the mixture of the branches of a HedgedBlock.
+    - `task_heads/click/loss_weight`: the state of a scheduled or learned loss weight.
+    - `stream_features/stream-click`: the copy of a StreamFeatures for a stream.
+    - `embedding/embeddings`: any other weight.
 
-    If a model has two heads for a task, or two StreamFeatures, the names start with their paths
-    instead.
+    Name layers, and the layers inside them. A block of this package without a given name has the
+    name of its class, without a number. If a model has several such blocks at one place, they are
+    matched by the tasks that both models have. Weights with one name are ambiguous and left out.
 
-    Levels are named as in `gate_weights`. If the names do not all agree, levels of blocks without
-    a given name, such as `ple_block_1`, are matched in order, and so are all levels if the two
-    models have no given name in common. Stacked and copied experts are equivalent. Gates are left
-    out in levels with another `gate_reads`, and heads with another `standardize`. Other layers are
-    matched by name: name them, and the layers inside them. A layer of this package, such as a
-    SharedBottomBlock, needs no name if each model has only one of its class. Optimizers and gate
-    statistics are not copied.
+    Weights of other shapes are left out. So are gates with another `gate_reads`, and heads with
+    another `standardize`. Stacked and copied experts are equivalent. Optimizers and gate statistics
+    are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
     the experts of a new task affect the other tasks: the new columns of W give these experts a
@@ -96,8 +113,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
 
     Raises:
         TypeError: If either is not a Keras model or layer.
-        ValueError: If either is not built, is quantized, or contains two weights with the same
-            name. If an expert or gate has the same name but other shapes. Then nothing is copied.
+        ValueError: If either is not built or is quantized.
 
     Example:
 
@@ -111,79 +127,146 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     new (3): ple/0/buy/expert_0, ple/0/gate/buy/buy/expert_0, ple/0/gate/buy/shared/expert_0
     left out (0): -
     """
-    for argument, model in (("source", source), ("target", target)):
-        check_built(model, argument)
-    levels = _match_levels(_built_levels(source), _built_levels(target))
-    of_source, of_target = (
-        named_slices(model, of_model) for model, of_model in zip((source, target), levels)
-    )
-    of_levels = slices_of_levels(levels[1])
-    left_out = {name: "not in the target" for name in of_source if name not in of_target}
-    left_out |= _gates_of_another_input(*levels)
-    left_out |= _heads_of_another_unit(source, target, of_source)
-    copied = []
-    for name in [name for name in of_target if name in of_source and name not in left_out]:
-        difference = shape_difference(of_source[name], of_target[name])
-        if not difference:
+    _check_built(source, "source")
+    _check_built(target, "target")
+    names = _layer_names([source, target])
+    of_source, of_target = (_parts(m, of_model) for m, of_model in zip((source, target), names))
+    copied, left_out = [], {}
+    for name, parts in of_source.items():
+        found = [*parts, *of_target.get(name, [])]
+        descriptions = [*map(str, found)]
+        if name not in of_target:
+            left_out[name] = "not in the target"
+        elif len(found) > 2:
+            left_out[name] = "ambiguous: the source or the target has several of this name"
+        elif descriptions[0] != descriptions[1]:
+            left_out[name] = "{} in the source, {} in the target".format(*descriptions)
+        else:
             copied.append(name)
-            continue
-        if name in of_levels:
-            raise ValueError(
-                "source and target must have equal shapes for experts and gates with the same "
-                f"name. Received: {name!r} with {difference}"
-            )
-        left_out[name] = difference
-    copy_slices([pair for name in copied for pair in zip(of_source[name], of_target[name])])
+            for (weight, index), (other, place) in zip(*(part.slices for part in found)):
+                values = np.array(to_numpy(other))
+                values[place] = to_numpy(weight)[index]
+                other.assign(values)
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
     new = [name for name in of_target if name not in of_source]
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
-def _heads_of_another_unit(
-    source: keras.Layer, target: keras.Layer, of_source: WeightSlices
-) -> dict[str, str]:
-    """Return the source's heads, without towers, with another `standardize` than the target's."""
-    of_target = {head.task: head.standardize for head in find_layers(target, RegressionHead)}
-    return {
-        name: f"standardize={head.standardize} in the source, {not head.standardize} in the target"
-        for head in find_layers(source, RegressionHead)
-        if of_target.get(head.task, head.standardize) != head.standardize
-        for name, slices in of_source.items()
-        if name.endswith("/head") and any(slices[0][0] is weight for weight in head.weights)
-    }
+def _layer_names(models: list[keras.Layer]) -> list[dict[int, str]]:
+    """Return the names of the layers of both models, by id."""
+    tasks = set.intersection(*map(_tasks, models))
+    counts = [Counter(_names(model, (), tasks).values()) for model in models]
+    repeated = {name for names in counts for name, count in names.items() if count > 1}
+    return [_names(model, repeated, tasks) for model in models]
 
 
-def _built_levels(model: keras.Layer) -> Levels:
-    """Return the levels by key, without those that the model never calls."""
-    return {key: block for key, block in find_levels(model).items() if block.built}
+def _names(model: keras.Layer, repeated: Container[str], tasks: set[str]) -> dict[int, str]:
+    """Return the names of a model's layers on the paths to them, which end in "/", by id.
 
+    Keras's own paths omit the enclosing models, and change when a file is loaded.
 
-def _match_levels(source: Levels, target: Levels) -> tuple[Levels, Levels]:
-    """Return the levels of both, with equal keys for levels that match.
-
-    Given names match. Names that Keras chose depend on the layers that were created before, so
-    their levels match in order, unless all names agree. So do all levels if the models have no
-    given name in common.
+    Args:
+        model: The model.
+        repeated: Names which a block without a given name gets only with its tasks.
+        tasks: The tasks to use in such a name.
     """
-    if set(source) == set(target):
-        return source, target
-    in_order = [
-        [key for key in levels if AUTOMATIC_KEY.fullmatch(key)] for levels in (source, target)
-    ]
-    if set(source) & set(target) <= set(in_order[0]):
-        in_order = [list(source), list(target)]
-    keys = dict(zip(*in_order))
-    unmatched = {key: f"{key} (source)" for key in in_order[0] if key in target}
-    return {keys.get(key, unmatched.get(key, key)): x for key, x in source.items()}, target
+    names = {id(model): ""}
+    for *_, outer, layer in list(walk(model))[1:]:
+        name = f"{names[id(outer)]}{_short_name(outer, layer)}/"
+        if name in repeated:
+            own = ", ".join(sorted(tasks & _tasks(layer)))
+            name = f"{names[id(outer)]}{layer.name}/" if not own else f"{name[:-1]}({own})/"
+        names[id(layer)] = name
+    return names
 
 
-def _gates_of_another_input(source: Levels, target: Levels) -> dict[str, str]:
-    """Return the source's weights of gates that read another input than in the target."""
-    return {
-        f"{level}/{name}": f"gate_reads={block.gate_reads!r} in the source, "
-        f"{target[level].gate_reads!r} in the target"
-        for level, block in source.items()
-        if level in target and block.gate_reads != target[level].gate_reads
-        for name in gate_slices(block)
-    }
+def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
+    """Return the name of a layer inside another, without the number in an automatic name."""
+    for branch in getattr(outer, "branch_names", []):
+        if getattr(outer, f"branch-{branch}") is layer:
+            return str(branch)
+    if isinstance(outer, SequentialBlock) and isinstance(layer, CGCBlock):
+        return str(outer.layers.index(layer))
+    if isinstance(layer, Head):
+        return layer.task
+    stem = re.sub(r"_\d+$", "", layer.name)
+    automatic = (to_snake_case(type(layer).__name__), "ple_block", "mmoe_block")
+    return stem if isinstance(layer, BaseLayer) and stem in automatic else str(layer.name)
+
+
+def _tasks(layer: keras.Layer) -> set[str]:
+    layers = find_layers(layer, BaseLayer)
+    return {task for inner in layers for task in getattr(inner, "task_names", [])}
+
+
+def _check_built(model: keras.Layer, argument: str) -> None:
+    """Check that an argument is a Keras layer that is built and not quantized."""
+    if not isinstance(model, keras.Layer):
+        raise TypeError(
+            f"{argument} must be a Keras model or layer. Received: {argument}={model!r}"
+        )
+    is_quantized = any(layer.quantization_mode for layer in find_layers(model, keras.Layer))
+    if not model.built or is_quantized:
+        raise ValueError(
+            f"{argument} must be built, and not quantized: call it on data first, and quantize it "
+            f"after the transfer. Received: {argument}={model!r}, built={model.built}, "
+            f"{is_quantized=}"
+        )
+
+
+def _parts(model: keras.Layer, names: Mapping[int, str]) -> dict[str, list[_Part]]:
+    """Return the parts of a built model by name, of which several may have one name."""
+    parts: dict[str, list[_Part]] = defaultdict(list)
+    known: set[int] = set()
+    for *_, layer in walk(model):
+        own = [] if known.intersection(map(id, layer.weights)) else list(_parts_of(layer))
+        known |= {id(weight) for part in own for weight, _ in part.slices}
+        inner = {id(weight) for child in children(layer) for weight in child.weights}
+        for weight in [] if isinstance(layer, Gate) else layer.weights:  # not statistics of gates
+            if id(weight) not in known | inner:
+                own.append(_Part(weight.name, [(weight, ())]))
+        for part in own:
+            parts[names[id(layer)] + part.name].append(part)
+    return parts
+
+
+def _parts_of(layer: keras.Layer) -> Iterator[_Part]:
+    """Yield the parts of a layer that are not whole weights; of a level, its experts and gates."""
+    if isinstance(layer, CGCBlock) and layer.built:
+        yield from _level_parts(layer)
+    elif isinstance(layer, StreamFeatures):
+        for copy in layer.layers:
+            yield _Part(copy.name, _whole(copy.weights))
+    elif isinstance(layer, TaskHeads):
+        states = [x for x in (layer._multipliers, layer._log_variances) if x is not None]
+        for index, task in enumerate(layer.trained_tasks):
+            yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
+    elif isinstance(layer, Head) and not isinstance(layer, HedgedHead):
+        tower = layer._tower.weights if hasattr(layer, "_tower") else []
+        standardize = getattr(layer, "standardize", None)
+        meaning = "" if standardize is None else f"{standardize=}"
+        in_tower = set(map(id, tower))
+        rest = [weight for weight in layer.weights if id(weight) not in in_tower]
+        yield from [_Part("tower", _whole(tower))] if tower else []
+        yield from [_Part("head", _whole(rest), meaning)] if rest else []
+
+
+def _whole(weights: Iterable[keras.Variable]) -> list[WeightSlice]:
+    return [(weight, ()) for weight in weights]
+
+
+def _level_parts(block: CGCBlock) -> Iterator[_Part]:
+    """Yield the parts of a built level: experts, and columns of W and gate blocks by gate."""
+    for expert in block.expert_names:
+        yield _Part(expert, block._level.bank.slices(expert))
+    reads = f"gate_reads={block.gate_reads!r}"
+    for name, gate in block._level.gates.items():
+        if gate.num_experts == 1:
+            continue
+        # With LoRA, the attribute `kernel` is a tensor, W plus the update.
+        kernel = next(w for w in gate._projection.weights if w.name == "kernel")
+        for index, expert in enumerate(block.gate_experts[name]):
+            yield _Part(f"gate/{name}/{expert}", [(kernel, (slice(None), index))], reads)
+        if hasattr(gate, "_block"):
+            yield _Part(f"gate/{name}/gate_block", _whole(gate._block.weights), reads)

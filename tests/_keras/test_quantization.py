@@ -72,7 +72,7 @@ def test_stacked_experts_give_a_warning_and_stay_in_float():
 def test_transfer_weights_refuses_quantized_models():
     model, other = quantizable(), quantizable()
     model.quantize("int8")
-    with pytest.raises(ValueError, match=r"source must not be quantized: .* 'cgc/.*' quantized"):
+    with pytest.raises(ValueError, match=r"source must be .*not quantized.*is_quantized=True"):
         pk.transfer_weights(model, other)
-    with pytest.raises(ValueError, match="target must not be quantized"):
+    with pytest.raises(ValueError, match=r"target must be .*not quantized"):
         pk.transfer_weights(other, model)

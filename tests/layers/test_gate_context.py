@@ -318,6 +318,3 @@ def test_inspection_and_transfer_work_with_a_context():
     randomize(other, seed=1)
     assert not pk.transfer_weights(model, other).left_out
     assert_same(numpy_of(other(inputs)), numpy_of(model(inputs)))
-    network = pk.ExpertBlock([3])
-    network(X)
-    pk.start_experts(ple[0], network)

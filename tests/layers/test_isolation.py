@@ -11,14 +11,17 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.inspection.gradient_conflict import gradient_function
-from ple_keras.inspection.levels import find_levels
 from ple_keras.layers._level.level import BatchedComputation
-from ple_keras.transfer._slices import level_slices, named_slices
+from ple_keras.transfer.transfer_weights import _layer_names, _level_parts, _parts
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 
 TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
+
+
+def level_slices(block):
+    return {part.name: part.slices for part in _level_parts(block)}
 
 
 def built(num_levels, x, context=None, **kwargs):
@@ -118,10 +121,10 @@ COMPILED = "eager" if keras.backend.backend() == "torch" else "compiled"
 
 def gradients_by_owner(model, run):
     """Return the largest gradient of each task's prediction on each owner's weights, by kind."""
-    slices = named_slices(model, find_levels(model))
+    (names,) = _layer_names([model])
     slices = {
-        name: [(v, index) for v, index in of_name if v.trainable]
-        for name, of_name in slices.items()
+        name: [(v, index) for v, index in part.slices if v.trainable]
+        for name, (part,) in _parts(model, names).items()
     }
     model.compile(jit_compile=run == "compiled", run_eagerly=run == "eager")
     call = model
@@ -268,17 +271,3 @@ def test_another_value_than_true_or_false_is_refused():
         pk.CGCBlock(TASKS, [3], isolate_task_experts="yes")
 
 
-@once
-def test_the_plot_marks_outputs_that_the_shared_gate_does_not_train():
-    pytest.importorskip("matplotlib")
-    texts = {
-        isolated: [
-            text.get_text()
-            for text in pk.plot_architecture(
-                pk.PLEBlock(2, TASKS, [3], isolate_task_experts=isolated)
-            ).texts
-        ]
-        for isolated in (True, False)
-    }
-    assert "not trained by the shared gate" in texts[True]
-    assert "not trained by the shared gate" not in texts[False]
