@@ -184,7 +184,7 @@ def _names(model: keras.Layer, repeated: Container[str], tasks: set[str]) -> dic
 def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
     """Return the name of a layer inside another, without the number in an automatic name."""
     for branch in getattr(outer, "branch_names", []):
-        if getattr(outer, f"branch-{branch}") is layer:
+        if getattr(outer, f"branch-{branch}", None) is layer:
             return str(branch)
     if isinstance(outer, SequentialBlock) and isinstance(layer, CGCBlock):
         return str(outer.layers.index(layer))
