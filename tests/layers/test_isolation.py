@@ -144,7 +144,7 @@ def gradients_by_owner(model, run):
     for (row, loss), (name, gradient) in itertools.product(
         enumerate(TASKS), zip(slices, gradients)
     ):
-        kind = name.split("-")[0].split("/")[-1] if "/" not in name else name.split("/")[-1]
+        kind = name.split("/")[-1].split("-")[0]
         key = loss, owner_of(name), kind.removesuffix("_0").removesuffix("_1")
         largest[key] = max(largest.get(key, 0.0), np.abs(gradient[row]).max())
     return largest
