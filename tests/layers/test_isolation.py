@@ -269,5 +269,3 @@ def test_another_value_than_true_or_false_is_refused():
     message = r"isolate_task_experts must be True or False.*isolate_task_experts='yes'"
     with pytest.raises(TypeError, match=message):
         pk.CGCBlock(TASKS, [3], isolate_task_experts="yes")
-
-
