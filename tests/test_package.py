@@ -20,7 +20,7 @@ PLEBlock ProductHead RankingHead RegressionHead SequentialBlock SharedBottomBloc
 SparseEmbedding StreamFeatures TaskHeads TaskReport Transfer check_inputs
 expected_calibration_error export_onnx fit_hedge gate_report gate_weights gradient_conflict
 grouped_auc mask_labels mtl_gain plot_architecture plot_gate_history plot_gate_weights
-table_optimizer task_report transfer_weights
+share_tables table_optimizer task_report transfer_weights
 """
 
 IMPORT = """
