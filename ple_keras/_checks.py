@@ -190,13 +190,14 @@ def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     return function
 
 
-def refuse_fixed(kwargs: Mapping[str, Any], argument: str, value: str) -> None:
+def refuse_fixed(kwargs: Mapping[str, Any], **fixed: str) -> None:
     """Raise an error if `kwargs` has an argument that the callee sets itself."""
-    if argument in kwargs:
-        raise TypeError(
-            f"{argument} can't be chosen here: it is {value}. "
-            f"Received: {argument}={kwargs[argument]!r}"
-        )
+    for argument, value in fixed.items():
+        if argument in kwargs:
+            raise TypeError(
+                f"{argument} can't be chosen here: it is {value}. "
+                f"Received: {argument}={kwargs[argument]!r}"
+            )
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:

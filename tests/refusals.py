@@ -34,7 +34,7 @@ class Unlike:
 
 RULE = (
     "at most 128 ASCII letters, digits, '_' and '-', starting with a letter or digit, and not "
-    r"'shared' or one of \['build_config', 'build_input_shape', 'came_built', 'class_name'\]"
+    "'shared'"
 )
 
 BAD_NAMES = {
@@ -49,7 +49,6 @@ BAD_NAMES = {
     "dot": ("a.b", ValueError, r"='a\.b'"),
     "colon": ("a:b", ValueError, r"='a:b'"),
     "shared": ("shared", ValueError, r"='shared'"),
-    "key_of_configs": ("class_name", ValueError, r"='class_name'"),
     "length": ("a" * 129, ValueError, r"='a{129}'"),
     "empty": ("", ValueError, r"=''"),
     "number": (3, TypeError, r"=3"),

@@ -139,13 +139,12 @@ def functional_outputs(model: keras.Model) -> Any:
     return model.output if is_functional else None
 
 
-def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
-    """Return the layer that made a symbolic tensor, and the tensor's place in its flat outputs.
+def source_of_tensor(tensor: keras.KerasTensor) -> Any:
+    """Return the layer that made a symbolic tensor.
 
     A MultiTaskModel checks that its outputs are those of its heads. Keras 3.15.
     """
-    history = tensor._keras_history
-    return history.operation, history.tensor_index
+    return tensor._keras_history.operation
 
 
 def calls_in(model: keras.Layer) -> list[GraphCall]:

@@ -10,17 +10,21 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_not_negative, warn_user
+from ple_keras._checks import check_not_negative
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Logs, Nested, TaskName
-from ple_keras.heads.hedged_head import HedgedHead
-from ple_keras.inspection.branches import BranchModel, BranchValues, branch_values, hedged_heads
+from ple_keras._keras.walking import Untracked
+from ple_keras._typing import Logs, Nested, TaskName, Tensor
+from ple_keras.heads.hedged_head import HedgedHead, plain_head
+from ple_keras.heads.task_heads import find_heads, hedged_heads
+from ple_keras.inspection._observed_model import OuterModel, holding_branches
+from ple_keras.inspection.gradient_conflict import select_labels
+from ple_keras.inspection.levels import find_levels
+from ple_keras.layers.observation import Observer
 from ple_keras.losses.example_losses import uncertainty_form
 
-MAX_LOGIT = 14  # of a share in the sum of two weights
-SECTIONS = 15
-GOLDEN = (3 - math.sqrt(5)) / 2
+MAX_LOGIT = 14  # of a part of the sum of two weights
+POINTS, ZOOMS = 25, 3  # of the grids of its logit
 MAX_SWEEPS = 20
 TOLERANCE = 1e-7  # relative to the objective, of float32
 MIN_PRIOR = 1e-6  # keeps the weights above 0
@@ -62,9 +66,6 @@ class FitHedge(keras.callbacks.Callback):
             below 1, or `prior` is negative or not finite. In `fit`, if the model has no
             HedgedBlock, or labels of a task are missing.
 
-    Warns:
-        UserWarning: If the data have sample weights.
-
     Example:
 
     >>> heads = TaskHeads([BinaryHead("click"), BinaryHead("buy")])
@@ -83,12 +84,11 @@ class FitHedge(keras.callbacks.Callback):
         self, validation_data: Nested, batch_size: int | None = None, prior: float = 1.0
     ) -> None:
         super().__init__()
-        x, y, weights = validation_data, None, None
+        x, y = validation_data, None
         if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
-            x, y, weights = keras.utils.unpack_x_y_sample_weight(validation_data)
+            x, y, *_ = validation_data
         self._batches = Batches(x, y, batch_size)
-        self._batches.has_weights = weights is not None
-        self._observed: BranchModel | None = None
+        self._observed: _BranchModel | None = None
         self.prior = check_not_negative(prior, "prior")
         self._is_training = self._is_fitted = False
 
@@ -119,10 +119,10 @@ class FitHedge(keras.callbacks.Callback):
         _fit_mixtures(self._observe(), self._batches, self.prior)
         self._is_fitted = True
 
-    def _observe(self) -> BranchModel:
-        """Return the model as a BranchModel, which is compiled once."""
+    def _observe(self) -> "_BranchModel":
+        """Return the model as a _BranchModel, which is compiled once."""
         if self._observed is None or self._observed.inner is not self.model:
-            self._observed = BranchModel(self.model)
+            self._observed = _BranchModel(self.model)
         return self._observed
 
 
@@ -163,47 +163,99 @@ def fit_hedge(
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     batches, prior = Batches(x, y, batch_size), check_not_negative(prior, "prior")
-    _fit_mixtures(BranchModel(model), batches, prior)
+    _fit_mixtures(_BranchModel(model), batches, prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
 
 
-def _fit_mixtures(observed: BranchModel, batches: Batches, prior: float) -> None:
-    """Fit and assign the mixtures of all hedged tasks."""
-    by_task = branch_values(observed, batches)
-    if batches.has_weights:
-        warn_user(
-            "Sample weights have no effect on the mixtures of branches. Give rows that must not "
-            "count a missing label."
-        )
-    for task, of_task in by_task.items():
-        mixture = best_mixture(observed.heads[task], of_task, prior)
-        mean = _mean_of_processes(mixture, int(of_task.examples.sum()))
-        observed.heads[task].mixture.assign(mean.astype("float32"))
+class _BranchModel(OuterModel):
+    """Model that returns what the hedged heads of another one mix, a list by task."""
 
-
-def best_mixture(head: HedgedHead, observed: BranchValues, prior: float) -> np.ndarray:
-    """Return the weights of the branches that minimize the loss of a task, `(branches,)`."""
-    values = np.stack(list(observed.values.values()))
-    if not len(observed.labels):
-        return np.full(len(values), 1 / len(values))
-    for branch, of_branch in observed.values.items():
-        is_finite = np.isfinite(of_branch)
-        if not is_finite.all():
+    def __init__(self, model: keras.Layer) -> None:
+        super().__init__(model)
+        self.heads = Untracked({t: h for t, h in hedged_heads(model).items() if h.has_loss})
+        if not self.heads.value:
             raise ValueError(
-                f"The predictions of {head.task!r} must be finite to fit its mixture. "
-                "Lower the learning rate if the loss is NaN; `check_inputs` finds NaN in x. "
-                f"Received: predictions[{branch!r}]=[..., {of_branch[~is_finite][0]}]"
+                "model must be built and have the heads of a HedgedBlock, with losses. "
+                f"Received: model={model!r}"
             )
+        self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
+
+    def call(self, inputs: Nested, training: bool | None = None) -> dict[TaskName, list[Tensor]]:
+        # The observer keeps gate statistics as they are.
+        with Observer(self._names.value), holding_branches(self.inner) as take_branches:
+            self.inner(inputs, training=training)
+            held = take_branches()
+        return {task: held[task].values for task in self.heads.value}
+
+
+def _fit_mixtures(observed: _BranchModel, batches: Batches, prior: float) -> None:
+    """Fit and assign the mixtures of all hedged tasks."""
+    heads = observed.heads.value
+    has_one_task = len(find_heads(observed.inner)) == 1
+    found: dict[TaskName, list[list[np.ndarray]]] = {task: [] for task in heads}
+    for x, y in batches:
+        values = observed.run_batch(x)
+        if has_one_task and hasattr(y, "shape"):
+            y = dict.fromkeys(heads, y)  # as `fit` takes it
+        labels = select_labels(y, heads)
+        for task, head in heads.items():
+            present, is_labeled = plain_head(head)._present_labels(labels[task])
+            plain_head(head)._check_values(present)
+            of_branches = [of_branch[is_labeled] for of_branch in values[task]]
+            found[task].append([present, *of_branches])
+    mixtures = {}
+    for task, head in heads.items():
+        present, *of_branches = (np.concatenate(parts) for parts in zip(*found[task]))
+        mixture = best_mixture(head, present, np.stack(of_branches), prior)
+        sums = _sum_over_processes(np.append(mixture, 1.0) * len(present))
+        mixtures[task] = sums[:-1] / sums[-1] if sums[-1] else mixture
+    for task, mixture in mixtures.items():
+        heads[task].mixture.assign(mixture.astype("float32"))
+
+
+def _sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Return the sum over the processes of JAX, or of PyTorch's process group."""
+    backend: Any = import_module(keras.backend.backend())
+    if keras.backend.backend() == "jax" and backend.process_count() > 1:
+        multihost: Any = import_module("jax.experimental.multihost_utils")
+        values = multihost.process_allgather(values).sum(axis=0)
+    group: Any = getattr(backend, "distributed", None)
+    if keras.backend.backend() == "torch" and group.is_available() and group.is_initialized():
+        values = ops.convert_to_tensor(values)  # on the device of the group
+        group.all_reduce(values)
+    return to_numpy(values)
+
+
+def best_mixture(
+    head: HedgedHead, labels: np.ndarray, values: np.ndarray, prior: float
+) -> np.ndarray:
+    """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
+
+    Args:
+        head: The head of the task.
+        labels: The labels of labeled examples, `(examples, width)`. Single numbers may be NaN.
+        values: What the head mixes, `(branches, examples, units)`.
+        prior: The weight of the prior.
+    """
+    equal = np.full(len(values), 1 / len(values))
+    if not len(labels):
+        return equal
+    wrong = values[~np.isfinite(values)]
+    if len(wrong):
+        raise ValueError(
+            f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
+            "learning rate if the loss is NaN; `check_inputs` finds NaN in x. "
+            f"Received: predictions=[..., {wrong[0]}]"
+        )
     dtype = keras.config.floatx()
-    labels = ops.convert_to_tensor(observed.labels, dtype)
+    y_true = ops.convert_to_tensor(labels, dtype)
 
     def losses(weights: np.ndarray) -> np.ndarray:
         mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        found = to_numpy(head.example_losses(labels, head.prediction(mixed)))
-        is_by_number = found.ndim == observed.numbers.ndim
-        return np.asarray(found[observed.numbers if is_by_number else observed.examples])
+        found = to_numpy(head.example_losses(y_true, head.prediction(mixed)))
+        return found if found.ndim == 1 else found[~np.isnan(labels)]  # of numbers
 
-    count = losses(np.full(len(values), 1 / len(values))).size
+    count = losses(equal).size
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
@@ -219,8 +271,8 @@ def best_mixture(head: HedgedHead, observed: BranchValues, prior: float) -> np.n
 def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
     """Return the a, above 0 and with the sum 1, that minimizes a convex function.
 
-    Two weights at a time exchange a part of their sum, found by a search over its logit: first on a
-    grid, since the losses of saturated predictions are flat, then by golden sections.
+    Two weights at a time exchange a part of their sum, found on finer and finer grids of its logit.
+    Gradients would not do: the losses of saturated predictions are flat.
 
     Args:
         function: A function of a, which is rounded to float32.
@@ -231,56 +283,18 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
     for _ in range(MAX_SWEEPS):
         before = value
         for i, j in combinations(range(size), 2):
-            candidate = _exchanged(function, weights, i, j)
-            found = function(candidate)
-            if found < value:
-                weights, value = candidate, found
+            low, high = -MAX_LOGIT, MAX_LOGIT
+            for _ in range(ZOOMS):
+                logits = np.linspace(low, high, POINTS)
+                candidates = np.tile(weights, (POINTS, 1))
+                parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
+                candidates[:, [i, j]] = parts * (weights[i] + weights[j])
+                values = [function(candidate) for candidate in candidates]
+                best = int(np.argmin(values))
+                if values[best] < value:
+                    weights, value = candidates[best], values[best]
+                step = (high - low) / (POINTS - 1)
+                low, high = logits[best] - step, logits[best] + step
         if size == 2 or before - value <= TOLERANCE * (1 + abs(value)):
             break
     return weights
-
-
-def _exchanged(
-    function: Callable[[np.ndarray], float], weights: np.ndarray, i: int, j: int
-) -> np.ndarray:
-    """Return weights with the best parts of the sum of two of them."""
-
-    def exchange(logit: float) -> np.ndarray:
-        part = 1 / (1 + math.exp(-logit))
-        changed = weights.copy()
-        changed[[i, j]] = np.array([part, 1 - part]) * (weights[i] + weights[j])
-        return changed
-
-    grid = np.linspace(-MAX_LOGIT, MAX_LOGIT, 2 * MAX_LOGIT + 1)
-    best = grid[np.argmin([function(exchange(logit)) for logit in grid])]
-    low, high = best - 1, best + 1
-    for _ in range(SECTIONS):
-        third = (high - low) * GOLDEN
-        if function(exchange(low + third)) < function(exchange(high - third)):
-            high = high - third
-        else:
-            low = low + third
-    return exchange((low + high) / 2)
-
-
-def _mean_of_processes(mixture: np.ndarray, rows: int) -> np.ndarray:
-    """Return the mean over all processes, each with the weight of its labeled rows."""
-    parts = _gather(np.append(mixture * rows, rows))
-    total = parts[:, -1].sum()
-    return parts[:, :-1].sum(axis=0) / total if total else mixture
-
-
-def _gather(values: np.ndarray) -> np.ndarray:
-    """Return an array of each process that trains the model, stacked."""
-    backend: Any = import_module(keras.backend.backend())
-    if keras.backend.backend() == "jax" and backend.process_count() > 1:
-        multihost: Any = import_module("jax.experimental.multihost_utils")
-        return np.asarray(multihost.process_allgather(values))
-    if keras.backend.backend() == "torch":
-        group = backend.distributed
-        if group.is_available() and group.is_initialized():
-            own = ops.convert_to_tensor(values)  # on the device of the group
-            parts = [backend.empty_like(own) for _ in range(group.get_world_size())]
-            group.all_gather(parts, own)
-            return np.stack([to_numpy(part) for part in parts])
-    return values[None]

@@ -58,8 +58,7 @@ class BinaryHead(Head):
         pos_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, "units", "1")
-        refuse_fixed(kwargs, "activation", "sigmoid")
+        refuse_fixed(kwargs, units="1", activation="sigmoid")
         if pos_weight is not None:
             pos_weight = check_number(pos_weight, "pos_weight")
             if pos_weight <= 0:
@@ -75,9 +74,8 @@ class BinaryHead(Head):
         return losses * (1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1))
 
     def _loss_name(self) -> str:
-        return (
-            super()._loss_name() if self.pos_weight is None else f"weighted_{super()._loss_name()}"
-        )
+        name = super()._loss_name()
+        return name if self.pos_weight is None else f"weighted_{name}"
 
     def _default_metrics(self) -> list[MetricLike]:
         return [LogitAUC()]

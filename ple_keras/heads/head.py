@@ -41,7 +41,6 @@ from ple_keras.labels.sample_space import (
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
 from ple_keras.losses.example_losses import check_loss, example_losses
-from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.losses.reduction import check_reduction
 from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_metric
 
@@ -60,7 +59,7 @@ class Head(BaseLayer):
         activation: The activation of the prediction: a name, a function, or None for linear.
         loss: The task's loss: a name, a function or a `keras.losses.Loss`. If None, the task is
             not trained.
-        metrics: The task's metrics: a sequence of names, functions or `keras.metrics.Metric`
+        metrics: The metrics of a task with a loss: a sequence of names, functions or Metric
             objects, which are templates. If None, the metric is the mean of the loss over all
             labeled examples of an epoch. An empty list is none. They count each labeled example
             once, whatever its sample weight.
@@ -86,8 +85,7 @@ class Head(BaseLayer):
     Raises:
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `task` is not a valid name, `units` is below 1, `loss` or `reduction` is
-            unknown, `loss_weight` is negative or not finite, `tower` can't be copied, or metrics
-            are given without a loss.
+            unknown, `loss_weight` is negative or not finite, or `tower` can't be copied.
 
     Example:
 
@@ -121,29 +119,20 @@ class Head(BaseLayer):
         self.supports_masking = True
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
-        self.loss = _check_loss_of_head(loss)
+        self.loss = check_loss(loss)
         self._metric_templates: Untracked[dict[str, Any]] = Untracked(
             {
                 "metrics": None if metrics is None else check_metrics(metrics),
                 "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
             }
         )
-        templates = self._metric_templates.value
-        if loss is None and any(templates.values()):
-            raise ValueError(
-                "metrics and extra_metrics must be None for a head without a loss, whose task has "
-                f"no labels. Received: loss=None, metrics={metrics!r}, {extra_metrics=!r}"
-            )
-        given = {argument: metrics for argument, metrics in templates.items() if metrics}
+        given = {key: value for key, value in self._metric_templates.value.items() if value}
         refuse_replaced_functions(activation=activation, loss=loss, **given)
         self.loss_weight = check_not_negative(loss_weight, "loss_weight")
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
-        self._tower_template = None
-        if tower is not None:
-            self._tower_template = as_template(tower, "tower", self.dtype_policy)
+        self._tower_template = tower and as_template(tower, "tower", self.dtype_policy)
         self._leading_axes: tuple[int | None, ...] = (None,)
-        self._label_share: float | None = None
         self._statistics: Untracked[LabelStatistics | None] = Untracked(None)
 
     def build(self, input_shape: Shape) -> None:
@@ -154,9 +143,8 @@ class Head(BaseLayer):
         if self._tower_template:
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
-        self._projection = keras.layers.Dense(
-            self.units, dtype=self._output_policy(), name="projection"
-        )
+        policy = self._output_policy()
+        self._projection = keras.layers.Dense(self.units, dtype=policy, name="projection")
         self._projection.build(shape)
         self._restore_frozen()
 
@@ -172,11 +160,6 @@ class Head(BaseLayer):
         Returns:
             `(..., units)`, at least float32.
         """
-        if not self.built:
-            raise ValueError(
-                f"{self.name!r} must be built or called before its logits are computed. "
-                "Received: built=False"
-            )
         if self._tower_template:
             features = self._tower(features)
         logits: Tensor = self._projection(features)
@@ -217,27 +200,22 @@ class Head(BaseLayer):
 
     @property
     def label_share(self) -> float | None:
-        """The share of rows with a label, from `TaskHeads.adapt`; None before it.
+        """The share of rows with a label, from `TaskHeads.adapt`; None before it, and in files.
 
         If single numbers of a label are missing, it is the mean of their shares.
         """
-        return self._label_share
+        statistics = self._statistics.value
+        return None if statistics is None else statistics.share
 
     def _adapt(self, statistics: LabelStatistics) -> None:
-        """Keep the statistics of the labels that the head uses, see `TaskHeads.adapt`."""
-        self._label_share = statistics.share
+        """Keep the statistics of the labels, see `TaskHeads.adapt`."""
         self._statistics.value = statistics
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and those in the sample space."""
-        return find_labeled(
-            y_true,
-            y_pred,
-            self.missing_label,
-            self._label_width(),
-            f" of {self.task!r}",
-            getattr(self.loss, "ignore_class", None),
-        )
+        where, ignored = f" of {self.task!r}", getattr(self.loss, "ignore_class", None)
+        width = self._label_width()
+        return find_labeled(y_true, y_pred, self.missing_label, width, where, ignored)
 
     def _label_width(self) -> int | None:
         return label_width(self.loss, self.units)
@@ -256,10 +234,8 @@ class Head(BaseLayer):
         Args:
             prefix: The beginning of their names, such as "click_".
         """
-        given = self._metric_templates.value
-        templates = {**given, "metrics": given["metrics"] or []}
-        if given["metrics"] is None:
-            templates["metrics"] = self._default_metrics()
+        metrics, extra = self._metric_templates.value.values()
+        templates = [*(self._default_metrics() if metrics is None else metrics), *extra]
         taken = [self._loss_name()] if self._logs_loss_mean() else []
         return named_copies(templates, prefix, taken)
 
@@ -286,21 +262,14 @@ class Head(BaseLayer):
         warn_of_constant_labels(present, self.task)
         self._check_values(present)
 
-    def _present_labels(self, labels: Tensor) -> tuple[Any, int]:
-        """Return the labels, without missing and ignored ones, and the number of rows."""
+    def _present_labels(self, labels: Tensor) -> tuple[Any, Any]:
+        """Return the labels, without missing and ignored ones, and True for each of them."""
         shape = (*self._leading_axes, self.units)
-        present, rows = present_labels(
-            labels,
-            self.task,
-            self.missing_label,
-            shape,
-            self._label_width(),
-            is_mean_of_numbers(self.loss),
-        )
         ignored = getattr(self.loss, "ignore_class", None)
-        if ignored is not None:
-            present = present[(present != ignored).all(axis=-1)]
-        return present, rows
+        missing = (self.missing_label, math.nan if ignored is None else ignored)
+        return present_labels(
+            labels, self.task, missing, shape, self._label_width(), is_mean_of_numbers(self.loss)
+        )
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
@@ -322,10 +291,8 @@ class Head(BaseLayer):
             argument: templates and [serialize(metric) for metric in templates]
             for argument, templates in self._metric_templates.value.items()
         }
-        share = {} if self.label_share is None else {"label_share": self.label_share}
         return {
             **super().get_config(),
-            **share,
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
@@ -337,31 +304,7 @@ class Head(BaseLayer):
             "reduction": self.reduction,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
-        """Create a head. The share is set after `__init__`, which may lack `**kwargs`."""
-        arguments = {key: value for key, value in config.items() if key != "label_share"}
-        head = super().from_config(arguments)
-        head._label_share = config.get("label_share")
-        return head
-
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
     """Return a head's config without the arguments that its class does not accept."""
     return {key: value for key, value in config.items() if key not in keys}
-
-
-def _check_loss_of_head(loss: LossLike | None) -> Any:
-    """Return a loss that a head can mask by its own rule and add to those of other tasks."""
-    loss = check_loss(loss)
-    if isinstance(loss, MaskedLoss):
-        raise TypeError(
-            "loss must not be a MaskedLoss: the head itself masks it, with missing_label and "
-            f"reduction. Received: loss={loss!r}"
-        )
-    if isinstance(loss, keras.Loss) and loss.reduction in (None, "none"):
-        raise ValueError(
-            "loss must reduce to one number, as by default, because the tasks' losses are added. "
-            f"Received: loss={loss!r} with reduction={loss.reduction!r}"
-        )
-    return loss

@@ -47,7 +47,7 @@ class MulticlassHead(Head):
     Raises:
         TypeError, ValueError: As for `Head`, and if `num_classes` is not an integer above 1, or
             `class_weights` have another length, an unknown class, or a weight that is negative or
-            not finite, or are all 0.
+            not finite.
 
     Example:
 
@@ -70,11 +70,10 @@ class MulticlassHead(Head):
         **kwargs: Any,
     ) -> None:
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
-        refuse_fixed(kwargs, "units", "num_classes")
-        refuse_fixed(kwargs, "activation", "softmax")
-        self.class_weights = (
-            None if class_weights is None else _check_class_weights(class_weights, self.num_classes)
-        )
+        refuse_fixed(kwargs, units="num_classes", activation="softmax")
+        if class_weights is not None:
+            class_weights = _check_class_weights(class_weights, self.num_classes)
+        self.class_weights = class_weights
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
 
@@ -113,24 +112,13 @@ def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
     received = f"Received: class_weights={short_repr(class_weights)}"
     if hasattr(class_weights, "to_dict"):
         class_weights = class_weights.to_dict()
-    classes = range(num_classes)
+    classes, has_unknown = range(num_classes), False
     if isinstance(class_weights, Mapping):
-        if any(isinstance(x, bool | float) or x not in classes for x in class_weights):
-            raise ValueError(
-                f"class_weights as a dict must have classes from 0 to {num_classes - 1} as keys. "
-                f"{received}"
-            )
+        has_unknown = not set(class_weights) <= set(classes)
         class_weights = [class_weights.get(index, 1.0) for index in classes]
-    if isinstance(class_weights, str | bytes) or not hasattr(class_weights, "__len__"):
-        raise TypeError(
-            f"class_weights must be a sequence of numbers or a dict by class. {received}"
-        )
-    if np.shape(class_weights) != (num_classes,):
+    if has_unknown or np.shape(class_weights) != (num_classes,):
         raise ValueError(
             f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-            f"dict by class. {received}"
+            f"dict by class, from 0 to {num_classes - 1}. {received}"
         )
-    weights = [check_not_negative(class_weights[i], f"class_weights[{i}]") for i in classes]
-    if not any(weights):
-        raise ValueError(f"class_weights must not all be 0. {received}")
-    return weights
+    return [check_not_negative(class_weights[i], f"class_weights[{i}]") for i in classes]

@@ -1,16 +1,13 @@
 """The head of the joint probability of several binary tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import keras
-
-from ple_keras._checks import refuse_fixed, short_repr
+from ple_keras._checks import refuse_fixed
 from ple_keras._keras.registration import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head, without_keys
-from ple_keras.heads.hedged_head import plain_head
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
@@ -44,14 +41,6 @@ class ProductHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
-    Call arguments:
-        inputs: The logarithms of the factors' probabilities, a list of tensors `(..., 1)`, as
-            TaskHeads computes them.
-        training: Ignored.
-
-    Returns:
-        The product of the probabilities, `(..., 1)`, at least float32.
-
     Raises:
         TypeError: If `of` is not a sequence of names; see also `Head`.
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
@@ -84,30 +73,14 @@ class ProductHead(Head):
         metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
-        for argument, value in (("units", "1"), ("activation", "exp"), ("tower", "none")):
-            refuse_fixed(kwargs, argument, value)
+        refuse_fixed(kwargs, units="1", activation="exp", tower="none")
         loss = ProbabilityCrossentropy() if loss is None else loss
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
         self.of = _check_factors(of, task)
-        self.autocast = False  # log-probabilities are float32 and must remain so
 
-    def build(self, input_shape: Any) -> None:
-        """Record the shapes of the factors. The head has no weights."""
-        self._leading_axes = (None,) * (len(input_shape[0]) - 1)
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Raise ValueError: a product has no features and no logits.
-
-        Args:
-            features: Any features.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(
-            f"{self.name!r} has no logits. Use those of its factors, {list(self.of)}. "
-            f"Received: features={short_repr(features)}"
-        )
+    def build(self, input_shape: Shape) -> None:
+        """Record the rank of the features of the factors. The head has no weights."""
+        self._leading_axes = (None,) * (len(input_shape) - 1)
 
     def log_probability(self, factors: Sequence[Tensor]) -> Tensor:
         """Return the logarithm of the product.
@@ -127,16 +100,6 @@ class ProductHead(Head):
             values: The logarithm of the product of each branch.
         """
         return [*map(self.activation, values)]
-
-    def call(self, inputs: Sequence[Tensor], training: bool | None = None) -> Tensor:
-        """Return the product of the factors' probabilities."""
-        return self.activation(self.log_probability(inputs))
-
-    def compute_output_shape(self, input_shape: Any) -> Shape:
-        return tuple(input_shape[0])
-
-    def compute_output_spec(self, inputs: Sequence[Tensor], training: bool | None = None) -> Any:
-        return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
     def _default_metrics(self) -> list[MetricLike]:
         return [LogitAUC()]
@@ -171,28 +134,16 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
     products = {head.task: head for head in heads if isinstance(head, ProductHead)}
     for product in products.values():
         for task in product.of:
-            _check_factor(product, task, by_task)
+            head: Any = by_task.get(task)
+            is_binary = isinstance(head, BinaryHead) and type(head).call is Head.call
+            if not isinstance(head, ProductHead) and (
+                not is_binary or head.activity_regularizer is not None
+            ):
+                raise ValueError(
+                    "of must name other ProductHeads, or BinaryHeads that have no "
+                    "activity_regularizer and do not override `call`, of the same TaskHeads; "
+                    f"{task!r} is {head!r}. Received: of={product.of} in {product.name!r}"
+                )
     factors = {task: product.of for task, product in products.items()}
     message = f"heads must not contain a cycle of products. Received: heads with of={factors}"
     return [products[task] for task in in_dependency_order(factors, message)]
-
-
-def _check_factor(product: ProductHead, task: str, by_task: Mapping[str, Head]) -> None:
-    if task not in by_task:
-        raise ValueError(
-            f"of must name tasks of the same TaskHeads, {list(by_task)}. "
-            f"Received: of={product.of} in {product.name!r}"
-        )
-    head = plain_head(by_task[task])
-    if isinstance(head, ProductHead):
-        return
-    if head.activity_regularizer is not None:
-        raise ValueError(
-            "of must name heads without an activity_regularizer, because a product uses their "
-            f"logits. Received: of={product.of} in {product.name!r}"
-        )
-    if not isinstance(head, BinaryHead) or type(head).call is not Head.call:
-        raise ValueError(
-            "of must name BinaryHeads, or subclasses that do not override `call`, or ProductHeads; "
-            f"{task!r} is a {type(head).__name__}. Received: of={product.of} in {product.name!r}"
-        )

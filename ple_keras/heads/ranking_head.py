@@ -8,13 +8,16 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_features, refuse_fixed
+from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
 from ple_keras._keras.registration import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
-from ple_keras.labels.label_arrays import check_relevances
-from ple_keras.labels.lists import UNLABELED, find_labeled_items
-from ple_keras.labels.sample_space import LabeledExamples
+from ple_keras.labels.alignment import to_number_tensor
+from ple_keras.labels.label_arrays import check_values
+from ple_keras.labels.sample_space import LabeledExamples, find_labeled
 from ple_keras.metrics.masked_metric import call_metric
+
+UNLABELED = -1.0  # the label of an item that does not count
 
 
 @register
@@ -50,9 +53,9 @@ class RankingHead(Head):
         The scores, `(B, L)`, at least float32. A higher score is a higher rank.
 
     Raises:
-        TypeError: If `loss` is not a `keras.losses.Loss`; see also `Head`.
-        ValueError: If `loss` is one of Keras, which are not losses of lists; see also `Head`. In
-            `build`, if the inputs are not `(B, L, H)`.
+        TypeError: If `loss` is not a `keras.losses.Loss`, or one of Keras, which are not losses of
+            lists; see also `Head`.
+        ValueError: As for `Head`. In `build`, if the inputs are not `(B, L, H)`.
 
     Reference:
 
@@ -74,10 +77,13 @@ class RankingHead(Head):
         tower: LayerLike | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, "units", "1")
-        refuse_fixed(kwargs, "activation", "linear")
-        _check_list_loss(loss)
+        refuse_fixed(kwargs, units="1", activation="linear")
         super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
+        if not isinstance(self.loss, keras.Loss) or is_of_keras(type(self.loss)):
+            raise TypeError(
+                "loss must be a keras.losses.Loss object of lists, such as "
+                f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
+            )
         self._leading_axes = (None, None)
 
     def build(self, input_shape: Shape) -> None:
@@ -113,17 +119,40 @@ class RankingHead(Head):
         return ops.where(is_negative, float("nan"), values)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
-        return find_labeled_items(y_true, y_pred, self.missing_label, f" of {self.task!r}")
+        """Return labels and scores, and which lists and items are labeled.
+
+        Returns:
+            Labels and scores `(B, L)`, of the dtype of the scores. The label of an item without a
+            label is -1, and its score is below all others of its list. A negative label is
+            infinite, since KerasRS would take it for a missing one. `examples` has the lists with a
+            labeled item, `(B,)`, and `numbers` the labeled items, `(B, L)`.
+        """
+        where = f" of {self.task!r}"
+        scores = to_number_tensor(y_pred, "y_pred", where)
+        columns = ops.expand_dims(scores, -1)
+        set_mask(columns, mask_of(y_pred))
+        found = find_labeled(y_true, columns, self.missing_label, 1, where)
+        scores = ops.squeeze(found.predictions, -1)
+        labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
+        items = ops.ones_like(scores, dtype="bool") if found.examples is None else found.examples
+        labels = ops.where(labels < 0, float("inf"), labels)
+        # A metric that sorts the scores must not confuse items without a label with the last one.
+        lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # there may be no list
+        return LabeledExamples(
+            ops.where(items, labels, UNLABELED),
+            ops.where(items, scores, 2 * lowest - 1),
+            ops.any(items, axis=-1),
+            items,
+        )
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
-        labels, items = labeled.labels, labeled.numbers
-        has_relevant = ops.any(items & (labels > 0), axis=-1)
+        y_true = {"labels": labeled.labels, "mask": labeled.numbers}
+        has_relevant = ops.any(labeled.numbers & (labeled.labels > 0), axis=-1)
         weights = ops.cast(has_relevant, metric.dtype)
-        y_true = {"labels": labels, "mask": items}
         call_metric(metric, y_true, labeled.predictions, weights, f" of {metric.name!r}")
 
     def _check_values(self, labels: Tensor) -> None:
-        check_relevances(labels, self.task)
+        check_values(labels, labels < 0, self.task, "be at least 0")
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         return tuple(input_shape[:-1])
@@ -137,19 +166,3 @@ class RankingHead(Head):
         if "keras_rs>" in repr(config):
             import_module("keras_rs")
         return super().from_config(config)
-
-
-def _check_list_loss(loss: Any) -> None:
-    """Check that a loss is one of lists."""
-    if isinstance(loss, dict):
-        loss = keras.saving.deserialize_keras_object(loss)
-    if not isinstance(loss, keras.Loss):
-        raise TypeError(
-            "loss must be a keras.losses.Loss object of lists, such as "
-            f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
-        )
-    if type(loss).__module__.partition(".")[0] == "keras":
-        raise ValueError(
-            "loss must be a loss of lists, such as keras_rs.losses.PairwiseLogisticLoss(), and not "
-            f"one of Keras. Received: loss={loss!r}"
-        )

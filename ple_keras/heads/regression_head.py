@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_bool, check_number, short_repr
+from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
@@ -96,8 +96,13 @@ class RegressionHead(Head):
         loss = keras.losses.MeanSquaredError() if loss is None else loss
         self.standardize = check_bool(standardize, "standardize")
         super().__init__(task, units, activation, loss, metrics, tower, **kwargs)
-        if self.standardize:
-            _check_standardized(activation, self.loss)
+        is_linear = self.activation is keras.activations.linear
+        if self.standardize and not (is_linear and loss_name(self.loss) in ERRORS | {""}):
+            raise ValueError(
+                "activation must be None, and loss a squared or an absolute error, Huber, LogCosh "
+                "or a custom loss, if standardize=True. "
+                f"Received: activation={activation!r}, loss={loss!r}"
+            )
         self._given = _check_scale(mean, deviation, units, standardize)
         # Mean and deviation before `build`; of float64 until then.
         self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
@@ -105,15 +110,11 @@ class RegressionHead(Head):
     def build(self, input_shape: Shape) -> None:
         super().build(input_shape)
         if self.standardize:
-            options = {"shape": (self.units,), "dtype": "float32", "autocast": False}
-            self._mean, self._deviation = (
-                self.add_weight(
-                    **options,
-                    name=name,
-                    trainable=False,
-                    initializer=lambda shape, dtype, x=numbers: ops.convert_to_tensor(x, dtype),
-                )
-                for name, numbers in zip(("mean", "deviation"), self._scale)
+            shape, options = (self.units,), {"trainable": False, "autocast": False}
+            mean, deviation = map(keras.initializers.Constant, map(np.array, self._scale))
+            self._mean = self.add_weight(shape, mean, "float32", name="mean", **options)
+            self._deviation = self.add_weight(
+                shape, deviation, "float32", name="deviation", **options
             )
 
     def _numbers(self, index: int) -> list[float] | None:
@@ -146,7 +147,8 @@ class RegressionHead(Head):
         return super().example_losses(y_true, y_pred)
 
     def _loss_name(self) -> str:
-        return f"standardized_{super()._loss_name()}" if self.standardize else super()._loss_name()
+        name = super()._loss_name()
+        return f"standardized_{name}" if self.standardize else name
 
     def _label_width(self) -> int | None:
         return self.units if self.standardize else super()._label_width()
@@ -192,38 +194,20 @@ class RegressionHead(Head):
         }
 
 
-def _check_standardized(activation: Activation, loss: LossLike) -> None:
-    """Check that an activation and a loss are those of standardized labels."""
-    if keras.activations.get(activation) is not keras.activations.linear:
-        raise ValueError(
-            "activation must be None if standardize=True: the prediction is linear in the logits. "
-            f"Received: activation={activation!r}"
-        )
-    if loss_name(loss) not in ERRORS | {""}:
-        raise ValueError(
-            "loss must be a squared or an absolute error, Huber, LogCosh or a custom loss if "
-            f"standardize=True. Received: loss={loss!r}"
-        )
-
-
-def _check_scale(
-    mean: Any, deviation: Any, units: int, standardize: bool
-) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> Any:
     """Return the given mean and deviation, a float for each unit; None if none is given."""
     if mean is None and deviation is None:
         return None
-    received = f"Received: mean={short_repr(mean)}, deviation={short_repr(deviation)}"
+    received = f"Received: {standardize=}, {mean=}, {deviation=}"
     if not standardize or mean is None or deviation is None:
         raise ValueError(
-            "mean and deviation must be given together, with standardize=True. "
-            f"{received}, standardize={standardize}"
+            f"mean and deviation must be given together, with standardize=True. {received}"
         )
-    means, deviations = (
-        [check_number(number, name) for number in np.ravel(numbers).tolist()]
-        for name, numbers in (("mean", mean), ("deviation", deviation))
-    )
-    if len(means) != units or len(deviations) != units:
-        raise ValueError(f"mean and deviation must have a number for each of {units=}. {received}")
-    if min(deviations) < MIN_DEVIATION:
-        raise ValueError(f"deviation must be at least {MIN_DEVIATION}. {received}")
-    return tuple(means), tuple(deviations)
+    means = tuple(check_number(number, "mean") for number in np.ravel(mean).tolist())
+    deviations = tuple(check_number(number, "deviation") for number in np.ravel(deviation).tolist())
+    if not len(means) == len(deviations) == units or min(deviations) < MIN_DEVIATION:
+        raise ValueError(
+            f"mean and deviation must have a number for each of {units=}, and each deviation must "
+            f"be at least {MIN_DEVIATION}. {received}"
+        )
+    return means, deviations

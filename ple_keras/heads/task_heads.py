@@ -1,9 +1,9 @@
 """The heads of all tasks as one layer."""
 
 import threading
-from collections import UserList
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
+from functools import reduce
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import keras
@@ -14,8 +14,8 @@ from ple_keras._checks import (
     check_by_task,
     check_keys,
     check_known_keys,
+    check_known_value,
     check_not_negative,
-    short_repr,
 )
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.registration import register
@@ -25,27 +25,23 @@ from ple_keras._keras.saving import (
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import all_valid, is_constant_in_jax_trace, to_numpy
-from ple_keras._keras.walking import Untracked, find_layers
-from ple_keras._typing import (
-    ByName,
-    DType,
-    LearnedWeighting,
-    Nested,
-    Shape,
-    Store,
-    TaskName,
-    Tensor,
+from ple_keras._keras.tensors import (
+    all_valid,
+    is_constant_in_jax_trace,
+    number_of_replicas,
+    to_numpy,
 )
-from ple_keras.heads.batch_loss import BatchLoss, batch_loss
+from ple_keras._keras.walking import Untracked, find_layers
+from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
-from ple_keras.heads.product_head import ProductHead, sort_products
+from ple_keras.heads.product_head import sort_products
 from ple_keras.labels.label_arrays import check_labels
 from ple_keras.labels.label_statistics import read_labels
+from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.example_losses import uncertainty_form
-from ple_keras.losses.reduction import LABEL_ROOT, full_reduction, replica_scale
+from ple_keras.losses.reduction import LABEL_ROOT, BatchLoss, reduce_losses
 
 
 class HeldBranches(NamedTuple):
@@ -64,14 +60,48 @@ class HeldBranches(NamedTuple):
 Branches: TypeAlias = dict[TaskName, HeldBranches]
 
 
+def batch_loss(
+    head: Head,
+    y_true: Tensor,
+    y_pred: Tensor,
+    sample_weight: Tensor | None,
+    branches: Sequence[Tensor] | None = None,
+) -> BatchLoss:
+    """Return the loss of a task in a batch.
+
+    Args:
+        head: The head of the task.
+        y_true: The labels.
+        y_pred: The predictions.
+        sample_weight: Weights of the examples; None for 1.
+        branches: The predictions that `y_pred` mixes. They are trained in its place: the value of
+            the loss is that of `y_pred`, and its gradient that of the sum of their losses with the
+            reduction "label_root".
+    """
+    head = plain_head(head)
+    labeled = head._find_labeled(y_true, y_pred)
+    labels = ops.cast(labeled.labels, y_pred.dtype)
+
+    def reduced(examples: LabeledExamples, reduction: Any) -> BatchLoss:
+        losses = head.example_losses(labels, examples.predictions)
+        return reduce_losses(losses, examples, sample_weight, reduction, f" of {head.task!r}")
+
+    loss = reduced(labeled, head.reduction)
+    if branches is None:
+        return loss
+    examples = map(labeled.with_predictions, branches)
+    trained = reduce(ops.add, [reduced(branch, LABEL_ROOT).value for branch in examples])
+    value = ops.stop_gradient(loss.value) + (trained - ops.stop_gradient(trained))
+    return loss._replace(value=value)
+
+
 @register
 class TaskHeads(BaseLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of at most 128 ASCII letters, digits, "_" and "-", starts with a letter
-    or digit, and is not "shared". Four keys of Keras's configs, such as "class_name", are refused
-    too. The layer gives access to its heads by task: `heads["click"]`, `get`, `in`, `len`,
-    iteration over the tasks, `keys`, `values` and `items`. It is no
+    or digit, and is not "shared". The layer gives access to its heads by task: `heads["click"]`,
+    `in`, `len`, iteration over the tasks, `keys`, `values` and `items`. It is no
     `collections.abc.Mapping`: Keras and TensorFlow would take the layer for a nested structure.
 
     Args:
@@ -122,27 +152,23 @@ class TaskHeads(BaseLayer):
         super().__init__(**kwargs)
         self.supports_masking = True
         heads = _check_heads(heads)
-        _check_log_keys([head.task for head in heads])
-        if loss_weighting not in (None, "uncertainty"):
-            raise ValueError(
-                'loss_weighting must be None or "uncertainty". '
-                f"Received: loss_weighting={loss_weighting!r}"
-            )
-        self.loss_weighting = loss_weighting
+        self.loss_weighting = check_known_value(
+            loss_weighting, (None, "uncertainty"), "loss_weighting"
+        )
         self._multipliers_before_build: Mapping[str, float] = {}
         self._task_names = tuple(head.task for head in heads)
-        self._product_names = tuple(head.task for head in sort_products(heads))
+        products = sort_products(heads)
+        self._product_names = tuple(head.task for head in products)
+        self._factors = {task for head in products for task in head.of}
         self._came_built = built_names(heads)
-        # Attributes of the layer in `build`, where heads of branches take the place of some.
+        # Attributes of the layer in `build`, where HedgedHeads take the place of some.
         self._given_heads = Untracked({head.task: head for head in heads})
+        self._hedged: frozenset[TaskName] = frozenset()  # tasks with branches, after `build`
         # Of branches, by thread: see `_take_branches`.
         self._held: Untracked[dict[int, Branches]] = Untracked({})
         self._holds_always = False
         self._multipliers: Any = None
         self._log_variances: Any = None
-
-    def _heads(self) -> list[Head]:  # not a property: Keras's saving would read it
-        return [self[task] for task in self._task_names]
 
     def __getitem__(self, task: TaskName) -> Head:
         """Return the head of a task.
@@ -161,25 +187,10 @@ class TaskHeads(BaseLayer):
     def __iter__(self) -> Iterator[TaskName]:
         return iter(self._task_names)
 
-    def __reversed__(self) -> Iterator[TaskName]:
-        return reversed(self._task_names)
-
     def __len__(self) -> int:
         return len(self._task_names)
 
-    def __bool__(self) -> bool:
-        return True  # as for every layer, also before it has heads
-
     # Methods and not properties, which Keras's saving would read.
-
-    def get(self, task: TaskName, default: object = None) -> Any:
-        """Return the head of a task.
-
-        Args:
-            task: The name of the task.
-            default: The result for an unknown task.
-        """
-        return self._by_task().get(task, default)
 
     def keys(self) -> KeysView[TaskName]:
         """Return the tasks of all heads, in order, as a view."""
@@ -194,47 +205,50 @@ class TaskHeads(BaseLayer):
         return self._by_task().items()
 
     def _by_task(self) -> dict[TaskName, Head]:
-        return dict(zip(self._task_names, self._heads()))
-
-    @property
-    def layers(self) -> Sequence[keras.Layer]:
-        """All heads, in order. `summary(expand_nested=True)` shows them.
-
-        It is not a list, since files would then hold the heads by position, not by attribute.
-        """
-        return UserList(self._heads())
+        return {task: self[task] for task in self._task_names}
 
     @property
     def task_names(self) -> list[str]:
         """Names of the tasks that have features, in order: all except those of ProductHeads."""
-        return [head.task for head in self._heads() if not isinstance(head, ProductHead)]
+        return [task for task in self._task_names if task not in self._product_names]
 
     @property
     def trained_tasks(self) -> list[str]:
         """The tasks that have a loss, in order."""
-        return [head.task for head in self._heads() if head.has_loss]
+        return [head.task for head in self._trained_heads()]
 
     def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
-        for task, given in self._given_heads.value.items():
-            has_branches = isinstance(shapes.get(task), Mapping)
-            is_hedged = isinstance(given, HedgedHead)
-            head = HedgedHead(given, shapes[task]) if has_branches and not is_hedged else given
+        for task, head in self._given_heads.value.items():
+            if isinstance(shapes.get(task), Mapping):
+                head = HedgedHead(head, shapes[task])
             setattr(self, _head_attribute(task), head)
             if task in shapes and not head.built:
                 head.build(shapes[task])
         for product in self._products():
             shapes[product.task] = shapes[product.of[0]]
             if not product.built:
-                product.build([(*first_branch(shapes[task])[:-1], 1) for task in product.of])
-        self._check_branches(shapes)
+                product.build(first_branch(shapes[product.task]))
+            branches = {task: sorted(_branches_of(shapes[task])) for task in product.of}
+            if any(names != branches[product.of[0]] for names in branches.values()):
+                raise ValueError(
+                    f"The factors of {product.task!r} must have the same branches. "
+                    f"Received: inputs={branches}, with the branches of each"
+                )
+        self._hedged = frozenset(task for task, shape in shapes.items() if _branches_of(shape))
+        if self._hedged and self.loss_weighting:
+            raise ValueError(
+                "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
+                f"not depend on loss weights. Received: loss_weighting={self.loss_weighting!r}"
+            )
         options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
-        self._multipliers = self.add_weight(
+        values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
+        self._multipliers = self.add_weight(  # a graph can't assign them after `build`
             **options,
-            initializer=self._initial_multipliers,
+            initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
             trainable=False,
             name="loss_multipliers",
         )
@@ -244,63 +258,40 @@ class TaskHeads(BaseLayer):
             )
         self._restore_frozen()
 
-    def _check_branches(self, shapes: Mapping[TaskName, Any]) -> None:
-        """Check that tasks with branches can be trained."""
-        hedged = [task for task, shape in shapes.items() if isinstance(shape, Mapping)]
-        if hedged and self.loss_weighting:
-            raise ValueError(
-                "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
-                f"not depend on loss weights. Received: loss_weighting={self.loss_weighting!r}"
-            )
-        for product in self._products():
-            of_factors = {task: _branches_of(shapes[task]) for task in product.of}
-            if len(set(of_factors.values())) > 1:
-                raise ValueError(
-                    f"The factors of {product.task!r} must have the same branches. "
-                    f"Received: inputs={of_factors}, with the branches of each"
-                )
-
-    def _initial_multipliers(self, shape: Shape, dtype: DType = None) -> Tensor:
-        """Return the initial multipliers. A graph can't assign them after `build`."""
-        values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
-        return keras.ops.convert_to_tensor(values, dtype)
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
-        factors = {task for product in self._products() for task in product.of}
-        predictions, logs = {}, {}  # of the factors of products, the logarithms of probabilities
-        branch_logs: dict[TaskName, list[Tensor]] = {}
+        predictions: dict[TaskName, Tensor] = {}
         held: Branches = {}
+        # Of the factors of products, the logarithms of probabilities, and those of their branches.
+        logs: dict[TaskName, Tensor] = {}
+        branch_logs: dict[TaskName, list[Tensor]] = {}
         for task in self.task_names:
-            head = self[task]
+            head, logits = self[task], None
             if isinstance(head, HedgedHead):
                 values = head.branch_values(features[task])
-                mixed = head.mixed(values)
-                predictions[task] = head.prediction(mixed)
+                logits = head.mixed(values)
+                predictions[task] = head.prediction(logits)
                 held[task] = HeldBranches(predictions[task], values)
-                if task in factors:
-                    logs[task] = ops.log_sigmoid(mixed)
+                if task in self._factors:
                     branch_logs[task] = [*map(ops.log_sigmoid, values)]
-            elif task in factors:
-                logits = head.logits(features[task])
-                predictions[task] = head.activation(logits)
-                logs[task] = ops.log_sigmoid(logits)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without the checks of `__call__`, which take longer than a small head.
-                predictions[task] = head._prediction(head.logits(features[task]))
+                logits = head.logits(features[task])
+                predictions[task] = head._prediction(logits)
             else:
                 predictions[task] = head(features[task], training=training)
+            if task in self._factors:
+                logs[task] = ops.log_sigmoid(logits)
         for product in self._products():
-            of = [logs[task] for task in product.of]
-            predictions[product.task] = product(of)
-            logs[product.task] = product.log_probability(of)
-            if product.of[0] in branch_logs:
-                by_branch = [*zip(*(branch_logs[task] for task in product.of))]
-                branch_logs[product.task] = [*map(product.log_probability, by_branch)]
-                held[product.task] = HeldBranches(
-                    predictions[product.task], branch_logs[product.task]
-                )
+            task = product.task
+            logs[task] = product.log_probability([logs[factor] for factor in product.of])
+            predictions[task] = product.activation(logs[task])
+            if task in self._hedged:
+                by_branch = zip(*(branch_logs[factor] for factor in product.of))
+                branch_logs[task] = [*map(product.log_probability, by_branch)]
+                held[task] = HeldBranches(predictions[task], branch_logs[task])
         if held and (training or self._holds_always):
             self._held.value[_thread()] = held
         return {task: predictions[task] for task in self._task_names}
@@ -339,7 +330,8 @@ class TaskHeads(BaseLayer):
         Returns:
             A dict with a float for each task that has a loss.
         """
-        self._check_built()
+        if not self.built:
+            raise ValueError(f"{self.name!r} must be built. Received: built=False")
         weights = self._fixed_weights() * to_numpy(self._multipliers)
         if self._log_variances is not None:
             scales = np.array([scale for scale, _ in self._uncertainty_forms()])
@@ -347,17 +339,13 @@ class TaskHeads(BaseLayer):
         return dict(zip(self.trained_tasks, weights.tolist()))
 
     def _trained_heads(self) -> list[Head]:
-        return [head for head in self._heads() if head.has_loss]
+        return [head for head in self.values() if head.has_loss]
 
     def _fixed_weights(self) -> np.ndarray:
         return np.array([head.loss_weight for head in self._trained_heads()])
 
     def _uncertainty_forms(self) -> list[tuple[float, float]]:
         return [uncertainty_form(head.loss) for head in self._trained_heads()]
-
-    def _check_built(self) -> None:
-        if not self.built:
-            raise ValueError(f"{self.name!r} must be built. Received: built=False")
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
         """Multiply the fixed weight of each task's loss by a multiplier, from now on.
@@ -463,104 +451,69 @@ class TaskHeads(BaseLayer):
         {'a': 1.0, 'b': 4.0}
         """
         losses = self._batch_losses(y, y_pred, sample_weight, training)
-        scales = self._replica_scales()
-        return {
-            task: batch.loss.value if scale == 1 else batch.loss.value * scale
-            for (task, batch), scale in zip(losses.items(), scales)
-        }
+        return {task: batch.value / number_of_replicas() for task, batch in losses.items()}
 
     def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
     ) -> dict[TaskName, BatchLoss]:
         """Return the loss of each task in a batch, and the labeled examples that it found."""
-        self._check_built()
-        sample_weight = {} if sample_weight is None else sample_weight
-        self._check_loss_arguments(y, y_pred, sample_weight)
+        trained, weights = self.trained_tasks, {} if sample_weight is None else sample_weight
+        if not self.built or not trained:
+            raise ValueError(
+                f"{self.name!r} must be built, and have a task with a loss. "
+                f"Received: built={self.built}, trained_tasks={trained}"
+            )
+        check_keys(check_by_task(y, trained, "y"), trained, "y")
+        check_known_keys(check_by_task(weights, trained, "sample_weight"), trained, "sample_weight")
+        check_by_task(y_pred, trained, "y_pred")
+        check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
         held = self._take_branches() if training else {}
         losses = {}
-        for head in self._trained_heads():
-            task, of_task = head.task, y_pred[head.task]
-            branches = self._trained_branches(head, of_task, held) if training else None
-            losses[task] = batch_loss(head, y[task], of_task, sample_weight.get(task), branches)
+        for task in trained:
+            predictions, branches = y_pred[task], None
+            if training and task in self._hedged:
+                of_task = held.get(task)
+                if of_task is None or of_task.prediction is not predictions:
+                    raise ValueError(
+                        f"y_pred[{task!r}] must be the prediction of the last call of the model "
+                        "with training=True, whose branches its loss trains: no layer follows the "
+                        "TaskHeads, and DistributedDataParallel has neither static_graph nor "
+                        "find_unused_parameters. For a loss without training, set training=False. "
+                        f"Received: y_pred[{task!r}] of another call"
+                    )
+                branches = cast(Any, self[task]).branch_predictions(of_task.values)
+            losses[task] = batch_loss(self[task], y[task], predictions, weights.get(task), branches)
         return losses
-
-    def _trained_branches(self, head: Any, y_pred: Tensor, held: Branches) -> list[Tensor] | None:
-        """Return the predictions that a prediction mixes; None if the task has no branches."""
-        if not self._has_branches(head):
-            return None
-        branches = held.get(head.task)
-        if branches is None or branches.prediction is not y_pred:
-            raise ValueError(
-                f"y_pred[{head.task!r}] must be the prediction of the last call of the model with "
-                "training=True, since its loss trains the branches of that call. It is another "
-                "tensor if the model was called without training=True or twice before the loss, if "
-                "a layer follows the TaskHeads, or with find_unused_parameters or static_graph of "
-                "DistributedDataParallel. For a loss without training, set training=False. "
-                f"Received: y_pred[{head.task!r}] of another call"
-            )
-        predictions: list[Tensor] = head.branch_predictions(branches.values)
-        return predictions
-
-    def _has_branches(self, head: Head) -> bool:
-        while isinstance(head, ProductHead):
-            head = self[head.of[0]]
-        return isinstance(head, HedgedHead)
 
     def _total_loss(self, losses: Mapping[TaskName, BatchLoss]) -> Tensor:
         """Return the weighted sum of the losses of all tasks."""
-        values = [batch.loss.value for batch in losses.values()]
-        if self._log_variances is not None and is_constant_in_jax_trace(
-            self._log_variances, values
-        ):
+        values = [batch.value for batch in losses.values()]
+        log_variances = self._log_variances
+        if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
             raise ValueError(
                 "Learned loss weights are constants of a JAX trace, so they would have no "
                 "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
-                "has each variable of the model and its value. "
-                f"Received: y_pred={short_repr([*losses])}"
+                "has each variable of the model and its value. Received: a trace without a scope"
             )
         dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
         stacked = ops.stack([ops.cast(value, dtype) for value in values])
-        fixed = self._fixed_weights() * self._replica_scales()
-        weights = ops.cast(self._multipliers, dtype) * ops.convert_to_tensor(fixed, dtype)
-        if self._log_variances is not None:
-            scales, slopes = (
-                ops.convert_to_tensor(x, dtype) for x in zip(*self._uncertainty_forms())
-            )
-            shares = [batch.loss.weight / batch.loss.divisor for batch in losses.values()]
-            log_variances = ops.cast(self._log_variances, dtype)
+        fixed = ops.convert_to_tensor(self._fixed_weights(), dtype)
+        weights = ops.cast(self._multipliers, dtype) * fixed
+        if log_variances is not None:
+            forms = zip(*self._uncertainty_forms())
+            scales, slopes = (ops.convert_to_tensor(x, dtype) for x in forms)
+            shares = ops.stack([batch.weight / batch.divisor for batch in losses.values()])
+            log_variances = ops.cast(log_variances, dtype)
             stacked = scales * ops.exp(-log_variances) * stacked
-            stacked = stacked + slopes * log_variances * ops.cast(ops.stack(shares), dtype)
-        hedged = [*map(self._has_branches, self._trained_heads())]
-        if not any(hedged):
-            return ops.sum(weights * stacked)
-        # Weights do not scale the gradients of branches.
-        value = ops.stop_gradient(stacked)
-        is_trained = ops.cast(ops.not_equal(weights, 0), dtype) * replica_scale(LABEL_ROOT)
-        factors = ops.where(ops.convert_to_tensor(hedged), is_trained, weights)
-        return ops.sum(weights * value) + ops.sum(factors * (stacked - value))
-
-    def _replica_scales(self) -> np.ndarray:
-        """Return the factor of each task's loss in one replica of `tf.distribute`."""
-        heads = self._trained_heads()
-        return np.array([replica_scale(full_reduction(h.loss, h.reduction)) for h in heads])
-
-    def _check_loss_arguments(self, y: ByName, y_pred: ByName, sample_weight: ByName) -> None:
-        trained = self.trained_tasks
-        if not trained:
-            raise ValueError(
-                "compute_loss and compute_losses need a task with a loss. "
-                f"Received: heads={[*self._task_names]}, all with loss=None"
-            )
-        check_keys(check_by_task(y, trained, "y"), trained, "y")
-        check_known_keys(
-            check_by_task(sample_weight, trained, "sample_weight"), trained, "sample_weight"
-        )
-        missing = [task for task in trained if task not in check_by_task(y_pred, trained, "y_pred")]
-        if missing:
-            raise ValueError(
-                f"y_pred must have the tasks {trained}; missing: {missing}. "
-                f"Received: y_pred={{{', '.join(map(repr, y_pred))}}}"
-            )
+            stacked = stacked + slopes * log_variances * ops.cast(shares, dtype)
+        total = ops.sum(weights * stacked)
+        hedged = [task in self._hedged for task in losses]
+        if any(hedged):  # weights do not scale the gradients of branches
+            value = ops.stop_gradient(stacked)
+            is_trained = ops.cast(ops.not_equal(weights, 0), dtype)
+            factors = ops.where(ops.convert_to_tensor(hedged), is_trained, weights)
+            total = ops.sum(weights * value) + ops.sum(factors * (stacked - value))
+        return total / number_of_replicas()  # as Keras's own losses
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than those of Keras.
@@ -594,7 +547,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_labels(y, self._by_task(), steps)
+        check_labels(y, {task: plain_head(head) for task, head in self.items()}, steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Read the labels of training once.
@@ -621,7 +574,7 @@ class TaskHeads(BaseLayer):
         >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
         ([30.0], [10.0], 0.5)
         """
-        statistics = read_labels(y, self._by_task(), steps)
+        statistics = read_labels(y, {t: plain_head(head) for t, head in self.items()}, steps)
         for task, head in self.items():
             head._adapt(statistics[task])
 
@@ -642,12 +595,13 @@ class TaskHeads(BaseLayer):
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
-        specs = {
-            task: plain_head(self[task]).compute_output_spec(first_branch(features[task]))
-            for task in self.task_names
-        }
+        specs = {}
+        for task in self.task_names:
+            features_of_head = first_branch(features[task])
+            specs[task] = plain_head(self[task]).compute_output_spec(features_of_head)
         for product in self._products():
-            specs[product.task] = product.compute_output_spec([specs[task] for task in product.of])
+            factor = specs[product.of[0]]
+            specs[product.task] = keras.KerasTensor(factor.shape, factor.dtype)
         return {task: specs[task] for task in self._task_names}
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
@@ -657,23 +611,23 @@ class TaskHeads(BaseLayer):
         }
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
 
+    def _own_variables(self) -> dict[str, keras.Variable]:
+        own = {"loss_multipliers": self._multipliers, "log_variances": self._log_variances}
+        return {name: variable for name, variable in own.items() if variable is not None}
+
     def save_own_variables(self, store: Store) -> None:
         save_names(store, self._task_names)
-        if self.built:
-            store["loss_multipliers"] = to_numpy(self._multipliers)
-        if self.built and self._log_variances is not None:
-            store["log_variances"] = to_numpy(self._log_variances)
+        for name, variable in self._own_variables().items():
+            store[name] = to_numpy(variable)
 
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._task_names, self)
-        stored = list(store.keys())
-        if self.built and "loss_multipliers" in stored:
-            self._multipliers.assign(store["loss_multipliers"])
-        if self._log_variances is not None and "log_variances" in stored:
-            self._log_variances.assign(store["log_variances"])
+        for name, variable in self._own_variables().items():
+            if name in list(store.keys()):
+                variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
-        heads = serialize_children(self._heads(), self._came_built)
+        heads = serialize_children(self._given_heads.value.values(), self._came_built)
         return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
 
     @classmethod
@@ -684,13 +638,16 @@ class TaskHeads(BaseLayer):
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
     """Return the heads in a model or layer by task, without the heads of branches."""
-    heads = find_layers(model, Head)
-    hedged = [head for head in heads if isinstance(head, HedgedHead)]
-    branches = {id(branch) for head in hedged for branch in head._branch_heads()}
-    found = {head.task: head for head in heads if id(head) not in branches}
+    found = {head.task: head for head in find_layers(model, Head)}
     for layer in find_layers(model, TaskHeads):  # whose heads are not found before `build`
         found |= layer.items()
     return found
+
+
+def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
+    """Return the built heads of a model or layer that mix branches, by task."""
+    heads = find_heads(model).items()
+    return {task: head for task, head in heads if isinstance(head, HedgedHead) and head.built}
 
 
 def _thread() -> int:
@@ -701,8 +658,8 @@ def _thread() -> int:
     return threading.get_ident() if keras.backend.backend() == "tensorflow" else 0
 
 
-def _branches_of(value: Any) -> tuple[str, ...]:
-    return tuple(sorted(value)) if isinstance(value, Mapping) else ()
+def _branches_of(shape: Any) -> list[str]:
+    return list(shape) if isinstance(shape, Mapping) else []
 
 
 def _head_attribute(task: TaskName) -> str:
@@ -711,39 +668,28 @@ def _head_attribute(task: TaskName) -> str:
 
 
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
-    """Return the heads as a list; check that their tasks and layer names differ."""
-    if isinstance(heads, TaskHeads):
-        raise TypeError(
-            "heads must not be a TaskHeads, which owns its heads: use it itself, or create new "
-            f"heads. Received: heads={heads!r}"
-        )
+    """Return the heads as a list; check that their tasks, names and keys of logs differ."""
     if isinstance(heads, Mapping):
-        task_names(heads, "heads")
+        task_names(heads, "heads")  # each is under its own task
         heads = list(heads.values())
-    if not isinstance(heads, Sequence) or not all(isinstance(head, Head) for head in heads):
+    is_sequence = isinstance(heads, Sequence) and len(heads) > 0
+    if not is_sequence or not all(isinstance(head, Head) for head in heads):
         raise TypeError(
-            f"heads must be a sequence of heads or a dict by task. Received: heads={heads!r}"
+            "heads must be a sequence of heads, at least one, or a dict by task. "
+            f"Received: heads={heads!r}"
         )
-    if not heads:
-        raise ValueError("heads must contain at least one head. Received: heads=[]")
-    for kind, names in (
-        ("tasks", [head.task for head in heads]),
-        ("layer names", [head.name for head in heads]),
-    ):
+    for kind in ("task", "name"):
+        names = [getattr(head, kind) for head in heads]
         if len(set(names)) < len(names):
             raise ValueError(
-                f"heads must have unique {kind}, not {names}. Received: heads={heads!r}"
+                f"heads must have unique {kind}s, not {names}. Received: heads={heads!r}"
             )
-    return list(heads)
-
-
-def _check_log_keys(tasks: Sequence[str]) -> None:
-    """Check that the training logs of no task have keys of validation logs."""
-    for task in tasks:
-        if task == "val" or f"val_{task}" in tasks:
-            other = "val" if task == "val" else f"val_{task}"
+    tasks = [head.task for head in heads]
+    for other in ["val", *(f"val_{task}" for task in tasks)]:
+        if other in tasks:
             raise ValueError(
                 f"heads must not have a task {other!r}, because its training logs would have keys "
                 f"of validation logs, such as {other}_loss. Rename the task. "
-                f"Received: tasks={list(tasks)}"
+                f"Received: tasks={tasks}"
             )
+    return list(heads)

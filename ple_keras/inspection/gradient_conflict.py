@@ -17,8 +17,7 @@ from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Nested, Tensor, WeightSlice
-from ple_keras.heads.batch_loss import batch_loss
-from ple_keras.heads.task_heads import HeldBranches, TaskHeads, find_heads
+from ple_keras.heads.task_heads import HeldBranches, TaskHeads, batch_loss, find_heads
 from ple_keras.inspection._observed_model import failed_batch_error, holding_branches
 from ple_keras.inspection.levels import built_levels, find_levels
 from ple_keras.labels.alignment import check_dtype
@@ -144,7 +143,7 @@ class HeadLoss:
             held: The branches of the predictions, which are trained in their place.
         """
         branches = held and self.head.branch_predictions(held.values)
-        return batch_loss(self.head, y_true, y_pred, None, branches).loss.value
+        return batch_loss(self.head, y_true, y_pred, None, branches).value
 
 
 def task_losses(model: keras.Layer) -> TaskLosses:

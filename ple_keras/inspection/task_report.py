@@ -15,14 +15,13 @@ from ple_keras._keras.tensors import at_least_float32
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.inspection._observed_model import (
     OuterModel,
     flatten_positions,
     holding_branches,
 )
 from ple_keras.inspection._report_text import MAX_ITEMS, Row, cells, report_text, table, to_json
-from ple_keras.inspection.branches import hedged_heads
 from ple_keras.inspection.gradient_conflict import (
     Conflict,
     SharedGradients,

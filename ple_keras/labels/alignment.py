@@ -35,11 +35,7 @@ def align(
 
 def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
     """Return a tensor; check that it holds real numbers or bools."""
-    if isinstance(value, np.ndarray):
-        check_dtype(value, argument, where)
     try:
-        if value is None:  # a NaN in JAX 0.4
-            raise TypeError("None is no number")
         tensor = ops.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -55,8 +51,7 @@ def to_number_array(value: Tensor, argument: str) -> np.ndarray:
         array = to_numpy(value)
     except ValueError as error:  # lists of different lengths
         raise TypeError(
-            f"{argument} must hold numbers, in lists of equal lengths. "
-            f"Received: {argument}={short_repr(value)}"
+            f"{argument} must hold numbers. Received: {argument}={short_repr(value)}"
         ) from error
     check_dtype(array, argument)
     return array
@@ -66,9 +61,8 @@ def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """Return the name of the labels' dtype; check that it is one of real numbers or bools."""
     dtype = dtype_name(labels)
     if not is_number(dtype):
-        remedy = ""
-        if dtype == "object":
-            remedy = " Convert them with astype('float32'), which makes None a NaN."
+        is_object = dtype == "object"
+        remedy = " astype('float32') converts them, and None to NaN." if is_object else ""
         raise TypeError(
             f"{argument}{where} must hold numbers.{remedy} Received: {argument}.dtype={dtype}"
         )
@@ -92,15 +86,12 @@ def check_shape(
         where: Text after the name in messages, such as " of 'click_loss'".
     """
     *leading, units = prediction
-    widths = (1, units) if label_width is None else (label_width,)
-    allowed = [(*leading, width) for width in dict.fromkeys(widths)]
-    if 1 in widths:
-        allowed.append(tuple(leading))
+    widths = {1: None, units: None} if label_width is None else {label_width: None}
+    allowed = [(*leading, width) for width in widths] + [tuple(leading)] * (1 in widths)
     if not any(shapes_match(shape, one) for one in allowed):
-        shapes = " or ".join(map(format_shape, allowed))
         raise ValueError(
-            f"{argument}{where} must have a shape {shapes} for predictions "
-            f"{format_shape(prediction)}. Received: {argument}.shape={shape}"
+            f"{argument}{where} must have a shape {' or '.join(map(format_shape, allowed))} for "
+            f"predictions {format_shape(prediction)}. Received: {argument}.shape={shape}"
         )
 
 

@@ -1,20 +1,13 @@
 """Checks of labels before training."""
 
-import warnings
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, warn_user
-from ple_keras._keras.batches import (
-    DEFAULT_STEPS,
-    first_batches,
-    is_dataset,
-    naming_batches,
-    refuse_steps,
-)
+from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
 from ple_keras._keras.names import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
@@ -23,14 +16,8 @@ from ple_keras.labels.sample_space import can_represent
 # Losses of Keras, by the labels that they take:
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
 PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
-PROBABILITIES |= {"categorical_focal_crossentropy", "categorical_hinge", "kl_divergence"}
-PROBABILITIES |= {"dice", "tversky"}
-RANGES = (
-    (PROBABILITIES, 0, 1, "lie in [0, 1]"),
-    ({"hinge", "squared_hinge"}, -1, 1, "lie in [-1, 1]"),
-    ({"poisson", "mean_squared_logarithmic_error"}, 0, np.inf, "be at least 0"),  # logarithms
-)
-NOT_ZERO = {"mean_absolute_percentage_error"}  # divides by the label
+PROBABILITIES |= {"categorical_focal_crossentropy", "kl_divergence"}
+NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # have logarithms
 # Losses that grow with the scale of the labels:
 ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
 # Losses of a label of several numbers that are the means of the losses of its numbers:
@@ -40,27 +27,19 @@ OF_ELEMENTS |= ERRORS
 USUAL_DEVIATION = (0.1, 10.0)  # of their labels
 
 
-class ChecksLabels(Protocol):
-    """A head, whose class this subpackage does not import."""
-
-    def check_labels(self, labels: Tensor) -> None:
-        """Check an array of labels."""
-
-
-def check_labels(y: Nested, heads: Mapping[TaskName, ChecksLabels], steps: int | None) -> None:
+def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
     """Check the labels of all tasks; see `TaskHeads.check_labels`."""
     batches = list(label_batches(y, [*heads], steps, DEFAULT_STEPS))
-    if not is_dataset(y):
-        _check_arrays(batches[0], heads)
-        return
-    where = f"batches 1 to {len(batches)}" if batches[1:] else "batch 1"
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        with naming_batches(where):
-            joined = {task: join_rows([labels[task] for labels in batches]) for task in heads}
-            _check_arrays(joined, heads)
-    for warning in caught:
-        warn_user(f"In {where}: {warning.message}")
+    labels = batches[0]
+    if is_dataset(y):
+        labels = {task: join_rows([batch[task] for batch in batches]) for task in heads}
+    for task, head in heads.items():
+        head.check_labels(labels[task])
+    rows = {task: len(of_task) for task, of_task in labels.items()}
+    if len(set(rows.values())) > 1:
+        raise ValueError(
+            f"y must have the same number of rows for all tasks. Received: rows={rows}"
+        )
 
 
 def label_batches(
@@ -79,21 +58,9 @@ def label_batches(
         check_keys(check_by_task(y, tasks, "y"), tasks, "y")
         yield y
         return
-    batches = first_batches(y, default if steps is None else steps, "y")
-    for number, (_, labels) in enumerate(batches, start=1):
-        with naming_batches(f"batch {number}"):
-            check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
+    for _, labels in first_batches(y, default if steps is None else steps, "y"):
+        check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
         yield labels
-
-
-def _check_arrays(y: Any, heads: Mapping[TaskName, ChecksLabels]) -> None:
-    for task, head in heads.items():
-        head.check_labels(y[task])
-    rows = {task: len(labels) for task, labels in y.items()}
-    if len(set(rows.values())) > 1:
-        raise ValueError(
-            f"y must have the same number of rows for all tasks. Received: rows={rows}"
-        )
 
 
 def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
@@ -109,9 +76,7 @@ def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
 def label_width(loss: LossLike, units: int) -> int | None:
     """Return the length of a label's last axis; None if unknown, as for a loss not of Keras."""
     name = loss_name(loss)
-    if name in ("", "ctc"):
-        return None
-    return 1 if name in CLASS_INDICES | {"circle"} else units
+    return None if not name else 1 if name in CLASS_INDICES else units
 
 
 def is_mean_of_numbers(loss: LossLike) -> bool:
@@ -135,56 +100,47 @@ def loss_name(loss: LossLike) -> str:
 def present_labels(
     labels: Tensor,
     task: str,
-    missing_label: float,
+    missing_labels: Sequence[float],
     shape: tuple[int | None, ...],
     width: int | None,
     by_element: bool = False,
-) -> tuple[np.ndarray, int]:
-    """Return the labels that are not missing, `(labels, width)`, and the number of rows.
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels that are not missing, `(labels, width)`, and True for each of them.
 
     Args:
         labels: An array of labels.
         task: The task's name, for messages.
-        missing_label: As for `MaskedLoss`.
+        missing_labels: The values of a missing label, in addition to NaN.
         shape: The shape of the predictions; None is an unknown length.
         width: As returned by `label_width`.
         by_element: Whether single numbers of a label may be missing. They are NaN in the result.
 
     Raises:
         TypeError: If `labels` are not numbers.
-        ValueError: If their shape is wrong, one is infinite, or their dtype can't represent
-            `missing_label`.
+        ValueError: If their shape is wrong, or one is infinite.
     """
     argument = f"y[{task!r}]"
     array = to_number_array(labels, argument)
-    dtype = str(array.dtype)
     check_shape(array.shape, shape, width, argument)
     if array.ndim < len(shape):
         array = array[..., None]
-    if "float" in dtype and not (np.isnan(missing_label) or can_represent(dtype, missing_label)):
-        raise ValueError(
-            f"{argument} must have a dtype that represents missing_label={missing_label} exactly. "
-            f"Received: {argument}.dtype={dtype}"
-        )
-    missing = is_missing(array, missing_label)
+    missing = is_missing(array, *missing_labels)
     if by_element and missing.any():
         array = np.where(missing, np.nan, array)
     is_gone = missing.all(axis=-1) if by_element else missing.any(axis=-1)
     present: np.ndarray = array[~is_gone]
-    _check_all_valid(present, np.isinf(present), task, "be finite or missing")
-    return present, is_gone.size
+    check_values(present, np.isinf(present), task, "be finite")
+    return present, np.logical_not(is_gone)
 
 
 def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
     """Warn if all labels are missing, or all others are equal."""
-    argument = f"y[{task!r}]"
     if not len(present):
-        warn_user(f"{argument} has no labels, so the task is not trained")
-    if len(present) > 1 and _is_constant(present):
-        label = present[0].tolist() if present.shape[-1] > 1 else present.flat[0]
+        warn_user(f"y[{task!r}] has no labels, so the task is not trained")
+    elif len(present) > 1 and _is_constant(present):
         warn_user(
-            f"{argument} is constant, so there is nothing to learn: all {len(present)} labels "
-            f"are {label}"
+            f"y[{task!r}] is constant, so there is nothing to learn: all {len(present)} labels "
+            f"are {present[0].tolist()}"
         )
 
 
@@ -194,30 +150,24 @@ def _is_constant(labels: np.ndarray) -> bool:
     return bool((np.isnan(low) | (low == high)).all())
 
 
-def is_missing(labels: np.ndarray, missing_label: float) -> np.ndarray:
-    """Return True where a number of a label is NaN or `missing_label`."""
+def is_missing(labels: np.ndarray, *missing_labels: float) -> np.ndarray:
+    """Return True where a number of a label is NaN or the value of a missing label."""
     missing: np.ndarray = np.isnan(labels)
-    if can_represent(str(labels.dtype), missing_label):
-        missing |= labels == labels.dtype.type(missing_label)
+    for value in missing_labels:
+        if can_represent(str(labels.dtype), value):
+            missing |= labels == labels.dtype.type(value)
     return missing
 
 
 def check_probabilities(labels: np.ndarray, task: str) -> None:
     """Check that labels lie in [0, 1]."""
-    _check_all_valid(labels, (labels < 0) | (labels > 1), task, "lie in [0, 1] or be missing")
-
-
-def check_relevances(labels: np.ndarray, task: str) -> None:
-    """Check that labels are at least 0."""
-    _check_all_valid(labels, labels < 0, task, "be at least 0 or missing")
+    check_values(labels, (labels < 0) | (labels > 1), task, "lie in [0, 1]")
 
 
 def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None:
     """Check that labels are 0, 1, ..., num_classes - 1."""
     wrong = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
-    _check_all_valid(
-        labels, wrong, task, f"be class indices from 0 to {num_classes - 1} or missing"
-    )
+    check_values(labels, wrong, task, f"be class indices from 0 to {num_classes - 1}")
 
 
 def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
@@ -230,15 +180,12 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         units: The width of the predictions.
     """
     name = loss_name(loss)
-    of_loss = f"for the loss {stable_name(loss)!r} or be missing"
-    for losses, low, high, rule in RANGES:
-        if name in losses:
-            wrong = (labels < low) | (labels > high)
-            _check_all_valid(labels, wrong, task, f"{rule} {of_loss}")
-    if name in CLASS_INDICES:
+    if name in PROBABILITIES:
+        check_probabilities(labels, task)
+    elif name in NOT_NEGATIVE:
+        check_values(labels, labels < 0, task, f"be at least 0 for the loss {stable_name(loss)!r}")
+    elif name in CLASS_INDICES:
         check_class_indices(labels, task, units)
-    elif name in NOT_ZERO:
-        _check_all_valid(labels, labels == 0, task, f"not be 0 {of_loss}")
     elif name in ERRORS:
         _warn_of_scale(labels, task, stable_name(loss))
 
@@ -250,34 +197,28 @@ def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
     if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
         warn_user(f"y[{task!r}] has the labels 0 and 1 only. Use a BinaryHead for probabilities")
         return
-    deviation = max(np.std(column[~np.isnan(column)]) for column in labels.T.astype("float64"))
+    deviation = np.nanstd(labels.astype("float64"), axis=0).max()
     low, high = USUAL_DEVIATION
-    if low <= deviation <= high:
-        return
-    problem = "dominates those of other tasks" if deviation > high else "vanishes next to others"
-    warn_user(
-        f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
-        f"{problem}. Use RegressionHead({task!r}, standardize=True) and call `adapt` of the "
-        "TaskHeads with the labels of training"
-    )
-
-
-def _check_all_valid(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:
-    if wrong.any():
-        found = np.unique(labels[wrong])
-        shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
-        remedy = ""
-        if len(found) == 1 and _may_mark_missing_labels(found[0]):
-            remedy = (
-                f" If {found[0]} marks missing labels, create the head with "
-                f"missing_label={found[0]}."
-            )
-        raise ValueError(
-            f"y[{task!r}] must {rule}; invalid: {np.count_nonzero(wrong)}.{remedy} "
-            f"Received: y[{task!r}]=[..., {shown}]"
+    if not low <= deviation <= high:
+        problem = "dominates those of" if deviation > high else "vanishes next to those of"
+        warn_user(
+            f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
+            f"{problem} other tasks. Use RegressionHead({task!r}, standardize=True) and call "
+            "`adapt` of the TaskHeads with the labels of training"
         )
 
 
-def _may_mark_missing_labels(value: float) -> bool:
-    """Return whether a value is an integer that heads take as `missing_label`, such as -1."""
-    return bool(np.isfinite(value)) and value == int(value) and -(2**31) <= value < 2**31
+def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:
+    """Raise an error if some labels are wrong, with the rule that they violate."""
+    if wrong.any():
+        found = np.unique(labels[wrong])
+        shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+        remedy = (
+            f" If {found[0]} marks missing labels, create the head with missing_label={found[0]}."
+        )
+        may_be_missing = len(found) == 1 and float(found[0]).is_integer()
+        raise ValueError(
+            f"y[{task!r}] must {rule} or be missing; invalid: {np.count_nonzero(wrong)}."
+            f"{remedy if may_be_missing else ''} "
+            f"Received: y[{task!r}]=[..., {shown}]"
+        )

@@ -2,19 +2,13 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from ple_keras._checks import short_repr
-from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras._typing import Nested, TaskName
 from ple_keras.labels.label_arrays import label_batches
-
-
-class ReadsLabels(Protocol):
-    """A head, whose class this subpackage does not import."""
-
-    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, int]: ...
 
 
 class LabelStatistics:
@@ -60,13 +54,14 @@ class LabelStatistics:
 
 
 def read_labels(
-    y: Nested, heads: Mapping[TaskName, ReadsLabels], steps: int | None
+    y: Nested, heads: Mapping[TaskName, Any], steps: int | None
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels; see `TaskHeads.adapt`."""
     statistics = {task: LabelStatistics() for task in heads}
     for labels in label_batches(y, [*heads], steps, sys.maxsize):
         for task, head in heads.items():
-            statistics[task].add(*head._present_labels(labels[task]))
+            present, is_labeled = head._present_labels(labels[task])
+            statistics[task].add(present, is_labeled.size)
     empty = [task for task in heads if not statistics[task].rows]
     if empty:
         raise ValueError(f"y must have rows for each task. Received: y={short_repr(y)}")

@@ -2,8 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -47,91 +47,67 @@ def mask_labels(
     >>> mask_labels(y, {"purchase": "click"}, missing_label=-1)["purchase"]
     array([ 0,  1, -1])
     """
-    if not isinstance(spaces, Mapping):
-        raise TypeError(f"spaces must be a dict by task. Received: spaces={spaces!r}")
-    if not all(isinstance(parent, str) for parent in spaces.values()):
-        raise TypeError(f"spaces must map each task to one other task. Received: spaces={spaces!r}")
-    check_by_task(y, [*dict.fromkeys([*spaces, *spaces.values()])], "y")
-    check_known_keys(spaces, list(y), "spaces")
-    check_known_keys(dict.fromkeys(spaces.values()), list(y), "spaces")
+    if not isinstance(spaces, Mapping) or not all(isinstance(p, str) for p in spaces.values()):
+        raise TypeError(f"spaces must be a dict of tasks by task. Received: spaces={spaces!r}")
+    named = {**spaces, **dict.fromkeys(spaces.values())}
+    check_known_keys(named, list(check_by_task(y, [*named], "y")), "spaces")
     missing_label = check_missing_label(missing_label)
     masked = dict(y)
     parents = {task: [parent] for task, parent in spaces.items()}
     message = f"spaces must not contain a cycle. Received: spaces={dict(spaces)!r}"
     for task in in_dependency_order(parents, message):
-        masked[task] = _mask_task(
-            masked[task], masked[spaces[task]], missing_label, task, spaces[task]
-        )
+        masked[task] = _mask_task(masked, task, spaces[task], missing_label)
     return masked
 
 
-class _ArrayOps(NamedTuple):
-    """Array functions of the library that made the labels."""
+def _array_functions(*arrays: Tensor) -> tuple[Any, Any, Any]:
+    """Return `cast`, `where` and `isnan` of the library that made the labels.
 
-    cast: Callable[[Any, str], Any]
-    where: Callable[[Any, Any, Any], Any]
-    isnan: Callable[[Any], Any]
-
-    @classmethod
-    def of(cls, *arrays: Tensor) -> "_ArrayOps":
-        """Return TensorFlow's for its tensors, which tf.data uses with every backend."""
-        if any(type(array).__module__.startswith("tensorflow") for array in arrays):
-            tensorflow = sys.modules["tensorflow"]
-            return cls(tensorflow.cast, tensorflow.where, tensorflow.math.is_nan)
-        if any(map(keras.ops.is_tensor, arrays)):
-            return cls(keras.ops.cast, keras.ops.where, keras.ops.isnan)
-        return cls(np.asarray, np.where, np.isnan)
+    They are TensorFlow's for its tensors, which tf.data uses with every backend.
+    """
+    if any(type(array).__module__.startswith("tensorflow") for array in arrays):
+        tensorflow = sys.modules["tensorflow"]
+        return tensorflow.cast, tensorflow.where, tensorflow.math.is_nan
+    if any(map(keras.ops.is_tensor, arrays)):
+        return keras.ops.cast, keras.ops.where, keras.ops.isnan
+    return np.asarray, np.where, np.isnan
 
 
 def _mask_task(
-    labels: Tensor, parent_label: Tensor, missing_label: float, task: str, parent: str
+    y: Mapping[TaskName, Tensor], task: TaskName, parent: TaskName, missing_label: float
 ) -> Tensor:
-    ops = _ArrayOps.of(labels, parent_label)
-    if ops.cast is np.asarray:
-        labels, parent_label = np.asarray(labels), np.asarray(parent_label)
-    dtype = _masked_dtype(missing_label, labels, task)
-    has_label = _is_positive(
-        parent_label, missing_label, ops, check_dtype(parent_label, f"y[{parent!r}]")
-    )
-    has_label = _align_shape(has_label, labels, task, parent)
-    return ops.where(has_label, ops.cast(labels, dtype), ops.cast(missing_label, dtype))
-
-
-def _is_positive(parent_label: Tensor, missing_label: float, ops: _ArrayOps, dtype: str) -> Tensor:
-    """Return True where a label is neither 0 nor missing."""
-    if dtype == "bool":
-        return parent_label
-    is_positive = parent_label != 0
-    if can_represent(dtype, missing_label):
-        is_positive = is_positive & (parent_label != ops.cast(missing_label, dtype))
-    return is_positive & ~ops.isnan(parent_label) if "float" in dtype else is_positive
-
-
-def _masked_dtype(missing_label: float, labels: Tensor, task: str) -> str:
-    """Return the dtype of the masked labels; check that it can represent `missing_label`."""
+    """Return the labels of a task, which are missing where the parent's are 0 or missing."""
+    labels, of_parent = y[task], y[parent]
+    cast, where, isnan = _array_functions(labels, of_parent)
+    if cast is np.asarray:
+        labels, of_parent = np.asarray(labels), np.asarray(of_parent)
+    check_dtype(of_parent, f"y[{parent!r}]")
     dtype = check_dtype(labels, f"y[{task!r}]")
     if math.isnan(missing_label):
-        return dtype if "float" in dtype else "float32"
-    dtype = "int32" if dtype == "bool" else dtype
-    if not can_represent(dtype, missing_label):
+        dtype = dtype if "float" in dtype else "float32"
+    elif not can_represent(dtype := "int32" if dtype == "bool" else dtype, missing_label):
         raise ValueError(
             f"missing_label must be a value of the dtype of y[{task!r}], {dtype}. "
             f"Received: missing_label={missing_label!r}"
         )
-    return dtype
+    value = cast(of_parent, "float32")
+    has_label = (value != 0) & (value != missing_label) & ~isnan(value)
+    has_label = _as_shape_of(labels, has_label, task, parent)
+    return where(has_label, cast(labels, dtype), cast(missing_label, dtype))
 
 
-def _align_shape(has_label: Tensor, labels: Tensor, task: str, parent: str) -> Tensor:
+def _as_shape_of(labels: Tensor, has_label: Tensor, task: str, parent: str) -> Tensor:
     """Return `has_label` in a shape that broadcasts with labels `(...)` or `(..., n)`."""
-    shape, target = tuple(has_label.shape), tuple(labels.shape)
-    if len(shape) == len(target) + 1 and shape[-1] == 1:
-        has_label, shape = has_label[..., 0], shape[:-1]
-    elif len(shape) == len(target) - 1:
-        has_label, shape = has_label[..., None], (*shape, 1)
+    target = tuple(labels.shape)
+    if len(has_label.shape) == len(target) + 1 and has_label.shape[-1] == 1:
+        has_label = has_label[..., 0]
+    elif len(has_label.shape) == len(target) - 1:
+        has_label = has_label[..., None]
+    shape = tuple(has_label.shape)
     is_wide = len(shape) > 1 and shape[-1] == 1
     if not shapes_match(shape, (*target[:-1], 1) if is_wide else target):
         raise ValueError(
             f"y[{parent!r}] must have one label for each label of y[{task!r}], of shape {target}. "
-            f"Received: y[{parent!r}].shape={tuple(has_label.shape)}"
+            f"Received: y[{parent!r}].shape={shape}"
         )
     return has_label

@@ -22,16 +22,9 @@ def check_missing_label(value: float | None) -> float:
     """Return the value of a missing label, in addition to NaN; None means NaN only."""
     if value is None:
         return math.nan
-    if isinstance(value, bool | np.bool_) or not isinstance(value, int | float | np.number):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"missing_label must be a number. Received: missing_label={value!r}")
-    if not isinstance(value, int | np.integer):
-        return float(value)
-    if not -(2**31) <= value < 2**31:
-        raise ValueError(
-            "missing_label must fit into 32 bits if it is an integer, because JAX keeps 32 bits of "
-            f"a label. Received: missing_label={value!r}"
-        )
-    return int(value)
+    return value.item() if isinstance(value, np.number) else value
 
 
 def to_config(missing_label: float) -> float | None:
@@ -41,16 +34,10 @@ def to_config(missing_label: float) -> float | None:
 
 def can_represent(dtype: str, value: float) -> bool:
     """Return whether labels of the dtype can equal the value; uint8 labels can't equal -1."""
-    if math.isnan(value):
-        return False
-    if dtype == "float16":  # Keras casts labels to float32, where a rounded value is not equal
-        return float(np.float16(value)) == value
-    if "float" in dtype:
-        return True
-    if not math.isfinite(value) or value != int(value):
-        return False
-    low, high = (0, 1) if dtype == "bool" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return bool(low <= value <= high)
+    if "int" not in dtype:
+        return "float" in dtype and not math.isnan(value)
+    low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+    return float(value).is_integer() and bool(low <= value <= high)
 
 
 class LabeledExamples(NamedTuple):
@@ -100,19 +87,22 @@ def find_labeled(
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    examples, numbers = _has_label(y_true, missing_label, ignored_class), None
-    if examples is not None and len(y_true.shape) == len(y_pred.shape):
-        if have_several_numbers(y_true, y_pred):
-            numbers = examples if mask is None else examples & ops.expand_dims(mask, -1)
-        is_one = y_true.shape[-1] == 1
-        examples = ops.squeeze(examples, -1) if is_one else ops.all(examples, axis=-1)
+    has_label = _has_label(y_true, missing_label, ignored_class)
+    if has_label is None and mask is None:
+        return LabeledExamples(y_true, y_pred)
+    has_label = ops.ones_like(y_true, dtype="bool") if has_label is None else has_label
+    has_last_axis = len(y_true.shape) == len(y_pred.shape)
     if mask is not None:
-        examples = mask if examples is None else ops.logical_and(examples, mask)
-    if examples is not None:
-        label_mask = examples if numbers is None else numbers
-        if numbers is None and len(y_true.shape) == len(y_pred.shape):
-            label_mask = ops.expand_dims(examples, -1)
-        y_true = ops.where(label_mask, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
+        has_label = has_label & (ops.expand_dims(mask, -1) if has_last_axis else mask)
+    examples, numbers = has_label, None
+    if has_last_axis:
+        is_one = y_true.shape[-1] == 1
+        examples = ops.squeeze(has_label, -1) if is_one else ops.all(has_label, axis=-1)
+        if have_several_numbers(y_true, y_pred):
+            numbers = has_label
+        else:
+            has_label = ops.expand_dims(examples, -1)
+    y_true = ops.where(has_label, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
     return LabeledExamples(y_true, y_pred, examples, numbers).with_predictions(y_pred)
 
 
@@ -132,8 +122,6 @@ def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) 
     missing = ops.isnan(y_true) if "float" in dtype else None
     for value in (missing_label, math.nan if ignored_class is None else ignored_class):
         if can_represent(dtype, value):
-            if dtype == "bool":
-                y_true = ops.cast(y_true, "int32")
             equal = ops.equal(y_true, ops.cast(value, y_true.dtype))
             missing = equal if missing is None else ops.logical_or(missing, equal)
     return None if missing is None else ops.logical_not(missing)

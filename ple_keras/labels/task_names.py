@@ -3,21 +3,17 @@
 import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
 
-from ple_keras._keras.internals import BUILD_KEYS
-from ple_keras._keras.saving import CAME_BUILT
 from ple_keras._typing import Outputs
 
 SHARED = "shared"
 # Files of loggers and names of layers contain a task's name with more letters, and file systems
 # limit a name to 255.
 MAX_LETTERS = 128
-CONFIG_KEYS = sorted({"class_name", CAME_BUILT, *BUILD_KEYS})  # have a meaning in saved configs
 NAME_RULE = (
     f"at most {MAX_LETTERS} ASCII letters, digits, '_' and '-', starting with a letter or digit"
 )
-TASK_NAME_RULE = f"a task's name must be {NAME_RULE}, and not '{SHARED}' or one of {CONFIG_KEYS}"
+TASK_NAME_RULE = f"a task's name must be {NAME_RULE}, and not '{SHARED}'"
 
 
 def is_valid_name(name: object) -> bool:
@@ -25,7 +21,6 @@ def is_valid_name(name: object) -> bool:
     return (
         isinstance(name, str)
         and len(name) <= MAX_LETTERS
-        and name not in CONFIG_KEYS
         and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
     )
 
@@ -51,25 +46,9 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     Attributes identify the heads, since blocks do not import the classes: a Head has `task`, a
     TaskHeads `task_names`. A ProductHead has `of`. It is left out, since it needs no features.
     """
-    given = _unchecked_names(outputs, argument)
-    names = [check_task_name(name, argument, outputs) for name in given]
-    if not names:
-        raise ValueError(
-            f"{argument} must name at least one task. Received: {argument}={outputs!r}"
-        )
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise ValueError(
-            f"{argument} must name each task once, but {repeated} are repeated. "
-            f"Received: {argument}={outputs!r}"
-        )
-    return names
-
-
-def _unchecked_names(outputs: Outputs, argument: str) -> list[Any]:
-    """Return the tasks of `outputs`. They may be repeated or invalid."""
     if hasattr(outputs, "task_names"):
         return list(outputs.task_names)
+    given = outputs
     if isinstance(outputs, Mapping):
         for name, head in outputs.items():
             if getattr(head, "task", None) != name:
@@ -77,13 +56,20 @@ def _unchecked_names(outputs: Outputs, argument: str) -> list[Any]:
                     f"{argument} as a dict must map each task to its own head, "
                     f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
-        outputs = list(outputs.values())
-    if isinstance(outputs, Sequence) and not isinstance(outputs, str | bytes):
-        return [getattr(item, "task", item) for item in outputs if not hasattr(item, "of")]
-    raise TypeError(
-        f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
-        f"or a dict of heads by task. Received: {argument}={outputs!r}"
-    )
+        given = list(outputs.values())
+    if isinstance(given, str | bytes) or not isinstance(given, Sequence):
+        raise TypeError(
+            f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
+            f"or a dict of heads by task. Received: {argument}={outputs!r}"
+        )
+    own = [getattr(item, "task", item) for item in given if not hasattr(item, "of")]
+    names = [check_task_name(name, argument, outputs) for name in own]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            f"{argument} must name at least one task, and each once. Received: "
+            f"{argument}={outputs!r}"
+        )
+    return names
 
 
 def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> list[str]:

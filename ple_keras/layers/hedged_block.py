@@ -20,7 +20,7 @@ from ple_keras._typing import (
     TaskName,
     Tensor,
 )
-from ple_keras.labels.task_names import CONFIG_KEYS, NAME_RULE, SHARED, is_valid_name, task_names
+from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
 from ple_keras.layers.template import as_template
@@ -240,8 +240,8 @@ def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Laye
     names = [block.name for block in branches.values()]
     if len(branches) < 2 or invalid or len(set(names)) < len(names):
         raise ValueError(
-            f"branches must have two branches or more, with names of {NAME_RULE}, and not one of "
-            f"{CONFIG_KEYS}, and blocks with different names, not {names}. "
+            f"branches must have two branches or more, with names of {NAME_RULE}, and blocks with "
+            f"different names, not {names}. "
             f"Received: branches={branches!r}"
         )
     return dict(branches)

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._checks import check_known
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
@@ -18,25 +19,14 @@ MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
 def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
     """Return the loss from a name, a function, an object, a serialized object or None."""
-    if isinstance(loss, Mapping) and "class_name" in loss:
-        return keras.saving.deserialize_keras_object(loss)
-    if isinstance(loss, list | tuple):
-        raise TypeError(
-            "loss must be one loss, not several. Add them in a function, such as "
-            "`def added(y_true, y_pred): return keras.losses.huber(y_true, y_pred) + "
-            "0.1 * keras.losses.mean_absolute_error(y_true, y_pred)`. Register it with "
-            f"keras.saving.register_keras_serializable, so that files load. Received: loss={loss!r}"
+    known = check_known(keras.losses.get, loss, "loss")
+    loss = known if isinstance(loss, Mapping | type) else loss
+    reduction = getattr(known, "reduction", "mean")
+    if reduction not in ("mean", "sum_over_batch_size"):
+        raise ValueError(
+            "loss must have the default reduction, since the losses of labeled examples are "
+            f"averaged. Received: loss={loss!r} with reduction={reduction!r}"
         )
-    message = (
-        "loss must be the name of a Keras loss, a function or a keras.losses.Loss object. "
-        f"Received: loss={loss!r}"
-    )
-    if isinstance(loss, type | Mapping):
-        raise TypeError(message)
-    try:
-        keras.losses.get(loss)
-    except (TypeError, ValueError) as error:
-        raise ValueError(message) from error
     return loss
 
 
@@ -55,11 +45,6 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
-    if type(known).__module__.startswith("keras_rs."):
-        raise ValueError(
-            "loss must return a value for each example. A loss of lists would ignore a list with "
-            f"a missing label entirely: use a RankingHead. Received: loss={loss!r}"
-        )
     if have_several_numbers(y_true, y_pred) and is_mean_of_numbers(loss):
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
@@ -85,12 +70,11 @@ def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     sigma`.
     """
     loss = keras.losses.get(loss)
-    names = [cls.__name__ for cls in type(loss).__mro__]
-    if not isinstance(loss, keras.Loss):
-        names = [getattr(loss, "__name__", "")]
-    forms = {"mean_squared_error": (0.5, 0.5), "mean_absolute_error": (1.0, 1.0)}
-    known = (forms[name] for name in map(to_snake_case, names) if name in forms)
-    return next(known, (1.0, 0.5))
+    classes = type(loss).__mro__ if isinstance(loss, keras.Loss) else [loss]
+    names = [to_snake_case(getattr(each, "__name__", "")) for each in classes]
+    if "mean_squared_error" in names:
+        return 0.5, 0.5
+    return (1.0, 1.0) if "mean_absolute_error" in names else (1.0, 0.5)
 
 
 @register

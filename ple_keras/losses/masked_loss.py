@@ -6,21 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_int
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.names import stable_name
 from ple_keras._keras.registration import register
+from ple_keras._keras.tensors import number_of_replicas
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import check_missing_label, find_labeled, to_config
 from ple_keras.losses.example_losses import check_loss, example_losses
-from ple_keras.losses.reduction import (
-    SUM_OVER_BATCH_SIZE,
-    check_reduction,
-    full_reduction,
-    losses_of_examples,
-    reduce_losses,
-    replica_scale,
-)
+from ple_keras.losses.reduction import check_reduction, reduce_losses
 
 
 @register
@@ -59,8 +52,7 @@ class MaskedLoss(keras.Loss):
     its own labeled examples. With "sum_over_batch_size", the average is that of one process.
 
     Args:
-        loss: A name, a function or a `keras.losses.Loss`, with a value for each example. The
-            reduction of a Loss object is kept, over labeled examples.
+        loss: A name, a function or a `keras.losses.Loss`, with a value for each example.
         missing_label: The value of a missing label, in addition to NaN. The `ignore_class` of a
             loss counts as missing too.
         reduction: None, "sum_over_batch_size" to divide by the number of all examples in the
@@ -75,12 +67,12 @@ class MaskedLoss(keras.Loss):
         sample_weight: Weights of the examples, `(batch,)` or `(...)`.
 
     Returns:
-        A scalar. If the reduction of `loss` is "none", the loss of each example, `(...)`, which is
-        0 without a label.
+        A scalar.
 
     Raises:
         TypeError: If an argument has a type that is not listed above, or labels are not numbers.
-        ValueError: If `loss` or `reduction` is unknown. In a call, if the shape of the labels or
+        ValueError: If `loss` or `reduction` is unknown, or `loss` has another reduction than a
+            mean. In a call, if the shape of the labels or
             of the sample weights does not match the predictions, or `loss` does not return a value
             for each example.
 
@@ -106,19 +98,10 @@ class MaskedLoss(keras.Loss):
         name: str | None = None,
     ) -> None:
         self.loss = check_loss(loss)
-        if loss is None:
-            raise TypeError("loss must not be None. Received: loss=None")
         self.missing_label = check_missing_label(missing_label)
         self.reduction_of_labels = check_reduction(reduction)
-        if label_width is not None:
-            label_width = check_int(label_width, "label_width", minimum=1)
         self.label_width = label_width
-        own = getattr(self.loss, "reduction", SUM_OVER_BATCH_SIZE)
-        super().__init__(
-            name or stable_name(self.loss),
-            SUM_OVER_BATCH_SIZE if reduction else own,
-            dtype=getattr(self.loss, "dtype", None),
-        )
+        super().__init__(name or stable_name(self.loss), dtype=getattr(self.loss, "dtype", None))
 
     def __call__(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -127,11 +110,9 @@ class MaskedLoss(keras.Loss):
         ignored = getattr(self.loss, "ignore_class", None)
         labeled = find_labeled(y_true, y_pred, self.missing_label, self.label_width, where, ignored)
         losses = self.call(labeled.labels, labeled.predictions)
-        reduction = full_reduction(self.loss, self.reduction_of_labels)
-        if reduction == "none":
-            return losses_of_examples(losses, labeled, sample_weight, where)
+        reduction = self.reduction_of_labels
         value = reduce_losses(losses, labeled, sample_weight, reduction, where).value
-        return value * replica_scale(reduction)
+        return value / number_of_replicas()  # as Keras's own losses
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))

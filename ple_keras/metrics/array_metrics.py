@@ -1,6 +1,6 @@
 """Metrics that need all rows at once, as functions of arrays."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
@@ -55,12 +55,12 @@ def expected_calibration_error(
     check_known_value(strategy, ("quantile", "uniform"), "strategy")
     y, p = _label_rows(labels, predictions)
     y, p = y[~np.isnan(y)], p[~np.isnan(y)]
-    _check_labels(y, (y < 0) | (y > 1), "lie in [0, 1]")
-    wrong = (p < -ROUNDING) | (p > 1 + ROUNDING)
-    if wrong.any():
-        raise ValueError(
-            f"predictions must lie in [0, 1]. Received: predictions=[..., {p[wrong][0]}]"
-        )
+    for argument, values in (("labels", y), ("predictions", p)):
+        wrong = values[(values < -ROUNDING) | (values > 1 + ROUNDING)]
+        if len(wrong):
+            raise ValueError(
+                f"{argument} must lie in [0, 1]. Received: {argument}=[..., {wrong[0]}]"
+            )
     p = np.clip(p, 0, 1)
     if not len(y) or np.isnan(p).any():
         return float("nan")
@@ -96,9 +96,9 @@ def grouped_auc(
 
     Raises:
         TypeError: If labels or predictions are not numbers, or groups are neither integers nor
-            strings.
-        ValueError: If a label is neither 0, 1 nor NaN, a group is missing, the arrays have
-            different numbers of rows, or `weighting` is unknown.
+            strings, or a group is missing.
+        ValueError: If a label is neither 0, 1 nor NaN, the arrays have different numbers of rows,
+            or `weighting` is unknown.
 
     Reference:
 
@@ -111,21 +111,22 @@ def grouped_auc(
     >>> grouped_auc([0, 1, 0, 1, 1], [0.1, 0.2, 0.8, 0.7, 0.9], users)
     0.7
     """
-    check_known_value(weighting, WEIGHTINGS, "weighting")
     y, p = _label_rows(labels, predictions)
     indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
-    return GroupedLabels(y, indices).auc(p, weighting)
+    indices = np.repeat(indices, len(y) // max(len(indices), 1))
+    check_binary(y, "labels")
+    is_labeled = ~np.isnan(y)
+    return auc_and_share(y[is_labeled], p[is_labeled], indices[is_labeled], weighting)[0]
 
 
 def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     """Return the group of each row as an index from 0.
 
     Raises:
-        TypeError: If groups are neither integers nor strings.
-        ValueError: If their shape is not `(rows,)`, or a group is missing.
+        TypeError: If groups are neither integers nor strings, or a group is missing.
+        ValueError: If their shape is not `(rows,)`.
     """
-    is_list = isinstance(groups, list | tuple)  # NumPy would turn 1 and "1" into equal strings
-    array = np.asarray(groups, object) if is_list else to_numpy(groups)
+    array = to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
             f"groups must have one entry for each row of the labels, a shape ({rows},). "
@@ -133,112 +134,65 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
         )
     if array.dtype.kind in "iu":
         return np.unique(array, return_inverse=True)[1]
-    names: list[Any] = array.tolist()
-    wrong = [name for name in names if not _is_name(name)]
+    names = array.tolist()
+    wrong = [name for name in names if not isinstance(name, str | bytes | int) or name is True]
     if wrong:
-        _refuse_names(wrong)
+        raise TypeError(
+            "groups must be integers or strings, without missing entries. Leave out the rows "
+            "without a group, and convert whole numbers with astype('int64'). "
+            f"Received: groups=[..., {short_repr(wrong[0])}]"
+        )
     indices: dict[Any, int] = {}  # faster than sorting strings
     return np.array([indices.setdefault(name, len(indices)) for name in names], dtype="int64")
 
 
-def _is_name(name: object) -> bool:
-    return isinstance(name, str | bytes | int | np.integer) and not isinstance(name, bool)
-
-
-def _refuse_names(names: list[object]) -> NoReturn:
-    missing = [name for name in names if str(name) in ("None", "nan", "NaT", "<NA>")]
-    if missing:
+def check_binary(labels: np.ndarray, argument: str) -> None:
+    """Check that labels are 0, 1 or NaN."""
+    wrong = labels[(labels != 0) & (labels != 1) & ~np.isnan(labels)]
+    if len(wrong):
         raise ValueError(
-            "groups must have one group for each row, without missing entries. Leave out the rows "
-            f"without a group. Received: groups=[..., {missing[0]}]"
+            f"{argument} must be 0 or 1 or be missing. Received: {argument}=[..., {wrong[0]}]"
         )
-    raise TypeError(
-        "groups must be integers or strings. Convert whole numbers with astype('int64'). "
-        f"Received: groups=[..., {short_repr(names[0])}]"
-    )
 
 
-class GroupedLabels:
-    """Labels in groups, for the AUC of many predictions.
+def auc_and_share(
+    y: np.ndarray, p: np.ndarray, groups: np.ndarray, weighting: GroupWeighting
+) -> tuple[float, float]:
+    """Return the AUC within groups, and the share of the rows in groups with both labels.
 
     Args:
-        labels: Labels 0 and 1, `(N,)`, with NaN for missing labels.
-        indices: The index of the group of each row, `(R,)`; N is a multiple of R.
-        argument: The name of the labels in messages.
-
-    Attributes:
-        share: The share of the labeled rows in groups with both labels; NaN without labels.
+        y: Labels 0 and 1, `(N,)`.
+        p: Predictions, `(N,)`.
+        groups: The index of the group of each row, `(N,)`.
+        weighting: As for `grouped_auc`.
     """
-
-    def __init__(self, labels: np.ndarray, indices: np.ndarray, argument: str = "labels") -> None:
-        indices = np.repeat(indices, len(labels) // max(len(indices), 1))
-        is_labeled = ~np.isnan(labels)
-        wrong = is_labeled & (labels != 0) & (labels != 1)
-        _check_labels(labels, wrong, "be 0 or 1", argument)
-        counts = np.bincount(indices[is_labeled])
-        positives = np.bincount(indices[labels == 1], minlength=len(counts))
-        has_both = (positives > 0) & (positives < counts)
-        is_used = is_labeled.copy()
-        is_used[is_labeled] = has_both[indices[is_labeled]]
-        self._is_used = is_used
-        self._is_positive = labels[is_used] == 1
-        self._indices = (np.cumsum(has_both) - 1)[indices[is_used]]
-        self._counts, self._positives = counts[has_both], positives[has_both]
-        labeled = np.count_nonzero(is_labeled)
-        self.share = float(self._counts.sum() / labeled) if labeled else float("nan")
-
-    def auc(self, predictions: np.ndarray, weighting: GroupWeighting) -> float:
-        """Return the weighted mean of the AUC of the groups, see `grouped_auc`."""
-        predictions = predictions[self._is_used]
-        if not len(predictions) or np.isnan(predictions).any():
-            return float("nan")
-        sums = np.bincount(self._indices[self._is_positive], self._ranks(predictions))
-        least = self._positives * (self._positives + 1) / 2
-        areas = (sums - least) / (self._positives * (self._counts - self._positives))
-        return float(np.average(areas, weights=self._counts if weighting == "rows" else None))
-
-    def _ranks(self, predictions: np.ndarray) -> np.ndarray:
-        """Return the rank of each positive row within its group, from 1; the mean rank of ties."""
-        order = np.lexsort((predictions, self._indices))
-        groups, sorted_predictions = self._indices[order], predictions[order]
-        is_tie = sorted_predictions[1:] == sorted_predictions[:-1]
-        is_new = np.append(True, ~is_tie | (groups[1:] != groups[:-1]))
-        starts = np.flatnonzero(is_new)  # of rows with one group and one prediction
-        ends = np.append(starts[1:], len(order))
-        means = np.repeat((starts + ends + 1) / 2, ends - starts)
-        before = np.cumsum(self._counts) - self._counts  # rows in earlier groups
-        ranks = np.empty(len(order))
-        ranks[order] = means - before[groups]
-        of_positives: np.ndarray = ranks[self._is_positive]
-        return of_positives
+    check_known_value(weighting, WEIGHTINGS, "weighting")
+    counts, positives = np.bincount(groups), np.bincount(groups, y)
+    has_both = (positives > 0) & (positives < counts)
+    is_used = has_both[groups]
+    share = float(is_used.mean()) if len(y) else float("nan")
+    y, p, groups = y[is_used], p[is_used], groups[is_used]
+    if not len(y) or np.isnan(p).any():
+        return float("nan"), share
+    order = np.lexsort((p, groups))
+    y, p, groups = y[order], p[order], groups[order]
+    # Rows of one group with equal predictions have the mean of their ranks.
+    is_new = (groups[1:] != groups[:-1]) | (p[1:] != p[:-1])
+    ties = np.cumsum(np.append(0, is_new))
+    ranks = (np.bincount(ties, np.arange(1, len(y) + 1)) / np.bincount(ties))[ties]
+    sums = np.bincount(groups, ranks * y, minlength=len(counts))[has_both]
+    counts, positives = counts[has_both], positives[has_both]
+    earlier = np.cumsum(counts) - counts  # rows in earlier groups
+    areas = (sums / positives - earlier - (positives + 1) / 2) / (counts - positives)
+    return float(np.average(areas, weights=counts if weighting == "rows" else None)), share
 
 
 def _label_rows(labels: Tensor, predictions: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and predictions as float arrays `(N,)`, from `(...)` or `(..., 1)`.
-
-    Raises:
-        TypeError: If they are not numbers.
-        ValueError: If their numbers of entries differ.
-    """
+    """Return labels and predictions as float64 arrays `(N,)`, from `(...)` or `(..., 1)`."""
     y, p = to_number_array(labels, "labels"), to_number_array(predictions, "predictions")
-    if _without_last_axis(y.shape) != _without_last_axis(p.shape):
+    if y.shape[:1] != p.shape[:1] or y.size != p.size:
         raise ValueError(
             "labels must have one entry for each prediction. "
             f"Received: labels.shape={y.shape}, predictions.shape={p.shape}"
         )
     return y.ravel().astype("float64"), p.ravel().astype("float64")  # float64 keeps all ties
-
-
-def _without_last_axis(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return a shape without a last axis of length 1."""
-    return shape[:-1] if len(shape) > 1 and shape[-1] == 1 else shape
-
-
-def _check_labels(
-    labels: np.ndarray, wrong: np.ndarray, rule: str, argument: str = "labels"
-) -> None:
-    """Raise an error if any label is wrong."""
-    if wrong.any():
-        raise ValueError(
-            f"{argument} must {rule} or be missing. Received: {argument}=[..., {labels[wrong][0]}]"
-        )

@@ -60,17 +60,12 @@ class LogitAUC(keras.Metric):
             sample_weight: Weights of the examples.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
-        weights = None
+        weights = ops.ones_like(y_pred)
         if sample_weight is not None:
-            weights = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
-            weights = ops.expand_dims(weights, -1)
-        if y_pred.shape != (y_pred.shape[0], 1):  # one column
-            weights = None if weights is None else weights * ops.ones_like(y_pred)
-            y_true, y_pred, weights = (
-                x if x is None else ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights)
-            )
-        counts = ops.concatenate([y_true, 1 - y_true], axis=-1)
-        counts = counts if weights is None else counts * weights
+            given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
+            weights = weights * ops.expand_dims(given, -1)
+        y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
+        counts = ops.concatenate([y_true, 1 - y_true], axis=-1) * weights
         y_pred = ops.clip(y_pred, 1e-37, 1 - 1e-7)
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)

@@ -1,6 +1,5 @@
 """A metric over labeled examples, and copies of metrics with names of their own."""
 
-import inspect
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.names import stable_name
@@ -28,15 +28,10 @@ OF_NUMBERS = (
     keras.metrics.AUC,
     keras.metrics.BinaryAccuracy,
     keras.metrics.BinaryCrossentropy,
-    keras.metrics.Hinge,
-    keras.metrics.LogCoshError,
     keras.metrics.MeanAbsoluteError,
-    keras.metrics.MeanAbsolutePercentageError,
     keras.metrics.MeanSquaredError,
-    keras.metrics.MeanSquaredLogarithmicError,
     keras.metrics.Poisson,
     keras.metrics.RootMeanSquaredError,
-    keras.metrics.SquaredHinge,
 )
 
 
@@ -51,13 +46,14 @@ class MaskedMetric(keras.Metric):
             `sample_weight`, which is 0 where the label is missing.
         missing_label: The value of a missing label, in addition to NaN. Each number of a label of
             several numbers may be missing, if the metric is a mean over numbers: see `MaskedLoss`.
-            So are those of `LogitAUC`, `NormalizedEntropy`, `Calibration`, and of Keras the errors,
-            `BinaryAccuracy` and `AUC`. For other metrics, a label is missing if any number is.
+            So are those of `LogitAUC`, `NormalizedEntropy`, `Calibration`, and of Keras the squared
+            and absolute errors, `BinaryCrossentropy`, `Poisson`, `BinaryAccuracy` and `AUC`. For
+            other metrics, a label is missing if any number is.
         name: The metric's name; by default that of `metric`.
 
     Raises:
         TypeError: If `metric` has another type, or `missing_label` is not a number.
-        ValueError: If `metric` is unknown, or does not accept `sample_weight`.
+        ValueError: If `metric` is unknown.
 
     Example:
 
@@ -70,13 +66,12 @@ class MaskedMetric(keras.Metric):
     def __init__(
         self, metric: MetricLike, missing_label: float = math.nan, name: str | None = None
     ) -> None:
-        (metric,) = check_metrics([metric])
+        (metric,) = check_metrics([metric], "metric")
         if not isinstance(metric, keras.Metric):
             metric = new_metric(metric, stable_name(metric))
         super().__init__(name=name or metric.name)
         self.metric = metric
         self.missing_label = check_missing_label(missing_label)
-        check_takes_weights(self.metric, "metric")
         copy_direction(self.metric, self)
 
     def update_state(
@@ -130,7 +125,8 @@ def update_metric(
     weights = None
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
-    if labeled.numbers is not None and _is_of_numbers(metric):
+    is_of_numbers = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_NUMBERS
+    if labeled.numbers is not None and is_of_numbers and not getattr(metric, "multi_label", False):
         mask = ops.reshape(labeled.numbers, (-1,))
         if weights is not None:
             weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=metric.dtype)
@@ -164,22 +160,6 @@ def call_metric(
         metric.num_samples.assign(samples)
 
 
-def check_takes_weights(metric: keras.Metric, argument: str) -> None:
-    """Check that `update_state` of a metric accepts sample weights, which exclude examples."""
-    parameters = inspect.signature(metric.update_state).parameters.values()
-    if not any(p.name == "sample_weight" or p.kind is p.VAR_KEYWORD for p in parameters):
-        raise ValueError(
-            f"{argument} must accept sample_weight in update_state, so that missing labels can be "
-            f"excluded. Received: {argument}={metric!r}"
-        )
-
-
-def _is_of_numbers(metric: keras.Metric) -> bool:
-    """Return whether a metric of labels of several numbers is that of all numbers in one column."""
-    is_known = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_NUMBERS
-    return is_known and not getattr(metric, "multi_label", False)
-
-
 def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:
     """Return metrics from names, functions, objects or serialized objects.
 
@@ -187,68 +167,43 @@ def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics
         metrics: The metrics; None stands for none.
         argument: The name of the caller's argument, for messages.
     """
-    if metrics is None:
-        return []
-    if isinstance(metrics, str) or not isinstance(metrics, Sequence):
+    if isinstance(metrics, str) or not isinstance(metrics, Sequence | None):
         raise TypeError(
             f"{argument} must be a sequence of metrics. Received: {argument}={metrics!r}"
         )
-    return [_check_metric(metric, argument) for metric in metrics]
-
-
-def _check_metric(metric: MetricLike | Mapping[str, object], argument: str) -> Any:
-    if isinstance(metric, Mapping) and "class_name" in metric:
-        return keras.saving.deserialize_keras_object(metric)
-    if isinstance(metric, str):
-        try:
-            keras.metrics.get(metric)
-        except ValueError as error:
-            raise ValueError(
-                f"{argument} given by name must be Keras metrics. "
-                f"Received: {argument}=[..., {metric!r}]"
-            ) from error
-    elif isinstance(metric, type) or not callable(metric):
-        raise TypeError(
-            f"{argument} must be names, functions or keras.metrics.Metric objects. "
-            f"Received: {argument}=[..., {metric!r}]"
-        )
-    return metric
+    found = []
+    for metric in metrics or ():
+        known = check_known(keras.metrics.get, metric, argument)
+        found.append(known if isinstance(metric, Mapping | type) else metric)
+    return found
 
 
 def named_copies(
-    metrics: Mapping[str, Sequence[MetricLike]], prefix: str = "", taken: Sequence[str] = ()
+    templates: Sequence[MetricLike], prefix: str = "", taken: Sequence[str] = ()
 ) -> list[keras.Metric]:
     """Return new metrics from templates, with names that are the same in every run.
 
     Args:
-        metrics: The templates, by the name of the caller's argument. A name that is taken gets a
-            number.
+        templates: The templates. A name that is taken gets a number.
         prefix: The beginning of all names.
         taken: Names, without the prefix, that are taken.
     """
     copies: list[keras.Metric] = []
     names = list(taken)
-    for argument, templates in metrics.items():
-        for template in templates:
-            names.append(unused_name(stable_name(template), names))
-            copies.append(new_metric(template, prefix + names[-1], argument))
-            check_takes_weights(copies[-1], argument)
+    for template in templates:
+        name = stable_name(template)
+        numbered = (f"{name}_{i}" for i in range(1, len(names) + 1))
+        names.append(next(free for free in (name, *numbered) if free not in names))
+        copies.append(new_metric(template, prefix + names[-1]))
     return copies
 
 
-def new_metric(template: MetricLike, name: str, argument: str = "metrics") -> keras.Metric:
+def new_metric(template: MetricLike, name: str) -> keras.Metric:
     """Return a new metric from a name, a function or a metric, as `Model.compile` does."""
     known = accuracy if template in ("accuracy", "acc") else keras.metrics.get(template)
-    if not isinstance(known, keras.Metric):
-        return keras.metrics.MeanMetricWrapper(known, name=name)
-    try:
-        return copy_metric(known, name, argument)
-    except Exception as error:
-        raise ValueError(
-            f"{argument} must be copyable through their config. Implement get_config, and register "
-            "custom parts with keras.saving.register_keras_serializable: "
-            f"{error} Received: {argument}=[..., {known!r}]"
-        ) from error
+    if isinstance(known, keras.Metric):
+        return copy_metric(known, name, "metrics")
+    return keras.metrics.MeanMetricWrapper(known, name=name)
 
 
 @register
@@ -259,9 +214,3 @@ def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:
         return keras.metrics.sparse_categorical_accuracy(y_true, y_pred)
     return keras.metrics.categorical_accuracy(y_true, y_pred)
-
-
-def unused_name(name: str, taken: Sequence[str]) -> str:
-    """Return a name that is not taken, with a number if necessary."""
-    names = [name, *(f"{name}_{i}" for i in range(1, len(taken) + 1))]
-    return next(free for free in names if free not in taken)

@@ -58,9 +58,7 @@ class MetricOfSums(keras.Metric):
         if sample_weight is not None:
             weights = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             terms = [term * ops.expand_dims(weights, -1) for term in terms]
-        self._add(ops.stack([_sum(term) for term in terms]))
-
-    def _add(self, values: Tensor) -> None:
+        values = ops.stack([_sum(term) for term in terms])
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
         added = total - sums  # the part of `values` that `total` contains

@@ -5,24 +5,27 @@ from collections.abc import Mapping
 
 from ple_keras._checks import check_bool, check_known_keys, check_number, short_repr
 
-# Patterns for the end of a key: the names of the metrics and losses of Keras and of this library.
-# "cosine_similarity" is not here: higher is better for the metric, lower for the loss.
-HIGHER_IS_BETTER = (
-    "auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
-    "|sensitivity_at_specificity|specificity_at_sensitivity"
-    "|concordance_correlation|pearson_correlation"
-    "|ndcg|dcg|mean_reciprocal_rank|mean_average_precision|precision_at_k|recall_at_k"  # KerasRS
+# The names of the metrics and losses of Keras and of this library at the end of a key, and the
+# number of a second one. "cosine_similarity" is not here: higher is better for the metric, lower
+# for the loss.
+HIGHER_IS_BETTER = re.compile(
+    r"(^|_)(auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
+    r"|sensitivity_at_specificity|specificity_at_sensitivity"
+    r"|concordance_correlation|pearson_correlation"
+    r"|ndcg|dcg|mean_reciprocal_rank|mean_average_precision|precision_at_k|recall_at_k)(_\d+)?$",
+    re.IGNORECASE,
 )
-LOWER_IS_BETTER = (
-    "loss|rmse|normalized_entropy|expected_calibration_error"
-    "|mean_squared_error|mean_absolute_error|mean_absolute_percentage_error"
-    "|mean_squared_logarithmic_error|mse|mae|mape|msle|logcosh|log_cosh|huber"
-    "|crossentropy|cross_entropy|bce|kl_divergence|kld|poisson|hinge|dice|tversky|circle|ctc"
+LOWER_IS_BETTER = re.compile(
+    r"(^|_)(loss|rmse|normalized_entropy|expected_calibration_error"
+    r"|mean_squared_error|mean_absolute_error|mean_absolute_percentage_error"
+    r"|mean_squared_logarithmic_error|mse|mae|mape|msle|logcosh|log_cosh|huber"
+    r"|crossentropy|cross_entropy|bce|kl_divergence|kld|poisson|hinge|dice|tversky)(_\d+)?$",
+    re.IGNORECASE,
 )
-# Logs of the library and of Keras that do not rank two models. A calibration is best at 1.
-UNDIRECTED = "calibration|share|learning_rate"
-UNDIRECTED_PREFIXES = ("gate/", "val_gate/", "loss_weight/")
-TOTALS = {"loss", "val_loss", "mtl_score", "val_mtl_score"}  # sums over the tasks of a model
+# Logs that do not rank two models: sums over tasks, calibrations, which are best at 1, and others.
+IGNORED = re.compile(
+    r"^(val_)?(loss|mtl_score|gate/.*)$|^loss_weight/|(^|_)(calibration|share|learning_rate)(_\d+)?$"
+)
 
 
 def mtl_gain(
@@ -50,8 +53,7 @@ def mtl_gain(
         A dict with the gain for each common key that is not ignored.
 
     Raises:
-        TypeError: If a metric is not a number, or an argument is not a dict by name, of bools for
-            `lower_is_better`.
+        TypeError: If a metric is not a number, or a value of `lower_is_better` not a bool.
         ValueError: If the dicts have no common key of this kind, a metric is not finite, the
             direction of a key is unknown, or `lower_is_better` has an unknown key.
 
@@ -69,14 +71,7 @@ def mtl_gain(
     {'click_lift': 0.5}
     """
     given = {} if lower_is_better is None else lower_is_better
-    arguments = {"multi": multi, "single": single, "lower_is_better": given}
-    for argument, by_key in arguments.items():
-        if not isinstance(by_key, Mapping) or not all(isinstance(key, str) for key in by_key):
-            raise TypeError(
-                f"{argument} must be a dict by name of a metric. "
-                f"Received: {argument}={short_repr(by_key)}"
-            )
-    keys = [key for key in multi if key in single and (key in given or _has_direction(key))]
+    keys = [key for key in multi if key in single and (key in given or not IGNORED.search(key))]
     if not keys:
         raise ValueError(
             "multi and single must have common keys with a direction, unlike 'loss', which is a "
@@ -84,34 +79,21 @@ def mtl_gain(
             f"Keras omits the task in its keys. Received: multi={short_repr(dict(multi))}"
         )
     check_known_keys(given, keys, "lower_is_better")
-    return {
-        key: (-1 if _is_lower_better(key, given) else 1)
-        * (
-            check_number(multi[key], f"multi[{key!r}]")
-            - check_number(single[key], f"single[{key!r}]")
-        )
-        for key in keys
-    }
-
-
-def _has_direction(key: str) -> bool:
-    return not (
-        key in TOTALS or key.startswith(UNDIRECTED_PREFIXES) or _ends_with_name(key, UNDIRECTED)
-    )
+    gains = {}
+    for key in keys:
+        first = check_number(multi[key], f"multi[{key!r}]")
+        second = check_number(single[key], f"single[{key!r}]")
+        gains[key] = second - first if _is_lower_better(key, given) else first - second
+    return gains
 
 
 def _is_lower_better(key: str, given: Mapping[str, bool]) -> bool:
     if key in given:
         return check_bool(given[key], f"lower_is_better[{key!r}]")
-    is_lower = _ends_with_name(key, LOWER_IS_BETTER)
-    if is_lower or _ends_with_name(key, HIGHER_IS_BETTER):
-        return is_lower
-    raise ValueError(
-        f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
-        f"Received: lower_is_better={dict(given)!r}"
-    )
-
-
-def _ends_with_name(key: str, names: str) -> bool:
-    """Return whether a key is a name or `{task}_{name}`, or this and the number of a second one."""
-    return bool(re.search(rf"(^|_)({names})(_\d+)?$", key, re.IGNORECASE))
+    is_lower = LOWER_IS_BETTER.search(key) is not None
+    if not is_lower and not HIGHER_IS_BETTER.search(key):
+        raise ValueError(
+            f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
+            f"Received: lower_is_better={dict(given)!r}"
+        )
+    return is_lower

@@ -1,30 +1,24 @@
 """Models that are trained with the losses and metrics of their heads."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras import ops
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
+from ple_keras._keras.internals import set_compiled_metrics, source_of_tensor
 from ple_keras._keras.registration import register
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, TaskName, Tensor
-from ple_keras.heads.batch_loss import BatchLoss
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads
-from ple_keras.layers.sequential_block import SequentialBlock
+from ple_keras.losses.reduction import BatchLoss
 from ple_keras.models.task_metrics import TaskMetrics
 
-# Arguments of `Model.compile` that belong to the heads, and those of the head.
-OF_HEADS = {
-    "loss": "Head(loss=...)",
-    "loss_weights": "Head(loss_weight=...)",
-    "metrics": "Head(metrics=...) or Head(extra_metrics=...)",
-    "weighted_metrics": "Head(metrics=...)",
-}
+# Arguments of `Model.compile` that belong to the heads.
+OF_HEADS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
 
 class MultiTaskTraining:
@@ -60,8 +54,6 @@ class MultiTaskTraining:
     losses: list[Tensor]
     trainable_variables: list[keras.Variable]
     train_function: Any
-    test_function: Any
-    _heads_found: Untracked[TaskHeads] | None = None
     _task_metrics: Untracked[TaskMetrics] | None = None
 
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
@@ -77,15 +69,15 @@ class MultiTaskTraining:
                 `metrics` or `weighted_metrics`.
             ValueError: If the model does not have one TaskHeads, or its metrics can't be copied.
         """
-        for argument, of_head in OF_HEADS.items():
+        for argument in OF_HEADS:
             if kwargs.get(argument) is not None:
                 raise TypeError(
-                    f"{argument} must be given to the heads, and not to compile: {of_head}. "
+                    f"{argument} must be given to the heads, and not to compile: Head(loss=..., "
+                    "loss_weight=..., metrics=..., extra_metrics=...). "
                     f"Received: {argument}={short_repr(kwargs[argument])}"
                 )
         heads = _only_task_heads(self)
         super().compile(optimizer, **kwargs)  # type: ignore[misc]
-        self._heads_found = Untracked(heads)
         # Keras would find metrics in attributes of layers once for each layer around them.
         self._task_metrics = Untracked(TaskMetrics(heads))
         set_compiled_metrics(self, self._task_metrics.value)
@@ -136,24 +128,20 @@ class MultiTaskTraining:
         Raises:
             TypeError, ValueError: See `TaskHeads.compute_loss`.
         """
-        loss = self._task_heads()._total_loss(self._update(y, y_pred, sample_weight, training))
+        heads = self._task_heads()
+        loss = heads._total_loss(self._update(heads, y, y_pred, sample_weight, training))
         if self.losses:
             others = super().compute_loss(x, None, y_pred, None)  # type: ignore[misc]
             loss = loss + ops.cast(others, loss.dtype)
         return loss
 
     def _task_heads(self) -> TaskHeads:
-        if self._heads_found is None:
-            raise ValueError(
-                "model must be compiled before its loss is computed. Received: compiled=False"
-            )
-        return self._heads_found.value
+        return self._task_metrics.value.heads if self._task_metrics else _only_task_heads(self)
 
     def _update(
-        self, y: Any, y_pred: Any, sample_weight: Any, training: bool
+        self, heads: TaskHeads, y: Any, y_pred: Any, sample_weight: Any, training: bool
     ) -> dict[TaskName, BatchLoss]:
         """Return the losses of a batch, and update the metrics."""
-        heads, metrics = self._task_heads(), self._task_metrics
         if len(heads) == 1 and not isinstance(y, Mapping):
             y = dict.fromkeys(heads.trained_tasks, y)
         if sample_weight is not None and not isinstance(sample_weight, Mapping):
@@ -161,8 +149,8 @@ class MultiTaskTraining:
         if not isinstance(y_pred, Mapping) or set(y_pred) != set(heads):
             raise _outputs_error(self, heads, y_pred)
         losses = heads._batch_losses(y, y_pred, sample_weight, training)
-        if metrics is not None:
-            metrics.value.update(losses)
+        if self._task_metrics is not None:
+            self._task_metrics.value.update(losses)
         return losses
 
     def compute_metrics(
@@ -178,15 +166,15 @@ class MultiTaskTraining:
         """
         if self._task_metrics is not None and not self._task_metrics.value.built:
             # On symbolic tensors, before the first step: see `set_compiled_metrics`.
-            self._update(y, y_pred, sample_weight, training=False)
+            self._update(self._task_heads(), y, y_pred, sample_weight, training=False)
         return self._metrics_result()
 
     def get_metrics_result(self) -> dict[str, Tensor]:
         """Return the metrics by key. Keras calls it at the end of epochs and of `evaluate`.
 
         Warns:
-            UserWarning: Once for each task after `compile`, if a task has no label, or its AUC no
-                positive or no negative one. Its metrics are NaN.
+            UserWarning: Once for each task after `compile`, if it has no label. Its metrics are
+                NaN.
         """
         result = self._metrics_result()
         if self._task_metrics is not None:
@@ -211,19 +199,6 @@ class MultiTaskTraining:
         if self.train_function is None or force:
             _check_adapted(self)
         return super().make_train_function(force)  # type: ignore[misc]
-
-    def make_test_function(self, force: bool = False) -> Any:
-        """Create the function of an evaluation step. Keras calls it in `evaluate`.
-
-        Args:
-            force: As for `keras.Model`.
-
-        Raises:
-            ValueError: As `make_train_function`.
-        """
-        if self.test_function is None or force:
-            _check_adapted(self)
-        return super().make_test_function(force)  # type: ignore[misc]
 
 
 @register
@@ -282,7 +257,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         super().__init__(inputs, outputs, name=name, **kwargs)
         heads = _only_task_heads(self)
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
-        if not is_by_task or not all(_is_prediction(heads, t, outputs[t]) for t in heads):
+        if not is_by_task or not all(_comes_from(heads, tensor) for tensor in outputs.values()):
             raise _outputs_error(self, heads, outputs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -300,8 +275,7 @@ def _only_task_heads(model: Any) -> TaskHeads:
     """Return the only TaskHeads of a model."""
     found = find_layers(model, TaskHeads)
     if len(found) == 1:
-        heads: TaskHeads = found[0]
-        return heads
+        return cast(TaskHeads, found[0])
     names = [heads.name for heads in found]
     raise ValueError(
         "model must have exactly one TaskHeads, which a subclassed model creates in __init__. Put "
@@ -309,17 +283,10 @@ def _only_task_heads(model: Any) -> TaskHeads:
     )
 
 
-def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
-    """Return whether a symbolic tensor is that of a task in the output of a TaskHeads."""
-    layer, index = source_of_tensor(tensor)
-    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
-        return _is_prediction(heads, task, layer.outputs[index])
-    while isinstance(layer, SequentialBlock | keras.Sequential):
-        layer = layer.layers[-1]
-    if layer is not heads:  # it may call the heads itself
-        return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
-    tasks = keras.tree.flatten({each: each for each in heads})
-    return bool(tasks[index] == task)
+def _comes_from(heads: TaskHeads, tensor: keras.KerasTensor) -> bool:
+    """Return whether a symbolic tensor is an output of a TaskHeads, or of a layer around it."""
+    layer = source_of_tensor(tensor)
+    return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
 
 
 def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
@@ -336,8 +303,8 @@ def _check_adapted(model: Any) -> None:
     """Check that all standardized regressions know the mean of their labels."""
     for task, head in find_heads(model).items():
         plain = plain_head(head)
-        is_known = plain.mean is not None if isinstance(plain, RegressionHead) else True
-        if not is_known and plain.standardize and (head.built or head is plain):
+        is_unknown = isinstance(plain, RegressionHead) and plain.standardize and plain.mean is None
+        if is_unknown:
             raise ValueError(
                 f"The head of {task!r} has standardize=True and needs the mean and the deviation "
                 "of its labels. Call adapt(y) of the TaskHeads with the labels of training, or "

@@ -9,9 +9,9 @@ from keras import ops
 
 from ple_keras._checks import warn_user
 from ple_keras._typing import TaskName, Tensor
-from ple_keras.heads.batch_loss import BatchLoss
+from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.metrics.logit_auc import LogitAUC
+from ple_keras.losses.reduction import BatchLoss
 
 
 class TaskMeans(keras.Metric):
@@ -35,7 +35,7 @@ class TaskMeans(keras.Metric):
     def update_state(self, losses: Sequence[BatchLoss]) -> None:
         """Add the losses of a batch, one for each task."""
         values, totals, counts = (
-            [getattr(batch.loss, name) for batch in losses] for name in ("value", "total", "count")
+            [getattr(batch, name) for batch in losses] for name in ("value", "total", "count")
         )
         rows = ops.shape(losses[0].labeled.predictions)[0]
         sums = ops.stack([ops.cast(x, "float32") for x in (*values, *totals, *counts)])
@@ -69,36 +69,32 @@ class TaskMetrics:
         heads: The heads.
 
     Attributes:
+        heads: The heads.
         all: All metrics.
         built: Whether they have been updated, if only with symbolic tensors.
 
     Raises:
-        ValueError: If two metrics have the same key, or a metric can't be copied.
+        TypeError: If a metric can't be copied.
     """
 
     def __init__(self, heads: TaskHeads) -> None:
-        trained = [head for head in heads.values() if head.has_loss]
-        prefixes = [f"{head.task}_" if len(heads) > 1 else "" for head in trained]
-        self._heads = trained
-        self._means = TaskMeans(
-            [f"{head.task}_loss" for head in trained],
-            [
-                f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None
-                for head, prefix in zip(trained, prefixes)
-            ],
-        )
-        self._by_task: dict[TaskName, list[keras.Metric]] = {
-            head.task: head._new_metrics(prefix) for head, prefix in zip(trained, prefixes)
-        }
+        self.heads = heads
+        self._plain_heads = [plain_head(head) for head in heads.values() if head.has_loss]
+        self._by_task: dict[TaskName, list[keras.Metric]] = {}
+        loss_keys: list[str | None] = []
+        for head in self._plain_heads:
+            prefix = f"{head.task}_" if len(heads) > 1 else ""
+            loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
+            self._by_task[head.task] = head._new_metrics(prefix)
+        self._means = TaskMeans([f"{task}_loss" for task in self._by_task], loss_keys)
         self._warned: set[TaskName] = set()
         self.built = False
         self.all = [self._means, *(m for metrics in self._by_task.values() for m in metrics)]
-        _check_keys(["loss", *self._means.result(), *(metric.name for metric in self.all[1:])])
 
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""
         self._means.update_state(list(losses.values()))
-        for head in self._heads:
+        for head in self._plain_heads:
             labeled = losses[head.task].labeled
             labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
             for metric in self._by_task[head.task]:
@@ -116,30 +112,16 @@ class TaskMetrics:
         return marked
 
     def warn_of_nan(self) -> None:
-        """Warn of each task without a label, or without two classes for its AUC, once."""
+        """Warn once of each task without a label."""
         try:
             unlabeled = [math.isnan(float(x)) for x in self._means.unlabeled()]
-            for (task, metrics), is_unlabeled in zip(self._by_task.items(), unlabeled):
-                auc = next((m for m in metrics if isinstance(m, LogitAUC)), None)
-                reason = "has no label" if is_unlabeled else ""
-                if not reason and auc is not None and math.isnan(float(auc.result())):
-                    reason = "has no positive or no negative label"
-                if reason and task not in self._warned:
-                    self._warned.add(task)
-                    what = f"{auc.name!r} is" if auc and not is_unlabeled else "its metrics are"
-                    warn_user(
-                        f"The task {task!r} {reason} in these data, so {what} NaN. For "
-                        "EarlyStopping and ModelCheckpoint, NaN is no improvement, and nothing "
-                        "improves on NaN in the first epoch."
-                    )
         except TypeError:  # a trace has no values
             return
-
-
-def _check_keys(keys: Sequence[str]) -> None:
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise ValueError(
-            "metrics of the heads must have different keys in logs, `{task}_{metric}`. Rename a "
-            f"metric. Received: keys={repeated}, twice"
-        )
+        for task, is_unlabeled in zip(self._by_task, unlabeled):
+            if is_unlabeled and task not in self._warned:
+                self._warned.add(task)
+                warn_user(
+                    f"The task {task!r} has no label in these data, so its metrics are NaN. For "
+                    "EarlyStopping and ModelCheckpoint, NaN is no improvement, and nothing "
+                    "improves on NaN in the first epoch."
+                )

@@ -1,7 +1,6 @@
 """The fit of the mixtures of a HedgedBlock."""
 
 import functools
-import warnings
 
 import keras
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 import ple_keras as pk
 from ple_keras.callbacks.fit_hedge import best_mixture, minimize_on_simplex
 from ple_keras.heads.hedged_head import HedgedHead
-from ple_keras.inspection.branches import BranchValues
 from tests.helpers import QUICK, QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.models import chain, compiled, heads_of
 from tests.refusals import check_refused, table
@@ -149,13 +147,31 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
         losses = loss_of(activation(mixed) if activation else mixed, np.float64(labels))
         return sum_or_log(losses, power) - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
 
-    by_branch = dict(zip("xyz", values.astype("float32")))
-    numbers = np.ones(values.shape[1:], bool)
-    given = BranchValues(labels, np.ones(count, bool), numbers, by_branch)
-    mixture = best_mixture(HedgedHead(head, by_branch), given, prior)
+    hedged = HedgedHead(head, "xyz"[:branches])
+    labels = labels.reshape(count, -1)
+    mixture = best_mixture(hedged, labels, values.astype("float32"), prior)
     assert mixture.sum() == pytest.approx(1)
     best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
     assert objective(mixture) <= best + 1e-6 * count
+
+
+@once
+def test_a_saturated_branch_has_the_weight_of_its_best_loss():
+    """Logits of 200 are right in 90% of the rows. Gradients of the clipped loss are 0."""
+    y = (np.arange(200) % 2)[:, None].astype("float32")
+    is_right = np.arange(200)[:, None] % 10 > 0
+    logits = np.where(is_right, 1, -1) * (2 * y - 1) * 200
+    values = np.stack([logits, np.random.default_rng(0).normal(size=logits.shape)])
+    hedged = HedgedHead(pk.BinaryHead("a"), "xy")
+
+    def objective(weights):
+        mixed = np.tensordot(weights, values, 1)
+        return binary(sigmoid(mixed), y).sum() - np.log(weights).sum() / 2
+
+    mixture = best_mixture(hedged, y, values.astype("float32"), 1.0)
+    weights = np.exp(np.linspace(-14, -1e-3, 20000))
+    best = min(objective(np.array([w, 1 - w])) for w in weights)
+    assert objective(mixture) <= best * (1 + 1e-4)
 
 
 @once
@@ -168,7 +184,7 @@ def test_the_minimum_of_a_quadratic_function_is_found():
             lambda root, b, a: np.sum((root @ (a - b)) ** 2), root, target
         )
         weights = minimize_on_simplex(quadratic, size)
-        np.testing.assert_allclose(weights, target, atol=1e-3)
+        np.testing.assert_allclose(weights, target, atol=5e-3)
 
 
 def test_validation_metrics_have_the_new_mixture():
@@ -203,26 +219,6 @@ def test_the_mixture_is_fitted_in_epochs_without_validation():
     model.evaluate(*data, callbacks=[callback], verbose=0)
     for actual, expected in zip(model.get_weights(), before):
         np.testing.assert_array_equal(actual, expected)
-
-
-class WeightedRows(keras.utils.PyDataset):
-    def __len__(self):
-        return 1
-
-    def __getitem__(self, index):
-        return *rows(), np.ones(ROWS)
-
-
-@once
-@pytest.mark.parametrize("data", [(*rows(), np.ones(ROWS)), [(*rows(), np.ones(ROWS))], "dataset"])
-def test_sample_weights_have_no_effect_and_a_warning(data):
-    model = hedged_model()
-    data = WeightedRows() if data == "dataset" else data
-    with pytest.warns(UserWarning, match="Sample weights have no effect on the mixtures"):
-        model.fit(*rows(), callbacks=[pk.FitHedge(data)], verbose=0)
-    with warnings.catch_warnings(action="error", category=UserWarning):
-        for unweighted in (rows(), (*rows(), None)):
-            model.fit(*rows(), callbacks=[pk.FitHedge(unweighted)], verbose=0)
 
 
 def test_batches_arrays_and_single_tasks_give_the_same_mixture():
@@ -291,7 +287,7 @@ def labels_with(task, value):
 @pytest.mark.parametrize(
     ("y", "message"),
     [
-        (labels_with("time", np.inf), r"y\['time'\] must be finite or missing"),
+        (labels_with("time", np.inf), r"y\['time'\] must be finite or be missing"),
         (labels_with("click", 2.0), r"y\['click'\] must lie in \[0, 1\].*Received: y\['click'\]"),
     ],
 )
@@ -304,9 +300,7 @@ def test_labels_that_a_head_does_not_allow_are_refused_and_mixtures_stay(y, mess
 
 def test_predictions_that_are_nan_are_refused():
     x = np.where(np.arange(len(X))[:, None] == 3, np.nan, X)
-    message = (
-        r"predictions of 'click' must be finite.*Received: predictions\['own'\]=\[\.\.\., nan\]"
-    )
+    message = r"predictions of 'click' must be finite.*Received: predictions=\[\.\.\., nan\]"
     check_refused(lambda: pk.fit_hedge(hedged_model(), x, Y), ValueError, message)
 
 

@@ -186,7 +186,7 @@ CALLS = {
     "y_words": (
         lambda call: call(two_labels(click=np.array(["a"] * ROWS))),
         TypeError,
-        r"y_true of 'click' must hold numbers\. Received: y_true\.dtype=",
+        r"y_true of 'click' must hold numbers\. Received: y_true=",
     ),
     "y_word_list": (
         lambda call: call(two_labels(click=["a"] * ROWS)),
@@ -196,7 +196,7 @@ CALLS = {
     "y_objects": (
         lambda call: call(two_labels(click=np.array([None, 1.0] * 6))),
         TypeError,
-        r"y_true of 'click' must.*which makes None a NaN\. Received: y_true\.dtype=object$",
+        r"y_true of 'click' must.*Received: y_true.*object",
     ),
     "y_none": (
         lambda call: call(two_labels(click=None)),
@@ -206,7 +206,7 @@ CALLS = {
     "y_pred_words": (
         lambda call: call(two_labels(), {"click": np.array([["a"]] * ROWS), "time": X[:, :1]}),
         TypeError,
-        r"y_pred of 'click' must hold numbers\. Received: y_pred\.dtype=",
+        r"y_pred of 'click' must hold numbers\. Received: y_pred=",
     ),
     "weights_length": (
         lambda call: call(two_labels(), sample_weight={"click": np.ones(ROWS - 1)}),
@@ -227,7 +227,7 @@ CALLS = {
     "y_pred_missing": (
         lambda call: call(two_labels(), {"click": CLICKS}),
         ValueError,
-        r"y_pred must have the tasks .*; missing: \['time'\]\. Received: y_pred=\{'click'\}$",
+        r"y_pred must have exactly the keys .*missing: \['time'\].*Received: y_pred=\{'click'\}$",
     ),
     "y_pred_array": (
         lambda call: call(two_labels(), CLICKS),
@@ -260,14 +260,13 @@ def test_wrong_arguments_are_refused(make, error, message):
 def test_heads_that_are_not_built_or_have_no_loss_are_refused():
     heads = pk.TaskHeads([pk.Head("score")])
     check_refused(
-        lambda: heads.compute_loss({}, {}), ValueError, r"must be built\. Received: built=False$"
+        lambda: heads.compute_loss({}, {}), ValueError, r"must be built, .*Received: built=False"
     )
     predictions = heads({"score": X})
     check_refused(
         lambda: heads.compute_loss({}, predictions),
         ValueError,
-        r"compute_loss and compute_losses need a task with a loss\. "
-        r"Received: heads=\['score'\], all with loss=None$",
+        r"have a task with a loss\. Received: built=True, trained_tasks=\[\]$",
     )
 
 

@@ -36,7 +36,7 @@ def test_a_product_is_the_product_of_its_factors_probabilities():
 def heads_with_weights_of(heads):
     plain = heads_of()
     plain(inputs_of(plain))
-    for source, target in zip(heads._heads(), plain._heads()):
+    for source, target in zip(heads.values(), plain.values()):
         target.set_weights(source.get_weights())
     return plain
 
@@ -55,7 +55,7 @@ def test_products_are_float32_at_half_precision(policy):
 def test_blocks_omit_the_task_of_a_product():
     heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
     assert heads.task_names == ["ctr", "cvr", "pay"]
-    for outputs in (heads, heads.task_names, heads._heads(), {h.task: h for h in heads._heads()}):
+    for outputs in (heads, heads.task_names, [*heads.values()], dict(heads)):
         assert pk.PLEBlock(1, outputs, 4)[0].task_names == ["ctr", "cvr", "pay"]
 
 
@@ -74,7 +74,7 @@ def test_the_product_s_loss_trains_both_factors_over_the_whole_space(tmp_path):
     """Against the gradient in NumPy; the cvr head has no loss of its own."""
     model = product_model()
     heads = model.layers[-1]
-    cvr = heads._heads()[1]
+    cvr = heads["cvr"]
     x = features(16, 3)
     click = np.arange(16) % 2
     buy = np.where(click, np.arange(16) % 4 == 1, np.nan)
@@ -100,20 +100,20 @@ def test_products_of_tiny_probabilities_have_a_gradient():
     """Below 1e-7 Keras's own cross-entropy has no gradient."""
     model = product_model()
     heads = model.layers[-1]
-    for head in heads._heads()[:2]:
+    for head in list(heads.values())[:2]:
         head.set_weights([np.zeros((3, 1)), np.full(1, -12.0)])
     x, y = np.ones((4, 3), "float32"), np.ones(4)
     assert model.predict(x, verbose=0)["ctcvr"].max() < 1e-10
-    before = heads._heads()[1].get_weights()[1]
+    before = heads["cvr"].get_weights()[1]
     logs = model.train_on_batch(x, {"ctr": y, "cvr": y * np.nan, "ctcvr": y}, return_dict=True)
     assert float(logs["ctcvr_loss"]) == pytest.approx(24, rel=1e-3)
-    assert heads._heads()[1].get_weights()[1] - before == pytest.approx(1.0, rel=1e-3)
+    assert heads["cvr"].get_weights()[1] - before == pytest.approx(1.0, rel=1e-3)
 
 
 @pytest.mark.parametrize(("logit", "label"), [(-200.0, 1.0), (-200.0, 0.0), (200.0, 0.0)])
 def test_certain_products_have_a_finite_loss_and_gradient(logit, label):
     model = product_model()
-    for head in model.layers[-1]._heads()[:2]:
+    for head in list(model.layers[-1].values())[:2]:
         head.set_weights([np.zeros((3, 1)), np.full(1, logit)])
     y = {"ctr": np.full(2, label), "cvr": np.full(2, np.nan), "ctcvr": np.full(2, label)}
     logs = model.train_on_batch(np.ones((2, 3)), y, return_dict=True)
@@ -145,17 +145,17 @@ REFUSED = {
     "unknown_task": (
         lambda: heads_of(product("ctr", "nope")),
         ValueError,
-        r"of must name tasks of the same TaskHeads, \['ctr', .*Received: of=\['ctr', 'nope'\]",
+        r"of the same TaskHeads; 'nope' is None.*Received: of=\['ctr', 'nope'\]",
     ),
     "regression": (
         lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b"), product("a", "b")]),
         ValueError,
-        r"must name BinaryHeads.*'b' is a RegressionHead.*Received: of=\['a', 'b'\]",
+        r"or BinaryHeads.*'b' is <RegressionHead.*Received: of=\['a', 'b'\]",
     ),
     "own_call": (
         lambda: pk.TaskHeads([pk.BinaryHead("a"), Sharpened("b"), product("a", "b")]),
         ValueError,
-        r"do not override `call`.*'b' is a Sharpened",
+        r"do not override `call`.*'b' is <Sharpened",
     ),
     "cycle": (
         lambda: heads_of(product("y", "ctr"), product("x", "cvr", task="y")),
@@ -170,16 +170,6 @@ REFUSED = {
     "no_names": (lambda: product(1, 2), TypeError, r"invalid: 1\. Received: of=\(1, 2\)"),
     "tower": (lambda: product("a", "b", tower=3), TypeError, r"tower can't be.*tower=3"),
     "units": (lambda: product("a", "b", units=2), TypeError, r"units can't be.*units=2"),
-    "only_products": (
-        lambda: pk.TaskHeads([product("a", "b")]),
-        ValueError,
-        r"of must name tasks of the same TaskHeads",
-    ),
-    "logits": (
-        lambda: product("a", "b").logits(1),
-        ValueError,
-        r"has no logits\. Use those of its factors",
-    ),
 }
 
 
@@ -191,5 +181,5 @@ def test_invalid_products_are_refused(make, error, message):
 
 def test_a_factor_with_an_activity_regularizer_is_refused():
     tasks = [pk.BinaryHead("a", activity_regularizer="l2"), pk.BinaryHead("b")]
-    with pytest.raises(ValueError, match=r"without an activity_regularizer.*Received: of="):
+    with pytest.raises(ValueError, match=r"no activity_regularizer.*Received: of="):
         pk.TaskHeads([*tasks, pk.ProductHead("p", of=("a", "b"))])

@@ -108,5 +108,7 @@ def test_a_frozen_layer_does_not_learn_loss_weights():
 
 
 def test_an_unknown_weighting_is_refused():
-    with pytest.raises(ValueError, match=r"None or \"uncertainty\"\. Received: loss_weighting='x'"):
+    with pytest.raises(
+        ValueError, match=r"one of \(None, 'uncertainty'\)\. Received: loss_weighting='x'"
+    ):
         pk.TaskHeads([pk.BinaryHead("a")], loss_weighting="x")

@@ -94,7 +94,7 @@ REFUSED = {
         ValueError,
         r"strategy must be.*Received: strategy='even",
     ),
-    "label": (([2], [0.5]), ValueError, r"labels must lie in \[0, 1\] or be missing.*=\[\.\.\., 2"),
+    "label": (([2], [0.5]), ValueError, r"labels must lie in \[0, 1\].*=\[\.\.\., 2"),
     "prediction": (([0], [1.5]), ValueError, r"lie in \[0, 1\].*Received: predictions=\[\.\.\., 1"),
     "length": (([0, 1], [0.5]), ValueError, r"one entry for each.*Received: labels\.shape=\(2,\)"),
     "dtype": ((["a"], [0.5]), TypeError, r"labels must hold numbers\. Received: labels\.dtype"),

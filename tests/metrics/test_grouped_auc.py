@@ -77,12 +77,6 @@ def test_infinite_predictions_are_ties_and_nan_gives_nan():
     assert np.isnan(pk.grouped_auc([], [], np.zeros(0, int)))
 
 
-def test_integers_and_strings_may_be_mixed():
-    labels, predictions = [0, 1, 0, 1], [0.1, 0.2, 0.8, 0.7]
-    for groups in ([1, 1, "1", "1"], np.array([1, np.int64(1), "1", np.str_("1")], object)):
-        assert pk.grouped_auc(labels, predictions, groups) == 0.5
-
-
 @pytest.mark.parametrize("dtype", ["int64", "float64", "bool", "Int64"])
 def test_pandas_columns_are_arrays(dtype):
     y, p = pd.Series([0, 1, 0, 1], dtype=dtype), pd.Series([0.1, 0.2, 0.8, 0.7])
@@ -101,7 +95,6 @@ def test_bfloat16_tensors_are_arrays():
 
 
 ONE = ([0.0, 1.0], [0.1, 0.2])
-MISSING = r"without missing entries.*Received: groups=\[\.\.\., (nan|None|<NA>)\]$"
 REFUSED = {
     "label": (([0, 0.5], [0.1, 0.2], [1, 1]), ValueError, r"be 0 or 1.*labels=\[\.\.\., 0\.5\]"),
     "transposed": (
@@ -111,21 +104,20 @@ REFUSED = {
     ),
     "length": (([0, 1], [0.1], [1, 1]), ValueError, r"Received: labels\.shape=\(2,\)"),
     "groups": ((*ONE, [1]), ValueError, r"a shape \(2,\)\. Received: groups\.shape=\(1,\)"),
-    "group_rank": ((*ONE, [[1], [1]]), ValueError, r"Received: groups\.shape=\(2, 1\)"),
     "half_the_groups": (([0, 1] * 2, [0.1] * 4, [1, 1]), ValueError, r"groups\.shape=\(2,\)"),
     "floats": (
         (*ONE, [1.0, 2.0]),
         TypeError,
-        r"Convert whole numbers with astype\('int64'\)\. Received: groups=\[\.\.\., 1",
+        r"without missing entries.*with astype\('int64'\)\. Received: groups=\[\.\.\., 1",
     ),
-    "none": ((*ONE, ["a", None]), ValueError, MISSING),
-    "nan": ((*ONE, np.array([1.0, np.nan])), ValueError, MISSING),
-    "nan_object": ((*ONE, np.array(["a", np.nan], object)), ValueError, MISSING),
-    "na": ((*ONE, pd.Series(["a", None], dtype="string")), ValueError, MISSING),
+    "none": ((*ONE, ["a", None]), TypeError, r"groups=\[\.\.\., None\]"),
+    "nan": ((*ONE, np.array(["a", np.nan], object)), TypeError, r"groups=\[\.\.\., nan\]"),
+    "na": (
+        (*ONE, pd.Series(["a", None], dtype="string")),
+        TypeError,
+        r"groups=\[\.\.\., (nan|<NA>)",
+    ),
     "bools": ((*ONE, [True, False]), TypeError, r"Received: groups=\[\.\.\., True\]"),
-    "bool_array": ((*ONE, np.array([True, False])), TypeError, r"groups=\[\.\.\., True\]"),
-    "bool_and_int": ((*ONE, np.array([1, True], object)), TypeError, r"groups=\[\.\.\., True\]"),
-    "ragged_groups": ((*ONE, [[1], [1, 2]]), TypeError, r"Received: groups=\[\.\.\., \[1\]\]"),
     "no_groups": ((*ONE, None), ValueError, r"Received: groups\.shape=\(\)"),
     "ragged": (
         ([[0], [0, 1]], [0.1, 0.2], [1, 1]),

@@ -87,25 +87,12 @@ def test_a_masked_metric_has_the_name_direction_and_state_of_its_metric():
     assert float(metric.result()) < 0.1
 
 
-@keras.saving.register_keras_serializable("test_masked_metric")
-class Unweighted(keras.metrics.Metric):
-    """A metric that does not accept sample weights."""
-
-    def update_state(self, y_true, y_pred):
-        pass
-
-    def result(self):
-        return 0.0
-
-
 @once
 @pytest.mark.parametrize(
     ("metric", "error", "message"),
     [
-        (Unweighted(), ValueError, r"must accept sample_weight.*Received: metric=<Unweighted"),
-        ("nope", ValueError, r"Received: metrics=\[\.\.\., 'nope'\]"),
-        (3, TypeError, r"Received: metrics=\[\.\.\., 3\]"),
-        (keras.metrics.AUC, TypeError, r"Received: metrics=\[\.\.\., <class"),
+        ("nope", ValueError, r"metric must be known to Keras.*Received: metric='nope'"),
+        (3, ValueError, r"Received: metric=3"),
     ],
 )
 def test_invalid_metrics_are_refused(metric, error, message):

@@ -36,14 +36,9 @@ def functional(function, model=keras.Model):
     return model(inputs, function(inputs))
 
 
-def swapped(inputs):
-    """Return the prediction of each task under the name of the other one."""
-    return dict(zip("ba", predictions(inputs).values()))
-
-
-def in_a_block(inputs, *after):
+def in_a_block(inputs):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
-    return pk.SequentialBlock([pk.CGCBlock(heads, 2, add_shared_gate=False), heads, *after])(inputs)
+    return pk.SequentialBlock([pk.CGCBlock(heads, 2, add_shared_gate=False), heads])(inputs)
 
 
 ALLOWED = {
@@ -83,9 +78,6 @@ REFUSED = {
         lambda x: Doubled()(predictions(x)),
         rf"{OUTPUTS}.*all tasks, \['a', 'b'\], without a layer.*Received: outputs=\['a', 'b'\]",
     ),
-    "a_layer_after_in_a_block": (lambda x: in_a_block(x, Doubled()), rf"{OUTPUTS}.*Received: out"),
-    "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
-    "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
     "a_part": (lambda x: {"b": predictions(x)["b"]}, rf"{OUTPUTS}.*Received: outputs=\['b'\]"),
     "others": (
         lambda x: {**predictions(x), "x": x},
@@ -130,32 +122,17 @@ def test_subclassed_models_without_one_task_heads_or_with_other_outputs_are_refu
 
 # Compile
 
-ARGUMENTS = {
-    "loss": ("mse", r"Head\(loss=\.\.\.\)\. Received: loss='mse'$"),
-    "loss_weights": ({"a": 2.0}, r"Head\(loss_weight=\.\.\.\)\. Received: loss_weights=\{'a': 2"),
-    "metrics": (
-        ["mae"],
-        r"Head\(metrics=\.\.\.\) or Head\(extra_metrics=\.\.\.\)\. Received: metr",
-    ),
-    "weighted_metrics": ([], r"Head\(metrics=\.\.\.\)\. Received: weighted_metrics=\[\]$"),
-}
+ARGUMENTS = {"loss": "mse", "loss_weights": {"a": 2.0}, "metrics": ["mae"], "weighted_metrics": []}
 
 
 @once
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_arguments_of_the_heads_are_refused_by_compile(argument):
-    value, message = ARGUMENTS[argument]
     model = functional(predictions, pk.MultiTaskModel)
-    message = f"^{argument} must be given to the heads, and not to compile: {message}"
-    check_refused(lambda: model.compile("adam", **{argument: value}), TypeError, message)
+    message = f"^{argument} must be given to the heads, .*extra_metrics=.*Received: {argument}="
+    kwargs = {argument: ARGUMENTS[argument]}
+    check_refused(lambda: model.compile("adam", **kwargs), TypeError, message)
     model.compile("adam", **{argument: None})
-
-
-@once
-def test_a_model_that_is_not_compiled_computes_no_loss():
-    model = functional(predictions, pk.MultiTaskModel)
-    message = r"model must be compiled before its loss is computed\. Received: compiled=False$"
-    check_refused(lambda: model.compute_loss(y={}, y_pred=model(X)), ValueError, message)
 
 
 # Functional and subclassed classes

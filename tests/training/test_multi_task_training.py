@@ -189,7 +189,7 @@ def test_weights_of_an_unknown_task_are_refused():
 @once
 def test_a_model_without_a_loss_is_refused():
     model = compiled(heads_alone(pk.TaskHeads([pk.Head("a")])))
-    message = r"need a task with a loss\. Received: heads=\['a'\], all with loss=None$"
+    message = r"have a task with a loss\. Received: built=True, trained_tasks=\[\]$"
     check_refused(lambda: model.fit(X, {}, verbose=0), ValueError, message)
 
 
