@@ -41,6 +41,13 @@ class ProductHead(Head):
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
             Keras's layer arguments.
 
+    Call arguments:
+        inputs: Refused, since a product has no features: call the TaskHeads.
+        training: Ignored.
+
+    Returns:
+        The product of the probabilities, `(..., 1)`, at least float32, from the TaskHeads.
+
     Raises:
         TypeError: If `of` is not a sequence of names; see also `Head`.
         ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads

@@ -543,7 +543,7 @@ class TaskHeads(BaseLayer):
         >>> heads.check_labels({"click": [0, 1], "kind": [0, -1]})
         Traceback (most recent call last):
         ...
-        ValueError: y['kind'] must be class indices from 0 to 2 or missing; invalid: 1. \
+        ValueError: y['kind'] must be class indices from 0 to 2 or be missing; invalid: 1. \
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """

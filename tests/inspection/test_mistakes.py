@@ -117,7 +117,7 @@ OF_LABELS = {
         "makes None a NaN", y=random_y(click=np.array([None, *Y["click"][1:]]))
     ),
     "an infinite label": Mistake(
-        "finite or missing", y=random_y(rating=changed(Y["rating"], 3, np.inf))
+        "finite or be missing", y=random_y(rating=changed(Y["rating"], 3, np.inf))
     ),
     "lists of other lengths": Mistake("equal lengths", y=random_y(rating=[[1.0], [1.0, 2.0]])),
     "no label": Mistake(r"y\['click'\] has no labels", y=random_y(click=np.full(ROWS, np.nan))),

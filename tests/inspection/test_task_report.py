@@ -358,7 +358,7 @@ LABELS = {
     "infinite": (
         np.where(np.arange(ROWS) == 3, np.inf, 0.0),
         ValueError,
-        r"y\['click'\] must be finite or missing; invalid: 1",
+        r"y\['click'\] must be finite or be missing; invalid: 1",
     ),
     "words": (np.array(["a"] * ROWS), TypeError, r"y\['click'\] must hold numbers.*dtype=<U1"),
     "length": (np.zeros((ROWS, 2)), ValueError, r"y\['click'\] must have a shape \(batch, 1\)"),

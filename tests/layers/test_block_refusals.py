@@ -49,8 +49,8 @@ def head_of(task):
 
 
 BAD_OUTPUTS = {
-    "no_tasks": (list, ValueError, r"at least one task\. Received: outputs=\[\]"),
-    "no_heads": (dict, ValueError, r"at least one task\. Received: outputs=\{\}"),
+    "no_tasks": (list, ValueError, r"at least one task, and each once\. Received: outputs=\[\]"),
+    "no_heads": (dict, ValueError, r"at least one task, and each once\. Received: outputs=\{\}"),
     "repeated": (
         lambda: ["a", "b", "a"],
         ValueError,
