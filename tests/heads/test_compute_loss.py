@@ -186,7 +186,7 @@ CALLS = {
     "y_words": (
         lambda call: call(two_labels(click=np.array(["a"] * ROWS))),
         TypeError,
-        r"y_true of 'click' must hold numbers\. Received: y_true=",
+        r"y_true of 'click' must hold numbers\. Received: y_true",
     ),
     "y_word_list": (
         lambda call: call(two_labels(click=["a"] * ROWS)),
@@ -206,7 +206,7 @@ CALLS = {
     "y_pred_words": (
         lambda call: call(two_labels(), {"click": np.array([["a"]] * ROWS), "time": X[:, :1]}),
         TypeError,
-        r"y_pred of 'click' must hold numbers\. Received: y_pred=",
+        r"y_pred of 'click' must hold numbers\. Received: y_pred",
     ),
     "weights_length": (
         lambda call: call(two_labels(), sample_weight={"click": np.ones(ROWS - 1)}),
