@@ -258,7 +258,6 @@ class TaskHeads(BaseLayer):
             )
         self._restore_frozen()
 
-
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
