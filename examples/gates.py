@@ -57,7 +57,7 @@ RUNS = {  # arguments of the block, and of its experts
     "as it is": ({}, {}),
     "collapsed": (COLD, {}),
     "remedies": (
-        {**COLD, "gate_dropout": 0.1, "expert_balance_regularizer": 0.01},
+        {**COLD, "gate_kwargs": {"dropout": 0.1, "balance_regularizer": 0.01}},
         {"activation": "swish", "normalization": "batch"},
     ),
 }

@@ -269,7 +269,7 @@ def make_model():
     )
     expert = pk.ExpertBlock([32, 16], dropout=0.1)
     ple = pk.PLEBlock(
-        2, heads, expert, gate_dropout=0.1, enable_gate_weights_metrics=True, name="ple"
+        2, heads, expert, gate_kwargs={"dropout": 0.1}, enable_gate_weights_metrics=True, name="ple"
     )
     inputs = keras.Input((FEATURES,))
     model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Dropout(0.1)(inputs))))

@@ -67,7 +67,7 @@ def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, gate_dropou
         [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)],
         loss_weighting=loss_weighting,
     )
-    model = chain(pk.PLEBlock(1, heads, [4], gate_dropout=gate_dropout), heads)
+    model = chain(pk.PLEBlock(1, heads, [4], gate_kwargs={"dropout": gate_dropout}), heads)
     return compiled(model, keras.optimizers.Adam(learning_rate), **kwargs)
 
 

@@ -275,9 +275,3 @@ def _derive_seed(seed: int, path: tuple[object, ...]) -> int:
     """Return a seed that depends only on `seed` and `path`, so that it is the same in every run."""
     digest = hashlib.sha256(repr((seed, *map(str, path))).encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-
-
-def are_equal_layers(first: keras.Layer, second: keras.Layer) -> bool:
-    """Return whether two templates have the same class and config, apart from their names."""
-    configs = [_reseed({**layer.get_config(), "name": None}, ()) for layer in (first, second)]
-    return first is second or (type(first) is type(second) and configs[0] == configs[1])

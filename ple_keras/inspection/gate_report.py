@@ -203,7 +203,7 @@ def _warnings(level: LevelUse) -> Iterator[str]:
             yield (
                 f"the gate of {gate} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
                 f"{use.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
-                "gate_dropout or expert_balance_regularizer."
+                "dropout or balance_regularizer in gate_kwargs."
             )
         elif use.entropy >= EVEN_ENTROPY and max(use.spread.values()) <= EVEN_SPREAD:
             yield (
@@ -216,14 +216,15 @@ def _warnings(level: LevelUse) -> Iterator[str]:
         if all(w < UNUSED_SHARE * uniform[gate] for gate, w in of_expert.weight.items()):
             yield (
                 f"{expert} is almost unused: each gate gives it less than {UNUSED_SHARE:.0%} "
-                "of a uniform weight. Try fewer experts, or a higher gate_dropout or "
-                "expert_balance_regularizer."
+                "of a uniform weight. Try fewer experts, or a higher dropout or "
+                "balance_regularizer in gate_kwargs."
             )
         elif len(of_expert.share) > 1 and max(of_expert.share.values()) > LARGE_SHARE:
             task = max(of_expert.share, key=of_expert.share.__getitem__)
             yield (
                 f"{expert} is used almost only by {task}, with {of_expert.share[task]:.0%} of "
-                f"the tasks' weight. Try a higher gate_dropout, or one more task expert for {task}."
+                "the tasks' weight. Try a higher dropout in gate_kwargs, or one more task expert "
+                f"for {task}."
             )
         if of_expert.dead_units > DEAD_UNITS_SHARE:
             yield (

@@ -413,5 +413,5 @@ def _parts_before_heads(model: keras.Layer) -> list[Part]:
 
 
 def _trainable_part(block: CGCBlock, expert: str) -> Part:
-    slices = block._level.bank.slices(expert)
+    slices = block._level.experts.slices(expert)
     return [(v, index) for v, index in slices if v.trainable]

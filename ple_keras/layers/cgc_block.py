@@ -2,29 +2,19 @@
 
 from collections import UserList
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 
-from ple_keras._checks import (
-    check_bool,
-    check_counts,
-    check_int,
-    check_not_negative,
-    check_rate,
-    short_repr,
-)
+from ple_keras._checks import check_bool, check_counts, check_int, check_width, short_repr
 from ple_keras._keras.building import output_width
-from ple_keras._keras.internals import load_error
+from ple_keras._keras.internals import mask_of
 from ple_keras._keras.registration import register
-from ple_keras._keras.saving import (
-    check_names,
-    ordered_attribute,
-    read_text,
-    save_names,
-    write_text,
-)
+from ple_keras._keras.saving import check_names, ordered_attribute, save_names
+from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
+    ByName,
     GateInput,
     LayerLike,
     Outputs,
@@ -36,15 +26,27 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers._level.experts import build_experts
-from ple_keras.layers._level.level import Level, UnbatchedComputation
-from ple_keras.layers._level.wiring import LevelWiring
-from ple_keras.layers.gate import Gate, check_temperature
+from ple_keras.layers.experts import Experts, build_experts
+from ple_keras.layers.gate import Gate, check_temperature, gate_options
 from ple_keras.layers.gate_inputs import GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_stream_templates, as_template
+from ple_keras.layers.wiring import LevelWiring
 
-EXPERTS_KEY, GATE_READS_KEY = "experts", "gate_reads"  # of weights files
+
+@dataclass(frozen=True)
+class Level:
+    """The experts and gates of a built CGCBlock. Keras tracks them as attributes of the block.
+
+    Attributes:
+        experts: The experts.
+        gates: The gates, by name.
+        widths: The number of features of each stream.
+    """
+
+    experts: Experts
+    gates: dict[str, Gate]
+    widths: dict[str, int | None]
 
 
 @register
@@ -81,8 +83,8 @@ class CGCBlock(GatedBlock):
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger` or `gate_statistics`.
-        gate_dropout: The probability of dropping an expert in training, see `Gate`.
-        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`: `dropout`,
+            `balance_regularizer`, `kernel_initializer`, `kernel_regularizer`.
         isolate_task_experts: Whether the shared gate mixes `stop_gradient` of the task experts.
             Then the experts, gates and stream inputs of a task learn from its own loss alone. Other
             tasks affect it through shared experts, and through features that streams have in
@@ -113,8 +115,8 @@ class CGCBlock(GatedBlock):
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
-            a gate has no expert, `gate_dropout` or a coefficient is out of range, `gate_reads` has
-            another value, or a template can't be copied. If `expert_block` is a
+            a gate has no expert, `gate_kwargs` has an unknown key or a value that Gate refuses,
+            `gate_reads` has another value, or a template can't be copied. If `expert_block` is a
             dict with other keys than the streams that have experts, or its experts have outputs of
             different widths.
 
@@ -151,8 +153,7 @@ class CGCBlock(GatedBlock):
         gate_block: LayerLike | None = None,
         gate_softmax_temperature: float = 1.0,
         enable_gate_weights_metrics: bool = False,
-        gate_dropout: float = 0.0,
-        expert_balance_regularizer: float = 0.0,
+        gate_kwargs: Mapping[str, Any] | None = None,
         *,
         isolate_task_experts: bool = False,
         gate_reads: GateInput = "stream",
@@ -170,10 +171,7 @@ class CGCBlock(GatedBlock):
         self.enable_gate_weights_metrics = check_bool(
             enable_gate_weights_metrics, "enable_gate_weights_metrics"
         )
-        self.gate_dropout = check_rate(gate_dropout, "gate_dropout")
-        self.expert_balance_regularizer = check_not_negative(
-            expert_balance_regularizer, "expert_balance_regularizer"
-        )
+        self._gate_kwargs = Untracked(gate_options(gate_kwargs))
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
         self._wiring = LevelWiring(
@@ -187,18 +185,7 @@ class CGCBlock(GatedBlock):
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a subclass that overrides a method of inspection, which calls do not use."""
-        super().__init_subclass__(**kwargs)
-        for name in ("expert_outputs", "gate_weights"):
-            if getattr(cls, name) is not getattr(CGCBlock, name):
-                raise TypeError(
-                    f"{name} must not be overridden, since a call of the block does not use it. To "
-                    "change experts or gates, pass a layer as expert_block or gate_block, for "
-                    "example of a subclass of ExpertBlock, or override call. "
-                    f"Received: {name}={cls.__name__}.{name}"
-                )
+        self._make_gate(self.task_names[0])  # checks gate_kwargs
 
     @property
     def task_names(self) -> list[str]:
@@ -214,6 +201,11 @@ class CGCBlock(GatedBlock):
     def gate_reads(self) -> GateInput:
         """The input of the gates: "stream", "context" or "both"."""
         return self._gate_inputs.reads
+
+    @property
+    def gate_kwargs(self) -> dict[str, Any]:
+        """Further arguments of every gate."""
+        return dict(self._gate_kwargs.value)
 
     @property
     def expert_names(self) -> list[str]:
@@ -234,8 +226,8 @@ class CGCBlock(GatedBlock):
         """
         if not self.built:
             return UserList()
-        bank = self._level.bank
-        return UserList([*bank.layers_to_show(), *self._level.gates.values()])
+        experts = self._level.experts.layers_of_experts().values() or [self._level.experts]
+        return UserList([*experts, *self._level.gates.values()])
 
     def __repr__(self) -> str:
         experts = {**self.num_task_experts, SHARED: self.num_shared_experts}
@@ -248,7 +240,7 @@ class CGCBlock(GatedBlock):
     ) -> None:
         shapes = self._wiring.shapes(inputs_shape)
         gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
-        bank = build_experts(
+        experts = build_experts(
             self._expert_templates,
             self._wiring.experts,
             shapes,
@@ -256,27 +248,30 @@ class CGCBlock(GatedBlock):
             self.stack_experts,
         )
         # The names of these attributes, and of the layers in them, are part of the file format.
-        setattr(self, ordered_attribute("experts", self._wiring.names), bank)
-        gates = {gate: self._add_gate(gate, gate_shapes[gate]) for gate in self._wiring.gates}
-        self._level = Level(self._wiring, shapes, bank, gates, self.compute_dtype)
+        names = [*self._wiring.tasks, *self._wiring.experts]
+        setattr(self, ordered_attribute("experts", names), experts)
+        gates = {gate: self._make_gate(gate) for gate in self._wiring.gates}
+        for gate, layer in gates.items():
+            members = [*self._wiring.gates[gate], self.gate_reads]
+            setattr(self, ordered_attribute(layer.name, members), layer)
+            layer.build(gate_shapes[gate])
+        widths = {stream: shape[-1] for stream, shape in shapes.items()}
+        self._level = Level(experts, gates, widths)
+        self._is_batchable = (
+            self._wiring.is_batchable and experts.compute_dtype == self.compute_dtype
+        )
         self._restore_frozen()
 
-    def _add_gate(self, gate: str, shape: Shape) -> Gate:
-        experts = self._wiring.gates[gate]
-        block = self._gate_template and self._gate_template.copy("gate_block", gate)
-        layer = Gate(
-            len(experts),
-            gate_block=block,
+    def _make_gate(self, gate: str) -> Gate:
+        return Gate(
+            len(self._wiring.gates[gate]),
+            gate_block=self._gate_template and self._gate_template.copy("gate_block", gate),
             softmax_temperature=self.gate_softmax_temperature,
             track_weights=self.enable_gate_weights_metrics,
-            gate_dropout=self.gate_dropout,
-            expert_balance_regularizer=self.expert_balance_regularizer,
             dtype=self.dtype_policy,
             name=f"gate-{gate}",
+            **gate_options(self._gate_kwargs.value, gate),
         )
-        setattr(self, ordered_attribute(layer.name, experts), layer)
-        layer.build(shape)
-        return layer
 
     def call(
         self,
@@ -288,17 +283,48 @@ class CGCBlock(GatedBlock):
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the experts and mix them."""
         observer = active_observer()
-        streams = self._level.streams(inputs)
-        gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        computation = self._level.computation(streams, gate_inputs)
-        experts = computation.experts(training)  # E_{k,i}(x_k), E_{s,i}(x_s)
-        weights = computation.weights(training)  # softmax(W g(x) / T)
-        if observer:
-            observer.on_outputs(self, inputs, weights, experts)
-        outputs = computation.mix(weights, experts)  # sum_e w_e E_e
+        streams = self._streams(inputs)
+        weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
+        layer = self._level.experts
+        if self._is_batchable and not observer and layer.is_batched(streams):
+            outputs = self._wiring.mix_batched(weights, layer.call_batched(streams, training))
+        else:
+            experts = layer(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+            if observer:
+                observer.on_outputs(self, inputs, weights, experts)
+            outputs = self._wiring.mix(weights, experts, self.compute_dtype)  # sum_e w_e E_e
         if check_bool(return_gate_weights, "return_gate_weights"):
-            return outputs, computation.weights_by_gate(weights)
+            return outputs, weights
         return outputs
+
+    def _streams(self, inputs: Streams) -> dict[str, Tensor]:
+        """Return the tensor of each stream after checking its width."""
+        if isinstance(inputs, list | tuple):
+            raise ValueError(
+                "inputs must be one tensor or a dict by stream. "
+                f"Received: inputs={short_repr(inputs)}"
+            )
+        streams = self._wiring.by_stream(inputs)
+        self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
+        return streams
+
+    def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
+        """Check that the streams have the widths that the block was built for."""
+        for stream, width in self._level.widths.items():
+            check_width(shapes[stream], width, f"inputs[{stream!r}]")
+
+    def _weights(
+        self, streams: ByName, gate_context: Streams | None, training: bool | None
+    ) -> dict[str, Tensor]:
+        """Return the weights of every gate, `{gate: (..., experts)}`."""
+        weights = {}
+        inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
+        for name, gate in self._level.gates.items():
+            # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch. It passes on
+            # masks.
+            run = gate.call if mask_of(inputs[name]) is None else gate
+            weights[name] = run(inputs[name], training=training)
+        return weights
 
     def compute_mask(
         self, inputs: Streams, previous_mask: Streams | None
@@ -336,10 +362,10 @@ class CGCBlock(GatedBlock):
     ) -> dict[str, Shape]:
         shapes = self._wiring.by_stream(inputs_shape)
         if self.built:
-            self._level.check_widths(shapes)
+            self._check_widths(shapes)
             if gate_context_shape is not None:
                 self._gate_inputs.check_shapes(shapes, gate_context_shape)
-            width = self._level.bank.width
+            width = self._level.experts.width
         else:
             stream = next(iter(self._wiring.experts.values()))
             template = self._expert_templates.value[stream]
@@ -348,19 +374,15 @@ class CGCBlock(GatedBlock):
 
     def _check_inspectable(self, **tensors: Streams | None) -> None:
         """Check that the block is built, and that no argument of its inspection is symbolic."""
-        if not self.built:
+        is_symbolic = any(
+            isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(dict(tensors))
+        )
+        if is_symbolic or not self.built:
             raise ValueError(
-                f"{self.name!r} must be built or called before its experts and gates are used. "
-                "Received: built=False"
+                f"{[*tensors]} must be arrays or tensors, and {self.name!r} must be built. For "
+                "symbolic tensors, call the block with return_gate_weights=True. "
+                f"Received: built={self.built}, {short_repr(tensors)}"
             )
-        for argument, given in tensors.items():
-            if any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given)):
-                raise ValueError(
-                    f"{argument} must not be symbolic, since a block's experts and gates are not "
-                    "layers of a Functional model. Use ple_keras.gate_weights(model, x) or "
-                    "ple_keras.gate_report(model, x) on a built model. "
-                    f"Received: {argument}={short_repr(given)}"
-                )
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
@@ -376,8 +398,8 @@ class CGCBlock(GatedBlock):
             ValueError: If the block is not built or the inputs are symbolic.
         """
         self._check_inspectable(inputs=inputs)
-        streams = self._level.streams(inputs)
-        return UnbatchedComputation(self._level, streams, {}).experts(training)
+        outputs: dict[str, Tensor] = self._level.experts(self._streams(inputs), training=training)
+        return outputs
 
     def gate_weights(
         self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None
@@ -399,9 +421,7 @@ class CGCBlock(GatedBlock):
         """
         check_context(gate_context)
         self._check_inspectable(inputs=inputs, gate_context=gate_context)
-        streams = self._level.streams(inputs)
-        gate_inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
-        return UnbatchedComputation(self._level, streams, gate_inputs).weights(training)
+        return self._weights(self._streams(inputs), gate_context, training)
 
     def get_expert(self, name: str) -> keras.Layer:
         """Return an expert's layer, for example to freeze or inspect it.
@@ -424,18 +444,14 @@ class CGCBlock(GatedBlock):
         >>> _ = cgc(keras.ops.ones((1, 16)))
         >>> cgc.get_expert("shared/expert_0").trainable = False
         """
-        if not self.built or name not in self.expert_names:
+        layers = self._level.experts.layers_of_experts() if self.built else {}
+        if name not in layers:
             raise ValueError(
-                f"name must be an expert of a built block, one of {self.expert_names}. "
-                f"Received: name={name!r}, built={self.built}"
+                f"name must be one of {self.expert_names}, of a built block whose experts are not "
+                f"stacked (stack_experts=False). Received: name={name!r}, built={self.built}, "
+                f"stack_experts={self.stack_experts}"
             )
-        layer = self._level.bank.layers_of_experts().get(name)
-        if layer is None:
-            raise ValueError(
-                "stack_experts must be False to get an expert's layer, since stacked experts share "
-                f"one variable. Received: stack_experts={self.stack_experts}"
-            )
-        return layer
+        return layers[name]
 
     def gate_statistics(self) -> dict[str, dict[str, Any]]:
         """Return the statistics of each gate's weights since the last reset.
@@ -461,35 +477,20 @@ class CGCBlock(GatedBlock):
             gate.reset_statistics()
 
     def save_own_variables(self, store: Store) -> None:
-        save_names(store, self._wiring.names)
-        write_text(store, EXPERTS_KEY, self._level.bank.kind)
-        write_text(store, GATE_READS_KEY, self.gate_reads)
+        save_names(store, self._names_in_files())
 
     def load_own_variables(self, store: Store) -> None:
-        check_names(store, self._wiring.names, self)
-        reason = self._difference_from_file(store)
-        if reason:
-            raise load_error(self, store, reason)
+        check_names(store, self._names_in_files(), self)
 
-    def _difference_from_file(self, store: Store) -> str:
-        """Return the reason to refuse other experts or gates than in the file, or ""."""
-        kind, reads = self._level.bank.kind, self.gate_reads
-        saved_kind, saved_reads = read_text(store, EXPERTS_KEY), read_text(store, GATE_READS_KEY)
-        if saved_kind != kind:
-            return (
-                f"The file has {saved_kind} experts, but {self.name!r} has {kind} experts. Build "
-                "the block with the same stack_experts, expert_block and input widths as in the "
-                "file. transfer_weights then copies the weights to other blocks. "
-                f"Received: stack_experts={self.stack_experts}"
-            )
-        if saved_reads != reads:
-            return (
-                f"The gates of the file have gate_reads={saved_reads!r}, but {self.name!r} has "
-                f"gate_reads={reads!r}. Build the block with the gate_reads of the file. "
-                "transfer_weights then copies the experts to other blocks. "
-                f"Received: gate_reads={reads!r}"
-            )
-        return ""
+    def _names_in_files(self) -> list[str]:
+        """Return what must be the same in a file, in order, so that weights fit."""
+        experts = f"{self._level.experts.kind} experts"
+        return [
+            *self._wiring.tasks,
+            *self._wiring.experts,
+            experts,
+            f"gates read {self.gate_reads}",
+        ]
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -502,8 +503,10 @@ class CGCBlock(GatedBlock):
             "gate_block": self._gate_template and self._gate_template.serialize(),
             "gate_softmax_temperature": self.gate_softmax_temperature,
             "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
-            "gate_dropout": self.gate_dropout,
-            "expert_balance_regularizer": self.expert_balance_regularizer,
+            "gate_kwargs": {
+                key: keras.saving.serialize_keras_object(value)
+                for key, value in self.gate_kwargs.items()
+            },
             "isolate_task_experts": self.isolate_task_experts,
             "gate_reads": self.gate_reads,
             "stack_experts": self.stack_experts,

@@ -1,7 +1,8 @@
 """Gate: the weights of experts for each example, and their statistics."""
 
+import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any, SupportsFloat
 
 import keras
@@ -13,12 +14,14 @@ from ple_keras._checks import (
     check_features,
     check_int,
     check_known,
+    check_known_keys,
     check_not_negative,
     check_number,
     check_rate,
 )
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
+from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import load_seed, save_seed
 from ple_keras._keras.tensors import (
@@ -31,6 +34,8 @@ from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
+# Arguments that a block sets, and that `gate_kwargs` therefore can't contain.
+SET_BY_BLOCKS = ("num_experts", "gate_block", "softmax_temperature", "track_weights")
 
 
 @register
@@ -50,15 +55,15 @@ class Gate(BaseLayer):
         gate_block: The network g: an int or a sequence of ints (the units of an ExpertBlock), or
             a layer, which is copied. With None, g(x) = x.
         softmax_temperature: The temperature T, above 0. A lower one gives sharper weights.
-        kernel_initializer: Initializer of W.
-        kernel_regularizer: Regularizer of W.
-        track_weights: Whether to keep statistics of the weights, see `statistics`.
-        gate_dropout: The probability, in [0, 1), of dropping each expert of an example in
-            training. The other weights are scaled to sum to 1. One expert is always kept.
-        expert_balance_regularizer: The coefficient, at least 0, of a loss against unused experts.
-            The loss is the squared coefficient of variation of the experts' total weights in the
+        dropout: The probability, in [0, 1), of dropping each expert of an example in training. The
+            other weights are scaled to sum to 1. One expert is always kept.
+        balance_regularizer: The coefficient, at least 0, of a loss against unused experts. The
+            loss is the squared coefficient of variation of the experts' total weights in the
             batch. It is 0 if all are equal, and `num_experts - 1` if one expert has all weight.
             It also penalizes useful specialization.
+        track_weights: Whether to keep statistics of the weights, see `statistics`.
+        kernel_initializer: Initializer of W.
+        kernel_regularizer: Regularizer of W.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -73,8 +78,8 @@ class Gate(BaseLayer):
     Raises:
         TypeError: If `num_experts` is not an integer, or another argument has the wrong type.
         ValueError: If `num_experts` is below 1, `softmax_temperature` is not positive and finite,
-            `gate_dropout` is outside [0, 1), `expert_balance_regularizer` is negative or not
-            finite, or `gate_block` can't be copied.
+            `dropout` is outside [0, 1), `balance_regularizer` is negative or not finite, or
+            `gate_block` can't be copied.
 
     Reference:
 
@@ -98,29 +103,27 @@ class Gate(BaseLayer):
         num_experts: int,
         gate_block: LayerLike | None = None,
         softmax_temperature: float = 1.0,
+        dropout: float = 0.0,
+        balance_regularizer: float = 0.0,
+        track_weights: bool = False,
         kernel_initializer: Initializer = "glorot_uniform",
         kernel_regularizer: Regularizer = None,
-        track_weights: bool = False,
-        gate_dropout: float = 0.0,
-        expert_balance_regularizer: float = 0.0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_experts = check_int(num_experts, "num_experts", minimum=1)
         self.softmax_temperature = check_temperature(softmax_temperature, "softmax_temperature")
+        self.dropout = check_rate(dropout, "dropout")
+        self.balance_regularizer = check_not_negative(balance_regularizer, "balance_regularizer")
+        self.track_weights = check_bool(track_weights, "track_weights")
         self.kernel_initializer = check_known(
             keras.initializers.get, kernel_initializer, "kernel_initializer"
         )
         self.kernel_regularizer = check_known(
             keras.regularizers.get, kernel_regularizer, "kernel_regularizer"
         )
-        self.track_weights = check_bool(track_weights, "track_weights")
-        self.gate_dropout = check_rate(gate_dropout, "gate_dropout")
-        self.expert_balance_regularizer = check_not_negative(
-            expert_balance_regularizer, "expert_balance_regularizer"
-        )
-        if self.gate_dropout:
+        if self.dropout:
             self._seed_generator = keras.random.SeedGenerator()
         self._template = None
         if gate_block is not None:
@@ -179,54 +182,34 @@ class Gate(BaseLayer):
         else:
             logits = self._logits(inputs)
             weights = _softmax(logits)
-            if self.expert_balance_regularizer:
-                self.add_loss(self.expert_balance_regularizer * self._imbalance(weights, mask))
-        if self.track_weights and are_statistics_updated(training):
-            self._add_to_sums(_masked_sum(_summands(weights, axis=-1), mask))
-        if self.num_experts > 1 and self.gate_dropout and training:
+            if self.balance_regularizer:
+                self.add_loss(self.balance_regularizer * self._imbalance(weights, mask))
+        if self.track_weights and training is not None and active_observer() is None:
+            self._update_statistics(weights, mask)
+        if self.num_experts > 1 and self.dropout and training:
             weights = _softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return W g(x) / T, in at least float32."""
-        if self._template or self.is_quantized:
-            features = self._block(inputs) if self._template else inputs
-            return self._apply_temperature(self._projection(features))
-        return self._apply_temperature(self._projection.call(inputs))  # without casting it again
-
-    def _apply_temperature(self, logits: Tensor) -> Tensor:
+        if self._template:
+            inputs = self._block(inputs)
+        if self._template or self._projection.quantization_mode:
+            logits = self._projection(inputs)
+        else:
+            logits = self._projection.call(inputs)  # without casting it again
         logits = at_least_float32(logits)
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
-    def _normalize(self, logits: Tensor, axis: int) -> Tensor:
-        """Return the weights for logits W g(x), in at least float32.
-
-        Args:
-            logits: W g(x).
-            axis: The axis of the experts.
-        """
-        return _softmax(self._apply_temperature(logits), axis)
-
     def _drop_experts(self, logits: Tensor) -> Tensor:
         draws = keras.random.uniform(ops.shape(logits), dtype="float32", seed=self._seed_generator)
-        is_kept = ops.logical_or(draws >= self.gate_dropout, draws == _largest(draws))
+        is_kept = ops.logical_or(draws >= self.dropout, draws == _largest(draws))
         return ops.where(is_kept, logits, ops.cast(DROPPED_LOGIT, logits.dtype))
 
     def _imbalance(self, weights: Tensor, mask: Tensor | None) -> Tensor:
         load = _masked_sum(ops.cast(weights, "float32"), mask)
         imbalance = ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
         return ops.cast(imbalance, keras.config.floatx())  # TensorFlow adds losses of one dtype
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the gate computes only `softmax(W x / T)`, without dropout or a balance loss."""
-        is_altered = self._template or self.gate_dropout or self.expert_balance_regularizer
-        return self.num_experts > 1 and not is_altered
-
-    @property
-    def is_quantized(self) -> bool:
-        """Whether W is quantized."""
-        return self.num_experts > 1 and self._projection.quantization_mode is not None
 
     @property
     def kernel(self) -> keras.Variable:
@@ -269,19 +252,23 @@ class Gate(BaseLayer):
         if self.track_weights and self.built:
             self._sums.assign(ops.zeros(self._sums.shape, "float32"))
 
-    def _add_to_sums(self, totals: Tensor) -> None:
-        """Add sums over examples to the statistics, unless the variable can't take them."""
+    def _update_statistics(self, weights: Tensor, mask: Tensor | None) -> None:
+        weights = ops.cast(ops.stop_gradient(weights), "float32")
+        weighted_logs = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
+        maxima = _largest(weights)
+        summands = [weights, weighted_logs, maxima, ops.ones_like(maxima)]
+        totals = _masked_sum(ops.concatenate(summands, axis=-1), mask)
         if not (is_jax_trace_outside_keras(totals) or is_in_vectorized_map(totals)):
             self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:
-        """Save the state of gate dropout's seed. Files contain no statistics of the weights."""
-        if self.gate_dropout:
+        """Save the state of the dropout's seed. Files contain no statistics of the weights."""
+        if self.dropout:
             save_seed(store, self._seed_generator)
 
     def load_own_variables(self, store: Store) -> None:
         """Load what `save_own_variables` saves."""
-        if self.gate_dropout:
+        if self.dropout:
             load_seed(store, self._seed_generator)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -293,11 +280,11 @@ class Gate(BaseLayer):
             "num_experts": self.num_experts,
             "gate_block": self._template and self._template.serialize(),
             "softmax_temperature": self.softmax_temperature,
+            "dropout": self.dropout,
+            "balance_regularizer": self.balance_regularizer,
+            "track_weights": self.track_weights,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
-            "track_weights": self.track_weights,
-            "gate_dropout": self.gate_dropout,
-            "expert_balance_regularizer": self.expert_balance_regularizer,
         }
 
 
@@ -309,43 +296,53 @@ def check_temperature(value: SupportsFloat, argument: str) -> float:
     return temperature
 
 
-def update_statistics(gates: Sequence[Gate], weights: Tensor) -> None:
-    """Add the weights `(gates, num_experts, batch)` of several gates in few operations."""
-    totals = ops.sum(_summands(weights, axis=1), axis=-1)
-    for gate, of_gate in zip(gates, ops.unstack(totals, len(gates))):
-        gate._add_to_sums(of_gate)
+def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[str, Any]:
+    """Return the arguments of a gate in the `gate_kwargs` of a block.
+
+    Args:
+        gate_kwargs: The dict. Its values may be in their serialized form.
+        *path: The place of the gate. Initializers draw other values at every place.
+
+    Raises:
+        TypeError: If `gate_kwargs` is not a dict.
+        ValueError: If it has a key that is no argument of a Gate, or an argument of the block.
+    """
+    if gate_kwargs is None:
+        return {}
+    if not isinstance(gate_kwargs, Mapping):
+        raise TypeError(
+            "gate_kwargs must be a dict of arguments of Gate, or None. "
+            f"Received: gate_kwargs={gate_kwargs!r}"
+        )
+    _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
+    known = [name for name in names if name not in SET_BY_BLOCKS]
+    check_known_keys(gate_kwargs, known, "gate_kwargs")
+    options = {
+        key: keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
+        for key, value in gate_kwargs.items()
+    }
+    if not path:
+        return options
+    return {key: derive_initializer(value, *path) for key, value in options.items()}
 
 
-def are_statistics_updated(training: bool | None) -> bool:
-    """Return whether a call updates statistics: only in Keras's loops and if not observed."""
-    return training is not None and active_observer() is None
-
-
-def _summands(weights: Tensor, axis: int) -> Tensor:
-    """Return the contribution of each example to the sums, along the axis of the experts."""
-    weights = ops.cast(ops.stop_gradient(weights), "float32")
-    weighted_logs = weights * ops.log(weights + 1e-30)  # 0 where a weight is 0
-    maxima = _largest(weights, axis)
-    return ops.concatenate([weights, weighted_logs, maxima, ops.ones_like(maxima)], axis=axis)
-
-
-def _softmax(logits: Tensor, axis: int = -1) -> Tensor:
-    """Compute the softmax over an axis.
+def _softmax(logits: Tensor) -> Tensor:
+    """Compute the softmax over the last axis.
 
     TensorFlow's softmax works row by row and takes three times as long for the short rows of gates.
     It is replaced by elementary operations.
     """
     if keras.backend.backend() != "tensorflow":
-        return ops.softmax(logits, axis=axis)
-    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits, axis)))
-    return exponentials * (1 / ops.sum(exponentials, axis=axis, keepdims=True))
+        return ops.softmax(logits)
+    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits)))
+    return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
 
 
-def _largest(values: Tensor, axis: int = -1) -> Tensor:
-    """Return the maximum over an axis, which is kept. The batch may be empty."""
+def _largest(values: Tensor) -> Tensor:
+    """Return the maximum over the last axis, which is kept. The batch may be empty."""
     if 0 in values.shape:
         return values[..., :1]
-    return ops.amax(values, axis=axis, keepdims=True)  # torch.compile doesn't support ops.max
+    return ops.amax(values, axis=-1, keepdims=True)  # torch.compile doesn't support ops.max
 
 
 def _masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:

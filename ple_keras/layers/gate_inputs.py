@@ -1,6 +1,5 @@
 """Inputs of the gates of a level: their streams, a context, or both."""
 
-import inspect
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -29,15 +28,8 @@ class GatedBlock(BaseLayer):
         return largest_outputs(self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Check the context before Keras does, and call the block.
-
-        A subclass may override `call` without the context. It is built here, since Keras would
-        refuse to: it requires that each argument of a `build` of several arguments belongs to an
-        argument of `call`.
-        """
+        """Check the context before Keras does, and call the block."""
         check_context(kwargs.get("gate_context"))
-        if args and not (self.built or "gate_context" in inspect.signature(self.call).parameters):
-            self.build(shape_of(args[0]))
         return super().__call__(*args, **kwargs)
 
 
@@ -72,7 +64,8 @@ class GateInputs:
         self.check_shapes(streams, context)
         if self.reads == CONTEXT:
             return shapes
-        return {gate: _side_by_side(streams[gate], shape) for gate, shape in shapes.items()}
+        widths: dict[str, Any] = {gate: streams[gate][-1] for gate in shapes}
+        return {gate: (*shape[:-1], widths[gate] + shape[-1]) for gate, shape in shapes.items()}
 
     def check_given(self, context: Any) -> None:
         """Check that a context, or its shape, is given if the gates read it, and only then."""
@@ -116,11 +109,9 @@ class GateInputs:
         made: dict[tuple[int, int], Tensor] = {}
         inputs = {}
         for gate, tensor in contexts.items():
-            stream = streams[gate]
-            of_stream = stream if self.reads == BOTH else mask_of(stream)
-            key = (id(of_stream), id(tensor))
+            key = (id(streams[gate]), id(tensor))
             if key not in made:
-                made[key] = self._combine(stream, tensor, dtype)
+                made[key] = self._combine(streams[gate], tensor, dtype)
             inputs[gate] = made[key]
         return inputs
 
@@ -151,11 +142,6 @@ def _are_different(first: object, second: object) -> bool:
     return type(first) is int and type(second) is int and first != second
 
 
-def _side_by_side(first: Any, second: Any) -> Shape:
-    """Return the shape of two tensors of known widths, concatenated along the last axis."""
-    return (*first[:-1], first[-1] + second[-1])
-
-
 def check_context(context: Any) -> None:
     """Check that a context is None, a tensor of numbers, or a dict of such tensors.
 
@@ -164,27 +150,18 @@ def check_context(context: Any) -> None:
     """
     if context is None:
         return
-    if not isinstance(context, Mapping):
-        _check_tensor(context, "gate_context", " (..., C), or a dict of tensors by gate")
-        return
-    if not context:
+    tensors = context.values() if isinstance(context, Mapping) else [context]
+    if not tensors:
         raise ValueError(
             "gate_context as a dict must have a tensor for each gate. Received: gate_context={}"
         )
-    for gate, tensor in context.items():
-        _check_tensor(tensor, f"gate_context[{gate!r}]", " (..., C)")
-
-
-def _check_tensor(value: Any, argument: str, rule: str) -> None:
-    if not hasattr(value, "shape"):
-        raise TypeError(
-            f"{argument} must be a tensor{rule}. Received: {argument}={short_repr(value)}"
-        )
-    if hasattr(value, "dtype") and not is_number(dtype_name(value)):
-        raise TypeError(
-            f"{argument} must hold numbers. Encode strings, for example with a StringLookup. "
-            f"Received: {argument}.dtype={dtype_name(value)}"
-        )
+    for tensor in tensors:
+        dtype = dtype_name(tensor) if hasattr(tensor, "dtype") else ""
+        if not hasattr(tensor, "shape") or (dtype and not is_number(dtype)):
+            raise TypeError(
+                "gate_context must be a tensor (..., C) of numbers, or a dict of such tensors by "
+                f"gate. Received: gate_context={short_repr(context)}, with {dtype or type(tensor)}"
+            )
 
 
 def shape_of(value: Any) -> Any:

@@ -1,5 +1,8 @@
 """Multi-gate Mixture-of-Experts."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from ple_keras._checks import check_int
 from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs
@@ -16,8 +19,7 @@ def MMoEBlock(
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
     *,
-    gate_dropout: float = 0.0,
-    expert_balance_regularizer: float = 0.0,
+    gate_kwargs: Mapping[str, Any] | None = None,
     isolate_task_experts: bool = False,
     gate_reads: GateInput = "stream",
     stack_experts: bool = True,
@@ -39,8 +41,7 @@ def MMoEBlock(
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block, by default "mmoe_block", with a number for all but the first.
-        gate_dropout: The probability of dropping an expert in training, see `Gate`.
-        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see CGCBlock.
         isolate_task_experts: Without an effect, since there are no task experts; as for PLEBlock.
         gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
         stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, see
@@ -90,8 +91,7 @@ def MMoEBlock(
         gate_block=gate_block,
         gate_softmax_temperature=gate_softmax_temperature,
         enable_gate_weights_metrics=enable_gate_weights_metrics,
-        gate_dropout=gate_dropout,
-        expert_balance_regularizer=expert_balance_regularizer,
+        gate_kwargs=gate_kwargs,
         isolate_task_experts=isolate_task_experts,
         gate_reads=gate_reads,
         stack_experts=stack_experts,

@@ -10,6 +10,7 @@ from ple_keras._keras.names import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs, StreamLayers
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.gate import gate_options
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.template import as_template, is_by_stream
 
@@ -27,8 +28,7 @@ def PLEBlock(
     enable_gate_weights_metrics: bool = False,
     name: str | None = None,
     *,
-    gate_dropout: float = 0.0,
-    expert_balance_regularizer: float = 0.0,
+    gate_kwargs: Mapping[str, Any] | None = None,
     isolate_task_experts: bool = False,
     gate_reads: GateInput = "stream",
     stack_experts: bool = True,
@@ -59,8 +59,7 @@ def PLEBlock(
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
         name: The name of the block, by default "ple_block", with a number for all but the first.
-        gate_dropout: The probability of dropping an expert in training, see `Gate`.
-        expert_balance_regularizer: The coefficient of a loss against unused experts, see `Gate`.
+        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see CGCBlock.
         isolate_task_experts: Whether the shared gates mix `stop_gradient` of the task experts, see
             CGCBlock.
         gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
@@ -118,8 +117,7 @@ def PLEBlock(
             gate_block=_for_level(gate_block, "gate_block", level, dtype),
             gate_softmax_temperature=gate_softmax_temperature,
             enable_gate_weights_metrics=enable_gate_weights_metrics,
-            gate_dropout=gate_dropout,
-            expert_balance_regularizer=expert_balance_regularizer,
+            gate_kwargs=gate_options(gate_kwargs, "level", level),
             isolate_task_experts=isolate_task_experts,
             gate_reads=gate_reads,
             stack_experts=stack_experts,

@@ -6,7 +6,7 @@ from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._checks import check_bool, check_int
+from ple_keras._checks import check_bool
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.registration import register
 from ple_keras._keras.saving import built_names, serialize_children
@@ -77,24 +77,16 @@ class SequentialBlock(GatedBlock):
             index: The index of one of `layers`. Negative ones count from the end.
 
         Raises:
-            TypeError: If `index` is not an integer.
-            ValueError: If there is no such layer, or not exactly one of `name` and `index` is
-                given.
+            KeyError: If no layer has the name.
+            IndexError: If there is no such index.
+            ValueError: If not exactly one of `name` and `index` is given.
         """
         if (name is None) == (index is None):
             raise ValueError(
                 "Exactly one of name and index must be given. "
                 f"Received: name={name!r}, index={index!r}"
             )
-        if index is None:
-            try:
-                return self[str(name)]
-            except KeyError as error:
-                raise ValueError(*error.args) from None
-        position = check_int(index, "index", minimum=-len(self))
-        if position >= len(self):
-            raise ValueError(f"index must be below {len(self)}. Received: index={index!r}")
-        return self._chain[position]
+        return self[str(name)] if index is None else self[index]
 
     def __getitem__(self, key: str | SupportsIndex | slice) -> Any:
         """Return a layer by its name or its index, or a list of layers for a slice.
@@ -168,7 +160,10 @@ class SequentialBlock(GatedBlock):
                 inputs, of_layer = inputs
                 is_nested = isinstance(layer, SequentialBlock)
                 _add_weights(weights, of_layer if is_nested else {f"{self.name}/{index}": of_layer})
-        return (inputs, _sort_keys(weights)) if returns_weights else inputs
+        # A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a
+        # dict, so in any other order a model would return other gates under another backend.
+        in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
+        return (inputs, in_order) if returns_weights else inputs
 
     def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
         if context is not None and not self._is_taken("gate_context"):
@@ -244,15 +239,6 @@ def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> Non
                 f"Received: return_gate_weights=True, with two levels {level!r}"
             )
         weights[level] = of_level
-
-
-def _sort_keys(weights: Mapping[str, ByName]) -> dict[str, ByName]:
-    """Return levels and gates in alphabetical order.
-
-    A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a dict, so
-    in any other order a model would return other gates under another backend.
-    """
-    return {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
 
 
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:

@@ -1,12 +1,12 @@
 """Templates from units or layers, one for all streams of a level or one per stream."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, SupportsIndex, TypeGuard
 
 import keras
 
 from ple_keras._checks import check_keys
-from ple_keras._keras.copying import Template, are_equal_layers, checked_copy
+from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
@@ -46,43 +46,18 @@ class StreamTemplates(Untracked[dict[str, Template]]):
     Args:
         by_stream: The templates, in the order of the streams.
         argument: The name of the caller's argument, for error messages, and of its config's key.
+        is_common: Whether one template was given for all streams.
     """
 
-    def __init__(self, by_stream: dict[str, Template], argument: str) -> None:
+    def __init__(self, by_stream: dict[str, Template], argument: str, is_common: bool) -> None:
         super().__init__(by_stream)
-        self.argument = argument
-        self._groups: list[list[str]] = []
-        for stream in by_stream:
-            self._add_to_group(stream)
-
-    def _add_to_group(self, stream: str) -> None:
-        for group in self._groups:
-            if are_equal_layers(self.value[group[0]].layer, self.value[stream].layer):
-                group.append(stream)
-                return
-        self._groups.append([stream])
-
-    def groups(self, streams: Container[str]) -> list[list[str]]:
-        """Return those of the streams that have equal templates, in groups."""
-        groups = ([stream for stream in group if stream in streams] for group in self._groups)
-        return [group for group in groups if group]
-
-    @property
-    def is_common(self) -> bool:
-        """Whether all streams have one template. A config has no dict by stream then."""
-        return len(self._groups) == 1
+        self.argument, self.is_common = argument, is_common
 
     @property
     def layer(self) -> Any:
         """The layers that `serialize` describes: one, or one per stream."""
         layers = {stream: template.layer for stream, template in self.value.items()}
         return next(iter(layers.values())) if self.is_common else layers
-
-    def sizes(self) -> dict[str, str]:
-        """Return the size of each stream's experts as text; none if all have one template."""
-        if self.is_common:
-            return {}
-        return {stream: _size(template.layer) for stream, template in self.value.items()}
 
     def serialize(self) -> Any:
         return keras.saving.serialize_keras_object(self.layer)
@@ -107,7 +82,7 @@ def as_stream_templates(
     """
     if not is_by_stream(value):
         template = as_template(value, argument, dtype)
-        return StreamTemplates(dict.fromkeys(streams, template), argument)
+        return StreamTemplates(dict.fromkeys(streams, template), argument, is_common=True)
     check_keys(value, streams, argument)
     by_stream = {
         stream: as_template(value[stream], f"{argument}[{stream!r}]", dtype) for stream in streams
@@ -118,11 +93,7 @@ def as_stream_templates(
         if type(template.layer) is ExpertBlock
     }
     check_one_width(widths, argument, value)
-    return StreamTemplates(by_stream, argument)
-
-
-def _size(layer: keras.Layer) -> str:
-    return str(list(layer.units)) if isinstance(layer, ExpertBlock) else type(layer).__name__
+    return StreamTemplates(by_stream, argument, is_common=False)
 
 
 def is_by_stream(value: object) -> TypeGuard[Mapping[str, Any]]:

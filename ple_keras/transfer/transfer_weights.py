@@ -259,7 +259,7 @@ def _whole(weights: Iterable[keras.Variable]) -> list[WeightSlice]:
 def _level_parts(block: CGCBlock) -> Iterator[_Part]:
     """Yield the parts of a built level: experts, and columns of W and gate blocks by gate."""
     for expert in block.expert_names:
-        yield _Part(expert, block._level.bank.slices(expert))
+        yield _Part(expert, block._level.experts.slices(expert))
     reads = f"gate_reads={block.gate_reads!r}"
     for name, gate in block._level.gates.items():
         if gate.num_experts == 1:

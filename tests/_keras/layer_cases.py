@@ -105,9 +105,7 @@ CASES = {
     ),
     "gate": Case(lambda **kw: pk.Gate(3, softmax_temperature=0.5, **kw), 5, 3),
     "gate_with_block": Case(
-        lambda **kw: pk.Gate(
-            3, gate_block=[4], track_weights=True, expert_balance_regularizer=0.1, **kw
-        ),
+        lambda **kw: pk.Gate(3, gate_block=[4], track_weights=True, balance_regularizer=0.1, **kw),
         5,
         3,
     ),
@@ -118,7 +116,7 @@ CASES = {
             num_task_experts={"buy": 2, "click": 1},
             gate_block=3,
             enable_gate_weights_metrics=True,
-            expert_balance_regularizer=0.1,
+            gate_kwargs={"balance_regularizer": 0.1},
             **kw,
         ),
         5,

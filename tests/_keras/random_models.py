@@ -214,7 +214,7 @@ def gate_arguments(draw, depth):
         "gate_block": draw(st.none() | templates("gate", depth)),
         "gate_softmax_temperature": draw(st.sampled_from([1.0, 0.5])),
         "enable_gate_weights_metrics": draw(st.booleans()),
-        "expert_balance_regularizer": draw(st.sampled_from([0.0, 0.1])),
+        "gate_kwargs": {"balance_regularizer": draw(st.sampled_from([0.0, 0.1]))},
         "trainable": draw(st.sampled_from([True, True, False])),
     }
 

@@ -51,12 +51,12 @@ def test_a_frozen_level_does_not_change_in_training():
 @once
 def test_get_expert_refuses_unbuilt_blocks_unknown_names_and_stacked_experts():
     cgc = pk.CGCBlock(["click", "buy"], [4])
-    with pytest.raises(ValueError, match=r"of a built block, .* Received: .* built=False"):
+    with pytest.raises(ValueError, match=r"of a built block .*Received: .*built=False"):
         cgc.get_expert("click/expert_0")
     cgc.build((None, 3))
-    with pytest.raises(ValueError, match=r"name must be an expert of.*name='click/expert_1'"):
+    with pytest.raises(ValueError, match=r"name must be one of .*.*name='click/expert_1'"):
         cgc.get_expert("click/expert_1")
-    with pytest.raises(ValueError, match=r"stack_experts must be False"):
+    with pytest.raises(ValueError, match=r"not stacked \(stack_experts=False\)"):
         cgc.get_expert("click/expert_0")
 
 

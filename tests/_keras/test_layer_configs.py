@@ -46,9 +46,9 @@ GIVEN = {
         {
             "num_experts": 3,
             "softmax_temperature": 0.5,
+            "dropout": 0.25,
+            "balance_regularizer": 0.5,
             "track_weights": True,
-            "gate_dropout": 0.25,
-            "expert_balance_regularizer": 0.5,
         },
     ),
     "cgc": (
@@ -61,8 +61,7 @@ GIVEN = {
             "add_shared_gate": False,
             "gate_softmax_temperature": 0.5,
             "enable_gate_weights_metrics": True,
-            "gate_dropout": 0.25,
-            "expert_balance_regularizer": 0.5,
+            "gate_kwargs": {"dropout": 0.25, "balance_regularizer": 0.5},
             "isolate_task_experts": True,
             "gate_reads": "both",
             "stack_experts": False,

@@ -59,7 +59,13 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in tasks])
     expert = pk.ExpertBlock([6, 4], normalization="batch", dropout=0.1)
     ple = pk.PLEBlock(
-        2, heads, expert, task_experts, num_shared_experts=2, gate_block=[3], gate_dropout=0.1
+        2,
+        heads,
+        expert,
+        task_experts,
+        num_shared_experts=2,
+        gate_block=[3],
+        gate_kwargs={"dropout": 0.1},
     )
     model = compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
     model.jit_compile = QUICK_JIT  # in this process, and not in its files

@@ -19,7 +19,9 @@ def model_with_dropout(seed=0, gate_dropout=0.3, rate=0.4, **kwargs):
     keras.utils.set_random_seed(seed)
     block = pk.ExpertBlock([4], dropout=rate)
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=block, metrics=[]) for task in Y])
-    ple = pk.PLEBlock(2, heads, block, gate_block=block, gate_dropout=gate_dropout, **kwargs)
+    ple = pk.PLEBlock(
+        2, heads, block, gate_block=block, gate_kwargs={"dropout": gate_dropout}, **kwargs
+    )
     return compiled(chain(ple, heads, width=5), keras.optimizers.SGD(0.1))
 
 

@@ -26,7 +26,7 @@ def tracked_ple(reduction=None, loss_weighting="uncertainty", balance=0.0):
         pk.RegressionHead("time", loss_weight=2.0, reduction=reduction),
     ]
     heads = pk.TaskHeads(tasks, loss_weighting=loss_weighting, name="heads")
-    kwargs = {"enable_gate_weights_metrics": True, "expert_balance_regularizer": balance}
+    kwargs = {"enable_gate_weights_metrics": True, "gate_kwargs": {"balance_regularizer": balance}}
     ple = pk.PLEBlock(2, heads, [4], num_shared_experts=2, name="ple", **kwargs)
     return compiled(chain(ple, heads), keras.optimizers.Adam(0.01, name="adam"))
 

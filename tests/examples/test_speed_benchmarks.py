@@ -33,7 +33,7 @@ def tiny_case(**sizes):
 def copy_weights(ours, loop):
     """Copy the stacked kernels, the gates and the towers to the loop's Dense layers."""
     for level, block in enumerate(ours.get_layer("ple")):
-        bank = block._level.bank
+        bank = block._level.experts
         for step, stacks in enumerate(zip(bank._kernels, bank._biases, strict=True)):
             kernels, biases = map(keras.ops.convert_to_numpy, stacks)
             for name, *weights in zip(block.expert_names, kernels, biases, strict=True):

@@ -22,7 +22,7 @@ def columns_model():
     features = keras.layers.Concatenate()([keras.layers.Embedding(7, 4)(user), scale(numbers)])
     time = pk.RegressionHead("time", [3], standardize=True, mean=100.0, deviation=20.0)
     heads = pk.TaskHeads([time, *(pk.BinaryHead(task, tower=[3]) for task in TASKS[1:])])
-    ple = pk.PLEBlock(2, heads, [4, 3], gate_reads="both", gate_dropout=0.2, name="ple")
+    ple = pk.PLEBlock(2, heads, [4, 3], gate_reads="both", gate_kwargs={"dropout": 0.2}, name="ple")
     streams, by_level = ple(features, gate_context=numbers, return_gate_weights=True)
     weights = {
         f"gate/{level}/{gate}": tensor

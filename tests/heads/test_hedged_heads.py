@@ -52,7 +52,7 @@ def weights_in_numpy(model):
     heads, found = heads_of(model), {}
     for task in heads:
         for branch in BRANCHES:
-            bank = block["own"]._level.bank
+            bank = block["own"]._level.experts
             expert = block["shared"]._bottom
             if branch == "own":
                 expert = bank.layers_of_experts()[f"{task}/expert_0"]

@@ -120,7 +120,7 @@ def test_a_collapsed_gate_has_a_warning():
 def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
     (warning,) = warnings_of({"click": [0.4, 0.6], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
     assert "cgc: shared/expert_0 is used almost only by click, with 98%" in warning
-    assert "gate_dropout" in warning
+    assert "dropout" in warning
 
 
 @once

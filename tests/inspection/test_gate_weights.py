@@ -140,7 +140,7 @@ def test_every_input_of_predict_is_taken(make):
 
 
 def test_observing_does_not_change_statistics_variables_or_losses():
-    ple = tracked_block(gate_dropout=0.9, expert_balance_regularizer=1.0)
+    ple = tracked_block(gate_kwargs={"dropout": 0.9, "balance_regularizer": 1.0})
     model = compiled(functional(ple))
     y = dict.fromkeys(TASKS, X[:, 0] > 0)
     model.fit(X, y, verbose=0)

@@ -77,8 +77,7 @@ def stateful_model():
         heads,
         expert,
         enable_gate_weights_metrics=True,
-        gate_dropout=0.5,
-        expert_balance_regularizer=0.1,
+        gate_kwargs={"dropout": 0.5, "balance_regularizer": 0.1},
         name="ple",
     )
     return compiled(model_of(ple, heads))

@@ -188,7 +188,7 @@ def test_without_shared_parts_shares_are_undefined():
 
 
 def test_nothing_changes_in_the_model():
-    model = compiled(functional(tracked_block(gate_dropout=0.5)), **QUICK)
+    model = compiled(functional(tracked_block(gate_kwargs={"dropout": 0.5})), **QUICK)
     x, y = clicks_and_buys()
     model.fit(x, y, verbose=0)
     before = [numpy_of(w) for w in model.variables]

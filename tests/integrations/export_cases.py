@@ -49,10 +49,10 @@ class Case:
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "": {},
-    "gate dropout": {"gate_dropout": 0.3},
-    "balanced gates": {"expert_balance_regularizer": 0.1},
+    "gate dropout": {"gate_kwargs": {"dropout": 0.3}},
+    "balanced gates": {"gate_kwargs": {"balance_regularizer": 0.1}},
     "isolated experts": {"isolate_task_experts": True},
-    "gate weights": {"gate_reads": "both", "gate_dropout": 0.3},  # as outputs
+    "gate weights": {"gate_reads": "both", "gate_kwargs": {"dropout": 0.3}},  # as outputs
     "gate block": {"gate_block": [8], "gate_softmax_temperature": 0.5},
     "product head": {},
     "batch norm": {},

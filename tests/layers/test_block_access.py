@@ -17,8 +17,7 @@ OF_ANCESTOR = [
     "name",
 ]
 OF_LEVELS = [
-    "gate_dropout",
-    "expert_balance_regularizer",
+    "gate_kwargs",
     "isolate_task_experts",
     "gate_reads",
     "stack_experts",
@@ -47,9 +46,13 @@ def test_all_arguments_are_named_and_the_ancestor_s_come_first(block, first):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"gate_dropout": 0.25, "gate_reads": "both", "stack_experts": False, "trainable": False},
         {
-            "expert_balance_regularizer": 0.5,
+            "gate_kwargs": {"dropout": 0.25},
+            "gate_reads": "both",
+            "stack_experts": False,
+            "trainable": False,
+        },
+        {
             "isolate_task_experts": True,
             "gate_softmax_temperature": 2.0,
             "enable_gate_weights_metrics": True,
@@ -103,14 +106,6 @@ def test_a_summary_shows_the_levels():
 BAD_ACCESS = {
     "neither": ({}, ValueError, r"Exactly one.*name=None, index=None$"),
     "both": ({"name": "cgc_block_0", "index": 0}, ValueError, r"name='cgc_block_0', index=0$"),
-    "unknown_name": (
-        {"name": "x"},
-        ValueError,
-        r"one of \['cgc_block_0', 'cgc_block_1'\]\. Received: name='x'$",
-    ),
-    "large_index": ({"index": 2}, ValueError, r"index must be below 2\. Received: index=2$"),
-    "small_index": ({"index": -3}, ValueError, r"index must be at least -2\. Received: index=-3$"),
-    "no_index": ({"index": "0"}, TypeError, r"index must be an integer\. Received: index='0'$"),
 }
 
 

@@ -1,7 +1,5 @@
 """`expert_block` as a dict by stream: experts of different sizes."""
 
-import json
-
 import keras
 import numpy as np
 import pytest
@@ -30,7 +28,7 @@ def expected_of(ple, x):
         _, gates = reference.parameters(block)
         experts = {stream: [] for stream in [*TASKS, "shared"]}
         for name in block.expert_names:
-            values = [numpy_of(v)[index] for v, index in block._level.bank.slices(name)]
+            values = [numpy_of(v)[index] for v, index in block._level.experts.slices(name)]
             experts[name.split("/")[0]].append(list(zip(values[::2], values[1::2])))
         streams = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
     return {task: streams[task] for task in TASKS}
@@ -67,34 +65,10 @@ def test_files_and_clones_keep_the_experts(expert_block, copied, tmp_path):
 
 
 @once
-def test_streams_with_one_template_share_a_bank():
-    bank = built_ple(PAIR)[0]._level.bank
-    shapes = {w.path.split("experts/")[1]: tuple(w.shape) for w in bank.weights}
-    assert shapes == {
-        "experts-click/kernel_0": (3, 3, 3),  # two experts of click, one of buy
-        "experts-click/bias_0": (3, 3),
-        "experts-click/kernel_1": (3, 3, 4),
-        "experts-click/bias_1": (3, 4),
-        "experts-shared/kernel_0": (2, 3, 6),
-        "experts-shared/bias_0": (2, 6),
-        "experts-shared/kernel_1": (2, 6, 4),
-        "experts-shared/bias_1": (2, 4),
-    }
-
-
-def paths_and_config(expert_block):
-    ple = built_ple(expert_block)
-    return [w.path for w in ple.weights], json.dumps(ple.get_config())
-
-
-@once
-def test_a_dict_of_equal_templates_is_the_same_block_as_one_template():
-    expert = pk.ExpertBlock([6, 4], dropout=0.1, name="expert_block")
-    for one, by_stream in (
-        ([6, 4], {stream: [6, 4] for stream in SIZES}),
-        (expert, {s: pk.ExpertBlock([6, 4], dropout=0.1, name="expert_block") for s in SIZES}),
-    ):
-        assert paths_and_config(by_stream) == paths_and_config(one)
+def test_templates_by_stream_give_copies():
+    block = built_ple({stream: [6, 4] for stream in SIZES})[0]
+    assert [block.get_expert(name).units for name in block.expert_names] == [(6, 4)] * 5
+    assert built_ple([6, 4])[0]._level.experts.kind == "stacked"
 
 
 @once
@@ -110,7 +84,7 @@ def test_templates_with_different_functions_are_different():
     x = features(3, 3)
     block(x)
     a, shared = (np.array(numpy_of(v)) for v in block.expert_outputs(x).values())
-    kernels = [numpy_of(block._level.bank.slices(e)[0][0])[0] for e in block.expert_names]
+    kernels = [numpy_of(block._level.experts.slices(e)[0][0]) for e in block.expert_names]
     np.testing.assert_allclose(a, x @ kernels[0], rtol=1e-5)
     np.testing.assert_allclose(shared, 2 * x @ kernels[1], rtol=1e-5)
 
@@ -122,17 +96,16 @@ def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
     model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
     frozen = [w.path for w in model.weights if not w.trainable and "moving" not in w.path]
     assert [path for path in frozen if "expert" in path] == [
-        "cgc/experts/experts-click/kernel_0",
-        "cgc/experts/experts-click/bias_0",
-        "cgc/experts/experts-click/expert-click-0/normalization_0/gamma",
-        "cgc/experts/experts-click/expert-click-0/normalization_0/beta",
+        "cgc/experts/expert-click-0/dense_0/kernel",
+        "cgc/experts/expert-click-0/dense_0/bias",
+        "cgc/experts/expert-click-0/normalization_0/gamma",
+        "cgc/experts/expert-click-0/normalization_0/beta",
     ]
     copy = loaded(model, tmp_path)
     assert [w.trainable for w in copy.weights] == [w.trainable for w in model.weights]
     x = features(4, 3)
     assert_same(copy.predict_on_batch(x), model.predict_on_batch(x))
     assert isinstance(block.get_expert("buy/expert_0"), keras.layers.Dense)
-    check_refused(lambda: block.get_expert("shared/expert_0"), ValueError, "must be False to get")
 
 
 @once
@@ -143,8 +116,7 @@ def test_no_expert_starts_equal_to_another():
     )
     ple = pk.PLEBlock(2, TASKS, {"click": expert, "buy": expert, "shared": other})
     ple(features(1, 4))
-    kernels = [w for w in ple.weights if "kernel_0" in w.path]
-    values = [kernel.tobytes() for stack in kernels for kernel in numpy_of(stack)]
+    values = [numpy_of(w).tobytes() for w in ple.weights if "dense_0/kernel" in w.path]
     assert len({*values}) == len(values) == 6
 
 
@@ -158,13 +130,12 @@ def test_levels_without_shared_experts_ignore_the_dict_of_all_levels():
 def test_a_task_without_experts_keeps_its_template(tmp_path):
     block = pk.CGCBlock(TASKS, SIZES, {"click": 0, "buy": 1}, name="cgc")
     model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
-    assert block._level.bank.kind == "stacked (buy) and stacked (shared)"
     assert list(block.get_config()["expert_block"]) == [*TASKS, "shared"]
     x = features(4, 3)
     assert_same(numpy_of(loaded(model, tmp_path)(x)), numpy_of(model(x)))
 
 
-def test_masks_and_gradients_pass_through_the_banks():
+def test_masks_pass_through_the_experts():
     block = pk.CGCBlock(TASKS, SIZES, name="cgc")
     x = keras.layers.Masking()(np.stack([features(3, 3), np.zeros((3, 3))], axis=1))
     masks = {stream: numpy_of(y._keras_mask) for stream, y in block(x).items()}
@@ -186,20 +157,7 @@ def test_mixed_precision_and_training():
 
 
 @once
-def test_weights_of_other_groups_are_refused(tmp_path):
-    def model(expert_block):
-        return chain(pk.CGCBlock(TASKS, expert_block, name="cgc"))
-
-    model(PAIR).save_weights(tmp_path / "m.weights.h5")
-    for other in ({**PAIR, "buy": [6, 4]}, [6, 4]):
-        with pytest.raises(
-            ValueError, match=r"has stacked \(click, buy\) and stacked \(shared\) ex"
-        ):
-            model(other).load_weights(tmp_path / "m.weights.h5")
-
-
-@once
-def test_weights_move_to_a_block_with_other_groups():
+def test_weights_move_to_a_block_with_more_tasks():
     target = pk.PLEBlock(2, TASKS, PAIR, 1, [2, 1], name="ple")
     target(features(1, 3))
     source = pk.PLEBlock(2, ["click"], {"click": [3, 4], "shared": [6, 4]}, 1, [2, 1], name="ple")
@@ -229,7 +187,7 @@ REFUSED = {
     "widths_of_layers": (
         lambda: pk.CGCBlock(TASKS, {**PAIR, "shared": keras.layers.Dense(5)})(features(1, 3)),
         ValueError,
-        r"one width for all experts of a level.*differ: \{'click, buy': 4, 'shared': 5\}",
+        r"one width for all experts.*differ: \{'click/expert_0': 4, .*'shared/expert_0': 5\}",
     ),
     "value": (
         lambda: pk.PLEBlock(2, TASKS, {**SIZES, "buy": "4"}),
@@ -254,16 +212,3 @@ REFUSED = {
 @pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
 def test_wrong_experts_are_refused(call, error, message):
     check_refused(call, error, message)
-
-
-@once
-def test_the_summary_shows_a_layer_for_each_bank():
-    block = built_ple({**PAIR, "shared": keras.layers.Dense(4)})[0]
-    assert [layer.name for layer in block.layers] == [
-        "experts-click",
-        "expert-shared-0",
-        "expert-shared-1",
-        "gate-click",
-        "gate-buy",
-        "gate-shared",
-    ]

@@ -70,7 +70,7 @@ def test_statistics_are_refused_without_tracking():
 
 
 def test_an_empty_batch_does_not_change_statistics():
-    block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_dropout=0.5)
+    block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_kwargs={"dropout": 0.5})
     block(features(2, 4))
     block(features(0, 4), training=True)
     assert math.isnan(block.gate_statistics()["a"]["max"])
@@ -106,7 +106,7 @@ def gate_and_logits(num_experts=4, rows=400, **kwargs):
 
 
 def test_gate_dropout_gives_the_softmax_over_the_kept_experts():
-    gate, logits = gate_and_logits(gate_dropout=0.5)
+    gate, logits = gate_and_logits(dropout=0.5)
     weights = numpy_of(gate(logits, training=True))
     kept = weights > 0
     assert 0.4 < kept.mean() < 0.65  # half of them, and one where all would be dropped
@@ -117,13 +117,13 @@ def test_gate_dropout_gives_the_softmax_over_the_kept_experts():
 
 @pytest.mark.parametrize("training", [False, None])
 def test_gate_dropout_is_applied_only_in_training(training):
-    gate, logits = gate_and_logits(gate_dropout=0.5)
+    gate, logits = gate_and_logits(dropout=0.5)
     weights = numpy_of(gate(logits, training=training))
     np.testing.assert_allclose(weights, softmax(logits), rtol=1e-5, atol=1e-6)
 
 
 def test_each_example_keeps_an_expert_and_all_experts_are_kept_equally_often():
-    gate, logits = gate_and_logits(rows=4000, gate_dropout=0.99)
+    gate, logits = gate_and_logits(rows=4000, dropout=0.99)
     kept = numpy_of(gate(logits, training=True)) > 0
     assert kept.any(axis=-1).all()
     assert kept.sum(axis=-1).mean() == pytest.approx(1.0, abs=0.1)
@@ -133,14 +133,14 @@ def test_each_example_keeps_an_expert_and_all_experts_are_kept_equally_often():
 def test_the_same_seed_drops_the_same_experts():
     def weights():
         keras.utils.set_random_seed(3)
-        gate, logits = gate_and_logits(gate_dropout=0.5)
+        gate, logits = gate_and_logits(dropout=0.5)
         return numpy_of(gate(logits, training=True))
 
     np.testing.assert_array_equal(weights(), weights())
 
 
 def test_statistics_use_the_weights_before_dropout():
-    gate, logits = gate_and_logits(gate_dropout=0.5, track_weights=True)
+    gate, logits = gate_and_logits(dropout=0.5, track_weights=True)
     gate(logits, training=True)
     expected = softmax(logits)
     np.testing.assert_allclose(gate.statistics()["mean"], expected.mean(axis=0), rtol=1e-5)
@@ -148,16 +148,14 @@ def test_statistics_use_the_weights_before_dropout():
 
 
 def test_weights_with_gate_dropout_are_finite_in_half_precision():
-    gate, logits = gate_and_logits(
-        gate_dropout=0.5, softmax_temperature=0.05, dtype="mixed_float16"
-    )
+    gate, logits = gate_and_logits(dropout=0.5, softmax_temperature=0.05, dtype="mixed_float16")
     weights = numpy_of(gate(30 * logits, training=True)).astype("float32")
     assert np.isfinite(weights).all()
     np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-2)
 
 
 def test_the_balance_loss_is_the_squared_coefficient_of_variation_of_the_load():
-    gate, logits = gate_and_logits(expert_balance_regularizer=0.1)
+    gate, logits = gate_and_logits(balance_regularizer=0.1)
     gate(logits)
     load = softmax(logits).sum(axis=0)
     (loss,) = gate.losses
@@ -166,7 +164,7 @@ def test_the_balance_loss_is_the_squared_coefficient_of_variation_of_the_load():
 
 @pytest.mark.parametrize(("logit", "expected"), [(0.0, 0.0), (1e4, 3.0)], ids=["even", "collapsed"])
 def test_the_balance_loss_is_between_0_and_the_number_of_experts_minus_one(logit, expected):
-    gate, logits = gate_and_logits(expert_balance_regularizer=1.0)
+    gate, logits = gate_and_logits(balance_regularizer=1.0)
     gate(np.zeros_like(logits) + np.array([logit, 0, 0, 0], "float32"))
     assert float(numpy_of(gate.losses[0])) == pytest.approx(expected, abs=1e-5)
 
@@ -174,7 +172,7 @@ def test_the_balance_loss_is_between_0_and_the_number_of_experts_minus_one(logit
 def test_the_balance_loss_ignores_masked_positions():
     mask = np.arange(5) < np.array([[5], [2]])
     x = features(2, 5, 4) * mask[..., None]
-    gate, _ = gate_and_logits(expert_balance_regularizer=1.0)
+    gate, _ = gate_and_logits(balance_regularizer=1.0)
     gate(keras.layers.Masking()(x))
     load = softmax(x[mask]).sum(axis=0)
     assert float(numpy_of(gate.losses[0])) == pytest.approx(load.var() / load.mean() ** 2, rel=1e-4)
@@ -192,12 +190,12 @@ def test_training_with_the_balance_loss_reduces_the_largest_load():
         model.fit(x, numpy_of(model(x)), epochs=5, batch_size=16, verbose=0)
         return numpy_of(model(x)).mean(axis=0).max()
 
-    assert largest_load(expert_balance_regularizer=1.0) < largest_load() - 0.05
+    assert largest_load(balance_regularizer=1.0) < largest_load() - 0.05
 
 
 @pytest.mark.parametrize("make", [pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock])
 def test_blocks_pass_gate_dropout_and_the_balance_loss_to_their_gates(make):
-    arguments = {"gate_dropout": 0.25, "expert_balance_regularizer": 0.5}
+    arguments = {"gate_kwargs": {"dropout": 0.25, "balance_regularizer": 0.5}}
     tasks = ["a", "b"]
     block = {
         pk.CGCBlock: lambda: pk.CGCBlock(tasks, 3, **arguments),
@@ -206,13 +204,34 @@ def test_blocks_pass_gate_dropout_and_the_balance_loss_to_their_gates(make):
     }[make]()
     block(features(2, 4))
     gates = [layer for layer in block._flatten_layers() if isinstance(layer, pk.Gate)]
-    found = {(gate.gate_dropout, gate.expert_balance_regularizer) for gate in gates}
+    found = {(gate.dropout, gate.balance_regularizer) for gate in gates}
     assert found == {(0.25, 0.5)}
     assert len(block.losses) == len(gates)
 
 
+def test_gates_of_a_block_draw_different_kernels_with_one_seeded_initializer(tmp_path):
+    options = {
+        "kernel_initializer": keras.initializers.GlorotUniform(seed=1),
+        "kernel_regularizer": keras.regularizers.L2(0.1),
+    }
+    ple = pk.PLEBlock(2, ["a", "b"], 4, gate_kwargs=options)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, ple(inputs))
+    kernels = [w for w in model.weights if "projection" in w.path]
+    pairs_of_gates = [w for w in kernels if w.shape == (4, 2)]
+    assert len({numpy_of(w).tobytes() for w in pairs_of_gates}) == len(pairs_of_gates) == 4
+    expected = sum(0.1 * np.square(numpy_of(w)).sum() for w in kernels)
+    assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert len(loaded.losses) == len(kernels)
+    again = keras.models.clone_model(model)
+    for first, second in zip(kernels, [w for w in again.weights if "projection" in w.path]):
+        np.testing.assert_array_equal(numpy_of(first), numpy_of(second))
+
+
 def test_a_gate_with_one_expert_has_no_dropout_and_no_balance_loss():
-    gate = pk.Gate(1, gate_dropout=0.9, expert_balance_regularizer=1.0)
+    gate = pk.Gate(1, dropout=0.9, balance_regularizer=1.0)
     np.testing.assert_array_equal(numpy_of(gate(features(5, 4), training=True)), np.ones((5, 1)))
     assert not gate.losses
 
@@ -222,7 +241,7 @@ def test_weights_can_be_exchanged_between_models_with_and_without_gate_dropout(t
         inputs = keras.Input((4,))
         return keras.Model(inputs, pk.CGCBlock(["a"], 3, name="cgc", **kwargs)(inputs)["a"])
 
-    dropping, plain = model(gate_dropout=0.5), model()
+    dropping, plain = model(gate_kwargs={"dropout": 0.5}), model()
     x = features(5, 4)
     dropping.save_weights(tmp_path / "m.weights.h5")
     plain.load_weights(tmp_path / "m.weights.h5")

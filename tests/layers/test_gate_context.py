@@ -258,37 +258,6 @@ def test_the_mask_of_a_context_alone_has_no_effect(reads):
 
 X, C = features(4, 3), features(4, 2)
 
-# Subclasses that were written before there were contexts.
-
-
-class OldCall(pk.CGCBlock):
-    def call(self, x, training=None):
-        return {gate: 2 * y for gate, y in super().call(x, training=training).items()}
-
-
-class OldBuild(pk.CGCBlock):
-    def build(self, input_shape):
-        super().build(input_shape)
-
-
-class OldSequential(pk.SequentialBlock):
-    def call(self, inputs, training=None):
-        return super().call(inputs, training=training)
-
-
-@pytest.mark.parametrize("cls", [OldCall, OldBuild])
-def test_subclasses_with_older_signatures_work(cls):
-    block = cls(TASKS, [3])
-    symbolic = OldSequential([block])(keras.Input((3,)))
-    factor = 2 if cls is OldCall else 1
-    plain = pk.CGCBlock(TASKS, [3])
-    plain.build((None, 3))
-    plain.set_weights(block.get_weights())
-    expected = {gate: factor * y for gate, y in numpy_of(plain(X)).items()}
-    assert_same(numpy_of(block(X)), expected)
-    assert {gate: x.shape for gate, x in symbolic.items()} == dict.fromkeys(STREAMS, (None, 3))
-
-
 # Other tools.
 
 

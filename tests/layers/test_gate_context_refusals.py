@@ -63,35 +63,18 @@ def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, cont
     check_refused(lambda: block(X, gate_context=context), ValueError, message)
 
 
-A_TENSOR = (
-    r"^gate_context must be a tensor \(\.\.\., C\), or a dict of tensors by gate\. Received: "
-)
-NUMBERS = r"must hold numbers\. Encode .* Received: "
 WRONG_TYPES = {
-    "list": ([[1.0, 2.0]] * 4, A_TENSOR + r"gate_context=\[\[1\.0, 2\.0\], "),
-    "long_list": ([0.5] * 1000, A_TENSOR + r"gate_context=.{,60}$"),
-    "tuple": ((C,), A_TENSOR + r"gate_context=\(ndarray\(shape=\(4, 2\), dtype=float32\),\)$"),
-    "number": (3.0, A_TENSOR + r"gate_context=3\.0$"),
-    "text": ("us", A_TENSOR + r"gate_context='us'$"),
-    "none_of_a_gate": (
-        {"click": C, "buy": None, "shared": C},
-        r"^gate_context\['buy'\] must be a tensor .*Received: gate_context\['buy'\]=None$",
-    ),
-    "list_of_a_gate": (
-        {"click": C, "buy": [1.0], "shared": C},
-        r"^gate_context\['buy'\] must be a tensor .*Received: gate_context\['buy'\]=\[1\.0\]$",
-    ),
-    "strings": (np.array([["us"]] * 4), NUMBERS + r"gate_context\.dtype=<U2$"),
-    "objects": (np.array([["us"]] * 4, object), NUMBERS + r"gate_context\.dtype=object$"),
-    "complex": (np.ones((4, 2), "complex64"), NUMBERS + r"gate_context\.dtype=complex64$"),
+    "list": ([[1.0, 2.0]] * 4, r"gate_context=\[\[1\.0, 2\.0\], .*with <class 'list'>$"),
+    "number": (3.0, r"gate_context=3\.0, with"),
+    "text": ("us", r"gate_context='us', with"),
+    "none_of_a_gate": ({"click": C, "buy": None, "shared": C}, r"'buy': None.*NoneType"),
+    "strings": (np.array([["us"]] * 4), r"gate_context=ndarray\(.*\), with <U2$"),
+    "objects": (np.array([["us"]] * 4, object), "with object$"),
     "strings_of_a_gate": (
         {"click": C, "buy": np.array([["us"]] * 4), "shared": C},
-        NUMBERS + r"gate_context\['buy'\]\.dtype=<U2$",
+        r"gate_context=\{.*with <U2$",
     ),
-    "symbolic_strings": (
-        keras.Input((2,), dtype="string"),
-        NUMBERS + r"gate_context\.dtype=string$",
-    ),
+    "symbolic_strings": (keras.Input((2,), dtype="string"), "with string$"),
 }
 
 
@@ -106,6 +89,7 @@ CALLS = {
 
 @pytest.mark.parametrize(("context", "message", "call"), pairs(WRONG_TYPES, CALLS))
 def test_a_context_of_another_type_is_refused(call, context, message):
+    message = r"^gate_context must be a tensor \(\.\.\., C\) of numbers, .* Received: .*" + message
     check_refused(lambda: call(context), TypeError, message)
 
 
@@ -133,7 +117,7 @@ SYMBOLIC_REFUSALS = {
     ),
     "of_a_method": (
         lambda block: block.gate_weights(X, gate_context=keras.Input((2,))),
-        r"gate_context must not be symbolic, .*Received: gate_context=KerasTensor",
+        r"'gate_context'\] must be arrays or tensors.*return_gate_weights=True.*built=True, ",
     ),
 }
 

@@ -52,29 +52,46 @@ def test_a_temperature_must_be_a_positive_number(name, value, error, message):
 
 GATES = {
     "gate": lambda **kw: pk.Gate(2, **kw),
-    **{name: lambda name=name, **kw: BLOCKS[name](["a"], **kw) for name in ("cgc", "ple", "mmoe")},
+    **{
+        name: lambda name=name, **kw: BLOCKS[name](["a"], gate_kwargs=kw)
+        for name in ("cgc", "ple", "mmoe")
+    },
 }
 
 BAD_COEFFICIENTS = {
-    "dropout_one": ("gate_dropout", 1, ValueError, r"must lie in \[0, 1\)"),
-    "dropout_negative": ("gate_dropout", -0.1, ValueError, r"must lie in \[0, 1\)"),
-    "dropout_nan": ("gate_dropout", NAN, ValueError, "must be finite"),
-    "dropout_none": ("gate_dropout", None, TypeError, "must be a number"),
-    "dropout_bool": ("gate_dropout", True, TypeError, "must be a number"),
-    "balance_negative": ("expert_balance_regularizer", -1, ValueError, "must be at least 0"),
-    "balance_inf": ("expert_balance_regularizer", INF, ValueError, "must be finite"),
-    "balance_nan": ("expert_balance_regularizer", NAN, ValueError, "must be finite"),
-    "balance_name": ("expert_balance_regularizer", "l2", TypeError, "must be a number"),
+    "dropout_one": ("dropout", 1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_nan": ("dropout", NAN, ValueError, "must be finite"),
+    "dropout_none": ("dropout", None, TypeError, "must be a number"),
+    "balance_negative": ("balance_regularizer", -1, ValueError, "must be at least 0"),
+    "balance_name": ("balance_regularizer", "l2", TypeError, "must be a number"),
 }
 
 
 @pytest.mark.parametrize(
     ("argument", "value", "error", "message", "gate"), pairs(BAD_COEFFICIENTS, GATES)
 )
-def test_invalid_gate_dropout_and_balance_loss_are_refused(gate, argument, value, error, message):
+def test_invalid_dropout_and_balance_loss_are_refused(gate, argument, value, error, message):
     check_refused(
         lambda: gate(**{argument: value}), error, rf"{argument} {message}\. Received: {argument}="
     )
+
+
+BAD_GATE_KWARGS = {
+    "unknown": ({"top_q": 1}, ValueError, r"unknown: \['top_q'\]\. Received: gate_kwargs="),
+    "of_block": ({"gate_block": 3}, ValueError, r"unknown: \['gate_block'\]\. Received: gate_kwar"),
+    "temperature": ({"softmax_temperature": 2.0}, ValueError, r"unknown: \['softmax_temperature'"),
+    "layer": ({"name": "gate"}, ValueError, r"keys among \['dropout', .*unknown: \['name'\]"),
+    "initializer": ({"kernel_initializer": "nope"}, ValueError, "kernel_initializer must be known"),
+    "list": (["dropout"], TypeError, r"gate_kwargs must be a dict .*gate_kwargs=\['dropout'\]$"),
+}
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message", "name"),
+    pairs(BAD_GATE_KWARGS, {name: name for name in ("cgc", "ple", "mmoe")}),
+)
+def test_invalid_gate_kwargs_are_refused(name, value, error, message):
+    check_refused(lambda: BLOCKS[name](["a"], gate_kwargs=value), error, message)
 
 
 BAD_ARGUMENTS = {

@@ -12,7 +12,7 @@ TASKS = ["click", "buy"]
 
 
 def test_default_branches_read_their_own_streams():
-    block = pk.HedgedBlock(TASKS, [4, 3])
+    block = pk.HedgedBlock(TASKS, pk.ExpertBlock([4, 3], activation="tanh"))  # no dead units
     inputs = streams(click=5, buy=4, shared=6)
     outputs = numpy_of(block(inputs))
     np.testing.assert_array_equal(outputs["click"]["shared"], outputs["buy"]["shared"])

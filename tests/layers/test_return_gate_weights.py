@@ -23,7 +23,7 @@ def level_of(**kwargs):
 
 @pytest.mark.parametrize("expert", [pk.ExpertBlock([3]), CopiedExpert([3])])
 def test_the_weights_are_those_that_mix_the_experts_after_gate_dropout(expert):
-    block = pk.CGCBlock(TASKS, expert, 3, gate_dropout=0.5)
+    block = pk.CGCBlock(TASKS, expert, 3, gate_kwargs={"dropout": 0.5})
     outputs, weights = block(X, training=True, return_gate_weights=True)
     outputs, weights, experts = map(numpy_of, (outputs, weights, block.expert_outputs(X)))
     assert min(of_gate.min() for of_gate in weights.values()) == 0  # a dropped expert

@@ -76,7 +76,7 @@ def test_a_step_of_float64_is_that_of_float32(floatx):
     def weights_after_a_step():
         keras.utils.set_random_seed(0)
         heads = new_heads("uncertainty")
-        ple = pk.PLEBlock(1, heads, [4], gate_dropout=0.2, expert_balance_regularizer=0.1)
+        ple = pk.PLEBlock(1, heads, [4], gate_kwargs={"dropout": 0.2, "balance_regularizer": 0.1})
         model = compiled(chain(ple, heads), run_eagerly=True)
         rng = np.random.default_rng(0)
         for weight in model.trainable_weights:

@@ -295,7 +295,7 @@ def build_block(
         tasks,
         levels,
         counts,
-        gate_dropout=network.gate_dropout,
+        gate_kwargs={"dropout": network.gate_dropout},
         isolate_task_experts=network.isolated,
     )
 

@@ -1,11 +1,15 @@
 """Streams, experts and gates of a level, and their connections."""
 
 from collections.abc import Mapping
+from functools import reduce
+from operator import add
 from typing import Any
+
+from keras import ops
 
 from ple_keras._checks import check_features, check_keys
 from ple_keras._keras.tensors import all_valid
-from ple_keras._typing import Shape, Streams, StreamShapes
+from ple_keras._typing import ByName, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
 
@@ -24,7 +28,7 @@ class LevelWiring:
         streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
         experts: The input stream of each expert. Task experts are first, in task order.
         gates: The experts that each gate mixes, in the order of its weights.
-        stopped: The experts that each gate mixes without training them.
+        is_isolated: Whether the shared gate mixes task experts without training them.
 
     Raises:
         ValueError: If a gate has no expert.
@@ -35,25 +39,22 @@ class LevelWiring:
         task_experts: Mapping[str, int],
         num_shared_experts: int,
         add_shared_gate: bool,
-        isolate_task_experts: bool = False,
+        isolate_task_experts: bool,
     ) -> None:
         self.task_experts = dict(task_experts)
         self.tasks = list(task_experts)
-        self.streams = [*self.tasks, SHARED]
-        if not (num_shared_experts or add_shared_gate):
-            self.streams = self.tasks
+        has_shared_stream = num_shared_experts or add_shared_gate
+        self.streams = [*self.tasks, SHARED] if has_shared_stream else self.tasks
         counts = {**task_experts, SHARED: num_shared_experts}
-        self.experts = {
-            f"{stream}/expert_{i}": stream for stream, count in counts.items() for i in range(count)
+        of_stream = {
+            stream: [f"{stream}/expert_{i}" for i in range(count)]
+            for stream, count in counts.items()
         }
-        self.gates = {
-            task: self._experts_of(task) + self._experts_of(SHARED) for task in self.tasks
-        }
+        self.experts = {e: stream for stream, experts in of_stream.items() for e in experts}
+        self.gates = {task: of_stream[task] + of_stream[SHARED] for task in self.tasks}
         if add_shared_gate:
             self.gates[SHARED] = list(self.experts)
-        self.stopped: dict[str, list[str]] = {gate: [] for gate in self.gates}
-        if add_shared_gate and isolate_task_experts:
-            self.stopped[SHARED] = [e for e, stream in self.experts.items() if stream != SHARED]
+        self.is_isolated = add_shared_gate and isolate_task_experts and any(task_experts.values())
         for gate, experts in self.gates.items():
             if not experts:
                 raise ValueError(
@@ -61,19 +62,6 @@ class LevelWiring:
                     f"Received: num_task_experts={self.task_experts}, "
                     f"num_shared_experts={num_shared_experts}"
                 )
-
-    def _experts_of(self, stream: str) -> list[str]:
-        return [expert for expert, source in self.experts.items() if source == stream]
-
-    @property
-    def is_isolated(self) -> bool:
-        """Whether the shared gate mixes task experts without training them."""
-        return any(self.stopped.values())
-
-    @property
-    def names(self) -> list[str]:
-        """The tasks and experts, in order, which must be the same in a file."""
-        return [*self.tasks, *self.experts]
 
     def shapes(self, shape: StreamShapes | None) -> dict[str, Shape]:
         """Return the shape of each stream, `(batch, ..., features)`.
@@ -116,3 +104,57 @@ class LevelWiring:
             gate: all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])
             for gate, experts in self.gates.items()
         }
+
+    def mix(self, weights: ByName, experts: ByName, dtype: str) -> dict[str, Tensor]:
+        """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`.
+
+        It is a running sum, without a tensor `(..., E, H)`.
+
+        Args:
+            weights: The weights of every gate.
+            experts: The outputs of every expert, by name.
+            dtype: The dtype of the result.
+        """
+        outputs = {}
+        for gate, names in self.gates.items():
+            columns = ops.split(weights[gate], len(names), axis=-1)
+            mixed = [
+                ops.stop_gradient(experts[e])
+                if self.is_stopped(gate, self.experts[e])
+                else experts[e]
+                for e in names
+            ]
+            outputs[gate] = reduce(add, (w * ops.cast(x, dtype) for w, x in zip(columns, mixed)))
+        return outputs
+
+    def is_stopped(self, gate: str, stream: str) -> bool:
+        """Return whether a gate mixes the experts of a stream without training them."""
+        return self.is_isolated and gate == SHARED and stream != SHARED
+
+    @property
+    def is_batchable(self) -> bool:
+        """Whether `mix_batched` supports the level: every task has the same number of experts."""
+        return len(set(self.task_experts.values())) == 1
+
+    def mix_batched(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
+        """Return the result of `mix` in few operations, on eager PyTorch.
+
+        Args:
+            weights: The weights of every gate.
+            experts: The outputs of all experts, `(E, B, H)`.
+        """
+        import torch
+
+        count = self.task_experts[self.tasks[0]]
+        num_own = count * len(self.tasks)
+        own = [experts[i:num_own:count] for i in range(count)]  # each (K, B, H)
+        columns = ops.stack([weights[task] for task in self.tasks])[..., None].unbind(2)
+        mixed = reduce(add, (w * x for w, x in zip(columns, [*own, *experts[num_own:]])))
+        # Unlike the views of `unbind`, these parts allow operations in place.
+        parts = [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]
+        outputs = dict(zip(self.tasks, parts))
+        if SHARED in self.gates:
+            if self.is_isolated:
+                experts = torch.cat([experts[:num_own].detach(), experts[num_own:]])
+            outputs[SHARED] = (weights[SHARED].t()[..., None] * experts).sum(0)
+        return outputs

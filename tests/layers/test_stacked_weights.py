@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.layers._level.stacks import unstack_experts
+from ple_keras.layers.experts import unstack_experts
 from tests.helpers import features, numpy_of
 
 pytestmark = pytest.mark.skipif(

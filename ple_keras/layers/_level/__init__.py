@@ -1,1 +1,0 @@
-"""Parts of a level: wiring, experts, gate statistics, computation and observation."""

@@ -1,0 +1,332 @@
+"""The experts of a level: ExpertBlocks with stacked weights, or a layer for each expert."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import keras
+from keras import ops
+
+from ple_keras._keras.base_layer import freeze_if_frozen
+from ple_keras._keras.building import build_on
+from ple_keras._keras.internals import mask_of
+from ple_keras._keras.walking import Untracked
+from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
+from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras.layers.template import StreamTemplates, check_one_width
+
+# Above either limit, PyTorch's batched product can be slower than separate products.
+MAX_BATCHED_ROWS = 512
+MAX_MULTIPLY_ADDS = 2**24  # of an expert's largest Dense layer
+
+
+def build_experts(
+    templates: StreamTemplates,
+    experts: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    dtype: DType,
+    stack: bool,
+) -> "Experts":
+    """Build the experts of a level, stacked if possible.
+
+    Args:
+        templates: The template of each stream's experts.
+        experts: The input stream of each expert, by expert name, in the order of the experts.
+        shapes: The shape `(batch, ..., features)` of each stream.
+        dtype: The dtype policy of the block.
+        stack: Whether the experts may be stacked.
+    """
+    widths = {shapes[stream][-1] for stream in experts.values()}
+    is_plain = templates.is_common and type(templates.layer) is ExpertBlock
+    layer: Experts
+    if stack and is_plain and len(widths) == 1:
+        layer = StackedExperts(templates, experts)
+    else:
+        layer = CopiedExperts(templates, experts, name="experts", dtype=dtype)
+    layer.build(shapes)
+    return layer
+
+
+class Experts(keras.Layer):
+    """All experts of a level: `{stream: (..., D)} -> {expert: (..., H)}`.
+
+    Args:
+        templates: The template of each stream's experts.
+        experts: The input stream of each expert, by expert name, in the order of the experts.
+        **kwargs: Arguments of `keras.layers.Layer`.
+
+    Attributes:
+        kind: "stacked" or "copied", part of the file format.
+        width: H, or None before the layer is built.
+    """
+
+    kind: str
+    _max_batched_rows = 0
+
+    def __init__(
+        self, templates: StreamTemplates, experts: Mapping[str, str], **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.supports_masking = True
+        self.width: int | None = None
+        self._templates = templates
+        self._streams = Untracked(dict(experts))
+        self._copies: Untracked[dict[str, Any]] = Untracked({})  # of the templates, by expert
+
+    def _copy_templates(self) -> None:
+        self._copies.value = {
+            expert: self._templates.value[stream].copy(sublayer_name(expert), expert)
+            for expert, stream in self._streams.value.items()
+        }
+
+    def slices(self, expert: str) -> list[WeightSlice]:
+        """Return the parts of variables that belong to an expert of the built layer.
+
+        Returns:
+            Pairs of a variable and the expert's index along its first axis, in the order of the
+            expert's weights. The index is () if the whole variable belongs to the expert.
+        """
+        raise NotImplementedError
+
+    def layers_of_experts(self) -> dict[str, keras.Layer]:
+        """Return the layer of each expert, unless the experts are stacked."""
+        return {}
+
+    def is_batched(self, streams: ByName) -> bool:
+        """Return whether `call_batched` supports these inputs, and is faster."""
+        if not self._max_batched_rows:
+            return False
+        import torch
+
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return False  # operations are cheap then, and sizes unknown
+        if any(len(x.shape) != 2 or mask_of(x) is not None for x in streams.values()):
+            return False
+        rows: int = next(iter(streams.values())).shape[0]
+        return 0 < rows <= self._max_batched_rows
+
+    def call_batched(self, streams: ByName, training: bool | None) -> Tensor:
+        """Compute all experts by one product per Dense layer, and return `(E, B, H)`.
+
+        Eager PyTorch has an overhead of at least 10 us for each operation, and again for its
+        gradient. With E experts, it dominates a step of a few hundred examples.
+        """
+        raise NotImplementedError
+
+    def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor]:
+        return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
+
+    def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> dict[str, Shape]:
+        return {
+            expert: (*input_shape[stream][:-1], self.width)
+            for expert, stream in self._streams.value.items()
+        }
+
+
+class CopiedExperts(Experts):
+    """A copy of a template for each expert. The copies are called one by one."""
+
+    kind = "copied"
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        self._copy_templates()
+        widths = {}
+        for expert, stream in self._streams.value.items():
+            copy = self._copies.value[expert]
+            setattr(self, sublayer_name(expert), copy)
+            argument = self._templates.value[stream].argument
+            widths[expert] = build_on(copy, input_shape[stream], self.compute_dtype, argument)
+        check_one_width(widths, self._templates.argument, self._templates.layer)
+        self.width = next(iter(widths.values()))
+
+    def layers_of_experts(self) -> dict[str, keras.Layer]:
+        return self._copies.value
+
+    def slices(self, expert: str) -> list[WeightSlice]:
+        return [(variable, ()) for variable in self._copies.value[expert].weights]
+
+    def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
+        streams = self._streams.value
+        return {e: copy(inputs[streams[e]]) for e, copy in self._copies.value.items()}
+
+
+class StackedExperts(Experts):
+    """ExpertBlocks of equal input width whose kernels form one `(E, D, H)` variable per step.
+
+    Each slice is initialized and regularized like the kernel of a separate expert. Normalization,
+    activation and dropout are separate for each expert. The copies of the template are not tracked
+    by Keras, since their Dense layers are never built.
+    """
+
+    kind = "stacked"
+
+    def __init__(self, templates: StreamTemplates, experts: Mapping[str, str]) -> None:
+        layer = templates.layer
+        super().__init__(
+            templates,
+            experts,
+            name="experts",
+            dtype=layer.dtype_policy,
+            trainable=layer.trainable,
+            activity_regularizer=layer.activity_regularizer,
+        )
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        self._copy_templates()
+        self._kernels, self._biases = [], []
+        template = self._templates.layer
+        *leading, width = input_shape[next(iter(self._streams.value.values()))]
+        for step, units in enumerate(template.units):
+            dense = [expert._dense[step] for expert in self._copies.value.values()]
+            self._kernels.append(self._stack("kernel", step, (width, units), dense))
+            if template.use_bias:
+                self._biases.append(self._stack("bias", step, (units,), dense))
+            self._build_after_dense(step, (*leading, units))
+            width = units
+        self.width = width
+        self._max_batched_rows = self._find_max_batched_rows()
+        freeze_if_frozen(self)
+
+    def _stack(
+        self, kind: str, step: int, shape: Shape, dense: list[keras.Layer]
+    ) -> keras.Variable:
+        """Add one variable for the kernels, or the biases, of all experts in a step."""
+        regularizer = getattr(dense[0], f"{kind}_regularizer")
+        return self.add_weight(
+            name=f"{kind}_{step}",
+            shape=(len(dense), *shape),
+            initializer=StackedInitializer([getattr(x, f"{kind}_initializer") for x in dense]),
+            regularizer=regularizer and StackedRegularizer(regularizer),
+        )
+
+    def _build_after_dense(self, step: int, shape: Shape) -> None:
+        for name, expert in self._copies.value.items():
+            with keras.name_scope(sublayer_name(name)):
+                expert._build_after_dense(step, shape)
+            for kind in ("normalization", "dropout"):
+                for layer in getattr(expert, f"_{kind}")[step : step + 1]:
+                    # The name is part of the file format.
+                    setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
+
+    def _find_max_batched_rows(self) -> int:
+        """Return the number of rows up to which one product of all experts is faster."""
+        template = self._templates.layer
+        # A custom function may mix the rows of a batch, even if it has the name of one of Keras.
+        name = getattr(template.activation, "__name__", "")
+        is_rowwise = getattr(keras.activations, name, None) is template.activation
+        needs_experts = template.normalization or template.activity_regularizer
+        if keras.backend.backend() != "torch" or needs_experts or not is_rowwise:
+            return 0
+        largest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
+        return min(MAX_BATCHED_ROWS, MAX_MULTIPLY_ADDS // largest)
+
+    def slices(self, expert: str) -> list[WeightSlice]:
+        index = list(self._copies.value).index(expert)
+        slices: list[WeightSlice] = []
+        for step in range(len(self._kernels)):
+            stacks = self._kernels[step : step + 1] + self._biases[step : step + 1]
+            slices += [(stack, (index,)) for stack in stacks]
+        for layer in self._copies.value[expert]._normalization:
+            slices += [(variable, ()) for variable in layer.weights]
+        return slices
+
+    def call(
+        self, inputs: ByName, training: bool | None = None, mask: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        streams = self._streams.value
+        outputs = {expert: inputs[stream] for expert, stream in streams.items()}
+        for step in range(len(self._kernels)):
+            kernels = unstack_experts(self._kernels[step])
+            biases: Sequence[Tensor | None] = [None] * len(kernels)
+            if self._biases:
+                biases = unstack_experts(self._biases[step])
+            for (expert, copy), kernel, bias in zip(self._copies.value.items(), kernels, biases):
+                output = apply_dense(outputs[expert], kernel, bias)
+                expert_mask = mask and mask[streams[expert]]
+                outputs[expert] = copy._apply_after_dense(step, output, training, expert_mask)
+        return outputs
+
+    def call_batched(self, streams: ByName, training: bool | None) -> Tensor:
+        first, *others = [streams[stream] for stream in self._streams.value.values()]
+        is_one_input = all(x is first for x in others)
+        outputs = first if is_one_input else ops.stack([first, *others])
+        any_copy = next(iter(self._copies.value.values()))
+        for step, kernels in enumerate(self._kernels):
+            outputs = ops.matmul(outputs, kernels)
+            if self._biases:
+                outputs = ops.add(outputs, ops.expand_dims(self._biases[step], 1))
+            outputs = any_copy._apply_after_dense(step, outputs, training, None)
+        return outputs
+
+
+def sublayer_name(expert: str) -> str:
+    """Return the attribute and layer name of an expert, part of the file format.
+
+    Task names may start with a digit. Without the prefix, PyTorch would hide such attributes from
+    `dir`, and thus from files. No other attribute contains a "-", so the names are unique.
+    """
+    return "expert-" + expert.replace("/expert_", "-")
+
+
+class StackedInitializer(keras.initializers.Initializer):
+    """Initializer of a stack. Initializer e, with its own fan-in, creates slice e.
+
+    It is a class because, under a distribution, Keras compiles the `__call__` of the initializers
+    of large variables with JAX.
+    """
+
+    def __init__(self, initializers: list[keras.Initializer]) -> None:
+        self.initializers = initializers
+
+    def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
+        return ops.stack([initializer(shape[1:], dtype=dtype) for initializer in self.initializers])
+
+
+class StackedRegularizer(keras.Regularizer):
+    """Regularizer of a stack: the sum of a regularizer's values for all slices."""
+
+    def __init__(self, regularizer: Callable[[Tensor], Tensor]) -> None:
+        self.regularizer = regularizer
+
+    def __call__(self, stack: Tensor) -> Tensor:
+        return sum(self.regularizer(weight) for weight in unstack_experts(stack))
+
+
+def unstack_experts(stack: Tensor | keras.Variable) -> Sequence[Tensor]:
+    """Return the slices of a stack, from `(E, n, ...)` to E tensors `(n, ...)`."""
+    stack = ops.convert_to_tensor(stack)
+    experts, first, *others = stack.shape
+    slices: Sequence[Tensor]
+    if keras.backend.backend() == "jax":
+        # The gradient of a split is a concatenation. That of `unstack` is a sum of E padded stacks,
+        # whose cost grows with E squared.
+        slices = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
+    elif keras.backend.backend() == "torch" and _has_gradient(stack):
+        import torch
+
+        # The slices of `unbind` are views. They can't be used after an optimizer, for example in
+        # another thread, has changed the stack.
+        slices = torch.unbind_copy(stack)
+    else:
+        slices = ops.unstack(stack, experts)
+    return slices
+
+
+def apply_dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
+    """Return `inputs @ kernel + bias`, on PyTorch as one operation if it has a gradient."""
+    if bias is None:
+        return ops.matmul(inputs, kernel)
+    is_single = keras.backend.backend() == "torch" and inputs.dtype == kernel.dtype
+    if not (is_single and _has_gradient(kernel)):
+        return ops.add(ops.matmul(inputs, kernel), bias)
+    import torch
+
+    return torch.nn.functional.linear(inputs, kernel.t(), bias)
+
+
+def _has_gradient(weights: Tensor) -> bool:
+    """Return whether PyTorch computes a gradient of weights. A trace, as for ONNX, has none."""
+    import torch
+
+    is_recorded: bool = weights.requires_grad and torch.is_grad_enabled()
+    return is_recorded and not torch.jit.is_tracing()
