@@ -185,7 +185,8 @@ class CGCBlock(GatedBlock):
         self._gate_template = None
         if gate_block is not None:
             self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
-        self._make_gate(self.task_names[0])  # checks gate_kwargs
+        if gate_kwargs:
+            self._make_gate(self.task_names[0])  # checks their values
 
     @property
     def task_names(self) -> list[str]:

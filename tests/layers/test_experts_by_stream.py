@@ -71,24 +71,6 @@ def test_templates_by_stream_give_copies():
     assert built_ple([6, 4])[0]._level.experts.kind == "stacked"
 
 
-@once
-def test_templates_with_different_functions_are_different():
-    def custom(scale):
-        def scaled(x):
-            return scale * x
-
-        return pk.ExpertBlock([4], activation=scaled)
-
-    keras.utils.set_random_seed(0)
-    block = pk.CGCBlock(["a"], {"a": custom(1.0), "shared": custom(2.0)}, name="cgc")
-    x = features(3, 3)
-    block(x)
-    a, shared = (np.array(numpy_of(v)) for v in block.expert_outputs(x).values())
-    kernels = [numpy_of(block._level.experts.slices(e)[0][0]) for e in block.expert_names]
-    np.testing.assert_allclose(a, x @ kernels[0], rtol=1e-5)
-    np.testing.assert_allclose(shared, 2 * x @ kernels[1], rtol=1e-5)
-
-
 def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
     normalized = pk.ExpertBlock([4], normalization="batch", dropout=0.5, trainable=False)
     by_stream = {"click": normalized, "buy": keras.layers.Dense(4, "tanh"), "shared": [4]}
