@@ -118,18 +118,15 @@ class LevelWiring:
         outputs = {}
         for gate, names in self.gates.items():
             columns = ops.split(weights[gate], len(names), axis=-1)
+            is_stopped = self.is_isolated and gate == SHARED
             mixed = [
                 ops.stop_gradient(experts[e])
-                if self.is_stopped(gate, self.experts[e])
+                if is_stopped and self.experts[e] != SHARED
                 else experts[e]
                 for e in names
             ]
             outputs[gate] = reduce(add, (w * ops.cast(x, dtype) for w, x in zip(columns, mixed)))
         return outputs
-
-    def is_stopped(self, gate: str, stream: str) -> bool:
-        """Return whether a gate mixes the experts of a stream without training them."""
-        return self.is_isolated and gate == SHARED and stream != SHARED
 
     @property
     def is_batchable(self) -> bool:
