@@ -1,6 +1,5 @@
 """The metrics of the tasks of a model."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,10 +7,12 @@ import keras
 from keras import ops
 
 from ple_keras._checks import warn_user
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.losses.reduction import BatchLoss
+from ple_keras.metrics.logit_auc import LogitAUC
 
 
 class TaskMeans(keras.Metric):
@@ -44,10 +45,9 @@ class TaskMeans(keras.Metric):
         self._sums.assign_add(sums * ops.expand_dims(scale, -1))
         self._rows.assign_add(ops.cast(rows, "float32"))
 
-    def unlabeled(self) -> list[Any]:
-        """Return a number for each task: 0 if a label was seen, else NaN."""
-        counts = ops.convert_to_tensor(self._sums)[2]
-        return list(ops.unstack(ops.where(counts > 0, 0.0, float("nan")), len(self._keys[0])))
+    def counts(self) -> Tensor:
+        """Return the numbers of labeled examples of all tasks."""
+        return ops.convert_to_tensor(self._sums)[2]
 
     def result(self) -> dict[str, Tensor]:
         losses, totals, counts = ops.unstack(ops.convert_to_tensor(self._sums), 3)
@@ -104,21 +104,22 @@ class TaskMetrics:
     def mark_unlabeled(self, logs: dict[str, Any]) -> dict[str, Any]:
         """Return logs in which the metrics of tasks without a label are NaN."""
         marked = dict(logs)
-        for unlabeled, metrics in zip(self._means.unlabeled(), self._by_task.values()):
+        for task, metrics in enumerate(self._by_task.values()):
             for metric in metrics:
-                if metric.name in marked:
-                    result = marked[metric.name]
-                    marked[metric.name] = result + ops.cast(unlabeled, result.dtype)
+                if metric.name in logs and not isinstance(metric, LogitAUC):  # which is NaN itself
+                    result = logs[metric.name]
+                    is_labeled = self._means.counts()[task] > 0
+                    marked[metric.name] = ops.where(is_labeled, result, float("nan"))
         return marked
 
     def warn_of_nan(self) -> None:
         """Warn once of each task without a label."""
         try:
-            unlabeled = [math.isnan(float(x)) for x in self._means.unlabeled()]
-        except TypeError:  # a trace has no values
+            counts = to_numpy(self._means.counts())
+        except (TypeError, NotImplementedError):  # a trace has no values
             return
-        for task, is_unlabeled in zip(self._by_task, unlabeled):
-            if is_unlabeled and task not in self._warned:
+        for task, count in zip(self._by_task, counts):
+            if count == 0 and task not in self._warned:
                 self._warned.add(task)
                 warn_user(
                     f"The task {task!r} has no label in these data, so its metrics are NaN. For "
