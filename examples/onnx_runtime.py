@@ -4,7 +4,7 @@
     KERAS_BACKEND=torch python examples/onnx_runtime.py
 
 Takes two minutes on two cores. Trains a PLE on Census-Income (KDD), exports it for any batch size,
-quantizes the file to int8, and quantizes the Keras model too. Then it compares the four:
+and quantizes the file to int8. Then it compares the three:
 
     size        of the files
     accuracy    the AUCs on the test rows, and the largest and mean difference from the predictions
@@ -76,7 +76,7 @@ def load_census(rows):
     return part("train"), part("test"), int(first[-1])
 
 
-def ple_model(y, num_codes, stack_experts=True):
+def ple_model(y, num_codes):
     """Return a PLE. No input may have a task's name: in ONNX, names are unique."""
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
@@ -84,19 +84,10 @@ def ple_model(y, num_codes, stack_experts=True):
     embedded = keras.layers.Flatten()(table(codes))
     features = keras.layers.Concatenate()([embedded, numbers])
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=[32]) for task in y])
-    ple = pk.PLEBlock(2, heads, [96, 64], stack_experts=stack_experts, name="ple")
+    ple = pk.PLEBlock(2, heads, [96, 64], name="ple")
     model = pk.MultiTaskModel({"codes": codes, "numbers": numbers}, heads(ple(features)))
     model.compile(keras.optimizers.Adam(2e-3))
     return model
-
-
-def quantized_copy(model, y, num_codes):
-    """Return a copy in int8. Keras quantizes experts that are layers only."""
-    copy = ple_model(y, num_codes, stack_experts=False)
-    transfer = pk.transfer_weights(model, copy)
-    assert not transfer.new, transfer
-    copy.quantize("int8")
-    return copy
 
 
 class Rows(ort_quantization.CalibrationDataReader):
@@ -200,21 +191,17 @@ def main():
     keras.utils.set_random_seed(0)
     model = ple_model(y, num_codes)
     model.fit(x, y, batch_size=1024, epochs=args.epochs, verbose=2)
-    small = quantized_copy(model, y, num_codes)
-    small.compile()  # files then hold no optimizer
-    small.save("census_int8.keras")
     model.save("census.keras")
     model = keras.models.load_model("census.keras", compile=False)
     model.save("census.keras")  # without the state of the optimizer
     pk.export_onnx(model, "census.onnx")
     quantize("census.onnx", x, "census_int8.onnx")
     print()
-    for file in ("census.keras", "census_int8.keras", "census.onnx", "census_int8.onnx"):
+    for file in ("census.keras", "census.onnx", "census_int8.onnx"):
         print(f"{file:18} {os.path.getsize(file) / 1e3:6.0f} KB")
 
     scorers = {
         "Keras": model.predict_on_batch,
-        "Keras, int8": small.predict_on_batch,
         "ONNX Runtime": serve("census.onnx"),
         "ONNX Runtime, int8": serve("census_int8.onnx"),
     }

@@ -66,6 +66,7 @@ class SparseEmbedding(keras.layers.Embedding):
 
     Call arguments:
         inputs: Integer ids of any shape, such as `(B,)` or `(B, L)`.
+        training: Whether JAX remembers the rows of the batch for the optimizer.
 
     Returns:
         The rows of the ids, `(*inputs.shape, output_dim)`.

@@ -58,12 +58,9 @@ def test_a_quantized_model_predicts_and_is_not_saved_or_cloned(tmp_path):
             call()
 
 
-STACKED = r"stacked experts of 'cgc/experts' .* stack_experts=False\. Received: mode='int8'"
-
-
 def test_stacked_experts_give_a_warning_and_stay_in_float():
     model = model_of([4])
-    with pytest.warns(UserWarning, match=STACKED):
+    with pytest.warns(UserWarning, match="StackedExperts does not have a `quantize`"):
         model.quantize("int8")
     in_float = [kernel.path for kernel in kernels(model) if not is_int8(kernel)]
     assert [path for path in in_float if "scale" not in path] == ["cgc/experts/kernel_0"]

@@ -84,7 +84,7 @@ def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
     for _, together, alone, gain in gains:
         assert float(gain) == pytest.approx(float(together) - float(alone), abs=2e-5)
     assert "Gates and experts over 1,500 examples" in out
-    assert "Tasks over 1,500 examples, and 1,500 of validation" in out
+    assert "Tasks over 1,500 examples" in out
     predictions = re.findall(r"^(?:income|never_married) +(\d\.\d{4} ?){3}$", out, re.M)
     assert len(predictions) == 2
     saved = {path.name for path in (tmp_path / "census_income").iterdir()}

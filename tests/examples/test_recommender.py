@@ -100,7 +100,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     assert [task for task, *_ in found] == ["like", "rating", "love"]
     counts = [int(labels.replace(",", "")) for *_, labels in found]
     assert counts[0] == counts[1] > 30 * counts[2] > 0
-    assert re.search(r"^  love +x +\d+ +2 % ", out, re.M)
+    assert re.search(r"^  love +x +\d+ +2% ", out, re.M)
     assert "answers a request of 20 rows" in out
     assert len(re.findall(r"^  \S.* like [.\d]+ rating -?[.\d]+ love [.\d]+$", out, re.M)) == 5
     saved = {path.name for path in (tmp_path / "recommender").iterdir()}

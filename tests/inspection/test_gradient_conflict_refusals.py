@@ -48,7 +48,7 @@ REFUSED = {
     "two_losses": (
         lambda: model_with(loss=TWO),
         (X, Y),
-        TypeError,
+        ValueError,
         r"loss must be .*Received: loss=.*'mse', 'mae'",
     ),
     "returns_a_list": (

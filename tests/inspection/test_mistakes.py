@@ -113,13 +113,11 @@ OF_LABELS = {
     "labels are strings": Mistake(
         r"y\['kind'\] must hold numbers", y=random_y(kind=Y["kind"].astype(str))
     ),
-    "labels with None": Mistake(
-        "makes None a NaN", y=random_y(click=np.array([None, *Y["click"][1:]]))
-    ),
+    "labels with None": Mistake("None to NaN", y=random_y(click=np.array([None, *Y["click"][1:]]))),
     "an infinite label": Mistake(
         "finite or be missing", y=random_y(rating=changed(Y["rating"], 3, np.inf))
     ),
-    "lists of other lengths": Mistake("equal lengths", y=random_y(rating=[[1.0], [1.0, 2.0]])),
+    "lists of other lengths": Mistake("must hold numbers", y=random_y(rating=[[1.0], [1.0, 2.0]])),
     "no label": Mistake(r"y\['click'\] has no labels", y=random_y(click=np.full(ROWS, np.nan))),
     "one class": Mistake(r"y\['click'\] is constant", y=random_y(click=np.zeros(ROWS))),
     "a constant regression": Mistake(
@@ -132,9 +130,9 @@ OF_LABELS = {
         "", y=[(X, Y), (X, random_y(click=np.full(ROWS, np.nan)))]
     ),
     "a wrong label in a late batch": Mistake(
-        r"In batches 1 to 2: y\['kind'\]", y=[(X, Y), (X, random_y(kind=Y["kind"] + 1))]
+        r"y\['kind'\] must be class indices", y=[(X, Y), (X, random_y(kind=Y["kind"] + 1))]
     ),
-    "batches without labels": Mistake("In batch 1: y must be a dict", y=[(X,), (X,)]),
+    "batches without labels": Mistake("y must be a dict", y=[(X,), (X,)]),
     "no batch": Mistake("at least one batch", y=Nothing()),
 }
 OF_INPUTS = {
@@ -156,7 +154,7 @@ OF_INPUTS = {
         r"x\['numbers'\]\[5, 1\]=inf", x=random_x(numbers=changed(NUMBERS, (5, 1), np.inf))
     ),
     "numbers with None": Mistake(
-        r"makes None a NaN\. Received: x\['numbers'\]\.dtype=object",
+        r"None to NaN\. Received: x\['numbers'\]\.dtype=object",
         x=random_x(numbers=np.array([[None, 1.0], *NUMBERS[1:].tolist()], object)),
     ),
     "a column is missing": Mistake(
