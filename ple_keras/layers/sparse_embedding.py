@@ -20,6 +20,8 @@ from ple_keras._keras.tables import (
 )
 from ple_keras._typing import DType, Shape, Tensor
 
+MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles the start of a larger variable
+
 
 @register
 class TableInitializer(keras.initializers.RandomNormal):
@@ -28,8 +30,8 @@ class TableInitializer(keras.initializers.RandomNormal):
     JAX would compile its own for each shape of a table.
     """
 
-    def __call__(self, shape: Shape, dtype: DType = None) -> Tensor:
-        if keras.distribution.distribution() is not None:  # JAX compiles the call then
+    def __call__(self, shape: tuple[int, ...], dtype: DType = None) -> Tensor:
+        if keras.distribution.distribution() is not None and np.prod(shape) > MAX_CONSTANT:
             return super().__call__(shape, dtype)
         random: Any = np.random.default_rng(self.seed)
         values = random.standard_normal(shape, "float32")

@@ -48,6 +48,7 @@ def compare(folder, file, *arguments):
     return run_example_here("compare.py", file, *arguments, cwd=folder)
 
 
+@pytest.mark.nightly
 def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
     out = compare(
         folder,

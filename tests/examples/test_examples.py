@@ -97,6 +97,7 @@ def test_the_expert_and_the_head_of_ones_own_are_saved_and_loaded(tmp_path):
     assert len(re.findall(r"after loading 0\.0$", out, re.M)) == 2
 
 
+@pytest.mark.nightly
 def test_the_gates_of_three_runs_are_reported_and_plotted(tmp_path):
     out = run(tmp_path, "gates.py", *FEW)
     assert "Gates and experts over 1,500 examples" in out

@@ -107,6 +107,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     assert saved == {"columns.json", "model.keras", "model.onnx"}
 
 
+@pytest.mark.nightly
 def test_without_a_network_the_census_is_used(tmp_path, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", offline)
     out = run_example_here("recommender.py", "--rows", "6000", "--epochs", "1", cwd=tmp_path)

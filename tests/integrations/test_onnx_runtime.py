@@ -12,6 +12,7 @@ from tests.recorded_outputs import check_form
 BACKEND = keras.backend.backend()
 
 
+@pytest.mark.nightly
 @once
 def test_the_served_model_predicts_the_same_as_keras(tmp_path):
     for package in ("onnx", "onnxruntime", "tf2onnx"):

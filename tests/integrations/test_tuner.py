@@ -39,6 +39,7 @@ def tuner(folder):
     return keras_tuner.RandomSearch(build, objective, TRIALS, seed=1, directory=folder)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="other backends take long to compile each trial"
 )
