@@ -78,11 +78,13 @@ def mean_over_processes(
     distributed: Any = import_module("torch.distributed")
     processes = distributed.get_world_size()
     tables = [variable.value for variable in variables]
+    device = tables[0].device
+    no_rows = torch.zeros(0, dtype=torch.int64, device=device)
     given = [
-        (rows, values) if values is not None else (_no_rows(table), table[:0])
+        (no_rows, table[:0]) if values is None else (rows, values)
         for table, (rows, values) in zip(tables, gradients)
     ]
-    counts = torch.tensor([-1 if r is None else len(r) for r, _ in given], device=tables[0].device)
+    counts = torch.tensor([-1 if rows is None else len(rows) for rows, _ in given], device=device)
     smallest = torch.stack(_gather(counts)).min(dim=0).values.tolist()
     means: list[Any] = [None] * len(tables)
     for i, (table, (rows, values)) in enumerate(zip(tables, given)):
@@ -138,9 +140,3 @@ def _gather(tensor: Tensor) -> list[Tensor]:
     parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
     distributed.all_gather(parts, tensor.contiguous())
     return parts
-
-
-def _no_rows(table: Tensor) -> Tensor:
-    import torch
-
-    return torch.zeros(0, dtype=torch.int64, device=table.device)
