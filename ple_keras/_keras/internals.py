@@ -139,12 +139,13 @@ def functional_outputs(model: keras.Model) -> Any:
     return model.output if is_functional else None
 
 
-def source_of_tensor(tensor: keras.KerasTensor) -> Any:
-    """Return the layer that made a symbolic tensor.
+def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
+    """Return the layer that made a symbolic tensor, and the tensor's place in its flat outputs.
 
     A MultiTaskModel checks that its outputs are those of its heads. Keras 3.15.
     """
-    return tensor._keras_history.operation
+    history = tensor._keras_history
+    return history.operation, history.tensor_index
 
 
 def calls_in(model: keras.Layer) -> list[GraphCall]:

@@ -7,13 +7,14 @@ import keras
 from keras import ops
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import set_compiled_metrics, source_of_tensor
+from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
 from ple_keras._keras.registration import register
 from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.reduction import BatchLoss
 from ple_keras.models.task_metrics import TaskMetrics
 
@@ -257,7 +258,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         super().__init__(inputs, outputs, name=name, **kwargs)
         heads = _only_task_heads(self)
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
-        if not is_by_task or not all(_comes_from(heads, tensor) for tensor in outputs.values()):
+        if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -283,10 +284,17 @@ def _only_task_heads(model: Any) -> TaskHeads:
     )
 
 
-def _comes_from(heads: TaskHeads, tensor: keras.KerasTensor) -> bool:
-    """Return whether a symbolic tensor is an output of a TaskHeads, or of a layer around it."""
-    layer = source_of_tensor(tensor)
-    return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
+def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
+    """Return whether a symbolic tensor is that of a task in the output of a TaskHeads."""
+    layer, index = source_of_tensor(tensor)
+    if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
+        return _is_prediction(heads, task, layer.outputs[index])
+    while isinstance(layer, SequentialBlock | keras.Sequential):
+        layer = layer.layers[-1]
+    if layer is not heads:  # it may call the heads itself
+        return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
+    tasks = keras.tree.flatten({each: each for each in heads})
+    return bool(tasks[index] == task)
 
 
 def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:

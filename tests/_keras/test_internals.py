@@ -230,7 +230,9 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
     outputs = {"b": keras.layers.Dense(1)(inputs), "a": keras.layers.Dense(1)(inputs)}
     inner = keras.Model(inputs, outputs)
     for key, tensor in inner(keras.Input((1,))).items():
-        assert internals.source_of_tensor(tensor) is inner, key
+        layer, index = internals.source_of_tensor(tensor)
+        assert layer is inner
+        assert inner.outputs[index] is outputs[key]
 
 
 def test_the_calls_in_a_model_are_in_the_order_of_computation():
