@@ -44,9 +44,6 @@ class TableMark:
         self.is_shared = False
         self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
 
-    def _current_optimizer(self) -> Any:
-        return self.optimizer and self.optimizer()
-
     def share(self, is_large: bool) -> bool:
         """Let the optimizer exchange the rows of several processes, if it takes rows."""
         self._sharing = self.optimizer
@@ -70,7 +67,9 @@ class TableMark:
                 )
             return False
         sharing = self._sharing()
-        if self.is_shared and (sharing is None or sharing is not self._current_optimizer()):
+        if self.is_shared and (
+            sharing is None or sharing is not (self.optimizer and self.optimizer())
+        ):
             raise ValueError(
                 "The optimizer of share_tables must train the tables, whose values would differ "
                 "between processes otherwise. Compile the model before share_tables and "

@@ -8,7 +8,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import short_repr
 from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import Branches, TaskHeads
@@ -62,11 +61,6 @@ def flatten_positions(values: Tensor, mask: Tensor | None, masked: float) -> Ten
     if mask is not None:
         values = ops.where(ops.expand_dims(mask, -1), values, masked)
     return ops.reshape(values, (-1, values.shape[-1]))
-
-
-def empty_data_error(x: Nested) -> ValueError:
-    """Return the error for data without a batch."""
-    return ValueError(f"x must hold at least one batch. Received: x={short_repr(x)}")
 
 
 def failed_batch_error(x: Nested, error: Exception) -> ValueError:

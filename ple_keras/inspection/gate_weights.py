@@ -11,7 +11,7 @@ from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import at_least_float32
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import ByName, Nested, Streams
-from ple_keras.inspection._observed_model import OuterModel, empty_data_error, repeated_run_error
+from ple_keras.inspection._observed_model import OuterModel, repeated_run_error
 from ple_keras.inspection.levels import built_levels
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
@@ -93,8 +93,6 @@ def observe_levels(
         if observed.repeated.value:
             raise repeated_run_error(model, observed.repeated.value)
         examples += len(keras.tree.flatten(batch)[0])
-    if not by_batch:
-        raise empty_data_error(x)
     try:
         joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *by_batch)
     except ValueError as error:

@@ -84,11 +84,6 @@ def is_mean_of_numbers(loss: LossLike) -> bool:
     return loss_name(loss) in OF_ELEMENTS and getattr(loss, "axis", -1) == -1
 
 
-def depends_on_unit(loss: LossLike) -> bool:
-    """Return whether a loss of Keras grows with the scale of the labels."""
-    return loss_name(loss) in ERRORS
-
-
 def loss_name(loss: LossLike) -> str:
     """Return the name of the function of a loss that is Keras's own; "" for other losses."""
     loss = keras.losses.get(loss)
