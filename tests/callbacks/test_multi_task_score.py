@@ -49,7 +49,7 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
 def test_epochs_without_validation_have_no_score(model):
     score = pk.MultiTaskScore({"val_loss": 1.0}, name="mine")
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         history = fit_validated(model, score, epochs=4, validation_freq=2).history
     assert history["mine"] == history["val_loss"]
     assert len(history["mine"]) == 2
