@@ -25,13 +25,13 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.label_arrays import (
+    LabelStatistics,
     check_for_loss,
     is_mean_of_numbers,
     label_width,
     present_labels,
     warn_of_constant_labels,
 )
-from ple_keras.labels.label_statistics import LabelStatistics
 from ple_keras.labels.sample_space import (
     LabeledExamples,
     check_missing_label,
@@ -40,8 +40,7 @@ from ple_keras.labels.sample_space import (
 )
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
-from ple_keras.losses.example_losses import check_loss, example_losses
-from ple_keras.losses.reduction import check_reduction
+from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
 from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_metric
 
 

@@ -12,7 +12,7 @@ from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_statistics import LabelStatistics
+from ple_keras.labels.label_arrays import LabelStatistics
 
 # Activations whose inputs are mixed, not their outputs.
 MIXED_BEFORE = (

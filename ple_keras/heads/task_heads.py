@@ -36,12 +36,10 @@ from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, Ta
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
 from ple_keras.heads.product_head import sort_products
-from ple_keras.labels.label_arrays import check_labels
-from ple_keras.labels.label_statistics import read_labels
+from ple_keras.labels.label_arrays import check_labels, read_labels
 from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.losses.example_losses import uncertainty_form
-from ple_keras.losses.reduction import LABEL_ROOT, BatchLoss, reduce_losses
+from ple_keras.losses.example_losses import LABEL_ROOT, BatchLoss, reduce_losses, uncertainty_form
 
 
 class HeldBranches(NamedTuple):

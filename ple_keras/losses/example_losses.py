@@ -1,7 +1,7 @@
-"""The loss of each example."""
+"""The loss of each example, and its mean over a sample space."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import ops
@@ -10,9 +10,9 @@ from ple_keras._checks import check_known
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.names import to_snake_case
 from ple_keras._keras.registration import register
-from ple_keras._typing import LossLike, Tensor
+from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.label_arrays import is_mean_of_numbers
-from ple_keras.labels.sample_space import have_several_numbers
+from ple_keras.labels.sample_space import LabeledExamples, align_weights, have_several_numbers
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
@@ -97,3 +97,81 @@ def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
     log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
     return -(y_true * log_positive + (1 - y_true) * log_negative)
+
+
+SUM_OVER_BATCH_SIZE: LossReduction = "sum_over_batch_size"
+LABEL_ROOT: LossReduction = "label_root"
+
+
+class BatchLoss(NamedTuple):
+    """The loss of a task in a batch, without its weight.
+
+    Attributes:
+        value: The loss, by its reduction, with sample weights.
+        weight: The sum of the weights of the labeled examples.
+        divisor: The number that the reduction divides by.
+        total: The sum of the losses of all labeled examples, without sample weights.
+        count: The number of labeled examples, or of labeled numbers.
+        labeled: The labels and predictions, and those in the sample space.
+    """
+
+    value: Any
+    weight: Any
+    divisor: Any
+    total: Any
+    count: Any
+    labeled: LabeledExamples
+
+
+def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
+    """Return `reduction`; check that it is one of the labels'."""
+    if reduction not in (None, SUM_OVER_BATCH_SIZE, LABEL_ROOT):
+        raise ValueError(
+            "reduction must be None, for the mean over labeled examples, "
+            f"{SUM_OVER_BATCH_SIZE!r} or {LABEL_ROOT!r}. Received: reduction={reduction!r}"
+        )
+    return reduction
+
+
+def reduce_losses(
+    losses: Tensor,
+    labeled: LabeledExamples,
+    sample_weight: Tensor | None,
+    reduction: LossReduction | None,
+    where: str = "",
+) -> BatchLoss:
+    """Return the loss of a task from those of its examples.
+
+        L = sum_i d_i w_i loss_i / n
+
+    d_i is 1 for labeled examples, else 0, and w_i the sample weight. n is, by the reduction, the
+    number of labeled examples (None), that of all examples B, or `sqrt(sum_i d_i B)`.
+
+    Args:
+        losses: The loss of each example, `(...)`, or of each number of its label, `(..., units)`.
+        labeled: The labeled examples.
+        sample_weight: Weights of the examples, `(batch,)`, `(...)` or `(..., 1)`. That of an
+            example without a label may be NaN.
+        reduction: The reduction.
+        where: Text after the name in messages, such as " of 'click'".
+    """
+    dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
+    are_of_numbers = len(losses.shape) > len(examples)
+    mask = labeled.numbers if are_of_numbers else labeled.examples
+    zero = ops.zeros((), dtype)
+    losses = losses if mask is None else ops.where(mask, losses, zero)
+    size = ops.cast(ops.size(losses), dtype)
+    count = weight = size if mask is None else ops.sum(ops.cast(mask, dtype))
+    total = value = ops.sum(losses)
+    if sample_weight is not None:
+        weights = ops.cast(align_weights(sample_weight, examples, where), dtype)
+        weights = ops.expand_dims(weights, -1) if are_of_numbers else weights
+        weights = weights * ops.ones_like(losses)
+        weights = weights if mask is None else ops.where(mask, weights, zero)
+        value, weight = ops.sum(losses * weights), ops.sum(weights)
+    if reduction == LABEL_ROOT:
+        divisor = ops.sqrt(count * size)
+    else:
+        divisor = size if reduction == SUM_OVER_BATCH_SIZE else count
+    divisor = ops.maximum(divisor, 1.0)  # of an empty batch or sample space
+    return BatchLoss(value / divisor, weight, divisor, total, count, labeled)

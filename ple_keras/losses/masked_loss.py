@@ -12,8 +12,12 @@ from ple_keras._keras.registration import register
 from ple_keras._keras.tensors import number_of_replicas
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import check_missing_label, find_labeled, to_config
-from ple_keras.losses.example_losses import check_loss, example_losses
-from ple_keras.losses.reduction import check_reduction, reduce_losses
+from ple_keras.losses.example_losses import (
+    check_loss,
+    check_reduction,
+    example_losses,
+    reduce_losses,
+)
 
 
 @register

@@ -47,7 +47,7 @@ class LogitAUC(keras.Metric):
     def __init__(self, name: str = "auc", dtype: DType = None) -> None:
         super().__init__(name=name, dtype=dtype)
         mark_direction(self, "up")
-        self._counts = self.add_variable((NUM_BINS, 2), "zeros", self.dtype, name="counts")
+        self._counts = self.add_variable((2, NUM_BINS), "zeros", self.dtype, name="counts")
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -64,20 +64,20 @@ class LogitAUC(keras.Metric):
         if sample_weight is not None:
             given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             weights = weights * ops.expand_dims(given, -1)
-        y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
-        counts = ops.concatenate([y_true, 1 - y_true], axis=-1) * weights
+        y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
         y_pred = ops.clip(y_pred, 1e-37, 1 - 1e-7)
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
         bins = logits * tail + ops.clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST
-        bins = ops.cast(ops.nan_to_num(ops.squeeze(bins, -1)), "int32")
-        counts = counts + 0 * y_pred  # the area of a NaN is NaN
-        self._counts.assign_add(ops.segment_sum(counts, bins, NUM_BINS))
+        bins = ops.cast(ops.nan_to_num(bins), "int32")
+        weights = weights + 0 * y_pred  # the area of a NaN is NaN
+        counts = ops.concatenate([weights * y_true, weights * (1 - y_true)])
+        sums = ops.segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
+        self._counts.assign_add(ops.reshape(sums, (2, NUM_BINS)))
 
     def result(self) -> Tensor:
         """Return the area; NaN without a positive or without a negative label."""
-        counts = ops.convert_to_tensor(self._counts)
-        positives, negatives = counts[:, 0], counts[:, 1]
+        positives, negatives = ops.unstack(ops.convert_to_tensor(self._counts), 2)
         below = ops.cumsum(negatives) - negatives / 2
         pairs = ops.sum(positives) * ops.sum(negatives)
         return ops.sum(positives * below) / ops.where(pairs == 0, float("nan"), pairs)
