@@ -76,16 +76,22 @@ def check_bool(value: object, argument: str) -> bool:
     return value
 
 
-def check_number(value: SupportsFloat, argument: str) -> float:
-    """Return `value` as a finite float."""
+def check_number(
+    value: SupportsFloat, argument: str, above: float = -math.inf, below: float = math.inf
+) -> float:
+    """Return `value` as a finite float between two limits."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = None
     if number is None or isinstance(value, bool | str):
         raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
-    if not math.isfinite(number):
-        raise ValueError(f"{argument} must be finite. Received: {argument}={value!r}")
+    if not (math.isfinite(number) and above < number < below):
+        limits = {"above": above, "below": below}
+        rules = ["finite", *(f"{k} {x:g}" for k, x in limits.items() if math.isfinite(x))]
+        raise ValueError(
+            f"{argument} must be {' and '.join(rules)}. Received: {argument}={value!r}"
+        )
     return number
 
 
@@ -99,10 +105,7 @@ def check_not_negative(value: SupportsFloat, argument: str) -> float:
 
 def check_rate(value: SupportsFloat, argument: str) -> float:
     """Return `value` as a float in [0, 1)."""
-    rate = check_number(value, argument)
-    if not 0 <= rate < 1:
-        raise ValueError(f"{argument} must lie in [0, 1). Received: {argument}={value!r}")
-    return rate
+    return check_number(check_not_negative(value, argument), argument, below=1)
 
 
 def check_counts(

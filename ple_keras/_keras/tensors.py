@@ -103,22 +103,6 @@ def _is_jax_tracer(value: Tensor) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def is_in_vectorized_map(value: Tensor) -> bool:
-    """Return whether `value` is computed for all elements of a `keras.ops.vectorized_map` at once.
-
-    A variable cannot take the updates of all elements: PyTorch raises an error, TensorFlow updates
-    it for the first element, and JAX leaves a tracer in it.
-    """
-    backend = keras.backend.backend()
-    if backend == "torch":
-        torch: Any = import_module("torch")
-        return bool(torch._C._functorch.is_batchedtensor(value))
-    if backend == "jax":
-        return type(value).__name__ == "BatchTracer"  # a class that JAX does not export
-    tf: Any = import_module("tensorflow")
-    return "loop_body" in tf.get_current_name_scope().split("/")  # the only trace of it
-
-
 def number_of_replicas() -> int:
     """Return the number of replicas of the current `tf.distribute` strategy."""
     if keras.backend.backend() != "tensorflow":

@@ -60,9 +60,7 @@ class BinaryHead(Head):
     ) -> None:
         refuse_fixed(kwargs, units="1", activation="sigmoid")
         if pos_weight is not None:
-            pos_weight = check_number(pos_weight, "pos_weight")
-            if pos_weight <= 0:
-                raise ValueError(f"pos_weight must be above 0. Received: pos_weight={pos_weight!r}")
+            pos_weight = check_number(pos_weight, "pos_weight", above=0)
         self.pos_weight = pos_weight
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)

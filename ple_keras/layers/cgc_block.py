@@ -7,7 +7,14 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_bool, check_counts, check_int, check_width, short_repr
+from ple_keras._checks import (
+    check_bool,
+    check_counts,
+    check_int,
+    check_number,
+    check_width,
+    short_repr,
+)
 from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import mask_of
 from ple_keras._keras.registration import register
@@ -27,7 +34,7 @@ from ple_keras._typing import (
 )
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.experts import Experts, build_experts
-from ple_keras.layers.gate import Gate, check_temperature, gate_options
+from ple_keras.layers.gate import Gate, gate_options
 from ple_keras.layers.gate_inputs import GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_stream_templates, as_template
@@ -165,8 +172,8 @@ class CGCBlock(GatedBlock):
         counts = check_counts(num_task_experts, task_names(outputs), "num_task_experts")
         self.num_shared_experts = check_int(num_shared_experts, "num_shared_experts", minimum=0)
         self.add_shared_gate = check_bool(add_shared_gate, "add_shared_gate")
-        self.gate_softmax_temperature = check_temperature(
-            gate_softmax_temperature, "gate_softmax_temperature"
+        self.gate_softmax_temperature = check_number(
+            gate_softmax_temperature, "gate_softmax_temperature", above=0
         )
         self.enable_gate_weights_metrics = check_bool(
             enable_gate_weights_metrics, "enable_gate_weights_metrics"

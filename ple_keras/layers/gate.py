@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any, SupportsFloat
+from typing import Any
 
 import keras
 import numpy as np
@@ -26,7 +26,6 @@ from ple_keras._keras.registration import register
 from ple_keras._keras.saving import load_seed, save_seed
 from ple_keras._keras.tensors import (
     at_least_float32,
-    is_in_vectorized_map,
     is_jax_trace_outside_keras,
 )
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
@@ -69,7 +68,7 @@ class Gate(BaseLayer):
     Call arguments:
         inputs: Features, `(..., D)`.
         training: Whether to drop experts. Statistics are updated if it is True or False, as in
-            Keras's own loops, but not if it is None, and not in a `keras.ops.vectorized_map`.
+            Keras's own loops, but not if it is None.
         mask: The valid positions for the statistics and the balance loss, `(...)`.
 
     Returns:
@@ -113,7 +112,7 @@ class Gate(BaseLayer):
         super().__init__(**kwargs)
         self.supports_masking = True
         self.num_experts = check_int(num_experts, "num_experts", minimum=1)
-        self.softmax_temperature = check_temperature(softmax_temperature, "softmax_temperature")
+        self.softmax_temperature = check_number(softmax_temperature, "softmax_temperature", above=0)
         self.dropout = check_rate(dropout, "dropout")
         self.balance_regularizer = check_not_negative(balance_regularizer, "balance_regularizer")
         self.track_weights = check_bool(track_weights, "track_weights")
@@ -258,7 +257,7 @@ class Gate(BaseLayer):
         maxima = _largest(weights)
         summands = [weights, weighted_logs, maxima, ops.ones_like(maxima)]
         totals = _masked_sum(ops.concatenate(summands, axis=-1), mask)
-        if not (is_jax_trace_outside_keras(totals) or is_in_vectorized_map(totals)):
+        if not is_jax_trace_outside_keras(totals):
             self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:
@@ -286,14 +285,6 @@ class Gate(BaseLayer):
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
-
-
-def check_temperature(value: SupportsFloat, argument: str) -> float:
-    """Return `value` as a float above 0."""
-    temperature = check_number(value, argument)
-    if temperature <= 0:
-        raise ValueError(f"{argument} must be above 0. Received: {argument}={value!r}")
-    return temperature
 
 
 def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[str, Any]:

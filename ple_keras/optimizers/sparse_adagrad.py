@@ -95,7 +95,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
                 )
         super().__init__(
             learning_rate,
-            initial_accumulator_value=_check_start(initial_accumulator_value),
+            initial_accumulator_value=check_number(  # prevents a division by 0
+                initial_accumulator_value, "initial_accumulator_value", above=0
+            ),
             epsilon=0.0,  # a larger start of the sums has the same effect
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
@@ -161,17 +163,6 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         config: dict[str, Any] = super().get_config()
         del config["epsilon"]
         return config
-
-
-def _check_start(value: float) -> float:
-    """Return `initial_accumulator_value`, if it prevents a division by 0."""
-    start = check_number(value, "initial_accumulator_value")
-    if start <= 0:
-        raise ValueError(
-            "initial_accumulator_value must be greater than 0. "
-            f"Received: initial_accumulator_value={value!r}"
-        )
-    return start
 
 
 def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:

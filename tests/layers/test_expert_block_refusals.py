@@ -13,12 +13,12 @@ BAD_ARGUMENTS = {
     "dropout_one": (
         lambda: pk.ExpertBlock(3, dropout=1.0),
         ValueError,
-        r"dropout must lie in \[0, 1\)\. Received: dropout=1\.0$",
+        r"dropout must be finite and below 1\. Received: dropout=1\.0$",
     ),
     "dropout_negative": (
         lambda: pk.ExpertBlock(3, dropout=-0.1),
         ValueError,
-        r"dropout must lie in \[0, 1\)\. Received: dropout=-0\.1$",
+        r"dropout must be at least 0\. Received: dropout=-0\.1$",
     ),
     "dropout_nan": (
         lambda: pk.ExpertBlock(3, dropout=NAN),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, features, numpy_of
+from tests.helpers import features, numpy_of
 from tests.layers.reference import softmax
 
 
@@ -248,34 +248,6 @@ def test_weights_can_be_exchanged_between_models_with_and_without_gate_dropout(t
     np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(dropping(x)), rtol=1e-6)
     plain.save_weights(tmp_path / "m.weights.h5")
     dropping.load_weights(tmp_path / "m.weights.h5")
-
-
-class OneByOne(keras.Model):
-    """A model that calls a level for each example in a vectorized map."""
-
-    def __init__(self):
-        super().__init__()
-        self.level = pk.CGCBlock(["a", "b"], [4], enable_gate_weights_metrics=True)
-
-    def build(self, input_shape):
-        self.level.build(input_shape)
-
-    def call(self, inputs, training=None):
-        def call_level(row):
-            return self.level(row[None], training=training)["a"][0]
-
-        return keras.ops.vectorized_map(call_level, inputs)
-
-
-def test_a_vectorized_map_does_not_change_statistics():
-    x, model = features(6, 3), OneByOne()
-    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    outputs = model.predict(x, verbose=0)
-    np.testing.assert_allclose(outputs, numpy_of(model.level(x)["a"]), atol=1e-5)
-    model.fit(x, np.zeros((6, 4)), verbose=0)
-    assert model.level.gate_statistics()["a"]["count"] == 0
-    model.level(x, training=False)
-    assert model.level.gate_statistics()["a"]["count"] == 6
 
 
 def test_the_softmax_is_computed_in_float32():

@@ -31,10 +31,10 @@ TEMPERATURES = {
 }
 
 BAD_TEMPERATURES = {
-    "zero": (0, ValueError, r"must be above 0\. Received: {}=0$"),
-    "negative": (-0.5, ValueError, r"must be above 0\. Received: {}=-0\.5$"),
-    "nan": (NAN, ValueError, r"must be finite\. Received: {}=nan$"),
-    "inf": (INF, ValueError, r"must be finite\. Received: {}=inf$"),
+    "zero": (0, ValueError, r"must be finite and above 0\. Received: {}=0$"),
+    "negative": (-0.5, ValueError, r"must be finite and above 0\. Received: {}=-0\.5$"),
+    "nan": (NAN, ValueError, r"must be finite and above 0\. Received: {}=nan$"),
+    "inf": (INF, ValueError, r"must be finite and above 0\. Received: {}=inf$"),
     "string": ("1", TypeError, r"must be a number\. Received: {}='1'$"),
     "bool": (True, TypeError, r"must be a number\. Received: {}=True$"),
     "none": (None, TypeError, r"must be a number\. Received: {}=None$"),
@@ -59,7 +59,7 @@ GATES = {
 }
 
 BAD_COEFFICIENTS = {
-    "dropout_one": ("dropout", 1, ValueError, r"must lie in \[0, 1\)"),
+    "dropout_one": ("dropout", 1, ValueError, r"must be finite and below 1"),
     "dropout_nan": ("dropout", NAN, ValueError, "must be finite"),
     "dropout_none": ("dropout", None, TypeError, "must be a number"),
     "balance_negative": ("balance_regularizer", -1, ValueError, "must be at least 0"),
