@@ -90,8 +90,7 @@ class CGCBlock(GatedBlock):
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger` or `gate_statistics`.
-        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`: `dropout`,
-            `balance_regularizer`, `kernel_initializer`, `kernel_regularizer`.
+        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see Gate.
         isolate_task_experts: Whether the shared gate mixes `stop_gradient` of the task experts.
             Then the experts, gates and stream inputs of a task learn from its own loss alone. Other
             tasks affect it through shared experts, and through features that streams have in
