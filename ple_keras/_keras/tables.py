@@ -108,21 +108,21 @@ def table_mark(variable: keras.Variable) -> TableMark | None:
     return mark
 
 
-def take_row_gradients(variable: keras.Variable, optimizer: keras.Optimizer) -> None:
-    """Declare that an optimizer takes gradients of rows for a variable, if it is a table."""
+def set_row_optimizer(variable: keras.Variable, optimizer: keras.Optimizer | None) -> None:
+    """Set the optimizer that takes gradients of rows for a variable, if it is a table."""
     mark = table_mark(variable)
     if mark is not None:
-        mark.optimizer = weakref.ref(optimizer)
+        mark.optimizer = optimizer and weakref.ref(optimizer)
 
 
 def has_row_gradients(variable: keras.Variable) -> bool:
     """Return whether the gradient of a table should have the rows of a batch only."""
     mark = table_mark(variable)
-    if mark is None or not mark.may_be_sparse or mark.optimizer is None:
+    if mark is None or not mark.may_be_sparse:
         return False
-    if has_several_processes():
+    if has_several_processes() and (mark.optimizer or mark.is_shared):
         return mark.check_shared()
-    return mark.optimizer() is not None
+    return mark.optimizer is not None and mark.optimizer() is not None
 
 
 def component(variable: Any, like: Any = None) -> Any:

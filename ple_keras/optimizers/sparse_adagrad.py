@@ -14,8 +14,8 @@ from ple_keras._keras.tables import (
     TableMark,
     component,
     has_several_processes,
+    set_row_optimizer,
     table_mark,
-    take_row_gradients,
 )
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import Tensor
@@ -113,7 +113,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             return
         super().build(var_list)
         for variable in var_list:
-            take_row_gradients(variable, self)
+            set_row_optimizer(variable, self)
 
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None

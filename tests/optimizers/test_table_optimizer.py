@@ -110,19 +110,36 @@ def test_copies_update_rows(copied, tmp_path, monkeypatch):
     assert IS_JAX or max(counts) < ROWS
 
 
+OTHERS = {
+    "adam": lambda: "adam",
+    "rmsprop": lambda: "rmsprop",
+    "clipped": lambda: keras.optimizers.Adam(clipvalue=0.1),
+    "scaled": lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam()),
+}
+
+
 @once
-@pytest.mark.parametrize("alive", [True, False])
-def test_another_optimizer_makes_the_steps_of_an_embedding(alive):
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_another_optimizer_makes_the_steps_of_an_embedding(other):
     """The model was trained with row gradients before. Its optimizer may still exist."""
     model = build(pk.table_optimizer())
     train(model)
-    reference = build("adam", keras_embedding)
+    reference = build(other(), keras_embedding)
     reference.set_weights(model.get_weights())
-    before = model.optimizer if alive else None
-    compiled(model, "adam", **QUICK)
+    before = model.optimizer
+    compiled(model, other(), **QUICK)
     for each in (model, reference):
         train(each)
     assert difference(model, reference) < 1e-6, before
+
+
+@once
+def test_a_scaled_loss_trains_tables():
+    """A sparse gradient has no check of its numbers on PyTorch."""
+    model = build(keras.optimizers.LossScaleOptimizer(pk.table_optimizer()))
+    before = model.get_weights()
+    train(model)
+    assert all((old != new).any() for old, new in zip(before[:2], model.get_weights()))
 
 
 @once
@@ -185,6 +202,11 @@ REFUSED = {
         ("adam", lambda: pk.table_optimizer()),
         ValueError,
         r"Received: tables=MultiOptimizer$",
+    ),
+    "accumulating": (
+        (lambda: keras.optimizers.Adam(gradient_accumulation_steps=4),),
+        ValueError,
+        r"optimizer must not accumulate gradients, .*gradient_accumulation_steps=4$",
     ),
     "equal_names": (("adam", "adam"), ValueError, r"different names.*tables\.name='adam'$"),
 }
