@@ -15,6 +15,7 @@ from ple_keras._keras.walking import Path, Untracked, find_layers, walk
 from ple_keras._typing import ByName, Nested, Streams, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import Branches, TaskHeads
+from ple_keras.labels.alignment import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.observation import Observer
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -128,6 +129,8 @@ def check_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]
             f"y must have labels for each of {tasks}; missing: {missing}. "
             f"Received: y={{{', '.join(map(repr, labels))}}}"
         )
+    for task in tasks:
+        check_dtype(labels[task], f"y[{task!r}]")
     return labels
 
 

@@ -44,7 +44,7 @@ REFUSED = {
         complete,
         (X, {**Y, "a": np.array(["yes"] * len(X))}),
         TypeError,
-        r"y_true of 'a' must hold numbers\. Received: y_true",
+        r"y\['a'\] must hold numbers\. Received: y\['a'\]\.dtype=<U3",
     ),
     "rows": (complete, (X[:3], Y), ValueError, "the same number of rows.*rows="),
     "batch_size": (complete, (X, Y, 0), ValueError, "batch_size must be at least 1"),
