@@ -22,9 +22,9 @@ GROUPS = {
 # Classes whose objects a result holds. They are not public names, and have no pages.
 PARTS = {
     "GateReport": [
-        "ple_keras.inspection.gate_report.LevelUse",
-        "ple_keras.inspection.gate_report.GateUse",
-        "ple_keras.inspection.gate_report.ExpertUse",
+        "ple_keras.inspection.gates.LevelUse",
+        "ple_keras.inspection.gates.GateUse",
+        "ple_keras.inspection.gates.ExpertUse",
     ],
     "TaskReport": [
         "ple_keras.inspection.task_figures.TaskFigures",

@@ -15,8 +15,7 @@ from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.check_inputs import check_inputs
-from ple_keras.inspection.gate_report import GateReport, gate_report
-from ple_keras.inspection.gate_weights import gate_weights
+from ple_keras.inspection.gates import GateReport, gate_report, gate_weights
 from ple_keras.inspection.gradient_conflict import gradient_conflict
 from ple_keras.inspection.task_report import TaskReport, task_report
 from ple_keras.labels.mask_labels import mask_labels

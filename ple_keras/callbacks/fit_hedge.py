@@ -2,9 +2,7 @@
 
 import math
 from collections.abc import Callable
-from importlib import import_module
 from itertools import combinations
-from typing import Any
 
 import keras
 import numpy as np
@@ -13,14 +11,11 @@ from keras import ops
 from ple_keras._checks import check_not_negative
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import Untracked
-from ple_keras._typing import Logs, Nested, TaskName, Tensor
+from ple_keras._typing import Logs, Nested, TaskName
+from ple_keras.callbacks.gate_weights_logger import sum_over_processes
 from ple_keras.heads.hedged_head import HedgedHead, plain_head
-from ple_keras.heads.task_heads import find_heads, hedged_heads
-from ple_keras.inspection._observed_model import OuterModel, holding_branches
-from ple_keras.inspection.gradient_conflict import select_labels
-from ple_keras.inspection.levels import find_levels
-from ple_keras.layers.observation import Observer
+from ple_keras.heads.task_heads import hedged_heads
+from ple_keras.inspection.observed_model import ObservedModel, check_labels
 from ple_keras.losses.example_losses import uncertainty_form
 
 MAX_LOGIT = 14  # of a part of the sum of two weights
@@ -88,27 +83,23 @@ class FitHedge(keras.callbacks.Callback):
         if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
             x, y, *_ = validation_data
         self._batches = Batches(x, y, batch_size)
-        self._observed: _BranchModel | None = None
+        self._observed: ObservedModel | None = None
         self.prior = check_not_negative(prior, "prior")
-        self._is_training = self._is_fitted = False
+        self._is_due = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._is_training = True
-        if self.model.built:
+        if self.model.built:  # an error comes before the training
             self._observe()
 
-    def on_train_end(self, logs: Logs = None) -> None:
-        self._is_training = False
-
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._is_fitted = False
+        self._is_due = True
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        if self._is_training:  # and not in `evaluate`, which does not change a model
+        if self._is_due:  # and not in `evaluate`, which does not change a model
             self._fit()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if not self._is_fitted:
+        if self._is_due:
             self._fit()
         for task, head in hedged_heads(self.model).items():
             for branch, weight in head.branch_weights().items():
@@ -117,12 +108,12 @@ class FitHedge(keras.callbacks.Callback):
 
     def _fit(self) -> None:
         _fit_mixtures(self._observe(), self._batches, self.prior)
-        self._is_fitted = True
+        self._is_due = False
 
-    def _observe(self) -> "_BranchModel":
-        """Return the model as a _BranchModel, which is compiled once."""
+    def _observe(self) -> ObservedModel:
+        """Return the observed model, which is compiled once."""
         if self._observed is None or self._observed.inner is not self.model:
-            self._observed = _BranchModel(self.model)
+            self._observed = _branch_model(self.model)
         return self._observed
 
 
@@ -163,41 +154,32 @@ def fit_hedge(
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     batches, prior = Batches(x, y, batch_size), check_not_negative(prior, "prior")
-    _fit_mixtures(_BranchModel(model), batches, prior)
+    _fit_mixtures(_branch_model(model), batches, prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
 
 
-class _BranchModel(OuterModel):
-    """Model that returns what the hedged heads of another one mix, a list by task."""
-
-    def __init__(self, model: keras.Layer) -> None:
-        super().__init__(model)
-        self.heads = Untracked({t: h for t, h in hedged_heads(model).items() if h.has_loss})
-        if not self.heads.value:
-            raise ValueError(
-                "model must be built and have the heads of a HedgedBlock, with losses. "
-                f"Received: model={model!r}"
-            )
-        self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
-
-    def call(self, inputs: Nested, training: bool | None = None) -> dict[TaskName, list[Tensor]]:
-        # The observer keeps gate statistics as they are.
-        with Observer(self._names.value), holding_branches(self.inner) as take_branches:
-            self.inner(inputs, training=training)
-            held = take_branches()
-        return {task: held[task].values for task in self.heads.value}
+def _trained_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
+    return {task: head for task, head in hedged_heads(model).items() if head.has_loss}
 
 
-def _fit_mixtures(observed: _BranchModel, batches: Batches, prior: float) -> None:
+def _branch_model(model: keras.Layer) -> ObservedModel:
+    """Return a model with the values that the hedged heads of another one mix, a list by task."""
+    heads = _trained_heads(model)
+    if not heads:
+        raise ValueError(
+            "model must be built and have the heads of a HedgedBlock, with losses. "
+            f"Received: model={model!r}"
+        )
+    return ObservedModel(model, lambda _, levels, held: {task: held[task].values for task in heads})
+
+
+def _fit_mixtures(observed: ObservedModel, batches: Batches, prior: float) -> None:
     """Fit and assign the mixtures of all hedged tasks."""
-    heads = observed.heads.value
-    has_one_task = len(find_heads(observed.inner)) == 1
+    heads = _trained_heads(observed.inner)
     found: dict[TaskName, list[list[np.ndarray]]] = {task: [] for task in heads}
     for x, y in batches:
         values = observed.run_batch(x)
-        if has_one_task and hasattr(y, "shape"):
-            y = dict.fromkeys(heads, y)  # as `fit` takes it
-        labels = select_labels(y, heads)
+        labels = check_labels(y, heads)
         for task, head in heads.items():
             present, is_labeled = plain_head(head)._present_labels(labels[task])
             plain_head(head)._check_values(present)
@@ -207,23 +189,10 @@ def _fit_mixtures(observed: _BranchModel, batches: Batches, prior: float) -> Non
     for task, head in heads.items():
         present, *of_branches = (np.concatenate(parts) for parts in zip(*found[task]))
         mixture = best_mixture(head, present, np.stack(of_branches), prior)
-        sums = _sum_over_processes(np.append(mixture, 1.0) * len(present))
+        sums = sum_over_processes(np.append(mixture, 1.0) * len(present))
         mixtures[task] = sums[:-1] / sums[-1] if sums[-1] else mixture
     for task, mixture in mixtures.items():
         heads[task].mixture.assign(mixture.astype("float32"))
-
-
-def _sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Return the sum over the processes of JAX, or of PyTorch's process group."""
-    backend: Any = import_module(keras.backend.backend())
-    if keras.backend.backend() == "jax" and backend.process_count() > 1:
-        multihost: Any = import_module("jax.experimental.multihost_utils")
-        values = multihost.process_allgather(values).sum(axis=0)
-    group: Any = getattr(backend, "distributed", None)
-    if keras.backend.backend() == "torch" and group.is_available() and group.is_initialized():
-        values = ops.convert_to_tensor(values)  # on the device of the group
-        group.all_reduce(values)
-    return to_numpy(values)
 
 
 def best_mixture(

@@ -2,6 +2,7 @@
 
 import csv
 import math
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import keras
 import numpy as np
 
+from ple_keras._keras.tables import has_several_processes
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Logs
-from ple_keras.inspection.levels import find_levels
+from ple_keras.inspection.observed_model import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
 # By level and gate: the sums of the means of experts, entropy and largest weight; the count.
@@ -35,8 +38,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
     History and `plot_gate_history` have all keys. CSVLogger, TensorBoard, ModelCheckpoint and
     EarlyStopping have them if they come later in the list of callbacks. The progress bar prints
     them unless a ProgbarLogger comes first in the list. Other runs of the model in an epoch count
-    too, such as `predict` or `evaluate` in a callback, but not those of `GroupedAUC`. Outside of
-    `fit`, use `gate_report`.
+    too, such as `predict` or `evaluate` in a callback. Outside of `fit`, use `gate_report`.
 
     If several processes train one model, the statistics cover the examples of all processes and
     are equal in all. Pass the logger in every process, since each waits for the others at the end
@@ -48,8 +50,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `path` is not a path.
-        ValueError: In `fit`, if no gate of the model has statistics, the folder of `path` does not
-            exist, or `path` is a file of another program.
+        ValueError: In `fit`, if no gate of the model has statistics, or the folder of `path` does
+            not exist.
 
     Example:
 
@@ -78,12 +80,10 @@ class GateWeightsLogger(keras.callbacks.Callback):
         self._validation: Sums | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        if self.path:
-            if not self.path.parent.is_dir() or self.path.is_dir():
-                raise ValueError(
-                    f"path must be a file in an existing folder. Received: path={str(self.path)!r}"
-                )
-            _read_rows(self.path)
+        if self.path and (not self.path.parent.is_dir() or self.path.is_dir()):
+            raise ValueError(
+                f"path must be a file in an existing folder. Received: path={str(self.path)!r}"
+            )
         self._levels()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -141,7 +141,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         levels, figures = self._levels(), {}
         for prefix, by_gate in (("gate", training), ("val_gate", validation)):
             for (level, gate), of_process in by_gate.items():
-                sums = _sum_over_processes(of_process)
+                sums = sum_over_processes(of_process)
                 if prefix == "val_gate" and self._validation is None and not sums[-1]:
                     continue
                 names = [*levels[level].gate_experts[gate], "entropy", "max"]
@@ -150,20 +150,19 @@ class GateWeightsLogger(keras.callbacks.Callback):
         return figures
 
 
-def _sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Return the sum over all processes of PyTorch's process group; `values` without a group.
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Return the sum over the processes of JAX, or of PyTorch's process group.
 
     Every process must call it at the same point with the same shape, since it waits for all.
     """
-    if keras.backend.backend() != "torch":
-        return values
-    from torch import distributed
-
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return values
-    total = keras.ops.convert_to_tensor(values)  # on the device of the group
-    distributed.all_reduce(total)
-    return np.asarray(keras.ops.convert_to_numpy(total))
+    backend: Any = import_module(keras.backend.backend())
+    if keras.backend.backend() == "jax" and backend.process_count() > 1:
+        multihost: Any = import_module("jax.experimental.multihost_utils")
+        values = multihost.process_allgather(values).sum(axis=0)
+    if has_several_processes():
+        values = keras.ops.convert_to_tensor(values)  # on the device of the group
+        backend.distributed.all_reduce(values)
+    return to_numpy(values)
 
 
 def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
@@ -171,7 +170,10 @@ def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
 
     A process that is killed meanwhile leaves the file as it was.
     """
-    rows = [row for row in _read_rows(path) if int(row["epoch"]) < epoch]
+    rows: list[dict[str, Any]] = []
+    if path.exists():
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
     rows.append({"epoch": epoch, **figures})
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("w", newline="") as file:
@@ -179,18 +181,3 @@ def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     unfinished.replace(path)
-
-
-def _read_rows(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of the file, if there is one; refuse a file of another program."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or ()
-        if not all(name == "epoch" or name.startswith(("gate/", "val_gate/")) for name in columns):
-            raise ValueError(
-                'path must be a new file or a file of this callback, with a column "epoch" and '
-                f"columns of gates only. Received: path={str(path)!r}, with columns {columns}"
-            )
-        return list(reader)

@@ -1,21 +1,18 @@
 """A callback that logs the AUC within groups."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_int, check_known_value, short_repr
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.tensors import restored
-from ple_keras._keras.walking import find_layers
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.task_heads import find_heads
-from ple_keras.inspection.gradient_conflict import select_labels
-from ple_keras.layers.gate import Gate
+from ple_keras.inspection.observed_model import check_labels
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
 
 
@@ -29,8 +26,9 @@ class GroupedAUC(keras.callbacks.Callback):
     - `val_{task}_gauc_share`: the share of the labeled rows in groups with both labels, 0 and 1.
       Only these count.
 
-    The mean is NaN if no group has both labels. Gate statistics do not change. Callbacks that read
-    the keys, such as EarlyStopping and ModelCheckpoint, must come later in the list.
+    The mean is NaN if no group has both labels. Callbacks that read the keys, such as EarlyStopping
+    and ModelCheckpoint, must come later in the list. A GateWeightsLogger must come earlier if `fit`
+    has no validation data, since the predictions count in its statistics.
 
     Masks of Keras have no effect, since `predict` returns none: give padded positions of sequences
     a missing label. If several processes train one model, each needs the same rows: with other
@@ -53,7 +51,6 @@ class GroupedAUC(keras.callbacks.Callback):
         ValueError: If the arrays have no rows or different numbers of rows, `weighting` is
             unknown, or `tasks` is empty. In `fit`, if a task is unknown, has no labels or no single
             number as prediction, or a label is neither 0, 1 nor missing.
-        KeyError: After the first epoch, if the model does not return predictions by task.
 
     Example:
 
@@ -90,8 +87,6 @@ class GroupedAUC(keras.callbacks.Callback):
         self._x, self._y = validation_data[:2]
         rows = len(Batches(self._x, self._y, batch_size=1))  # which checks the arrays
         self._groups = group_indices(groups, rows)
-        if isinstance(tasks, str) or not isinstance(tasks, Sequence | None):
-            raise TypeError(f"tasks must be a sequence of names. Received: tasks={tasks!r}")
         self.tasks = None if tasks is None else list(tasks)
         self.batch_size = 1024 if batch_size is None else check_int(batch_size, "batch_size", 1)
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")
@@ -103,21 +98,15 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs if logs is not None else {}
-        model = self.model  # on JAX, access to self.model updates the variables
-        with restored(_gate_statistics(model)):
-            predictions = model.predict(self._x, batch_size=self.batch_size, verbose=0)
-        by_task = self._labels_by_task()
-        if not isinstance(predictions, Mapping):  # of a model with one output
-            predictions = dict.fromkeys(by_task, predictions)
-        for task, (labels, is_labeled) in by_task.items():
-            of_task = np.asarray(predictions[task], "float64")[is_labeled].ravel()
-            groups = self._groups[np.nonzero(is_labeled)[0]]
-            auc, share = auc_and_share(labels, of_task, groups, self.weighting)
+        predictions = self.model.predict(self._x, batch_size=self.batch_size, verbose=0)
+        for task, labels in self._labels_by_task().items():
+            of_task = np.float64(predictions[task]).ravel()
+            auc, share = auc_and_share(labels, of_task, self._groups, self.weighting)
             logs[f"val_{task}_{self.name}"] = auc
             logs[f"val_{task}_{self.name}_share"] = share
 
-    def _labels_by_task(self) -> dict[TaskName, tuple[np.ndarray, np.ndarray]]:
-        """Return the labels of each task that are not missing, and True for their rows."""
+    def _labels_by_task(self) -> dict[TaskName, np.ndarray]:
+        """Return the labels of each task, with NaN for missing ones, without axes."""
         heads = {task: plain_head(head) for task, head in find_heads(self.model).items()}
         tasks = self.tasks
         if tasks is None:
@@ -129,16 +118,10 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"{known}; by default those of BinaryHeads and ProductHeads. "
                 f"Received: tasks={self.tasks!r}"
             )
-        y = self._y if len(heads) > 1 or isinstance(self._y, Mapping) else {tasks[0]: self._y}
-        by_task = {}
-        for task, labels in select_labels(y, dict.fromkeys(tasks)).items():
-            present, is_labeled = heads[task]._present_labels(labels)
+        labels, by_task = check_labels(self._y, tasks), {}
+        for task in tasks:
+            present, is_labeled = heads[task]._present_labels(labels[task])
             check_binary(present.ravel(), f"validation_data[1][{task!r}]")
-            by_task[task] = present.ravel().astype("float64"), is_labeled
+            by_task[task] = np.full(is_labeled.size, np.nan)
+            by_task[task][is_labeled.ravel()] = present.ravel()
         return by_task
-
-
-def _gate_statistics(model: keras.Layer) -> list[keras.Variable]:
-    """Return the variables with the statistics of all gates."""
-    gates = [gate for gate in find_layers(model, Gate) if gate.track_weights and gate.built]
-    return [gate._sums for gate in gates]

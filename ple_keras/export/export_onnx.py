@@ -81,7 +81,11 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             with warnings.catch_warnings(action="ignore"), _constant_statistics(listed):
                 listed.export(file, format="onnx", verbose=False, opset_version=version)
             _name_values(file, inputs, outputs)
-            predictions = _run(file, feed, list(outputs)) if find_spec("onnxruntime") else {}
+            predictions = {}
+            if find_spec("onnxruntime"):
+                onnxruntime: Any = import_module("onnxruntime")
+                session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+                predictions = dict(zip(outputs, session.run(list(outputs), feed)))
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {lines[0][:200]}"
@@ -207,13 +211,6 @@ def _rename(graph: Any, new: Mapping[str, str]) -> None:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
                 _rename(inner, new)
-
-
-def _run(file: Path, feed: Mapping[str, np.ndarray], outputs: list[str]) -> dict[str, np.ndarray]:
-    """Return the outputs of a file by name."""
-    onnxruntime: Any = import_module("onnxruntime")
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    return dict(zip(outputs, session.run(outputs, feed)))
 
 
 def _check_predictions(

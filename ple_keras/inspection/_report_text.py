@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 WIDTH = 100  # in letters
-MAX_ITEMS = 16  # in a list
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
@@ -34,10 +33,8 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def join_items(items: Iterable[str]) -> str:
-    """Return the first MAX_ITEMS items, which a table does not break, and the number of others."""
-    items = [item.replace(" ", HARD_SPACE) for item in items]
-    more = [f"and {len(items) - MAX_ITEMS} more"] if len(items) > MAX_ITEMS else []
-    return ", ".join([*items[:MAX_ITEMS], *more])
+    """Return a list of items, which a table does not break."""
+    return ", ".join(item.replace(" ", HARD_SPACE) for item in items)
 
 
 def cells(figures: object, **forms: str) -> list[str]:

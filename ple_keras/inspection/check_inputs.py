@@ -1,6 +1,6 @@
 """Check of features before training."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import keras
@@ -8,25 +8,18 @@ import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.batches import (
-    Batches,
-    first_batches,
-    is_dataset,
-    naming_batches,
-    refuse_steps,
-)
+from ple_keras._keras.batches import Batches, first_batches, is_dataset, refuse_steps
 from ple_keras._keras.internals import GraphCall, calls_in, functional_outputs
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
-from ple_keras.inspection._observed_model import failed_batch_error
+from ple_keras.inspection.observed_model import naming_input
 from ple_keras.labels.alignment import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
 
 LARGE = 100  # mean or standard deviation of a column of numbers
 SCALE_ROWS = 100_000  # for means and deviations
-MAX_ROWS = 1024  # of the call of the model; more rows are represented by some of them
-FIRST_ROWS = 32  # of these
-MAX_COLUMNS = 1000  # of an array whose rows with the smallest and largest values are among them
+FIRST_ROWS = 1000  # of the call of the model, which also has those with an extreme value
+MAX_COLUMNS = 1000  # of an array whose extreme values are found
 # Layers and operations of Keras that keep all values.
 RESHAPES = {"Cast", "Concatenate", "ExpandDims", "Flatten", "Identity", "Permute", "Reshape"}
 RESHAPES |= {"Squeeze", "Stack", "Transpose"}
@@ -37,12 +30,11 @@ Outputs = list[tuple[keras.Layer, np.ndarray]]  # of layers, and of the model
 def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
     """Check the features before `fit`, and name the input, the row and the value that is wrong.
 
-    The model is called without training: on all rows of a batch, or on some rows of large arrays,
-    with the smallest and the largest value of each column among them. Its weights and statistics do
-    not change.
+    The model is called without training, on the first 1000 rows and those with the smallest and the
+    largest value of a column. Its weights and statistics do not change.
 
-    Keys, shapes, dtypes, ids and scales are those of the inputs of a Functional model or a built
-    Sequential. Any other model is called only, and must be right about ids itself.
+    Keys, shapes, dtypes, ids and scales are those of the inputs of a Functional model. Any other
+    model is called only, and must be right about ids itself.
 
     Args:
         model: The model, compiled or not. If it is not built, the call builds it.
@@ -77,15 +69,12 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
-    warnings: dict[str, str] = {}
     if not is_dataset(x):
         refuse_steps(steps, "x")
-        for batch, _ in Batches(x, default=None):
-            warnings = _check_batch(model, batch)
-    else:
-        for number, (batch, _) in enumerate(first_batches(x, steps, "x"), start=1):
-            with naming_batches(f"batch {number}"):
-                warnings = _check_batch(model, batch) | warnings
+    batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
+    warnings: dict[str, str] = {}
+    for batch, _ in batches:
+        warnings |= _check_batch(model, batch)
     for warning in warnings.values():
         warn_user(warning)
 
@@ -93,14 +82,14 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 @np.errstate(all="ignore")  # of NaN and infinity
 def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
     """Check arrays, and return warnings by the name of what is large."""
-    is_graph = isinstance(model, keras.Sequential) or functional_outputs(model) is not None
-    calls = calls_in(model) if is_graph else []
+    calls = calls_in(model) if functional_outputs(model) is not None else []
     inputs = _inputs_by_key(model, x) if calls else {}
     arrays: Arrays = {}
     names: dict[int, list[str]] = {}
     for path, array in keras.tree.flatten_with_path(x):
         name, tensor = "x" + "".join(f"[{key!r}]" for key in path), inputs.get(*path[:1] or (0,))
-        _check_array(name, array, tensor)
+        if tensor is not None:
+            _check_array(name, array, tensor)
         arrays[name], names[id(tensor)] = array, [name]
     readers = [*_readers(calls, names)]
     for layer, read in readers:
@@ -110,34 +99,42 @@ def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
                 ids = arrays[name]
                 _refuse((ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0), name, ids, rule)
     numbers = {name: array for name, array in arrays.items() if is_number(str(array.dtype))}
-    rows = _representative_rows(numbers.values(), len(array))
-    outputs = _run(model, calls, keras.tree.map_structure(lambda array: array[rows], x))
+    found = [np.arange(min(FIRST_ROWS, len(array)))]
+    for of_column in numbers.values():
+        columns = _flat(of_column)[:, :MAX_COLUMNS]
+        found += [columns.argmin(axis=0), columns.argmax(axis=0)]  # NaN is an extreme value
+    rows = np.unique(np.concatenate(found))
+    some = keras.tree.map_structure(lambda array: array[rows], x)
+    with naming_input(some):
+        if calls:
+            layers = [(layer, t) for layer, _, tensors in calls for t in tensors]
+            layers += [(model, tensor) for tensor in model.outputs]
+            values = keras.Model(model.input, [tensor for _, tensor in layers])(some)
+        else:
+            values = keras.tree.flatten(model(some))
+            layers = [(model, value) for value in values]
+    outputs = [(layer, to_numpy(value)) for (layer, _), value in zip(layers, values)]
     _check_finite(numbers, rows, outputs, model)
     return dict(_scale_warnings(arrays, readers, outputs))
 
 
-def _inputs_by_key(model: keras.Model, x: Nested) -> dict[Any, Any]:
-    """Return the symbolic inputs of a model by name and position."""
-    if not isinstance(model, keras.Sequential) and isinstance(model.input, Mapping):
-        if not isinstance(x, Mapping):  # whose columns Keras would swap
-            raise TypeError(
-                f"x must be a dict with the inputs of the model, {list(model.input)}. "
-                f"Received: x={short_repr(x)}"
-            )
-        check_keys(x, list(model.input), "x")
-        return {k: t for k, t in model.input.items() if isinstance(t, keras.KerasTensor)}
-    return {tensor.name: tensor for tensor in model.inputs} | dict(enumerate(model.inputs))
+def _inputs_by_key(model: Any, x: Nested) -> dict[Any, Any]:
+    """Return the symbolic inputs of a Functional model by name and position."""
+    if not isinstance(model.input, Mapping):
+        return {tensor.name: tensor for tensor in model.inputs} | dict(enumerate(model.inputs))
+    if not isinstance(x, Mapping):  # whose columns Keras would swap
+        raise TypeError(
+            f"x must be a dict with the inputs of the model, {list(model.input)}. "
+            f"Received: x={short_repr(x)}"
+        )
+    check_keys(x, list(model.input), "x")
+    return {k: t for k, t in model.input.items() if isinstance(t, keras.KerasTensor)}
 
 
-def _check_array(name: str, array: np.ndarray, tensor: Any) -> None:
-    """Check an array for a symbolic input, which is None if it is unknown."""
-    if not len(array):
-        raise ValueError("x must hold at least one row. Received: rows=0")
-    is_tensorflow = keras.backend.backend() == "tensorflow"
-    if not (is_tensorflow if tensor is None else tensor.dtype == "string"):
+def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> None:
+    """Check an array for a symbolic input."""
+    if tensor.dtype != "string":
         check_dtype(array, name)
-    if tensor is None:
-        return
     # Keras adds or removes a last axis of length 1. It may broadcast another.
     shapes = [s[:-1] if s[-1:] == (1,) else s for s in (array.shape[1:], tensor.shape[1:])]
     if not shapes_match(*shapes):
@@ -180,34 +177,6 @@ def _readers(
                 yield part, read
 
 
-def _representative_rows(arrays: Iterable[np.ndarray], count: int) -> np.ndarray:
-    """Return all rows, or the first ones and those with an extreme value, which NaN is too."""
-    if count <= MAX_ROWS:
-        return np.arange(count)
-    found = [np.arange(FIRST_ROWS)]
-    for array in arrays:
-        columns = _flat(array)[:, :MAX_COLUMNS]
-        found += [columns.argmin(axis=0), columns.argmax(axis=0)]
-    return np.unique(np.concatenate(found))
-
-
-def _run(model: keras.Model, calls: list[GraphCall], x: Nested) -> Outputs:
-    """Return the outputs of the layers of a Functional model, and those of any model."""
-    layers = [call for call in calls if isinstance(call[0], keras.Layer)]
-    tensors = [(layer, tensor) for layer, _, outputs in layers for tensor in outputs]
-    try:
-        if calls:
-            tensors += [(model, tensor) for tensor in model.outputs]
-            inputs = model.inputs if isinstance(model, keras.Sequential) else model.input
-            values = keras.Model(inputs, [tensor for _, tensor in tensors])(x)
-        else:
-            values = keras.tree.flatten(model(x))
-            tensors = [(model, value) for value in values]
-    except Exception as error:
-        raise failed_batch_error(x, error) from error
-    return [(layer, to_numpy(value)) for (layer, _), value in zip(tensors, values)]
-
-
 def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: keras.Model) -> None:
     """Check that predictions are finite, and what layers return for finite numbers."""
     is_finite = np.ones(len(rows), bool)
@@ -224,7 +193,7 @@ def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: ke
                 f"x must have values that stay finite in the model, but the layer {layer.name!r} "
                 f"returns NaN or infinity for row {row}. Received: {short_repr(found)}"
             )
-        if layer is model and is_wrong.any():
+        if layer is model:
             for name, array in numbers.items():
                 wrong = np.zeros(array.shape, bool)
                 wrong[rows[is_wrong]] = ~np.isfinite(array[rows[is_wrong]])
@@ -235,28 +204,25 @@ def _scale_warnings(
     arrays: Arrays, readers: list[tuple[Any, list[str]]], outputs: Outputs
 ) -> Iterator[tuple[str, str]]:
     """Yield the names of columns with a large mean or deviation, and warnings."""
-    read = [
-        (name, arrays[name], f", and the layer {layer.name!r} reads it")
-        for layer, names in readers
-        if isinstance(layer, keras.layers.Dense | BaseLayer)
-        for name in names
-    ]
-    normalized = [
-        (f"the output of {layer.name!r}", values, "")
+    scaled = [
+        (f"the output of {layer.name!r}", values)
         for layer, values in outputs
         if isinstance(layer, keras.layers.Normalization)
     ]
-    for name, array, reader in [*read, *normalized]:
+    for layer, names in readers:
+        if isinstance(layer, keras.layers.Dense | BaseLayer):
+            scaled += [(name, arrays[name]) for name in names]
+    for name, array in scaled:
         sample = _flat(array[:SCALE_ROWS])
         means, deviations = (f(sample, axis=0, dtype="float64") for f in (np.mean, np.std))
         for i in np.flatnonzero((np.abs(means) > LARGE) | (deviations > LARGE))[:1]:
             column = f"{name}[:, {i}]" if sample.shape[1] > 1 else name
-            yield (
-                name,
+            text = (
                 f"{column} has a mean of {means[i]:.3g} and a standard deviation of "
-                f"{deviations[i]:.3g}{reader}. Scale it with keras.layers.Normalization, adapted "
-                "to these data",
+                f"{deviations[i]:.3g}. Scale it with keras.layers.Normalization, adapted to these "
+                "data"
             )
+            yield name, text
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -6,28 +6,29 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import combinations
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
-from ple_keras._checks import check_by_task, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._keras.walking import find_layers
-from ple_keras._typing import Nested, Tensor, WeightSlice
-from ple_keras.heads.task_heads import HeldBranches, TaskHeads, batch_loss, find_heads
-from ple_keras.inspection._observed_model import failed_batch_error, holding_branches
-from ple_keras.inspection.levels import built_levels, find_levels
-from ple_keras.labels.alignment import check_dtype
+from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
+from ple_keras.heads.head import Head
+from ple_keras.heads.task_heads import TaskHeads, batch_loss
+from ple_keras.inspection.observed_model import (
+    built_levels,
+    check_labels,
+    find_levels,
+    holding_branches,
+    naming_input,
+    trained_heads,
+)
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.losses.masked_loss import MaskedLoss
 
 MAX_NUMBERS = 10**7  # in a variable; a larger one, such as a table of ids, is left out
-TaskLoss = Callable[..., Any]  # a HeadLoss, or a loss that a model was compiled with
-TaskLosses = Mapping[str, TaskLoss]
 Part = list[WeightSlice]  # of a model
 Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
 Losses = Callable[[Batch], list[Tensor]]
@@ -44,16 +45,14 @@ def gradient_conflict(
     experts.
 
     The gradients are those of the heads' losses over the labeled examples of a batch, without
-    loss weights and regularization. If a task was compiled with another loss, that loss is used.
-    The model runs as in `predict`: without dropout, and without changes to weights, batch
-    normalization statistics or gate statistics.
+    loss weights and regularization. The model runs as in `predict`: without dropout, and without
+    changes to weights, batch normalization statistics or gate statistics.
 
     Args:
-        model: A built model that returns a dict by task, and has TaskHeads or was compiled with a
-            dict of losses by task.
+        model: A built model that has TaskHeads and returns a dict by task.
         x: Arrays, or a dict or list of arrays, as for `fit`; or, with `y=None`, batches of
             `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
-        y: `{task: labels}` for each task that has a loss.
+        y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
         batch_size: The number of examples per gradient, for arrays only; None for all examples.
             The cosines of several batches are averaged.
 
@@ -67,9 +66,8 @@ def gradient_conflict(
         TypeError: If `model` is not a Keras layer, `x` is neither arrays nor batches, or `y` is
             not a dict of numbers.
         ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, or is not built. If it has no
-            losses by task, several losses for one task, or does not return a dict by task. If `y`
-            lacks a task, or `x` is empty. If called in the scope of a `tf.distribute` strategy with
-            several replicas.
+            TaskHeads with losses. If `y` lacks a task, or `x` is empty. If called in the scope of a
+            `tf.distribute` strategy with several replicas.
 
     Reference:
 
@@ -78,100 +76,46 @@ def gradient_conflict(
 
     Example:
 
+    >>> heads = TaskHeads([RegressionHead("up"), RegressionHead("down")])
     >>> inputs = keras.Input((3,))
-    >>> block = MMoEBlock(["up", "down"], keras.layers.Dense(4), num_experts=1, name="mmoe")
-    >>> model = keras.Model(inputs, block(inputs))
-    >>> model.compile(loss={"up": "mse", "down": "mse"})
-    >>> x, y = np.ones((8, 3)), np.full((8, 4), 1000.0)
+    >>> block = MMoEBlock(heads, keras.layers.Dense(4), num_experts=1, name="mmoe")
+    >>> model = keras.Model(inputs, heads(block(inputs)))
+    >>> heads["down"].set_weights(heads["up"].get_weights())
+    >>> x, y = np.ones((8, 3)), np.full(8, 1000.0)
     >>> conflict = gradient_conflict(model, x, {"up": y, "down": -y})
-    >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 3)
+    >>> round(conflict["mmoe"]["shared/expert_0"]["up", "down"], 2)
     -1.0
     """
     levels = built_levels(model)
-    losses = task_losses(model)
+    heads = trained_heads(model)
     parts = {
         (level, expert): part
         for level, block in levels.items()
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/") and (part := _trainable_part(block, expert))
     }
-    gradients_of = gradient_function(
-        partial(_losses_of_batch, model, losses), list(parts.values()), model
-    )
+    compute = partial(_losses_of_batch, model, heads)
+    gradients_of = gradient_function(compute, list(parts.values()), model)
     by_batch = []
     for features, labels in Batches(x, y, batch_size, default=None):
-        gradients = gradients_of((features, select_labels(labels, losses)))
+        y_by_task = check_labels(labels, heads)
+        found = gradients_of((features, {task: y_by_task[task] for task in heads}))
         with np.errstate(invalid="ignore"):
-            unit = [g / np.linalg.norm(g, axis=1, keepdims=True) for g in gradients]
+            unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found]
         by_batch.append([rows @ rows.T for rows in unit])
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
     for (level, expert), *cosines in zip(parts, *by_batch):
         mean = np.ma.masked_invalid(cosines).mean(axis=0).filled(math.nan)
         conflict[level][expert] = {
             (first, second): float(mean[i, j])
-            for (i, first), (j, second) in combinations(enumerate(losses), 2)
+            for (i, first), (j, second) in combinations(enumerate(heads), 2)
         }
     return conflict
 
 
-def select_labels(y: Nested, losses: Mapping[str, object]) -> dict[str, Any]:
-    """Return the labels of the tasks that have a loss."""
-    labels = check_by_task(y, [*losses], "y")
-    missing = [task for task in losses if labels.get(task) is None]
-    if missing:
-        raise ValueError(
-            f"y must have labels for each of {list(losses)}; missing: {missing}. "
-            f"Received: y={{{', '.join(map(repr, labels))}}}"
-        )
-    for task in losses:
-        check_dtype(labels[task], f"y[{task!r}]")
-    return {task: labels[task] for task in losses}
-
-
-@dataclass(frozen=True)
-class HeadLoss:
-    """The loss of a head over labeled examples, without its weight."""
-
-    head: Any
-
-    def __call__(self, y_true: Tensor, y_pred: Tensor, held: HeldBranches | None = None) -> Tensor:
-        """Return the loss.
-
-        Args:
-            y_true: The labels.
-            y_pred: The predictions.
-            held: The branches of the predictions, which are trained in their place.
-        """
-        branches = held and self.head.branch_predictions(held.values)
-        return batch_loss(self.head, y_true, y_pred, None, branches).value
-
-
-def task_losses(model: keras.Layer) -> TaskLosses:
-    """Return the loss of each trained task, in task order.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    compiled = getattr(model, "loss", None)
-    losses: dict[str, Any]
-    if compiled is None:
-        losses = {t: HeadLoss(head) for t, head in find_heads(model).items() if head.has_loss}
-    else:
-        losses = {
-            task: loss if isinstance(loss, keras.Loss) else MaskedLoss(loss)
-            for task, loss in (compiled if isinstance(compiled, Mapping) else {}).items()
-            if loss is not None
-        }
-    if not losses:
-        raise ValueError(
-            "model must have TaskHeads, or be compiled with a dict of losses by task. "
-            f"Received: model={model!r}, model.loss={compiled!r}"
-        )
-    tasks = [task for heads in find_layers(model, TaskHeads) for task in heads.trained_tasks]
-    return {task: losses[task] for task in dict.fromkeys([*tasks, *losses]) if task in losses}
-
-
-def _losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> list[Tensor]:
+def _losses_of_batch(
+    model: keras.Layer, heads: Mapping[TaskName, Head], batch: Batch
+) -> list[Tensor]:
     """Return the loss of each task, times the square root of the number of examples.
 
     In float16, gradients of a mean over many examples underflow, and those of a sum overflow; the
@@ -179,23 +123,14 @@ def _losses_of_batch(model: keras.Layer, losses: TaskLosses, batch: Batch) -> li
     """
     x, y = batch
     scale = 2.0 ** round(math.log2(len(keras.tree.flatten(x)[0])) / 2)
-    with holding_branches(model) as take_branches:
-        try:
-            predictions = model(x, training=False)
-        except Exception as error:
-            raise failed_batch_error(x, error) from error
-        branches = take_branches()
-    if not (isinstance(predictions, Mapping) and set(losses) <= set(predictions)):
-        returned = list(predictions) if isinstance(predictions, Mapping) else predictions
-        raise ValueError(
-            f"model must return a dict by task, with the keys {list(losses)}. "
-            f"Received: model={model!r}, which returns {short_repr(returned)}"
-        )
-    values = []
-    for task, loss in losses.items():
-        held = [branches[task]] if isinstance(loss, HeadLoss) and task in branches else []
-        values.append(scale * ops.mean(loss(y[task], predictions[task], *held)))
-    return values
+    with holding_branches(model) as take_branches, naming_input(x):
+        predictions = model(x, training=False)
+        held = take_branches()
+    losses = []
+    for task, head in heads.items():
+        branches = head.branch_predictions(held[task].values) if task in held else None
+        losses.append(scale * batch_loss(head, y[task], predictions[task], None, branches).value)
+    return losses
 
 
 def gradient_function(
@@ -301,23 +236,6 @@ class Conflict:
     pairs: int
 
 
-class GradientFigures(NamedTuple):
-    """Figures of the gradients on shared parts.
-
-    Attributes:
-        shares: The share of each task: the root mean square over the batches of the norm of its
-            gradient, times the weight of its loss, divided by the sum over the tasks. NaN without
-            shared parts.
-        conflicts: The conflict of each pair of tasks.
-        trend: The cosine between the weighted sums of the gradients of two batches: near 0 where
-            training has settled, near 1 where every batch moves the weights in the same direction.
-    """
-
-    shares: dict[str, float]
-    conflicts: dict[tuple[str, str], Conflict]
-    trend: Conflict
-
-
 class SharedGradients:
     """Scalar products between gradients of tasks on shared parts, over batches.
 
@@ -326,49 +244,59 @@ class SharedGradients:
 
     Args:
         model: A built model.
-        losses: The loss of each task.
+        heads: The heads that have a loss.
     """
 
-    def __init__(self, model: keras.Layer, losses: TaskLosses) -> None:
-        self._tasks = list(losses)
-        parts = _parts_before_heads(model) if len(losses) > 1 else []
-        compute = partial(_losses_of_batch, model, losses)
-        self._gradients_of = gradient_function(compute, parts, model)
-        self._size = (len(parts), len(losses), len(losses))
+    def __init__(self, model: keras.Layer, heads: Mapping[TaskName, Head]) -> None:
+        self._heads = heads
+        parts = _parts_before_heads(model) if len(heads) > 1 else []
+        self._gradients_of = gradient_function(
+            partial(_losses_of_batch, model, heads), parts, model
+        )
+        self._size = (len(parts), len(heads), len(heads))
         self._within: list[np.ndarray] = []  # of batches, (parts, tasks, tasks)
         self._across: list[np.ndarray] = []  # of pairs of batches
         self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) by part
 
-    def add(self, x: Nested, y: dict[str, Tensor]) -> None:
+    def add(self, x: Nested, y: Mapping[TaskName, Tensor]) -> None:
         """Add a batch, of as many examples as the others.
 
         Args:
             x: The features.
             y: The labels of each task that has a loss.
         """
-        gradients = self._gradients_of((x, y))
-        self._within.append(self._products(gradients, gradients))
+        second = self._gradients_of((x, {task: y[task] for task in self._heads}))
+        self._within.append(self._products(second, second))
         if self._first is None:
-            self._first = gradients
+            self._first = second
         else:
-            self._across.append(self._products(self._first, gradients))
+            self._across.append(self._products(self._first, second))
             self._first = None
 
     def _products(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
         return np.reshape([a @ b.T for a, b in zip(first, second)], self._size)
 
-    def figures(self, weights: Mapping[str, float]) -> GradientFigures:
+    def figures(
+        self, weights: Mapping[TaskName, float]
+    ) -> tuple[dict[TaskName, float], dict[tuple[TaskName, TaskName], Conflict], Conflict]:
         """Return figures of all batches.
 
         Args:
             weights: The current weight of each task's loss.
+
+        Returns:
+            The share of each task: the root mean square over the batches of the norm of its
+            gradient, times the weight of its loss, divided by the sum over the tasks; NaN without
+            shared parts. The conflict of each pair of tasks. The trend, the cosine between the
+            weighted sums of the gradients of two batches: near 0 where training has settled, near 1
+            where every batch moves the weights in the same direction.
         """
         within = np.array(self._within)
         across = np.array(self._across).reshape(len(self._across), *self._size)
         is_shared = (np.einsum("nptt->pt", within) > 0).sum(axis=-1) > 1
         within, across = (products[:, is_shared].sum(axis=1) for products in (within, across))
         lengths = np.sqrt(np.einsum("ntt->nt", within))
-        w = np.array([weights[task] for task in self._tasks])
+        w = np.array([weights[task] for task in self._heads])
         norms = w * np.sqrt((lengths**2).mean(axis=0))
         sums = np.sqrt(np.einsum("a,nab,b->n", w, within, w))
         first, second = (slice(start, 2 * len(across), 2) for start in (0, 1))
@@ -379,10 +307,9 @@ class SharedGradients:
         cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
         conflicts = {
             (one, other): _conflict(cosines[:, i, j])
-            for (i, one), (j, other) in combinations(enumerate(self._tasks), 2)
+            for (i, one), (j, other) in combinations(enumerate(self._heads), 2)
         }
-        shares_by_task = dict(zip(self._tasks, shares.tolist()))
-        return GradientFigures(shares_by_task, conflicts, _conflict(trend))
+        return dict(zip(self._heads, shares.tolist())), conflicts, _conflict(trend)
 
 
 def _conflict(cosines: np.ndarray) -> Conflict:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head
@@ -15,11 +14,9 @@ from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.inspection.gradient_conflict import HeadLoss, TaskLoss
-from ple_keras.labels.label_arrays import is_mean_of_numbers, is_missing
+from ple_keras.heads.task_heads import batch_loss
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
-from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import grouped_auc
 
 ROUNDING = 1e-7  # of a probability near 1, in float32
@@ -109,27 +106,19 @@ def labels_by_position(
     if labels is None:
         return None
     head = plain_head(head)
-    present, _ = head._present_labels(labels)
+    present, is_labeled = head._present_labels(labels)
     if _is_binary(head) or isinstance(head, MulticlassHead):
         head._check_values(present)
-    by_position = np.reshape(labels, (len(predictions), -1))
-    missing = is_missing(by_position, head.missing_label)
-    ignored = getattr(head.loss, "ignore_class", None)
-    if ignored is not None:
-        missing |= by_position == ignored
-    if not (isinstance(head, RankingHead) or is_mean_of_numbers(head.loss)):
-        missing |= missing.any(axis=-1, keepdims=True)
-    return np.where(missing, np.nan, by_position.astype("float64"))
+    known = np.full((*is_labeled.shape, present.shape[-1]), np.nan)
+    known[is_labeled] = present
+    return known.reshape(len(predictions), -1)
 
 
-def task_figures(
-    head: Head, loss: TaskLoss | None, predictions: np.ndarray, labels: np.ndarray | None
-) -> TaskFigures:
+def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None) -> TaskFigures:
     """Return the figures of predictions `(positions, units)`, without non-finite ones.
 
     Args:
         head: The head of the task.
-        loss: The loss of the task; None if it is not trained.
         predictions: The predictions, with NaN at masked positions.
         labels: The labels from `labels_by_position`; None without labels.
     """
@@ -150,12 +139,9 @@ def task_figures(
     count, of_all = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
     if not count:
         return TaskFigures(**figures)
-    if loss is not None:
-        counts_all = isinstance(loss, MaskedLoss | HeadLoss)  # it may divide by their number
-        kept = slice(None) if counts_all else is_labeled
-        safe = np.where(np.isnan(p), SAFE_PREDICTION, p)[kept]
-        value = loss(y[kept].astype("float32"), safe.astype("float32"))
-        figures["loss"] = float(np.mean(to_numpy(value)))
+    if head.has_loss:
+        safe = np.where(np.isnan(p), SAFE_PREDICTION, p).astype("float32")
+        figures["loss"] = float(batch_loss(head, y.astype("float32"), safe, None).value)
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if _is_binary(head):

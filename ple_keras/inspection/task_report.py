@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from operator import length_hint
 from typing import Any
 
@@ -11,25 +12,21 @@ import numpy as np
 
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.tensors import at_least_float32
-from ple_keras._keras.walking import Untracked, find_layers
+from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
-from ple_keras.inspection._observed_model import (
-    OuterModel,
+from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
+from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
+from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
+from ple_keras.inspection.observed_model import (
+    Levels,
+    ObservedModel,
+    check_labels,
+    check_model,
     flatten_positions,
-    holding_branches,
+    trained_heads,
 )
-from ple_keras.inspection._report_text import MAX_ITEMS, Row, cells, report_text, table, to_json
-from ple_keras.inspection.gradient_conflict import (
-    Conflict,
-    SharedGradients,
-    TaskLosses,
-    select_labels,
-    task_losses,
-)
-from ple_keras.inspection.levels import check_model, find_levels
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     figure_warnings,
@@ -38,7 +35,6 @@ from ple_keras.inspection.task_figures import (
     task_figures,
 )
 from ple_keras.labels.label_arrays import join_rows
-from ple_keras.layers.observation import Observer
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
@@ -156,11 +152,11 @@ def task_report(
     first ones. Variables with over ten million numbers, such as large tables, are left out of them.
 
     Args:
-        model: A built model with TaskHeads, or heads for its tasks, that returns predictions by
-            task.
+        model: A built model with TaskHeads that returns a dict by task.
         x: Arrays, or a dict or list of arrays, as for `fit`; or, with `y=None`, batches of
             `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
-        y: `{task: labels}` for each task that has a loss. Labels of other tasks may be missing.
+        y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
+            Labels of other tasks may be missing.
         validation: `(x, y)` of arrays, or batches; for the same figures on other data.
         batch_size: The number of examples per gradient, for arrays only. By default a 32nd of the
             examples, at least 32 and at most 1024.
@@ -172,10 +168,9 @@ def task_report(
     Raises:
         TypeError: If `model` is not a Keras layer, `x` or `validation` is neither arrays nor
             batches, or `y` is not a dict of numbers.
-        ValueError: If `model` is not built, has no heads, or does not return predictions by task.
-            If `y` lacks a task that has a loss, or has a label that its head does not allow. If
-            `x` is empty, or called in the scope of a `tf.distribute` strategy with several
-            replicas.
+        ValueError: If `model` is not built, or has no TaskHeads with losses. If `y` lacks a task
+            that has a loss, or has a label that its head does not allow. If `x` is empty, or called
+            in the scope of a `tf.distribute` strategy with several replicas.
 
     Example:
 
@@ -191,34 +186,33 @@ def task_report(
     """
     check_model(model)
     heads = find_heads(model)
-    losses = task_losses(model)
-    gradients = SharedGradients(model, losses)
-    observed = _Predictions(model, list(heads))
+    gradients = SharedGradients(model, trained_heads(model))
+    observed = ObservedModel(model, partial(_predictions, heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
-    examples, figures = _figures_of(observed, Batches(x, y, batch_size), heads, losses, gradients)
+    examples, figures = _figures_of(observed, Batches(x, y, batch_size), heads, gradients)
     of_validation: dict[str, list[TaskFigures]] = {}
     if validation is not None:
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
-        _, of_validation = _figures_of(observed, batches, heads, losses)
+        _, of_validation = _figures_of(observed, batches, heads)
     tasks = {task: of_task[0] for task, of_task in figures.items()}
     validated = {task: of_task[0] for task, of_task in of_validation.items()}
-    hedged = {task: head for task, head in hedged_heads(model).items() if task in tasks}
     branches = {}
-    for task, head in hedged.items():
-        shares = head.branch_weights().items()
-        uses = (of_validation or figures)[task][1:]
-        branches[task] = {name: BranchUse(w, use) for (name, w), use in zip(shares, uses)}
-    weights = _loss_weights(model, losses)
+    for task, (_, *uses) in (of_validation or figures).items():
+        if isinstance(head := heads[task], HedgedHead):
+            mixture = head.branch_weights().items()
+            branches[task] = {name: BranchUse(w, use) for (name, w), use in zip(mixture, uses)}
+    layers = find_layers(model, TaskHeads)
+    weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
     # Weights do not scale the gradients of branches.
-    factors = {task: float(w > 0) if task in hedged else w for task, w in weights.items()}
-    found = gradients.figures(factors)
+    factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
+    shares, conflicts, trend = gradients.figures(factors)
     weighted = {task: weights.get(task, 0.0) * use.loss for task, use in tasks.items()}
     total = float(np.nansum([*weighted.values()])) or math.nan
     training = {
-        task: TaskTraining(weights.get(task, 0.0), loss / total, found.shares.get(task, math.nan))
+        task: TaskTraining(weights.get(task, 0.0), loss / total, shares.get(task, math.nan))
         for task, loss in weighted.items()
     }
     warnings: list[str] = []
@@ -230,50 +224,31 @@ def task_report(
             warnings += figure_warnings(where, validated[task], *of_task)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
     warnings += _share_warnings(tasks, training)
-    warnings += _conflict_warnings(tasks, found.conflicts, found.trend)
-    for task, of_branches in branches.items():
-        if len({use.weight for use in of_branches.values()}) == 1:
-            warnings.append(
-                f"{task}: the mixture of its branches has equal weights, so it was never fitted, "
-                "or without labels. Train with FitHedge, or call fit_hedge."
-            )
-    return TaskReport(
-        examples, tasks, training, found.conflicts, found.trend, validated, branches, warnings
-    )
+    warnings += _conflict_warnings(tasks, conflicts, trend)
+    return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)
 
 
-class _Predictions(OuterModel):
-    """Model that returns the prediction of each task, and those of its branches, as `(N, units)`.
+def _predictions(
+    heads: Mapping[str, Head], outputs: Mapping[str, Tensor], levels: Levels, branches: Branches
+) -> dict[str, list[Tensor]]:
+    """Return the prediction of each task, and those of its branches, as `(N, units)`.
 
     They are NaN at masked positions.
     """
-
-    def __init__(self, model: keras.Layer, tasks: list[str]) -> None:
-        super().__init__(model)
-        self._tasks = Untracked(tasks)
-        self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
-
-    def call(self, inputs: Nested, training: bool | None = None) -> dict[str, list[Tensor]]:
-        # The observer keeps gate statistics as they are.
-        with Observer(self._names.value), holding_branches(self.inner) as take_branches:
-            outputs = self.inner(inputs, training=training)
-            held = take_branches()
-        hedged, predictions = hedged_heads(self.inner), {}
-        for task in self._tasks.value:
-            if isinstance(outputs, Mapping) and task in outputs:
-                mask, of_task = mask_of(outputs[task]), [outputs[task]]
-                if task in hedged:
-                    of_task += hedged[task].branch_predictions(held[task].values)
-                known = (flatten_positions(each, mask, math.nan) for each in of_task)
-                predictions[task] = [*map(at_least_float32, known)]
-        return predictions
+    predictions = {}
+    for task in outputs.keys() & heads.keys():
+        head, of_task = heads[task], [outputs[task]]
+        if isinstance(head, HedgedHead):
+            of_task += head.branch_predictions(branches[task].values)
+        mask = mask_of(outputs[task])
+        predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
+    return predictions
 
 
 def _figures_of(
-    observed: _Predictions,
+    observed: ObservedModel,
     batches: Batches,
     heads: Mapping[str, Head],
-    losses: TaskLosses,
     gradients: SharedGradients | None = None,
 ) -> tuple[int, dict[str, list[TaskFigures]]]:
     """Return the number of examples, and the figures of each task and its branches.
@@ -282,46 +257,31 @@ def _figures_of(
         observed: The model.
         batches: Batches of `(x, y)`.
         heads: The heads of the model by task.
-        losses: The losses of the trained tasks.
         gradients: Gets evenly spaced batches if their number is known, else the first ones, all
             of one size.
     """
     every = max(1, -(-length_hint(batches) // MAX_GRADIENTS))
+    trained = trained_heads(observed.inner)
     found: dict[str, list[list[Any]]] = {}  # labels, predictions, those of branches
     examples = size = 0
     for number, (x, y) in enumerate(batches):
-        y_of_losses = select_labels(y, losses)
+        known = check_labels(y, trained)
         predictions = observed.run_batch(x)
-        if not predictions.keys() >= losses.keys():
-            raise ValueError(
-                f"model must have TaskHeads, and return the predictions of {list(losses)}. "
-                f"Received: model={observed.inner!r}"
-            )
         for task in (task for task in heads if task in predictions):  # JAX sorts the predictions
-            labels = labels_by_position(heads[task], y.get(task), predictions[task][0])
+            labels = labels_by_position(heads[task], known.get(task), predictions[task][0])
             found.setdefault(task, []).append([labels, *predictions[task]])
         rows = len(keras.tree.flatten(x)[0])
         size, examples = size or rows, examples + rows
         if gradients and rows == size and number % every == 0 and number < every * MAX_GRADIENTS:
-            gradients.add(x, y_of_losses)
+            gradients.add(x, known)
     figures = {}
     for task, of_task in found.items():
-        known, *parts = zip(*of_task)
-        labels = None if known[0] is None else join_rows([*known])
+        of_batches, *parts = zip(*of_task)
+        labels = None if of_batches[0] is None else join_rows([*of_batches])
         figures[task] = [
-            task_figures(heads[task], losses.get(task), join_rows([*arrays]), labels)
-            for arrays in parts
+            task_figures(heads[task], join_rows([*arrays]), labels) for arrays in parts
         ]
     return examples, figures
-
-
-def _loss_weights(model: keras.Layer, losses: TaskLosses) -> dict[str, float]:
-    """Return the current weight of each task's loss."""
-    if getattr(model, "loss", None) is None:
-        weights = {t: w for x in find_layers(model, TaskHeads) for t, w in x.loss_weights().items()}
-    else:
-        weights = model.get_compile_config().get("loss_weights") or {}
-    return {task: float(weights.get(task, 1.0)) for task in losses}
 
 
 def _share_warnings(
@@ -345,9 +305,7 @@ def _share_warnings(
 
 
 def _conflict_warnings(
-    tasks: Mapping[str, TaskFigures],
-    conflicts: Mapping[tuple[str, str], Conflict],
-    trend: Conflict,
+    tasks: Mapping[str, TaskFigures], conflicts: Mapping[tuple[str, str], Conflict], trend: Conflict
 ) -> Iterator[str]:
     """Yield the pairs of tasks whose gradients conflict after training has settled."""
     if trend.cosine >= SETTLED_TREND:
@@ -398,11 +356,9 @@ def _conflict_rows(report: TaskReport) -> Iterator[Row]:
     # NaN is last.
     pairs = sorted(report.conflicts.items(), key=lambda pair: np.nan_to_num(pair[1].cosine, nan=2))
     rows = [("all tasks together", report.trend)]
-    rows += [(" and ".join(tasks), conflict) for tasks, conflict in pairs[:MAX_ITEMS]]
+    rows += [(" and ".join(tasks), conflict) for tasks, conflict in pairs]
     for name, conflict in rows:
         yield name, " ± ".join(cells(conflict, cosine="+.2f", error=".2f"))
-    if len(pairs) > MAX_ITEMS:
-        yield f"{len(pairs) - MAX_ITEMS} more pairs", "larger cosines"
 
 
 def _branch_rows(report: TaskReport) -> Iterator[Row]:

@@ -112,11 +112,9 @@ def grouped_auc(
     0.7
     """
     y, p = _label_rows(labels, predictions)
-    indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
-    indices = np.repeat(indices, len(y) // max(len(indices), 1))
     check_binary(y, "labels")
-    is_labeled = ~np.isnan(y)
-    return auc_and_share(y[is_labeled], p[is_labeled], indices[is_labeled], weighting)[0]
+    indices = group_indices(groups, rows=len(np.atleast_1d(to_numpy(labels))))
+    return auc_and_share(y, p, indices, weighting)[0]
 
 
 def group_indices(groups: Tensor, rows: int) -> np.ndarray:
@@ -132,10 +130,8 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
             f"groups must have one entry for each row of the labels, a shape ({rows},). "
             f"Received: groups.shape={array.shape}"
         )
-    if array.dtype.kind in "iu":
-        return np.unique(array, return_inverse=True)[1]
     names = array.tolist()
-    wrong = [name for name in names if not isinstance(name, str | bytes | int) or name is True]
+    wrong = [name for name in names if not isinstance(name, str | bytes | int)]
     if wrong:
         raise TypeError(
             "groups must be integers or strings, without missing entries. Leave out the rows "
@@ -158,15 +154,17 @@ def check_binary(labels: np.ndarray, argument: str) -> None:
 def auc_and_share(
     y: np.ndarray, p: np.ndarray, groups: np.ndarray, weighting: GroupWeighting
 ) -> tuple[float, float]:
-    """Return the AUC within groups, and the share of the rows in groups with both labels.
+    """Return the AUC within groups, and the share of the labeled rows in groups with both labels.
 
     Args:
-        y: Labels 0 and 1, `(N,)`.
-        p: Predictions, `(N,)`.
-        groups: The index of the group of each row, `(N,)`.
+        y: Labels 0, 1 and NaN, `(N * L,)`.
+        p: Predictions, `(N * L,)`.
+        groups: The index of the group of each of N rows, `(N,)`.
         weighting: As for `grouped_auc`.
     """
     check_known_value(weighting, WEIGHTINGS, "weighting")
+    groups, is_labeled = np.repeat(groups, len(y) // max(len(groups), 1)), ~np.isnan(y)
+    y, p, groups = y[is_labeled], p[is_labeled], groups[is_labeled]
     counts, positives = np.bincount(groups), np.bincount(groups, y)
     has_both = (positives > 0) & (positives < counts)
     is_used = has_both[groups]

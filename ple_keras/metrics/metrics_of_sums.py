@@ -58,7 +58,7 @@ class MetricOfSums(keras.Metric):
         if sample_weight is not None:
             weights = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             terms = [term * ops.expand_dims(weights, -1) for term in terms]
-        values = ops.stack([_sum(term) for term in terms])
+        values = ops.stack([ops.sum(term) for term in terms])
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
         added = total - sums  # the part of `values` that `total` contains
@@ -154,14 +154,3 @@ class NormalizedEntropy(MetricOfSums):
         entropy = positives * ops.log1p(negatives / positives)
         entropy += negatives * ops.log1p(positives / negatives)
         return loss / entropy
-
-
-def _sum(values: Tensor) -> Tensor:
-    """Return the sum of all values.
-
-    A plain sum of 100,000 equal float32 values is wrong by up to 6e-5 of it, depending on the
-    backend. The deviations from its mean have a small sum, which corrects it.
-    """
-    count = ops.maximum(ops.cast(ops.size(values), values.dtype), 1)
-    mean = ops.sum(values) / count
-    return mean * count + ops.sum(values - mean)

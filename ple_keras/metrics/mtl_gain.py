@@ -83,17 +83,13 @@ def mtl_gain(
     for key in keys:
         first = check_number(multi[key], f"multi[{key!r}]")
         second = check_number(single[key], f"single[{key!r}]")
-        gains[key] = second - first if _is_lower_better(key, given) else first - second
+        is_lower_better = LOWER_IS_BETTER.search(key) is not None
+        if key in given:
+            is_lower_better = check_bool(given[key], f"lower_is_better[{key!r}]")
+        elif not is_lower_better and not HIGHER_IS_BETTER.search(key):
+            raise ValueError(
+                f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
+                f"Received: lower_is_better={dict(given)!r}"
+            )
+        gains[key] = second - first if is_lower_better else first - second
     return gains
-
-
-def _is_lower_better(key: str, given: Mapping[str, bool]) -> bool:
-    if key in given:
-        return check_bool(given[key], f"lower_is_better[{key!r}]")
-    is_lower = LOWER_IS_BETTER.search(key) is not None
-    if not is_lower and not HIGHER_IS_BETTER.search(key):
-        raise ValueError(
-            f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
-            f"Received: lower_is_better={dict(given)!r}"
-        )
-    return is_lower

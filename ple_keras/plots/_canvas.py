@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 Point: TypeAlias = tuple[float, float]
 TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
-TEXT_SIZE, SMALL_SIZE = 8.5, 8.0
+TEXT_SIZE = 8.5
+LETTER_WIDTH = 0.075
 SOLID, DASHED, DOTTED = "-", (0, (3, 2)), (0, (1, 1.5))
 
 
@@ -28,19 +29,13 @@ class Canvas:
         self.ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
         self.ax.set_axis_off()
 
-    def text(self, center: Point, text: str, size: float = TEXT_SIZE, **style: Any) -> None:
+    def text(self, center: Point, text: str, **style: Any) -> None:
         """Draw a text, without TeX, for which "_" in a name is an error."""
         style = {"ha": "center", "va": "center", "color": TEXT_COLOR, "usetex": False, **style}
-        self.ax.text(*center, text, fontsize=size, zorder=4, **style)
+        self.ax.text(*center, text, fontsize=TEXT_SIZE, zorder=4, **style)
 
     def box(
-        self,
-        center: Point,
-        size: Point,
-        text: str,
-        color: str,
-        fill: float,
-        radius: float = 0.05,
+        self, center: Point, size: Point, text: str, color: str, fill: float, radius: float = 0.05
     ) -> None:
         """Draw a box with a text. `fill` is the opacity of its color; a box with 0 is behind."""
         from matplotlib.colors import to_rgb
@@ -64,11 +59,6 @@ class Canvas:
         self.ax.add_patch(FancyArrowPatch(path=Path(points), **style))
 
 
-def text_width(text: str, **font: Any) -> float:
-    """Return the width of the longest line of a text of the size TEXT_SIZE."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import TextPath
-
-    font_properties = FontProperties(**font)
-    lines = [TextPath((0, 0), x, size=TEXT_SIZE, prop=font_properties) for x in text.split("\n")]
-    return float(max(line.get_extents().width for line in lines)) / 72
+def text_width(text: str) -> float:
+    """Return the width of the longest line of a text, about that of letters of TEXT_SIZE."""
+    return LETTER_WIDTH * max(map(len, text.split("\n")))

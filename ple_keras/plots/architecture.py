@@ -146,7 +146,7 @@ class _Drawing:
         self._colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
         half = (len(tasks) + 1) // 2
         self._xs: dict[str, float] = {}
-        right = 3 * MARGIN + max(text_width(level.name, weight="bold") for level in levels)
+        right = 3 * MARGIN + max(text_width(level.name) for level in levels)
         for stream in [*tasks[:half], SHARED, *tasks[half:]]:
             width = max(self._column_width(level, stream) for level in levels)
             self._xs[stream] = right + width / 2

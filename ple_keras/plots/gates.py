@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ple_keras.inspection.gate_report import GateReport, LevelUse
+from ple_keras.inspection.gates import GateReport, LevelUse
 from ple_keras.plots._canvas import pyplot
 
 if TYPE_CHECKING:

@@ -1,8 +1,8 @@
 """Transfer of weights from a trained model to another model, matched by name."""
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from textwrap import TextWrapper
 
@@ -93,8 +93,8 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     - `embedding/embeddings`: any other weight.
 
     Name layers, and the layers inside them. A block of this package without a given name has the
-    name of its class, without a number. If a model has several such blocks at one place, they are
-    matched by the tasks that both models have. Weights with one name are ambiguous and left out.
+    name of its class, without a number. Weights with one name, such as those of several such blocks
+    at one place, are ambiguous and left out.
 
     Weights of other shapes are left out. So are gates with another `gate_reads`, and heads with
     another `standardize`. Stacked and copied experts are equivalent. Optimizers and gate statistics
@@ -129,8 +129,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     """
     _check_built(source, "source")
     _check_built(target, "target")
-    names = _layer_names([source, target])
-    of_source, of_target = (_parts(m, of_model) for m, of_model in zip((source, target), names))
+    of_source, of_target = _parts(source), _parts(target)
     copied, left_out = [], {}
     for name, parts in of_source.items():
         found = [*parts, *of_target.get(name, [])]
@@ -153,31 +152,14 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
-def _layer_names(models: list[keras.Layer]) -> list[dict[int, str]]:
-    """Return the names of the layers of both models, by id."""
-    tasks = set.intersection(*map(_tasks, models))
-    counts = [Counter(_names(model, (), tasks).values()) for model in models]
-    repeated = {name for names in counts for name, count in names.items() if count > 1}
-    return [_names(model, repeated, tasks) for model in models]
-
-
-def _names(model: keras.Layer, repeated: Container[str], tasks: set[str]) -> dict[int, str]:
+def _layer_names(model: keras.Layer) -> dict[int, str]:
     """Return the names of a model's layers on the paths to them, which end in "/", by id.
 
     Keras's own paths omit the enclosing models, and change when a file is loaded.
-
-    Args:
-        model: The model.
-        repeated: Names which a block without a given name gets only with its tasks.
-        tasks: The tasks to use in such a name.
     """
     names = {id(model): ""}
     for *_, outer, layer in list(walk(model))[1:]:
-        name = f"{names[id(outer)]}{_short_name(outer, layer)}/"
-        if name in repeated:
-            own = ", ".join(sorted(tasks & _tasks(layer)))
-            name = f"{names[id(outer)]}{layer.name}/" if not own else f"{name[:-1]}({own})/"
-        names[id(layer)] = name
+        names[id(layer)] = f"{names[id(outer)]}{_short_name(outer, layer)}/"
     return names
 
 
@@ -195,11 +177,6 @@ def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
     return stem if isinstance(layer, BaseLayer) and stem in automatic else str(layer.name)
 
 
-def _tasks(layer: keras.Layer) -> set[str]:
-    layers = find_layers(layer, BaseLayer)
-    return {task for inner in layers for task in getattr(inner, "task_names", [])}
-
-
 def _check_built(model: keras.Layer, argument: str) -> None:
     """Check that an argument is a Keras layer that is built and not quantized."""
     if not isinstance(model, keras.Layer):
@@ -215,8 +192,9 @@ def _check_built(model: keras.Layer, argument: str) -> None:
         )
 
 
-def _parts(model: keras.Layer, names: Mapping[int, str]) -> dict[str, list[_Part]]:
+def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
     """Return the parts of a built model by name, of which several may have one name."""
+    names = _layer_names(model)
     parts: dict[str, list[_Part]] = defaultdict(list)
     known: set[int] = set()
     for *_, layer in walk(model):

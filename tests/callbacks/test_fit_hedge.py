@@ -229,10 +229,8 @@ def test_batches_arrays_and_single_tasks_give_the_same_mixture():
     ]
     for task, of_task in pk.fit_hedge(model, batches).items():
         assert_same(of_task, expected[task], atol=1e-3)
-    only = hedged_model(lambda: pk.TaskHeads([pk.BinaryHead("click", metrics=[])]))
-    inputs = only.inputs
-    alone = keras.Model(inputs, only(inputs)["click"])
-    assert_same(pk.fit_hedge(alone, x, y["click"])["click"], pk.fit_hedge(only, x, y)["click"])
+    alone = hedged_model(lambda: pk.TaskHeads([pk.BinaryHead("click", metrics=[])]))
+    assert pk.fit_hedge(alone, x, y["click"]) == pk.fit_hedge(alone, x, y)
 
 
 def test_tasks_without_labels_have_equal_weights_and_nothing_else_changes():

@@ -8,10 +8,8 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from ple_keras._keras.tensors import restored
-from ple_keras.callbacks.grouped_auc import _gate_statistics
 from tests.helpers import QUICK_JIT, features
-from tests.models import chain, compiled, functional, heads_alone, tracked_block
+from tests.models import chain, compiled, heads_alone
 from tests.refusals import check_refused, table
 
 ROWS = 60
@@ -88,7 +86,7 @@ def test_a_model_with_one_task_has_the_task_in_its_keys():
     x, y = features(6, 3), np.array([0, 1, 0, 0, 0, 1])
     for labels in ({"click": y}, y[:, None]):
         callback = pk.GroupedAUC((x, labels), [0, 0, 0, 1, 1, 1])
-        history = model.fit(x, {"click": y}, verbose=0, callbacks=[callback]).history
+        history = model.fit(x, labels, verbose=0, callbacks=[callback]).history
         assert history["val_click_gauc_share"] == [1.0]
         assert set(gauc_of(history)) == {"val_click_gauc", "val_click_gauc_share"}
 
@@ -120,54 +118,6 @@ def test_callbacks_after_it_read_its_keys(tmp_path):
     assert (tmp_path / "best.weights.h5").exists()
     mean = np.mean([history["val_click_gauc"], history["val_buy_gauc"]], axis=0)
     np.testing.assert_allclose(history["val_mtl_score"], mean)
-
-
-def test_gate_statistics_and_training_are_unchanged():
-    """With predictions in each epoch, before and after the gate logger reads its statistics."""
-    block = tracked_block(pk.CGCBlock, name="cgc")
-    model = compiled(functional(block), keras.optimizers.SGD(2.0))
-    x, y = features(22, 4), {task: features(22, 1, seed=1) > 0 for task in ("click", "buy")}
-    initial = model.get_weights()
-
-    def logs(*callbacks):
-        model.set_weights(initial)
-        history = model.fit(
-            *(x, y), batch_size=22, epochs=3, verbose=0, callbacks=list(callbacks)
-        ).history
-        return history, block.gate_statistics()["click"]
-
-    other = {task: np.arange(50) % 2 for task in y}
-    first, last = (
-        pk.GroupedAUC((features(50, 4, seed=2), other), [0] * 50, name=f"{place}_gauc")
-        for place in ("first", "last")
-    )
-    plain, statistics = logs(pk.GateWeightsLogger())
-    history, with_auc = logs(first, pk.GateWeightsLogger(), last)
-    assert len(gauc_of(history)) == 8
-    assert len(set(history["val_click_first_gauc"])) > 1  # the model learns
-    assert history["val_click_first_gauc"] == history["val_click_last_gauc"]
-    predictions = model.predict(features(50, 4, seed=2), verbose=0)["click"]
-    area = pk.grouped_auc(other["click"], predictions, [0] * 50)
-    assert history["val_click_last_gauc"][-1] == pytest.approx(area, abs=1e-6)
-    for key, values in plain.items():
-        np.testing.assert_allclose(history[key], values, rtol=1e-5, err_msg=key)
-    assert statistics["count"] == with_auc["count"] == 22
-    np.testing.assert_allclose(with_auc["mean"], statistics["mean"], rtol=1e-5)
-
-
-def test_a_failed_run_leaves_the_gate_statistics():
-    block = tracked_block(pk.CGCBlock)
-    block(features(5, 4), training=False)
-
-    def run():
-        with restored(_gate_statistics(block)):
-            block(features(7, 4), training=False)
-            assert block.gate_statistics()["click"]["count"] == 12
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        run()
-    assert block.gate_statistics()["click"]["count"] == 5
 
 
 def test_a_model_that_training_will_build_is_accepted():
@@ -229,11 +179,6 @@ MADE = {
         ValueError,
         r"the same number of rows.*Received: rows=\[59, 60\]",
     ),
-    "tasks": (
-        lambda: pk.GroupedAUC((X, Y), GROUPS, tasks="click"),
-        TypeError,
-        r"tasks must be a sequence of names\. Received: tasks='click'",
-    ),
     "weighting": (
         lambda: pk.GroupedAUC((X, Y), GROUPS, weighting="users"),
         ValueError,
@@ -279,18 +224,6 @@ def test_labels_must_suit_the_model():
         callback = pk.GroupedAUC((X, y), GROUPS)
         callback.set_model(model)
         check_refused(callback.on_train_begin, error, message)
-
-
-def test_a_model_with_one_output_needs_no_names():
-    head = pk.BinaryHead("click")
-    inputs = keras.Input((3,))
-    for outputs in (head(inputs), keras.layers.Flatten()(head(inputs))):
-        callback = pk.GroupedAUC((X, Y["click"].clip(0)), GROUPS)
-        callback.set_model(keras.Model(inputs, outputs))
-        callback.on_train_begin()
-        logs = {}
-        callback.on_epoch_end(0, logs)
-        assert 0 < logs["val_click_gauc"] < 1
 
 
 def test_models_without_a_task_of_one_probability_are_refused():

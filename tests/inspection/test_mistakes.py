@@ -175,9 +175,6 @@ OF_INPUTS = {
     ),
     "rows of columns differ": Mistake("same number of rows", x=random_x(city=X["city"][:32])),
     "no row": Mistake("at least 1", x={key: array[:0] for key, array in X.items()}),
-    "an empty batch": Mistake(
-        "In batch 2: .*at least one row", x=[(X, Y), ({k: a[:0] for k, a in X.items()}, Y)]
-    ),
     "x is a list": Mistake("x must be a dict with the inputs", x=list(X.values())),
     "x is an array": Mistake("x must be a dict with the inputs", x=NUMBERS),
     "numbers are not scaled": Mistake(r"x\['numbers'\]\[:, 1\] has a mean", x=X, scale=None),

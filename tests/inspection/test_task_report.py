@@ -316,7 +316,7 @@ def test_gradients_are_computed_on_64_batches_of_one_size():
 def test_one_task_has_no_shared_parts():
     heads = pk.TaskHeads([pk.BinaryHead("click")])
     model = chain(pk.CGCBlock(heads, [3], name="cgc"), heads, width=4)
-    report = pk.task_report(model, X, {"click": np.arange(ROWS) % 2})
+    report = pk.task_report(model, X, np.arange(ROWS) % 2)
     assert report.tasks["click"].labels == ROWS
     assert report.conflicts == {}
     assert np.isnan(report.training["click"].gradient_share)
@@ -403,12 +403,6 @@ def test_a_wrong_model_is_refused():
     check_refused(lambda: pk.task_report(block, X, y), ValueError, r"model must be built before")
     block(X)
     check_refused(lambda: pk.task_report(block, X, y), ValueError, r"model must have TaskHeads")
-    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, list(heads(pk.SharedBottomBlock(heads, [3])(inputs)).values()))
-    y = {task: np.ones(ROWS) for task in heads}
-    message = r"must have TaskHeads, and return the predictions of \['click', 'buy'\]"
-    check_refused(lambda: pk.task_report(model, X, y), ValueError, message)
 
 
 @once
@@ -423,7 +417,7 @@ def test_the_report_is_the_same_as_json_and_text():
     assert values["warnings"] == report.warnings
     text = str(report)
     assert max(map(len, text.splitlines())) <= 100
-    assert "12 more pairs" in text
+    assert "a_long_task_name_6 and a_long_task_name_7" in text
     for task in heads:
         assert f"\n  {task}" in text
 

@@ -11,7 +11,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.inspection.gradient_conflict import gradient_function
-from ple_keras.transfer.transfer_weights import _layer_names, _level_parts, _parts
+from ple_keras.transfer.transfer_weights import _level_parts, _parts
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
 
@@ -120,10 +120,9 @@ COMPILED = "eager" if keras.backend.backend() == "torch" else "compiled"
 
 def gradients_by_owner(model, run):
     """Return the largest gradient of each task's prediction on each owner's weights, by kind."""
-    (names,) = _layer_names([model])
     slices = {
         name: [(v, index) for v, index in part.slices if v.trainable]
-        for name, (part,) in _parts(model, names).items()
+        for name, (part,) in _parts(model).items()
     }
     model.compile(jit_compile=run == "compiled", run_eagerly=run == "eager")
     call = model

@@ -117,7 +117,6 @@ REFUSED = {
         TypeError,
         r"groups=\[\.\.\., (nan|<NA>)",
     ),
-    "bools": ((*ONE, [True, False]), TypeError, r"Received: groups=\[\.\.\., True\]"),
     "no_groups": ((*ONE, None), ValueError, r"Received: groups\.shape=\(\)"),
     "ragged": (
         ([[0], [0, 1]], [0.1, 0.2], [1, 1]),

@@ -1,7 +1,7 @@
-"""A report on the use of a model's gates and experts, with warnings."""
+"""The weights of a model's gates, and a report on gates and experts with warnings."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,12 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import mask_of
 from ple_keras._typing import ByName, Nested, Tensor
-from ple_keras.inspection._observed_model import flatten_positions
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
-from ple_keras.inspection.gate_weights import observe_levels
-from ple_keras.inspection.levels import built_levels
+from ple_keras.inspection.observed_model import ObservedModel, built_levels, flatten_positions
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 
@@ -26,6 +25,87 @@ UNUSED_SHARE = 0.1  # of a uniform weight, below which an expert is almost unuse
 DEAD_UNITS_SHARE = 0.5  # of an expert's units
 EVEN_ENTROPY = 0.99  # of a gate, with
 EVEN_SPREAD = 0.02  # of each weight over the examples
+
+
+def gate_weights(
+    model: keras.Layer, x: Nested, batch_size: int | None = None
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return the weights of every gate of a model for each example.
+
+    The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
+    and need not be enabled. Masked positions are included. If several processes train one model,
+    each may call this function with its own `x`.
+
+    Args:
+        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or
+            such a block itself.
+        x: Input as for `predict`: arrays, or a dict or list of arrays; or batches, such as a
+            `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
+        batch_size: The number of examples per batch, 1024 by default; for arrays only.
+
+    Returns:
+        `{level: {gate: (N, ..., experts)}}`, in at least float32. The levels have the same keys as
+        in `GateWeightsLogger`; the experts are in the order of `gate_experts`.
+
+    Raises:
+        TypeError: If `model` is not a Keras layer, or `x` is neither arrays nor batches.
+        ValueError: If `model` has no such block, is not built, runs one block twice in one pass,
+            or fails on `x`. If `x` is empty, or its batches differ in more than their size. If
+            called in the scope of a `tf.distribute` strategy with several replicas.
+
+    Example:
+
+    >>> ple = PLEBlock(2, ["click", "buy"], [8], num_task_experts=2, name="ple")
+    >>> inputs = keras.Input((3,))
+    >>> model = keras.Model(inputs, ple(inputs))
+    >>> weights = gate_weights(model, np.ones((5, 3)))
+    >>> {level: {gate: w.shape for gate, w in gates.items()} for level, gates in weights.items()}
+    {'ple/0': {'click': (5, 3), 'buy': (5, 3), 'shared': (5, 5)}, 'ple/1': {'click': (5, 3), \
+'buy': (5, 3)}}
+    >>> ple[0].gate_experts["click"]
+    ['click/expert_0', 'click/expert_1', 'shared/expert_0']
+    """
+    levels = built_levels(model)
+    _, weights = _observe_levels(model, levels, x, batch_size, lambda weights, experts: weights)
+    return {
+        level: {gate: by_gate[gate] for gate in levels[level].gate_experts}
+        for level, by_gate in weights.items()
+    }
+
+
+def _observe_levels(
+    model: keras.Layer,
+    levels: Mapping[str, CGCBlock],
+    x: Nested,
+    batch_size: int | None,
+    summarize: Callable[[ByName, ByName], Nested],
+) -> tuple[int, dict[str, Any]]:
+    """Return the number of examples, and figures of every level that runs.
+
+    Args:
+        model: As for `gate_weights`.
+        levels: The levels of the model.
+        x: As for `gate_weights`.
+        batch_size: As for `gate_weights`.
+        summarize: A function from the gate weights and expert outputs of a level, by name, to
+            tensors, which are concatenated over the batches.
+    """
+    batches = Batches(x, batch_size=batch_size)
+    observed = ObservedModel(
+        model, lambda _, levels, branches: {x: summarize(*found) for x, found in levels.items()}
+    )
+    examples, by_batch = 0, []
+    for batch, _ in batches:
+        by_batch.append(observed.run_batch(batch))
+        if observed.repeated.value:
+            raise ValueError(
+                "model must run each block once, since the runs of a block share one name. "
+                f"Received: model={model!r}, which runs {sorted(observed.repeated.value)} more "
+                "than once"
+            )
+        examples += len(keras.tree.flatten(batch)[0])
+    joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *by_batch)
+    return examples, {level: joined[level] for level in levels if level in joined}
 
 
 @dataclass(frozen=True)
@@ -138,7 +218,7 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
     0.5
     """
     blocks = built_levels(model)
-    examples, figures = observe_levels(model, blocks, x, batch_size, _figures_of_batch)
+    examples, figures = _observe_levels(model, blocks, x, batch_size, _figures_of_batch)
     levels, warnings = {}, []
     for level, of_level in figures.items():
         gates = {

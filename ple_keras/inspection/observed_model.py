@@ -1,0 +1,221 @@
+"""The levels and heads of a model, and a model around it that returns what it computes."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._checks import check_by_task
+from ple_keras._keras.tensors import at_least_float32, number_of_replicas
+from ple_keras._keras.walking import Path, Untracked, find_layers, walk
+from ple_keras._typing import ByName, Nested, Streams, TaskName, Tensor
+from ple_keras.heads.head import Head
+from ple_keras.heads.task_heads import Branches, TaskHeads
+from ple_keras.labels.alignment import check_dtype
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.observation import Observer
+from ple_keras.layers.sequential_block import SequentialBlock
+
+Levels = dict[str, tuple[ByName, ByName]]  # the gate weights and expert outputs of each level
+
+
+def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
+    """Return every CGCBlock in a model or layer by key, in the order in which they were added.
+
+    The key is `{name of the SequentialBlock}/{index}`, or the block's name outside of a
+    SequentialBlock. Equal keys are prefixed with the names of the enclosing layers.
+
+    Raises:
+        ValueError: If two levels still have the same key.
+    """
+    paths = []
+    for path in walk(model):
+        levels = [layer for layer in path if isinstance(layer, CGCBlock)]
+        if levels == [path[-1]]:  # and not inside an expert of another level
+            paths.append(path)
+    names = [_path_names(path) for path in paths]
+    keys = [of_path[-1] for of_path in names]
+    found: dict[str, CGCBlock] = {}
+    for path, of_path in zip(paths, names):
+        key = of_path[-1] if keys.count(of_path[-1]) == 1 else "/".join(of_path)
+        if key in found:
+            raise ValueError(
+                f"model must not contain two blocks with the same name, {key!r}. "
+                f"Received: model={model!r}"
+            )
+        found[key] = path[-1]
+    return found
+
+
+def _path_names(path: Path) -> list[str]:
+    """Return the names of the layers on a path, with `{name}/{index}` in a SequentialBlock.
+
+    The name of the first layer is left out, unless it is the whole path.
+    """
+    names = []
+    for outer, layer in pairwise(path):
+        if isinstance(outer, SequentialBlock) and layer in outer.layers:
+            names.append(f"{outer.name}/{outer.layers.index(layer)}")
+        elif not isinstance(layer, SequentialBlock):
+            names.append(layer.name)
+    return names or [path[0].name]
+
+
+def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
+    """Return the built levels of a model, without those that it never calls.
+
+    Raises:
+        TypeError, ValueError: As `check_model`, or if the model has no built level.
+    """
+    check_model(model)
+    built = {key: block for key, block in find_levels(model).items() if block.built}
+    if not built:
+        raise ValueError(
+            "model must contain a PLEBlock, an MMoEBlock or a CGCBlock that it calls. "
+            f"Received: model={model!r}"
+        )
+    return built
+
+
+def check_model(model: keras.Layer) -> None:
+    """Check that a model can be inspected.
+
+    Raises:
+        TypeError: If `model` is not a Keras model or layer.
+        ValueError: If it is not built, or a strategy has several replicas, which each run every
+            batch.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
+    replicas = number_of_replicas()
+    if replicas > 1:
+        raise ValueError(
+            "strategy must have one replica during inspection, since each replica runs every "
+            "batch: leave `strategy.scope()` first. The model may be created in it. "
+            f"Received: strategy.num_replicas_in_sync={replicas}"
+        )
+    if not model.built:
+        raise ValueError(
+            "model must be built before inspection: call or train it first. "
+            f"Received: model={model!r}, built=False"
+        )
+
+
+def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
+    """Return the heads that have a loss, in task order.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    layers = find_layers(model, TaskHeads)
+    heads = {task: layer[task] for layer in layers for task in layer.trained_tasks}
+    if not heads:
+        raise ValueError(f"model must have TaskHeads with losses. Received: model={model!r}")
+    return heads
+
+
+def check_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]:
+    """Return the labels of some tasks; of one task, `y` may be the array itself, as for `fit`."""
+    tasks = list(tasks)
+    is_array = len(tasks) == 1 and hasattr(y, "shape")
+    labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
+    missing = [task for task in tasks if labels.get(task) is None]
+    if missing:
+        raise ValueError(
+            f"y must have labels for each of {tasks}; missing: {missing}. "
+            f"Received: y={{{', '.join(map(repr, labels))}}}"
+        )
+    for task in tasks:
+        check_dtype(labels[task], f"y[{task!r}]")
+    return labels
+
+
+class ObservedModel(keras.Model):
+    """Model around another model, whose gate statistics do not change.
+
+    As a Keras model, it is compiled on every backend.
+
+    Args:
+        model: The inner model.
+        results: A function to nested tensors, the outputs, from those of the inner model; the
+            weights of the gates and the outputs of the experts, by name, of each level; and the
+            branches of hedged tasks.
+
+    Attributes:
+        repeated: The levels that ran more than once in a pass.
+    """
+
+    def __init__(
+        self, model: keras.Layer, results: Callable[[Any, Levels, Branches], Nested]
+    ) -> None:
+        super().__init__(name="observed")
+        self.inner = model
+        self._results = results
+        self._names = Untracked({id(block): key for key, block in find_levels(model).items()})
+        self.repeated: Untracked[set[str]] = Untracked(set())
+        # On TensorFlow, XLA compilation takes longer than most runs.
+        compiles_fast = keras.backend.backend() == "jax"
+        self.jit_compile = compiles_fast and getattr(model, "jit_compile", True)
+        self.run_eagerly = getattr(model, "run_eagerly", False)
+
+    def call(self, inputs: Nested, training: bool | None = None) -> Nested:
+        levels: Levels = {}
+
+        def receive(level: str, inputs: Streams, weights: ByName, experts: ByName) -> None:
+            levels[level] = weights, experts
+
+        observer = Observer(self._names.value, receive)
+        with observer, holding_branches(self.inner) as take_branches:
+            outputs = self.inner(inputs, training=training)
+            results = self._results(outputs, levels, take_branches())
+        self.repeated.value |= observer.repeated
+        return keras.tree.map_structure(at_least_float32, results)
+
+    def run_batch(self, batch: Nested) -> Any:
+        """Return the outputs for a batch as arrays.
+
+        Raises:
+            ValueError: If the inner model fails on the batch.
+        """
+        with naming_input(batch):
+            return self.predict_on_batch(batch)
+
+
+@contextmanager
+def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
+    """Let calls of a model hold the branches of hedged tasks, as in training.
+
+    Yields:
+        A function that returns those of the last call.
+    """
+    layers = find_layers(model, TaskHeads)
+    with ExitStack() as stack:
+        for heads in layers:
+            stack.enter_context(heads._holding_branches())
+        yield lambda: {
+            task: held for heads in layers for task, held in heads._take_branches().items()
+        }
+
+
+@contextmanager
+def naming_input(x: Nested) -> Iterator[None]:
+    """Raise an error with the shapes of a batch if a model fails on it."""
+    try:
+        yield
+    except Exception as error:
+        shapes = keras.tree.map_structure(np.shape, x)
+        raise ValueError(
+            f"x must be valid input of the model, which failed on a batch: {error} "
+            f"Received: x.shape={shapes}"
+        ) from error
+
+
+def flatten_positions(values: Tensor, mask: Tensor | None, masked: float) -> Tensor:
+    """Return values as `(positions, D)`, with the number `masked` at masked positions."""
+    if mask is not None:
+        values = ops.where(ops.expand_dims(mask, -1), values, masked)
+    return ops.reshape(values, (-1, values.shape[-1]))
