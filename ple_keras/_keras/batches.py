@@ -1,7 +1,6 @@
 """Iteration over any form of data that Keras takes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from itertools import islice
 from operator import itemgetter
 from typing import Any
@@ -123,16 +122,6 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[An
             f"DataLoader or another iterable. Received: {argument}={short_repr(data)}"
         )
     return islice(Batches(data, argument=argument), steps)
-
-
-@contextmanager
-def naming_batches(where: str) -> Iterator[None]:
-    """Add the batches to the message of an error, such as "batch 3"."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"In {where}: {error}") from error
 
 
 def refuse_steps(steps: int | None, argument: str) -> None:

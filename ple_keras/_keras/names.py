@@ -1,10 +1,20 @@
-"""Names of layers, losses and metrics."""
+"""Names of layers, losses and metrics, and those under which Keras registers classes."""
 
 import re
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 
 from ple_keras._typing import LossLike, MetricLike
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def register(cls: T) -> T:
+    """Register a class or function, so that `import ple_keras` is enough to load files with it."""
+    registered: T = keras.saving.register_keras_serializable(package="ple_keras")(cls)
+    return registered
 
 
 def automatic_name(prefix: str) -> str:

@@ -11,8 +11,7 @@ from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
-from ple_keras._keras.names import stable_name
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register, stable_name
 from ple_keras._keras.tensors import HALF_DTYPES
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (

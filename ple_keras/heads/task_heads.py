@@ -1,7 +1,7 @@
 """The heads of all tasks as one layer."""
 
 import threading
-from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from functools import reduce
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -18,7 +18,7 @@ from ple_keras._checks import (
     check_not_negative,
 )
 from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.saving import (
     built_names,
     check_names,
@@ -303,11 +303,11 @@ class TaskHeads(BaseLayer):
         return self._held.value.pop(_thread(), {})
 
     @contextmanager
-    def _holding_branches(self) -> Iterator[None]:
-        """Hold branches in calls that do not train, too."""
+    def _holding_branches(self) -> Iterator[Callable[[], Branches]]:
+        """Hold branches in calls that do not train, too, and yield the function that takes them."""
         self._holds_always = True
         try:
-            yield
+            yield self._take_branches
         finally:
             self._holds_always = False
             self._held.value.pop(_thread(), None)

@@ -192,13 +192,10 @@ def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
     Yields:
         A function that returns those of the last call.
     """
-    layers = find_layers(model, TaskHeads)
     with ExitStack() as stack:
-        for heads in layers:
-            stack.enter_context(heads._holding_branches())
-        yield lambda: {
-            task: held for heads in layers for task, held in heads._take_branches().items()
-        }
+        layers = find_layers(model, TaskHeads)
+        takes = [stack.enter_context(heads._holding_branches()) for heads in layers]
+        yield lambda: {task: held for take in takes for task, held in take().items()}
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.saving import check_names, ordered_attribute, save_names
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (

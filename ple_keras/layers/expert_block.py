@@ -17,7 +17,7 @@ from ple_keras._checks import (
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import output_width
 from ple_keras._keras.copying import derive_initializer, refuse_replaced_functions
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.saving import Dropout
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
 

@@ -22,7 +22,7 @@ from ple_keras._checks import (
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import derive_initializer
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.saving import load_seed, save_seed
 from ple_keras._keras.tensors import (
     at_least_float32,

@@ -9,7 +9,7 @@ import keras
 from ple_keras._checks import check_keys
 from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.saving import built_names, serialize_children
 from ple_keras._typing import (
     LayerLike,

@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
-from ple_keras._keras.registration import register
+from ple_keras._keras.names import register
 from ple_keras._keras.tables import (
     TableMark,
     component,
