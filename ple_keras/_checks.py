@@ -59,13 +59,15 @@ def check_layer_name(name: object) -> None:
     """Check a layer's name: keys of logs, columns of CSV files and paths of weights contain it.
 
     Files and logs of Keras hold names of 255 characters, of any number of bytes. Graphs of
-    TensorFlow hold ASCII names alone. Keras checks the type, and chooses a name for None.
+    TensorFlow hold ASCII names alone. Modules of PyTorch have no name with a ".". Keras checks the
+    type, and chooses a name for None.
     """
     if isinstance(name, str) and not (
-        0 < len(name) <= 255 and name.isprintable() and "=" not in name
+        0 < len(name) <= 255 and name.isprintable() and not {*name} & {"=", "."}
     ):
         raise ValueError(
-            f"name must be 1 to 255 printable characters other than '='. Received: name={name!r}"
+            "name must be 1 to 255 printable characters other than '=' and '.'. "
+            f"Received: name={name!r}"
         )
 
 

@@ -18,6 +18,7 @@ from ple_keras._checks import (
     check_not_negative,
 )
 from ple_keras._keras.base_layer import BaseLayer
+from ple_keras._keras.internals import load_error
 from ple_keras._keras.names import register
 from ple_keras._keras.saving import (
     built_names,
@@ -620,8 +621,10 @@ class TaskHeads(BaseLayer):
     def load_own_variables(self, store: Store) -> None:
         check_names(store, self._task_names, self)
         for name, variable in self._own_variables().items():
-            if name in list(store.keys()):
-                variable.assign(store[name])
+            if name not in list(store.keys()):
+                reason = f"The file has no {name} for {self.name!r}. Received: {[*store.keys()]}"
+                raise load_error(self, store, reason)
+            variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self._given_heads.value.values(), self._came_built)

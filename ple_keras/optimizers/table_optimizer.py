@@ -85,8 +85,9 @@ class OptimizerByTable:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "OptimizerByTable":
+        load = keras.saving.deserialize_keras_object
         names = ("default_optimizer", "tables")
-        return cls(*(keras.saving.deserialize_keras_object(config[name]) for name in names))
+        return cls(*(_check_optimizer(load(config[name]), name) for name in names))
 
 
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:

@@ -23,13 +23,20 @@ def test_every_block_refuses_invalid_task_names(block, name, error, received):
     check_refused(lambda: block(["fine", name]), error, message)
 
 
-BAD_LAYER_NAMES = {"empty": "", "newline": "a\nb", "equals": "a=b", "length": "a" * 256}
+BAD_LAYER_NAMES = {
+    "empty": "",
+    "newline": "a\nb",
+    "equals": "a=b",
+    "dot": "a.b",
+    "length": "a" * 256,
+}
 
 
 @pytest.mark.parametrize(("name", "block"), pairs(BAD_LAYER_NAMES, BLOCKS))
 def test_every_block_refuses_names_that_logs_and_files_can_not_have(block, name):
     message = (
-        f"1 to 255 printable characters other than '='. Received: name={re.escape(repr(name))}$"
+        "1 to 255 printable characters other than '=' and '.'. "
+        f"Received: name={re.escape(repr(name))}$"
     )
     check_refused(lambda: block(["a"], name=name), ValueError, message)
 

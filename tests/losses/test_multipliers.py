@@ -1,5 +1,6 @@
 """Multipliers of loss weights, in training and in files."""
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -44,3 +45,14 @@ def test_a_model_that_loaded_weights_of_another_can_be_saved_and_trained(tmp_pat
     model.load_weights(tmp_path / "b.weights.h5")
     logs = loaded(model, tmp_path).fit(*clicks_and_times(), verbose=0).history
     assert np.isfinite(logs["loss"]).all()
+
+
+def test_a_file_without_multipliers_is_refused(tmp_path):
+    model, path = click_and_time(None), tmp_path / "m.weights.h5"
+    model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        names = []
+        file.visit(lambda name: names.append(name) if name.endswith("loss_multipliers") else None)
+        del file[names[0]]
+    with pytest.raises(ValueError, match=r"The file has no loss_multipliers for 'task_heads"):
+        model.load_weights(path)

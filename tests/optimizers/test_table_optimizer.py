@@ -217,3 +217,11 @@ REFUSED = {
 def test_invalid_optimizers_are_refused(arguments, error, message):
     made = [a() if callable(a) and not isinstance(a, type) else a for a in arguments]
     check_refused(lambda: pk.table_optimizer(*made), error, message)
+
+
+@once
+def test_a_config_without_an_optimizer_is_refused():
+    config = keras.saving.serialize_keras_object(pk.table_optimizer("adam"))
+    config["config"]["optimizer_map"]["config"]["tables"] = None
+    with pytest.raises(TypeError, match=r"tables must be an optimizer .*Received: tables=None"):
+        keras.saving.deserialize_keras_object(config)
