@@ -1,6 +1,6 @@
 """Measure a training step of a small job next to the same network in plain Keras.
 
-    KERAS_BACKEND=torch python examples/benchmarks/speed/small_job.py  # or jax, tensorflow
+    KERAS_BACKEND=torch python -m examples.benchmarks.small_job  # or jax, tensorflow
 
 The job: 7 columns of codes with tables of 7 to 2,000 rows of 16 (keras.layers.Embedding), a shared
 bottom [64, 32], 3 tasks, batches of 512, and Adam. On such a job, most of a step is not arithmetic:
@@ -12,57 +12,41 @@ the times are those of what surrounds it, such as losses and metrics. The models
                         label is missing
     ..., no metrics     the same without metrics
 
-They take turns in one process with one thread, in rounds of `--steps` batches with `train_on_batch`
-and then with one epoch of `fit`. The table has the CPU milliseconds of a step (time.process_time,
-which counts the threads of a backend too): medians over the rounds, and the median of the ratios to
-the plain model of the same round. Takes about two minutes. Compare only ratios, and only within one
-run.
+They take turns in one process with one thread, in rounds of `--steps` batches: first all rounds
+with `train_on_batch`, then those with one epoch of `fit`. The table has the CPU milliseconds of a
+step (time.process_time, which counts the threads of a backend too): medians over the rounds, and
+the median of the ratios to the plain model of the same round. Takes about two minutes. Compare only
+ratios, and only within one run.
 """
 
-import argparse
 import os
-import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
-
 import numpy as np
-from _options import at_least
-from _tables import align_columns
-from _timing import median_ms, median_ratio
-from whole_job import ONE_THREAD
+
+from ._tables import align_columns, at_least, make_parser
+from ._timing import ONE_THREAD, Seconds, measure_interleaved, median_ms, median_ratio
 
 BATCH, WIDTH, UNITS = 512, 16, [64, 32]
 ROWS = (2000, 1000, 500, 100, 50, 24, 7)
 COLUMNS = {f"code_{i}": rows for i, rows in enumerate(ROWS)}  # the rows of the tables
 BINARY, MISSING = ("click", "buy"), 0.2
-TASKS = (*BINARY, "rating")
 BASELINES = {"ours": "plain", "ours, no metrics": "plain, no metrics"}
 
 Arrays = dict[str, np.ndarray]
 
 
 def make_data(rows: int) -> tuple[Arrays, Arrays]:
-    """Return random columns and labels, of which none is missing."""
+    """Return random columns, and random labels, of which some are missing for two tasks."""
     rng = np.random.default_rng(0)
     x = {name: rng.integers(0, size, rows).astype("int32") for name, size in COLUMNS.items()}
-    effects = sum(rng.normal(0, 0.5, (size, len(TASKS)))[x[name]] for name, size in COLUMNS.items())
-    y = dict(zip(TASKS, (effects + rng.logistic(size=effects.shape)).T))
-    y |= {task: y[task] > 0 for task in BINARY}
-    return x, {task: labels.astype("float32") for task, labels in y.items()}
-
-
-def hide(y: Arrays) -> Arrays:
-    """Return the labels, of which those of two tasks are missing in some rows."""
-    rng = np.random.default_rng(1)
-    hidden = {
-        task: np.where(rng.random(len(y[task])) < MISSING, np.nan, y[task]).astype("float32")
-        for task in BINARY
-    }
-    return {**y, **hidden}
+    y = {"rating": rng.normal(size=rows).astype("float32")}
+    for task in BINARY:
+        y[task] = (rng.random(rows) < 0.3).astype("float32")
+        y[task][rng.random(rows) < MISSING] = np.nan
+    return x, y
 
 
 def build(name: str) -> Any:
@@ -100,8 +84,7 @@ def build(name: str) -> Any:
 
 def steps_of(model: Any, x: Arrays, y: Arrays) -> dict[str, Callable[[], Any]]:
     """Return functions that train a model on all batches: by `train_on_batch`, and by `fit`."""
-    count = len(y["rating"]) // BATCH
-    parts = [slice(i * BATCH, (i + 1) * BATCH) for i in range(count)]
+    parts = [slice(start, start + BATCH) for start in range(0, len(y["rating"]), BATCH)]
     batches = [
         tuple({n: a[part] for n, a in arrays.items()} for arrays in (x, y)) for part in parts
     ]
@@ -116,27 +99,23 @@ def steps_of(model: Any, x: Arrays, y: Arrays) -> dict[str, Callable[[], Any]]:
     return {"step": train_on_batches, "fit": fit}
 
 
-def measure(models: dict[str, Any], steps: int, rounds: int) -> dict[str, dict[str, list[float]]]:
+def measure(models: dict[str, Any], steps: int, rounds: int) -> dict[str, dict[str, Seconds]]:
     """Return the CPU seconds of a step by way and model, in each round. The models take turns."""
     x, y = make_data(steps * BATCH)
-    labels = {True: hide(y), False: y}
-    calls = {name: steps_of(model, x, labels[name in BASELINES]) for name, model in models.items()}
-    seconds: dict[str, dict[str, list[float]]] = {
-        way: {name: [] for name in models} for way in ("step", "fit")
+    complete = {task: np.nan_to_num(labels) for task, labels in y.items()}
+    calls = {
+        name: steps_of(model, x, y if name in BASELINES else complete)
+        for name, model in models.items()
     }
-    names = list(models)
-    for number in range(-1, rounds):  # the round before the first compiles
-        first = max(number, 0) % len(names)
-        for way, of_way in seconds.items():
-            for name in names[first:] + names[:first]:
-                start = time.process_time()
-                calls[name][way]()
-                if number >= 0:
-                    of_way[name].append((time.process_time() - start) / steps)
-    return seconds
+    found = {}
+    for way in ("step", "fit"):
+        of_way = {name: of_model[way] for name, of_model in calls.items()}
+        seconds = measure_interleaved(of_way, rounds, time.process_time)
+        found[way] = {name: [each / steps for each in taken] for name, taken in seconds.items()}
+    return found
 
 
-def format_table(seconds: dict[str, dict[str, list[float]]]) -> str:
+def format_table(seconds: dict[str, dict[str, Seconds]]) -> str:
     """Return a row for each model."""
     table = [["", "train_on_batch, ms", "of plain", "fit, ms", "of plain"]]
     for name in seconds["step"]:
@@ -150,9 +129,7 @@ def format_table(seconds: dict[str, dict[str, list[float]]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the models in turns, and print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=at_least(1), default=50, help="of a turn, default 50")
     parser.add_argument("--rounds", type=at_least(1), default=10, help="default: 10")
     args = parser.parse_args(arguments)

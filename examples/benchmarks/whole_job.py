@@ -1,12 +1,12 @@
 """Measure one epoch of a ranking model with large embedding tables, in several libraries.
 
     pip install -e ".[bench,tensorflow,jax,torch]"
-    python examples/benchmarks/speed/whole_job.py --json job.json
-    python examples/benchmarks/speed/whole_job.py --json job.json --run "ours, PyTorch" --seeds 0 1
+    python -m examples.benchmarks.whole_job --json job.json
+    python -m examples.benchmarks.whole_job --json job.json --run "ours, PyTorch" --seeds 0 1
 
 The job: 300,032 simulated rows, 12 columns of codes with tables of 100 to 200,000 rows of 16, 8
 numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, and batches of 1024
-(`_job.py`). Purchases and seconds have labels after a click only.
+(`_job`). Purchases and seconds have labels after a click only.
 
     PyTorch by hand   a PLE in plain PyTorch: with Adam, or with sparse gradients and
                       torch.optim.Adagrad for the tables
@@ -28,8 +28,6 @@ installed.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -37,22 +35,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-sys.path.append(str(Path(__file__).parents[1]))  # folder of the modules that all benchmarks share
+from ._job import RUNS, STEPS, TASKS, is_installed, make_data, scores, train_and_predict
+from ._tables import align_columns, make_parser
+from ._timing import ONE_THREAD, peak_megabytes, run_in_new_process
 
-from _fresh import _peak_megabytes as peak_megabytes
-from _job import STEPS, TASKS, make_data, scores
-from _job_runs import RUNS, is_installed, train_and_predict
-from _options import file
-from _tables import align_columns
-
-ONE_THREAD = {
-    "OMP_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "TF_NUM_INTRAOP_THREADS": "1",
-    "TF_NUM_INTEROP_THREADS": "1",
-    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
-    "TF_CPP_MIN_LOG_LEVEL": "3",
-}
 Result = dict[str, Any]
 
 
@@ -80,22 +66,6 @@ def measure(name: str, seed: int, steps: int) -> Result:
     }
 
 
-def measure_in_new_process(name: str, seed: int, steps: int) -> Result:
-    request = json.dumps([name, seed, steps])
-    environment = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
-    environment |= {**ONE_THREAD, "KERAS_BACKEND": RUNS[name][1]}
-    process = subprocess.run(
-        [sys.executable, __file__, "--measure", request],
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    if process.returncode:
-        raise RuntimeError(f"{name} failed in a new process:\n{process.stderr[-3000:]}")
-    result: Result = json.loads(process.stdout.splitlines()[-1])
-    return result
-
-
 def format_table(results: Sequence[Result]) -> str:
     """Return a row for each run: means over its seeds, ± the standard deviation."""
     table = [("", "seeds", "CPU, s", "first step, s", "peak, MB", *TASKS)]
@@ -117,14 +87,12 @@ def _cell(values: Sequence[float], digits: int, spread: bool = False) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the selected runs that the file lacks, and print the table of all in the file."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = make_parser(__doc__)
     add = parser.add_argument
     add("--run", nargs="+", choices=list(RUNS), help="default: all that are installed")
     add("--seeds", type=int, nargs="+", default=[0], help="default: 0")
     add("--steps", type=int, default=STEPS, help=f"batches of the epoch, default {STEPS}")
-    add("--json", type=file(), metavar="FILE", help="keep results in this file")
+    add("--json", type=Path, metavar="FILE", help="keep results in this file")
     add("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.measure:
@@ -137,7 +105,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if (name, seed, args.steps) in finished:
                 continue
             print(f"measuring: {name}, seed {seed}", file=sys.stderr, flush=True)
-            results.append(measure_in_new_process(name, seed, args.steps))
+            environment = {**ONE_THREAD, "KERAS_BACKEND": RUNS[name][1]}
+            request = [name, seed, args.steps]
+            results.append(run_in_new_process("whole_job", request, environment))
             if args.json:
                 args.json.write_text(json.dumps(results, indent=1))
     print(format_table([r for r in results if r["steps"] == args.steps]))

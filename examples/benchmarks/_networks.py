@@ -1,17 +1,17 @@
-"""Networks under comparison: features, a block and heads."""
+"""Networks of `never_worse`: features, a block or branches, and heads."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from _data import Dataset
-from _gradient_surgery import SurgeryModel
-from _literature_level import LiteratureLevel
 
 import ple_keras as pk
+
+from ._data import INCOME, NEVER_MARRIED, Dataset
+
+BINARY = (INCOME, NEVER_MARRIED)
+TABLE = "codes"
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,11 @@ class Network:
 
     Attributes:
         title: Its name in tables.
-        block: Its block: "single", "bottom", "mmoe", "mmoe-levels", "cgc", "ple" or "hedged".
+        block: Its block, a key of `Recipe.widths`.
         isolated: Whether the task experts are isolated.
         streams: Whether every stream has its own copy of the features.
         uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
-        option: An option of `LiteratureLevel`, or "".
         task_experts: In each level, the numbers of experts of the first and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
         reduction: The `reduction` of all heads.
@@ -34,10 +33,9 @@ class Network:
             own branches on the features of the shared one, which these do not train.
         is_alone: Whether each task has networks of its own, which are trained alone.
         mixture: Of "hedged": "" for weights that are fitted on validation rows, or "equal". With a
-            `base`, it is a mixture of the branches of that network, see `other_mixtures`.
+            `base`, it is a mixture of the branches of that network, see `_fits.other_mixtures`.
         share_exponent: Of "hedged", the exponent of a task's share of labels in its gradient.
-        optimizer: A key of `OPTIMIZER_CLASSES`.
-        surgery: Whether conflicting gradients of tasks are projected (PCGrad); PyTorch only.
+        optimizer: A name of `keras.optimizers`.
     """
 
     title: str
@@ -46,7 +44,6 @@ class Network:
     streams: bool = False
     uncertainty: bool = False
     base: str = ""
-    option: str = ""
     task_experts: tuple[int, int] = (1, 1)
     gate_dropout: float = 0.0
     reduction: str | None = None
@@ -54,12 +51,10 @@ class Network:
     is_alone: bool = False
     mixture: str = ""
     share_exponent: float = 0.5
-    optimizer: str = "adam"
-    surgery: bool = False
+    optimizer: str = "Adam"
 
 
-STREAMS = Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True)
-NETWORKS = {
+BLOCKS = {
     "single": Network("single-task", "single", is_alone=True),
     "bottom": Network("shared bottom", "bottom"),
     "bottom-uncertainty": Network(
@@ -71,22 +66,10 @@ NETWORKS = {
     "ple": Network("PLE (2 levels)", "ple"),
     "ple-isolated": Network("PLE, isolated", "ple", isolated=True),
     "cgc-streams": Network("CGC, features by stream", "cgc", streams=True),
-    "ple-streams": STREAMS,
-}
-LITERATURE = {
-    f"ple-streams-{option}": replace(
-        STREAMS, title=f"{STREAMS.title}, {name}", base="ple-streams", option=option
-    )
-    for option, name in (("residual", "residual"), ("visible", "visible experts"))
+    "ple-streams": Network("PLE, isolated, features by stream", "ple", isolated=True, streams=True),
 }
 # For data whose first task has few labels.
 SCARCE = {
-    "ple-visible": Network(
-        "PLE, isolated, visible experts", "ple", True, base="ple-isolated", option="visible"
-    ),
-    "ple-no-expert": Network(
-        "PLE, scarce task without expert", "ple", base="ple", task_experts=(0, 1)
-    ),
     "ple-no-other": Network(
         "PLE, other task without expert", "ple", base="ple", task_experts=(1, 0)
     ),
@@ -95,10 +78,7 @@ SCARCE = {
 # For data with missing labels. Without them, the reduction changes nothing.
 ROOT = {
     f"{base}-root": replace(
-        NETWORKS[base],
-        title=f"{NETWORKS[base].title}, label_root",
-        base=base,
-        reduction="label_root",
+        BLOCKS[base], title=f"{BLOCKS[base].title}, label_root", base=base, reduction="label_root"
     )
     for base in ("bottom", "mmoe", "cgc", "ple")
 }
@@ -142,45 +122,19 @@ EXPONENTS = {
     )
     for exponent in (0, 1)
 }
-OPTIMIZER_CLASSES = {
-    "adam": keras.optimizers.Adam,
-    "adamw": keras.optimizers.AdamW,
-    "adagrad": keras.optimizers.Adagrad,
-    "sgd": keras.optimizers.SGD,
-}
 OPTIMIZERS = {
-    f"{base}-{optimizer}": replace(network, title=f"{network.title}, {name}", optimizer=optimizer)
-    for optimizer, name in (("adamw", "AdamW"), ("adagrad", "Adagrad"), ("sgd", "SGD"))
-    for base, network in {**NETWORKS, **HEDGED}.items()
+    f"{base}-{name.lower()}": replace(network, title=f"{network.title}, {name}", optimizer=name)
+    for name in ("AdamW", "Adagrad", "SGD")
+    for base, network in {**BLOCKS, **HEDGED}.items()
     if base in ("single", "bottom", "hedged")
 }
-# In no setting by default, since they need PyTorch.
-SURGERY = {
-    f"{base}-pcgrad": replace(
-        NETWORKS[base], title=f"{NETWORKS[base].title}, PCGrad", base=base, surgery=True
-    )
-    for base in ("bottom", "ple")
-}
-ALL_NETWORKS = {
-    **NETWORKS,
-    **LITERATURE,
-    **SCARCE,
-    **ROOT,
-    **HEDGED,
-    **MIXTURES,
-    **EXPONENTS,
-    **OPTIMIZERS,
-    **SURGERY,
-}
+NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
 # Without embedding tables there are no features to copy, and these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
     "ple-streams": "ple-isolated",
-    "ple-streams-visible": "ple-visible",
     "hedged-stopped": "hedged",
 }
-TREES = "boosted trees"
-TABLE = "codes"
 
 
 @dataclass(frozen=True)
@@ -193,50 +147,70 @@ class Recipe:
         tower: The units of a task's tower.
         dropout: Dropout rate in experts, bottoms and towers.
         input_dropout: Dropout rate of the features.
-        embedding_width: The width of each categorical column's embedding.
-        learning_rate: Adam's peak learning rate, with a short warm-up and a cosine decay to 0.
-        epochs: Default number of epochs.
-        batch_size: Default batch size.
+        epochs: The number of epochs.
+        batch_size: The batch size.
     """
 
     widths: dict[str, tuple[int, ...]]
     tower: tuple[int, ...]
     dropout: float
     input_dropout: float
-    embedding_width: int
-    learning_rate: float
     epochs: int
     batch_size: int
 
-    def with_overrides(self, epochs: int | None, batch_size: int | None) -> "Recipe":
-        """Return a copy with the command line's values. None keeps the default."""
-        return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
+
+EMBEDDING_WIDTH = 8
+OF_EXPERTS = dict.fromkeys(("mmoe", "mmoe-levels", "cgc", "ple", "hedged"), (96, 64))
+CENSUS = Recipe(
+    {**OF_EXPERTS, "single": (134, 64), "bottom": (292, 64), "hedged-ple": (45, 64)},
+    tower=(32,),
+    dropout=0.2,
+    input_dropout=0.1,
+    epochs=5,
+    batch_size=1024,
+)
+
+
+def synthetic_recipe(tasks: int) -> Recipe:
+    """Return the recipe for a number of synthetic tasks, for which PLE has tasks + 1 experts."""
+    bottom = 292 * (tasks + 1) // 3
+    return Recipe(
+        {**OF_EXPERTS, "single": (bottom // tasks, 64), "bottom": (bottom, 64)}
+        | {"hedged-ple": (42, 64)},
+        tower=(32,),
+        dropout=0.0,
+        input_dropout=0.0,
+        epochs=15,
+        batch_size=512,
+    )
 
 
 def build_network(
-    kind: str,
-    tasks: list[str],
-    dataset: Dataset,
-    head: Callable[..., pk.Head],
-    recipe: Recipe,
-) -> keras.Model:
-    """Return a compiled network for the tasks.
+    kind: str, dataset: Dataset, recipe: Recipe, rate: float, loss_weights: dict[str, float]
+) -> pk.MultiTaskModel:
+    """Return a compiled network for the tasks of a data set.
 
     Args:
-        kind: A key of `ALL_NETWORKS`.
-        tasks: The tasks, in order.
+        kind: A key of `NETWORKS`.
         dataset: The data to train on.
-        head: `(task, tower=..., reduction=...) -> Head`.
         recipe: Sizes and training arguments.
+        rate: The peak learning rate, with a short warm-up and a cosine decay to 0.
+        loss_weights: Loss weights that are not 1, by task.
     """
-    network = ALL_NETWORKS[kind]
+    network, tasks = NETWORKS[kind], dataset.tasks
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
-    weighting = "uncertainty" if network.uncertainty else None
-    reduction = {"reduction": network.reduction} if network.reduction else {}
     heads = pk.TaskHeads(
-        [head(task, tower=tower, **reduction) for task in tasks], loss_weighting=weighting
+        [
+            (pk.BinaryHead if task in BINARY else pk.RegressionHead)(
+                task,
+                tower,
+                loss_weight=loss_weights.get(task, 1.0),
+                reduction=network.reduction,
+            )
+            for task in tasks
+        ],
+        loss_weighting="uncertainty" if network.uncertainty else None,
     )
-    heads.check_labels({task: dataset.train.labels[task] for task in tasks})
     inputs = {
         name: keras.Input(x.shape[1:], dtype=x.dtype.name, name=name)
         for name, x in dataset.train.inputs.items()
@@ -254,47 +228,46 @@ def build_network(
         features = hedged_features(network, tasks, features, recipe)
         features = scale_shared_gradients(network, features, dataset)
     else:
-        block = build_block(network, tasks, recipe.widths[network.block], recipe.dropout)
-        features = block(features)
-    model_class = SurgeryModel if network.surgery else pk.MultiTaskModel
-    model = model_class(inputs, heads(features))
+        widths = recipe.widths[network.block]
+        features = build_block(network, tasks, widths, recipe.dropout)(features)
+    model = pk.MultiTaskModel(inputs, heads(features))
     steps = -(-len(dataset.train) // recipe.batch_size) * recipe.epochs
-    optimizer = OPTIMIZER_CLASSES[network.optimizer](cosine_schedule(recipe.learning_rate, steps))
-    model.compile(optimizer)
+    warmup = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0,
+        decay_steps=max(1, steps - warmup),
+        warmup_target=rate,
+        warmup_steps=warmup,
+    )
+    model.compile(getattr(keras.optimizers, network.optimizer)(schedule))
     return model
 
 
 def build_block(
     network: Network, tasks: list[str], widths: tuple[int, ...], dropout: float
 ) -> keras.Layer:
-    """Return the block under comparison.
+    """Return a block.
 
     It maps features to a representation for each task. With K tasks, PLE and CGC have one expert
     per task and one shared expert, so K + 1 experts per level. MMoE also has K + 1 experts. A
     single-task network is a shared bottom with one task.
     """
-    expert = partial(pk.ExpertBlock, dropout=dropout)
-    levels = [expert(width) for width in widths]
-    first, others = network.task_experts
-    counts = dict.fromkeys(tasks, others) | {tasks[0]: first}
+    levels = [pk.ExpertBlock(width, dropout=dropout) for width in widths]
     if network.block in ("single", "bottom"):
-        return pk.SharedBottomBlock(tasks, expert(widths))
+        return pk.SharedBottomBlock(tasks, pk.ExpertBlock(widths, dropout=dropout))
     if network.block == "mmoe":
-        return pk.MMoEBlock(tasks, expert(widths), num_experts=len(tasks) + 1)
+        expert = pk.ExpertBlock(widths, dropout=dropout)
+        return pk.MMoEBlock(tasks, expert, num_experts=len(tasks) + 1)
+    if network.block == "cgc":
+        return pk.PLEBlock(1, tasks, pk.ExpertBlock(widths, dropout=dropout))
     if network.block == "mmoe-levels":
         return pk.PLEBlock(len(levels), tasks, levels, 0, len(tasks) + 1)
-    if network.block == "cgc":
-        return pk.PLEBlock(1, tasks, expert(widths))
-    if network.option:
-        last = len(levels) - 1
-        return pk.SequentialBlock(
-            [LiteratureLevel(tasks, x, network.option, i < last) for i, x in enumerate(levels)]
-        )
+    first, others = network.task_experts
     return pk.PLEBlock(
         len(levels),
         tasks,
         levels,
-        counts,
+        {task: others if i else first for i, task in enumerate(tasks)},
         gate_kwargs={"dropout": network.gate_dropout},
         isolate_task_experts=network.isolated,
     )
@@ -305,32 +278,29 @@ def hedged_features(network: Network, tasks: list[str], features: Any, recipe: R
 
     There are K + 1 experts, as in CGC. Two bottoms have the same number of parameters.
     """
+    is_dict = isinstance(features, dict)
     own = pk.ExpertBlock(recipe.widths["hedged"], dropout=recipe.dropout)
     if network.branches == "bottoms":
         width, *others = recipe.widths["single" if network.is_alone else "bottom"]
         bottom = pk.ExpertBlock([width // 2, *others], dropout=recipe.dropout)
-        streams = features if isinstance(features, dict) else {}
         by_branch = {
-            name: pk.SharedBottomBlock(tasks, bottom, name=name)(streams.get(name, features))
+            name: pk.SharedBottomBlock(tasks, bottom, name=name)(
+                features[name] if is_dict else features
+            )
             for name in ("first", "second")
         }
         return {task: {name: x[task] for name, x in by_branch.items()} for task in tasks}
     if network.branches == "stopped":
         stopped = keras.ops.stop_gradient(features)
         features = {**dict.fromkeys(tasks, stopped), "shared": features}
-    if network.branches == "ple":
-        levels = [pk.ExpertBlock(x, dropout=recipe.dropout) for x in recipe.widths["hedged-ple"]]
-        own = pk.ExpertBlock(recipe.widths["hedged-ple"], dropout=recipe.dropout)
-        of_ple = features
-        if isinstance(features, dict):
-            of_ple = features["ple"]
-            features = {stream: x for stream, x in features.items() if stream != "ple"}
-        ple = pk.PLEBlock(len(levels), tasks, levels)(of_ple)
-        return {
-            task: {**branches, "ple": ple[task]}
-            for task, branches in pk.HedgedBlock(tasks, own)(features).items()
-        }
-    return pk.HedgedBlock(tasks, own)(features)
+    if network.branches != "ple":
+        return pk.HedgedBlock(tasks, own)(features)
+    widths = recipe.widths["hedged-ple"]
+    levels = [pk.ExpertBlock(width, dropout=recipe.dropout) for width in widths]
+    of_ple = features.pop("ple") if is_dict else features
+    ple = pk.PLEBlock(len(levels), tasks, levels)(of_ple)
+    hedged = pk.HedgedBlock(tasks, pk.ExpertBlock(widths, dropout=recipe.dropout))(features)
+    return {task: {**branches, "ple": ple[task]} for task, branches in hedged.items()}
 
 
 def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) -> Any:
@@ -362,29 +332,18 @@ def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> 
         sizes = np.concatenate(list(dataset.cardinalities.values()))
         first_rows = np.cumsum(sizes) - sizes
         codes = keras.ops.concatenate([inputs[name] for name in dataset.cardinalities], axis=-1)
-        table = keras.layers.Embedding(int(sizes.sum()), recipe.embedding_width, name=TABLE)
+        table = keras.layers.Embedding(int(sizes.sum()), EMBEDDING_WIDTH, name=TABLE)
         parts.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
     joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined
 
 
 def title(kind: str) -> str:
-    """Return the name of a model in tables. `kind` is "trees" or a key of `ALL_NETWORKS`."""
-    return TREES if kind == "trees" else ALL_NETWORKS[kind].title
+    """Return the name of a network in tables."""
+    return NETWORKS[kind].title
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:
     """Return the numbers of trainable parameters outside and inside of embedding tables."""
     sizes = [(int(np.prod(w.shape)), TABLE in w.path) for w in model.trainable_weights]
     return sum(n for n, table in sizes if not table), sum(n for n, table in sizes if table)
-
-
-def cosine_schedule(peak: float, steps: int) -> keras.optimizers.schedules.CosineDecay:
-    """Return a schedule: warm-up for 1/20 of the steps, then cosine decay to 0."""
-    warmup = max(1, steps // 20)
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        decay_steps=max(1, steps - warmup),
-        warmup_target=peak,
-        warmup_steps=warmup,
-    )
