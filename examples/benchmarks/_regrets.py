@@ -108,8 +108,6 @@ class Scores:
         the model and all baselines have.
         """
         seeds = self.seeds(case, [kind, *baselines])
-        if not seeds:
-            return np.empty(0)
         regrets = [-self.gain(case, kind, baseline, tasks, seeds) for baseline in baselines]
         return max(regrets, key=np.mean)
 
@@ -164,24 +162,18 @@ class Regret:
 def regrets(
     scores: Scores, kind: str, baselines: Sequence[str] = BASELINES, by_task: bool = False
 ) -> list[Regret]:
-    """Return the regrets of a model, of all cases in which it and the baselines have two seeds."""
+    """Return the regrets of a model in each case, or for each task of the cases."""
     found = []
-    for case, what, metric, tasks in _measures(scores, by_task):
-        values = scores.regret(case, kind, tasks, baselines)
-        if len(values) > 1:
-            found.append(Regret(case, what, metric, tasks, values))
-    return found
-
-
-def _measures(scores: Scores, by_task: bool) -> Iterator[tuple[str, str, str, list[str]]]:
     for key, case in scores.cases.items():
         for metric, is_binary in zip(GOALS, (True, False)):
             tasks = [task for task in case.tasks if (task in BINARY) == is_binary]
+            measured = {case.title: tasks} if tasks else {}
             if by_task:
-                for task in tasks:
-                    yield key, f"{case.title}: {_task_title(case, task)}", metric, [task]
-            elif tasks:
-                yield key, case.title, metric, tasks
+                measured = {f"{case.title}: {_task_title(case, task)}": [task] for task in tasks}
+            for what, of_what in measured.items():
+                values = scores.regret(key, kind, of_what, baselines)
+                found.append(Regret(key, what, metric, of_what, values))
+    return found
 
 
 def _task_title(case: Case, task: str) -> str:
@@ -213,15 +205,12 @@ def significant_after_holm(found: list[Regret]) -> list[Regret]:
     return [regret for regret in kept if regret.is_significant]
 
 
-def goals(scores: Scores, steps: list[Step], store: Store) -> str:
+def goals(scores: Scores) -> str:
     """Return the table of goals, missed ones first."""
-    fits = [fit for step in (steps[0], steps[3]) for fit in step.fits]
-    is_done = all(fit in store for fit in fits if fit.kind in (HEDGED, *BASELINES))
-    so_far = "" if is_done else " so far"
     rows = [*_goals_of(scores, "case"), *_goals_of(scores, "task")]
     table = [["goal", "verdict", "measured", "in"]]
     for is_met, goal, measured, where in sorted(rows, key=lambda row: row[0]):
-        table.append([goal, ("met" if is_met else "missed") + so_far, measured, where])
+        table.append([goal, "met" if is_met else "missed", measured, where])
     return align_columns(table, left=(0, 1, 2, 3))
 
 
@@ -266,8 +255,6 @@ def worst_regrets(scores: Scores, metric: str) -> str:
     for kind in MODELS:
         found = [r for r in regrets(scores, kind) if r.metric == metric]
         of_tasks = [r for r in regrets(scores, kind, by_task=True) if r.metric == metric]
-        if not found:
-            continue
         worst = max(found, key=_mean)
         counts = sorted({len(regret.values) for regret in found})
         rows.append(
@@ -285,36 +272,32 @@ def worst_regrets(scores: Scores, metric: str) -> str:
     return align_columns(rows, left=(0, 4))
 
 
-def worst_of_all(scores: Scores, kind: str, metric: str) -> Estimate | None:
-    """Return the worst regret of a model; None if it lacks cases."""
-    found = [r.estimate for r in regrets(scores, kind) if r.metric == metric]
-    expected = sum(of_case == metric for _, _, of_case, _ in _measures(scores, by_task=False))
-    return max(found, key=lambda x: x.mean) if len(found) == expected else None
+def worst_of_all(scores: Scores, kind: str, metric: str) -> Estimate:
+    """Return the worst regret of a model."""
+    return max((r for r in regrets(scores, kind) if r.metric == metric), key=_mean).estimate
 
 
 def summary(scores: Scores) -> str:
-    """Return the worst regrets of the models that have all cases."""
+    """Return the worst regrets of the models of the chart."""
     rows = [["model", *(f"worst regret in {metric}" for metric in GOALS)]]
     for kind in CHART:
-        worst = [worst_of_all(scores, kind, metric) for metric in GOALS]
-        if all(worst):
-            rows.append([title(kind), *(estimate.format() for estimate in worst)])
+        worst = [worst_of_all(scores, kind, metric).format() for metric in GOALS]
+        rows.append([title(kind), *worst])
     return align_columns(rows)
 
 
 def by_case(scores: Scores, by_task: bool) -> str:
     """Return the regrets of hedged branches in each case or for each task."""
-    against = {r.what + r.metric: r for r in regrets(scores, HEDGED, ALL_ENSEMBLES, by_task)}
+    against = regrets(scores, HEDGED, ALL_ENSEMBLES, by_task)
     rows = [["case", "metric", "seeds", "regret", "against the best ensemble"]]
-    for regret in regrets(scores, HEDGED, by_task=by_task):
-        other = against.get(regret.what + regret.metric)
+    for regret, other in zip(regrets(scores, HEDGED, by_task=by_task), against, strict=True):
         rows.append(
             [
                 regret.what,
                 regret.metric,
                 f"{len(regret.values)}",
                 regret.estimate.format() + ("  >0" if regret.is_significant else "    "),
-                other.estimate.format(sign="+") + other.estimate.mark if other else "",
+                other.estimate.format(sign="+") + other.estimate.mark,
             ]
         )
     return align_columns(rows, left=(0, 1))
@@ -364,7 +347,7 @@ def _ablation(
         for key in keys:
             seeds = [seed for seed in scores.seeds(key, [kind]) if seed < ABLATION_SEEDS]
             means = [
-                f"{np.mean(scores.of(key, kind, [task], seeds)):.3f}" if seeds else "-"
+                f"{np.mean(scores.of(key, kind, [task], seeds)):.3f}"
                 for task in scores.cases[key].tasks
             ]
             cells.append(", ".join(means))
@@ -395,10 +378,10 @@ def progress(steps: list[Step], store: Store) -> str:
 
 
 def report(steps: list[Step], store: Store) -> dict[str, str]:
-    """Return all tables, by name."""
+    """Return all tables, by name. All fits of the steps must be there."""
     scores = all_scores(store, MODELS)
     return {
-        "goals": goals(scores, steps, store),
+        "goals": goals(scores),
         "worst task": worst_task(scores, store),
         "AUC": worst_regrets(scores, "AUC"),
         "squared error": worst_regrets(scores, "squared error"),
@@ -422,8 +405,7 @@ def draw(store: Store, path: Path) -> None:
     scores = all_scores(store, CHART)
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
     for panel, metric in zip(panels, GOALS):
-        found = {title(kind): worst_of_all(scores, kind, metric) for kind in CHART}
-        worst = {name: max(x.mean, 0.0) for name, x in found.items() if x}
+        worst = {title(k): max(worst_of_all(scores, k, metric).mean, 0.0) for k in CHART}
         colors = ["#0969da" if name == title(HEDGED) else "#8c959f" for name in worst]
         panel.barh([*worst], [*worst.values()], color=colors)
         for height, mean in enumerate(worst.values()):

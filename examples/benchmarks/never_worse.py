@@ -8,9 +8,9 @@ The baselines are single-task networks and a shared bottom. The rules are in
 docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
 Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
-`--run` first runs the missing fits, in the order of the rules. The kept ones took seven hours on one
-core, without the time to compile equal networks again. A run may be stopped after any fit, and goes
-on from there. Set JAX_COMPILATION_CACHE_DIR to a folder, where JAX keeps compiled networks.
+`--run` first runs the missing fits, in the order of the rules. The kept ones took seven hours on
+one core, without the time to compile equal networks again. A run may be stopped after any fit, and
+goes on from there. Set JAX_COMPILATION_CACHE_DIR to a folder, where JAX keeps compiled networks.
 
 `--write` also writes the tables into the pages of docs/ that show them, and draws the chart.
 """
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._fits import Store, run
-from ._plan import plan
+from ._plan import plan, published
 from ._regrets import draw, report
 from ._tables import make_parser
 
@@ -46,9 +46,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--write", action="store_true", help="write the pages' tables and the chart")
     args = parser.parse_args(arguments)
     steps, store = plan(), Store(args.json)
-    for step in steps if args.run else []:
-        print(step.title, flush=True)
-        run(step.fits, store)
+    for step in [published(), *steps]:
+        if args.run:
+            print(step.title, flush=True)
+            run(step.fits, store)
+        if any(fit not in store for fit in step.fits):
+            parser.exit(1, f"Fits are missing in {args.json}: {step.title}. Use --run.\n")
     tables = report(steps, store)
     print("\n\n".join(tables.values()))
     if args.write:

@@ -56,9 +56,10 @@ Measured = dict[str, Seconds]
 
 def measure(variants: dict[str, Variant], rounds: int, trains: bool) -> tuple[Measured, Measured]:
     """Return the seconds of training steps and of predictions, by variant and round."""
-    train = {name: variant.train for name, variant in variants.items() if trains}
+    train = {name: variant.train for name, variant in variants.items()}
     predict = {name: variant.predict for name, variant in variants.items()}
-    return measure_interleaved(train, rounds), measure_interleaved(predict, rounds)
+    steps = measure_interleaved(train, rounds) if trains else {}
+    return steps, measure_interleaved(predict, rounds)
 
 
 def format_times(

@@ -1,5 +1,6 @@
 """The benchmark "never worse": its data, plan, fits, statistics and pages."""
 
+import json
 import re
 
 import numpy as np
@@ -11,7 +12,7 @@ from examples.benchmarks._cases import all_cases
 from examples.benchmarks._data import load_income, make_flipped, make_many, make_synthetic
 from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
 from examples.benchmarks._networks import NETWORKS, build_network, count_parameters
-from examples.benchmarks._plan import Step, fresh_seeds, plan, published_seeds, searches
+from examples.benchmarks._plan import fresh_seeds, plan, published, published_seeds, searches
 from tests.helpers import once
 
 pytestmark = [pytest.mark.nightly, once]
@@ -36,7 +37,7 @@ class Kept(dict):
 
 
 def scores_of(case_values):
-    """Return scores and their store. The values are AUCs by seed: `{kind: values}` by case."""
+    """Return scores. The values are AUCs by seed: `{kind: values}` by case."""
     noise = [case for case in cases("weight") if case.group == "next to noise"]
     kept, fits = Kept(), []
     for case, values in zip(noise, case_values):
@@ -44,7 +45,7 @@ def scores_of(case_values):
             for seed, value in enumerate(by_seed):
                 kept[case.name, kind, seed] = {"test": {"income_auc": value}}
                 fits.append(small_fit(kind, case, seed))
-    return _regrets.Scores(fits, kept), kept
+    return _regrets.Scores(fits, kept)
 
 
 def test_an_estimate_is_the_mean_and_the_t_interval():
@@ -57,7 +58,7 @@ def test_an_estimate_is_the_mean_and_the_t_interval():
 def test_a_regret_is_the_paired_difference_to_the_better_baseline():
     first = {"single": [0.90, 0.92], "bottom": [0.93, 0.93], "ple": [0.92, 0.93]}
     second = {"single": [0.90, 0.92], "bottom": [0.80, 0.70], "ple": [0.89, 0.91]}
-    scores, _ = scores_of([first, second])
+    scores = scores_of([first, second])
     keys, baselines = list(scores.cases), ["single", "bottom"]
     np.testing.assert_allclose(scores.regret(keys[0], "ple", ["income"], baselines), [0.01, 0.0])
     np.testing.assert_allclose(scores.regret(keys[1], "ple", ["income"], baselines), [0.01, 0.01])
@@ -78,12 +79,12 @@ def test_goals_are_missed_by_a_significant_regret_of_one_case():
     noise = np.array([-0.001, 0.0, 0.001])
     aucs = {"single": 0.95 + noise, "bottom": 0.90 + noise}
     losses = (0, 0.01 + 0.1 * noise[::-1])
-    scores, kept = scores_of([{**aucs, "hedged": aucs["single"] - loss} for loss in losses])
+    scores = scores_of([{**aucs, "hedged": aucs["single"] - loss} for loss in losses])
     first, second = _regrets.regrets(scores, "hedged")
     assert [first.is_significant, second.is_significant] == [False, True]
     assert second.estimate.mean == pytest.approx(0.01)
     assert _regrets.significant_after_holm([first, second]) == [second]
-    table = _regrets.goals(scores, [Step("all", [])] * 4, kept).splitlines()
+    table = _regrets.goals(scores).splitlines()
     verdicts = {line.split("  ")[0]: re.findall(r"met|missed", line)[0] for line in table[1:]}
     assert verdicts["no regret significantly above 0, by case"] == "missed"
     assert verdicts["worst mean regret in AUC at most 0.002, by task"] == "missed"
@@ -104,7 +105,16 @@ def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():
         assert published_seeds(case).stop == fresh_seeds(case).start
     longest = {case.group for case in found if len(fresh_seeds(case)) > len(published_seeds(case))}
     assert longest == {"next to an unrelated task"}
-    assert len({fit.key for step in plan() for fit in step.fits}) == 3750
+    keys = {fit.key for step in plan() for fit in step.fits}
+    assert len(keys) == 3750
+    keys |= {fit.key for fit in published().fits}
+    assert keys == {*json.loads(never_worse.KEPT.read_text())["fits"]}
+
+
+def test_missing_fits_are_reported(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        never_worse.main(["--json", str(tmp_path / "fits.json")])
+    assert "published fits. Use --run." in capsys.readouterr().err
 
 
 def test_the_learning_rates_are_the_best_of_the_kept_searches():

@@ -69,9 +69,9 @@ def first_cells(printed, count):
 
 
 def test_step_times_are_printed(monkeypatch, capsys):
-    monkeypatch.setattr(step_time, "CASES", {"B": tiny_case()})
+    monkeypatch.setattr(step_time, "CASES", {"B": tiny_case(), "C": tiny_case(batch=1)})
     monkeypatch.setattr(step_time, "available_peers", lambda: [])
-    step_time.main(["--case", "B", "--rounds", "2"])
+    step_time.main(["--rounds", "2"])
     assert first_cells(capsys.readouterr().out, 3) == ["floor", "loop", "ours"]
 
 
