@@ -23,19 +23,12 @@ ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --epochs 4 --every 10
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Scripts that are not run, and the page with their results.
 RESULTS = {
-    "benchmarks/quality/compare.py": "results.md",
-    "benchmarks/quality/label_scale.py": "results.md",
-    "benchmarks/quality/negative_transfer.py": "results/negative_transfer.md",
-    "benchmarks/quality/never_worse.py": "results/never_worse.md",
-    "benchmarks/quality/table_start.py": "large_tables.md",
-    "benchmarks/speed/export_latency.py": "performance.md",
-    "benchmarks/speed/feature_cost.py": "performance.md",
-    "benchmarks/speed/hedged_cost.py": "hedged_branches.md",
-    "benchmarks/speed/isolation_cost.py": "performance.md",
-    "benchmarks/speed/job_parts.py": "maintainers/performance.md",
-    "benchmarks/speed/scaling.py": "performance.md",
-    "benchmarks/speed/step_time.py": "performance.md",
-    "benchmarks/speed/whole_job.py": "performance.md",
+    "benchmarks/export_latency.py": "performance.md",
+    "benchmarks/never_worse.py": "results/never_worse.md",
+    "benchmarks/scaling.py": "performance.md",
+    "benchmarks/small_job.py": "performance.md",
+    "benchmarks/step_time.py": "performance.md",
+    "benchmarks/whole_job.py": "large_tables.md",
     "serving/serve.py": "serving.md",
 }
 

@@ -44,8 +44,7 @@ FOLDERS = {
     ".": "One device",
     "distributed": "Several devices",
     "serving": "Serving",
-    "benchmarks/quality": "Benchmarks of quality",
-    "benchmarks/speed": "Benchmarks of speed",
+    "benchmarks": "Benchmarks",
 }
 
 

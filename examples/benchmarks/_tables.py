@@ -1,6 +1,7 @@
-"""Tables of text."""
+"""Tables of text, and the options that commands have in common."""
 
-from collections.abc import Collection, Sequence
+import argparse
+from collections.abc import Callable, Collection, Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -18,3 +19,22 @@ def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -
         ).rstrip()
         for row in rows
     )
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that prints the description as it is."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def at_least(minimum: int) -> Callable[[str], int]:
+    """Return a type that accepts integers of at least `minimum`."""
+
+    def integer(text: str) -> int:
+        value = int(text)
+        if value < minimum:
+            raise argparse.ArgumentTypeError(f"must be at least {minimum}. Received: {value}")
+        return value
+
+    return integer

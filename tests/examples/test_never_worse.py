@@ -1,53 +1,132 @@
-"""The benchmark "never worse": its plan, fits, tables and pages."""
+"""The benchmark "never worse": its data, plan, fits, statistics and pages."""
 
+import json
 import re
 
-import keras
 import numpy as np
 import pytest
+from scipy.stats import t
 
+from examples.benchmarks import _regrets, never_worse
+from examples.benchmarks._cases import all_cases
+from examples.benchmarks._data import load_income, make_flipped, make_many, make_synthetic
+from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
+from examples.benchmarks._networks import NETWORKS, build_network, count_parameters
+from examples.benchmarks._plan import fresh_seeds, plan, published, published_seeds, searches
 from tests.helpers import once
-from tests.processes import EXAMPLES
 
-pytestmark = pytest.mark.nightly
+pytestmark = [pytest.mark.nightly, once]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _scripts():
-    with pytest.MonkeyPatch.context() as patch:
-        for folder in (EXAMPLES / "benchmarks", EXAMPLES / "benchmarks" / "quality"):
-            patch.syspath_prepend(folder)
-        yield
+def cases(setting):
+    return [case for case in all_cases() if case.setting == setting]
 
 
 def small_fit(kind, case, seed=0):
-    from _transfer_fits import Fit, Sizes
-
-    return Fit(case, kind, seed, Sizes(rows=1000, epochs=2), rate=0.01)
+    return Fit(case, kind, seed, rate=0.01, rows=1000, epochs=2)
 
 
-@once
+class Kept(dict):
+    """Records by case name, kind and seed."""
+
+    def __getitem__(self, fit):
+        return super().__getitem__((fit.case.name, fit.kind, fit.seed))
+
+    def __contains__(self, fit):
+        return super().__contains__((fit.case.name, fit.kind, fit.seed))
+
+
+def scores_of(case_values):
+    """Return scores. The values are AUCs by seed: `{kind: values}` by case."""
+    noise = [case for case in cases("weight") if case.group == "next to noise"]
+    kept, fits = Kept(), []
+    for case, values in zip(noise, case_values):
+        for kind, by_seed in values.items():
+            for seed, value in enumerate(by_seed):
+                kept[case.name, kind, seed] = {"test": {"income_auc": value}}
+                fits.append(small_fit(kind, case, seed))
+    return _regrets.Scores(fits, kept)
+
+
+def test_an_estimate_is_the_mean_and_the_t_interval():
+    values = np.random.default_rng(0).normal(size=7)
+    low, high = t.interval(0.95, 6, values.mean(), values.std(ddof=1) / np.sqrt(7))
+    estimate = _regrets.Estimate.of(values)
+    np.testing.assert_allclose([estimate.mean, estimate.half], [values.mean(), (high - low) / 2])
+
+
+def test_a_regret_is_the_paired_difference_to_the_better_baseline():
+    first = {"single": [0.90, 0.92], "bottom": [0.93, 0.93], "ple": [0.92, 0.93]}
+    second = {"single": [0.90, 0.92], "bottom": [0.80, 0.70], "ple": [0.89, 0.91]}
+    scores = scores_of([first, second])
+    keys, baselines = list(scores.cases), ["single", "bottom"]
+    np.testing.assert_allclose(scores.regret(keys[0], "ple", ["income"], baselines), [0.01, 0.0])
+    np.testing.assert_allclose(scores.regret(keys[1], "ple", ["income"], baselines), [0.01, 0.01])
+    np.testing.assert_allclose(scores.gain(keys[0], "bottom", "single", ["income"]), [0.03, 0.01])
+
+
+def test_the_gain_of_an_error_is_positive_for_a_smaller_error():
+    (case, *_) = cases("correlation")
+    kept = Kept()
+    for kind, error in (("single", 0.3), ("ple", 0.25)):
+        kept[case.name, kind, 0] = {"test": {f"task_{k}_mean_squared_error": error for k in (1, 2)}}
+    scores = _regrets.Scores([small_fit(kind, case) for kind in ("single", "ple")], kept)
+    (key,) = scores.cases
+    assert scores.gain(key, "ple", "single", case.tasks) == pytest.approx([0.05])
+
+
+def test_goals_are_missed_by_a_significant_regret_of_one_case():
+    noise = np.array([-0.001, 0.0, 0.001])
+    aucs = {"single": 0.95 + noise, "bottom": 0.90 + noise}
+    losses = (0, 0.01 + 0.1 * noise[::-1])
+    scores = scores_of([{**aucs, "hedged": aucs["single"] - loss} for loss in losses])
+    first, second = _regrets.regrets(scores, "hedged")
+    assert [first.is_significant, second.is_significant] == [False, True]
+    assert second.estimate.mean == pytest.approx(0.01)
+    assert _regrets.significant_after_holm([first, second]) == [second]
+    table = _regrets.goals(scores).splitlines()
+    verdicts = {line.split("  ")[0]: re.findall(r"met|missed", line)[0] for line in table[1:]}
+    assert verdicts["no regret significantly above 0, by case"] == "missed"
+    assert verdicts["worst mean regret in AUC at most 0.002, by task"] == "missed"
+
+
+def test_the_correction_of_holm_asks_more_of_several_regrets():
+    one = _regrets.Regret("case", "case", "AUC", ["income"], np.array([0.5, 0.9, 1.1, 1.6]))
+    assert 0.05 / 10 < one.p_value < 0.05
+    assert _regrets.significant_after_holm([one]) == [one]
+    assert _regrets.significant_after_holm([one] * 10) == []
+
+
 def test_the_plan_has_the_cases_measures_and_seeds_of_the_rules():
-    from _never_worse_plan import all_cases, fresh_seeds, plan, published_seeds
-
-    cases = all_cases()
-    assert len(cases) == 32
-    assert sum(len(case.measures) for case in cases) == 50
-    for case in cases:
+    found = all_cases()
+    assert len(found) == 32
+    assert sum(len(case.measures) for case in found) == 50
+    for case in found:
         assert published_seeds(case).stop == fresh_seeds(case).start
-    longest = {case.group for case in cases if len(fresh_seeds(case)) > len(published_seeds(case))}
-    assert longest == {"beside an unrelated task"}
-    keys = [fit.key for step in plan() for fit in step.fits]
-    published = [fit for fit in plan()[0].fits if fit.case.setting == "weight"]
-    assert len({fit.key for fit in published}) == len(published) / 4  # for any loss weight
-    assert len(set(keys)) > 3000
+    longest = {case.group for case in found if len(fresh_seeds(case)) > len(published_seeds(case))}
+    assert longest == {"next to an unrelated task"}
+    keys = {fit.key for step in plan() for fit in step.fits}
+    assert len(keys) == 3750
+    keys |= {fit.key for fit in published().fits}
+    assert keys == {*json.loads(never_worse.KEPT.read_text())["fits"]}
 
 
-@once
+def test_missing_fits_are_reported(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        never_worse.main(["--json", str(tmp_path / "fits.json")])
+    assert "published fits. Use --run." in capsys.readouterr().err
+
+
+def test_the_learning_rates_are_the_best_of_the_kept_searches():
+    store = Store(never_worse.KEPT)
+    for kind, by_data in RATES.items():
+        for data, rate in by_data.items():
+            best = max(searches([kind], [data]), key=lambda fit: store[fit]["validation"])
+            assert best.rate == rate, (kind, data)
+
+
 def test_pages_show_the_tables_of_the_kept_fits():
-    import never_worse
-
-    tables = never_worse.kept_tables([])
+    tables = _regrets.report(plan(), Store(never_worse.KEPT))
     for page in never_worse.PAGES:
         blocks = re.findall(r"<!-- (.*?) -->\n\n```text\n(.*?)\n```\n", page.read_text(), re.S)
         assert blocks
@@ -55,93 +134,71 @@ def test_pages_show_the_tables_of_the_kept_fits():
             assert shown == tables[name]
 
 
-@once
-def test_goals_are_missed_by_a_significant_regret_of_one_case():
-    import _never_worse_report as report
-    from _transfer_cases import weight_cases
-    from _transfer_summary import Scores
-
-    noise = np.array([-0.001, 0.0, 0.001])
-    aucs = {"single": 0.95 + noise, "bottom": 0.90 + noise}
-    cases = weight_cases("noise", [1.0, 10.0])
-    found = {}
-    for case, loss in zip(cases, (0, 0.01 + 0.1 * noise[::-1])):
-        hedged = aucs["single"] - loss
-        for kind, values in {**aucs, "hedged": hedged}.items():
-            for seed, value in enumerate(values):
-                found[case.name, kind, seed] = {"test": {"income_auc": value}}
-
-    class Kept(dict):
-        def __getitem__(self, fit):
-            return super().__getitem__((fit.case.name, fit.kind, fit.seed))
-
-        def __contains__(self, fit):
-            return super().__contains__((fit.case.name, fit.kind, fit.seed))
-
-    kept = Kept(found)
-    fits = [small_fit(k, c, s) for c in cases for k in ("hedged", *aucs) for s in range(3)]
-    scores = Scores(fits, kept)
-    regrets = report.regrets(scores, "hedged")
-    assert [regret.is_significant for regret in regrets] == [False, True]
-    assert regrets[1].estimate.mean == pytest.approx(0.01)
-    assert [r.case for r in report.significant_after_holm(regrets)] == [regrets[1].case]
-    step = report.Step("all", [])
-    table = report.goals(scores, [step] * 4, kept).splitlines()
-    verdicts = {line.split("  ")[0]: re.findall(r"met|missed", line)[0] for line in table[1:]}
-    assert verdicts["no regret significantly above 0, by case"] == "missed"
-    assert verdicts["worst mean regret in AUC at most 0.002, by task"] == "missed"
-    assert "income next to noise, weight 10" in table[1]
+@pytest.mark.parametrize("setting", ["weight", "scarce", "correlation", "tasks"])
+def test_fits_are_kept_with_all_mixtures_and_not_run_again(setting, tmp_path, capsys):
+    case = cases(setting)[0]
+    fits = [small_fit(kind, case) for kind in ("single", "hedged", "hedged-equal", "hedged-train")]
+    run(fits, Store(tmp_path / "fits.json"))
+    assert capsys.readouterr().out.count("min left") == 2
+    store = Store(tmp_path / "fits.json")
+    run(fits, store)
+    assert not capsys.readouterr().out
+    for fit in fits:
+        test = store[fit]["test"]
+        assert {re.sub("_(auc|mean_squared_error)$", "", key) for key in test} >= {*case.tasks}
+        assert np.isfinite(list(test.values())).all()
 
 
-@once
 def test_loss_weights_do_not_change_hedged_branches():
-    from _transfer_cases import weight_cases
-
-    first, second = (small_fit("hedged", case) for case in weight_cases("noise", [1.0, 100.0]))
-    assert first.key == second.key
-    assert first.run()["test"] == second.run()["test"]
-
-
-@once
-def test_other_mixtures_of_the_branches_are_kept_with_a_fit(tmp_path):
-    from _transfer_cases import correlation_cases
-    from _transfer_fits import Store, run
-
-    case = correlation_cases()[0]
-    store = Store([tmp_path / "fits.json"])
-    run([small_fit("hedged", case)], store)
-    kinds = ("hedged-equal", "hedged-shared", "hedged-own", "hedged-train", "hedged")
-    found = [store[small_fit(kind, case)]["test"] for kind in kinds]
-    errors = [test["task_2_mean_squared_error"] for test in found]
-    assert np.isfinite(errors).all()
-    equal, shared, own, *_ = errors
-    assert abs(shared - own) > 0.01
-    assert equal < (shared + own) / 2  # the squared error is convex
-    weights = store[small_fit("hedged", case)]["hedge"]["task_2"]
-    assert sum(weights.values()) == pytest.approx(1, abs=0.02)
+    first, *_, last = cases("weight")[:4]
+    one, other = small_fit("hedged", first), small_fit("hedged", last)
+    assert one.key == other.key
+    assert one.run()["test"] == other.run()["test"]
 
 
-@once
-@pytest.mark.parametrize("kind", ["single-pair", "hedged-ple", "hedged-bottoms", "hedged-stopped"])
-def test_networks_with_branches_have_about_as_many_parameters_as_a_shared_bottom(kind):
-    from _transfer_cases import scarce_cases, weight_cases
+@pytest.mark.parametrize("place", [0, -1])
+def test_networks_have_about_as_many_parameters_as_a_shared_bottom(place):
+    case = cases("scarce")[place]
+    dataset = case.draw(1000, 0)
+    sizes = {
+        kind: count_parameters(build_network(kind, dataset, case.recipe, 0.01, {}))[0]
+        for kind, network in NETWORKS.items()
+        if not network.is_alone and 0 not in network.task_experts
+    }
+    assert max(sizes.values()) / min(sizes.values()) < 1.1, sizes
 
-    for case in (weight_cases("age", [1.0])[0], scarce_cases()[-1]):
-        record, bottom = small_fit(kind, case).run(), small_fit("bottom", case).run()
-        assert 0.95 < record["parameters"] / bottom["parameters"] < 1.1
-        assert np.isfinite(record["validation"])
+
+def test_a_single_task_network_repeats_its_few_labeled_rows():
+    case = next(case for case in cases("scarce") if case.data == "synthetic")
+    dataset = case.draw(4000, 0)
+    labeled = ~np.isnan(dataset.train.labels["task_1"])
+    assert labeled.sum() == 40
+    alone, recipe = _alone(dataset, case.recipe, "task_1")
+    assert not np.isnan(alone.train.labels["task_1"]).any()
+    assert recipe.batch_size == 32
+    assert len(alone.train) == -(-4000 // case.recipe.batch_size) * 32
+    assert _alone(dataset, case.recipe, "task_2")[1] == case.recipe
 
 
-@pytest.mark.skipif(keras.backend.backend() != "jax", reason="other backends compile each network")
-@pytest.mark.parametrize("kind", ["hedged", "bottom"])
-def test_a_network_that_is_compiled_already_is_trained_like_a_new_one(kind):
-    import _compiled_networks
-    from _transfer_cases import scarce_cases
+def test_synthetic_tasks_are_related_as_described():
+    def correlations(dataset):
+        labels = [dataset.train.labels[task] for task in dataset.tasks]
+        return np.corrcoef(labels)[np.triu_indices(len(labels), 1)]
 
-    equal, unrelated = scarce_cases()[5], scarce_cases()[8]
-    new = small_fit(kind, equal, seed=1).run()
-    _compiled_networks._compiled.clear()
-    small_fit(kind, unrelated, seed=0).run()
-    again = small_fit(kind, equal, seed=1).run()
-    assert len(_compiled_networks._compiled) == 1
-    assert {**again, "seconds": 0} == {**new, "seconds": 0}
+    assert correlations(make_synthetic(1.0, 4000, 0)) > 0.98
+    assert abs(correlations(make_synthetic(0.0, 4000, 0))) < 0.06
+    assert correlations(make_many(4, 4000, 0))[0] > 0.5
+    assert np.abs(correlations(make_many(4, 4000, 0))[1:]).max() < 0.06
+    assert abs(correlations(make_flipped(4000, 0))) < 0.06
+
+
+@pytest.mark.parametrize("second", ["age", "unrelated", "noise"])
+def test_the_second_task_is_no_input_and_its_label_is_standardized(second):
+    dataset = load_income(second, 2000, 0)
+    assert dataset.tasks == ["income", second]
+    labels = dataset.train.labels[second]
+    assert abs(labels.mean()) < 1e-4
+    assert labels.std() == pytest.approx(1, abs=1e-4)
+    for name in ("numbers", "bins"):
+        assert dataset.train.inputs[name].shape[1] == (6 if second == "age" else 7)
+    assert len(dataset.cardinalities["bins"]) == dataset.train.inputs["bins"].shape[1]

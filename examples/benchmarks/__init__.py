@@ -1,0 +1,1 @@
+"""Benchmarks of quality and speed. `README.md` says what each of them measures."""

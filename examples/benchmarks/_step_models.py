@@ -1,0 +1,369 @@
+"""Models of `step_time`, `scaling` and `export_latency`: ours, its baselines and other libraries.
+
+All have equal towers, Dense layers [64, 1], losses and optimizers. Differences in time are
+therefore due to experts and gates.
+
+    ours   a PLEBlock
+    loop   the same PLE from single Dense layers: the outputs of a gate's experts are stacked to
+           (B, E, H), multiplied by the gate's weights and summed, as in the other libraries; it has
+           the same parameters as ours
+    floor  a plain chain of Dense layers with the multiply-adds of all experts; not a PLE, but a
+           lower bound for the cost of these multiply-adds
+
+DeepCTR (TensorFlow) and torch-rechub (PyTorch) have their own input layers. Here, the D features
+are one dense feature.
+"""
+
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from itertools import pairwise
+from threading import Thread
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+import ple_keras as pk
+
+TOWER = 64
+SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Sizes of a PLE and of its batch.
+
+    Attributes:
+        tasks: K, the number of tasks.
+        experts: The units of each Dense layer of an expert.
+        levels: N, the number of levels.
+        features: D, the width of the input.
+        batch: B. With 1, the case measures serving: nothing is trained.
+        task_experts: The number of experts of each task in each level.
+        shared_experts: The number of shared experts in each level.
+    """
+
+    tasks: int
+    experts: tuple[int, ...]
+    levels: int
+    features: int
+    batch: int
+    task_experts: int = 2
+    shared_experts: int = 2
+
+    @property
+    def task_names(self) -> list[str]:
+        """Names of the tasks."""
+        return [f"task_{i}" for i in range(self.tasks)]
+
+    @property
+    def expert_multiply_adds(self) -> int:
+        """Multiply-adds of all experts for one example, without gates and towers."""
+        return sum(self._level_multiply_adds(level) for level in range(self.levels))
+
+    @property
+    def floor_widths(self) -> list[int]:
+        """Units of the floor: a plain chain of Dense layers, two for each level.
+
+        A level of E experts with input width D and widths h_1, ..., h_n needs E (D h_1 + h_1 h_2 +
+        ... + h_{n-1} h_n) multiply-adds. It is replaced by two Dense layers, D to W and W to h_n. W
+        is chosen so that W (D + h_n) equals that number. For experts of two layers, W is E h_1.
+        """
+        last = self.experts[-1]
+        widths = []
+        for level in range(self.levels):
+            wide = self._level_multiply_adds(level) / (self._level_input(level) + last)
+            widths += [max(1, round(wide)), last]
+        return widths
+
+    def _level_multiply_adds(self, level: int) -> int:
+        widths = [self._level_input(level), *self.experts]
+        one = sum(math.prod(pair) for pair in pairwise(widths))
+        return (self.tasks * self.task_experts + self.shared_experts) * one
+
+    def _level_input(self, level: int) -> int:
+        return self.experts[-1] if level else self.features
+
+
+CASES = {
+    "A": Case(3, (256, 128), 2, 128, 4096),
+    "B": Case(8, (64, 32), 3, 32, 512),
+    "C": Case(8, (64, 32), 3, 32, 1),
+    "D": Case(8, (64, 32), 3, 32, 512, task_experts=1, shared_experts=1),
+}
+
+
+def ours(case: Case) -> keras.Model:
+    """Return a PLE of this library with plain towers, without heads and masked losses."""
+    block = pk.PLEBlock(
+        case.levels,
+        case.task_names,
+        list(case.experts),
+        case.task_experts,
+        case.shared_experts,
+        name="ple",
+    )
+    inputs = keras.Input((case.features,))
+    return _add_towers(case, inputs, block(inputs))
+
+
+def floor(case: Case) -> keras.Model:
+    """Return a chain of Dense layers, see `Case.floor_widths`. Every tower reads its output."""
+    inputs = features = keras.Input((case.features,))
+    for i, units in enumerate(case.floor_widths):
+        features = layers.Dense(units, activation="relu", name=f"chain-{i}")(features)
+    return _add_towers(case, inputs, dict.fromkeys(case.task_names, features))
+
+
+def loop(case: Case) -> keras.Model:
+    """Return a PLE of plain Dense layers."""
+    inputs = keras.Input((case.features,))
+    counts = {**dict.fromkeys(case.task_names, case.task_experts), SHARED: case.shared_experts}
+    return _add_towers(case, inputs, loop_levels(inputs, case.experts, case.levels, counts))
+
+
+def loop_levels(
+    features: Any, experts: Sequence[int], levels: int, counts: dict[str, int]
+) -> dict[str, Any]:
+    """Return the output of each task. `counts` has the numbers of experts; "shared" is the last."""
+    streams = dict.fromkeys(counts, features)
+    for level in range(levels):
+        outputs = {
+            stream: [
+                _dense_chain(streams[stream], experts, f"level_{level}-{stream}-expert_{i}")
+                for i in range(count)
+            ]
+            for stream, count in counts.items()
+        }
+        mixed = {}
+        for stream in counts if counts[SHARED] and level < levels - 1 else [*counts][:-1]:
+            read = [*counts] if stream == SHARED else [stream, SHARED]
+            together = [output for name in read for output in outputs[name]]
+            mixed[stream] = _mix_experts(together, streams[stream], f"level_{level}-{stream}-gate")
+        streams = mixed
+    return streams
+
+
+def _dense_chain(features: Any, widths: Sequence[int], name: str) -> Any:
+    for step, units in enumerate(widths):
+        features = layers.Dense(units, activation="relu", name=f"{name}-{step}")(features)
+    return features
+
+
+def _mix_experts(experts: list[Any], features: Any, name: str) -> Any:
+    """Return the experts' outputs, weighted by a gate that reads `features`."""
+    if len(experts) == 1:
+        return experts[0]
+    gate = layers.Dense(len(experts), activation="softmax", use_bias=False, name=name)
+    weights = ops.expand_dims(gate(features), axis=-1)  # (B, E, 1)
+    return ops.sum(ops.stack(experts, axis=1) * weights, axis=1)
+
+
+def _add_towers(case: Case, inputs: Any, features: dict[str, Any]) -> keras.Model:
+    """Return a model that predicts a probability per task from its features."""
+    outputs = {}
+    for task in case.task_names:
+        hidden = layers.Dense(TOWER, activation="relu", name=f"tower-{task}")(features[task])
+        outputs[task] = layers.Dense(1, activation="sigmoid", name=f"output-{task}")(hidden)
+    return keras.Model(inputs, outputs)
+
+
+def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fixed batch: features `(B, D)`, and labels `(B, 1)` for every task."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((case.batch, case.features), "float32")
+    return x, (rng.random((case.batch, 1)) < 0.3).astype("float32")
+
+
+def trainable_parameters(model: keras.Model) -> int:
+    """Return the number of trainable parameters."""
+    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Training step and prediction on the fixed batch.
+
+    Attributes:
+        train: Runs one training step and waits for it.
+        predict: Returns the predictions of the batch as NumPy arrays.
+        parameters: The number of trainable parameters.
+        note: The differences to ours, for the table.
+    """
+
+    train: Callable[[], Any]
+    predict: Callable[[], Any]
+    parameters: int
+    note: str
+
+
+def keras_variant(model: keras.Model, case: Case, note: str) -> Variant:
+    """Compile the model with Adam and Keras's cross-entropy for each output, without metrics."""
+    x, labels = batch(case)
+    losses, y = (
+        keras.tree.map_structure(lambda _, leaf=leaf: leaf, model.output)
+        for leaf in ("binary_crossentropy", labels)
+    )
+    model.compile("adam", losses)
+    return _variant(model, x, y, note)
+
+
+def _variant(model: keras.Model, x: Any, y: Any, note: str) -> Variant:
+    return Variant(
+        train=lambda: model.train_on_batch(x, y),
+        predict=lambda: model.predict_on_batch(x),
+        parameters=trainable_parameters(model),
+        note=note,
+    )
+
+
+def deepctr(case: Case) -> Variant:
+    """Return DeepCTR's PLE, a functional Keras model. Gates are linear, towers as wide as ours."""
+    with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
+        from deepctr.feature_column import DenseFeat
+        from deepctr.models import PLE
+
+    model = PLE(
+        [DenseFeat("x", case.features)],
+        shared_expert_num=case.shared_experts,
+        specific_expert_num=case.task_experts,
+        num_levels=case.levels,
+        expert_dnn_hidden_units=case.experts,
+        tower_dnn_hidden_units=(TOWER,),
+        task_types=("binary",) * case.tasks,
+        task_names=tuple(case.task_names),
+    )
+    note = f"DeepCTR {version('deepctr')}: an l2 loss of factor 0 for every expert and tower"
+    return keras_variant(model, case, note)
+
+
+def torch_rechub(case: Case) -> Variant:
+    """Return torch-rechub's PLE, a torch module. Its batch norms can't be disabled."""
+    import torch
+    from torch_rechub.basic.features import DenseFeature
+    from torch_rechub.models.multi_task import PLE
+
+    def mlp(*units: int) -> dict[str, Any]:
+        return {"dims": list(units), "activation": "relu", "dropout": 0.0}
+
+    x, labels = batch(case)
+    device = keras.ops.convert_to_tensor(x).device
+    model = PLE(
+        [DenseFeature("x", embed_dim=case.features)],
+        ["classification"] * case.tasks,
+        n_level=case.levels,
+        n_expert_specific=case.task_experts,
+        n_expert_shared=case.shared_experts,
+        expert_params=mlp(*case.experts),
+        tower_params_list=[mlp(TOWER)] * case.tasks,
+    ).to(device)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, eps=1e-7)  # Keras's default
+    cross_entropy = torch.nn.BCELoss()
+
+    def train() -> list[float]:
+        model.train()
+        predictions = model({"x": torch.from_numpy(x).to(device)})  # (B, K)
+        y = torch.from_numpy(labels).to(device)[:, 0]
+        losses = [cross_entropy(prediction, y) for prediction in predictions.unbind(1)]
+        model.zero_grad()
+        sum(losses).backward()
+        optimizer.step()
+        return [loss.item() for loss in losses]
+
+    def predict() -> Any:
+        model.eval()
+        with torch.no_grad():
+            return model({"x": torch.from_numpy(x).to(device)}).cpu().numpy()
+
+    return Variant(
+        train,
+        predict,
+        parameters=sum(weight.numel() for weight in model.parameters()),
+        note=f"torch-rechub {version('torch-rechub')}: a batch norm after each Dense layer and in "
+        "each gate, gates with biases, torch.optim.Adam, no Keras",
+    )
+
+
+# By peer: its builder, its module and its backend.
+PEERS = {
+    "DeepCTR": (deepctr, "deepctr", "tensorflow"),
+    "torch-rechub": (torch_rechub, "torch_rechub", "torch"),
+}
+
+
+def available_peers() -> list[str]:
+    """Return the peers of this backend that are installed. Print those that are not."""
+    found = []
+    for name, (_, module, backend) in PEERS.items():
+        if backend == keras.backend.backend():
+            if importlib.util.find_spec(module) is None:
+                print(f'{name} is not installed: pip install -e ".[bench]"', flush=True)
+            else:
+                found.append(name)
+    return found
+
+
+NETWORKS = {
+    "floor": (floor, "not a PLE: Dense layers with the multiply-adds of all experts"),
+    "loop": (loop, "plain Dense layers, stacked to (B, E, H); same parameters as ours"),
+    "ours": (ours, "ple_keras.PLEBlock"),
+}
+
+
+def build(name: str, case: Case) -> Variant:
+    """Return a variant that is ready for its first step.
+
+    Args:
+        name: A key of NETWORKS or of PEERS.
+        case: The sizes.
+    """
+    keras.utils.set_random_seed(0)
+    if name in PEERS:
+        return PEERS[name][0](case)
+    network, note = NETWORKS[name]
+    return keras_variant(network(case), case, note)
+
+
+# Blocks with options, on a table of codes, by name: the block, its arguments, and whether each
+# stream has a copy of the table.
+PLE = partial(pk.PLEBlock, 2)
+OPTIONS: dict[str, tuple[Callable[..., keras.Layer], dict[str, bool], bool]] = {
+    "PLE": (PLE, {}, False),
+    "PLE, gate statistics": (PLE, {"enable_gate_weights_metrics": True}, False),
+    "PLE, isolated": (PLE, {"isolate_task_experts": True}, False),
+    "PLE, isolated, features by stream": (PLE, {"isolate_task_experts": True}, True),
+    "shared bottom": (pk.SharedBottomBlock, {}, False),
+    "CGC, features by stream": (pk.CGCBlock, {"add_shared_gate": False}, True),
+    "hedged": (pk.HedgedBlock, {}, True),
+    "hedged, common features": (pk.HedgedBlock, {}, False),
+}
+OPTION_TASKS, OPTION_BATCH = ["first", "second"], 1024
+COLUMNS, ROWS, WIDTH, NUMBERS = 38, 100_000, 8, 7
+
+
+def build_option(name: str) -> Variant:
+    """Return a model of OPTIONS that is ready for its first step."""
+    keras.utils.set_random_seed(0)
+    block, arguments, has_copies = OPTIONS[name]
+    rng = np.random.default_rng(0)
+    x = {
+        "codes": rng.integers(ROWS, size=(OPTION_BATCH, COLUMNS)).astype("int32"),
+        "numbers": rng.standard_normal((OPTION_BATCH, NUMBERS), "float32"),
+    }
+    y = {task: (rng.random((OPTION_BATCH, 1)) < 0.3).astype("float32") for task in OPTION_TASKS}
+    inputs = {key: keras.Input(v.shape[1:], dtype=v.dtype.name, name=key) for key, v in x.items()}
+    embedded = layers.Flatten()(layers.Embedding(ROWS, WIDTH)(inputs["codes"]))
+    features = layers.Concatenate()([embedded, inputs["numbers"]])
+    heads = pk.TaskHeads([pk.BinaryHead(task, [TOWER], metrics=[]) for task in OPTION_TASKS])
+    if has_copies:
+        features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
+    model = pk.MultiTaskModel(inputs, heads(block(heads, [96, 64], **arguments)(features)))
+    model.compile("adam")
+    megabytes = 12 * trainable_parameters(model) / 1e6
+    return _variant(model, x, y, f"{megabytes:.1f}")

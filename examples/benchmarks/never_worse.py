@@ -1,0 +1,64 @@
+"""Measure whether hedged branches are ever worse than the better of two baselines.
+
+    pip install -e ".[jax,examples]"
+    KERAS_BACKEND=jax python -m examples.benchmarks.never_worse
+    KERAS_BACKEND=jax python -m examples.benchmarks.never_worse --run
+
+The baselines are single-task networks and a shared bottom. The rules are in
+docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
+Without `--run`, nothing is trained: the tables are printed from the kept fits.
+
+`--run` first runs the missing fits, in the order of the rules. The kept ones took seven hours on
+one core, without the time to compile equal networks again. A run may be stopped after any fit, and
+goes on from there. Set JAX_COMPILATION_CACHE_DIR to a folder, where JAX keeps compiled networks.
+
+`--write` also writes the tables into the pages of docs/ that show them, and draws the chart.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ._fits import Store, run
+from ._plan import plan, published
+from ._regrets import draw, report
+from ._tables import make_parser
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [DOCS / "results" / "never_worse.md", DOCS / "results.md", DOCS / "hedged_branches.md"]
+KEPT = DOCS / "results" / "never_worse.json"
+
+
+def write(tables: dict[str, str], page: Path) -> None:
+    """Replace the tables of a page, which follow their names in comments."""
+    start, *parts = re.split(r"<!-- (.*?) -->\n\n```text\n.*?```\n", page.read_text(), flags=re.S)
+    for name, rest in zip(parts[::2], parts[1::2]):
+        start += f"<!-- {name} -->\n\n```text\n{tables[name]}\n```\n{rest}"
+    page.write_text(start)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the missing fits, and print the tables."""
+    parser = make_parser(__doc__)
+    add = parser.add_argument
+    add("--run", action="store_true", help="run the fits that are missing")
+    add("--json", type=Path, default=KEPT, help="the kept fits; default: those of docs/results")
+    add("--write", action="store_true", help="write the pages' tables and the chart")
+    args = parser.parse_args(arguments)
+    steps, store = plan(), Store(args.json)
+    for step in [published(), *steps]:
+        if args.run:
+            print(step.title, flush=True)
+            run(step.fits, store)
+        if any(fit not in store for fit in step.fits):
+            parser.exit(1, f"Fits are missing in {args.json}: {step.title}. Use --run.\n")
+    tables = report(steps, store)
+    print("\n\n".join(tables.values()))
+    if args.write:
+        for page in PAGES:
+            write(tables, page)
+        draw(store, KEPT.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
