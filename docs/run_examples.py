@@ -21,7 +21,7 @@ OUTPUTS = ROOT / "docs" / "examples"
 # In place of those of the first command in the docstring.
 ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --epochs 4 --every 10 --kills 10"}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
-# Scripts that are not run, and the page with their results.
+# Files that are not run, and the page with their results or their use.
 RESULTS = {
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
@@ -29,6 +29,8 @@ RESULTS = {
     "benchmarks/small_job.py": "performance.md",
     "benchmarks/step_time.py": "performance.md",
     "benchmarks/whole_job.py": "large_tables.md",
+    "columns.py": "columns.md",
+    "serving/model_folder.py": "serving.md",
     "serving/serve.py": "serving.md",
 }
 

@@ -10,9 +10,10 @@ seeds. The models are a network for each task, a shared bottom, MMoE, PLE, and h
 their own features. Their widths are chosen so that all have about as many parameters as the
 single-task networks together, tables not counted.
 
-    columns    all except those of the tasks and of --time, or those of --columns. Strings and
-               booleans become codes, and so do the integers that --ids names. Others are numbers.
-               Values may be missing. Leave out what is unknown when the model predicts.
+    columns    all except those of the tasks and of --time, or those of --columns. Strings,
+               booleans and lists become codes, and so do the integers that --ids names. Others are
+               numbers. Values may be missing, see columns.py. Leave out what is unknown when the
+               model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass one, and other numbers a
                regression, unless the kind is stated: --tasks stars:multiclass. Labels may be
                missing.
@@ -40,8 +41,8 @@ try:
     import matplotlib
     import numpy as np
     import pandas as pd
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    from columns import Columns, keras_inputs
+    from pandas.api import types
     from scipy import stats
 
     import ple_keras as pk
@@ -58,7 +59,7 @@ HEADS = {
 METRICS = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}
 PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
 EMBEDDING, TOWER, WIDTH = 8, 16, 64  # WIDTH: of the last layer of a single-task network
-MIN_ROWS = 5  # of a value; rarer ones have the code of unknown values
+LENGTH = 10  # of lists: the last entries
 
 
 # The data
@@ -69,70 +70,59 @@ class DataError(ValueError):
 
 
 def read(file, tasks, columns, ids, by):
-    """Return a frame of the columns, the names of ids and of numbers, and kinds by task.
+    """Return a frame, the kinds of its columns by name, and those of its tasks.
 
     Raises:
         DataError: If a column is absent, or does not fit.
     """
     try:
-        table = pq.read_table(file)
-    except (OSError, pa.ArrowInvalid) as error:
+        frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
+    except (OSError, ValueError) as error:
         raise DataError(f"{file} can't be read as a Parquet file: {error}") from error
-    names = [name for name in table.column_names if not name.startswith("__index_level_")]
-    kinds = dict(task.partition(":")[::2] for task in tasks)
+    tasks = dict(task.partition(":")[::2] for task in tasks)
     by = [by] if by else []
-    columns = columns or [name for name in names if name not in (*kinds, *by)]
-    for name in (*kinds, *columns, *ids, *by):
-        if name not in names:
-            raise DataError(f"{file} has no column {name!r}. Its columns are {', '.join(names)}")
-    for task, kind in kinds.items():
+    columns = columns or [name for name in frame if name not in (*tasks, *by)]
+    for name in (*tasks, *columns, *ids, *by):
+        if name not in frame:
+            raise DataError(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
+    for task, kind in tasks.items():
         if kind not in ("", *HEADS):
             raise DataError(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
-    if overlap := [name for name in columns if name in kinds]:
+    if overlap := [name for name in columns if name in tasks]:
         raise DataError(f"{overlap[0]!r} is a task, so it must not be among --columns")
     if unused := [name for name in ids if name not in columns]:
         raise DataError(f"{unused[0]!r} of --ids must be among the columns of the inputs")
-
     if not columns:
         raise DataError(f"{file} must have columns for the inputs, next to those of the tasks")
-    codes, numbers = [], []
-    for name in columns:
-        kind = kind_of(table.schema.field(name).type)
-        if not kind:
-            raise DataError(
-                f"Column {name!r} must hold numbers, booleans or strings. Leave it out with "
-                f"--columns. Received: {table.schema.field(name).type}"
-            )
-        (codes if kind == "id" or name in ids else numbers).append(name)
-    frame = table.select([*kinds, *columns, *by]).to_pandas(
-        integer_object_nulls=True, ignore_metadata=True
-    )
-    for name in frame.select_dtypes("category"):
-        frame[name] = frame[name].astype("object")
-    labels = {name: table.schema.field(name).type for name in kinds}
-    kinds = {name: kind or infer(name, frame[name], labels[name]) for name, kind in kinds.items()}
-    for task, kind in kinds.items():
+    kinds = {name: "id" if name in ids else kind_of(frame[name]) for name in columns}
+    tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
+    for task, kind in tasks.items():
         frame[task] = check_task(task, kind, frame[task])
     if by:
-        frame = frame.sort_values(by, kind="stable", ignore_index=True)
-    return frame, codes, numbers, kinds
+        frame = frame.sort_values(by, kind="stable")
+    return frame.reset_index(drop=True), kinds, tasks
 
 
-def kind_of(kind):
-    """Return whether a type of Arrow holds ids or numbers, or None."""
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    if pa.types.is_boolean(kind) or pa.types.is_string(kind) or pa.types.is_large_string(kind):
+def kind_of(values):
+    """Return whether a column holds ids, numbers or lists."""
+    if types.is_numeric_dtype(values) and not types.is_bool_dtype(values):
+        return "number"
+    found = {type(value) for value in values.dropna()}
+    if found <= {str, bool}:
         return "id"
-    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-    return "number" if is_number or pa.types.is_decimal(kind) else None
+    if found <= {list, np.ndarray}:
+        return "list"
+    raise DataError(
+        f"Column {values.name!r} must hold numbers, booleans, strings or lists. Leave it out with "
+        f"--columns. Received: {values.dtype}"
+    )
 
 
-def infer(task, values, kind):
+def infer(labels):
     """Return the kind of a task."""
-    if kind_of(kind) == "id" and not pa.types.is_boolean(kind):
+    if not types.is_numeric_dtype(labels):
         return "multiclass"
-    return "binary" if set(values.dropna().unique()) <= {0, 1} else "regression"
+    return "binary" if set(labels.dropna().unique()) <= {0, 1} else "regression"
 
 
 def check_task(task, kind, values):
@@ -140,7 +130,7 @@ def check_task(task, kind, values):
     if kind == "multiclass":
         return values
     try:
-        labels = values.astype("float64")
+        labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
     except (TypeError, ValueError) as error:
         raise DataError(f"{task} must hold numbers for a {kind} task: {error}") from error
     if np.isinf(labels).any():
@@ -151,36 +141,29 @@ def check_task(task, kind, values):
     return labels
 
 
-def encode(frame, order, codes, numbers, kinds):
-    """Return `(x, y)` by part, the number of codes, and the number of classes by task.
+def new_name(place, name):
+    """Return a name for Keras, without spaces and signs."""
+    return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
 
-    A code is 0 for a missing value and 1 for a rare or unknown one. Each column has its own codes.
-    A missing number is the mean, and marked.
-    """
-    train = frame.iloc[order[: int(PARTS["training"][1] * len(frame))]]
-    encoded, size = [], 0
-    for name in codes:
-        counts = train[name].value_counts()
-        known = counts.index[counts >= MIN_ROWS]
-        code = np.where(frame[name].isna(), 0, known.get_indexer(frame[name]) + 2)
-        encoded.append(code + size)
-        size += len(known) + 2
-    values = []
-    for name in numbers:
-        value, deviation = frame[name].astype("float64"), train[name].astype("float64").std()
-        scaled = (value - train[name].astype("float64").mean()) / (deviation or 1.0)
-        values += [np.clip(np.nan_to_num(scaled), -10, 10), np.isnan(value)]
-    x = {}
-    if encoded:
-        x["codes"] = np.stack(encoded, axis=1).astype("int32")
-    if values:
-        x["numbers"] = np.stack(values, axis=1).astype("float32")
+
+def encode(frame, order, kinds, tasks):
+    """Return `(x, y)` by part, the fitted columns, and the number of classes by task."""
+    train = order[: int(PARTS["training"][1] * len(frame))]
+    names = {name: new_name(place, name) for place, name in enumerate(kinds)}
+    inputs = frame[[*kinds]].rename(columns=names)
+    of_kind = {
+        kind: [names[name] for name in kinds if kinds[name] == kind]
+        for kind in ("id", "number", "list")
+    }
+    lists = {name: (name, LENGTH) for name in of_kind["list"]}
+    columns = Columns(of_kind["id"], of_kind["number"], lists).fit(inputs.iloc[train])
+    x = columns.transform(inputs)
 
     y, classes = {}, {}
-    for task, kind in kinds.items():
+    for task, kind in tasks.items():
         labels = frame[task]
         if kind == "multiclass":
-            known = pd.Index(sorted(train[task].dropna().unique()))
+            known = pd.Index(sorted(labels.iloc[train].dropna().unique()))
             found = pd.Series(known.get_indexer(labels), labels.index, "float64")
             labels, classes[task] = found.where(found >= 0), len(known)
         y[task] = labels.to_numpy("float32")
@@ -194,7 +177,7 @@ def encode(frame, order, codes, numbers, kinds):
                 what = f"one value, {found[0]:g}," if len(found) else "no label"
                 raise DataError(f"{task} has {what} in the {part} rows. Two values are needed")
         parts.append(({k: v[rows] for k, v in x.items()}, {t: v[rows] for t, v in y.items()}))
-    return parts, size, classes
+    return parts, columns, classes
 
 
 # The models
@@ -202,7 +185,7 @@ def encode(frame, order, codes, numbers, kinds):
 
 def new_heads(kinds, classes):
     """Return heads, which have names without spaces and signs, and the tasks by name."""
-    names = {task: f"{i}_{re.sub(r'[^A-Za-z0-9]+', '_', task)}" for i, task in enumerate(kinds)}
+    names = {task: new_name(place, task) for place, task in enumerate(kinds)}
     heads = []
     for task, kind in kinds.items():
         options = {"num_classes": classes[task]} if kind == "multiclass" else {}
@@ -238,29 +221,21 @@ def find_width(model, kinds, classes, features):
     return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
 
 
-def build(model, x, heads, size, width):
-    """Return a network from codes and numbers to the predictions of tasks."""
-    inputs, features = {}, []
-    if "codes" in x:
-        inputs["codes"] = keras.Input(x["codes"].shape[1:], dtype="int32", name="codes")
-        table = pk.SparseEmbedding(size, EMBEDDING)
-        features.append(keras.layers.Flatten()(table(inputs["codes"])))
-    if "numbers" in x:
-        inputs["numbers"] = keras.Input(x["numbers"].shape[1:], name="numbers")
-        features.append(inputs["numbers"])
-    features = keras.layers.Concatenate()(features) if len(features) > 1 else features[0]
-    if model == "hedged" and "codes" in x:  # a table for each stream
-        features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
+def build(model, columns, heads, width):
+    """Return a network from columns to the predictions of tasks."""
+    inputs, network = keras_inputs(columns, EMBEDDING)
+    is_hedged = model == "hedged"  # then each stream has tables of its own
+    features = pk.StreamFeatures(heads, network)(inputs) if is_hedged else network(inputs)
     return pk.MultiTaskModel(inputs, heads(new_block(model, heads, width)(features)))
 
 
-def train(model, kinds, classes, parts, size, width, seed, options):
+def train(model, kinds, classes, parts, columns, width, seed, options):
     """Return the test metric of each task."""
     keras.utils.set_random_seed(seed)
     heads, names = new_heads(kinds, classes)
     (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
     heads.adapt(y)
-    network = build(model, x, heads, size, width)
+    network = build(model, columns, heads, width)
     network.compile(pk.table_optimizer("adam"))
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
     callbacks = [pk.FitHedge(valid), stop] if model == "hedged" else [stop]
@@ -387,9 +362,10 @@ def parse():
 def main():
     args = parse()
     models = ["single", *args.models]
-    frame, codes, numbers, kinds = read(args.file, args.tasks, args.columns, args.ids, args.time)
+    frame, inputs, kinds = read(args.file, args.tasks, args.columns, args.ids, args.time)
     print(f"{len(frame):,} rows of {args.file}")
-    print(f"ids: {', '.join(codes) or 'none'}\nnumbers: {', '.join(numbers) or 'none'}")
+    for name, kind in inputs.items():
+        print(f"{name}: {kind}")
     for task, kind in kinds.items():
         print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
     print(flush=True)
@@ -400,8 +376,8 @@ def main():
     for seed in range(args.seeds):
         rows = np.arange(len(frame))
         order = rows if args.time else np.random.default_rng(seed).permutation(rows)
-        parts, size, classes = encode(frame, order, codes, numbers, kinds)
-        features = EMBEDDING * len(codes) + 2 * len(numbers)
+        parts, columns, classes = encode(frame, order, inputs, kinds)
+        features = keras_inputs(columns, EMBEDDING)[1].output_shape[-1]
         for place, model in enumerate(models):
             show_progress(seed * len(models) + place, total, start, f"{model}, seed {seed}")
             groups = [kinds] if model != "single" else [{t: k} for t, k in kinds.items()]
@@ -413,7 +389,7 @@ def main():
                 parameters[model] = sum(counts)
             result = {}
             for group in groups:
-                result |= train(model, group, classes, parts, size, widths[model], seed, options)
+                result |= train(model, group, classes, parts, columns, widths[model], seed, options)
             scores[model].append(result)
     show_progress(total, total, start, "")
     print(file=sys.stderr)

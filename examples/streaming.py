@@ -16,11 +16,10 @@ pipeline alone (if it reads a million rows) and of `fit`, and the resident memor
 with that of the workers. On the rows of a file that is held out, it prints the AUC and the AUC
 within users, next to those of the probabilities that the simulation draws from (best).
 
-Before training, a pass over the files finds the ids of each column and the scale of the price. The
-workers encode what they read: a code is 0 for a missing id, 1 for an unknown one, and from 2 on for
-the known ones. For other kinds of columns, see columns.py.
+Before training, a pass over the files fits the encoding of columns.py. The workers encode what they
+read.
 
-To reuse: `fit_columns`, `RowGroups`, `shuffled_window`, and the stream of your backend.
+To reuse: `frames`, `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
 
 import argparse
@@ -33,10 +32,10 @@ from pathlib import Path
 
 try:
     import numpy as np
-    import pandas as pd
     import psutil
     import pyarrow as pa
     import pyarrow.parquet as pq
+    from columns import Columns, keras_inputs
 
     if __name__ == "__main__":  # worker processes import this file without Keras
         import keras
@@ -53,8 +52,8 @@ except ModuleNotFoundError as error:
 USERS, ITEMS, HOURS, FACTORS = 10_000, 2_000, 24, 4
 BINARY = ["click", "cart", "purchase"]
 TASKS = [*BINARY, "watch_time"]
-IDS = ["user", "item", "hour"]
-COLUMNS = [*IDS, "price"]
+IDS, NUMBERS = ["user", "item", "hour"], ["price"]
+COLUMNS = [*IDS, *NUMBERS]
 FILE_ROWS, GROUP_ROWS, WINDOW_GROUPS = 250_000, 10_000, 10
 
 
@@ -127,43 +126,16 @@ def check_file(file):
 # The input pipelines
 
 
-def fit_columns(files, min_rows=2):
-    """Return the ids with at least `min_rows` rows by column, and the scale of the price.
-
-    One row group is in memory at a time.
-    """
-    counts, sums = {}, np.zeros(3)
+def frames(files):
+    """Yield the columns of each row group as a frame."""
     for file in files:
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(GROUP_ROWS, columns=COLUMNS):
-                frame = batch.to_pandas(integer_object_nulls=True)
-                for name in IDS:
-                    count = frame[name].value_counts()
-                    known = counts.get(name, count[:0])
-                    counts[name] = known.add(count, fill_value=0)
-                price = frame["price"].astype("float64")
-                sums += [price.count(), price.sum(), (price**2).sum()]
-    known = {name: pd.Index(sorted(c.index[c >= min_rows])) for name, c in counts.items()}
-    for index in known.values():
-        index.get_indexer(index[:1])  # threads may use an index that has looked up a value
-    mean, square = (sums[1:] / sums[0]).tolist()
-    return known, {"mean": [mean], "variance": [square - mean**2]}
+                yield to_frame(batch)
 
 
-def encode(table, known):
-    """Return the columns of a table as inputs of the model."""
-    # As objects, since floats don't hold all integers.
-    values = {name: table[name].to_pandas(integer_object_nulls=True) for name in COLUMNS}
-    x = {name: codes(known[name], values[name]) for name in IDS}
-    return x | {"price": values["price"].to_numpy("float32")}
-
-
-def codes(known, values):
-    """Return 0 for a missing id, 1 for an unknown one, and from 2 on for the known ones."""
-    present = values.notna().to_numpy()
-    found = np.zeros(len(values), "int32")
-    found[present] = known.get_indexer(pd.Index(values[present], dtype=known.dtype)) + 2
-    return found
+def to_frame(table):
+    return table.to_pandas(integer_object_nulls=True)  # floats don't hold all integers
 
 
 def labels(table):
@@ -176,8 +148,8 @@ class RowGroups:
     One row group is read at a time.
     """
 
-    def __init__(self, files, known):
-        self.known = known
+    def __init__(self, files, columns):
+        self.columns = columns
         self.places = [
             (file, index)
             for file in files
@@ -191,7 +163,7 @@ class RowGroups:
         file, index = self.places[number]
         with pq.ParquetFile(file) as parquet:
             table = parquet.read_row_group(index, use_threads=False)
-        return encode(table, self.known), labels(table)
+        return self.columns.transform(to_frame(table)), labels(table)
 
 
 def shuffled_window(groups):
@@ -278,30 +250,18 @@ def data_loader_stream(groups, batch_size, workers):
 # The model
 
 
-def build(known, scale):
-    """Return a compiled PLE. Each stream has a copy of the embeddings."""
-    ids = {name: keras.Input((), dtype="int32", name=name) for name in IDS}
-    user, item, hour = (keras.layers.Embedding(len(known[name]) + 2, 16)(ids[name]) for name in IDS)
-    numbers = keras.Input((2,), name="numbers")
-    match = keras.layers.Multiply()([user, item])
-    columns = keras.layers.Concatenate()([user, item, hour, match, numbers])
-    network = keras.Model({**ids, "numbers": numbers}, columns)
-
-    inputs = {**ids, "price": keras.Input((), name="price")}
-    price = keras.ops.expand_dims(inputs["price"], -1)
-    scaled = keras.ops.nan_to_num(keras.layers.Normalization(**scale)(price))
-    is_missing = keras.ops.cast(keras.ops.isnan(price), "float32")
-    numbers = keras.layers.Concatenate()([scaled, is_missing])
-
+def build(columns):
+    """Return a compiled PLE. Each stream has a copy of the tables."""
+    inputs, network = keras_inputs(columns)
     heads = pk.TaskHeads(
         [
             *(pk.BinaryHead(task, tower=[16], metrics=[]) for task in BINARY),
             pk.RegressionHead("watch_time", tower=[16], metrics=[]),
         ]
     )
-    features = pk.StreamFeatures(heads, network)({**ids, "numbers": numbers})
+    features = pk.StreamFeatures(heads, network)(inputs)
     model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(2, heads, [32])(features)))
-    model.compile(keras.optimizers.Adam(3e-3))
+    model.compile(pk.table_optimizer(keras.optimizers.Adam(3e-3)))
     return model
 
 
@@ -348,12 +308,12 @@ def fit(model, stream, epochs, steps, batch_size):
     return statistics.median(rates[1:] or rates)
 
 
-def print_scores(model, file, known):
+def print_scores(model, file, columns):
     """Print the scores on the rows of a file, next to those of the simulation's probabilities."""
     table = pq.read_table(file)
     ids, y = {name: table[name].to_numpy() for name in IDS}, labels(table)
     best, _ = expected(**ids)
-    predictions = model.predict(encode(table, known), batch_size=10_000, verbose=0)
+    predictions = model.predict(columns.transform(to_frame(table)), batch_size=10_000, verbose=0)
     one_group = np.zeros(len(table), int)
     print(f"\n{len(one_group):,} held-out rows{'labels':>12} {'PLE':>8} {'best':>8}")
     for task in TASKS:
@@ -395,8 +355,8 @@ def main():
         sys.exit(f"KERAS_BACKEND must be one of {', '.join(STREAMS)}. Received: {backend}")
 
     held_out, *files = write_files(args.folder, args.rows)
-    known, scale = fit_columns(files)
-    groups = RowGroups(files, known)
+    columns = Columns(IDS, NUMBERS).fit(frames(files), min_rows=2)
+    groups = RowGroups(files, columns)
     rows = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     epochs = max(1, rows // (args.batch_size * args.steps))  # about one pass over the rows
     print(f"{rows:,} rows in {len(files)} files for {epochs} epochs of {args.steps} steps")
@@ -407,10 +367,10 @@ def main():
 
     print(f"resident memory at the start: {resident():,.0f} MB", flush=True)
     pipeline = rate_of_pipeline(new_stream(), epochs * args.steps, args.batch_size)
-    model = build(known, scale)
+    model = build(columns)
     training = fit(model, new_stream(), epochs, args.steps, args.batch_size)
     print(f"input pipeline alone: {pipeline} rows/s; fit: {training:,.0f} rows/s")
-    print_scores(model, held_out, known)
+    print_scores(model, held_out, columns)
 
 
 if __name__ == "__main__":

@@ -1,28 +1,21 @@
 """Load serve.py, attack it, and replace its model under load.
 
     pip install -e ".[torch,examples,export,serving]"
-    KERAS_BACKEND=torch python examples/serving/load_test.py
+    KERAS_BACKEND=torch python examples/recommender.py  # writes the folder recommender
+    python examples/serving/load_test.py --folder recommender
 
-Takes four minutes on two cores. Trains a model with train.py, if the folder `census_service` has
-none, starts serve.py, and prints:
+Takes two minutes on two cores. Starts serve.py with a copy of the folder, and prints:
 
-- the answers to bad requests and to a good one
 - requests per second, latencies and errors of four clients in a minute, and the server's memory
 - the latencies of two clients with pauses, without an attack and during attacks: bodies of 50 MB,
   300 half-sent bodies, and clients that vanish
-- the answers while the model is replaced every three seconds, and while a model that does not fit
-  is offered
-- some lines of /metrics
-
-The replaced models differ in their encoding: each second one does not know the class of worker
-"Private".
+- the answers while the model is replaced every three seconds, and while a version is offered that
+  does not fit
 """
 
 import argparse
 import http.client
 import json
-import math
-import os
 import shutil
 import socket
 import subprocess
@@ -35,55 +28,37 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
+
 try:
     import numpy as np
     import psutil
-    from _model_folder import COLUMNS, MANIFEST, MODEL, path_of, publish
+    from columns import Columns
+    from serving.model_folder import newest
 except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    extras = f"{backend},examples,export,serving"
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{extras}]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[export,serving]"')
 
-HERE = Path(__file__).parent
-GOOD = {"age": 40, "weeks_worked": 52, "wage_per_hour": 0, "capital_gains": 0}
-GOOD |= {"dividends": 0, "employer_size": 6, "class_of_worker": "Private", "occupation": "Sales"}
-GOOD |= {"industry": "Retail trade", "education": "High school graduate"}
-GOOD |= {"citizenship": "Native- Born in the United States"}
-BODY = json.dumps({"rows": [GOOD]})
-BAD = {
-    "no JSON": "rows",
-    "no rows": json.dumps({"rows": []}),
-    "a missing column": json.dumps({"rows": [{k: v for k, v in GOOD.items() if k != "age"}]}),
-    "a word for a number": json.dumps({"rows": [GOOD, GOOD | {"age": "forty"}]}),
-    "NaN and a misspelt column": json.dumps({"rows": [GOOD | {"age": math.nan, "ages": 1}]}),
-    "not UTF-8": b'{"rows": "\xff"}',
-    "over 500 KB": " " * 600_000,
-}
 HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
 
 # Clients
 
 
-def post(connection, body=BODY):
-    """Return the status and the answer of /predict."""
-    connection.request("POST", "/predict", body, {"content-type": "application/json"})
+def ask(port, path, body=None):
+    """Return the status and the answer of a request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    kind = {"content-type": "application/json"}
+    connection.request("POST" if body else "GET", path, body, kind)
     response = connection.getresponse()
     return response.status, response.read().decode()
 
 
-def get(port, path):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", path)
-    return connection.getresponse().read().decode()
-
-
 @contextmanager
-def clients(port, count, pause=0.0):
+def clients(port, body, count, pause=0.0):
     """Send requests of one row until the context ends.
 
     Yields:
-        Lists that are complete then: milliseconds of good answers, and all answers.
+        Lists that are complete then: milliseconds of answers, and all answers.
     """
     end, times, answers = threading.Event(), [], []
 
@@ -91,12 +66,10 @@ def clients(port, count, pause=0.0):
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         while not end.is_set():
             start = time.perf_counter()
-            try:
-                answers.append(post(connection))
-                times.append(1000 * (time.perf_counter() - start))
-            except OSError as error:
-                answers.append((type(error).__name__, ""))
-                connection.close()
+            connection.request("POST", "/predict", body, {"content-type": "application/json"})
+            response = connection.getresponse()
+            answers.append((response.status, response.read()))
+            times.append(1000 * (time.perf_counter() - start))
             time.sleep(pause)
 
     with ThreadPoolExecutor(count) as pool:
@@ -110,22 +83,20 @@ def clients(port, count, pause=0.0):
 
 
 def errors(answers):
-    """Return the errors among answers, by kind."""
+    """Return the errors among answers, by status."""
     return dict(Counter(status for status, _ in answers if status != 200)) or "none"
 
 
 # Attacks
 
 
-def send_large(port, is_chunked):
-    """Send a body of 50 MB, and return the status."""
-    piece = b" " * 2**16
-    length = b"transfer-encoding: chunked" if is_chunked else b"content-length: 50003968"
+def send_large(port):
+    """Send a body of 50 MB in chunks, and return the status."""
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(HEAD + length + b"\r\n\r\n")
+        client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
         for _ in range(763):
-            client.sendall(b"10000\r\n%b\r\n" % piece if is_chunked else piece)
-        client.sendall(b"0\r\n\r\n" if is_chunked else b"")
+            client.sendall(b"10000\r\n%b\r\n" % (b" " * 2**16))
+        client.sendall(b"0\r\n\r\n")
         return client.recv(12).decode()[-3:]
 
 
@@ -134,8 +105,7 @@ def send_halves(port):
     halves = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     for client in halves:
         client.sendall(HEAD + b"content-length: 1000\r\n\r\n{")
-    closed = [client.recv(1000).decode()[9:12] for client in halves]
-    return closed[0]
+    return {client.recv(1000).decode()[9:12] for client in halves}.pop()
 
 
 def vanish(port):
@@ -148,17 +118,16 @@ def vanish(port):
 
 ATTACKS = {
     "none": lambda port: time.sleep(3) or "none",
-    "50 MB, length declared": lambda port: send_large(port, is_chunked=False),
-    "50 MB in chunks": lambda port: send_large(port, is_chunked=True),
+    "50 MB in chunks": send_large,
     "300 half-sent bodies": send_halves,
     "300 clients that vanish": vanish,
 }
 
 
-def show_attacks(port):
+def show_attacks(port, body):
     print("attack                     answer  p50 ms  p99 ms  errors")
     for name, attack in ATTACKS.items():
-        with clients(port, 2, pause=0.01) as (times, answers):
+        with clients(port, body, 2, pause=0.01) as (times, answers):
             time.sleep(0.5)
             times.clear()
             status = attack(port)
@@ -170,40 +139,33 @@ def show_attacks(port):
 # New models
 
 
-def read_published(folder):
-    """Return the model and the known categories of a folder."""
-    hashes = json.loads((folder / MANIFEST).read_text())
-    model, columns = (path_of(folder, name, hashes[name]) for name in (MODEL, COLUMNS))
-    return model.read_bytes(), json.loads(columns.read_text())
-
-
-def replace_model(folder, times):
-    """Publish a model with another encoding, and the first one again, and so on."""
-    model, known = read_published(folder)
-    fewer = [value for value in known["class_of_worker"] if value != "Private"]
-    for k in range(times):
-        publish(folder, model, known | {"class_of_worker": fewer} if k % 2 == 0 else known)
-        time.sleep(3)
-
-
-def offer_wrong_model(folder):
-    """Publish an encoding without a column, and the old manifest after a while."""
-    manifest = (folder / MANIFEST).read_bytes()
-    model, known = read_published(folder)
-    publish(folder, model, {name: each for name, each in known.items() if name != "industry"})
+def offer(folder, columns=None):
+    """Add a copy of the newest version, with other columns or the same, and wait."""
+    old = newest(folder)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as part:
+        new = Path(shutil.copytree(old, Path(part, f"{old.name}-new")))
+        if columns:
+            (new / "columns.json").write_text(json.dumps(columns))
+        new = new.rename(folder / new.name)
     time.sleep(3)
-    (folder / MANIFEST).write_bytes(manifest)
+    return new
 
 
-def show_replacement(port, folder, name, change, *args):
-    before = json.loads(get(port, "/health"))["model"]
-    with clients(port, 4) as (_, answers):
-        change(folder, *args)
-    after = json.loads(get(port, "/health"))["model"]
-    distinct = len({answer for status, answer in answers if status == 200})
-    same = "the same" if after == before else "another"
-    print(f"{name}: {len(answers)} requests, errors {errors(answers)}, ", end="")
-    print(f"{distinct} distinct answers, {same} model serves")
+def show_versions(port, body, folder):
+    """Replace the model four times, and offer a version without a column."""
+    with clients(port, body, 4) as (_, answers):
+        versions = []
+        for _ in range(4):
+            offer(folder)
+            versions.append(json.loads(ask(port, "/health")[1])["model"])
+    print(f"{len({*versions})} new models: {len(answers)} requests, errors {errors(answers)}")
+    columns = json.loads((newest(folder) / "columns.json").read_text())
+    columns["ids"].pop()
+    with clients(port, body, 4) as (_, answers):
+        offer(folder, columns)
+        is_old = json.loads(ask(port, "/health")[1])["model"] == versions[-1]
+    print(f"a model without a column: {len(answers)} requests, errors {errors(answers)}, ", end="")
+    print("the old model serves" if is_old else "the new model serves")
 
 
 # The test
@@ -215,14 +177,15 @@ def server(folder):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, HERE / "serve.py", "--folder", folder, "--port", str(port)]
+    script = Path(__file__).with_name("serve.py")
+    command = [sys.executable, script, "--folder", folder, "--port", str(port)]
     process = subprocess.Popen(command)
     try:
         for _ in range(600):
             if process.poll() is not None:
                 sys.exit(f"The server ended with {process.returncode}")
             with suppress(OSError):
-                get(port, "/health")
+                ask(port, "/health")
                 break
             time.sleep(0.1)
         yield port, psutil.Process(process.pid)
@@ -231,8 +194,8 @@ def server(folder):
         process.wait()
 
 
-def show_load(port, process, seconds, count):
-    with clients(port, count) as (times, answers):
+def show_load(port, body, process, seconds, count):
+    with clients(port, body, count) as (times, answers):
         time.sleep(seconds)
     p50, p99 = np.percentile(times, (50, 99))
     print(f"{count} clients, {seconds} s, one row per request")
@@ -246,35 +209,20 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=Path("census_service"))
-    parser.add_argument("--rows", help="number of rows to train on; all")
-    parser.add_argument("--epochs", default="2", help="2 by default")
+    parser.add_argument("--folder", type=Path, required=True, help="as `publish` writes it")
     parser.add_argument("--seconds", type=int, default=60, help="of the load; 60 by default")
     parser.add_argument("--clients", type=int, default=4, help="4 by default")
     args = parser.parse_args()
-    if not (args.folder / MANIFEST).exists():
-        options = ["--folder", args.folder, "--epochs", args.epochs]
-        options += ["--rows", args.rows] if args.rows else []
-        subprocess.run([sys.executable, HERE / "train.py", *options], check=True)
-
+    row = Columns.load(newest(args.folder) / "columns.json").example()
+    body = json.dumps({"rows": [row]})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(args.folder, Path(temporary, "served")))
         with server(folder) as (port, process):
-            print("answers to bad requests:")
-            for name, body in BAD.items():
-                connection = http.client.HTTPConnection("127.0.0.1", port)
-                print(f"  {name}: {' '.join(map(str, post(connection, body)))}")
-            print(f"answer to a good request: {post(connection)[1]}\n")
-            show_load(port, process, args.seconds, args.clients)
-            show_attacks(port)
+            print(f"request: {body}\nanswer: {ask(port, '/predict', body)[1]}\n")
+            show_load(port, body, process, args.seconds, args.clients)
+            show_attacks(port, body)
             print()
-            show_replacement(port, folder, "model replaced 4 times", replace_model, 4)
-            show_replacement(port, folder, "model without a column", offer_wrong_model)
-            print("\nfrom /metrics:")
-            shown = "rows_total", "requests_total", "prediction_sum_total", "batch_rows_count"
-            for line in get(port, "/metrics").splitlines():
-                if line.startswith(shown):
-                    print(f"  {line}")
+            show_versions(port, body, folder)
 
 
 if __name__ == "__main__":

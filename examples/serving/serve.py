@@ -1,25 +1,27 @@
-"""Serve a PLE over HTTP, in batches, with limits and metrics, and without Keras.
+"""Serve a model of `Columns` over HTTP, in batches, with limits and metrics.
 
     pip install -e ".[torch,examples,export,serving]"
-    KERAS_BACKEND=torch python examples/serving/train.py  # once, and again for a newer model
-    python examples/serving/serve.py
+    KERAS_BACKEND=torch python examples/recommender.py  # writes the folder recommender
+    python examples/serving/serve.py --folder recommender
 
-    curl localhost:8000/predict --json '{"rows": [{"age": 40, "weeks_worked": 52,
-        "wage_per_hour": 0, "capital_gains": 0, "dividends": 0, "employer_size": 6,
-        "class_of_worker": "Private", "occupation": "Sales", "industry": "Retail trade",
-        "education": "High school graduate", "citizenship": "Native- Born in the United States"}]}'
+    curl localhost:8000/predict --json '{"rows": [{"user": 196, "film": 242, "age": 49,
+        "gender": "M", "occupation": "writer", "genres": ["Comedy"], "year": null}]}'
+
+The columns and the tasks are those of the folder, which `publish` of model_folder.py writes.
 
     POST /predict    predictions by task for 1 to 1000 rows; null for one that is not finite
     GET /health      {"status": "ok", "model": its version}, or 503
-    GET /metrics     for Prometheus, see _service_metrics.py and alerts.yml
+    GET /counts      missing and unknown values since the start, for `drift` of columns.py
+    GET /metrics     for Prometheus, see _metrics.py and alerts.yml
 
-Every refusal has the form {"errors": [reasons]}: 422 for rows that do not fit, 413 for a body over
-500 KB, 408 for a request that takes over 10 seconds to arrive, and 503 if too many rows wait or no
-batch is computed.
+A value may be null, and ids may be unknown. Every refusal has the form {"errors": [reasons]}: 422
+for rows that do not fit, 413 for a body over 500 KB, 408 for a request that takes over 10 seconds
+to arrive, and 503 if too many rows wait or no batch is computed.
 
-Requests that arrive within two milliseconds, or while a batch is computed, share one call of ONNX
-Runtime. The manifest of the folder is read every two seconds. If it has changed, the new model is
-loaded while the old one serves. If it does not fit, the old one stays, and `model_is_newest` is 0.
+Requests that arrive within two milliseconds, or while a batch is computed, share one prediction.
+Every two seconds the service looks for a new version in the folder, and loads it while the old one
+serves. If it does not fit, the old one stays, and `model_is_newest` is 0. It must have the same
+columns and tasks.
 """
 
 import argparse
@@ -32,25 +34,28 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated
 
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
+
 try:
     import fastapi
     import numpy as np
     import prometheus_client as prometheus
     import pydantic
     import uvicorn
-    from _batches import MAX_ROWS, Batcher
-    from _limits import MAX_SECONDS, Limits, Protocol, refusal
-    from _model_folder import CATEGORIES, MANIFEST, NUMBERS, TASKS, Model, version_of
-    from _service_metrics import Metrics
     from fastapi.exceptions import RequestValidationError
+    from serving._batches import MAX_ROWS, Batcher
+    from serving._limits import MAX_SECONDS, Limits, Protocol, refusal
+    from serving._metrics import Metrics
+    from serving.model_folder import Model, newest
     from starlette.exceptions import HTTPException
     from typing_extensions import TypedDict
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[export,serving]"')
 
-MAX_KEYS = 50  # of an object: each superfluous key costs the time of an error message
+Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
+MAX_REASONS = 10  # of a refusal
 MAX_CONNECTIONS = 500  # then requests are refused by uvicorn
-MANIFEST_SECONDS = 2.0  # between two looks at the manifest
+VERSION_SECONDS = 2.0  # between two looks for a new version
 
 log = logging.getLogger("uvicorn.error")
 
@@ -58,27 +63,22 @@ log = logging.getLogger("uvicorn.error")
 # Requests
 
 
-def check_keys(value):
-    """Refuse an object with many keys before each of them is checked."""
-    if isinstance(value, dict) and len(value) > MAX_KEYS:
-        raise ValueError(f"at most {MAX_KEYS} keys are allowed, not {len(value)}")
-    return value
+def row_types(columns):
+    """Return the type of each column in a request."""
+    kinds = {table: type(values[0]) for table, values in columns.known.items()}
+    types = {name: kinds[name] for name in columns.ids} | dict.fromkeys(columns.numbers, float)
+    return types | {name: list[kinds[table]] for name, (table, _) in columns.lists.items()}
 
 
-Number = Annotated[float, pydantic.Field(ge=0, le=1e9, allow_inf_nan=False, strict=True)]
-Row = TypedDict("Row", dict.fromkeys(NUMBERS, Number) | dict.fromkeys(CATEGORIES, str))
-Row.__pydantic_config__ = pydantic.ConfigDict(extra="forbid")
-Row = Annotated[Row, pydantic.BeforeValidator(check_keys)]
-
-
-class Rows(pydantic.BaseModel, extra="forbid"):
-    """A request. Columns that are missing, superfluous or not finite are refused."""
-
-    rows: Annotated[
-        list[Row], pydantic.Field(min_length=1, max_length=MAX_ROWS), pydantic.FailFast()
+def request_type(columns):
+    """Return the type of a request, which refuses columns that are missing or superfluous."""
+    types = {k: Number if kind is float else kind for k, kind in row_types(columns).items()}
+    row = TypedDict("Row", {name: kind | None for name, kind in types.items()})
+    row.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
+    rows = Annotated[
+        list[row], pydantic.Field(min_length=1, max_length=MAX_ROWS), pydantic.FailFast()
     ]
-
-    _check_keys = pydantic.model_validator(mode="before")(check_keys)
+    return pydantic.create_model("Request", rows=(rows, ...), __config__={"extra": "forbid"})
 
 
 def reason(error):
@@ -101,21 +101,32 @@ def place(loc):
 
 
 async def watch(folder, batcher, metrics):
-    """Replace the model when the manifest changes. Keep it if the new one does not fit."""
+    """Replace the model if there is a new version. Keep it if the new one does not fit."""
     problem = None
     while True:
         metrics.is_newest.set(problem is None)
-        await asyncio.sleep(MANIFEST_SECONDS)
+        await asyncio.sleep(VERSION_SECONDS)
         before, problem = problem, None
-        version = batcher.model.version
         try:
-            if version_of((folder / MANIFEST).read_bytes()) != version:
-                batcher.model = await asyncio.to_thread(Model, folder)
-                log.info("Model %s replaces %s", batcher.model.version, version)
+            if (version := newest(folder)).name != batcher.model.version:
+                batcher.model = await asyncio.to_thread(replacement, version, batcher.model)
+                log.info("Model %s serves", version.name)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != before:
-                log.error("The new model is refused, and %s stays. %s", version, problem)
+                log.error("The newest model is refused. %s", problem)
+
+
+def replacement(version, old):
+    """Return a new model with the columns and the tasks of the old one."""
+    new = Model(version)
+    for name, of_old, of_new in (
+        ("columns", row_types(old.columns), row_types(new.columns)),
+        ("widths of the tasks", old.widths, new.widths),
+    ):
+        if of_new != of_old:
+            raise ValueError(f"The {name} must be {of_old}. Received: {of_new}")
+    return new
 
 
 # The app
@@ -123,7 +134,8 @@ async def watch(folder, batcher, metrics):
 
 def create_app(folder):
     """Return the service of a folder. It fails if the model does not fit."""
-    model, metrics = Model(folder), Metrics()
+    model = Model(newest(folder))
+    metrics, request_model = Metrics(model.widths), request_type(model.columns)
 
     @asynccontextmanager
     async def lifespan(app):
@@ -133,21 +145,28 @@ def create_app(folder):
         watcher.cancel()
         app.state.batcher.task.cancel()
 
-    app = fastapi.FastAPI(title="Census", lifespan=lifespan)
+    app = fastapi.FastAPI(title="Predictions", lifespan=lifespan)
 
     @app.post("/predict")
-    async def predict(request: Rows):
+    async def predict(request: request_model):
         start = time.perf_counter()
         outputs = await app.state.batcher.predict(request.rows)
         metrics.seconds.observe(time.perf_counter() - start)
-        predictions = {task: outputs[task][:, 0] for task in TASKS}
-        return {k: np.where(np.isfinite(p), p, None).tolist() for k, p in predictions.items()}
+        answer = {}
+        for task, width in model.widths.items():
+            values = outputs[task][:, 0] if width == 1 else outputs[task]
+            answer[task] = np.where(np.isfinite(values), values, None).tolist()
+        return answer
 
     @app.get("/health")
     async def health():
         if problem := app.state.batcher.problem:
             raise HTTPException(503, problem)
         return {"status": "ok", "model": app.state.batcher.model.version}
+
+    @app.get("/counts")
+    async def read_counts():
+        return metrics.counts.copy()
 
     @app.get("/metrics")
     async def read_metrics():
@@ -156,7 +175,7 @@ def create_app(folder):
 
     @app.exception_handler(RequestValidationError)
     async def refuse(request, error):
-        return refusal(422, *map(reason, error.errors()))
+        return refusal(422, *map(reason, error.errors()[:MAX_REASONS]))
 
     @app.exception_handler(HTTPException)
     async def explain(request, error):
@@ -174,14 +193,14 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=Path("census_service"))
+    parser.add_argument("--folder", type=Path, required=True, help="as `publish` writes it")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for other machines")
     parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     args = parser.parse_args()
     try:
         app = create_app(args.folder)
     except (KeyError, OSError, ValueError) as error:
-        sys.exit(f"{args.folder} has no model to serve: {error}. train.py writes one.")
+        sys.exit(f"{args.folder} has no model to serve: {error}")
     uvicorn.run(
         app.state.limited,
         host=args.host,

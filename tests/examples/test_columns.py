@@ -1,28 +1,22 @@
-"""The example of columns encodes a request as the rows of its training."""
+"""The encoder of the examples encodes a request as the rows of its training."""
 
-import importlib.util
 import json
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from columns import Columns, count_values, drift, keras_inputs
 
 import ple_keras as pk
 from tests.helpers import once
 from tests.processes import EXAMPLES
 
 LARGE = 2**60  # no float holds LARGE + 1
-
-
-@pytest.fixture(scope="module")
-def example():
-    for package in ("pydantic", "pyarrow", "sklearn"):
-        pytest.importorskip(package)
-    spec = importlib.util.spec_from_file_location("columns", EXAMPLES / "columns.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+IDS, NUMBERS = ["user", "item", "adult"], ["age", "price"]
+LISTS = {"genres": ("genres", 3), "history": ("item", 4)}
 
 
 @pytest.fixture(scope="module")
@@ -31,30 +25,25 @@ def frame():
         {
             "user": pd.array([LARGE, LARGE + 1, None, LARGE, LARGE + 1, LARGE + 2], "Int64"),
             "item": ["a", "b", None, "a", "b", "rare"],
-            "category": ["x"] * 6,
+            "adult": pd.array([True, None, False, True, True, False], "boolean"),
             "age": [30.0, np.nan, 50.0, 40.0, 20.0, 10.0],
             "price": pd.array([1, None, 3, 4, 5, 6], "Int64"),
             "genres": [["new", "old"], [], None, ["old"], ["new"], ["new", "other"]],
-            "history": [["a"], [], None, ["a", "b", "c"], [*"abcabcabcaba"], ["b", "b"]],
-            "title": ["The road", "road", None, "", "a home", "the the"],
+            "history": [np.array(["a"]), [], None, [*"abx"], [*"aababba"], ["b", "b"]],
         }
     )
 
 
 @pytest.fixture(scope="module")
-def columns(example, frame):
-    return new_columns(example).fit([frame], min_rows=2)
-
-
-def new_columns(example):
-    return example.Columns(example.IDS, example.NUMBERS, example.LISTS, example.TEXTS)
+def columns(frame):
+    return Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=2)
 
 
 def as_request(frame):
     """Return the rows as a service reads them from JSON."""
     return [
         {
-            name: value if isinstance(value, list | str) else None if pd.isna(value) else value
+            name: [*value] if np.ndim(value) else None if pd.isna(value) else value
             for name, value in row.items()
         }
         for row in frame.astype("object").to_dict("records")
@@ -64,31 +53,28 @@ def as_request(frame):
 @once
 def test_zero_is_missing_one_is_unknown_and_known_values_follow(columns, frame):
     x = columns.transform(frame)
-    assert columns.known["user"].tolist() == [LARGE, LARGE + 1]
+    assert columns.known["user"] == [LARGE, LARGE + 1]
     assert x["user"].tolist() == [2, 3, 0, 2, 3, 1]
     assert x["item"].tolist() == [2, 3, 0, 2, 3, 1]
+    assert x["adult"].tolist() == [3, 0, 2, 3, 3, 2]
     assert x["genres"].tolist() == [[3, 2, 0], [0] * 3, [0] * 3, [3, 0, 0], [2, 0, 0], [1, 2, 0]]
-    np.testing.assert_array_equal(x["price"], np.array([1, np.nan, 3, 4, 5, 6], "float32"))
     assert {values.dtype.name for values in x.values()} == {"int32", "float32"}
 
 
 @once
 def test_a_history_has_its_last_items_and_the_newest_is_first(columns, frame):
-    history = columns.transform(frame)["history"]
-    assert history.shape == (6, 10)
-    assert not history[1:3].any()
-    assert history[3].tolist() == [1, 3, 2] + [0] * 7
-    assert history[4].tolist() == [2, 3, 2, 1, 3, 2, 1, 3, 2, 1]
-    assert history[5].tolist() == [3, 3] + [0] * 8
+    history = columns.transform(frame)["history"].tolist()
+    last = [1, 3, 2, 0], [2, 3, 3, 2], [3, 3, 0, 0]
+    assert history == [[2, 0, 0, 0], [0] * 4, [0] * 4, *last]
 
 
 @once
-def test_a_text_has_the_same_code_for_the_same_word(columns, frame):
-    title = columns.transform(frame)["title"]
-    (road,) = title[1][title[1] > 0]
-    assert road >= 2
-    assert road in title[0]
-    assert (title > 0).sum(axis=1).tolist() == [2, 1, 0, 0, 1, 1]
+def test_numbers_are_scaled_and_clipped(columns, frame):
+    price = columns.transform(frame)["price"]
+    values = np.array([1, np.nan, 3, 4, 5, 6])
+    expected = (values - np.nanmean(values)) / np.nanstd(values)
+    np.testing.assert_allclose(price, expected, rtol=1e-6)
+    assert columns.transform(frame.assign(price=1e30))["price"].tolist() == [5.0] * 6
 
 
 @once
@@ -102,16 +88,14 @@ def test_a_request_is_encoded_as_a_frame(columns, frame, rows):
 
 
 @once
-def test_batches_give_the_encoding_of_all_rows_and_the_same_file(example, columns, frame, tmp_path):
-    in_batches = new_columns(example).fit([frame[:2], frame[2:3], frame[3:]], min_rows=2)
-    for name, known in columns.known.items():
-        assert in_batches.known[name].tolist() == known.tolist()
-    for name in example.NUMBERS:
-        expected = np.nanmean(frame[name].astype(float)), np.nanvar(frame[name].astype(float))
-        np.testing.assert_allclose(in_batches.numbers[name], expected)
-        np.testing.assert_allclose(columns.numbers[name], expected)
+def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame, tmp_path):
+    batches = [frame[:2], frame[2:3], frame[3:]]
+    in_batches = Columns(IDS, NUMBERS, LISTS).fit(iter(batches), min_rows=2)
+    assert in_batches.known == columns.known
+    for name, scale in columns.scales.items():
+        np.testing.assert_allclose(in_batches.scales[name], scale)
     columns.save(tmp_path / "columns.json")
-    loaded = example.Columns.load(tmp_path / "columns.json")
+    loaded = Columns.load(tmp_path / "columns.json")
     for name, values in columns.transform(frame).items():
         np.testing.assert_array_equal(values, loaded.transform(frame)[name], strict=True)
     loaded.save(tmp_path / "again.json")
@@ -119,94 +103,95 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(example, column
 
 
 @once
-def test_ids_that_have_become_floats_are_refused(example, frame):
-    floats = frame.assign(user=frame["user"].astype("float64"))
-    with pytest.raises(TypeError, match="user must hold integers or strings"):
-        new_columns(example).fit([floats], min_rows=2)
+@pytest.mark.parametrize(
+    ("changes", "error", "reason"),
+    [
+        ({"user": [1.0, np.nan] * 3}, TypeError, "user must hold strings, .* Received: float"),
+        ({"item": ["a", 1] * 3}, TypeError, "item must hold .* one of them.* Received: int, str"),
+        ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
+        ({"age": np.nan}, ValueError, "age must hold finite numbers"),
+        ({"age": [1.0, np.inf] * 3}, ValueError, "age must hold finite numbers"),
+    ],
+)
+def test_columns_that_can_not_be_encoded_are_refused(frame, changes, error, reason):
+    with pytest.raises(error, match=reason), np.errstate(all="ignore"):
+        Columns(IDS, NUMBERS, LISTS).fit(frame.assign(**changes), min_rows=2)
 
 
-@pytest.fixture(scope="module")
-def folder(example, columns, tmp_path_factory):
-    """Return a folder with a model that has not been trained."""
-    folder = tmp_path_factory.mktemp("ranker")
+@once
+def test_rows_with_missing_and_unknown_values_are_counted(columns, frame):
+    counts = count_values(columns.transform(frame))
+    assert counts["rows"] == 6
+    assert counts["user, unknown"] == counts["user, missing"] == counts["age, missing"] == 1
+    assert (counts["history, missing"], counts["history, unknown"]) == (2, 1)
+    assert counts["age, above the mean"] == 2
+
+
+@once
+def test_the_drift_report_names_the_shares_that_changed(tmp_path):
+    before, after = tmp_path / "before.json", tmp_path / "after.json"
+    old = {"rows": 1000, "user, unknown": 10, "user, missing": 0, "age, above the mean": 500}
+    before.write_text(json.dumps(old))
+    after.write_text(json.dumps(old | {"user, unknown": 12, "age, above the mean": 520}))
+    assert drift(before, after) == []
+    after.write_text(
+        json.dumps(old | {"rows": 500, "user, unknown": 50, "age, above the mean": 250})
+    )
+    assert drift(before, after) == ["user, unknown: 1.0% of the rows before, 10.0% after"]
+    after.write_text('{"rows": 0}')
+    with pytest.raises(ValueError, match="counts of rows"):
+        drift(before, after)
+
+
+@once
+def test_the_encoder_needs_numpy_alone():
+    code = "import sys, columns; print({*sys.modules} & {'keras', 'pandas', 'ple_keras'})"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=EXAMPLES, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def model_of(columns):
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    inputs, network = keras_inputs(columns, width=4, dropout=0.5)
+    features = pk.StreamFeatures(heads, network)(inputs)
+    return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features))), network
+
+
+def test_branches_have_copies_of_the_feature_network(columns, frame):
     keras.utils.set_random_seed(0)
-    model, heads = example.build(columns)
-    heads.adapt({"click": np.array([0.0, 1.0]), "watch_time": np.array([30.0, 50.0])})
-    example.save(folder, model, columns)
-    return folder, model
+    model, network = model_of(columns)
+    x = columns.transform(frame)
+    pk.check_inputs(model, x)
+    model.compile(pk.table_optimizer("adam"))
+    y = {"click": np.array([0, 1, 0, 1, 1, 0]), "time": np.arange(6.0)}
+    assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
+    tables = [w for w in model.trainable_variables if "_table" in w.path]
+    assert len(tables) == 3 * 4  # for two tasks and the shared branch; user, item, adult, genres
+    assert network.output_shape == (None, 4 * 5 + 2 * 2)
 
 
-def test_a_service_predicts_as_the_model_in_training(example, columns, frame, folder):
-    folder, model = folder
-    assert {path.name for path in folder.iterdir()} == {"columns.json", "model.keras"}
-    service = example.Service(folder)
-    predictions = model.predict(columns.transform(frame), verbose=0)
-    for index, row in enumerate(as_request(frame)):
-        status, answer = service.answer(json.dumps({"rows": [row]}))
-        assert status == 200
-        for task in example.TASKS:
-            assert np.isfinite(predictions[task]).all()
-            np.testing.assert_allclose(answer[task], predictions[task][index], rtol=1e-6)
-    assert service.counts["rows"] == 6
-    assert service.counts["user, unknown"] == service.counts["user, missing"] == 1
-    assert service.counts["age, missing"] == 1
-    assert (service.counts["history, missing"], service.counts["history, unknown"]) == (2, 4)
-
-
-@once
-@pytest.mark.parametrize("price", [1e10, -1e38])
-def test_an_outlier_of_a_request_has_a_prediction(example, frame, folder, price):
-    row = as_request(frame[:1])[0] | {"price": price}
-    status, answer = example.Service(folder[0]).answer(json.dumps({"rows": [row]}))
-    assert status == 200
-    assert np.isfinite([*answer.values()]).all()
+def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
+    _, network = model_of(columns)
+    features = keras.ops.convert_to_numpy(network(columns.transform(frame)))
+    item, history = features[:, 4:8], features[:, 16:20]
+    np.testing.assert_allclose(history[0], item[0], rtol=1e-6)  # "a"
+    np.testing.assert_allclose(history[4], (item[0] + item[1]) / 2, rtol=1e-5)  # two of each
+    assert not history[1].any()
+    assert features[:, -2].tolist() == [0, 1, 0, 0, 0, 0]  # the missing age
 
 
 @once
-@pytest.mark.parametrize(
-    ("changes", "reason"),
-    [
-        ({"user": "7"}, r"rows[0].user: Input should be a valid integer. Received: '7'"),
-        ({"user": 2**63}, "rows[0].user: Input should be less than or equal to"),
-        ({"item": 7}, "rows[0].item: Input should be a valid string. Received: 7"),
-        ({"age": "forty"}, "rows[0].age: Input should be a valid number. Received: 'forty'"),
-        ({"age": np.nan}, "rows[0].age: Input should be a finite number. Received: nan"),
-        ({"age": 1e300}, "rows[0].age: Input should be less than or equal to"),
-        ({"genres": "new"}, "rows[0].genres: Input should be a valid array. Received: 'new'"),
-        ({"history": ["a", 3]}, "rows[0].history[1]: Input should be a valid string. Received: 3"),
-        ({"ages": 40}, "rows[0].ages: Extra inputs are not permitted. Received: 40"),
-    ],
-)
-def test_a_refusal_names_the_column_and_the_value(example, frame, folder, changes, reason):
-    service = example.Service(folder[0])
-    row = as_request(frame[:1])[0] | changes
-    status, answer = service.answer(json.dumps({"rows": [row]}))
-    assert (status, len(answer["errors"])) == (422, 1)
-    assert answer["errors"][0].startswith(reason)
-    assert not service.counts
+def test_columns_of_one_kind_make_a_network(frame):
+    for options in ({"ids": ["user"]}, {"numbers": ["age"]}, {"lists": {"genres": ("genres", 2)}}):
+        columns = Columns(**options).fit(frame, min_rows=1)
+        _, network = keras_inputs(columns, width=3)
+        assert network.predict(columns.transform(frame), verbose=0).shape[0] == 6
 
 
 @once
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ("rows", "body: Invalid JSON"),
-        ('{"rows": []}', "rows: List should have at least 1 item"),
-        ('{"rows": [{}]}', "rows[0].user: Field required"),
-    ],
-)
-def test_a_body_without_rows_is_refused(example, folder, body, reason):
-    status, answer = example.Service(folder[0]).answer(body)
-    assert status == 422
-    assert answer["errors"][0].startswith(reason)
-
-
-@once
-def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(
-    example, columns, frame, folder
-):
-    other = new_columns(example).fit([frame], min_rows=1)
+def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(columns, frame):
+    other = Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=1)
+    x = columns.transform(frame) | {"item": other.transform(frame)["item"] + 1}
     with pytest.raises(ValueError, match=r"x\['item'\] must be ids from 0 to 3 for the Embedding"):
-        pk.check_inputs(
-            folder[1], columns.transform(frame) | {"item": other.transform(frame)["item"] + 1}
-        )
+        pk.check_inputs(model_of(columns)[0], x)

@@ -29,6 +29,7 @@ def frame():
             "click": click,
             "watch time": np.where(click > 0, 30 + price, np.nan),
             "genre": np.where(price > 0.5, "comedy", np.where(price < -0.5, "drama", None)),
+            "tags": [["new"], [], None, ["new", "old"]] * (ROWS // 4),
             "one": 1.0,
             "never": np.nan,
             "when": pd.Timestamp("2020-01-01"),
@@ -54,10 +55,10 @@ def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
         folder,
         "rows.parquet",
         *("--tasks", "click", "watch time", "genre:multiclass"),
-        *("--columns", "user id", "city", "price, $", "--ids", "user id", "--time", "day"),
+        *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id", "--time", "day"),
         *("--models", "bottom", "hedged", "--seeds", "2", "--epochs", "1"),
     )
-    assert "ids: user id, city\nnumbers: price, $\n" in out
+    assert "user id: id\ncity: id\nprice, $: number\ntags: list\n" in out
     assert re.search(r"^click: binary, 100\.0%", out, re.M)
     assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
     assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
@@ -77,7 +78,7 @@ def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", "--tasks", "clik"], "has no column 'clik'. Its columns are user id, "),
         (["rows.parquet", "--tasks", "click", "--time", "dai"], "has no column 'dai'"),
         (["rows.parquet", "--tasks", "click:count"], "click must be one of binary, regression"),
-        (["rows.parquet", "--tasks", "click"], "Column 'when' must hold numbers, booleans or st"),
+        (["rows.parquet", "--tasks", "click"], "Column 'when' must hold numbers, booleans, str"),
         (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must hold 0 and 1"),
         (["rows.parquet", "--tasks", "city:regression", "--columns", "day"], "city must hold numb"),
         (["rows.parquet", "--tasks", "click", "--columns", "click"], "'click' is a task, so it"),

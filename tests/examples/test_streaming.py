@@ -58,7 +58,9 @@ def in_order(rows):
 
 
 def test_a_pass_of_the_stream_has_every_row_once_in_random_order(stream, table, streaming, files):
-    groups = streaming.RowGroups(files, streaming.fit_columns(files)[0])
+    frames = streaming.frames(files)
+    columns = streaming.Columns(streaming.IDS, streaming.NUMBERS).fit(frames, min_rows=1)
+    groups = streaming.RowGroups(files, columns)
     assert len(groups) == ROWS // GROUP_ROWS
     in_files = table([groups[number] for number in range(len(groups))])
     batches = [*itertools.islice(stream(groups), 2 * ROWS // BATCH)]

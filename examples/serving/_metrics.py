@@ -1,10 +1,12 @@
-"""What Prometheus reads. alerts.yml has the alarms."""
+"""Counts of the service: for Prometheus, whose alarms are in alerts.yml, and for `drift`."""
 
 import logging
+from collections import Counter
 
 import numpy as np
 import prometheus_client as prometheus
-from _model_folder import CATEGORIES, GATE, TASKS, UNKNOWN
+from columns import count_values
+from serving.model_folder import GATE
 
 log = logging.getLogger("uvicorn.error")
 
@@ -15,10 +17,14 @@ class Metrics:
     A Prometheus counter may not fall, but a sum of predictions may, for a regression. So positive
     and negative predictions have a sum each, and alerts.yml subtracts them. A prediction that is
     not finite has a count of its own, and is in no sum.
+
+    Attributes:
+        counts: The counts of the columns since the start, as `drift` of columns.py reads them.
     """
 
-    def __init__(self):
+    def __init__(self, widths):
         self.registry = prometheus.CollectorRegistry()
+        self.counts = Counter(rows=0)
         keep = {"registry": self.registry}
 
         def counter(name, text, *labels):
@@ -31,14 +37,14 @@ class Metrics:
             "batch_rows", "Rows of a batch", buckets=[2**k for k in range(11)], **keep
         )
         self.is_newest = prometheus.Gauge("model_is_newest", "0: the newest was refused", **keep)
-        self.unknown = counter("unknown_categories", "Categories unknown in training", "column")
+        self.values = counter("column_rows", "Rows with missing values, ...", "column", "values")
         self.predictions = counter("predictions", "Finite predictions", "task")
         self.not_finite = counter("predictions_not_finite", "Other predictions", "task")
         self.sums = counter("prediction_sum", "Sum of absolute values", "task", "sign")
         self.gates = counter("gate_weight_sum", "Sum of gate weights", "model", "gate", "expert")
         self._version = None
-        for task in TASKS:  # rates need a first value
-            self._count_predictions(task, np.zeros(0))
+        for task, width in widths.items():  # rates need a first value
+            self._count_predictions(task, np.zeros((0, width)))
 
     def count(self, version, inputs, outputs):
         """Count a batch. The requests were answered before, so that an error here fails none.
@@ -49,10 +55,13 @@ class Metrics:
             if version != self._version:
                 self.gates.clear()
                 self._version = version
-            self.rows.inc(len(inputs[CATEGORIES[0]]))
-            self.batch_rows.observe(len(inputs[CATEGORIES[0]]))
-            for name in CATEGORIES:
-                self.unknown.labels(name).inc(np.count_nonzero(inputs[name] == UNKNOWN))
+            counts = count_values(inputs)
+            self.counts.update(counts)
+            rows = counts.pop("rows")
+            self.rows.inc(rows)
+            self.batch_rows.observe(rows)
+            for name, count in counts.items():
+                self.values.labels(*name.rsplit(", ", 1)).inc(count)
             for name, values in outputs.items():
                 if name.startswith(GATE):
                     self._count_weights(version, name.removeprefix(GATE), values)
@@ -62,11 +71,14 @@ class Metrics:
             log.exception("A batch was not counted")
 
     def _count_predictions(self, task, values):
-        finite = values[np.isfinite(values)].astype("float64")
-        self.predictions.labels(task).inc(finite.size)
-        self.not_finite.labels(task).inc(values.size - finite.size)
-        self.sums.labels(task, "positive").inc(finite[finite > 0].sum())
-        self.sums.labels(task, "negative").inc(-finite[finite < 0].sum())
+        """Count the predictions of a task, and of each class of a multiclass one."""
+        for place, column in enumerate(values.T.astype("float64")):
+            name = task if values.shape[1] == 1 else f"{task}/{place}"
+            finite = column[np.isfinite(column)]
+            self.predictions.labels(name).inc(finite.size)
+            self.not_finite.labels(name).inc(column.size - finite.size)
+            self.sums.labels(name, "positive").inc(finite[finite > 0].sum())
+            self.sums.labels(name, "negative").inc(-finite[finite < 0].sum())
 
     def _count_weights(self, version, gate, values):
         totals = values[np.isfinite(values).all(axis=1)].sum(axis=0, dtype="float64")

@@ -1,0 +1,97 @@
+"""The folder that training writes and serve.py reads: versions of a model and its columns.
+
+    service/
+        20270131-101500-123456/
+            columns.json    the encoding, see columns.py
+            model.onnx      outputs: the predictions, and the weights of gates if it has them
+            model.keras
+
+A version is written elsewhere and renamed when it is complete, so a service sees all of it or
+nothing. The newest version is served. Delete it to go back to the one before.
+"""
+
+import datetime
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from columns import Columns
+
+GATE = "gate/"  # begins the names of outputs that are the weights of a gate
+
+
+def publish(folder, model, columns):
+    """Write a new version of a model and its columns, which services load soon.
+
+    Under JAX without the package jax2onnx there is no ONNX file, and services run Keras.
+    """
+    import ple_keras as pk
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    now = datetime.datetime.now(datetime.UTC)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as part:
+        version = Path(part, now.strftime("%Y%m%d-%H%M%S-%f"))
+        version.mkdir()
+        columns.save(version / "columns.json")
+        model.save(version / "model.keras")
+        try:
+            pk.export_onnx(model, version / "model.onnx")
+        except ImportError as error:
+            print(f"{folder} has no ONNX file, so the service needs Keras. {error}")
+        return version.rename(folder / version.name)
+
+
+def newest(folder):
+    """Return the path of the newest version."""
+    versions = [path for path in Path(folder).iterdir() if path.name[0] != "."]
+    if not versions:
+        raise ValueError(f"{folder} must have a version of a model, as publish writes it")
+    return max(versions)
+
+
+class Model:
+    """A version of a model with its columns, which has predicted rows of known values.
+
+    Attributes:
+        columns: The encoding.
+        widths: The width of each prediction by task.
+    """
+
+    def __init__(self, version):
+        self.version = version.name
+        self.columns = Columns.load(version / "columns.json")
+        self._run = load_onnx(version) if (version / "model.onnx").exists() else load_keras(version)
+        _, outputs = self.predict([self.columns.example()])  # the last codes, if they fit
+        for name, values in outputs.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"{name} must be finite. Received: {values}")
+        self.widths = {k: v.shape[1] for k, v in outputs.items() if not k.startswith(GATE)}
+
+    def predict(self, rows):
+        """Return the inputs and the outputs of a list of rows."""
+        x = self.columns.transform(rows)
+        return x, self._run(x)
+
+
+def load_onnx(version):
+    """Return a function from inputs to outputs by name. It does not need Keras."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1  # the rows of a batch are few
+    session = onnxruntime.InferenceSession(
+        version / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
+    names = [output.name for output in session.get_outputs()]
+    return lambda x: dict(zip(names, session.run(None, x)))
+
+
+def load_keras(version):
+    """Return a function from inputs to outputs by name."""
+    import keras
+
+    import ple_keras  # noqa: F401, registers the layers
+
+    model = keras.models.load_model(version / "model.keras", compile=False)
+    return model.predict_on_batch
