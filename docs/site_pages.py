@@ -94,7 +94,7 @@ def examples_index() -> str:
     lines = [
         "# Examples",
         "",
-        "Each script is one file to copy, but for serving.",
+        "Each script is one file to copy, with columns.py where it imports it, but for serving.",
         "",
     ]
     for title, paths in scripts_by_folder().items():
