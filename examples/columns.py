@@ -70,7 +70,7 @@ class Columns:
     def _set(self, known, scales):
         self.known, self.scales = known, scales
         self._codes = {
-            name: {value: code for code, value in enumerate(values, FIRST)}
+            name: {None: MISSING} | {value: code for code, value in enumerate(values, FIRST)}
             for name, values in known.items()
         }
         return self
@@ -92,7 +92,7 @@ class Columns:
 
     def _encode(self, table, values):
         codes = self._codes[table]
-        return [MISSING if value is None else codes.get(value, UNKNOWN) for value in values]
+        return [codes.get(value, UNKNOWN) for value in values]
 
     def example(self):
         """Return a row of known values and mean numbers."""
@@ -117,9 +117,13 @@ def values_of(rows, name):
     """Return the values of a column as a list, with None for missing ones."""
     if isinstance(rows, list):
         return [row[name] for row in rows]
-    column = rows[name].astype("object")
-    values = column.where(column.notna(), None)
-    return [value.tolist() if isinstance(value, np.ndarray) else value for value in values]
+    column = rows[name]
+    values, missing = column.tolist(), column.isna().to_numpy()
+    if missing.any():
+        values = [None if is_missing else v for is_missing, v in zip(missing, values)]
+    if column.dtype == "object":  # lists of a Parquet file are arrays
+        values = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
+    return values
 
 
 def check_known(name, counts, min_rows):
