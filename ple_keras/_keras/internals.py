@@ -27,7 +27,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     """Return the direct inner layers of a layer, in the order in which they were added.
 
     Only models have `Model.layers`, and it omits the layers in attributes of a Functional
-    subclass. Keras 3.15.
+    subclass. Names of levels, frozen layers and transferred weights need them all. Keras 3.15.
     """
     inside: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
     return inside
@@ -55,7 +55,8 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
 def in_stateless_scope() -> bool:
     """Return whether a `keras.StatelessScope` is open, which collects new values of variables.
 
-    The class is documented, but this check is not. Keras 3.15.
+    The class is documented, but this check is not. Without it, gate statistics would keep a tracer
+    after an export or a user's `jax.jit`, and later calls would fail. Keras 3.15.
     """
     return bool(stateless_scope.in_stateless_scope())
 
@@ -63,7 +64,8 @@ def in_stateless_scope() -> bool:
 def stateless_value(variable: keras.Variable) -> Tensor | None:
     """Return the value of a variable in an open `keras.StatelessScope`, in the variable's dtype.
 
-    On JAX, any other variable is a constant of a trace. `Variable.value` may cast. Keras 3.15.
+    On JAX, any other variable is a constant of a trace, so that the gradient of learned loss
+    weights would be 0. `Variable.value` may cast. Keras 3.15.
     """
     scope = stateless_scope.get_stateless_scope()
     return None if scope is None else scope.get_current_value(variable)
