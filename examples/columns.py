@@ -109,6 +109,10 @@ class Columns:
     def load(cls, file):
         """Return the encoding of a file."""
         parts = json.loads(Path(file).read_text())
+        if not isinstance(parts, dict) or not all(
+            isinstance(values, list) for values in parts.get("known", {}).values()
+        ):
+            raise ValueError(f"{file} must have a list of known values for each table")
         known, scales = parts.pop("known"), parts.pop("scales")
         return cls(**parts)._set(known, scales)
 

@@ -62,10 +62,11 @@ class Model:
         self.version = version.name
         self.columns = Columns.load(version / "columns.json")
         self._run = load_onnx(version) if (version / "model.onnx").exists() else load_keras(version)
-        _, outputs = self.predict([self.columns.example()])  # the last codes, if they fit
-        for name, values in outputs.items():
-            if not np.isfinite(values).all():
-                raise ValueError(f"{name} must be finite. Received: {values}")
+        for rows in (1, 2, 3):  # of the last codes, if they fit
+            _, outputs = self.predict([self.columns.example()] * rows)
+            for name, values in outputs.items():
+                if len(values) != rows or not np.isfinite(values).all():
+                    raise ValueError(f"{name} must be finite, in {rows=}. Received: {values}")
         self.widths = {k: v.shape[1] for k, v in outputs.items() if not k.startswith(GATE)}
 
     def predict(self, rows):

@@ -199,8 +199,8 @@ def main():
     args = parser.parse_args()
     try:
         app = create_app(args.folder)
-    except (KeyError, OSError, ValueError) as error:
-        sys.exit(f"{args.folder} has no model to serve: {error}")
+    except Exception as error:  # of the file system, JSON, ONNX Runtime or Keras
+        sys.exit(f"{args.folder} has no model to serve. {type(error).__name__}: {error}")
     uvicorn.run(
         app.state.limited,
         host=args.host,

@@ -39,7 +39,7 @@ def columns_of(frame=FRAME, ids=("job", "town")):
     return Columns(ids, ["age"], {"tags": ("tags", 2)}).fit(frame, min_rows=1)
 
 
-def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS):
+def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b"):
     """Return the bytes of a model whose first task depends on the job, by code.
 
     The other task is minus the scaled age. The last code of the jobs is 3.
@@ -47,11 +47,11 @@ def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS):
     from onnx import TensorProto, helper, numpy_helper
 
     float_ = TensorProto.FLOAT
-    inputs = [helper.make_tensor_value_info("age", float_, ["b"])]
-    for name, shape in {"job": ["b"], "town": ["b"], "tags": ["b", 2]}.items():
+    inputs = [helper.make_tensor_value_info("age", float_, [batch])]
+    for name, shape in {"job": [batch], "town": [batch], "tags": [batch, 2]}.items():
         inputs.append(helper.make_tensor_value_info(name, TensorProto.INT32, shape))
     shapes = dict.fromkeys(tasks, 1) | {GATE: 2}
-    outputs = [helper.make_tensor_value_info(n, float_, ["b", k]) for n, k in shapes.items()]
+    outputs = [helper.make_tensor_value_info(n, float_, [batch, k]) for n, k in shapes.items()]
     tables = {
         "table": np.array(predictions, "float32")[:, None],
         "weights": np.array([[0.5, 0.5], [0.9, 0.1], [0.2, 0.8], [0.2, 0.8]], "float32"),
@@ -381,6 +381,7 @@ DAMAGES = {
         {"columns": columns_of(FRAME.map(lambda v: [*"xyz"] if v == ["x"] else v).assign(
             job=["Clerk", "Judge"]).pipe(lambda f: pd.concat([f, FRAME])))}, "out of data bounds",
     ),
+    "a batch of one size": ({"model": onnx_model(batch=2)}, "invalid dimensions"),
     "predictions that are not finite": (
         {"model": onnx_model((0.5, 0.5, 0.5, math.inf))}, "click must be finite",
     ),
