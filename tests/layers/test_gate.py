@@ -61,14 +61,6 @@ def test_statistics_work_in_training_and_without_them_there_are_no_extra_weights
     assert len(plain.trainable_weights) == len(tracking.trainable_weights)
 
 
-def test_statistics_are_refused_without_tracking():
-    _, block = cgc_model()
-    with pytest.raises(ValueError, match="Received: enable_gate_weights_metrics=False"):
-        block.gate_statistics()
-    with pytest.raises(ValueError, match="Received: track_weights=False"):
-        pk.Gate(2).statistics()
-
-
 def test_an_empty_batch_does_not_change_statistics():
     block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_kwargs={"dropout": 0.5})
     block(features(2, 4))

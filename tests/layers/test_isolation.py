@@ -259,10 +259,3 @@ def test_a_config_without_the_argument_is_not_isolated():
 )
 def test_blocks_without_a_shared_gate_accept_it(make):
     assert set(make()(features(2, 4))) == set(TASKS)
-
-
-@once
-def test_another_value_than_true_or_false_is_refused():
-    message = r"isolate_task_experts must be True or False.*isolate_task_experts='yes'"
-    with pytest.raises(TypeError, match=message):
-        pk.CGCBlock(TASKS, [3], isolate_task_experts="yes")

@@ -7,7 +7,6 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
 from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
-from tests.refusals import check_refused
 from tests.templates import CopiedExpert
 
 X = features(6, 4)
@@ -151,38 +150,3 @@ def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
     outputs = numpy_of(with_weights(X))
     del outputs["weights"]
     assert_same(numpy_of(plain(X)), outputs)
-
-
-# Refusals.
-
-
-def test_another_value_than_true_or_false_is_refused():
-    message = r"return_gate_weights must be True or False\. Received: return_gate_weights='yes'"
-    for block in (level_of(), pk.PLEBlock(2, TASKS, [3])):
-        for inputs in (X, keras.Input((4,))):
-            check_refused(
-                lambda b=block, x=inputs: b(x, return_gate_weights="yes"), TypeError, message
-            )
-
-
-def test_layers_without_gates_are_refused():
-    block = pk.SequentialBlock([keras.layers.Dense(3), pk.SharedBottomBlock(TASKS, [3])])
-    for inputs in (X, keras.Input((4,))):
-        check_refused(
-            lambda x=inputs: block(x, return_gate_weights=True),
-            ValueError,
-            r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
-        )
-
-
-def test_two_levels_of_one_name_are_refused():
-    inner = pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")
-    outer = pk.SequentialBlock([inner, pk.CGCBlock(TASKS, [3])], name="other")
-    block = pk.SequentialBlock(
-        [outer, pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")], name="outermost"
-    )
-    check_refused(
-        lambda: block(X, return_gate_weights=True),
-        ValueError,
-        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
-    )

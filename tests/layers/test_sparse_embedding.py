@@ -17,7 +17,6 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
-from tests.refusals import check_refused
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
@@ -127,20 +126,6 @@ def test_models_use_xla_on_jax_only():
     model = small("sgd", jit_compile="auto", run_eagerly=False)
     train_small(model, steps=1)
     assert model.jit_compile == IS_JAX
-
-
-@once
-@pytest.mark.parametrize(
-    ("sizes", "error", "message"),
-    [
-        ((0, 3), ValueError, r"input_dim must be at least 1\. Received: input_dim=0"),
-        ((3, 0), ValueError, r"output_dim must be at least 1\. Received: output_dim=0"),
-        ((2.0, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=2\.0"),
-        ((True, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=True"),
-    ],
-)
-def test_invalid_sizes_are_refused(sizes, error, message):
-    check_refused(lambda: pk.SparseEmbedding(*sizes), error, message)
 
 
 @once

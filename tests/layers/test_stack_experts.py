@@ -90,26 +90,3 @@ def test_experts_of_other_classes_are_always_layers():
     cgc = pk.CGCBlock(TASKS, keras.layers.Dense(4))
     cgc(features(1, 3))
     assert isinstance(cgc.get_expert("buy/expert_0"), keras.layers.Dense)
-
-
-def test_stack_experts_must_be_a_bool():
-    with pytest.raises(TypeError, match=r"stack_experts must be True or False.*stack_experts=1"):
-        pk.CGCBlock(TASKS, [4], stack_experts=1)
-
-
-def test_stack_experts_is_a_keyword_argument():
-    with pytest.raises(TypeError, match="positional"):
-        pk.CGCBlock(TASKS, [4], 1, 1, True, None, 1.0, False, 0.0, 0.0, False)
-
-
-@pytest.mark.parametrize("is_stacked", [True, False])
-def test_weights_of_the_other_kind_are_refused(is_stacked, tmp_path):
-    def model(stack_experts):
-        inputs = keras.Input((3,))
-        return keras.Model(inputs, BLOCKS["cgc"](stack_experts=stack_experts, name="cgc")(inputs))
-
-    model(is_stacked).save_weights(tmp_path / "m.weights.h5")
-    other = model(not is_stacked)
-    message = r"'cgc' has .*'(copied|stacked) experts'.*Build the model with the"
-    with pytest.raises(ValueError, match=message):
-        other.load_weights(tmp_path / "m.weights.h5")

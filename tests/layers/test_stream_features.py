@@ -60,62 +60,6 @@ def test_tasks_are_given_in_four_forms(outputs):
     assert set(layer(columns())) == {"a", "b", "shared"}
 
 
-REFUSED = {
-    "task": ({"outputs": ["a b"]}, ValueError, r"ASCII letters.*outputs=\['a b'\]"),
-    "no_task": ({"outputs": []}, ValueError, "outputs must name at least one task"),
-    "own_unknown": (
-        {"own": ["click", "no"]},
-        ValueError,
-        r"own must hold tasks among \['click', 'buy', 'like'\], each once; unknown.*: \['no'\]",
-    ),
-    "own_repeated": ({"own": ["buy", "buy"]}, ValueError, r"repeated: \['buy'\]"),
-    "own_string": ({"own": "click"}, TypeError, "own must be a list of tasks.*own='click'"),
-    "own_dict": ({"own": {"click": 1}}, TypeError, "own must be a list of tasks"),
-    "own_number": ({"own": [3]}, ValueError, r"unknown or repeated: \[3\]"),
-    "own_shared": (
-        {"own": ["click", "shared"]},
-        ValueError,
-        "each once; .*'shared'.* The stream 'shared' reads the copy of the tasks that are not in",
-    ),
-    "shared": ({"shared": 1}, TypeError, "shared must be True or False.*shared=1"),
-    "units": ({"feature_block": 4}, TypeError, "must be an instance of a Keras layer.*=4"),
-    "unit_list": ({"feature_block": [4, 3]}, TypeError, r"must be an instance.*=\[4, 3\]"),
-    "class": ({"feature_block": keras.layers.Dense}, TypeError, "must be an instance"),
-    "lambda": (
-        {"feature_block": keras.layers.Lambda(lambda x: x)},
-        ValueError,
-        "feature_block must be a layer that can be copied",
-    ),
-}
-
-
-@once
-@pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
-def test_invalid_arguments_are_refused(arguments, error, message):
-    check_refused(lambda: make(**arguments), error, message)
-
-
-class TwoOutputs(keras.layers.Layer):
-    def call(self, inputs):
-        return inputs, inputs
-
-
-INPUTS_REFUSED = {
-    "two_outputs": (TwoOutputs, lambda: features(2, 3), "must return one tensor, but it returns"),
-    "missing_column": (network, lambda: {"item": np.ones(2, "int32")}, "must take the inputs"),
-    "sequential_of_dict": (
-        lambda: keras.Sequential([keras.layers.Dense(3), network()]),
-        columns,
-        "must (take the inputs|build all its layers)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("block", "inputs", "message"), table(INPUTS_REFUSED))
-def test_inputs_that_the_network_does_not_map_to_one_tensor_are_refused(block, inputs, message):
-    check_refused(lambda: make(feature_block=block())(inputs()), ValueError, message)
-
-
 # Adapted layers.
 
 
@@ -484,29 +428,6 @@ def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, tmp_path):
 
 
 @once
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"outputs": ["buy", "click", "like"]},
-        {"outputs": ["click", "buy"]},
-        {"own": ["buy"]},
-        {"own": []},
-        {"shared": False},
-    ],
-    ids=str,
-)
-def test_weights_of_other_tasks_or_another_split_are_refused(other, tmp_path):
-    def model(**kwargs):
-        inputs = symbols()
-        return keras.Model(inputs, make(**kwargs)(inputs))
-
-    model().save_weights(tmp_path / "m.weights.h5")
-    model().load_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(ValueError, match=r"written by a layer with \['click reads stream-click'"):
-        model(**other).load_weights(tmp_path / "m.weights.h5")
-
-
-@once
 def test_the_summary_shows_copies_and_their_weights():
     model, lines = model_of(make(own=["buy"], name="features")), []
     model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
@@ -589,18 +510,6 @@ def test_embeddings_of_keras_rs(tmp_path):
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     assert_same(loaded.predict(x, verbose=0), predictions, atol=0)
-
-
-@pytest.mark.parametrize(
-    ("inputs", "error", "message"),
-    [
-        ([np.ones(2), np.ones(2)], TypeError, "inputs must be a tensor, or a dict of columns"),
-        (None, TypeError, "inputs must be a tensor, or a dict of columns.*inputs=None"),
-        ({}, ValueError, "inputs must have at least one column.*inputs={}"),
-    ],
-)
-def test_inputs_that_are_no_tensor_and_no_dict_are_refused(inputs, error, message):
-    check_refused(lambda: make()(inputs), error, message)
 
 
 def of_ids(in_a_model):
