@@ -45,22 +45,14 @@ def test_output_shapes_are_known_before_and_after_build(case, leading):
     assert layer.compute_output_shape(case.shape(*leading)) == expected
 
 
-def build(case, layer):
-    layer.build(case.shape(None))
+WAYS = {
+    "build": lambda case, layer: layer.build(case.shape(None)),
+    "symbolic": lambda case, layer: layer(case.symbols()),
+    "eager": lambda case, layer: layer(case.arrays(2)),
+}
 
 
-def call_eagerly(case, layer):
-    layer(case.arrays(2))
-
-
-def call_symbolically(case, layer):
-    layer(case.symbols())
-
-
-@pytest.mark.parametrize(
-    ("case", "how"),
-    pairs(CASES, {how.__name__: how for how in (build, call_symbolically, call_eagerly)}),
-)
+@pytest.mark.parametrize(("case", "how"), pairs(CASES, WAYS))
 def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     layer = case.make()
     how(case, layer)

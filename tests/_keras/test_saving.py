@@ -280,24 +280,3 @@ def test_a_multi_task_model_and_one_inside_it_keep_their_classes(cls, copied, tm
     x, y = features(4, 3), {"a": np.arange(4) % 2, "b": np.arange(4)}
     copy.set_weights(model.get_weights())
     assert copy.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
-
-
-def test_a_loaded_subclassed_model_has_equal_predictions(tmp_path):
-    @keras.saving.register_keras_serializable(package="tests")
-    class Subclassed(pk.MultiTaskTraining, keras.Model):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.ple = pk.PLEBlock(2, ["a", "b"], [4, 3])
-            self.heads = pk.TaskHeads([pk.BinaryHead("a"), pk.MulticlassHead("b", num_classes=3)])
-
-        def call(self, inputs, training=None):
-            return self.heads(self.ple(inputs, training=training), training=training)
-
-    model = Subclassed()
-    model.compile("adam", jit_compile=False)
-    x = features(8, 4)
-    model.fit(x, {"a": np.ones(8), "b": np.ones(8, "int32")}, verbose=0)
-    assert all(layer.built for layer in model._flatten_layers())
-    model.save(tmp_path / "m.keras")
-    loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)

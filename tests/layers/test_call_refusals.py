@@ -201,8 +201,16 @@ def same_names():
     return sequence(inner, sequence(level(), name="same"), name="outermost")
 
 
+def built_level():
+    return built(level())
+
+
 def read_level():
     return read(level, True)
+
+
+def tracking_gate():
+    return pk.Gate(3, track_weights=True)
 
 
 def of_width_7():
@@ -210,198 +218,148 @@ def of_width_7():
     return keras.Model(inputs, keras.layers.Dense(3)(inputs))
 
 
-def unshared():
-    return pk.CGCBlock(["a"], 3, num_shared_experts=0, add_shared_gate=False)
+def bottom(block=3, **kwargs):
+    return pk.SharedBottomBlock(TASKS, block, **kwargs)
 
 
-def of_branches():
-    bottoms = {"c": pk.PLEBlock(1, TASKS, 3), "d": pk.SharedBottomBlock(TASKS, 3)}
-    return pk.HedgedBlock(TASKS, branches=bottoms)
+def of_branches(**branches):
+    return pk.HedgedBlock(TASKS, branches={"bottom": bottom(name="bottom"), **branches})
 
 
-def of_features(template):
-    return pk.StreamFeatures(TASKS, template)
+def of_features(template=None):
+    return pk.StreamFeatures(TASKS, template or network())
 
 
-def flat_branch():
-    dense = keras.layers.Dense(3)
-    return pk.HedgedBlock(TASKS, branches={"c": pk.SharedBottomBlock(TASKS, 3), "d": dense})
-
-
-def of_input(x, **kwargs):
+def with_input(x, **kwargs):
     """Return the call with an input."""
     return lambda layer: layer(x, **kwargs)
 
 
-BUILT = r"must be built\. .*Received: built=False"
+calling = operator.methodcaller
+NEW = r"must be built\. .*Received: built=False"
 NO_SYMBOLS = r"must be arrays or tensors.*return_gate_weights=True\. Received: built=True, "
-TENSOR_OR_DICT = "inputs must be a tensor, or a dict of columns"
-Z = features(2, 3, 5)
-REFUSED = {
-    "no_streams_of_levels": (levels, of_input({}), r"inputs must be a tensor.*Received: inputs"),
-    "shared_stream": (
-        unshared,
-        of_input(streams(a=5, shared=5)),
-        r"unknown: \['shared'\]\. Received: inputs=\{'a', 'shared'\}",
+WEIGHTS = {"return_gate_weights": True}
+REFUSED = [
+    (levels, with_input({}), "inputs must be a tensor.*Received: inputs"),
+    (
+        lambda: level(num_shared_experts=0, add_shared_gate=False),
+        with_input(streams(a=5, b=5, shared=5)),
+        r"unknown: \['shared'\]\. Received: inputs=\{'a', 'b', 'shared'\}",
     ),
-    "leading_axes": (
+    (
         level,
-        of_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
+        with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
         r"same axes, except for the last, in every stream\. Received: inputs=\{'a': \(2, 5\), 'b'",
     ),
-    "width_of_a_stream": (
-        lambda: built(level()),
-        of_input(streams(a=5, b=5, shared=6)),
-        r"\(batch, \.\.\., 5\), as when .*Received: inputs\['shared'\]\.shape=\(2, 6\)",
-    ),
-    "expert_outputs_unbuilt": (level, operator.methodcaller("expert_outputs", X), BUILT),
-    "gate_weights_unbuilt": (level, operator.methodcaller("gate_weights", X), BUILT),
-    "expert_outputs_width": (
-        lambda: built(level()),
-        operator.methodcaller("expert_outputs", X),
-        r"\(batch, \.\.\., 5\), as when .*Received: inputs\['a'\]\.shape=\(4, 3\)$",
-    ),
-    **{
-        f"{method}_of_symbols": (
-            lambda: built(level()),
-            operator.methodcaller(method, keras.Input((5,))),
-            NO_SYMBOLS,
-        )
-        for method in ("expert_outputs", "gate_weights")
-    },
-    "gate_weights_of_a_list": (
-        lambda: built(level()),
-        operator.methodcaller("gate_weights", [X]),
-        "must be one tensor.*Received: inputs",
-    ),
-    "statistics_untracked": (
+    (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
+    (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
+    (built_level, calling("expert_outputs", keras.Input((5,))), NO_SYMBOLS),
+    (built_level, calling("gate_weights", keras.Input((5,))), NO_SYMBOLS),
+    (built_level, calling("gate_weights", [X]), "must be one tensor.*Received: inputs"),
+    (level, calling("expert_outputs", X), NEW),
+    (level, calling("gate_weights", X), NEW),
+    (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
+    (
         lambda: built(pk.Gate(3)),
-        operator.methodcaller("statistics"),
+        calling("statistics"),
         r"track_weights=True to return statistics\. Received: track_weights=False, built=True$",
     ),
-    "statistics_unbuilt": (
-        lambda: pk.Gate(3, track_weights=True),
-        operator.methodcaller("statistics"),
-        r"must be built.*Received: track_weights=True, built=False$",
-    ),
-    "statistics_of_level": (
-        level,
-        operator.methodcaller("gate_statistics"),
-        "Received: enable_gate_weights_metrics=False",
-    ),
-    "symbolic_context_none": (read_level, of_input(SYMBOL), r"Received: gate_context=None"),
-    "symbolic_context_width": (
+    (tracking_gate, calling("statistics"), "be built.*Received: track_weights=True, built=False$"),
+    (read_level, with_input(SYMBOL), r"Received: gate_context=None"),
+    (
         read_level,
-        of_input(SYMBOL, gate_context=keras.Input((3,))),
+        with_input(SYMBOL, gate_context=keras.Input((3,))),
         r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
     ),
-    "symbolic_context_rank": (
+    (
         read_level,
-        of_input(SYMBOL, gate_context=keras.Input((5, 2))),
+        with_input(SYMBOL, gate_context=keras.Input((5, 2))),
         AXES + r"\(None, 5, 2\)",
     ),
-    "symbolic_context_rows": (
+    (
         read_level,
-        of_input(keras.Input(batch_shape=(4, 3)), gate_context=keras.Input(batch_shape=(1, 2))),
+        with_input(keras.Input(batch_shape=(4, 3)), gate_context=keras.Input(batch_shape=(1, 2))),
         AXES + r"\(1, 2\), inputs",
     ),
-    "symbolic_context_of_a_method": (
+    (
         read_level,
-        operator.methodcaller("gate_weights", X, gate_context=keras.Input((2,))),
+        calling("gate_weights", X, gate_context=keras.Input((2,))),
         r"'gate_context'\] must be arrays or tensors.*return_gate_weights=True.*built=True, ",
     ),
-    "weights_without_gates": (
-        lambda: sequence(keras.layers.Dense(3), pk.SharedBottomBlock(TASKS, [3])),
-        of_input(X, return_gate_weights=True),
+    (
+        lambda: sequence(keras.layers.Dense(3), bottom()),
+        with_input(X, **WEIGHTS),
         r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
     ),
-    "weights_of_one_name": (
+    (
         same_names,
-        of_input(X, return_gate_weights=True),
+        with_input(X, **WEIGHTS),
         r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
     ),
-    "streams_of_a_bottom": (
-        of_branches,
-        of_input(streams(a=4, b=4, shared=4)),
+    (
+        lambda: of_branches(ple=levels()),
+        with_input(streams(a=4, b=4, shared=4)),
         r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
     ),
-    "branch_without_tasks": (flat_branch, of_input(X), "branches must map the inputs to a dict"),
-    "streams_of_branches": (
+    (
+        lambda: of_branches(dense=keras.layers.Dense(3)),
+        with_input(X),
+        "branches must map the inputs to a dict",
+    ),
+    (
         lambda: pk.HedgedBlock(TASKS, 3),
-        of_input(streams(a=2, shared=3)),
+        with_input(streams(a=2, shared=3)),
         "inputs must have exactly the keys",
     ),
-    "feature_outputs": (
-        lambda: of_features(TwoOutputs()),
-        of_input(X),
-        "must return one tensor, but it returns",
-    ),
-    "feature_columns": (
-        lambda: of_features(network()),
-        of_input({"item": np.ones(2, "int32")}),
-        "must take the inputs",
-    ),
-    "features_of_a_sequential": (
+    (of_features, with_input({"item": np.ones(2, "int32")}), "must take the inputs"),
+    (of_features, with_input({}), r"inputs must have at least one column.*inputs=\{\}"),
+    (
         lambda: of_features(keras.Sequential([keras.layers.Dense(3), network()])),
-        of_input(columns()),
+        with_input(columns()),
         "must (take the inputs|build all its layers)",
     ),
-    "no_columns": (
-        lambda: of_features(network()),
-        of_input({}),
-        r"inputs must have at least one column.*inputs=\{\}",
-    ),
-    "flattening_expert": (
-        lambda: pk.CGCBlock(TASKS, keras.layers.Flatten()),
-        of_input(Z),
-        r"expert_block must .*maps \(2, 3, 5\) to \(2, 15\).*Received: expert_block=",
-    ),
-    "pooling_gate_block": (
-        lambda: pk.CGCBlock(TASKS, 3, gate_block=keras.layers.GlobalAveragePooling1D()),
-        of_input(Z),
-        r"gate_block must .*maps \(2, 3, 5\) to \(2, 5\).*Received: gate_block=",
-    ),
-    "dict_of_a_tower": (
-        lambda: pk.BinaryHead("a", tower=pk.SharedBottomBlock(["t"], 3)),
-        of_input(X),
-        r"tower must .*maps \(4, 3\) to \{'t'.*Received: tower=",
-    ),
-    "list_of_a_bottom": (
-        lambda: pk.SharedBottomBlock(TASKS, TwoOutputs()),
-        of_input(X),
-        r"bottom_block must .*maps \(4, 3\) to \[.*Received: bottom_block=",
-    ),
-    "template_of_another_width": (
-        lambda: pk.PLEBlock(2, TASKS, of_width_7()),
-        of_input(X),
-        r"expert_block must .*take inputs of shape \(4, 3\).*Received: expert_block=",
-    ),
-    "experts_of_two_widths": (
+    (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
-        of_input(streams(a=5, shared=4)),
+        with_input(streams(a=5, shared=4)),
         r"one width for all .*these differ: \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
         r"Received: expert_block=<Activation",
     ),
-}
+]
 
 
-@pytest.mark.parametrize(("make", "call", "message"), table(REFUSED))
+@pytest.mark.parametrize(("make", "call", "message"), REFUSED)
 def test_an_invalid_call_is_refused(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), ValueError, message)
 
 
-@pytest.mark.parametrize(
-    ("make", "call", "message"),
-    table(
-        {
-            "level": (level, of_input(X, return_gate_weights="yes"), "return_gate_weights must be"),
-            "levels": (levels, of_input(SYMBOL, return_gate_weights="yes"), "True or False"),
-            "list": (lambda: of_features(network()), of_input([X, X]), TENSOR_OR_DICT),
-            "none": (lambda: of_features(network()), of_input(None), TENSOR_OR_DICT),
-        }
-    ),
-)
+POOLING = keras.layers.GlobalAveragePooling1D
+UNFIT = [
+    ("expert_block", lambda x: pk.CGCBlock(TASKS, x), keras.layers.Flatten, r"to \(2, 15\)"),
+    ("gate_block", lambda x: pk.CGCBlock(TASKS, 3, gate_block=x), POOLING, r"to \(2, 5\)"),
+    ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"to \{'a'"),
+    ("bottom_block", bottom, TwoOutputs, r"maps \(2, 3, 5\) to \["),
+    ("feature_block", of_features, TwoOutputs, "must return one tensor, but it returns"),
+    ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs of shape \(2, 3, 5"),
+]
+
+
+@pytest.mark.parametrize(("argument", "make", "template", "message"), UNFIT)
+def test_a_template_with_invalid_output_shapes_is_refused(argument, make, template, message):
+    layer, x = make(template()), features(2, 3, 5)
+    message = f"{argument} must .*{message}.*Received: {argument}="
+    check_refused(lambda: layer(x), ValueError, message)
+
+
+WRONG_CALLS = [
+    (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
+    (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
+    (of_features, with_input([X, X]), "inputs must be a tensor, or a dict of columns"),
+    (of_features, with_input(None), "inputs must be a tensor, or a dict of columns"),
+]
+
+
+@pytest.mark.parametrize(("make", "call", "message"), WRONG_CALLS)
 def test_a_call_with_a_wrong_type_is_refused(make, call, message):
     layer = make()
     check_refused(lambda: call(layer), TypeError, message)

@@ -39,7 +39,7 @@ def at(argument, *classes):
 # Templates.
 
 
-@keras.saving.register_keras_serializable("test_refused_arguments")
+@keras.saving.register_keras_serializable("test_argument_refusals")
 class IncompleteConfig(pk.ExpertBlock):
     """An expert with an argument that its inherited config lacks."""
 
@@ -47,7 +47,7 @@ class IncompleteConfig(pk.ExpertBlock):
         super().__init__(units, **kwargs)
 
 
-@keras.saving.register_keras_serializable("test_refused_arguments")
+@keras.saving.register_keras_serializable("test_argument_refusals")
 class Opaque(keras.layers.Layer):
     """A layer without get_config and with an argument that Keras can't serialize."""
 
@@ -55,7 +55,7 @@ class Opaque(keras.layers.Layer):
         super().__init__(**kwargs)
 
 
-@keras.saving.register_keras_serializable("test_refused_arguments")
+@keras.saving.register_keras_serializable("test_argument_refusals")
 class WithoutKwargs(keras.layers.Layer):
     """A layer that has get_config, but can't be given a name."""
 
@@ -91,6 +91,7 @@ TEMPLATES = [
     (keras.layers.TimeDistributed(WithoutKwargs(3)), ValueError, NO_NAME),
     *((value, TypeError, NO_LAYER) for value in (keras.layers.Dense, "dense", len, {"units": 3})),
 ]
+NO_UNITS = [(value, TypeError, NO_LAYER) for value in (4, [4, 3])]
 
 
 # Blocks.
@@ -122,6 +123,8 @@ FRACTION = [
     (NAN, ValueError, "must be finite"),
     *((value, TypeError, "must be a number") for value in ("0.1", None)),
 ]
+COEFFICIENT = [(-1, ValueError, "must be at least 0"), ("l2", TypeError, "must be a number")]
+READS = [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")]
 BOOLS = [(value, TypeError, "must be True or False") for value in ("yes", 1, None)]
 GATE_KWARGS = [
     ({"top_q": 1}, ValueError, r"unknown: \['top_q'\]"),
@@ -140,6 +143,7 @@ COUNTS_BY_TASK = [
 ]
 A_LIST = r"must be an integer, or a list or tuple with an entry per level\. .*"
 A_LEVEL = "one entry per level, 2 in total"
+NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
 TASK_COUNTS_BY_LEVEL = [
     (range(1, 3), TypeError, A_LIST + r"=range\(1, 3\)$"),
     (keras.ops.convert_to_tensor([1, 2]), TypeError, A_LIST + r"=\w+\(shape=\(2,\), dtype="),
@@ -167,6 +171,8 @@ BY_STREAM = [
     ),
     ({**SIZES, "b": "4"}, TypeError, r"\['b'\] must be an int.*Received: expert_block\['b'\]='4'$"),
 ]
+BY_LEVEL = [([SIZES] * 3, ValueError, A_LEVEL), ((pk.ExpertBlock(3),), ValueError, A_LEVEL)]
+NO_DICT = [(SIZES, TypeError, "takes no dict by stream; use a CGCBlock")]
 
 
 def bottom(name="x"):
@@ -225,43 +231,26 @@ REFUSED = [
         ],
         TEMPLATES,
     ),
-    (
-        at("feature_block", pk.StreamFeatures),
-        [(value, TypeError, NO_LAYER) for value in (4, [4, 3])],
-    ),
+    (at("feature_block", pk.StreamFeatures), NO_UNITS),
     (at("outputs", *BLOCKS, pk.StreamFeatures), OUTPUTS),
     (at("name", *BLOCKS), LAYER_NAMES),
     (at("num_layers", pk.PLEBlock), at_least(1)),
     (at("num_experts", pk.Gate, pk.MMoEBlock), at_least(1)),
     (at("num_task_experts", pk.CGCBlock, pk.PLEBlock), [*at_least(0), *COUNTS_BY_TASK]),
     (at("num_shared_experts", pk.CGCBlock, pk.PLEBlock), at_least(0)),
-    *(
-        (at(argument, pk.CGCBlock), [([1], TypeError, r"must be an integer\. .*=\[1\]$")])
-        for argument in ("num_task_experts", "num_shared_experts")
-    ),
+    (at("num_task_experts", pk.CGCBlock), NO_LIST),
+    (at("num_shared_experts", pk.CGCBlock), NO_LIST),
     (at("num_task_experts", pk.PLEBlock), TASK_COUNTS_BY_LEVEL),
     (at("num_shared_experts", pk.PLEBlock), SHARED_COUNTS_BY_LEVEL),
     (at("expert_block", pk.CGCBlock, pk.PLEBlock), BY_STREAM),
-    (
-        at("expert_block", pk.PLEBlock),
-        [([SIZES] * 3, ValueError, A_LEVEL), ((pk.ExpertBlock(3),), ValueError, A_LEVEL)],
-    ),
-    (
-        at("expert_block", pk.MMoEBlock),
-        [(SIZES, TypeError, "takes no dict by stream; use a CGCBlock")],
-    ),
+    (at("expert_block", pk.PLEBlock), BY_LEVEL),
+    (at("expert_block", pk.MMoEBlock), NO_DICT),
     (at("softmax_temperature", pk.Gate), POSITIVE),
     (at("gate_softmax_temperature", *LEVELS), POSITIVE),
     (at("dropout", pk.ExpertBlock, pk.Gate), FRACTION),
-    (
-        at("balance_regularizer", pk.Gate),
-        [(-1, ValueError, "must be at least 0"), ("l2", TypeError, "must be a number")],
-    ),
+    (at("balance_regularizer", pk.Gate), COEFFICIENT),
     (at("gate_kwargs", *LEVELS), GATE_KWARGS),
-    (
-        at("gate_reads", *LEVELS),
-        [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")],
-    ),
+    (at("gate_reads", *LEVELS), READS),
     *(
         (at(argument, *LEVELS), BOOLS)
         for argument in ("enable_gate_weights_metrics", "isolate_task_experts", "stack_experts")
@@ -312,24 +301,16 @@ def test_every_block_refuses_invalid_task_names(cls, name, error, received):
     check_refused(lambda: cls(**{**REQUIRED[cls], "outputs": ["fine", name]}), error, message)
 
 
-NO_EXPERTS = "every gate must have at least one expert, but '{}' has none.*num_task_experts="
+NONE_OF_A, NONE_OF_B = (
+    f"every gate must have at least one expert, but '{task}' has none.*num_task_experts="
+    for task in TASKS
+)
+NO_SHARED = r"keys \['a', 'b'\]; missing: \[\], unknown: \['shared'\]"
 TOGETHER = [
-    (pk.CGCBlock, {"num_task_experts": 0, "num_shared_experts": 0}, NO_EXPERTS.format("a")),
-    (
-        pk.PLEBlock,
-        {"num_task_experts": {"a": 1, "b": 0}, "num_shared_experts": 0},
-        NO_EXPERTS.format("b"),
-    ),
-    (
-        pk.PLEBlock,
-        {"num_task_experts": [0, 1], "num_shared_experts": [0, 1]},
-        NO_EXPERTS.format("a"),
-    ),
-    (
-        pk.PLEBlock,
-        {"expert_block": SIZES, "num_shared_experts": 0},
-        r"keys \['a', 'b'\]; missing: \[\], unknown: \['shared'\]",
-    ),
+    (pk.CGCBlock, {"num_task_experts": 0, "num_shared_experts": 0}, NONE_OF_A),
+    (pk.PLEBlock, {"num_task_experts": {"a": 1, "b": 0}, "num_shared_experts": 0}, NONE_OF_B),
+    (pk.PLEBlock, {"num_task_experts": [0, 1], "num_shared_experts": [0, 1]}, NONE_OF_A),
+    (pk.PLEBlock, {"expert_block": SIZES, "num_shared_experts": 0}, NO_SHARED),
     (pk.HedgedBlock, {}, "Exactly one of expert_block and branches"),
     (pk.HedgedBlock, {"expert_block": 3, "branches": {}}, "Exactly one of"),
 ]
