@@ -339,7 +339,7 @@ UNFIT = [
     ("gate_block", lambda x: pk.CGCBlock(TASKS, 3, gate_block=x), POOLING, r"to \(2, 5\)"),
     ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"to \{'a'"),
     ("bottom_block", bottom, TwoOutputs, r"maps \(2, 3, 5\) to \["),
-    ("feature_block", of_features, TwoOutputs, "must return one tensor, but it returns"),
+    ("feature_block", of_features, TwoOutputs, "return one tensor, but it returns"),
     ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs of shape \(2, 3, 5"),
 ]
 
