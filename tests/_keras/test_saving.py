@@ -25,6 +25,7 @@ READERS = [
     for name in ("jax", "tensorflow", "torch")
 ]
 
+THREE = ("click", "click_buy", "10th")
 PREDICT = """
 import sys
 import keras
@@ -56,11 +57,11 @@ np.savez(f"{folder}/tables.npz", *arrays(tables))
 """
 
 
-def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in tasks])
+def whole_model():
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in THREE])
     expert = pk.ExpertBlock([6, 4], normalization="batch", dropout=0.1)
     gates = {"gate_block": [3], "gate_kwargs": {"dropout": 0.1}}
-    ple = pk.PLEBlock(2, heads, expert, task_experts, num_shared_experts=2, **gates)
+    ple = pk.PLEBlock(2, heads, expert, 2, num_shared_experts=2, **gates)
     model = compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
     model.jit_compile = QUICK_JIT  # in this process, and not in its files
     return model
@@ -85,10 +86,10 @@ def model_with_gate_weights():
 def trained(tmp_path_factory):
     """Return a folder with a trained, compiled model, inputs and labels, and the predictions."""
     folder = tmp_path_factory.mktemp("trained")
-    model = model_of_tasks()
+    model = whole_model()
     x = features(24, 5)
     rng = np.random.default_rng(1)
-    y = {task: rng.integers(0, 2, (24, 1)) for task in ("click", "click_buy", "10th")}
+    y = {task: rng.integers(0, 2, (24, 1)) for task in THREE}
     model.fit(x, y, batch_size=8, epochs=2, verbose=0)
     model.save(folder / "model.keras")
     with_gates = model_with_gate_weights()
@@ -145,6 +146,10 @@ def level(reads="stream", stack_experts=True):
     return keras.Model([x, context], block(x, gate_context=context))
 
 
+def levels(tasks=THREE, counts=2):
+    return chain(pk.PLEBlock(2, tasks, [3], counts))
+
+
 def mmoe(tasks=("a", "b")):
     return chain(pk.MMoEBlock(tasks, 3, num_experts=2))
 
@@ -165,10 +170,10 @@ BY_COPIES = r"written by a layer with \['a reads stream-a'"
 KINDS = r"'cgc' has .*'(copied|stacked) experts'.*Build the model with the"
 REFUSED = {
     **{
-        "-".join(tasks): (model_of_tasks, partial(model_of_tasks, tasks), BY_TASKS)
+        "-".join(tasks): (levels, partial(levels, tasks), BY_TASKS)
         for tasks in (("click_buy", "click", "10th"), ("click", "click_buy", "9th"))
     },
-    "counts": (model_of_tasks, partial(model_of_tasks, task_experts=COUNTS), BY_TASKS),
+    "counts": (levels, partial(levels, counts=COUNTS), BY_TASKS),
     "mmoe": (mmoe, partial(mmoe, ("b", "a")), "in this order"),
     "heads": (bottom_and_heads, partial(bottom_and_heads, ("b", "a")), "in this order"),
     "stream_for_context": reading("stream", "context"),

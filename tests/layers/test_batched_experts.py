@@ -197,6 +197,7 @@ def test_wider_experts_are_batched_for_fewer_examples():
     assert not is_batched([cgc], features(max_rows + 1, 3))
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:Converting a tensor", "ignore::DeprecationWarning")
 def test_exported_and_traced_models_accept_any_batch_size():
     import torch

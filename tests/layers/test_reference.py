@@ -35,6 +35,7 @@ def cases(draw):
         "gate_block": draw(st.sampled_from([None, 3, [4, 2]])),
         "gate_softmax_temperature": draw(st.sampled_from([1.0, 0.3, 4.0])),
         "gate_reads": draw(st.sampled_from(["stream", "context", "both"])),
+        "isolate_task_experts": draw(st.booleans()),
     }
 
 
