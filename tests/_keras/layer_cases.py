@@ -1,8 +1,7 @@
-"""Table of the public layers, for tests that apply to all of them."""
+"""Table of the public layers with their arguments, for tests that apply to all of them."""
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from types import FunctionType
 
 import keras
 import pytest
@@ -12,21 +11,28 @@ from tests.helpers import features
 from tests.pairs import fewer
 
 
-@dataclasses.dataclass(frozen=True)
 class Case:
     """A layer with the widths of its inputs and outputs, by key for a dict.
 
-    Attributes:
-        make: A function from arguments of `keras.layers.Layer` to the layer.
+    Args:
+        cls: The class of the layer, or a function that creates it.
         inputs: The width of the input, or of each input.
         outputs: The width of the output, or of each output.
-        is_head: Whether outputs are at least float32 under every policy.
+        arguments: The arguments of the layer. A value with layers is a function of their policy.
     """
 
-    make: Callable[..., Any]
-    inputs: int | Mapping[str, int]
-    outputs: int | Mapping[str, int]
-    is_head: bool = False
+    def __init__(self, cls, inputs, outputs, /, **arguments):
+        self.cls, self.inputs, self.outputs, self.arguments = cls, inputs, outputs, arguments
+        # Outputs of heads are at least float32 under every policy.
+        self.is_head = isinstance(cls, type) and issubclass(cls, pk.Head | pk.TaskHeads)
+
+    def make(self, **kwargs):
+        """Return the layer, with arguments of every Keras layer."""
+        given = {
+            key: value(kwargs.get("dtype")) if isinstance(value, FunctionType) else value
+            for key, value in self.arguments.items()
+        }
+        return self.cls(**given, **kwargs)
 
     def shape(self, *leading):
         return by_key(lambda width: (*leading, width), self.inputs)
@@ -85,152 +91,150 @@ class Joined(keras.layers.Layer):
         return (*input_shape["price"][:-1], 3)
 
 
+BY_TASK = {"buy": 3, "click": 3}
+BY_STREAM = {**BY_TASK, "shared": 3}
+STREAMS = {"buy": 5, "click": 4, "shared": 6}
+PREDICTIONS = {"both": 1, "buy": 1, "click": 1}
+
+
+def layers(dtype):
+    return [keras.layers.Dense(4, name="first"), pk.CGCBlock(TASKS, 3, name="second")]
+
+
+def branches(dtype):
+    ple = pk.PLEBlock(2, TASKS, [4], name="ple", dtype=dtype)
+    return {"1st": ple, "shared": pk.SharedBottomBlock(TASKS, 3, dtype=dtype)}
+
+
+def heads(dtype):
+    return [pk.BinaryHead("buy", tower=4), pk.MulticlassHead("click", num_classes=3)]
+
+
+def heads_and_product(dtype):
+    binary = [pk.BinaryHead("buy", tower=4), pk.BinaryHead("click")]
+    return [pk.ProductHead("both", of=("click", "buy")), *binary]
+
+
+# All arguments of each layer occur in a case.
 CASES = {
-    "expert": Case(lambda **kw: pk.ExpertBlock([4, 3], **kw), 5, 3),
+    "expert": Case(pk.ExpertBlock, 5, 3, units=[4, 3]),
     "expert_batchnorm": Case(
-        lambda **kw: pk.ExpertBlock([4, 3], normalization="batch", use_bias=False, **kw), 5, 3
+        pk.ExpertBlock, 5, 3, units=[4, 3], normalization="batch", use_bias=False
     ),
     "expert_layernorm_dropout": Case(
-        lambda **kw: pk.ExpertBlock(
-            [4, 3],
-            activation="gelu",
-            normalization="layer",
-            dropout=0.25,
-            kernel_regularizer="l2",
-            kernel_initializer=keras.initializers.HeNormal(seed=1),
-            **kw,
-        ),
-        5,
-        3,
+        *(pk.ExpertBlock, 5, 3),
+        units=[4, 3],
+        activation="gelu",
+        normalization="layer",
+        dropout=0.25,
+        kernel_regularizer="l2",
+        bias_regularizer="l1",
+        kernel_initializer=keras.initializers.HeNormal(seed=1),
+        bias_initializer="ones",
     ),
-    "gate": Case(lambda **kw: pk.Gate(3, softmax_temperature=0.5, **kw), 5, 3),
+    "gate": Case(pk.Gate, 5, 3, num_experts=3, softmax_temperature=0.5, dropout=0.25),
     "gate_with_block": Case(
-        lambda **kw: pk.Gate(3, gate_block=[4], track_weights=True, balance_regularizer=0.1, **kw),
-        5,
-        3,
+        *(pk.Gate, 5, 3),
+        num_experts=3,
+        gate_block=[4],
+        balance_regularizer=0.1,
+        track_weights=True,
+        kernel_initializer="he_normal",
+        kernel_regularizer="l2",
     ),
     "cgc_stacked": Case(
-        lambda **kw: pk.CGCBlock(
-            TASKS,
-            [4, 3],
-            num_task_experts={"buy": 2, "click": 1},
-            gate_block=3,
-            enable_gate_weights_metrics=True,
-            gate_kwargs={"balance_regularizer": 0.1},
-            **kw,
-        ),
-        5,
-        {"buy": 3, "click": 3, "shared": 3},
+        *(pk.CGCBlock, 5, BY_STREAM),
+        outputs=TASKS,
+        expert_block=[4, 3],
+        num_task_experts={"buy": 2, "click": 1},
+        num_shared_experts=2,
+        gate_block=3,
+        gate_softmax_temperature=0.5,
+        enable_gate_weights_metrics=True,
+        gate_kwargs={"balance_regularizer": 0.1},
+        isolate_task_experts=True,
     ),
     "cgc_copied": Case(
-        lambda **kw: pk.CGCBlock(TASKS, keras.layers.Dense(3), add_shared_gate=False, **kw),
-        5,
-        {"buy": 3, "click": 3},
+        *(pk.CGCBlock, 5, BY_TASK),
+        outputs=TASKS,
+        expert_block=lambda dtype: keras.layers.Dense(3),
+        add_shared_gate=False,
     ),
     "cgc_dict_inputs": Case(
-        lambda **kw: pk.CGCBlock(TASKS, [4, 3], **kw),
-        {"buy": 5, "click": 4, "shared": 6},
-        {"buy": 3, "click": 3, "shared": 3},
+        pk.CGCBlock, STREAMS, BY_STREAM, outputs=TASKS, expert_block=[4, 3], stack_experts=False
     ),
-    "sequential": Case(
-        lambda **kw: pk.SequentialBlock(
-            [keras.layers.Dense(4, name="first"), pk.CGCBlock(TASKS, 3, name="second")], **kw
-        ),
-        5,
-        {"buy": 3, "click": 3, "shared": 3},
-    ),
+    "sequential": Case(pk.SequentialBlock, 5, BY_STREAM, layers=layers),
     "ple": Case(
-        lambda **kw: pk.PLEBlock(2, TASKS, [4, 3], num_task_experts=2, **kw),
-        5,
-        {"buy": 3, "click": 3},
+        *(pk.PLEBlock, 5, BY_TASK),
+        **{"num_layers": 2, "outputs": TASKS, "expert_block": [4, 3], "num_task_experts": 2},
     ),
     "ple_dict_inputs": Case(
-        lambda **kw: pk.PLEBlock(2, TASKS, 3, num_shared_experts=2, **kw),
-        {"buy": 5, "click": 4, "shared": 6},
-        {"buy": 3, "click": 3},
+        *(pk.PLEBlock, STREAMS, BY_TASK),
+        **{"num_layers": 2, "outputs": TASKS, "expert_block": 3, "num_shared_experts": 2},
     ),
-    "mmoe": Case(
-        lambda **kw: pk.MMoEBlock(TASKS, [4, 3], num_experts=3, **kw), 5, {"buy": 3, "click": 3}
-    ),
-    "shared_bottom": Case(
-        lambda **kw: pk.SharedBottomBlock(TASKS, [4, 3], **kw), 5, {"buy": 3, "click": 3}
-    ),
+    "mmoe": Case(pk.MMoEBlock, 5, BY_TASK, outputs=TASKS, expert_block=[4, 3], num_experts=3),
+    "shared_bottom": Case(pk.SharedBottomBlock, 5, BY_TASK, outputs=TASKS, bottom_block=[4, 3]),
     "hedged": Case(
-        lambda **kw: pk.HedgedBlock(TASKS, [4, 3], **kw),
-        {"buy": 5, "click": 4, "shared": 6},
-        {task: {"own": 3, "shared": 3} for task in TASKS},
+        *(pk.HedgedBlock, STREAMS, {task: {"own": 3, "shared": 3} for task in TASKS}),
+        outputs=TASKS,
+        expert_block=[4, 3],
     ),
     "hedged_of_branches": Case(
-        lambda **kw: pk.HedgedBlock(
-            TASKS,
-            branches={
-                "1st": pk.PLEBlock(2, TASKS, [4], name="ple", dtype=kw.get("dtype")),
-                "shared": pk.SharedBottomBlock(TASKS, 3, dtype=kw.get("dtype")),
-            },
-            **kw,
-        ),
-        5,
-        {task: {"1st": 4, "shared": 3} for task in TASKS},
+        *(pk.HedgedBlock, 5, {task: {"1st": 4, "shared": 3} for task in TASKS}),
+        outputs=TASKS,
+        branches=branches,
     ),
     "stream_features": Case(
-        lambda **kw: pk.StreamFeatures(
-            TASKS, pk.ExpertBlock([4, 3], dtype=kw.get("dtype")), own=["click"], **kw
-        ),
-        5,
-        {"buy": 3, "click": 3, "shared": 3},
+        *(pk.StreamFeatures, 5, BY_STREAM),
+        outputs=TASKS,
+        feature_block=lambda dtype: pk.ExpertBlock([4, 3], dtype=dtype),
+        own=["click"],
     ),
     "stream_features_dict_inputs": Case(
-        lambda **kw: pk.StreamFeatures(TASKS, Joined(dtype=kw.get("dtype")), shared=False, **kw),
-        {"price": 2, "age": 1},
-        {"buy": 3, "click": 3},
+        *(pk.StreamFeatures, {"price": 2, "age": 1}, BY_TASK),
+        outputs=TASKS,
+        feature_block=lambda dtype: Joined(dtype=dtype),
+        shared=False,
     ),
-    "head": Case(lambda **kw: pk.Head("buy", units=2, **kw), 5, 2, is_head=True),
-    "binary_head": Case(lambda **kw: pk.BinaryHead("buy", tower=[4], **kw), 5, 1, is_head=True),
+    "head": Case(
+        *(pk.Head, 5, 2),
+        task="buy",
+        units=2,
+        activation="tanh",
+        loss="mse",
+        metrics=["mae", "mse"],
+        extra_metrics=["mape"],
+        tower=[4],
+        loss_weight=0.5,
+        missing_label=-1,
+        reduction="label_root",
+    ),
+    "binary_head": Case(
+        pk.BinaryHead, 5, 1, task="buy", tower=[4], metrics=["accuracy"], pos_weight=2.0
+    ),
     "regression_head": Case(
-        lambda **kw: pk.RegressionHead("buy", units=2, activation="softplus", **kw),
-        5,
-        2,
-        is_head=True,
+        *(pk.RegressionHead, 5, 2),
+        **{"task": "buy", "units": 2, "activation": "softplus", "loss": "mae", "metrics": []},
+    ),
+    "standardized_head": Case(
+        *(pk.RegressionHead, 5, 1),
+        **{"task": "buy", "tower": 4, "standardize": True, "mean": [3.0], "deviation": [2.0]},
     ),
     "multiclass_head": Case(
-        lambda **kw: pk.MulticlassHead("buy", tower=keras.layers.Dense(4), num_classes=3, **kw),
-        5,
-        3,
-        is_head=True,
+        *(pk.MulticlassHead, 5, 3),
+        task="buy",
+        tower=lambda dtype: keras.layers.Dense(4),
+        num_classes=3,
+        metrics=["accuracy"],
+        class_weights=[0.5, 2.0, 1.0],
     ),
-    "task_heads": Case(
-        lambda **kw: pk.TaskHeads(
-            [pk.BinaryHead("buy", tower=4), pk.MulticlassHead("click", num_classes=3)], **kw
-        ),
-        {"buy": 5, "click": 4},
-        {"buy": 1, "click": 3},
-        is_head=True,
-    ),
+    "task_heads": Case(pk.TaskHeads, {"buy": 5, "click": 4}, {"buy": 1, "click": 3}, heads=heads),
     "task_heads_hedged": Case(
-        lambda **kw: pk.TaskHeads(
-            [
-                pk.ProductHead("both", of=("click", "buy")),
-                pk.BinaryHead("buy", tower=4),
-                pk.BinaryHead("click"),
-            ],
-            **kw,
-        ),
-        {"buy": {"own": 5, "shared": 4}, "click": {"own": 3, "shared": 4}},
-        {"both": 1, "buy": 1, "click": 1},
-        is_head=True,
+        *(pk.TaskHeads, {task: {"own": 5, "shared": 4} for task in TASKS}, PREDICTIONS),
+        heads=heads_and_product,
     ),
     "task_heads_product": Case(
-        lambda **kw: pk.TaskHeads(
-            [
-                pk.ProductHead("both", of=("click", "buy")),
-                pk.BinaryHead("buy", tower=4),
-                pk.BinaryHead("click"),
-            ],
-            **kw,
-        ),
-        {"buy": 5, "click": 4},
-        {"both": 1, "buy": 1, "click": 1},
-        is_head=True,
+        pk.TaskHeads, {"buy": 5, "click": 4}, PREDICTIONS, heads=heads_and_product
     ),
 }
 

@@ -115,19 +115,14 @@ def test_children_are_the_direct_inner_layers_in_order():
     assert internals.children(inner) == inner.layers
 
 
-def test_masks_are_attached_to_tensors():
-    x = keras.ops.convert_to_tensor([[0.0], [1.0]])
-    assert internals.mask_of(x) is None
-    masked = keras.layers.Masking()(keras.ops.reshape(x, (1, 2, 1)))
+def test_masks_are_read_attached_and_removed():
+    masked = keras.layers.Masking()(keras.ops.convert_to_tensor([[[0.0], [1.0]]]))
     np.testing.assert_array_equal(internals.mask_of(masked), [[False, True]])
-
-
-def test_masks_can_be_attached_and_removed():
     x, mask = keras.ops.ones((1, 2, 1)), keras.ops.convert_to_tensor([[False, True]])
+    assert internals.mask_of(x) is None
     internals.set_mask(x, mask)
     assert internals.mask_of(x) is mask
-    averaged = keras.layers.GlobalAveragePooling1D()(x)
-    np.testing.assert_allclose(averaged, [[1.0]])
+    np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(x), [[1.0]])
     internals.set_mask(x, None)
     assert internals.mask_of(x) is None
 
@@ -165,7 +160,7 @@ def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
     assert internals.mask_of(values) is not None
 
 
-def test_open_scopes_are_detected():
+def test_open_scopes_and_the_values_in_them_are_found():
     found = []
 
     class ScopeChecking(keras.layers.Layer):
@@ -173,20 +168,15 @@ def test_open_scopes_are_detected():
             found.append(internals.in_stateless_scope())
             return inputs
 
-    layer = ScopeChecking()
+    layer, given, other = ScopeChecking(), keras.Variable(1.0), keras.Variable(2.0)
     layer(np.ones((1, 1)))
     assert not internals.in_stateless_scope()
-    with keras.StatelessScope():
-        layer(np.ones((1, 1)))
-    assert found == [False, True]
-
-
-def test_values_in_an_open_scope_are_found():
-    given, other = keras.Variable(1.0), keras.Variable(2.0)
     assert internals.stateless_value(given) is None
     with keras.StatelessScope([(given, keras.ops.convert_to_tensor(3.0))]):
+        layer(np.ones((1, 1)))
         assert internals.stateless_value(given) is not None
         assert internals.stateless_value(other) is None
+    assert found == [False, True]
 
 
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():
@@ -249,28 +239,19 @@ def test_the_calls_in_a_model_are_in_the_order_of_computation():
     assert internals.calls_in(dense) == internals.calls_in(keras.Sequential([dense])) == []
 
 
-def test_early_stopping_uses_a_copied_direction():
-    metric = keras.metrics.MeanMetricWrapper(lambda y_true, y_pred: y_pred, name="score")
-    assert not hasattr(metric, "_direction")
-    internals.copy_direction(keras.metrics.AUC(), metric)
+def test_early_stopping_uses_copied_and_marked_directions():
+    metrics = [keras.metrics.MeanMetricWrapper(lambda y, z: z, name=name) for name in "abc"]
+    internals.copy_direction(keras.metrics.AUC(), metrics[0])
+    internals.mark_direction(metrics[1], "up")
+    internals.mark_direction(metrics[2], "down")
     inputs = keras.Input((1,))
     model = keras.Model(inputs, keras.layers.Dense(1)(inputs))
-    model.compile("sgd", "mse", metrics=[metric], run_eagerly=not IS_JAX)
-    stop = keras.callbacks.EarlyStopping(monitor="score")
+    model.compile("sgd", "mse", metrics=metrics, run_eagerly=not IS_JAX)
+    stops = [keras.callbacks.EarlyStopping(monitor=name) for name in "abc"]
     x = np.ones((2, 1), "float32")
-    model.fit(x, x, verbose=0, callbacks=[stop])
-    assert stop.monitor_op is keras.ops.greater
-
-
-def test_a_metric_can_be_marked_with_the_directions_of_keras():
-    metric = keras.metrics.Mean(name="cost")
-    assert not hasattr(metric, "_direction")
-    for direction, known in (
-        ("up", keras.metrics.AUC()),
-        ("down", keras.metrics.MeanSquaredError()),
-    ):
-        internals.mark_direction(metric, direction)
-        assert metric._direction == known._direction
+    model.fit(x, x, verbose=0, callbacks=stops)
+    greater, less = keras.ops.greater, keras.ops.less
+    assert [stop.monitor_op for stop in stops] == [greater, greater, less]
 
 
 @keras.saving.register_keras_serializable()
@@ -323,24 +304,19 @@ def test_a_functional_model_is_recognized_by_its_config():
 
 
 def test_only_functional_models_have_functional_outputs():
-    def new_class():  # Keras changes the base of a class that gets inputs and outputs
-        class Model(keras.Model):
-            def call(self, inputs):
-                return {"a": inputs}
+    class Model(keras.Model):
+        def call(self, inputs):
+            return {"a": inputs}
 
-        return Model
+    class Given(Model):
+        """Keras changes the base of a class that gets inputs and outputs."""
 
-    inputs = keras.Input((1,))
+    inputs, called = keras.Input((1,)), Model()
     outputs = {"a": inputs + 1, "b": inputs}
     assert internals.functional_outputs(keras.Model(inputs, outputs)) == outputs
-    assert internals.functional_outputs(new_class()(inputs, outputs)) is None
-    called = new_class()()
     called(inputs)
-    for model in (
-        new_class()(),
-        called,
-        keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]),
-    ):
+    sequential = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    for model in (Model(), called, sequential, Given(inputs, outputs)):
         assert internals.functional_outputs(model) is None
 
 
@@ -357,7 +333,8 @@ def test_one_shared_object_id_in_a_file_gives_one_object(tmp_path):
     assert second.layer is third.layer
 
 
-def test_classes_without_get_config_have_automatic_configs():
+@once
+def test_classes_without_get_config_and_those_of_keras_are_recognized():
     class Automatic(keras.layers.Layer):
         def __init__(self, width, **kwargs):
             super().__init__(**kwargs)
@@ -365,17 +342,9 @@ def test_classes_without_get_config_have_automatic_configs():
     assert internals.has_automatic_config(Automatic(3))
     assert Automatic(3).get_config()["width"] == 3
     assert not internals.has_automatic_config(keras.layers.Dense(3))
-
-
-def test_classes_and_functions_of_keras_are_recognized_by_their_module():
-    for thing in (
-        keras.layers.Dense,
-        keras.losses.mean_squared_error,
-        keras.losses.MeanSquaredError,
-    ):
-        assert internals.is_of_keras(thing)
-    assert not internals.is_of_keras(pk.ExpertBlock)
-    assert not internals.is_of_keras(len)
+    of_keras = (keras.layers.Dense, keras.losses.mean_squared_error, keras.losses.Huber)
+    assert all(map(internals.is_of_keras, of_keras))
+    assert not any(map(internals.is_of_keras, (pk.ExpertBlock, len)))
 
 
 def test_quantize_is_called_only_on_layers_without_inner_layers():

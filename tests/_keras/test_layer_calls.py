@@ -4,24 +4,21 @@ import keras
 import numpy as np
 import pytest
 
+import ple_keras as pk
 from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer, plain
 from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.pairs import pairs
 
-# The inner layers of these are passed by the caller and have their own policies.
-MADE_OF_USER_LAYERS = (
-    "sequential",
-    "task_heads",
-    "task_heads_hedged",
-    "task_heads_product",
-    "cgc_copied",
-    "multiclass_head",
-)
-
-
+# The inner layers of the others are passed by the caller and have their own policies.
+WITH_POLICY = {
+    name: case
+    for name, case in CASES.items()
+    if name not in ("sequential", "cgc_copied", "multiclass_head") and case.cls is not pk.TaskHeads
+}
 POLICIES = ["float32", "mixed_float16", "mixed_bfloat16"]
 if keras.backend.backend() != "jax":  # JAX has no float64 by default
     POLICIES.append("float64")
+BY_POLICY = {policy: policy for policy in POLICIES}
 
 
 def shapes_of(outputs):
@@ -48,22 +45,14 @@ def test_output_shapes_are_known_before_and_after_build(case, leading):
     assert layer.compute_output_shape(case.shape(*leading)) == expected
 
 
-def build(case, layer):
-    layer.build(case.shape(None))
+WAYS = {
+    "build": lambda case, layer: layer.build(case.shape(None)),
+    "symbolic": lambda case, layer: layer(case.symbols()),
+    "eager": lambda case, layer: layer(case.arrays(2)),
+}
 
 
-def call_eagerly(case, layer):
-    layer(case.arrays(2))
-
-
-def call_symbolically(case, layer):
-    layer(case.symbols())
-
-
-@pytest.mark.parametrize(
-    ("case", "how"),
-    pairs(CASES, {how.__name__: how for how in (build, call_symbolically, call_eagerly)}),
-)
+@pytest.mark.parametrize(("case", "how"), pairs(CASES, WAYS))
 def test_every_inner_layer_of_a_built_layer_is_built(case, how):
     layer = case.make()
     how(case, layer)
@@ -72,38 +61,30 @@ def test_every_inner_layer_of_a_built_layer_is_built(case, how):
 
 
 @pytest.mark.parametrize(
-    ("case", "leading", "policy"),
-    pairs(CASES, RANKS, {policy: policy for policy in POLICIES}),
+    ("case", "leading", "policy", "is_global"),
+    [
+        *pairs(CASES, RANKS, BY_POLICY, {"global": True}),
+        *pairs(WITH_POLICY, dict(reversed(RANKS.items())), BY_POLICY, {"own": False}),
+    ],
 )
-def test_eager_and_symbolic_calls_agree_under_every_global_policy(case, leading, policy):
-    keras.config.set_dtype_policy(policy)
-    layer = case.make()
-    check_calls(case, layer, leading, policy)
-    is_half = policy.startswith("mixed")
-    assert {w.dtype for w in layer.trainable_weights} == {"float32" if is_half else policy}
-
-
-@pytest.mark.parametrize(
-    ("case", "leading", "policy"),
-    # The inner layers of the others are passed by the caller and have their own policies.
-    pairs(
-        {
-            name: case
-            for name, case in CASES.items()
-            if name not in ("sequential", "task_heads", "task_heads_product")
-        },
-        dict(reversed(RANKS.items())),
-        {policy: policy for policy in POLICIES},
-    ),
-)
-def test_eager_and_symbolic_calls_agree_under_a_layer_s_own_policy(case, leading, policy):
-    check_calls(case, case.make(dtype=policy), leading, policy)
+def test_eager_and_symbolic_calls_agree_under_every_policy(case, leading, policy, is_global):
+    if is_global:
+        keras.config.set_dtype_policy(policy)
+    layer = case.make() if is_global else case.make(dtype=policy)
+    dtype = "float64" if policy == "float64" else "float32"
+    symbolic = layer(case.symbols(*leading[1:], dtype=dtype))
+    eager = layer(case.arrays(*leading, dtype=dtype))
+    assert shapes_of(symbolic) == case.output_shape(None, *leading[1:])
+    assert shapes_of(eager) == case.output_shape(*leading)
+    expected = dtype if case.is_head else policy.removeprefix("mixed_")
+    assert dtypes_of(symbolic) == dtypes_of(eager) == {expected}
+    if is_global:
+        assert {w.dtype for w in layer.trainable_weights} == {dtype}
 
 
 @once
 @pytest.mark.parametrize(
-    "case",
-    [pytest.param(CASES[name], id=name) for name in CASES if name not in MADE_OF_USER_LAYERS],
+    "case", [pytest.param(case, id=name) for name, case in WITH_POLICY.items()]
 )
 def test_a_layer_s_own_policy_applies_to_every_inner_layer(case):
     layer = case.make(dtype="mixed_bfloat16")
@@ -114,16 +95,6 @@ def test_a_layer_s_own_policy_applies_to_every_inner_layer(case):
         if not (case.is_head and x.name.startswith("projection"))
     }
     assert policies == dict.fromkeys(policies, "mixed_bfloat16")
-
-
-def check_calls(case, layer, leading, policy):
-    dtype = "float64" if policy == "float64" else "float32"
-    symbolic = layer(case.symbols(*leading[1:], dtype=dtype))
-    eager = layer(case.arrays(*leading, dtype=dtype))
-    assert shapes_of(symbolic) == case.output_shape(None, *leading[1:])
-    assert shapes_of(eager) == case.output_shape(*leading)
-    expected = dtype if case.is_head else policy.removeprefix("mixed_")
-    assert dtypes_of(symbolic) == dtypes_of(eager) == {expected}
 
 
 @every_computation
@@ -156,12 +127,3 @@ def test_every_output_has_the_mask_of_the_input(case):
     masked = by_key(lambda array: keras.layers.Masking()(array), x)
     for output in plain(case.make()(masked)).values():
         np.testing.assert_array_equal(numpy_of(output._keras_mask), mask)
-
-
-@once
-@every_layer
-def test_the_summary_contains_the_name_of_the_layer(case, capsys):
-    model = case.model(case.make(name="the_layer"))
-    lines = []
-    model.summary(expand_nested=True, print_fn=lines.append, line_length=120)
-    assert "the_layer" in "\n".join(lines)

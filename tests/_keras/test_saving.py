@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 
 import keras
 import numpy as np
@@ -11,19 +12,20 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
+from tests.layers.feature_networks import network, symbols
 from tests.models import chain, cloned, compiled, deep_copied, loaded, of_json
 from tests.optimizers.tables import arrays, build, train
 from tests.processes import ROOT
+from tests.refusals import table
 
-# Each backend's files are read by one other, and nightly by all.
-READERS = {"jax": "torch", "tensorflow": "jax", "torch": "tensorflow"}
-BACKENDS = [
-    pytest.param(
-        name, marks=[] if READERS[keras.backend.backend()] == name else pytest.mark.nightly
-    )
-    for name in READERS
+BACKEND = keras.backend.backend()
+# PyTorch reads the files of JAX, which is fast. The other pairs run nightly.
+READERS = [
+    pytest.param(name, marks=[] if (BACKEND, name) == ("jax", "torch") else pytest.mark.nightly)
+    for name in ("jax", "tensorflow", "torch")
 ]
 
+THREE = ("click", "click_buy", "10th")
 PREDICT = """
 import sys
 import keras
@@ -55,18 +57,11 @@ np.savez(f"{folder}/tables.npz", *arrays(tables))
 """
 
 
-def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
-    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in tasks])
+def whole_model():
+    heads = pk.TaskHeads([pk.BinaryHead(task, tower=[4]) for task in THREE])
     expert = pk.ExpertBlock([6, 4], normalization="batch", dropout=0.1)
-    ple = pk.PLEBlock(
-        2,
-        heads,
-        expert,
-        task_experts,
-        num_shared_experts=2,
-        gate_block=[3],
-        gate_kwargs={"dropout": 0.1},
-    )
+    gates = {"gate_block": [3], "gate_kwargs": {"dropout": 0.1}}
+    ple = pk.PLEBlock(2, heads, expert, 2, num_shared_experts=2, **gates)
     model = compiled(chain(ple, heads, width=5), "adam", jit_compile=False)
     model.jit_compile = QUICK_JIT  # in this process, and not in its files
     return model
@@ -75,13 +70,10 @@ def model_of_tasks(tasks=("click", "click_buy", "10th"), task_experts=2):
 def model_with_gate_weights():
     """Return a model of unsorted tasks with all gate weights as outputs. A file has no keys."""
     inputs = keras.Input((5,))
-    ple, cgc = (
-        pk.PLEBlock(2, ["b", "a"], [3], {"b": 1, "a": 2}, name="ple"),
-        pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc"),
-    )
-    (features, levels), (others, gates) = (
-        block(inputs, return_gate_weights=True) for block in (ple, cgc)
-    )
+    ple = pk.PLEBlock(2, ["b", "a"], [3], {"b": 1, "a": 2}, name="ple")
+    cgc = pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc")
+    features, levels = ple(inputs, return_gate_weights=True)
+    others, gates = cgc(inputs, return_gate_weights=True)
     weights = {
         f"gate/{level}/{gate}": tensor
         for level, of_level in {**levels, "cgc": gates}.items()
@@ -94,10 +86,10 @@ def model_with_gate_weights():
 def trained(tmp_path_factory):
     """Return a folder with a trained, compiled model, inputs and labels, and the predictions."""
     folder = tmp_path_factory.mktemp("trained")
-    model = model_of_tasks()
+    model = whole_model()
     x = features(24, 5)
     rng = np.random.default_rng(1)
-    y = {task: rng.integers(0, 2, (24, 1)) for task in ("click", "click_buy", "10th")}
+    y = {task: rng.integers(0, 2, (24, 1)) for task in THREE}
     model.fit(x, y, batch_size=8, epochs=2, verbose=0)
     model.save(folder / "model.keras")
     with_gates = model_with_gate_weights()
@@ -114,7 +106,7 @@ def trained(tmp_path_factory):
     return folder, model.predict(x, verbose=0)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", READERS)
 def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     if not importlib.util.find_spec(backend):
         pytest.skip(f"{backend} is not installed")
@@ -125,7 +117,7 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
         env={**os.environ, "KERAS_BACKEND": backend},
         cwd=ROOT,
     )
-    is_same = backend == keras.backend.backend()
+    is_same = backend == BACKEND
     predictions = dict(np.load(folder / "predictions.npz"))
     assert_same(predictions, expected, atol=0 if is_same else 1e-5)
     gates, of_file, state, expected_state, tables, expected_tables = (
@@ -139,39 +131,73 @@ def test_a_file_loads_in_a_new_process_with_any_backend(trained, backend):
     assert_same(tables, expected_tables)
 
 
-def test_a_loaded_model_continues_with_its_number_of_iterations(trained):
-    folder, _ = trained
-    loaded = keras.models.load_model(folder / "model.keras")
-    loaded.jit_compile = QUICK_JIT
-    x, y = np.load(folder / "x.npy"), dict(np.load(folder / "y.npz"))
-    iterations = int(loaded.optimizer.iterations)
-    loaded.fit(x, y, batch_size=8, verbose=0)
-    assert iterations == 6
-    assert int(loaded.optimizer.iterations) == 9
+def on_columns(**kwargs):
+    inputs = symbols()
+    arguments = {"outputs": ["a", "b"], "feature_block": network(), **kwargs}
+    return keras.Model(inputs, pk.StreamFeatures(**arguments)(inputs))
 
 
-def test_loaded_weights_are_exactly_those_saved(tmp_path):
-    model, other = model_of_tasks(), model_of_tasks()
-    x = features(7, 5)
-    model.save_weights(tmp_path / "m.weights.h5")
-    assert not np.allclose(*(numpy_of(m(x))["click"] for m in (model, other)))
-    other.load_weights(tmp_path / "m.weights.h5")
-    assert_same(numpy_of(other(x)), numpy_of(model(x)), atol=0)
+def level(reads="stream", stack_experts=True):
+    """Return a model of one level. The context is as wide as the features."""
+    x, context = keras.Input((3,)), keras.Input((3,))
+    block = pk.CGCBlock(["a", "b"], [3], gate_reads=reads, stack_experts=stack_experts, name="cgc")
+    if reads == "stream":
+        return keras.Model(x, block(x))
+    return keras.Model([x, context], block(x, gate_context=context))
+
+
+def levels(tasks=THREE, counts=2):
+    return chain(pk.PLEBlock(2, tasks, [3], counts))
+
+
+def mmoe(tasks=("a", "b")):
+    return chain(pk.MMoEBlock(tasks, 3, num_experts=2))
+
+
+def bottom_and_heads(tasks=("a", "b")):
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks])
+    return chain(pk.SharedBottomBlock(tasks, 3), heads)
+
+
+def reading(saved, other):
+    message = rf"'gates read {saved}'\], in this order, but 'cgc' has .*'gates read {other}'\]"
+    return partial(level, saved), partial(level, other), message
+
+
+COUNTS = {"click": 1, "click_buy": 2, "10th": 3}
+BY_TASKS = r"written by a layer with \['click', 'click_buy', '10th'"
+BY_COPIES = r"written by a layer with \['a reads stream-a'"
+KINDS = r"'cgc' has .*'(copied|stacked) experts'.*Build the model with the"
+REFUSED = {
+    **{
+        "-".join(tasks): (levels, partial(levels, tasks), BY_TASKS)
+        for tasks in (("click_buy", "click", "10th"), ("click", "click_buy", "9th"))
+    },
+    "counts": (levels, partial(levels, counts=COUNTS), BY_TASKS),
+    "mmoe": (mmoe, partial(mmoe, ("b", "a")), "in this order"),
+    "heads": (bottom_and_heads, partial(bottom_and_heads, ("b", "a")), "in this order"),
+    "stream_for_context": reading("stream", "context"),
+    "context_for_stream": reading("context", "stream"),
+    "both_for_context": reading("both", "context"),
+    "stacked": (level, partial(level, stack_experts=False), KINDS),
+    "copied": (partial(level, stack_experts=False), level, KINDS),
+    **{
+        f"features-{name}-{value}": (on_columns, partial(on_columns, **{name: value}), BY_COPIES)
+        for name, value in (
+            *(("outputs", ["b", "a"]), ("outputs", ["a"])),
+            *(("own", ["b"]), ("own", []), ("shared", False)),
+        )
+    },
+}
 
 
 @once
-@pytest.mark.parametrize(
-    ("tasks", "task_experts"),
-    [
-        (("click_buy", "click", "10th"), 2),
-        (("click", "click_buy", "9th"), 2),
-        (("click", "click_buy", "10th"), {"click": 1, "click_buy": 2, "10th": 3}),
-    ],
-)
-def test_weights_of_other_tasks_or_another_order_are_refused(tmp_path, tasks, task_experts):
-    model_of_tasks().save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(ValueError, match=r"written by a layer with \['click', 'click_buy', '10th'"):
-        model_of_tasks(tasks, task_experts).load_weights(tmp_path / "m.weights.h5")
+@pytest.mark.parametrize(("saved", "other", "message"), table(REFUSED))
+def test_weights_of_a_model_of_other_parts_are_refused(saved, other, message, tmp_path):
+    saved().save_weights(tmp_path / "m.weights.h5")
+    saved().load_weights(tmp_path / "m.weights.h5")
+    with pytest.raises(ValueError, match=message):
+        other().load_weights(tmp_path / "m.weights.h5")
 
 
 def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):
@@ -192,25 +218,8 @@ def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):
     after = numpy_of(reordered[0].expert_outputs(x))
     for name in saved:
         assert np.array_equal(after[name], before[name]) or np.array_equal(after[name], saved[name])
-    assert_same(
-        {"a": numpy_of(reordered[0].gate_weights(x))["a"]},
-        {"a": numpy_of(ple[0].gate_weights(x))["a"]},
-        atol=0,
-    )
-
-
-@once
-@pytest.mark.parametrize("make", ["mmoe", "heads"])
-def test_blocks_without_task_experts_refuse_another_order(tmp_path, make):
-    def model_of(tasks):
-        if make == "mmoe":
-            return chain(pk.MMoEBlock(tasks, 3, num_experts=2))
-        heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks])
-        return chain(pk.SharedBottomBlock(tasks, 3), heads)
-
-    model_of(["a", "b"]).save_weights(tmp_path / "m.weights.h5")
-    with pytest.raises(ValueError, match="in this order"):
-        model_of(["b", "a"]).load_weights(tmp_path / "m.weights.h5")
+    gates, expected = (numpy_of(each[0].gate_weights(x))["a"] for each in (reordered, ple))
+    np.testing.assert_array_equal(gates, expected)
 
 
 def test_files_do_not_contain_gate_statistics(tmp_path):
@@ -256,8 +265,15 @@ class Mine(pk.MultiTaskModel):
 
 
 @once
-@pytest.mark.parametrize("copied", [loaded, cloned, deep_copied, of_json])
-@pytest.mark.parametrize("cls", [pk.MultiTaskModel, Mine])
+@pytest.mark.parametrize(
+    ("cls", "copied"),
+    [
+        (Mine, loaded),
+        (pk.MultiTaskModel, cloned),
+        (Mine, deep_copied),
+        (pk.MultiTaskModel, of_json),
+    ],
+)
 def test_a_multi_task_model_and_one_inside_it_keep_their_classes(cls, copied, tmp_path):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     inner = chain(pk.SharedBottomBlock(heads, [3]), heads)
@@ -269,24 +285,3 @@ def test_a_multi_task_model_and_one_inside_it_keep_their_classes(cls, copied, tm
     x, y = features(4, 3), {"a": np.arange(4) % 2, "b": np.arange(4)}
     copy.set_weights(model.get_weights())
     assert copy.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
-
-
-def test_a_loaded_subclassed_model_has_equal_predictions(tmp_path):
-    @keras.saving.register_keras_serializable(package="tests")
-    class Subclassed(pk.MultiTaskTraining, keras.Model):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.ple = pk.PLEBlock(2, ["a", "b"], [4, 3])
-            self.heads = pk.TaskHeads([pk.BinaryHead("a"), pk.MulticlassHead("b", num_classes=3)])
-
-        def call(self, inputs, training=None):
-            return self.heads(self.ple(inputs, training=training), training=training)
-
-    model = Subclassed()
-    model.compile("adam", jit_compile=False)
-    x = features(8, 4)
-    model.fit(x, {"a": np.ones(8), "b": np.ones(8, "int32")}, verbose=0)
-    assert all(layer.built for layer in model._flatten_layers())
-    model.save(tmp_path / "m.keras")
-    loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)

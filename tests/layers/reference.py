@@ -15,13 +15,8 @@ def mlp(x, layers):
     return x
 
 
-def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0):
-    """Compute one level, whose gates read their streams. Return the streams of the next level."""
-    return cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, streams)[0]
-
-
-def cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, gate_inputs):
-    """Compute one level and its gate weights.
+def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0, gate_inputs=None):
+    """Compute one level.
 
     Args:
         streams: `{task: x_k, "shared": x_s}`.
@@ -30,11 +25,12 @@ def cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, ga
         gates: `{stream: (layers of its gate block, W)}`. A gate with one expert has no W.
         shared_gate: Whether the shared stream has a gate.
         temperature: The temperature of the gates.
-        gate_inputs: The input of each gate.
+        gate_inputs: The input of each gate, by default its stream.
 
     Returns:
         The streams of the next level, and the weights of each gate.
     """
+    gate_inputs = gate_inputs or streams
     computed = {s: [mlp(streams[s], layers) for layers in experts[s]] for s in experts}
     mixed = {task: computed[task] + computed["shared"] for task in tasks}
     if shared_gate:
@@ -48,6 +44,38 @@ def cgc_and_weights(streams, tasks, experts, gates, shared_gate, temperature, ga
             weights[stream] = softmax(logits)
         outputs[stream] = np.einsum("...e,e...h->...h", weights[stream], np.stack(candidates))
     return outputs, weights
+
+
+def ple(blocks, x, context=None):
+    """Compute a row of levels from a tensor or streams, and a context or contexts of gates.
+
+    Returns:
+        The outputs, and a list with the gate weights of each level.
+    """
+    names = [*blocks[0].task_names, "shared"]
+    streams, contexts = (
+        {name: np.float64(each[name]) for name in each}
+        if isinstance(each, dict)
+        else dict.fromkeys(names, None if each is None else np.float64(each))
+        for each in (x, context)
+    )
+    weights = []
+    for block in blocks:
+        parts = {"stream": [streams], "context": [contexts], "both": [streams, contexts]}
+        gate_inputs = {
+            gate: np.concatenate([part[gate] for part in parts[block.gate_reads]], axis=-1)
+            for gate in block.gate_experts
+        }
+        streams, of_level = cgc(
+            streams,
+            block.task_names,
+            *parameters(block),
+            block.add_shared_gate,
+            block.gate_softmax_temperature,
+            gate_inputs,
+        )
+        weights.append(of_level)
+    return streams, weights
 
 
 def parameters(block):

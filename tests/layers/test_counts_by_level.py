@@ -2,56 +2,16 @@
 
 import json
 
-import hypothesis
 import keras
 import numpy as np
 import pytest
-from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of
 from tests.layers import reference
 from tests.models import chain, cloned, loaded
 
 TASKS = ["click", "buy"]
-
-
-@st.composite
-def counts_by_level(draw):
-    """Draw the counts of task experts and shared experts of 1 to 3 levels, without empty gates."""
-    shared = draw(st.lists(st.integers(0, 2), min_size=1, max_size=3))
-    entries = []
-    for count in shared:
-        number = st.integers(0 if count else 1, 2)
-        entries.append(draw(number | st.fixed_dictionaries(dict.fromkeys(TASKS, number))))
-    return entries, shared
-
-
-def expected_of(ple, x):
-    """Return the outputs by the equations. Each level reads the streams of the level before."""
-    streams = dict.fromkeys([*TASKS, "shared"], np.float64(x))
-    for block in ple:
-        experts, gates = reference.parameters(block)
-        outputs = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
-        streams = {"shared": None, **outputs}
-    return {task: streams[task] for task in TASKS}
-
-
-@hypothesis.given(counts_by_level())
-@hypothesis.settings(max_examples=2 * hypothesis.settings().max_examples)
-def test_each_level_has_its_own_counts_and_equals_the_equations(counts):
-    entries, shared = counts
-    ple = pk.PLEBlock(len(shared), TASKS, [3], entries, tuple(shared))
-    for level, block in enumerate(ple):
-        entry = entries[level]
-        expected = entry if isinstance(entry, dict) else dict.fromkeys(TASKS, entry)
-        assert block.num_task_experts == expected
-        assert block.num_shared_experts == shared[level]
-        assert block.add_shared_gate == any(count > 0 for count in shared[level + 1 :])
-    x = features(4, 3)
-    ple(x)
-    randomize(ple)
-    assert_same(numpy_of(ple(x)), expected_of(ple, x))
 
 
 @pytest.mark.parametrize("shared", [0, 2])
@@ -74,11 +34,7 @@ def test_files_and_clones_keep_the_counts(copied, tmp_path):
     copy = copied(model, tmp_path)
     ple_copy = copy.get_layer("ple")
     assert [block.expert_names for block in ple_copy] == [block.expert_names for block in ple]
-    assert [sorted(block.gate_experts) for block in ple_copy] == [
-        ["buy", "click", "shared"],
-        ["buy", "click"],
-        ["buy", "click"],
-    ]
+    assert ["shared" in block.gate_experts for block in ple_copy] == [True, False, False]
     copy.set_weights(model.get_weights())
     x = features(4, 3)
-    assert_same(numpy_of(copy(keras.ops.convert_to_tensor(x))), expected_of(ple, x))
+    assert_same(numpy_of(copy(keras.ops.convert_to_tensor(x))), reference.ple(ple, x)[0])

@@ -8,7 +8,6 @@ import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers import reference
 from tests.models import chain, cloned, compiled, loaded
-from tests.refusals import check_refused, table
 
 TASKS = ["click", "buy"]
 SIZES = {"shared": [6, 4], "click": [3, 4], "buy": [5, 2, 4]}
@@ -30,7 +29,7 @@ def expected_of(ple, x):
         for name in block.expert_names:
             values = [numpy_of(v)[index] for v, index in block._level.experts.slices(name)]
             experts[name.split("/")[0]].append(list(zip(values[::2], values[1::2])))
-        streams = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
+        streams, _ = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
     return {task: streams[task] for task in TASKS}
 
 
@@ -92,10 +91,9 @@ def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
 
 @once
 def test_no_expert_starts_equal_to_another():
-    expert = pk.ExpertBlock([4], kernel_initializer=keras.initializers.GlorotUniform(seed=1))
-    other = pk.ExpertBlock(
-        [4], activation="tanh", kernel_initializer=keras.initializers.GlorotUniform(seed=1)
-    )
+    init = keras.initializers.GlorotUniform
+    expert = pk.ExpertBlock([4], kernel_initializer=init(seed=1))
+    other = pk.ExpertBlock([4], "tanh", kernel_initializer=init(seed=1))
     ple = pk.PLEBlock(2, TASKS, {"click": expert, "buy": expert, "shared": other})
     ple(features(1, 4))
     values = [numpy_of(w).tobytes() for w in ple.weights if "dense_0/kernel" in w.path]
@@ -132,10 +130,8 @@ def test_mixed_precision_and_training():
     before = model.get_weights()
     compiled(model, keras.optimizers.SGD(1.0))
     model.train_on_batch(features(8, 3), {task: np.arange(8) % 2 for task in TASKS})
-    trained = [w.path for w in model.trainable_weights]
-    moved = [w.path for w, old in zip(model.weights, before) if (numpy_of(w) != old).any()]
-    kernels = [path for path in trained if "kernel" in path]
-    assert set(kernels) <= set(moved)
+    for weight, old in zip(model.weights, before):
+        assert "kernel" not in weight.path or (numpy_of(weight) != old).any(), weight.path
 
 
 @once
@@ -148,49 +144,3 @@ def test_weights_move_to_a_block_with_more_tasks():
     assert not transfer.left_out
     assert "0/shared/expert_1" in transfer.copied
     assert "0/buy/expert_0" in transfer.new
-
-
-REFUSED = {
-    "missing_task": (
-        lambda: pk.CGCBlock(TASKS, {"shared": [4], "click": [4]}),
-        ValueError,
-        r"expert_block must have exactly the keys \['click', 'buy', 'shared'\]; missing: \['buy'\]",
-    ),
-    "shared_without_experts": (
-        lambda: pk.PLEBlock(2, TASKS, SIZES, 1, 0),
-        ValueError,
-        r"keys \['click', 'buy'\]; missing: \[\], unknown: \['shared'\]",
-    ),
-    "widths": (
-        lambda: pk.PLEBlock(2, TASKS, {**SIZES, "buy": [5]}),
-        ValueError,
-        r"one width for all .*differ: \{'click': 4, 'buy': 5, 'shared': 4\}\. Rec.*expert_block=\{",
-    ),
-    "widths_of_layers": (
-        lambda: pk.CGCBlock(TASKS, {**PAIR, "shared": keras.layers.Dense(5)})(features(1, 3)),
-        ValueError,
-        r"one width for all experts.*differ: \{'click/expert_0': 4, .*'shared/expert_0': 5\}",
-    ),
-    "value": (
-        lambda: pk.PLEBlock(2, TASKS, {**SIZES, "buy": "4"}),
-        TypeError,
-        r"expert_block\['buy'\] must be an int.*Received: expert_block\['buy'\]='4'$",
-    ),
-    "levels": (
-        lambda: pk.PLEBlock(3, TASKS, [SIZES, SIZES]),
-        ValueError,
-        r"expert_block as a list must hold one entry per level, 3 in total",
-    ),
-    "mmoe": (
-        lambda: pk.MMoEBlock(TASKS, SIZES, 3),
-        TypeError,
-        r"takes no dict by stream; use a CGCBlock\. Received: expert_block=\{'shared': \[6, 4\]",
-    ),
-    "gate_block": (lambda: pk.CGCBlock(TASKS, 4, gate_block=SIZES), TypeError, "gate_block must"),
-}
-
-
-@once
-@pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
-def test_wrong_experts_are_refused(call, error, message):
-    check_refused(call, error, message)

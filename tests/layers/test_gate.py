@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import assert_same, features, numpy_of, once
+from tests.layers.blocks import BLOCKS
 from tests.layers.reference import softmax
+from tests.models import chain, cloned, loaded
 
 
 def cgc_model(**kwargs):
@@ -22,6 +24,9 @@ def cgc_model(**kwargs):
 def test_statistics_are_exact_means_over_all_examples():
     model, block = cgc_model(enable_gate_weights_metrics=True)
     x = features(10, 4)
+    block(x)  # a call outside of the loops of Keras does not count
+    block(features(0, 4), training=True)
+    assert math.isnan(block.gate_statistics()["a"]["entropy"])
     model.predict(x, batch_size=4, verbose=0)
     weights = numpy_of(block.gate_weights(x))["a"]
     statistics = block.gate_statistics()["a"]
@@ -31,12 +36,6 @@ def test_statistics_are_exact_means_over_all_examples():
     assert statistics["entropy"] == pytest.approx(entropy, rel=1e-5)
     block.reset_gate_statistics()
     assert math.isnan(block.gate_statistics()["a"]["max"])
-
-
-def test_a_call_outside_keras_loops_does_not_change_statistics():
-    _, block = cgc_model(enable_gate_weights_metrics=True)
-    block(features(3, 4))
-    assert math.isnan(block.gate_statistics()["a"]["entropy"])
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="only JAX traces can leak into state")
@@ -54,44 +53,10 @@ def test_a_jax_trace_outside_keras_leaves_no_tracer_in_the_statistics():
 
 def test_statistics_work_in_training_and_without_them_there_are_no_extra_weights():
     tracking, block = cgc_model(enable_gate_weights_metrics=True)
-    tracking.fit(features(8, 4), features(8, 3), epochs=2, batch_size=4, verbose=0)
+    tracking.fit(features(8, 4), features(8, 3), batch_size=4, verbose=0)
     assert block.gate_statistics()["b"]["mean"].sum() == pytest.approx(1)
     plain, _ = cgc_model()
-    assert plain.non_trainable_weights == []
-    assert len(plain.trainable_weights) == len(tracking.trainable_weights)
-
-
-def test_statistics_are_refused_without_tracking():
-    _, block = cgc_model()
-    with pytest.raises(ValueError, match="Received: enable_gate_weights_metrics=False"):
-        block.gate_statistics()
-    with pytest.raises(ValueError, match="Received: track_weights=False"):
-        pk.Gate(2).statistics()
-
-
-def test_an_empty_batch_does_not_change_statistics():
-    block = pk.CGCBlock(["a"], 3, enable_gate_weights_metrics=True, gate_kwargs={"dropout": 0.5})
-    block(features(2, 4))
-    block(features(0, 4), training=True)
-    assert math.isnan(block.gate_statistics()["a"]["max"])
-
-
-def test_a_lower_temperature_gives_sharper_weights():
-    x = features(50, 4)
-    keras.utils.set_random_seed(1)
-    gates = [pk.Gate(3, softmax_temperature=t, kernel_initializer="ones") for t in (0.1, 1.0)]
-    for gate in gates:
-        gate.build(x.shape)
-        gate.set_weights([features(4, 3, seed=1)])
-    sharp, soft = (numpy_of(gate(x)).max(axis=1).mean() for gate in gates)
-    assert sharp > soft + 0.1
-
-
-def test_a_kernel_regularizer_adds_a_loss():
-    gate = pk.Gate(3, kernel_regularizer="l2")
-    gate(features(2, 4))
-    kernel = numpy_of(gate.weights[0])
-    assert float(sum(gate.losses)) == pytest.approx(0.01 * (kernel**2).sum(), rel=1e-5)
+    assert len(plain.weights) == len(tracking.trainable_weights)
 
 
 # Dropout and balance loss.
@@ -105,21 +70,16 @@ def gate_and_logits(num_experts=4, rows=400, **kwargs):
     return gate, features(rows, num_experts)
 
 
-def test_gate_dropout_gives_the_softmax_over_the_kept_experts():
+def test_gate_dropout_gives_the_softmax_over_the_kept_experts_in_training_alone():
     gate, logits = gate_and_logits(dropout=0.5)
     weights = numpy_of(gate(logits, training=True))
     kept = weights > 0
     assert 0.4 < kept.mean() < 0.65  # half of them, and one where all would be dropped
     expected = softmax(np.where(kept, logits, -1e30))
     np.testing.assert_allclose(weights, expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("training", [False, None])
-def test_gate_dropout_is_applied_only_in_training(training):
-    gate, logits = gate_and_logits(dropout=0.5)
-    weights = numpy_of(gate(logits, training=training))
-    np.testing.assert_allclose(weights, softmax(logits), rtol=1e-5, atol=1e-6)
+    for training in (False, None):
+        weights = numpy_of(gate(logits, training=training))
+        np.testing.assert_allclose(weights, softmax(logits), rtol=1e-5, atol=1e-6)
 
 
 def test_each_example_keeps_an_expert_and_all_experts_are_kept_equally_often():
@@ -130,28 +90,12 @@ def test_each_example_keeps_an_expert_and_all_experts_are_kept_equally_often():
     np.testing.assert_allclose(kept.mean(axis=0), 0.25, atol=0.05)
 
 
-def test_the_same_seed_drops_the_same_experts():
-    def weights():
-        keras.utils.set_random_seed(3)
-        gate, logits = gate_and_logits(dropout=0.5)
-        return numpy_of(gate(logits, training=True))
-
-    np.testing.assert_array_equal(weights(), weights())
-
-
 def test_statistics_use_the_weights_before_dropout():
     gate, logits = gate_and_logits(dropout=0.5, track_weights=True)
     gate(logits, training=True)
     expected = softmax(logits)
     np.testing.assert_allclose(gate.statistics()["mean"], expected.mean(axis=0), rtol=1e-5)
     assert gate.statistics()["max"] == pytest.approx(expected.max(axis=-1).mean(), rel=1e-5)
-
-
-def test_weights_with_gate_dropout_are_finite_in_half_precision():
-    gate, logits = gate_and_logits(dropout=0.5, softmax_temperature=0.05, dtype="mixed_float16")
-    weights = numpy_of(gate(30 * logits, training=True)).astype("float32")
-    assert np.isfinite(weights).all()
-    np.testing.assert_allclose(weights.sum(axis=-1), 1, atol=1e-2)
 
 
 def test_the_balance_loss_is_the_squared_coefficient_of_variation_of_the_load():
@@ -193,61 +137,49 @@ def test_training_with_the_balance_loss_reduces_the_largest_load():
     assert largest_load(balance_regularizer=1.0) < largest_load() - 0.05
 
 
-@pytest.mark.parametrize("make", [pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock])
-def test_blocks_pass_gate_dropout_and_the_balance_loss_to_their_gates(make):
-    arguments = {"gate_kwargs": {"dropout": 0.25, "balance_regularizer": 0.5}}
-    tasks = ["a", "b"]
-    block = {
-        pk.CGCBlock: lambda: pk.CGCBlock(tasks, 3, **arguments),
-        pk.PLEBlock: lambda: pk.PLEBlock(2, tasks, 3, **arguments),
-        pk.MMoEBlock: lambda: pk.MMoEBlock(tasks, 3, 2, **arguments),
-    }[make]()
+@once
+@pytest.mark.parametrize("name", ["cgc", "ple", "mmoe"])
+def test_blocks_pass_gate_dropout_and_the_balance_loss_to_their_gates(name):
+    block = BLOCKS[name](["a", "b"], gate_kwargs={"dropout": 0.25, "balance_regularizer": 0.5})
     block(features(2, 4))
     gates = [layer for layer in block._flatten_layers() if isinstance(layer, pk.Gate)]
-    found = {(gate.dropout, gate.balance_regularizer) for gate in gates}
-    assert found == {(0.25, 0.5)}
+    assert {(gate.dropout, gate.balance_regularizer) for gate in gates} == {(0.25, 0.5)}
     assert len(block.losses) == len(gates)
 
 
+@once
 def test_gates_of_a_block_draw_different_kernels_with_one_seeded_initializer(tmp_path):
     options = {
         "kernel_initializer": keras.initializers.GlorotUniform(seed=1),
         "kernel_regularizer": keras.regularizers.L2(0.1),
     }
-    ple = pk.PLEBlock(2, ["a", "b"], 4, gate_kwargs=options)
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, ple(inputs))
-    kernels = [w for w in model.weights if "projection" in w.path]
-    pairs_of_gates = [w for w in kernels if w.shape == (4, 2)]
-    assert len({numpy_of(w).tobytes() for w in pairs_of_gates}) == len(pairs_of_gates) == 4
-    expected = sum(0.1 * np.square(numpy_of(w)).sum() for w in kernels)
+    model = chain(pk.PLEBlock(2, ["a", "b"], 4, gate_kwargs=options), width=4)
+    kernels = [numpy_of(w) for w in model.weights if "projection" in w.path]
+    of_two_experts = [w.tobytes() for w in kernels if w.shape == (4, 2)]
+    assert len({*of_two_experts}) == len(of_two_experts) == 4
+    expected = sum(0.1 * np.square(w).sum() for w in kernels)
     assert float(sum(model.losses)) == pytest.approx(expected, rel=1e-5)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert len(loaded.losses) == len(kernels)
-    again = keras.models.clone_model(model)
-    for first, second in zip(kernels, [w for w in again.weights if "projection" in w.path]):
-        np.testing.assert_array_equal(numpy_of(first), numpy_of(second))
+    assert len(loaded(model, tmp_path).losses) == len(kernels)
+    again = [w for w in cloned(model, tmp_path).weights if "projection" in w.path]
+    for first, second in zip(kernels, again):
+        np.testing.assert_array_equal(first, numpy_of(second))
 
 
-def test_a_gate_with_one_expert_has_no_dropout_and_no_balance_loss():
-    gate = pk.Gate(1, dropout=0.9, balance_regularizer=1.0)
+def test_a_gate_with_one_expert_returns_1_without_weights_dropout_and_balance_loss():
+    gate = pk.Gate(1, gate_block=[4], dropout=0.9, balance_regularizer=1.0)
     np.testing.assert_array_equal(numpy_of(gate(features(5, 4), training=True)), np.ones((5, 1)))
-    assert not gate.losses
+    assert gate.losses == gate.weights == []
 
 
 def test_weights_can_be_exchanged_between_models_with_and_without_gate_dropout(tmp_path):
-    def model(**kwargs):
-        inputs = keras.Input((4,))
-        return keras.Model(inputs, pk.CGCBlock(["a"], 3, name="cgc", **kwargs)(inputs)["a"])
-
-    dropping, plain = model(gate_kwargs={"dropout": 0.5}), model()
-    x = features(5, 4)
-    dropping.save_weights(tmp_path / "m.weights.h5")
-    plain.load_weights(tmp_path / "m.weights.h5")
-    np.testing.assert_allclose(numpy_of(plain(x)), numpy_of(dropping(x)), rtol=1e-6)
-    plain.save_weights(tmp_path / "m.weights.h5")
-    dropping.load_weights(tmp_path / "m.weights.h5")
+    dropping, plain = (
+        chain(pk.CGCBlock(["a"], 3, name="cgc", gate_kwargs={"dropout": rate}), width=4)
+        for rate in (0.5, 0.0)
+    )
+    for source, target in ((dropping, plain), (plain, dropping)):
+        source.save_weights(tmp_path / "m.weights.h5")
+        target.load_weights(tmp_path / "m.weights.h5")
+        assert_same(numpy_of(target(features(5, 4))), numpy_of(source(features(5, 4))))
 
 
 def test_the_softmax_is_computed_in_float32():

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once, streams
-from tests.refusals import check_refused, table
+from tests.helpers import features, numpy_of, streams
 
 TASKS = ["click", "buy"]
 
@@ -41,14 +40,6 @@ def test_outputs_by_branch_are_in_alphabetical_order():
         assert list(by_branch) == ["own", "shared"]
 
 
-def test_a_branch_that_takes_one_tensor_refuses_streams():
-    bottom = pk.SharedBottomBlock(["a"], [3])
-    hedged = pk.HedgedBlock(["a"], branches={"ple": pk.PLEBlock(1, ["a"], [3]), "bottom": bottom})
-    message = r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'shared'\}"
-    streams = {"a": features(2, 4), "shared": features(2, 4)}
-    check_refused(lambda: hedged(streams), ValueError, message)
-
-
 def test_custom_branches_read_the_inputs_unchanged():
     """A branch may have a feature network for integer columns."""
 
@@ -68,49 +59,3 @@ def test_custom_branches_read_the_inputs_unchanged():
     np.testing.assert_array_equal(outputs["click"]["1st"], expected["click"])
     with pytest.raises(KeyError, match=r"branch must be one of \['1st', '2nd'\]"):
         block["3rd"]
-
-
-def pair(**branches):
-    return {"a": pk.SharedBottomBlock(TASKS, 3, name="x"), **branches}
-
-
-REFUSED = {
-    "nothing": ({}, ValueError, "Exactly one of expert_block and branches"),
-    "both": ({"expert_block": 3, "branches": pair()}, ValueError, "Exactly one of"),
-    "one_branch": ({"branches": pair()}, ValueError, "two branches or more"),
-    "name": (
-        {"branches": {**pair(), "a/b": pk.SharedBottomBlock(TASKS, 3)}},
-        ValueError,
-        "names of at most 128 ASCII letters",
-    ),
-    "layer_names": (
-        {"branches": pair(b=pk.SharedBottomBlock(TASKS, 3, name="x"))},
-        ValueError,
-        r"different names, not \['x', 'x'\]",
-    ),
-    "list": ({"branches": [1, 2]}, TypeError, "branches must be a dict of Keras layers"),
-    "no_layer": ({"branches": pair(b=3)}, TypeError, "branches must be a dict of Keras layers"),
-    "units": ({"expert_block": 0}, ValueError, "expert_block"),
-}
-
-
-@once
-@pytest.mark.parametrize(("arguments", "error", "message"), table(REFUSED))
-def test_arguments_are_refused(arguments, error, message):
-    check_refused(lambda: pk.HedgedBlock(TASKS, **arguments), error, message)
-
-
-@once
-def test_blocks_without_features_for_every_task_are_refused():
-    block = pk.HedgedBlock(TASKS, branches=pair(b=keras.layers.Dense(3)))
-    check_refused(
-        lambda: block(features(2, 3)), ValueError, "branches must map the inputs to a dict"
-    )
-
-
-@once
-def test_streams_must_be_those_of_the_tasks():
-    block = pk.HedgedBlock(TASKS, 3)
-    check_refused(
-        lambda: block(streams(click=2, shared=3)), ValueError, "inputs must have exactly the keys"
-    )

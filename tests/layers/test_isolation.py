@@ -12,8 +12,9 @@ import pytest
 import ple_keras as pk
 from ple_keras.inspection.gradient_conflict import gradient_function
 from ple_keras.transfer.transfer_weights import _level_parts, _parts
-from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.helpers import features, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
+from tests.models import chain, cloned, loaded
 
 TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
@@ -32,6 +33,10 @@ def built(num_levels, x, context=None, **kwargs):
 
 def streams(rows=5):
     return {name: features(rows, 4, seed=i) for i, name in enumerate(STREAMS)}
+
+
+def sums_of_squares(outputs):
+    return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
 
 
 def largest_gradients(ple, x, context=None):
@@ -53,7 +58,7 @@ def largest_gradients(ple, x, context=None):
         inputs = {stream: variable.value for stream, variable in sources.items()}
         gate_context = {gate: variable.value for gate, variable in contexts.items()} or None
         outputs = ple(inputs, gate_context=gate_context)
-        return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
+        return sums_of_squares(outputs)
 
     for task in TASKS:
         own[task] += [(of[task], ()) for of in (sources, contexts) if task in of]
@@ -65,33 +70,23 @@ def largest_gradients(ple, x, context=None):
 
 
 @pytest.mark.parametrize(
-    ("num_levels", "stack_experts"),
-    [(2, False), (3, True), pytest.param(1, True, marks=once)],
+    ("num_levels", "reads", "rows", "stack_experts"),  # batched on PyTorch, or not
+    [
+        (2, "both", 5, True),
+        (3, "stream", 600, False),
+        pytest.param(1, "context", 600, True, marks=once),
+        pytest.param(2, "context", 5, False, marks=once),
+        pytest.param(3, "stream", 5, True, marks=once),
+    ],
 )
-def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, stack_experts):
-    x = streams()
-    ple = built(num_levels, x, isolate_task_experts=True, stack_experts=stack_experts)
-    for (loss, task), gradient in largest_gradients(ple, x).items():
-        assert gradient == 0.0 if loss != task else gradient > 0
-
-
-@pytest.mark.parametrize(
-    ("reads", "rows", "stack_experts"),  # batched on PyTorch, or not
-    [("both", 5, True), pytest.param("context", 600, False, marks=once)],
-)
-def test_a_task_s_gates_and_their_context_are_isolated_too(reads, rows, stack_experts):
-    x, context = streams(rows), {gate: features(rows, 2, seed=9 + len(gate)) for gate in STREAMS}
-    arguments = {"isolate_task_experts": True, "stack_experts": stack_experts, "gate_reads": reads}
-    ple = built(2, x, context, **arguments)
+def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, reads, rows, stack_experts):
+    x, context = streams(rows), None
+    if reads != "stream":
+        context = {gate: features(rows, 2, seed=9 + len(gate)) for gate in STREAMS}
+    options = {"isolate_task_experts": True, "gate_reads": reads, "stack_experts": stack_experts}
+    ple = built(num_levels, x, context, **options)
     for (loss, task), gradient in largest_gradients(ple, x, context).items():
         assert gradient == 0.0 if loss != task else gradient > 0
-
-
-@once
-def test_without_isolation_other_tasks_have_a_gradient_beyond_one_level():
-    x = streams()
-    gradients = largest_gradients(built(2, x), x)
-    assert all(gradient > 0 for gradient in gradients.values())
 
 
 def whole_model(num_levels, own, **kwargs):
@@ -131,13 +126,11 @@ def gradients_by_owner(model, run):
 
         call = tf.function(lambda batch: model(batch))
 
-    def losses(batch):
-        outputs = call(batch)
-        return [keras.ops.sum(keras.ops.square(outputs[task])) for task in TASKS]
-
     batch = {key: keras.ops.convert_to_tensor(x) for key, x in columns().items()}
     slices = {name: of_name for name, of_name in slices.items() if of_name}
-    gradients = gradient_function(losses, list(slices.values()), model)(batch)
+    gradients = gradient_function(
+        lambda batch: sums_of_squares(call(batch)), list(slices.values()), model
+    )(batch)
     largest = {}
     for (row, loss), (name, gradient) in itertools.product(
         enumerate(TASKS), zip(slices, gradients)
@@ -194,57 +187,18 @@ def test_shared_experts_still_learn_from_every_task(rows):
     ple = built(2, x, isolate_task_experts=True)
     slices = level_slices(ple[0]).items()
     shared = [[part] for name, parts in slices if name.startswith("shared/") for part in parts]
-
-    def losses(batch):
-        outputs = ple(batch)
-        return [keras.ops.sum(outputs[task]) for task in TASKS]
-
     batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
-    for gradient in gradient_function(losses, shared, ple)(batch):
+    gradients = gradient_function(lambda batch: sums_of_squares(ple(batch)), shared, ple)(batch)
+    for gradient in gradients:
         assert (np.abs(gradient).max(axis=1) > 0).all()
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="only PyTorch batches levels")
-def test_batched_levels_are_isolated_too():
-    import torch
-
-    x = {stream: torch.from_numpy(tensor) for stream, tensor in streams().items()}
-    ple = built(2, x, isolate_task_experts=True)
-    assert ple[0]._level.experts.is_batched(x)
-    ple.zero_grad()
-    ple(x)["click"].square().sum().backward()
-    for block in ple:
-        for name, slices in level_slices(block).items():
-            if name.removeprefix("gate/").split("/")[0] in ("buy", "like"):
-                for variable, where in slices:
-                    gradient = variable.value.grad
-                    assert gradient is None or not gradient[where].any(), name
-
-
-@pytest.mark.parametrize("stack_experts", [True, False])
-def test_outputs_are_those_without_isolation(stack_experts):
-    x = streams()
-    plain = built(2, x, stack_experts=stack_experts)
-    isolated = built(2, x, stack_experts=stack_experts, isolate_task_experts=True)
-    assert_same(numpy_of(isolated(x)), numpy_of(plain(x)))
-
-
-def test_a_saved_and_a_cloned_model_stay_isolated(tmp_path):
-    inputs = keras.Input((4,))
-    model = keras.Model(inputs, pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True)(inputs))
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for copy in (loaded, keras.models.clone_model(model)):
-        assert all(block.isolate_task_experts for block in copy.layers[-1])
-    x = features(5, 4)
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)))
-
-
 @once
-def test_a_config_without_the_argument_is_not_isolated():
-    config = pk.CGCBlock(TASKS, [3]).get_config()
-    del config["isolate_task_experts"]
-    assert not pk.CGCBlock.from_config(config).isolate_task_experts
+@pytest.mark.parametrize("copied", [loaded, cloned])
+def test_a_saved_and_a_cloned_model_stay_isolated(copied, tmp_path):
+    model = chain(pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True))
+    copy = copied(model, tmp_path)
+    assert all(block.isolate_task_experts for block in copy.layers[-1])
 
 
 @once
@@ -255,14 +209,6 @@ def test_a_config_without_the_argument_is_not_isolated():
         lambda: pk.CGCBlock(TASKS, [3], add_shared_gate=False, isolate_task_experts=True),
         lambda: pk.PLEBlock(2, TASKS, [3], 1, 0, isolate_task_experts=True),
     ],
-    ids=["mmoe", "cgc_without_shared_gate", "ple_without_shared_experts"],
 )
 def test_blocks_without_a_shared_gate_accept_it(make):
     assert set(make()(features(2, 4))) == set(TASKS)
-
-
-@once
-def test_another_value_than_true_or_false_is_refused():
-    message = r"isolate_task_experts must be True or False.*isolate_task_experts='yes'"
-    with pytest.raises(TypeError, match=message):
-        pk.CGCBlock(TASKS, [3], isolate_task_experts="yes")

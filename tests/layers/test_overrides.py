@@ -4,7 +4,8 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of
+from tests.helpers import assert_same, built, features, numpy_of, once
+from tests.models import chain, loaded
 
 TASKS = ["click", "buy"]
 
@@ -16,13 +17,9 @@ class HalvedInputs(pk.CGCBlock):
 
 @pytest.mark.parametrize("rows", [5, 600])
 def test_an_overridden_call_works_in_a_functional_model(rows):
-    inputs = keras.Input((3,))
-    block = HalvedInputs(TASKS, [4])
-    model = keras.Model(inputs, block(inputs))
-    plain = pk.CGCBlock(TASKS, [4])
-    plain.build((None, 3))
+    block, plain = HalvedInputs(TASKS, [4]), built(pk.CGCBlock(TASKS, [4]), 3)
+    model, x = chain(block), features(rows, 3)
     plain.set_weights(block.get_weights())
-    x = features(rows, 3)
     assert_same(model.predict(x, verbose=0), numpy_of(plain(0.5 * x)))
 
 
@@ -51,33 +48,25 @@ class EqualByWidth(keras.layers.Layer):
 
 
 def test_layers_that_are_equal_to_each_other_are_told_apart(tmp_path):
-    inputs = keras.Input((3,))
     block = pk.CGCBlock(TASKS, EqualByWidth(), name="cgc")
-    model = keras.Model(inputs, block(inputs))
+    model = chain(block)
     block.get_expert("buy/expert_0").trainable = False
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").get_layer("cgc")
-    frozen = [name for name in loaded.expert_names if not loaded.get_expert(name).trainable]
+    again = loaded(model, tmp_path).get_layer("cgc")
+    frozen = [name for name in again.expert_names if not again.get_expert(name).trainable]
     assert frozen == ["buy/expert_0"]
 
 
-def test_a_summary_shows_the_levels_experts_and_gates(capsys, tmp_path):
+@once
+def test_a_summary_shows_the_levels_experts_and_gates(capsys):
     levels = [
         pk.CGCBlock(TASKS, [4], name="stacked"),
         pk.CGCBlock(TASKS, [4], add_shared_gate=False, stack_experts=False, name="copied"),
     ]
     assert [len(level.layers) for level in levels] == [0, 0]
-    inputs = keras.Input((3,))
-    model = keras.Model(inputs, pk.SequentialBlock(levels, name="ple")(inputs))
+    model = chain(pk.SequentialBlock(levels, name="ple"))
     model.summary(expand_nested=True)
     lines = capsys.readouterr().out.splitlines()
     rows = [line.split("└")[1].split()[0] for line in lines if "└ " in line]
     gates = ["gate-click", "gate-buy"]
     experts = ["expert-click-0", "expert-buy-0", "expert-shared-0"]
     assert rows == ["stacked", "experts", *gates, "gate-shared", "copied", *experts, *gates]
-    paths = [weight.path for weight in model.weights]
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    assert [weight.path for weight in loaded.weights] == paths
-    x = features(5, 3)
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)), atol=0)

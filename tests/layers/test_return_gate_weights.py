@@ -7,11 +7,9 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
 from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
-from tests.refusals import check_refused
 from tests.templates import CopiedExpert
 
 X = features(6, 4)
-ROWS = [6, 600] if keras.backend.backend() == "torch" else [6]  # batched on PyTorch, and not
 
 
 def level_of(**kwargs):
@@ -30,15 +28,6 @@ def test_the_weights_are_those_that_mix_the_experts_after_gate_dropout(expert):
     for gate, names in block.gate_experts.items():
         mixed = sum(weights[gate][:, [i]] * experts[name] for i, name in enumerate(names))
         np.testing.assert_allclose(outputs[gate], mixed, atol=1e-5)
-
-
-@pytest.mark.parametrize("rows", ROWS)
-def test_the_weights_are_those_of_gate_weights(rows):
-    x, block = features(rows, 4), level_of()
-    outputs, weights = block(x, return_gate_weights=True)
-    assert list(weights) == list(block.gate_experts)
-    assert_same(numpy_of(weights), numpy_of(block.gate_weights(x)))
-    assert_same(numpy_of(outputs), numpy_of(block(x)))
 
 
 @pytest.mark.parametrize(("policy", "leading"), [("float32", (2, 3)), ("mixed_bfloat16", (2,))])
@@ -113,33 +102,24 @@ def check_serving(serving, model):
     assert_same(outputs, by_name)
 
 
-def test_a_second_model_of_a_trained_model_s_layers_also_returns_the_weights(trained):
-    check_serving(serving_model(trained), trained)
-
-
-@pytest.mark.parametrize("copied", [loaded, cloned])
-def test_it_is_made_of_the_layers_of_a_loaded_or_cloned_model(trained, copied, tmp_path):
-    copy = copied(trained, tmp_path)
-    check_serving(serving_model(copy), copy)
-
-
-@pytest.mark.parametrize("copied", [loaded, cloned])
-def test_the_second_model_can_be_saved_and_cloned(trained, copied, tmp_path):
-    serving = serving_model(trained)
-    copy = copied(serving, tmp_path)
-    if copied is cloned:
-        copy.set_weights(serving.get_weights())
-    check_serving(copy, trained)
-
-
-def test_the_first_model_is_the_same_after_the_second_is_made(trained, tmp_path):
+def test_a_second_model_of_a_trained_model_s_layers_also_returns_the_weights(trained, tmp_path):
     config = trained.get_config()
     serving = serving_model(trained)
+    check_serving(serving, trained)
     assert trained.get_config() == config
     copy = train(loaded(trained, tmp_path))
-    train(trained)
-    assert_same(served(copy), served(trained))
+    assert_same(served(copy), served(train(trained)))
     check_serving(serving, trained)  # the layers are the same
+
+
+@pytest.mark.parametrize("copied", [loaded, cloned])
+def test_it_can_be_copied_and_made_of_the_layers_of_a_copy(trained, copied, tmp_path):
+    copy = copied(trained, tmp_path)
+    check_serving(serving_model(copy), copy)
+    serving = serving_model(trained)
+    copy = copied(serving, tmp_path)
+    copy.set_weights(serving.get_weights())
+    check_serving(copy, trained)
 
 
 def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
@@ -151,38 +131,3 @@ def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
     outputs = numpy_of(with_weights(X))
     del outputs["weights"]
     assert_same(numpy_of(plain(X)), outputs)
-
-
-# Refusals.
-
-
-def test_another_value_than_true_or_false_is_refused():
-    message = r"return_gate_weights must be True or False\. Received: return_gate_weights='yes'"
-    for block in (level_of(), pk.PLEBlock(2, TASKS, [3])):
-        for inputs in (X, keras.Input((4,))):
-            check_refused(
-                lambda b=block, x=inputs: b(x, return_gate_weights="yes"), TypeError, message
-            )
-
-
-def test_layers_without_gates_are_refused():
-    block = pk.SequentialBlock([keras.layers.Dense(3), pk.SharedBottomBlock(TASKS, [3])])
-    for inputs in (X, keras.Input((4,))):
-        check_refused(
-            lambda x=inputs: block(x, return_gate_weights=True),
-            ValueError,
-            r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
-        )
-
-
-def test_two_levels_of_one_name_are_refused():
-    inner = pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")
-    outer = pk.SequentialBlock([inner, pk.CGCBlock(TASKS, [3])], name="other")
-    block = pk.SequentialBlock(
-        [outer, pk.SequentialBlock([pk.CGCBlock(TASKS, [3])], name="same")], name="outermost"
-    )
-    check_refused(
-        lambda: block(X, return_gate_weights=True),
-        ValueError,
-        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
-    )

@@ -17,7 +17,6 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
-from tests.refusals import check_refused
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
@@ -34,8 +33,10 @@ def pair(**kwargs):
     return layers
 
 
-@pytest.mark.parametrize("dtype", ["int32", "int64", "uint8", "float32"])
-@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 1, 3)], ids=str)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4,), "int32"), ((2, 3), "int64"), ((2, 1, 3), "uint8"), ((4,), "float32")],
+)
 def test_rows_are_those_of_an_embedding(shape, dtype):
     ours, keras_layer = pair()
     inputs = np.random.default_rng(0).integers(0, ROWS, shape).astype(dtype)
@@ -89,13 +90,12 @@ def test_lora_trains_its_own_weights():
     model.compile(pk.SparseAdagrad(), "mse", run_eagerly=not IS_JAX, jit_compile=IS_JAX)
     before = layer.get_weights()
     train_small(model)
-    changed = [not np.array_equal(a, b) for a, b in zip(before, layer.get_weights())]
-    names = [weight.name for weight in layer.weights]
-    assert dict(zip(names, changed)) == {
-        "lora_embeddings_a": True,
-        "lora_embeddings_b": True,
-        "embeddings": False,
-    }
+    changed = [
+        weight.name
+        for weight, old in zip(layer.weights, before)
+        if not np.array_equal(numpy_of(weight), old)
+    ]
+    assert sorted(changed) == ["lora_embeddings_a", "lora_embeddings_b"]
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX raises no error for an unknown id")
@@ -130,20 +130,6 @@ def test_models_use_xla_on_jax_only():
 
 
 @once
-@pytest.mark.parametrize(
-    ("sizes", "error", "message"),
-    [
-        ((0, 3), ValueError, r"input_dim must be at least 1\. Received: input_dim=0"),
-        ((3, 0), ValueError, r"output_dim must be at least 1\. Received: output_dim=0"),
-        ((2.0, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=2\.0"),
-        ((True, 3), TypeError, r"input_dim must be an integer\. Received: input_dim=True"),
-    ],
-)
-def test_invalid_sizes_are_refused(sizes, error, message):
-    check_refused(lambda: pk.SparseEmbedding(*sizes), error, message)
-
-
-@once
 def test_the_config_is_that_of_an_embedding():
     ours, keras_layer = pair(mask_zero=True, embeddings_initializer="uniform")
     assert ours.get_config() == keras_layer.get_config()
@@ -162,13 +148,8 @@ def test_gradient_conflict_reads_models_with_row_gradients():
 
 @once
 def test_tables_start_small_and_different():
-    first, second = (pk.SparseEmbedding(1000, 3) for _ in range(2))
-    tables = [numpy_of(layer(np.arange(1000))) for layer in (first, second)]
-    assert 0.009 < np.std(tables) < 0.011
-    assert not np.array_equal(*tables)
-    assert (
-        pk.SparseEmbedding(3, 1, embeddings_initializer="ones").get_config()[
-            "embeddings_initializer"
-        ]["class_name"]
-        == "Ones"
-    )
+    first, second = (numpy_of(pk.SparseEmbedding(1000, 3)(np.arange(1000))) for _ in range(2))
+    assert 0.009 < np.std([first, second]) < 0.011
+    assert not np.array_equal(first, second)
+    ones = pk.SparseEmbedding(3, 1, embeddings_initializer="ones")
+    np.testing.assert_array_equal(numpy_of(ones(np.arange(3))), np.ones((3, 1)))

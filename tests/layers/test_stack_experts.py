@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
+from tests.models import chain, loaded
 
 TASKS = ["click", "buy"]
 BLOCKS = {
@@ -22,10 +23,6 @@ def built(make, **kwargs):
     return block
 
 
-def levels(block):
-    return block.layers if isinstance(block, pk.SequentialBlock) else [block]
-
-
 @pytest.mark.parametrize("make", BLOCKS.values(), ids=list(BLOCKS))
 def test_the_outputs_are_equal_to_those_of_stacked_experts(make):
     stacked, separate = built(make), built(make, stack_experts=False)
@@ -36,80 +33,29 @@ def test_the_outputs_are_equal_to_those_of_stacked_experts(make):
     assert_same(numpy_of(separate(x)), numpy_of(stacked(x)))
 
 
+@once
 def test_every_expert_is_a_separate_layer():
+    """One expert can have LoRA or a regularizer of its own."""
     cgc = built(BLOCKS["cgc"], stack_experts=False)
     experts = [cgc.get_expert(name) for name in cgc.expert_names]
-    assert len({id(expert) for expert in experts}) == 5
     assert {type(expert) for expert in experts} == {pk.ExpertBlock}
-    kernels = [np.array(expert.weights[0]) for expert in experts]
-    assert len({kernel.tobytes() for kernel in kernels}) == 5
+    assert len({numpy_of(expert.weights[0]).tobytes() for expert in experts}) == 5
+    dense = experts[0]._dense[0]
+    dense.kernel.regularizer = keras.regularizers.L2(1.0)
+    expected = np.square(numpy_of(dense.kernel)).sum()
+    assert float(sum(cgc.losses)) == pytest.approx(expected, rel=1e-5)
+    before = len(cgc.trainable_weights)
+    dense.enable_lora(2)
+    assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
 
 
 def test_a_file_keeps_one_expert_frozen(tmp_path):
-    inputs = keras.Input((3,))
     ple = BLOCKS["ple"](stack_experts=False, name="ple")
-    model = keras.Model(inputs, ple(inputs))
+    model = chain(ple)
     ple[0].get_expert("shared/expert_0").trainable = False
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    for level, block in enumerate(levels(loaded.get_layer("ple"))):
+    again = loaded(model, tmp_path)
+    for block, expected in zip(again.get_layer("ple"), (["shared/expert_0"], [])):
         assert not block.stack_experts
         frozen = [name for name in block.expert_names if not block.get_expert(name).trainable]
-        assert frozen == (["shared/expert_0"] if level == 0 else [])
-    x = features(4, 3)
-    assert_same(numpy_of(loaded(x)), numpy_of(model(x)))
-
-
-def test_one_expert_can_have_lora():
-    cgc = built(BLOCKS["cgc"], stack_experts=False)
-    before = len(cgc.trainable_weights)
-    dense = cgc.get_expert("buy/expert_1")._dense[0]
-    dense.enable_lora(2)
-    assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
-    assert not cgc.get_expert("buy/expert_0")._dense[0].lora_enabled
-
-
-def test_one_expert_can_be_regularized_separately():
-    cgc = built(BLOCKS["cgc"], stack_experts=False)
-    dense = cgc.get_expert("click/expert_0")._dense[0]
-    dense.kernel_regularizer = keras.regularizers.L2(1.0)
-    dense.kernel.regularizer = dense.kernel_regularizer
-    expected = np.square(np.array(dense.kernel)).sum()
-    assert float(sum(cgc.losses)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.parametrize("is_stacked", [True, False])
-def test_the_config_contains_stack_experts_and_its_default_is_true(is_stacked):
-    config = BLOCKS["cgc"](stack_experts=is_stacked).get_config()
-    assert pk.CGCBlock.from_config(config).stack_experts is is_stacked
-    del config["stack_experts"]
-    assert pk.CGCBlock.from_config(config).stack_experts
-
-
-def test_experts_of_other_classes_are_always_layers():
-    cgc = pk.CGCBlock(TASKS, keras.layers.Dense(4))
-    cgc(features(1, 3))
-    assert isinstance(cgc.get_expert("buy/expert_0"), keras.layers.Dense)
-
-
-def test_stack_experts_must_be_a_bool():
-    with pytest.raises(TypeError, match=r"stack_experts must be True or False.*stack_experts=1"):
-        pk.CGCBlock(TASKS, [4], stack_experts=1)
-
-
-def test_stack_experts_is_a_keyword_argument():
-    with pytest.raises(TypeError, match="positional"):
-        pk.CGCBlock(TASKS, [4], 1, 1, True, None, 1.0, False, 0.0, 0.0, False)
-
-
-@pytest.mark.parametrize("is_stacked", [True, False])
-def test_weights_of_the_other_kind_are_refused(is_stacked, tmp_path):
-    def model(stack_experts):
-        inputs = keras.Input((3,))
-        return keras.Model(inputs, BLOCKS["cgc"](stack_experts=stack_experts, name="cgc")(inputs))
-
-    model(is_stacked).save_weights(tmp_path / "m.weights.h5")
-    other = model(not is_stacked)
-    message = r"'cgc' has .*'(copied|stacked) experts'.*Build the model with the"
-    with pytest.raises(ValueError, match=message):
-        other.load_weights(tmp_path / "m.weights.h5")
+        assert frozen == expected
+    assert_same(numpy_of(again(features(4, 3))), numpy_of(model(features(4, 3))))

@@ -1,0 +1,337 @@
+"""Arguments that layers refuse. Each row is a value, the error and a part of its message."""
+
+import re
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import assert_same, features, numpy_of, once
+from tests.models import chain, loaded
+from tests.pairs import pairs
+from tests.refusals import BAD_NAMES, INF, NAN, RULE, Unlike, check_refused
+
+pytestmark = once
+
+TASKS = ["a", "b"]
+REQUIRED = {
+    pk.ExpertBlock: {"units": 3},
+    pk.Gate: {"num_experts": 2},
+    pk.CGCBlock: {"outputs": TASKS, "expert_block": 3},
+    pk.PLEBlock: {"num_layers": 2, "outputs": TASKS, "expert_block": 3},
+    pk.MMoEBlock: {"outputs": TASKS, "expert_block": 3, "num_experts": 2},
+    pk.SharedBottomBlock: {"outputs": TASKS, "bottom_block": 3},
+    pk.SequentialBlock: {},
+    pk.HedgedBlock: {"outputs": TASKS},
+    pk.StreamFeatures: {"outputs": TASKS, "feature_block": keras.layers.Dense(3)},
+    pk.SparseEmbedding: {"input_dim": 9, "output_dim": 3},
+    pk.BinaryHead: {"task": "a"},
+}
+LEVELS = (pk.CGCBlock, pk.PLEBlock, pk.MMoEBlock)
+BLOCKS = (*LEVELS, pk.SharedBottomBlock)
+
+
+def at(argument, *classes):
+    return [(cls, argument) for cls in classes]
+
+
+# Templates.
+
+
+@keras.saving.register_keras_serializable("test_argument_refusals")
+class IncompleteConfig(pk.ExpertBlock):
+    """An expert with an argument that its inherited config lacks."""
+
+    def __init__(self, units, scale=1.0, **kwargs):
+        super().__init__(units, **kwargs)
+
+
+@keras.saving.register_keras_serializable("test_argument_refusals")
+class Opaque(keras.layers.Layer):
+    """A layer without get_config and with an argument that Keras can't serialize."""
+
+    def __init__(self, thing, **kwargs):
+        super().__init__(**kwargs)
+
+
+@keras.saving.register_keras_serializable("test_argument_refusals")
+class WithoutKwargs(keras.layers.Layer):
+    """A layer that has get_config, but can't be given a name."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width}
+
+
+NO_NAME = (
+    r"must be .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. "
+    r".* an __init__ that passes \*\*kwargs, such as name, to that of keras\.layers\.Layer"
+)
+NO_CONFIG = r"takes \['scale'\], which its config lacks; give IncompleteConfig a get_config"
+NO_LAYER = "instance of a Keras layer"
+UNITS = [
+    ([], ValueError, "must hold at least one width"),
+    (0, ValueError, "must be at least 1"),
+    ([4, -1], ValueError, r"\[1\] must be at least 1.*\[1\]=-1"),
+    ([4.0], TypeError, r"\[0\] must be an integer.*\[0\]=4\.0"),
+    ([True], TypeError, r"\[0\] must be an integer.*\[0\]=True"),
+    *((value, TypeError, "must be an int") for value in (4.0, True, "4", {4}, Unlike())),
+]
+TEMPLATES = [
+    (keras.layers.Lambda(lambda x: x), ValueError, "must be a layer that can be copied.*Lambda"),
+    (IncompleteConfig(3, scale=2.0), ValueError, NO_CONFIG),
+    (keras.Sequential([IncompleteConfig(3)]), ValueError, NO_CONFIG),
+    (Opaque(Unlike()), ValueError, "must be .*Give it get_config"),
+    (WithoutKwargs(3), ValueError, NO_NAME),
+    (keras.Sequential([WithoutKwargs(3)]), ValueError, NO_NAME),
+    (keras.layers.TimeDistributed(WithoutKwargs(3)), ValueError, NO_NAME),
+    *((value, TypeError, NO_LAYER) for value in (keras.layers.Dense, "dense", len, {"units": 3})),
+]
+NO_UNITS = [(value, TypeError, NO_LAYER) for value in (4, [4, 3])]
+
+
+# Blocks.
+
+
+def at_least(minimum):
+    return [
+        (minimum - 1, ValueError, f"must be at least {minimum}"),
+        *((value, TypeError, "must be an integer") for value in (True, 2.0, "2", None)),
+    ]
+
+
+ONCE = "must name at least one task, and each once"
+NAMES = "sequence of task names"
+HEAD = pk.BinaryHead("a")
+OUTPUTS = [
+    *((value, ValueError, ONCE) for value in ([], {}, ["a", "b", "a"], [HEAD, pk.BinaryHead("a")])),
+    *((value, TypeError, NAMES) for value in ("ab", b"ab", {"a"}, iter("ab"), 2, None, HEAD)),
+    ({"b": HEAD}, ValueError, "each task to its own head, but 'b' has <BinaryHead"),
+    ({"a": 3}, ValueError, "each task to its own head, but 'a' has 3"),
+]
+POSITIVE = [
+    *((value, ValueError, "must be finite and above 0") for value in (0, -0.5, NAN, INF)),
+    *((value, TypeError, "must be a number") for value in ("1", True, None)),
+]
+FRACTION = [
+    (1.0, ValueError, "must be finite and below 1"),
+    (-0.1, ValueError, "must be at least 0"),
+    (NAN, ValueError, "must be finite"),
+    *((value, TypeError, "must be a number") for value in ("0.1", None)),
+]
+COEFFICIENT = [(-1, ValueError, "must be at least 0"), ("l2", TypeError, "must be a number")]
+READS = [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")]
+BOOLS = [(value, TypeError, "must be True or False") for value in ("yes", 1, None)]
+GATE_KWARGS = [
+    ({"top_q": 1}, ValueError, r"unknown: \['top_q'\]"),
+    ({"gate_block": 3}, ValueError, r"unknown: \['gate_block'\]"),
+    ({"softmax_temperature": 2.0}, ValueError, r"unknown: \['softmax_temperature'\]"),
+    ({"name": "gate"}, ValueError, r"keys among \['dropout', .*unknown: \['name'\]"),
+    (["dropout"], TypeError, "must be a dict "),
+]
+COUNTS_BY_TASK = [
+    ({"a": 1}, ValueError, r"missing: \['b'\], unknown: \[\].*\{'a'\}"),
+    ({"a": 1, "b": 1, "c": 1}, ValueError, r"missing: \[\], unknown: \['c'\]"),
+    ({"a": 1, "b": 1, "shared": 1}, ValueError, r"unknown: \['shared'\]"),
+    ({"a": 1, "b": -1}, ValueError, r"Received: num_task_experts\['b'\]=-1"),
+    ({"a": 1, "b": True}, TypeError, r"Received: num_task_experts\['b'\]=True"),
+    ({"a": [1, 1], "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=\[1, 1\]$"),
+]
+A_LIST = r"must be an integer, or a list or tuple with an entry per level\. .*"
+A_LEVEL = "one entry per level, 2 in total"
+NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
+TASK_COUNTS_BY_LEVEL = [
+    (range(1, 3), TypeError, A_LIST + r"=range\(1, 3\)$"),
+    (keras.ops.convert_to_tensor([1, 2]), TypeError, A_LIST + r"=\w+\(shape=\(2,\), dtype="),
+    *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
+    ([1, [1, 1]], TypeError, r"must be an integer\. Received: num_task_experts\[1\]=\[1, 1\]$"),
+    ([{"a": 1}, 1], ValueError, r"^num_task_experts\[0\] must have.*missing: \['b'\].*\[0\]="),
+]
+SHARED_COUNTS_BY_LEVEL = [
+    (np.array([1, 2]), TypeError, A_LIST + r"=ndarray\(shape=\(2,\), dtype="),
+    ((1, 2, 3), ValueError, A_LEVEL),
+    ([1, -1], ValueError, r"must be at least 0\. Received: num_shared_experts\[1\]=-1$"),
+    ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts\[1\]=\{'a': 1\}$"),
+]
+SIZES = {"shared": [6, 4], "a": [3, 4], "b": [5, 2, 4]}
+BY_STREAM = [
+    (
+        {"shared": [4], "a": [4]},
+        ValueError,
+        r"must have exactly the keys \['a', 'b', 'shared'\]; missing: \['b'\]",
+    ),
+    (
+        {**SIZES, "b": [5]},
+        ValueError,
+        r"one width for all .*differ: \{'a': 4, 'b': 5, 'shared': 4\}\. Received: expert_block=\{",
+    ),
+    ({**SIZES, "b": "4"}, TypeError, r"\['b'\] must be an int.*Received: expert_block\['b'\]='4'$"),
+]
+BY_LEVEL = [([SIZES] * 3, ValueError, A_LEVEL), ((pk.ExpertBlock(3),), ValueError, A_LEVEL)]
+NO_DICT = [(SIZES, TypeError, "takes no dict by stream; use a CGCBlock")]
+
+
+def bottom(name="x"):
+    return pk.SharedBottomBlock(TASKS, 3, name=name)
+
+
+A_DICT = "branches must be a dict of Keras layers"
+BRANCHES = [
+    ({"a": bottom()}, ValueError, "two branches or more"),
+    ({"a": bottom(), "a/b": bottom()}, ValueError, "names of at most 128 ASCII letters"),
+    ({"a": bottom(), "b": bottom()}, ValueError, r"different names, not \['x', 'x'\]"),
+    *((value, TypeError, A_DICT) for value in ([1, 2], {"a": bottom(), "b": 3})),
+]
+OWN = [
+    (["a", "no"], ValueError, r"tasks among \['a', 'b'\], each once; unknown.*: \['no'\]"),
+    (["b", "b"], ValueError, r"repeated: \['b'\]"),
+    ([3], ValueError, r"unknown or repeated: \[3\]"),
+    (["a", "shared"], ValueError, "The stream 'shared' reads the copy of the tasks that are not"),
+    *((value, TypeError, "must be a list of tasks") for value in ("a", {"a": 1})),
+]
+LAYERS = [
+    ([], ValueError, "must hold at least one layer"),
+    (keras.layers.Dense(3), TypeError, "must be a sequence of Keras layers"),
+    ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
+    ([bottom(), bottom()], ValueError, r"must have different names\. .*=\['x', 'x'\]$"),
+]
+LAYER_NAME = re.escape("1 to 255 printable characters other than '=' and '.'")
+LAYER_NAMES = [(x, ValueError, LAYER_NAME) for x in ("", "a\nb", "a=b", "a.b", "a" * 256)]
+NORMALIZATIONS = [
+    (value, ValueError, r"one of \(None, 'batch', 'layer'\)")
+    for value in ("instance", keras.layers.LayerNormalization(), True)
+]
+ACTIVATIONS = [
+    *((value, ValueError, "must be known") for value in ("rellu", 3)),
+    (keras.layers.PReLU(), TypeError, "must be a name or a function"),
+    ("glu", ValueError, "must keep the width"),
+]
+UNKNOWN = [("nope", ValueError, "must be known")]
+REFUSED = [
+    (
+        [
+            (pk.ExpertBlock, "units"),
+            *at("expert_block", *LEVELS, pk.HedgedBlock),
+            *at("gate_block", pk.Gate, *LEVELS),
+            (pk.BinaryHead, "tower"),
+            (pk.SharedBottomBlock, "bottom_block"),
+        ],
+        UNITS,
+    ),
+    (
+        [
+            *at("expert_block", *LEVELS),
+            *at("gate_block", pk.Gate, pk.CGCBlock),
+            *((pk.SharedBottomBlock, "bottom_block"), (pk.BinaryHead, "tower")),
+            (pk.StreamFeatures, "feature_block"),
+        ],
+        TEMPLATES,
+    ),
+    (at("feature_block", pk.StreamFeatures), NO_UNITS),
+    (at("outputs", *BLOCKS, pk.StreamFeatures), OUTPUTS),
+    (at("name", *BLOCKS), LAYER_NAMES),
+    (at("num_layers", pk.PLEBlock), at_least(1)),
+    (at("num_experts", pk.Gate, pk.MMoEBlock), at_least(1)),
+    (at("num_task_experts", pk.CGCBlock, pk.PLEBlock), [*at_least(0), *COUNTS_BY_TASK]),
+    (at("num_shared_experts", pk.CGCBlock, pk.PLEBlock), at_least(0)),
+    (at("num_task_experts", pk.CGCBlock), NO_LIST),
+    (at("num_shared_experts", pk.CGCBlock), NO_LIST),
+    (at("num_task_experts", pk.PLEBlock), TASK_COUNTS_BY_LEVEL),
+    (at("num_shared_experts", pk.PLEBlock), SHARED_COUNTS_BY_LEVEL),
+    (at("expert_block", pk.CGCBlock, pk.PLEBlock), BY_STREAM),
+    (at("expert_block", pk.PLEBlock), BY_LEVEL),
+    (at("expert_block", pk.MMoEBlock), NO_DICT),
+    (at("softmax_temperature", pk.Gate), POSITIVE),
+    (at("gate_softmax_temperature", *LEVELS), POSITIVE),
+    (at("dropout", pk.ExpertBlock, pk.Gate), FRACTION),
+    (at("balance_regularizer", pk.Gate), COEFFICIENT),
+    (at("gate_kwargs", *LEVELS), GATE_KWARGS),
+    (at("gate_reads", *LEVELS), READS),
+    *(
+        (at(argument, *LEVELS), BOOLS)
+        for argument in ("enable_gate_weights_metrics", "isolate_task_experts", "stack_experts")
+    ),
+    (at("add_shared_gate", pk.CGCBlock), BOOLS),
+    (at("track_weights", pk.Gate), BOOLS),
+    (at("use_bias", pk.ExpertBlock), BOOLS),
+    (at("shared", pk.StreamFeatures), BOOLS),
+    (at("normalization", pk.ExpertBlock), NORMALIZATIONS),
+    (at("activation", pk.ExpertBlock), ACTIVATIONS),
+    *(
+        (at(f"{weight}_{kind}", pk.ExpertBlock), UNKNOWN)
+        for weight in ("kernel", "bias")
+        for kind in ("initializer", "regularizer")
+    ),
+    *((at(f"kernel_{kind}", pk.Gate), UNKNOWN) for kind in ("initializer", "regularizer")),
+    (at("layers", pk.SequentialBlock), LAYERS),
+    (at("branches", pk.HedgedBlock), BRANCHES),
+    (at("own", pk.StreamFeatures), OWN),
+    *((at(size, pk.SparseEmbedding), at_least(1)) for size in ("input_dim", "output_dim")),
+]
+
+
+def cases():
+    for places, rows in REFUSED:
+        places = {f"{cls.__name__}-{argument}": (cls, argument) for cls, argument in places}
+        yield from pairs(places, {str(i): row for i, row in enumerate(rows)})
+
+
+@pytest.mark.parametrize(("cls", "argument", "value", "error", "message"), cases())
+def test_a_bad_argument_is_refused(cls, argument, value, error, message):
+    shown = ""
+    if isinstance(value, str | int | float | None) and "Received" not in message:
+        shown = f"={re.escape(repr(value))}$"
+    check_refused(
+        lambda: cls(**{**REQUIRED[cls], argument: value}),
+        error,
+        rf"^(?=.*{message})(?=.*{argument}).*Received: {argument}.*{shown}",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "received", "cls"), pairs(BAD_NAMES, {cls.__name__: cls for cls in BLOCKS})
+)
+def test_every_block_refuses_invalid_task_names(cls, name, error, received):
+    shown = received.removeprefix("=")
+    message = rf"{RULE}; invalid: {shown}\. Received: outputs=\['fine', {shown}\]$"
+    check_refused(lambda: cls(**{**REQUIRED[cls], "outputs": ["fine", name]}), error, message)
+
+
+NONE_OF_A, NONE_OF_B = (
+    f"every gate must have at least one expert, but '{task}' has none.*num_task_experts="
+    for task in TASKS
+)
+NO_SHARED = r"keys \['a', 'b'\]; missing: \[\], unknown: \['shared'\]"
+TOGETHER = [
+    (pk.CGCBlock, {"num_task_experts": 0, "num_shared_experts": 0}, NONE_OF_A),
+    (pk.PLEBlock, {"num_task_experts": {"a": 1, "b": 0}, "num_shared_experts": 0}, NONE_OF_B),
+    (pk.PLEBlock, {"num_task_experts": [0, 1], "num_shared_experts": [0, 1]}, NONE_OF_A),
+    (pk.PLEBlock, {"expert_block": SIZES, "num_shared_experts": 0}, NO_SHARED),
+    (pk.HedgedBlock, {}, "Exactly one of expert_block and branches"),
+    (pk.HedgedBlock, {"expert_block": 3, "branches": {}}, "Exactly one of"),
+]
+
+
+@pytest.mark.parametrize(("cls", "arguments", "message"), TOGETHER)
+def test_arguments_that_do_not_fit_together_are_refused(cls, arguments, message):
+    check_refused(lambda: cls(**{**REQUIRED[cls], **arguments}), ValueError, message)
+
+
+@pytest.mark.parametrize("cls", [pk.PLEBlock, pk.MMoEBlock])
+def test_an_argument_of_a_level_alone_is_refused(cls):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'add_shared_gate'"):
+        cls(**REQUIRED[cls], add_shared_gate=True)
+
+
+def test_models_with_the_longest_names_are_saved(tmp_path):
+    """A character of the block's name has three bytes."""
+    task, name = "a" * 128, "\u6f22" * 255
+    heads = pk.TaskHeads([pk.BinaryHead(task)])
+    model = chain(pk.CGCBlock(heads, [3], add_shared_gate=False, name=name), heads)
+    twin = loaded(model, tmp_path)
+    assert twin.get_layer(name).task_names == [task]
+    assert_same(numpy_of(twin(features(2, 3))), numpy_of(model(features(2, 3))))

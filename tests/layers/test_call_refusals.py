@@ -1,0 +1,370 @@
+"""Inputs and calls of methods that layers refuse."""
+
+import operator
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import built, features, streams
+from tests.layers.feature_networks import columns, network
+from tests.pairs import pairs
+from tests.refusals import BAD_INPUTS, check_refused, table
+
+X, C, SYMBOL = features(4, 3), features(4, 2), keras.Input((3,))
+TASKS = ["a", "b"]
+LAYERS_OF_ONE_TENSOR = {
+    "expert": lambda: pk.ExpertBlock([4, 3]),
+    "gate": lambda: pk.Gate(3),
+    "gate_of_one_expert": lambda: pk.Gate(1),
+    "gate_with_block": lambda: pk.Gate(3, gate_block=4),
+    "cgc": lambda: pk.CGCBlock(["a"], 3),
+    "cgc_copied": lambda: pk.CGCBlock(["a"], keras.layers.Dense(3)),
+    "ple": lambda: pk.PLEBlock(2, ["a"], 3),
+    "mmoe": lambda: pk.MMoEBlock(["a"], 3, 2),
+    "shared_bottom": lambda: pk.SharedBottomBlock(["a"], 3),
+    "shared_bottom_of_a_layer": lambda: pk.SharedBottomBlock(["a"], keras.layers.Dense(3)),
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "make_inputs", "message"), pairs(LAYERS_OF_ONE_TENSOR, BAD_INPUTS)
+)
+def test_a_first_call_with_bad_inputs_is_refused_and_the_layer_still_works(
+    make, make_inputs, message
+):
+    layer, inputs = make(), make_inputs()
+    check_refused(lambda: layer(inputs), ValueError, message)
+    layer(features(2, 5))
+    assert layer.built
+
+
+LEVELS = {name: LAYERS_OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
+WIDTH = r"\(batch, \.\.\., 5\), as when .*\. Received: inputs\['\w+'\]\.shape="
+BAD_LATER_INPUTS = {
+    "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
+    "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
+    "rank_1": (lambda: features(5), WIDTH + r"\(5,\)"),
+    "list": (lambda: [features(2, 5)] * 2, r"one tensor or a dict by stream.*Received: inputs=\["),
+}
+
+
+@pytest.mark.parametrize(("make_inputs", "message", "make"), pairs(BAD_LATER_INPUTS, LEVELS))
+def test_a_built_level_refuses_inputs_of_other_shapes(make, make_inputs, message):
+    layer, inputs = make(), make_inputs()
+    layer(features(2, 5))
+    check_refused(lambda: layer(inputs), ValueError, message)
+
+
+@pytest.mark.parametrize("name", ["gate", "gate_of_one_expert", "shared_bottom"])
+def test_keras_refuses_another_width_in_layers_with_one_network_and_names_them(name):
+    layer = LAYERS_OF_ONE_TENSOR[name]()
+    layer(features(2, 5))
+    for inputs in (features(2, 4), keras.Input((4,))):
+        with pytest.raises(ValueError, match=rf"layer .{layer.name}..*value 5.*\(\w+, 4\)"):
+            layer(inputs)
+
+
+BAD_STREAMS = {
+    "missing": (lambda: streams(a=5, b=4), r"missing: \['shared'\], unknown: \[\]"),
+    "extra": (lambda: streams(a=5, b=4, c=4, shared=6), r"missing: \[\], unknown: \['c'\]"),
+    "renamed": (lambda: streams(a=5, B=4, shared=6), r"missing: \['b'\], unknown: \['B'\]"),
+    "no_streams": (dict, r"missing: \['a', 'b', 'shared'\]"),
+}
+
+
+@pytest.mark.parametrize(("make_inputs", "message"), table(BAD_STREAMS))
+@pytest.mark.parametrize("is_built", [False, True], ids=["first_call", "later_call"])
+def test_a_dict_must_have_the_streams_as_keys(make_inputs, message, is_built):
+    layer, inputs = pk.CGCBlock(TASKS, 3), make_inputs()
+    if is_built:
+        layer(streams(a=5, b=4, shared=6))
+    elif not inputs:
+        message = ""
+    check_refused(
+        lambda: layer(inputs), ValueError, rf"inputs\S* must .*{message}.*Received: inputs"
+    )
+
+
+# Contexts of gates.
+
+
+def by_gate(**widths):
+    return {gate: features(4, width) for gate, width in widths.items()}
+
+
+AXES = r"axes of the inputs.*Received: gate_context\.shape="
+KEYS = "gate_context must have exactly.*"
+BAD_CONTEXTS = {
+    "none": (None, r"must be a tensor \(\.\.\., C\).*gate_reads='both'\. Received: .*=None"),
+    "rank": (features(4, 1, 2), AXES + r"\(4, 1, 2\)"),
+    "one_row": (features(1, 2), AXES + r"\(1, 2\), in"),
+    "rows": (features(3, 2), AXES + r"\(3, 2\), inputs"),
+    "rank_1": (features(4), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(4,\)"),
+    "scalar": (np.float32(3), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(\)"),
+    "no_gates": ({}, r"must have a tensor for each gate\. Received: gate_context=\{\}$"),
+    "unknown_gate": (
+        by_gate(a=2, b=2, shared=2, c=2),
+        KEYS + r"missing: \[\], unknown: \['c'\]",
+    ),
+    "missing_gate": (by_gate(a=2, shared=2), KEYS + r"missing: \['b'\].*Received: gate_con"),
+    "missing_shared": (by_gate(a=2, b=2), KEYS + r"missing: \['shared'\], unknown: \[\]"),
+    "rows_of_one_gate": (
+        {**by_gate(a=2, shared=2), "b": features(2, 2)},
+        r"Received: gate_context\['b'\]\.shape=\(2, 2\), inputs\['b'\]\.shape=\(4, 3\)",
+    ),
+}
+
+
+def level(**kwargs):
+    return pk.CGCBlock(TASKS, [3], **kwargs)
+
+
+def levels(**kwargs):
+    return pk.PLEBlock(2, TASKS, [3], **kwargs)
+
+
+def read(make, is_built):
+    """Return a block whose gates read a context."""
+    block = make(gate_reads="both")
+    if is_built:
+        block(X, gate_context=C)
+    return block
+
+
+READING = {
+    f"{make.__name__}-{state}": (make, state == "built")
+    for state in ("new", "built")
+    for make in (level, levels)
+}
+
+
+@pytest.mark.parametrize(("context", "message", "make", "is_built"), pairs(BAD_CONTEXTS, READING))
+def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, context, message):
+    block = read(make, is_built)
+    check_refused(lambda: block(X, gate_context=context), ValueError, message)
+
+
+STRINGS = np.array([["us"]] * 4)
+WRONG_TYPES = {
+    "list": ([[1.0, 2.0]] * 4, r"gate_context=\[\[1\.0, 2\.0\], .*with <class 'list'>$"),
+    "number": (3.0, r"gate_context=3\.0, with"),
+    "none_of_a_gate": ({"a": C, "b": None, "shared": C}, r"'b': None.*NoneType"),
+    "strings": (STRINGS, r"gate_context=ndarray\(.*\), with <U2$"),
+    "objects": (STRINGS.astype(object), "with object$"),
+    "strings_of_a_gate": ({"a": C, "b": STRINGS, "shared": C}, r"gate_context=\{.*with <U2$"),
+    "symbolic_strings": (keras.Input((2,), dtype="string"), "with string$"),
+}
+CALLS = {
+    "first_call": lambda context: read(levels, False)(X, gate_context=context),
+    "later_call": lambda context: read(level, True)(X, gate_context=context),
+    "gate_weights": lambda context: read(level, True).gate_weights(X, gate_context=context),
+}
+
+
+@pytest.mark.parametrize(("context", "message", "call"), pairs(WRONG_TYPES, CALLS))
+def test_a_context_of_another_type_is_refused(call, context, message):
+    message = r"^gate_context must be a tensor \(\.\.\., C\) of numbers, .* Received: .*" + message
+    check_refused(lambda: call(context), TypeError, message)
+
+
+@pytest.mark.parametrize(
+    ("make", "is_built", "x", "context"),
+    pairs(READING, {"eager": (X, C), "symbolic": (SYMBOL, keras.Input((2,))), "again": (X, C)}),
+)
+def test_a_context_that_is_not_read_is_refused(make, is_built, x, context):
+    block = make()
+    if is_built:
+        block(X)
+    message = r"gate_context must be None, since no.*Received: gate_context\.shape=\(\w+, 2\)"
+    check_refused(lambda: block(x, gate_context=context), ValueError, message)
+
+
+# Single calls: a layer, the call, and a part of the message.
+
+
+class TwoOutputs(keras.layers.Layer):
+    """A layer that returns two tensors."""
+
+    def call(self, inputs):
+        return [inputs, inputs]
+
+
+def sequence(*layers, **kwargs):
+    return pk.SequentialBlock(list(layers), **kwargs)
+
+
+def same_names():
+    """Return a block with two levels of one name."""
+    inner = sequence(sequence(level(), name="same"), level(), name="other")
+    return sequence(inner, sequence(level(), name="same"), name="outermost")
+
+
+def built_level():
+    return built(level())
+
+
+def read_level():
+    return read(level, True)
+
+
+def tracking_gate():
+    return pk.Gate(3, track_weights=True)
+
+
+def of_width_7():
+    inputs = keras.Input((7,))
+    return keras.Model(inputs, keras.layers.Dense(3)(inputs))
+
+
+def bottom(block=3, **kwargs):
+    return pk.SharedBottomBlock(TASKS, block, **kwargs)
+
+
+def of_branches(**branches):
+    return pk.HedgedBlock(TASKS, branches={"bottom": bottom(name="bottom"), **branches})
+
+
+def of_features(template=None):
+    return pk.StreamFeatures(TASKS, template or network())
+
+
+def with_input(x, **kwargs):
+    """Return the call with an input."""
+    return lambda layer: layer(x, **kwargs)
+
+
+calling = operator.methodcaller
+NEW = r"must be built\. .*Received: built=False"
+NO_SYMBOLS = r"must be arrays or tensors.*return_gate_weights=True\. Received: built=True, "
+WEIGHTS = {"return_gate_weights": True}
+REFUSED = [
+    (levels, with_input({}), "inputs must be a tensor.*Received: inputs"),
+    (
+        lambda: level(num_shared_experts=0, add_shared_gate=False),
+        with_input(streams(a=5, b=5, shared=5)),
+        r"unknown: \['shared'\]\. Received: inputs=\{'a', 'b', 'shared'\}",
+    ),
+    (
+        level,
+        with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
+        r"same axes, except for the last, in every stream\. Received: inputs=\{'a': \(2, 5\), 'b'",
+    ),
+    (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
+    (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
+    (built_level, calling("expert_outputs", keras.Input((5,))), NO_SYMBOLS),
+    (built_level, calling("gate_weights", keras.Input((5,))), NO_SYMBOLS),
+    (built_level, calling("gate_weights", [X]), "must be one tensor.*Received: inputs"),
+    (level, calling("expert_outputs", X), NEW),
+    (level, calling("gate_weights", X), NEW),
+    (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
+    (
+        lambda: built(pk.Gate(3)),
+        calling("statistics"),
+        r"track_weights=True to return statistics\. Received: track_weights=False, built=True$",
+    ),
+    (tracking_gate, calling("statistics"), "be built.*Received: track_weights=True, built=False$"),
+    (read_level, with_input(SYMBOL), r"Received: gate_context=None"),
+    (
+        read_level,
+        with_input(SYMBOL, gate_context=keras.Input((3,))),
+        r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
+    ),
+    (
+        read_level,
+        with_input(SYMBOL, gate_context=keras.Input((5, 2))),
+        AXES + r"\(None, 5, 2\)",
+    ),
+    (
+        read_level,
+        with_input(keras.Input(batch_shape=(4, 3)), gate_context=keras.Input(batch_shape=(1, 2))),
+        AXES + r"\(1, 2\), inputs",
+    ),
+    (
+        read_level,
+        calling("gate_weights", X, gate_context=keras.Input((2,))),
+        r"'gate_context'\] must be arrays or tensors.*return_gate_weights=True.*built=True, ",
+    ),
+    (
+        lambda: sequence(keras.layers.Dense(3), bottom()),
+        with_input(X, **WEIGHTS),
+        r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
+    ),
+    (
+        same_names,
+        with_input(X, **WEIGHTS),
+        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
+    ),
+    (
+        lambda: of_branches(ple=levels()),
+        with_input(streams(a=4, b=4, shared=4)),
+        r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
+    ),
+    (
+        lambda: of_branches(dense=keras.layers.Dense(3)),
+        with_input(X),
+        "branches must map the inputs to a dict",
+    ),
+    (
+        lambda: pk.HedgedBlock(TASKS, 3),
+        with_input(streams(a=2, shared=3)),
+        "inputs must have exactly the keys",
+    ),
+    (of_features, with_input({"item": np.ones(2, "int32")}), "must take the inputs"),
+    (of_features, with_input({}), r"inputs must have at least one column.*inputs=\{\}"),
+    (
+        lambda: of_features(keras.Sequential([keras.layers.Dense(3), network()])),
+        with_input(columns()),
+        "must (take the inputs|build all its layers)",
+    ),
+    (
+        lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
+        with_input(streams(a=5, shared=4)),
+        r"one width for all .*these differ: \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
+        r"Received: expert_block=<Activation",
+    ),
+]
+
+
+@pytest.mark.parametrize(("make", "call", "message"), REFUSED)
+def test_an_invalid_call_is_refused(make, call, message):
+    layer = make()
+    check_refused(lambda: call(layer), ValueError, message)
+
+
+POOLING = keras.layers.GlobalAveragePooling1D
+UNFIT = [
+    ("expert_block", lambda x: pk.CGCBlock(TASKS, x), keras.layers.Flatten, r"to \(2, 15\)"),
+    ("gate_block", lambda x: pk.CGCBlock(TASKS, 3, gate_block=x), POOLING, r"to \(2, 5\)"),
+    ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"to \{'a'"),
+    ("bottom_block", bottom, TwoOutputs, r"maps \(2, 3, 5\) to \["),
+    ("feature_block", of_features, TwoOutputs, "return one tensor, but it returns"),
+    ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs of shape \(2, 3, 5"),
+]
+
+
+@pytest.mark.parametrize(("argument", "make", "template", "message"), UNFIT)
+def test_a_template_with_invalid_output_shapes_is_refused(argument, make, template, message):
+    layer, x = make(template()), features(2, 3, 5)
+    message = f"{argument} must .*{message}.*Received: {argument}="
+    check_refused(lambda: layer(x), ValueError, message)
+
+
+WRONG_CALLS = [
+    (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
+    (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
+    (of_features, with_input([X, X]), "inputs must be a tensor, or a dict of columns"),
+    (of_features, with_input(None), "inputs must be a tensor, or a dict of columns"),
+]
+
+
+@pytest.mark.parametrize(("make", "call", "message"), WRONG_CALLS)
+def test_a_call_with_a_wrong_type_is_refused(make, call, message):
+    layer = make()
+    check_refused(lambda: call(layer), TypeError, message)
+
+
+def test_a_built_level_accepts_symbolic_inputs_of_unknown_width():
+    block = built(level())
+    assert block(keras.Input((None,)))["a"].shape == (None, 3)
