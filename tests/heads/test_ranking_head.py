@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, numpy_of, once
-from tests.losses.one_head import logs_of_head, loss_of_head
 from tests.models import chain, compiled, loaded
 from tests.processes import ROOT
 from tests.refusals import check_refused, table

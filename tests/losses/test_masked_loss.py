@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ple_keras as pk
+from tests.heads.one_head import loss_of_head
 from tests.helpers import features, numpy_of
-from tests.losses.one_head import loss_of_head
 from tests.models import compiled, heads_alone
 
 
