@@ -167,12 +167,3 @@ def test_experts_that_are_frozen_or_not_shared_have_no_cosines(expert):
     frozen.trainable = False
     found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))
     assert found == {"row/0": {}, "row/1": {}}
-
-
-def test_a_single_task_has_no_cosines():
-    heads = pk.TaskHeads([pk.BinaryHead("a")])
-    model = model_of(pk.PLEBlock(2, heads, [3], name="ple"), heads)
-    assert pk.gradient_conflict(model, features(12, 4), {"a": np.ones(12)}) == {
-        "ple/0": {"shared/expert_0": {}},
-        "ple/1": {"shared/expert_0": {}},
-    }
