@@ -154,7 +154,7 @@ FITTED = {
         pd.DataFrame({"a": CLICK.ravel()}),
         None,
         TypeError,
-        r"Convert a data frame with dict",
+        "Convert a data frame",
     ),
     "width": (
         WIDE,
