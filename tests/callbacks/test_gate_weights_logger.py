@@ -9,7 +9,6 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, features, numpy_of, once
 from tests.models import (
-    ROWS,
     TASKS,
     click_and_buy_heads,
     clicks_and_buys,
@@ -116,28 +115,6 @@ def test_two_blocks_in_one_model_have_different_keys():
     model = compiled(pk.MultiTaskModel(inputs, heads(second(joined))))
     levels = {key.split("/click")[0] for key in fit_logged(model) if "/click" in key}
     assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
-
-
-@once
-def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models():
-    def submodel(name):
-        inputs = keras.Input((4,))
-        return keras.Model(
-            inputs, tracked_block(pk.CGCBlock, name="cgc")(inputs)["click"], name=name
-        )
-
-    inputs = keras.Input((4,))
-    output = keras.layers.Add()([submodel("left")(inputs), submodel("right")(inputs)])
-    model = keras.Model(inputs, output)
-    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    callback = pk.GateWeightsLogger()
-    history = model.fit(
-        clicks_and_buys()[0], np.zeros((ROWS, 3)), verbose=0, callbacks=[callback]
-    ).history
-    assert {key.split("/click")[0] for key in history if "/click/max" in key} == {
-        "gate/left/cgc",
-        "gate/right/cgc",
-    }
 
 
 def test_a_second_fit_starts_with_reset_statistics(model):

@@ -51,6 +51,16 @@ def test_a_block_is_taken_as_a_model_and_keeps_the_leading_axes():
 
 
 @once
+def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models():
+    inputs, outputs = keras.Input((4,)), []
+    for name in ("left", "right"):
+        layers = keras.Input((4,)), tracked_block(pk.CGCBlock, name="cgc")
+        submodel = keras.Model(layers[0], layers[1](layers[0])["click"], name=name)
+        outputs.append(submodel(inputs))
+    assert list(pk.gate_weights(keras.Model(inputs, outputs), X)) == ["left/cgc", "right/cgc"]
+
+
+@once
 def test_a_block_that_the_model_never_calls_is_left_out():
     class Half(keras.Model):
         def __init__(self):

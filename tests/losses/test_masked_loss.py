@@ -159,15 +159,6 @@ def test_a_nan_weight_of_an_example_without_a_label_is_ignored():
     assert float(pk.MaskedLoss("mse")(labels, predictions, np.float32([2, np.nan]))) == 2.0
 
 
-def test_a_keras_mask_excludes_examples():
-    predictions = keras.layers.Masking()(np.float32([[[1], [2], [0]]]))
-    labels = np.float32([[[0], [np.nan], [9]]])
-    assert float(pk.MaskedLoss("mse")(labels, predictions)) == 1.0
-    metric = pk.MaskedMetric("mean_absolute_error")
-    metric.update_state(labels, predictions)
-    assert float(metric.result()) == 1.0
-
-
 @pytest.mark.parametrize("ignored", [0, -1])
 def test_an_ignored_class_counts_as_a_missing_label(ignored):
     rng = np.random.default_rng(0)

@@ -212,17 +212,6 @@ def test_blocks_without_a_given_name_are_matched(block):
     assert_same(numpy_of(target(features(2, 3))), numpy_of(source(features(2, 3))))
 
 
-@once
-def test_several_blocks_of_a_class_need_names():
-    source, target = (
-        chain(pk.ExpertBlock(4), pk.ExpertBlock(4), pk.ExpertBlock(5, name="last"))
-        for _ in range(2)
-    )
-    transfer = pk.transfer_weights(source, target)
-    assert transfer.copied == ("last/dense_0/kernel", "last/dense_0/bias")
-    assert len(transfer.left_out) == 2
-
-
 def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
     for block in (
         lambda tasks: pk.MMoEBlock(tasks, [4], 3, name="mmoe"),
@@ -408,19 +397,6 @@ def test_a_task_that_had_the_common_copy_gets_a_new_one():
     transfer = pk.transfer_weights(source, model_of_streams(["click", "buy"]))
     assert {"features/stream-click", "features/stream-shared"} < set(transfer.copied)
     assert [name for name in transfer.new if "stream" in name] == ["features/stream-buy"]
-
-
-def test_two_stream_features_are_told_apart_by_their_names():
-    def model():
-        inputs = symbols()
-        first, second = (
-            pk.StreamFeatures(["a"], network(), name=name)(inputs) for name in ("one", "two")
-        )
-        return keras.Model(inputs, {"x": first["a"], "y": second["a"]})
-
-    transfer = pk.transfer_weights(model(), model())
-    assert {"one/stream-a", "two/stream-a"} < set(transfer.copied)
-    assert (transfer.new, transfer.left_out) == ((), {})
 
 
 def random_level(reads, **kwargs):
