@@ -17,7 +17,7 @@ def check_refused(call, error, message):
     text = str(caught.value)
     assert caught.type is error, text
     assert re.search(message, text, re.DOTALL), text
-    assert re.search(r"Received: [\w\[\]'.]+=", text), text
+    assert re.search(r"Received: ([\w\[\]'.]|, )+=", text), text
 
 
 def table(rows):

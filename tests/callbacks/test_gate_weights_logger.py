@@ -9,7 +9,6 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, features, numpy_of, once
 from tests.models import (
-    ROWS,
     TASKS,
     click_and_buy_heads,
     clicks_and_buys,
@@ -19,6 +18,7 @@ from tests.models import (
     subclassed,
     tracked_block,
 )
+from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
 
@@ -95,16 +95,6 @@ def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(ji
 
 
 @once
-@pytest.mark.parametrize("make", [pk.MMoEBlock, pk.CGCBlock])
-def test_a_block_outside_a_sequential_block_has_its_name_as_key(make):
-    model = compiled_without_learning(functional(tracked_block(make, name="alone")))
-    history = fit_logged(model)
-    keys = [key for key in of_gates(history) if key.startswith("gate/alone/click/")]
-    assert len(keys) == (5 if make is pk.MMoEBlock else 4)
-    assert set(of_gates(history)) == set(expected(model, clicks_and_buys()[0]))
-
-
-@once
 def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
     history = fit_logged(model, validation_data=clicks_and_buys())
     own = ["click/expert_0", "click/expert_1", "shared/expert_0", "entropy", "max"]
@@ -127,71 +117,22 @@ def test_two_blocks_in_one_model_have_different_keys():
     assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
 
 
-@once
-def test_equal_names_in_nested_models_are_prefixed_with_the_names_of_the_models():
-    def submodel(name):
-        inputs = keras.Input((4,))
-        return keras.Model(
-            inputs, tracked_block(pk.CGCBlock, name="cgc")(inputs)["click"], name=name
-        )
-
-    inputs = keras.Input((4,))
-    output = keras.layers.Add()([submodel("left")(inputs), submodel("right")(inputs)])
-    model = keras.Model(inputs, output)
-    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    callback = pk.GateWeightsLogger()
-    history = model.fit(
-        clicks_and_buys()[0], np.zeros((ROWS, 3)), verbose=0, callbacks=[callback]
-    ).history
-    assert {key.split("/click")[0] for key in history if "/click/max" in key} == {
-        "gate/left/cgc",
-        "gate/right/cgc",
-    }
-
-
 def test_a_second_fit_starts_with_reset_statistics(model):
     logger = pk.GateWeightsLogger()
+    model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[logger])
     first = fit_logged(model, logger=logger)
-    model.evaluate(*clicks_and_buys(), verbose=0)
+    model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[logger])
     model.predict(clicks_and_buys()[0], verbose=0)
     second = fit_logged(model, logger=logger)
+    assert of_gates(first)
     for key, value in of_gates(first).items():
         assert second[key] == pytest.approx(value, rel=1e-6)
 
 
 @once
-def test_two_loggers_log_the_same(model, tmp_path):
-    path = tmp_path / "gates.csv"
-    history = fit_logged(
-        model, validation_data=clicks_and_buys(), callbacks=[pk.GateWeightsLogger(path)]
-    )
-    figures = {
-        **expected(model, clicks_and_buys()[0]),
-        **expected(model, clicks_and_buys()[0], "val_gate"),
-    }
-    (row,) = rows_of(path)
-    for key, value in figures.items():
-        assert history[key] == pytest.approx([value], rel=1e-4)
-        assert float(row[key]) == history[key][0]
-
-
-@once
 def test_epochs_without_validation_have_no_validation_keys(model):
-    keys = {}
-
-    class RecordKeys(keras.callbacks.Callback):
-        def on_epoch_end(self, epoch, logs=None):
-            keys[epoch] = [key for key in logs if key.startswith("val_gate")]
-
-    fit_logged(
-        model,
-        epochs=2,
-        validation_data=clicks_and_buys(),
-        validation_freq=2,
-        callbacks=[RecordKeys()],
-    )
-    assert not keys[0]
-    assert keys[1]
+    logs = fit_logged(model, 2, validation_data=clicks_and_buys(), validation_freq=2)
+    assert (len(logs["gate/ple/0/click/max"]), len(logs["val_gate/ple/0/click/max"])) == (2, 1)
 
 
 def test_padded_positions_are_not_counted():
@@ -206,38 +147,6 @@ def test_padded_positions_are_not_counted():
     statistics = layer.gate_statistics()["click"]
     np.testing.assert_allclose(statistics["mean"], weights.mean(axis=0), rtol=1e-5)
     assert statistics["max"] == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
-
-
-@once
-def test_callbacks_of_keras_after_the_logger_read_its_keys(model, tmp_path):
-    key = "val_gate/ple/0/click/max"
-    callbacks = [
-        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
-        keras.callbacks.EarlyStopping(monitor=key, mode="min", patience=1),
-        keras.callbacks.ModelCheckpoint(
-            tmp_path / "best.weights.h5", monitor=key, mode="min", save_weights_only=True
-        ),
-    ]
-    history = fit_logged(model, epochs=5, validation_data=clicks_and_buys(), callbacks=callbacks)
-    assert len(history[key]) == 2  # it does not change, so training stops
-    assert key in (tmp_path / "log.csv").read_text().splitlines()[0].split(",")
-    assert (tmp_path / "best.weights.h5").exists()
-
-
-@once
-def test_tensorboard_has_the_statistics(model, tmp_path):
-    tf = pytest.importorskip("tensorflow")
-    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    board = keras.callbacks.TensorBoard(tmp_path)
-    history = of_gates(fit_logged(model, validation_data=clicks_and_buys(), callbacks=[board]))
-    for run, prefix in (("train", ""), ("validation", "val_")):
-        events = accumulator.EventAccumulator(str(tmp_path / run), {"tensors": 0}).Reload()
-        tags = {tag for tag in events.Tags()["tensors"] if "gate/" in tag}
-        assert tags == {f"epoch_{key}" for key in history if not key.startswith("val_")}
-        for tag in tags:
-            (event,) = events.Tensors(tag)
-            (value,) = history[prefix + tag.removeprefix("epoch_")]
-            assert float(tf.make_ndarray(event.tensor_proto)) == pytest.approx(value, rel=1e-6), tag
 
 
 @once
@@ -256,17 +165,16 @@ def rows_of(path):
 
 
 @once
-def test_the_file_has_the_values_of_the_history(tmp_path):
-    path = tmp_path / "gates.csv"
-    model = compiled(functional(tracked_block()), keras.optimizers.SGD(0.1))
-    history = fit_logged(
-        model, epochs=2, validation_data=clicks_and_buys(), logger=pk.GateWeightsLogger(path)
-    )
+def test_two_loggers_log_the_same_as_the_file(model, tmp_path):
+    path, x = tmp_path / "gates.csv", clicks_and_buys()[0]
+    callbacks = [pk.GateWeightsLogger(path)]
+    history = fit_logged(model, 2, validation_data=clicks_and_buys(), callbacks=callbacks)
     rows = rows_of(path)
     assert [row["epoch"] for row in rows] == ["0", "1"]
     assert set(rows[0]) == {"epoch", *of_gates(history)}
-    for key, values in of_gates(history).items():
-        assert [float(row[key]) for row in rows] == values
+    for key, value in {**expected(model, x), **expected(model, x, "val_gate")}.items():
+        assert history[key] == pytest.approx([value] * 2, rel=1e-4)
+        assert [float(row[key]) for row in rows] == history[key]
 
 
 @once
@@ -303,22 +211,6 @@ def test_an_interrupted_write_leaves_the_file_as_it_was(model, tmp_path, monkeyp
 
 
 @once
-def test_statistics_are_not_saved(tmp_path):
-    model = compiled_without_learning(functional(tracked_block()))
-    other = compiled_without_learning(functional(tracked_block(enable_gate_weights_metrics=False)))
-    x, y = clicks_and_buys()
-    model.fit(x, y, verbose=0)
-    model.save_weights(tmp_path / "m.weights.h5")
-    other.load_weights(tmp_path / "m.weights.h5")
-    for task, prediction in model.predict(x, verbose=0).items():
-        np.testing.assert_array_equal(other.predict(x, verbose=0)[task], prediction)
-    model.save(tmp_path / "m.keras")
-    loaded = keras.models.load_model(tmp_path / "m.keras")
-    assert np.isnan(block_at(loaded, "ple/0").gate_statistics()["click"]["max"])
-    fit_logged(loaded)
-
-
-@once
 @pytest.mark.parametrize("make_model", [functional, subclassed])
 def test_a_model_without_gate_statistics_is_refused(make_model):
     model = compiled_without_learning(make_model(tracked_block(enable_gate_weights_metrics=False)))
@@ -329,8 +221,8 @@ def test_a_model_without_gate_statistics_is_refused(make_model):
 
 @once
 def test_a_wrong_path_is_refused(model, tmp_path):
-    with pytest.raises(TypeError, match=r"path must be a path or None\. Received: path=3"):
-        pk.GateWeightsLogger(3)
+    message = r"path must be a path or None\. Received: path=3"
+    check_refused(lambda: pk.GateWeightsLogger(3), TypeError, message)
     cut = tmp_path / "gates.csv"
     cut.write_text("epo\n0\n")
     for path, message in (
@@ -340,8 +232,3 @@ def test_a_wrong_path_is_refused(model, tmp_path):
     ):
         with pytest.raises(ValueError, match=message):
             fit_logged(model, logger=pk.GateWeightsLogger(path))
-
-
-def test_fit_logs_after_an_evaluate_with_the_logger(model):
-    model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[pk.GateWeightsLogger()])
-    assert of_gates(fit_logged(model))

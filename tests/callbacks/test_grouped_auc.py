@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, features
+from tests.helpers import QUICK_JIT, features, once
 from tests.models import chain, compiled, heads_alone
 from tests.refusals import check_refused, table
 
@@ -73,12 +73,16 @@ def test_logs_are_those_of_the_function(weighting):
     assert 0 < history["val_click_gauc_share"][0] < 1
 
 
-def test_tasks_and_the_name_can_be_chosen():
+@once
+def test_tasks_and_the_name_can_be_chosen_and_a_group_may_have_one_class():
     x, y = rows()
     y["price"] = (y["price"] > 0).astype("int32")
     callback = pk.GroupedAUC((x, y), GROUPS, tasks=["price", "buy"], name="by_user")
     found = [key for key in fit(constant_model(), callback) if "by_user" in key]
     assert found[::2] == ["val_price_by_user", "val_buy_by_user"]
+    history = fit(constant_model(), pk.GroupedAUC((x, y), np.arange(ROWS)))
+    assert np.isnan(history["val_click_gauc"]).all()  # no group has both classes
+    assert history["val_click_gauc_share"] == [0.0]
 
 
 def test_a_model_with_one_task_has_the_task_in_its_keys():
@@ -89,35 +93,6 @@ def test_a_model_with_one_task_has_the_task_in_its_keys():
         history = model.fit(x, labels, verbose=0, callbacks=[callback]).history
         assert history["val_click_gauc_share"] == [1.0]
         assert set(gauc_of(history)) == {"val_click_gauc", "val_click_gauc_share"}
-
-
-def test_the_mean_is_nan_without_a_group_that_has_both_classes():
-    x, y = rows()
-    callback = pk.GroupedAUC((x, y), np.arange(ROWS))
-    history = fit(constant_model(), callback)
-    assert np.isnan(history["val_click_gauc"]).all()
-    assert history["val_click_gauc_share"] == [0.0]
-
-
-def test_callbacks_after_it_read_its_keys(tmp_path):
-    x, y = rows()
-    callbacks = [
-        pk.GroupedAUC((x, y), GROUPS),
-        pk.MultiTaskScore({"val_click_gauc": 0.5, "val_buy_gauc": 0.5}),
-        keras.callbacks.EarlyStopping("val_click_gauc", mode="max", patience=2),
-        keras.callbacks.ModelCheckpoint(
-            tmp_path / "best.weights.h5",
-            "val_mtl_score",
-            mode="max",
-            save_best_only=True,
-            save_weights_only=True,
-        ),
-    ]
-    history = fit(constant_model(), *callbacks, epochs=9)
-    assert len(history["val_click_gauc"]) == 3  # constant, so training stops
-    assert (tmp_path / "best.weights.h5").exists()
-    mean = np.mean([history["val_click_gauc"], history["val_buy_gauc"]], axis=0)
-    np.testing.assert_allclose(history["val_mtl_score"], mean)
 
 
 def test_a_model_that_training_will_build_is_accepted():
@@ -146,86 +121,61 @@ def test_positions_of_sequences_are_rows_of_their_group():
     assert logs["val_click_gauc_share"] == 1.0
 
 
-def test_columns_of_a_data_frame_are_labels():
-    x, y = rows()
-    y = {task: labels.ravel() for task, labels in y.items()}
-    callback = pk.GroupedAUC((pd.DataFrame(x), dict(pd.DataFrame(y))), pd.Series(GROUPS))
-    assert gauc_of(fit(constant_model(), callback)) == gauc_of(
-        fit(constant_model(), pk.GroupedAUC((x, y), GROUPS))
-    )
-
-
 X, Y = rows()
+FEW = {"click": Y["click"][:0]}
 MADE = {
-    "no_rows": (
-        lambda: pk.GroupedAUC((X[:0], {"click": Y["click"][:0]}), GROUPS[:0]),
-        ValueError,
-        r"at least 1\. Received: rows=\[0\]",
-    ),
-    "no_tuple": (lambda: pk.GroupedAUC(X, GROUPS), TypeError, r"a tuple \(x, y\) or.*Received: v"),
-    "no_labels": (
-        lambda: pk.GroupedAUC((X,), GROUPS),
-        TypeError,
-        r"validation_data must be a tup",
-    ),
-    "groups": (
-        lambda: pk.GroupedAUC((X, Y), GROUPS[1:]),
-        ValueError,
-        r"groups must have one entry.*Received: groups\.shape=\(59,\)",
-    ),
-    "floats": (lambda: pk.GroupedAUC((X, Y), GROUPS / 2), TypeError, r"groups must be integers"),
-    "rows": (
-        lambda: pk.GroupedAUC((X[1:], Y), GROUPS),
-        ValueError,
-        r"the same number of rows.*Received: rows=\[59, 60\]",
-    ),
-    "weighting": (
-        lambda: pk.GroupedAUC((X, Y), GROUPS, weighting="users"),
-        ValueError,
-        r"weighting must be one of.*Received: weighting='users'",
-    ),
+    "no_rows": ((X[:0], FEW), {"groups": GROUPS[:0]}, ValueError, r"at least 1\. .*rows=\[0\]"),
+    "no_tuple": (X, {}, TypeError, r"a tuple \(x, y\) or.*Received: v"),
+    "no_labels": ((X,), {}, TypeError, "validation_data must be a tup"),
+    "groups": ((X, Y), {"groups": GROUPS[1:]}, ValueError, r"one entry.*groups\.shape=\(59,\)"),
+    "floats": ((X, Y), {"groups": GROUPS / 2}, TypeError, "groups must be integers"),
+    "rows": ((X[1:], Y), {}, ValueError, r"the same number of rows.*Received: rows=\[59, 60\]"),
+    "weighting": ((X, Y), {"weighting": "users"}, ValueError, "must be one of.*ing='users'"),
 }
 
 
-@pytest.mark.parametrize(("call", "error", "message"), table(MADE))
-def test_invalid_arguments_are_refused(call, error, message):
-    check_refused(call, error, message)
+@once
+@pytest.mark.parametrize(("data", "arguments", "error", "message"), table(MADE))
+def test_invalid_arguments_are_refused(data, arguments, error, message):
+    arguments = {"groups": GROUPS, **arguments}
+    check_refused(lambda: pk.GroupedAUC(data, **arguments), error, message)
 
 
+TASKS = r"\['click', 'buy', 'price', 'both'\]"
+CLICK = Y["click"]
+WIDE = {**Y, "click": np.zeros((ROWS, 2))}
 FITTED = {
-    "unknown": ({"tasks": ["klick"]}, r"\['click', 'buy', 'price', 'both'\].*tasks=\['klick'\]"),
-    "empty": ({"tasks": []}, r"tasks must be tasks of the model's heads.*Received: tasks=\[\]"),
-    "fractions": (
-        {"tasks": ["price"]},
-        r"validation_data\[1\]\['price'\] must be 0 or 1 or be missing\. Received: valid",
+    "unknown": (Y, ["klick"], ValueError, rf"{TASKS}.*tasks=\['klick'\]"),
+    "empty": (Y, [], ValueError, r"must be tasks of the model's heads.*Received: tasks=\[\]"),
+    "numbers": (Y, ["price"], ValueError, r"\[1\]\['price'\] must be 0 or 1 or be missing"),
+    "missing": ({"click": CLICK}, None, ValueError, r"missing: \['buy', 'both'\]\. .*: y="),
+    "array": (CLICK, None, TypeError, r"y must be a dict by task.*Received: y=ndarray\("),
+    "frame": (
+        pd.DataFrame({"a": CLICK.ravel()}),
+        None,
+        TypeError,
+        "Convert a data frame",
+    ),
+    "width": (
+        WIDE,
+        None,
+        ValueError,
+        r"must have a shape \(batch, 1\).*\['click'\]\.shape=\(60, 2",
     ),
 }
 
 
-@pytest.mark.parametrize(("kwargs", "message"), table(FITTED))
-def test_a_fit_with_invalid_tasks_is_refused_before_the_first_epoch(kwargs, message):
-    callback = pk.GroupedAUC((X, Y), GROUPS, **kwargs)
+@once
+@pytest.mark.parametrize(("y", "tasks", "error", "message"), table(FITTED))
+def test_a_fit_with_invalid_tasks_or_labels_is_refused_before_the_first_epoch(
+    y, tasks, error, message
+):
+    callback = pk.GroupedAUC((X, y), GROUPS, tasks=tasks)
     callback.set_model(constant_model())
-    check_refused(callback.on_train_begin, ValueError, message)
+    check_refused(callback.on_train_begin, error, message)
 
 
-def test_labels_must_suit_the_model():
-    model = constant_model()
-    for y, error, message in (
-        ({"click": Y["click"]}, ValueError, r"missing: \['buy', 'both'\]\. Received: y="),
-        (Y["click"], TypeError, r"y must be a dict by task.*Received: y=ndarray\("),
-        (pd.DataFrame({"click": [0] * ROWS}), TypeError, r"Convert a data frame with dict\(y\)"),
-        (
-            {**Y, "click": np.zeros((ROWS, 2))},
-            ValueError,
-            r"must have a shape \(batch, 1\) or \(batch,\).*\['click'\]\.shape=\(60, 2\)",
-        ),
-    ):
-        callback = pk.GroupedAUC((X, y), GROUPS)
-        callback.set_model(model)
-        check_refused(callback.on_train_begin, error, message)
-
-
+@once
 def test_models_without_a_task_of_one_probability_are_refused():
     kinds = pk.TaskHeads([pk.MulticlassHead("kind", num_classes=3), pk.RegressionHead("price")])
     callback = pk.GroupedAUC((X, {"kind": Y["buy"], "price": Y["price"]}), GROUPS)

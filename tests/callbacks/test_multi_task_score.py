@@ -9,7 +9,9 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.models import click_and_time
+from tests.helpers import once
+from tests.models import click_and_time, clicks_and_times
+from tests.refusals import check_refused, table
 
 
 @pytest.fixture
@@ -25,7 +27,8 @@ def test_the_score_is_the_weighted_sum_of_the_metrics(model):
 
 
 def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path):
-    score = pk.MultiTaskScore({"val_loss": -1.0})
+    of_groups = pk.GroupedAUC(clicks_and_times(), np.arange(12) // 6, tasks=["click"])
+    score = pk.MultiTaskScore({"val_loss": -1.0, "val_click_gauc": 0.5})
     stop = keras.callbacks.EarlyStopping("val_mtl_score", mode="max", patience=1, min_delta=100)
     best = keras.callbacks.ModelCheckpoint(
         tmp_path / "best.weights.h5",
@@ -36,7 +39,7 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
     )
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
     history = fit_validated(
-        model, pk.LossWeightDecay(0.5), score, stop, best, log, epochs=5
+        model, pk.LossWeightDecay(0.5), of_groups, score, stop, best, log, epochs=5
     ).history
     assert len(history["val_mtl_score"]) == 2
     assert (tmp_path / "best.weights.h5").exists()
@@ -46,6 +49,7 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
     assert [float(row["val_mtl_score"]) for row in rows] == pytest.approx(history["val_mtl_score"])
 
 
+@once
 def test_epochs_without_validation_have_no_score(model):
     score = pk.MultiTaskScore({"val_loss": 1.0}, name="mine")
     with warnings.catch_warnings():
@@ -55,25 +59,31 @@ def test_epochs_without_validation_have_no_score(model):
     assert len(history["mine"]) == 2
 
 
+@once
 def test_training_metrics_need_no_validation(model):
     history = fit_validated(model, pk.MultiTaskScore({"loss": 1.0}), validation_data=None).history
     assert history["val_mtl_score"] == history["loss"]
 
 
-@pytest.mark.parametrize(
-    ("weights", "error", "message"),
-    [
-        ({}, ValueError, r"at least one metric\. Received: weights=\{\}"),
-        (["val_loss"], TypeError, r"a dict by metric\. Received: weights=\['val_loss'\]"),
-        ({"val_loss": "1"}, TypeError, r"a number\. Received: weights\['val_loss'\]='1'"),
-        ({"val_loss": float("nan")}, ValueError, r"finite\. Received: weights\['val_loss'\]=nan"),
-    ],
-)
+REFUSED = {
+    "empty": ({}, ValueError, r"at least one metric\. Received: weights=\{\}"),
+    "list": (["val_loss"], TypeError, r"a dict by metric\. Received: weights=\['val_loss'\]"),
+    "text": ({"val_loss": "1"}, TypeError, r"a number\. Received: weights\['val_loss'\]='1'"),
+    "nan": (
+        {"val_loss": float("nan")},
+        ValueError,
+        r"finite\. Received: weights\['val.*=nan",
+    ),
+}
+
+
+@once
+@pytest.mark.parametrize(("weights", "error", "message"), table(REFUSED))
 def test_wrong_weights_are_refused(weights, error, message):
-    with pytest.raises(error, match=message):
-        pk.MultiTaskScore(weights)
+    check_refused(lambda: pk.MultiTaskScore(weights), error, message)
 
 
+@once
 def test_an_unknown_metric_is_refused_after_the_first_epoch(model):
     with pytest.raises(ValueError, match=r"keys of the logs.*'val_click_auc'.*weights=\['val_au"):
         fit_validated(model, pk.MultiTaskScore({"val_auc": 1.0, "val_loss": -1.0}))

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, numpy_of, once, randomize
-from tests.refusals import check_refused
+from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
 TASKS = ["time", "buy", "click"]  # not sorted
@@ -133,16 +133,10 @@ def test_gate_statistics_do_not_change(runtime, tmp_path):
     assert_same(cgc.gate_statistics()["a"], expected)
 
 
-def test_the_opset_is_chosen(runtime, tmp_path):
+def test_float16_models_are_exported_with_a_chosen_opset(runtime, tmp_path):
     onnx = pytest.importorskip("onnx")
-    pk.export_onnx(small(), tmp_path / "m.onnx", opset=np.int64(18))
+    pk.export_onnx(small(policy="mixed_float16"), tmp_path / "m.onnx", opset=np.int64(18))
     assert {x.version for x in onnx.load(tmp_path / "m.onnx").opset_import if not x.domain} == {18}
-
-
-def test_float16_models_are_compared_with_their_own_precision(runtime, tmp_path):
-    model = small(policy="mixed_float16")
-    pk.export_onnx(model, tmp_path / "m.onnx")
-    assert (tmp_path / "m.onnx").exists()
 
 
 class Subclassed(keras.Model):
@@ -187,45 +181,44 @@ def overridden():
     return Overridden(inputs, {"a": keras.layers.Dense(1)(inputs)})
 
 
-MODELS = [
-    (twice, ValueError, r"model.output must be .* all different, .*names \['a', 'b'\]"),
-    (overridden, ValueError, "model must be a Functional model, or .*<Overridden"),
-    (lambda: small(task=""), ValueError, r"names of one character .* names \[''\]"),
-    (lambda: small(task=0), ValueError, r"names of one character .* names \[0\]"),
-    (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
-    (Subclassed, ValueError, "model must be a Functional model, or .* Received: model=<Subclassed"),
-    (keras.Sequential, ValueError, "or a Sequential model that is built"),
-    (nested, ValueError, r"model.output must be a tensor of numbers.* names \['a'\]"),
-    (nameless, ValueError, r"different names.* names \['task_heads"),
-    (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
-    (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),
-    (
-        lambda: small(policy="bfloat16"),
-        ValueError,
-        "float32 or float16. .*compute_dtype='bfloat16'",
-    ),
-]
+MODELS = {
+    "twice": (twice, ValueError, r"model.output must be .* all different, .*names \['a', 'b'\]"),
+    "call": (overridden, ValueError, "model must be a Functional model, or .*<Overridden"),
+    "no_name": (lambda: small(task=""), ValueError, r"names of one character .* names \[''\]"),
+    "number": (lambda: small(task=0), ValueError, r"names of one character .* names \[0\]"),
+    "no_model": (lambda: 3, TypeError, "model must be a Keras model. Received: model=3"),
+    "subclassed": (Subclassed, ValueError, "model must be a Functional model, or .*<Subclassed"),
+    "unbuilt": (keras.Sequential, ValueError, "or a Sequential model that is built"),
+    "nested": (nested, ValueError, r"model.output must be a tensor of numbers.* names \['a'\]"),
+    "nameless": (nameless, ValueError, r"different names.* names \['task_heads"),
+    "one_name": (lambda: small("a"), ValueError, r"model.input=\['a'\], model.output=\['a'\]"),
+    "int8": (quantized, ValueError, "float32 or float16. .*quantization_mode='int8'"),
+    "bfloat16": (lambda: small(policy="bfloat16"), ValueError, "or float16. .*='bfloat16'"),
+}
 
 
 @once
-@pytest.mark.parametrize(("make", "error", "message"), MODELS)
+@pytest.mark.parametrize(("make", "error", "message"), table(MODELS))
 def test_models_that_cannot_be_exported_are_refused(make, error, message, tmp_path):
     check_refused(lambda: pk.export_onnx(make(), tmp_path / "m.onnx"), error, message)
 
 
-@pytest.mark.parametrize("path", ["missing/m.onnx", "."])
-def test_a_path_must_be_a_file_in_an_existing_folder(path, tmp_path, monkeypatch):
+ARGUMENTS = {
+    "folder": ({"path": "missing/m.onnx"}, ValueError, "path must be a file .*='missing/m.onnx'"),
+    "no_file": ({"path": "."}, ValueError, r"path must be a file .* Received: path='\.'"),
+    "opset": ({"opset": 18.0}, TypeError, r"opset must be an integer\. .*opset=18\.0"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "error", "message"), table(ARGUMENTS))
+def test_wrong_arguments_are_refused(arguments, error, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match=f"path must be a file .* Received: path='{path}'"):
-        pk.export_onnx(small(), path)
+    arguments = {"path": "m.onnx", **arguments}
+    check_refused(lambda: pk.export_onnx(small(), **arguments), error, message)
 
 
-@pytest.mark.parametrize("opset", [18.0, "18", True])
-def test_an_opset_must_be_an_integer(opset, tmp_path):
-    with pytest.raises(TypeError, match=f"opset must be an integer. .*opset={opset!r}"):
-        pk.export_onnx(small(), tmp_path / "m.onnx", opset=opset)
-
-
+@once
 def test_missing_packages_are_named(tmp_path, monkeypatch):
     from ple_keras.export import export_onnx as module
 
@@ -234,6 +227,7 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
         pk.export_onnx(small(), tmp_path / "m.onnx")
 
 
+@once
 def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise KeyError("x" * 1000 + "\nmore")

@@ -1,12 +1,13 @@
-"""ProductHead: predictions, gradients and refused arguments."""
+"""ProductHead: predictions, metrics, gradients and refused arguments."""
 
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.models import compiled, heads_alone
+from tests.refusals import check_refused, table
 
 
 def heads_of(*products, **kwargs):
@@ -29,34 +30,14 @@ def test_a_product_is_the_product_of_its_factors_probabilities():
     assert list(p) == ["ctr", "cvr", "pay", "all", "ctcvr"]
     np.testing.assert_allclose(p["ctcvr"], p["ctr"] * p["cvr"], rtol=1e-5)
     np.testing.assert_allclose(p["all"], p["ctr"] * p["cvr"] * p["pay"], rtol=1e-5)
-    alone = numpy_of(heads_with_weights_of(heads)(x))
-    assert_same({task: p[task] for task in alone}, alone)
+    assert_same({task: p[task] for task in x}, {task: numpy_of(heads[task](x[task])) for task in x})
 
 
-def heads_with_weights_of(heads):
-    plain = heads_of()
-    plain(inputs_of(plain))
-    for source, target in zip(heads.values(), plain.values()):
-        target.set_weights(source.get_weights())
-    return plain
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_products_are_float32_at_half_precision(policy):
-    keras.config.set_dtype_policy(policy)
+def test_products_are_float32_at_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
     heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
-    x = inputs_of(heads)
-    symbolic = heads({task: keras.Input((3,)) for task in x})
-    for outputs in (symbolic, heads(x)):
-        assert keras.backend.standardize_dtype(outputs["ctcvr"].dtype) == "float32"
-    assert tuple(symbolic["ctcvr"].shape) == (None, 1)
-
-
-def test_blocks_omit_the_task_of_a_product():
-    heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
-    assert heads.task_names == ["ctr", "cvr", "pay"]
-    for outputs in (heads, heads.task_names, [*heads.values()], dict(heads)):
-        assert pk.PLEBlock(1, outputs, 4)[0].task_names == ["ctr", "cvr", "pay"]
+    outputs = heads(inputs_of(heads))
+    assert keras.backend.standardize_dtype(outputs["ctcvr"].dtype) == "float32"
 
 
 def product_model():
@@ -73,8 +54,7 @@ def product_model():
 def test_the_product_s_loss_trains_both_factors_over_the_whole_space(tmp_path):
     """Against the gradient in NumPy; the cvr head has no loss of its own."""
     model = product_model()
-    heads = model.layers[-1]
-    cvr = heads["cvr"]
+    cvr = model.layers[-1]["cvr"]
     x = features(16, 3)
     click = np.arange(16) % 2
     buy = np.where(click, np.arange(16) % 4 == 1, np.nan)
@@ -141,45 +121,45 @@ def product(*of, task="x", **kwargs):
     return pk.ProductHead(task, of=of, **kwargs)
 
 
+REGULARIZED = pk.BinaryHead("b", activity_regularizer="l2")
 REFUSED = {
     "unknown_task": (
-        lambda: heads_of(product("ctr", "nope")),
-        ValueError,
-        r"of the same TaskHeads; 'nope' is None.*Received: of=\['ctr', 'nope'\]",
-    ),
-    "regression": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b"), product("a", "b")]),
-        ValueError,
-        r"or BinaryHeads.*'b' is <RegressionHead.*Received: of=\['a', 'b'\]",
-    ),
-    "own_call": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a"), Sharpened("b"), product("a", "b")]),
-        ValueError,
-        r"do not override `call`.*'b' is <Sharpened",
+        ("ctr", "nope"),
+        r"same TaskHeads; 'nope' is None.*: of=\['ctr', 'nope'\]",
     ),
     "cycle": (
-        lambda: heads_of(product("y", "ctr"), product("x", "cvr", task="y")),
-        ValueError,
-        r"a cycle of products\. Received: heads with of=\{'x': \['y', 'ctr'\], 'y':",
+        ("y", "ctr"),
+        r"a cycle of products\. Received: heads with of=\{'x': \['y',",
     ),
-    "of_itself": (lambda: product("x", "ctr"), ValueError, r"not 'x' itself\. Received: of="),
-    "one_factor": (lambda: product("ctr"), ValueError, r"two tasks or more.*of=\('ctr',\)"),
-    "twice": (lambda: product("ctr", "ctr"), ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
-    "a_string": (lambda: pk.ProductHead("x", "ab"), TypeError, r"sequence of.*Received: of='ab'"),
-    "no_sequence": (lambda: pk.ProductHead("x", 3), TypeError, r"Received: of=3"),
-    "no_names": (lambda: product(1, 2), TypeError, r"invalid: 1\. Received: of=\(1, 2\)"),
-    "tower": (lambda: product("a", "b", tower=3), TypeError, r"tower can't be.*tower=3"),
-    "units": (lambda: product("a", "b", units=2), TypeError, r"units can't be.*units=2"),
+    "regression": (("ctr", pk.RegressionHead("b")), r"or BinaryHeads.*'b' is <RegressionHead"),
+    "own_call": (("ctr", Sharpened("b")), r"do not override `call`.*'b' is <Sharpened"),
+    "regularized": (("ctr", REGULARIZED), r"no activity_regularizer"),
 }
 
 
-@pytest.mark.parametrize(("make", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
-def test_invalid_products_are_refused(make, error, message):
-    with pytest.raises(error, match=message):
-        make()
+@once
+@pytest.mark.parametrize(("of", "message"), table(REFUSED))
+def test_factors_of_other_kinds_are_refused(of, message):
+    added = [factor for factor in of if isinstance(factor, pk.Head)]
+    product = pk.ProductHead("x", of=[getattr(factor, "task", factor) for factor in of])
+    of_product = pk.ProductHead("y", of=("x", "cvr"))
+    with pytest.raises(ValueError, match=message):
+        heads_of(*added, product, of_product)
 
 
-def test_a_factor_with_an_activity_regularizer_is_refused():
-    tasks = [pk.BinaryHead("a", activity_regularizer="l2"), pk.BinaryHead("b")]
-    with pytest.raises(ValueError, match=r"no activity_regularizer.*Received: of="):
-        pk.TaskHeads([*tasks, pk.ProductHead("p", of=("a", "b"))])
+BAD_ARGUMENTS = {
+    "of_itself": ({"of": ("x", "ctr")}, ValueError, r"not 'x' itself"),
+    "one_factor": ({"of": ("ctr",)}, ValueError, r"two tasks or more.*of=\('ctr',\)"),
+    "twice": ({"of": ("ctr", "ctr")}, ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
+    "a_string": ({"of": "ab"}, TypeError, r"sequence of.*Received: of='ab'"),
+    "no_sequence": ({"of": 3}, TypeError, r"Received: of=3"),
+    "no_names": ({"of": (1, 2)}, TypeError, r"invalid: 1\. Received: of=\(1, 2\)"),
+    "tower": ({"of": ("a", "b"), "tower": 3}, TypeError, r"tower can't be.*tower=3"),
+    "units": ({"of": ("a", "b"), "units": 2}, TypeError, r"units can't be.*units=2"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "error", "message"), table(BAD_ARGUMENTS))
+def test_invalid_arguments_are_refused(arguments, error, message):
+    check_refused(lambda: pk.ProductHead("x", **arguments), error, message)

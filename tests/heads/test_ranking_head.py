@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, numpy_of, once
-from tests.losses.one_head import logs_of_head, loss_of_head
 from tests.models import chain, compiled, loaded
 from tests.processes import ROOT
 from tests.refusals import check_refused, table
@@ -97,16 +97,12 @@ def test_items_without_a_label_and_padding_do_not_count():
     assert loss_of_head(head_of(), wide, scores) == pytest.approx(expected, rel=1e-5)
 
 
-@once
-def test_a_batch_without_labels_has_the_loss_0():
-    assert loss_of_head(head_of(), np.full((2, 3), NAN), SCORES[:2, :3]) == 0
-    assert loss_of_head(head_of(), np.zeros((0, 3)), SCORES[:0, :3]) == 0
-
-
-def test_the_reduction_may_divide_by_all_lists():
+def test_the_reduction_may_divide_by_all_lists_and_a_batch_without_labels_has_the_loss_0():
     head = head_of(reduction="sum_over_batch_size")
     expected = expected_loss("pairwise", LABELS, SCORES) * 3 / 4
     assert loss_of_head(head, LABELS, SCORES) == pytest.approx(expected, rel=1e-5)
+    assert loss_of_head(head_of(), np.full((2, 3), NAN), SCORES[:2, :3]) == 0
+    assert loss_of_head(head_of(), np.zeros((0, 3)), SCORES[:0, :3]) == 0
 
 
 def test_negative_labels_make_the_loss_nan_without_a_gradient():
@@ -122,19 +118,14 @@ def test_negative_labels_make_the_loss_nan_without_a_gradient():
 
 
 @once
-def test_metrics_leave_out_lists_without_a_relevant_item():
+def test_metrics_are_the_mean_of_the_loss_or_leave_out_lists_without_a_relevant_item():
     metrics = [keras_rs.metrics.NDCG(), keras_rs.metrics.NDCG(k=9)]
     head = head_of(metrics=metrics, extra_metrics=[keras_rs.metrics.MeanReciprocalRank()])
     scores = SCORES * 1e6  # differences of 1e-7 would be lost
     logs = logs_of_head(head, LABELS, scores[..., None])
     assert set(logs) == {"loss", "rank_loss", "ndcg", "ndcg_1", "mean_reciprocal_rank"}
     assert logs["ndcg"] == logs["ndcg_1"] == pytest.approx(ndcg(LABELS, scores), rel=1e-5)
-
-
-@once
-def test_the_default_metric_is_the_mean_of_the_loss():
     logs = logs_of_head(head_of("list_mle"), LABELS, SCORES[..., None])
-    assert set(logs) == {"loss", "rank_loss", "list_mle_loss"}
     expected = expected_loss("list_mle", LABELS, SCORES)
     assert logs["list_mle_loss"] == pytest.approx(expected, rel=1e-5)
 
@@ -179,35 +170,18 @@ def test_an_onnx_file_takes_lists_of_any_length(tmp_path):
 
 
 @once
-def test_the_report_of_tasks_counts_lists():
+def test_the_report_of_tasks_counts_lists_which_may_have_different_lengths():
     model = model_of(head_of())
     x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
-    report = pk.task_report(model, x, y)
-    use, known = report.tasks["rank"], LABELS[~np.isnan(LABELS)]
+    use, known = pk.task_report(model, x, y).tasks["rank"], LABELS[~np.isnan(LABELS)]
     assert use.labels == (~np.isnan(LABELS)).any(axis=-1).sum()
     assert use.label_mean == pytest.approx(known.mean())
     scores = numpy_of(model(x))["rank"]
     assert use.prediction_deviation == pytest.approx(scores.std(), rel=1e-5)
     assert use.loss == pytest.approx(expected_loss("pairwise", LABELS, scores), rel=1e-5)
-
-
-@once
-def test_the_report_of_tasks_reads_lists_of_different_lengths():
-    model = model_of(head_of())
-    x, y = features(4, 4, 3), {"rank": LABELS, "click": LABELS > 0}
     shorter = x[:, :3], {task: labels[:, :3] for task, labels in y.items()}
-    report = pk.task_report(model, iter([(x, y), shorter]))
-    assert report.examples == 8
-    assert report.tasks["rank"].labels > pk.task_report(model, x, y).tasks["rank"].labels
-
-
-@once
-def test_gains_know_the_direction_of_the_metrics():
-    gain = pk.mtl_gain(
-        {"val_rank_ndcg": 0.5, "rank_mean_reciprocal_rank": 0.25},
-        {"val_rank_ndcg": 0.25, "rank_mean_reciprocal_rank": 0.5},
-    )
-    assert gain == {"val_rank_ndcg": 0.25, "rank_mean_reciprocal_rank": -0.25}
+    both = pk.task_report(model, iter([(x, y), shorter]))
+    assert (both.examples, both.tasks["rank"].labels) == (8, 2 * use.labels)
 
 
 REFUSED = {
@@ -217,7 +191,6 @@ REFUSED = {
         TypeError,
         r"loss must be a keras.losses.Loss object of lists.*Received: loss=",
     ),
-    "none": (lambda: pk.RankingHead("a", None), TypeError, r"Received: loss=None"),
     "reduction": (
         lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
         ValueError,

@@ -1,14 +1,12 @@
 """All heads as one layer, which is a mapping by task too."""
 
 import collections
-import copy
 
 import keras
 import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, streams
-from tests.models import heads_alone, heads_of
 from tests.pairs import pairs
 from tests.refusals import check_refused, table
 
@@ -24,16 +22,12 @@ def test_each_head_predicts_from_its_own_task_s_features():
     assert {task: x.shape for task, x in outputs.items()} == {"a": (4, 1), "b": (4, 2), "c": (4, 1)}
 
 
-def test_task_names_keep_the_order_given():
+def test_heads_by_task_and_in_a_sequence_are_the_same_and_keep_their_order():
     tasks = ["z", "a", "m_1", "10", "B-2"]
-    assert pk.TaskHeads([pk.BinaryHead(task) for task in tasks]).task_names == tasks
-    assert pk.TaskHeads({task: pk.BinaryHead(task) for task in tasks}).task_names == tasks
-
-
-def test_heads_by_task_and_in_a_sequence_are_the_same():
-    heads = [pk.BinaryHead("b"), pk.RegressionHead("a")]
-    by_task = pk.TaskHeads({head.task: head for head in heads}, name="heads")
-    assert by_task.get_config() == pk.TaskHeads(heads, name="heads").get_config()
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks], name="heads")
+    by_task = pk.TaskHeads({task: pk.BinaryHead(task) for task in tasks}, name="heads")
+    assert by_task.get_config() == heads.get_config()
+    assert by_task.task_names == heads.task_names == tasks
 
 
 def test_a_shared_stream_is_ignored():
@@ -43,29 +37,6 @@ def test_a_shared_stream_is_ignored():
     assert_same(numpy_of(layer({"shared": features(4, 7), "a": x})), alone)
     symbolic = layer({"shared": keras.Input((7,)), "a": keras.Input((3,))})
     assert {task: x.shape for task, x in symbolic.items()} == {"a": (None, 1)}
-
-
-FORMS = {
-    "names": lambda heads: heads.task_names,
-    "task_heads": lambda heads: heads,
-    "heads": lambda heads: [pk.BinaryHead("b"), pk.BinaryHead("a")],
-    "heads_by_task": lambda heads: {"b": pk.BinaryHead("b"), "a": pk.BinaryHead("a")},
-}
-BLOCKS = {
-    "cgc": lambda outputs: pk.CGCBlock(outputs, 3),
-    "ple": lambda outputs: pk.PLEBlock(1, outputs, 3)[0],
-    "mmoe": lambda outputs: pk.MMoEBlock(outputs, 3, 2),
-    "shared_bottom": lambda outputs: pk.SharedBottomBlock(outputs, 3),
-}
-
-
-@pytest.mark.parametrize(("form", "block"), pairs(FORMS, BLOCKS))
-def test_blocks_take_the_tasks_from_heads_in_any_form(form, block):
-    heads = pk.TaskHeads([pk.BinaryHead("b"), pk.BinaryHead("a")])
-    layer = block(form(heads))
-    assert layer.task_names == ["b", "a"]
-    assert layer.get_config()["outputs"] == ["b", "a"]
-    assert set(heads(layer(features(4, 3)))) == {"a", "b"}
 
 
 # A mapping by task
@@ -103,9 +74,7 @@ def test_an_unknown_task_is_a_key_error_that_names_the_tasks(task):
 
 def test_keras_takes_the_layer_for_a_leaf():
     heads = pk.TaskHeads(some_heads())
-    assert not keras.tree.is_nested(heads)
     assert keras.tree.flatten({"x": [heads]}) == [heads]
-    assert keras.tree.map_structure(lambda leaf: leaf is heads, (heads,)) == (True,)
     assert not isinstance(heads, collections.abc.Mapping | collections.abc.Sequence)
 
     class Holder(keras.layers.Layer):
@@ -118,104 +87,66 @@ def test_keras_takes_the_layer_for_a_leaf():
     assert [x for x in holder._flatten_layers() if isinstance(x, pk.TaskHeads)] == [heads]
 
 
-COPIES = {
-    "deepcopy": copy.deepcopy,
-    "clone": keras.models.clone_model,
-    "json": lambda model: keras.models.model_from_json(model.to_json()),
+FORMS = {
+    "names": lambda heads: heads.task_names,
+    "task_heads": lambda heads: heads,
+    "heads": lambda heads: list(heads.values()),
+    "heads_by_task": dict,
+}
+BLOCKS = {
+    "cgc": lambda outputs: pk.CGCBlock(outputs, 3, add_shared_gate=False),
+    "ple": lambda outputs: pk.PLEBlock(1, outputs, 3)[0],
+    "mmoe": lambda outputs: pk.MMoEBlock(outputs, 3, 2),
+    "shared_bottom": lambda outputs: pk.SharedBottomBlock(outputs, 3),
 }
 
 
-@pytest.mark.parametrize("copied", list(COPIES.values()), ids=list(COPIES))
-def test_copies_have_their_own_heads_by_task(copied):
-    model = heads_alone(pk.TaskHeads(some_heads()))
-    heads, copies = heads_of(model), heads_of(copied(model))
-    assert list(copies) == TASKS
-    for task, head in copies.items():
-        assert type(head) is type(heads[task])
-        assert head is not heads[task]
-        assert [w.path for w in head.weights] == [w.path for w in heads[task].weights]
-
-
-@pytest.mark.parametrize("outputs", [lambda heads: heads, dict], ids=["heads", "dict"])
-def test_blocks_read_the_tasks_with_features(outputs):
+@pytest.mark.parametrize(("form", "block"), pairs(FORMS, BLOCKS))
+def test_blocks_take_the_tasks_with_features_from_heads_in_any_form(form, block):
     heads = pk.TaskHeads(some_heads())
-    block = pk.CGCBlock(outputs(heads), 3, add_shared_gate=False)
-    assert block.task_names == ["z", "a"]
-    predictions = numpy_of(heads(block(features(2, 4))))
+    layer = block(form(heads))
+    assert layer.task_names == layer.get_config()["outputs"] == ["z", "a"]
+    predictions = numpy_of(heads(layer(features(2, 4))))
     assert_same(predictions, {**predictions, "both": predictions["z"] * predictions["a"]})
 
 
 # Refusals
 
+A, B = pk.BinaryHead("a", name="x"), pk.BinaryHead("b", name="x")
+VAL, X, VAL_X = (pk.BinaryHead(task) for task in ("val", "x", "val_x"))
+SEQUENCE = r"heads must be a sequence of heads.*Received: heads="
 BAD_ARGUMENTS = {
-    "no_heads_by_task": (lambda: pk.TaskHeads({}), ValueError, r"Received: heads=\{\}$"),
-    "no_heads": (lambda: pk.TaskHeads([]), TypeError, r"at least one, or.*Received: heads=\[\]"),
-    "one_head": (
-        lambda: pk.TaskHeads(pk.BinaryHead("a")),
-        TypeError,
-        r"heads must be a sequence of heads.*Received: heads=<BinaryHead",
-    ),
-    "heads_not_heads": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a"), keras.layers.Dense(1)]),
-        TypeError,
-        r"heads must be a sequence of heads.*Received: heads=\[<BinaryHead.*<Dense",
-    ),
-    "heads_names": (
-        lambda: pk.TaskHeads(["a", "b"]),
-        TypeError,
-        r"heads must be a sequence of heads.*Received: heads=\['a', 'b'\]",
-    ),
-    "heads_none": (lambda: pk.TaskHeads(None), TypeError, r"Received: heads=None"),
-    "heads_of_one_task": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("a", name="b")]),
-        ValueError,
-        r"heads must have unique tasks, not \['a', 'a'\]\. Received: heads=\[<Binary",
-    ),
-    "heads_of_one_name": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a", name="x"), pk.BinaryHead("b", name="x")]),
-        ValueError,
-        r"heads must have unique names, not \['x', 'x'\]\. Received: heads=",
-    ),
-    "task_named_val": (
-        lambda: pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("val")]),
-        ValueError,
-        r"a task 'val', .*such as val_loss.*Received: tasks=\['a', 'val'\]$",
-    ),
-    "tasks_of_one_name_but_for_val": (
-        lambda: pk.TaskHeads([pk.BinaryHead("val_x"), pk.BinaryHead("x")]),
-        ValueError,
-        r"a task 'val_x', .*such as val_x_loss.*Received: tasks=\['val_x', 'x'\]$",
-    ),
-    "heads_under_another_task": (
-        lambda: pk.TaskHeads({"b": pk.BinaryHead("a")}),
-        ValueError,
-        r"map each task to its own head, but 'b' has <BinaryHead.*Received: heads=\{'b'",
-    ),
+    "no_heads_by_task": ({}, ValueError, r"Received: heads=\{\}$"),
+    "no_heads": ([], TypeError, r"at least one, or.*Received: heads=\[\]"),
+    "one_head": (A, TypeError, f"{SEQUENCE}<BinaryHead"),
+    "layers": ([A, keras.layers.Dense(1)], TypeError, rf"{SEQUENCE}\[<BinaryHead.*<Dense"),
+    "names": (["a", "b"], TypeError, rf"{SEQUENCE}\['a', 'b'\]"),
+    "none": (None, TypeError, f"{SEQUENCE}None"),
+    "tasks": ([A, pk.RegressionHead("a")], ValueError, r"unique tasks, not \['a', 'a'\]"),
+    "names_of_heads": ([A, B], ValueError, r"unique names, not \['x', 'x'\]"),
+    "val": ([A, VAL], ValueError, r"a task 'val', .*such as val_loss.*tasks=\['a', 'val'\]$"),
+    "val_x": ([VAL_X, X], ValueError, r"a task 'val_x', .*such as val_x_loss"),
+    "task_of_another_head": ({"b": A}, ValueError, r"own head, but 'b' has <BinaryHead"),
 }
 
 
 @once
-@pytest.mark.parametrize(("make", "error", "message"), table(BAD_ARGUMENTS))
-def test_a_bad_argument_is_refused(make, error, message):
-    check_refused(make, error, message)
+@pytest.mark.parametrize(("heads", "error", "message"), table(BAD_ARGUMENTS))
+def test_a_bad_argument_is_refused(heads, error, message):
+    check_refused(lambda: pk.TaskHeads(heads), error, message)
 
 
 INPUTS = {
-    "tensor": (lambda x: x, TypeError, r"must be a dict by task"),
-    "list": (lambda x: [x] * 2, TypeError, r"must be a dict by task"),
-    "missing": (
-        lambda x: {"a": x},
-        ValueError,
-        r"missing: \['b'\], unknown: \[\]",
-    ),
-    "extra": (lambda x: dict.fromkeys("abc", x), ValueError, r"missing: \[\], unknown: \['c'\]"),
-    "another": (lambda x: {"a": x, "B": x}, ValueError, r"missing: \['b'\], unknown: \['B'\]"),
-    "shared": (lambda x: {"shared": x}, ValueError, r"missing: \['a', 'b'\]"),
+    "tensor": (lambda x: x, TypeError, r"must be a dict by task", "first"),
+    "list": (lambda x: [x] * 2, TypeError, r"must be a dict by task", "symbolic"),
+    "missing": (lambda x: {"a": x}, ValueError, r"missing: \['b'\], unknown: \[\]", "later"),
+    "extra": (lambda x: dict.fromkeys("abc", x), ValueError, r"unknown: \['c'\]", "first"),
+    "another": (lambda x: {"a": x, "B": x}, ValueError, r"\['b'\], unknown: \['B'\]", "symbolic"),
+    "shared": (lambda x: {"shared": x}, ValueError, r"missing: \['a', 'b'\]", "later"),
 }
 
 
-@pytest.mark.parametrize("when", ["first", "later", "symbolic"])
-@pytest.mark.parametrize(("inputs", "error", "message"), table(INPUTS))
+@pytest.mark.parametrize(("inputs", "error", "message", "when"), table(INPUTS))
 def test_all_but_a_dict_of_all_tasks_is_refused(inputs, error, message, when):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
     if when == "later":

@@ -1,6 +1,7 @@
 """Gate reports: figures of gates and experts, and warnings."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import ple_keras as pk
 from ple_keras.inspection.observed_model import find_levels
 from tests.helpers import features, numpy_of, once
 from tests.models import TASKS, functional, tracked_block
+from tests.refusals import table
 
 X = features(40, 4)
 
@@ -74,53 +76,53 @@ def test_dead_units_are_0_for_99_percent_of_the_examples(template):
     assert 'activation="swish", normalization="batch"' in dead.warnings[0]
 
 
-def warnings_of(gates, **kwargs):
-    found = pk.gate_report(cgc(gates, **kwargs), ONES).warnings
-    return [warning for warning in found if "dead units" not in warning]
+EVEN = {"click": [0.51, 0.49], "buy": [0.4, 0.6]}
+WARNINGS = {
+    "none": ({"click": [0.6, 0.4], "buy": [0.4, 0.6]}, 1, None),
+    "none_of_one_expert": ({}, 0, None),
+    "even": (EVEN, 1, r"the gate of click gives every example almost equal .*gate_softmax_temp"),
+    "collapsed": (
+        {"click": [0.97, 0.03], "buy": [0.9, 0.1]},
+        1,
+        "the gate of click has collapsed.*gate_softmax_temperature",
+    ),
+    "unused": (
+        {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]},
+        2,
+        "click/expert_0 is almost unused",
+    ),
+    "unshared": (
+        {"click": [0.4, 0.6], "buy": [0.99, 0.01]},
+        1,
+        "shared/expert_0 is used almost only by click, with 98%.*dropout",
+    ),
+}
 
 
 @once
-def test_healthy_gates_have_no_warnings():
-    assert warnings_of({"click": [0.6, 0.4], "buy": [0.4, 0.6]}) == []
-
-
-@once
-def test_a_gate_that_is_even_for_every_example_has_a_warning():
-    (warning,) = warnings_of({"click": [0.51, 0.49], "buy": [0.4, 0.6]})
-    assert "cgc: the gate of click gives every example almost equal weights" in warning
-    assert "gate_softmax_temperature" in warning
+@pytest.mark.parametrize(("gates", "experts", "message"), table(WARNINGS))
+def test_warnings(gates, experts, message):
+    found = pk.gate_report(cgc(gates, num_task_experts=experts), ONES).warnings
+    found = [warning for warning in found if "dead units" not in warning]
+    if message == WARNINGS["unshared"][2]:
+        assert "the gate of buy has collapsed" in found.pop(0)
+    assert len(found) == (message is not None)
+    assert not found or re.match(f"cgc: {message}", found[0], re.DOTALL), found
 
 
 @once
 def test_even_gates_whose_weights_vary_with_the_example_have_no_warning():
     """Near even weights, the entropy is insensitive: it is over 0.99 here."""
     level = cgc()
-    for gate in TASKS:
-        kernel = 0.1 * np.eye(4)[:, :2]
-        level._level.gates[gate].trainable_weights[0].assign(kernel)
-    report = pk.gate_report(level, X)
-    use = report.levels["cgc"].gates["click"]
-    assert use.entropy > 0.99
-    assert max(use.spread.values()) > 0.02
-    assert not any("equal weights" in warning for warning in report.warnings)
-    level._level.gates["click"].trainable_weights[0].assign(0.03 * np.eye(4)[:, :2])
-    report = pk.gate_report(level, X)
-    assert 0 < max(report.levels["cgc"].gates["click"].spread.values()) < 0.02
-    assert sum("equal weights" in warning for warning in report.warnings) == 1
-
-
-@once
-def test_a_collapsed_gate_has_a_warning():
-    (warning,) = warnings_of({"click": [0.97, 0.03], "buy": [0.9, 0.1]})
-    assert "cgc: the gate of click has collapsed" in warning
-    assert "gate_softmax_temperature" in warning
-
-
-@once
-def test_a_shared_expert_that_only_one_task_uses_has_a_warning():
-    (warning,) = warnings_of({"click": [0.4, 0.6], "buy": [0.99, 0.01]}, num_task_experts=1)[1:]
-    assert "cgc: shared/expert_0 is used almost only by click, with 98%" in warning
-    assert "dropout" in warning
+    for factor, expected in ((0.1, 0), (0.03, 1)):
+        for gate in TASKS:
+            kernel = (0.1 if gate == "buy" else factor) * np.eye(4)[:, :2]
+            level._level.gates[gate].trainable_weights[0].assign(kernel)
+        report = pk.gate_report(level, X)
+        use = report.levels["cgc"].gates["click"]
+        assert use.entropy > 0.99
+        assert (0 < max(use.spread.values()) < 0.02) == bool(expected)
+        assert sum("equal weights" in warning for warning in report.warnings) == expected
 
 
 @once
@@ -174,47 +176,19 @@ def test_batches_of_sequences_may_have_different_lengths():
 
 
 @once
-def test_an_expert_that_no_gate_uses_has_a_warning():
-    (warning,) = warnings_of(
-        {"click": [0.01, 0.5, 0.49], "buy": [0.2, 0.3, 0.5]}, num_task_experts=2
-    )
-    assert "cgc: click/expert_0 is almost unused" in warning
-
-
-@once
-def test_a_gate_over_one_expert_has_no_warning():
-    assert warnings_of({}, num_task_experts=0) == []
-    report = pk.gate_report(cgc(num_task_experts=0), ONES)
-    assert report.levels["cgc"].gates["click"].entropy == 0
-    assert "largest weight" not in str(report)
-
-
-@once
-def test_to_dict_is_unchanged_by_json():
-    report = pk.gate_report(cgc(), X)
-    values = report.to_dict()
-    assert json.loads(json.dumps(values, allow_nan=False)) == values
-    assert values["examples"] == 40
-    assert values["warnings"] == report.warnings
-    use = report.levels["cgc"].gates["click"]
-    assert values["levels"]["cgc"]["gates"]["click"]["mean"] == use.mean
-
-
-@once
-def test_the_printed_report_names_all_levels_and_experts_within_100_columns():
+def test_the_report_is_the_same_as_json_and_text_within_100_columns():
     tasks = [f"a_long_task_name_{i}" for i in range(5)]
     ple = pk.PLEBlock(2, tasks, [3], num_task_experts=3, num_shared_experts=2, name="ple")
     ple(X)
-    text = str(pk.gate_report(ple, X))
-    for level in (0, 1):
-        assert f"\nple/{level}\n" in text
-    for task in tasks:
-        assert f"{task}/expert_2" in text
+    report = pk.gate_report(ple, X)
+    values, text = report.to_dict(), str(report)
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert (values["examples"], values["warnings"]) == (40, report.warnings)
+    for level in ("ple/0", "ple/1"):
+        assert f"\n{level}\n" in text
+        for task in tasks:
+            assert f"{task}/expert_2" in text
+            use = report.levels[level].gates[task]
+            assert values["levels"][level]["gates"][task]["mean"] == use.mean
     assert max(map(len, text.splitlines())) <= 100
-
-
-def test_a_wrong_model_or_input_is_refused():
-    with pytest.raises(TypeError, match=r"model must be a Keras model or layer"):
-        pk.gate_report(3, X)
-    with pytest.raises(ValueError, match=r"x must be valid input of the model"):
-        pk.gate_report(functional(tracked_block()), features(7, 5))
+    assert "largest weight" not in str(pk.gate_report(cgc(num_task_experts=0), ONES))

@@ -2,7 +2,6 @@
 
 import keras
 import numpy as np
-import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of
@@ -140,18 +139,6 @@ def test_product_and_multiclass_heads_have_cosines():
     assert_close(found, {"mmoe": {"shared/expert_0": expected}}, atol=0.01)
 
 
-@pytest.mark.parametrize(("sign", "expected"), [(1, 1.0), (-1, -1.0)])
-def test_equal_labels_have_cosine_1_and_opposite_labels_minus_1(sign, expected):
-    model = model_of(one_level(), two_regression_heads())
-    for part in ("kernel", "bias"):
-        a, b = (w for w in model.weights if w.path.endswith(f"_head/projection/{part}"))
-        b.assign(a)
-    y = 1000 * labels("a")["a"]
-    found = pk.gradient_conflict(model, features(12, 4), {"a": y, "b": sign * y})
-    for cosines in found["mmoe"].values():
-        assert cosines["a", "b"] == pytest.approx(expected, abs=1e-3)
-
-
 def test_the_cosine_of_a_task_without_labels_is_nan():
     model = model_of(one_level(), two_regression_heads())
     y = {**labels("a"), "b": np.full(12, NAN)}
@@ -167,12 +154,3 @@ def test_experts_that_are_frozen_or_not_shared_have_no_cosines(expert):
     frozen.trainable = False
     found = pk.gradient_conflict(model, features(12, 4), labels("a", "b"))
     assert found == {"row/0": {}, "row/1": {}}
-
-
-def test_a_single_task_has_no_cosines():
-    heads = pk.TaskHeads([pk.BinaryHead("a")])
-    model = model_of(pk.PLEBlock(2, heads, [3], name="ple"), heads)
-    assert pk.gradient_conflict(model, features(12, 4), {"a": np.ones(12)}) == {
-        "ple/0": {"shared/expert_0": {}},
-        "ple/1": {"shared/expert_0": {}},
-    }

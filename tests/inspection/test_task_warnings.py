@@ -100,10 +100,6 @@ WARNINGS = {
         {"validation_y": {**Y, "click": np.ones(ROWS)}},
         ["click: in the validation data, no two of 2,048 labels differ"],
     ),
-    "labels without variance": (
-        {"y": {"time": np.full(ROWS, 0.5)}},
-        ["time: no two of 2,048 labels differ"],
-    ),
     "constant predictions": (
         {"kernels": {"click": (0, 0)}},
         ["click: the predictions are constant", "0e+00", "lower learning rate"],
@@ -135,7 +131,6 @@ def test_data_made_for_a_warning_have_this_warning_alone(name):
 
 
 NO_CONFLICTS = {
-    "two units": {"bottom": TWO_COLUMNS, "kernels": BEST},
     "not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))},
     "few rows": {"rows": 900},
 }
@@ -158,10 +153,9 @@ def test_few_batches_are_no_evidence_of_a_conflict():
 
 
 @once
-def test_healthy_models_have_no_warning():
-    for seed in (1, 6):
-        model, train, validation = healthy_model(seed, rows=4000, epochs=3)
-        assert pk.task_report(model, *train, validation).warnings == []
+def test_a_healthy_model_has_no_warning():
+    model, train, validation = healthy_model(6, rows=4000, epochs=2)
+    assert pk.task_report(model, *train, validation).warnings == []
 
 
 @once

@@ -1,5 +1,6 @@
 """`check_labels`: checks of labels before training."""
 
+import functools
 import re
 import warnings
 
@@ -10,6 +11,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import once
+from tests.refusals import check_refused, table
 
 
 def all_heads(**kwargs):
@@ -31,31 +33,24 @@ def valid_labels(**labels):
     }
 
 
-@pytest.mark.parametrize(
-    "y",
-    [
-        valid_labels(),
-        valid_labels(click=[0, 1, 1], kind=[[0], [1], [2]]),
-        valid_labels(click=np.array([True, False, True])),
-        valid_labels(click=np.float32([0.5, 1, np.nan])),
-        valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=np.float64([2, np.nan, 0])),
-        valid_labels(kind=np.uint8([0, 1, 2])),
-        valid_labels(place=np.float32([[1, np.nan], [np.nan, np.nan], [3, 2]])),
-        valid_labels(place=np.float32([[1, np.nan], [np.nan, 2], [2, 4]])),
-        valid_labels(click=np.array([0, None, 1]).astype("float32")),
-        valid_labels(click=pd.Series([0, None, 1], dtype="Int64"), kind=pd.Series([0, 1, 2])),
-        valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
-    ],
-)
+VALID = {
+    "integers": valid_labels(),
+    "lists": valid_labels(click=[0, 1, 1], kind=[[0], [1], [2]]),
+    "booleans": valid_labels(click=np.array([True, False, True])),
+    "halves": valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=[2, np.nan, 0]),
+    "small_integers": valid_labels(kind=np.uint8([0, 1, 2])),
+    "single_numbers": valid_labels(place=np.float32([[1, np.nan], [np.nan, 2], [2, 4]])),
+    "series": valid_labels(click=pd.Series([0, None, 1], dtype="Int64"), kind=pd.Series([0, 1, 2])),
+    "frame": valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
+    "bfloat16": valid_labels(click=keras.ops.convert_to_tensor([0.0, np.nan, 1.0], "bfloat16")),
+}
+
+
+@pytest.mark.parametrize("y", VALID.values(), ids=VALID)
 def test_valid_labels_are_accepted(y):
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         all_heads().check_labels(y)
-
-
-def test_bfloat16_tensors_are_accepted():
-    labels = keras.ops.convert_to_tensor([0.0, np.nan, 1.0], "bfloat16")
-    all_heads().check_labels(valid_labels(click=labels))
 
 
 def test_missing_label_may_be_any_number():
@@ -84,14 +79,6 @@ def test_labels_of_sequences_have_the_rank_that_the_heads_were_built_for():
         heads.check_labels({"a": np.zeros(2)})
 
 
-def test_labels_of_products_are_checked():
-    own = [pk.BinaryHead("a"), pk.BinaryHead("b")]
-    heads = pk.TaskHeads([*own, pk.ProductHead("ab", of=("a", "b"))])
-    heads.check_labels({"a": [0, 1], "b": [1, 0], "ab": [0, 1]})
-    with pytest.raises(ValueError, match=r"y\['ab'\] must lie in \[0, 1\]"):
-        heads.check_labels({"a": [0, 1], "b": [1, 0], "ab": [0, 2]})
-
-
 WARNINGS = {
     "no_labels": (valid_labels(click=np.full(3, np.nan)), r"y\['click'\] has no labels"),
     "no_numbers": (valid_labels(place=np.full((3, 2), np.nan)), r"y\['place'\] has no labels"),
@@ -100,29 +87,25 @@ WARNINGS = {
         r"y\['click'\] is constant.*all 2 labels are \[1\.0\]",
     ),
     "constant_place": (valid_labels(place=np.ones((3, 2))), r"all 3 labels are \[1\.0, 1\.0\]"),
+    "constant_numbers": (
+        valid_labels(place=[[1, np.nan], [np.nan, 2], [1, np.nan]]),
+        r"y\['place'\] is constant",
+    ),
     "large": (
-        valid_labels(place=[[0, 50], [1, 0], [0, 0]]),
-        r"y\['place'\] has a standard deviation of 23\.6, so its loss, 'mean_squared_error', "
+        valid_labels(place=[[0, 50], [1, np.nan], [np.nan, 0]]),
+        r"y\['place'\] has a standard deviation of 25, so its loss, 'mean_squared_error', "
         r"dominates.*standardize=True\) and call `adapt`",
     ),
     "small": (
         valid_labels(place=np.arange(6).reshape(3, 2) / 100),
         r"deviation of 0\.0163.*vanishes",
     ),
+    "binary": (valid_labels(place=np.eye(3, 2)), "Use a BinaryHead"),
 }
 
 
-WARNINGS["constant_numbers"] = (
-    valid_labels(place=[[1, np.nan], [np.nan, 2], [1, np.nan]]),
-    r"y\['place'\] is constant",
-)
-WARNINGS["large_numbers"] = (
-    valid_labels(place=[[0, 50], [1, np.nan], [np.nan, 0]]),
-    r"y\['place'\] has a standard deviation of 25, so",
-)
-
-
-@pytest.mark.parametrize(("y", "message"), list(WARNINGS.values()), ids=list(WARNINGS))
+@once
+@pytest.mark.parametrize(("y", "message"), table(WARNINGS))
 def test_labels_that_teach_little_cause_a_warning(y, message):
     with pytest.warns(UserWarning, match=message) as caught:
         all_heads().check_labels(y)
@@ -139,22 +122,15 @@ def test_the_scale_of_labels_does_not_matter_for_other_losses():
         pk.TaskHeads(heads).check_labels(y)
 
 
-class Nothing(keras.utils.PyDataset):
-    """No batch."""
-
-    def __len__(self):
-        return 0
-
-
 class Numbered(keras.utils.PyDataset):
-    """Two batches of labels; the second one is wrong for the task "kind"."""
+    """Batches of labels; the second one is wrong for the task "kind"."""
 
-    def __init__(self):
+    def __init__(self, batches):
         super().__init__()
-        self.read = []
+        self.batches, self.read = batches, []
 
     def __len__(self):
-        return 2
+        return self.batches
 
     def __getitem__(self, index):
         self.read.append(index)
@@ -190,7 +166,7 @@ def test_batches_of_every_kind_are_read(kind):
 
 
 def test_only_the_first_steps_are_read():
-    data = Numbered()
+    data = Numbered(2)
     all_heads().check_labels(data, steps=1)
     assert data.read == [0]
     with pytest.raises(ValueError, match=r"y\['kind'\].*=\[\.\.\., 3\]"):
@@ -229,34 +205,20 @@ def test_a_subclass_may_have_its_own_checks():
         heads.check_labels({"visits": [0, -3]})
 
 
+CHECKS = r"y must be a dict by task"
+BATCH = np.ones((2, 1))
 REFUSED = {
-    "no_dict": ([1, 2], TypeError, r"y must be a dict by task.*Received: y=\[1, 2\]"),
-    "list": (
-        [np.zeros(3), np.zeros(3), np.zeros(3)],
-        TypeError,
-        r"a dict by task.*Name the items of a list, such as \{'click': y\[0\], 'place': y\[1\], ",
-    ),
-    "frame": (
-        pd.DataFrame({"click": [0, 1]}),
-        TypeError,
-        r"y must be a dict by task.*Convert a data frame with dict\(y\)",
-    ),
+    "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
+    "list": ([np.zeros(3)] * 3, TypeError, rf"{CHECKS}.*such as \{{'click': y\[0\], 'place': y\[1"),
+    "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
         ValueError,
         r"y must be data that can be read more than once.*Received: y=<list_iterator",
     ),
-    "no_batch": (Nothing(), ValueError, r"y must hold at least one batch\. Received: y="),
-    "batch_of_lists": (
-        [(np.ones((2, 1)), valid_labels()), (np.ones((2, 1)), [0, 1])],
-        TypeError,
-        r"^y must be a dict by task.*Received: y=\[",
-    ),
-    "batch_without_labels": (
-        [(np.ones((2, 1)),)],
-        TypeError,
-        r"^y must be a dict by task.*Received: y=None",
-    ),
+    "no_batch": (Numbered(0), ValueError, r"y must hold at least one batch\. Received: y="),
+    "batch_of_lists": ([(BATCH, valid_labels()), (BATCH, [0, 1])], TypeError, rf"{CHECKS}.* y=\["),
+    "batch_without_labels": ([(BATCH,)], TypeError, rf"{CHECKS}.*Received: y=None"),
     "keys": (
         {"click": [1], "klick": [1]},
         ValueError,
@@ -274,59 +236,35 @@ REFUSED = {
         ValueError,
         r"y\['place'\] must have a shape \(batch, 2\) for.*shape=\(3, 1\)",
     ),
-    "one_hot": (
-        valid_labels(kind=np.eye(3)),
-        ValueError,
-        r"y\['kind'\] must have a shape.*shape=\(3, 3\)",
-    ),
+    "one_hot": (valid_labels(kind=np.eye(3)), ValueError, r"y\['kind'\] must.*shape=\(3, 3\)"),
+    "scalar": (valid_labels(click=1), ValueError, r"Received: y\['click'\]\.shape=\(\)"),
     "binary_range": (
         valid_labels(click=[0, 2, -1]),
         ValueError,
-        r"y\['click'\] must lie in \[0, 1\] or be missing; invalid: 2\. "
-        r"Received: y\['click'\]=\[\.\.\., -1, 2\]",
+        r"y\['click'\] must lie in \[0, 1\] or be missing; invalid: 2\. .*=\[\.\.\., -1, 2\]",
     ),
     "class_range": (
         valid_labels(kind=[0, 3, 4]),
         ValueError,
-        r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. "
-        r"Received: y\['kind'\]=\[\.\.\., 3, 4\]",
+        r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. .*\., 3, 4\]",
     ),
     "class_fraction": (
         valid_labels(kind=[0, 0.5, 2]),
         ValueError,
-        r"class indices.*=\[\.\.\., 0\.5\]",
+        r"class indices.*\., 0\.5\]",
     ),
-    "class_negative": (
-        valid_labels(kind=[0, -1, 2]),
-        ValueError,
-        r"class indices.*=\[\.\.\., -1\]",
-    ),
-    "infinite_number": (
+    "infinite": (
         valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
         ValueError,
         r"finite or be missing; invalid: 1",
     ),
-    "infinite": (
-        valid_labels(place=np.full((3, 2), np.inf)),
-        ValueError,
-        r"finite or be missing; invalid: 6",
-    ),
-    "words": (
-        valid_labels(click=["a", "b", "c"]),
-        TypeError,
-        r"y\['click'\] must hold numbers.*dtype=<U1",
-    ),
+    "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must hold.*dtype=<U1"),
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
-        r"must hold numbers\. astype\('float32'\) converts them, and None to NaN\. "
-        r"Received: y\['click'\]\.dtype=object",
+        r"must hold numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
     ),
-    "complex": (
-        valid_labels(place=np.ones((3, 2), complex)),
-        TypeError,
-        r"y\['place'\].*dtype=complex",
-    ),
+    "complex": (valid_labels(place=np.ones((3, 2), complex)), TypeError, r"y\['place'\].*=complex"),
     "rows": (
         valid_labels(click=[0, 1]),
         ValueError,
@@ -337,23 +275,22 @@ REFUSED = {
         TypeError,
         r"y\['place'\] must hold numbers.*Received: y\['place'\]=\[\[1, 2\], ",
     ),
-    "scalar": (valid_labels(click=1), ValueError, r"Received: y\['click'\]\.shape=\(\)"),
 }
 
 
-@pytest.mark.parametrize(("y", "error", "message"), list(REFUSED.values()), ids=list(REFUSED))
+@once
+@pytest.mark.parametrize(("y", "error", "message"), table(REFUSED))
 def test_invalid_labels_are_refused(y, error, message):
-    with pytest.raises(error, match=message):
-        all_heads().check_labels(y)
+    check_refused(lambda: all_heads().check_labels(y), error, message)
 
 
+@once
 def test_steps_are_refused_for_arrays():
-    with pytest.raises(ValueError, match=r"steps must be None if y holds arrays.*steps=3"):
-        all_heads().check_labels(valid_labels(), steps=3)
+    call = functools.partial(all_heads().check_labels, valid_labels(), steps=3)
+    check_refused(call, ValueError, r"steps must be None if y holds arrays.*steps=3")
 
 
-@pytest.mark.parametrize("task", ["click", "kind"])
-@pytest.mark.parametrize("dtype", ["int64", "float32"])
+@pytest.mark.parametrize(("task", "dtype"), [("click", "int64"), ("kind", "float32")])
 def test_one_repeated_invalid_value_may_mark_missing_labels(task, dtype):
     y = valid_labels(**{task: np.array([1, -1, -1], dtype)})
     with pytest.raises(ValueError, match=r"If -1.* marks missing labels, ") as caught:
@@ -368,12 +305,14 @@ def test_a_message_suggests_only_values_that_may_mark_missing_labels(value):
         all_heads().check_labels(valid_labels(click=np.array([0, value, 1])))
 
 
-def test_labels_of_a_product_have_the_rank_of_its_factors():
+def test_labels_of_a_product_have_the_rank_of_its_factors_and_are_checked():
     tasks = [pk.BinaryHead("a"), pk.BinaryHead("b"), pk.ProductHead("p", of=("a", "b"))]
     heads = pk.TaskHeads(tasks)
     inputs = keras.Input((5, 4))
     heads({"a": inputs, "b": inputs})
     heads.check_labels({task: np.eye(6, 5) for task in "abp"})
+    with pytest.raises(ValueError, match=r"y\['p'\] must lie in \[0, 1\]"):
+        heads.check_labels({"a": np.eye(6, 5), "b": np.eye(6, 5), "p": 2 * np.eye(6, 5)})
 
 
 def test_class_indices_are_accepted_for_a_loss_without_sparse_in_its_name():
@@ -384,18 +323,15 @@ def test_class_indices_are_accepted_for_a_loss_without_sparse_in_its_name():
 
 OF_LOSSES = {
     "poisson": ("poisson", 1, [0, 2.5, 7], -1, r"be at least 0 for the loss 'poisson'"),
-    "poisson_object": (keras.losses.Poisson(), 1, [0, 3], -0.5, r"be at least 0"),
     "msle": ("msle", 1, [0, 30], -2, r"be at least 0 for the loss 'msle'"),
-    "binary": ("binary_crossentropy", 1, [0, 0.5, 1], 2, r"lie in \[0, 1\]"),
     "focal": (keras.losses.BinaryFocalCrossentropy(), 1, [0, 1], -1, r"lie in \[0, 1\]"),
     "divergence": ("kl_divergence", 2, [[0.1, 0.9]], [-1, 2], r"lie in \[0, 1\]"),
     "sparse": ("sparse_categorical_crossentropy", 3, [0, 2], 3, r"be class indices from 0 to 2"),
 }
 
 
-@pytest.mark.parametrize(
-    ("loss", "units", "valid", "invalid", "rule"), list(OF_LOSSES.values()), ids=list(OF_LOSSES)
-)
+@once
+@pytest.mark.parametrize(("loss", "units", "valid", "invalid", "rule"), table(OF_LOSSES))
 def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invalid, rule):
     heads = pk.TaskHeads([pk.Head("a", units=units, loss=loss)])
     missing = [np.nan] * units if np.ndim(invalid) else np.nan
@@ -405,7 +341,8 @@ def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invali
         heads.check_labels({"a": np.array([*valid, invalid])})
 
 
-@pytest.mark.parametrize("loss", ["mse", "mae", "huber", "log_cosh", "cosine_similarity", None])
+@once
+@pytest.mark.parametrize("loss", ["mse", "log_cosh", "cosine_similarity", None])
 def test_other_losses_take_any_labels(loss):
     pk.TaskHeads([pk.Head("a", loss=loss)]).check_labels({"a": np.array([-3.0, 0.0, 7.5])})
     own = pk.RegressionHead("a", loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))

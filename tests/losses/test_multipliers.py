@@ -1,29 +1,29 @@
 """Multipliers of loss weights, in training and in files."""
 
 import h5py
-import keras
 import numpy as np
 import pytest
 
+from tests.helpers import once
 from tests.models import click_and_time, clicks_and_times, deep_copied, heads_of, loaded
+from tests.refusals import check_refused, table
+
+REFUSED = {
+    "negative": ({"click": -1.0}, ValueError, r"multipliers\['click'\] must be at least 0"),
+    "infinite": ({"click": np.inf}, ValueError, r"multipliers\['click'\] must be finite"),
+    "text": ({"click": "x"}, TypeError, r"multipliers\['click'\] must be a number"),
+    "task": ({"x": 1.0}, ValueError, r"keys among \['click', 'time'\]; unknown: \['x'\]"),
+}
 
 
-@pytest.mark.parametrize("value", [-1.0, np.nan, np.inf])
-def test_invalid_multipliers_are_refused(value):
+@once
+@pytest.mark.parametrize(("multipliers", "error", "message"), table(REFUSED))
+def test_invalid_multipliers_are_refused(multipliers, error, message):
     heads = heads_of(click_and_time())
-    with pytest.raises(ValueError, match=r"multipliers\['click'\] must be"):
-        heads.multiply_loss_weights({"click": value})
-    with pytest.raises(TypeError, match=r"multipliers\['click'\] must be a number"):
-        heads.multiply_loss_weights({"click": "x"})
+    check_refused(lambda: heads.multiply_loss_weights(multipliers), error, message)
 
 
-def test_multipliers_of_an_unknown_task_are_refused():
-    heads = heads_of(click_and_time(None))
-    message = r"multipliers must have keys among \['click', 'time'\]; unknown: \['x'\]"
-    with pytest.raises(ValueError, match=message):
-        heads.multiply_loss_weights({"x": 1.0})
-
-
+@once
 @pytest.mark.parametrize("copy", [loaded, deep_copied])
 def test_copies_of_a_model_have_separate_loss_weights(copy, tmp_path):
     model = click_and_time(None)
@@ -38,15 +38,7 @@ def test_copies_of_a_model_have_separate_loss_weights(copy, tmp_path):
     assert losses[0] == 0 < losses[1]
 
 
-def test_a_model_that_loaded_weights_of_another_can_be_saved_and_trained(tmp_path):
-    click_and_time().save(tmp_path / "a.keras")
-    click_and_time().save_weights(tmp_path / "b.weights.h5")
-    model = keras.models.load_model(tmp_path / "a.keras")
-    model.load_weights(tmp_path / "b.weights.h5")
-    logs = loaded(model, tmp_path).fit(*clicks_and_times(), verbose=0).history
-    assert np.isfinite(logs["loss"]).all()
-
-
+@once
 def test_a_file_without_multipliers_is_refused(tmp_path):
     model, path = click_and_time(None), tmp_path / "m.weights.h5"
     model.save_weights(path)

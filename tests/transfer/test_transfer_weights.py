@@ -7,7 +7,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
-from tests.models import chain, compiled, heads_of
+from tests.models import chain, heads_of
 from tests.templates import CopiedExpert
 
 
@@ -73,19 +73,6 @@ def test_each_column_of_the_shared_gate_is_copied_with_its_expert():
         np.testing.assert_array_equal(columns["target"][expert], column)
     for index, expert in ((2, "new/expert_0"), (3, "new/expert_1")):
         np.testing.assert_array_equal(columns["target"][expert], untouched[:, index])
-
-
-def test_losses_of_old_tasks_do_not_change():
-    source = random_model(["click", "buy"])
-    x, labels = features(16, 3), np.arange(16)[:, None] % 2
-    losses = {}
-    for key, tasks in (("source", ["click", "buy"]), ("target", ["click", "buy", "new"])):
-        model = source if key == "source" else random_model(tasks)
-        pk.transfer_weights(source, model)
-        compiled(model)
-        losses[key] = model.evaluate(x, dict.fromkeys(tasks, labels), verbose=0, return_dict=True)
-    for task in ("click", "buy"):
-        assert losses["target"][f"{task}_loss"] == pytest.approx(losses["source"][f"{task}_loss"])
 
 
 def test_loss_weights_are_copied_by_task():
@@ -217,32 +204,12 @@ def test_blocks_without_a_given_name_are_matched(block):
         chain(block(), pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])) for _ in range(2)
     )
     randomize(source)
+    for name, head in heads_of(source).items():
+        if hasattr(head, "mixture"):
+            head.mixture.assign([0.1, 0.9] if name == "a" else [0.6, 0.4])
     transfer = pk.transfer_weights(source, target)
     assert (transfer.new, dict(transfer.left_out)) == ((), {})
     assert_same(numpy_of(target(features(2, 3))), numpy_of(source(features(2, 3))))
-
-
-@once
-def test_heads_of_branches_are_named_by_task_and_branch():
-    def model():
-        heads = pk.TaskHeads([pk.BinaryHead("a", tower=[3])])
-        return chain(pk.HedgedBlock(heads, [4]), heads)
-
-    copied = pk.transfer_weights(model(), model()).copied
-    own = {name.removeprefix("task_heads/a/") for name in copied if name.startswith("task_heads")}
-    branches = {f"{branch}/{part}" for branch in ("own", "shared") for part in ("tower", "head")}
-    assert own == branches | {"mixture", "loss_weight"}
-
-
-@once
-def test_several_blocks_of_a_class_need_names():
-    source, target = (
-        chain(pk.ExpertBlock(4), pk.ExpertBlock(4), pk.ExpertBlock(5, name="last"))
-        for _ in range(2)
-    )
-    transfer = pk.transfer_weights(source, target)
-    assert transfer.copied == ("last/dense_0/kernel", "last/dense_0/bias")
-    assert len(transfer.left_out) == 2
 
 
 def test_blocks_and_shared_bottom_blocks_are_taken_as_models():
@@ -283,6 +250,7 @@ def sequential(name):
     return keras.Sequential([keras.layers.Dense(2, name="dense")], name=name)
 
 
+@once
 @pytest.mark.parametrize("submodel", [functional, sequential])
 def test_layers_with_equal_names_in_two_submodels_are_distinguished(submodel, tmp_path):
     source, target = with_two_submodels(submodel), with_two_submodels(submodel)
@@ -431,19 +399,6 @@ def test_a_task_that_had_the_common_copy_gets_a_new_one():
     assert [name for name in transfer.new if "stream" in name] == ["features/stream-buy"]
 
 
-def test_two_stream_features_are_told_apart_by_their_names():
-    def model():
-        inputs = symbols()
-        first, second = (
-            pk.StreamFeatures(["a"], network(), name=name)(inputs) for name in ("one", "two")
-        )
-        return keras.Model(inputs, {"x": first["a"], "y": second["a"]})
-
-    transfer = pk.transfer_weights(model(), model())
-    assert {"one/stream-a", "two/stream-a"} < set(transfer.copied)
-    assert (transfer.new, transfer.left_out) == ((), {})
-
-
 def random_level(reads, **kwargs):
     """A level with random weights, of features and a context with equal widths."""
     block = pk.CGCBlock(["gate", "buy"], [4], gate_reads=reads, name="cgc", **kwargs)
@@ -469,6 +424,8 @@ def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     assert transfer.new == ()
     for gate, kernel in zip(target._level.gates.values(), before):
         np.testing.assert_array_equal(numpy_of(gate.kernel), kernel)
+    same = random_level(of_target, gate_block=[2])
+    assert "gate/buy/buy/expert_0" in pk.transfer_weights(same, target).copied
 
 
 @once
@@ -501,9 +458,3 @@ def test_a_head_of_logits_in_another_unit_is_left_out(is_of_source):
     assert name == "task_heads/time/head"
     assert reason.startswith(f"standardize={is_of_source} ")
     assert {"task_heads/time/tower", "task_heads/click/head"} < set(transfer.copied)
-
-
-def test_gates_that_read_a_context_in_both_models_are_copied():
-    source, target = random_level("context"), random_level("context")
-    randomize(target, seed=9)
-    assert "gate/buy/buy/expert_0" in pk.transfer_weights(source, target).copied

@@ -1,5 +1,6 @@
-"""Regressions on standardized labels, and the statistics of labels from `TaskHeads.adapt`."""
+"""RegressionHead: outputs, standardized labels, and their statistics from `TaskHeads.adapt`."""
 
+import functools
 from itertools import pairwise
 
 import keras
@@ -7,11 +8,36 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from tests.heads.one_head import check_outputs, metric_names
 from tests.helpers import JIT, QUICK, features, numpy_of, once
 from tests.models import cloned, compiled, heads_alone, heads_of, loaded, of_json
 from tests.refusals import check_refused, table
 
 NAN = float("nan")
+
+
+def test_outputs_are_those_of_numpy():
+    check_outputs(functools.partial(pk.RegressionHead, "a"), lambda x: x)
+    softplus = functools.partial(pk.RegressionHead, "a", units=3, activation="softplus")
+    check_outputs(softplus, lambda x: np.log1p(np.exp(x)))
+
+
+NAMES = {
+    "mse": ({}, ["mean_squared_error", "rmse"]),
+    "mae": ({"loss": "mae"}, ["mae", "rmse"]),
+    "mse_in_deviations": ({"standardize": True}, ["mean_squared_error", "rmse"]),
+    "mae_in_deviations": ({"standardize": True, "loss": "mae"}, ["rmse", "standardized_mae"]),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "names"), table(NAMES))
+def test_names_of_metrics(arguments, names):
+    assert metric_names(pk.RegressionHead("a", **arguments)) == names
+
+
+# Standardized labels
+
 MEAN, DEVIATION = [300.0, -7.0], [50.0, 0.02]
 
 
@@ -129,9 +155,11 @@ def test_adapt_reads_every_kind_of_head():
     shares = {"a": 0.5, "b": 1.0, "p": 0.25, "kind": 0.5, "place": 0.5}
     assert {task: head.label_share for task, head in heads.items()} == shares
     sequences = pk.TaskHeads([pk.RegressionHead("a", standardize=True)])
+    number = sequences["a"]
+    assert (number.mean, number.deviation, number.label_share) == (None, None, None)
     sequences.build({"a": (None, None, 3)})
     sequences.adapt([(0, {"a": np.array([[1.0, NAN]])}), (0, {"a": np.array([[2.0], [6.0]])})])
-    assert (sequences["a"].mean, sequences["a"].label_share) == ([3.0], 0.75)
+    assert (number.mean, number.label_share) == ([3.0], 0.75)
 
 
 def in_units(y, factor):
@@ -186,18 +214,6 @@ def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
 
 
 @once
-def test_a_copy_of_heads_that_were_not_adapted_is_adapted_itself(tmp_path):
-    y = labels_of_two_numbers()[0]
-    model = two_numbers("mae", given=False, standardize=True)
-    compiled(model, **QUICK)
-    twin = loaded(model, tmp_path)
-    with pytest.raises(ValueError, match=r"Call adapt\(y\)"):
-        twin.fit(X, y, verbose=0)
-    heads_of(twin).adapt(y)
-    assert np.isfinite(twin.evaluate(X, y, verbose=0)).all()
-
-
-@once
 def test_files_of_weights_have_the_numbers(tmp_path):
     """As those of Keras's Normalization. Given numbers are not adapted."""
     y, path = labels_of_two_numbers()[0], tmp_path / "x.weights.h5"
@@ -219,8 +235,9 @@ def test_files_of_weights_have_the_numbers(tmp_path):
 
 
 @once
-@pytest.mark.parametrize("ending", ["weights.h5", "keras"])
-@pytest.mark.parametrize("is_saved_in_deviations", [True, False])
+@pytest.mark.parametrize(
+    ("is_saved_in_deviations", "ending"), [(True, "keras"), (False, "weights.h5")]
+)
 def test_weights_for_another_unit_are_refused(is_saved_in_deviations, ending, tmp_path):
     path, models = tmp_path / f"x.{ending}", [two_numbers(given=False), two_numbers()]
     saved, model = reversed(models) if is_saved_in_deviations else models
@@ -232,12 +249,6 @@ def test_weights_for_another_unit_are_refused(is_saved_in_deviations, ending, tm
     saved.load_weights(path)
 
 
-@once
-def test_numbers_are_unknown_before_labels_are_read():
-    head = pk.RegressionHead("a", standardize=True)
-    assert (head.mean, head.deviation, head.label_share) == (None, None, None)
-
-
 REFUSED = {
     "activation": ({"activation": "softplus"}, r"activation must be None"),
     "loss": ({"loss": "poisson"}, r"loss a squared or an absolute error.*='poisson'"),
@@ -246,38 +257,32 @@ REFUSED = {
     "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each of units=1"),
     "zero": ({"mean": 1, "deviation": 0}, r"each deviation must be at least 1e-18"),
     "infinite": ({"mean": NAN, "deviation": 1}, r"mean must be finite"),
+    "units": ({"units": 0}, r"units must be at least 1"),
 }
 
 
 @once
 @pytest.mark.parametrize(("arguments", "message"), table(REFUSED))
 def test_arguments_that_do_not_fit_are_refused(arguments, message):
-    call = {"standardize": True, **arguments}
-    check_refused(lambda: pk.RegressionHead("a", **call), ValueError, message)
+    arguments = {"standardize": True, **arguments}
+    check_refused(lambda: pk.RegressionHead("a", **arguments), ValueError, message)
     check_refused(lambda: pk.RegressionHead("a", standardize=1), TypeError, "standardize must be")
 
 
 LABELS = {
-    "constant": ({"a": [0.1] * 7}, r"y\['a'\] must have labels that vary.*labels=\[7\]"),
-    "none": ({"a": [NAN, NAN]}, r"labels that vary.*labels=\[0\]"),
-    "empty": ({"a": []}, r"y must have rows"),
-    "no_batch": ([], r"y"),
-    "infinite": ({"a": [1, np.inf]}, r"y\['a'\] must be finite or be missing"),
-    "task": ({"b": [1, 2]}, r"missing: \['a'\]"),
-    "batch": ([(0, {"a": [1, 2]}), (0, {"b": [1]})], r"y must have exactly"),
+    "constant": (({"a": [0.1] * 7},), r"y\['a'\] must have labels that vary.*labels=\[7\]"),
+    "none": (({"a": [NAN, NAN]},), r"labels that vary.*labels=\[0\]"),
+    "empty": (({"a": []},), r"y must have rows"),
+    "infinite": (({"a": [1, np.inf]},), r"y\['a'\] must be finite or be missing"),
+    "task": (({"b": [1, 2]},), r"missing: \['a'\]"),
+    "batch": (([(0, {"a": [1, 2]}), (0, {"b": [1]})],), r"y must have exactly"),
+    "steps_of_arrays": (({"a": [1.0]}, 3), "steps must be None"),
 }
 
 
 @once
-@pytest.mark.parametrize(("y", "message"), table(LABELS))
-def test_labels_that_do_not_fit_are_refused(y, message):
+@pytest.mark.parametrize(("arguments", "message"), table(LABELS))
+def test_labels_that_do_not_fit_are_refused(arguments, message):
     heads = pk.TaskHeads([pk.RegressionHead("a", standardize=True)])
-    error = TypeError if y == [] else ValueError
-    check_refused(lambda: heads.adapt(y), error, message)
+    check_refused(lambda: heads.adapt(*arguments), ValueError, message)
     assert heads["a"].mean is None
-
-
-@once
-def test_steps_are_refused_for_arrays():
-    heads = pk.TaskHeads([pk.RegressionHead("a")])
-    check_refused(lambda: heads.adapt({"a": [1.0]}, steps=3), ValueError, "steps must be None")

@@ -1,0 +1,62 @@
+"""The outputs, the loss and the metrics of one head."""
+
+import warnings
+
+import keras
+import numpy as np
+
+import ple_keras as pk
+from tests.helpers import QUICK, features, numpy_of, randomize
+from tests.models import compiled, heads_alone
+
+
+def weights_by_path(head):
+    return {w.path.split(f"{head.name}/", 1)[1]: np.float64(numpy_of(w)) for w in head.weights}
+
+
+def check_outputs(make, activation):
+    """Assert that a head applies its tower, a Dense layer and the activation, as in NumPy."""
+    for tower, leading in ((None, (5,)), (4, (5,)), ([6, 4], (5, 2))):
+        head, x = make(tower=tower), features(*leading, 3)
+        head(x)
+        randomize(head)
+        weights, hidden = weights_by_path(head), np.float64(x)
+        for step in range(np.size(tower) if tower else 0):
+            kernel, bias = (weights[f"tower/dense_{step}/{name}"] for name in ("kernel", "bias"))
+            hidden = np.maximum(hidden @ kernel + bias, 0)
+        logits = hidden @ weights["projection/kernel"] + weights["projection/bias"]
+        np.testing.assert_allclose(numpy_of(head.logits(x)), logits, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(numpy_of(head(x)), activation(logits), rtol=1e-5, atol=1e-6)
+
+
+def loss_of_head(head, labels, predictions, sample_weight=None):
+    """Return the loss of a head, as TaskHeads computes it, for predictions `(..., units)`."""
+    heads, task = pk.TaskHeads([head]), head.task
+    heads.build({task: (None, None, 3) if isinstance(head, pk.RankingHead) else (None, 3)})
+
+    def loss(labels, predictions, weights):
+        weights = None if weights is None else {task: weights}
+        return heads.compute_losses({task: labels}, {task: predictions}, weights)[task]
+
+    if keras.backend.backend() == "jax" and isinstance(predictions, np.ndarray):
+        import jax
+
+        loss = jax.jit(loss)  # one operation after the other takes long
+    return float(numpy_of(loss(labels, predictions, sample_weight)))
+
+
+def logs_of_head(head, labels, logits, batch_size=2):
+    """Return the logs of `evaluate` for logits `(batch, ..., width of the last layer)`."""
+    heads, inputs = pk.TaskHeads([head]), keras.Input(logits.shape[1:])
+    model = compiled(pk.MultiTaskModel(inputs, heads({head.task: inputs})), **QUICK)
+    width = logits.shape[-1]
+    head.set_weights([np.eye(width), np.zeros(width)])
+    return model.evaluate(logits, labels, batch_size=batch_size, verbose=0, return_dict=True)
+
+
+def metric_names(head):
+    """Return the names of the metrics of a head in logs, sorted."""
+    model = compiled(heads_alone(pk.TaskHeads([head])))
+    with warnings.catch_warnings(action="ignore"):  # of metrics without a label
+        logs = model.get_metrics_result()
+    return sorted(set(logs) - {"loss", f"{head.task}_loss"})

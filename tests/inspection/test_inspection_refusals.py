@@ -1,0 +1,128 @@
+"""Models and data that functions of trained models refuse."""
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, once
+from tests.inspection.conflicts import labels, model_of, one_level, two_regression_heads
+from tests.models import heads_alone
+from tests.refusals import check_refused, table
+
+pytestmark = once
+X, Y = features(12, 4), labels("a", "b")
+FUNCTIONS = {
+    "gate_weights": lambda model, x, y, **kwargs: pk.gate_weights(model, x, **kwargs),
+    "gate_report": lambda model, x, y, **kwargs: pk.gate_report(model, x, **kwargs),
+    "gradient_conflict": pk.gradient_conflict,
+    "task_report": pk.task_report,
+}
+every_function = pytest.mark.parametrize("function", FUNCTIONS.values(), ids=FUNCTIONS)
+
+
+@pytest.fixture(scope="module")
+def complete():
+    return model_of(one_level(), two_regression_heads())
+
+
+@every_function
+def test_a_model_must_be_a_built_layer(function):
+    check_refused(lambda: function(3, X, Y), TypeError, r"model must be a Keras model.*model=3")
+    check_refused(lambda: function(one_level(), X, Y), ValueError, r"must be built.*built=False")
+
+
+DATA = {
+    "width": (features(12, 5), ValueError, r"valid input of the model.*x\.shape=\(12, 5\)"),
+    "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
+    "empty_dict": ({}, TypeError, r"x must be arrays.*Received: x=\{\}"),
+    "no_row": (X[:0], ValueError, r"at least 1.*Received: rows=\[0"),
+    "no_batch": (iter([]), ValueError, "x must hold at least one batch.*x=<"),
+}
+
+
+@every_function
+@pytest.mark.parametrize(("x", "error", "message"), table(DATA))
+def test_x_must_be_input_of_the_model(complete, function, x, error, message):
+    y = {task: of[: len(x)] for task, of in Y.items()} if isinstance(x, np.ndarray) else None
+    check_refused(lambda: function(complete, x, y), error, message)
+
+
+@every_function
+@pytest.mark.parametrize(("size", "error"), [(0, ValueError), (2.5, TypeError)])
+def test_batch_size_must_be_a_count(complete, function, size, error):
+    message = r"batch_size must be (at least 1|an integer)"
+    check_refused(lambda: function(complete, X, Y, batch_size=size), error, message)
+
+
+LABELS = {
+    "none": (None, TypeError, r"y must be a dict by task, \['a', 'b'\].*y=None"),
+    "list": (list(Y.values()), TypeError, r"Name the items of a list.*y=\["),
+    "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\{'b'\}"),
+    "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must hold numbers.*=<U1"),
+    "rows": ({**Y, "a": Y["a"][:3]}, ValueError, r"the same number of rows.*rows="),
+}
+
+
+@pytest.mark.parametrize("function", [pk.gradient_conflict, pk.task_report])
+@pytest.mark.parametrize(("y", "error", "message"), table(LABELS))
+def test_labels_must_be_those_of_the_heads(complete, function, y, error, message):
+    check_refused(lambda: function(complete, X, y), error, message)
+
+
+VALUES = {
+    "infinite": (np.where(np.arange(12) == 3, np.inf, 0), r"be finite or be missing; invalid: 1"),
+    "width": (np.zeros((12, 2)), r"have a shape \(batch, 1\)"),
+    "range": (np.full(12, 2), r"lie in \[0, 1\]"),
+}
+
+
+@pytest.mark.parametrize(("values", "message"), table(VALUES))
+def test_a_task_report_checks_the_values_of_labels(values, message):
+    model = heads_alone(pk.TaskHeads([pk.BinaryHead("a")]), width=4)
+    message = rf"y\['a'\] must {message}"
+    check_refused(lambda: pk.task_report(model, X, {"a": values}), ValueError, message)
+
+
+def without_heads():
+    inputs = keras.Input((4,))
+    return keras.Model(inputs, one_level()(inputs))
+
+
+def without_blocks():
+    return heads_alone(two_regression_heads(), width=4)
+
+
+def running_a_block_twice():
+    inputs, block = keras.Input((4,)), pk.CGCBlock(["a", "b"], [4], name="cgc")
+    return keras.Model(inputs, block(block(inputs)["a"])["b"])
+
+
+def with_two_blocks_of_one_name():
+    blocks = [pk.CGCBlock(["a"], [4], name="cgc") for _ in range(2)]
+    for block in blocks:
+        block(X)
+    model = keras.layers.Layer()
+    model.blocks, model.built = blocks, True
+    return model
+
+
+MODELS = {
+    "no_blocks": (pk.gate_weights, without_blocks, "contain a PLEBlock, an MMoEBlock or a CGC"),
+    "no_blocks_of_cosines": (pk.gradient_conflict, without_blocks, "must contain a PLEBlock"),
+    "no_heads": (pk.gradient_conflict, without_heads, "must have TaskHeads with losses"),
+    "no_heads_to_report": (pk.task_report, without_heads, "model must have TaskHeads"),
+    "twice": (pk.gate_weights, running_a_block_twice, r"runs \['cgc'\] more than once"),
+    "one_name": (pk.gate_weights, with_two_blocks_of_one_name, "the same name, 'cgc'"),
+}
+
+
+@pytest.mark.parametrize(("function", "make", "message"), table(MODELS))
+def test_models_without_what_a_function_needs_are_refused(function, make, message):
+    arguments = (X,) if function is pk.gate_weights else (X, Y)
+    check_refused(lambda: function(make(), *arguments), ValueError, message)
+
+
+def test_validation_data_of_a_report_need_labels(complete):
+    message = r"y must be a dict by task"
+    check_refused(lambda: pk.task_report(complete, X, Y, X), TypeError, message)
