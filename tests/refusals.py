@@ -85,11 +85,3 @@ def check_count(make, name, minimum):
             TypeError,
             rf"{name} must be an integer\. Received: {name}={re.escape(repr(value))}$",
         )
-
-
-def count_table(arguments):
-    """Return parameters from `{name: (make, minimum)}`, with names `{argument}_of_{object}`."""
-    return [
-        pytest.param(make, name.split("_of_")[0], minimum, id=name)
-        for name, (make, minimum) in arguments.items()
-    ]

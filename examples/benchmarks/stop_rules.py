@@ -38,7 +38,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ._regrets import Estimate
+from ._regrets import Estimate, Regret, significant_after_holm
 from ._stop_fits import AVERAGED, BINARY_TASKS, Run, cases, train
 from ._tables import align_columns, make_parser
 
@@ -271,19 +271,11 @@ def table(records: Records, way: str, seeds: range) -> str:
                 }
                 worst = max(some, key=lambda k: np.mean(some[k]), default="")
                 row += [Estimate.of(some[worst]).format() if worst else "-", worst]
-            rows.append([*row, *significant(list(of_tasks.values()))])
+            found = [Regret("", name, "", [], values) for name, values in of_tasks.items()]
+            above = sum(regret.is_significant for regret in found)
+            holm = len(significant_after_holm(found))
+            rows.append([*row, f"{above} of {len(found)}", f"{holm}"])
     return align_columns(rows, left=(0, 1, 3, 5))
-
-
-def significant(values: list[np.ndarray]) -> list[str]:
-    """Return the numbers of regrets significantly above 0, without and with Holm's correction."""
-    from scipy.stats import ttest_1samp
-
-    p = sorted(float(ttest_1samp(x, 0, alternative="greater").pvalue) for x in values)
-    holm = 0
-    while holm < len(p) and p[holm] <= 0.05 / (len(p) - holm):
-        holm += 1
-    return [f"{sum(x <= 0.05 for x in p)} of {len(p)}", str(holm)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

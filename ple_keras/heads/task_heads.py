@@ -622,7 +622,9 @@ class TaskHeads(BaseLayer):
         check_names(store, self._task_names, self)
         for name, variable in self._own_variables().items():
             if name not in list(store.keys()):
-                reason = f"The file has no {name} for {self.name!r}. Received: {[*store.keys()]}"
+                reason = (
+                    f"The file has no {name} for {self.name!r}. Received: arrays={[*store.keys()]}"
+                )
                 raise load_error(self, store, reason)
             variable.assign(store[name])
 
