@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from ple_keras._checks import warn_user
+from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
 
 _ATTRIBUTE = "ple_keras_table"  # of a variable; no file contains it
@@ -143,12 +144,3 @@ def component(variable: Any, like: Any = None) -> Any:
     if replica is None or len(components) == 1:
         return variable.value
     return components[replica % len(components)]
-
-
-def has_several_processes() -> bool:
-    """Return whether PyTorch has a group of several processes."""
-    if keras.backend.backend() != "torch":
-        return False
-    distributed: Any = import_module("torch.distributed")
-    is_initialized: bool = distributed.is_available() and distributed.is_initialized()
-    return is_initialized and distributed.get_world_size() > 1

@@ -1,4 +1,4 @@
-"""Arrays, dtypes and traces of tensors."""
+"""Arrays, dtypes and traces of tensors, replicas and processes."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -109,3 +109,27 @@ def number_of_replicas() -> int:
         return 1
     tf: Any = import_module("tensorflow")
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def has_several_processes() -> bool:
+    """Return whether PyTorch has a group of several processes."""
+    if keras.backend.backend() != "torch":
+        return False
+    distributed: Any = import_module("torch.distributed")
+    is_initialized: bool = distributed.is_available() and distributed.is_initialized()
+    return is_initialized and distributed.get_world_size() > 1
+
+
+def sum_over_processes(values: np.ndarray) -> np.ndarray:
+    """Return the sum over the processes of JAX, or of PyTorch's process group.
+
+    Every process must call it at the same point with the same shape, since it waits for all.
+    """
+    backend: Any = import_module(keras.backend.backend())
+    if keras.backend.backend() == "jax" and backend.process_count() > 1:
+        multihost: Any = import_module("jax.experimental.multihost_utils")
+        values = multihost.process_allgather(values).sum(axis=0)
+    if has_several_processes():
+        values = ops.convert_to_tensor(values)  # on the device of the group
+        backend.distributed.all_reduce(values)
+    return to_numpy(values)

@@ -10,9 +10,8 @@ from keras import ops
 
 from ple_keras._checks import check_not_negative
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Logs, Nested, TaskName
-from ple_keras.callbacks.gate_weights_logger import sum_over_processes
 from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.inspection.observed_model import ObservedModel, check_labels

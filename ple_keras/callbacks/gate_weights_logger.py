@@ -2,7 +2,6 @@
 
 import csv
 import math
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._keras.tables import has_several_processes
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.tensors import sum_over_processes
 from ple_keras._typing import Logs
 from ple_keras.inspection.observed_model import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
@@ -148,21 +146,6 @@ class GateWeightsLogger(keras.callbacks.Callback):
                 for name, mean in zip(names, sums[:-1] / (sums[-1] or math.nan), strict=True):
                     figures[f"{prefix}/{level}/{gate}/{name}"] = float(mean)
         return figures
-
-
-def sum_over_processes(values: np.ndarray) -> np.ndarray:
-    """Return the sum over the processes of JAX, or of PyTorch's process group.
-
-    Every process must call it at the same point with the same shape, since it waits for all.
-    """
-    backend: Any = import_module(keras.backend.backend())
-    if keras.backend.backend() == "jax" and backend.process_count() > 1:
-        multihost: Any = import_module("jax.experimental.multihost_utils")
-        values = multihost.process_allgather(values).sum(axis=0)
-    if has_several_processes():
-        values = keras.ops.convert_to_tensor(values)  # on the device of the group
-        backend.distributed.all_reduce(values)
-    return to_numpy(values)
 
 
 def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
