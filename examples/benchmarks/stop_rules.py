@@ -218,11 +218,11 @@ def fit(case: str, kind: str, way: str, seed: int) -> Record:
     return record
 
 
-def run_missing(kept: Path, records: Records, seeds: range) -> None:
+def run_missing(kept: Path, records: Records, seeds: range, ways: Sequence[str]) -> None:
     """Run the fits that are missing, and write each to the file."""
     for seed in seeds:
         for case in cases():
-            for way in WAYS:
+            for way in ways:
                 for kind in KINDS:
                     key = key_of(case, kind, way, seed)
                     if key not in records:
@@ -284,12 +284,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, required=True, help="the kept fits")
     parser.add_argument("--run", action="store_true", help="run the fits that are missing")
     parser.add_argument("--seeds", type=int, nargs=2, default=(0, 2), help="first, and end; 0 2")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
     args = parser.parse_args(arguments)
     records: Records = json.loads(args.json.read_text()) if args.json.exists() else {}
     seeds = range(*args.seeds)
     if args.run:
-        run_missing(args.json, records, seeds)
-    print("\n\n".join(table(records, way, seeds) for way in WAYS))
+        run_missing(args.json, records, seeds, args.ways)
+    print("\n\n".join(table(records, way, seeds) for way in args.ways))
 
 
 if __name__ == "__main__":
