@@ -1,7 +1,7 @@
 """Figures on the labels and predictions of a task, with warnings."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone gave 1.4 to a task wit
 # A difference that chance exceeds in fewer than 3 of 1000 tasks, in standard errors
 SIGNIFICANT = 3
 LARGE_GAP = 0.2  # of relative errors; healthy models had up to .18
+LARGE_RISE = 0.1  # of a validation loss after its best epoch, relative to it
 
 
 @dataclass(frozen=True)
@@ -227,4 +228,21 @@ def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Itera
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
             f"and {use.relative_error:.2f} in x. Try fewer epochs with EarlyStopping, dropout or "
             "smaller experts, and check that both data are alike."
+        )
+
+
+def epoch_warnings(task: str, losses: Sequence[float], validation: TaskFigures) -> Iterator[str]:
+    """Yield a warning if the epoch in which a task was best is far from the stop.
+
+    Args:
+        task: The task.
+        losses: Its validation losses in `fit` by epoch; empty without.
+        validation: The figures of the task on validation data.
+    """
+    best = min(losses, default=math.nan)
+    if validation.loss > best + LARGE_RISE * abs(best):
+        yield (
+            f"{task}: in fit, val_{task}_loss was lowest in epoch {losses.index(best) + 1} of "
+            f"{len(losses)}, with {best:.4g}, and the loss is {validation.loss:.4g} now. Try "
+            "dropout, smaller tables and a learning rate that decays to 0."
         )

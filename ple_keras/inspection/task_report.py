@@ -29,6 +29,7 @@ from ple_keras.inspection.observed_model import (
 )
 from ple_keras.inspection.task_figures import (
     TaskFigures,
+    epoch_warnings,
     figure_warnings,
     gap_warnings,
     labels_by_position,
@@ -157,7 +158,8 @@ def task_report(
             `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
         y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
             Labels of other tasks may be missing.
-        validation: `(x, y)` of arrays, or batches; for the same figures on other data.
+        validation: `(x, y)` of arrays, or batches; for the same figures on other data. Give the
+            validation data of `fit`, so that a task that was better in an earlier epoch is named.
         batch_size: The number of examples per gradient, for arrays only. By default a 32nd of the
             examples, at least 32 and at most 1024.
 
@@ -215,6 +217,8 @@ def task_report(
         task: TaskTraining(weights.get(task, 0.0), loss / total, shares.get(task, math.nan))
         for task, loss in weighted.items()
     }
+    logs = getattr(model, "history", None)
+    logs = logs.history if isinstance(logs, keras.callbacks.History) else {}
     warnings: list[str] = []
     for task, use in tasks.items():
         of_task = heads[task], training[task].loss_weight
@@ -223,6 +227,7 @@ def task_report(
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
+            warnings += epoch_warnings(task, logs.get(f"val_{task}_loss", []), validated[task])
     warnings += _share_warnings(tasks, training)
     warnings += _conflict_warnings(tasks, conflicts, trend)
     return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)

@@ -9,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, once
 from tests.inspection.task_models import HEALTHY, healthy_model
-from tests.models import chain
+from tests.models import chain, compiled
 
 ROWS = 2048
 X = features(ROWS, 4)
@@ -150,6 +150,17 @@ def test_few_batches_are_no_evidence_of_a_conflict():
     y = {head.task: Y[head.task] for head in heads}
     for size, expected in ((64, 1), (128, 0)):
         assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
+
+
+@once
+def test_a_task_that_was_better_in_an_earlier_epoch_is_named():
+    model = linear_model([pk.BinaryHead("click"), pk.RegressionHead("time")], BEST, TWO_COLUMNS)
+    wrong, right = {**Y, "time": -Y["time"]}, {task: Y[task] for task in ("click", "time")}
+    compiled(model, keras.optimizers.SGD(0.003)).fit(
+        X, {task: wrong[task] for task in right}, validation_data=(X, right), epochs=2, verbose=0
+    )
+    (warning,) = pk.task_report(model, X, right, (X, right)).warnings
+    assert warning.startswith("time: in fit, val_time_loss was lowest in epoch 1 of 2, with ")
 
 
 @once
