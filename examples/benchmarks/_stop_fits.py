@@ -21,7 +21,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # for the recommender and its e
 
 LABELS = 0.025  # the share of the ratings with a label of "hate"
 MOVIES = Recipe(
-    dict.fromkeys(("hedged", "single", "bottom", "ple"), (64, 32)), (16,), 0, 0, 12, 1024
+    dict.fromkeys(("hedged", "single", "bottom", "ple"), (64, 32)), (16,), 0.1, 0.1, 12, 1024
 )
 MOVIE_RATE = 2e-3
 BINARY_TASKS = (*BINARY, "like", "hate")
@@ -108,11 +108,10 @@ def draw(case: Case, seed: int) -> Dataset:
     return replace(data, validation=validation)
 
 
-def recipe(case: Case, dropout: float) -> Recipe:
+def recipe(case: Case, is_regularized: bool) -> Recipe:
     """Return the sizes of the networks of a case."""
     sizes = MOVIES if case.data == "movies" else case.recipe
-    epochs = 8 if case.data == "census" else sizes.epochs
-    return replace(sizes, dropout=dropout, input_dropout=dropout, epochs=epochs)
+    return sizes if is_regularized else replace(sizes, dropout=0.0, input_dropout=0.0)
 
 
 def build_movies(kind: str, data: Dataset, sizes: Recipe, decays: bool) -> Any:
@@ -217,7 +216,7 @@ class BranchValues(keras.Model):
 
 def train(kind: str, case: Case, is_regularized: bool, seed: int) -> Iterator[Run]:
     """Train a network, or one for each task, and yield what its branches predict."""
-    data, sizes = draw(case, seed), recipe(case, 0.1 if is_regularized else 0.0)
+    data, sizes = draw(case, seed), recipe(case, is_regularized)
     groups = [(data, sizes)]
     if kind == "single":
         groups = [_alone(data, sizes, task) for task in data.tasks]

@@ -19,10 +19,11 @@ that of a constant prediction, n_k its number of labels there, and w_k its loss 
     equal scores        the epoch with the highest sum of AUCs, less the roots of squared errors
     relative losses     the epoch with the lowest sum of sqrt(n_k) l_k
     own best            for each task, each branch at the epoch of its lowest loss: the stop of
-                        networks of one task
+                        networks of one task. Of hedged branches, it is no single model, but has a
+                        shared branch for each task
     best of branches    the own branch of each task at the epoch of its lowest loss, with the shared
                         branch at the epoch with the lowest sum of sqrt(n_k) l_k of the mixtures
-    two snapshots       each branch at its best epoch, and at the last one
+    two snapshots       each branch as in the rule before, and at the last epoch
     constant branch     the last epoch, with a constant as one more branch
     averaged weights    the mean of the weights of the second half of the epochs
 
@@ -171,9 +172,11 @@ def best_of_branches(judge: Judge) -> Chosen:
 
 
 def two_snapshots(judge: Judge) -> Chosen:
-    """Return each branch at its own best epoch and at the last one."""
+    """Return each branch at its best epoch and at the last one."""
     last = judge.at(judge.last)
-    return {task: [*x, *last[task]] for task, x in own_best(judge).items()}
+    is_hedged = len(next(iter(last.values()))) > 1
+    best = best_of_branches(judge) if is_hedged else own_best(judge)
+    return {task: [*x, *last[task]] for task, x in best.items()}
 
 
 RULES: dict[str, Callable[[Judge], Chosen]] = {
@@ -257,7 +260,7 @@ def regrets(
 def table(records: Records, way: str, seeds: range) -> str:
     """Return a row for each network and rule: its worst mean regrets, and the significant ones."""
     rows = [[way, "rule", "AUC", "in", "squared error", "in", "above 0", "by Holm"]]
-    for kind in ("hedged", "ple", "bottom"):
+    for kind in ("hedged", "ple", "bottom", "single"):
         for rule in OF_KIND[kind]:
             of_tasks = regrets(records, kind, rule, way, seeds)
             if not of_tasks:
