@@ -21,7 +21,12 @@ sys.path.append(str(Path(__file__).parents[1]))  # for the recommender and its e
 
 LABELS = 0.025  # the share of the ratings with a label of "hate"
 MOVIES = Recipe(
-    dict.fromkeys(("hedged", "single", "bottom", "ple"), (64, 32)), (16,), 0.1, 0.1, 12, 1024
+    dict.fromkeys(("hedged", "single", "bottom", "mmoe", "ple"), (64, 32)),
+    tower=(16,),
+    dropout=0.1,
+    input_dropout=0.1,
+    epochs=12,
+    batch_size=1024,
 )
 MOVIE_RATE = 2e-3
 BINARY_TASKS = (*BINARY, "like", "hate")
@@ -134,6 +139,8 @@ def build_movies(kind: str, data: Dataset, sizes: Recipe, decays: bool) -> Any:
     elif kind == "ple":
         levels = [pk.ExpertBlock(width, dropout=sizes.dropout) for width in sizes.widths[kind]]
         features = pk.PLEBlock(len(levels), heads, levels)(network(inputs))
+    elif kind == "mmoe":
+        features = pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)(network(inputs))
     else:
         features = pk.SharedBottomBlock(heads, experts)(network(inputs))
     model = pk.MultiTaskModel(inputs, heads(features))
