@@ -19,7 +19,7 @@ recommender = pytest.importorskip("recommender")
 
 TITLES = {1: "Misérables, Les (1995)", 2: "Bûche, La (1990)", 3: "unknown"}
 FILM = r"(?m)^  \S.* like [.\d]+  -?[.\d]+ stars$\n"
-TABLE = r"^(\w+)_(auc|rmse) +([\d,]+) +[\d.]+ +[\d.]+ +[-+][\d.]+$"
+TABLE = r"^(\w+), (auc|rmse) +([\d,]+) +[\d.]+ +[\d.]+ +[-+][\d.]+  [-+][\d.]+ to [-+][\d.]+$"
 
 
 def write_movielens(folder, ratings=2000, users=12, films=30):
