@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common import stateless_scope
+from keras.src.backend.common import global_state, stateless_scope
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Store, Tensor
@@ -69,6 +69,15 @@ def stateless_value(variable: keras.Variable) -> Tensor | None:
     """
     scope = stateless_scope.get_stateless_scope()
     return None if scope is None else scope.get_current_value(variable)
+
+
+def outermost_layer() -> Any:
+    """Return the layer or model whose call contains the current one; None outside of all calls.
+
+    On PyTorch, the optimizer of the model that is called may take no sparse gradient of a table.
+    On JAX, `stateless_call` of a model is not a call. Keras 3.15.
+    """
+    return getattr(global_state.get_global_attribute("current_call_ctx"), "entry_layer", None)
 
 
 def have_one_trace(*tensors: Tensor) -> bool:

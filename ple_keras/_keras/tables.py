@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import keras
 
 from ple_keras._checks import warn_user
+from ple_keras._keras.internals import outermost_layer
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
 
@@ -26,10 +27,10 @@ class RowGradients(NamedTuple):
 
 
 class TableMark:
-    """The optimizer that takes gradients of rows for a table, if one does.
+    """The optimizers that take gradients of rows for a table.
 
-    The reference is weak. A model that is compiled again has another optimizer, which may not take
-    such gradients.
+    The references are weak. A model that is compiled again has another optimizer, which may not
+    take such gradients.
 
     Args:
         rows: The number of rows of the table.
@@ -38,20 +39,24 @@ class TableMark:
 
     def __init__(self, rows: int, may_be_sparse: bool) -> None:
         self.rows, self.may_be_sparse = rows, may_be_sparse
-        self.optimizer: weakref.ref[Any] | None = None
+        self.optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.has_warned = False
-        # The optimizer that exchanges the rows of several processes; None before `share`.
-        self._sharing: weakref.ref[Any] | None = None
+        # The optimizers that exchange the rows of several processes; None before `share`.
+        self._sharing: weakref.WeakSet[Any] | None = None
         self.is_shared = False
         self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
 
-    def share(self, is_large: bool) -> bool:
-        """Let the optimizer exchange the rows of several processes, if it takes rows."""
-        self._sharing = self.optimizer
-        self.is_shared = is_large and self.may_be_sparse and self.optimizer is not None
+    def row_optimizers(self, optimizer: Any) -> set[Any]:
+        """Return those optimizers of rows that are, or are part of, the optimizer of a model."""
+        return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
+
+    def share(self, is_large: bool, optimizer: Any) -> bool:
+        """Let the optimizer of a model exchange the rows of several processes, if it takes rows."""
+        self._sharing = weakref.WeakSet(self.row_optimizers(optimizer))
+        self.is_shared = is_large and self.may_be_sparse and len(self._sharing) > 0
         return self.is_shared
 
-    def check_shared(self) -> bool:
+    def check_shared(self, optimizers: set[Any]) -> bool:
         """Return whether rows are exchanged in several processes, and warn once if they are not.
 
         Raises:
@@ -67,10 +72,7 @@ class TableMark:
                     "exchange the rows of their batches."
                 )
             return False
-        sharing = self._sharing()
-        if self.is_shared and (
-            sharing is None or sharing is not (self.optimizer and self.optimizer())
-        ):
+        if self.is_shared and not optimizers & {*self._sharing}:
             raise ValueError(
                 "The optimizer of share_tables must train the tables, whose values would differ "
                 "between processes otherwise. Compile the model before share_tables and "
@@ -109,21 +111,22 @@ def table_mark(variable: keras.Variable) -> TableMark | None:
     return mark
 
 
-def set_row_optimizer(variable: keras.Variable, optimizer: keras.Optimizer | None) -> None:
-    """Set the optimizer that takes gradients of rows for a variable, if it is a table."""
-    mark = table_mark(variable)
-    if mark is not None:
-        mark.optimizer = optimizer and weakref.ref(optimizer)
-
-
 def has_row_gradients(variable: keras.Variable) -> bool:
-    """Return whether the gradient of a table should have the rows of a batch only."""
+    """Return whether the gradient of a table should have the rows of a batch only.
+
+    On PyTorch, other optimizers take no such gradient: if the model that is called is compiled, its
+    own optimizer must take it. On JAX, a gradient has all rows for other optimizers.
+    """
     mark = table_mark(variable)
     if mark is None or not mark.may_be_sparse:
         return False
-    if has_several_processes() and (mark.optimizer or mark.is_shared):
-        return mark.check_shared()
-    return mark.optimizer is not None and mark.optimizer() is not None
+    optimizers = {*mark.optimizers}
+    if keras.backend.backend() == "torch":
+        optimizer = getattr(outermost_layer(), "optimizer", None)
+        optimizers = optimizers if optimizer is None else mark.row_optimizers(optimizer)
+    if has_several_processes() and (optimizers or mark.is_shared):
+        return mark.check_shared(optimizers)
+    return bool(optimizers)
 
 
 def component(variable: Any, like: Any = None) -> Any:

@@ -18,7 +18,6 @@ from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.metrics.logit_auc import LogitAUC
-from ple_keras.optimizers.table_optimizer import give_tables
 
 # Arguments of `Model.compile` that belong to the heads.
 OF_HEADS = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -201,7 +200,6 @@ class MultiTaskTraining:
         """
         if self.train_function is None or force:
             _check_adapted(self)
-        give_tables(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
 

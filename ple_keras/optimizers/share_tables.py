@@ -56,7 +56,7 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
         raise ValueError("model must be compiled. Received: model.optimizer=None")
     model.optimizer.build(model.trainable_variables)
     marks = [(variable, table_mark(variable)) for variable in model.trainable_variables]
-    return [v for v, mark in marks if mark is not None and mark.share(mark.rows >= MIN_ROWS)]
+    return [v for v, m in marks if m is not None and m.share(m.rows >= MIN_ROWS, model.optimizer)]
 
 
 def mean_over_processes(

@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
 from ple_keras._keras.names import register
-from ple_keras._keras.tables import TableMark, component, set_row_optimizer, table_mark
+from ple_keras._keras.tables import TableMark, component, table_mark
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._keras.walking import Untracked
 from ple_keras._typing import Tensor
@@ -107,8 +107,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if self.built:
             return
         super().build(var_list)
-        for variable in var_list:
-            set_row_optimizer(variable, self)
+        for mark in filter(None, map(table_mark, var_list)):
+            mark.optimizers.add(self)
 
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None

@@ -6,7 +6,7 @@ import keras
 
 from ple_keras._checks import check_known, short_repr
 from ple_keras._keras.names import register
-from ple_keras._keras.tables import set_row_optimizer, table_mark
+from ple_keras._keras.tables import table_mark
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
 
@@ -111,18 +111,6 @@ def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.O
             f"Received: {argument}.gradient_accumulation_steps={found.gradient_accumulation_steps}"
         )
     return found
-
-
-def give_tables(model: keras.Model) -> None:
-    """Let the tables of a model give gradients of rows if its own optimizer takes them.
-
-    They may be tables of another model too, with another optimizer.
-    """
-    inner = getattr(model.optimizer, "optimizers", [model.optimizer])
-    built = (each for each in inner if isinstance(each, SparseAdagrad) and each.built)
-    optimizer = next(built, None)
-    for variable in model.trainable_variables:
-        set_row_optimizer(variable, optimizer)
 
 
 def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:

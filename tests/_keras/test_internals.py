@@ -179,6 +179,15 @@ def test_open_scopes_and_the_values_in_them_are_found():
     assert found == [False, True]
 
 
+def test_the_outermost_layer_contains_the_current_call():
+    found = []
+    layer = keras.layers.Lambda(lambda x: found.append(internals.outermost_layer()) or x)
+    model = keras.Sequential([keras.Sequential([layer])])
+    model(np.ones((1, 2)))
+    assert found[-1] is model
+    assert internals.outermost_layer() is None
+
+
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():
     """If the config has them, Keras has changed, and `serialize_loss` may not be needed."""
     loss, (y_true, y_pred) = keras.losses.Huber(0.1), np.array([[[0.0]], [[5.0]]])
