@@ -82,7 +82,14 @@ def batch_loss(
     labels = ops.cast(labeled.labels, y_pred.dtype)
 
     def reduced(examples: LabeledExamples, reduction: Any) -> BatchLoss:
-        losses = head.example_losses(labels, examples.predictions)
+        try:
+            losses = head.example_losses(labels, examples.predictions)
+        except (IndexError, RuntimeError) as error:  # PyTorch checks values
+            error.add_note(
+                f"This is the loss of {head.task!r}. check_labels of the TaskHeads finds labels "
+                "that are out of range, and check_inputs features that cause a prediction of NaN."
+            )
+            raise
         return reduce_losses(losses, examples, sample_weight, reduction, f" of {head.task!r}")
 
     loss = reduced(labeled, head.reduction)

@@ -74,7 +74,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     warnings: dict[str, str] = {}
     for batch, _ in batches:
-        warnings |= _check_batch(model, batch)
+        if len(keras.tree.flatten(batch)[0]):  # an empty batch trains nothing
+            warnings |= _check_batch(model, batch)
     for warning in warnings.values():
         warn_user(warning)
 

@@ -263,7 +263,8 @@ def batches(**wrong):
 
 @once
 def test_batches_are_checked_and_a_warning_is_given_once():
-    pk.check_inputs(functional(), batches())
+    empty = {name: array[:0] for name, array in X.items()}
+    pk.check_inputs(functional(), [(empty, None), *batches()])
     x = with_value("city", 45, 12)
     with pytest.raises(ValueError, match=r"^x\['city'\].*Received: x\['city'\]\[5\]=12"):
         pk.check_inputs(functional(), batches(**x))

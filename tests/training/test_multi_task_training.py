@@ -169,6 +169,16 @@ def test_wrong_labels_are_refused_and_leave_the_model_usable(y, error, message):
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])
 
 
+def failing(y_true, y_pred):
+    raise RuntimeError("all elements of target should be between 0 and 1")  # as PyTorch
+
+
+def test_an_error_in_a_loss_has_a_note_with_the_task():
+    with pytest.raises(RuntimeError) as caught:
+        model_of(pk.Head("b", loss=failing)).train_on_batch(X, Y["click"])
+    assert caught.value.__notes__[0].startswith("This is the loss of 'b'. check_labels ")
+
+
 # Regularization
 
 
