@@ -6,27 +6,12 @@ import keras
 import numpy as np
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, numpy_of, randomize
+from tests.helpers import QUICK, numpy_of
 from tests.models import compiled, heads_alone
 
 
 def weights_by_path(head):
     return {w.path.split(f"{head.name}/", 1)[1]: np.float64(numpy_of(w)) for w in head.weights}
-
-
-def check_outputs(make, activation):
-    """Assert that a head applies its tower, a Dense layer and the activation, as in NumPy."""
-    for tower, leading in ((None, (5,)), (4, (5,)), ([6, 4], (5, 2))):
-        head, x = make(tower=tower), features(*leading, 3)
-        head(x)
-        randomize(head)
-        weights, hidden = weights_by_path(head), np.float64(x)
-        for step in range(np.size(tower) if tower else 0):
-            kernel, bias = (weights[f"tower/dense_{step}/{name}"] for name in ("kernel", "bias"))
-            hidden = np.maximum(hidden @ kernel + bias, 0)
-        logits = hidden @ weights["projection/kernel"] + weights["projection/bias"]
-        np.testing.assert_allclose(numpy_of(head.logits(x)), logits, rtol=1e-5, atol=1e-6)
-        np.testing.assert_allclose(numpy_of(head(x)), activation(logits), rtol=1e-5, atol=1e-6)
 
 
 def loss_of_head(head, labels, predictions, sample_weight=None):

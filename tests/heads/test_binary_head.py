@@ -4,13 +4,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.heads.one_head import check_outputs, loss_of_head, metric_names
+from tests.heads.one_head import loss_of_head, metric_names
 from tests.helpers import once
 from tests.refusals import check_refused, table
-
-
-def test_outputs_are_the_sigmoid_of_logits():
-    check_outputs(lambda **kw: pk.BinaryHead("a", **kw), lambda x: 1 / (1 + np.exp(-x)))
 
 
 @once

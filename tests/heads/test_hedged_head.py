@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.models import chain, compiled, heads_of, loaded
 from tests.refusals import check_refused, table
 
@@ -19,7 +19,6 @@ Y = {
     "kind": np.where(np.arange(ROWS) < 2, np.arange(ROWS) % 3, np.nan),
 }
 MIXTURES = {"click": [0.25, 0.75], "time": [0.9, 0.1], "kind": [0.5, 0.5]}
-LOSS_WEIGHTS = {"click": 1.0, "time": 100.0, "kind": 0.5}
 
 
 def three_heads(**kwargs):
@@ -43,96 +42,6 @@ def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compil
     return compiled(model, optimizer or keras.optimizers.SGD(RATE), **compile_kwargs)
 
 
-# The model in NumPy. Its experts are `tanh(x V + v)`, by branch, and its outputs `h W + c`.
-
-
-def weights_in_numpy(model):
-    """Return V, v, W and c by task and branch, as read by the layers."""
-    block = next(x for x in model._flatten_layers() if isinstance(x, pk.HedgedBlock))
-    heads, found = heads_of(model), {}
-    for task in heads:
-        for branch in BRANCHES:
-            bank = block["own"]._level.experts
-            expert = block["shared"]._bottom
-            if branch == "own":
-                expert = bank.layers_of_experts()[f"{task}/expert_0"]
-            output = getattr(heads[task], f"branch-{branch}")._projection
-            layers = (expert.kernel, expert.bias, output.kernel, output.bias)
-            found[task, branch] = [np.float64(numpy_of(w)) for w in layers]
-    return found
-
-
-def logits_in_numpy(weights):
-    hidden = {key: np.tanh(X @ v + c) for key, (v, c, _, _) in weights.items()}
-    return hidden, {k: hidden[k] @ w + c for k, (_, _, w, c) in weights.items()}
-
-
-def activation(task, logits):
-    if task == "click":
-        return 1 / (1 + np.exp(-logits))
-    if task == "kind":
-        return np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
-    return logits
-
-
-def loss_in_numpy(task, prediction):
-    """Return the loss of each row, and the gradient by the logits; 0 without a label."""
-    y = np.nan_to_num(Y[task]).reshape(ROWS)
-    labeled = ~np.isnan(Y[task]).reshape(ROWS)
-    if task == "kind":
-        target = np.eye(3)[y.astype(int)]
-        loss, gradient = -np.log((prediction * target).sum(axis=-1)), prediction - target
-    elif task == "click":
-        p = prediction[:, 0]
-        loss, gradient = -np.log(np.where(y == 1, p, 1 - p)), prediction - y[:, None]
-    else:
-        loss, gradient = (prediction[:, 0] - y) ** 2, 2 * (prediction - y[:, None])
-    return loss * labeled, gradient * labeled[:, None], labeled.sum()
-
-
-def step_in_numpy(model, mixtures=MIXTURES):
-    """Return the predictions, the value of the loss, and the weights after a step of SGD."""
-    weights = weights_in_numpy(model)
-    hidden, logits = logits_in_numpy(weights)
-    predictions, value = {}, 0.0
-    after = {key: [w.copy() for w in of_key] for key, of_key in weights.items()}
-    shared = [np.zeros_like(w) for w in weights["click", "shared"][:2]]
-    for task in Y:
-        mixed = sum(a * logits[task, b] for a, b in zip(mixtures[task], BRANCHES))
-        predictions[task] = activation(task, mixed)
-        loss, _, count = loss_in_numpy(task, predictions[task])
-        value += LOSS_WEIGHTS[task] * loss.sum() / count
-        for branch in BRANCHES:
-            key = task, branch
-            _, by_logits, _ = loss_in_numpy(task, activation(task, logits[key]))
-            by_logits = by_logits / np.sqrt(count * ROWS)
-            by_hidden = (by_logits @ weights[key][2].T) * (1 - hidden[key] ** 2)
-            gradients = [X.T @ by_hidden, by_hidden.sum(axis=0)]
-            gradients += [hidden[key].T @ by_logits, by_logits.sum(axis=0)]
-            for index, gradient in enumerate(gradients):
-                if branch == "shared" and index < 2:
-                    shared[index] += gradient
-                else:
-                    after[key][index] -= RATE * gradient
-    for task in Y:
-        after[task, "shared"][:2] = [
-            w - RATE * g for w, g in zip(weights[task, "shared"][:2], shared)
-        ]
-    return predictions, value, after
-
-
-@pytest.mark.parametrize("jit_compile", JIT)
-def test_predictions_and_a_training_step_are_those_of_numpy(jit_compile):
-    model = hedged_model(jit_compile=jit_compile)
-    predictions, value, after = step_in_numpy(model)
-    assert_same(numpy_of(model(X)), predictions)
-    logs = model.train_on_batch(X, Y, return_dict=True)
-    assert float(logs["loss"]) == pytest.approx(value, rel=1e-5)
-    for key, arrays in weights_in_numpy(model).items():
-        for actual, expected in zip(arrays, after[key]):
-            np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=str(key))
-
-
 def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
     def shared_branch(is_changed):
         model = hedged_model(**QUICK)
@@ -147,17 +56,6 @@ def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_l
 
     for actual, expected in zip(shared_branch(True), shared_branch(False), strict=True):
         np.testing.assert_array_equal(actual, expected)
-
-
-def test_a_loss_weight_of_0_trains_nothing_of_a_task():
-    model = hedged_model(**QUICK)
-    heads_of(model).multiply_loss_weights({"time": 0.0})
-    before = weights_in_numpy(model)
-    model.train_on_batch(X, Y)
-    for key, arrays in weights_in_numpy(model).items():
-        is_same = [np.array_equal(a, b) for a, b in zip(arrays, before[key])]
-        expected = {("time", "own"): [True] * 4, ("time", "shared"): [False, False, True, True]}
-        assert is_same == expected.get(key, [False] * 4), key
 
 
 ACTIVATIONS = {

@@ -5,15 +5,10 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.heads.one_head import check_outputs, logs_of_head, loss_of_head, metric_names
+from tests.heads.one_head import logs_of_head, loss_of_head, metric_names
 from tests.helpers import features, once
-from tests.layers.reference import softmax
 from tests.models import compiled, heads_alone, loaded
 from tests.refusals import check_count, check_refused, table
-
-
-def test_outputs_are_the_softmax_of_logits():
-    check_outputs(lambda **kw: pk.MulticlassHead("a", num_classes=4, **kw), softmax)
 
 
 @once

@@ -11,6 +11,7 @@ import pytest
 import ple_keras as pk
 from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, numpy_of, once
+from tests.layers.reference import ranking_loss
 from tests.models import chain, compiled, loaded
 from tests.processes import ROOT
 from tests.refusals import check_refused, table
@@ -24,27 +25,11 @@ SCORES = features(4, 4, seed=3) * 3
 LOSSES = {"list_mle": keras_rs.losses.ListMLELoss, "pairwise": keras_rs.losses.PairwiseLogisticLoss}
 
 
-def list_mle(labels, scores):
-    ordered = scores[np.argsort(-labels, kind="stable")]
-    return -sum(ordered[i] - np.log(np.exp(ordered[i:]).sum()) for i in range(len(ordered)))
-
-
-def pairwise(labels, scores):
-    pairs = [(i, j) for i in range(len(labels)) for j in range(len(labels))]
-    losses = [np.log1p(np.exp(scores[j] - scores[i])) for i, j in pairs if labels[i] > labels[j]]
-    return sum(losses) / len(labels)
-
-
-IN_NUMPY = {"list_mle": list_mle, "pairwise": pairwise}
-
-
 def expected_loss(name, labels, scores, weights=None):
     """Return the mean over lists with a label, of the list's loss over its labeled items."""
-    has_label = ~np.isnan(labels)
-    lists = [b for b in range(len(labels)) if has_label[b].any()]
-    values = [IN_NUMPY[name](labels[b, has_label[b]], scores[b, has_label[b]]) for b in lists]
+    values = np.array([ranking_loss(name, *each) for each in zip(labels, np.float64(scores))])
     weights = np.ones(len(labels)) if weights is None else weights
-    return sum(weights[b] * value for b, value in zip(lists, values)) / len(lists)
+    return np.nansum(weights * values) / np.isfinite(values).sum()
 
 
 def ndcg(labels, scores):

@@ -1,6 +1,9 @@
-"""Reference implementation of PLE in NumPy with float64."""
+"""Reference implementation of PLE, hedged blocks, heads and losses in NumPy with float64."""
 
+import keras
 import numpy as np
+
+import ple_keras as pk
 
 
 def softmax(x):
@@ -46,8 +49,14 @@ def cgc(streams, tasks, experts, gates, shared_gate, temperature=1.0, gate_input
     return outputs, weights
 
 
-def ple(blocks, x, context=None):
+def ple(blocks, x, context=None, values=None):
     """Compute a row of levels from a tensor or streams, and a context or contexts of gates.
+
+    Args:
+        blocks: The CGCBlocks.
+        x: The inputs.
+        context: The context of gates.
+        values: As for `inside`.
 
     Returns:
         The outputs, and a list with the gate weights of each level.
@@ -69,7 +78,7 @@ def ple(blocks, x, context=None):
         streams, of_level = cgc(
             streams,
             block.task_names,
-            *parameters(block),
+            *parameters(block, values),
             block.add_shared_gate,
             block.gate_softmax_temperature,
             gate_inputs,
@@ -78,12 +87,23 @@ def ple(blocks, x, context=None):
     return streams, weights
 
 
-def parameters(block):
+def values_of(layer):
+    """Return the weights of a layer or model by path."""
+    return {w.path: np.float64(keras.ops.convert_to_numpy(w)) for w in layer.weights}
+
+
+def inside(layer, values=None):
+    """Return the weights of a layer by their paths in it, as they are or from `values_of`."""
+    values = values or values_of(layer)
+    return {w.path.split(layer.name + "/", 1)[1]: values[w.path] for w in layer.weights}
+
+
+def parameters(block, values=None):
     """Return `experts` and `gates` of a CGCBlock for `cgc`, from the paths of its weights.
 
     Experts, stacked or copied, and gate blocks must be ExpertBlocks.
     """
-    values = {w.path.split(block.name + "/", 1)[1]: np.float64(w.numpy()) for w in block.weights}
+    values = inside(block, values)
     streams = [*block.task_names, "shared"]
     experts = {stream: [] for stream in streams}
     for index, name in enumerate(block.expert_names):
@@ -118,3 +138,103 @@ def _layers(values, pattern):
         path = pattern.format(len(layers))
         layers.append((values[f"{path}/kernel"], values[f"{path}/bias"]))
     return layers
+
+
+def hedged(block, x, values):
+    """Compute the default branches of a HedgedBlock of ExpertBlocks."""
+    own, _ = ple([block["own"]], x, values=values)
+    shared = mlp(x, _layers(inside(block["shared"], values), "bottom/dense_{}"))
+    return {task: {"own": own[task], "shared": shared} for task in block.task_names}
+
+
+def prediction(head, features, values):
+    """Return the prediction of a head, and those of its branches, if it has any."""
+    if not isinstance(features, dict):
+        return activation(head, logits(head, features, values), values), None
+    branches = {branch: getattr(head, f"branch-{branch}") for branch in features}
+    mixture = dict(zip(sorted(branches), inside(head, values)["mixture"]))
+    of_branches = {b: logits(branch, features[b], values) for b, branch in branches.items()}
+    outputs = {b: activation(branches[b], z, values) for b, z in of_branches.items()}
+    if isinstance(branches["own"], pk.RegressionHead):
+        return sum(mixture[b] * outputs[b] for b in outputs), list(outputs.values())
+    mixed = sum(mixture[b] * of_branches[b] for b in of_branches)
+    return activation(branches["own"], mixed, values), list(outputs.values())
+
+
+def logits(head, x, values):
+    of_head = inside(head, values)
+    hidden = mlp(x, _layers(of_head, "tower/dense_{}"))
+    return hidden @ of_head["projection/kernel"] + of_head["projection/bias"]
+
+
+def activation(head, x, values):
+    """Return the predictions of a head from its logits."""
+    if isinstance(head, pk.RankingHead):
+        return x[..., 0]
+    if getattr(head, "standardize", False):
+        of_head = inside(head, values)
+        return of_head["mean"] + of_head["deviation"] * x
+    functions = {"sigmoid": lambda x: 1 / (1 + np.exp(-x)), "softmax": softmax}
+    functions |= {"softplus": lambda x: np.log1p(np.exp(x)), "linear": lambda x: x}
+    return functions[head.activation.__name__](x)
+
+
+def losses(head, y, p, values):
+    """Return the losses of examples, numbers or lists: NaN without a label, which is NaN."""
+    if isinstance(head, pk.RankingHead):
+        lists = zip(y.reshape(-1, y.shape[-1]), p.reshape(-1, p.shape[-1]))
+        return np.array([ranking_loss(head.loss.name, *each) for each in lists])
+    if isinstance(head, pk.RegressionHead):
+        gaps = np.abs(y - p) / (inside(head, values)["deviation"] if head.standardize else 1.0)
+        functions = {
+            "mean_squared_error": gaps**2,
+            "mean_absolute_error": gaps,
+            "huber": np.where(gaps < 1, gaps**2 / 2, gaps - 0.5),
+        }
+        # A custom loss has a value for each example, and a label is missing if a number is.
+        return functions.get(head.loss, np.mean(gaps**4, axis=-1))
+    if isinstance(head, pk.MulticlassHead):
+        of_label = np.take_along_axis(p, np.nan_to_num(y)[..., None].astype(int), axis=-1)[..., 0]
+        return np.where(np.isnan(y), np.nan, -np.log(of_label))
+    if head.loss == "categorical_crossentropy":  # a label is missing if a number is
+        return -(y * np.log(p)).sum(axis=-1)
+    factor = 1 + y * ((getattr(head, "pos_weight", None) or 1) - 1)
+    return -factor * (y * np.log(p) + (1 - y) * np.log(1 - p))
+
+
+def list_mle(labels, scores):
+    ordered = scores[np.argsort(-labels, kind="stable")]
+    return -sum(ordered[i] - np.log(np.exp(ordered[i:]).sum()) for i in range(len(ordered)))
+
+
+def pairwise(labels, scores):
+    pairs = [(i, j) for i in range(len(labels)) for j in range(len(labels))]
+    of_pairs = [np.log1p(np.exp(scores[j] - scores[i])) for i, j in pairs if labels[i] > labels[j]]
+    return sum(of_pairs) / len(labels)
+
+
+def ranking_loss(name, labels, scores):
+    """Return the loss of a list, over its labeled items; NaN without any."""
+    known = ~np.isnan(labels)
+    function = list_mle if name.startswith("list_mle") else pairwise
+    return function(labels[known], scores[known]) if known.any() else np.nan
+
+
+def reduced(values, reduction):
+    """Return the loss of a batch from `losses`."""
+    count, size = np.isfinite(values).sum(), values.size
+    divisors = {None: count, "sum_over_batch_size": size, "label_root": np.sqrt(count * size)}
+    return np.nansum(values) / max(divisors[reduction], 1)
+
+
+def derivative(function, array, index):
+    """Return the derivative of a function by an entry of an array, from central differences."""
+    start, results = array[index], []
+    for step in (STEP, -STEP):
+        array[index] = start + step
+        results.append(function())
+    array[index] = start
+    return (results[0] - results[1]) / (2 * STEP)
+
+
+STEP = 1e-8  # seldom changes the sign of an input of a ReLU
