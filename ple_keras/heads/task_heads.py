@@ -86,8 +86,7 @@ def batch_loss(
             losses = head.example_losses(labels, examples.predictions)
         except (IndexError, RuntimeError) as error:  # PyTorch checks values
             error.add_note(
-                f"This is the loss of {head.task!r}. check_labels of the TaskHeads finds labels "
-                "that are out of range, and check_inputs features that cause a prediction of NaN."
+                f"In the loss of {head.task!r}: see check_labels and check_inputs."
             )
             raise
         return reduce_losses(losses, examples, sample_weight, reduction, f" of {head.task!r}")

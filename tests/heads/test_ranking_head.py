@@ -82,10 +82,7 @@ def test_items_without_a_label_and_padding_do_not_count():
     assert loss_of_head(head_of(), wide, scores) == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_reduction_may_divide_by_all_lists_and_a_batch_without_labels_has_the_loss_0():
-    head = head_of(reduction="sum_over_batch_size")
-    expected = expected_loss("pairwise", LABELS, SCORES) * 3 / 4
-    assert loss_of_head(head, LABELS, SCORES) == pytest.approx(expected, rel=1e-5)
+def test_a_batch_without_labels_or_lists_has_the_loss_0():
     assert loss_of_head(head_of(), np.full((2, 3), NAN), SCORES[:2, :3]) == 0
     assert loss_of_head(head_of(), np.zeros((0, 3)), SCORES[:0, :3]) == 0
 

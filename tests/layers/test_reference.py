@@ -114,16 +114,3 @@ def test_a_shared_bottom_returns_the_output_of_one_network_for_every_task():
     kernels_and_biases = [np.float64(w.numpy()) for w in block.weights]
     expected = reference.mlp(np.float64(x), zip(kernels_and_biases[::2], kernels_and_biases[1::2]))
     assert_same(numpy_of(block(x)), {"a": expected, "b": expected})
-
-
-def test_the_output_is_the_sum_of_expert_outputs_times_gate_weights():
-    block = pk.CGCBlock(["a", "b"], [4], num_task_experts=2, num_shared_experts=2)
-    x = features(5, 3)
-    outputs = numpy_of(block(x))
-    experts = numpy_of(block.expert_outputs(x))
-    weights = numpy_of(block.gate_weights(x))
-    assert list(experts) == block.expert_names
-    for gate, names in block.gate_experts.items():
-        np.testing.assert_allclose(weights[gate].sum(axis=-1), 1, rtol=1e-6)
-        mixed = sum(weights[gate][:, i : i + 1] * experts[name] for i, name in enumerate(names))
-        np.testing.assert_allclose(outputs[gate], mixed, rtol=1e-5, atol=1e-6)

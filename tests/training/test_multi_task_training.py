@@ -176,7 +176,7 @@ def failing(y_true, y_pred):
 def test_an_error_in_a_loss_has_a_note_with_the_task():
     with pytest.raises(RuntimeError) as caught:
         model_of(pk.Head("b", loss=failing)).train_on_batch(X, Y["click"])
-    assert caught.value.__notes__[0].startswith("This is the loss of 'b'. check_labels ")
+    assert caught.value.__notes__[0].startswith("In the loss of 'b': see check_labels ")
 
 
 # Regularization
