@@ -85,9 +85,7 @@ def batch_loss(
         try:
             losses = head.example_losses(labels, examples.predictions)
         except (IndexError, RuntimeError) as error:  # PyTorch checks values
-            error.add_note(
-                f"In the loss of {head.task!r}: see check_labels and check_inputs."
-            )
+            error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
             raise
         return reduce_losses(losses, examples, sample_weight, reduction, f" of {head.task!r}")
 

@@ -104,7 +104,8 @@ class Case:
         for _ in range(2):
             x = {c: rng.integers(0, TABLE_ROWS, shape).astype("int32") for c in inputs}
             y = {t: np.float32(make(rng, *shape)) for t, make in zip(tasks, labels)}
-            y = {t: np.where(rng.random(of.shape) < 0.3, np.nan, of) for t, of in y.items()}
+            for task, of in y.items():
+                y[task] = np.where(rng.random(of.shape) < pick(0.2, 0.7), np.nan, of)
             self.batches.append((x, y))
 
     def predictions(self, x, values):
