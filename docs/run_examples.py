@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "docs" / "examples"
 # In place of those of the first command in the docstring.
-ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --epochs 4 --every 10 --kills 10"}
+ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --every 10 --kills 10"}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page with their results or their use.
 RESULTS = {

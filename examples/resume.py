@@ -7,11 +7,12 @@
 Takes half a minute on two cores, and three minutes with `--kills 10`. After every 50 steps, and
 after each epoch, the script saves the training into a folder. If it runs again, it continues from
 there: each step trains on the batch, with the dropout, that it would have had without the
-interruption. The logs by epoch and the CSV file of gate weights are the same too.
+interruption. The logs by epoch, the epoch at which EarlyStopping stops, the best weights, which it
+restores, and the CSV file of gate weights are the same too.
 
-`--kills 10` trains once without interruption, and once in processes that are killed (SIGKILL): half
-of them when they begin to write a checkpoint, the others at random steps. It prints the largest
-differences.
+`--kills 10` trains once without interruption, and once in processes that are killed (SIGKILL): one
+after the stop, half of them when they begin to write a checkpoint, the others at random steps. It
+prints the largest differences.
 
 BackupAndRestore does this only at the end of epochs. The model's file has the weights, the
 optimizer's state, the loss weights and the seeds of blocks. `StepBackup` saves these, and also
@@ -19,6 +20,7 @@ optimizer's state, the loss weights and the seeds of blocks. `StepBackup` saves 
 - the number of the next batch,
 - the sums of metrics and of gate weights in the current epoch,
 - the seeds of other layers, such as keras.layers.Dropout,
+- the state of EarlyStopping, ReduceLROnPlateau and ModelCheckpoint,
 - the logs of past epochs.
 
 To reuse: `Batches`, `StepBackup` with the functions below it, and `fit`.
@@ -28,6 +30,7 @@ import argparse
 import hashlib
 import json
 import os
+import pickle
 import random
 import shutil
 import subprocess
@@ -49,28 +52,34 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
 
 FEATURES, SEED = 16, 0
+# Attributes of callbacks that a training changes. Add those of your own callbacks.
+STATE = {"wait", "best", "best_epoch", "best_weights", "stopped_epoch", "cooldown_counter"}
 
 
 # The data
 
 
 class Rows:
-    """Examples that are drawn at random, in batches by number."""
+    """Examples that are drawn at random: batches by number, and a fifth for validation."""
 
     def __init__(self, count, batch_size):
-        self.x = np.random.default_rng(SEED).normal(size=(count, FEATURES)).astype("float32")
+        size = (count + count // 4, FEATURES)
+        self.x = np.random.default_rng(SEED).normal(size=size).astype("float32")
         click = (self.x[:, :1] > self.x[:, 1:2] * self.x[:, 2:3]).astype("float32")
         time = np.where(click, np.abs(self.x[:, :2]).sum(axis=1, keepdims=True), np.nan)
         self.y = {"click": click, "time": time.astype("float32")}  # a time only after a click
-        self.batch_size = batch_size
+        self.count, self.batch_size = count, batch_size
         self.steps = count // batch_size  # in an epoch
+        self.validation = self.select(slice(count, None))
+
+    def select(self, rows):
+        return self.x[rows], {task: labels[rows] for task, labels in self.y.items()}
 
     def batch(self, number):
         """Return a batch. Its rows depend on the number alone, and an epoch has each row once."""
         epoch, place = divmod(number, self.steps)
-        order = np.random.default_rng([SEED, epoch]).permutation(len(self.x))
-        rows = order[place * self.batch_size : (place + 1) * self.batch_size]
-        return self.x[rows], {task: labels[rows] for task, labels in self.y.items()}
+        order = np.random.default_rng([SEED, epoch]).permutation(self.count)
+        return self.select(order[place * self.batch_size : (place + 1) * self.batch_size])
 
     def fingerprint(self):
         """Return a text that other data do not have. For files, use `digest` of each."""
@@ -106,30 +115,34 @@ class Batches(keras.utils.PyDataset):
 class StepBackup(keras.callbacks.Callback):
     """Callback that saves the training into a folder, and continues from there.
 
-    Pass it last, since it also saves what other callbacks change and log. A checkpoint that is not
-    as it was written is not used: the training continues from the one before, or from its start.
+    It comes last, since it also saves what other callbacks change, log and decide. A checkpoint
+    that is not as it was written is not used: the training continues from the one before, or from
+    its start.
 
     Args:
         folder: The folder of the checkpoints. It keeps the last two.
         steps: The number of steps in an epoch.
         every: The number of steps after which it saves. It also saves at the end of each epoch.
         settings: What must be equal to continue, as a dict for JSON.
+        callbacks: The other callbacks. It saves those of their attributes that `STATE` names.
 
     Attributes:
         epoch, step: The next step of the training, both from 0.
         history: The logs of each epoch so far, also of earlier processes.
+        stopped: Whether a callback has stopped the training.
     """
 
-    def __init__(self, folder, steps, every, settings):
+    def __init__(self, folder, steps, every, settings, callbacks=()):
         super().__init__()
         self.folder, self.steps, self.every, self.settings = folder, steps, every, settings
-        self.epoch, self.step, self.history = 0, 0, []
-        self._found = newest_intact(folder)
-        if self._found:
-            state = json.loads((self._found / "state.json").read_text())
+        self.callbacks = callbacks
+        self.epoch, self.step, self.history, self.stopped = 0, 0, [], False
+        self._newest = newest_intact(folder)
+        if self._newest:
+            state = json.loads((self._newest / "state.json").read_text())
             if state["settings"] != settings:
                 sys.exit(f"{folder} has a training with other settings: {state['settings']}")
-            self.epoch, self.step, self.history = (state[k] for k in ("epoch", "step", "history"))
+            vars(self).update(state)
 
     @property
     def number(self):
@@ -137,13 +150,12 @@ class StepBackup(keras.callbacks.Callback):
         return self.epoch * self.steps + self.step
 
     def on_train_begin(self, logs=None):
-        if self._found:
+        if self._newest:  # callbacks have reset their state, and maybe restored the best weights
             self._restore()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self._found and self.step:  # `fit` has reset the metrics, and a callback the gates
+        if self.step:  # `fit` has reset the metrics, and a callback the gates
             self._restore()
-        self._found = None
 
     def on_train_batch_begin(self, batch, logs=None):
         if keras.backend.backend() == "torch":  # dropout without a seed draws from its generator
@@ -157,6 +169,7 @@ class StepBackup(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.epoch, self.step = epoch + 1, 0
         self.history.append({key: float(value) for key, value in logs.items()})
+        self.stopped = self.model.stop_training
         self._save()
 
     def _save(self):
@@ -166,19 +179,26 @@ class StepBackup(keras.callbacks.Callback):
         self.model.save_weights(unfinished / "model.weights.h5")
         rest = (keras.ops.convert_to_numpy(variable) for variable in self._rest())
         np.savez(unfinished / "rest.npz", *rest)
-        state = {"epoch": self.epoch, "step": self.step, "history": self.history}
-        (unfinished / "state.json").write_text(json.dumps({**state, "settings": self.settings}))
+        of_callbacks = [{k: v for k, v in vars(c).items() if k in STATE} for c in self.callbacks]
+        (unfinished / "callbacks.pickle").write_bytes(pickle.dumps(of_callbacks))
+        names = ("epoch", "step", "history", "stopped", "settings")
+        (unfinished / "state.json").write_text(json.dumps({k: getattr(self, k) for k in names}))
         finish(unfinished, checkpoint)
+        self._newest = checkpoint
         for old in checkpoints(self.folder)[:-2]:
             shutil.rmtree(old)
 
     def _restore(self):
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
-        self.model.load_weights(self._found / "model.weights.h5")
-        with np.load(self._found / "rest.npz") as rest:
+        self.model.load_weights(self._newest / "model.weights.h5")
+        with np.load(self._newest / "rest.npz") as rest:
             for variable, value in zip(self._rest(), rest.values(), strict=True):
                 variable.assign(value)
+        # Loading a pickle may run code: continue from your own folders only.
+        of_callbacks = pickle.loads((self._newest / "callbacks.pickle").read_bytes())
+        for callback, state in zip(self.callbacks, of_callbacks, strict=True):
+            vars(callback).update(state)
 
     def _rest(self):
         """Return the variables that files lack: seeds and sums, with some that files have."""
@@ -242,18 +262,18 @@ def newest_intact(folder):
     return None
 
 
-def fit(model, batch, backup, epochs, callbacks):
-    """Train from the step where the last process was."""
-    kwargs = {"callbacks": [*callbacks, backup], "shuffle": False, "verbose": 0}
+def fit(model, batch, validation_data, backup, epochs):
+    """Train from the step where the last process was, up to the last epoch or a stop."""
+    kwargs = {"callbacks": [*backup.callbacks, backup], "shuffle": False, "verbose": 0}
+    kwargs |= {"validation_data": validation_data, "validation_batch_size": 256}
     if backup.step:  # the rest of an epoch
         epoch, rest = backup.epoch, backup.steps - backup.step
         batches = Batches(batch, backup.number)
         model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=rest, **kwargs)
-        if model.stop_training:  # by EarlyStopping, for example
-            return
     batches = Batches(batch, backup.number)
     kwargs |= {"initial_epoch": backup.epoch, "steps_per_epoch": backup.steps}
-    model.fit(batches, epochs=epochs, **kwargs)
+    # After a stop, this trains no epoch. EarlyStopping restores the best weights again.
+    model.fit(batches, epochs=backup.epoch if backup.stopped else epochs, **kwargs)
 
 
 # The training
@@ -273,7 +293,7 @@ def make_model():
     )
     inputs = keras.Input((FEATURES,))
     model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Dropout(0.1)(inputs))))
-    model.compile("adam")
+    model.compile(keras.optimizers.Adam(0.01))
     return model
 
 
@@ -281,7 +301,7 @@ class PrintEpochs(keras.callbacks.Callback):
     """Callback that prints the logs of each epoch."""
 
     def on_epoch_end(self, epoch, logs=None):
-        figures = [f"{key} {logs[key]:.5f}" for key in ("loss", "click_auc", "loss_weight/time")]
+        figures = [f"{key} {logs[key]:.5f}" for key in ("loss", "val_loss", "loss_weight/time")]
         print(f"epoch {epoch + 1}: {', '.join(figures)}", flush=True)
 
 
@@ -300,7 +320,7 @@ class HandOverSteps(keras.callbacks.Callback):
 
 
 def train(folder, args, *callbacks):
-    """Train, or continue. Return the model and the logs of all epochs."""
+    """Train, or continue. Return the model, the logs of all epochs, and the early stopping."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -308,27 +328,31 @@ def train(folder, args, *callbacks):
     rows = Rows(args.rows, args.batch_size)
     settings = {"backend": keras.backend.backend(), "batch_size": args.batch_size}
     settings["data"] = rows.fingerprint()
-    backup = StepBackup(folder, rows.steps, args.every, settings)
-    model = make_model()
+    changes = {"monitor": "val_loss", "min_delta": 0.1}
+    slower = keras.callbacks.ReduceLROnPlateau(**changes, patience=1)
+    stop = keras.callbacks.EarlyStopping(**changes, patience=2, restore_best_weights=True)
     logging = [pk.GateWeightsLogger(folder / "gates.csv"), pk.LossWeightDecay({"click": 0.9})]
-    fit(model, rows.batch, backup, args.epochs, [*logging, *callbacks])
-    return model, backup.history
+    callbacks = [*logging, slower, stop, *callbacks]
+    backup = StepBackup(folder, rows.steps, args.every, settings, callbacks)
+    model = make_model()
+    fit(model, rows.batch, rows.validation, backup, args.epochs)
+    return model, backup.history, stop
 
 
 # The comparison
 
 
-def train_with_kills(folder, args, kills):
+def train_with_kills(folder, args, kills, last):
     """Train in processes that are killed at steps, then in this one.
 
     Args:
         folder: The folder of the checkpoints.
         args: The arguments of the script.
         kills: The steps. If a checkpoint follows a step, the kill waits until its write begins.
+        last: The name of the checkpoint after the last of these steps. The kill waits for it.
 
     Returns:
-        The model, the logs of all epochs, the figures of all steps, and the number of kills during
-        a write.
+        What `train` returns, the figures of all steps, and the number of kills during a write.
     """
     names = ("rows", "batch_size", "epochs", "every")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
@@ -338,12 +362,17 @@ def train_with_kills(folder, args, kills):
     def writing():
         return any(folder.glob("epoch-*.unfinished"))
 
+    def ready(kill):
+        if kill == kills[-1]:
+            return (folder / last).exists()
+        return writing() or not is_saved(kill, args)
+
     for kill in kills:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
                 steps.append(json.loads(line))
                 if steps[-1]["step"] >= kill:
-                    while is_saved(kill, args) and process.poll() is None and not writing():
+                    while process.poll() is None and not ready(kill):
                         time.sleep(0.0005)
                     process.kill()
         if process.returncode > 0:  # it has printed its error
@@ -358,13 +387,13 @@ def is_saved(step, args):
     return step_in_epoch > 0 and step_in_epoch % args.every == 0
 
 
-def choose_kills(args):
-    """Return the steps of kills. A checkpoint follows half of them, if there are as many."""
-    numbers = range(1, args.epochs * (args.rows // args.batch_size) + 1)
-    saved = [number for number in numbers if is_saved(number, args)]
-    others = [number for number in numbers if number not in saved]
+def choose_kills(args, last):
+    """Return the last step and other ones. A checkpoint follows half of them, if possible."""
+    saved = [step for step in range(1, last) if is_saved(step, args)]
+    others = [step for step in range(1, last) if step not in saved]
     count = min(args.kills // 2, len(saved))
-    return sorted(random.sample(saved, count) + random.sample(others, args.kills - count))
+    random_steps = random.sample(saved, count) + random.sample(others, args.kills - 1 - count)
+    return [*sorted(random_steps), last]
 
 
 def difference(one, other):
@@ -375,12 +404,14 @@ def difference(one, other):
 
 def compare(folder, args):
     """Compare a training that is killed with one that is not."""
-    kills = choose_kills(args)
     folders = [folder / "uninterrupted", folder / "killed"]
     expected = []
-    model, history = train(folders[0], args, HandOverSteps(expected.append))
-    other, history_of_killed, steps, during_write = train_with_kills(folders[1], args, kills)
-    print(f"uninterrupted: {len(expected)} steps")
+    model, history, stop = train(folders[0], args, HandOverSteps(expected.append))
+    print(f"uninterrupted: {len(expected)} steps, {len(history)} of {args.epochs} epochs")
+    print(f"best epoch: {stop.best_epoch + 1}, stopped after epoch {stop.stopped_epoch + 1}")
+    kills, last = choose_kills(args, len(expected)), checkpoints(folders[0])[-1].name
+    *killed, steps, during_write = train_with_kills(folders[1], args, kills, last)
+    other, history_of_killed, other_stop = killed
     done = {of_step["step"] for of_step in steps}
     again = f"{len(steps) - len(done)} of them computed again"
     print(f"killed after the steps {', '.join(map(str, kills))}: {len(done)} steps, {again}")
@@ -391,6 +422,8 @@ def compare(folder, args):
     figures = difference(steps, [expected[of_step["step"] - 1] for of_step in steps])
     print("  losses, metrics and loss weights after each step:", figures)
     print("  logs by epoch:", difference(history_of_killed, history))
+    epochs = [(each.best_epoch, each.stopped_epoch) for each in (stop, other_stop)]
+    print("  best epoch, epoch of the stop:", float(np.abs(np.subtract(*epochs)).max()))
     print("  weights:", max(np.abs(one - two).max() for one, two in weights))
     print("  gates.csv:", "equal" if csv == csv_of_killed else "not equal")
 
@@ -402,7 +435,7 @@ def main():
     parser.add_argument("--folder", type=Path, default=Path("resume"), help="resume by default")
     parser.add_argument("--rows", type=int, default=8192, help="8192 by default")
     parser.add_argument("--batch-size", type=int, default=64, help="64 by default")
-    parser.add_argument("--epochs", type=int, default=6, help="6 by default")
+    parser.add_argument("--epochs", type=int, default=10, help="10 by default")
     parser.add_argument(
         "--every", type=int, default=50, help="save after so many steps, 50 by default"
     )
@@ -419,8 +452,8 @@ def main():
     elif args.print_steps:
         train(args.folder, args, HandOverSteps(lambda f: print(json.dumps(f), flush=True)))
     else:
-        train(args.folder, args, PrintEpochs())
-        print(f"{args.folder} has the training of {args.epochs} epochs.")
+        _, history, _ = train(args.folder, args, PrintEpochs())
+        print(f"{args.folder} has the training of {len(history)} epochs.")
 
 
 if __name__ == "__main__":

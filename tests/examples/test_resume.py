@@ -49,7 +49,7 @@ DAMAGE = {
     "a flipped byte of the digests": lambda path: flip_a_byte(path / "digests.json"),
     "a file that is cut": lambda path: cut(path / "model.weights.h5"),
     "an empty file": lambda path: (path / "state.json").write_bytes(b""),
-    "no file": lambda path: (path / "rest.npz").unlink(),
+    "no file": lambda path: (path / "callbacks.pickle").unlink(),
     "an empty folder": lambda path: [file.unlink() for file in path.iterdir()],
 }
 
@@ -57,36 +57,39 @@ DAMAGE = {
 @pytest.mark.nightly
 def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    resume.compare(tmp_path, arguments(epochs=3, kills=2))
+    resume.compare(tmp_path, arguments(epochs=6, kills=3))
     out = capsys.readouterr().out
     check_form("resume.py", out)
     assert re.search(
-        r"uninterrupted: 12 steps\nkilled after the steps \d+, \d+: 12 steps, \d+ of them computed",
+        r"uninterrupted: 16 steps, 4 of 6 epochs\nbest epoch: 2, stopped after epoch 4\n"
+        r"killed after the steps \d+, \d+, 16: 16 steps, \d+ of them computed",
         out,
     )
     assert "kills during the write of a checkpoint: 1" in out
-    assert re.findall(r"(?:steps?|epoch|weights): (\S+)", out)[-3:] == ["0.0", "0.0", "0.0"]
+    assert re.findall(r"(?:step|epoch|stop|weights): (\S+)", out)[-4:] == ["0.0"] * 4
     assert "gates.csv: equal" in out
     checkpoints = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
-    assert checkpoints == ["epoch-00002-step-0000003", "epoch-00003-step-0000000"]
+    assert checkpoints == ["epoch-00003-step-0000003", "epoch-00004-step-0000000"]
 
     before = (tmp_path / "killed" / "gates.csv").read_bytes()
-    _, history = resume.train(tmp_path / "killed", arguments(epochs=3))  # it has finished
-    assert len(history) == 3
+    _, history, _ = resume.train(tmp_path / "killed", arguments(epochs=6))  # it has stopped
+    assert len(history) == 4
     assert (tmp_path / "killed" / "gates.csv").read_bytes() == before
 
 
 @pytest.mark.nightly
 def test_a_damaged_checkpoint_changes_nothing(resume, tmp_path, capsys):
-    model, history = resume.train(tmp_path / "whole", arguments(epochs=2))
-    resume.train(tmp_path / "half", arguments(epochs=1))
+    model, history, stop = resume.train(tmp_path / "whole", arguments(epochs=6))
+    assert (stop.best_epoch, stop.stopped_epoch) == (1, 3)
+    resume.train(tmp_path / "half", arguments(epochs=3))
     for name, damage in DAMAGE.items():
         folder = tmp_path / name
         shutil.copytree(tmp_path / "half", folder)
-        damage(folder / "epoch-00001-step-0000000")
-        other, history_of_other = resume.train(folder, arguments(epochs=2))
-        assert "epoch-00001-step-0000000 is damaged" in capsys.readouterr().err, name
+        damage(folder / "epoch-00003-step-0000000")
+        other, history_of_other, other_stop = resume.train(folder, arguments(epochs=6))
+        assert "epoch-00003-step-0000000 is damaged" in capsys.readouterr().err, name
         assert history_of_other == history, name
+        assert (other_stop.best_epoch, other_stop.stopped_epoch) == (1, 3), name
         for one, two in zip(model.get_weights(), other.get_weights(), strict=True):
             np.testing.assert_array_equal(one, two, err_msg=name)
 
@@ -96,7 +99,7 @@ def test_an_epoch_has_every_row_once_in_another_order(resume):
     rows = resume.Rows(ROWS, BATCH)
     epochs = np.stack([rows.batch(number)[0] for number in range(8)]).reshape(2, ROWS, -1)
     for epoch in epochs:
-        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(rows.x, axis=0))
+        np.testing.assert_array_equal(np.sort(epoch, axis=0), np.sort(rows.x[:ROWS], axis=0))
     assert not np.array_equal(*epochs)
 
 
@@ -119,7 +122,7 @@ def write(resume, folder, name=NAME, **kwargs):
     epoch, step = int(name[6:11]), int(name[-7:])
     state = {"epoch": epoch, "step": step, "history": [{}] * epoch, "settings": {}, **kwargs}
     (unfinished / "state.json").write_text(json.dumps(state))
-    for file in ("model.weights.h5", "rest.npz"):
+    for file in ("model.weights.h5", "rest.npz", "callbacks.pickle"):
         (unfinished / file).write_bytes(bytes(range(100)))
     resume.finish(unfinished, folder / name)
     return folder / name
@@ -173,8 +176,9 @@ def test_a_training_with_other_data_or_settings_is_refused(resume, tmp_path):
 @once
 def test_half_of_the_kills_are_at_checkpoints(resume):
     args = arguments(rows=80, epochs=4, kills=10)
-    kills = resume.choose_kills(args)
+    kills = resume.choose_kills(args, 32)
     assert len({*kills}) == 10
+    assert kills[-1] == 32
     assert sum(resume.is_saved(kill, args) for kill in kills) == 5
     assert [step for step in range(1, 17) if resume.is_saved(step, args)] == [3, 6, 11, 14]
 
