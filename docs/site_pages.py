@@ -1,6 +1,7 @@
 """The pages of the site that are made from the code: the reference and the examples."""
 
 import ast
+import re
 from pathlib import Path
 
 from run_examples import OUTPUTS, RESULTS, ROOT, scripts
@@ -38,6 +39,12 @@ PICTURES = {
     "plot_architecture": "architecture.png",
     "plot_gate_history": "examples/gates-as_it_is.png",
     "plot_gate_weights": "examples/gates-weights.png",
+}
+# Results of functions, which no example makes by itself.
+RESULT_OF = {
+    "GateReport": "gate_report",
+    "TaskReport": "task_report",
+    "Transfer": "transfer_weights",
 }
 # Titles of folders of examples/.
 FOLDERS = {
@@ -89,8 +96,36 @@ def scripts_by_folder() -> dict[str, list[Path]]:
     }
 
 
+def pages_with_code() -> dict[str, str]:
+    """Return the code of each script, recipe and guide, by its link from the index of examples."""
+    code = {}
+    for path in scripts():
+        if path.parts[0] == "benchmarks":
+            continue
+        link = f"[{path.name}]({path.with_suffix('.md')})"
+        code[link] = (ROOT / "examples" / path).read_text()
+    for pattern in ("recipes/*.md", "*.md"):
+        for path in sorted((ROOT / "docs").glob(pattern)):
+            text = path.read_text()
+            title = text.partition("\n")[0].removeprefix("# ")
+            blocks = re.findall(r"^```py(?:thon)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+            code[f"[{title}](../{path.relative_to(ROOT / 'docs')})"] = "".join(blocks)
+    return code
+
+
+def examples_by_name() -> list[str]:
+    """Return the rows of a table: public names, and up to three pages whose code has each."""
+    pages = pages_with_code()
+    rows = ["| name | examples, recipes and guides |", "|---|---|"]
+    for name in sorted(name for group in public_names().values() for name in group):
+        pattern = re.compile(rf"\bpk\.{RESULT_OF.get(name, name)}\b")
+        links = [link for link, code in pages.items() if pattern.search(code)]
+        rows.append(f"| [`{name}`](../reference/{name}.md) | {', '.join(links[:3])} |")
+    return rows
+
+
 def examples_index() -> str:
-    """Return a page with a line for each script."""
+    """Return a page with a line for each script, and the examples of each public name."""
     lines = [
         "# Examples",
         "",
@@ -103,6 +138,7 @@ def examples_index() -> str:
             summary = docstring_of(path).partition("\n")[0]
             lines += [f"- [{path.name}]({path.with_suffix('.md')}): {summary}"]
         lines += [""]
+    lines += ["## By public name", "", *examples_by_name(), ""]
     return "\n".join(lines)
 
 
