@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 import ple_keras as pk
-from ple_keras._keras.walking import find_layers
+from ple_keras._keras.layers import find_layers
 from tests.helpers import QUICK_JIT, features
 
 

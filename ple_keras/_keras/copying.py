@@ -1,24 +1,23 @@
-"""Copies of layers, each with its own weights, random seeds and name."""
+"""Copies of layers, each with its own weights, random seeds and name, and how they are built."""
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import keras
 
-from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
     has_automatic_config,
     is_of_keras,
     tensorflow_not_imported,
 )
+from ple_keras._keras.layers import BaseLayer, Untracked, layers_inside, walk
 from ple_keras._keras.saving import remove_build_shapes
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import Untracked, layers_inside, walk
-from ple_keras._typing import Initializer
+from ple_keras._typing import FixedDTypes, Initializer, Nested, NestedShape, Shape
 
 REGISTER = "`@keras.saving.register_keras_serializable()`"
 
@@ -275,3 +274,81 @@ def _derive_seed(seed: int, path: tuple[object, ...]) -> int:
     """Return a seed that depends only on `seed` and `path`, so that it is the same in every run."""
     digest = hashlib.sha256(repr((seed, *map(str, path))).encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
+
+
+def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
+    """Return a symbolic tensor of a shape, or a dict or list of them, for a dict or list.
+
+    Args:
+        shape: The shape, or shapes.
+        dtype: The dtype of all tensors that have no fixed one.
+        fixed: The fixed dtype of the tensor, or of each tensor of a dict.
+    """
+    if isinstance(shape, Mapping):
+        dtypes = fixed if isinstance(fixed, Mapping) else {}
+        return {key: symbolic(item, dtype, dtypes.get(key)) for key, item in shape.items()}
+    if isinstance(shape, Sequence) and shape and isinstance(shape[0], Sequence | Mapping):
+        return [symbolic(item, dtype) for item in cast(Sequence[NestedShape], shape)]
+    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=fixed or dtype)
+
+
+def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
+    """Build a copied template on inputs of `shape` and return its output width.
+
+    A symbolic call builds every layer, also one without `build` that creates weights in `call`.
+
+    Raises:
+        ValueError: If the layer does not map `(..., D)` to `(..., H)`.
+    """
+    try:
+        output = layer(keras.KerasTensor(shape, dtype=dtype))
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must take inputs of shape {shape}, but its copy failed: {error} A model "
+            "built for one width takes no other: pass it unbuilt, or pass PLEBlock one layer per "
+            f"level. Received: {argument}={layer!r}"
+        ) from error
+    output_shape = getattr(output, "shape", None)
+    if output_shape is None or output_shape[:-1] != shape[:-1] or output_shape[-1] is None:
+        raise ValueError(
+            f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
+            f"axis, but it maps {shape} to {output_shape or output!r}. "
+            f"Received: {argument}={layer!r}"
+        )
+    width: int = output_shape[-1]
+    return width
+
+
+def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
+    """Return a template's output width H for inputs `(..., D)`, without building the template."""
+    return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
+
+
+def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+    """Build a copy of a feature network on symbolic inputs and return its symbolic output.
+
+    Raises:
+        ValueError: If the layer does not map the inputs to one tensor, or if this does not build
+            all layers inside it. They would slow down every training step.
+    """
+    try:
+        output = layer(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must take the inputs {inputs}, but its copy failed: {error} "
+            f"Received: {argument}={layer!r}"
+        ) from error
+    if not isinstance(output, keras.KerasTensor):
+        raise ValueError(
+            f"{argument} must return one tensor, but it returns {output!r}. "
+            f"Received: {argument}={layer!r}"
+        )
+    refuse_unadapted(layer, argument)
+    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
+    if unbuilt:
+        raise ValueError(
+            f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
+            "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
+            f"Received: {argument}={layer!r}"
+        )
+    return output

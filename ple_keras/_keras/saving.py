@@ -1,23 +1,50 @@
-"""Entries of files: serialized children, text, names in order, and states of random generators."""
+"""Registered and stable names, and entries of files."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 
-from ple_keras._keras.internals import (
-    is_functional_config,
-    load_error,
-    without_build_keys,
-)
+from ple_keras._keras.internals import is_functional_config, load_error, without_build_keys
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Store
+from ple_keras._typing import LossLike, MetricLike, Store
 
+T = TypeVar("T", bound=Callable[..., Any])
 CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
 NAMES_KEY = "names"
 SEED_KEY = "seed"
+
+
+def register(cls: T) -> T:
+    """Register a class or function, so that `import ple_keras` is enough to load files with it."""
+    registered: T = keras.saving.register_keras_serializable(package="ple_keras")(cls)
+    return registered
+
+
+def automatic_name(prefix: str) -> str:
+    """Return a name for a layer, numbered as Keras numbers those that it chooses."""
+    number: int = keras.backend.get_uid(prefix) - 1
+    return f"{prefix}_{number}" if number else prefix
+
+
+def stable_name(named: LossLike | MetricLike) -> str:
+    """Return the name of a loss or metric without the number that Keras appends."""
+    if isinstance(named, str):
+        return named
+    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # as all of KerasRS
+        return to_snake_case(type(named).__name__)
+    name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
+    is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
+    return re.sub(r"_\d+$", "", name) if is_automatic else name
+
+
+def to_snake_case(name: str) -> str:
+    """Convert a class name as Keras does: `MeanSquaredError` to `mean_squared_error`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
 
 # Keras writes the shapes of a layer next to its config and builds the layer when it deserializes
 # it, before it has a parent. The paths of its weights then lack the names of the outer layers. On
@@ -69,21 +96,10 @@ def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
     return {key: remove_build_shapes(value, keep_marked) for key, value in config.items()}
 
 
-def write_text(store: Store, key: str, text: str) -> None:
-    """Write text to a layer's part of a file, which holds only arrays."""
-    store[key] = np.frombuffer(text.encode(), dtype=np.uint8)
-
-
-def read_text(store: Store, key: str) -> str | None:
-    """Return the text that `write_text` wrote, or None if there is none."""
-    if key not in list(store.keys()):
-        return None
-    return str(np.asarray(store[key]).tobytes(), "utf-8")
-
-
 def save_names(store: Store, names: Sequence[str]) -> None:
     """Write the names that `check_names` compares."""
-    write_text(store, NAMES_KEY, "\n".join(names))
+    # Files hold only arrays.
+    store[NAMES_KEY] = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
 
 
 def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
@@ -95,8 +111,9 @@ def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     Raises:
         ValueError: If the names or their order differ, or the file has no names.
     """
-    text = read_text(store, NAMES_KEY)
-    saved = text and text.split("\n")
+    saved = None
+    if NAMES_KEY in list(store.keys()):
+        saved = np.asarray(store[NAMES_KEY]).tobytes().decode().split("\n")
     if saved != list(names):
         reason = (
             f"The file was written by a layer with {saved}, in this order, but {layer.name!r} has "

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_known_keys, check_not_negative
-from ple_keras._keras.walking import find_layers
+from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Logs
 from ple_keras.heads.task_heads import TaskHeads
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
+from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import restored, to_numpy
-from ple_keras._keras.walking import find_layers
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # by backend
 UNKNOWN_SIZE = 3  # of the random batch to compare, and of other unknown axes

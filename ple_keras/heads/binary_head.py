@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_number, refuse_fixed
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities

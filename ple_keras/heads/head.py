@@ -7,13 +7,11 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_activation, check_features, check_int, check_not_negative
-from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import refuse_replaced_functions
+from ple_keras._keras.copying import build_on, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
-from ple_keras._keras.names import register, stable_name
+from ple_keras._keras.layers import BaseLayer, Untracked
+from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import HALF_DTYPES
-from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     Activation,
     LayerLike,

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_int, check_not_negative, refuse_fixed, short_repr
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_class_indices, check_probabilities

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ple_keras._checks import refuse_fixed
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._typing import LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.binary_head import BinaryHead
 from ple_keras.heads.head import Head, without_keys

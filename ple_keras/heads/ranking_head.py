@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_features, refuse_fixed
 from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.alignment import to_number_tensor

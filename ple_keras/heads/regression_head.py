@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_bool, check_number
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head

@@ -17,12 +17,12 @@ from ple_keras._checks import (
     check_known_value,
     check_not_negative,
 )
-from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import load_error
-from ple_keras._keras.names import register
+from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.saving import (
     built_names,
     check_names,
+    register,
     save_names,
     serialize_children,
 )
@@ -32,7 +32,6 @@ from ple_keras._keras.tensors import (
     number_of_replicas,
     to_numpy,
 )
-from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head

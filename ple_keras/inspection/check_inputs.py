@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
-from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.batches import Batches, first_batches, is_dataset, refuse_steps
 from ple_keras._keras.internals import GraphCall, calls_in, functional_outputs
+from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.inspection.observed_model import naming_input

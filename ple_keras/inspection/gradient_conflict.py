@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from ple_keras._keras.batches import Batches
+from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import find_layers
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, batch_loss

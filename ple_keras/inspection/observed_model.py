@@ -10,8 +10,8 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_by_task
+from ple_keras._keras.layers import Path, Untracked, find_layers, walk
 from ple_keras._keras.tensors import at_least_float32, number_of_replicas
-from ple_keras._keras.walking import Path, Untracked, find_layers, walk
 from ple_keras._typing import ByName, Nested, Streams, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import Branches, TaskHeads

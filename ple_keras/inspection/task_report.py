@@ -12,7 +12,7 @@ import numpy as np
 
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.walking import find_layers
+from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead

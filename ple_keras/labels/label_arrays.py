@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
-from ple_keras._keras.names import stable_name, to_snake_case
+from ple_keras._keras.saving import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.alignment import check_shape, to_number_array
 from ple_keras.labels.sample_space import can_represent

@@ -15,11 +15,10 @@ from ple_keras._checks import (
     check_width,
     short_repr,
 )
-from ple_keras._keras.building import output_width
+from ple_keras._keras.copying import output_width
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.names import register
-from ple_keras._keras.saving import check_names, ordered_attribute, save_names
-from ple_keras._keras.walking import Untracked
+from ple_keras._keras.layers import Untracked
+from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._typing import (
     ByName,
     GateInput,

@@ -19,15 +19,10 @@ from ple_keras._checks import (
     check_number,
     check_rate,
 )
-from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import derive_initializer
-from ple_keras._keras.names import register
-from ple_keras._keras.saving import load_seed, save_seed
-from ple_keras._keras.tensors import (
-    at_least_float32,
-    is_jax_trace_outside_keras,
-)
+from ple_keras._keras.copying import build_on, derive_initializer
+from ple_keras._keras.layers import BaseLayer
+from ple_keras._keras.saving import load_seed, register, save_seed
+from ple_keras._keras.tensors import at_least_float32, is_jax_trace_outside_keras
 from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_template

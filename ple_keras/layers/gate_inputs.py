@@ -6,8 +6,8 @@ from typing import Any
 from keras import ops
 
 from ple_keras._checks import check_features, check_keys, check_known_value, check_width, short_repr
-from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import largest_outputs, mask_of, set_mask
+from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, Tensor
 from ple_keras.labels.task_names import SHARED

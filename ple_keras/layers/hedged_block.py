@@ -7,19 +7,10 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_keys
-from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.building import symbolic
-from ple_keras._keras.names import register
-from ple_keras._keras.saving import built_names, serialize_children
-from ple_keras._typing import (
-    LayerLike,
-    Nested,
-    NestedShape,
-    Outputs,
-    Shape,
-    TaskName,
-    Tensor,
-)
+from ple_keras._keras.copying import symbolic
+from ple_keras._keras.layers import BaseLayer
+from ple_keras._keras.saving import built_names, register, serialize_children
+from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, TaskName, Tensor
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock

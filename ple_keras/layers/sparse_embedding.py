@@ -10,7 +10,7 @@ from keras import ops
 
 from ple_keras._checks import check_int
 from ple_keras._keras.internals import have_one_trace, stateless_value
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._keras.tables import (
     RowGradients,
     component,

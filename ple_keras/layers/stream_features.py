@@ -7,13 +7,10 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_bool, short_repr
-from ple_keras._keras.base_layer import BaseLayer
-from ple_keras._keras.building import build_features, symbolic
-from ple_keras._keras.copying import Template, checked_copy
-from ple_keras._keras.names import register
-from ple_keras._keras.saving import check_names, save_names
+from ple_keras._keras.copying import Template, build_features, checked_copy, symbolic
+from ple_keras._keras.layers import BaseLayer, Untracked
+from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.tensors import fixed_dtypes
-from ple_keras._keras.walking import Untracked
 from ple_keras._typing import (
     FixedDTypes,
     Nested,

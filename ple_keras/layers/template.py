@@ -7,7 +7,7 @@ import keras
 
 from ple_keras._checks import check_keys
 from ple_keras._keras.copying import Template, checked_copy
-from ple_keras._keras.walking import Untracked
+from ple_keras._keras.layers import Untracked
 from ple_keras._typing import DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 

@@ -8,7 +8,7 @@ from keras import ops
 
 from ple_keras._checks import check_known
 from ple_keras._keras.internals import set_mask
-from ple_keras._keras.names import register, to_snake_case
+from ple_keras._keras.saving import register, to_snake_case
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.label_arrays import is_mean_of_numbers
 from ple_keras.labels.sample_space import LabeledExamples, align_weights, have_several_numbers

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.internals import serialize_loss
-from ple_keras._keras.names import register, stable_name
+from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import number_of_replicas
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import check_missing_label, find_labeled, to_config

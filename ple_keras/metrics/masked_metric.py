@@ -10,7 +10,7 @@ from keras import ops
 from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import copy_direction
-from ple_keras._keras.names import register, stable_name
+from ple_keras._keras.saving import register, stable_name
 from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.sample_space import (
     LabeledExamples,

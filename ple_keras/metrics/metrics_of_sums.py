@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.internals import mark_direction
-from ple_keras._keras.names import register
+from ple_keras._keras.saving import register
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.alignment import align
 from ple_keras.labels.sample_space import align_weights

@@ -8,9 +8,9 @@ from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
 from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
-from ple_keras._keras.names import register
+from ple_keras._keras.layers import Untracked, find_layers
+from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import Untracked, find_layers
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead

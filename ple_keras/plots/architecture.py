@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from ple_keras._keras.walking import walk
+from ple_keras._keras.layers import walk
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.hedged_block import HedgedBlock

@@ -9,11 +9,10 @@ from textwrap import TextWrapper
 import keras
 import numpy as np
 
-from ple_keras._keras.base_layer import BaseLayer
 from ple_keras._keras.internals import children
-from ple_keras._keras.names import to_snake_case
+from ple_keras._keras.layers import BaseLayer, find_layers, walk
+from ple_keras._keras.saving import to_snake_case
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._keras.walking import find_layers, walk
 from ple_keras._typing import WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead
