@@ -3,14 +3,12 @@
 from ple_keras import _keras  # noqa: F401, first, since it explains a missing backend
 from ple_keras.callbacks.fit_hedge import FitHedge, fit_hedge
 from ple_keras.callbacks.gate_weights_logger import GateWeightsLogger
-from ple_keras.callbacks.grouped_auc import GroupedAUC
 from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, LossWeightSchedule
-from ple_keras.callbacks.multi_task_score import MultiTaskScore
+from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
-from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
@@ -30,10 +28,9 @@ from ple_keras.layers.sparse_embedding import SparseEmbedding
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import expected_calibration_error, grouped_auc
-from ple_keras.metrics.logit_auc import LogitAUC
 from ple_keras.metrics.masked_metric import MaskedMetric
-from ple_keras.metrics.metrics_of_sums import Calibration, NormalizedEntropy
 from ple_keras.metrics.mtl_gain import mtl_gain
+from ple_keras.metrics.probability_metrics import Calibration, LogitAUC, NormalizedEntropy
 from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
 from ple_keras.optimizers.share_tables import share_tables
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad

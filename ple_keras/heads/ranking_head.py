@@ -12,9 +12,8 @@ from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
-from ple_keras.labels.alignment import to_number_tensor
 from ple_keras.labels.label_arrays import check_values
-from ple_keras.labels.sample_space import LabeledExamples, find_labeled
+from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
 from ple_keras.metrics.masked_metric import call_metric
 
 UNLABELED = -1.0  # the label of an item that does not count

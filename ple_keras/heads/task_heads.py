@@ -33,9 +33,9 @@ from ple_keras._keras.tensors import (
     to_numpy,
 )
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
+from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
-from ple_keras.heads.product_head import sort_products
 from ple_keras.labels.label_arrays import check_labels, read_labels
 from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.labels.task_names import SHARED, task_names

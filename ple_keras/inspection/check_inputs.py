@@ -13,7 +13,7 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
 from ple_keras.inspection.observed_model import naming_input
-from ple_keras.labels.alignment import check_dtype, format_shape, shapes_match
+from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
 
 LARGE = 100  # mean or standard deviation of a column of numbers

@@ -12,12 +12,12 @@ from keras import ops
 from ple_keras._checks import check_by_task
 from ple_keras._keras.layers import Path, Untracked, find_layers, walk
 from ple_keras._keras.tensors import at_least_float32, number_of_replicas
-from ple_keras._typing import ByName, Nested, Streams, TaskName, Tensor
+from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import Branches, TaskHeads
-from ple_keras.labels.alignment import check_dtype
+from ple_keras.labels.sample_space import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.observation import Observer
+from ple_keras.layers.gate import Observer
 from ple_keras.layers.sequential_block import SequentialBlock
 
 Levels = dict[str, tuple[ByName, ByName]]  # the gate weights and expert outputs of each level
@@ -163,15 +163,10 @@ class ObservedModel(keras.Model):
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
-        levels: Levels = {}
-
-        def receive(level: str, inputs: Streams, weights: ByName, experts: ByName) -> None:
-            levels[level] = weights, experts
-
-        observer = Observer(self._names.value, receive)
+        observer = Observer(self._names.value)
         with observer, holding_branches(self.inner) as take_branches:
             outputs = self.inner(inputs, training=training)
-            results = self._results(outputs, levels, take_branches())
+            results = self._results(outputs, observer.levels, take_branches())
         self.repeated.value |= observer.repeated
         return keras.tree.map_structure(at_least_float32, results)
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from ple_keras._typing import Tensor
-from ple_keras.heads.binary_head import BinaryHead
+from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.multiclass_head import MulticlassHead
-from ple_keras.heads.product_head import ProductHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.task_heads import batch_loss
 from ple_keras.labels.sample_space import SAFE_PREDICTION

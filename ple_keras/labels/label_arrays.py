@@ -11,8 +11,7 @@ from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
 from ple_keras._keras.saving import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
-from ple_keras.labels.alignment import check_shape, to_number_array
-from ple_keras.labels.sample_space import can_represent
+from ple_keras.labels.sample_space import can_represent, check_shape, to_number_array
 
 # Losses of Keras, by the labels that they take:
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}

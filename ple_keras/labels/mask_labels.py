@@ -10,8 +10,12 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_known_keys
 from ple_keras._typing import TaskName, Tensor
-from ple_keras.labels.alignment import check_dtype, shapes_match
-from ple_keras.labels.sample_space import can_represent, check_missing_label
+from ple_keras.labels.sample_space import (
+    can_represent,
+    check_dtype,
+    check_missing_label,
+    shapes_match,
+)
 from ple_keras.labels.task_names import in_dependency_order
 
 

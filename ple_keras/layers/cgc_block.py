@@ -33,9 +33,8 @@ from ple_keras._typing import (
 )
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.experts import Experts, build_experts
-from ple_keras.layers.gate import Gate, gate_options
+from ple_keras.layers.gate import Gate, active_observer, gate_options
 from ple_keras.layers.gate_inputs import GatedBlock, GateInputs, check_context, shape_of
-from ple_keras.layers.observation import active_observer
 from ple_keras.layers.template import as_stream_templates, as_template
 from ple_keras.layers.wiring import LevelWiring
 
@@ -297,7 +296,7 @@ class CGCBlock(GatedBlock):
         else:
             experts = layer(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
             if observer:
-                observer.on_outputs(self, inputs, weights, experts)
+                observer.receive(self, weights, experts)
             outputs = self._wiring.mix(weights, experts, self.compute_dtype)  # sum_e w_e E_e
         if check_bool(return_gate_weights, "return_gate_weights"):
             return outputs, weights

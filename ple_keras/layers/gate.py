@@ -1,9 +1,10 @@
-"""Gate: the weights of experts for each example, and their statistics."""
+"""Gate: the weights of experts for each example, their statistics, and their observation."""
 
 import inspect
 import math
 from collections.abc import Mapping
-from typing import Any
+from threading import local
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -23,13 +24,13 @@ from ple_keras._keras.copying import build_on, derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_jax_trace_outside_keras
-from ple_keras._typing import Initializer, LayerLike, Regularizer, Shape, Store, Tensor
-from ple_keras.layers.observation import active_observer
+from ple_keras._typing import ByName, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.template import as_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
 # Arguments that a block sets, and that `gate_kwargs` therefore can't contain.
 SET_BY_BLOCKS = ("num_experts", "gate_block", "softmax_temperature", "track_weights")
+_thread = local()  # of the observer; torch.compile supports it, unlike a ContextVar
 
 
 @register
@@ -310,6 +311,46 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
     if not path:
         return options
     return {key: derive_initializer(value, *path) for key, value in options.items()}
+
+
+class Observer:
+    """Gate weights and expert outputs of the levels that run, or are traced, in this thread.
+
+    Gates do not update their statistics within its `with`.
+
+    Args:
+        names: The name of each level, by the `id` of its block.
+
+    Attributes:
+        levels: The weights of the gates and the outputs of the experts, both by name, of each level
+            that ran.
+        repeated: The levels that ran more than once.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self.levels: dict[str, tuple[ByName, ByName]] = {}
+        self.repeated: set[str] = set()
+        self._names = names
+
+    def __enter__(self) -> Self:
+        self._outer = active_observer()
+        _thread.observer = self
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        _thread.observer = self._outer
+
+    def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
+        """Keep what a level has computed."""
+        level = self._names[id(block)]
+        if level in self.levels:
+            self.repeated.add(level)
+        self.levels[level] = weights, experts
+
+
+def active_observer() -> Observer | None:
+    """Return the observer of this thread, if there is one."""
+    return getattr(_thread, "observer", None)
 
 
 def _softmax(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import numpy as np
 from ple_keras._checks import check_int, check_known_value, short_repr
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
-from ple_keras.labels.alignment import to_number_array
+from ple_keras.labels.sample_space import to_number_array
 
 WEIGHTINGS = ("rows", "equal")
 ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]

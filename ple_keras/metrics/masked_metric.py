@@ -19,8 +19,7 @@ from ple_keras.labels.sample_space import (
     find_labeled,
     to_config,
 )
-from ple_keras.metrics.logit_auc import LogitAUC
-from ple_keras.metrics.metrics_of_sums import MetricOfSums
+from ple_keras.metrics.probability_metrics import LogitAUC, MetricOfSums
 
 # Metrics of Keras that do not depend on which numbers form a label:
 OF_NUMBERS = (

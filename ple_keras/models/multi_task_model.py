@@ -17,7 +17,7 @@ from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.metrics.logit_auc import LogitAUC
+from ple_keras.metrics.probability_metrics import LogitAUC
 
 # Arguments of `Model.compile` that belong to the heads.
 OF_HEADS = ("loss", "loss_weights", "metrics", "weighted_metrics")
