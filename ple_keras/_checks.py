@@ -79,35 +79,26 @@ def check_bool(value: object, argument: str) -> bool:
 
 
 def check_number(
-    value: SupportsFloat, argument: str, above: float = -math.inf, below: float = math.inf
+    value: SupportsFloat,
+    argument: str,
+    minimum: float = -math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
 ) -> float:
-    """Return `value` as a finite float between two limits."""
+    """Return `value` as a finite float between limits."""
     try:
         number = float(value)
     except (TypeError, ValueError):
         number = None
     if number is None or isinstance(value, bool | str):
         raise TypeError(f"{argument} must be a number. Received: {argument}={short_repr(value)}")
-    if not (math.isfinite(number) and above < number < below):
-        limits = {"above": above, "below": below}
+    if not (math.isfinite(number) and number >= minimum and above < number < below):
+        limits = {"at least": minimum, "above": above, "below": below}
         rules = ["finite", *(f"{k} {x:g}" for k, x in limits.items() if math.isfinite(x))]
         raise ValueError(
             f"{argument} must be {' and '.join(rules)}. Received: {argument}={value!r}"
         )
     return number
-
-
-def check_not_negative(value: SupportsFloat, argument: str) -> float:
-    """Return `value` as a finite float of at least 0."""
-    number = check_number(value, argument)
-    if number < 0:
-        raise ValueError(f"{argument} must be at least 0. Received: {argument}={value!r}")
-    return number
-
-
-def check_rate(value: SupportsFloat, argument: str) -> float:
-    """Return `value` as a float in [0, 1)."""
-    return check_number(check_not_negative(value, argument), argument, below=1)
 
 
 def check_counts(

@@ -26,10 +26,6 @@ class Batches:
         default: The default batch size; None for all rows in one batch.
         argument: The name of `x` in messages on batches.
 
-    Attributes:
-        given: `x`.
-        has_weights: Whether sample weights were found, which are left out.
-
     Raises:
         TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
         ValueError: If arrays are empty or differ in length, or `batch_size` is below 1. If `y` or
@@ -44,8 +40,8 @@ class Batches:
         default: int | None = DEFAULT_SIZE,
         argument: str = "x",
     ) -> None:
-        self.given, self.has_weights, self._argument = x, False, argument
         self._data: Any = x
+        self._argument = argument
         self._is_dataset = is_dataset(x)
         if self._is_dataset:
             if y is not None or batch_size is not None:
@@ -92,13 +88,12 @@ class Batches:
             batches = map(batches.__getitem__, range(len(self)))
         batch = None
         for batch in batches:
-            x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-            self.has_weights |= weights is not None
+            x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
             yield _map_arrays(to_numpy, (x, y))
         if batch is None:
             raise ValueError(
                 f"{self._argument} must hold at least one batch. "
-                f"Received: {self._argument}={short_repr(self.given)}"
+                f"Received: {self._argument}={short_repr(self._data)}"
             )
 
 

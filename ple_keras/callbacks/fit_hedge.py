@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_not_negative
+from ple_keras._checks import check_number
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Logs, Nested, TaskName
@@ -83,7 +83,7 @@ class FitHedge(keras.callbacks.Callback):
             x, y, *_ = validation_data
         self._batches = Batches(x, y, batch_size)
         self._observed: ObservedModel | None = None
-        self.prior = check_not_negative(prior, "prior")
+        self.prior = check_number(prior, "prior", minimum=0)
         self._is_due = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -152,7 +152,7 @@ def fit_hedge(
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    batches, prior = Batches(x, y, batch_size), check_not_negative(prior, "prior")
+    batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
     _fit_mixtures(_branch_model(model), batches, prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
 

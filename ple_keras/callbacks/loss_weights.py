@@ -1,12 +1,11 @@
 """Callbacks that schedule and log loss weights."""
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
 
-from ple_keras._checks import check_known_keys, check_not_negative
+from ple_keras._checks import check_known_keys, check_number
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Logs
 from ple_keras.heads.task_heads import TaskHeads
@@ -88,7 +87,7 @@ class LossWeightSchedule(LossWeightLogger):
         heads = self._task_heads()
         heads.multiply_loss_weights(
             {
-                task: check_not_negative(self.fn(task, epoch), f"fn({task!r}, {epoch})")
+                task: check_number(self.fn(task, epoch), f"fn({task!r}, {epoch})", minimum=0)
                 for task in heads.trained_tasks
             }
         )
@@ -125,10 +124,11 @@ class LossWeightDecay(LossWeightSchedule):
         super().__init__(self._multiplier)
         if isinstance(gamma, Mapping):
             self.gamma: Any = {
-                task: check_not_negative(value, f"gamma[{task!r}]") for task, value in gamma.items()
+                task: check_number(value, f"gamma[{task!r}]", minimum=0)
+                for task, value in gamma.items()
             }
         else:
-            self.gamma = check_not_negative(gamma, "gamma")
+            self.gamma = check_number(gamma, "gamma", minimum=0)
 
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
@@ -137,7 +137,4 @@ class LossWeightDecay(LossWeightSchedule):
 
     def _multiplier(self, task: str, epoch: int) -> float:
         gamma = self.gamma.get(task, 1.0) if isinstance(self.gamma, dict) else self.gamma
-        try:
-            return float(gamma**epoch)
-        except OverflowError:
-            return math.inf
+        return float(gamma**epoch)

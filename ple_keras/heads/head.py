@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_activation, check_features, check_int, check_not_negative
+from ple_keras._checks import check_activation, check_features, check_int, check_number
 from ple_keras._keras.copying import build_on, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
@@ -124,7 +124,7 @@ class Head(BaseLayer):
         )
         given = {key: value for key, value in self._metric_templates.value.items() if value}
         refuse_replaced_functions(activation=activation, loss=loss, **given)
-        self.loss_weight = check_not_negative(loss_weight, "loss_weight")
+        self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
         self._tower_template = tower and as_template(tower, "tower", self.dtype_policy)

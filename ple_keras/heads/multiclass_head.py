@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int, check_not_negative, refuse_fixed, short_repr
+from ple_keras._checks import check_int, check_number, refuse_fixed, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -109,16 +109,14 @@ class MulticlassHead(Head):
 
 def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
     """Return the weight of each class, from a sequence, an array, a dict or a pandas Series."""
-    received = f"Received: class_weights={short_repr(class_weights)}"
-    if hasattr(class_weights, "to_dict"):
-        class_weights = class_weights.to_dict()
-    classes, has_unknown = range(num_classes), False
-    if isinstance(class_weights, Mapping):
-        has_unknown = not set(class_weights) <= set(classes)
-        class_weights = [class_weights.get(index, 1.0) for index in classes]
-    if has_unknown or np.shape(class_weights) != (num_classes,):
+    classes = range(num_classes)
+    weights = class_weights.to_dict() if hasattr(class_weights, "to_dict") else class_weights
+    if isinstance(weights, Mapping) and set(weights) <= set(classes):
+        weights = [weights.get(index, 1.0) for index in classes]
+    if np.shape(weights) != (num_classes,):
         raise ValueError(
             f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-            f"dict by class, from 0 to {num_classes - 1}. {received}"
+            f"dict by class, from 0 to {num_classes - 1}. "
+            f"Received: class_weights={short_repr(class_weights)}"
         )
-    return [check_not_negative(class_weights[i], f"class_weights[{i}]") for i in classes]
+    return [check_number(weights[i], f"class_weights[{i}]", minimum=0) for i in classes]

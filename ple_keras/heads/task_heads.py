@@ -15,7 +15,7 @@ from ple_keras._checks import (
     check_keys,
     check_known_keys,
     check_known_value,
-    check_not_negative,
+    check_number,
 )
 from ple_keras._keras.internals import load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
@@ -364,7 +364,7 @@ class TaskHeads(BaseLayer):
         """
         check_known_keys(multipliers, self.trained_tasks, "multipliers")
         multipliers = {
-            task: check_not_negative(multiplier, f"multipliers[{task!r}]")
+            task: check_number(multiplier, f"multipliers[{task!r}]", minimum=0)
             for task, multiplier in multipliers.items()
         }
         if not self.built:  # TensorFlow builds after `on_epoch_begin`

@@ -34,9 +34,8 @@ from ple_keras._typing import (
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.experts import Experts, build_experts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
-from ple_keras.layers.gate_inputs import GatedBlock, GateInputs, check_context, shape_of
 from ple_keras.layers.template import as_stream_templates, as_template
-from ple_keras.layers.wiring import LevelWiring
+from ple_keras.layers.wiring import GatedBlock, GateInputs, LevelWiring, check_context, shape_of
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from ple_keras._checks import (
     check_int,
     check_known,
     check_known_value,
-    check_rate,
+    check_number,
 )
 from ple_keras._keras.copying import derive_initializer, output_width, refuse_replaced_functions
 from ple_keras._keras.layers import BaseLayer
@@ -97,7 +97,7 @@ class ExpertBlock(BaseLayer):
         self.supports_masking = True
         self.units = check_units(units)
         self.activation = check_activation(activation)
-        self.dropout = check_rate(dropout, "dropout")
+        self.dropout = check_number(dropout, "dropout", minimum=0, below=1)
         known = (None, *NORMALIZATIONS)
         self.normalization: Normalization | None = check_known_value(
             normalization, known, "normalization"

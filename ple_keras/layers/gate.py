@@ -16,9 +16,7 @@ from ple_keras._checks import (
     check_int,
     check_known,
     check_known_keys,
-    check_not_negative,
     check_number,
-    check_rate,
 )
 from ple_keras._keras.copying import build_on, derive_initializer
 from ple_keras._keras.layers import BaseLayer
@@ -109,8 +107,10 @@ class Gate(BaseLayer):
         self.supports_masking = True
         self.num_experts = check_int(num_experts, "num_experts", minimum=1)
         self.softmax_temperature = check_number(softmax_temperature, "softmax_temperature", above=0)
-        self.dropout = check_rate(dropout, "dropout")
-        self.balance_regularizer = check_not_negative(balance_regularizer, "balance_regularizer")
+        self.dropout = check_number(dropout, "dropout", minimum=0, below=1)
+        self.balance_regularizer = check_number(
+            balance_regularizer, "balance_regularizer", minimum=0
+        )
         self.track_weights = check_bool(track_weights, "track_weights")
         self.kernel_initializer = check_known(
             keras.initializers.get, kernel_initializer, "kernel_initializer"
@@ -130,27 +130,21 @@ class Gate(BaseLayer):
         if self.num_experts > 1:
             self._build_projection(shape)
         if self.track_weights:
-            self._sums = self._make_sums()
+            # Sums over examples of the weights, of each weight times its logarithm, and of the
+            # largest weight, and the number of examples. With tf.distribute, each replica has its
+            # own sums, which are added when they are read. Synchronizing replicas within a call
+            # would mix up their losses.
+            self._sums = keras.Variable(
+                "zeros",
+                shape=(2 * self.num_experts + 2,),
+                dtype="float32",
+                trainable=False,
+                autocast=False,
+                aggregation="sum",
+                synchronization="on_read",
+                name="sums",
+            )
         self._restore_frozen()
-
-    def _make_sums(self) -> keras.Variable:
-        """Return a variable for sums over examples, `(2 num_experts + 2,)`.
-
-        They are the sums of the weights, of each weight times its logarithm, and of the largest
-        weight. The last entry is the number of examples.
-        """
-        # With tf.distribute, each replica has its own sums, which are added when they are read.
-        # Synchronizing replicas within a call would mix up their losses.
-        return keras.Variable(
-            "zeros",
-            shape=(2 * self.num_experts + 2,),
-            dtype="float32",
-            trainable=False,
-            autocast=False,
-            aggregation="sum",
-            synchronization="on_read",
-            name="sums",
-        )
 
     def _build_projection(self, shape: Shape) -> None:
         # The names `_block` and `_projection` are part of the file format.
@@ -205,11 +199,6 @@ class Gate(BaseLayer):
         load = _masked_sum(ops.cast(weights, "float32"), mask)
         imbalance = ops.divide_no_nan(ops.var(load), ops.square(ops.mean(load)))
         return ops.cast(imbalance, keras.config.floatx())  # TensorFlow adds losses of one dtype
-
-    @property
-    def kernel(self) -> keras.Variable:
-        """W, a variable `(D, num_experts)`. With one expert there is none."""
-        return self._projection.kernel
 
     def statistics(self) -> dict[str, Any]:
         """Return the statistics of the weights in fit, evaluate and predict since the last reset.

@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_counts, check_int, short_repr
+from ple_keras._checks import check_counts, check_int
 from ple_keras._keras.saving import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs, StreamLayers
 from ple_keras.labels.task_names import SHARED, task_names
@@ -133,11 +133,6 @@ def PLEBlock(
 
 def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:
     """Return the value of each level, with its name in error messages."""
-    if getattr(value, "shape", ()) or isinstance(value, range):
-        raise TypeError(
-            f"{argument} must be an integer, or a list or tuple with an entry per level. "
-            f"Received: {argument}={short_repr(value)}"
-        )
     if not isinstance(value, list | tuple):
         return [(argument, value)] * num_layers
     if len(value) != num_layers:

@@ -11,7 +11,7 @@ from ple_keras._keras.copying import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.gate_inputs import STREAM, GatedBlock, shape_of
+from ple_keras.layers.wiring import STREAM, GatedBlock, shape_of
 
 
 @register
@@ -111,15 +111,8 @@ class SequentialBlock(GatedBlock):
         return f"{super().__repr__()[:-1]}, layers={self.layers}>"
 
     def build(
-        self,
-        inputs_shape: NestedShape | None = None,  # Keras passes none for an empty dict
-        gate_context_shape: StreamShapes | None = None,
+        self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
     ) -> None:
-        if not inputs_shape:
-            raise ValueError(
-                "inputs must be a tensor, or a dict or list of at least one tensor. "
-                f"Received: inputs.shape={inputs_shape}"
-            )
         inputs, context = symbolic(inputs_shape, self.compute_dtype), None
         if gate_context_shape is not None:
             context = symbolic(gate_context_shape, self.compute_dtype)

@@ -1,7 +1,7 @@
 """A copy of the feature network for each stream."""
 
 from collections import UserList
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -135,7 +135,11 @@ class StreamFeatures(BaseLayer):
 
     def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
-        _check_inputs(inputs)
+        if inputs is None or isinstance(inputs, list | tuple):
+            raise TypeError(
+                "inputs must be a tensor, or a dict of columns. "
+                f"Received: inputs={short_repr(inputs)}"
+            )
         if not self.built:
             self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
         outputs: dict[str, Tensor] = super().__call__(inputs, *args, **kwargs)
@@ -202,16 +206,6 @@ class StreamFeatures(BaseLayer):
         layer = super().from_config({**arguments, "feature_block": network})
         layer._dtypes.value = dtypes
         return layer
-
-
-def _check_inputs(inputs: Nested) -> None:
-    """Check that the inputs are a tensor, or a dict that is not empty."""
-    if inputs is None or isinstance(inputs, list | tuple):
-        raise TypeError(
-            f"inputs must be a tensor, or a dict of columns. Received: inputs={short_repr(inputs)}"
-        )
-    if isinstance(inputs, Mapping) and not inputs:
-        raise ValueError(f"inputs must have at least one column. Received: inputs={inputs!r}")
 
 
 def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskName]:

@@ -48,7 +48,7 @@ BAD_ARGUMENTS = {
     "metrics_dict": ({"metrics": {"a": []}}, TypeError, r"a sequence of metrics.* metrics=\{'a'"),
     "extra_metrics": ({"extra_metrics": [3]}, ValueError, r"known to Keras.*extra_metrics=3$"),
     "loss_weight": ({"loss_weight": -1}, ValueError, r"at least 0\. Received: loss_weight=-1$"),
-    "loss_weight_nan": ({"loss_weight": NAN}, ValueError, r"finite\. Received: loss_weight=nan$"),
+    "loss_weight_nan": ({"loss_weight": NAN}, ValueError, r"finite .*Received: loss_weight=nan$"),
     "loss_weight_text": ({"loss_weight": "1"}, TypeError, r"a number\. .*: loss_weight='1'$"),
 }
 

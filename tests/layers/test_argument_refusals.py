@@ -118,12 +118,12 @@ POSITIVE = [
     *((value, TypeError, "must be a number") for value in ("1", True, None)),
 ]
 FRACTION = [
-    (1.0, ValueError, "must be finite and below 1"),
-    (-0.1, ValueError, "must be at least 0"),
+    (1.0, ValueError, "must be finite and at least 0 and below 1"),
+    (-0.1, ValueError, "must be finite and at least 0"),
     (NAN, ValueError, "must be finite"),
     *((value, TypeError, "must be a number") for value in ("0.1", None)),
 ]
-COEFFICIENT = [(-1, ValueError, "must be at least 0"), ("l2", TypeError, "must be a number")]
+COEFFICIENT = [(-1, ValueError, "at least 0"), ("l2", TypeError, "must be a number")]
 READS = [("all", ValueError, r"must be one of \('stream', 'context', 'both'\)")]
 BOOLS = [(value, TypeError, "must be True or False") for value in ("yes", 1, None)]
 GATE_KWARGS = [
@@ -141,18 +141,16 @@ COUNTS_BY_TASK = [
     ({"a": 1, "b": True}, TypeError, r"Received: num_task_experts\['b'\]=True"),
     ({"a": [1, 1], "b": 1}, TypeError, r"Received: num_task_experts\['a'\]=\[1, 1\]$"),
 ]
-A_LIST = r"must be an integer, or a list or tuple with an entry per level\. .*"
 A_LEVEL = "one entry per level, 2 in total"
 NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
 TASK_COUNTS_BY_LEVEL = [
-    (range(1, 3), TypeError, A_LIST + r"=range\(1, 3\)$"),
-    (keras.ops.convert_to_tensor([1, 2]), TypeError, A_LIST + r"=\w+\(shape=\(2,\), dtype="),
+    (range(1, 3), TypeError, r"must be an integer\. .*=range\(1, 3\)$"),
     *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
     ([1, [1, 1]], TypeError, r"must be an integer\. Received: num_task_experts\[1\]=\[1, 1\]$"),
     ([{"a": 1}, 1], ValueError, r"^num_task_experts\[0\] must have.*missing: \['b'\].*\[0\]="),
 ]
 SHARED_COUNTS_BY_LEVEL = [
-    (np.array([1, 2]), TypeError, A_LIST + r"=ndarray\(shape=\(2,\), dtype="),
+    (np.array([1, 2]), TypeError, r"must be an integer\. .*=array\(\[1, 2\]\)$"),
     ((1, 2, 3), ValueError, A_LEVEL),
     ([1, -1], ValueError, r"must be at least 0\. Received: num_shared_experts\[1\]=-1$"),
     ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts\[1\]=\{'a': 1\}$"),

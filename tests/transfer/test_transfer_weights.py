@@ -61,12 +61,12 @@ def test_each_column_of_the_shared_gate_is_copied_with_its_expert():
         random_model(["click", "buy"], levels=2),
         random_model(["buy", "new", "click"], levels=2),
     )
-    untouched = np.array(target.get_layer("ple")[0]._level.gates["shared"].kernel)
+    untouched = np.array(target.get_layer("ple")[0]._level.gates["shared"]._projection.kernel)
     pk.transfer_weights(source, target)
     columns = {}
     for key, model in (("source", source), ("target", target)):
         block = model.get_layer("ple")[0]
-        kernel = np.array(block._level.gates["shared"].kernel)
+        kernel = np.array(block._level.gates["shared"]._projection.kernel)
         columns[key] = dict(zip(block.gate_experts["shared"], kernel.T))
         assert kernel.shape == (6, len(block.expert_names))
     for expert, column in columns["source"].items():
@@ -413,7 +413,7 @@ def random_level(reads, **kwargs):
 )
 def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     source, target = (random_level(reads, gate_block=[2]) for reads in (of_source, of_target))
-    before = [numpy_of(gate.kernel) for gate in target._level.gates.values()]
+    before = [numpy_of(gate._projection.kernel) for gate in target._level.gates.values()]
     transfer = pk.transfer_weights(source, target)
     assert transfer.copied == ("gate/expert_0", "buy/expert_0", "shared/expert_0")
     assert len(transfer.left_out) == 7 + 3  # the columns of W, and the gate blocks
@@ -423,7 +423,7 @@ def test_gates_that_read_another_input_are_left_out(of_source, of_target):
         assert f" in the source, gate_reads={of_target!r} " in reason
     assert transfer.new == ()
     for gate, kernel in zip(target._level.gates.values(), before):
-        np.testing.assert_array_equal(numpy_of(gate.kernel), kernel)
+        np.testing.assert_array_equal(numpy_of(gate._projection.kernel), kernel)
     same = random_level(of_target, gate_block=[2])
     assert "gate/buy/buy/expert_0" in pk.transfer_weights(same, target).copied
 
