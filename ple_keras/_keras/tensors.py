@@ -1,7 +1,6 @@
 """Arrays, dtypes and traces of tensors, replicas and processes."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from functools import reduce
 from importlib import import_module
 from typing import Any
@@ -65,17 +64,6 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
     return known if keras.backend.is_float_dtype(dtype) else dtype
-
-
-@contextmanager
-def restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
-    """Restore the values of variables at the end."""
-    values = [(variable, np.array(to_numpy(variable))) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in values:
-            variable.assign(value)
 
 
 def is_jax_trace_outside_keras(value: Tensor) -> bool:

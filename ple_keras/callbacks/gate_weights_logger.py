@@ -155,14 +155,8 @@ def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
     """
     rows: list[dict[str, Any]] = []
     if path.exists():
-        try:
-            with path.open(newline="") as file:
-                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"path must be a file that GateWeightsLogger wrote, or be missing. Delete it, or "
-                f"choose another path. Received: path={str(path)!r}, with the error {error!r}"
-            ) from error
+        with path.open(newline="") as file:
+            rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
     rows.append({"epoch": epoch, **figures})
     unfinished = path.with_name(f"{path.name}.unfinished")
     with unfinished.open("w", newline="") as file:

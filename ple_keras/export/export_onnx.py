@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -15,7 +15,7 @@ import numpy as np
 from ple_keras._checks import check_int, short_repr
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
-from ple_keras._keras.tensors import restored, to_numpy
+from ple_keras._keras.tensors import to_numpy
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # by backend
 UNKNOWN_SIZE = 3  # of the random batch to compare, and of other unknown axes
@@ -72,7 +72,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     listed = keras.Model(list(inputs.values()), list(outputs.values()))
     rng = np.random.default_rng(0)
     feed = {name: _random_array(tensor, rng) for name, tensor in inputs.items()}
-    with restored(listed.non_trainable_variables):  # such as the statistics of gates
+    with _restored(listed.non_trainable_variables):  # such as the statistics of gates
         values = keras.tree.flatten(listed(list(feed.values())))
         expected = dict(zip(outputs, map(to_numpy, values)))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -92,6 +92,17 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             raise RuntimeError(f"The exporter, or ONNX Runtime, failed. {reason}") from error
         _check_predictions(predictions, expected, model)
         file.replace(path)
+
+
+@contextmanager
+def _restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
+    """Restore the values of variables at the end."""
+    values = [(variable, np.array(to_numpy(variable))) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in values:
+            variable.assign(value)
 
 
 def _to_functional(model: keras.Model) -> Any:

@@ -488,13 +488,8 @@ class CGCBlock(GatedBlock):
 
     def _names_in_files(self) -> list[str]:
         """Return what must be the same in a file, in order, so that weights fit."""
-        experts = f"{self._level.experts.kind} experts"
-        return [
-            *self._wiring.tasks,
-            *self._wiring.experts,
-            experts,
-            f"gates read {self.gate_reads}",
-        ]
+        kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
+        return [*self._wiring.tasks, *self._wiring.experts, *kinds]
 
     def get_config(self) -> dict[str, Any]:
         return {
