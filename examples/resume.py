@@ -136,6 +136,7 @@ class StepBackup(keras.callbacks.Callback):
         super().__init__()
         self.folder, self.steps, self.every, self.settings = folder, steps, every, settings
         self.callbacks = callbacks
+        self._with_state = [callback for callback in callbacks if STATE & vars(callback).keys()]
         self.epoch, self.step, self.history, self.stopped = 0, 0, [], False
         self._newest = newest_intact(folder)
         if self._newest:
@@ -179,7 +180,7 @@ class StepBackup(keras.callbacks.Callback):
         self.model.save_weights(unfinished / "model.weights.h5")
         rest = (keras.ops.convert_to_numpy(variable) for variable in self._rest())
         np.savez(unfinished / "rest.npz", *rest)
-        of_callbacks = [{k: v for k, v in vars(c).items() if k in STATE} for c in self.callbacks]
+        of_callbacks = [{k: v for k, v in vars(c).items() if k in STATE} for c in self._with_state]
         (unfinished / "callbacks.pickle").write_bytes(pickle.dumps(of_callbacks))
         names = ("epoch", "step", "history", "stopped", "settings")
         (unfinished / "state.json").write_text(json.dumps({k: getattr(self, k) for k in names}))
@@ -197,7 +198,7 @@ class StepBackup(keras.callbacks.Callback):
                 variable.assign(value)
         # Loading a pickle may run code: continue from your own folders only.
         of_callbacks = pickle.loads((self._newest / "callbacks.pickle").read_bytes())
-        for callback, state in zip(self.callbacks, of_callbacks, strict=True):
+        for callback, state in zip(self._with_state, of_callbacks, strict=True):
             vars(callback).update(state)
 
     def _rest(self):

@@ -70,7 +70,7 @@ def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys,
     assert re.findall(r"(?:step|epoch|stop|weights): (\S+)", out)[-4:] == ["0.0"] * 4
     assert "gates.csv: equal" in out
     checkpoints = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
-    assert checkpoints == [
+    assert checkpoints[-2:] == [
         f"epoch-0000{epochs - 1}-step-0000003",
         f"epoch-0000{epochs}-step-0000000",
     ]
