@@ -1,0 +1,114 @@
+"""Write the files of a version: trained models, and what they predict and log.
+
+    KERAS_BACKEND=torch python -m tests.compat.write_files  # and with jax, tensorflow
+
+The folder is tests/compat/{version}/{backend}. Files of a released version are never written again.
+"""
+
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+
+import ple_keras as pk
+
+FOLDER = Path(__file__).parent
+ROWS = 12
+
+
+def hedged():
+    """Tables, features by stream, branches, standardized labels, and two optimizers."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time", standardize=True)])
+    heads.adapt({task: data()[1][task] for task in heads})
+    inputs = {"user": keras.Input((), dtype="int32", name="user"), "x": keras.Input((3,), name="x")}
+    table = pk.SparseEmbedding(8, 4)(inputs["user"])
+    network = keras.Model(inputs, keras.layers.Concatenate()([table, inputs["x"]]))
+    features = pk.HedgedBlock(heads, pk.ExpertBlock([4], dropout=0.2))(
+        pk.StreamFeatures(heads, network)(inputs)
+    )
+    return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")
+
+
+def ple():
+    """Stacked experts, gate dropout and statistics, a product, and learned loss weights."""
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=[4], loss_weight=2.0),
+            pk.BinaryHead("buy", reduction="label_root"),
+            pk.ProductHead("both", of=["click", "buy"]),
+            pk.MulticlassHead("kind", num_classes=3),
+        ],
+        loss_weighting="uncertainty",
+    )
+    inputs = {"x": keras.Input((3,), name="x")}
+    block = pk.PLEBlock(
+        2, heads, [4], gate_kwargs={"dropout": 0.2}, enable_gate_weights_metrics=True
+    )
+    return pk.MultiTaskModel(inputs, heads(block(inputs["x"]))), keras.optimizers.SGD(0.1, 0.9)
+
+
+def copied():
+    """Experts by stream that are layers, one of them frozen, and gates that read a context."""
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+    inputs = {"x": keras.Input((3,), name="x")}
+    experts = {"click": [4], "time": keras.layers.Dense(4, "relu"), "shared": [6, 4]}
+    block = pk.CGCBlock(
+        heads, experts, gate_reads="both", stack_experts=False, isolate_task_experts=True
+    )
+    features = block(inputs["x"], gate_context=inputs["x"][:, :1])
+    block.get_expert("shared/expert_0").trainable = False
+    features = pk.SequentialBlock([pk.MMoEBlock(heads, [4], num_experts=2)])(features)
+    return pk.MultiTaskModel(inputs, heads(features)), "adam"
+
+
+MODELS = {make.__name__: make for make in (hedged, ple, copied)}
+
+
+def data():
+    """Return inputs and labels, of which some are missing."""
+    rng = np.random.default_rng(0)
+    x = {"user": np.arange(ROWS, dtype="int32") % 8, "x": rng.normal(size=(ROWS, 3))}
+    y = {"click": np.arange(ROWS) % 2.0, "time": rng.normal(20, 5, ROWS)}
+    y |= {
+        "buy": np.arange(ROWS) % 3 == 1,
+        "both": np.arange(ROWS) % 4 == 1,
+        "kind": np.arange(ROWS) % 3,
+    }
+    return x, {task: np.where(np.arange(ROWS) < 9, labels, np.nan) for task, labels in y.items()}
+
+
+def of_model(model):
+    """Return the inputs and labels of a model."""
+    x, y = data()
+    heads = next(layer for layer in model.layers if isinstance(layer, pk.TaskHeads))
+    return {name: x[name] for name in model.input}, {task: y[task] for task in heads.trained_tasks}
+
+
+def step(model):
+    """Return the predictions of a model, then its logs and predictions after one more step."""
+    x, y = of_model(model)
+    keras.utils.set_random_seed(0)  # dropout without a seed draws from PyTorch's generator
+    found = {f"before/{task}": p for task, p in model.predict(x, verbose=0).items()}
+    logs = model.train_on_batch(x, y, return_dict=True)
+    found |= {f"logs/{key}": value for key, value in logs.items()}
+    return found | {f"after/{task}": p for task, p in model.predict(x, verbose=0).items()}
+
+
+def main():
+    folder = FOLDER / pk.__version__ / keras.backend.backend()
+    if folder.exists():
+        sys.exit(f"{folder} exists. Files of a released version are never written again.")
+    folder.mkdir(parents=True)
+    for name, make in MODELS.items():
+        keras.utils.set_random_seed(0)
+        model, optimizer = make()
+        x, y = of_model(model)
+        model.compile(optimizer)
+        model.fit(x, y, epochs=3, verbose=0)
+        model.save(folder / f"{name}.keras")
+        np.savez(folder / f"{name}.npz", **step(keras.models.load_model(folder / f"{name}.keras")))
+
+
+if __name__ == "__main__":
+    main()
