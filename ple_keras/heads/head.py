@@ -232,8 +232,8 @@ class Head(BaseLayer):
         """
         metrics, extra = self._metric_templates.value.values()
         templates = [*(self._default_metrics() if metrics is None else metrics), *extra]
-        taken = [self._loss_name()] if self._logs_loss_mean() else []
-        return named_copies(templates, prefix, taken)
+        of_loss = [self._loss_name()] if self._logs_loss_mean() else []
+        return named_copies(templates, prefix, ["loss", f"{self.task}_loss", *of_loss])
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         """Update a metric with examples, whose predictions have no gradient."""

@@ -45,6 +45,10 @@ DEFAULTS = {
     "none": (pk.BinaryHead("a", metrics=[]), []),
     "given": (pk.BinaryHead("a", metrics=["mae", gap]), ["mae", "gap"]),
     "extra": (pk.BinaryHead("a", extra_metrics=["mae"]), ["binary_crossentropy", "auc", "mae"]),
+    "as_losses": (
+        pk.BinaryHead("a", metrics=[*map(keras.metrics.MeanAbsoluteError, ["loss", "a_loss"])]),
+        ["loss_1", "a_loss_1"],
+    ),
     "extra_alone": (pk.BinaryHead("a", metrics=[], extra_metrics=["mae"]), ["mae"]),
     "numbered": (
         pk.RegressionHead(
