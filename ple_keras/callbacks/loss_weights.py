@@ -85,12 +85,10 @@ class LossWeightSchedule(LossWeightLogger):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         heads = self._task_heads()
-        heads.multiply_loss_weights(
-            {
-                task: check_number(self.fn(task, epoch), f"fn({task!r}, {epoch})", minimum=0)
-                for task in heads.trained_tasks
-            }
-        )
+        factors = {}
+        for task in heads.trained_tasks:
+            factors[task] = check_number(self.fn(task, epoch), f"fn({task!r}, {epoch})", minimum=0)
+        heads.multiply_loss_weights(factors)
 
 
 class LossWeightDecay(LossWeightSchedule):

@@ -58,6 +58,12 @@ class MultiTaskTraining:
     train_function: Any
     _task_metrics: "Untracked[TaskMetrics] | None" = None
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.compile is keras.Model.compile:
+            order = f"class {cls.__name__}(MultiTaskTraining, keras.Model)"
+            raise TypeError(f"The mixin must come first: {order}. Received: bases={cls.__bases__}")
+
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
         """Configure the model for training.
 
@@ -265,11 +271,10 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "call" in vars(cls):
+            mixin = f"class {cls.__name__}(MultiTaskTraining, keras.Model)"
             raise TypeError(
-                "A subclass of MultiTaskModel must not define call, since it is a functional "
-                "model. Use MultiTaskTraining for a subclassed model: "
-                f"class {cls.__name__}(MultiTaskTraining, keras.Model). "
-                f"Received: {cls.__name__}.call"
+                "A subclass of MultiTaskModel is functional, so it must not define call. A model "
+                f"with call has a mixin: {mixin}. Received: {cls.__name__}.call"
             )
 
 
@@ -312,8 +317,7 @@ def _check_adapted(model: Any) -> None:
     """Check that all standardized regressions know the mean of their labels."""
     for task, head in find_heads(model).items():
         plain = plain_head(head)
-        is_unknown = isinstance(plain, RegressionHead) and plain.standardize and plain.mean is None
-        if is_unknown:
+        if isinstance(plain, RegressionHead) and plain.standardize and plain.mean is None:
             raise ValueError(
                 f"The head of {task!r} has standardize=True and needs the mean and the deviation "
                 "of its labels. Call adapt(y) of the TaskHeads with the labels of training, or "
@@ -413,9 +417,8 @@ class TaskMetrics:
         for task, metrics in enumerate(self._by_task.values()):
             for metric in metrics:
                 if metric.name in logs and not isinstance(metric, LogitAUC):  # which is NaN itself
-                    result = logs[metric.name]
                     is_labeled = self._means.counts()[task] > 0
-                    marked[metric.name] = ops.where(is_labeled, result, float("nan"))
+                    marked[metric.name] = ops.where(is_labeled, logs[metric.name], float("nan"))
         return marked
 
     def warn_of_nan(self) -> None:

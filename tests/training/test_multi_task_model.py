@@ -110,6 +110,13 @@ def test_a_functional_subclass_with_call_is_refused():
                 return inputs
 
 
+def test_a_mixin_after_the_model_is_refused():
+    with pytest.raises(TypeError, match=r"class Mine\(MultiTaskTraining, k.*bases=\(<class 'k"):
+
+        class Mine(keras.Model, pk.MultiTaskTraining):
+            pass
+
+
 class Wrong(pk.MultiTaskTraining, keras.Model):
     """Subclassed model with some TaskHeads, which returns the prediction of a task."""
 
