@@ -24,6 +24,7 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page with their results or their use.
 RESULTS = {
     "benchmarks/export_latency.py": "performance.md",
+    "benchmarks/films.py": "results.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/scaling.py": "performance.md",
     "benchmarks/small_job.py": "performance.md",
