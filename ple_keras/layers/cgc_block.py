@@ -489,7 +489,7 @@ class CGCBlock(GatedBlock):
     def _names_in_files(self) -> list[str]:
         """Return what must be the same in a file, in order, so that weights fit."""
         kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
-        return [*self._wiring.tasks, *self._wiring.experts, *kinds]
+        return [*self._wiring.gates, *self._wiring.experts, *kinds]
 
     def get_config(self) -> dict[str, Any]:
         return {

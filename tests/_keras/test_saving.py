@@ -146,8 +146,8 @@ def level(reads="stream", stack_experts=True):
     return keras.Model([x, context], block(x, gate_context=context))
 
 
-def levels(tasks=THREE, counts=2):
-    return chain(pk.PLEBlock(2, tasks, [3], counts))
+def levels(tasks=THREE, counts=2, number=2):
+    return chain(pk.PLEBlock(number, tasks, [3], counts))
 
 
 def mmoe(tasks=("a", "b")):
@@ -174,6 +174,7 @@ REFUSED = {
         for tasks in (("click_buy", "click", "10th"), ("click", "click_buy", "9th"))
     },
     "counts": (levels, partial(levels, counts=COUNTS), BY_TASKS),
+    "levels": (levels, partial(levels, number=1), r"'10th', 'shared', .* but .*'10th', 'click/e"),
     "mmoe": (mmoe, partial(mmoe, ("b", "a")), "in this order"),
     "heads": (bottom_and_heads, partial(bottom_and_heads, ("b", "a")), "in this order"),
     "stream_for_context": reading("stream", "context"),
