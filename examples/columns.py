@@ -68,7 +68,7 @@ class Columns:
         return self._set(known, {name: scale_of(name, *each) for name, each in sums.items()})
 
     def _set(self, known, scales):
-        self.known, self.scales = known, scales
+        self.known, self.scales = known, {name: scales[name] for name in self.numbers}
         self._codes = {
             name: {None: MISSING} | {value: code for code, value in enumerate(values, FIRST)}
             for name, values in known.items()

@@ -377,6 +377,10 @@ def test_too_many_waiting_rows_are_refused(folder, monkeypatch):
 DAMAGES = {
     "half a file": ({"model": onnx_model()[:100]}, "protobuf"),
     "an encoding without a column": ({"columns": columns_of(ids=["job"])}, "town"),
+    "an encoding with the scale of no number": (
+        {"columns": Columns(["job", "town"], lists={"tags": ("tags", 2)})._set(
+            columns_of().known, columns_of().scales)}, "age",
+    ),
     "an encoding of another model": (
         {"columns": columns_of(FRAME.map(lambda v: [*"xyz"] if v == ["x"] else v).assign(
             job=["Clerk", "Judge"]).pipe(lambda f: pd.concat([f, FRAME])))}, "out of data bounds",
