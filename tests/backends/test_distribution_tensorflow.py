@@ -12,9 +12,12 @@ from tests.backends.distribution_run import assert_equal_logs, predictions
 from tests.processes import ROOT, run_example
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="tf.distribute needs TensorFlow"
+    ),
+]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,6 @@ def test_gate_report_observes_every_example_once_or_is_refused(runs):
         assert message.endswith("Received: strategy.num_replicas_in_sync=2")
 
 
-@pytest.mark.nightly
 def test_the_example_trains_two_replicas():
     result = run_example("distributed/tensorflow_mirrored.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr

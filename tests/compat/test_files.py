@@ -11,10 +11,11 @@ FILES = sorted(FOLDER.glob("*/*/*.keras"))
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: "-".join(file.parts[-3:]))
 def test_a_file_predicts_and_trains_as_when_it_was_written(file):
-    model = keras.models.load_model(file)
-    found = {f"before/{t}": p for t, p in model.predict(of_model(model)[0], verbose=0).items()}
-    if file.parent.name == keras.backend.backend():  # others draw other random numbers
+    if file.parent.name == keras.backend.backend():
         found = step(keras.models.load_model(file))
+    else:  # whose optimizer is not installed, and which draws other random numbers
+        model = keras.models.load_model(file, compile=False)
+        found = {f"before/{t}": p for t, p in model.predict(of_model(model)[0], verbose=0).items()}
     with np.load(file.with_suffix(".npz")) as expected:
         assert found.keys() <= {*expected}
         for key, value in found.items():
