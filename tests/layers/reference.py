@@ -89,7 +89,7 @@ def ple(blocks, x, context=None, values=None):
 
 def values_of(layer):
     """Return the weights of a layer or model by path."""
-    return {w.path: np.float64(keras.ops.convert_to_numpy(w)) for w in layer.weights}
+    return {w.path: np.asarray(keras.ops.convert_to_numpy(w), "float64") for w in layer.weights}
 
 
 def inside(layer, values=None):
