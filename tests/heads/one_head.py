@@ -1,17 +1,11 @@
 """The outputs, the loss and the metrics of one head."""
 
-import warnings
-
 import keras
 import numpy as np
 
 import ple_keras as pk
 from tests.helpers import QUICK, numpy_of
-from tests.models import compiled, heads_alone
-
-
-def weights_by_path(head):
-    return {w.path.split(f"{head.name}/", 1)[1]: np.float64(numpy_of(w)) for w in head.weights}
+from tests.models import compiled
 
 
 def loss_of_head(head, labels, predictions, sample_weight=None):
@@ -37,11 +31,3 @@ def logs_of_head(head, labels, logits, batch_size=2):
     width = logits.shape[-1]
     head.set_weights([np.eye(width), np.zeros(width)])
     return model.evaluate(logits, labels, batch_size=batch_size, verbose=0, return_dict=True)
-
-
-def metric_names(head):
-    """Return the names of the metrics of a head in logs, sorted."""
-    model = compiled(heads_alone(pk.TaskHeads([head])))
-    with warnings.catch_warnings(action="ignore"):  # of metrics without a label
-        logs = model.get_metrics_result()
-    return sorted(set(logs) - {"loss", f"{head.task}_loss"})

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.heads.one_head import weights_by_path
 from tests.helpers import features, numpy_of, randomize
-from tests.models import compiled, heads_alone
+from tests.layers.reference import inside
+from tests.models import compiled, heads_alone, loaded
 from tests.pairs import fewer
 from tests.templates import TEMPLATES, ScaledExpert
 
@@ -47,7 +47,7 @@ def test_towers_are_copies_that_agree_with_their_template(make):
     assert len(set.union(*owned)) == sum(map(len, owned))
 
     projection = ("projection/kernel", "projection/bias")
-    kernel, bias = (weights_by_path(heads[0])[name] for name in projection)
+    kernel, bias = (inside(heads[0])[name] for name in projection)
     template(x)
     template.set_weights([numpy_of(w) for w in heads[0].weights if not w.path.endswith(projection)])
     expected = np.float64(numpy_of(template(x))) @ kernel + bias
@@ -112,7 +112,6 @@ def test_a_subclass_predicts_trains_and_loads_from_a_file(make, activation, tmp_
         model.train_on_batch(x, y)
     assert model.evaluate(x, y, verbose=0, return_dict=True)["loss"] < before
 
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    np.testing.assert_array_equal(numpy_of(loaded(x)["visits"]), numpy_of(model(x)["visits"]))
-    assert np.isfinite(loaded.train_on_batch(x, y)).all()
+    twin = loaded(model, tmp_path)
+    np.testing.assert_array_equal(numpy_of(twin(x)["visits"]), numpy_of(model(x)["visits"]))
+    assert np.isfinite(twin.train_on_batch(x, y)).all()

@@ -1,19 +1,12 @@
-"""Arguments and inputs that every head refuses."""
+"""Arguments and inputs that every head refuses, and arguments of BinaryHead."""
 
 import keras
 import pytest
 
 import ple_keras as pk
 from tests.helpers import features, once
-from tests.refusals import (
-    BAD_INPUTS,
-    BAD_NAMES,
-    NAN,
-    RULE,
-    check_count,
-    check_refused,
-    table,
-)
+from tests.pairs import pairs
+from tests.refusals import BAD_INPUTS, BAD_NAMES, NAN, RULE, check_count, check_refused, table
 
 
 @once
@@ -59,19 +52,26 @@ def test_a_bad_argument_is_refused(arguments, error, message):
     check_refused(lambda: pk.Head("a", **arguments), error, message)
 
 
-@pytest.mark.parametrize(("make_inputs", "message"), table(BAD_INPUTS))
-def test_invalid_inputs_are_refused_and_leave_the_head_usable(make_inputs, message):
-    head, inputs = pk.BinaryHead("a", tower=4), make_inputs()
+OF_BINARY_HEADS = {
+    "activation": ({"activation": "tanh"}, TypeError, r"can't be chosen here.*activation='tanh'$"),
+    "units": ({"units": 3}, TypeError, r"can't be chosen here.*Received: units=3$"),
+    "pos_weight": ({"pos_weight": 0}, ValueError, r"finite and above 0\..*pos_weight=0$"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "error", "message"), table(OF_BINARY_HEADS))
+def test_a_bad_argument_of_a_binary_head_is_refused(arguments, error, message):
+    check_refused(lambda: pk.BinaryHead("a", **arguments), error, message)
+
+
+@pytest.mark.parametrize(
+    ("make_inputs", "message", "tower"), pairs(BAD_INPUTS, {"alone": None, "tower": 4})
+)
+def test_invalid_inputs_are_refused_and_leave_the_head_usable(make_inputs, message, tower):
+    head, inputs = pk.BinaryHead("a", tower=tower), make_inputs()
     check_refused(lambda: head(inputs), ValueError, message)
     head(features(2, 5))
-    assert head.built
-
-
-@pytest.mark.parametrize("tower", [None, 4])
-def test_a_built_head_refuses_inputs_of_another_width(tower):
-    head = pk.BinaryHead("a", tower=tower)
-    head(features(2, 5))
-    with pytest.raises(ValueError, match=rf"layer .{head.name}..*value 5.*received.*\(2, 4\)"):
-        head(features(2, 4))
-    with pytest.raises(ValueError, match="value 5"):
-        head(keras.Input((4,)))
+    for another_width in (features(2, 4), keras.Input((4,))):
+        with pytest.raises(ValueError, match=rf"layer .{head.name}..*value 5.*\(\w+, 4\)"):
+            head(another_width)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
+from tests.helpers import QUICK, assert_same, built, features, numpy_of, once, randomize
 from tests.models import chain, compiled, heads_of, loaded
 from tests.refusals import check_refused, table
 
@@ -185,12 +185,6 @@ class Clipped(pk.RegressionHead):
         return keras.ops.clip(super().call(inputs), 0, 1)
 
 
-def built_head():
-    head = pk.BinaryHead("a")
-    head.build((None, 3))
-    return head
-
-
 REFUSED = {
     "learned_weights": (
         lambda: pk.TaskHeads([pk.BinaryHead("a")], "uncertainty")(hedged_inputs("a")),
@@ -200,7 +194,10 @@ REFUSED = {
         lambda: pk.TaskHeads([Clipped("a")])(hedged_inputs("a")),
         "not override call or logits.*Received: head=<Clipped",
     ),
-    "built": (lambda: pk.TaskHeads([built_head()])(hedged_inputs("a")), "must be unbuilt.*=True"),
+    "built": (
+        lambda: pk.TaskHeads([built(pk.BinaryHead("a"))])(hedged_inputs("a")),
+        "must be unbuilt.*=True",
+    ),
     "factors": (
         lambda: product_heads()({**hedged_inputs("a", "b"), **hedged_inputs("c", branches="xy")}),
         r"factors of 'abc' must have the same branches.*Received: inputs={'ab': \['own'",

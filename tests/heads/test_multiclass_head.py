@@ -1,23 +1,15 @@
-"""MulticlassHead: outputs, metrics, class weights and refused arguments."""
+"""MulticlassHead: class weights and refused arguments."""
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
-from tests.heads.one_head import logs_of_head, loss_of_head, metric_names
+from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, once
-from tests.models import compiled, heads_alone, loaded
+from tests.models import compiled, heads_alone
 from tests.refusals import check_count, check_refused, table
-
-
-@once
-def test_names_of_metrics():
-    names = ["accuracy", "sparse_categorical_crossentropy"]
-    assert metric_names(pk.MulticlassHead("a", num_classes=3)) == names
-
-
-# Class weights
 
 WEIGHTS = [0.0, 2.0, 0.5]
 INDICES = np.float32([0, 1, np.nan, 2, 1, 2, np.nan, 0])
@@ -78,6 +70,8 @@ FORMS = {
     "dict": ({0: 0, 1: 2.0, 2: 0.5}, [0.0, 2.0, 0.5]),
     "dict_of_some": ({2: 3}, [1.0, 1.0, 3.0]),
     "numpy_keys": ({np.int64(1): np.float32(0.5)}, [1.0, 0.5, 1.0]),
+    "series": (pd.Series([0.25, 2.0, 0.5]), [0.25, 2.0, 0.5]),
+    "series_of_some": (pd.Series({2: 3, 0: 2}), [2.0, 1.0, 3.0]),
 }
 
 
@@ -87,16 +81,6 @@ def test_weights_are_given_in_a_sequence_or_by_class(given, expected):
     head = head_of(given)
     assert head.class_weights == expected
     assert head.get_config()["class_weights"] == expected
-
-
-@once
-def test_a_series_is_a_dict_by_class():
-    pandas = pytest.importorskip("pandas")
-    assert head_of(pandas.Series([0.25, 2.0, 0.5])).class_weights == [0.25, 2.0, 0.5]
-    assert head_of(pandas.Series({2: 3, 0: 2})).class_weights == [2.0, 1.0, 3.0]
-    by_name = pandas.Series({"a": 1, "b": 2, "c": 3})
-    message = r"from 0 to 2\. Received: class_weights=Series\(shape"
-    check_refused(lambda: head_of(by_name), ValueError, message)
 
 
 def test_labels_of_integers_and_with_a_last_axis_have_the_same_loss():
@@ -115,7 +99,7 @@ def test_an_ignored_class_has_no_weight():
     assert loss_of_head(head, labels, PREDICTIONS) == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_step_is_that_with_the_weights_as_sample_weights_also_after_loading(tmp_path):
+def test_a_step_is_that_with_the_weights_as_sample_weights():
     x, y = features(8, 4), {"a": INDICES, "b": np.ones(8)}
     factors = np.nan_to_num(one_hot(INDICES) @ WEIGHTS)
 
@@ -132,23 +116,6 @@ def test_a_step_is_that_with_the_weights_as_sample_weights_also_after_loading(tm
     for weight, other in zip(model.get_weights(), expected.get_weights()):
         np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
 
-    copy = loaded(model, tmp_path)
-    model.reset_metrics()
-    logs, expected = (each.train_on_batch(x, y, return_dict=True) for each in (copy, model))
-    assert "a_weighted_sparse_categorical_crossentropy" in logs
-    assert logs == pytest.approx({key: float(value) for key, value in expected.items()})
-    for weight, other in zip(copy.get_weights(), model.get_weights()):
-        np.testing.assert_allclose(weight, other, rtol=1e-5, atol=1e-6)
-
-
-def test_labels_are_checked_as_without_class_weights():
-    heads = pk.TaskHeads([head_of()])
-    heads.check_labels({"a": INDICES})
-    with pytest.raises(ValueError, match=r"y\['a'\] must be class indices from 0 to 2"):
-        heads.check_labels({"a": [0, 3]})
-    with pytest.raises(ValueError, match=r"Received: y_true\.shape=\(8, 3\)"):
-        loss_of_head(head_of(), SOFT, PREDICTIONS)
-
 
 REFUSED = {
     "short": ([1, 2], ValueError, r"weight for each of the 3 classes.*weights=\[1, 2\]$"),
@@ -160,6 +127,7 @@ REFUSED = {
     "number": (2.0, ValueError, r"the 3 classes, or be a dict by class.*Received: .*=2\.0$"),
     "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*=ndarray\(shape=\(3, 1\)"),
     "short_tensor": (keras.ops.ones(2), ValueError, r"the 3 classes.*\(shape=\(2,\)"),
+    "names": (pd.Series({"a": 1}), ValueError, r"from 0 to 2\. .*class_weights=Series\(shape"),
     "text": ("balanced", ValueError, r"or be a dict by class.*class_weights='balanced'$"),
 }
 

@@ -11,17 +11,6 @@ from tests.pairs import pairs
 from tests.refusals import check_refused, table
 
 
-def test_each_head_predicts_from_its_own_task_s_features():
-    heads = [pk.RegressionHead("b", units=2), pk.BinaryHead("a"), pk.RegressionHead("c")]
-    layer = pk.TaskHeads(heads)
-    inputs = {
-        task: features(4, width, seed=width) for task, width in (("a", 2), ("b", 3), ("c", 5))
-    }
-    outputs = numpy_of(layer(inputs))
-    assert_same(outputs, {head.task: numpy_of(head(inputs[head.task])) for head in heads})
-    assert {task: x.shape for task, x in outputs.items()} == {"a": (4, 1), "b": (4, 2), "c": (4, 1)}
-
-
 def test_heads_by_task_and_in_a_sequence_are_the_same_and_keep_their_order():
     tasks = ["z", "a", "m_1", "10", "B-2"]
     heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks], name="heads")
