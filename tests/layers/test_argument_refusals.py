@@ -319,12 +319,6 @@ def test_arguments_that_do_not_fit_together_are_refused(cls, arguments, message)
     check_refused(lambda: cls(**{**REQUIRED[cls], **arguments}), ValueError, message)
 
 
-@pytest.mark.parametrize("cls", [pk.PLEBlock, pk.MMoEBlock])
-def test_an_argument_of_a_level_alone_is_refused(cls):
-    with pytest.raises(TypeError, match="unexpected keyword argument 'add_shared_gate'"):
-        cls(**REQUIRED[cls], add_shared_gate=True)
-
-
 def test_models_with_the_longest_names_are_saved(tmp_path):
     """A character of the block's name has three bytes."""
     task, name = "a" * 128, "\u6f22" * 255

@@ -103,10 +103,7 @@ BAD_CONTEXTS = {
     "rows": (features(3, 2), AXES + r"\(3, 2\), inputs"),
     "rank_1": (features(4), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(4,\)"),
     "scalar": (np.float32(3), r"\(batch, \.\.\., .*Received: gate_context\.shape=\(\)"),
-    "unknown_gate": (
-        by_gate(a=2, b=2, shared=2, c=2),
-        KEYS + r"missing: \[\], unknown: \['c'\]",
-    ),
+    "unknown_gate": (by_gate(a=2, b=2, shared=2, c=2), KEYS + r"missing: \[\], unknown: \['c'\]"),
     "missing_gate": (by_gate(a=2, shared=2), KEYS + r"missing: \['b'\].*Received: gate_con"),
     "missing_shared": (by_gate(a=2, b=2), KEYS + r"missing: \['shared'\], unknown: \[\]"),
     "rows_of_one_gate": (
@@ -269,11 +266,7 @@ REFUSED = [
         with_input(SYMBOL, gate_context=keras.Input((3,))),
         r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
     ),
-    (
-        read_level,
-        with_input(SYMBOL, gate_context=keras.Input((5, 2))),
-        AXES + r"\(None, 5, 2\)",
-    ),
+    (read_level, with_input(SYMBOL, gate_context=keras.Input((5, 2))), AXES + r"\(None, 5, 2\)"),
     (
         read_level,
         with_input(keras.Input(batch_shape=(4, 3)), gate_context=keras.Input(batch_shape=(1, 2))),

@@ -7,9 +7,8 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers import reference
-from tests.models import chain, cloned, compiled, loaded
+from tests.models import TASKS, chain, click_and_buy_heads, cloned, compiled, loaded
 
-TASKS = ["click", "buy"]
 SIZES = {"shared": [6, 4], "click": [3, 4], "buy": [5, 2, 4]}
 PAIR = {"shared": [6, 4], "click": [3, 4], "buy": [3, 4]}  # two streams have one template
 
@@ -21,18 +20,6 @@ def built_ple(expert_block, **kwargs):
     return ple
 
 
-def expected_of(ple, x):
-    streams = dict.fromkeys([*TASKS, "shared"], np.float64(x))
-    for block in ple:
-        _, gates = reference.parameters(block)
-        experts = {stream: [] for stream in [*TASKS, "shared"]}
-        for name in block.expert_names:
-            values = [numpy_of(v)[index] for v, index in block._level.experts.slices(name)]
-            experts[name.split("/")[0]].append(list(zip(values[::2], values[1::2])))
-        streams, _ = reference.cgc(streams, TASKS, experts, gates, block.add_shared_gate)
-    return {task: streams[task] for task in TASKS}
-
-
 @pytest.mark.parametrize(
     ("expert_block", "stack_experts", "shape"),
     [(SIZES, True, (5, 3)), (PAIR, False, (5, 3)), ([PAIR, [4]], True, (2, 4, 3))],
@@ -41,7 +28,7 @@ def test_the_outputs_are_those_of_numpy(expert_block, stack_experts, shape):
     ple = built_ple(expert_block, stack_experts=stack_experts)
     x, inputs = features(*shape), keras.Input(shape[1:])
     outputs = keras.Model(inputs, ple(inputs)).predict_on_batch(x)
-    assert_same(outputs, expected_of(ple, x))
+    assert_same(outputs, reference.ple(ple, x)[0])
 
 
 @pytest.mark.parametrize(
@@ -53,8 +40,7 @@ def test_the_outputs_are_those_of_numpy(expert_block, stack_experts, shape):
     ],
 )
 def test_files_and_clones_keep_the_experts(expert_block, copied, tmp_path):
-    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
-    model = chain(built_ple(expert_block), heads)
+    model = chain(built_ple(expert_block), click_and_buy_heads())
     copy = copied(model, tmp_path)
     assert [w.path for w in copy.weights] == [w.path for w in model.weights]
     if copied is cloned:
@@ -74,7 +60,7 @@ def test_experts_may_be_of_any_layer_and_keep_their_options(tmp_path):
     normalized = pk.ExpertBlock([4], normalization="batch", dropout=0.5, trainable=False)
     by_stream = {"click": normalized, "buy": keras.layers.Dense(4, "tanh"), "shared": [4]}
     block = pk.CGCBlock(TASKS, by_stream, name="cgc")
-    model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
+    model = chain(block, click_and_buy_heads())
     frozen = [w.path for w in model.weights if not w.trainable and "moving" not in w.path]
     assert [path for path in frozen if "expert" in path] == [
         "cgc/experts/expert-click-0/dense_0/kernel",
@@ -109,7 +95,7 @@ def test_levels_without_shared_experts_ignore_the_dict_of_all_levels():
 @once
 def test_a_task_without_experts_keeps_its_template(tmp_path):
     block = pk.CGCBlock(TASKS, SIZES, {"click": 0, "buy": 1}, name="cgc")
-    model = chain(block, pk.TaskHeads([pk.BinaryHead(task) for task in TASKS]))
+    model = chain(block, click_and_buy_heads())
     assert list(block.get_config()["expert_block"]) == [*TASKS, "shared"]
     x = features(4, 3)
     assert_same(numpy_of(loaded(model, tmp_path)(x)), numpy_of(model(x)))
@@ -125,8 +111,8 @@ def test_masks_pass_through_the_experts():
 
 
 def test_mixed_precision_and_training():
-    heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS])
-    model = chain(pk.CGCBlock(TASKS, SIZES, add_shared_gate=False, dtype="mixed_float16"), heads)
+    block = pk.CGCBlock(TASKS, SIZES, add_shared_gate=False, dtype="mixed_float16")
+    model = chain(block, click_and_buy_heads())
     before = model.get_weights()
     compiled(model, keras.optimizers.SGD(1.0))
     model.train_on_batch(features(8, 3), {task: np.arange(8) % 2 for task in TASKS})

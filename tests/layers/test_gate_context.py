@@ -7,18 +7,12 @@ import pytest
 import ple_keras as pk
 from tests.helpers import JIT, QUICK, assert_same, features, numpy_of, randomize
 from tests.layers import reference
-from tests.models import cloned, compiled, loaded
-
-TASKS = ["click", "buy"]
-STREAMS = [*TASKS, "shared"]
-READS = ["context", "both"]
-ROWS = [6, 600] if keras.backend.backend() == "torch" else [6]  # batched on PyTorch, and not
-both_reads = pytest.mark.parametrize("reads", READS)
+from tests.models import TASKS, click_and_buy_heads, cloned, compiled, loaded
 
 
 def model_of(reads, **kwargs):
     """Return a Functional model of heads, and its inputs."""
-    heads = pk.TaskHeads([pk.BinaryHead(task, metrics=[]) for task in TASKS], name="heads")
+    heads = click_and_buy_heads()
     inputs = {"x": keras.Input((3,), name="x"), "device": keras.Input((2,), name="device")}
     ple = pk.PLEBlock(2, heads, [3], 2, gate_reads=reads, name="ple", **kwargs)
     model = pk.MultiTaskModel(inputs, heads(ple(inputs["x"], gate_context=inputs["device"])))
@@ -79,7 +73,7 @@ def test_levels_that_read_no_context_get_none_in_a_sequential_block():
 
 def test_a_dict_may_have_the_context_of_a_missing_shared_gate():
     block = pk.MMoEBlock(TASKS, [3], 2, gate_reads="context")
-    context = {gate: features(4, 2, seed=i) for i, gate in enumerate(STREAMS)}
+    context = {gate: features(4, 2, seed=i) for i, gate in enumerate([*TASKS, "shared"])}
     x = features(4, 3)
     outputs = numpy_of(block(x, gate_context=context))
     del context["shared"]
@@ -103,7 +97,7 @@ def test_the_context_is_cast_to_the_compute_dtype(policy, dtype, reads):
 # Masks.
 
 
-@both_reads
+@pytest.mark.parametrize("reads", ["context", "both"])
 def test_positions_have_the_mask_of_the_stream_and_not_of_the_context(reads):
     mask = np.array([[True, True, False], [True, False, False]])
     masking = keras.layers.Masking()

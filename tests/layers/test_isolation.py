@@ -14,14 +14,9 @@ from ple_keras.inspection.gradient_conflict import gradient_function
 from ple_keras.transfer.transfer_weights import _level_parts, _parts
 from tests.helpers import features, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
-from tests.models import chain, cloned, loaded
 
 TASKS = ["click", "buy", "like"]
 STREAMS = [*TASKS, "shared"]
-
-
-def level_slices(block):
-    return {part.name: part.slices for part in _level_parts(block)}
 
 
 def built(num_levels, x, context=None, **kwargs):
@@ -46,10 +41,10 @@ def largest_gradients(ple, x, context=None):
     """
     own = {task: [] for task in TASKS}
     for block in ple:
-        for name, slices in level_slices(block).items():
-            task = name.removeprefix("gate/").split("/")[0]
+        for part in _level_parts(block):
+            task = part.name.removeprefix("gate/").split("/")[0]
             if task in own:
-                own[task] += slices
+                own[task] += part.slices
 
     sources = {name: keras.Variable(tensor) for name, tensor in x.items()}
     contexts = {gate: keras.Variable(tensor) for gate, tensor in (context or {}).items()}
@@ -179,36 +174,3 @@ def test_without_isolation_other_tasks_train_what_a_task_owns_beyond_one_level()
     for loss, owner in itertools.product(TASKS, TASKS):
         assert found[loss, owner, "stream"] > 0
         assert found[loss, owner, "expert"] > 0
-
-
-@pytest.mark.parametrize("rows", [5, pytest.param(600, marks=once)])  # batched on PyTorch, or not
-def test_shared_experts_still_learn_from_every_task(rows):
-    x = streams(rows)
-    ple = built(2, x, isolate_task_experts=True)
-    slices = level_slices(ple[0]).items()
-    shared = [[part] for name, parts in slices if name.startswith("shared/") for part in parts]
-    batch = {stream: keras.ops.convert_to_tensor(tensor) for stream, tensor in x.items()}
-    gradients = gradient_function(lambda batch: sums_of_squares(ple(batch)), shared, ple)(batch)
-    for gradient in gradients:
-        assert (np.abs(gradient).max(axis=1) > 0).all()
-
-
-@once
-@pytest.mark.parametrize("copied", [loaded, cloned])
-def test_a_saved_and_a_cloned_model_stay_isolated(copied, tmp_path):
-    model = chain(pk.PLEBlock(2, TASKS, [3], isolate_task_experts=True))
-    copy = copied(model, tmp_path)
-    assert all(block.isolate_task_experts for block in copy.layers[-1])
-
-
-@once
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: pk.MMoEBlock(TASKS, [3], 2, isolate_task_experts=True),
-        lambda: pk.CGCBlock(TASKS, [3], add_shared_gate=False, isolate_task_experts=True),
-        lambda: pk.PLEBlock(2, TASKS, [3], 1, 0, isolate_task_experts=True),
-    ],
-)
-def test_blocks_without_a_shared_gate_accept_it(make):
-    assert set(make()(features(2, 4))) == set(TASKS)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, randomize
 from tests.layers import reference
-from tests.models import chain
 from tests.templates import CopiedExpert
 
 NAMES = ["click", "click_buy", "a", "B-2", "10th", "z_", "9"]
@@ -68,17 +67,6 @@ def test_ple_equals_the_equations(arguments, leading, is_by_stream, is_by_gate):
     assert_same(numpy_of(ple(x, **call)), expected)
     for level, of_level in enumerate(expected_weights):
         assert_same(numpy_of(weights[f"ple/{level}"]), of_level)
-
-
-@pytest.mark.parametrize("jit_compile", [False, "auto"])
-def test_predict_equals_the_equations(jit_compile):
-    ple = pk.PLEBlock(2, ["a", "b"], [6, 4], num_task_experts=2, num_shared_experts=1)
-    model = chain(ple, width=5)
-    randomize(model)
-    model.compile(jit_compile=jit_compile)
-    x = features(9, 5)
-    expected, _ = reference.ple(ple, x)
-    assert_same(model.predict(x, batch_size=4, verbose=0), expected)
 
 
 BLOCKS = {

@@ -5,18 +5,11 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, randomize
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of
 from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
 from tests.templates import CopiedExpert
 
 X = features(6, 4)
-
-
-def level_of(**kwargs):
-    block = pk.CGCBlock(TASKS, [3], num_task_experts=2, **kwargs)
-    block(X)
-    randomize(block)
-    return block
 
 
 @pytest.mark.parametrize("expert", [pk.ExpertBlock([3]), CopiedExpert([3])])
@@ -124,7 +117,7 @@ def test_it_can_be_copied_and_made_of_the_layers_of_a_copy(trained, copied, tmp_
 
 def test_a_model_of_an_earlier_call_can_be_made_after_one_with_weights():
     inputs = keras.Input((4,))
-    block = level_of()
+    block = pk.CGCBlock(TASKS, [3], num_task_experts=2)
     features, weights = block(inputs, return_gate_weights=True)
     with_weights = keras.Model(inputs, {**features, "weights": weights["buy"]})
     plain = keras.Model(inputs, block(inputs))

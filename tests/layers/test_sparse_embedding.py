@@ -6,6 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import numpy_of, once
+from tests.models import loaded
 from tests.optimizers.tables import (
     IS_JAX,
     ROWS,
@@ -68,9 +69,8 @@ def test_quantization_and_lora_are_those_of_an_embedding(mode, tmp_path):
     x = np.array([[1, 2], [3, ROWS - 1]])
     expected = other.predict(x, verbose=0)
     np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(loaded.predict(x, verbose=0), expected, atol=1e-6)
+    copy = loaded(model, tmp_path)
+    np.testing.assert_allclose(copy.predict(x, verbose=0), expected, atol=1e-6)
 
 
 def test_gradients_with_a_regularizer_have_all_rows(monkeypatch):

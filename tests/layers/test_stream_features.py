@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import ROWS, columns, network, symbols
-from tests.models import cloned, compiled, loaded
+from tests.models import cloned, loaded
 from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
@@ -219,8 +219,7 @@ def symbolic_columns():
 
 
 @pytest.mark.parametrize(
-    ("first", "policy"),
-    [(mixed_columns, "float32"), (symbolic_columns, "mixed_bfloat16")],
+    ("first", "policy"), [(mixed_columns, "float32"), (symbolic_columns, "mixed_bfloat16")]
 )
 def test_dtypes_of_columns_come_from_the_first_call_and_stay_in_the_config(first, policy):
     layer = make(feature_block=Columns(dtype=policy), dtype=policy)
@@ -345,17 +344,7 @@ def test_frozen_copies_stay_frozen_in_files_and_clones(frozen, count, tmp_path):
         assert sorted(w.path for w in again.trainable_weights) == expected
 
 
-# Files, summary, inspection.
-
-
-def test_gates_are_inspected_as_without_it():
-    heads, inputs = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS]), symbols()
-    ple = pk.PLEBlock(2, heads, [4], name="ple", isolate_task_experts=True)
-    model = compiled(pk.MultiTaskModel(inputs, heads(ple(make(own=["buy"])(inputs)))))
-    x, y = columns(), {task: features(ROWS, 1) for task in TASKS}
-    assert pk.gate_weights(model, x)["ple/1"]["buy"].shape == (ROWS, 2)
-    assert "shared/expert_0" in pk.gradient_conflict(model, x, y)["ple/0"]
-    assert "ple/0\n" in str(pk.gate_report(model, x))
+# Blocks and other networks.
 
 
 def test_a_sequential_block_contains_it():
