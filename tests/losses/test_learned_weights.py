@@ -1,7 +1,5 @@
 """Learned loss weights."""
 
-import functools
-
 import keras
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import ple_keras as pk
 from tests.helpers import features, numpy_of, once
 from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
 from tests.pairs import fewer
-from tests.refusals import check_refused
 
 
 def variable(model, name):
@@ -100,9 +97,3 @@ def test_a_frozen_layer_does_not_learn_loss_weights():
     compiled(model)
     model.train_on_batch(*clicks_and_times())
     np.testing.assert_array_equal(numpy_of(variable(model, "log_variances")), [0, 0])
-
-
-@once
-def test_an_unknown_weighting_is_refused():
-    call = functools.partial(pk.TaskHeads, [pk.BinaryHead("a")], "x")
-    check_refused(call, ValueError, r"one of \(None, 'uncertainty'\)\. .*loss_weighting='x'")

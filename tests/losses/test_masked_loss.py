@@ -171,31 +171,20 @@ def test_an_ignored_class_counts_as_a_missing_label(ignored):
 
 
 OF_ELEMENTS = {
-    "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary),
-    "huber": ("huber", number),
-    "poisson": ("poisson", count),
+    "binary": (keras.losses.BinaryCrossentropy(label_smoothing=0.1), binary, None),
+    "huber": ("huber", number, "sum_over_batch_size"),
+    "poisson": ("poisson", count, "label_root"),
 }
 
 
-def elements(kind, leading=(6,), units=5, seed=0):
-    """Return a loss, labels of several numbers, which of them are there, and predictions."""
-    rng = np.random.default_rng(seed)
-    loss, draw = OF_ELEMENTS[kind]
-    labels, _ = draw(rng, (*leading, units))
+@pytest.mark.parametrize(("loss", "draw", "reduction"), table(OF_ELEMENTS))
+def test_single_numbers_of_a_label_may_be_missing(loss, draw, reduction):
+    """Each counts as an example."""
+    rng, weights = np.random.default_rng(0), np.abs(features(3, 4))
+    labels = np.float32(draw(rng, (3, 4, 5))[0])
     predictions = rng.uniform(0.05, 0.95, labels.shape).astype("float32")
     there = rng.uniform(size=labels.shape) < 0.6
     there[..., 1, :] = False
-    return loss, np.float32(labels), there, predictions
-
-
-@pytest.mark.parametrize(
-    ("kind", "reduction"),
-    [("binary", None), ("huber", "sum_over_batch_size"), ("poisson", "label_root")],
-)
-def test_single_numbers_of_a_label_may_be_missing(kind, reduction):
-    """Each counts as an example."""
-    loss, labels, there, predictions = elements(kind, (3, 4))
-    weights = np.abs(features(3, 4))
     y = np.where(there, labels, np.nan)
     predictions[~there] = np.inf
     losses = np.zeros(labels.shape)
