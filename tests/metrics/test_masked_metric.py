@@ -27,11 +27,7 @@ METRICS = {
 }
 
 
-SETTINGS = {
-    "flat": (False, (40,)),
-    "weighted": (True, (40, 1)),
-    "weighted_flat": (True, (40,)),
-}
+SETTINGS = {"flat": (False, (40,)), "weighted": (True, (40, 1)), "weighted_flat": (True, (40,))}
 
 
 @pytest.mark.parametrize(("metric", "width", "is_weighted", "shape"), pairs(METRICS, SETTINGS))
@@ -86,11 +82,7 @@ def test_a_masked_metric_has_the_name_direction_and_state_of_its_metric():
 REFUSED = {
     "metric": (("nope",), ValueError, r"metric must be known to Keras.*Received: metric='nope'"),
     "number": ((3,), ValueError, r"Received: metric=3"),
-    "missing_label": (
-        ("mae", "none"),
-        TypeError,
-        "missing_label must be a number",
-    ),
+    "missing_label": (("mae", "none"), TypeError, "missing_label must be a number"),
 }
 
 
