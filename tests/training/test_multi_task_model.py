@@ -87,10 +87,7 @@ REFUSED = {
     "swapped": (swapped, rf"{OUTPUTS}.*Received: outputs="),
     "swapped_in_an_inner_model": (lambda x: functional(swapped)(x), rf"{OUTPUTS}.*Received: out"),
     "a_part": (lambda x: {"b": predictions(x)["b"]}, rf"{OUTPUTS}.*Received: outputs=\['b'\]"),
-    "others": (
-        lambda x: {**predictions(x), "x": x},
-        rf"{OUTPUTS}.*Received: outputs=.*'x'\]",
-    ),
+    "others": (lambda x: {**predictions(x), "x": x}, rf"{OUTPUTS}.*Received: outputs=.*'x'\]"),
     "list": (lambda x: [*predictions(x).values()], rf"{OUTPUTS}.*Received: outputs=\[Keras"),
     "tensor": (lambda x: predictions(x, "a")["a"], rf"{OUTPUTS}.*Received: outputs=Keras"),
 }

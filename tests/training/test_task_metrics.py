@@ -282,10 +282,7 @@ def test_metrics_without_a_label_are_nan_with_one_warning_for_each_task():
     valid = {"all": both, "one": np.where(both, 1, NAN), "none": none, "number": none}
     fit = functools.partial(model.fit, x, y, 4, epochs=2, verbose=0, validation_data=(x, valid))
     logs, messages = caught_in(lambda: fit().history)
-    assert messages == [
-        "The task 'none' has no label",
-        "The task 'number' has no label",
-    ]
+    assert messages == ["The task 'none' has no label", "The task 'number' has no label"]
     is_nan = {key for key in logs if np.isnan(logs[key]).all()}
     assert is_nan == {"val_one_auc", *(key for key in logs if key.startswith(("val_no", "val_nu")))}
     assert np.isfinite([np.ravel(logs[key]) for key in set(logs) - is_nan]).all()
