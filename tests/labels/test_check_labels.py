@@ -248,11 +248,7 @@ REFUSED = {
         ValueError,
         r"y\['kind'\] must be class indices from 0 to 2 or be missing; invalid: 2\. .*\., 3, 4\]",
     ),
-    "class_fraction": (
-        valid_labels(kind=[0, 0.5, 2]),
-        ValueError,
-        r"class indices.*\., 0\.5\]",
-    ),
+    "class_fraction": (valid_labels(kind=[0, 0.5, 2]), ValueError, r"class indices.*\., 0\.5\]"),
     "infinite": (
         valid_labels(place=[[1, np.nan], [np.inf, np.nan], [2, 3]]),
         ValueError,

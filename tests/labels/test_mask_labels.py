@@ -106,11 +106,7 @@ REFUSED = {
     "spaces": ((labels(), {"buy": ["click"]}), TypeError, "spaces must be a dict of tasks by task"),
     "unknown_task": ((labels(), {"x": "click"}), ValueError, r"unknown: \['x'\].*spaces="),
     "unknown_space": ((labels(), {"buy": "x"}), ValueError, r"unknown: \['x'\].*spaces="),
-    "cycle": (
-        (labels(), CYCLE),
-        ValueError,
-        r"not contain a cycle\. .*\{'buy': 'click', 'c",
-    ),
+    "cycle": ((labels(), CYCLE), ValueError, r"not contain a cycle\. .*\{'buy': 'click', 'c"),
     "of_itself": ((labels(), {"buy": "buy"}), ValueError, r"contain a cycle"),
     "missing_label": ((labels(), CHAIN, "x"), TypeError, r"missing_label='x'"),
     "missing_label_out_of_range": (
