@@ -33,6 +33,13 @@ def test_a_product_is_the_product_of_its_factors_probabilities():
     assert_same({task: p[task] for task in x}, {task: numpy_of(heads[task](x[task])) for task in x})
 
 
+def test_products_are_float32_at_half_precision():
+    keras.config.set_dtype_policy("mixed_float16")
+    heads = heads_of(pk.ProductHead("ctcvr", of=("ctr", "cvr")))
+    outputs = heads(inputs_of(heads))
+    assert keras.backend.standardize_dtype(outputs["ctcvr"].dtype) == "float32"
+
+
 def product_model():
     heads = pk.TaskHeads(
         [
