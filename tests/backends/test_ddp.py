@@ -14,10 +14,13 @@ from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch" or not hasattr(os, "fork"),
-    reason="DistributedDataParallel needs PyTorch, and the processes are forks",
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch" or not hasattr(os, "fork"),
+        reason="DistributedDataParallel needs PyTorch, and the processes are forks",
+    ),
+]
 
 
 def run_to_end(*command):
@@ -214,7 +217,6 @@ def test_weights_stay_equal_in_half_precision(results, policy):
     np.testing.assert_allclose(mean(results[2], policy), losses, rtol=0.02)
 
 
-@pytest.mark.nightly
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
     out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)

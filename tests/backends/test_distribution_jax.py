@@ -19,9 +19,10 @@ DEVICES = "--xla_force_host_platform_device_count=4"
 THREADS = {"PJRT_NPROC": "32"}
 DISTRIBUTIONS = ["data_2", "experts_4"]
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="keras.distribution needs JAX"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution needs JAX"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +93,6 @@ def test_gate_report_observes_every_example_once(runs):
             assert mean == pytest.approx(use["mean"], abs=1e-5)
 
 
-@pytest.mark.nightly
 def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr

@@ -73,7 +73,7 @@ def largest_gradients(ple, x, context=None):
     ("num_levels", "reads", "rows", "stack_experts"),  # batched on PyTorch, or not
     [
         (2, "both", 5, True),
-        (3, "stream", 600, False),
+        pytest.param(3, "stream", 600, False, marks=once),
         pytest.param(1, "context", 600, True, marks=once),
         pytest.param(2, "context", 5, False, marks=once),
         pytest.param(3, "stream", 5, True, marks=once),
@@ -164,7 +164,8 @@ def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(num_levels, s
             assert gradient > 0, (loss, owner, kind)
 
 
-@pytest.mark.parametrize("own", [["buy"], pytest.param([], marks=once)], ids=str)
+@once
+@pytest.mark.parametrize("own", [["buy"], []], ids=str)
 def test_tasks_without_a_copy_of_their_own_train_the_common_copy_together(own):
     found = gradients_by_owner(whole_model(2, own, isolate_task_experts=True), "eager")
     for task in TASKS:
