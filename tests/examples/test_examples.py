@@ -136,4 +136,4 @@ def test_models_on_tables_train_in_both_ways_and_are_saved(tmp_path):
     cases = [("plain", "1,000"), ("rows", "1,000"), ("plain", "20,000"), ("rows", "20,000")]
     assert [(way, rows) for way, rows, _ in lines] == cases
     assert all(float(auc) > 0.5 for *_, auc in lines)
-    assert "predictions differ by 0.0, the optimizer's state by 0." in out
+    assert "predictions differ by 0.0, and the optimizer state by 0." in out

@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(resume, damage, tmp_
         damage(write(resume, tmp_path))
         continued = backup(resume, tmp_path)
         assert (continued.epoch, continued.step) == (0, 2)
-        assert f"{NAME} is damaged: the one before is used." in capsys.readouterr().err
+        assert f"{NAME} is damaged, so an earlier one is used." in capsys.readouterr().err
     assert (tmp_path / f"{NAME}.damaged").is_dir()
 
 
@@ -174,7 +174,7 @@ def test_a_training_with_other_data_or_settings_is_refused(resume, tmp_path):
     changed = resume.Rows(ROWS, BATCH)
     changed.y["click"][3] = 1 - changed.y["click"][3]
     for other in ({"batch_size": 5}, {"data": changed.fingerprint()}):
-        with pytest.raises(SystemExit, match=r"has a training with other settings: .*'data': "):
+        with pytest.raises(SystemExit, match=r"has a training with different settings: .*'data': "):
             backup(resume, tmp_path, **{**settings, **other})
 
 

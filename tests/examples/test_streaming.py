@@ -97,7 +97,7 @@ def test_a_file_that_is_not_of_the_script_is_refused(streaming, tmp_path, conten
         file.write_bytes(b"PAR1")
     else:
         streaming.pq.write_table(streaming.pa.table({"x": [1.0]}), file)
-    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))} is broken, or not .* Delete it"):
+    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))} is damaged, or .* Delete it"):
         streaming.write_files(tmp_path, ROWS)
 
 

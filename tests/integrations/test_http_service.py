@@ -352,7 +352,7 @@ def test_health_tells_that_no_batch_is_computed(folder, monkeypatch):
             end.set()
 
             app.state.batcher.task.cancel()
-            ended = 503, {"errors": ["the task of the batches has ended"]}
+            ended = 503, {"errors": ["the task that runs the batches has ended"]}
             while await health(app) != ended:
                 await asyncio.sleep(0)
             assert await predict(app, ROW) == ended
@@ -402,7 +402,7 @@ def test_a_model_that_does_not_fit_is_refused(folder, damage):
 
 @once
 def test_a_folder_without_a_version_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must have a version of a model"):
+    with pytest.raises(ValueError, match="must contain a version of a model"):
         serve.create_app(tmp_path)
 
 

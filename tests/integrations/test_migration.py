@@ -322,7 +322,7 @@ def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
 def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):
     path = tmp_path / "ple.weights.h5"
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(path)
-    with pytest.raises(ValueError, match=r"ple.weights.h5 must be a file of Keras 2"):
+    with pytest.raises(ValueError, match=r"ple.weights.h5 must be a Keras 2 file"):
         from_deepctr.read_h5(path)
 
 
