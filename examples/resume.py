@@ -141,7 +141,7 @@ class StepBackup(keras.callbacks.Callback):
         if self._newest:
             state = json.loads((self._newest / "state.json").read_text())
             if state["settings"] != settings:
-                sys.exit(f"{folder} has a training with different settings: {state['settings']}")
+                sys.exit(f"{folder} has a run with different settings: {state['settings']}")
             vars(self).update(state)
 
     @property

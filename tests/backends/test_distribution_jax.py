@@ -39,7 +39,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_losses_metrics_weights_and_gates_equal_those_of_one_device(runs, name):
-    """Holds with missing labels and balanced gates too: one program runs over the whole batch."""
+    """Holds even with missing labels and balanced gates: one program processes the whole batch."""
     _, figures = runs
     assert_equal_logs(figures[name]["logs"], figures["one"]["logs"])
 

@@ -1,4 +1,4 @@
-"""The custom loops of docs/training_loops.md make the steps of `train_on_batch`."""
+"""The custom loops of docs/training_loops.md take the same steps as `train_on_batch`."""
 
 import re
 

@@ -1,6 +1,6 @@
 """Exported models predict the same without Keras and ple_keras.
 
-One run of `export_formats.py` writes all artefacts. One process, `serve_exported.py`, runs them.
+One run of `export_formats.py` writes all artifacts. One process, `serve_exported.py`, runs them.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ CASES = [  # see `Case`: block, experts, tracked, inputs, policy, option
     ("PLE", "copied", True, "context", "float32", "gate weights"),
     ("MMoE", "stacked", False, "by stream", "mixed_float16", "gate dropout"),
     ("PLE", "stacked", False, "two", "float32", "product head"),
-][: {"torch": 3, "tensorflow": 2, "jax": 1}[BACKEND]]  # others compile each for each batch size
+][: {"torch": 3, "tensorflow": 2, "jax": 1}[BACKEND]]  # others compile each one per batch size
 
 
 def is_refused(form, case):
@@ -33,7 +33,7 @@ def is_refused(form, case):
     return form == "litert" and case[4] != "float32"
 
 
-ARTEFACTS = [  # `.ci/run` installs jax2onnx for the nightly tests only
+ARTEFACTS = [  # `.ci/run` installs jax2onnx only for the nightly tests
     pytest.param(form, case, marks=pytest.mark.nightly if NEEDS[form] == ["jax2onnx"] else [])
     for form in NEEDS
     for case in CASES
@@ -43,7 +43,7 @@ ARTEFACTS = [  # `.ci/run` installs jax2onnx for the nightly tests only
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Return the folder with all artefacts, and the printed output."""
+    """Return the folder with all artifacts, and the printed output."""
     folder = tmp_path_factory.mktemp("exported") / "files"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(
@@ -61,7 +61,7 @@ def need(form):
 
 
 @pytest.mark.parametrize(("form", "case"), ARTEFACTS)
-def test_an_artefact_predicts_the_same_without_keras_for_any_batch_size(form, case, exported):
+def test_an_artifact_predicts_the_same_without_keras_for_any_batch_size(form, case, exported):
     need(form)
     folder = exported[0] / f"{CASES.index(case):02}"
     error = folder / form / "error.txt"
