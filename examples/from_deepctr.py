@@ -172,7 +172,7 @@ def read_weights(model):
 def read_h5(path):
     """Read the weights in a Keras 2 file by name, without DeepCTR."""
     with h5py.File(path) as file:
-        layers = file.get("model_weights", file)  # a whole model, or weights alone
+        layers = file.get("model_weights", file)  # a whole model, or only weights
         if "layer_names" not in layers.attrs:
             raise ValueError(f"{path} must be a Keras 2 file. For a Keras 3 file, see --help.")
         found = {

@@ -321,7 +321,7 @@ def gains(store: Store) -> str:
 
 
 def ablations(store: Store) -> str:
-    """Return the tables of the ablations that have fits of their own."""
+    """Return the tables of the ablations that have their own fits."""
     exponents = [HEDGED, "hedged-exponent-0", "hedged-exponent-1"]
     kinds = [*BASELINES, HEDGED]
     parts = [

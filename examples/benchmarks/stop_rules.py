@@ -31,8 +31,8 @@ by the loss of a constant prediction, n_k its number of labels there, and w_k it
     averaged weights    the mean of the weights of the second half of the epochs
 
 Seeds 0 and 1 choose the rule, and later seeds test it. The regret of hedged branches in a task
-is how much worse they are than the better of a network of its own (own best) and a shared bottom
-(the same rule, if it is one of a single branch, else the last epoch), both trained in the same way.
+is how much worse they are than the better of a single-task network (own best) and a shared bottom
+(the same rule if it selects one epoch, else the last epoch), both trained in the same way.
 """
 
 import json

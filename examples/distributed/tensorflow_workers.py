@@ -10,7 +10,7 @@ prints the largest differences.
 
 Under this strategy, `fit` and `evaluate` fail for every model (keras-team/keras #20585). The
 function `train` replaces `fit`: it runs the compiled model's `train_step`, and callbacks.
-The values of several workers relate to those of one process as follows:
+The values of several workers relate to one process as follows:
 
 - Metrics, gate statistics, and scheduled and learned loss weights cover all rows.
 - A head's default loss is the mean over the labeled examples of each worker, averaged over the
