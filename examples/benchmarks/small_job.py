@@ -3,19 +3,19 @@
     KERAS_BACKEND=torch python -m examples.benchmarks.small_job  # or jax, tensorflow
 
 The job: 7 columns of codes with tables of 7 to 2,000 rows of 16 (keras.layers.Embedding), a shared
-bottom [64, 32], 3 tasks, batches of 512, and Adam. On such a job, most of a step is not arithmetic:
-the times are those of what surrounds it, such as losses and metrics. The models have equal layers:
+bottom [64, 32], 3 tasks, batches of 512, and Adam. On such a job, most of a step is not the
+arithmetic of layers, but losses, metrics and other overhead. The models have equal layers:
 
-    ours                MultiTaskModel with the default metrics, of which two are AUCs; 20% of the
+    ours                MultiTaskModel with the default metrics, including two AUCs; 20% of the
                         labels of two tasks are missing
-    plain               Dense layers, losses of Keras and `keras.metrics.AUC()` for two tasks; no
+    plain               Dense layers, Keras's losses and `keras.metrics.AUC()` for two tasks; no
                         label is missing
     ..., no metrics     the same without metrics
 
 They take turns in one process with one thread, in rounds of `--steps` batches: first all rounds
-with `train_on_batch`, then those with one epoch of `fit`. The table has the CPU milliseconds of a
-step (time.process_time, which counts the threads of a backend too): medians over the rounds, and
-the median of the ratios to the plain model of the same round. Takes about two minutes. Compare only
+with `train_on_batch`, then rounds with one epoch of `fit`. The table has the CPU milliseconds of a
+step (time.process_time, which includes the backend's threads): medians over the rounds, and the
+median of the ratios to the plain model in the same round. Takes about two minutes. Compare only
 ratios, and only within one run.
 """
 

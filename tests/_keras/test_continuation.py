@@ -127,7 +127,7 @@ def test_a_restored_model_trains_like_the_original(make, optimizer, way, tmp_pat
     train(model, BEFORE, seed=1)
     copy = way(model, OPTIMIZERS[optimizer](), tmp_path)
     losses = train(model, AFTER, seed=2)
-    # Compiled programs may round differently.
+    # Compiled programs can round differently.
     atol = 0 if keras.backend.backend() == "torch" else 1e-6
     np.testing.assert_allclose(train(copy, AFTER, seed=2), losses, rtol=0, atol=atol)
     for one, other in zip(copy.weights, model.weights, strict=True):

@@ -1,4 +1,4 @@
-"""Custom functions are kept, or refused: no copy and no file has another one in their place."""
+"""Custom functions are kept or refused: no copy and no file replaces them."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ ONES = np.ones((1, 1), "float32")
 
 
 def leaky_relu(x):
-    """A function with a name of Keras's."""
+    """A function with the name of a Keras function."""
     return x - 7.0
 
 
@@ -29,7 +29,7 @@ def unregistered(x):
 
 @keras.saving.register_keras_serializable(package="test_custom_functions")
 def relu(x):
-    """A registered function with a name of Keras's."""
+    """A registered function with the name of a Keras function."""
     return x - 7.0
 
 

@@ -1,4 +1,4 @@
-"""Files keep the seeds of dropout: a loaded model draws what the saved one would have drawn."""
+"""Files keep the seeds of dropout: a loaded model draws the same values as the saved one."""
 
 import warnings
 
@@ -26,7 +26,7 @@ def model_with_dropout(seed=0, gate_dropout=0.3, rate=0.4, **kwargs):
 
 
 def weights_loaded(model, folder):
-    """Return another model of copied experts, with other seeds, that has loaded the weights."""
+    """Return a model of copied experts with different seeds that has loaded the weights."""
     model.save_weights(folder / "model.weights.h5")
     other = model_with_dropout(seed=1, stack_experts=False)
     other.load_weights(folder / "model.weights.h5")

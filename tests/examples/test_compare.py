@@ -1,4 +1,4 @@
-"""The example of a comparison reads a user's file, and refuses what does not fit."""
+"""compare.py reads a user's file, and refuses invalid files and options."""
 
 import re
 

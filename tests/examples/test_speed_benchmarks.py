@@ -1,4 +1,4 @@
-"""The benchmarks of speed run and compare equivalent models. Their times are not tested."""
+"""The speed benchmarks run and compare equivalent models. Their times are not tested."""
 
 import json
 

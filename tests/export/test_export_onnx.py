@@ -1,4 +1,4 @@
-"""Files of `export_onnx` have the model's names, and predict what it predicts."""
+"""Files of `export_onnx` have the model's names and predictions."""
 
 import warnings
 
@@ -262,7 +262,7 @@ class OneBatch:
 
 
 def products(file):
-    """Return the numbers of products whose weights are in float32, and of those in int8."""
+    """Return the numbers of products with float32 weights and with int8 weights."""
     graph = pytest.importorskip("onnx").load(file).graph
     kinds = dict.fromkeys((constant.name for constant in graph.initializer), "constant")
     kinds |= {name: node.op_type for node in graph.node for name in node.output}

@@ -47,7 +47,7 @@ def heads_of_every_kind(loss_weighting):
 
 
 def in_numpy(predictions, sample_weight, log_variances):
-    """Return the loss of each task, and with its learned weight, in float64."""
+    """Return the loss of each task, without and with its learned weight, in float64."""
     p = {task: np.float64(numpy_of(x)).reshape(ROWS, -1) for task, x in predictions.items()}
     buy = np.nan_to_num(Y["buy"])
 

@@ -26,14 +26,14 @@ LOSSES = {"list_mle": keras_rs.losses.ListMLELoss, "pairwise": keras_rs.losses.P
 
 
 def expected_loss(name, labels, scores, weights=None):
-    """Return the mean over lists with a label, of the list's loss over its labeled items."""
+    """Return the mean loss of lists with a label, each over its labeled items."""
     values = np.array([ranking_loss(name, *each) for each in zip(labels, np.float64(scores))])
     weights = np.ones(len(labels)) if weights is None else weights
     return np.nansum(weights * values) / np.isfinite(values).sum()
 
 
 def ndcg(labels, scores):
-    """Return the mean over the lists with a relevant item."""
+    """Return the mean NDCG of the lists with a relevant item."""
     values = []
     for y, s in zip(labels, np.float64(scores)):
         y, s = y[~np.isnan(y)], s[~np.isnan(y)]

@@ -47,7 +47,7 @@ def two_numbers(loss="mse", given=True, **kwargs):
 
 
 def labels_of_two_numbers(rows=12):
-    """Return labels in units and the same in deviations."""
+    """Return labels in units and in deviations."""
     z = features(rows, 2, seed=1)
     z[::3, 0] = z[4] = NAN
     click = np.arange(rows) % 2
@@ -130,7 +130,7 @@ def in_units(y, factor):
 
 
 def test_adapt_may_follow_compile_and_training():
-    """A loss in deviations is that of NumPy with the numbers of the last `adapt`."""
+    """A loss in deviations equals NumPy's with the statistics of the last `adapt`."""
     model, (y, _), x = two_numbers(given=False, standardize=True), labels_of_two_numbers(), X
     compiled(model, keras.optimizers.SGD(0.0), **QUICK)
     heads = heads_of(model)
@@ -151,7 +151,7 @@ def test_adapt_may_follow_compile_and_training():
     "copy", [loaded, pytest.param(cloned, marks=once), pytest.param(of_json, marks=once)]
 )
 def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
-    """Their configs have only numbers that were given."""
+    """Their configs contain only numbers that were given."""
     y, x = labels_of_two_numbers()[0], X
     model = two_numbers("mae", given=False, standardize=True)
     compiled(model, **QUICK)
@@ -178,7 +178,7 @@ def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
 
 @once
 def test_files_of_weights_have_the_numbers(tmp_path):
-    """As those of Keras's Normalization. Given numbers are not adapted."""
+    """As in Keras's Normalization. Given numbers are not adapted."""
     y, path = labels_of_two_numbers()[0], tmp_path / "x.weights.h5"
     model = two_numbers(given=False, standardize=True)
     heads_of(model).adapt(in_units(y, 10))

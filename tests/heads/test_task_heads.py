@@ -1,4 +1,4 @@
-"""All heads as one layer, which is a mapping by task too."""
+"""All heads as one layer, which is also a mapping keyed by task."""
 
 import collections
 
@@ -39,7 +39,7 @@ def test_a_shared_stream_is_ignored():
     assert {task: x.shape for task, x in symbolic.items()} == {"a": (None, 1)}
 
 
-# A mapping by task
+# A mapping keyed by task
 
 TASKS = ["both", "z", "a"]
 
@@ -72,7 +72,7 @@ def test_an_unknown_task_is_a_key_error_that_names_the_tasks(task):
     assert message == f"task must be one of {TASKS}. Received: task={task!r}"
 
 
-def test_keras_takes_the_layer_for_a_leaf():
+def test_keras_treats_the_layer_as_a_leaf():
     heads = pk.TaskHeads(some_heads())
     assert keras.tree.flatten({"x": [heads]}) == [heads]
     assert not isinstance(heads, collections.abc.Mapping | collections.abc.Sequence)
@@ -147,7 +147,7 @@ INPUTS = {
 
 
 @pytest.mark.parametrize(("inputs", "error", "message", "when"), table(INPUTS))
-def test_all_but_a_dict_of_all_tasks_is_refused(inputs, error, message, when):
+def test_anything_but_a_dict_of_all_tasks_is_refused(inputs, error, message, when):
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.BinaryHead("b")])
     if when == "later":
         heads(streams(a=5, b=5))

@@ -1,4 +1,4 @@
-"""Models and data that functions of trained models refuse."""
+"""Models and data that inspection functions refuse."""
 
 import keras
 import numpy as np
@@ -118,7 +118,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize(("function", "make", "message"), table(MODELS))
-def test_models_without_what_a_function_needs_are_refused(function, make, message):
+def test_models_that_lack_requirements_are_refused(function, make, message):
     arguments = (X,) if function is pk.gate_weights else (X, Y)
     check_refused(lambda: function(make(), *arguments), ValueError, message)
 

@@ -124,7 +124,7 @@ WARNINGS = {
 
 @once
 @pytest.mark.parametrize("name", WARNINGS)
-def test_data_made_for_a_warning_have_this_warning_alone(name):
+def test_data_made_for_a_warning_have_only_this_warning(name):
     arguments, parts = WARNINGS[name]
     (warning,) = report_of(**arguments).warnings
     assert re.search(".*".join(map(re.escape, parts)), warning), warning
@@ -138,7 +138,7 @@ NO_CONFLICTS = {
 
 @once
 @pytest.mark.parametrize("name", NO_CONFLICTS)
-def test_nothing_is_said_of_conflicts(name):
+def test_conflicts_are_not_mentioned(name):
     arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
     assert report_of(**arguments).warnings == []
 

@@ -1,6 +1,6 @@
 """Exported models predict the same without Keras and ple_keras.
 
-One run of `export_formats.py` writes all artefacts. One process, `serve_exported.py`, runs them.
+One run of `export_formats.py` writes all artifacts. One process, `serve_exported.py`, runs them.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ CASE = {  # see `Case`: block, experts, tracked, inputs, policy, option
 }[BACKEND]
 
 
-FORMATS = [  # `.ci/run` installs jax2onnx for the nightly tests only
+FORMATS = [  # `.ci/run` installs jax2onnx only for the nightly tests
     pytest.param(form, marks=pytest.mark.nightly if needs == ["jax2onnx"] else [])
     for form, needs in NEEDS.items()
 ]
@@ -36,7 +36,7 @@ FORMATS = [  # `.ci/run` installs jax2onnx for the nightly tests only
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """Return the folder with all artefacts, and the printed output."""
+    """Return the folder with all artifacts, and the printed output."""
     folder = tmp_path_factory.mktemp("exported") / "files"
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr(export_formats, "cases", lambda: [export_formats.Case(*CASE)])
@@ -52,7 +52,7 @@ def need(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_artefact_predicts_the_same_without_keras_for_any_batch_size(form, exported):
+def test_an_artifact_predicts_the_same_without_keras_for_any_batch_size(form, exported):
     need(form)
     folder = exported[0]
     error = folder / form / "error.txt"

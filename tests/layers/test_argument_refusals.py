@@ -320,7 +320,7 @@ def test_arguments_that_do_not_fit_together_are_refused(cls, arguments, message)
 
 
 @pytest.mark.parametrize("cls", [pk.PLEBlock, pk.MMoEBlock])
-def test_an_argument_of_a_level_alone_is_refused(cls):
+def test_an_argument_only_of_levels_is_refused(cls):
     with pytest.raises(TypeError, match="unexpected keyword argument 'add_shared_gate'"):
         cls(**REQUIRED[cls], add_shared_gate=True)
 

@@ -1,4 +1,4 @@
-"""`isolate_task_experts=True`: a task's own experts and gates learn from its own loss alone.
+"""`isolate_task_experts=True`: a task's own experts and gates learn only from its own loss.
 
 With StreamFeatures, this holds for everything that a task owns, from its features to its head.
 """
@@ -91,7 +91,7 @@ def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, reads, row
 
 def whole_model(num_levels, own, **kwargs):
     """Return a model of features, levels, towers and heads, with random weights."""
-    tower = pk.ExpertBlock([3], "tanh")  # no ReLU, whose gradients may all be 0
+    tower = pk.ExpertBlock([3], "tanh")  # no ReLU, whose gradients can all be 0
     expert = pk.ExpertBlock([4, 3], "tanh")
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=tower) for task in TASKS])
     ple = pk.PLEBlock(num_levels, heads, expert, 2, 2, gate_block=tower, name="ple", **kwargs)
@@ -109,7 +109,7 @@ def owner_of(name):
     return next((part for part in parts if part in owners), None)
 
 
-# How a backend computes a step: as compiled functions, where it can, or operation by operation.
+# Ways to compute a step: as compiled functions, if the backend can, or operation by operation.
 COMPILED = "eager" if keras.backend.backend() == "torch" else "compiled"
 
 

@@ -1,4 +1,4 @@
-"""Joint training with another `floatx`, which is the dtype of losses, weights and labels."""
+"""Joint training with a different `floatx`, the dtype of losses, weights and labels."""
 
 import hypothesis
 import keras

@@ -1,4 +1,4 @@
-"""Losses over the labeled examples, against the plain loss of those examples alone."""
+"""Losses over the labeled examples, compared with the plain loss of only these examples."""
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ LOSSES = {
 
 
 def batch(kind, seed, leading=(12,)):
-    """The loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
+    """Return the loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
     rng = np.random.default_rng(seed)
     loss, draw = LOSSES[kind]
     labels, units = draw(rng, leading)
@@ -178,7 +178,7 @@ OF_ELEMENTS = {
 
 
 def elements(kind, leading=(6,), units=5, seed=0):
-    """Return a loss, labels of several numbers, which of them are there, and predictions."""
+    """Return a loss, labels of several numbers, a mask of known numbers, and predictions."""
     rng = np.random.default_rng(seed)
     loss, draw = OF_ELEMENTS[kind]
     labels, _ = draw(rng, (*leading, units))

@@ -1,4 +1,4 @@
-"""The expected calibration error, against its definition."""
+"""The expected calibration error, compared with its definition."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from tests.refusals import check_refused, table
 
 
 def expected(labels, predictions, limits):
-    """The definition, bin by bin: a bin contains its upper limit, the first one also its lower."""
+    """Compute it bin by bin. A bin contains its upper limit, and the first also its lower."""
     error = 0
     for index, (low, high) in enumerate(pairwise(limits)):
         inside = (predictions > low) & (predictions <= high)

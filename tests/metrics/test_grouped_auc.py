@@ -1,4 +1,4 @@
-"""The AUC within groups, against scikit-learn."""
+"""The AUC within groups, compared with scikit-learn."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def expected(labels, predictions, groups, weighting="rows"):
 
 
 def random_rows(rows=600, groups=40, seed=0):
-    """Rows of which some have no label, in groups of which some have one class."""
+    """Return rows, some without a label, in groups, some with one class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, rows).astype("float32")
     labels[rng.uniform(size=rows) < 0.3] = np.nan
@@ -37,7 +37,7 @@ def test_the_mean_is_that_of_scikit_learn_group_by_group(decimals, weighting):
     predictions = np.round(predictions, decimals)
     found = pk.grouped_auc(labels, predictions, groups, weighting)
     assert found == pytest.approx(expected(labels, predictions, groups, weighting), abs=1e-9)
-    for group in np.unique(groups):  # also each group alone
+    for group in np.unique(groups):  # and each group alone
         inside = groups == group
         y, p = labels[inside], predictions[inside]
         known = ~np.isnan(y)

@@ -1,4 +1,4 @@
-"""table_optimizer finds the tables of every model, also after loading."""
+"""table_optimizer finds the tables of every model, even after loading."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
 @keras.saving.register_keras_serializable(package="tests_table_optimizer")
 class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model whose variables have other paths after loading."""
+    """Model whose variables have different paths after loading."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +76,7 @@ MODELS = [
 
 
 def trained_tables(model):
-    """Return the number of tables, if the optimizer of tables has them and nothing else."""
+    """Return the number of tables, if the table optimizer has them and nothing else."""
     tables, rest = model.optimizer.optimizers
     states = [v for v in tables.variables if "accumulator" in v.path]
     assert {v.shape for v in states} == {(ROWS, 3)}
