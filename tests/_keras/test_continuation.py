@@ -13,7 +13,7 @@ from tests.models import loaded as load_again
 from tests.pairs import pairs
 from tests.templates import CopiedExpert
 
-BEFORE, AFTER = 3, 10  # steps
+BEFORE, AFTER = 3, 5  # steps
 TASKS = ("click", "time", "cost")
 OPTIMIZERS = {
     "adam": lambda: keras.optimizers.Adam(0.01),
