@@ -60,7 +60,7 @@ class Batches:
         rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x and y must hold arrays, not lists, with the same number of rows, at least 1. "
+                "x and y must contain arrays, not lists, with the same number of rows, at least 1. "
                 f"Received: rows={sorted(rows)}"
             )
         self._rows = rows.pop()
@@ -92,7 +92,7 @@ class Batches:
             yield _map_arrays(to_numpy, (x, y))
         if batch is None:
             raise ValueError(
-                f"{self._argument} must hold at least one batch. "
+                f"{self._argument} must contain at least one batch. "
                 f"Received: {self._argument}={short_repr(self._data)}"
             )
 

@@ -184,7 +184,7 @@ def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
         tensor = ops.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{argument}{where} must hold numbers. Received: {argument}={short_repr(value)}"
+            f"{argument}{where} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error
     check_dtype(tensor, argument, where)
     return tensor
@@ -196,7 +196,7 @@ def to_number_array(value: Tensor, argument: str) -> np.ndarray:
         array = to_numpy(value)
     except ValueError as error:  # lists of different lengths
         raise TypeError(
-            f"{argument} must hold numbers. Received: {argument}={short_repr(value)}"
+            f"{argument} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error
     check_dtype(array, argument)
     return array
@@ -209,7 +209,7 @@ def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
         is_object = dtype == "object"
         remedy = " astype('float32') converts them, and None to NaN." if is_object else ""
         raise TypeError(
-            f"{argument}{where} must hold numbers.{remedy} Received: {argument}.dtype={dtype}"
+            f"{argument}{where} must contain numbers.{remedy} Received: {argument}.dtype={dtype}"
         )
     return dtype
 

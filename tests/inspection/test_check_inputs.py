@@ -171,7 +171,7 @@ REFUSED = {
     "strings": (
         features(city=np.array(["Rome"] * ROWS)),
         TypeError,
-        r"x\['city'\] must hold numbers\. Received: x\['city'\]\.dtype=<U4",
+        r"x\['city'\] must contain numbers\. Received: x\['city'\]\.dtype=<U4",
     ),
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),

@@ -37,7 +37,7 @@ DATA = {
     "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
     "empty_dict": ({}, TypeError, r"x must be arrays.*Received: x=\{\}"),
     "no_row": (X[:0], ValueError, r"at least 1.*Received: rows=\[0"),
-    "no_batch": (iter([]), ValueError, "x must hold at least one batch.*x=<"),
+    "no_batch": (iter([]), ValueError, "x must contain at least one batch.*x=<"),
 }
 
 
@@ -59,7 +59,7 @@ LABELS = {
     "none": (None, TypeError, r"y must be a dict by task, \['a', 'b'\].*y=None"),
     "list": (list(Y.values()), TypeError, r"Name the items of a list.*y=\["),
     "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\{'b'\}"),
-    "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must hold numbers.*=<U1"),
+    "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must contain numbers.*=<U1"),
     "rows": ({**Y, "a": Y["a"][:3]}, ValueError, r"the same number of rows.*rows="),
 }
 

@@ -216,7 +216,7 @@ REFUSED = {
         ValueError,
         r"y must be data that can be read more than once.*Received: y=<list_iterator",
     ),
-    "no_batch": (Numbered(0), ValueError, r"y must hold at least one batch\. Received: y="),
+    "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
     "batch_of_lists": ([(BATCH, valid_labels()), (BATCH, [0, 1])], TypeError, rf"{CHECKS}.* y=\["),
     "batch_without_labels": ([(BATCH,)], TypeError, rf"{CHECKS}.*Received: y=None"),
     "keys": (
@@ -258,11 +258,11 @@ REFUSED = {
         ValueError,
         r"finite or be missing; invalid: 1",
     ),
-    "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must hold.*dtype=<U1"),
+    "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must .*dtype=<U1"),
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
-        r"must hold numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
+        r"contain numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
     ),
     "complex": (valid_labels(place=np.ones((3, 2), complex)), TypeError, r"y\['place'\].*=complex"),
     "rows": (
@@ -273,7 +273,7 @@ REFUSED = {
     "ragged": (
         valid_labels(place=[[1, 2], [3], [4, 5]]),
         TypeError,
-        r"y\['place'\] must hold numbers.*Received: y\['place'\]=\[\[1, 2\], ",
+        r"y\['place'\] must contain numbers.*Received: y\['place'\]=\[\[1, 2\], ",
     ),
 }
 

@@ -74,7 +74,7 @@ NO_NAME = (
 NO_CONFIG = r"takes \['scale'\], which its config lacks; give IncompleteConfig a get_config"
 NO_LAYER = "instance of a Keras layer"
 UNITS = [
-    ([], ValueError, "must hold at least one width"),
+    ([], ValueError, "must not be empty"),
     (0, ValueError, "must be at least 1"),
     ([4, -1], ValueError, r"\[1\] must be at least 1.*\[1\]=-1"),
     ([4.0], TypeError, r"\[0\] must be an integer.*\[0\]=4\.0"),
@@ -165,12 +165,12 @@ BY_STREAM = [
     (
         {**SIZES, "b": [5]},
         ValueError,
-        r"one width for all .*differ: \{'a': 4, 'b': 5, 'shared': 4\}\. Received: expert_block=\{",
+        r"same output width .*not \{'a': 4, 'b': 5, 'shared': 4\}\. Received: expert_block=\{",
     ),
     ({**SIZES, "b": "4"}, TypeError, r"\['b'\] must be an int.*Received: expert_block\['b'\]='4'$"),
 ]
 BY_LEVEL = [([SIZES] * 3, ValueError, A_LEVEL), ((pk.ExpertBlock(3),), ValueError, A_LEVEL)]
-NO_DICT = [(SIZES, TypeError, "takes no dict by stream; use a CGCBlock")]
+NO_DICT = [(SIZES, TypeError, "not a dict, since all .*Use a CGCBlock")]
 
 
 def bottom(name="x"):
@@ -179,8 +179,8 @@ def bottom(name="x"):
 
 A_DICT = "branches must be a dict of Keras layers"
 BRANCHES = [
-    ({"a": bottom()}, ValueError, "two branches or more"),
-    ({"a": bottom(), "a/b": bottom()}, ValueError, "names of at most 128 ASCII letters"),
+    ({"a": bottom()}, ValueError, "at least two blocks"),
+    ({"a": bottom(), "a/b": bottom()}, ValueError, "key must be at most 128 ASCII letters"),
     ({"a": bottom(), "b": bottom()}, ValueError, r"different names, not \['x', 'x'\]"),
     *((value, TypeError, A_DICT) for value in ([1, 2], {"a": bottom(), "b": 3})),
 ]
@@ -192,7 +192,7 @@ OWN = [
     *((value, TypeError, "must be a list of tasks") for value in ("a", {"a": 1})),
 ]
 LAYERS = [
-    ([], ValueError, "must hold at least one layer"),
+    ([], ValueError, "must contain at least one layer"),
     (keras.layers.Dense(3), TypeError, "must be a sequence of Keras layers"),
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
     ([bottom(), bottom()], ValueError, r"must have different names\. .*=\['x', 'x'\]$"),

@@ -46,7 +46,7 @@ BAD_LATER_INPUTS = {
     "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
     "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
     "rank_1": (lambda: features(5), WIDTH + r"\(5,\)"),
-    "list": (lambda: [features(2, 5)] * 2, r"one tensor or a dict by stream.*Received: inputs=\["),
+    "list": (lambda: [features(2, 5)] * 2, r"a dict keyed by stream.*Received: inputs=\["),
 }
 
 
@@ -247,13 +247,13 @@ REFUSED = [
     (
         level,
         with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
-        r"same axes, except for the last, in every stream\. Received: inputs=\{'a': \(2, 5\), 'b'",
+        r"axes in every stream, except for the last one\. Received: inputs=\{'a': \(2, 5\), 'b'",
     ),
     (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
     (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
     (built_level, calling("expert_outputs", keras.Input((5,))), NO_SYMBOLS),
     (built_level, calling("gate_weights", keras.Input((5,))), NO_SYMBOLS),
-    (built_level, calling("gate_weights", [X]), "must be one tensor.*Received: inputs"),
+    (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: inputs"),
     (level, calling("expert_outputs", X), NEW),
     (level, calling("gate_weights", X), NEW),
     (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
@@ -292,7 +292,7 @@ REFUSED = [
     (
         same_names,
         with_input(X, **WEIGHTS),
-        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
+        r"blocks with the same name.*Received: return_gate_weights=True, with two levels 'same/0'",
     ),
     (
         lambda: of_branches(ple=levels()),
@@ -318,7 +318,7 @@ REFUSED = [
     (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
         with_input(streams(a=5, shared=4)),
-        r"one width for all .*these differ: \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
+        r"same output width for all .*not \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
         r"Received: expert_block=<Activation",
     ),
 ]
@@ -351,8 +351,8 @@ def test_a_template_with_invalid_output_shapes_is_refused(argument, make, templa
 WRONG_CALLS = [
     (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
     (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
-    (of_features, with_input([X, X]), "inputs must be a tensor, or a dict of columns"),
-    (of_features, with_input(None), "inputs must be a tensor, or a dict of columns"),
+    (of_features, with_input([X, X]), "inputs must be a tensor or a dict of columns"),
+    (of_features, with_input(None), "inputs must be a tensor or a dict of columns"),
 ]
 
 

@@ -115,8 +115,8 @@ REFUSED = {
     "nan": ((*ONE, OF_NAN), TypeError, r"groups=\[\.\.\., nan\]"),
     "na": ((*ONE, OF_NA), TypeError, r"groups=\[\.\.\., (nan|<NA>)"),
     "no_groups": ((*ONE, None), ValueError, r"Received: groups\.shape=\(\)"),
-    "ragged": ((LISTS, ONE[1], TWO), TypeError, r"labels must hold numb.*: labels=\["),
-    "words": ((ONE[0], ["a", "b"], TWO), TypeError, r"predictions must hold numbers.*dtype=<U1"),
+    "ragged": ((LISTS, ONE[1], TWO), TypeError, r"labels must contain numb.*: labels=\["),
+    "words": ((ONE[0], ["a", "b"], TWO), TypeError, r"predictions must contain numbers.*dtype=<U1"),
     "weighting": ((*ONE, TWO, "users"), ValueError, r"Received: weighting='users'"),
 }
 
