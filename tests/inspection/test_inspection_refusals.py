@@ -33,7 +33,7 @@ def test_a_model_must_be_a_built_layer(function):
 
 
 DATA = {
-    "width": (features(12, 5), ValueError, r"valid input of the model.*x\.shape=\(12, 5\)"),
+    "width": (features(12, 5), ValueError, r"valid input for the model.*x\.shape=\(12, 5\)"),
     "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
     "empty_dict": ({}, TypeError, r"x must be arrays.*Received: x=\{\}"),
     "no_row": (X[:0], ValueError, r"at least 1.*Received: rows=\[0"),
