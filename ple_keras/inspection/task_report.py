@@ -45,8 +45,8 @@ MIN_SIZE = 32  # of these batches
 LARGE_SHARE = 0.9
 SMALL_SHARE = 0.1  # of an equal share
 # Of conflicts. Trends were .9 before training, .3 to .8 while the loss fell, and below .25 when
-# tasks no longer gained from more epochs. Cosines were then above -.14 in healthy models, and -.3 to
-# -.5 for tasks that one unit can't serve (tests/inspection/task_models.py).
+# tasks no longer gained from more epochs. Cosines were then above -.14 in healthy models, and
+# -.3 to -.5 for tasks that one unit can't serve (tests/inspection/task_models.py).
 SETTLED_TREND = 0.25
 CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
