@@ -205,7 +205,7 @@ def test_a_subclass_may_have_its_own_checks():
         heads.check_labels({"visits": [0, -3]})
 
 
-CHECKS = r"y must be a dict by task"
+CHECKS = r"y must be a dict keyed by task"
 BATCH = np.ones((2, 1))
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
