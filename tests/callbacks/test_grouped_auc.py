@@ -149,7 +149,7 @@ FITTED = {
     "empty": (Y, [], ValueError, r"must be tasks of the model's heads.*Received: tasks=\[\]"),
     "numbers": (Y, ["price"], ValueError, r"\[1\]\['price'\] must be 0, 1 or missing"),
     "missing": ({"click": CLICK}, None, ValueError, r"missing: \['buy', 'both'\]\. .*: y="),
-    "array": (CLICK, None, TypeError, r"y must be a dict by task.*Received: y=ndarray\("),
+    "array": (CLICK, None, TypeError, r"y must be a dict keyed by task.*Received: y=ndarray\("),
     "frame": (
         pd.DataFrame({"a": CLICK.ravel()}),
         None,

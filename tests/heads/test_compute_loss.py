@@ -159,7 +159,7 @@ def test_a_loss_between_two_steps_changes_no_log():
 
 WORDS = ["a"] * ROWS
 CALLS = {
-    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict by task, \['click', 't"),
+    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict keyed by task, \['click', 't"),
     "y_missing": (
         {"y": {"click": CLICKS}},
         ValueError,
@@ -196,7 +196,7 @@ CALLS = {
         TypeError,
         "sample_weight of 'time' must contain numbers",
     ),
-    "weights_array": ({"sample_weight": CLICKS}, TypeError, "sample_weight must be a dict by task"),
+    "weights_array": ({"sample_weight": CLICKS}, TypeError, "sample_weight must be a dict"),
     "weights_unknown": ({"sample_weight": {"buy": CLICKS}}, ValueError, r"keys among.*\{'buy'\}$"),
 }
 

@@ -178,7 +178,7 @@ REFUSED = {
         ValueError,
         r"loss must have the default reduction",
     ),
-    "units": (lambda: head_of(units=2), TypeError, r"units can't be chosen here: it is 1"),
+    "units": (lambda: head_of(units=2), TypeError, r"units can't be set here: it is 1"),
     "inputs": (
         lambda: head_of()(features(2, 3)),
         ValueError,

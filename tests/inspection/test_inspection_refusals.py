@@ -56,7 +56,7 @@ def test_batch_size_must_be_a_count(complete, function, size, error):
 
 
 LABELS = {
-    "none": (None, TypeError, r"y must be a dict by task, \['a', 'b'\].*y=None"),
+    "none": (None, TypeError, r"y must be a dict keyed by task, \['a', 'b'\].*y=None"),
     "list": (list(Y.values()), TypeError, r"Name the items of a list.*y=\["),
     "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\{'b'\}"),
     "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must contain numbers.*=<U1"),
@@ -124,5 +124,5 @@ def test_models_without_what_a_function_needs_are_refused(function, make, messag
 
 
 def test_validation_data_of_a_report_need_labels(complete):
-    message = r"y must be a dict by task"
+    message = r"y must be a dict keyed by task"
     check_refused(lambda: pk.task_report(complete, X, Y, X), TypeError, message)

@@ -41,7 +41,7 @@ def test_a_first_call_with_bad_inputs_is_refused_and_the_layer_still_works(
 
 
 LEVELS = {name: LAYERS_OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
-WIDTH = r"\(batch, \.\.\., 5\), as when .*\. Received: inputs\['\w+'\]\.shape="
+WIDTH = r"\(batch, \.\.\., 5\) that the block .*\. Received: inputs\['\w+'\]\.shape="
 BAD_LATER_INPUTS = {
     "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
     "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
@@ -267,7 +267,7 @@ REFUSED = [
     (
         read_level,
         with_input(SYMBOL, gate_context=keras.Input((3,))),
-        r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
+        r"\(batch, \.\.\., 2\) that the block.*Received: gate_context\.shape=\(None, 3\)",
     ),
     (
         read_level,
@@ -297,7 +297,7 @@ REFUSED = [
     (
         lambda: of_branches(ple=levels()),
         with_input(streams(a=4, b=4, shared=4)),
-        r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
+        r"inputs must be a tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
     ),
     (
         lambda: of_branches(dense=keras.layers.Dense(3)),
