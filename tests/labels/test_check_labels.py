@@ -287,7 +287,7 @@ def test_invalid_labels_are_refused(y, error, message):
 @once
 def test_steps_are_refused_for_arrays():
     call = functools.partial(all_heads().check_labels, valid_labels(), steps=3)
-    check_refused(call, ValueError, r"steps must be None if y holds arrays.*steps=3")
+    check_refused(call, ValueError, r"steps must be None if y contains arrays.*steps=3")
 
 
 @pytest.mark.parametrize(("task", "dtype"), [("click", "int64"), ("kind", "float32")])

@@ -69,9 +69,9 @@ class WithoutKwargs(keras.layers.Layer):
 
 NO_NAME = (
     r"must be .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. "
-    r".* an __init__ that passes \*\*kwargs, such as name, to that of keras\.layers\.Layer"
+    r".* an __init__ that passes \*\*kwargs, such as name, to keras\.layers\.Layer"
 )
-NO_CONFIG = r"takes \['scale'\], which its config lacks; give IncompleteConfig a get_config"
+NO_CONFIG = r"takes \['scale'\], which its config lacks; define a get_config"
 NO_LAYER = "instance of a Keras layer"
 UNITS = [
     ([], ValueError, "must not be empty"),
@@ -85,7 +85,7 @@ TEMPLATES = [
     (keras.layers.Lambda(lambda x: x), ValueError, "must be a layer that can be copied.*Lambda"),
     (IncompleteConfig(3, scale=2.0), ValueError, NO_CONFIG),
     (keras.Sequential([IncompleteConfig(3)]), ValueError, NO_CONFIG),
-    (Opaque(Unlike()), ValueError, "must be .*Give it get_config"),
+    (Opaque(Unlike()), ValueError, "must be .*Define get_config"),
     (WithoutKwargs(3), ValueError, NO_NAME),
     (keras.Sequential([WithoutKwargs(3)]), ValueError, NO_NAME),
     (keras.layers.TimeDistributed(WithoutKwargs(3)), ValueError, NO_NAME),

@@ -309,11 +309,11 @@ REFUSED = [
         with_input(streams(a=2, shared=3)),
         "inputs must have exactly the keys",
     ),
-    (of_features, with_input({"item": np.ones(2, "int32")}), "must take the inputs"),
+    (of_features, with_input({"item": np.ones(2, "int32")}), "must accept the inputs"),
     (
         lambda: of_features(keras.Sequential([keras.layers.Dense(3), network()])),
         with_input(columns()),
-        "must (take the inputs|build all its layers)",
+        "must (accept the inputs|build all its layers)",
     ),
     (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
@@ -336,7 +336,7 @@ UNFIT = [
     ("gate_block", lambda x: pk.CGCBlock(TASKS, 3, gate_block=x), POOLING, r"to \(2, 5\)"),
     ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"to \{'a'"),
     ("bottom_block", bottom, TwoOutputs, r"maps \(2, 3, 5\) to \["),
-    ("feature_block", of_features, TwoOutputs, "return one tensor, but it returns"),
+    ("feature_block", of_features, TwoOutputs, "return a single tensor, but it returns"),
     ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs of shape \(2, 3, 5"),
 ]
 
