@@ -56,7 +56,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     >>> model = keras.Model(inputs, heads(PLEBlock(1, heads, [4])(features)))
     >>> export_onnx(model, "model.onnx")  # doctest: +SKIP
 
-    ONNX Runtime takes inputs and returns outputs by name:
+    In ONNX Runtime, inputs and outputs have names:
 
     >>> session = onnxruntime.InferenceSession("model.onnx")  # doctest: +SKIP
     >>> click, buy = session.run(["click", "buy"], {"price": price, "x": x})  # doctest: +SKIP
