@@ -124,9 +124,9 @@ class TaskHeads(BaseLayer):
 
     Raises:
         TypeError: If `heads` is an empty list, or contains anything other than heads.
-        ValueError: If a dict is empty, a task is repeated, two heads have the same layer name,
-            `loss_weighting` is unknown, a task is "val" or "val_" and another task, a factor of a
-            ProductHead is missing or not a probability, or ProductHeads form a cycle.
+        ValueError: If a dict is empty, a task is repeated, named "val", or named like another task
+            after "val_", two heads have the same layer name, `loss_weighting` is unknown, a factor
+            of a ProductHead is missing or not a probability, or ProductHeads form a cycle.
 
     Reference:
 

@@ -45,8 +45,8 @@ class StreamFeatures(BaseLayer):
             columns, to a tensor. It is copied and never used itself.
         own: The tasks that have their own copy; by default, every task. All other tasks and
             "shared" read one common copy. With `[]`, all streams do.
-        shared: Whether the outputs contain the stream "shared". A level without shared experts and
-            a shared gate refuses it.
+        shared: Whether the outputs contain the stream "shared". A level with neither shared
+            experts nor a shared gate refuses it.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
