@@ -82,8 +82,8 @@ def test_a_loaded_model_has_registered_functions(tmp_path):
 LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
     "unknown": (unregistered, rf"Could not locate function 'unregistered'.* decorated with {LINE}"),
-    "of_keras": (leaky_relu, rf"would have Keras's 'leaky_relu' in its place\. Write {LINE} above"),
-    "lambda": (lambda x: x - 7.0, r"Replace a lambda by such a function"),
+    "of_keras": (leaky_relu, rf"would contain Keras's 'leaky_relu' instead\. Write {LINE} above"),
+    "lambda": (lambda x: x - 7.0, r"Replace a lambda with such a function"),
 }
 
 
@@ -150,8 +150,8 @@ def test_a_function_that_files_would_replace_is_refused(cls, argument, value, na
     check_refused(
         lambda: cls(first, **{argument: value}),
         ValueError,
-        rf"^{argument} must not have an unregistered function .* have Keras's '{name}' in its "
-        rf"place\. Write {LINE} above `def {name}`, .*Received: {argument}=",
+        rf"^{argument} must not have an unregistered function .* contain Keras's '{name}' instead"
+        rf"\. Write {LINE} above `def {name}`, .*Received: {argument}=",
     )
 
 

@@ -245,7 +245,7 @@ REFUSED = {
     "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
     "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
     "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
-    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "heads of a HedgedBlock"),
+    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "branches of a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
     "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
 }

@@ -16,8 +16,8 @@ def test_names_of_metrics():
 
 
 REFUSED = {
-    "activation": ({"activation": "tanh"}, TypeError, r"can't be chosen here.*activation='tanh'$"),
-    "units": ({"units": 3}, TypeError, r"can't be chosen here.*Received: units=3$"),
+    "activation": ({"activation": "tanh"}, TypeError, r"can't be set here.*activation='tanh'$"),
+    "units": ({"units": 3}, TypeError, r"can't be set here.*Received: units=3$"),
     "pos_weight": (
         {"pos_weight": 0},
         ValueError,

@@ -171,18 +171,18 @@ REFUSED = {
     "keras": (
         lambda: pk.RankingHead("a", keras.losses.MeanSquaredError()),
         TypeError,
-        r"loss must be a keras.losses.Loss object of lists.*Received: loss=",
+        r"loss must be a keras.losses.Loss object for lists.*Received: loss=",
     ),
     "reduction": (
         lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
         ValueError,
         r"loss must have the default reduction",
     ),
-    "units": (lambda: head_of(units=2), TypeError, r"units can't be chosen here: it is 1"),
+    "units": (lambda: head_of(units=2), TypeError, r"units can't be set here: it is 1"),
     "inputs": (
         lambda: head_of()(features(2, 3)),
         ValueError,
-        r"must be features of lists \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
+        r"must have a shape \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
     ),
     "labels": (
         lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),

@@ -217,7 +217,7 @@ REFUSED = {
     "loss": ({"loss": "poisson"}, r"loss a squared or an absolute error.*='poisson'"),
     "mean_alone": ({"mean": 1.0}, r"given together.*standardize=True, mean=1\.0, deviation=None"),
     "not_used": ({"standardize": False, "mean": 1, "deviation": 1}, r"standardize=False"),
-    "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each of units=1"),
+    "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each unit \(units=1\)"),
     "zero": ({"mean": 1, "deviation": 0}, r"each deviation must be at least 1e-18"),
     "infinite": ({"mean": NAN, "deviation": 1}, r"mean must be finite"),
     "units": ({"units": 0}, r"units must be at least 1"),

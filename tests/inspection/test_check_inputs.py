@@ -171,7 +171,7 @@ REFUSED = {
     "strings": (
         features(city=np.array(["Rome"] * ROWS)),
         TypeError,
-        r"x\['city'\] must hold numbers\. Received: x\['city'\]\.dtype=<U4",
+        r"x\['city'\] must contain numbers\. Received: x\['city'\]\.dtype=<U4",
     ),
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
@@ -203,7 +203,7 @@ def test_a_failing_model_is_reported():
 def test_other_arguments_are_checked():
     check_refused(lambda: pk.check_inputs(3, X), TypeError, r"model must be a Keras model\. .*=3$")
     arguments = functional(), X, 2
-    message = r"steps must be None if x holds arrays.*steps=2"
+    message = r"steps must be None if x contains arrays.*steps=2"
     check_refused(lambda: pk.check_inputs(*arguments), ValueError, message)
 
 

@@ -260,7 +260,7 @@ def test_labels_of_a_wrong_shape_are_refused(shape):
 
 def test_labels_that_are_not_numbers_are_refused():
     loss, arrays = pk.MaskedLoss("mse"), (np.zeros((4, 1), "complex64"), np.zeros((4, 1)))
-    check_refused(lambda: loss(*arrays), TypeError, r"'mse' must hold numbers.*dtype=comp")
+    check_refused(lambda: loss(*arrays), TypeError, r"'mse' must contain numbers.*dtype=comp")
 
 
 def test_a_loss_without_a_value_for_each_example_is_refused():

@@ -187,7 +187,7 @@ def test_the_config_has_the_arguments_and_no_epsilon():
     ),
 )
 def test_arguments_that_concern_all_rows_are_refused(argument, value):
-    message = rf"SparseAdagrad has no such argument\. Received: {argument}={value}$"
+    message = rf"SparseAdagrad does not support it\. Received: {argument}={value}$"
     check_refused(lambda: pk.SparseAdagrad(**{argument: value}), ValueError, message)
 
 

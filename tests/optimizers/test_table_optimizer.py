@@ -195,7 +195,7 @@ def test_custom_optimizers_keep_their_class():
 
 REFUSED = {
     "unknown_name": (("nadamm",), ValueError, r"optimizer must be known to Keras: .*'nadamm'$"),
-    "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be an optimizer of Keras"),
+    "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be a Keras optimizer"),
     "none": ((None,), TypeError, r"Received: optimizer=None$"),
     "number": (("adam", 3), TypeError, r"Received: tables=3$"),
     "scaled": (
@@ -228,5 +228,5 @@ def test_invalid_optimizers_are_refused(arguments, error, message):
 def test_a_config_without_an_optimizer_is_refused():
     config = keras.saving.serialize_keras_object(pk.table_optimizer("adam"))
     config["config"]["optimizer_map"]["config"]["tables"] = None
-    with pytest.raises(TypeError, match=r"tables must be an optimizer .*Received: tables=None"):
+    with pytest.raises(TypeError, match=r"tables must be a Keras .*Received: tables=None"):
         keras.saving.deserialize_keras_object(config)

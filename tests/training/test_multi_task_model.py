@@ -144,7 +144,7 @@ ARGUMENTS = {"loss": "mse", "loss_weights": {"a": 2.0}, "metrics": ["mae"], "wei
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_arguments_of_the_heads_are_refused_by_compile(argument):
     model = functional(predictions, pk.MultiTaskModel)
-    message = f"^{argument} must be given to the heads, .*extra_metrics=.*Received: {argument}="
+    message = f"^{argument} must be passed to the heads, .*extra_metrics=.*Received: {argument}="
     kwargs = {argument: ARGUMENTS[argument]}
     check_refused(lambda: model.compile("adam", **kwargs), TypeError, message)
     model.compile("adam", **{argument: None})

@@ -153,7 +153,7 @@ KEYS = r"y must have exactly the keys \['click', 'time', 'kind'\]; missing: "
 LABELS = {
     "missing": (CLICK, ValueError, rf"{KEYS}\['time', 'kind'\], unknown: \[\]\. .*y=\{{'click'\}}"),
     "without_a_loss": ({**Y, "score": X}, ValueError, rf"{KEYS}\[\], unknown: \['score'\]\. Rec"),
-    "array": (Y["click"], TypeError, r"y must be a dict by task, \['click', 'time', 'kind'\]\. R"),
+    "array": (Y["click"], TypeError, r"a dict keyed by task, \['click', 'time', 'kind'\]\. R"),
     "width": (
         {**Y, "time": X},
         ValueError,
