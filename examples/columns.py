@@ -136,7 +136,7 @@ def check_known(name, counts, min_rows):
     if len(types) > 1 or not types <= {str, int, bool}:
         names = sorted(kind.__name__ for kind in types)
         raise TypeError(
-            f"{name} must hold values of one type: strings, integers or booleans. Integers with "
+            f"{name} must contain values of one type: strings, integers or booleans. Integers with "
             'missing values are floats in pandas: read them with dtype_backend="numpy_nullable". '
             f"Received: {', '.join(names)}"
         )
@@ -151,7 +151,7 @@ def scale_of(name, count, total, squares):
     mean = total / max(count, 1)
     deviation = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
     if not count or not np.isfinite(deviation):
-        raise ValueError(f"{name} must hold finite numbers, and not only missing ones")
+        raise ValueError(f"{name} must contain finite numbers, and not only missing ones")
     return [float(mean), float(deviation) or 1.0]
 
 

@@ -117,7 +117,7 @@ def kind_of(values):
     if found <= {list, np.ndarray}:
         return "list"
     raise DataError(
-        f"Column {values.name!r} must hold numbers, booleans, strings or lists. Leave it out with "
+        f"Column {values.name!r} must contain numbers, booleans, strings or lists. Omit it with "
         f"--columns. Received: {values.dtype}"
     )
 
@@ -136,12 +136,12 @@ def check_task(task, kind, values):
     try:
         labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{task} must hold numbers for a {kind} task: {error}") from error
+        raise DataError(f"{task} must contain numbers for a {kind} task: {error}") from error
     if np.isinf(labels).any():
-        raise DataError(f"{task} must hold finite labels, and NaN for missing ones")
+        raise DataError(f"{task} must contain finite labels, and NaN for missing ones")
     if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
         found = sorted(labels.dropna().unique())[:5]
-        raise DataError(f"{task} must hold 0 and 1 for a binary task. Received: {found}")
+        raise DataError(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
     return labels
 
 

@@ -106,11 +106,11 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
 @pytest.mark.parametrize(
     ("changes", "error", "reason"),
     [
-        ({"user": [1.0, np.nan] * 3}, TypeError, "user must hold .* strings, .* Received: float"),
-        ({"item": ["a", 1] * 3}, TypeError, "item must hold .* one type.* Received: int, str"),
+        ({"user": [1.0, np.nan] * 3}, TypeError, "user must .* strings, .* Received: float"),
+        ({"item": ["a", 1] * 3}, TypeError, "item must .* one type.* Received: int, str"),
         ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
-        ({"age": np.nan}, ValueError, "age must hold finite numbers"),
-        ({"age": [1.0, np.inf] * 3}, ValueError, "age must hold finite numbers"),
+        ({"age": np.nan}, ValueError, "age must .* finite numbers"),
+        ({"age": [1.0, np.inf] * 3}, ValueError, "age must .* finite numbers"),
     ],
 )
 def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reason):
