@@ -1,4 +1,4 @@
-"""The description and the URLs of the package on an index, where relative links lead nowhere."""
+"""The description and the URLs of the package on an index, where relative links are broken."""
 
 import re
 from pathlib import Path
@@ -7,7 +7,7 @@ from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 
 class RepositoryLinks(MetadataHookInterface):
-    """Hook that makes links absolute and adds URLs, if `repository` in pyproject.toml is set."""
+    """Hook that adds URLs and makes links absolute, if `repository` in pyproject.toml is set."""
 
     def update(self, metadata):
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
@@ -24,6 +24,6 @@ class RepositoryLinks(MetadataHookInterface):
 
 
 def absolute(text, url):
-    """Return Markdown whose links to files, and images, are those of a repository."""
+    """Return Markdown whose links and images lead to the files of a repository."""
     text = re.sub(r"(!\[[^]]*\]\()(?!https?:)", rf"\g<1>{url}/raw/main/", text)
     return re.sub(r"(?<!!)(\[[^]]*\]\()(?!https?:|#)", rf"\g<1>{url}/blob/main/", text)

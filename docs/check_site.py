@@ -10,7 +10,7 @@ from pathlib import Path
 from site_pages import ROOT, public_names, scripts
 
 SITE = ROOT / "site"
-# Addresses that a browser loads by itself: scripts, styles, fonts, images, frames. Not links.
+# Addresses that a browser loads by itself: scripts, styles, fonts, images, frames, but no links.
 LOADED = re.compile(
     r"<(?:script|img|iframe|source)\b[^>]*?\bsrc=[\"']?([^\"'\s>]+)"
     r"|<link\b(?=[^>]*rel=[\"']?(?:stylesheet|preload|preconnect|icon|manifest|modulepreload))"

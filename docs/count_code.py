@@ -1,4 +1,4 @@
-"""Print the lines of code and the modules of each subpackage, of the tests and of the examples.
+"""Print the lines of code and the modules of each subpackage, the tests and the examples.
 
     python docs/count_code.py
 

@@ -15,7 +15,7 @@ WIDTH = 1600  # pixels
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a small PNG. Equal drawings result in equal files."""
+    """Write a small PNG. Equal drawings produce equal files."""
     dpi = WIDTH / figure.get_figwidth()
     png = BytesIO()
     figure.savefig(png, format="png", dpi=dpi, metadata={"Software": None})

@@ -16,12 +16,12 @@ BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
 WIDTH = 7.4
 LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
 GAP = 0.2
-DOTTED = (0, (1.5, 3))  # not solid on a phone either
+DOTTED = (0, (1.5, 3))  # not solid, even on a phone
 NOTE_COLOR, SMALL_SIZE = "#555555", 8.0
 
 
 def row(canvas: Canvas, start: Point, texts: Sequence[str], color: str) -> Point:
-    """Draw boxes from left to right with arrows between them; return where the last one ends."""
+    """Draw boxes from left to right with arrows between them; return the end of the last one."""
     x, y = start
     for text in texts:
         canvas.line((x, y), (x + GAP, y), color=color)
@@ -86,7 +86,7 @@ def draw_mixture(
         )
         canvas.line((x, 0.34), (x, 0.86 - BOX[1] / 2), color=color)
         canvas.text((x, 0.2), f"stream\nof {text.split()[0]}", SMALL_SIZE, color=NOTE_COLOR)
-    # The input of the gate passes the experts at the left.
+    # The input of the gate passes the experts on the left.
     left = middle - len(experts) / 2 * pitch - 0.3
     points = ((left, 0.34), (left, top), (middle - GATE[0] / 2, top))
     canvas.line(*points, color=own, dash=DASHED)

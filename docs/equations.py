@@ -1,4 +1,4 @@
-"""Equations of the site: those of docstrings, which are plain text, and LaTeX to MathML."""
+"""Equations of the site: conversion of docstrings to LaTeX, and of LaTeX to MathML."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ COMMANDS = {"sum": r"\sum", "log": r"\log", "sqrt": "sqrt", "abs": "abs"}
 
 
 def to_latex(equations: str) -> str:
-    """Return the LaTeX of the equations of a docstring, which has one in each line.
+    """Return the LaTeX of the equations of a docstring, one per line.
 
     `x_k' = sum_e w_{k,e} E_e` has sums, indices and roots as in LaTeX, without backslashes. A
     fraction has spaces around its slash, and reaches to the next sign, comma or parenthesis.
@@ -23,7 +23,7 @@ def to_latex(equations: str) -> str:
 def _line(text: str) -> str:
     text = WORD.sub(lambda word: COMMANDS.get(word[0], rf"\mathrm{{{word[0]}}}"), text)
     text = re.sub(r"_([A-Za-z]{2,})", r"_{\1}", text)
-    # From the innermost parentheses outwards. A finished part has no spaces that separate.
+    # From the innermost parentheses outward. A finished part has no separating spaces.
     while "(" in text:
         text = re.sub(r"\(([^()]*)\)", lambda m: f"⟨{_fractions(m[1])}⟩".replace(" ", "~"), text)
     text = _fractions(text)
@@ -53,6 +53,6 @@ def math_fence(source: str, *_: Any, **__: Any) -> str:
     """Return the MathML of a block of LaTeX, which needs no script."""
     from latex2mathml.converter import convert
 
-    # Of the two names, GitHub takes the first and latex2mathml the second.
+    # GitHub supports the first name, and latex2mathml the second.
     latex = source.replace("{aligned}", "{align*}")
     return f'<div class="equation">{convert(latex, display="block")}</div>'

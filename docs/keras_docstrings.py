@@ -1,4 +1,4 @@
-"""Extension of griffe, which reads the docstrings for the site."""
+"""Extension of griffe, which parses the docstrings for the site."""
 
 import re
 import sys
@@ -9,7 +9,7 @@ from typing import Any
 
 import griffe
 
-sys.path.append(str(Path(__file__).parent))  # griffe loads this file alone
+sys.path.append(str(Path(__file__).parent))  # griffe loads only this file
 from equations import to_latex
 
 INDENTED = r"((?:    .*\n?|\n(?=    ))+)"
@@ -24,11 +24,11 @@ CODE = (">>> ", "    ")  # of paragraphs of code: examples and equations
 
 
 class KerasDocstrings(griffe.Extension):
-    """Mark up what docstrings in the form of Keras's have, and griffe reads otherwise.
+    """Mark up the parts of Keras-style docstrings that griffe does not support.
 
-    Examples and references are not indented. A description of what is returned may contain a colon,
-    before which griffe expects a type. Griffe has no section for the arguments of a call. Equations
-    are plain text, and so are symbols such as w_k. Public names become links to their pages.
+    Examples and references are not indented. A description of the result can contain a colon,
+    before which griffe expects a type. Griffe has no section for call arguments. Equations and
+    symbols such as w_k are plain text. Public names become links to their pages.
     """
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
@@ -49,9 +49,9 @@ def _walk(obj: griffe.Object) -> Iterator[griffe.Object]:
 
 
 def _link_names(text: str, names: Collection[str]) -> str:
-    """Link names in backticks, and names such as PLEBlock that are no words, outside of code.
+    """Link names in backticks, and names such as PLEBlock that are not words, outside code.
 
-    A name without backticks that is a word, such as Gate, may mean something else.
+    A name without backticks that is a word, such as Gate, can have a different meaning.
     """
     no_words = [name for name in names if sum(map(str.isupper, name)) > 1]
     plain = re.compile(rf"\b({'|'.join(no_words)})\b(?!\w)")
@@ -77,7 +77,7 @@ def _mark_up(text: str) -> str:
 
 
 def _mark_call_arguments(section: re.Match[str]) -> str:
-    """Return a list like that of the constructor's arguments."""
+    """Return a list like the list of the constructor's arguments."""
     arguments = ARGUMENT.sub(r"- **`\1`** &ndash; ", dedent(section[1]))
     return f"**Call arguments:**\n\n{arguments}"
 

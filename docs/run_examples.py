@@ -1,7 +1,7 @@
 """Run examples, and write their outputs and pictures to docs/examples/, for the site.
 
-    python docs/run_examples.py                     # all of them, takes half an hour
-    python docs/run_examples.py quickstart gates    # some, by name
+    python docs/run_examples.py                     # all, in half an hour
+    python docs/run_examples.py quickstart gates    # some
 
 Each script runs in an empty folder, with the first command of its docstring.
 """
@@ -18,10 +18,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "docs" / "examples"
-# In place of those of the first command in the docstring.
+# Instead of the arguments of the first command in the docstring.
 ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --every 10 --kills 10"}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
-# Files that are not run, and the page with their results or their use.
+# Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/export_latency.py": "performance.md",
     "benchmarks/films.py": "results.md",
@@ -52,7 +52,7 @@ def clean(printed: str) -> str:
 
 def run(path: Path) -> None:
     """Run a script. Write its command, the versions and its output, and its pictures."""
-    from PIL import Image  # installed with matplotlib, and not needed to make the site
+    from PIL import Image  # installed with matplotlib, and not needed to build the site
 
     code = (ROOT / "examples" / path).read_text()
     (prefix, arguments), *_ = re.findall(

@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: made pages, equations, and links to files outside of the site.
+"""Hooks of MkDocs: generated pages, equations, and links to files outside the site.
 
 In the Markdown files, links lead to the files of the repository, so that they work without the site
 too.
@@ -22,7 +22,7 @@ from site_pages import (
     scripts_by_folder,
 )
 
-PAGES = {  # of files outside of docs/
+PAGES = {  # of files outside docs/
     "README.md": "README.md",
     "CHANGELOG.md": "changelog.md",
     "examples/benchmarks/README.md": "performance.md",
@@ -32,15 +32,15 @@ LINK = re.compile(r"\[([^\]]+)\]\(([^)#:]+)(#[^)]*)?\)")
 
 
 def on_config(config: Any) -> Any:
-    """Add the made pages to the navigation, and convert blocks of equations."""
+    """Add the generated pages to the navigation, and convert blocks of equations."""
     fence = {"name": "math", "class": "equation", "format": math_fence}
     config.mdx_configs["pymdownx.superfences"] = {"custom_fences": [fence]}
-    add_made_pages(config.nav)
+    add_generated_pages(config.nav)
     return config
 
 
-def add_made_pages(sections: list[dict[str, Any]]) -> None:
-    """Add the pages that are made to their sections of the navigation."""
+def add_generated_pages(sections: list[dict[str, Any]]) -> None:
+    """Add the generated pages to their sections of the navigation."""
     for section in sections:
         ((title, pages),) = section.items()
         if title == "Reference":
@@ -55,11 +55,11 @@ def add_made_pages(sections: list[dict[str, Any]]) -> None:
                 for title, paths in scripts_by_folder().items()
             ]
         elif isinstance(pages, list):
-            add_made_pages(pages)
+            add_generated_pages(pages)
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the made pages."""
+    """Add the generated pages."""
 
     def add(uri: str, content: str) -> None:
         files.append(File.generated(config, uri, content=content))
@@ -76,16 +76,17 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: Any, **_: Any) -> str:
-    """Convert links to those of pages, and hide the empty sidebars of the home page."""
+    """Convert links for the site, and hide the empty sidebars of the home page."""
     if page.file.src_uri == "README.md":
         page.meta["hide"] = ["navigation", "toc"]
     return link_pages(markdown, page, config.repo_url)
 
 
 def link_pages(markdown: str, page: Page, repository: str | None) -> str:
-    """Replace links to files of the repository by links to their pages.
+    """Replace links to files of the repository with links to their pages.
 
-    Files without a page are linked in the repository, or named if it has no address.
+    A link to a file without a page leads to the repository, or becomes its path if the repository
+    has no address.
     """
     is_changelog = page.file.src_uri == "changelog.md"
     to_docs = "../" * page.file.src_uri.count("/")

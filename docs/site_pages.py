@@ -1,4 +1,4 @@
-"""The pages of the site that are made from the code: the reference and the examples."""
+"""The pages of the site that are generated from the code: the reference and the examples."""
 
 import ast
 import re
@@ -40,7 +40,7 @@ PICTURES = {
     "plot_gate_history": "examples/gates-as_it_is.png",
     "plot_gate_weights": "examples/gates-weights.png",
 }
-# Results of functions, which no example makes by itself.
+# Results of functions, which no example creates by itself.
 RESULT_OF = {
     "GateReport": "gate_report",
     "TaskReport": "task_report",
@@ -75,7 +75,7 @@ def reference_index() -> str:
 
 
 def reference_page(name: str) -> str:
-    """Return a page with the docstring of a public name, and those of the parts of a result."""
+    """Return a page with the docstrings of a public name and of the parts of a result."""
     parts = [f"::: ple_keras.{name}"]
     parts += [f"::: {path}\n    options:\n      heading_level: 2" for path in PARTS.get(name, [])]
     if name in PICTURES:
@@ -114,7 +114,7 @@ def pages_with_code() -> dict[str, str]:
 
 
 def examples_by_name() -> list[str]:
-    """Return the rows of a table: public names, and up to three pages whose code has each."""
+    """Return the rows of a table: public names, and up to three pages whose code uses each."""
     pages = pages_with_code()
     rows = ["| name | examples, recipes and guides |", "|---|---|"]
     for name in sorted(name for group in public_names().values() for name in group):
@@ -129,7 +129,7 @@ def examples_index() -> str:
     lines = [
         "# Examples",
         "",
-        "Each script is one file to copy, with columns.py where it imports it, but for serving.",
+        "Except for serving, each script is one file to copy, with columns.py if it imports it.",
         "",
     ]
     for title, paths in scripts_by_folder().items():

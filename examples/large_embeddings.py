@@ -6,12 +6,12 @@
 Takes 5 minutes on two cores with TensorFlow or JAX, and 15 with PyTorch; `--quick` takes one.
 
 Adam updates every row of a table at each step. With `SparseEmbedding` and `table_optimizer`, a step
-updates the rows of the batch only.
+updates only the rows of the batch.
 
-The data are simulated: clicks, and purchases after clicks, of users on items in shops. A million
-ids of each are drawn, some often and most never. With a small table, ids share rows. The script
-trains four models side by side, and prints the CPU time of a step and the AUC on other rows. It
-saves and loads the model with large tables.
+The data are simulated: users click on items in shops, and can purchase after a click. Each column
+has a million ids, some frequent and most never drawn. With a small table, ids share rows. The
+script trains four models in turns, and prints the CPU time of a step and the AUC on other rows.
+Then it saves and loads the model with large tables and sparse updates.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def build(way, rows):
 
 
 def make_data(count, seed):
-    """Return ids by column, and labels by task. Whoever does not click has no label for "buy"."""
+    """Return ids by column, and labels by task. Without a click, "buy" has no label."""
     factors = np.random.default_rng(0).normal(size=(len(COLUMNS), IDS, 2)).astype("float32")
     rng = np.random.default_rng(seed)
     x = {column: (IDS * rng.random(count) ** 6).astype("int32") for column in COLUMNS}
@@ -92,7 +92,7 @@ def batches(x, y, rows):
 
 
 def train_side_by_side(models, x, y):
-    """Train the models side by side. Return the median CPU time of a step, in ms."""
+    """Train the models in turns. Return the median CPU time of a step in ms."""
     seconds = {case: [] for case in models}
     iterators = {case: batches(x, y, case[1]) for case in models}
     for _ in range(len(y["click"]) // BATCH):
@@ -105,17 +105,17 @@ def train_side_by_side(models, x, y):
 
 
 def save_and_load(model, x):
-    """Print the largest difference of predictions, and of the optimizer's state, after loading."""
+    """Print the largest differences in predictions and in the optimizer state after loading."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.keras"
         model.save(path)
         loaded = keras.models.load_model(path)
-        print(f"\nThe file has {path.stat().st_size / 1e6:.0f} MB.", end=" ")
+        print(f"\nThe file size is {path.stat().st_size / 1e6:.0f} MB.", end=" ")
     before, after = (each.predict(x, batch_size=8192, verbose=0) for each in (model, loaded))
     off = max(np.abs(after[task] - before[task]).max() for task in before)
     pairs = zip(model.optimizer.variables, loaded.optimizer.variables, strict=True)
     state = max(np.abs(keras.ops.convert_to_numpy(a - b)).max() for a, b in pairs)
-    print(f"After loading, predictions differ by {off}, the optimizer's state by {state}.")
+    print(f"After loading, predictions differ by {off}, and the optimizer state by {state}.")
 
 
 def main():
@@ -123,7 +123,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="10 steps, 20,000 rows")
-    parser.add_argument("--rows", type=int, default=IDS, help=f"of a large table; {IDS:,}")
+    parser.add_argument("--rows", type=int, default=IDS, help=f"rows of a large table; {IDS:,}")
     parser.add_argument("--steps", type=int, default=195, help="195 by default")
     args = parser.parse_args()
     large, steps, test_rows = (20_000, 10, 5000) if args.quick else (args.rows, args.steps, 50_000)

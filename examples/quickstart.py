@@ -1,4 +1,4 @@
-"""Train a PLE with four tasks on random data: an id of a user, and 120 numbers.
+"""Train a PLE with four tasks on random data: a user id and 120 numbers.
 
     pip install -e ".[jax]"
     KERAS_BACKEND=jax python examples/quickstart.py

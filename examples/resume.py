@@ -1,21 +1,21 @@
-"""Train so that a killed process continues at the step where it was.
+"""Resume a killed training run at the step where it was.
 
     pip install -e ".[jax]"   # or ".[torch]", or ".[tensorflow]"
     KERAS_BACKEND=jax python examples/resume.py             # kill it, and run it again
     KERAS_BACKEND=jax python examples/resume.py --kills 10  # compare with an uninterrupted run
 
 Takes half a minute on two cores, and three minutes with `--kills 10`. After every 50 steps, and
-after each epoch, the script saves the training into a folder. If it runs again, it continues from
-there: each step trains on the batch, with the dropout, that it would have had without the
-interruption. The logs by epoch, the epoch at which EarlyStopping stops, the best weights, which it
-restores, and the CSV file of gate weights are the same too.
+after each epoch, the script saves the training state to a folder. If it runs again, it continues
+from there: each step trains on the same batch, with the same dropout, as without the interruption.
+The logs by epoch, the epoch at which EarlyStopping stops, the best weights that it restores, and
+the CSV file of gate weights are also the same.
 
 `--kills 10` trains once without interruption, and once in processes that are killed (SIGKILL): one
 after the stop, half of them when they begin to write a checkpoint, the others at random steps. It
 prints the largest differences.
 
-BackupAndRestore does this only at the end of epochs. The model's file has the weights, the
-optimizer's state, the loss weights and the seeds of blocks. `StepBackup` saves these, and also
+BackupAndRestore resumes only at the start of an epoch. A model's file contains the weights, the
+optimizer state, the loss weights and the seeds of blocks. `StepBackup` saves these, and also
 
 - the number of the next batch,
 - the sums of metrics and of gate weights in the current epoch,
@@ -52,7 +52,7 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
 
 FEATURES, SEED = 16, 0
-# Attributes of callbacks that a training changes. Add those of your own callbacks.
+# Attributes of callbacks that change in training. Add the attributes of your own callbacks.
 STATE = {"wait", "best", "best_epoch", "best_weights", "stopped_epoch", "cooldown_counter"}
 
 
@@ -60,7 +60,7 @@ STATE = {"wait", "best", "best_epoch", "best_weights", "stopped_epoch", "cooldow
 
 
 class Rows:
-    """Examples that are drawn at random: batches by number, and a fifth for validation."""
+    """Random examples: batches by number, and a fifth for validation."""
 
     def __init__(self, count, batch_size):
         size = (count + count // 4, FEATURES)
@@ -76,24 +76,24 @@ class Rows:
         return self.x[rows], {task: labels[rows] for task, labels in self.y.items()}
 
     def batch(self, number):
-        """Return a batch. Its rows depend on the number alone, and an epoch has each row once."""
+        """Return a batch. Its rows depend only on the number. An epoch contains each row once."""
         epoch, place = divmod(number, self.steps)
         order = np.random.default_rng([SEED, epoch]).permutation(self.count)
         return self.select(order[place * self.batch_size : (place + 1) * self.batch_size])
 
     def fingerprint(self):
-        """Return a text that other data do not have. For files, use `digest` of each."""
+        """Return a text that is unique to the data. For files, use the `digest` of each."""
         content = b"".join(array.tobytes() for array in [self.x, *self.y.values()])
         return hashlib.sha256(content).hexdigest()
 
 
 class Batches(keras.utils.PyDataset):
-    """Endless batches for `fit`, from a number on.
+    """Endless batches for `fit`, starting at a number.
 
-    Keras reads ahead, and reads the first batches more than once. Batches by number do not change.
+    Keras reads ahead, and reads the first batches more than once. Numbered batches do not change.
 
     Args:
-        batch: A function that returns the batch of a number.
+        batch: A function that returns the batch with a given number.
         first: The number of the first batch.
     """
 
@@ -113,22 +113,21 @@ class Batches(keras.utils.PyDataset):
 
 
 class StepBackup(keras.callbacks.Callback):
-    """Callback that saves the training into a folder, and continues from there.
+    """Callback that saves the training state to a folder, and continues from there.
 
-    It comes last, since it also saves what other callbacks change, log and decide. A checkpoint
-    that is not as it was written is not used: the training continues from the one before, or from
-    its start.
+    Pass it last, since it also saves the state, logs and decisions of other callbacks. It skips a
+    damaged checkpoint: the training continues from the previous one, or from the start.
 
     Args:
-        folder: The folder of the checkpoints. It keeps the last two.
+        folder: The folder for the checkpoints. It keeps the last two.
         steps: The number of steps in an epoch.
-        every: The number of steps after which it saves. It also saves at the end of each epoch.
-        settings: What must be equal to continue, as a dict for JSON.
-        callbacks: The other callbacks. It saves those of their attributes that `STATE` names.
+        every: The number of steps between saves. It also saves at the end of each epoch.
+        settings: The settings that must be unchanged to continue, as a dict for JSON.
+        callbacks: The other callbacks. Their attributes that `STATE` names are saved.
 
     Attributes:
-        epoch, step: The next step of the training, both from 0.
-        history: The logs of each epoch so far, also of earlier processes.
+        epoch, step: The epoch and the step to run next, from 0.
+        history: The logs of each epoch so far, including earlier processes.
         stopped: Whether a callback has stopped the training.
     """
 
@@ -142,7 +141,7 @@ class StepBackup(keras.callbacks.Callback):
         if self._newest:
             state = json.loads((self._newest / "state.json").read_text())
             if state["settings"] != settings:
-                sys.exit(f"{folder} has a training with other settings: {state['settings']}")
+                sys.exit(f"{folder} has a run with different settings: {state['settings']}")
             vars(self).update(state)
 
     @property
@@ -151,11 +150,11 @@ class StepBackup(keras.callbacks.Callback):
         return self.epoch * self.steps + self.step
 
     def on_train_begin(self, logs=None):
-        if self._newest:  # callbacks have reset their state, and maybe restored the best weights
+        if self._newest:  # callbacks have reset their state, and some restored the best weights
             self._restore()
 
     def on_epoch_begin(self, epoch, logs=None):
-        if self.step:  # `fit` has reset the metrics, and a callback the gates
+        if self.step:  # `fit` has reset the metrics, and a callback the gate statistics
             self._restore()
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -196,20 +195,20 @@ class StepBackup(keras.callbacks.Callback):
         with np.load(self._newest / "rest.npz") as rest:
             for variable, value in zip(self._rest(), rest.values(), strict=True):
                 variable.assign(value)
-        # Loading a pickle may run code: continue from your own folders only.
+        # Loading a pickle can run code: continue only from your own folders.
         of_callbacks = pickle.loads((self._newest / "callbacks.pickle").read_bytes())
         for callback, state in zip(self._with_state, of_callbacks, strict=True):
             vars(callback).update(state)
 
     def _rest(self):
-        """Return the variables that files lack: seeds and sums, with some that files have."""
+        """Return the variables that model files lack, such as seeds and sums, and some others."""
         return [*self.model.non_trainable_variables, *self.model.metrics_variables]
 
 
 def finish(unfinished, checkpoint):
-    """Write the digests of a checkpoint's files, and rename it when all is on the disk.
+    """Write the digests of a checkpoint's files, and rename it once everything is on disk.
 
-    The folder with the final name is complete, even after a failure of power.
+    A folder with the final name is complete, even after a power failure.
     """
     (unfinished / "digests.json").write_text(json.dumps(digests(unfinished)))
     for path in [*unfinished.iterdir(), unfinished]:
@@ -219,7 +218,7 @@ def finish(unfinished, checkpoint):
 
 
 def flush(path):
-    """Wait until a file, or the list of files of a folder, is on the disk."""
+    """Wait until a file, or the list of files in a folder, is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -228,13 +227,13 @@ def flush(path):
 
 
 def digests(checkpoint):
-    """Return the digest of each file of a checkpoint, by name."""
+    """Return the digests of a checkpoint's files by name."""
     names = {path.name for path in checkpoint.iterdir()} - {"digests.json"}
     return {name: digest(checkpoint / name) for name in sorted(names)}
 
 
 def digest(path):
-    """Return the SHA-256 of a file. A file with another byte has another one."""
+    """Return the SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -244,9 +243,10 @@ def checkpoints(folder):
 
 
 def newest_intact(folder):
-    """Return the newest checkpoint that is as it was written, or None.
+    """Return the newest intact checkpoint, or None.
 
-    Newer ones get the suffix ".damaged", so that their names are free. Unfinished ones are removed.
+    Damaged ones get the suffix ".damaged", so that their names are free. Unfinished ones are
+    removed.
     """
     for unfinished in folder.glob("epoch-*.unfinished"):
         shutil.rmtree(unfinished)
@@ -256,7 +256,7 @@ def newest_intact(folder):
                 return checkpoint
         except (OSError, ValueError):  # no file, no JSON, or it can't be read
             pass
-        print(f"{checkpoint} is damaged: the one before is used.", file=sys.stderr)
+        print(f"{checkpoint} is damaged, so an earlier one is used.", file=sys.stderr)
         damaged = checkpoint.with_suffix(".damaged")
         shutil.rmtree(damaged, ignore_errors=True)  # of an earlier failure at this step
         checkpoint.rename(damaged)
@@ -264,7 +264,7 @@ def newest_intact(folder):
 
 
 def fit(model, batch, validation_data, backup, epochs):
-    """Train from the step where the last process was, up to the last epoch or a stop."""
+    """Train from the last saved step to the last epoch or a stop."""
     kwargs = {"callbacks": [*backup.callbacks, backup], "shuffle": False, "verbose": 0}
     kwargs |= {"validation_data": validation_data, "validation_batch_size": 256}
     if backup.step:  # the rest of an epoch
@@ -281,7 +281,7 @@ def fit(model, batch, validation_data, backup, epochs):
 
 
 def make_model():
-    """Return a compiled model with every kind of state: dropout, and moved and learned weights."""
+    """Return a compiled model with dropout, and with learned and scheduled loss weights."""
     keras.utils.set_random_seed(SEED)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])],
@@ -306,8 +306,8 @@ class PrintEpochs(keras.callbacks.Callback):
         print(f"epoch {epoch + 1}: {', '.join(figures)}", flush=True)
 
 
-class HandOverSteps(keras.callbacks.Callback):
-    """Callback that hands a function the figures after each step: losses and loss weights."""
+class StepLogger(keras.callbacks.Callback):
+    """Callback that passes losses, metrics and loss weights to a function after each step."""
 
     def __init__(self, function):
         super().__init__()
@@ -321,7 +321,7 @@ class HandOverSteps(keras.callbacks.Callback):
 
 
 def train(folder, args, *callbacks):
-    """Train, or continue. Return the model, the logs of all epochs, and the early stopping."""
+    """Train or continue. Return the model, the logs of all epochs, and the EarlyStopping."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -344,7 +344,7 @@ def train(folder, args, *callbacks):
 
 
 def train_with_kills(folder, args, kills, last):
-    """Train in processes that are killed at steps, then in this one.
+    """Train in processes that are killed at given steps, then in this one.
 
     Args:
         folder: The folder of the checkpoints.
@@ -353,7 +353,7 @@ def train_with_kills(folder, args, kills, last):
         last: The name of the checkpoint after the last of these steps. The kill waits for it.
 
     Returns:
-        What `train` returns, the figures of all steps, and the number of kills during a write.
+        The results of `train`, the figures of all steps, and the number of kills during a write.
     """
     names = ("rows", "batch_size", "epochs", "every")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
@@ -379,7 +379,7 @@ def train_with_kills(folder, args, kills, last):
         if process.returncode > 0:  # it has printed its error
             sys.exit(process.returncode)
         during_write += writing()
-    return *train(folder, args, HandOverSteps(steps.append)), steps, during_write
+    return *train(folder, args, StepLogger(steps.append)), steps, during_write
 
 
 def is_saved(step, args):
@@ -389,7 +389,7 @@ def is_saved(step, args):
 
 
 def choose_kills(args, last):
-    """Return the last step and other ones. A checkpoint follows half of them, if possible."""
+    """Return random steps and the last one. A checkpoint follows half of them, if possible."""
     saved = [step for step in range(1, last) if is_saved(step, args)]
     others = [step for step in range(1, last) if step not in saved]
     count = min(args.kills // 2, len(saved))
@@ -404,10 +404,10 @@ def difference(one, other):
 
 
 def compare(folder, args):
-    """Compare a training that is killed with one that is not."""
+    """Compare a killed training run with an uninterrupted one."""
     folders = [folder / "uninterrupted", folder / "killed"]
     expected = []
-    model, history, stop = train(folders[0], args, HandOverSteps(expected.append))
+    model, history, stop = train(folders[0], args, StepLogger(expected.append))
     print(f"uninterrupted: {len(expected)} steps, {len(history)} of {args.epochs} epochs")
     print(f"best epoch: {stop.best_epoch + 1}, stopped after epoch {stop.stopped_epoch + 1}")
     kills, last = choose_kills(args, len(expected)), checkpoints(folders[0])[-1].name
@@ -438,23 +438,23 @@ def main():
     parser.add_argument("--batch-size", type=int, default=64, help="64 by default")
     parser.add_argument("--epochs", type=int, default=10, help="10 by default")
     parser.add_argument(
-        "--every", type=int, default=50, help="save after so many steps, 50 by default"
+        "--every", type=int, default=50, help="number of steps between saves; 50 by default"
     )
-    parser.add_argument("--kills", type=int, default=0, help="compare with a run without kills")
+    parser.add_argument("--kills", type=int, default=0, help="compare with an uninterrupted run")
     parser.add_argument("--print-steps", action="store_true", help="print JSON for each step")
     args = parser.parse_args()
     if min(args.batch_size, args.epochs, args.every) < 1 or args.rows < args.batch_size:
         parser.error(
-            "--batch-size, --epochs and --every must be at least 1, --rows a batch or more"
+            "--batch-size, --epochs and --every must be at least 1, and --rows a batch or more"
         )
     if args.kills:
         with tempfile.TemporaryDirectory() as folder:
             compare(Path(folder), args)
     elif args.print_steps:
-        train(args.folder, args, HandOverSteps(lambda f: print(json.dumps(f), flush=True)))
+        train(args.folder, args, StepLogger(lambda f: print(json.dumps(f), flush=True)))
     else:
         _, history, _ = train(args.folder, args, PrintEpochs())
-        print(f"{args.folder} has the training of {len(history)} epochs.")
+        print(f"{args.folder} has a training run of {len(history)} epochs.")
 
 
 if __name__ == "__main__":

@@ -1,23 +1,23 @@
-"""Train a PLE on more rows than memory should hold, from Parquet files.
+"""Train a PLE from Parquet files with more rows than memory should hold.
 
     pip install -e ".[jax,examples,ecosystem]"
     KERAS_BACKEND=jax python examples/streaming.py --folder funnel
 
 Takes two minutes on two cores. The rows are impressions of a simulated shop, whose users and items
-have latent factors. After an impression, a user may click, put the item into the cart, and purchase
+have latent factors. After an impression, a user can click, put the item into the cart, and purchase
 it. `cart` and `watch_time` have a label only after a click, and `purchase` only after the cart.
-Missing labels are null in the files, which NumPy reads as NaN. The first run writes the files into
-the folder (51 MB), later runs read them.
+Missing labels are null in the files, which NumPy reads as NaN. The first run writes the files (51
+MB) to the folder, and later runs read them.
 
 Each backend has its own input pipeline: Grain for JAX, tf.data for TensorFlow, a DataLoader for
-PyTorch. Several workers read row groups in random order and shuffle windows of ten of them. The
-stream has no end, so `fit` needs `steps_per_epoch`. The script prints the rows per second of the
-pipeline alone (if it reads a million rows) and of `fit`, and the resident memory after each epoch,
-with that of the workers. On the rows of a file that is held out, it prints the AUC and the AUC
-within users, next to those of the probabilities that the simulation draws from (best).
+PyTorch. Several workers read row groups in random order and shuffle windows of ten row groups. The
+stream is endless, so `fit` needs `steps_per_epoch`. The script prints the rows per second of the
+pipeline alone (if it reads a million rows) and of `fit`, and the resident memory of all processes
+after each epoch. On the rows of a held-out file, it prints the AUC and the AUC within users, next
+to the scores of the simulation's own probabilities (best).
 
-Before training, a pass over the files fits the encoding of columns.py. The workers encode what they
-read.
+Before training, a pass over the files fits the encoding of columns.py. The workers encode the rows
+that they read.
 
 To reuse: `frames`, `RowGroups`, `shuffled_window`, and the stream of your backend.
 """
@@ -95,7 +95,7 @@ def simulate(rows, seed):
 
 
 def write_files(folder, rows):
-    """Write the files that are not in the folder. Return their paths."""
+    """Write the files that the folder lacks. Return the paths of all."""
     count = max(4, rows // FILE_ROWS)
     folder = folder / f"{rows}_rows"
     try:
@@ -120,7 +120,7 @@ def check_file(file):
     except (pa.ArrowException, OSError):
         columns = []
     if columns != [*COLUMNS, *TASKS]:
-        sys.exit(f"{file} is broken, or not a file of this script. Delete it.")
+        sys.exit(f"{file} is damaged, or was not written by this script. Delete it.")
 
 
 # The input pipelines
@@ -184,7 +184,7 @@ def grain_stream(groups, batch_size, workers):
     flags.FLAGS.mark_as_parsed()  # Grain's workers read flags, which absl.app.run would parse
     windows = (
         grain.MapDataset.source(groups)
-        .seed(0)  # of the order of row groups; the rows of a window have another in each run
+        .seed(0)  # orders row groups; the rows of a window differ in order in each run
         .shuffle()
         .repeat()
         .batch(WINDOW_GROUPS, batch_fn=shuffled_window)
@@ -276,9 +276,9 @@ def resident():
 
 
 def rate_of_pipeline(stream, steps, batch_size):
-    """Return rows per second of a second pass as text, or "-" for a few windows of rows.
+    """Return the rows per second of a second pass as text, or "-" for less than ten windows.
 
-    Batches that are read ahead hardly count in the second pass, unless it is short.
+    Batches that were read ahead hardly affect the second pass, unless it is short.
     """
     if steps * batch_size < 10 * WINDOW_GROUPS * GROUP_ROWS:
         return "-"
@@ -291,7 +291,7 @@ def rate_of_pipeline(stream, steps, batch_size):
 
 
 def fit(model, stream, epochs, steps, batch_size):
-    """Train. Print a line for each epoch. Return rows per second, the median of later epochs."""
+    """Train, print a line for each epoch, and return the median rows per second after the first."""
     rates, started = [], [0.0]
 
     def begin(epoch, logs):
@@ -309,7 +309,7 @@ def fit(model, stream, epochs, steps, batch_size):
 
 
 def print_scores(model, file, columns):
-    """Print the scores on the rows of a file, next to those of the simulation's probabilities."""
+    """Print the scores on the rows of a file, next to the scores of the true probabilities."""
     table = pq.read_table(file)
     ids, y = {name: table[name].to_numpy() for name in IDS}, labels(table)
     best, _ = expected(**ids)
@@ -345,7 +345,7 @@ def main():
     parser.add_argument("--workers", type=int, default=2, help="2 by default")
     args = parser.parse_args()
     if args.rows < 1000 or args.steps < 1 or args.workers < 1:
-        parser.error("--rows must be at least 1000, --steps and --workers at least 1")
+        parser.error("--rows must be at least 1000, and --steps and --workers at least 1")
     largest = min(args.rows // 4, WINDOW_GROUPS * GROUP_ROWS)  # a window holds a batch
     if not 1 <= args.batch_size <= largest:
         parser.error(f"--batch-size must be from 1 to {largest:,} for {args.rows:,} rows")

@@ -1,4 +1,4 @@
-"""Checks of arguments. Each error names the argument, the allowed values and the given value."""
+"""Checks of arguments. Errors state the argument, the allowed values and the given value."""
 
 import math
 import operator
@@ -15,7 +15,7 @@ from ple_keras._typing import Activation, Shape, Tensor
 
 
 class _ShortRepr(reprlib.Repr):
-    """`repr` of limited length, with the shape and dtype of an array in place of its values."""
+    """`repr` of limited length, with the shape and dtype of an array instead of its values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ short_repr: Callable[[Any], str] = _ShortRepr().repr
 
 
 def warn_user(message: str) -> None:
-    """Warn at the line, outside of this package and Keras, that led to this call."""
+    """Warn at the line outside of this package and Keras that led to this call."""
     frame, level = sys._getframe(1), 2
     inside = ("ple_keras.", "keras.")
     while frame.f_back and f"{frame.f_globals.get('__name__')}.".startswith(inside):
@@ -56,11 +56,10 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
 
 
 def check_layer_name(name: object) -> None:
-    """Check a layer's name: keys of logs, columns of CSV files and paths of weights contain it.
+    """Check a layer's name, since log keys, columns of CSV files and paths of weights contain it.
 
-    Files and logs of Keras hold names of 255 characters, of any number of bytes. Graphs of
-    TensorFlow hold ASCII names alone. Modules of PyTorch have no name with a ".". Keras checks the
-    type, and chooses a name for None.
+    Keras's files and logs support names of 255 characters, of any number of bytes. In PyTorch,
+    names of modules can't contain ".". Keras checks the type, and chooses a name for None.
     """
     if isinstance(name, str) and not (
         0 < len(name) <= 255 and name.isprintable() and not {*name} & {"=", "."}
@@ -104,7 +103,7 @@ def check_number(
 def check_counts(
     value: int | Mapping[str, int], tasks: Sequence[str], argument: str
 ) -> dict[str, int]:
-    """Return the number of experts of each task, from one number or a dict by task."""
+    """Return the number of experts of each task, from one number or a dict keyed by task."""
     if not isinstance(value, Mapping):
         return dict.fromkeys(tasks, check_int(value, argument, minimum=0))
     check_keys(value, tasks, argument)
@@ -112,9 +111,9 @@ def check_counts(
 
 
 def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[str, Any]:
-    """Return a value, if it is a dict by task.
+    """Return a value, if it is a dict keyed by task.
 
-    A data frame is refused, since `fit` takes none, and a list, since Keras sorts the tasks first.
+    A data frame is refused, as in `fit`, and so is a list, since Keras would sort the tasks first.
     """
     if not isinstance(value, Mapping):
         remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
@@ -122,7 +121,7 @@ def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[st
             items = ", ".join(f"{task!r}: {argument}[{i}]" for i, task in enumerate(tasks))
             remedy = f" Name the items of a list, such as {{{items}}}."
         raise TypeError(
-            f"{argument} must be a dict by task, {list(tasks)}.{remedy} "
+            f"{argument} must be a dict keyed by task, {list(tasks)}.{remedy} "
             f"Received: {argument}={short_repr(value)}"
         )
     return value
@@ -150,7 +149,7 @@ def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument
 
 
 def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
-    """Return `get(value)`, with one of Keras's `get` functions, such as `initializers.get`."""
+    """Return `get(value)` for one of Keras's `get` functions, such as `initializers.get`."""
     try:
         return get(value)
     except (TypeError, ValueError) as error:
@@ -160,8 +159,8 @@ def check_known(get: Callable[[Any], Any], value: object, argument: str) -> Any:
 
 
 def check_known_value(value: object, known: Sequence[object], argument: str) -> Any:
-    """Return `value`, if it is one of the known ones."""
-    if getattr(value, "shape", ()) or value not in known:  # an array has no truth value
+    """Return `value`, if it is one of `known`."""
+    if getattr(value, "shape", ()) or value not in known:  # arrays have no truth value
         raise ValueError(
             f"{argument} must be one of {known}. Received: {argument}={short_repr(value)}"
         )
@@ -187,20 +186,20 @@ def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
 
 
 def refuse_fixed(kwargs: Mapping[str, Any], **fixed: str) -> None:
-    """Raise an error if `kwargs` has an argument that the callee sets itself."""
+    """Raise an error if `kwargs` contains an argument that the callee sets itself."""
     for argument, value in fixed.items():
         if argument in kwargs:
             raise TypeError(
-                f"{argument} can't be chosen here: it is {value}. "
+                f"{argument} can't be set here: it is {value}. "
                 f"Received: {argument}={kwargs[argument]!r}"
             )
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
-    """Return a shape `(batch, ..., features)`, if its number of features is known, as a tuple."""
+    """Return a shape `(batch, ..., features)` with a known number of features as a tuple."""
     if isinstance(shape, Mapping):
         raise ValueError(
-            f"{argument} must be one tensor, not a dict. "
+            f"{argument} must be a tensor, not a dict. "
             f"Received: {argument}={{{', '.join(map(repr, shape))}}}"
         )
     axes: tuple[int | None, ...] = tuple(shape or ())
@@ -215,10 +214,10 @@ def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int |
 def check_width(shape: Shape, width: int | None, argument: str) -> None:
     """Check that a shape has the width that a layer was built for.
 
-    An unknown width is allowed: None, and the sizes of a trace of PyTorch, which are no integers.
+    An unknown width is allowed: None, or a size in a PyTorch trace, which is not an integer.
     """
     if len(shape) < 2 or (isinstance(shape[-1], Integral) and shape[-1] != width):
         raise ValueError(
-            f"{argument} must have a shape (batch, ..., {width}), as when the block was built. "
+            f"{argument} must have the shape (batch, ..., {width}) that the block was built for. "
             f"Received: {argument}.shape={tuple(shape)}"
         )

@@ -17,14 +17,14 @@ Streams: TypeAlias = Tensor | ByName  # one tensor for all streams, or one per s
 StreamShapes: TypeAlias = Shape | Mapping[str, Shape]
 Nested: TypeAlias = Tensor | Mapping[str, "Nested"] | Sequence["Nested"]
 NestedShape: TypeAlias = Shape | Mapping[str, "NestedShape"] | Sequence["NestedShape"]
-# The dtypes that Keras does not cast, of a tensor or by column; None for floats.
+# The dtypes that Keras does not cast, of a tensor or per column; None for floats.
 FixedDTypes: TypeAlias = str | Mapping[str, "FixedDTypes"] | None
 
 Index: TypeAlias = tuple[int | slice, ...]
 WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable
 
 LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or its units
-StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # of all streams, or one per stream
+StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # for all streams, or one per stream
 LossFunction: TypeAlias = Callable[..., Tensor]
 LossLike: TypeAlias = str | LossFunction | keras.Loss
 MetricLike: TypeAlias = str | LossFunction | keras.Metric
@@ -34,7 +34,7 @@ Regularizer: TypeAlias = str | Callable[[Tensor], Tensor] | keras.Regularizer | 
 DType: TypeAlias = str | keras.DTypePolicy | None
 Logs: TypeAlias = dict[str, float] | None
 
-# Options, and None for the default where an argument has it.
+# Options. Arguments with a default can also be None.
 BinStrategy: TypeAlias = Literal["quantile", "uniform"]
 GateInput: TypeAlias = Literal["stream", "context", "both"]
 GroupWeighting: TypeAlias = Literal["rows", "equal"]

@@ -15,7 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Optimizing JAX's programs takes longer than running them unoptimized a few times.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 if os.environ.get("KERAS_BACKEND") == "jax" and version("jaxlib").startswith("0.10."):
-    # It saves a fifth of the time. XLA stops at a flag that it does not know.
+    # It saves a fifth of the time. XLA stops at an unknown flag.
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # JAX compiles every model again
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp()
@@ -32,10 +32,10 @@ if keras.backend.backend() == "jax" and version("jaxlib").startswith("0.10."):
     # A new context takes a fifth of the time of compiling a small program.
     mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
-# With the default of 700, looking for garbage takes a tenth of the time.
+# With the default of 700, garbage collection takes a tenth of the time.
 gc.set_threshold(50_000)
 
-# On the others, each example is compiled.
+# On other backends, each example is compiled.
 EXAMPLES = 5 if keras.backend.backend() == "torch" else 3
 hypothesis.settings.register_profile("ple_keras", deadline=None, max_examples=EXAMPLES)
 hypothesis.settings.load_profile("ple_keras")
@@ -59,7 +59,7 @@ def _fresh_state():
 
 @pytest.fixture
 def small_tables_by_rows(monkeypatch):
-    """Let JAX update small tables by rows. It updates them as a whole, which is faster."""
+    """Let JAX update small tables by rows, which it otherwise updates as a whole for speed."""
     monkeypatch.setattr("ple_keras.optimizers.sparse_adagrad.ROWS_PER_ID", 0)
 
 
@@ -68,7 +68,7 @@ ONNX_EXPORTER = {"tensorflow": "tf2onnx", "torch": "onnx", "jax": "jax2onnx"}.ge
 )
 
 
-# `.ci/run` installs jax2onnx for the nightly tests only.
+# `.ci/run` installs jax2onnx only for the nightly tests.
 @pytest.fixture(
     params=[
         pytest.param(

@@ -7,12 +7,12 @@ import pytest
 once = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="no backend changes it: it runs once, on PyTorch"
 )
-# The fastest setting for a few steps of a small model: without it, JAX compiles every operation of
+# The fastest setting for a few steps of a small model. Without it, JAX compiles every operation of
 # a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"
 # For a few steps whose compilation is not tested: TensorFlow traces longer than it trains.
 QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
-# All settings of jit_compile to test. Without it, JAX makes the steps of eager calls.
+# All settings of jit_compile to test. Without it, JAX runs steps eagerly.
 JIT = {"torch": [False], "jax": [True]}.get(keras.backend.backend(), [False, True])
 
 

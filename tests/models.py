@@ -32,7 +32,7 @@ def heads_of(model):
 
 
 def compiled(model, optimizer="sgd", **kwargs):
-    """Compile a model with heads by an optimizer alone."""
+    """Compile a model with heads with only an optimizer."""
     model.compile(optimizer, **{"jit_compile": QUICK_JIT, **kwargs})
     return model
 
@@ -61,7 +61,7 @@ def of_json(model, folder):
 
 
 def click_and_time(loss_weighting="uncertainty", learning_rate=0.05, gate_dropout=0.0, **kwargs):
-    """Return a model of two tasks with learned or moved loss weights, equal in every call."""
+    """Return a model of two tasks with learned or scheduled loss weights, equal in every call."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click"), pk.RegressionHead("time", loss_weight=2.0)],

@@ -1,4 +1,4 @@
-"""Parameters of tests in place of all combinations, which take long and find nothing more."""
+"""Parameters of tests instead of all combinations, which take long and find nothing more."""
 
 from itertools import cycle, islice
 
@@ -10,7 +10,7 @@ from tests.helpers import once
 def fewer(table, *names):
     """Return parameters that contain each entry of a table `{id: value or tuple of values}`.
 
-    Where no backend changes what differs between entries, those without a given name run once.
+    If the backend does not matter, entries without a given name run once.
     """
     return [
         pytest.param(*_values(entry), id=name, marks=[] if name in names else once)
@@ -25,7 +25,7 @@ def _values(entry):
 def pairs(*tables):
     """Return parameters that contain each entry of each table `{id: value or tuple of values}`.
 
-    Their number is that of the longest table. The entries of the others repeat.
+    They are as many as the entries of the longest table. Entries of other tables repeat.
     """
     length = max(map(len, tables))
     rows = zip(*(islice(cycle(table.items()), length) for table in tables))

@@ -10,7 +10,7 @@ _spec = importlib.util.spec_from_file_location("run_examples", ROOT / "docs" / "
 run_examples = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(run_examples)
 OUTPUTS = run_examples.OUTPUTS
-# Numbers, with units of time, or "-" in their place; names of files and of backends.
+# Numbers, with units of time, or "-" instead; names of files and of backends.
 VARYING = re.compile(
     r"\S+\.keras|\b(?:jax|tensorflow|torch)\b|(?<= )-(?= )|"
     r"[-+]?\b(?:\d[\d.,]*(?:e[-+]?\d+)?(?:[mu]?s\b|%)?|nan\b)"

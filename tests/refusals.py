@@ -1,4 +1,4 @@
-"""Checks that invalid input raises the expected error and that its message states the input."""
+"""Checks that invalid input raises the expected error, whose message states the input."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Expert templates of every kind that users may pass, each created by a function of its seed."""
+"""Expert templates of every kind that users can pass, each created by a function of its seed."""
 
 import keras
 

@@ -17,7 +17,7 @@ PUBLIC = {n: value for n, value in vars(pk).items() if callable(value) and n[0] 
 
 
 def public_methods(documented):
-    """Return the methods that a class of this package adds to those of Keras."""
+    """Return the methods that a class of this package adds to the methods of Keras."""
     if not inspect.isclass(documented):
         return []
     inherited = [cls for cls in documented.__mro__ if not cls.__module__.startswith("ple_keras.")]
@@ -95,8 +95,8 @@ def called_method(documented):
 def test_calls_of_layers_and_losses_are_documented(documented):
     found, call = sections(documented), called_method(documented)
     assert undescribed(call, found["Call arguments"]) == ["self"]
-    assert re.search(r"`[({].*[)}]`|scalar", found["Returns"])  # a shape, also in a dict
-    assert not TITLE.findall(call.__doc__ or "")  # the text stands in one place
+    assert re.search(r"`[({].*[)}]`|scalar", found["Returns"])  # a shape, even in a dict
+    assert not TITLE.findall(call.__doc__ or "")  # another docstring has the text
 
 
 @pytest.mark.parametrize(
@@ -104,6 +104,6 @@ def test_calls_of_layers_and_losses_are_documented(documented):
 )
 def test_every_parameter_of_public_methods_is_documented(documented):
     for method in public_methods(documented):
-        # An override without a docstring has that of the base class.
+        # An override without a docstring inherits the base class's.
         inherited = getattr(documented, method.__name__)
         assert undescribed(inherited, sections(inherited).get("Args", "")) == ["self"], method

@@ -1,1 +1,1 @@
-"""Benchmarks of quality and speed. `README.md` says what each of them measures."""
+"""Benchmarks of quality and speed. `README.md` describes each of them."""

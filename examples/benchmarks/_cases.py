@@ -1,4 +1,4 @@
-"""The cases of `never_worse`: see docs/maintainers/never_worse_rules.md."""
+"""The cases of `never_worse` (see docs/maintainers/never_worse_rules.md)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,10 +34,10 @@ class Case:
         setting: The setting, a key of `PUBLISHED_SEEDS`.
         group: The cases that differ in one value.
         column: The value, such as a loss weight.
-        measures: The tasks that are measured, by the title of a table. Only they select the epoch.
+        measures: The measured tasks, by the title of a table. Only these select the epoch.
         load: `(rows, data seed) -> Dataset`.
         data: "census" or "synthetic".
-        seeds_per_draw: The number of seeds for one draw of the data. None if the data are fixed.
+        seeds_per_draw: The number of seeds per draw of the data, or None if the data are fixed.
         weights: Loss weights that are not 1, by task.
         alone: The name of the case whose single-task models are the same, or "".
     """
@@ -88,7 +88,7 @@ def all_cases() -> list[Case]:
 
 
 def weight_cases() -> list[Case]:
-    """Return income next to second tasks, for each loss weight of the second task."""
+    """Return income next to each second task, with each loss weight of the second task."""
     return [
         Case(
             setting="weight",
@@ -107,7 +107,7 @@ def weight_cases() -> list[Case]:
 
 
 def scarce_cases() -> list[Case]:
-    """Return pairs of tasks of which the first has few labels."""
+    """Return pairs of tasks, the first of which has few labels."""
 
     def census(rows: int, seed: int) -> Dataset:
         return load_census(rows, 0)
@@ -173,7 +173,7 @@ def correlation_cases() -> list[Case]:
 
 
 def task_cases() -> list[Case]:
-    """Return several tasks, of which the first half are related."""
+    """Return several tasks, the first half of which are related."""
     return [
         Case(
             setting="tasks",

@@ -66,7 +66,7 @@ class Dataset:
         return list(self.train.labels)
 
     def with_labels(self, task: str, labels: np.ndarray) -> "Dataset":
-        """Return the data with other training labels of a task."""
+        """Return the data with different training labels for a task."""
         train = Split(self.train.inputs, {**self.train.labels, task: labels})
         return replace(self, train=train)
 
@@ -117,7 +117,7 @@ def load_census(rows: int, seed: int) -> Dataset:
     The test file is split into halves: validation and test.
 
     Args:
-        rows: Number of training rows to draw, and half as many of the test file.
+        rows: Number of training rows to draw, and half as many from the test file.
         seed: Seed of the draw and of the halves.
     """
     train, held_out = _read_census("train"), _read_census("test")
@@ -197,7 +197,7 @@ def load_income(second: str, rows: int, seed: int) -> Dataset:
 
     Args:
         second: "age", which is removed from the inputs; "unrelated", a function of the inputs that
-            has nothing to do with income but takes capacity to fit: a sum of sines of random
+            is unrelated to income but takes capacity to fit: a sum of sines of random
             projections of the categories; or "noise", standard normal numbers.
         rows: Number of training rows.
         seed: Seed of the rows, the unrelated function and the noise.
@@ -245,7 +245,7 @@ def _draw_waves(rng: np.random.Generator, count: int, low: float) -> tuple[np.nd
     return rng.uniform(low, 3, count), rng.uniform(0, 2 * np.pi, count)
 
 
-# Synthetic tasks. `rows` are training rows; validation and test have a quarter of it each.
+# Synthetic tasks. `rows` are training rows; validation and test have a quarter as many each.
 
 DIMENSION, WAVES, NOISE, RELATED = 100, 5, 0.1, 0.9
 
@@ -276,7 +276,7 @@ def make_flipped(rows: int, seed: int) -> Dataset:
 def make_many(tasks: int, rows: int, seed: int) -> Dataset:
     """Draw tasks of which the first half are related: their directions have a cosine of 0.9.
 
-    The directions of the others are orthogonal to each other and to those of the related tasks.
+    The directions of the others are orthogonal to each other and to the related ones.
     """
     rng = np.random.default_rng(seed)
     common, *own = _orthogonal(tasks + 1, rng)

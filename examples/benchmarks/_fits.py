@@ -29,7 +29,7 @@ DEFAULT_ROWS = {"census": 60_000, "synthetic": 24_000}
 EVALUATION_BATCH = 8192
 CANDIDATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
 STEEP_CANDIDATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # of Adagrad and SGD
-# The best candidates with a seed that no other fit has. Other networks have the rate of their base.
+# The best candidates with a seed that no other fit uses. Other networks use their base's rate.
 RATES: dict[str, dict[str, float]] = {
     "single": {"census": 0.02, "synthetic": 0.04},
     "bottom": {"census": 0.005, "synthetic": 0.02},
@@ -81,9 +81,9 @@ class Fit:
         case: The case.
         kind: A key of `NETWORKS`.
         seed: Seed of the model, and of the data if the case draws them.
-        rate: A learning rate that replaces that of `learning_rate`.
+        rate: A learning rate that replaces the result of `learning_rate`, or None.
         rows: The number of training rows, or None for the default of the data.
-        epochs: The number of epochs, or None for that of the recipe.
+        epochs: The number of epochs, or None for the number in the recipe.
     """
 
     case: Case
@@ -157,7 +157,7 @@ def _alone(dataset: Dataset, recipe: Recipe, task: str) -> tuple[Dataset, Recipe
 
 
 def _join(records: list[Record]) -> Record:
-    """Return the record of a model that is several networks."""
+    """Return the record of a model that consists of several networks."""
     sums = ("seconds", "parameters", "embeddings", "validation")
     joined = {key: round(sum(record[key] for record in records), 6) for key in sums}
     return {"test": {k: x for record in records for k, x in record["test"].items()}, **joined}
@@ -211,7 +211,7 @@ def train(
             mixture: score(dataset, predictions, 5)
             for mixture, predictions in other_mixtures(kind, model, dataset)
         }
-    keras.utils.clear_session(free_memory=False)  # a collection took a quarter of a small fit
+    keras.utils.clear_session(free_memory=False)  # garbage collection took a quarter of a small fit
     return {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 
@@ -262,7 +262,7 @@ class Store:
     """Finished fits in a file, to which new ones are added.
 
     Args:
-        path: A JSON file, which may be missing.
+        path: A JSON file, which can be missing.
     """
 
     def __init__(self, path: Path) -> None:

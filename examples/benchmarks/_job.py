@@ -1,13 +1,14 @@
-"""The job of `whole_job`: its data, the scores of predictions, and a run of each library.
+"""The job of `whole_job`: its data, the scores of predictions, and a run per library.
 
 The data are simulated impressions: a click, and after a click a purchase ("buy") and the logarithm
-of the time until the next action ("seconds"), standardized. Whoever does not click has no label for
-these two. Twelve columns of codes have effects on all three, and so have pairs of columns. Some
-codes are frequent and most are rare.
+of the time until the next action ("seconds"), standardized. Without a click, these two have no
+label. Twelve columns of codes, and pairs of columns, have effects on all three. Some codes are
+frequent and most are rare.
 
 Every run has the same layers: a table for each column of codes, a PLE with one expert per task and
-one shared, and a tower for each task. Labels that are missing count in no loss: in a mean over the
-labeled examples, or with weights of 0 in DeepCTR. Each library has its own defaults otherwise.
+one shared expert, and a tower for each task. Missing labels count in no loss: losses are means over
+the labeled examples, or have weights of 0 in DeepCTR and in Keras by hand. Otherwise, each library
+uses its own defaults.
 """
 
 import importlib.util
@@ -31,7 +32,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def make_data(seed: int, steps: int = STEPS) -> tuple[Arrays, Arrays, Arrays, Arrays]:
-    """Return columns and labels for training, and those of later rows for the test."""
+    """Return columns and labels for training, and the same of later rows for the test."""
     rng = np.random.default_rng(seed)
     count = steps * BATCH + TEST_ROWS
     x: Arrays = {"numbers": rng.normal(size=(count, NUMBERS)).astype("float32")}
@@ -86,13 +87,13 @@ def scores(y: Arrays, predictions: dict[str, Any]) -> dict[str, float]:
 
 # Runs
 
-FIRST_ROWS = 2 * BATCH  # until here, training counts as the first step
+FIRST_ROWS = 2 * BATCH  # training on these rows counts as the first step
 Fit = Callable[[Arrays, Arrays], None]
 Job = tuple[Fit, Callable[[Arrays], dict[str, Any]]]  # training on rows in order, and predictions
 
 
 def ours() -> Job:
-    """Return our PLE with SparseEmbedding and table_optimizer, otherwise by the docs."""
+    """Return our PLE with SparseEmbedding and table_optimizer, as in the docs."""
     import ple_keras as pk
 
     return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer())
@@ -146,7 +147,7 @@ def by_hand() -> Job:
 
 
 def deepctr() -> Job:
-    """Return DeepCTR's PLE. Its tables have a penalty, as by default."""
+    """Return DeepCTR's PLE. By default, its tables have a penalty."""
     with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
         from deepctr.feature_column import DenseFeat, SparseFeat
         from deepctr.models import PLE
@@ -371,7 +372,7 @@ def is_installed(name: str) -> bool:
 def train_and_predict(
     name: str, x: Arrays, y: Arrays, test: Arrays, clock: Callable[[], float]
 ) -> tuple[float, float, dict[str, Any]]:
-    """Return the times of the clock until and after the first step, and the predictions."""
+    """Return the clock's times until and after the first step, and the predictions."""
     start = clock()
     fit, predict = RUNS[name][0]()
     fit(first(x, FIRST_ROWS), first(y, FIRST_ROWS))

@@ -25,16 +25,16 @@ class Network:
         streams: Whether every stream has its own copy of the features.
         uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
-        task_experts: In each level, the numbers of experts of the first and of every other task.
+        task_experts: The numbers of experts per level, of the first task and of every other task.
         gate_dropout: The probability of dropping an expert from a gate.
         reduction: The `reduction` of all heads.
-        branches: Of "hedged": "own" for a shared branch and one of its own for each task, "ple" for
+        branches: For "hedged": "own" for a shared branch and an own branch per task, "ple" for
             these and a PLE, "bottoms" for two shared branches of half the width, or "stopped" for
-            own branches on the features of the shared one, which these do not train.
-        is_alone: Whether each task has networks of its own, which are trained alone.
-        mixture: Of "hedged": "" for weights that are fitted on validation rows, or "equal". With a
-            `base`, it is a mixture of the branches of that network, see `_fits.other_mixtures`.
-        share_exponent: Of "hedged", the exponent of a task's share of labels in its gradient.
+            own branches on the features of the shared branch, which they do not train.
+        is_alone: Whether each task has its own networks, which are trained alone.
+        mixture: For "hedged": "" for weights that are fitted on validation rows, or "equal". With a
+            `base`, it is a mixture of that network's branches (see `_fits.other_mixtures`).
+        share_exponent: For "hedged", the exponent of a task's share of labels in its gradient.
         optimizer: A name of `keras.optimizers`.
     """
 
@@ -129,7 +129,7 @@ OPTIMIZERS = {
     if base in ("single", "bottom", "hedged")
 }
 NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
-# Without embedding tables there are no features to copy, and these networks are equal.
+# Without embedding tables, there are no features to copy, so these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
     "ple-streams": "ple-isolated",
@@ -304,10 +304,10 @@ def hedged_features(network: Network, tasks: list[str], features: Any, recipe: R
 
 
 def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) -> Any:
-    """Return the features with other gradients of the shared branch.
+    """Return the features with different gradients in the shared branch.
 
-    The library multiplies the mean gradient over the labeled rows of a task by the root of the
-    share of its labels, and this by another power of the share.
+    The library multiplies a task's mean gradient over its labeled rows by the square root of its
+    share of labels. This function replaces the square root with a different power.
     """
     power = network.share_exponent - 0.5
     if not power:
@@ -322,7 +322,7 @@ def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) ->
 
 
 def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
-    """Return embedded codes and numbers side by side.
+    """Return the concatenation of embedded codes and numbers.
 
     All integer columns share one embedding table, in which each has its own rows. One lookup for
     all columns is faster on every backend than one per column.
@@ -344,6 +344,6 @@ def title(kind: str) -> str:
 
 
 def count_parameters(model: keras.Model) -> tuple[int, int]:
-    """Return the numbers of trainable parameters outside and inside of embedding tables."""
+    """Return the numbers of trainable parameters outside and inside embedding tables."""
     sizes = [(int(np.prod(w.shape)), TABLE in w.path) for w in model.trainable_weights]
     return sum(n for n, table in sizes if not table), sum(n for n, table in sizes if table)

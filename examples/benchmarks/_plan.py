@@ -28,7 +28,7 @@ ONE_PASS = {"rows": 360_000, "epochs": 1}  # as many steps as 15 epochs of 24,00
 
 @dataclass(frozen=True)
 class Step:
-    """Fits of the plan that have one purpose."""
+    """Fits of the plan with one purpose."""
 
     title: str
     fits: list[Fit]
@@ -65,7 +65,7 @@ def published_seeds(case: Case) -> range:
 
 
 def fresh_seeds(case: Case) -> range:
-    """Return as many seeds, or more, that no published fit has."""
+    """Return at least as many seeds, which no published fit uses."""
     count = PUBLISHED_SEEDS[case.setting]
     is_long = case.group == "next to an unrelated task"
     return range(count, SEEDS_UNRELATED if is_long else 2 * count)
@@ -97,7 +97,7 @@ def searches(kinds: list[str], data: list[str]) -> list[Fit]:
 
 
 def ablations() -> list[Fit]:
-    """Return the fits of the ablations that need fits of their own."""
+    """Return the fits of the ablations that need their own fits."""
     cases = {case.name: case for case in all_cases()}
     by_kind = [(kind, EXPONENT_CASES, {}) for kind in EXPONENTS]
     by_kind += [(kind, ABLATION_CASES, ONE_PASS) for kind in [*BASELINES, HEDGED]]

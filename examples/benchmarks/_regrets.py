@@ -38,7 +38,7 @@ GOALS = {"AUC": 0.002, "squared error": 0.01}
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean over seeds with the half-width of its 95 % interval."""
+    """Mean over seeds with the half-width of its 95% interval."""
 
     mean: float
     half: float
@@ -104,8 +104,8 @@ class Scores:
     ) -> np.ndarray:
         """Return how much worse a model is than the best of the baselines, by seed.
 
-        The baseline with the best mean over the seeds is the best one. Only the seeds count that
-        the model and all baselines have.
+        The baseline with the best mean over the seeds is the best one. Only seeds that the model
+        and all baselines have count.
         """
         seeds = self.seeds(case, [kind, *baselines])
         regrets = [-self.gain(case, kind, baseline, tasks, seeds) for baseline in baselines]
@@ -186,7 +186,7 @@ def _mean(regret: Regret) -> float:
 
 
 def mean_over_cases(scores: Scores, found: list[Regret]) -> Estimate:
-    """Return the mean regret. Its interval is an upper bound, see the rules."""
+    """Return the mean regret. Its interval is an upper bound (see the rules)."""
     halves: dict[str, float] = {}
     for regret in found:
         setting = scores.cases[regret.case].setting
@@ -321,7 +321,7 @@ def gains(store: Store) -> str:
 
 
 def ablations(store: Store) -> str:
-    """Return the tables of the ablations that have fits of their own."""
+    """Return the tables of the ablations that have their own fits."""
     exponents = [HEDGED, "hedged-exponent-0", "hedged-exponent-1"]
     kinds = [*BASELINES, HEDGED]
     parts = [
@@ -396,7 +396,7 @@ def report(steps: list[Step], store: Store) -> dict[str, str]:
 
 
 def draw(store: Store, path: Path) -> None:
-    """Draw the worst regret of each model over all cases, a panel for each metric."""
+    """Draw the worst regret of each model over all cases, with a panel for each metric."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,7 +1,7 @@
 """Models of `step_time`, `scaling` and `export_latency`: ours, its baselines and other libraries.
 
 All have equal towers, Dense layers [64, 1], losses and optimizers. Differences in time are
-therefore due to experts and gates.
+therefore due to the experts and gates.
 
     ours   a PLEBlock
     loop   the same PLE from single Dense layers: the outputs of a gate's experts are stacked to
@@ -114,7 +114,7 @@ def ours(case: Case) -> keras.Model:
 
 
 def floor(case: Case) -> keras.Model:
-    """Return a chain of Dense layers, see `Case.floor_widths`. Every tower reads its output."""
+    """Return a chain of Dense layers (see `Case.floor_widths`). Every tower reads its output."""
     inputs = features = keras.Input((case.features,))
     for i, units in enumerate(case.floor_widths):
         features = layers.Dense(units, activation="relu", name=f"chain-{i}")(features)
@@ -131,7 +131,7 @@ def loop(case: Case) -> keras.Model:
 def loop_levels(
     features: Any, experts: Sequence[int], levels: int, counts: dict[str, int]
 ) -> dict[str, Any]:
-    """Return the output of each task. `counts` has the numbers of experts; "shared" is the last."""
+    """Return the output of each task. `counts` has the numbers of experts, "shared" last."""
     streams = dict.fromkeys(counts, features)
     for level in range(levels):
         outputs = {
@@ -194,7 +194,7 @@ class Variant:
         train: Runs one training step and waits for it.
         predict: Returns the predictions of the batch as NumPy arrays.
         parameters: The number of trainable parameters.
-        note: The differences to ours, for the table.
+        note: The differences from ours, for the table.
     """
 
     train: Callable[[], Any]

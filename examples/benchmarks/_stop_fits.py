@@ -1,4 +1,4 @@
-"""Cases and trained networks of `stop_rules`: what their branches predict after each epoch."""
+"""Cases of `stop_rules`, and the predictions of trained branches after each epoch."""
 
 import sys
 from collections.abc import Iterator
@@ -39,12 +39,12 @@ CASES = [
     "next to an unrelated task, 3% of labels",
     "number of tasks, 4",
 ]
-AVERAGED = -1  # in place of an epoch: the mean of the weights
+AVERAGED = -1  # instead of an epoch: the mean of the weights
 Values = dict[str, dict[str, list[np.ndarray]]]  # by task and branch, of validation and test rows
 
 
 def cases() -> dict[str, Case]:
-    """Return the cases: films, and those of `never_worse` in which epochs matter."""
+    """Return the cases: films, and the cases of `never_worse` in which epochs matter."""
     movies = [
         Case(
             setting="movies",
@@ -101,7 +101,7 @@ def keep_labels(split: Split, task: str, share: float, rng: np.random.Generator)
 def draw(case: Case, seed: int) -> Dataset:
     """Return data with a tenth as many rows for validation as for training.
 
-    A task with few labels has few there too.
+    A task with few labels also has few in validation.
     """
     data = case.draw(DEFAULT_ROWS.get(case.data, 0), seed)
     validation = data.validation.take(np.arange(min(len(data.train) // 10, len(data.validation))))
@@ -152,7 +152,7 @@ def build_movies(kind: str, data: Dataset, sizes: Recipe, decays: bool) -> Any:
 
 @dataclass
 class Run:
-    """A trained network: what its branches predict after each epoch, and the labels.
+    """The predictions of a trained network's branches after each epoch, and the labels.
 
     Attributes:
         data: The data.
@@ -166,7 +166,7 @@ class Run:
 
 
 class Snapshots(keras.callbacks.Callback):
-    """Callback that keeps what the branches of a model predict after each epoch.
+    """Callback that keeps the predictions of a model's branches after each epoch.
 
     At the end, it averages the weights of the second half of the epochs.
     """
@@ -200,7 +200,7 @@ class Snapshots(keras.callbacks.Callback):
 
 
 class BranchValues(keras.Model):
-    """What a model predicts by task and branch, before the activation of probabilities."""
+    """Model of the predictions by task and branch, before the activation of probabilities."""
 
     def __init__(self, model: keras.Model) -> None:
         super().__init__()
@@ -222,7 +222,7 @@ class BranchValues(keras.Model):
 
 
 def train(kind: str, case: Case, is_regularized: bool, seed: int) -> Iterator[Run]:
-    """Train a network, or one for each task, and yield what its branches predict."""
+    """Train a network, or one for each task, and yield the predictions of its branches."""
     data, sizes = draw(case, seed), recipe(case, is_regularized)
     groups = [(data, sizes)]
     if kind == "single":

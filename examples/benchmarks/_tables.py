@@ -1,4 +1,4 @@
-"""Tables of text, and the options that commands have in common."""
+"""Text tables, and parsers that the commands share."""
 
 import argparse
 from collections.abc import Callable, Collection, Sequence

@@ -74,11 +74,11 @@ def median_ratio(seconds: Sequence[float], baseline: Sequence[float]) -> float:
 
 
 def run_in_new_process(module: str, request: Any, environment: Mapping[str, str] = {}) -> Any:
-    """Return what a module of this package prints in a new process, as its last line, in JSON.
+    """Run a module of this package in a new process, and return the JSON of its last line.
 
     Args:
         module: The module's name. It gets `--measure` and the request in JSON.
-        request: What to measure.
+        request: The measurement.
         environment: Variables to set.
     """
     # A cache of compiled programs would hide the time for compiling.

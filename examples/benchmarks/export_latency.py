@@ -3,14 +3,13 @@
     pip install -e ".[torch,export]"
     KERAS_BACKEND=torch python -m examples.benchmarks.export_latency
 
-The backend of Keras exports three models, and ONNX Runtime runs the
-files in turns. They have 8 columns of codes with embeddings of width 16, 4 tasks, 2 + 2 experts
-[256, 128], 2 levels, and towers [64]:
+Keras's backend exports three models, and ONNX Runtime runs the files in turns. They have 8 columns
+of codes with embeddings of width 16, 4 tasks, 2 + 2 experts [256, 128], 2 levels, and towers [64]:
 
     chain    plain Dense layers with the multiply-adds of all experts; not a PLE
     loop     one Dense layer after the other, with stacked outputs
     ours     ple_keras.PLEBlock
-    int8     the file of ours, which ONNX Runtime quantized
+    int8     our file, quantized by ONNX Runtime
 
 The script prints the median milliseconds of a call, with one thread, and the median of the ratios
 to the chain in the same round. On JAX, it needs jax2onnx.
@@ -50,7 +49,7 @@ def model_of(network: Callable[[Case], keras.Model], case: Case) -> keras.Model:
 
 
 def columns(batch: int) -> dict[str, np.ndarray]:
-    """Return random codes of a batch."""
+    """Return random codes for a batch."""
     codes = np.random.default_rng(0).integers(CODES, size=(COLUMNS, batch)).astype("int32")
     return {f"column_{i}": of_column for i, of_column in enumerate(codes)}
 

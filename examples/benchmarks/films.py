@@ -1,19 +1,19 @@
-"""Compare blocks on the data of the recommender, each with the stop that a user would give it.
+"""Compare blocks on the data of the recommender, each with the stop that users would choose.
 
     pip install -e ".[jax,examples]"
     KERAS_BACKEND=jax python -m examples.benchmarks.films  # the table of the stored runs
     KERAS_BACKEND=jax python -m examples.benchmarks.films --json films.json --run
 
-The tasks, columns, tables and the split are those of examples/recommender.py. All blocks have
-experts of [64, 32], dropout of 0.1, and a rate that decays to 0 within 12 epochs. Networks of
-several tasks train to the end; a network of a single task stops by EarlyStopping at the best epoch
-of its loss.
+The tasks, columns, tables and the split are from examples/recommender.py. All blocks have experts
+[64, 32], a dropout rate of 0.1, and a learning rate that decays to 0 within 12 epochs. Networks of
+several tasks train to the end. With EarlyStopping, a single-task network stops at the best epoch of
+its loss.
 
 Each row has the scores on the test rows, as means over the seeds ± the standard deviation: the AUC
 of "like" and "hate", and the root of the mean squared error of "rating" over its deviation. Below
-are gains over the networks of single tasks, as means ± half of a 95% interval of Student's t, with
-a star if it excludes 0. "CPU, s" are those of an epoch, without the first. Takes 15 minutes on one
-core.
+are gains over single-task networks, as means ± half of a 95% interval of Student's t, with a star
+if it excludes 0. "CPU, s" are the CPU seconds of an epoch, without the first. `--run` takes 15
+minutes on one core.
 """
 
 import json
@@ -46,7 +46,7 @@ Records = dict[str, dict[str, Record]]  # by model and seed
 
 
 class EpochEnds(keras.callbacks.Callback):
-    """Callback that keeps the CPU times of the ends of epochs."""
+    """Callback that keeps the CPU time at the end of each epoch."""
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.times: list[float] = []
@@ -94,7 +94,7 @@ def fit(kind: str, seed: int) -> Record:
 
 
 def tables(records: Records) -> str:
-    """Return a table of scores, and one of gains over the networks of single tasks."""
+    """Return a table of scores, and one of gains over single-task networks."""
     scores = [["", *(f"{task}, {metric}" for task, metric in METRICS.items()), "CPU, s"]]
     gains = [["gain", *METRICS]]
     base = records["single networks"]

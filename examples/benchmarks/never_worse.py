@@ -8,9 +8,9 @@ The baselines are single-task networks and a shared bottom. The rules are in
 docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
 Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
-`--run` first runs the missing fits, in the order of the rules. The kept ones took seven hours on
-one core, without the time to compile equal networks again. A run may be stopped after any fit, and
-goes on from there. Set JAX_COMPILATION_CACHE_DIR to a folder, where JAX keeps compiled networks.
+`--run` first runs the missing fits, in the order of the rules. The kept fits took seven hours on
+one core, without compiling equal networks again. You can stop a run after any fit, and continue
+later. Set JAX_COMPILATION_CACHE_DIR to a folder in which JAX keeps compiled networks.
 
 `--write` also writes the tables into the pages of docs/ that show them, and draws the chart.
 """
@@ -42,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--run", action="store_true", help="run the fits that are missing")
-    add("--json", type=Path, default=KEPT, help="the kept fits; default: those of docs/results")
-    add("--write", action="store_true", help="write the pages' tables and the chart")
+    add("--json", type=Path, default=KEPT, help="the kept fits; default: in docs/results")
+    add("--write", action="store_true", help="write the tables of pages, and the chart")
     args = parser.parse_args(arguments)
     steps, store = plan(), Store(args.json)
     for step in [published(), *steps]:

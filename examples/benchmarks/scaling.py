@@ -12,12 +12,12 @@ Each of three curves varies one size:
 In addition, one large block is measured, with 30 tasks, 64 experts per level and 4 levels. All have
 experts [64, 32], 32 features and a batch of 512.
 
-Every line is measured in a new process: in one that has already run others, the peak memory may be
-theirs. The columns are the seconds for building the model and for the first training step, which
-traces and compiles; the median of the following steps; and the growth of the peak memory, which
-contains weights, Adam's moments, activations and the memory for compiling, of the host only.
-Imports and the backend's start are not measured: a tiny model makes a step first. The floor
-(`_step_models`) has the same multiply-adds but no experts and gates.
+Every row is measured in a new process: in one that has already measured others, the peak memory
+could be theirs. The columns are the seconds for building the model and for the first training step,
+which traces and compiles; the median of the following steps; and the growth of the peak memory of
+the host, which contains weights, Adam's moments, activations and the memory for compiling. Imports
+and the backend's start are not measured: a tiny model takes a step first. The floor
+(`_step_models`) has the same multiply-adds but no experts or gates.
 """
 
 import argparse

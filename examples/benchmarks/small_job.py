@@ -1,21 +1,22 @@
-"""Measure a training step of a small job next to the same network in plain Keras.
+"""Measure a training step of a small job next to the same network in plain Keras and PyTorch.
 
     KERAS_BACKEND=torch python -m examples.benchmarks.small_job  # or jax, tensorflow
 
 The job: 7 columns of codes with tables of 7 to 2,000 rows of 16 (keras.layers.Embedding), a shared
-bottom [64, 32], 3 tasks, batches of 512, and Adam. On such a job, most of a step is not arithmetic:
-the times are those of what surrounds it, such as losses and metrics. The models have equal layers:
+bottom [64, 32], 3 tasks, batches of 512, and Adam. On such a job, most of a step is not the
+arithmetic of layers, but losses, metrics and other overhead. The models have equal layers:
 
-    ours                MultiTaskModel with the default metrics, of which two are AUCs; 20% of the
+    ours                MultiTaskModel with the default metrics, including two AUCs; 20% of the
                         labels of two tasks are missing
-    plain               Dense layers, losses of Keras and `keras.metrics.AUC()` for two tasks; no
+    plain               Dense layers, Keras's losses and `keras.metrics.AUC()` for two tasks; no
                         label is missing
     ..., no metrics     the same without metrics
+    by hand             on PyTorch, the network without Keras and without metrics
 
 They take turns in one process with one thread, in rounds of `--steps` batches: first all rounds
-with `train_on_batch`, then those with one epoch of `fit`. The table has the CPU milliseconds of a
-step (time.process_time, which counts the threads of a backend too): medians over the rounds, and
-the median of the ratios to the plain model of the same round. Takes about two minutes. Compare only
+with `train_on_batch`, then rounds with one epoch of `fit`. The table has the CPU milliseconds of a
+step (time.process_time, which includes the backend's threads): medians over the rounds, and the
+median of the ratios to the plain model in the same round. Takes about two minutes. Compare only
 ratios, and only within one run.
 """
 
@@ -34,6 +35,7 @@ ROWS = (2000, 1000, 500, 100, 50, 24, 7)
 COLUMNS = {f"code_{i}": rows for i, rows in enumerate(ROWS)}  # the rows of the tables
 BINARY, MISSING = ("click", "buy"), 0.2
 BASELINES = {"ours": "plain", "ours, no metrics": "plain, no metrics"}
+BY_HAND = "by hand, no metrics"
 
 Arrays = dict[str, np.ndarray]
 
@@ -99,14 +101,48 @@ def steps_of(model: Any, x: Arrays, y: Arrays) -> dict[str, Callable[[], Any]]:
     return {"step": train_on_batches, "fit": fit}
 
 
+def steps_by_hand(x: Arrays, y: Arrays) -> dict[str, Callable[[], Any]]:
+    """Return functions like those of `steps_of` for the network in PyTorch alone."""
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    torch.manual_seed(0)
+    tables = nn.ModuleList(nn.Embedding(rows, WIDTH) for rows in ROWS)
+    first, second = UNITS
+    bottom = [nn.Linear(WIDTH * len(ROWS), first), nn.ReLU(), nn.Linear(first, second), nn.ReLU()]
+    network = nn.Sequential(*bottom, nn.Linear(second, 1 + len(BINARY)))
+    optimizer = torch.optim.Adam([*tables.parameters(), *network.parameters()])
+    codes = torch.from_numpy(np.stack([*x.values()])).split(BATCH, dim=1)
+    ratings = torch.from_numpy(y["rating"]).split(BATCH)
+    binary = torch.from_numpy(np.stack([y[task] for task in BINARY], axis=1)).split(BATCH)
+
+    def train() -> None:
+        for columns, rating, labels in zip(codes, ratings, binary, strict=True):
+            rows = [table(column) for table, column in zip(tables, columns, strict=True)]
+            outputs = network(torch.cat(rows, dim=-1))
+            loss = functional.mse_loss(outputs[:, 0], rating)
+            for logits, task in zip(outputs[:, 1:].T, labels.T, strict=True):
+                loss = loss + functional.binary_cross_entropy_with_logits(logits, task)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return {"step": train, "fit": train}
+
+
 def measure(models: dict[str, Any], steps: int, rounds: int) -> dict[str, dict[str, Seconds]]:
     """Return the CPU seconds of a step by way and model, in each round. The models take turns."""
+    import keras
+
     x, y = make_data(steps * BATCH)
     complete = {task: np.nan_to_num(labels) for task, labels in y.items()}
     calls = {
         name: steps_of(model, x, y if name in BASELINES else complete)
         for name, model in models.items()
     }
+    if keras.backend.backend() == "torch":
+        calls[BY_HAND] = steps_by_hand(x, complete)
     found = {}
     for way in ("step", "fit"):
         of_way = {name: of_model[way] for name, of_model in calls.items()}
@@ -121,7 +157,8 @@ def format_table(seconds: dict[str, dict[str, Seconds]]) -> str:
     for name in seconds["step"]:
         row = [name]
         for of_way in seconds.values():
-            ratio = median_ratio(of_way[name], of_way[BASELINES.get(name, name)])
+            baseline = "plain, no metrics" if name == BY_HAND else BASELINES.get(name, name)
+            ratio = median_ratio(of_way[name], of_way[baseline])
             row += [f"{median_ms(of_way[name]):.2f}", f"{ratio:.2f}"]
         table.append(row)
     return align_columns(table)

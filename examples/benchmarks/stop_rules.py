@@ -1,38 +1,38 @@
-"""Compare rules of when to stop the training of several tasks.
+"""Compare rules for when to stop the training of several tasks.
 
     pip install -e ".[jax,examples]"
     KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --ways regularized --seeds 2 7
     KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --json rules.json --run
 
-Without `--run`, the tables of the kept fits are printed: regularized ones, with seeds 0 to 6.
+Without `--run`, it prints the tables of the kept fits, which are regularized, with seeds 0 to 6.
 
-A fit trains a network once and keeps what its branches predict for the validation and test rows
-after each epoch. The rules are then applied to these predictions. Validation sets have a tenth as
-many rows as training sets, and a task with few labels has few there too. Networks train "plain" (no
-dropout, and a constant rate, a quarter of the best peak rate) or "regularized" (a rate that decays
-to 0 as a cosine, and the dropout of `never_worse`: of 0.1 and 0.2 for the census, and none for
-synthetic tasks; 0.1 for the films), for the same number of epochs.
+A fit trains a network once and keeps the predictions of its branches for the validation and test
+rows after each epoch. The rules are then applied to these predictions. Validation sets have a tenth
+as many rows as training sets, and as small a share of labels. Networks train "plain" (no dropout,
+and a constant rate, a quarter of the best peak rate) or "regularized" (a rate that decays to 0 as a
+cosine, and the dropout of `never_worse`: 0.1 and 0.2 for the census, none for synthetic tasks, and
+0.1 for films), for the same number of epochs.
 
-A rule names snapshots: branches after some epoch. A task mixes them with weights that are fitted on
-the validation rows, as by FitHedge. l_k is the loss of task k on the validation rows divided by
-that of a constant prediction, n_k its number of labels there, and w_k its loss weight:
+A rule selects snapshots: branches after some epoch. A task mixes them with weights that are fitted
+on the validation rows, as FitHedge does. l_k is the loss of task k on the validation rows divided
+by the loss of a constant prediction, n_k its number of labels there, and w_k its loss weight:
 
     last epoch          no stop
     val_loss            the epoch with the lowest sum of w_k times the loss of task k
     equal scores        the epoch with the highest sum of AUCs, less the roots of squared errors
     relative losses     the epoch with the lowest sum of sqrt(n_k) l_k
     own best            for each task, each branch at the epoch of its lowest loss: the stop of
-                        networks of one task. Of hedged branches, it is no single model, but has a
-                        shared branch for each task
+                        single-task networks. With hedged branches, the result is not one model: it
+                        has a shared branch for each task
     best of branches    the own branch of each task at the epoch of its lowest loss, with the shared
                         branch at the epoch with the lowest sum of sqrt(n_k) l_k of the mixtures
     two snapshots       each branch as in the rule before, and at the last epoch
     constant branch     the last epoch, with a constant as one more branch
     averaged weights    the mean of the weights of the second half of the epochs
 
-Seeds 0 and 1 choose the rule, and seeds from 2 on test it. The regret of hedged branches in a task
-is how much worse they are than the better of a network of its own (own best) and a shared bottom
-(the same rule, if it is one of a single branch, else the last epoch), both trained in the same way.
+Seeds 0 and 1 choose the rule, and later seeds test it. The regret of hedged branches in a task
+is how much worse they are than the better of a single-task network (own best) and a shared bottom
+(the same rule if it selects one epoch, else the last epoch), both trained in the same way.
 """
 
 import json

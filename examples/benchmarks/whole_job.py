@@ -6,24 +6,24 @@
 
 The job: 300,032 simulated rows, 12 columns of codes with tables of 100 to 200,000 rows of 16, 8
 numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, and batches of 1024
-(`_job`). Purchases and seconds have labels after a click only.
+(`_job`). Purchases and seconds have labels only after a click.
 
     PyTorch by hand   a PLE in plain PyTorch: with Adam, or with sparse gradients and
                       torch.optim.Adagrad for the tables
-    torch-rechub      its PLE, by a loop of ours that does what its trainer does
-    DeepCTR           its PLE, by `fit`
+    torch-rechub      its PLE, trained by our loop, which does the same as its trainer
+    DeepCTR           its PLE, trained by `fit`
     ours, Adam        ple_keras with keras.layers.Embedding and Adam
     Keras by hand     a PLE of Dense layers with SparseEmbedding and table_optimizer
     ours              ple_keras with SparseEmbedding and table_optimizer
 
 Each run is a new process with one thread. "CPU, s" is the CPU time of the epoch without the first
-two batches; "first step" is the CPU time from the model's creation until these are done, imports
-not counted. "Peak" is the largest memory of the process, of which the libraries take most. The
-scores are those of 50,000 later rows: the AUC of clicks and purchases, and the error of seconds.
+two batches; "first step" is the CPU time from the model's creation until these are done, without
+imports. "Peak" is the largest memory of the process, of which the libraries take most. The scores
+are from 50,000 later rows: the AUC of clicks and purchases, and the RMSE of seconds.
 
-`--json FILE` keeps every finished run, and a later call with the same file skips these. A run takes
-half a minute to two minutes on one core. Without `--run`, those are measured whose libraries are
-installed.
+`--json FILE` keeps every finished run, and a later call with the same file skips these runs. A run
+takes half a minute to two minutes on one core. Without `--run`, all runs whose libraries are
+installed are measured.
 """
 
 import argparse

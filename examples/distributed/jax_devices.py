@@ -7,19 +7,19 @@ Takes half a minute on two cores. Trains one PLE on random data three times, wit
 weights and batches:
 
     one device       without a distribution
-    DataParallel     each device has all weights and its share of each batch
-    ModelParallel    each device has its share of the experts of a level, and every example
+    DataParallel     each device holds all weights, and processes its share of each batch
+    ModelParallel    each device holds its share of a level's experts, and processes every example
 
 In all three runs, one program processes the whole batch. Losses with missing labels, gate
-statistics and learned loss weights are therefore equal to those of one device. Without
-accelerators, the CPU is split into virtual devices, which demonstrates the API but is not faster.
+statistics and learned loss weights are therefore the same as on one device. Without accelerators,
+the CPU is split into virtual devices, which demonstrates the API but is not faster.
 
-Three rules apply. Set the distribution before creating the model. The size of every batch, also
-the last one, must be divisible by the number of devices that share it. The number of experts of a
-level must be divisible by the number of devices that share them.
+Three rules apply. Set the distribution before creating the model. The size of every batch, even the
+last one, must be divisible by the number of devices that share it. The number of experts of a level
+must be divisible by the number of devices that share them.
 
 With several GPUs or TPUs in one machine, no change is needed: `list_devices` returns them. For
-several machines, see jax_processes.py: there, `save` and `predict` need care.
+several machines, see jax_processes.py, where `save` and `predict` need care.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def parse():
 
 
 def create_cpu_devices(count):
-    """Split the CPU into virtual devices. JAX reads the flag at its first use."""
+    """Split the CPU into virtual devices. JAX reads the flag when it is first used."""
     flag = f"--xla_force_host_platform_device_count={count}"
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}"
 
@@ -65,7 +65,7 @@ def expert_parallel(devices):
     """Return a distribution that splits each level's experts over the devices.
 
     The number of experts must be divisible by the number of devices. The keys are patterns of
-    variables' paths, matched from the start. They also match the optimizer's moments.
+    variable paths, matched from the start. They also match the optimizer's moments.
     """
     layouts = LayoutMap(DeviceMesh((1, len(devices)), ("batch", "expert"), devices))
     layouts[r".*/experts/kernel_\d+"] = ("expert", None, None)  # (E, D, H)
@@ -83,7 +83,7 @@ def make_data():
 
 
 def train(x, y, epochs):
-    """Train a PLE with two levels of four experts each. Return it and its losses by epoch."""
+    """Train a PLE with two levels of four experts each. Return the model and its losses."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads(
         [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])]
@@ -126,7 +126,7 @@ def main():
         difference = np.abs(np.subtract(losses, alone)).max()
         print(f"\n{name}: {time.perf_counter() - start:.0f} s")
         print(f"  losses {' '.join(f'{loss:.5f}' for loss in losses)}")
-        print(f"  largest difference to one device {difference:.1e}")
+        print(f"  largest difference from one device {difference:.1e}")
         print(f"  {STACK} {device_shapes(model)}", flush=True)
 
 

@@ -5,28 +5,28 @@
 
 Takes one minute on two cores. Each process stands for a machine of a cluster and has its own share
 of the rows. The processes train a PLE with missing labels, gate statistics and learned loss
-weights, save it, load it and continue. Then the first trains alone on all rows, and prints the
-largest differences.
+weights, save it, load it and continue. Then the first process trains alone on all rows, and
+prints the largest differences.
 
 On a cluster, start the script on each machine, with three variables in its environment, and replace
-`make_share` by a function that reads the machine's own rows:
+`make_share` with a function that reads the machine's own rows:
 
     KERAS_DISTRIBUTION_JOB_ADDRESSES    host and port of the first machine, such as 10.0.0.1:29500
     KERAS_DISTRIBUTION_NUM_PROCESSES    the number of machines
     KERAS_DISTRIBUTION_PROCESS_ID       0 on the first machine, 1 on the second, and so on
 
-To reuse: `without_distribution` and `save_once`. Under the distribution, whatever creates or
-assigns variables waits for all processes: creating, training and loading a model, and also
-`model.save`. So call it in all processes in the same order. Four rules follow:
+To reuse: `without_distribution` and `save_once`. Under the distribution, calls that create or
+assign variables wait for all processes: creating, training, loading and even saving a model. So
+make these calls in all processes in the same order. Four rules follow:
 
-- Shares have equal sizes, and the batch size is that of a process. Otherwise processes wait for
-  ever, or their weights differ without an error.
-- Callbacks run in all processes. Only a path may differ: pass it to the first process.
-- `save` in one process waits for ever. Call it in every process, or without the distribution.
-- `predict` fails. Without the distribution, each process predicts rows of its own.
+- Shares must have equal sizes, and the batch size is per process. Otherwise, processes wait
+  forever, or their weights differ without an error.
+- Callbacks run in all processes. Only a path can differ: pass it only in the first process.
+- `save` in one process waits forever. Call it in every process, or without the distribution.
+- `predict` fails. Without the distribution, each process predicts its own rows.
 
-`gate_weights`, `gate_report` and `gradient_conflict` wait for no other process. They cover the rows
-given in their own.
+`gate_weights`, `gate_report` and `gradient_conflict` do not wait for other processes. They cover
+the rows of their own process.
 """
 
 import argparse
@@ -55,7 +55,7 @@ SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
 
 
 def make_share(process, processes):
-    """Return the features and labels of a process: one row of each `processes` rows.
+    """Return the features and labels of a process: every `processes`-th row.
 
     Two thirds of the labels of one task are missing.
     """
@@ -97,7 +97,7 @@ def fit(model, share, processes, first_epoch, last_epoch):
 
 @contextmanager
 def without_distribution():
-    """Use the model as in a single process: no operation waits for other processes."""
+    """Use the model as in a single process, without waiting for other processes."""
     distribution = keras.distribution.distribution()
     keras.distribution.set_distribution(None)
     try:
@@ -115,7 +115,7 @@ def save_once(model, file):
 
 
 def train_together(file, share, processes):
-    """Train in all processes, with a break: save, load, continue. Return the model and its logs."""
+    """Train in all processes, save, load and continue. Return the model and its logs."""
     model = make_model()
     logs = fit(model, share, processes, 0, SAVED)
     save_once(model, file)
@@ -168,7 +168,7 @@ def group_of(key):
 
 
 def run(file, address=None, processes=None, process=None):
-    """Train in this process. Without an address, it is read from the environment."""
+    """Train in this process. Without an address, JAX reads the environment."""
     start = time.perf_counter()
     keras.distribution.initialize(address, processes, process)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
@@ -215,7 +215,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--processes", type=int, choices=(2, 3, 4), default=2, help="2 by default")
-    parser.add_argument("file", nargs="?", default="jax_processes.keras", help="saves here")
+    parser.add_argument("file", nargs="?", default="jax_processes.keras", help="the saved file")
     args = parser.parse_args()
     if keras.backend.backend() != "jax":
         sys.exit("keras.distribution needs JAX. Set KERAS_BACKEND=jax.")

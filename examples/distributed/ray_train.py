@@ -2,13 +2,13 @@
 
     pip install -e ".[torch,ray]"
     python examples/distributed/ray_train.py    # two workers on this machine's CPUs
-    python examples/distributed/ray_train.py --kill    # and one of them is killed
+    python examples/distributed/ray_train.py --kill    # kills one of them
 
 Takes a minute on two cores. Each worker has the whole model and its own share of each batch, as in
-torch_ddp.py, which says how the values of the processes relate to those of one. After each epoch,
-the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray starts all of
-them again, and they continue from the last checkpoint. At the end, the script prints the losses
-next to those of one process that trains on the same batches.
+torch_ddp.py, which explains how the values of several processes relate to one process. After each
+epoch, the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray restarts
+all workers from the last checkpoint. At the end, the script prints the losses next to the losses of
+one process that trains on the same batches.
 
 With GPUs, each worker gets one. On a Ray cluster, the workers run on all machines: set `address`
 of `ray.init`, and choose a `storage_path` that all machines reach.
@@ -44,7 +44,7 @@ except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
 
 ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
-EQUAL = re.compile("loss|gate/")  # logs that equal those of one process
+EQUAL = re.compile("loss|gate/")  # logs that equal the logs of one process
 
 
 def make_model() -> keras.Model:
@@ -62,7 +62,7 @@ def make_model() -> keras.Model:
 
 
 def make_data() -> StackDataset:
-    """Return pairs of features and labels by task, drawn at random."""
+    """Return random pairs of features and labels by task."""
     x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
     click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
     return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
@@ -89,7 +89,7 @@ def use_ddp(model: keras.Model) -> None:
 
 
 class MeanLogs(keras.callbacks.Callback):
-    """Callback that averages the logs over all workers. Must precede callbacks that read them."""
+    """Callback that averages the logs over all workers. Must precede callbacks that use them."""
 
     def on_epoch_end(self, epoch, logs=None):
         keys = sorted(logs)
@@ -101,10 +101,10 @@ class MeanLogs(keras.callbacks.Callback):
 class Report(keras.callbacks.Callback):
     """Callback that reports each epoch to Ray, with a checkpoint of the first worker.
 
-    Pass it last, and to every worker, since each waits for the others in `report`.
+    Pass it last and in every worker, since `report` waits for all workers.
 
     Args:
-        history: The logs of the epochs before.
+        history: The logs of the previous epochs.
     """
 
     def __init__(self, history):
@@ -135,12 +135,12 @@ class Kill(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if int(self.model.optimizer.iterations) == ROWS // BATCH * 3 // 2:
-            ray.train.get_all_reported_checkpoints()  # waits until Ray knows the first epoch's
+            ray.train.get_all_reported_checkpoints()  # waits for the first epoch's checkpoint
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fit(model: keras.Model, rank: int, ranks: int, callbacks: list, epoch: int = 0) -> list[dict]:
-    """Train on one of `ranks` shares of the data, from an epoch on. Return the logs by epoch."""
+    """Train on one of `ranks` shares of the data, from an epoch on. Return logs by epoch."""
     data = make_data()
     share = DistributedSampler(data, ranks, rank)  # equal sizes; `set_epoch` reshuffles
     batches = DataLoader(data, BATCH // ranks, sampler=share, drop_last=True)
@@ -190,14 +190,14 @@ def train(folder: str, kill: bool) -> tuple[keras.Model, list[dict]]:
 
 
 def print_comparison(logs: list[dict], alone: list[dict]) -> None:
-    """Print the logs next to those of one process on the same batches."""
+    """Print the logs next to the logs of one process on the same batches."""
     print("The first worker's process in each epoch:", *(each["process"] for each in logs))
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):
         print(f"{key:20} {'workers':>12} {'one process':>12}")
         for epoch, pair in enumerate(zip(logs, alone, strict=True), start=1):
             print(f"epoch {epoch:<14} " + " ".join(f"{each[key]:12.6f}" for each in pair))
     pairs = [(a[key], b[key]) for a, b in zip(logs, alone) for key in b if EQUAL.search(key)]
-    print(f"largest difference, also of loss weights: {np.max(np.abs(np.diff(pairs))):.0e}")
+    print(f"largest difference, including loss weights: {np.max(np.abs(np.diff(pairs))):.0e}")
 
 
 def main() -> None:

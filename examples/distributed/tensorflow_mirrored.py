@@ -10,12 +10,12 @@ is split into virtual devices, which demonstrates the API but is not faster.
 The second part uses missing labels. Compared with one device, the following values are
 
     exact         losses if no label is missing, or with reduction="sum_over_batch_size";
-                  metrics; gate statistics; moved and learned loss weights
+                  metrics; gate statistics; scheduled and learned loss weights
     per replica   a head's default loss, the mean over labeled examples: computed for each replica,
                   then averaged
 
 With several GPUs in one machine, `MirroredStrategy()` uses all of them. Do not change
-steps_per_execution and jit_compile: other values fail. For several machines, see
+steps_per_execution or jit_compile: other values fail. For several machines, see
 tensorflow_workers.py.
 """
 
@@ -83,7 +83,7 @@ def select_devices(count):
 
 
 def compare(title, strategy, *setting):
-    """Print losses, a gate and a loss weight of one device and of the replicas."""
+    """Print losses, a gate and a loss weight, on one device and on the replicas."""
     one_device = train(*setting)
     with strategy.scope():
         replicas = train(*setting)

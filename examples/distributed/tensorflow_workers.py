@@ -5,27 +5,27 @@
 
 Takes one minute on two cores. Each process stands for a machine of a cluster and has its own share
 of the rows. The workers train a PLE with missing labels, gate statistics and learned loss weights,
-save it, load it and continue. Then the first trains alone on all rows with `fit`, and prints the
-largest differences.
+save it, load it and continue. Then the first worker trains alone on all rows with `fit`, and
+prints the largest differences.
 
 Under this strategy, `fit` and `evaluate` fail for every model (keras-team/keras #20585). The
-function `train` replaces `fit`: it runs the `train_step` of the compiled model, and callbacks.
-The values of several workers relate to those of one process as follows:
+function `train` replaces `fit`: it runs the compiled model's `train_step`, and callbacks.
+The values of several workers relate to one process as follows:
 
-- Metrics, gate statistics, and moved and learned loss weights are those of all rows.
+- Metrics, gate statistics, and scheduled and learned loss weights cover all rows.
 - A head's default loss is the mean over the labeled examples of each worker, averaged over the
-  workers. With reduction="sum_over_batch_size", as here, it equals that of one process.
+  workers. With reduction="sum_over_batch_size", as here, it equals the loss of one process.
 
-On a cluster, start the script on each machine with the variable TF_CONFIG in its environment, and
-replace `make_share` by a function that reads the machine's own rows. On the first of two machines:
+On a cluster, start the script on each machine with the environment variable TF_CONFIG, and replace
+`make_share` with a function that reads the machine's own rows. On the first of two machines:
 
     TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]},
                 "task": {"type": "worker", "index": 0}}'
 
-Rules: Shares have equal sizes. Create, train and load the model in all workers, in the scope of the
-strategy. Save it in one. Load it outside of the scope to evaluate or predict: the scope makes
-`predict` return the rows of all workers. `gate_weights`, `gate_report` and `gradient_conflict`
-refuse the scope, and cover the rows given in their own worker.
+Rules: Shares must have equal sizes. Create, train and load the model in all workers, in the scope
+of the strategy. Save it in one worker. Load it outside the scope to evaluate or predict: within the
+scope, `predict` returns the rows of all workers. `gate_weights`, `gate_report` and
+`gradient_conflict` refuse the scope, and cover the rows of their own worker.
 """
 
 import argparse
@@ -53,7 +53,7 @@ SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
 
 
 def make_share(worker, workers):
-    """Return the features and labels of a worker: one row of each `workers` rows.
+    """Return the features and labels of a worker: every `workers`-th row.
 
     Two thirds of the labels of one task are missing.
     """
@@ -128,7 +128,7 @@ def wait_for_all(strategy):
 
 
 def run(file, config=None):
-    """Train in this process. Without a config, TF_CONFIG is read from the environment."""
+    """Train in this process. Without a config, TensorFlow reads TF_CONFIG."""
     start = time.perf_counter()
     if config:
         os.environ["TF_CONFIG"] = json.dumps(config)
@@ -219,7 +219,7 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--workers", type=int, choices=(2, 3, 4), default=2, help="2 by default")
-    parser.add_argument("file", nargs="?", default="tensorflow_workers.keras", help="saves here")
+    parser.add_argument("file", nargs="?", default="tensorflow_workers.keras", help="saved file")
     args = parser.parse_args()
     if keras.backend.backend() != "tensorflow":
         sys.exit("MultiWorkerMirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.")

@@ -6,28 +6,28 @@
 
 Takes half a minute on two cores. Each process has the whole model and its own share of each batch.
 In each step, the gradients are averaged over the processes, so the weights stay equal. At the end,
-the script prints the losses next to those of one process that trains on the same batches.
+the script prints the losses next to the losses of one process that trains on the same batches.
 
-On a cluster, torchrun starts the script on every machine, with one process per GPU. The processes
-then communicate over NCCL instead of gloo, which this script selects automatically:
+On a cluster, run torchrun on every machine, with one process per GPU. The script then selects NCCL
+for communication, instead of gloo:
 
     torchrun --nnodes 2 --nproc-per-node 8 --rdzv-backend c10d --rdzv-endpoint HOST:29500 ...
 
-To reuse: `use_ddp`, the sampler, the process group, and saving in one process. The values of the
-processes relate to those of one process as follows:
+To reuse: `use_ddp`, the sampler, the process group, and saving in one process. The values of
+several processes relate to one process as follows:
 
-- Losses equal those of one process, if every example has a label. With missing labels, a task's
-  loss is the mean over the labeled examples of each process, averaged over the processes. With
-  reduction="sum_over_batch_size" on the head, it equals that of one process.
-- Loss weights, moved by a callback in every process or learned, are equal in all processes.
-- GateWeightsLogger, if used in every process, logs the gates of all. `gate_statistics`,
-  `gate_weights` and `gate_report` cover the examples of their own process.
-- All other values in `logs` are those of each process, until MeanLogs averages them. The AUC is
-  then a mean of AUCs. Early stopping must happen in all processes at once: the others would wait.
-- Batch normalization uses the examples of its own process, also for its moving statistics. The
-  file has the statistics of the process that saves.
+- Losses are the same if every example has a label. With missing labels, a task's loss is the mean
+  over the labeled examples of each process, averaged over the processes. With
+  reduction="sum_over_batch_size" on the head, it equals the loss of one process.
+- Loss weights are equal in all processes, if they are learned or every process has the callback.
+- GateWeightsLogger, if used in every process, logs the gates over all processes.
+  `gate_statistics`, `gate_weights` and `gate_report` cover the examples of their own process.
+- All other values in `logs` are per process until MeanLogs averages them. The AUC is then a mean of
+  AUCs. All processes must stop early at the same time: otherwise, some wait forever.
+- Batch normalization uses the examples of its own process, even for its moving statistics. The file
+  contains the statistics of the process that saves.
 - Gate dropout, and dropout with a seed, draw equal values in all processes, from the seeds of the
-  first.
+  first process.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def make_model() -> keras.Model:
 
 
 def make_data() -> StackDataset:
-    """Return pairs of features and labels by task, drawn at random."""
+    """Return random pairs of features and labels by task."""
     x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
     click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
     return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
@@ -78,9 +78,9 @@ def make_data() -> StackDataset:
 def use_ddp(model: keras.Model) -> None:
     """Make `fit` train with DistributedDataParallel, from the weights of the first process.
 
-    The model must be compiled and built, layers must be frozen before, and every trainable weight
-    must affect the loss. `fit` must run the same number of batches in every process. The model
-    itself is not wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
+    Before, compile and build the model, and freeze layers. Every trainable weight must affect the
+    loss. `fit` must run the same number of batches in every process. The model itself is not
+    wrapped: `evaluate`, `predict` and `save` do not wait for other processes.
     """
     tables = pk.share_tables(model)  # SparseAdagrad averages their rows over the processes
     for table in tables:
@@ -106,7 +106,7 @@ def use_ddp(model: keras.Model) -> None:
 
 
 class MeanLogs(keras.callbacks.Callback):
-    """Callback that averages the logs over all processes. Must precede callbacks that read them."""
+    """Callback that averages the logs over all processes. Must precede callbacks that use them."""
 
     def on_epoch_end(self, epoch, logs=None):
         keys = sorted(logs)
@@ -141,7 +141,7 @@ def main(file: str) -> None:
     logs = fit(model, rank, ranks, callbacks)
     distributed.destroy_process_group()
     if rank == 0:
-        model.save(file)  # or with ModelCheckpoint in the callbacks of this process only
+        model.save(file)  # or with ModelCheckpoint only in the callbacks of this process
         print_comparison(logs, fit(make_model(), 0, 1, callbacks[1:]), ranks)
         print(f"Only process 0 saved {file}.")
 
@@ -149,7 +149,7 @@ def main(file: str) -> None:
 def print_comparison(
     logs: dict[str, list[float]], alone: dict[str, list[float]], ranks: int
 ) -> None:
-    """Print the logs next to those of one process on the same batches."""
+    """Print the logs next to the logs of one process on the same batches."""
     device = "GPUs over NCCL" if torch.cuda.is_available() else "CPUs over gloo; on GPUs, NCCL"
     print(f"{ranks} processes ({device}), and one process alone:")
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):

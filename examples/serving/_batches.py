@@ -7,18 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 from starlette.exceptions import HTTPException
 
-MAX_ROWS = 1000  # of a request; a batch takes no further request above
-MAX_WAIT = 0.002  # seconds for further requests of a batch
-MAX_WAITING_ROWS = 20_000  # then requests are refused
+MAX_ROWS = 1000  # of a request; a batch with as many takes no further request
+MAX_WAIT = 0.002  # seconds that a batch waits for further requests
+MAX_WAITING_ROWS = 20_000  # above it, requests are refused
 MAX_SECONDS = 10  # until a prediction
 
 log = logging.getLogger("uvicorn.error")
 
 
 class Batcher:
-    """Collect rows of several requests and predict them in one call.
+    """Collector of rows from several requests, which are predicted in one call.
 
-    `model` may be replaced at any time. The next batch uses it.
+    `model` can be replaced at any time. The next batch uses the new model.
     """
 
     def __init__(self, model, metrics):
@@ -33,7 +33,7 @@ class Batcher:
     def problem(self):
         """The reason that no batch is computed, or None."""
         if self.task.done():
-            return "the task of the batches has ended"
+            return "the task that runs the batches has ended"
         if self._batch_start and time.monotonic() - self._batch_start > MAX_SECONDS:
             return f"a batch takes over {MAX_SECONDS} seconds"
         return None
@@ -43,7 +43,7 @@ class Batcher:
         if problem := self.problem:
             raise HTTPException(503, problem)
         if self._waiting_rows > MAX_WAITING_ROWS:
-            raise HTTPException(503, "too many rows wait")
+            raise HTTPException(503, "too many rows are waiting")
         future = asyncio.get_running_loop().create_future()
         self._waiting_rows += len(rows)
         self._queue.put_nowait((rows, future))
@@ -53,7 +53,7 @@ class Batcher:
             raise HTTPException(503, f"no prediction within {MAX_SECONDS} seconds") from None
 
     async def _run(self):
-        """Predict batches until the task is cancelled."""
+        """Predict batches until the task is canceled."""
         loop = asyncio.get_running_loop()
         while True:
             requests = await self._collect()
@@ -83,7 +83,7 @@ class Batcher:
 
 
 def answer(requests, outputs):
-    """Set the outputs of each request's rows, or an exception. A client may have gone."""
+    """Set the outputs of each request's rows, or an exception, unless its client has gone."""
     start = 0
     for rows, future in requests:
         part = slice(start, start + len(rows))

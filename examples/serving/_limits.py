@@ -1,4 +1,4 @@
-"""Limits of requests in size and time, and the form of refusals."""
+"""Limits on the size and time of requests, and the form of refusals."""
 
 import asyncio
 from contextlib import suppress
@@ -16,9 +16,9 @@ def refusal(status, *reasons, **headers):
 
 
 async def refuse_large(scope, receive, send):
-    """Refuse a body, and discard the rest in pieces, with pauses in which others are served.
+    """Refuse a body, and discard the rest in pieces, with pauses to serve other requests.
 
-    Many clients read an answer only after they have sent all.
+    Many clients read an answer only after they have sent the whole body.
     """
 
     async def send_unfinished(message):
@@ -35,7 +35,7 @@ async def refuse_large(scope, receive, send):
 
 
 class Limits:
-    """Receive the body of a request before the app sees it, and count requests by status."""
+    """Middleware that receives a whole body before the app runs, and counts requests by status."""
 
     def __init__(self, app, metrics):
         self.app, self._metrics = app, metrics
@@ -60,7 +60,7 @@ class Limits:
                 self._metrics.requests.labels(status).inc()
 
     async def _limited(self, scope, receive):
-        """Return the app with a received body, or the refusal of the body."""
+        """Return the app with the received body, or the refusal of the body."""
         request, body = Request(scope, receive), bytearray()
         if int(request.headers.get("content-length", 0)) > MAX_BYTES:
             return refuse_large
@@ -82,11 +82,11 @@ class Limits:
 
 
 class Protocol(H11Protocol):
-    """HTTP. Connections on which no request begins within `MAX_SECONDS` are closed."""
+    """HTTP protocol that closes connections on which no request begins within `MAX_SECONDS`."""
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        transport.max_size = 2**13  # of a read: thousands of chunks in one would block all others
+        transport.max_size = 2**13  # of a read; thousands of chunks in one would block others
         self.loop.call_later(MAX_SECONDS, self._close_if_idle, self.scope)
 
     def _close_if_idle(self, last):

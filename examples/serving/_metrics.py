@@ -1,4 +1,4 @@
-"""Counts of the service: for Prometheus, whose alarms are in alerts.yml, and for `drift`."""
+"""Counts of the service, for Prometheus with alerts.yml, and for `drift`."""
 
 import logging
 from collections import Counter
@@ -14,9 +14,9 @@ log = logging.getLogger("uvicorn.error")
 class Metrics:
     """Counts of requests, rows, predictions and gate weights.
 
-    A Prometheus counter may not fall, but a sum of predictions may, for a regression. So positive
-    and negative predictions have a sum each, and alerts.yml subtracts them. A prediction that is
-    not finite has a count of its own, and is in no sum.
+    A Prometheus counter can't decrease, but the sum of a regression's predictions can. So positive
+    and negative predictions have separate sums, which alerts.yml subtracts. Predictions that are
+    not finite are counted separately, and are not in the sums.
 
     Attributes:
         counts: The counts of the columns since the start, as `drift` of columns.py reads them.
@@ -30,16 +30,16 @@ class Metrics:
         def counter(name, text, *labels):
             return prometheus.Counter(name, text, labels, **keep)
 
-        self.requests = counter("requests", "Requests of predictions by status", "status")
-        self.seconds = prometheus.Histogram("request_seconds", "Time of good requests", **keep)
+        self.requests = counter("requests", "Prediction requests by status", "status")
+        self.seconds = prometheus.Histogram("request_seconds", "Time of answered requests", **keep)
         self.rows = counter("rows", "Predicted rows")
         self.batch_rows = prometheus.Histogram(
-            "batch_rows", "Rows of a batch", buckets=[2**k for k in range(11)], **keep
+            "batch_rows", "Rows per batch", buckets=[2**k for k in range(11)], **keep
         )
-        self.is_newest = prometheus.Gauge("model_is_newest", "0: the newest was refused", **keep)
-        self.values = counter("column_rows", "Rows with missing values, ...", "column", "values")
+        self.is_newest = prometheus.Gauge("model_is_newest", "0 if the newest was refused", **keep)
+        self.values = counter("column_rows", "Rows by kind of value", "column", "values")
         self.predictions = counter("predictions", "Finite predictions", "task")
-        self.not_finite = counter("predictions_not_finite", "Other predictions", "task")
+        self.not_finite = counter("predictions_not_finite", "NaN or infinite predictions", "task")
         self.sums = counter("prediction_sum", "Sum of absolute values", "task", "sign")
         self.gates = counter("gate_weight_sum", "Sum of gate weights", "model", "gate", "expert")
         self._version = None
@@ -47,9 +47,9 @@ class Metrics:
             self._count_predictions(task, np.zeros((0, width)))
 
     def count(self, version, inputs, outputs):
-        """Count a batch. The requests were answered before, so that an error here fails none.
+        """Count a batch. Its requests are already answered, so an error here affects none of them.
 
-        The first batch of a new model removes the gate weights of the one before.
+        The first batch of a new model removes the gate weights of the previous one.
         """
         try:
             if version != self._version:
@@ -71,7 +71,7 @@ class Metrics:
             log.exception("A batch was not counted")
 
     def _count_predictions(self, task, values):
-        """Count the predictions of a task, and of each class of a multiclass one."""
+        """Count the predictions of a task, or of each class of a multiclass task."""
         for place, column in enumerate(values.T.astype("float64")):
             name = task if values.shape[1] == 1 else f"{task}/{place}"
             finite = column[np.isfinite(column)]

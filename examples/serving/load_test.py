@@ -1,4 +1,4 @@
-"""Load serve.py, attack it, and replace its model under load.
+"""Test serve.py under load and attacks, and while its model is replaced.
 
     pip install -e ".[torch,examples,export,serving]"
     KERAS_BACKEND=torch python examples/recommender.py  # writes the folder recommender
@@ -6,11 +6,11 @@
 
 Takes two minutes on two cores. Starts serve.py with a copy of the folder, and prints:
 
-- requests per second, latencies and errors of four clients in a minute, and the server's memory
+- requests per second, latencies and errors of four clients over a minute, and the server's memory
 - the latencies of two clients with pauses, without an attack and during attacks: bodies of 50 MB,
   300 half-sent bodies, and clients that vanish
-- the answers while the model is replaced every three seconds, and while a version is offered that
-  does not fit
+- the answers while the model is replaced every three seconds, and while an incompatible version is
+  offered
 """
 
 import argparse
@@ -58,7 +58,7 @@ def clients(port, body, count, pause=0.0):
     """Send requests of one row until the context ends.
 
     Yields:
-        Lists that are complete then: milliseconds of answers, and all answers.
+        The milliseconds of answers, and all answers. The lists are complete after the context.
     """
     end, times, answers = threading.Event(), [], []
 
@@ -101,7 +101,7 @@ def send_large(port):
 
 
 def send_halves(port):
-    """Send half of 300 bodies, and return the status of the first."""
+    """Send half of each of 300 bodies, and return the status of the first."""
     halves = [socket.create_connection(("127.0.0.1", port)) for _ in range(300)]
     for client in halves:
         client.sendall(HEAD + b"content-length: 1000\r\n\r\n{")
@@ -109,7 +109,7 @@ def send_halves(port):
 
 
 def vanish(port):
-    """Leave 300 times before the body is sent."""
+    """Disconnect 300 times before the body is sent."""
     for _ in range(300):
         with socket.create_connection(("127.0.0.1", port)) as client:
             client.sendall(HEAD + b"content-length: 1000\r\n\r\n{")
@@ -140,7 +140,7 @@ def show_attacks(port, body):
 
 
 def offer(folder, columns=None):
-    """Add a copy of the newest version, with other columns or the same, and wait."""
+    """Add a copy of the newest version, with the given columns or the same, and wait."""
     old = newest(folder)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".") as part:
         new = Path(shutil.copytree(old, Path(part, f"{old.name}-new")))
@@ -209,8 +209,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="as `publish` writes it")
-    parser.add_argument("--seconds", type=int, default=60, help="of the load; 60 by default")
+    parser.add_argument("--folder", type=Path, required=True, help="written by `publish`")
+    parser.add_argument("--seconds", type=int, default=60, help="length of the load; 60")
     parser.add_argument("--clients", type=int, default=4, help="4 by default")
     args = parser.parse_args()
     row = Columns.load(newest(args.folder) / "columns.json").example()

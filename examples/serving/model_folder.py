@@ -2,12 +2,12 @@
 
     service/
         20270131-101500-123456/
-            columns.json    the encoding, see columns.py
-            model.onnx      outputs: the predictions, and the weights of gates if it has them
+            columns.json    the encoding (see columns.py)
+            model.onnx      returns the predictions, and the gate weights if they are outputs
             model.keras
 
-A version is written elsewhere and renamed when it is complete, so a service sees all of it or
-nothing. The newest version is served. Delete it to go back to the one before.
+A version is written elsewhere and renamed when it is complete, so a service never sees a part of
+it. The newest version is served. To go back to the previous one, delete it.
 """
 
 import datetime
@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 from columns import Columns
 
-GATE = "gate/"  # begins the names of outputs that are the weights of a gate
+GATE = "gate/"  # prefix of the names of outputs that are gate weights
 
 
 def publish(folder, model, columns):
-    """Write a new version of a model and its columns, which services load soon.
+    """Write a new version of a model and its columns, which running services soon load.
 
-    Under JAX without the package jax2onnx there is no ONNX file, and services run Keras.
+    On JAX without the package jax2onnx, there is no ONNX file, and services run Keras.
     """
     import ple_keras as pk
 
@@ -46,12 +46,12 @@ def newest(folder):
     """Return the path of the newest version."""
     versions = [path for path in Path(folder).iterdir() if path.name[0] != "."]
     if not versions:
-        raise ValueError(f"{folder} must have a version of a model, as publish writes it")
+        raise ValueError(f"{folder} must contain a version of a model, written by publish")
     return max(versions)
 
 
 class Model:
-    """A version of a model with its columns, which has predicted rows of known values.
+    """Version of a model with its columns, which has already predicted rows of known values.
 
     Attributes:
         columns: The encoding.
@@ -62,7 +62,7 @@ class Model:
         self.version = version.name
         self.columns = Columns.load(version / "columns.json")
         self._run = load_onnx(version) if (version / "model.onnx").exists() else load_keras(version)
-        for rows in (1, 2, 3):  # of the last codes, if they fit
+        for rows in (1, 2, 3):  # with the last codes, to check that they fit
             _, outputs = self.predict([self.columns.example()] * rows)
             for name, values in outputs.items():
                 if len(values) != rows or not np.isfinite(values).all():
@@ -76,11 +76,11 @@ class Model:
 
 
 def load_onnx(version):
-    """Return a function from inputs to outputs by name. It does not need Keras."""
+    """Return a function that maps inputs to outputs by name, without Keras."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # the rows of a batch are few
+    options.intra_op_num_threads = 1  # batches are small
     session = onnxruntime.InferenceSession(
         version / "model.onnx", options, providers=["CPUExecutionProvider"]
     )
@@ -89,7 +89,7 @@ def load_onnx(version):
 
 
 def load_keras(version):
-    """Return a function from inputs to outputs by name."""
+    """Return a function that maps inputs to outputs by name."""
     import keras
 
     import ple_keras  # noqa: F401, registers the layers

@@ -7,21 +7,21 @@
     curl localhost:8000/predict --json '{"rows": [{"user": 196, "film": 242, "age": 49,
         "gender": "M", "occupation": "writer", "genres": ["Comedy"], "year": null}]}'
 
-The columns and the tasks are those of the folder, which `publish` of model_folder.py writes.
+The folder, which `publish` in model_folder.py writes, defines the columns and the tasks.
 
-    POST /predict    predictions by task for 1 to 1000 rows; null for one that is not finite
+    POST /predict    predictions by task for 1 to 1000 rows, null where they are not finite
     GET /health      {"status": "ok", "model": its version}, or 503
-    GET /counts      missing and unknown values since the start, for `drift` of columns.py
-    GET /metrics     for Prometheus, see _metrics.py and alerts.yml
+    GET /counts      missing and unknown values since the start, for `drift` in columns.py
+    GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
-A value may be null, and ids may be unknown. Every refusal has the form {"errors": [reasons]}: 422
-for rows that do not fit, 413 for a body over 500 KB, 408 for a request that takes over 10 seconds
-to arrive, and 503 if too many rows wait or no batch is computed.
+Any value can be null, and ids can be unknown. Every refusal has the form {"errors": [reasons]}: 422
+for invalid rows, 413 for a body over 500 KB, 408 for a request that takes over 10 seconds to
+arrive, and 503 if too many rows are waiting or no batch is computed.
 
-Requests that arrive within two milliseconds, or while a batch is computed, share one prediction.
-Every two seconds the service looks for a new version in the folder, and loads it while the old one
-serves. If it does not fit, the old one stays, and `model_is_newest` is 0. It must have the same
-columns and tasks.
+Requests that arrive within two milliseconds, or while a batch is computed, share one batch. Every
+two seconds, the service looks for a new version in the folder, and loads it while the old one
+serves. If the new version fails or has different columns or tasks, the old one stays, and
+`model_is_newest` is 0.
 """
 
 import argparse
@@ -54,8 +54,8 @@ except ModuleNotFoundError as error:
 
 Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 MAX_REASONS = 10  # of a refusal
-MAX_CONNECTIONS = 500  # then requests are refused by uvicorn
-VERSION_SECONDS = 2.0  # between two looks for a new version
+MAX_CONNECTIONS = 500  # above it, uvicorn refuses requests
+VERSION_SECONDS = 2.0  # between checks for a new version
 
 log = logging.getLogger("uvicorn.error")
 
@@ -71,7 +71,7 @@ def row_types(columns):
 
 
 def request_type(columns):
-    """Return the type of a request, which refuses columns that are missing or superfluous."""
+    """Return the type of a request, which refuses missing and additional columns."""
     types = {k: Number if kind is float else kind for k, kind in row_types(columns).items()}
     row = TypedDict("Row", {name: kind | None for name, kind in types.items()})
     row.__pydantic_config__ = pydantic.ConfigDict(extra="forbid", strict=True)
@@ -82,14 +82,14 @@ def request_type(columns):
 
 
 def reason(error):
-    """Return the place of an error, what is allowed, and the start of the value."""
+    """Return the place of an error, the requirement, and the start of the value."""
     text = f"{place(error['loc'])}: {error['msg']}"
     is_value = error["type"] not in ("missing", "json_invalid")
     return f"{text}. Received: {reprlib.repr(error['input'])}" if is_value else text
 
 
 def place(loc):
-    """Return the place of an error, such as "rows[0].age", or "body" if it is no JSON."""
+    """Return the place of an error, such as "rows[0].age", or "body" if it is not JSON."""
     _, *keys = loc
     if not keys or isinstance(keys[0], int):
         return "body"
@@ -101,7 +101,7 @@ def place(loc):
 
 
 async def watch(folder, batcher, metrics):
-    """Replace the model if there is a new version. Keep it if the new one does not fit."""
+    """Replace the model if there is a new version. Keep it if the new one is refused."""
     problem = None
     while True:
         metrics.is_newest.set(problem is None)
@@ -110,7 +110,7 @@ async def watch(folder, batcher, metrics):
         try:
             if (version := newest(folder)).name != batcher.model.version:
                 batcher.model = await asyncio.to_thread(replacement, version, batcher.model)
-                log.info("Model %s serves", version.name)
+                log.info("The model is now %s", version.name)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
             if problem != before:
@@ -133,7 +133,7 @@ def replacement(version, old):
 
 
 def create_app(folder):
-    """Return the service of a folder. It fails if the model does not fit."""
+    """Return the service of a folder, or raise an error if its model is invalid."""
     model = Model(newest(folder))
     metrics, request_model = Metrics(model.widths), request_type(model.columns)
 
@@ -182,7 +182,7 @@ def create_app(folder):
         return refusal(error.status_code, error.detail, **(error.headers or {}))
 
     @app.exception_handler(Exception)
-    async def apologize(request, error):
+    async def report_failure(request, error):
         return refusal(500, "the service failed")
 
     app.state.limited = Limits(app, metrics)
@@ -193,8 +193,8 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, required=True, help="as `publish` writes it")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for other machines")
+    parser.add_argument("--folder", type=Path, required=True, help="written by `publish`")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 accepts other machines")
     parser.add_argument("--port", type=int, default=8000, help="8000 by default")
     args = parser.parse_args()
     try:

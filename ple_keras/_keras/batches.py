@@ -1,4 +1,4 @@
-"""Iteration over any form of data that Keras takes."""
+"""Iteration over any form of data that Keras accepts."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
@@ -16,19 +16,19 @@ DEFAULT_STEPS = 100
 
 
 class Batches:
-    """Iterable of batches `(x, y)` of NumPy arrays, nested as in the given data.
+    """Iterable of batches `(x, y)` of NumPy arrays, nested like the given data.
 
     Args:
         x: Arrays, or dicts or lists of arrays; or batches of `x` or `(x, y, ...)`: a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader or any iterable.
         y: Arrays; None with batches.
-        batch_size: The number of rows per batch, for arrays only; None for `default`.
+        batch_size: The number of rows per batch, only for arrays; None for `default`.
         default: The default batch size; None for all rows in one batch.
-        argument: The name of `x` in messages on batches.
+        argument: The name of `x` in messages about batches.
 
     Raises:
         TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
-        ValueError: If arrays are empty or differ in length, or `batch_size` is below 1. If `y` or
+        ValueError: If arrays are empty or differ in length, `batch_size` is below 1, or `y` or
             `batch_size` is given with batches. In iteration, if there is no batch.
     """
 
@@ -60,7 +60,7 @@ class Batches:
         rows = {len(array) if array.ndim else 0 for array in arrays}  # 0: of a list of numbers
         if len(rows) > 1 or 0 in rows:
             raise ValueError(
-                "x and y must hold arrays, not lists, with the same number of rows, at least 1. "
+                "x and y must be arrays, not lists, with the same number of rows, at least 1. "
                 f"Received: rows={sorted(rows)}"
             )
         self._rows = rows.pop()
@@ -71,7 +71,7 @@ class Batches:
         """Return the number of batches.
 
         Raises:
-            TypeError: If it is unknown.
+            TypeError: If the number is unknown.
         """
         if not self._is_dataset:
             return -(-self._rows // self._size)
@@ -92,7 +92,7 @@ class Batches:
             yield _map_arrays(to_numpy, (x, y))
         if batch is None:
             raise ValueError(
-                f"{self._argument} must hold at least one batch. "
+                f"{self._argument} must contain at least one batch. "
                 f"Received: {self._argument}={short_repr(self._data)}"
             )
 
@@ -113,7 +113,7 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[An
     if isinstance(data, Iterator):
         raise ValueError(
             f"{argument} must be data that can be read more than once, since an iterator would "
-            "lose the batches that are checked: arrays, a tf.data.Dataset, a PyDataset, a "
+            "lose the batches that are read: arrays, a tf.data.Dataset, a PyDataset, a "
             f"DataLoader or another iterable. Received: {argument}={short_repr(data)}"
         )
     return islice(Batches(data, argument=argument), steps)
@@ -123,13 +123,13 @@ def refuse_steps(steps: int | None, argument: str) -> None:
     """Raise an error if a number of batches is given for arrays."""
     if steps is not None:
         raise ValueError(
-            f"steps must be None if {argument} holds arrays, which are read whole. "
+            f"steps must be None if {argument} contains arrays, which are read in full. "
             f"Received: {steps=}"
         )
 
 
 def is_dataset(data: Nested) -> bool:
-    """Return whether data are batches, not arrays, lists of numbers or a dict of them."""
+    """Return whether data are batches, not arrays, lists of numbers or dicts of these."""
     if isinstance(data, keras.utils.PyDataset):
         return True
     is_array = _is_array(data) or isinstance(data, Mapping | str | bytes | tuple)
@@ -139,7 +139,7 @@ def is_dataset(data: Nested) -> bool:
 
 
 def _is_array(value: object) -> bool:
-    """Return whether a value has rows, as arrays, tensors and data frames have."""
+    """Return whether a value has rows, like arrays, tensors and data frames."""
     return hasattr(value, "shape") and not isinstance(value, keras.utils.PyDataset)
 
 

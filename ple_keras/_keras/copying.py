@@ -1,4 +1,4 @@
-"""Copies of layers, each with its own weights, random seeds and name, and how they are built."""
+"""Copies of layers, each with its own weights, random seeds and name, and their builds."""
 
 import hashlib
 import inspect
@@ -27,7 +27,7 @@ class Template(Untracked[keras.Layer]):
 
     Args:
         layer: The layer.
-        argument: The name of the caller's argument, for error messages, and of its config's key.
+        argument: The name of the caller's argument and config key, for error messages.
     """
 
     def __init__(self, layer: keras.Layer, argument: str) -> None:
@@ -47,11 +47,11 @@ class Template(Untracked[keras.Layer]):
 
 
 def derive_initializer(initializer: Initializer, *path: object) -> Any:
-    """Return an initializer of the same class that draws other values.
+    """Return an initializer of the same class that draws different values.
 
-    A Keras initializer returns the same values at every call, so each weight needs its own.
-    An integer seed is derived for `path`. Without a seed, the copy draws a new one. Functions
-    have no state and are returned unchanged.
+    A Keras initializer returns the same values in every call, so each weight needs its own. An
+    integer seed is derived for `path`. Without a seed, the copy draws a new one. Functions have no
+    state, and are returned unchanged.
     """
     if not isinstance(initializer, keras.Initializer):
         return initializer
@@ -62,8 +62,8 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
     """Return a copy of `layer` with new weights and the name `name`.
 
     The copy is unbuilt, except for a Functional model, which is built within the current name
-    scope. Seeds in the config are derived for `path`. Copies for different paths therefore start
-    with different weights, and with the same weights in every run. Without a path, seeds stay.
+    scope. Seeds in the config are derived for `path`, so that copies for different paths start with
+    different weights, which are the same in every run. Without a path, seeds do not change.
 
     Args:
         layer: The layer.
@@ -79,7 +79,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         if is_functional or isinstance(layer, keras.Sequential):
             return _clone_model(layer, name, path)
         if isinstance(layer, keras.layers.Lambda):
-            raise TypeError("the config of a Lambda does not keep its function.")
+            raise TypeError("the config of a Lambda does not contain its function.")
         if isinstance(layer, keras.Layer):
             _refuse_lost_arguments(layer)
         config = remove_build_shapes(layer.get_config(), keep_marked=False)
@@ -92,7 +92,7 @@ def copy_metric(metric: keras.Metric, name: str, argument: str) -> keras.Metric:
 
     Raises:
         TypeError: If the copy would lose arguments.
-        ValueError: If it would have other functions.
+        ValueError: If its functions would differ.
     """
     with tensorflow_not_imported():
         _refuse_lost_arguments(metric)
@@ -102,10 +102,10 @@ def copy_metric(metric: keras.Metric, name: str, argument: str) -> keras.Metric:
 
 
 def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) -> keras.Layer:
-    """Return `copy_layer(layer, name, *path)`, if the copy is like the layer.
+    """Return `copy_layer(layer, name, *path)`, if the copy is equivalent to the layer.
 
     Raises:
-        ValueError: If a copy would not have the functions and the adapted state of the layer.
+        ValueError: If the copy would not have the functions and the adapted state of the layer.
     """
     try:
         copy = copy_layer(layer, name, *path)
@@ -115,9 +115,9 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         reason = reason.partition(" Full object config")[0].rstrip(" .\n")
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config: {reason}. "
-            "Give it get_config, and an __init__ that passes **kwargs, such as name, to that of "
+            "Define get_config, and an __init__ that passes **kwargs, such as name, to "
             f"keras.layers.Layer. Write {REGISTER} above its class and its functions. Replace a "
-            "lambda by such a function, and a Lambda by a custom layer. "
+            "lambda with such a function, and a Lambda with a custom layer. "
             f"Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
@@ -128,24 +128,24 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
 
 
 def refuse_unadapted(layer: keras.Layer, argument: str) -> None:
-    """Check that the copy of a template has the state of its layers with `adapt`."""
+    """Check that the layers with `adapt` in the copy of a template have state."""
     for *_, inside in walk(layer):
         config = inside.get_config() if hasattr(inside, "adapt") else {"mean": 0.0}
         if all(config.get(key) is None for key in ("mean", "bin_boundaries", "vocabulary")):
             raise ValueError(
                 f"{argument} must have adapted layers, but {inside.name!r} has no state. Call its "
-                "`adapt` before, and put it directly into a Functional or Sequential model, whose "
+                "`adapt` first, and put it directly into a Functional or Sequential model, whose "
                 f"copies keep the state. Received: {argument}={layer!r}"
             )
 
 
 def refuse_replaced_functions(**arguments: object) -> None:
-    """Check that files do not have functions of Keras in place of custom ones of the same names.
+    """Check that Keras functions do not replace custom functions with the same names in files.
 
-    Keras saves a function that is not registered by its name alone.
+    Keras saves only the name of an unregistered function.
 
     Args:
-        **arguments: Activations, losses and metrics, as they were given to a constructor.
+        **arguments: Activations, losses and metrics, as passed to a constructor.
     """
     for argument, value in arguments.items():
         for each in value if isinstance(value, list) else [value]:
@@ -159,9 +159,9 @@ def refuse_replaced_functions(**arguments: object) -> None:
 
 
 def _refuse_replaced(original: object, copy: object, argument: str) -> None:
-    """Raise a ValueError if a copy has another function than the original.
+    """Raise a ValueError if a function of a copy differs from the original.
 
-    The functions are the objects themselves, or attributes of them. A constructor may create a
+    The functions are the objects themselves or their attributes. A constructor can create a
     function again, from the same code.
     """
     copied = _functions(copy)
@@ -170,10 +170,10 @@ def _refuse_replaced(original: object, copy: object, argument: str) -> None:
         if getattr(function, "__code__", function) is not getattr(other, "__code__", other):
             name = function.__name__
             raise ValueError(
-                f"{argument} must not have an unregistered function with a name of Keras's, since "
-                f"copies and files would have Keras's {name!r} in its place. Write {REGISTER} "
-                f"above `def {name}`, or rename it. For Keras's, pass the name {name!r}. "
-                f"Received: {argument}={original!r}"
+                f"{argument} must not have an unregistered function with the name of a Keras "
+                f"function, since copies and files would contain Keras's {name!r} instead. Write "
+                f"{REGISTER} above `def {name}`, or rename it. To use Keras's function, pass the "
+                f"name {name!r}. Received: {argument}={original!r}"
             )
 
 
@@ -187,7 +187,7 @@ def _functions(thing: Any) -> dict[Any, Any]:
 
 
 def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
-    """Return a copy of a model. Seeds depend on the position of layers, as names may repeat."""
+    """Return a copy of a model. Seeds depend on the positions of layers, since names can repeat."""
     copied = 0
 
     def clone(layer: keras.Layer) -> keras.Layer:
@@ -199,7 +199,7 @@ def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> ker
         # Without its input, a copy would cast integers to its compute dtype.
         inputs = [
             keras.Input(batch_shape=given.shape, dtype=given.dtype)
-            for given in getattr(model, "inputs", [])  # an unbuilt one has none
+            for given in getattr(model, "inputs", [])  # missing in an unbuilt model
             if not keras.backend.is_float_dtype(given.dtype)
         ]
         return keras.Sequential([*inputs, *map(clone, model.layers)], name=name)
@@ -222,7 +222,7 @@ def _adapted_state(layer: keras.Layer, config: Mapping[str, Any]) -> dict[str, A
 def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     """Raise an error if a copy would lose arguments of the constructor.
 
-    A subclass that inherits get_config loses the arguments that it adds, without an error.
+    A subclass that inherits get_config would silently lose the arguments that it adds.
 
     Raises:
         TypeError: If `__init__` takes parameters that the config lacks.
@@ -230,7 +230,7 @@ def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
     standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, BaseLayer)]
     if has_automatic_config(copied) or cls.from_config.__func__ not in standard:
-        return  # another from_config has its own mapping from config to arguments
+        return  # a custom from_config has its own mapping from config to arguments
     arguments = {*copied.get_config()}
     for base in filter(is_of_keras, cls.__mro__):  # Keras's own layers omit unset arguments
         arguments.update(_init_parameters(base))
@@ -238,7 +238,7 @@ def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     if missing:
         raise TypeError(
             f"{cls.__name__}.__init__ takes {missing}, which its config lacks; "
-            f"give {cls.__name__} a get_config that returns them too."
+            f"define a get_config of {cls.__name__} that also returns them."
         )
 
 
@@ -250,14 +250,14 @@ def _init_parameters(cls: Any) -> list[str]:
 
 
 def _reseed(value: object, path: tuple[object, ...]) -> Any:
-    """Return a part of a config with every seed derived for `path`, if any, and its position."""
+    """Return a part of a config whose seeds are derived for `path`, if any, and their positions."""
     if isinstance(value, Mapping):
         return {
             key: _derive_seed(item, path)
             if key == "seed" and isinstance(item, int) and path
             else _reseed(item, path and (*path, key))
             for key, item in value.items()
-            # While Keras loads a file, one id gives one object. A copy must be a new object.
+            # While Keras loads a file, an id stands for one object. A copy must be a new object.
             if key != SHARED_ID_KEY
         }
     if isinstance(value, list | tuple):
@@ -271,17 +271,17 @@ def _reseed(value: object, path: tuple[object, ...]) -> Any:
 
 
 def _derive_seed(seed: int, path: tuple[object, ...]) -> int:
-    """Return a seed that depends only on `seed` and `path`, so that it is the same in every run."""
+    """Return a seed that depends only on `seed` and `path`, and is the same in every run."""
     digest = hashlib.sha256(repr((seed, *map(str, path))).encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
 
 
 def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
-    """Return a symbolic tensor of a shape, or a dict or list of them, for a dict or list.
+    """Return a symbolic tensor of a shape, or a dict or list of tensors for a dict or list.
 
     Args:
         shape: The shape, or shapes.
-        dtype: The dtype of all tensors that have no fixed one.
+        dtype: The dtype of all tensors without a fixed dtype.
         fixed: The fixed dtype of the tensor, or of each tensor of a dict.
     """
     if isinstance(shape, Mapping):
@@ -295,7 +295,7 @@ def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
 def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
     """Build a copied template on inputs of `shape` and return its output width.
 
-    A symbolic call builds every layer, also one without `build` that creates weights in `call`.
+    A symbolic call builds every layer, even one without `build` that creates weights in `call`.
 
     Raises:
         ValueError: If the layer does not map `(..., D)` to `(..., H)`.
@@ -304,8 +304,8 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
         output = layer(keras.KerasTensor(shape, dtype=dtype))
     except Exception as error:
         raise ValueError(
-            f"{argument} must take inputs of shape {shape}, but its copy failed: {error} A model "
-            "built for one width takes no other: pass it unbuilt, or pass PLEBlock one layer per "
+            f"{argument} must accept inputs of shape {shape}, but its copy failed: {error} A model "
+            "that was built fits only one width: pass it unbuilt, or pass PLEBlock one layer per "
             f"level. Received: {argument}={layer!r}"
         ) from error
     output_shape = getattr(output, "shape", None)
@@ -328,19 +328,19 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
     """Build a copy of a feature network on symbolic inputs and return its symbolic output.
 
     Raises:
-        ValueError: If the layer does not map the inputs to one tensor, or if this does not build
-            all layers inside it. They would slow down every training step.
+        ValueError: If the layer does not map the inputs to one tensor, or the call does not build
+            all layers inside it, which would slow down every training step.
     """
     try:
         output = layer(inputs)
     except Exception as error:
         raise ValueError(
-            f"{argument} must take the inputs {inputs}, but its copy failed: {error} "
+            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} "
             f"Received: {argument}={layer!r}"
         ) from error
     if not isinstance(output, keras.KerasTensor):
         raise ValueError(
-            f"{argument} must return one tensor, but it returns {output!r}. "
+            f"{argument} must return a single tensor, but it returns {output!r}. "
             f"Received: {argument}={layer!r}"
         )
     refuse_unadapted(layer, argument)

@@ -26,8 +26,8 @@ GraphCall = tuple[Any, list[Any], list[Any]]
 def children(layer: keras.Layer) -> list[keras.Layer]:
     """Return the direct inner layers of a layer, in the order in which they were added.
 
-    Only models have `Model.layers`, and it omits the layers in attributes of a Functional
-    subclass. Names of levels, frozen layers and transferred weights need them all. Keras 3.15.
+    Only models have `layers`, which omits layers in attributes of a Functional subclass. Names of
+    levels, frozen layers and transferred weights require all of them. Keras 3.15.
     """
     inside: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
     return inside
@@ -36,8 +36,8 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
 def mask_of(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 
-    Losses, and layers that read several tensors, get no mask as an argument. JAX tracers have no
-    attributes, so reading `_keras_mask` fails for them. Keras 3.15.
+    Losses, and layers that read several tensors, do not get a mask as an argument. Reading
+    `_keras_mask` fails for JAX tracers, which have no attributes. Keras 3.15.
     """
     return get_keras_mask(tensor)
 
@@ -45,7 +45,7 @@ def mask_of(tensor: Tensor) -> Tensor | None:
 def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     """Attach a mask to a tensor, or remove the mask with None.
 
-    Keras attaches masks only to the outputs of layers. A gate that reads a context has the mask of
+    Keras attaches masks only to the outputs of layers. A gate that reads a context uses the mask of
     its stream. A loss with `ignore_class` attaches a mask to its values, which Keras would apply to
     the mean. Keras 3.15.
     """
@@ -55,7 +55,7 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
 def in_stateless_scope() -> bool:
     """Return whether a `keras.StatelessScope` is open, which collects new values of variables.
 
-    The class is documented, but this check is not. Without it, gate statistics would keep a tracer
+    The class is documented, but not this check. Without it, gate statistics would keep a tracer
     after an export or a user's `jax.jit`, and later calls would fail. Keras 3.15.
     """
     return bool(stateless_scope.in_stateless_scope())
@@ -65,7 +65,7 @@ def stateless_value(variable: keras.Variable) -> Tensor | None:
     """Return the value of a variable in an open `keras.StatelessScope`, in the variable's dtype.
 
     On JAX, any other variable is a constant of a trace, so that the gradient of learned loss
-    weights would be 0. `Variable.value` may cast. Keras 3.15.
+    weights would be 0. `Variable.value` can cast. Keras 3.15.
     """
     scope = stateless_scope.get_stateless_scope()
     return None if scope is None else scope.get_current_value(variable)
@@ -74,18 +74,17 @@ def stateless_value(variable: keras.Variable) -> Tensor | None:
 def outermost_layer() -> Any:
     """Return the layer or model whose call contains the current one; None outside of all calls.
 
-    On PyTorch, the optimizer of the model that is called may take no sparse gradient of a table.
-    On JAX, `stateless_call` of a model is not a call. Keras 3.15.
+    On PyTorch, the optimizer of the called model might not support sparse gradients. On JAX,
+    `stateless_call` of a model is not a call. Keras 3.15.
     """
     return getattr(global_state.get_global_attribute("current_call_ctx"), "entry_layer", None)
 
 
 def have_one_trace(*tensors: Tensor) -> bool:
-    """Return whether all tensors are tracers of one trace of JAX.
+    """Return whether all tensors are tracers of the same JAX trace.
 
-    A lookup within `jax.checkpoint`, `jax.lax.scan` or an inner `jax.jit` has a trace of its own,
-    whose gradients do not reach the optimizer as they are. JAX has no public name for it. JAX 0.6
-    to 0.10.
+    A lookup within `jax.checkpoint`, `jax.lax.scan` or an inner `jax.jit` has its own trace, whose
+    gradients do not reach the optimizer unchanged. JAX has no public name for it. JAX 0.6 to 0.10.
     """
     first, *others = (getattr(tensor, "_trace", None) for tensor in tensors)
     return first is not None and all(trace is first for trace in others)
@@ -95,9 +94,8 @@ def have_one_trace(*tensors: Tensor) -> bool:
 def tensorflow_not_imported() -> Iterator[None]:
     """Prevent Keras from importing TensorFlow when it serializes objects.
 
-    Keras checks whether each object is a TensorFlow object. For this it imports TensorFlow where
-    it is installed, which takes seconds and about 500 MB. If TensorFlow is not imported, no object
-    is a TensorFlow object. Keras 3.15.
+    To check whether objects are from TensorFlow, Keras imports it if it is installed, which takes
+    seconds and about 500 MB. Before TensorFlow is imported, no object can be from it. Keras 3.15.
     """
     lazy = vars(module_utils.tensorflow)
     if "tensorflow" in sys.modules or lazy.get("_available", False) is not None:
@@ -122,18 +120,18 @@ def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
 def mark_direction(metric: keras.Metric, direction: Literal["up", "down"]) -> None:
     """Declare whether higher values of a metric are better, for `mode="auto"` of callbacks.
 
-    Metrics of Keras do the same. Keras 3.15.
+    Keras's metrics do the same. Keras 3.15.
     """
     metric._direction = direction
 
 
 def largest_outputs(layer: keras.Layer) -> Any:
-    """Return the outputs of the first symbolic call of a layer that has the most of them.
+    """Return the outputs of the first symbolic call of a layer with the most outputs.
 
     A Functional model counts the outputs of a call by `layer.output`, the outputs of the first
-    call. If the model has a later call with more outputs, Keras says that they are not connected
-    to the inputs. `MultiHeadAttention(return_attention_scores=True)` has the same error. A layer
-    whose `output` is the result of this function does not. Keras 3.15.
+    call. If the model contains a later call with more outputs, Keras raises an error that they are
+    not connected to the inputs, as for `MultiHeadAttention(return_attention_scores=True)`. A layer
+    whose `output` returns the result of this function avoids the error. Keras 3.15.
     """
     counts = [len(node.output_tensors) for node in layer._inbound_nodes]
     index = counts.index(max(counts)) if counts else 0
@@ -143,17 +141,17 @@ def largest_outputs(layer: keras.Layer) -> Any:
 def functional_outputs(model: keras.Model) -> Any:
     """Return the symbolic outputs of a Functional model; None for other models.
 
-    `output` of another model is a flat list, or that of its first call. Only a Functional model has
-    `output_names`. A subclass may override its `call`. Keras 3.15.
+    The `output` of any other model is a flat list, or the output of its first call. Only a
+    Functional model has `output_names`. A subclass can override its `call`. Keras 3.15.
     """
     is_functional = hasattr(model, "output_names") and is_of_keras(type(model).call)
     return model.output if is_functional else None
 
 
 def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
-    """Return the layer that made a symbolic tensor, and the tensor's place in its flat outputs.
+    """Return the layer that created a symbolic tensor, and the tensor's index in its flat outputs.
 
-    A MultiTaskModel checks that its outputs are those of its heads. Keras 3.15.
+    A MultiTaskModel checks that its heads created its outputs. Keras 3.15.
     """
     history = tensor._keras_history
     return history.operation, history.tensor_index
@@ -162,8 +160,8 @@ def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
 def calls_in(model: keras.Layer) -> list[GraphCall]:
     """Return the calls in a Functional or built Sequential model, in the order of computation.
 
-    A call is an operation, such as a layer, with its symbolic inputs and outputs. `layer.input` has
-    those of one call, and fails if there are several. Other layers have no calls. Keras 3.15.
+    A call is an operation, such as a layer, with its symbolic inputs and outputs. `layer.input`
+    fails if a layer has several calls. Other layers contain no calls. Keras 3.15.
     """
     graph = getattr(model, "_functional", model)
     by_depth = getattr(graph, "_nodes_by_depth", {})
@@ -172,7 +170,7 @@ def calls_in(model: keras.Layer) -> list[GraphCall]:
 
 
 def serialize_loss(loss: Any) -> Any:
-    """Serialize a loss, with the arguments that the configs of some losses of Keras lack.
+    """Serialize a loss, with the arguments that the configs of some Keras losses lack.
 
     Without them, `Huber(0.1)` would be `Huber(1.0)` in a file. Keras 3.15.
     """
@@ -185,10 +183,10 @@ def serialize_loss(loss: Any) -> Any:
 
 
 def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
-    """Let Keras call `compute_metrics` of a model on symbolic tensors before the first step.
+    """Make Keras call `compute_metrics` of a model on symbolic tensors before the first step.
 
-    It does so if its compiled metrics are not `built`. Metrics then create their variables, and an
-    error in labels or losses is raised before JAX removes the values of the model's variables.
+    Keras does so if the compiled metrics are not `built`. Metrics then create their variables, and
+    an error in labels or losses is raised before JAX removes the values of the model's variables.
     Keras 3.15.
     """
     model._compile_metrics = metrics
@@ -197,8 +195,8 @@ def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     """Return the error to raise if a layer does not match a file.
 
-    Keras tries to load the layer again after an error and shows the last one. Keras 3.15 also tries
-    it with an empty store. All attempts therefore get the first error. Keras 3.15.
+    After an error, Keras tries to load the layer again, also from an empty store, and shows the
+    last error. All attempts therefore raise the first error. Keras 3.15.
     """
     if list(store.keys()):
         layer._load_error = reason
@@ -219,8 +217,8 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a layer's config, or its serialized form, without the shapes that it was built with.
 
     Keras builds a layer with such shapes, or a Sequential with an InputLayer, when it deserializes
-    it, before it has a parent. An InputLayer of integers or strings stays: without it, a Sequential
-    casts them to floats. Keras 3.15.
+    it, before it has a parent. An InputLayer of integers or strings is kept, since a Sequential
+    would cast them to floats without it. Keras 3.15.
     """
     unbuilt = {key: value for key, value in config.items() if key not in BUILD_KEYS}
     if "build_input_shape" in config:
@@ -253,16 +251,16 @@ def is_of_keras(thing: object) -> bool:
 def trained_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
     """Return the variables that an optimizer was built with, in order.
 
-    `Optimizer.apply` may get gradients alone. Keras 3.15.
+    `Optimizer.apply` can be called with only the gradients. Keras 3.15.
     """
     variables: list[keras.Variable] = optimizer._trainable_variables
     return variables
 
 
 def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
-    """Return the position of a variable among those of an optimizer.
+    """Return the index of a variable in an optimizer's variables.
 
-    `update_step` gets a variable of the backend on TensorFlow, and of Keras on PyTorch. The
+    `update_step` gets a TensorFlow variable on TensorFlow, and a Keras variable on PyTorch. The
     example in Keras's documentation of `Optimizer` uses this method. Keras 3.15.
     """
     index: int = optimizer._get_variable_index(variable)
@@ -270,8 +268,8 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
 
 
 def adagrad_sums(optimizer: keras.optimizers.Adagrad, variable: Any) -> keras.Variable:
-    """Return the sums of squares that Adagrad has for a variable.
+    """Return Adagrad's sums of squares of a variable.
 
-    An optimizer has no public access to its state by variable. Keras 3.15.
+    Optimizers have no public access to the state of a variable. Keras 3.15.
     """
     return optimizer._accumulators[variable_index(optimizer, variable)]

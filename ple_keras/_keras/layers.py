@@ -1,4 +1,4 @@
-"""The base of all layers, and the layers inside a layer, at any depth."""
+"""The base class of all layers, and the layers inside a layer, at any depth."""
 
 import inspect
 import re
@@ -16,7 +16,7 @@ Path = tuple[Any, ...]  # layers, from the outermost to the innermost
 
 
 class Untracked(Generic[T]):
-    """Container of a value that Keras must neither wrap nor track.
+    """Container for a value that Keras must neither wrap nor track.
 
     A tracked layer that is never built would slow down every step.
     """
@@ -37,16 +37,16 @@ def find_layers(layer: keras.Layer, kind: type[keras.Layer]) -> list[Any]:
 
 
 def layers_inside(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
-    """Yield the inner layers, outer ones first, by names that are the same in every copy.
+    """Yield the inner layers, outer ones first, with names that are the same in every copy.
 
-    Keras numbers automatic names globally, so the names differ in a copy. Here, layers whose names
+    Keras numbers automatic names globally, so they differ in a copy. Here, layers whose names
     differ only in the number are numbered within their outer layer:
     "experts.0/expert-click.0/dense.1". The names are part of the file format. A layer inside two
-    others has two names.
+    other layers has two names.
     """
     prefixes: dict[tuple[int, ...], str] = {
         (id(layer),): ""
-    }  # by identity, since layers may define `__eq__`
+    }  # keyed by id, since layers can define `__eq__`
     counts: Counter[str] = Counter()
     for path in _walk_inside((layer,)):
         *outer, inside = map(id, path)
@@ -81,14 +81,14 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 
 
 class BaseLayer(keras.Layer):
-    """A layer whose config lists the frozen layers inside it, and whose arguments stay.
+    """A layer whose config lists its frozen inner layers, and whose arguments can't be changed.
 
     The config of a layer does not contain the layers that it creates in `build`. Without the list,
-    a frozen one would train after loading or cloning. The list, "frozen_layers", has the names of
+    frozen ones would train after loading or cloning. The list, "frozen_layers", contains names from
     `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
 
     Inner layers, losses and metrics take their arguments from the constructor. An argument that is
-    assigned later would be in files, but not in the model. It is therefore assigned once.
+    assigned later would be in files, but not in the model.
     """
 
     _arguments: ClassVar[frozenset[str]] = frozenset()  # of the constructors of this package
@@ -101,7 +101,7 @@ class BaseLayer(keras.Layer):
     def __init__(self, **kwargs: Any) -> None:
         check_layer_name(kwargs.get("name"))
         super().__init__(**kwargs)
-        # From the config, for `build`: the names, and the `trainable` to which they belong.
+        # From the config, for `build`: the names, and the `trainable` that they belong to.
         self._frozen_layers: tuple[str, ...] | None = None
         self._was_trainable = self.trainable
 
@@ -127,7 +127,7 @@ class BaseLayer(keras.Layer):
                 inside.trainable = name not in frozen
 
     def _kept_frozen(self) -> tuple[str, ...] | None:
-        """Return the list of the config, unless `trainable` was assigned to the layer since."""
+        """Return the list of the config, unless the layer's `trainable` was assigned since then."""
         return self._frozen_layers if self.trainable == self._was_trainable else None
 
     def get_config(self) -> dict[str, Any]:
@@ -149,7 +149,7 @@ class BaseLayer(keras.Layer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Create a layer. The list is set after `__init__`, which may lack `**kwargs`."""
+        """Create a layer, and set the list after `__init__`, which can lack `**kwargs`."""
         frozen = config.get("frozen_layers")
         arguments = {key: value for key, value in config.items() if key != "frozen_layers"}
         layer = super().from_config(arguments)

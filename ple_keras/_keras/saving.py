@@ -25,7 +25,7 @@ def register(cls: T) -> T:
 
 
 def automatic_name(prefix: str) -> str:
-    """Return a name for a layer, numbered as Keras numbers those that it chooses."""
+    """Return a name for a layer, numbered like Keras's automatic names."""
     number: int = keras.backend.get_uid(prefix) - 1
     return f"{prefix}_{number}" if number else prefix
 
@@ -34,7 +34,7 @@ def stable_name(named: LossLike | MetricLike) -> str:
     """Return the name of a loss or metric without the number that Keras appends."""
     if isinstance(named, str):
         return named
-    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # as all of KerasRS
+    if isinstance(named, keras.metrics.Mean) and named.name == "mean":  # like all KerasRS metrics
         return to_snake_case(type(named).__name__)
     name = str(getattr(named, "name", None) or getattr(named, "__name__", type(named).__name__))
     is_automatic = name.startswith(f"{to_snake_case(type(named).__name__)}_")
@@ -62,7 +62,7 @@ def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
 def serialize_children(
     layers: Iterable[keras.Layer], came_built: Iterable[str]
 ) -> list[dict[str, Any]]:
-    """Serialize a container's children and mark those that were passed to it built.
+    """Serialize a container's children, and mark the ones that were passed to it built.
 
     Args:
         layers: The children, in order.
@@ -79,11 +79,11 @@ def serialize_children(
 def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
     """Return a config without the shapes that layers were built with, at any depth.
 
-    Functional models are always built and are returned unchanged.
+    Functional models are always built, and returned unchanged.
 
     Args:
         config: A layer's config or its serialized form, or a part of them.
-        keep_marked: Whether marked children are returned unchanged too.
+        keep_marked: Whether marked children are also returned unchanged.
     """
     if isinstance(config, list | tuple):
         return type(config)(remove_build_shapes(item, keep_marked) for item in config)
@@ -91,22 +91,22 @@ def remove_build_shapes(config: Any, keep_marked: bool = True) -> Any:
         return config
     if is_functional_config(config) or (keep_marked and config.get(CAME_BUILT) is True):
         return dict(config)
-    if "class_name" in config or "layers" in config:  # and not a dict by task
+    if "class_name" in config or "layers" in config:  # not a dict keyed by task
         config = {k: v for k, v in without_build_keys(config).items() if k != CAME_BUILT}
     return {key: remove_build_shapes(value, keep_marked) for key, value in config.items()}
 
 
 def save_names(store: Store, names: Sequence[str]) -> None:
     """Write the names that `check_names` compares."""
-    # Files hold only arrays.
+    # Files can contain only arrays.
     store[NAMES_KEY] = np.frombuffer("\n".join(names).encode(), dtype=np.uint8)
 
 
 def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     """Check that a file was written by a layer with the same names in the same order.
 
-    Stacked kernels, the columns of the shared gate and the optimizer's moments have that order.
-    Loading them in another order would swap tasks silently.
+    Stacked kernels, the columns of the shared gate and the optimizer's moments have this order.
+    Loading them in a different order would silently swap tasks.
 
     Raises:
         ValueError: If the names or their order differ, or the file has no names.
@@ -127,14 +127,14 @@ def ordered_attribute(name: str, members: Sequence[str]) -> str:
     """Return the name of an attribute for weights in the order of `members`.
 
     With `skip_mismatch`, Keras ignores the error of `check_names` and loads the inner layers by
-    attribute name. Weights in another order must have another name, so that they do not load.
+    attribute name. Weights in a different order need a different name, so that they do not load.
     """
     digest = hashlib.sha256("\n".join(members).encode()).hexdigest()
     return f"{name}-{digest[:8]}"
 
 
 class Dropout(keras.layers.Dropout):
-    """Keras's Dropout, but its files contain the state of its seed.
+    """Keras's Dropout, with the state of its seed in files.
 
     The class name, in snake case, is part of the file format.
     """
@@ -147,11 +147,11 @@ class Dropout(keras.layers.Dropout):
 
 
 def save_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
-    """Write the state of a generator, which Keras leaves out of files."""
+    """Write the state of a generator, which Keras does not save."""
     store[SEED_KEY] = to_numpy(generator.state).astype("int64")  # its dtype depends on the backend
 
 
 def load_seed(store: Store, generator: keras.random.SeedGenerator) -> None:
-    """Set a generator to the state in a file, if it has one."""
+    """Set a generator to the state in a file, if the file contains it."""
     if SEED_KEY in list(store.keys()):
         generator.state.assign(np.asarray(store[SEED_KEY]).astype(generator.state.dtype))

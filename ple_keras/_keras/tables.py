@@ -1,4 +1,4 @@
-"""Marks on the variables of embedding tables, by which layers and optimizers find each other."""
+"""Marks on embedding tables, through which layers and optimizers find each other."""
 
 import weakref
 from importlib import import_module
@@ -15,7 +15,7 @@ _ATTRIBUTE = "ple_keras_table"  # of a variable; no file contains it
 
 
 class RowGradients(NamedTuple):
-    """The ids and gradients of rows that the gradient of a table on JAX consists of.
+    """The ids and gradients of the rows that a table's gradient consists of on JAX.
 
     Attributes:
         ids: The ids of each lookup, `(ids,)`.
@@ -27,14 +27,14 @@ class RowGradients(NamedTuple):
 
 
 class TableMark:
-    """The optimizers that take gradients of rows for a table.
+    """The optimizers that support row gradients of a table.
 
-    The references are weak. A model that is compiled again has another optimizer, which may not
-    take such gradients.
+    The references are weak: a model that is compiled again has a different optimizer, which might
+    not support such gradients.
 
     Args:
         rows: The number of rows of the table.
-        may_be_sparse: Whether the layer can give a gradient of the rows of a batch alone.
+        may_be_sparse: Whether the layer can compute a gradient of only the rows of a batch.
     """
 
     def __init__(self, rows: int, may_be_sparse: bool) -> None:
@@ -47,51 +47,51 @@ class TableMark:
         self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
 
     def row_optimizers(self, optimizer: Any) -> set[Any]:
-        """Return those optimizers of rows that are, or are part of, the optimizer of a model."""
+        """Return the optimizers of rows in the optimizer of a model, which can be one itself."""
         return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
 
     def share(self, is_large: bool, optimizer: Any) -> bool:
-        """Let the optimizer of a model exchange the rows of several processes, if it takes rows."""
+        """Make the optimizer of a model exchange rows between processes, if it supports rows."""
         self._sharing = weakref.WeakSet(self.row_optimizers(optimizer))
         self.is_shared = is_large and self.may_be_sparse and len(self._sharing) > 0
         return self.is_shared
 
     def check_shared(self, optimizers: set[Any]) -> bool:
-        """Return whether rows are exchanged in several processes, and warn once if they are not.
+        """Return whether rows are exchanged between processes, and warn once if they are not.
 
         Raises:
-            ValueError: If the optimizer that exchanges them is not that of the table any more.
+            ValueError: If the optimizer that exchanges them no longer trains the table.
         """
         if self._sharing is None:
             if not self.has_warned:
                 self.has_warned = True
                 warn_user(
                     "With several processes on PyTorch, the gradient of a SparseEmbedding has all "
-                    "rows of the table, since DistributedDataParallel cannot add sparse gradients. "
+                    "rows of the table, since DistributedDataParallel can't add sparse gradients. "
                     "A step takes longer with a larger table. With share_tables, the processes "
-                    "exchange the rows of their batches."
+                    "exchange only the rows of their batches."
                 )
             return False
         if self.is_shared and not optimizers & {*self._sharing}:
             raise ValueError(
-                "The optimizer of share_tables must train the tables, whose values would differ "
-                "between processes otherwise. Compile the model before share_tables and "
-                "DistributedDataParallel. Received: another optimizer"
+                "The optimizer of share_tables must train the tables, or their values would differ "
+                "between processes. Compile the model before share_tables and "
+                "DistributedDataParallel. Received: a different optimizer"
             )
         return self.is_shared
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:
-        """Keep the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
+        """Store the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
         self._gradient = weakref.ref(gradient, lambda _: self.forget()), rows
 
     def rows_of(self, gradient: Tensor) -> RowGradients | None:
-        """Return the rows of a gradient; None if it is another tensor than the last one."""
+        """Return the rows of a gradient; None if it is not the last stored tensor."""
         if self._gradient is None or self._gradient[0]() is not gradient:
             return None
         return self._gradient[1]
 
     def forget(self) -> None:
-        """Remove what `remember` has kept."""
+        """Remove the stored rows."""
         self._gradient = None
 
 
@@ -100,7 +100,7 @@ def mark_table(variable: keras.Variable, may_be_sparse: bool) -> None:
 
     Args:
         variable: The table.
-        may_be_sparse: Whether the layer can give a gradient of the rows of a batch alone.
+        may_be_sparse: Whether the layer can compute a gradient of only the rows of a batch.
     """
     setattr(variable, _ATTRIBUTE, TableMark(variable.shape[0], may_be_sparse))
 
@@ -112,10 +112,10 @@ def table_mark(variable: keras.Variable) -> TableMark | None:
 
 
 def has_row_gradients(variable: keras.Variable) -> bool:
-    """Return whether the gradient of a table should have the rows of a batch only.
+    """Return whether the gradient of a table should have only the rows of a batch.
 
-    On PyTorch, other optimizers take no such gradient: if the model that is called is compiled, its
-    own optimizer must take it. On JAX, a gradient has all rows for other optimizers.
+    On PyTorch, other optimizers do not support such gradients: if the called model is compiled, its
+    own optimizer must support them. On JAX, a gradient has all rows for other optimizers.
     """
     mark = table_mark(variable)
     if mark is None or not mark.may_be_sparse:
@@ -135,7 +135,7 @@ def component(variable: Any, like: Any = None) -> Any:
     `tf.gather` of the mirrored variable would read the whole table.
 
     Args:
-        variable: A variable of Keras.
+        variable: A Keras variable.
         like: A variable of the replica; None for the current replica.
     """
     tf: Any = import_module("tensorflow")

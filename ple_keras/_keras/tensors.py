@@ -1,4 +1,4 @@
-"""Arrays, dtypes and traces of tensors, replicas and processes."""
+"""Conversions, dtypes and traces of tensors, replicas and processes."""
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
@@ -35,7 +35,7 @@ def all_valid(masks: Iterable[Tensor]) -> Tensor:
 
 
 def dtype_name(array: Tensor) -> str:
-    """Return the name of a dtype, which may be unknown to Keras, such as one of NumPy's strings."""
+    """Return the name of a dtype, even if Keras does not know it, such as NumPy's strings."""
     try:
         return str(keras.backend.standardize_dtype(array.dtype))
     except ValueError:
@@ -43,19 +43,19 @@ def dtype_name(array: Tensor) -> str:
 
 
 def is_number(dtype: str) -> bool:
-    """Return whether a dtype is one of real numbers or bools."""
+    """Return whether a dtype represents real numbers or bools."""
     return dtype.startswith(("bool", "int", "uint", "float", "bfloat"))
 
 
 def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     """Return the dtype of a tensor, or of each tensor of a dict; None for floats.
 
-    Keras casts floats to the compute dtype of the layer that they are passed to.
+    Keras casts floats to the compute dtype of the layer that reads them.
 
     Args:
         inputs: The tensor, or dict of tensors.
-        known: What the function returned before. A float keeps its known dtype, since Keras passes
-            floats for all columns when it builds a model from shapes.
+        known: The previous result. A float keeps its known dtype, since Keras passes floats for all
+            columns when it builds a model from shapes.
     """
     if isinstance(inputs, Mapping):
         by_key = known if isinstance(known, Mapping) else {}
@@ -67,10 +67,10 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
 
 
 def is_jax_trace_outside_keras(value: Tensor) -> bool:
-    """Return whether `value` is a JAX tracer in a trace from which Keras returns no state.
+    """Return whether `value` is a JAX tracer in a trace that does not return Keras's state.
 
-    Keras's own steps return new state from the traced function. The trace of an exporter or of
-    a user's `jax.jit` does not. A variable would keep the tracer, and each later call would fail.
+    In Keras's own steps, the traced function returns the new state. In the trace of an exporter or
+    of a user's `jax.jit`, a variable would keep the tracer, and all later calls would fail.
     """
     return not in_stateless_scope() and _is_jax_tracer(value)
 
@@ -78,8 +78,8 @@ def is_jax_trace_outside_keras(value: Tensor) -> bool:
 def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor]) -> bool:
     """Return whether a variable is a constant of the JAX trace that computes `values`.
 
-    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` that
-    has a value of the variable prevents this.
+    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` with a
+    value of the variable prevents this.
     """
     return any(map(_is_jax_tracer, values)) and stateless_value(variable) is None
 
@@ -100,7 +100,7 @@ def number_of_replicas() -> int:
 
 
 def has_several_processes() -> bool:
-    """Return whether PyTorch has a group of several processes."""
+    """Return whether PyTorch's process group has several processes."""
     if keras.backend.backend() != "torch":
         return False
     distributed: Any = import_module("torch.distributed")
@@ -111,7 +111,7 @@ def has_several_processes() -> bool:
 def sum_over_processes(values: np.ndarray) -> np.ndarray:
     """Return the sum over the processes of JAX, or of PyTorch's process group.
 
-    Every process must call it at the same point with the same shape, since it waits for all.
+    Every process must call it at the same point with the same shape, since it waits for all others.
     """
     backend: Any = import_module(keras.backend.backend())
     if keras.backend.backend() == "jax" and backend.process_count() > 1:

@@ -1,4 +1,4 @@
-"""The fit of the mixtures of branches on rows that are not trained on."""
+"""The fit of the mixtures of branches on held-out rows."""
 
 import math
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from ple_keras.heads.task_heads import hedged_heads
 from ple_keras.inspection.observed_model import ObservedModel, check_labels
 from ple_keras.losses.example_losses import uncertainty_form
 
-MAX_LOGIT = 14  # of a part of the sum of two weights
+MAX_LOGIT = 14  # of a weight's share of the sum of two weights
 POINTS, ZOOMS = 25, 3  # of the grids of its logit
 MAX_SWEEPS = 20
 TOLERANCE = 1e-7  # relative to the objective, of float32
@@ -32,33 +32,33 @@ class FitHedge(keras.callbacks.Callback):
 
         a = argmin_a sum_i l(f(x_i), y_i) - (prior / 2) sum_b log(a_b)
 
-    The weights a are not negative and sum to 1. f is the mixture of the branches, see HedgedBlock.
-    The second term is the prior of a Dirichlet distribution, which keeps equal weights where labels
-    are few. l is the loss of the head. For a squared error, the sum is `n / 2 log(mean of l)`, and
-    for an absolute error `n log(mean of l)`. A task without labels has equal weights.
+    The weights a are non-negative and sum to 1. f is the mixture of the branches (see HedgedBlock).
+    The second term is a Dirichlet prior, which keeps the weights equal if there are few labels. l
+    is the loss of the head. For a squared error, the sum is replaced by `n / 2 log(mean of l)`, and
+    for an absolute error by `n log(mean of l)`. A task without labels has equal weights.
 
     The fit runs at the beginning of each validation in `fit`, so that `val_` metrics, early
-    stopping and checkpoints have the new mixture. It runs at the end of epochs without validation.
-    Metrics on the same rows are slightly optimistic, by one fitted number for each task. In
+    stopping and checkpoints use the new mixture. Without validation, it runs at the end of the
+    epoch. Metrics on the same rows are slightly optimistic, by one fitted number per task. With
     several processes, each fits on its own rows, and the mixtures are averaged.
 
-    Logs, at the end of each epoch: `hedge/{task}/{branch}`, the weight of the branch.
+    At the end of each epoch, `hedge/{task}/{branch}` logs the weight of the branch.
 
-    Sample weights and masks of Keras have no effect: give rows that must not count, and padded
-    positions of sequences, a missing label.
+    Sample weights and Keras masks have no effect. Use missing labels for rows that must not count
+    and for padded positions of sequences.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, as for
-            `fit`. y is a dict of labels by task, or an array in a model with one task. Rows that
-            the model is trained on give a worse mixture.
-        batch_size: The number of rows per batch, for arrays only, 1024 by default.
+            `fit`. y is a dict of labels keyed by task, or an array in a model with one task.
+            Training rows would lead to a worse mixture.
+        batch_size: The number of rows per batch, only for arrays; by default 1024.
         prior: The weight of the prior, at least 0.
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
-        ValueError: If `validation_data` is empty or has different numbers of rows, `batch_size` is
+        ValueError: If `validation_data` is empty or its numbers of rows differ, `batch_size` is
             below 1, or `prior` is negative or not finite. In `fit`, if the model has no
-            HedgedBlock, or labels of a task are missing.
+            HedgedBlock, or `y` lacks a task.
 
     Example:
 
@@ -87,14 +87,14 @@ class FitHedge(keras.callbacks.Callback):
         self._is_due = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        if self.model.built:  # an error comes before the training
+        if self.model.built:  # raises errors before the training
             self._observe()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._is_due = True
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        if self._is_due:  # and not in `evaluate`, which does not change a model
+        if self._is_due:  # but not in `evaluate`, which must not change a model
             self._fit()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
@@ -123,21 +123,21 @@ def fit_hedge(
     batch_size: int | None = None,
     prior: float = 1.0,
 ) -> dict[TaskName, dict[str, float]]:
-    """Fit the mixtures of a HedgedBlock once, as FitHedge does: for custom loops.
+    """Fit the mixtures of a HedgedBlock once, like FitHedge, for custom loops.
 
     Args:
         model: A built model with a HedgedBlock and a TaskHeads.
         x: Arrays, or a dict or list of arrays; or, with `y=None`, batches of `(x, y)`. They should
             be rows that the model was not trained on.
         y: `{task: labels}`, or an array in a model with one task.
-        batch_size: The number of rows per batch, for arrays only, 1024 by default.
-        prior: The weight of the prior, see `FitHedge`.
+        batch_size: The number of rows per batch, only for arrays; by default 1024.
+        prior: The weight of the prior (see `FitHedge`).
 
     Returns:
-        The weights by branch of each task.
+        `{task: {branch: weight}}`.
 
     Raises:
-        TypeError, ValueError: As FitHedge.
+        TypeError, ValueError: As for FitHedge.
 
     Example:
 
@@ -162,11 +162,11 @@ def _trained_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
 
 
 def _branch_model(model: keras.Layer) -> ObservedModel:
-    """Return a model with the values that the hedged heads of another one mix, a list by task."""
+    """Return a model that outputs the values that hedged heads mix, a list per task."""
     heads = _trained_heads(model)
     if not heads:
         raise ValueError(
-            "model must be built and have the heads of a HedgedBlock, with losses. "
+            "model must be built and have heads with losses for the branches of a HedgedBlock. "
             f"Received: model={model!r}"
         )
     return ObservedModel(model, lambda _, levels, held: {task: held[task].values for task in heads})
@@ -201,8 +201,8 @@ def best_mixture(
 
     Args:
         head: The head of the task.
-        labels: The labels of labeled examples, `(examples, width)`. Single numbers may be NaN.
-        values: What the head mixes, `(branches, examples, units)`.
+        labels: The labels of labeled examples, `(examples, width)`. Single numbers can be NaN.
+        values: The values that the head mixes, `(branches, examples, units)`.
         prior: The weight of the prior.
     """
     equal = np.full(len(values), 1 / len(values))
@@ -212,7 +212,7 @@ def best_mixture(
     if len(wrong):
         raise ValueError(
             f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
-            "learning rate if the loss is NaN; `check_inputs` finds NaN in x. "
+            "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
             f"Received: predictions=[..., {wrong[0]}]"
         )
     dtype = keras.config.floatx()
@@ -237,14 +237,14 @@ def best_mixture(
 
 
 def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
-    """Return the a, above 0 and with the sum 1, that minimizes a convex function.
+    """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
 
-    Two weights at a time exchange a part of their sum, found on finer and finer grids of its logit.
-    Gradients would not do: the losses of saturated predictions are flat.
+    For two weights at a time, it searches their shares of their sum on increasingly fine grids of
+    the logit. Gradients are no alternative, since losses of saturated predictions are flat.
 
     Args:
-        function: A function of a, which is rounded to float32.
-        size: The length of a.
+        function: A function of the weights, with values rounded to float32.
+        size: The number of weights.
     """
     weights = np.full(size, 1 / size)
     value = function(weights)

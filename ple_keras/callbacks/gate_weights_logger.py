@@ -14,18 +14,18 @@ from ple_keras._typing import Logs
 from ple_keras.inspection.observed_model import find_levels
 from ple_keras.layers.cgc_block import CGCBlock
 
-# By level and gate: the sums of the means of experts, entropy and largest weight; the count.
+# Keyed by level and gate: the sums of expert weights, entropy and largest weight; the count.
 Sums = dict[tuple[str, str], np.ndarray]
 
 
 class GateWeightsLogger(keras.callbacks.Callback):
     """Callback that logs statistics of the gates at the end of each epoch.
 
-    It logs these keys for each gate of each block with `enable_gate_weights_metrics=True`, exactly
-    over the examples of the epoch:
+    It logs these keys for each gate of each block with `enable_gate_weights_metrics=True`, over all
+    examples of the epoch:
 
     - `gate/{level}/{gate}/{expert}`: the mean weight of the expert.
-    - `gate/{level}/{gate}/entropy`: the mean entropy divided by that of uniform weights, 0 to 1.
+    - `gate/{level}/{gate}/entropy`: the mean entropy divided by its maximum, from 0 to 1.
     - `gate/{level}/{gate}/max`: the mean of the largest weight. Near 1, the gate uses one expert
       per example, which mean weights do not show.
 
@@ -33,14 +33,14 @@ class GateWeightsLogger(keras.callbacks.Callback):
     in `gate/ple/0/click/shared/expert_1`, or the name of a block outside of a SequentialBlock. As
     for a training loss, the model changes while training statistics are averaged.
 
-    History and `plot_gate_history` have all keys. CSVLogger, TensorBoard, ModelCheckpoint and
-    EarlyStopping have them if they come later in the list of callbacks. The progress bar prints
-    them unless a ProgbarLogger comes first in the list. Other runs of the model in an epoch count
-    too, such as `predict` or `evaluate` in a callback. Outside of `fit`, use `gate_report`.
+    History and `plot_gate_history` use all keys. CSVLogger, TensorBoard, ModelCheckpoint and
+    EarlyStopping use them if they come later in the list of callbacks. The progress bar prints them
+    unless a ProgbarLogger comes first in the list. Other runs of the model in an epoch, such as
+    `predict` or `evaluate` in a callback, also count. Outside of `fit`, use `gate_report`.
 
-    If several processes train one model, the statistics cover the examples of all processes and
-    are equal in all. Pass the logger in every process, since each waits for the others at the end
-    of an epoch. Pass `path` in only one process.
+    If several processes train one model, all log the same statistics, over the examples of all
+    processes. Pass the logger in every process, since each waits for the others at the end of an
+    epoch, but pass `path` in only one process.
 
     Args:
         path: A CSV file for the statistics, with one line per epoch; None for no file. A run that
@@ -48,8 +48,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `path` is not a path.
-        ValueError: In `fit`, if no gate of the model has statistics, or the folder of `path` does
-            not exist.
+        ValueError: In `fit`, if no gate of the model keeps statistics, or `path` is not a file in
+            an existing folder.
 
     Example:
 
@@ -113,7 +113,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
         # On TensorFlow, an unbuilt model is built only in its first step.
         if not levels and self.model.built:
             raise ValueError(
-                "GateWeightsLogger needs a model with gate statistics: create its PLEBlock, "
+                "GateWeightsLogger needs a model with gate statistics. Create its PLEBlock, "
                 "MMoEBlock or CGCBlock with enable_gate_weights_metrics=True. "
                 f"Received: model={self.model!r}"
             )
@@ -149,9 +149,9 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
 
 def _write_row(path: Path, epoch: int, figures: dict[str, float]) -> None:
-    """Write the whole file, since validation may add columns that earlier epochs lack.
+    """Write the whole file, since validation can add columns that earlier epochs lack.
 
-    A process that is killed meanwhile leaves the file as it was.
+    If the process is killed meanwhile, the file does not change.
     """
     rows: list[dict[str, Any]] = []
     if path.exists():

@@ -19,8 +19,8 @@ class LossWeightLogger(keras.callbacks.Callback):
     weights themselves.
 
     Raises:
-        ValueError: In `fit`, if the model does not have one TaskHeads, or was compiled with other
-            losses.
+        ValueError: In `fit`, if the model does not have exactly one TaskHeads, or was compiled with
+            a loss.
 
     Example:
 
@@ -60,17 +60,18 @@ class LossWeightLogger(keras.callbacks.Callback):
 class LossWeightSchedule(LossWeightLogger):
     """Callback that schedules loss weights: `w_k(t) = w_{k,0} fn(k, t)` in epoch t.
 
-    The current multipliers are saved with the model. They are logged as `loss_weight/{task}`, times
-    the heads' `loss_weight`. Learned weights are multiplied by them. To continue an interrupted
-    run, pass the callback again, with `initial_epoch`.
+    The current multipliers are saved with the model. `loss_weight/{task}` logs the weights, and
+    learned weights are multiplied, too. To continue an interrupted run, pass the callback again,
+    with `initial_epoch`.
 
     Args:
-        fn: `fn(task, epoch) -> multiplier`, a finite number, at least 0. Epochs start at 0, as in
+        fn: `fn(task, epoch) -> multiplier`, a finite number of at least 0. Epochs start at 0, as in
             Keras.
 
     Raises:
-        TypeError: In `fit`, if `fn` can't be called in this form, or does not return a number.
-        ValueError: In `fit`, if a multiplier is negative or not finite, or as `LossWeightLogger`.
+        TypeError: In `fit`, if `fn` can't be called like this, or does not return a number.
+        ValueError: As for `LossWeightLogger`, and in `fit`, if a multiplier is negative or not
+            finite.
 
     Example:
 
@@ -97,13 +98,13 @@ class LossWeightDecay(LossWeightSchedule):
     t is the Keras epoch, from 0.
 
     Args:
-        gamma: A finite number, at least 0, for all tasks or by task. The weights of tasks that a
-            dict omits do not change.
+        gamma: A finite number of at least 0 for all tasks, or a dict of such numbers keyed by task.
+            The weights of tasks that a dict omits do not change.
 
     Raises:
         TypeError: If a gamma is not a number.
-        ValueError: If a gamma is negative or not finite. In `fit`, if a task is unknown, or as
-            `LossWeightSchedule`.
+        ValueError: As for `LossWeightLogger`, and if a gamma is negative or not finite. In `fit`,
+            if a task is unknown.
 
     Reference:
 

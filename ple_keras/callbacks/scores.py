@@ -1,4 +1,4 @@
-"""Callbacks that log scores for early stopping and checkpoints: a sum of metrics, AUC in groups."""
+"""Callbacks that log scores for early stopping and checkpoints."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,13 +19,13 @@ class MultiTaskScore(keras.callbacks.Callback):
     """Callback that logs a weighted sum of metrics, as a score for early stopping and checkpoints.
 
     Higher is better: use a negative weight for a metric to minimize, such as an RMSE. In the list
-    of callbacks, it must come before those that monitor the score. Epochs without validation have
-    no score.
+    of callbacks, it must come before the callbacks that monitor the score. Epochs without
+    validation have no score.
 
     The score is NaN if a metric is NaN, such as the AUC of a task without a positive or a negative
-    label in the validation data. For EarlyStopping and ModelCheckpoint, NaN is no improvement, and
-    nothing improves on a score that is NaN in the first epoch: training stops after `patience`
-    epochs.
+    label in the validation data. EarlyStopping and ModelCheckpoint do not treat NaN as an
+    improvement, except in the first epoch, where it counts as the best value: training then stops
+    after `patience` epochs.
 
     Args:
         weights: `{key of logs: weight}`, with finite weights.
@@ -33,7 +33,8 @@ class MultiTaskScore(keras.callbacks.Callback):
 
     Raises:
         TypeError: If `weights` is not a dict of numbers.
-        ValueError: If it is empty or a weight is not finite. In `fit`, if `logs` lacks a key.
+        ValueError: If `weights` is empty or a weight is not finite. In `fit`, if `logs` lacks a
+            key.
 
     Example:
 
@@ -46,7 +47,7 @@ class MultiTaskScore(keras.callbacks.Callback):
         super().__init__()
         if not isinstance(weights, Mapping):
             raise TypeError(
-                f"weights must be a dict by metric. Received: weights={short_repr(weights)}"
+                f"weights must be a dict keyed by metric. Received: weights={short_repr(weights)}"
             )
         if not weights:
             raise ValueError("weights must name at least one metric. Received: weights={}")
@@ -72,35 +73,35 @@ class GroupedAUC(keras.callbacks.Callback):
     After each epoch, it predicts the validation data and adds two keys to `logs` for each task,
     even if there is only one:
 
-    - `val_{task}_gauc`: the mean AUC of the groups, see `grouped_auc`.
-    - `val_{task}_gauc_share`: the share of the labeled rows in groups with both labels, 0 and 1.
-      Only these count.
+    - `val_{task}_gauc`: the mean AUC of the groups (see `grouped_auc`).
+    - `val_{task}_gauc_share`: the share of the labeled rows in groups with both labels, 0 and 1,
+      which are the only rows that count.
 
     The mean is NaN if no group has both labels. Callbacks that read the keys, such as EarlyStopping
     and ModelCheckpoint, must come later in the list. A GateWeightsLogger must come earlier if `fit`
     has no validation data, since the predictions count in its statistics.
 
-    Masks of Keras have no effect, since `predict` returns none: give padded positions of sequences
-    a missing label. If several processes train one model, each needs the same rows: with other
-    logs, it could stop at another epoch.
+    Keras masks have no effect, since `predict` does not return them: use missing labels for padded
+    positions of sequences. If several processes train one model, each needs the same rows, since
+    different logs could stop it at a different epoch.
 
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, as for `fit`, with at least
-            one row. y is a dict of labels 0 and 1 by task, or an array in a model with one task.
-            A label that is NaN, or the head's `missing_label`, is left out. Sample weights are
-            ignored, as by `metrics`.
+            one row. y is a dict of labels 0 and 1 keyed by task, or an array in a model with one
+            task. Labels that are NaN or the head's `missing_label` are ignored, and so are sample
+            weights, as for `metrics`.
         groups: The group of each row: an array of integers or strings.
-        tasks: The names of the tasks; by default those of BinaryHeads and ProductHeads.
-        batch_size: The number of rows per batch of predictions, 1024 by default.
-        weighting: "rows" to weight a group by the number of its labeled rows, "equal" for equal
+        tasks: The names of the tasks; by default all tasks of BinaryHeads and ProductHeads.
+        batch_size: The number of rows per batch of predictions; by default 1024.
+        weighting: "rows" to weight a group by the number of its labeled rows, or "equal" for equal
             weights.
-        name: The end of the keys, in place of "gauc".
+        name: The end of the keys, instead of "gauc".
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
-        ValueError: If the arrays have no rows or different numbers of rows, `weighting` is
-            unknown, or `tasks` is empty. In `fit`, if a task is unknown, has no labels or no single
-            number as prediction, or a label is neither 0, 1 nor missing.
+        ValueError: If the arrays have no rows or different numbers of rows, or `weighting` is
+            unknown. In `fit`, if `tasks` is empty, a task is unknown, has no labels or predicts
+            several numbers, or a label is not 0, 1 or missing.
 
     Example:
 
@@ -135,7 +136,7 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"Received: validation_data={short_repr(validation_data)}"
             )
         self._x, self._y = validation_data[:2]
-        rows = len(Batches(self._x, self._y, batch_size=1))  # which checks the arrays
+        rows = len(Batches(self._x, self._y, batch_size=1))  # checks the arrays
         self._groups = group_indices(groups, rows)
         self.tasks = None if tasks is None else list(tasks)
         self.batch_size = 1024 if batch_size is None else check_int(batch_size, "batch_size", 1)
@@ -144,7 +145,7 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Logs = None) -> None:
         if self.model.built:
-            self._labels_by_task()  # an error comes before the training
+            self._labels_by_task()  # raises errors before the training
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs if logs is not None else {}
@@ -156,7 +157,7 @@ class GroupedAUC(keras.callbacks.Callback):
             logs[f"val_{task}_{self.name}_share"] = share
 
     def _labels_by_task(self) -> dict[TaskName, np.ndarray]:
-        """Return the labels of each task, with NaN for missing ones, without axes."""
+        """Return the flattened labels of each task, with NaN for missing ones."""
         heads = {task: plain_head(head) for task, head in find_heads(self.model).items()}
         tasks = self.tasks
         if tasks is None:
@@ -165,7 +166,7 @@ class GroupedAUC(keras.callbacks.Callback):
         if not tasks or not set(tasks) <= set(known):
             raise ValueError(
                 "tasks must be tasks of the model's heads that predict one number, "
-                f"{known}; by default those of BinaryHeads and ProductHeads. "
+                f"{known}; by default all tasks of BinaryHeads and ProductHeads. "
                 f"Received: tasks={self.tasks!r}"
             )
         labels, by_task = check_labels(self._y, tasks), {}

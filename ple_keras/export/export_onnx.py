@@ -1,4 +1,4 @@
-"""Export of a model to an ONNX file with the names of the model's inputs and outputs."""
+"""Export of a model to an ONNX file, with the names of its inputs and outputs."""
 
 import tempfile
 import warnings
@@ -17,34 +17,36 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 
-NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # by backend
-UNKNOWN_SIZE = 3  # of the random batch to compare, and of other unknown axes
+NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
+UNKNOWN_SIZE = 3  # of the batch in the comparison, and of other unknown axes
 
 
 def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | None = None) -> None:
     """Write a model to an ONNX file, which runs without Keras.
 
-    The inputs and outputs of the file have the names and the order of the model's: the keys of a
-    dict, and otherwise the names of the inputs and of the layers of the outputs. The batch may have
-    any size. `model.export` gives the outputs no names under PyTorch and JAX, and another order.
+    The inputs and outputs of the file have the names and the order of the model's inputs and
+    outputs: the keys of a dict, else the names of the inputs and of the output layers. The batch
+    can have any size. On PyTorch and JAX, `model.export` changes the order, and omits the names of
+    outputs.
 
-    Where `onnxruntime` is installed, the file is run on random inputs and compared with
-    `model.predict`. The file replaces an older one only if it passes.
+    If `onnxruntime` is installed, the file is run on random inputs and compared with the model. An
+    existing file is replaced only if the new one passes.
 
     Args:
-        model: A Functional model, or a Sequential model that is built. It computes in float32 or
-            float16. Its weights and its state do not change.
-        path: The file to write. Its folder must exist.
-        opset: The version of the ONNX operators. None chooses the exporter's default.
+        model: A Functional model, or a built Sequential model, that computes in float32 or float16.
+            Its weights and its state do not change.
+        path: The file to write, in an existing folder.
+        opset: The version of the ONNX operators; None for the exporter's default.
 
     Raises:
-        TypeError: If `model` is not a Keras model, `path` not a path, or `opset` not an integer.
-        ValueError: If the model is of another kind, if its inputs or outputs are nested or without
-            names of their own, if an input is text, if an output has the name of an input, if no
-            output reads an input, or if the model is quantized or computes in bfloat16. If the
-            folder of `path` does not exist, or `opset` is below 1.
+        TypeError: If `model` is not a Keras model, `path` is not a path, or `opset` is not an
+            integer.
+        ValueError: If the model is of any other kind, its inputs or outputs are nested or do not
+            have different names, an input is text, an output has the name of an input, no output
+            reads an input, or the model is quantized or computes in bfloat16. If the folder of
+            `path` does not exist, or `opset` is below 1.
         ImportError: If a package of the exporter is not installed.
-        RuntimeError: If the exporter fails, or the file predicts other values than the model.
+        RuntimeError: If the exporter fails, or the predictions of the file and the model differ.
 
     Example:
 
@@ -54,7 +56,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     >>> model = keras.Model(inputs, heads(PLEBlock(1, heads, [4])(features)))
     >>> export_onnx(model, "model.onnx")  # doctest: +SKIP
 
-    ONNX Runtime takes the inputs, and returns the outputs, by name:
+    In ONNX Runtime, inputs and outputs have names:
 
     >>> session = onnxruntime.InferenceSession("model.onnx")  # doctest: +SKIP
     >>> click, buy = session.run(["click", "buy"], {"price": price, "x": x})  # doctest: +SKIP
@@ -68,11 +70,11 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     if missing:
         command = 'pip install "ple-keras[export]"' + " jax2onnx" * ("jax2onnx" in missing)
         raise ImportError(f"export_onnx requires {' and '.join(missing)}: {command}")
-    # Every exporter keeps the order of lists, and refuses a model that was never called.
+    # Every exporter preserves the order of lists, and refuses a model that was never called.
     listed = keras.Model(list(inputs.values()), list(outputs.values()))
     rng = np.random.default_rng(0)
     feed = {name: _random_array(tensor, rng) for name, tensor in inputs.items()}
-    with _restored(listed.non_trainable_variables):  # such as the statistics of gates
+    with _restored(listed.non_trainable_variables):  # such as gate statistics
         values = keras.tree.flatten(listed(list(feed.values())))
         expected = dict(zip(outputs, map(to_numpy, values)))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
@@ -89,7 +91,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
         except Exception as error:
             lines = str(error).strip().splitlines() or [""]
             reason = f"{type(error).__name__}: {lines[0][:200]}"
-            raise RuntimeError(f"The exporter, or ONNX Runtime, failed. {reason}") from error
+            raise RuntimeError(f"The exporter or ONNX Runtime failed. {reason}") from error
         _check_predictions(predictions, expected, model)
         file.replace(path)
 
@@ -106,15 +108,15 @@ def _restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
 
 
 def _to_functional(model: keras.Model) -> Any:
-    """Return a Functional model itself, and a Sequential model as a Functional one."""
+    """Return a Functional model unchanged, and a Sequential model as a Functional one."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
     if isinstance(model, keras.Sequential) and model.built:
         model = keras.Model(model.inputs[0], model.outputs[0])
     if functional_outputs(model) is None:
         raise ValueError(
-            "model must be a Functional model, or a Sequential model that is built. From another "
-            "model, make one: inputs = keras.Input(shape, dtype=dtype, name=name), "
+            "model must be a Functional model or a built Sequential model. Wrap any other model: "
+            "inputs = keras.Input(shape, dtype=dtype, name=name), "
             f"keras.Model(inputs, model(inputs)). Received: model={short_repr(model)}"
         )
     for layer in find_layers(model, keras.Layer):
@@ -135,8 +137,8 @@ def _named_tensors(model: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     both = [name for name in outputs if name in inputs]
     if both:
         raise ValueError(
-            "The outputs of model must not have names of inputs, since ONNX has one space of "
-            f"names. Rename the keras.Input. Received: model.input={both}, model.output={both}"
+            "The outputs of model must not have names of inputs, since names must be unique in "
+            f"ONNX. Rename the keras.Input. Received: model.input={both}, model.output={both}"
         )
     return inputs, outputs
 
@@ -151,8 +153,8 @@ def _by_name(struct: Any, names: list[Any], argument: str) -> dict[str, Any]:
     count = min(len(set(names)), len(set(map(id, tensors))))
     if not (are_named and are_numbers and count == len(tensors)):
         raise ValueError(
-            f"model.{argument} must be a tensor of numbers, or a list or dict of such tensors, all "
-            f"different, with different names of one character or more. "
+            f"model.{argument} must be a tensor of numbers, or a list or dict of different tensors "
+            f"of numbers, with different names that are not empty. "
             f"Received: model.{argument}={struct}, with the names {names}"
         )
     return dict(zip(names, tensors))
@@ -170,7 +172,7 @@ def _random_array(tensor: keras.KerasTensor, rng: np.random.Generator) -> np.nda
 def _constant_statistics(model: keras.Model) -> Iterator[None]:
     """Hold the statistics of Normalization layers as arrays.
 
-    Under TensorFlow they are eager tensors, which tf2onnx 1.17 makes inputs of the file.
+    On TensorFlow, they are eager tensors, which tf2onnx 1.17 turns into inputs of the file.
     """
     layers = find_layers(model, keras.layers.Normalization)
     kept = [(layer, layer.mean, layer.variance) for layer in layers]
@@ -184,13 +186,13 @@ def _constant_statistics(model: keras.Model) -> Iterator[None]:
 
 
 def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Give the inputs and outputs of a file, and their first axes, the names of the model's.
+    """Rename the inputs and outputs of a file, and name their unknown axes.
 
     Args:
         file: A file whose inputs have the names of the tensors of `inputs`, and whose outputs have
             the order of `outputs`.
-        inputs: The model's inputs by their new names.
-        outputs: The model's outputs by their new names.
+        inputs: The model's inputs, keyed by their new names.
+        outputs: The model's outputs, keyed by their new names.
     """
     onnx: Any = import_module("onnx")
     model = onnx.load(file)
@@ -239,6 +241,6 @@ def _check_predictions(
             values / scale, right / scale, rtol=0, atol=tolerance, equal_nan=True
         ):
             raise RuntimeError(
-                f"The ONNX file predicts other values than the model. Output {name!r} differs by "
-                f"more than {tolerance:g}, or this part of its largest value"
+                f"The predictions of the ONNX file and the model differ. Output {name!r} differs "
+                f"by more than {tolerance:g} times the larger of 1 and its largest value"
             )

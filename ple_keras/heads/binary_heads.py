@@ -22,16 +22,16 @@ class BinaryHead(Head):
 
     The loss is binary cross-entropy. The metrics are `auc` and the mean of the loss,
     `binary_crossentropy` (`weighted_binary_crossentropy` with a `pos_weight`). The thresholds of
-    `auc` are evenly spaced in the logit, so that it is accurate at low base rates too.
+    `auc` are evenly spaced in the logit, so that it is accurate even at low base rates.
 
     Args:
-        task: The task's name, see `TaskHeads`.
-        tower: The task's own network, see `Head`.
+        task: The task's name (see `TaskHeads`).
+        tower: The task's own network (see `Head`).
         loss: A loss of probabilities that replaces binary cross-entropy.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
         pos_weight: The factor of the loss of examples with the label 1. The probabilities are then
             calibrated for the weighted data: their odds are `pos_weight` times too high.
-        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
     Call arguments:
@@ -95,37 +95,38 @@ class ProductHead(Head):
     `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads. Below
     1e-37, the limit of float32, a product has no gradient.
 
-    If `p_1` is the probability of a click and `p_2` that of a purchase after a click, the product
-    is the probability of both. Every impression has a label for the product. `p_2` is therefore
-    trained on the entire space and not on clicked impressions alone. This is ESMM, the Entire Space
-    Multi-Task Model.
+    If `p_1` is the probability of a click and `p_2` the probability of a purchase after a click,
+    the product is the probability of both. Since every impression has a label for the product,
+    `p_2` is trained on the entire space, not only on clicked impressions. This is ESMM, the Entire
+    Space Multi-Task Model.
 
-    TaskHeads takes a ProductHead together with the heads of its factors. A ProductHead has no
-    features of its own: blocks that take the TaskHeads as `outputs` omit its task. Its loss is
-    added to the masked loss of `p_2`. To omit the latter, give that head `loss_weight=0.0`.
+    TaskHeads takes a ProductHead together with the heads of its factors. A ProductHead reads no
+    features: blocks that take the TaskHeads as `outputs` omit its task. Its loss is added to the
+    masked loss of `p_2`. To omit the latter, set `loss_weight=0.0` in that head.
 
     The loss is binary cross-entropy over the entire space. The metrics are `auc` and
     `binary_crossentropy`.
 
     Args:
-        task: The name of the product, see `TaskHeads`.
-        of: The names of the factors, two tasks or more, of BinaryHeads or other ProductHeads.
+        task: The name of the product (see `TaskHeads`).
+        of: The tasks of the factors, at least two BinaryHeads or other ProductHeads.
         loss: A loss of probabilities that replaces binary cross-entropy.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
     Call arguments:
-        inputs: Refused, since a product has no features: call the TaskHeads.
+        inputs: Refused, since a product reads no features. Call the TaskHeads instead.
         training: Ignored.
 
     Returns:
         The product of the probabilities, `(..., 1)`, at least float32, from the TaskHeads.
 
     Raises:
-        TypeError: If `of` is not a sequence of names; see also `Head`.
-        ValueError: If `of` has fewer than two names, or a name twice; see also `Head`. TaskHeads
-            raises it for unknown tasks, tasks without a probability, and cycles of products.
+        TypeError: As for `Head`, and if `of` is not a sequence of names.
+        ValueError: As for `Head`, and if `of` has fewer than two names, repeats one, or contains
+            `task`. TaskHeads raises it for unknown tasks, tasks without a probability, and cycles
+            of products.
 
     Reference:
 
@@ -175,7 +176,7 @@ class ProductHead(Head):
         return sum(factors[1:], start=factors[0])
 
     def branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the product of each branch, if the factors are those of a HedgedBlock.
+        """Return the product of each branch, if the factors have the branches of a HedgedBlock.
 
         Args:
             values: The logarithm of the product of each branch.
@@ -199,7 +200,7 @@ def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     names = [check_task_name(name, "of", of) for name in of]
     if len(names) < 2 or len(set(names)) < len(names) or task in names:
         raise ValueError(
-            f"of must name two tasks or more, each once, and not {task!r} itself. "
+            f"of must name at least two tasks, each once, and not {task!r} itself. "
             f"Received: of={of!r}"
         )
     return names
@@ -209,7 +210,7 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
     """Return the ProductHeads, each after its factors.
 
     Raises:
-        ValueError: If a factor is missing or has no probability, or if ProductHeads form a cycle.
+        ValueError: If a factor is missing or not a probability, or ProductHeads form a cycle.
     """
     by_task = {head.task: head for head in heads}
     products = {head.task: head for head in heads if isinstance(head, ProductHead)}
@@ -221,9 +222,9 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
                 not is_binary or head.activity_regularizer is not None
             ):
                 raise ValueError(
-                    "of must name other ProductHeads, or BinaryHeads that have no "
-                    "activity_regularizer and do not override `call`, of the same TaskHeads; "
-                    f"{task!r} is {head!r}. Received: of={product.of} in {product.name!r}"
+                    "of must name other ProductHeads of the same TaskHeads, or BinaryHeads without "
+                    f"an activity_regularizer that do not override `call`, but {task!r} is "
+                    f"{head!r}. Received: of={product.of} in {product.name!r}"
                 )
     factors = {task: product.of for task, product in products.items()}
     message = f"heads must not contain a cycle of products. Received: heads with of={factors}"

@@ -46,29 +46,29 @@ class Head(BaseLayer):
     """The output layers of a task: `activation(W tower(x_k) + b)`, `(..., H) -> (..., units)`.
 
     This is the base class of all heads. The output is float32 or wider under every dtype policy.
-    The loss and the metrics are computed over labeled examples, see `MultiTaskModel`. A subclass
-    with a loss of its own overrides `example_losses`.
+    The loss and the metrics are computed over labeled examples (see `MultiTaskModel`). A subclass
+    with a custom loss overrides `example_losses`.
 
     Args:
-        task: The task's name, see `TaskHeads`.
+        task: The task's name (see `TaskHeads`).
         units: The width of the prediction.
         activation: The activation of the prediction: a name, a function, or None for linear.
         loss: The task's loss: a name, a function or a `keras.losses.Loss`. If None, the task is
             not trained.
         metrics: The metrics of a task with a loss: a sequence of names, functions or Metric
-            objects, which are templates. If None, the metric is the mean of the loss over all
-            labeled examples of an epoch. An empty list is none. They count each labeled example
-            once, whatever its sample weight.
+            objects, which are copied. If None, the metric is the mean of the loss over all labeled
+            examples of an epoch. If empty, there are no metrics. Metrics count each labeled example
+            once, regardless of its sample weight.
         tower: The task's own network before the last Dense layer: an int, a sequence of ints or a
             layer. Ints are the units of an ExpertBlock. A layer is copied.
         loss_weight: The weight of the task's loss, at least 0.
         missing_label: The value of a missing label, in addition to NaN. Single numbers of a label
-            may be missing if the loss is the mean of their losses, see `MaskedLoss`.
+            can be missing if the loss is the mean of their losses (see `MaskedLoss`).
         reduction: None for the mean of the loss over the labeled examples of a batch,
-            "sum_over_batch_size" to divide by the whole batch, or "label_root" to divide by the
-            root of the product of both numbers, see `MaskedLoss`.
-        extra_metrics: Metrics in addition to `metrics` or the default ones, in the same forms. A
-            metric with a name that is taken gets a number: `auc_1`.
+            "sum_over_batch_size" to divide its sum by the batch size, or "label_root" to divide it
+            by the square root of the product of both numbers (see `MaskedLoss`).
+        extra_metrics: Metrics in addition to `metrics` or the default ones, in the same forms. If
+            the name of a metric is taken, it gets a number: `auc_1`.
         **kwargs: Keras's layer arguments; `name` is `{task}_head` by default.
 
     Call arguments:
@@ -171,17 +171,17 @@ class Head(BaseLayer):
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each example, or of each number of its label.
 
-        TaskHeads leaves out the losses of missing labels, takes the mean by `reduction`, and
-        multiplies it by the loss weight. A subclass overrides this method to change the loss. Its
-        result must depend on each example alone.
+        TaskHeads omits the losses of missing labels, applies `reduction`, and multiplies the result
+        by the loss weight. A subclass overrides this method to change the loss. The loss of an
+        example must depend only on that example.
 
         Args:
-            y_true: Labels `(...)`, `(..., 1)` or `(..., units)`, of the dtype of the predictions.
+            y_true: Labels `(...)`, `(..., 1)` or `(..., units)`, in the dtype of the predictions.
                 A missing label is replaced by 1, and its prediction by 0.5.
-            y_pred: Predictions `(..., units)`, of which labels may be missing.
+            y_pred: Predictions `(..., units)`.
 
         Returns:
-            `(...)`; or `(..., units)`, if each number of a label has a loss, and may be missing.
+            `(...)`, or `(..., units)` if each number of a label has a loss and can be missing.
         """
         return example_losses(self.loss, y_true, y_pred)
 
@@ -196,7 +196,7 @@ class Head(BaseLayer):
 
     @property
     def label_share(self) -> float | None:
-        """The share of rows with a label, from `TaskHeads.adapt`; None before it, and in files.
+        """The share of rows with a label, from `TaskHeads.adapt`; None before it and after loading.
 
         If single numbers of a label are missing, it is the mean of their shares.
         """
@@ -204,11 +204,11 @@ class Head(BaseLayer):
         return None if statistics is None else statistics.share
 
     def _adapt(self, statistics: LabelStatistics) -> None:
-        """Keep the statistics of the labels, see `TaskHeads.adapt`."""
+        """Store the statistics of the labels (see `TaskHeads.adapt`)."""
         self._statistics.value = statistics
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
-        """Return the labels and predictions of a batch, and those in the sample space."""
+        """Return the labels and predictions of a batch, and which are in the sample space."""
         where, ignored = f" of {self.task!r}", getattr(self.loss, "ignore_class", None)
         width = self._label_width()
         return find_labeled(y_true, y_pred, self.missing_label, width, where, ignored)
@@ -217,7 +217,7 @@ class Head(BaseLayer):
         return label_width(self.loss, self.units)
 
     def _default_metrics(self) -> list[MetricLike]:
-        """Return the templates of the metrics next to the mean of the loss."""
+        """Return the templates of the default metrics, without the mean of the loss."""
         return []
 
     def _logs_loss_mean(self) -> bool:
@@ -228,7 +228,7 @@ class Head(BaseLayer):
         """Return new metrics of labeled examples, without the mean of the loss.
 
         Args:
-            prefix: The beginning of their names, such as "click_".
+            prefix: The prefix of their names, such as "click_".
         """
         metrics, extra = self._metric_templates.value.values()
         templates = [*(self._default_metrics() if metrics is None else metrics), *extra]
@@ -243,8 +243,8 @@ class Head(BaseLayer):
         """Check an array of labels before training.
 
         Args:
-            labels: `(...)`, `(..., 1)` or `(..., units)`. The leading axes are those of the
-                features that the head was built for, or the batch alone if it is not built.
+            labels: `(...)`, `(..., 1)` or `(..., units)`. The leading axes are the batch and, if
+                the head is built, the other axes of its features.
 
         Raises:
             TypeError: If labels are not numbers.
@@ -252,14 +252,14 @@ class Head(BaseLayer):
                 allow, such as negative counts for "poisson".
 
         Warns:
-            UserWarning: As `TaskHeads.check_labels`.
+            UserWarning: As for `TaskHeads.check_labels`.
         """
         present, _ = self._present_labels(labels)
         warn_of_constant_labels(present, self.task)
         self._check_values(present)
 
     def _present_labels(self, labels: Tensor) -> tuple[Any, Any]:
-        """Return the labels, without missing and ignored ones, and True for each of them."""
+        """Return the labels that are not missing or ignored, and a mask of them."""
         shape = (*self._leading_axes, self.units)
         ignored = getattr(self.loss, "ignore_class", None)
         missing = (self.missing_label, math.nan if ignored is None else ignored)

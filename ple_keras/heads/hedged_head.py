@@ -14,7 +14,7 @@ from ple_keras._typing import ByName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics
 
-# Activations whose inputs are mixed, not their outputs.
+# Activations whose inputs are mixed, instead of their outputs.
 MIXED_BEFORE = (
     keras.activations.sigmoid,
     keras.activations.softmax,
@@ -25,22 +25,21 @@ MIXED_BEFORE = (
 class HedgedHead(Head):
     """A head for each branch of a task, and the mixture of their predictions.
 
-    TaskHeads makes it from the task's head if its features are those of a HedgedBlock. The logits
-    of probabilities and counts are mixed, and all other predictions themselves, so that a squared
-    error is convex in the mixture. The rules of the task, such as its metrics, are those of
-    `plain_head`.
+    TaskHeads creates it from the task's head if the features come from a HedgedBlock. It mixes the
+    logits of probabilities and counts, and all other predictions themselves, so that a squared
+    error is convex in the mixture. `plain_head` defines the rules of the task, such as its metrics.
 
     Args:
-        head: The task's head, unbuilt, a template: each branch has a copy.
-        branches: The names of the branches. Their order is alphabetical, since dicts of features
-            have other orders on other backends.
+        head: The task's unbuilt head, which is copied for each branch.
+        branches: The names of the branches. They are sorted, since the order of dicts of features
+            depends on the backend.
 
     Call arguments:
         inputs: The features of the task, `{branch: (..., H)}`.
 
     Raises:
-        ValueError: If the head is built, computes its predictions in another way, or has an
-            activity regularizer.
+        ValueError: If the head is built, overrides `call` or `logits`, or has an activity
+            regularizer.
     """
 
     def __init__(self, head: Head, branches: Iterable[str]) -> None:
@@ -48,9 +47,9 @@ class HedgedHead(Head):
         is_overridden = cls.call is not Head.call or cls.logits is not Head.logits
         if is_overridden or head.built or head.activity_regularizer is not None:
             raise ValueError(
-                "A head of the branches of a HedgedBlock must be unbuilt, have no "
-                "activity_regularizer, and not override call or logits. Leave its task out of the "
-                f"block, and give it features of its own: heads({{**hedged(x), {head.task!r}: "
+                "A head for the branches of a HedgedBlock must be unbuilt, without an "
+                "activity_regularizer, and must not override call or logits. Omit its task from "
+                f"the block, and pass its features separately: heads({{**hedged(x), {head.task!r}: "
                 f"features}}). Received: head={head!r}, built={head.built}"
             )
         super().__init__(
@@ -79,7 +78,7 @@ class HedgedHead(Head):
         """Return the weight of each branch in the mixture; the head must be built.
 
         Returns:
-            Floats by branch that sum to 1.
+            A dict of floats keyed by branch, which sum to 1.
         """
         return dict(zip(self.branch_names, map(float, to_numpy(self.mixture))))
 
@@ -88,12 +87,12 @@ class HedgedHead(Head):
 
     @property
     def mean(self) -> Any:
-        """The mean of the labels of each unit, as of a RegressionHead."""
+        """The mean of the labels of each unit, as in RegressionHead."""
         return plain_head(self).mean
 
     @property
     def deviation(self) -> Any:
-        """The standard deviation of the labels of each unit, as of a RegressionHead."""
+        """The standard deviation of the labels of each unit, as in RegressionHead."""
         return plain_head(self).deviation
 
     def build(self, input_shape: Any) -> None:
@@ -110,7 +109,7 @@ class HedgedHead(Head):
         )
 
     def branch_values(self, features: ByName) -> list[Tensor]:
-        """Return what the head mixes, of each branch: logits, or predictions.
+        """Return the logits or predictions of each branch, which the head mixes.
 
         Args:
             features: The task's features, `{branch: (..., H)}`.
@@ -147,7 +146,7 @@ class HedgedHead(Head):
 
 
 def plain_head(head: Head) -> Any:
-    """Return a head itself, and of a HedgedHead the head of a branch, of the task's class."""
+    """Return a head, or for a HedgedHead the head of its first branch, of the task's class."""
     return head._branch_heads()[0] if isinstance(head, HedgedHead) else head
 
 

@@ -23,18 +23,17 @@ class MulticlassHead(Head):
     (`weighted_sparse_categorical_crossentropy` with `class_weights`).
 
     Args:
-        task: The task's name, see `TaskHeads`.
-        tower: The task's own network, see `Head`.
+        task: The task's name (see `TaskHeads`).
+        tower: The task's own network (see `Head`).
         num_classes: The number of classes, at least 2.
         loss: A loss of probabilities that replaces sparse categorical cross-entropy.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        class_weights: The factor of the loss of an example, by the class of its label: a sequence
-            or array of `num_classes` numbers of at least 0, or a dict by class. Classes that a dict
-            omits have the weight 1. A pandas Series is a dict by class. For labels that are
-            probabilities `y_c`, the factor is the sum of `y_c w_c`. The loss is still divided by
-            the number of labeled examples. The predictions are then calibrated for the weighted
-            data.
-        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+        class_weights: The factors of the losses of examples of each class: a sequence or array of
+            `num_classes` numbers of at least 0, or a dict or pandas Series keyed by class, where an
+            omitted class has the weight 1. For labels that are probabilities `y_c`, the factor is
+            the sum of `y_c w_c`. The loss is still divided by the number of labeled examples. The
+            predictions are then calibrated for the weighted data.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
     Call arguments:
@@ -46,7 +45,7 @@ class MulticlassHead(Head):
 
     Raises:
         TypeError, ValueError: As for `Head`, and if `num_classes` is not an integer above 1, or
-            `class_weights` have another length, an unknown class, or a weight that is negative or
+            `class_weights` has a wrong length, an unknown class, or a weight that is negative or
             not finite.
 
     Example:
@@ -116,7 +115,7 @@ def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:
     if np.shape(weights) != (num_classes,):
         raise ValueError(
             f"class_weights must have a weight for each of the {num_classes} classes, or be a "
-            f"dict by class, from 0 to {num_classes - 1}. "
+            f"dict keyed by class, from 0 to {num_classes - 1}. "
             f"Received: class_weights={short_repr(class_weights)}"
         )
     return [check_number(weights[i], f"class_weights[{i}]", minimum=0) for i in classes]

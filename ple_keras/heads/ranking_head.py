@@ -23,25 +23,25 @@ UNLABELED = -1.0  # the label of an item that does not count
 class RankingHead(Head):
     """The scores of the items of lists, such as the results of a search: `(B, L, H) -> (B, L)`.
 
-    A label is the relevance of an item, at least 0. Items without a label do not count, nor does
-    padding, which is masked or has no label. The loss is the mean over the B lists:
+    A label is the relevance of an item, at least 0. Items without a label and masked items, such as
+    padding, do not count. The loss is the mean over the lists with a labeled item:
 
         L = sum_b d_b w_b l_b / sum_b d_b
 
-    d_b is 1 if list b has a labeled item, else 0. w_b is the sample weight of the list, and l_b
-    the loss of the list, over its labeled items. If the loss returns a value for each item, l_b is
-    their mean. Metrics leave out lists without a relevant item, whose label is above 0: every order
-    of their items is equally good. KerasRS itself would count them as 0.
+    d_b is 1 if list b has a labeled item, else 0, w_b is the sample weight of the list, and l_b the
+    loss over its labeled items. If the loss returns a value for each item, l_b is their mean.
+    Metrics omit lists without a relevant item, whose label is above 0, because every order of their
+    items is equally good. KerasRS itself would count them as 0.
 
     Args:
-        task: The task's name, see `TaskHeads`.
-        loss: A loss of KerasRS, such as `keras_rs.losses.PairwiseLogisticLoss()`, or another
-            `keras.losses.Loss`. Its `call` takes `{"labels": (B, L), "mask": (B, L)}` and scores
+        task: The task's name (see `TaskHeads`).
+        loss: A KerasRS loss, such as `keras_rs.losses.PairwiseLogisticLoss()`, or another
+            `keras.losses.Loss` whose `call` takes `{"labels": (B, L), "mask": (B, L)}` and scores
             `(B, L)`, and returns `(B,)` or `(B, L)`.
-        metrics: Metrics of KerasRS, such as `keras_rs.metrics.NDCG(k=10)`. If None, the metric is
-            the mean of the loss.
-        tower: The task's own network, see `Head`. It scores each item separately.
-        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+        metrics: KerasRS metrics, such as `keras_rs.metrics.NDCG(k=10)`. If None, the metric is the
+            mean of the loss.
+        tower: The task's own network (see `Head`). It scores each item separately.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
     Call arguments:
@@ -49,11 +49,11 @@ class RankingHead(Head):
         training: Passed to the tower.
 
     Returns:
-        The scores, `(B, L)`, at least float32. A higher score is a higher rank.
+        The scores, `(B, L)`, at least float32. A higher score means a higher rank.
 
     Raises:
-        TypeError: If `loss` is not a `keras.losses.Loss`, or one of Keras, which are not losses of
-            lists; see also `Head`.
+        TypeError: As for `Head`, and if `loss` is not a `keras.losses.Loss`, or is one of Keras's
+            own, which do not take lists.
         ValueError: As for `Head`. In `build`, if the inputs are not `(B, L, H)`.
 
     Reference:
@@ -80,7 +80,7 @@ class RankingHead(Head):
         super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
         if not isinstance(self.loss, keras.Loss) or is_of_keras(type(self.loss)):
             raise TypeError(
-                "loss must be a keras.losses.Loss object of lists, such as "
+                "loss must be a keras.losses.Loss object for lists, such as "
                 f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
             )
         self._leading_axes = (None, None)
@@ -89,7 +89,7 @@ class RankingHead(Head):
         shape = check_features(input_shape)
         if len(shape) != 3:
             raise ValueError(
-                f"inputs of {self.name!r} must be features of lists (batch, items, features). "
+                f"inputs of {self.name!r} must have a shape (batch, items, features). "
                 f"Received: inputs.shape={shape}"
             )
         super().build(shape)
@@ -121,10 +121,10 @@ class RankingHead(Head):
         """Return labels and scores, and which lists and items are labeled.
 
         Returns:
-            Labels and scores `(B, L)`, of the dtype of the scores. The label of an item without a
-            label is -1, and its score is below all others of its list. A negative label is
-            infinite, since KerasRS would take it for a missing one. `examples` has the lists with a
-            labeled item, `(B,)`, and `numbers` the labeled items, `(B, L)`.
+            Labels and scores `(B, L)`, in the dtype of the scores. The label of an item without a
+            label is -1, and its score is the lowest of its list. A negative label becomes infinite,
+            since KerasRS would treat it as missing. `examples` marks the lists with a labeled item,
+            `(B,)`, and `numbers` the labeled items, `(B, L)`.
         """
         where = f" of {self.task!r}"
         scores = to_number_tensor(y_pred, "y_pred", where)
@@ -136,7 +136,7 @@ class RankingHead(Head):
         items = ops.ones_like(scores, dtype="bool") if found.examples is None else found.examples
         labels = ops.where(labels < 0, float("inf"), labels)
         # A metric that sorts the scores must not confuse items without a label with the last one.
-        lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # there may be no list
+        lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # the batch can be empty
         return LabeledExamples(
             ops.where(items, labels, UNLABELED),
             ops.where(items, scores, 2 * lowest - 1),
@@ -161,7 +161,7 @@ class RankingHead(Head):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:
-        """Create a head. Keras finds the classes of KerasRS only if it is imported."""
+        """Create a head, after importing KerasRS for its registered classes if they are used."""
         if "keras_rs>" in repr(config):
             import_module("keras_rs")
         return super().from_config(config)

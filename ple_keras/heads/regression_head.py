@@ -1,4 +1,4 @@
-"""The head of numbers, such as a duration or a rating."""
+"""The head for numbers, such as a duration or a rating."""
 
 import math
 from collections.abc import Sequence
@@ -30,28 +30,28 @@ class RegressionHead(Head):
         prediction = mean + deviation * logit
         L = loss((label - mean) / deviation, logit)
 
-    The squared error is thus divided by the variance, the absolute error by the deviation, and the
-    delta of Huber is in deviations. A custom loss gets standardized numbers. Other losses of Keras
-    are refused. The metrics `rmse` and `mean_squared_error` are in units; the metric of another
-    loss is that of the standardized loss, such as `standardized_huber_loss`.
+    The squared error is divided by the variance, the absolute error by the deviation, and the delta
+    of Huber is in deviations. A custom loss gets standardized numbers. Keras's other losses are
+    refused. The metrics `rmse` and `mean_squared_error` are in the unit of the labels. The metric
+    of any other loss is the mean of the standardized loss, such as `standardized_huber_loss`.
 
-    The mean and the deviation are weights that are not trained, as those of
-    `keras.layers.Normalization`: files and exports have them, and a clone that is given the weights
-    of the model. `TaskHeads.adapt` sets them at any time, unless they were given. Without them,
-    predictions are NaN, and `fit` of a MultiTaskModel raises an error.
+    The mean and the deviation are non-trainable weights, as in `keras.layers.Normalization`: files
+    and exports contain them, and a clone gets them from `set_weights`. `TaskHeads.adapt` can set
+    them at any time, unless they were given. Without them, predictions are NaN, and `fit` of a
+    MultiTaskModel raises an error.
 
     Args:
-        task: The task's name, see `TaskHeads`.
-        tower: The task's own network, see `Head`.
+        task: The task's name (see `TaskHeads`).
+        tower: The task's own network (see `Head`).
         units: The number of predicted numbers.
-        activation: An activation that replaces linear, such as "softplus" for positive targets.
+        activation: The activation; by default linear. "softplus" suits positive targets.
         loss: A loss that replaces the mean squared error.
         metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
-        standardize: Whether the head is trained on standardized labels, see above. The activation
-            must be linear.
+        standardize: Whether the head is trained on standardized labels. The activation must then be
+            linear.
         mean: The mean of the labels: a number for each unit. If None, `TaskHeads.adapt` sets it.
-        deviation: The standard deviation of the labels, as `mean`.
-        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics`, see `Head`, and
+        deviation: The standard deviation of the labels, in the form of `mean`.
+        **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
     Call arguments:
@@ -103,7 +103,7 @@ class RegressionHead(Head):
                 f"Received: activation={activation!r}, loss={loss!r}"
             )
         self._given = _check_scale(mean, deviation, units, standardize)
-        # Mean and deviation before `build`; of float64 until then.
+        # Mean and deviation before `build`, in float64.
         self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
 
     def build(self, input_shape: Shape) -> None:
@@ -194,7 +194,7 @@ class RegressionHead(Head):
 
 
 def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> Any:
-    """Return the given mean and deviation, a float for each unit; None if none is given."""
+    """Return the given mean and deviation, a float for each unit; None if neither is given."""
     if mean is None and deviation is None:
         return None
     received = f"Received: {standardize=}, {mean=}, {deviation=}"
@@ -206,7 +206,7 @@ def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> An
     deviations = tuple(check_number(number, "deviation") for number in np.ravel(deviation).tolist())
     if not len(means) == len(deviations) == units or min(deviations) < MIN_DEVIATION:
         raise ValueError(
-            f"mean and deviation must have a number for each of {units=}, and each deviation must "
-            f"be at least {MIN_DEVIATION}. {received}"
+            f"mean and deviation must have a number for each unit ({units=}), and each deviation "
+            f"must be at least {MIN_DEVIATION}. {received}"
         )
     return means, deviations

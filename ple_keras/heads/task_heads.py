@@ -47,7 +47,7 @@ class HeldBranches(NamedTuple):
 
     Attributes:
         prediction: The prediction.
-        values: What it mixes, of each branch: logits or predictions; of a product, logarithms of
+        values: The logits or predictions of its branches; for a product, logarithms of
             probabilities.
     """
 
@@ -72,9 +72,9 @@ def batch_loss(
         y_true: The labels.
         y_pred: The predictions.
         sample_weight: Weights of the examples; None for 1.
-        branches: The predictions that `y_pred` mixes. They are trained in its place: the value of
-            the loss is that of `y_pred`, and its gradient that of the sum of their losses with the
-            reduction "label_root".
+        branches: The predictions that `y_pred` mixes. They are trained instead of `y_pred`: the
+            value of the loss is for `y_pred`, but its gradient is the gradient of the sum of their
+            losses with the reduction "label_root".
     """
     head = plain_head(head)
     labeled = head._find_labeled(y_true, y_pred)
@@ -102,17 +102,17 @@ class TaskHeads(BaseLayer):
     """The heads of all tasks: `{task: (..., H)} -> {task: (..., units)}`.
 
     A task's name consists of at most 128 ASCII letters, digits, "_" and "-", starts with a letter
-    or digit, and is not "shared". The layer gives access to its heads by task: `heads["click"]`,
-    `in`, `len`, iteration over the tasks, `keys`, `values` and `items`. It is no
-    `collections.abc.Mapping`: Keras and TensorFlow would take the layer for a nested structure.
+    or digit, and is not "shared". The layer works like a dict of its heads: `heads["click"]`, `in`,
+    `len`, iteration over the tasks, `keys`, `values` and `items`. It is not a
+    `collections.abc.Mapping`, which Keras and TensorFlow would treat as a nested structure.
 
     Args:
-        heads: A sequence of heads, one for each task, or a dict of heads by task.
+        heads: A sequence of heads, one for each task, or a dict of heads keyed by task.
         loss_weighting: None, or "uncertainty" to learn the weights of the tasks' losses. A task's
             loss is then `c exp(-s) L + a s`. The log-variance s is a trainable weight that starts
-            at 0. `c = a = 1/2` for squared errors, `c = 1, a = 1/2` for cross-entropies, and
-            `c = a = 1` for absolute errors. An example without a label adds nothing. The head's
-            `loss_weight` multiplies both terms.
+            at 0. `c = a = 1/2` for squared errors, `c = a = 1` for absolute errors, and
+            `c = 1, a = 1/2` for all other losses. An example without a label adds nothing. The
+            head's `loss_weight` multiplies both terms.
         **kwargs: Keras's layer arguments.
 
     Call arguments:
@@ -123,10 +123,10 @@ class TaskHeads(BaseLayer):
         The predictions of all heads, `{task: (..., units)}`, at least float32.
 
     Raises:
-        TypeError: If `heads` contains anything other than heads.
-        ValueError: If `heads` is empty, a task is repeated, two heads have the same layer name,
-            `loss_weighting` is unknown, a factor of a ProductHead is missing or has no probability,
-            or ProductHeads form a cycle.
+        TypeError: If `heads` is an empty list, or contains anything other than heads.
+        ValueError: If a dict is empty, a task is repeated, named "val", or named like another task
+            after "val_", two heads have the same layer name, `loss_weighting` is unknown, a factor
+            of a ProductHead is missing or not a probability, or ProductHeads form a cycle.
 
     Reference:
 
@@ -163,10 +163,10 @@ class TaskHeads(BaseLayer):
         self._product_names = tuple(head.task for head in products)
         self._factors = {task for head in products for task in head.of}
         self._came_built = built_names(heads)
-        # Attributes of the layer in `build`, where HedgedHeads take the place of some.
+        # Attributes of the layer in `build`, where HedgedHeads replace some of them.
         self._given_heads = Untracked({head.task: head for head in heads})
         self._hedged: frozenset[TaskName] = frozenset()  # tasks with branches, after `build`
-        # Of branches, by thread: see `_take_branches`.
+        # Keyed by thread (see `_take_branches`).
         self._held: Untracked[dict[int, Branches]] = Untracked({})
         self._holds_always = False
         self._multipliers: Any = None
@@ -192,7 +192,7 @@ class TaskHeads(BaseLayer):
     def __len__(self) -> int:
         return len(self._task_names)
 
-    # Methods and not properties, which Keras's saving would read.
+    # Methods, since Keras's saving would read properties.
 
     def keys(self) -> KeysView[TaskName]:
         """Return the tasks of all heads, in order, as a view."""
@@ -211,7 +211,7 @@ class TaskHeads(BaseLayer):
 
     @property
     def task_names(self) -> list[str]:
-        """Names of the tasks that have features, in order: all except those of ProductHeads."""
+        """The tasks that have features, in order: all except the tasks of ProductHeads."""
         return [task for task in self._task_names if task not in self._product_names]
 
     @property
@@ -265,7 +265,7 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         predictions: dict[TaskName, Tensor] = {}
         held: Branches = {}
-        # Of the factors of products, the logarithms of probabilities, and those of their branches.
+        # The logarithms of the probabilities of factors and of their branches.
         logs: dict[TaskName, Tensor] = {}
         branch_logs: dict[TaskName, list[Tensor]] = {}
         for task in self.task_names:
@@ -278,7 +278,7 @@ class TaskHeads(BaseLayer):
                 if task in self._factors:
                     branch_logs[task] = [*map(ops.log_sigmoid, values)]
             elif type(head).call is Head.call and head.activity_regularizer is None:
-                # Without the checks of `__call__`, which take longer than a small head.
+                # Without `__call__`, whose checks take longer than a small head.
                 logits = head.logits(features[task])
                 predictions[task] = head._prediction(logits)
             else:
@@ -298,17 +298,17 @@ class TaskHeads(BaseLayer):
         return {task: predictions[task] for task in self._task_names}
 
     def _take_branches(self) -> Branches:
-        """Return and forget the branches of the last call that trains.
+        """Return and forget the branches of the last training call.
 
-        The loss of a hedged task trains its branches, but a model returns one prediction of a task.
-        While it trains, the layer therefore holds what the prediction mixes, next to the
-        prediction, until the loss of the same step takes them.
+        The loss of a hedged task trains its branches, but a model returns one prediction per task.
+        In training, the layer therefore holds the prediction and the values that it mixes until the
+        loss of the same step takes them.
         """
         return self._held.value.pop(_thread(), {})
 
     @contextmanager
     def _holding_branches(self) -> Iterator[Callable[[], Branches]]:
-        """Hold branches in calls that do not train, too, and yield the function that takes them."""
+        """Hold branches even in calls without training, and yield the function that takes them."""
         self._holds_always = True
         try:
             yield self._take_branches
@@ -325,8 +325,8 @@ class TaskHeads(BaseLayer):
     def loss_weights(self) -> dict[str, float]:
         """Return the current weight of each task's loss; the layer must be built.
 
-        The weight is `w_{k,0}`, the head's `loss_weight`, times the multiplier from a callback such
-        as `LossWeightDecay`. If learned by uncertainty, it is also multiplied by `c exp(-s)`.
+        The weight is the head's `loss_weight` times the multiplier from a callback such as
+        `LossWeightDecay`. Weights learned by uncertainty are also multiplied by `c exp(-s)`.
 
         Returns:
             A dict with a float for each task that has a loss.
@@ -354,8 +354,8 @@ class TaskHeads(BaseLayer):
         Callbacks call this in `on_epoch_begin`. The multipliers are saved with the model.
 
         Args:
-            multipliers: Finite numbers of at least 0, by task. An omitted task has the multiplier
-                1.
+            multipliers: Finite numbers of at least 0, keyed by task. An omitted task has the
+                multiplier 1.
 
         Raises:
             TypeError: If a multiplier is not a number.
@@ -383,13 +383,13 @@ class TaskHeads(BaseLayer):
 
             L = sum_k w_k(t) L_k
 
-        This is the loss that `fit` of a MultiTaskModel minimizes, with the current weights, but for
-        regularization: add `sum(model.losses)`. With learned weights, the sum is that of
-        `w_k(t) (c exp(-s_k) L_k + a s_k)`, where the term `a s_k` is multiplied by the share of the
-        rows that the reduction counts. Loss weights do not scale the gradients of the branches of a
+        This is the loss that `fit` of a MultiTaskModel minimizes, with the current weights, except
+        for regularization, `sum(model.losses)`. With learned weights, the terms of the sum are
+        `w_k(t) (c exp(-s_k) L_k + a s_k)`, where `a s_k` is multiplied by the share of the rows
+        that the reduction counts. Loss weights do not scale the gradients of the branches of a
         HedgedBlock.
 
-        In a function that JAX transforms, such as by `jax.grad` or `jax.jit`, call it in a
+        In a function that JAX transforms, for example with `jax.grad` or `jax.jit`, call it in a
         `keras.StatelessScope` with the values of the model's variables. Otherwise, variables are
         constants: a compiled step ignores later multipliers, and learned weights are refused.
 
@@ -398,15 +398,15 @@ class TaskHeads(BaseLayer):
             y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
             sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
             training: Whether the loss trains the model. If True, the predictions of tasks with
-                branches must be those of the last call with `training=True`.
+                branches must come from the last call with `training=True`.
 
         Returns:
             A scalar.
 
         Raises:
-            TypeError: If an argument is not a dict by task, or labels are not numbers.
+            TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, predictions of branches are those of another call, or
+                a shape does not match, predictions of branches come from a different call, or
                 learned weights are constants of a JAX trace.
 
         Example:
@@ -428,8 +428,8 @@ class TaskHeads(BaseLayer):
     ) -> dict[str, Tensor]:
         """Return the loss of each task, without its weight, for a custom training loop.
 
-        A loop that differentiates them separately can combine the tasks' gradients itself, for
-        example by gradient surgery.
+        A loop that differentiates the losses separately can combine the tasks' gradients itself,
+        for example by gradient surgery.
 
         Args:
             y: As for `compute_loss`.
@@ -441,7 +441,7 @@ class TaskHeads(BaseLayer):
             `{task: L_k}`, a scalar for each task that has a loss, in the order of `trained_tasks`.
 
         Raises:
-            TypeError, ValueError: See `compute_loss`.
+            TypeError, ValueError: As for `compute_loss`.
 
         Example:
 
@@ -457,7 +457,7 @@ class TaskHeads(BaseLayer):
     def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
     ) -> dict[TaskName, BatchLoss]:
-        """Return the loss of each task in a batch, and the labeled examples that it found."""
+        """Return the loss of each task in a batch, with the labeled examples."""
         trained, weights = self.trained_tasks, {} if sample_weight is None else sample_weight
         if not self.built or not trained:
             raise ValueError(
@@ -476,11 +476,11 @@ class TaskHeads(BaseLayer):
                 of_task = held.get(task)
                 if of_task is None or of_task.prediction is not predictions:
                     raise ValueError(
-                        f"y_pred[{task!r}] must be the prediction of the last call of the model "
-                        "with training=True, whose branches its loss trains: no layer follows the "
-                        "TaskHeads, and DistributedDataParallel has neither static_graph nor "
-                        "find_unused_parameters. For a loss without training, set training=False. "
-                        f"Received: y_pred[{task!r}] of another call"
+                        f"y_pred[{task!r}] must be the prediction of the model's last call with "
+                        "training=True, since the loss trains the branches of that call. No layer "
+                        "can follow the TaskHeads, and DistributedDataParallel must not use "
+                        "static_graph or find_unused_parameters. To evaluate, set training=False. "
+                        f"Received: y_pred[{task!r}] of a different call"
                     )
                 branches = cast(Any, self[task]).branch_predictions(of_task.values)
             losses[task] = batch_loss(self[task], y[task], predictions, weights.get(task), branches)
@@ -517,26 +517,26 @@ class TaskHeads(BaseLayer):
         return total / number_of_replicas()  # as Keras's own losses
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
-        """Check the labels before `fit`, with clearer errors than those of Keras.
+        """Check the labels before `fit`, with clearer errors than Keras's.
 
         Keras trains silently, or to NaN, on class indices that are out of range.
 
         Args:
             y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`: a
-                `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, Grain's datasets
-                or another iterable, but no iterator or generator.
-            steps: The number of batches to read; None for 100. Arrays are read whole.
+                `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, a Grain dataset or
+                another iterable, but not an iterator or a generator.
+            steps: The number of batches to read; None for 100. Arrays are read in full.
 
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
-            ValueError: If a task is missing or unknown, if labels have a wrong shape or values that
-                their task or its loss does not allow, or if the tasks' numbers of rows differ. If
-                `y` is an iterator or has no batch, or `steps` is given for arrays.
+            ValueError: If a task is missing or unknown, labels have a wrong shape or values that
+                their task or its loss does not allow, the tasks' numbers of rows differ, `y` is an
+                iterator or has no batch, or `steps` is given for arrays.
 
         Warns:
             UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
-                error is the loss of labels with a standard deviation below 0.1 or above 10, and
-                `standardize` of the head is False.
+                error is the loss of labels that are only 0 and 1, or whose standard deviation is
+                below 0.1 or above 10, and `standardize` of the head is False.
 
         Example:
 
@@ -551,22 +551,23 @@ class TaskHeads(BaseLayer):
         check_labels(y, {task: plain_head(head) for task, head in self.items()}, steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
-        """Read the labels of training once.
+        """Compute statistics of the training labels.
 
-        A `RegressionHead` with `standardize=True` takes the mean and the standard deviation of its
-        labels, unless they were given. Each head takes the share of rows with a label, its
-        `label_share`, for reports. Missing labels are excluded. `adapt` may be called at any time,
-        and again. With several processes, each must read the same labels.
+        A `RegressionHead` with `standardize=True` stores the mean and the standard deviation of its
+        labels, unless they were given, without missing labels. Each head stores the share of rows
+        with a label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
+        With several processes, each must read the same labels.
 
         Args:
             y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as
                 for `check_labels`.
-            steps: The number of batches to read; None for all. Arrays are read whole.
+            steps: The number of batches to read; None for all. Arrays are read in full.
 
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
-            ValueError: If a task is missing or unknown, labels have a wrong shape or are infinite,
-                or `y` is an iterator or has no rows. If labels to be standardized do not vary.
+            ValueError: If a task is missing or unknown, labels have a wrong shape, are infinite, or
+                are to be standardized but do not vary, `y` is an iterator or has no rows, or
+                `steps` is given for arrays.
 
         Example:
 
@@ -642,7 +643,7 @@ class TaskHeads(BaseLayer):
 
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
-    """Return the heads in a model or layer by task, without the heads of branches."""
+    """Return a dict of the heads in a model or layer, without the heads of branches."""
     found = {head.task: head for head in find_layers(model, Head)}
     for layer in find_layers(model, TaskHeads):  # whose heads are not found before `build`
         found |= layer.items()
@@ -650,15 +651,15 @@ def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
 
 
 def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
-    """Return the built heads of a model or layer that mix branches, by task."""
+    """Return a dict of the built heads in a model or layer that mix branches."""
     heads = find_heads(model).items()
     return {task: head for task, head in heads if isinstance(head, HedgedHead) and head.built}
 
 
 def _thread() -> int:
-    """Return the key of the current thread: replicas of TensorFlow run in threads that take turns.
+    """Return the key of the current thread, since TensorFlow runs replicas in alternating threads.
 
-    torch.compile can't trace a call that asks for the thread.
+    On other backends, return 0: torch.compile can't trace a call that asks for the thread.
     """
     return threading.get_ident() if keras.backend.backend() == "tensorflow" else 0
 
@@ -668,19 +669,19 @@ def _branches_of(shape: Any) -> list[str]:
 
 
 def _head_attribute(task: TaskName) -> str:
-    """Return the attribute of a head, part of the file format, see `sublayer_name`."""
+    """Return the attribute of a head, part of the file format (see `sublayer_name`)."""
     return f"head-{task}"
 
 
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     """Return the heads as a list; check that their tasks, names and keys of logs differ."""
     if isinstance(heads, Mapping):
-        task_names(heads, "heads")  # each is under its own task
+        task_names(heads, "heads")  # checks that each key is the head's task
         heads = list(heads.values())
     is_sequence = isinstance(heads, Sequence) and len(heads) > 0
     if not is_sequence or not all(isinstance(head, Head) for head in heads):
         raise TypeError(
-            "heads must be a sequence of heads, at least one, or a dict by task. "
+            "heads must be a sequence of at least one head, or a dict of heads keyed by task. "
             f"Received: heads={heads!r}"
         )
     for kind in ("task", "name"):

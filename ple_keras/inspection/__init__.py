@@ -1,1 +1,1 @@
-"""Gate weights, gate reports and gradient conflicts of a model."""
+"""Reports on a model's gates and tasks, gradient conflicts, and checks of inputs."""

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-WIDTH = 100  # in letters
+WIDTH = 100  # in characters
 HARD_SPACE = "\N{NO-BREAK SPACE}"
 Row = Sequence[str]
 
@@ -33,12 +33,12 @@ def table(rows: Iterable[Row]) -> str:
 
 
 def join_items(items: Iterable[str]) -> str:
-    """Return a list of items, which a table does not break."""
+    """Join items with commas. A table does not break lines within an item."""
     return ", ".join(item.replace(" ", HARD_SPACE) for item in items)
 
 
 def cells(figures: object, **forms: str) -> list[str]:
-    """Return attributes of an object as text, by their formats; "-" for NaN."""
+    """Return attributes of an object as text, in the given formats; "-" for NaN."""
     values = [(getattr(figures, name), form) for name, form in forms.items()]
     return ["-" if math.isnan(value) else f"{value:{form}}" for value, form in values]
 

@@ -1,4 +1,4 @@
-"""Check of features before training."""
+"""A check of features before training."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from ple_keras.layers.stream_features import StreamFeatures
 
 LARGE = 100  # mean or standard deviation of a column of numbers
 SCALE_ROWS = 100_000  # for means and deviations
-FIRST_ROWS = 1000  # of the call of the model, which also has those with an extreme value
+FIRST_ROWS = 1000  # of the call of the model, together with rows with an extreme value
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
 # Layers and operations of Keras that keep all values.
 RESHAPES = {"Cast", "Concatenate", "ExpandDims", "Flatten", "Identity", "Permute", "Reshape"}
@@ -28,34 +28,34 @@ Outputs = list[tuple[keras.Layer, np.ndarray]]  # of layers, and of the model
 
 
 def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
-    """Check the features before `fit`, and name the input, the row and the value that is wrong.
+    """Check the features before `fit`, and name the input, row and value that is wrong.
 
-    The model is called without training, on the first 1000 rows and those with the smallest and the
-    largest value of a column. Its weights and statistics do not change.
+    The model is called without training, on the first 1000 rows and the rows with the smallest and
+    largest value of each column. Its weights and statistics do not change.
 
-    Keys, shapes, dtypes, ids and scales are those of the inputs of a Functional model. Any other
-    model is called only, and must be right about ids itself.
+    Keys, shapes, dtypes, ids and scales are checked for the inputs of a Functional model. Any other
+    model is only called, and ids are checked only if its call does.
 
     Args:
         model: The model, compiled or not. If it is not built, the call builds it.
         x: As for `fit`: arrays, or dicts or lists of arrays. Or batches of `(x, y)`: a
-            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, Grain's datasets or
-            another iterable, but no iterator or generator.
-        steps: The number of batches to read; None for 100. Arrays are read whole.
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, a Grain dataset or
+            another iterable, but not an iterator or a generator.
+        steps: The number of batches to read; None for 100. Arrays are read in full.
 
     Raises:
-        TypeError: If `x` holds strings where the model needs numbers, or is neither arrays nor
+        TypeError: If `x` contains strings where the model needs numbers, or is neither arrays nor
             batches.
-        ValueError: If an input is missing, unknown or of another shape, or the model fails. If an
-            input of integers gets other numbers, or numbers that its dtype can't hold. If ids are
+        ValueError: If an input is missing or unknown, or its shape is wrong, or the model fails. If
+            an integer input gets fractions, or numbers that its dtype can't represent. If ids are
             not in the table of an `Embedding` that reads an input, directly or through reshapes.
             If a number is NaN or infinite, and so are the predictions of its row, or if a layer
             returns such a value for a row without one, as a standardized head does before `adapt`.
             If `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
-        UserWarning: If a column with a mean or a standard deviation above 100 reaches a Dense layer
-            or a block, directly or through reshapes, or if a `Normalization` returns such a column.
+        UserWarning: If a column with an absolute mean or a standard deviation above 100 reaches a
+            Dense layer or a block, directly or through reshapes, or a `Normalization` returns one.
 
     Example:
 
@@ -82,7 +82,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
 @np.errstate(all="ignore")  # of NaN and infinity
 def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
-    """Check arrays, and return warnings by the name of what is large."""
+    """Check arrays, and return warnings keyed by the name of the large array."""
     calls = calls_in(model) if functional_outputs(model) is not None else []
     inputs = _inputs_by_key(model, x) if calls else {}
     arrays: Arrays = {}
@@ -120,7 +120,7 @@ def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
 
 
 def _inputs_by_key(model: Any, x: Nested) -> dict[Any, Any]:
-    """Return the symbolic inputs of a Functional model by name and position."""
+    """Return the symbolic inputs of a Functional model, keyed by name and by position."""
     if not isinstance(model.input, Mapping):
         return {tensor.name: tensor for tensor in model.inputs} | dict(enumerate(model.inputs))
     if not isinstance(x, Mapping):  # whose columns Keras would swap
@@ -136,20 +136,20 @@ def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> Non
     """Check an array for a symbolic input."""
     if tensor.dtype != "string":
         check_dtype(array, name)
-    # Keras adds or removes a last axis of length 1. It may broadcast another.
+    # Keras adds or removes a last axis of length 1, and can broadcast other axes.
     shapes = [s[:-1] if s[-1:] == (1,) else s for s in (array.shape[1:], tensor.shape[1:])]
     if not shapes_match(*shapes):
         raise ValueError(
-            f"{name} must have a shape {format_shape(tensor.shape)}, as the input of the model. "
+            f"{name} must have a shape {format_shape(tensor.shape)}, like the input of the model. "
             f"Received: {name}.shape={array.shape}"
         )
     if "int" in tensor.dtype:
         wrong = array != array.astype(tensor.dtype)
-        _refuse(wrong, name, array, f"have values of {tensor.dtype}, as the input of the model")
+        _refuse(wrong, name, array, f"have values of {tensor.dtype}, like the input of the model")
 
 
 def _refuse(wrong: np.ndarray, name: str, array: np.ndarray, rule: str) -> None:
-    """Raise an error on the first wrong value, if there is one."""
+    """Raise an error for the first wrong value, if there is one."""
     if wrong.any():
         index = tuple(np.argwhere(wrong)[0])
         place = ", ".join(map(str, index))
@@ -163,7 +163,7 @@ def _readers(
 
     Args:
         calls: The calls of a model.
-        names: The names of inputs by the `id` of the symbolic tensor that holds their values.
+        names: The names of inputs, keyed by the `id` of the symbolic tensor with their values.
     """
     for layer, inputs, outputs in calls:
         of_inputs = [names.get(id(tensor), []) for tensor in inputs]
@@ -179,7 +179,7 @@ def _readers(
 
 
 def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: keras.Model) -> None:
-    """Check that predictions are finite, and what layers return for finite numbers."""
+    """Check that predictions are finite, and that layers return finite values for finite rows."""
     is_finite = np.ones(len(rows), bool)
     for array in numbers.values():
         is_finite &= np.isfinite(_flat(array)[rows]).all(axis=1)
@@ -198,13 +198,13 @@ def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: ke
             for name, array in numbers.items():
                 wrong = np.zeros(array.shape, bool)
                 wrong[rows[is_wrong]] = ~np.isfinite(array[rows[is_wrong]])
-                _refuse(wrong, name, array, "be finite, or replaced in the model")
+                _refuse(wrong, name, array, "be finite, or be replaced in the model")
 
 
 def _scale_warnings(
     arrays: Arrays, readers: list[tuple[Any, list[str]]], outputs: Outputs
 ) -> Iterator[tuple[str, str]]:
-    """Yield the names of columns with a large mean or deviation, and warnings."""
+    """Yield the names of arrays with a large mean or deviation, with warnings."""
     scaled = [
         (f"the output of {layer.name!r}", values)
         for layer, values in outputs

@@ -34,24 +34,24 @@ def gate_weights(
 
     The model runs as in `predict`: without dropout and gate dropout. Gate statistics do not change
     and need not be enabled. Masked positions are included. If several processes train one model,
-    each may call this function with its own `x`.
+    each can call this function with its own `x`.
 
     Args:
-        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks, at any depth; or
-            such a block itself.
-        x: Input as for `predict`: arrays, or a dict or list of arrays; or batches, such as a
+        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, or such
+            a block.
+        x: Input as for `predict`: arrays, a dict or list of arrays, or batches, such as a
             `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
-        batch_size: The number of examples per batch, 1024 by default; for arrays only.
+        batch_size: The number of examples per batch, only for arrays; by default 1024.
 
     Returns:
-        `{level: {gate: (N, ..., experts)}}`, in at least float32. The levels have the same keys as
-        in `GateWeightsLogger`; the experts are in the order of `gate_experts`.
+        `{level: {gate: (N, ..., experts)}}`, in at least float32. The levels are named as in
+        `GateWeightsLogger`, and the experts have the order of `gate_experts`.
 
     Raises:
         TypeError: If `model` is not a Keras layer, or `x` is neither arrays nor batches.
         ValueError: If `model` has no such block, is not built, runs one block twice in one pass,
-            or fails on `x`. If `x` is empty, or its batches differ in more than their size. If
-            called in the scope of a `tf.distribute` strategy with several replicas.
+            or fails on `x`, if `x` is empty or its batches differ in more than their size, or in
+            the scope of a `tf.distribute` strategy with several replicas.
 
     Example:
 
@@ -80,15 +80,15 @@ def _observe_levels(
     batch_size: int | None,
     summarize: Callable[[ByName, ByName], Nested],
 ) -> tuple[int, dict[str, Any]]:
-    """Return the number of examples, and figures of every level that runs.
+    """Return the number of examples, and the figures of every level that runs.
 
     Args:
         model: As for `gate_weights`.
         levels: The levels of the model.
         x: As for `gate_weights`.
         batch_size: As for `gate_weights`.
-        summarize: A function from the gate weights and expert outputs of a level, by name, to
-            tensors, which are concatenated over the batches.
+        summarize: A function from the gate weights and expert outputs of a level, keyed by name,
+            to tensors, which are concatenated over the batches.
     """
     batches = Batches(x, batch_size=batch_size)
     observed = ObservedModel(
@@ -99,7 +99,7 @@ def _observe_levels(
         by_batch.append(observed.run_batch(batch))
         if observed.repeated.value:
             raise ValueError(
-                "model must run each block once, since the runs of a block share one name. "
+                "model must run each block once, since all runs of a block have the same name. "
                 f"Received: model={model!r}, which runs {sorted(observed.repeated.value)} more "
                 "than once"
             )
@@ -110,12 +110,12 @@ def _observe_levels(
 
 @dataclass(frozen=True)
 class GateUse:
-    """Weights of a gate over the examples; NaN if those of an example are.
+    """Weights of a gate over the examples; NaN if the weights of any example are.
 
     Attributes:
         mean: The mean weight of each expert.
         spread: The standard deviation of each expert's weight over the examples.
-        entropy: The mean entropy divided by that of uniform weights, in [0, 1]; 0 with one expert.
+        entropy: The mean entropy divided by its maximum, in [0, 1]; 0 with one expert.
         max: The mean of the largest weight.
         over_95: The share of examples whose largest weight is over 0.95.
     """
@@ -134,7 +134,7 @@ class ExpertUse:
     Attributes:
         weight: The mean weight of the expert in each gate that reads it.
         share: For a shared expert, each task's share of the task gates' weights, summing to 1.
-        dead_units: The share of the expert's outputs that are 0 for at least 99 % of the examples.
+        dead_units: The share of the expert's outputs that are 0 for at least 99% of the examples.
     """
 
     weight: dict[str, float]
@@ -193,19 +193,19 @@ class GateReport:
 def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) -> GateReport:
     """Report the use of a model's gates and experts on given examples.
 
-    `task_report` covers the tasks. In sequences, each unmasked position counts as an example. If
-    several processes train one model, the report covers the examples given in this process.
+    For tasks, use `task_report`. In sequences, each unmasked position counts as an example. If
+    several processes train one model, the report covers the examples passed in this process.
 
     Args:
         model: As for `gate_weights`.
         x: As for `gate_weights`.
-        batch_size: The number of examples per batch, 1024 by default; for arrays only.
+        batch_size: As for `gate_weights`.
 
     Returns:
         A GateReport: print it, or use `levels`, `warnings` and `to_dict()`.
 
     Raises:
-        TypeError, ValueError: As `gate_weights`.
+        TypeError, ValueError: As for `gate_weights`.
 
     Example:
 
@@ -243,7 +243,7 @@ def _figures_of_batch(weights: ByName, outputs: ByName) -> dict[str, Any]:
 
 
 def _zeros_and_positions(output: Tensor) -> Tensor:
-    """Count the unmasked positions where each unit is 0, and all of them: `(1, 2, units)`."""
+    """Count the unmasked positions where each unit is 0, and in total: `(1, 2, units)`."""
     flat = flatten_positions(output, mask_of(output), math.nan)
     counted = ops.stack([ops.equal(flat, 0), ops.logical_not(ops.isnan(flat))])
     return ops.sum(ops.cast(counted, "float32"), axis=1)[None]
@@ -266,7 +266,7 @@ def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
 def _expert_use(
     expert: str, counts: np.ndarray, gates: Mapping[str, GateUse], block: CGCBlock
 ) -> ExpertUse:
-    """Return the figures of an expert with counts from `_zeros_and_positions`, by batch."""
+    """Return the figures of an expert from the `_zeros_and_positions` of all batches."""
     weight = {gate: use.mean[expert] for gate, use in gates.items() if expert in use.mean}
     share = {}
     if expert.startswith(f"{SHARED}/"):
@@ -287,15 +287,15 @@ def _warnings(level: LevelUse) -> Iterator[str]:
             )
         elif use.entropy >= EVEN_ENTROPY and max(use.spread.values()) <= EVEN_SPREAD:
             yield (
-                f"the gate of {gate} gives every example almost equal weights, with an entropy of "
-                f"{use.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
+                f"the gate of {gate} assigns almost equal weights to all experts, with an entropy "
+                f"of {use.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
                 "gate_block."
             )
     uniform = {gate: 1 / len(use.mean) for gate, use in level.gates.items()}
     for expert, of_expert in level.experts.items():
         if all(w < UNUSED_SHARE * uniform[gate] for gate, w in of_expert.weight.items()):
             yield (
-                f"{expert} is almost unused: each gate gives it less than {UNUSED_SHARE:.0%} "
+                f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} "
                 "of a uniform weight. Try fewer experts, or a higher dropout or "
                 "balance_regularizer in gate_kwargs."
             )

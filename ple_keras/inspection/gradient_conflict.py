@@ -28,9 +28,9 @@ from ple_keras.inspection.observed_model import (
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 
-MAX_NUMBERS = 10**7  # in a variable; a larger one, such as a table of ids, is left out
+MAX_NUMBERS = 10**7  # in a variable; larger ones, such as embedding tables, are omitted
 Part = list[WeightSlice]  # of a model
-Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels by task
+Batch = tuple[Nested, dict[str, Tensor]]  # features, and labels keyed by task
 Losses = Callable[[Batch], list[Tensor]]
 Cosines = dict[tuple[str, str], float]
 
@@ -40,33 +40,33 @@ def gradient_conflict(
 ) -> dict[str, dict[str, Cosines]]:
     """Return the cosines between the gradients of the tasks' losses in each level.
 
-    1: two tasks have the same gradient direction. 0: the tasks do not interact. Below 0: the tasks
-    conflict; a step that helps one harms the other. If shared experts have conflicts, try more task
-    experts.
+    A cosine of 1 means that two tasks have the same gradient direction, and 0 that they do not
+    interact. Below 0, they conflict: a step that helps one harms the other. If tasks conflict in
+    shared experts, try more task experts.
 
-    The gradients are those of the heads' losses over the labeled examples of a batch, without
-    loss weights and regularization. The model runs as in `predict`: without dropout, and without
-    changes to weights, batch normalization statistics or gate statistics.
+    The losses are the heads' losses over the labeled examples of a batch, without loss weights and
+    regularization. The model runs as in `predict`: without dropout, and without changes to weights,
+    batch normalization statistics or gate statistics.
 
     Args:
-        model: A built model that has TaskHeads and returns a dict by task.
+        model: A built model that has TaskHeads and returns a dict keyed by task.
         x: Arrays, or a dict or list of arrays, as for `fit`; or, with `y=None`, batches of
             `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
         y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
-        batch_size: The number of examples per gradient, for arrays only; None for all examples.
+        batch_size: The number of examples per gradient, only for arrays; None for all examples.
             The cosines of several batches are averaged.
 
     Returns:
         `{level: {"shared/expert_0": {(task, task): cosine}}}`, for each shared expert that is not
-        frozen, with levels named as in `gate_weights` and pairs in task order. The gradient is that
-        of all trainable weights of the expert. A cosine is NaN if a task has no gradient, as
-        without labels; the average skips such batches.
+        frozen, with levels named as in `gate_weights` and pairs in task order. Gradients are with
+        respect to all trainable weights of the expert. A cosine is NaN if a task has no gradient,
+        for example without labels. The average skips such batches.
 
     Raises:
         TypeError: If `model` is not a Keras layer, `x` is neither arrays nor batches, or `y` is
             not a dict of numbers.
-        ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, or is not built. If it has no
-            TaskHeads with losses. If `y` lacks a task, or `x` is empty. If called in the scope of a
+        ValueError: If `model` has no PLEBlock, MMoEBlock or CGCBlock, is not built, or has no
+            TaskHeads with losses, if `y` lacks a task, if `x` is empty, or in the scope of a
             `tf.distribute` strategy with several replicas.
 
     Reference:
@@ -118,8 +118,8 @@ def _losses_of_batch(
 ) -> list[Tensor]:
     """Return the loss of each task, times the square root of the number of examples.
 
-    In float16, gradients of a mean over many examples underflow, and those of a sum overflow; the
-    square root keeps both in range. As a power of 2, it adds no rounding error.
+    In float16, gradients of a mean over many examples underflow, and gradients of a sum overflow.
+    The square root keeps them in range. As a power of 2, it adds no rounding error.
     """
     x, y = batch
     scale = 2.0 ** round(math.log2(len(keras.tree.flatten(x)[0])) / 2)
@@ -136,12 +136,12 @@ def _losses_of_batch(
 def gradient_function(
     losses: Losses, parts: list[Part], model: keras.Layer
 ) -> Callable[[Batch], list[np.ndarray]]:
-    """Return a function from a batch to the gradients of its losses. It changes no state.
+    """Return a function from a batch to the gradients of its losses, which changes no state.
 
     Args:
         losses: A function from a batch to scalars.
-        parts: The parts to differentiate by.
-        model: The layer that holds all other variables that `losses` reads.
+        parts: The parts to differentiate with respect to.
+        model: The layer with all other variables that `losses` reads.
 
     Returns:
         A function that returns a float64 array `(losses, numbers)` for each part. A gradient is 0
@@ -221,9 +221,9 @@ def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer)
 class Conflict:
     """Cosines between the gradients of two tasks on shared parts, over pairs of batches.
 
-    The two gradients of a cosine are those of different batches. If they were of one batch, their
-    noise would be correlated, as the labels are: a cosine of a trained model would not tell whether
-    the tasks conflict. Noise brings these cosines towards 0.
+    Each cosine compares gradients of two different batches. In the same batch, their noise would be
+    correlated like the labels, and the cosine of a trained model would not show whether the tasks
+    conflict. Independent noise moves cosines toward 0.
 
     Attributes:
         cosine: The mean.
@@ -256,10 +256,10 @@ class SharedGradients:
         self._size = (len(parts), len(heads), len(heads))
         self._within: list[np.ndarray] = []  # of batches, (parts, tasks, tasks)
         self._across: list[np.ndarray] = []  # of pairs of batches
-        self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) by part
+        self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) per part
 
     def add(self, x: Nested, y: Mapping[TaskName, Tensor]) -> None:
-        """Add a batch, of as many examples as the others.
+        """Add a batch. All batches must have the same number of examples.
 
         Args:
             x: The features.
@@ -288,8 +288,8 @@ class SharedGradients:
             The share of each task: the root mean square over the batches of the norm of its
             gradient, times the weight of its loss, divided by the sum over the tasks; NaN without
             shared parts. The conflict of each pair of tasks. The trend, the cosine between the
-            weighted sums of the gradients of two batches: near 0 where training has settled, near 1
-            where every batch moves the weights in the same direction.
+            weighted sums of the gradients of two batches: near 0 if training has settled, and near
+            1 if every batch moves the weights in the same direction.
         """
         within = np.array(self._within)
         across = np.array(self._across).reshape(len(self._across), *self._size)
@@ -313,7 +313,7 @@ class SharedGradients:
 
 
 def _conflict(cosines: np.ndarray) -> Conflict:
-    """Return the mean of cosines and its standard error, without those that are not finite."""
+    """Return the mean of the finite cosines and its standard error."""
     cosines = cosines[np.isfinite(cosines)]
     count = len(cosines)
     mean = float(cosines.mean()) if count else math.nan

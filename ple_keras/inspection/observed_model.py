@@ -1,4 +1,4 @@
-"""The levels and heads of a model, and a model around it that returns what it computes."""
+"""The levels and heads of a model, and a wrapper that returns what they compute."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,9 +24,9 @@ Levels = dict[str, tuple[ByName, ByName]]  # the gate weights and expert outputs
 
 
 def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    """Return every CGCBlock in a model or layer by key, in the order in which they were added.
+    """Return a dict of every CGCBlock in a model or layer, in the order in which they were added.
 
-    The key is `{name of the SequentialBlock}/{index}`, or the block's name outside of a
+    A key is `{name of the SequentialBlock}/{index}`, or the block's name outside of a
     SequentialBlock. Equal keys are prefixed with the names of the enclosing layers.
 
     Raises:
@@ -54,7 +54,7 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
 def _path_names(path: Path) -> list[str]:
     """Return the names of the layers on a path, with `{name}/{index}` in a SequentialBlock.
 
-    The name of the first layer is left out, unless it is the whole path.
+    The name of the first layer is omitted, unless it is the whole path.
     """
     names = []
     for outer, layer in pairwise(path):
@@ -66,10 +66,10 @@ def _path_names(path: Path) -> list[str]:
 
 
 def built_levels(model: keras.Layer) -> dict[str, CGCBlock]:
-    """Return the built levels of a model, without those that it never calls.
+    """Return the built levels of a model, which omits levels that it never calls.
 
     Raises:
-        TypeError, ValueError: As `check_model`, or if the model has no built level.
+        TypeError, ValueError: As for `check_model`, and if the model has no built level.
     """
     check_model(model)
     built = {key: block for key, block in find_levels(model).items() if block.built}
@@ -86,7 +86,7 @@ def check_model(model: keras.Layer) -> None:
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If it is not built, or a strategy has several replicas, which each run every
+        ValueError: If it is not built, or a strategy has several replicas, each of which runs every
             batch.
     """
     if not isinstance(model, keras.Layer):
@@ -95,12 +95,12 @@ def check_model(model: keras.Layer) -> None:
     if replicas > 1:
         raise ValueError(
             "strategy must have one replica during inspection, since each replica runs every "
-            "batch: leave `strategy.scope()` first. The model may be created in it. "
+            "batch. Leave `strategy.scope()` first, in which the model can be created. "
             f"Received: strategy.num_replicas_in_sync={replicas}"
         )
     if not model.built:
         raise ValueError(
-            "model must be built before inspection: call or train it first. "
+            "model must be built before inspection. Call or train it first. "
             f"Received: model={model!r}, built=False"
         )
 
@@ -119,7 +119,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
 
 
 def check_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]:
-    """Return the labels of some tasks; of one task, `y` may be the array itself, as for `fit`."""
+    """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
     tasks = list(tasks)
     is_array = len(tasks) == 1 and hasattr(y, "shape")
     labels = check_by_task({tasks[0]: y} if is_array else y, tasks, "y")
@@ -135,14 +135,14 @@ def check_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]
 
 
 class ObservedModel(keras.Model):
-    """Model around another model, whose gate statistics do not change.
+    """Wrapper of a model, whose gate statistics do not change.
 
     As a Keras model, it is compiled on every backend.
 
     Args:
         model: The inner model.
-        results: A function to nested tensors, the outputs, from those of the inner model; the
-            weights of the gates and the outputs of the experts, by name, of each level; and the
+        results: A function that computes the outputs, nested tensors, from the outputs of the inner
+            model, the gate weights and expert outputs of each level, keyed by name, and the
             branches of hedged tasks.
 
     Attributes:
@@ -182,10 +182,10 @@ class ObservedModel(keras.Model):
 
 @contextmanager
 def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
-    """Let calls of a model hold the branches of hedged tasks, as in training.
+    """Make calls of a model hold the branches of hedged tasks, as in training.
 
     Yields:
-        A function that returns those of the last call.
+        A function that returns the branches of the last call.
     """
     with ExitStack() as stack:
         layers = find_layers(model, TaskHeads)
@@ -201,7 +201,7 @@ def naming_input(x: Nested) -> Iterator[None]:
     except Exception as error:
         shapes = keras.tree.map_structure(np.shape, x)
         raise ValueError(
-            f"x must be valid input of the model, which failed on a batch: {error} "
+            f"x must be valid input for the model, which failed on a batch: {error} "
             f"Received: x.shape={shapes}"
         ) from error
 

@@ -21,11 +21,11 @@ from ple_keras.metrics.array_metrics import grouped_auc
 ROUNDING = 1e-7  # of a probability near 1, in float32
 # Thresholds of the warnings:
 MIN_LABELS = 100
-LEARNED_ERROR = 0.3  # relative error below which a small gradient is no problem
-ONE_CLASS_LABELS = 1000  # by which a rate of 1% has the other class but for a chance below .0001
-CONSTANT_DEVIATION = 1e-6  # of predictions, times that of the labels: float32 has 7 digits
-CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone gave 1.4 to a task with 4% of positives
-# A difference that chance exceeds in fewer than 3 of 1000 tasks, in standard errors
+LEARNED_ERROR = 0.3  # relative error below which a small gradient is not a problem
+ONE_CLASS_LABELS = 1000  # at a rate of 1%, the chance of only one class is below .0001
+CONSTANT_DEVIATION = 1e-6  # of predictions, relative to the labels: float32 has 7 digits
+CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone caused 1.4 in a task with 4% positives
+# In standard errors: chance causes larger differences in fewer than 3 of 1000 tasks
 SIGNIFICANT = 3
 LARGE_GAP = 0.2  # of relative errors; healthy models had up to .18
 LARGE_RISE = 0.1  # of a validation loss after its best epoch, relative to it
@@ -35,26 +35,26 @@ LARGE_RISE = 0.1  # of a validation loss after its best epoch, relative to it
 class TaskFigures:
     """Labels and predictions of a task over some examples.
 
-    A figure that a task does not have is NaN. Of several numbers in a label or prediction, means
-    are over all of them, and deviations are the largest.
+    A figure is NaN if it does not apply to the task. If labels or predictions have several numbers,
+    means are over all of them, and deviations are the largest one.
 
     Attributes:
         labels: The number of labeled examples with a finite prediction; 0 if no labels were given.
-            Of rankings, examples are lists.
-        label_share: The share of the examples that they are.
-        label_mean: The mean label; of a binary task, the share of positives. NaN for classes.
-        label_deviation: The standard deviation of the labels; of classes, of their indicators.
+            In rankings, examples are lists.
+        label_share: The share of labeled examples.
+        label_mean: The mean label; for a binary task, the share of positives. NaN for classes.
+        label_deviation: The standard deviation of the labels; for classes, of their indicators.
         prediction_mean: The mean prediction of all examples. NaN for classes.
         prediction_deviation: The standard deviation of the predictions. NaN with one example.
         loss: The unweighted loss over the labeled examples.
-        auc: Of a binary task, the area under the ROC curve.
-        accuracy: Of a task with classes, the share of the right ones.
-        rmse: Of a regression, the root of the mean squared error, in units of the labels.
-        relative_error: The error divided by that of the best constant prediction: of a binary
-            task and of classes, the normalized entropy; of a regression, the mean squared error
+        auc: For a binary task, the area under the ROC curve.
+        accuracy: For a task with classes, the share of correct predictions.
+        rmse: For a regression, the root mean squared error, in the unit of the labels.
+        relative_error: The error divided by the error of the best constant prediction: for a binary
+            task and for classes, the normalized entropy; for a regression, the mean squared error
             over the variance. 0 is best, and 1 means that nothing was learned.
-        relative_error_deviation: The standard error of `relative_error`, over the examples.
-        calibration: Of a binary task, the sum of the predictions of labeled examples divided by
+        relative_error_deviation: The standard error of `relative_error` over the examples.
+        calibration: For a binary task, the sum of the predictions of labeled examples divided by
             the sum of their labels.
     """
 
@@ -74,7 +74,7 @@ class TaskFigures:
 
     @property
     def has_constant_predictions(self) -> bool:
-        """Whether predictions are constant: the task then sends no gradient to shared parts."""
+        """Whether predictions are constant, so that shared parts get no gradient from the task."""
         unit = self.label_deviation if self.label_deviation > 0 else 1.0
         return self.prediction_deviation < CONSTANT_DEVIATION * unit
 
@@ -93,14 +93,14 @@ def labels_by_position(
     Args:
         head: The head of the task.
         labels: Labels in any shape, or None.
-        predictions: The predictions, `(positions, units)`; of lists, `(lists, items)`.
+        predictions: The predictions, `(positions, units)`; for rankings, `(lists, items)`.
 
     Returns:
         The labels; None without labels.
 
     Raises:
         TypeError: If labels are not numbers.
-        ValueError: If labels have a wrong shape, or one is infinite, not a probability, or no
+        ValueError: If labels have a wrong shape, or one is infinite, not a probability, or not a
             class of the head.
     """
     if labels is None:
@@ -178,7 +178,7 @@ def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float
 
 
 def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    """Return the errors of probabilities, relative to that of the best constant prediction."""
+    """Return the errors of probabilities, relative to the best constant prediction."""
     rates = y.mean(axis=0)
     of_constant = -(rates * np.log(np.maximum(rates, MIN_PROBABILITY))).sum()
     errors: np.ndarray = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
@@ -197,8 +197,8 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
     enough = ONE_CLASS_LABELS if _is_binary(plain_head(head)) else MIN_LABELS
     if loss_weight and not use.label_deviation > 0 and not 0 < use.labels < enough:
         yield (
-            f"{start}no two of {use.labels:,} labels differ, so that there is nothing to learn. "
-            "Check the labels, and the head's missing_label."
+            f"{start}its {use.labels:,} labels do not differ, so there is nothing to learn. "
+            "Check the labels and the head's missing_label."
         )
     elif use.has_constant_predictions:
         yield (
@@ -211,7 +211,7 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
         error = math.sqrt(max(use.calibration, 1) * positives)
         if abs(use.calibration - 1) * positives > SIGNIFICANT * error:
             yield (
-                f"{start}the sum of the predictions is {use.calibration:.2f} times that of "
+                f"{start}the sum of the predictions is {use.calibration:.2f} times the sum of "
                 f"{use.labels:,} labels. Divide the predicted odds by the pos_weight, if there is "
                 "one. Check that missing labels are NaN, and that x is like the training data."
             )
@@ -231,17 +231,17 @@ def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Itera
 
 
 def epoch_warnings(task: str, losses: Sequence[float], validation: TaskFigures) -> Iterator[str]:
-    """Yield a warning if the epoch in which a task was best is far from the stop.
+    """Yield a warning if a task was better in an earlier epoch.
 
     Args:
         task: The task.
-        losses: Its validation losses in `fit` by epoch; empty without.
+        losses: Its validation loss in each epoch of `fit`; empty without validation.
         validation: The figures of the task on validation data.
     """
     best = min(losses, default=math.nan)
     if validation.loss > best + LARGE_RISE * abs(best):
         yield (
             f"{task}: in fit, val_{task}_loss was lowest in epoch {losses.index(best) + 1} of "
-            f"{len(losses)}, with {best:.4g}, and the loss is {validation.loss:.4g} now. Try "
+            f"{len(losses)}, with {best:.4g}, and is {validation.loss:.4g} now. Try "
             "dropout, smaller tables and a learning rate that decays to 0."
         )

@@ -41,30 +41,30 @@ MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
 MIN_SIZE = 32  # of these batches
 # Of the gradient on shared parts. Next to a loss of the same size, a loss weight of 10, a share of
-# 0.9, cost income .01 AUC in a shared bottom, and a weight of 1 nothing (docs/results).
+# 0.9, cost income .01 AUC in a shared bottom, and a weight of 1 cost nothing (docs/results).
 LARGE_SHARE = 0.9
 SMALL_SHARE = 0.1  # of an equal share
 # Of conflicts. Trends were .9 before training, .3 to .8 while the loss fell, and below .25 when
-# tasks no longer gained from more epochs. Healthy models had cosines above -.14
-# then, and tasks that one unit can not serve, of -.3 to -.5 (tests/inspection/task_models.py).
+# tasks no longer gained from more epochs. Cosines were then above -.14 in healthy models, and
+# -.3 to -.5 for tasks that one unit can't serve (tests/inspection/task_models.py).
 SETTLED_TREND = 0.25
 CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
 CONFLICT_LABELS = 1000
-CONFLICT_SIGNIFICANT = 4  # in standard errors of a mean over few pairs
+CONFLICT_SIGNIFICANT = 4  # standard errors of a mean over few pairs
 
 
 @dataclass(frozen=True)
 class TaskTraining:
-    """Part of a task in the training of a model.
+    """Share of a task in the training of a model.
 
     Attributes:
         loss_weight: The current weight of the task's loss; 0 if it is not trained.
         loss_share: The task's share of the sum of the weighted losses.
-        gradient_share: The task's share of the gradients on shared parts: the norm of the gradient
-            of its weighted loss over one batch, as the root of the mean square over the batches,
-            divided by the sum over the tasks. Shared parts are experts, layers and tables before
-            the heads from which at least two tasks learn. NaN without such parts.
+        gradient_share: The task's share of the gradients on shared parts: the root mean square over
+            the batches of the norm of its weighted loss's gradient, divided by the sum over the
+            tasks. Shared parts are the experts, layers and tables before the heads that at least
+            two tasks train. NaN without such parts.
     """
 
     loss_weight: float
@@ -78,7 +78,7 @@ class BranchUse:
 
     Attributes:
         weight: Its weight in the mixture.
-        figures: The figures of its predictions, on validation data if given, else on `x`.
+        figures: The figures of its predictions, on the validation data if given, else on `x`.
     """
 
     weight: float
@@ -96,10 +96,10 @@ class TaskReport:
         conflicts: `{(task, task): Conflict}`, with `cosine`, `error` and `pairs`: the mean cosine
             between the gradients of two tasks on shared parts, in pairs of batches.
         trend: A `Conflict` of the sums over the tasks: a cosine near 0 if training has settled.
-        validation: As `tasks`, for the validation data; empty without.
-        branches: `{task: {branch: BranchUse}}` of the tasks of a HedgedBlock, with `weight` and
-            `figures`. A mixture that is better than both branches shows that they differ, and a
-            shared branch that is better than the own one, that other tasks help.
+        validation: Like `tasks`, for the validation data; empty without them.
+        branches: `{task: {branch: BranchUse}}` for the tasks of a HedgedBlock, with `weight` and
+            `figures`. A mixture that is better than both branches shows that they differ. A shared
+            branch that is better than the own one shows that other tasks help.
         warnings: Warnings about labels, predictions and gradients, each with remedies.
 
     Example:
@@ -143,24 +143,24 @@ def task_report(
 ) -> TaskReport:
     """Report labels, predictions, losses and gradients of a model's tasks, with warnings.
 
-    Give training data as `x` and `y`, since gradients are those of training, and other data as
-    `validation`. The model runs as in `predict`: without dropout, and without changes to weights
+    Pass training data as `x` and `y`, since the report computes training gradients, and other data
+    as `validation`. The model runs as in `predict`: without dropout, and without changes to weights
     and statistics. In sequences, each unmasked position counts as an example. Sample weights and
-    regularization are left out. If several processes train one model, the report covers the
-    examples given in this process.
+    regularization are ignored. If several processes train one model, the report covers the examples
+    passed in this process.
 
-    Gradients are computed on at most 64 batches: of arrays, evenly spaced ones; of other data, the
-    first ones. Variables with over ten million numbers, such as large tables, are left out of them.
+    Gradients are computed on at most 64 batches, evenly spaced if the number of batches is known,
+    else the first ones. They omit variables with over ten million numbers, such as large tables.
 
     Args:
-        model: A built model with TaskHeads that returns a dict by task.
+        model: A built model with TaskHeads that returns a dict keyed by task.
         x: Arrays, or a dict or list of arrays, as for `fit`; or, with `y=None`, batches of
             `(x, y)`: a `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
         y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
-            Labels of other tasks may be missing.
-        validation: `(x, y)` of arrays, or batches; for the same figures on other data. Give the
-            validation data of `fit`, so that a task that was better in an earlier epoch is named.
-        batch_size: The number of examples per gradient, for arrays only. By default a 32nd of the
+            Tasks without a loss can be omitted.
+        validation: `(x, y)` of arrays, or batches, for the same figures on other data. With the
+            validation data of `fit`, a warning names tasks that were better in an earlier epoch.
+        batch_size: The number of examples per gradient, only for arrays. By default, 1/32 of the
             examples, at least 32 and at most 1024.
 
     Returns:
@@ -171,8 +171,8 @@ def task_report(
         TypeError: If `model` is not a Keras layer, `x` or `validation` is neither arrays nor
             batches, or `y` is not a dict of numbers.
         ValueError: If `model` is not built, or has no TaskHeads with losses. If `y` lacks a task
-            that has a loss, or has a label that its head does not allow. If `x` is empty, or called
-            in the scope of a `tf.distribute` strategy with several replicas.
+            that has a loss, or has a label that its head does not allow. If `x` is empty, or in
+            the scope of a `tf.distribute` strategy with several replicas.
 
     Example:
 
@@ -236,7 +236,7 @@ def task_report(
 def _predictions(
     heads: Mapping[str, Head], outputs: Mapping[str, Tensor], levels: Levels, branches: Branches
 ) -> dict[str, list[Tensor]]:
-    """Return the prediction of each task, and those of its branches, as `(N, units)`.
+    """Return the predictions of each task and its branches, as `(N, units)`.
 
     They are NaN at masked positions.
     """
@@ -261,13 +261,13 @@ def _figures_of(
     Args:
         observed: The model.
         batches: Batches of `(x, y)`.
-        heads: The heads of the model by task.
+        heads: The heads of the model, keyed by task.
         gradients: Gets evenly spaced batches if their number is known, else the first ones, all
-            of one size.
+            of the same size.
     """
     every = max(1, -(-length_hint(batches) // MAX_GRADIENTS))
     trained = trained_heads(observed.inner)
-    found: dict[str, list[list[Any]]] = {}  # labels, predictions, those of branches
+    found: dict[str, list[list[Any]]] = {}  # labels, predictions, predictions of branches
     examples = size = 0
     for number, (x, y) in enumerate(batches):
         known = check_labels(y, trained)
@@ -297,11 +297,11 @@ def _share_warnings(
     may_learn = {task for task in shares if tasks[task].may_learn}
     is_one_large = any(share > LARGE_SHARE for share in shares.values())
     for task, share in shares.items():
-        start = f"{task}: its loss has {share:.1%} of the gradient on shared parts. They"
+        start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which"
         if share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}:
             yield (
                 f"{start} hardly learn from other tasks. Use RegressionHead(..., standardize=True) "
-                "and heads.adapt(y) for regressions. Else try a lower loss_weight, "
+                "and heads.adapt(y) for regressions. Otherwise, try a lower loss_weight, "
                 'reduction="label_root" if few examples have a label, or isolate_task_experts=True '
                 "with StreamFeatures."
             )
@@ -322,8 +322,8 @@ def _conflict_warnings(
             yield (
                 f"{first} and {second}: their gradients on shared parts conflict, with a cosine of "
                 f"{conflict.cosine:.2f} ± {conflict.error:.2f} over {conflict.pairs} pairs of "
-                "batches. If one of them is worse than alone, try a PLEBlock, more task experts "
-                "or isolate_task_experts=True."
+                "batches. If a task is worse than its single-task model, try a PLEBlock, more task "
+                "experts or isolate_task_experts=True."
             )
 
 

@@ -1,1 +1,1 @@
-"""Names of tasks, their sample spaces, and checks of labels."""
+"""Task names, sample spaces, and checks of labels."""

@@ -13,14 +13,14 @@ from ple_keras._keras.saving import stable_name, to_snake_case
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import can_represent, check_shape, to_number_array
 
-# Losses of Keras, by the labels that they take:
+# Keras losses, grouped by the labels that they take:
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
 PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
 PROBABILITIES |= {"categorical_focal_crossentropy", "kl_divergence"}
-NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # have logarithms
+NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # with logarithms
 # Losses that grow with the scale of the labels:
 ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
-# Losses of a label of several numbers that are the means of the losses of its numbers:
+# Losses that are the mean of the losses of a label's numbers:
 OF_ELEMENTS = {"binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge"}
 OF_ELEMENTS |= {"poisson", "mean_squared_logarithmic_error", "mean_absolute_percentage_error"}
 OF_ELEMENTS |= ERRORS
@@ -28,7 +28,7 @@ USUAL_DEVIATION = (0.1, 10.0)  # of their labels
 
 
 def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
-    """Check the labels of all tasks; see `TaskHeads.check_labels`."""
+    """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
     batches = list(label_batches(y, [*heads], steps, DEFAULT_STEPS))
     labels = batches[0]
     if is_dataset(y):
@@ -45,7 +45,7 @@ def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) ->
 def label_batches(
     y: Any, tasks: list[TaskName], steps: int | None, default: int
 ) -> Iterator[Mapping[TaskName, Any]]:
-    """Yield labels by task: arrays whole, or the first batches of a dataset.
+    """Yield dicts of labels: whole arrays, or the first batches of a dataset.
 
     Args:
         y: The labels, or batches of `(x, y)`.
@@ -74,18 +74,18 @@ def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
 
 
 def label_width(loss: LossLike, units: int) -> int | None:
-    """Return the length of a label's last axis; None if unknown, as for a loss not of Keras."""
+    """Return the length of a label's last axis; None if unknown, as for custom losses."""
     name = loss_name(loss)
     return None if not name else 1 if name in CLASS_INDICES else units
 
 
 def is_mean_of_numbers(loss: LossLike) -> bool:
-    """Return whether a loss is the mean of the losses of the numbers of a label."""
+    """Return whether a loss is the mean of the losses of a label's numbers."""
     return loss_name(loss) in OF_ELEMENTS and getattr(loss, "axis", -1) == -1
 
 
 def loss_name(loss: LossLike) -> str:
-    """Return the name of the function of a loss that is Keras's own; "" for other losses."""
+    """Return the name of the function of a Keras loss; "" for other losses."""
     loss = keras.losses.get(loss)
     known = type(loss) if isinstance(loss, keras.Loss) else loss
     name = getattr(known, "__name__", "")
@@ -108,7 +108,7 @@ def present_labels(
         missing_labels: The values of a missing label, in addition to NaN.
         shape: The shape of the predictions; None is an unknown length.
         width: As returned by `label_width`.
-        by_element: Whether single numbers of a label may be missing. They are NaN in the result.
+        by_element: Whether single numbers of a label can be missing. They are NaN in the result.
 
     Raises:
         TypeError: If `labels` are not numbers.
@@ -129,7 +129,7 @@ def present_labels(
 
 
 def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
-    """Warn if all labels are missing, or all others are equal."""
+    """Warn if all labels are missing, or all present labels are equal."""
     if not len(present):
         warn_user(f"y[{task!r}] has no labels, so the task is not trained")
     elif len(present) > 1 and _is_constant(present):
@@ -140,7 +140,7 @@ def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
 
 
 def _is_constant(labels: np.ndarray) -> bool:
-    """Return whether each column has one value at most, apart from NaN."""
+    """Return whether each column has at most one value, apart from NaN."""
     low, high = np.fmin.reduce(labels), np.fmax.reduce(labels)
     return bool((np.isnan(low) | (low == high)).all())
 
@@ -166,7 +166,7 @@ def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None
 
 
 def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
-    """Check that labels have values that a loss of Keras accepts.
+    """Check that labels have values that a Keras loss accepts.
 
     Args:
         labels: The labels that are not missing, `(labels, width)`.
@@ -190,16 +190,16 @@ def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
     if not len(labels) or _is_constant(labels):
         return
     if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        warn_user(f"y[{task!r}] has the labels 0 and 1 only. Use a BinaryHead for probabilities")
+        warn_user(f"y[{task!r}] has only the labels 0 and 1. Use a BinaryHead for probabilities")
         return
     deviation = np.nanstd(labels.astype("float64"), axis=0).max()
     low, high = USUAL_DEVIATION
     if not low <= deviation <= high:
-        problem = "dominates those of" if deviation > high else "vanishes next to those of"
+        problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
         warn_user(
             f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
-            f"{problem} other tasks. Use RegressionHead({task!r}, standardize=True) and call "
-            "`adapt` of the TaskHeads with the labels of training"
+            f"{problem} of other tasks. Use RegressionHead({task!r}, standardize=True) and call "
+            "`adapt` of the TaskHeads with the training labels"
         )
 
 
@@ -220,7 +220,7 @@ def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) ->
 
 
 class LabelStatistics:
-    """Number, mean and standard deviation of labels, `(labels, width)`, from their batches.
+    """Number, mean and standard deviation of labels, `(labels, width)`, from batches.
 
     Batches are merged as in Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for
     Computing Sample Variances", 1979.
@@ -238,7 +238,7 @@ class LabelStatistics:
         self._squares: Any = 0.0  # the sum of the squared distances to the mean
 
     def add(self, present: np.ndarray, rows: int) -> None:
-        """Add a batch: labels, of which single numbers may be NaN, of a number of rows."""
+        """Add a batch of rows, with labels whose single numbers can be NaN."""
         values = present.astype("float64")
         count = (~np.isnan(values)).sum(axis=0)
         mean = np.nansum(values, axis=0) / np.maximum(count, 1)
@@ -264,7 +264,7 @@ class LabelStatistics:
 def read_labels(
     y: Nested, heads: Mapping[TaskName, Any], steps: int | None
 ) -> dict[TaskName, LabelStatistics]:
-    """Return the statistics of each task's labels; see `TaskHeads.adapt`."""
+    """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
     for labels in label_batches(y, [*heads], steps, sys.maxsize):
         for task, head in heads.items():

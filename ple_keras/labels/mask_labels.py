@@ -1,4 +1,4 @@
-"""The sample space of a task, derived from the labels of another task."""
+"""Sample spaces of tasks, derived from the labels of other tasks."""
 
 import math
 import sys
@@ -27,12 +27,12 @@ def mask_labels(
     """Make labels of a task missing outside its sample space.
 
     With `{"purchase": "click"}`, a purchase label is missing where the click label is 0 or missing.
-    Spaces can be chained: with `"refund": "purchase"` too, a refund label is missing where there
+    Spaces can be chained: with `"refund": "purchase"`, a refund label is also missing where there
     is no purchase or no click.
 
     Args:
-        y: Labels by task: arrays or tensors. TensorFlow tensors in `tf.data.Dataset.map` work with
-            every backend.
+        y: A dict of labels keyed by task, arrays or tensors. TensorFlow tensors in
+            `tf.data.Dataset.map` work with every backend.
         spaces: For a task, the task whose label is neither 0 nor missing in its sample space.
         missing_label: The value of a missing label of all tasks, as in the heads, in addition to
             NaN. With NaN, masked integer labels become float32, and -1 counts as positive.
@@ -52,7 +52,7 @@ def mask_labels(
     array([ 0,  1, -1])
     """
     if not isinstance(spaces, Mapping) or not all(isinstance(p, str) for p in spaces.values()):
-        raise TypeError(f"spaces must be a dict of tasks by task. Received: spaces={spaces!r}")
+        raise TypeError(f"spaces must map tasks to tasks. Received: spaces={spaces!r}")
     named = {**spaces, **dict.fromkeys(spaces.values())}
     check_known_keys(named, list(check_by_task(y, [*named], "y")), "spaces")
     missing_label = check_missing_label(missing_label)
@@ -65,9 +65,9 @@ def mask_labels(
 
 
 def _array_functions(*arrays: Tensor) -> tuple[Any, Any, Any]:
-    """Return `cast`, `where` and `isnan` of the library that made the labels.
+    """Return `cast`, `where` and `isnan` of the library of the labels.
 
-    They are TensorFlow's for its tensors, which tf.data uses with every backend.
+    TensorFlow's tensors need TensorFlow's functions, since tf.data uses them with every backend.
     """
     if any(type(array).__module__.startswith("tensorflow") for array in arrays):
         tensorflow = sys.modules["tensorflow"]
@@ -80,7 +80,7 @@ def _array_functions(*arrays: Tensor) -> tuple[Any, Any, Any]:
 def _mask_task(
     y: Mapping[TaskName, Tensor], task: TaskName, parent: TaskName, missing_label: float
 ) -> Tensor:
-    """Return the labels of a task, which are missing where the parent's are 0 or missing."""
+    """Return the labels of a task, missing where the parent's labels are 0 or missing."""
     labels, of_parent = y[task], y[parent]
     cast, where, isnan = _array_functions(labels, of_parent)
     if cast is np.asarray:

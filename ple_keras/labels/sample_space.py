@@ -1,4 +1,4 @@
-"""Labels and predictions of a batch: their alignment, and the sample space of a task."""
+"""Labels and predictions of a batch: their alignment, and the task's sample space."""
 
 import math
 from typing import Any, NamedTuple
@@ -13,14 +13,14 @@ from ple_keras._keras.tensors import dtype_name, is_number, to_numpy
 from ple_keras._typing import Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
-# number whose logarithm is 0. The network is not trained there, so that the loss of its own
-# predictions can be infinite. Multiplied by 0, it would be NaN, and so would its gradient.
+# number whose logarithm is 0. Where labels are missing, the network is not trained, and the loss of
+# its own predictions can be infinite. Multiplied by 0, the loss and its gradient would be NaN.
 SAFE_LABEL = 1
 SAFE_PREDICTION = 0.5
 
 
 def check_missing_label(value: float | None) -> float:
-    """Return the value of a missing label, in addition to NaN; None means NaN only."""
+    """Return the value of a missing label, in addition to NaN; None means only NaN."""
     if value is None:
         return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
@@ -42,14 +42,14 @@ def can_represent(dtype: str, value: float) -> bool:
 
 
 class LabeledExamples(NamedTuple):
-    """Labels and predictions of a batch of a task, which are safe outside of its sample space.
+    """Labels and predictions of a task's batch, with safe values outside of the sample space.
 
     Attributes:
         labels: `(...)`, `(..., 1)` or `(..., units)`.
         predictions: `(..., units)`.
         examples: True for each labeled example, `(...)`; None if all are labeled.
         numbers: True for each number of a label that is not missing, `(..., units)`; None if
-            labels have one number, or none is missing.
+            labels have one number, or no number is missing.
     """
 
     labels: Any
@@ -77,14 +77,14 @@ def find_labeled(
 
     Args:
         y_true: Labels.
-        y_pred: Predictions. A Keras mask on them excludes examples too.
+        y_pred: Predictions. Their Keras mask also excludes examples.
         missing_label: The value of a missing label, in addition to NaN.
         label_width: As for `align`.
         where: As for `align`.
-        ignored_class: The `ignore_class` of a loss, another value of a missing label.
+        ignored_class: The `ignore_class` of a loss, a second value of a missing label.
 
     Raises:
-        TypeError, ValueError: As `align`.
+        TypeError, ValueError: As for `align`.
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
@@ -114,7 +114,7 @@ def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:
 
 
 def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) -> Tensor | None:
-    """Return True where a number of a label is not missing, of the shape of the labels.
+    """Return True where a number of a label is not missing, in the shape of the labels.
 
     Returns:
         A tensor of bools; None if the dtype can't represent a missing label.
@@ -129,7 +129,7 @@ def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) 
 
 
 def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:
-    """Return sample weights with as many axes as `shape`, that of the examples.
+    """Return sample weights with as many axes as `shape`, the shape of the examples.
 
     Args:
         sample_weight: `(batch,)`, `(...)` or `(..., 1)`.
@@ -161,7 +161,7 @@ def align(
     """Return labels and predictions as tensors whose last axis belongs to one example.
 
     Predictions `(N,)` become `(N, 1)`. Labels `(...)` become `(..., 1)` if predictions are
-    `(..., 1)`. A reduction of the last axis then has one value for each example.
+    `(..., 1)`. A reduction over the last axis then returns one value for each example.
 
     Raises:
         TypeError: If the labels or predictions are not numbers.
@@ -179,37 +179,37 @@ def align(
 
 
 def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
-    """Return a tensor; check that it holds real numbers or bools."""
+    """Return a tensor; check that it contains real numbers or bools."""
     try:
         tensor = ops.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{argument}{where} must hold numbers. Received: {argument}={short_repr(value)}"
+            f"{argument}{where} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error
     check_dtype(tensor, argument, where)
     return tensor
 
 
 def to_number_array(value: Tensor, argument: str) -> np.ndarray:
-    """Return a NumPy array; check that it holds real numbers or bools."""
+    """Return a NumPy array; check that it contains real numbers or bools."""
     try:
         array = to_numpy(value)
     except ValueError as error:  # lists of different lengths
         raise TypeError(
-            f"{argument} must hold numbers. Received: {argument}={short_repr(value)}"
+            f"{argument} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error
     check_dtype(array, argument)
     return array
 
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
-    """Return the name of the labels' dtype; check that it is one of real numbers or bools."""
+    """Return the dtype name of labels; check that they are real numbers or bools."""
     dtype = dtype_name(labels)
     if not is_number(dtype):
         is_object = dtype == "object"
         remedy = " astype('float32') converts them, and None to NaN." if is_object else ""
         raise TypeError(
-            f"{argument}{where} must hold numbers.{remedy} Received: {argument}.dtype={dtype}"
+            f"{argument}{where} must contain numbers.{remedy} Received: {argument}.dtype={dtype}"
         )
     return dtype
 

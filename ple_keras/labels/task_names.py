@@ -1,4 +1,4 @@
-"""Names of tasks: their rule, their forms as `outputs`, and an order for tasks that need others."""
+"""Task names: their rule, their forms as `outputs`, and their order by dependency."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from graphlib import CycleError, TopologicalSorter
 from ple_keras._typing import Outputs
 
 SHARED = "shared"
-# Files of loggers and names of layers contain a task's name with more letters, and file systems
-# limit a name to 255.
+# File names of loggers and names of layers contain a task's name and more letters, and file systems
+# limit names to 255.
 MAX_LETTERS = 128
 NAME_RULE = (
     f"at most {MAX_LETTERS} ASCII letters, digits, '_' and '-', starting with a letter or digit"
@@ -31,7 +31,7 @@ def check_task_name(name: object, argument: str, names: object = None) -> str:
     Args:
         name: The name.
         argument: The name of the caller's argument, for messages.
-        names: The value of the argument, if it holds several names.
+        names: The value of the argument, if it contains several names.
     """
     if isinstance(name, str) and name != SHARED and is_valid_name(name):
         return name
@@ -43,8 +43,8 @@ def check_task_name(name: object, argument: str, names: object = None) -> str:
 def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     """Return the tasks' names, in order, from any of the four forms of `outputs`.
 
-    Attributes identify the heads, since blocks do not import the classes: a Head has `task`, a
-    TaskHeads `task_names`. A ProductHead has `of`. It is left out, since it needs no features.
+    Attributes identify heads, since blocks do not import their classes: a Head has `task`, and a
+    TaskHeads `task_names`. A ProductHead, which has `of`, is omitted, since it needs no features.
     """
     if hasattr(outputs, "task_names"):
         return list(outputs.task_names)
@@ -53,14 +53,14 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
         for name, head in outputs.items():
             if getattr(head, "task", None) != name:
                 raise ValueError(
-                    f"{argument} as a dict must map each task to its own head, "
-                    f"but {name!r} has {head!r}. Received: {argument}={outputs!r}"
+                    f"{argument} must map each task to its own head, if it is a dict, but "
+                    f"{name!r} has {head!r}. Received: {argument}={outputs!r}"
                 )
         given = list(outputs.values())
     if isinstance(given, str | bytes) or not isinstance(given, Sequence):
         raise TypeError(
             f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
-            f"or a dict of heads by task. Received: {argument}={outputs!r}"
+            f"or a dict of heads keyed by task. Received: {argument}={outputs!r}"
         )
     own = [getattr(item, "task", item) for item in given if not hasattr(item, "of")]
     names = [check_task_name(name, argument, outputs) for name in own]
@@ -76,7 +76,7 @@ def in_dependency_order(needs: Mapping[str, Sequence[str]], message: str) -> lis
     """Return the keys in an order in which each key follows the keys among its values.
 
     Raises:
-        ValueError: If keys form a cycle, with the message.
+        ValueError: With the message, if keys form a cycle.
     """
     try:
         return [key for key in TopologicalSorter(needs).static_order() if key in needs]

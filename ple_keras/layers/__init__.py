@@ -1,1 +1,1 @@
-"""Layers: experts, gates and blocks of them."""
+"""Layers: experts, gates and blocks."""

@@ -44,7 +44,7 @@ class Level:
 
     Attributes:
         experts: The experts.
-        gates: The gates, by name.
+        gates: The gates, keyed by name.
         widths: The number of features of each stream.
     """
 
@@ -65,8 +65,8 @@ class CGCBlock(GatedBlock):
         w_s  = softmax(W_s g_s(r_s) / T)
         x_s' = sum_e w_{s,e} E_e
 
-    A gate reads its own stream: r_k = x_k. With `gate_reads`, it reads a context c that experts do
-    not read: r_k = c, or both, r_k = [x_k, c].
+    By default, a gate reads its own stream: r_k = x_k. With `gate_reads="context"`, it reads a
+    context c that experts do not read: r_k = c. With "both", r_k = [x_k, c].
 
     For the gate of a task, e runs over the task's own experts, then over the shared experts. For
     the optional shared gate, e runs over all tasks' experts in task order, then over the shared
@@ -74,54 +74,53 @@ class CGCBlock(GatedBlock):
 
     Args:
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
-            heads by task. Only the names are kept.
+            heads keyed by task. Only the names are kept.
         expert_block: The template of every expert: an int or a sequence of ints (the units of an
             ExpertBlock), or any layer that maps `(..., D)` to `(..., H)`. A layer is copied for
-            every expert and never used itself. Or a dict of templates by stream, for experts of
-            different sizes: a key for each task, and "shared" if there are shared experts. All
-            experts have the same output width H.
-        num_task_experts: The number of experts of each task, or a dict by task.
+            every expert and never used itself. For experts of different sizes, a dict of templates
+            with a key for each task, and "shared" if there are shared experts. All experts must
+            have the same output width H.
+        num_task_experts: The number of experts per task: an int, or a dict keyed by task.
         num_shared_experts: The number of shared experts.
-        add_shared_gate: Whether the block has a shared gate, whose output a next level reads.
+        add_shared_gate: Whether to add a shared gate, whose output the next level reads.
         gate_block: A network between the input and each gate: units, or a layer to copy.
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger` or `gate_statistics`.
-        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see Gate.
+        gate_kwargs: Other arguments of every Gate, such as `{"dropout": 0.1}` (see Gate).
         isolate_task_experts: Whether the shared gate mixes `stop_gradient` of the task experts.
-            Then the experts, gates and stream inputs of a task learn from its own loss alone. Other
+            The experts, gates and stream inputs of a task then learn only from its own loss. Other
             tasks affect it through shared experts, and through features that streams have in
             common. It has no effect without a shared gate.
-        gate_reads: The input of the gates: "stream", their own streams; "context", the argument
-            `gate_context` of a call; or "both", side by side. A context suits features that only
-            gates should read, such as a scenario, a country or a device.
+        gate_reads: The input of the gates: "stream" for their own streams, "context" for the
+            `gate_context` of a call, or "both" for their concatenation. A context suits features
+            that only gates should read, such as a scenario, a country or a device.
         stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, which is
-            faster. With False, every expert is a layer. Each can then be frozen, regularized or
-            trained with LoRA separately, see `get_expert`.
+            faster. If False, every expert is a layer, which can be frozen, regularized or trained
+            with LoRA separately (see `get_expert`).
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
+        inputs: A tensor `(..., D)` for all streams, or a dict keyed by stream, `{task: (..., D_k),
             "shared": (..., D_s)}`. "shared" is required if there are shared experts or a shared
             gate, and refused otherwise.
         training: Passed to the experts and gates.
         gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
             `(..., C)` for all gates, or a dict with a key for every task, and "shared" if there is
-            a shared gate. Its leading axes are those of the inputs. Its mask is ignored.
-        return_gate_weights: Whether to return the gate weights too, a Python bool.
+            a shared gate. It must have the leading axes of the inputs. Its mask is ignored.
+        return_gate_weights: Whether to also return the gate weights: a Python bool.
 
     Returns:
         `{task: (..., H)}`, and "shared" with `add_shared_gate`. With `return_gate_weights`, a tuple
-        of this dict and `{gate: (..., experts)}`. The weights are those that mix the experts, after
-        gate dropout. They have the order of `gate_experts`.
+        of this dict and `{gate: (..., experts)}`: the weights that mix the experts, after gate
+        dropout, in the order of `gate_experts`.
 
     Raises:
         TypeError: If an argument has the wrong type.
         ValueError: If there is no task, a task's name is repeated or invalid, a count is negative,
             a gate has no expert, `gate_kwargs` has an unknown key or a value that Gate refuses,
-            `gate_reads` has another value, or a template can't be copied. If `expert_block` is a
-            dict with other keys than the streams that have experts, or its experts have outputs of
-            different widths.
+            `gate_reads` is unknown, a template can't be copied, or `expert_block` is a dict whose
+            keys are not the streams with experts, or whose experts differ in output width.
 
     Reference:
 
@@ -137,7 +136,7 @@ class CGCBlock(GatedBlock):
     >>> {name: tuple(x.shape) for name, x in cgc(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32), 'shared': (8, 32)}
 
-    Gates that read a country, and their weights as outputs:
+    Gates that read a country, with their weights as outputs:
 
     >>> cgc = CGCBlock(["click", "buy"], expert_block=[64, 32], gate_reads="context")
     >>> x, country = keras.ops.ones((8, 16)), keras.ops.one_hot([0, 1] * 4, 2)
@@ -208,12 +207,12 @@ class CGCBlock(GatedBlock):
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:
-        """Further arguments of every gate."""
+        """Other arguments of every gate."""
         return dict(self._gate_kwargs.value)
 
     @property
     def expert_names(self) -> list[str]:
-        """The experts, such as "click/expert_0": those of tasks in order, then the shared ones."""
+        """The experts, such as "click/expert_0": task experts in task order, then shared ones."""
         return list(self._wiring.experts)
 
     @property
@@ -225,8 +224,8 @@ class CGCBlock(GatedBlock):
     def layers(self) -> Sequence[keras.Layer]:
         """The experts and gates, once the block is built. Stacked experts are one layer.
 
-        `summary(expand_nested=True)` shows them. It is not a list, since files would then hold the
-        layers by position, not by attribute.
+        `summary(expand_nested=True)` shows them. They are not a list, since files would then store
+        the layers by position, not by attribute.
         """
         if not self.built:
             return UserList()
@@ -305,7 +304,7 @@ class CGCBlock(GatedBlock):
         """Return the tensor of each stream after checking its width."""
         if isinstance(inputs, list | tuple):
             raise ValueError(
-                "inputs must be one tensor or a dict by stream. "
+                "inputs must be a tensor or a dict keyed by stream. "
                 f"Received: inputs={short_repr(inputs)}"
             )
         streams = self._wiring.by_stream(inputs)
@@ -324,8 +323,8 @@ class CGCBlock(GatedBlock):
         weights = {}
         inputs = self._gate_inputs.tensors(streams, gate_context, self.compute_dtype)
         for name, gate in self._level.gates.items():
-            # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch. It passes on
-            # masks.
+            # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch, and is needed
+            # only to pass masks on.
             run = gate.call if mask_of(inputs[name]) is None else gate
             weights[name] = run(inputs[name], training=training)
         return weights
@@ -377,7 +376,7 @@ class CGCBlock(GatedBlock):
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
     def _check_inspectable(self, **tensors: Streams | None) -> None:
-        """Check that the block is built, and that no argument of its inspection is symbolic."""
+        """Check that the block is built, and that none of the tensors is symbolic."""
         is_symbolic = any(
             isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(dict(tensors))
         )
@@ -392,8 +391,8 @@ class CGCBlock(GatedBlock):
         """Return the outputs of every expert.
 
         Args:
-            inputs: As for calling the block, but not symbolic. The block must be built.
-            training: As for calling the block.
+            inputs: As in a call of the block, but not symbolic. The block must be built.
+            training: As in a call of the block.
 
         Returns:
             `{expert name: (..., H)}`.
@@ -411,16 +410,16 @@ class CGCBlock(GatedBlock):
         """Return the weights of every gate.
 
         Args:
-            inputs: As for calling the block, but not symbolic. The block must be built.
-            training: As for calling the block.
-            gate_context: As for calling the block, but not symbolic.
+            inputs: As in a call of the block, but not symbolic. The block must be built.
+            training: As in a call of the block.
+            gate_context: As in a call of the block, but not symbolic.
 
         Returns:
-            `{gate: (..., experts)}`, with a gate for each task, and "shared" with
-            `add_shared_gate`. The experts have the order of `gate_experts`.
+            `{gate: (..., experts)}` for every task, and "shared" with `add_shared_gate`. The
+            weights have the order of `gate_experts`.
 
         Raises:
-            TypeError: If the context has another type, or no numbers.
+            TypeError: If the context is not a tensor of numbers or a dict of such tensors.
             ValueError: If the block is not built, or the inputs or the context are symbolic.
         """
         check_context(gate_context)
@@ -432,15 +431,14 @@ class CGCBlock(GatedBlock):
 
         The block must have `stack_experts=False`, since stacked experts share one variable and
         can't be frozen separately. `transfer_weights` copies the weights of stacked experts to
-        experts that are layers. Files and clones keep an expert frozen. They keep neither LoRA,
-        which Keras merges into the kernels when it saves, nor a regularizer that is set on a built
-        layer: set these again after loading.
+        experts that are layers. Files and clones keep an expert frozen. After loading, set LoRA,
+        which Keras merges into the kernels when it saves, and regularizers of built layers again.
 
         Args:
             name: One of `expert_names`.
 
         Raises:
-            ValueError: If the block is not built, has no such expert, or its experts are stacked.
+            ValueError: If the block is not built, the name is unknown, or the experts are stacked.
 
         Example:
 
@@ -451,8 +449,8 @@ class CGCBlock(GatedBlock):
         layers = self._level.experts.layers_of_experts() if self.built else {}
         if name not in layers:
             raise ValueError(
-                f"name must be one of {self.expert_names}, of a built block whose experts are not "
-                f"stacked (stack_experts=False). Received: name={name!r}, built={self.built}, "
+                f"name must be one of {self.expert_names}, and the block must be built with "
+                f"stack_experts=False. Received: name={name!r}, built={self.built}, "
                 f"stack_experts={self.stack_experts}"
             )
         return layers[name]
@@ -461,11 +459,11 @@ class CGCBlock(GatedBlock):
         """Return the statistics of each gate's weights since the last reset.
 
         Returns:
-            `{gate: {"mean": ..., "entropy": ..., "max": ..., "count": ...}}`, see
-            `Gate.statistics`.
+            `{gate: {"mean": ..., "entropy": ..., "max": ..., "count": ...}}` (see
+            `Gate.statistics`).
 
         Raises:
-            ValueError: If the block is not built or has no `enable_gate_weights_metrics`.
+            ValueError: If the block is not built, or `enable_gate_weights_metrics` is False.
         """
         if not (self.built and self.enable_gate_weights_metrics):
             raise ValueError(
@@ -487,7 +485,7 @@ class CGCBlock(GatedBlock):
         check_names(store, self._names_in_files(), self)
 
     def _names_in_files(self) -> list[str]:
-        """Return what must be the same in a file, in order, so that weights fit."""
+        """Return the names that a file must contain, in this order, for its weights to fit."""
         kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
         return [*self._wiring.gates, *self._wiring.experts, *kinds]
 

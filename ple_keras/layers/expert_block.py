@@ -26,9 +26,8 @@ NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
 class ExpertBlock(BaseLayer):
     """An expert: an MLP, `(..., D) -> (..., units[-1])`.
 
-    Each step applies a Dense layer, normalization, activation and dropout. Normalization and
-    dropout are optional. An ExpertBlock can also be used alone, as a tower or as a gate block. It
-    can be subclassed.
+    Each step applies a Dense layer, optional normalization, an activation and optional dropout. An
+    ExpertBlock can also be used alone, as a tower or as a gate block, and can be subclassed.
 
     Args:
         units: The width of each step: an int or a sequence of ints.
@@ -36,8 +35,8 @@ class ExpertBlock(BaseLayer):
         dropout: The dropout rate of every step, in [0, 1).
         normalization: The normalization before each activation: None, "batch" or "layer".
         use_bias: Whether the Dense layers add a bias.
-        kernel_initializer: Initializer of the kernels. Each step draws different values, also
-            if the initializer is an instance with a seed.
+        kernel_initializer: Initializer of the kernels. Each step draws different values, even if
+            the initializer is an instance with a seed.
         bias_initializer: Initializer of the biases.
         kernel_regularizer: Regularizer of each kernel.
         bias_regularizer: Regularizer of each bias.
@@ -54,7 +53,7 @@ class ExpertBlock(BaseLayer):
 
     Raises:
         TypeError: If `units` contains anything but integers, or `activation` is a layer.
-        ValueError: If `units` is empty or below 1, `dropout` is outside [0, 1),
+        ValueError: If `units` is empty or contains a number below 1, `dropout` is outside [0, 1),
             `normalization` or `activation` is unknown, or `activation` is "glu", which halves the
             width.
 
@@ -64,7 +63,7 @@ class ExpertBlock(BaseLayer):
     >>> tuple(expert(keras.ops.ones((32, 64))).shape)
     (32, 128)
 
-    A subclass may override `call`. If it adds constructor arguments, it must override
+    A subclass can override `call`. If it adds constructor arguments, it must override
     `get_config`, because blocks copy experts through their config:
 
     >>> @keras.saving.register_keras_serializable()
@@ -161,7 +160,7 @@ class ExpertBlock(BaseLayer):
     def _apply_after_dense(
         self, step: int, outputs: Tensor, training: bool | None, mask: Tensor | None
     ) -> Tensor:
-        """Apply normalization, activation and dropout of a step. Stacked experts use it too."""
+        """Apply normalization, activation and dropout of a step, also for stacked experts."""
         if self.normalization == "batch":
             outputs = self._normalization[step](outputs, training=training, mask=mask)
         elif self.normalization == "layer":
@@ -176,7 +175,7 @@ class ExpertBlock(BaseLayer):
             return (*input_shape[:-1], self.units[-1])
         if not self.built:
             return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
-        # The `call` of a subclass may change the width.
+        # The `call` of a subclass can change the width.
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
         shape: Shape = keras.Operation.compute_output_spec(self, inputs).shape
         return shape
@@ -204,5 +203,5 @@ def check_units(
     if not isinstance(units, Sequence) or isinstance(units, str | bytes):
         return (check_int(cast(SupportsIndex, units), argument, minimum=1),)
     if not units:
-        raise ValueError(f"{argument} must hold at least one width. Received: {argument}={units!r}")
+        raise ValueError(f"{argument} must not be empty. Received: {argument}={units!r}")
     return tuple(check_int(width, f"{argument}[{i}]", 1) for i, width in enumerate(units))

@@ -30,10 +30,10 @@ def build_experts(
 
     Args:
         templates: The template of each stream's experts.
-        experts: The input stream of each expert, by expert name, in the order of the experts.
+        experts: The input stream of each expert, keyed by expert name, in the experts' order.
         shapes: The shape `(batch, ..., features)` of each stream.
         dtype: The dtype policy of the block.
-        stack: Whether the experts may be stacked.
+        stack: Whether the experts can be stacked.
     """
     widths = {shapes[stream][-1] for stream in experts.values()}
     is_plain = templates.is_common and type(templates.layer) is ExpertBlock
@@ -51,7 +51,7 @@ class Experts(keras.Layer):
 
     Args:
         templates: The template of each stream's experts.
-        experts: The input stream of each expert, by expert name, in the order of the experts.
+        experts: The input stream of each expert, keyed by expert name, in the experts' order.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Attributes:
@@ -92,7 +92,7 @@ class Experts(keras.Layer):
         return {}
 
     def is_batched(self, streams: ByName) -> bool:
-        """Return whether `call_batched` supports these inputs, and is faster."""
+        """Return whether `call_batched` supports these inputs and is faster."""
         if not self._max_batched_rows:
             return False
         import torch
@@ -107,8 +107,8 @@ class Experts(keras.Layer):
     def call_batched(self, streams: ByName, training: bool | None) -> Tensor:
         """Compute all experts by one product per Dense layer, and return `(E, B, H)`.
 
-        Eager PyTorch has an overhead of at least 10 us for each operation, and again for its
-        gradient. With E experts, it dominates a step of a few hundred examples.
+        On eager PyTorch, every operation has an overhead of at least 10 us, and so has its
+        gradient. With E experts, this dominates a step of a few hundred examples.
         """
         raise NotImplementedError
 
@@ -153,8 +153,8 @@ class StackedExperts(Experts):
     """ExpertBlocks of equal input width whose kernels form one `(E, D, H)` variable per step.
 
     Each slice is initialized and regularized like the kernel of a separate expert. Normalization,
-    activation and dropout are separate for each expert. The copies of the template are not tracked
-    by Keras, since their Dense layers are never built.
+    activation and dropout are separate for each expert. Keras does not track the copies of the
+    template, since their Dense layers are never built.
     """
 
     kind = "stacked"
@@ -210,7 +210,7 @@ class StackedExperts(Experts):
     def _find_max_batched_rows(self) -> int:
         """Return the number of rows up to which one product of all experts is faster."""
         template = self._templates.layer
-        # A custom function may mix the rows of a batch, even if it has the name of one of Keras.
+        # A custom function can mix the rows of a batch, even one with the name of a Keras function.
         name = getattr(template.activation, "__name__", "")
         is_rowwise = getattr(keras.activations, name, None) is template.activation
         needs_experts = template.normalization or template.activity_regularizer
@@ -261,8 +261,8 @@ class StackedExperts(Experts):
 def sublayer_name(expert: str) -> str:
     """Return the attribute and layer name of an expert, part of the file format.
 
-    Task names may start with a digit. Without the prefix, PyTorch would hide such attributes from
-    `dir`, and thus from files. No other attribute contains a "-", so the names are unique.
+    Task names can start with a digit. Without the prefix, PyTorch would hide such attributes from
+    `dir`, and so from files. No other attribute contains a "-", so the names are unique.
     """
     return "expert-" + expert.replace("/expert_", "-")
 
@@ -297,8 +297,8 @@ def unstack_experts(stack: Tensor | keras.Variable) -> Sequence[Tensor]:
     experts, first, *others = stack.shape
     slices: Sequence[Tensor]
     if keras.backend.backend() == "jax":
-        # The gradient of a split is a concatenation. That of `unstack` is a sum of E padded stacks,
-        # whose cost grows with E squared.
+        # The gradient of a split is a concatenation. The gradient of `unstack` is a sum of E padded
+        # stacks, whose cost grows with E squared.
         slices = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
     elif keras.backend.backend() == "torch" and _has_gradient(stack):
         import torch
@@ -324,7 +324,7 @@ def apply_dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _has_gradient(weights: Tensor) -> bool:
-    """Return whether PyTorch computes a gradient of weights. A trace, as for ONNX, has none."""
+    """Return whether PyTorch computes a gradient of weights. It does not in a trace for ONNX."""
     import torch
 
     is_recorded: bool = weights.requires_grad and torch.is_grad_enabled()

@@ -26,7 +26,7 @@ from ple_keras._typing import ByName, Initializer, LayerLike, Regularizer, Shape
 from ple_keras.layers.template import as_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
-# Arguments that a block sets, and that `gate_kwargs` therefore can't contain.
+# Arguments that a block sets, so that `gate_kwargs` can't contain them.
 SET_BY_BLOCKS = ("num_experts", "gate_block", "softmax_temperature", "track_weights")
 _thread = local()  # of the observer; torch.compile supports it, unlike a ContextVar
 
@@ -47,14 +47,14 @@ class Gate(BaseLayer):
         num_experts: The number of experts.
         gate_block: The network g: an int or a sequence of ints (the units of an ExpertBlock), or
             a layer, which is copied. With None, g(x) = x.
-        softmax_temperature: The temperature T, above 0. A lower one gives sharper weights.
+        softmax_temperature: The temperature T, above 0. A lower T makes the weights sharper.
         dropout: The probability, in [0, 1), of dropping each expert of an example in training. The
             other weights are scaled to sum to 1. One expert is always kept.
         balance_regularizer: The coefficient, at least 0, of a loss against unused experts. The
             loss is the squared coefficient of variation of the experts' total weights in the
-            batch. It is 0 if all are equal, and `num_experts - 1` if one expert has all weight.
-            It also penalizes useful specialization.
-        track_weights: Whether to keep statistics of the weights, see `statistics`.
+            batch: 0 if all are equal, and `num_experts - 1` if one expert has all the weight. It
+            also penalizes useful specialization.
+        track_weights: Whether to keep statistics of the weights (see `statistics`).
         kernel_initializer: Initializer of W.
         kernel_regularizer: Regularizer of W.
         **kwargs: Arguments of `keras.layers.Layer`.
@@ -131,9 +131,9 @@ class Gate(BaseLayer):
             self._build_projection(shape)
         if self.track_weights:
             # Sums over examples of the weights, of each weight times its logarithm, and of the
-            # largest weight, and the number of examples. With tf.distribute, each replica has its
-            # own sums, which are added when they are read. Synchronizing replicas within a call
-            # would mix up their losses.
+            # largest weight, then the number of examples. With tf.distribute, the sums of replicas
+            # are added when they are read. Synchronizing replicas within a call would mix up their
+            # losses.
             self._sums = keras.Variable(
                 "zeros",
                 shape=(2 * self.num_experts + 2,),
@@ -204,7 +204,7 @@ class Gate(BaseLayer):
         """Return the statistics of the weights in fit, evaluate and predict since the last reset.
 
         If several processes train the model, the statistics cover the examples of all processes on
-        JAX and TensorFlow, and those of this process on PyTorch.
+        JAX and TensorFlow, and only of this process on PyTorch.
 
         Returns:
             A dict with four keys. `"mean"` is the mean weight of each expert, an array
@@ -246,12 +246,12 @@ class Gate(BaseLayer):
             self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:
-        """Save the state of the dropout's seed. Files contain no statistics of the weights."""
+        """Save the state of the dropout seed, without the statistics of the weights."""
         if self.dropout:
             save_seed(store, self._seed_generator)
 
     def load_own_variables(self, store: Store) -> None:
-        """Load what `save_own_variables` saves."""
+        """Load the state of the dropout seed."""
         if self.dropout:
             load_seed(store, self._seed_generator)
 
@@ -276,12 +276,12 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
     """Return the arguments of a gate in the `gate_kwargs` of a block.
 
     Args:
-        gate_kwargs: The dict. Its values may be in their serialized form.
-        *path: The place of the gate. Initializers draw other values at every place.
+        gate_kwargs: The dict. Its values can be serialized.
+        *path: The place of the gate. Initializers draw different values at every place.
 
     Raises:
         TypeError: If `gate_kwargs` is not a dict.
-        ValueError: If it has a key that is no argument of a Gate, or an argument of the block.
+        ValueError: If a key is not an argument of Gate, or is set by the block.
     """
     if gate_kwargs is None:
         return {}
@@ -311,8 +311,7 @@ class Observer:
         names: The name of each level, by the `id` of its block.
 
     Attributes:
-        levels: The weights of the gates and the outputs of the experts, both by name, of each level
-            that ran.
+        levels: The gate weights and expert outputs of each level that ran, both keyed by name.
         repeated: The levels that ran more than once.
     """
 
@@ -330,7 +329,7 @@ class Observer:
         _thread.observer = self._outer
 
     def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
-        """Keep what a level has computed."""
+        """Store the gate weights and expert outputs of a level."""
         level = self._names[id(block)]
         if level in self.levels:
             self.repeated.add(level)
@@ -345,8 +344,8 @@ def active_observer() -> Observer | None:
 def _softmax(logits: Tensor) -> Tensor:
     """Compute the softmax over the last axis.
 
-    TensorFlow's softmax works row by row and takes three times as long for the short rows of gates.
-    It is replaced by elementary operations.
+    On TensorFlow, elementary operations replace its softmax, which works row by row and takes three
+    times as long for the short rows of gates.
     """
     if keras.backend.backend() != "tensorflow":
         return ops.softmax(logits)
@@ -355,14 +354,14 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _largest(values: Tensor) -> Tensor:
-    """Return the maximum over the last axis, which is kept. The batch may be empty."""
+    """Return the maximum over the last axis, which is kept. The batch can be empty."""
     if 0 in values.shape:
         return values[..., :1]
     return ops.amax(values, axis=-1, keepdims=True)  # torch.compile doesn't support ops.max
 
 
 def _masked_sum(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Sum `(..., n)` to `(n,)` over all examples, or those that are valid in a mask `(...)`."""
+    """Sum `(..., n)` to `(n,)` over all examples, or over the valid ones of a mask `(...)`."""
     if mask is not None:
         values = values * ops.expand_dims(ops.cast(mask, values.dtype), -1)
     return ops.sum(values, axis=tuple(range(len(values.shape) - 1)))

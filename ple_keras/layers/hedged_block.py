@@ -21,40 +21,40 @@ OWN = "own"
 
 @register
 class HedgedBlock(BaseLayer):
-    """Two branches for each task, a shared one and one of its own: `{task: {branch: (..., H)}}`.
+    """Branches for each task, by default a shared one and its own: `{task: {branch: (..., H)}}`.
 
-    TaskHeads has a tower and an output for every branch, and mixes the logits f of a task:
+    TaskHeads adds a tower and an output to every branch, and mixes the logits f of a task:
 
         f_kb = head_kb(E_b(x_b))
         f_k  = sum_b a_kb f_kb
         prediction_k = activation(f_k)
 
-    Each branch is trained by a loss of its own, and no gradient passes between branches. The
-    mixture a starts at equal weights. `FitHedge` fits it on rows that are not trained on. The model
-    is therefore about as good as the better of single-task networks and a shared bottom, however
-    related the tasks are. See `FitHedge` for the equations of the fit.
+    Each branch is trained with its own loss, and no gradient passes between branches. The mixture a
+    starts with equal weights, and `FitHedge` fits it on held-out rows. The model is therefore about
+    as good as the better of single-task networks and a shared bottom, however related the tasks
+    are. `FitHedge` has the equations of the fit.
 
     By default, the branch "shared" is a SharedBottomBlock, and "own" is one expert for each task,
-    without a gate. Read copies of the features by stream (`StreamFeatures`): features that both
-    branches read are trained by all tasks.
+    without a gate. Use `StreamFeatures` for the inputs, since all tasks train the features that
+    both branches read.
 
     Args:
         outputs: The tasks, as for CGCBlock.
         expert_block: The network of the default branches: units, or a layer to copy, as for
             CGCBlock.
-        branches: Blocks by branch, in place of the default branches. Each maps the inputs to
-            `{task: (..., H)}`, such as a PLEBlock. Two blocks must not share layers. Branch names
-            follow the rule of task names, but may be "shared".
+        branches: Blocks keyed by branch, instead of the default branches. Each, such as a PLEBlock,
+            maps the inputs to `{task: (..., H)}`. Blocks must not share layers. Branch names follow
+            the rule for task names, but can be "shared".
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
+        inputs: A tensor `(..., D)` for all streams, or a dict keyed by stream, `{task: (..., D_k),
             "shared": (..., D_s)}`. Blocks in `branches` get the inputs unchanged.
         training: Passed to the branches.
 
     Returns:
-        `{task: {branch: (..., H)}}`, with the branches in alphabetical order. They may have
-        different widths H.
+        `{task: {branch: (..., H)}}`, with the branches in alphabetical order. Their widths H can
+        differ.
 
     Raises:
         TypeError: If an argument has the wrong type.
@@ -136,7 +136,7 @@ class HedgedBlock(BaseLayer):
     def layers(self) -> Sequence[keras.Layer]:
         """The blocks of the branches, in order. `summary(expand_nested=True)` shows them.
 
-        It is not a list, since files would then hold the blocks by position, not by attribute.
+        They are not a list, since files would then store the blocks by position, not by attribute.
         """
         return UserList(self._blocks().values())
 
@@ -164,7 +164,7 @@ class HedgedBlock(BaseLayer):
     def _by_branch(
         self, function_of: Callable[[keras.Layer], Any], inputs: Nested
     ) -> dict[str, Any]:
-        """Apply a function of the block of each branch to its inputs."""
+        """Apply the function of each branch's block to the inputs of the branch."""
         by_branch = dict.fromkeys(self._branch_names, inputs)
         if self._template and isinstance(inputs, Mapping):
             check_keys(inputs, [*self._task_names, SHARED], "inputs")
@@ -173,10 +173,10 @@ class HedgedBlock(BaseLayer):
         return {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
 
     def _by_task(self, outputs: Mapping[str, Mapping[str, Any]]) -> dict[TaskName, dict[str, Any]]:
-        """Return outputs by task and branch, with the branches in alphabetical order.
+        """Return outputs keyed by task and branch, with the branches in alphabetical order.
 
-        A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a
-        dict, so in any other order a model would swap branches under another backend.
+        Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in any
+        other order a model would swap branches under another backend.
         """
         branches = sorted(outputs)
         return {task: {b: outputs[b][task] for b in branches} for task in self._task_names}
@@ -231,8 +231,8 @@ def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Laye
     names = [block.name for block in branches.values()]
     if len(branches) < 2 or invalid or len(set(names)) < len(names):
         raise ValueError(
-            f"branches must have two branches or more, with names of {NAME_RULE}, and blocks with "
-            f"different names, not {names}. "
+            f"branches must contain at least two blocks with different names, not {names}. A key "
+            f"must be {NAME_RULE}. "
             f"Received: branches={branches!r}"
         )
     return dict(branches)

@@ -43,47 +43,48 @@ def PLEBlock(
         x_k^j = sum_e w_{k,e}^j E_e^j
 
     A level has a shared gate if a later level has shared experts. With `gate_reads="context"` or
-    "both", gates read the context of the call, the same in every level, see CGCBlock.
+    "both", the gates of all levels read the context of the call (see CGCBlock).
 
     Args:
         num_layers: N, the number of levels.
         outputs: The tasks: a sequence of names, a sequence of heads, a TaskHeads, or a dict of
-            heads by task.
-        expert_block: As for CGCBlock, or a sequence of N layers or dicts by stream, one per level.
-            In levels without shared experts, the "shared" of one dict for all levels has no effect.
-        num_task_experts: The number of experts of each task in each level, or a dict by task. Or a
-            list of N of these, one per level.
+            heads keyed by task.
+        expert_block: As for CGCBlock, or a sequence of N layers or dicts keyed by stream, one per
+            level. If one dict serves all levels, its "shared" has no effect in levels without
+            shared experts.
+        num_task_experts: The number of experts per task: an int, a dict keyed by task, or a list
+            with one of these per level.
         num_shared_experts: The number of shared experts in each level, or a list of N numbers.
         gate_block: A network between the input and each gate, as for CGCBlock.
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
-        name: The name of the block, by default "ple_block", with a number for all but the first.
-        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see CGCBlock.
-        isolate_task_experts: Whether the shared gates mix `stop_gradient` of the task experts, see
-            CGCBlock.
-        gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
-        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, see
-            CGCBlock.
+        name: The name of the block, by default "ple_block", then "ple_block_1" and so on.
+        gate_kwargs: Other arguments of every Gate, such as `{"dropout": 0.1}` (see Gate).
+        isolate_task_experts: Whether the shared gates mix `stop_gradient` of the task experts (see
+            CGCBlock).
+        gate_reads: The input of the gates: "stream", "context" or "both" (see CGCBlock).
+        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable (see
+            CGCBlock).
         dtype: The dtype or dtype policy of the levels.
         trainable: Whether the weights are trained.
 
     Call arguments:
-        inputs: A tensor `(..., D)` for all streams, or a dict by stream, `{task: (..., D_k),
-            "shared": (..., D_s)}`, see CGCBlock.
+        inputs: A tensor `(..., D)` for all streams, or a dict keyed by stream, `{task: (..., D_k),
+            "shared": (..., D_s)}` (see CGCBlock).
         training: Passed to every level.
-        gate_context: The context that the gates read, with `gate_reads`: a tensor `(..., C)` for
-            all gates, or a dict by gate, see CGCBlock.
-        return_gate_weights: Whether to return the gate weights of all levels too, a Python bool.
+        gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
+            `(..., C)` for all gates, or a dict keyed by gate (see CGCBlock).
+        return_gate_weights: Whether to also return the gate weights of all levels: a Python bool.
 
     Returns:
         A SequentialBlock of the CGCBlocks `cgc_block_0` to `cgc_block_{N-1}`. It returns
         `{task: (..., H)}`. With `return_gate_weights`, it returns a tuple of this dict and
-        `{"{name}/{level}": {gate: (..., experts)}}`, see SequentialBlock.
+        `{"{name}/{level}": {gate: (..., experts)}}` (see SequentialBlock).
 
     Raises:
         TypeError, ValueError: As for CGCBlock, and if `num_layers` is not an integer of at least
-            1, or a sequence with an entry per level has another length than `num_layers`.
+            1, or the length of a sequence with an entry per level is not `num_layers`.
 
     Reference:
 
@@ -137,7 +138,7 @@ def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any
         return [(argument, value)] * num_layers
     if len(value) != num_layers:
         raise ValueError(
-            f"{argument} as a list must hold one entry per level, {num_layers} in total. "
+            f"{argument} must have one entry per level, {num_layers} in total, if it is a list. "
             f"Received: {argument}={value!r}"
         )
     return [(f"{argument}[{level}]", entry) for level, entry in enumerate(value)]
@@ -146,7 +147,7 @@ def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any
 def _experts_by_level(
     expert_block: StreamLayers | Sequence[StreamLayers], shared_experts: list[int], dtype: DType
 ) -> list[Any]:
-    """Return one expert template per level, or one for each of its streams, with own seeds."""
+    """Return the expert template, or dict of templates by stream, of each level, with new seeds."""
     num_layers = len(shared_experts)
     blocks: list[Any] = [expert_block] * num_layers
     if isinstance(expert_block, Sequence) and any(
@@ -196,27 +197,28 @@ def MMoEBlock(
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        expert_block: The template of every expert, as for CGCBlock, but no dict by stream.
+        expert_block: The template of every expert, as for CGCBlock, but not a dict.
         num_experts: The number of experts.
         gate_block: A network between the input and each gate, as for CGCBlock.
         gate_softmax_temperature: The temperature T of every gate.
         enable_gate_weights_metrics: Whether the gates keep statistics of their weights, for
             `GateWeightsLogger`.
-        name: The name of the block, by default "mmoe_block", with a number for all but the first.
-        gate_kwargs: Further arguments of every Gate, such as `{"dropout": 0.1}`, see CGCBlock.
-        isolate_task_experts: Without an effect, since there are no task experts; as for PLEBlock.
-        gate_reads: The input of the gates: "stream", "context" or "both", see CGCBlock.
-        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable, see
-            CGCBlock.
+        name: The name of the block, by default "mmoe_block", then "mmoe_block_1" and so on.
+        gate_kwargs: Other arguments of every Gate, such as `{"dropout": 0.1}` (see Gate).
+        isolate_task_experts: Has no effect, since there are no task experts.
+        gate_reads: The input of the gates: "stream", "context" or "both" (see CGCBlock).
+        stack_experts: Whether to stack the weights of plain ExpertBlocks in one variable (see
+            CGCBlock).
         dtype: The dtype or dtype policy of the block.
         trainable: Whether the weights are trained.
 
     Call arguments:
-        inputs: A tensor `(..., D)` for all gates and experts, or a dict by stream, see CGCBlock.
+        inputs: A tensor `(..., D)` for all gates and experts, or a dict keyed by stream (see
+            CGCBlock).
         training: Passed to the experts and gates.
-        gate_context: The context that the gates read, with `gate_reads`: a tensor `(..., C)` for
-            all gates, or a dict by task, see CGCBlock.
-        return_gate_weights: Whether to return the gate weights too, a Python bool.
+        gate_context: The context that the gates read, unless `gate_reads="stream"`: a tensor
+            `(..., C)` for all gates, or a dict keyed by task (see CGCBlock).
+        return_gate_weights: Whether to also return the gate weights: a Python bool.
 
     Returns:
         A CGCBlock without task experts and without a shared gate. It returns `{task: (..., H)}`.
@@ -240,8 +242,8 @@ def MMoEBlock(
     """
     if is_by_stream(expert_block):
         raise TypeError(
-            "expert_block must be units or an instance of a Keras layer. All experts of an "
-            "MMoEBlock read one stream, so it takes no dict by stream; use a CGCBlock. "
+            "expert_block must be units or an instance of a Keras layer, not a dict, since all "
+            "experts of an MMoEBlock are shared. Use a CGCBlock for a dict keyed by stream. "
             f"Received: expert_block={expert_block!r}"
         )
     return CGCBlock(

@@ -18,10 +18,10 @@ from ple_keras.layers.wiring import STREAM, GatedBlock, shape_of
 class SequentialBlock(GatedBlock):
     """A sequence of layers, like `keras.Sequential`, but a layer and not a model.
 
-    The inputs and the outputs of each layer may be dicts of tensors of any rank. Building the
-    block builds all its layers. The gates of all CGCBlocks in it can read one context, and the
-    block can return their weights. `block[0]`, `block["name"]` and `get_layer` return a layer;
-    `len` and iteration work as for a list.
+    The inputs and outputs of each layer can be dicts of tensors of any rank. Building the block
+    builds all its layers. The gates of all its CGCBlocks can read one context, and the block can
+    return their weights. `block[0]`, `block["name"]` and `get_layer` return a layer; `len` and
+    iteration work as for a list.
 
     Args:
         layers: The layers, in the order in which they are called. Their names must differ.
@@ -30,20 +30,20 @@ class SequentialBlock(GatedBlock):
     Call arguments:
         inputs: The inputs of the first layer, such as a tensor `(..., D)` or a dict of tensors.
         training: Passed to every layer.
-        gate_context: The context of the gates, `(..., C)`, as for CGCBlock. Every layer whose gates
-            read a context gets the same one.
-        return_gate_weights: Whether to return the gate weights of all CGCBlocks too.
+        gate_context: The context of the gates, as for CGCBlock. Every layer whose gates read a
+            context gets the same one.
+        return_gate_weights: Whether to also return the gate weights of all CGCBlocks.
 
     Returns:
         The outputs of the last layer, such as `{task: (..., H)}`. With `return_gate_weights`, a
-        tuple of them and `{"{name of this block}/{index}": {gate: (..., experts)}}`, see CGCBlock.
-        A SequentialBlock inside this one adds its levels under its own name. Levels and gates are
-        in alphabetical order, so that a saved model has the same outputs on every backend.
+        tuple of them and `{"{name of this block}/{index}": {gate: (..., experts)}}` (see CGCBlock).
+        A nested SequentialBlock adds its levels under its own name. Levels and gates are in
+        alphabetical order, so that a saved model has the same outputs on every backend.
 
     Raises:
         TypeError: If `layers` is not a sequence of layers.
-        ValueError: If `layers` is empty, or two layers have the same name. In a call, if
-            `gate_context` or `return_gate_weights` is given, but no layer takes it.
+        ValueError: If `layers` is empty, or two layers have the same name. In a call, if no layer
+            uses the given `gate_context`, or none has gate weights to return.
 
     Example:
 
@@ -77,7 +77,7 @@ class SequentialBlock(GatedBlock):
 
         Raises:
             KeyError: If no layer has the name.
-            IndexError: If there is no such index.
+            IndexError: If the index is out of range.
             ValueError: If not exactly one of `name` and `index` is given.
         """
         if (name is None) == (index is None):
@@ -92,7 +92,7 @@ class SequentialBlock(GatedBlock):
 
         Raises:
             KeyError: If no layer has the name.
-            IndexError: If there is no such index.
+            IndexError: If the index is out of range.
         """
         if not isinstance(key, str):
             return self.layers[key]
@@ -137,7 +137,7 @@ class SequentialBlock(GatedBlock):
         context: Streams | None,
         returns_weights: bool = False,
     ) -> Any:
-        """Apply a function of each layer in order, with the arguments of gates that it takes."""
+        """Apply a function of each layer in order, with the gate arguments that the layer takes."""
         check_bool(returns_weights, "return_gate_weights")
         self._refuse_unused(context, returns_weights)
         weights: dict[str, ByName] = {}
@@ -152,16 +152,16 @@ class SequentialBlock(GatedBlock):
                 inputs, of_layer = inputs
                 is_nested = isinstance(layer, SequentialBlock)
                 _add_weights(weights, of_layer if is_nested else {f"{self.name}/{index}": of_layer})
-        # A file refers to outputs by their position. On PyTorch, Keras does not sort a dict in a
-        # dict, so in any other order a model would return other gates under another backend.
+        # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
+        # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
         return (inputs, in_order) if returns_weights else inputs
 
     def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
         if context is not None and not self._is_taken("gate_context"):
             raise ValueError(
-                "gate_context must be None, since no layer reads it: its CGCBlocks need "
-                'gate_reads="context" or gate_reads="both". '
+                "gate_context must be None, since no layer reads it. Set gate_reads of the "
+                'CGCBlocks to "context" or "both". '
                 f"Received: gate_context.shape={shape_of(context)}"
             )
         if returns_weights and not self._is_taken("return_gate_weights"):
@@ -171,7 +171,7 @@ class SequentialBlock(GatedBlock):
             )
 
     def _is_taken(self, argument: str) -> bool:
-        """Return whether a layer takes an argument of gates."""
+        """Return whether a layer takes a gate argument."""
         return any(_takes(layer, argument) for layer in self._chain)
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
@@ -211,8 +211,8 @@ class SequentialBlock(GatedBlock):
 def _takes(layer: keras.Layer, argument: str) -> bool:
     """Return whether a layer takes "gate_context" or "return_gate_weights" in its calls.
 
-    A block takes an argument if one of its layers does. A level takes a context if its gates read
-    it.
+    A SequentialBlock takes an argument if one of its layers does. A CGCBlock takes a context if its
+    gates read it.
     """
     if argument not in inspect.signature(layer.call).parameters:
         return False
@@ -223,11 +223,11 @@ def _takes(layer: keras.Layer, argument: str) -> bool:
 
 
 def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> None:
-    """Add the gate weights of levels to those of others."""
+    """Add gate weights keyed by level to `weights`."""
     for level, of_level in added.items():
         if level in weights:
             raise ValueError(
-                "layers must not contain two blocks with one name to return gate weights by level. "
+                "layers must not contain blocks with the same name if they return gate weights. "
                 f"Received: return_gate_weights=True, with two levels {level!r}"
             )
         weights[level] = of_level
@@ -237,7 +237,7 @@ def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
     if not layers:
-        raise ValueError("layers must hold at least one layer. Received: layers=[]")
+        raise ValueError("layers must contain at least one layer. Received: layers=[]")
     names = [layer.name for layer in layers]
     if len(set(names)) < len(names):
         raise ValueError(f"layers must have different names. Received: layers={names}")

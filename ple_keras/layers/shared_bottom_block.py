@@ -19,7 +19,7 @@ class SharedBottomBlock(BaseLayer):
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        bottom_block: The network: units, or a layer to copy, as `expert_block` of CGCBlock.
+        bottom_block: The network: units or a layer to copy, like `expert_block` of CGCBlock.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:

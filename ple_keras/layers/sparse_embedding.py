@@ -1,4 +1,4 @@
-"""An embedding table whose gradient has the rows of a batch only."""
+"""An embedding table whose gradient contains only the rows of a batch."""
 
 from functools import cache, partial
 from importlib import import_module
@@ -20,14 +20,15 @@ from ple_keras._keras.tables import (
 )
 from ple_keras._typing import DType, Shape, Tensor
 
-MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles the start of a larger variable
+MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles initializers of larger tables
 
 
 @register
 class TableInitializer(keras.initializers.RandomNormal):
-    """A normal distribution of NumPy, with the same values on every backend.
+    """A normal distribution drawn by NumPy, with the same values on every backend.
 
-    JAX would compile its own for each shape of a table.
+    JAX would compile Keras's initializer for each shape of a table. Under a distribution, Keras
+    draws the values of large tables.
     """
 
     def __call__(self, shape: tuple[int, ...], dtype: DType = None) -> Tensor:
@@ -44,11 +45,11 @@ class TableInitializer(keras.initializers.RandomNormal):
 class SparseEmbedding(keras.layers.Embedding):
     """An embedding table that `SparseAdagrad` updates by the rows of a batch.
 
-    It is Keras's `Embedding`, with the same arguments, weights and results. Only the default of
-    `embeddings_initializer` differs: a normal distribution of deviation 0.01, by NumPy. With
-    `SparseAdagrad` as the optimizer of the table, a step reads and writes the rows of the batch
-    only. It then takes as long with a large table as with a small one. `table_optimizer` gives all
-    tables of a model to `SparseAdagrad`.
+    It is Keras's `Embedding`, with the same arguments, weights and results. Only the default
+    `embeddings_initializer` differs: a normal distribution with a standard deviation of 0.01, drawn
+    by NumPy. With `SparseAdagrad` as the optimizer of the table, a step reads and writes only the
+    rows of the batch, and takes as long with a large table as with a small one. `table_optimizer`
+    assigns all tables of a model to `SparseAdagrad`.
 
     A step updates all rows, with the same result:
 
@@ -62,13 +63,13 @@ class SparseEmbedding(keras.layers.Embedding):
     On TensorFlow and PyTorch, a model with this layer does not use XLA or `torch.compile`.
 
     Args:
-        input_dim: The number of rows. Ids are from 0 to `input_dim - 1`.
+        input_dim: The number of rows. Ids range from 0 to `input_dim - 1`.
         output_dim: The number of columns.
         **kwargs: Arguments of `keras.layers.Embedding`.
 
     Call arguments:
         inputs: Integer ids of any shape, such as `(B,)` or `(B, L)`.
-        training: Whether JAX remembers the rows of the batch for the optimizer.
+        training: Whether JAX stores the rows of the batch for the optimizer.
 
     Returns:
         The rows of the ids, `(*inputs.shape, output_dim)`.
@@ -77,7 +78,7 @@ class SparseEmbedding(keras.layers.Embedding):
         TypeError: If `input_dim` or `output_dim` is not an integer.
         ValueError: If one of them is below 1.
         IndexError: On PyTorch without a GPU, if an id is not in the table. TensorFlow without a GPU
-            raises an error of its own. Otherwise, `check_inputs` finds such ids.
+            raises its own error. Elsewhere, `check_inputs` finds such ids.
 
     Example:
 
@@ -97,7 +98,7 @@ class SparseEmbedding(keras.layers.Embedding):
             check_int(output_dim, "output_dim", minimum=1),
             **kwargs,
         )
-        # The update of rows cannot be compiled by XLA on TensorFlow, nor by Inductor on PyTorch.
+        # Neither XLA on TensorFlow nor Inductor on PyTorch can compile the update of rows.
         self.supports_jit = keras.backend.backend() not in ("tensorflow", "torch")
 
     def build(self, input_shape: Shape | None = None) -> None:
@@ -106,7 +107,7 @@ class SparseEmbedding(keras.layers.Embedding):
         super().build(input_shape)
         if self.lora_enabled or self.quantization_mode:
             return
-        # The optimizer that scales the loss in float16 takes no sparse gradients.
+        # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         mark_table(self.embeddings, not half and self.embeddings_regularizer is None)
 
@@ -155,10 +156,10 @@ def _look_up_torch(layer: SparseEmbedding, ids: Tensor) -> Tensor:
 
 
 def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> Tensor:
-    """Read rows, and in training remember them for the optimizer.
+    """Read rows, and in training store them for the optimizer.
 
-    The next lookup in this forward pass reads the table that this one returns. So the backward
-    passes of all lookups form a chain, whose first one returns the whole gradient of the table.
+    The next lookup in this forward pass reads the table that this one returns. The backward passes
+    of all lookups thus form a chain, and the first lookup returns the whole gradient of the table.
     """
     table = layer.embeddings
     value = stateless_value(table)
@@ -174,9 +175,9 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
 def _chained_lookup() -> Any:
     """Return a function `(mark, table, ids) -> (rows, table)` of JAX.
 
-    Its gradient of the table is the true one, with all rows. The mark remembers the rows of which
-    it consists. If the optimizer gets this very gradient, nothing else has contributed to it, and
-    XLA removes the computation of all rows, which nothing reads.
+    Its gradient of the table is the exact one, with all rows. The mark stores the rows that this
+    gradient consists of. If the optimizer gets this very tensor, nothing else has contributed to
+    the gradient, and XLA removes the computation of all rows, since nothing reads it.
     """
     jax: Any = import_module("jax")
     numpy: Any = import_module("jax.numpy")

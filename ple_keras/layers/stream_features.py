@@ -28,9 +28,9 @@ from ple_keras.labels.task_names import SHARED, task_names
 class StreamFeatures(BaseLayer):
     """A copy of the feature network for each stream of a PLEBlock or CGCBlock.
 
-    Tasks that read the same embeddings train them together, even if they have experts of their
-    own. With a copy for each stream, and with `isolate_task_experts=True` in the block, the loss of
-    a task has no gradient on anything that another task owns.
+    Tasks that read the same embeddings train them together, even if they have separate experts.
+    With a copy for each stream, and with `isolate_task_experts=True` in the block, the gradient of
+    a task's loss is zero for all weights of other tasks.
 
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
     state and computation of the feature network. `own` limits this to the tasks that need it.
@@ -43,26 +43,26 @@ class StreamFeatures(BaseLayer):
         outputs: The tasks, as for CGCBlock.
         feature_block: The feature network: a layer or model that maps a tensor, or a dict of
             columns, to a tensor. It is copied and never used itself.
-        own: The tasks that have a copy of their own. All others, and "shared", read one common
-            copy. `[]` is one copy for all streams. By default, every task has its own.
-        shared: Whether the outputs have the stream "shared". A level without shared experts and
-            without a shared gate refuses it.
+        own: The tasks that have their own copy; by default, every task. All other tasks and
+            "shared" read one common copy. With `[]`, all streams do.
+        shared: Whether the outputs contain the stream "shared". A level with neither shared
+            experts nor a shared gate refuses it.
         **kwargs: Arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: A tensor, or a dict of columns, as `feature_block` takes it. Integers and strings
-            are not cast.
+        inputs: A tensor or a dict of columns, as for `feature_block`. Integers and strings are not
+            cast.
         training: Passed to the copies.
 
     Returns:
-        `{task: (..., D)}`, and "shared" with `shared=True`. D is the number of outputs of
+        `{task: (..., D)}`, and "shared" with `shared=True`. D is the output width of
         `feature_block`.
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If `outputs` or `own` has a repeated or unknown task, or `own` has "shared". If
-            `feature_block` cannot be copied, contains a layer that is not adapted, or does not
-            return one tensor for the inputs.
+        ValueError: If a task in `outputs` is repeated or invalid, or a task in `own` is repeated or
+            unknown, or if `feature_block` can't be copied, contains a layer that is not adapted, or
+            does not return one tensor.
 
     Reference:
 
@@ -107,8 +107,8 @@ class StreamFeatures(BaseLayer):
     def _copies_by_stream(self) -> dict[str, str]:
         """Return the attribute of the copy that each stream reads, part of the file format.
 
-        The common copy is "stream-shared", also where the stream "shared" is left out. A copy that
-        no stream reads does not exist. No other attribute contains a "-", so the names are unique.
+        The common copy is "stream-shared", even without the stream "shared". A copy that no stream
+        reads does not exist. No other attribute contains a "-", so the names are unique.
         """
         streams = [*self._task_names, *([SHARED] if self._shared else [])]
         own = self._task_names if self._own is None else self._own
@@ -128,7 +128,7 @@ class StreamFeatures(BaseLayer):
     def layers(self) -> Sequence[keras.Layer]:
         """The copies, in order, once the layer is built. `summary(expand_nested=True)` shows them.
 
-        It is not a list, since files would then hold the copies by position, not by attribute.
+        They are not a list, since files would then store the copies by position, not by attribute.
         """
         names = self._copy_names if self.built else []
         return UserList(getattr(self, name) for name in names)
@@ -137,7 +137,7 @@ class StreamFeatures(BaseLayer):
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
         if inputs is None or isinstance(inputs, list | tuple):
             raise TypeError(
-                "inputs must be a tensor, or a dict of columns. "
+                "inputs must be a tensor or a dict of columns. "
                 f"Received: inputs={short_repr(inputs)}"
             )
         if not self.built:
@@ -163,7 +163,7 @@ class StreamFeatures(BaseLayer):
         return None
 
     def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> dict[str, keras.KerasTensor]:
-        # Keras stores in symbolic tensors where they come from. The copy therefore reads new ones,
+        # Keras stores the origin of a symbolic tensor in it. The copy therefore reads new tensors,
         # and every stream has its own.
         inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
         if self.built:
@@ -184,7 +184,7 @@ class StreamFeatures(BaseLayer):
         check_names(store, self._names(), self)
 
     def _names(self) -> list[str]:
-        """Return the streams, in order, with their copies, which must be the same in a file."""
+        """Return the streams, in order, with their copies, as a file must contain them."""
         return [f"{stream} reads {name}" for stream, name in self._copy_of.value.items()]
 
     def get_config(self) -> dict[str, Any]:
@@ -209,13 +209,13 @@ class StreamFeatures(BaseLayer):
 
 
 def _check_own(own: Sequence[TaskName], tasks: Sequence[TaskName]) -> list[TaskName]:
-    """Return `own`, if it holds tasks, each once."""
+    """Return `own`, if it contains different tasks."""
     if not isinstance(own, list | tuple):
         raise TypeError(f"own must be a list of tasks, or None. Received: own={own!r}")
     invalid = {task: own.count(task) for task in own if task not in tasks or own.count(task) > 1}
     if invalid:
         raise ValueError(
-            f"own must hold tasks among {list(tasks)}, each once; unknown or repeated: "
+            f"own must contain tasks among {list(tasks)}, each once; unknown or repeated: "
             f"{[*invalid]}. The stream {SHARED!r} reads the copy of the tasks that are not in own. "
             f"Received: own={own!r}"
         )

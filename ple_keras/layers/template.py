@@ -19,11 +19,11 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
         value: An int or a sequence of ints (the units of an ExpertBlock), any Keras layer, or the
             result of `Template.serialize`.
         argument: The name of the caller's argument, for error messages.
-        dtype: The dtype policy of an ExpertBlock from units. Layers keep their own.
+        dtype: The dtype policy of an ExpertBlock from units. Layers keep their own policy.
 
     Raises:
-        TypeError: If `value` has another type.
-        ValueError: If the layer cannot be copied.
+        TypeError: If `value` has any other type.
+        ValueError: If the layer can't be copied.
     """
     if isinstance(value, Mapping) and "class_name" in value:
         value = keras.saving.deserialize_keras_object(value)
@@ -36,7 +36,7 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
             f"instance of a Keras layer. Received: {argument}={value!r}"
         )
     units = check_units(value, argument)
-    name, *_ = argument.split("[")  # no name of a layer contains a bracket
+    name, *_ = argument.split("[")  # layer names can't contain brackets
     return Template(ExpertBlock(units, dtype=dtype, name=name), argument)
 
 
@@ -45,7 +45,7 @@ class StreamTemplates(Untracked[dict[str, Template]]):
 
     Args:
         by_stream: The templates, in the order of the streams.
-        argument: The name of the caller's argument, for error messages, and of its config's key.
+        argument: The name of the caller's argument and config key, for error messages.
         is_common: Whether one template was given for all streams.
     """
 
@@ -66,10 +66,10 @@ class StreamTemplates(Untracked[dict[str, Template]]):
 def as_stream_templates(
     value: StreamLayers | Mapping[str, object], streams: Sequence[str], argument: str, dtype: DType
 ) -> StreamTemplates:
-    """Return the template of each stream, from one for all streams or a dict by stream.
+    """Return the template of each stream, from one for all streams or a dict keyed by stream.
 
     Args:
-        value: As for `as_template`, a dict of these by stream, or the result of
+        value: As for `as_template`, a dict of such values keyed by stream, or the result of
             `StreamTemplates.serialize`.
         streams: The streams, in order.
         argument: As for `as_template`.
@@ -77,8 +77,8 @@ def as_stream_templates(
 
     Raises:
         TypeError: As for `as_template`.
-        ValueError: As for `as_template`, and if a dict has other keys than the streams, or
-            ExpertBlocks have outputs of different widths.
+        ValueError: As for `as_template`, and if the keys of a dict are not the streams, or
+            ExpertBlocks differ in output width.
     """
     if not is_by_stream(value):
         template = as_template(value, argument, dtype)
@@ -97,7 +97,7 @@ def as_stream_templates(
 
 
 def is_by_stream(value: object) -> TypeGuard[Mapping[str, Any]]:
-    """Return whether a template is given as a dict by stream, and not as a serialized layer."""
+    """Return whether a value is a dict of templates keyed by stream, not a serialized layer."""
     return isinstance(value, Mapping) and not isinstance(value.get("class_name"), str)
 
 
@@ -105,6 +105,6 @@ def check_one_width(widths: Mapping[str, int | None], argument: str, value: obje
     """Check that the outputs of all experts of a level have one width."""
     if len(set(widths.values())) > 1:
         raise ValueError(
-            f"{argument} must have outputs of one width for all experts of a level, but these "
-            f"differ: {dict(widths)}. Received: {argument}={value!r}"
+            f"{argument} must have the same output width for all experts of a level, not "
+            f"{dict(widths)}. Received: {argument}={value!r}"
         )

@@ -79,7 +79,7 @@ class LevelWiring:
         }
         if len({len(stream_shape) for stream_shape in shapes.values()}) > 1:
             raise ValueError(
-                "inputs must have the same axes, except for the last, in every stream. "
+                "inputs must have the same axes in every stream, except for the last one. "
                 f"Received: inputs={shapes}"
             )
         return shapes
@@ -92,14 +92,13 @@ class LevelWiring:
         return {stream: value[stream] for stream in self.streams}
 
     def masks(self, mask: Streams | None) -> dict[str, Any] | None:
-        """Return the mask of each output: it is valid where all streams that its gate mixes are.
+        """Return the mask of each output, which is valid where all streams of its gate are.
 
         Args:
             mask: The mask of the inputs, or the mask of each stream.
 
         Returns:
-            A mask for each gate, which is None if all positions are valid; None if there are no
-            masks.
+            A mask for each gate, or None if all its positions are valid; None without any mask.
         """
         masks = self.by_stream(mask)
         if all(of_stream is None for of_stream in masks.values()):
@@ -112,11 +111,11 @@ class LevelWiring:
     def mix(self, weights: ByName, experts: ByName, dtype: str) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate, `{gate: (..., H)}`.
 
-        It is a running sum, without a tensor `(..., E, H)`.
+        A running sum avoids a tensor `(..., E, H)`.
 
         Args:
             weights: The weights of every gate.
-            experts: The outputs of every expert, by name.
+            experts: The outputs of the experts, keyed by name.
             dtype: The dtype of the result.
         """
         outputs = {}
@@ -166,10 +165,10 @@ class GatedBlock(BaseLayer):
 
     @property
     def output(self) -> Any:
-        """The outputs of a symbolic call, as in Keras: of the first one with the most outputs.
+        """The outputs of the first symbolic call with the most outputs.
 
-        With those of the first call, Keras would refuse a model of a block that has returned gate
-        weights in a later call only.
+        With the outputs of the first call, as in Keras, a model of a block that returned gate
+        weights only in a later call would be refused.
         """
         return largest_outputs(self)
 
@@ -183,11 +182,11 @@ class GateInputs:
     """Inputs of the gates of a level.
 
     Args:
-        reads: "stream", "context", or "both" for the stream and then the context, side by side.
-        gates: The names of the gates, which are those of the streams that they belong to.
+        reads: "stream", "context", or "both" for the stream followed by the context.
+        gates: The names of the gates, which are the names of their streams.
 
     Raises:
-        ValueError: If `reads` has another value.
+        ValueError: If `reads` is unknown.
     """
 
     def __init__(self, reads: GateInput, gates: Iterable[str]) -> None:
@@ -196,11 +195,12 @@ class GateInputs:
         self._widths: dict[str, int | None] = {}
 
     def build(self, streams: Mapping[str, Shape], context: Any) -> dict[str, Shape]:
-        """Return the shape of each gate's input, and keep the widths of the context.
+        """Return the shape of each gate's input, and store the widths of the context.
 
         Args:
             streams: The shape of each stream.
-            context: The shape of the context, or its shape by gate; None without a context.
+            context: The shape of the context, or a dict of shapes keyed by gate; None without a
+                context.
         """
         self.check_given(context)
         if self.reads == STREAM:
@@ -214,7 +214,7 @@ class GateInputs:
         return {gate: (*shape[:-1], widths[gate] + shape[-1]) for gate, shape in shapes.items()}
 
     def check_given(self, context: Any) -> None:
-        """Check that a context, or its shape, is given if the gates read it, and only then."""
+        """Check that a context, or its shape, is given exactly if the gates read it."""
         if self.reads == STREAM and context is not None:
             raise ValueError(
                 "gate_context must be None, since no gate reads it with gate_reads='stream'. "
@@ -222,19 +222,19 @@ class GateInputs:
             )
         if self.reads != STREAM and context is None:
             raise ValueError(
-                "gate_context must be a tensor (..., C), or a dict of tensors by gate, since the "
-                f"gates read it with gate_reads={self.reads!r}. Received: gate_context=None"
+                "gate_context must be a tensor (..., C), or a dict of tensors keyed by gate, since "
+                f"the gates read it with gate_reads={self.reads!r}. Received: gate_context=None"
             )
 
     def check_shapes(self, streams: Mapping[str, Shape], context: Any) -> None:
-        """Check that the shapes of a context are those of the build, with the streams' axes."""
+        """Check that a context has the widths it was built with, and the axes of the streams."""
         for gate, (shape, name) in self._by_gate(context).items():
             check_width(shape or (), self._widths[gate], name)
             stream = streams[gate]
             pairs = zip(stream[:-1], shape[:-1])
             if len(stream) != len(shape) or any(_are_different(*pair) for pair in pairs):
                 raise ValueError(
-                    f"{name} must have the axes of the inputs, except for the last. Received: "
+                    f"{name} must have the axes of the inputs, except for the last one. Received: "
                     f"{name}.shape={tuple(shape)}, inputs[{gate!r}].shape={tuple(stream)}"
                 )
 
@@ -262,14 +262,14 @@ class GateInputs:
         return inputs
 
     def _combine(self, stream: Tensor, context: Tensor, dtype: str) -> Tensor:
-        """Return the input of a gate, with the mask of its stream and without the context's."""
+        """Return the input of a gate, with the mask of its stream, not of the context."""
         context, mask = ops.cast(context, dtype), mask_of(stream)
         if self.reads == BOTH:
             combined = ops.concatenate([ops.cast(stream, dtype), context], axis=-1)
         elif mask is mask_of(context):
             return context
         else:
-            combined = context + 0  # a new tensor, since the caller's must keep its own mask
+            combined = context + 0  # a new tensor, since the caller's tensor must keep its mask
         set_mask(combined, mask)
         return combined
 
@@ -277,22 +277,22 @@ class GateInputs:
         """Return the context of each gate, or its shape, with its name in error messages."""
         if not isinstance(context, Mapping):
             return dict.fromkeys(self._gates, (context, "gate_context"))
-        # A level without a shared gate ignores the context of "shared", which others may read.
+        # A level without a shared gate ignores the context of "shared", which is for other levels.
         given = {gate: x for gate, x in context.items() if gate in self._gates or gate != SHARED}
         check_keys(given, self._gates, "gate_context")
         return {gate: (given[gate], f"gate_context[{gate!r}]") for gate in self._gates}
 
 
 def _are_different(first: object, second: object) -> bool:
-    """Return whether two sizes of axes are known and differ. Exports have sizes of other types."""
+    """Return whether two sizes are known and differ. In exports, sizes have other types."""
     return type(first) is int and type(second) is int and first != second
 
 
 def check_context(context: Any) -> None:
     """Check that a context is None, a tensor of numbers, or a dict of such tensors.
 
-    Blocks check it before Keras does, whose errors do not name the argument. Keras also takes an
-    empty dict, and a list of numbers, for no context.
+    Blocks check it before Keras, whose errors do not name the argument. Keras also treats an empty
+    dict and a list of numbers as no context.
     """
     if context is None:
         return
@@ -301,8 +301,8 @@ def check_context(context: Any) -> None:
         dtype = dtype_name(tensor) if hasattr(tensor, "dtype") else ""
         if not hasattr(tensor, "shape") or (dtype and not is_number(dtype)):
             raise TypeError(
-                "gate_context must be a tensor (..., C) of numbers, or a dict of such tensors by "
-                f"gate. Received: gate_context={short_repr(context)}, with {dtype or type(tensor)}"
+                "gate_context must be a tensor (..., C) of numbers, or a dict of such tensors. "
+                f"Received: gate_context={short_repr(context)}, with {dtype or type(tensor)}"
             )
 
 

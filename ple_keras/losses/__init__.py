@@ -1,1 +1,1 @@
-"""Losses of examples, and their means over labeled examples."""
+"""Losses of examples, and their reductions over labeled examples."""

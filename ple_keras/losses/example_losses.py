@@ -1,4 +1,4 @@
-"""The loss of each example, and its mean over a sample space."""
+"""The loss of each example, and its reduction over a sample space."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
 
 def check_loss(loss: LossLike | Mapping[str, object] | None) -> Any:
-    """Return the loss from a name, a function, an object, a serialized object or None."""
+    """Return a loss from a name, a function, an object, a serialized object or None."""
     known = check_known(keras.losses.get, loss, "loss")
     loss = known if isinstance(loss, Mapping | type) else loss
     reduction = getattr(known, "reduction", "mean")
@@ -63,10 +63,10 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
 def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     """Return c and a of `c exp(-s) L + a s`, the negative log-likelihood with the scale `exp(s)`.
 
-    Squared errors have a normal distribution with the log-variance s: `L / (2 sigma^2) + log
-    sigma`. Absolute errors have a Laplace distribution, and s is the logarithm of its scale. All
-    other losses have the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018): `L / sigma^2 + log
-    sigma`.
+    For squared errors, it is a normal distribution with the log-variance s: `L / (2 sigma^2) + log
+    sigma`. For absolute errors, it is a Laplace distribution, and s is the logarithm of its scale.
+    For all other losses, it is the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018):
+    `L / sigma^2 + log sigma`.
     """
     loss = keras.losses.get(loss)
     classes = type(loss).__mro__ if isinstance(loss, keras.Loss) else [loss]
@@ -80,8 +80,8 @@ def uncertainty_form(loss: LossLike) -> tuple[float, float]:
 class ProbabilityCrossentropy(keras.Loss):
     """Binary cross-entropy with a gradient at probabilities far below 1e-7.
 
-    Keras's own clips probabilities at 1e-7. Products of probabilities can be smaller, and a
-    positive example would then have no gradient.
+    Keras's loss clips probabilities at 1e-7. A positive example with a smaller product of
+    probabilities would have no gradient.
     """
 
     def __init__(self, name: str = "binary_crossentropy", **kwargs: Any) -> None:
@@ -92,7 +92,7 @@ class ProbabilityCrossentropy(keras.Loss):
 
 
 def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Return the cross-entropy of each probability, of the shape of the labels."""
+    """Return the cross-entropy of each probability, in the shape of the labels."""
     log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
     log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
     return -(y_true * log_positive + (1 - y_true) * log_negative)
@@ -111,7 +111,7 @@ class BatchLoss(NamedTuple):
         divisor: The number that the reduction divides by.
         total: The sum of the losses of all labeled examples, without sample weights.
         count: The number of labeled examples, or of labeled numbers.
-        labeled: The labels and predictions, and those in the sample space.
+        labeled: The labels and predictions, and which are in the sample space.
     """
 
     value: Any
@@ -123,10 +123,10 @@ class BatchLoss(NamedTuple):
 
 
 def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
-    """Return `reduction`; check that it is one of the labels'."""
+    """Return `reduction`; check that it is known."""
     if reduction not in (None, SUM_OVER_BATCH_SIZE, LABEL_ROOT):
         raise ValueError(
-            "reduction must be None, for the mean over labeled examples, "
+            "reduction must be None (the mean over labeled examples), "
             f"{SUM_OVER_BATCH_SIZE!r} or {LABEL_ROOT!r}. Received: reduction={reduction!r}"
         )
     return reduction
@@ -139,18 +139,18 @@ def reduce_losses(
     reduction: LossReduction | None,
     where: str = "",
 ) -> BatchLoss:
-    """Return the loss of a task from those of its examples.
+    """Return the loss of a task from the losses of its examples.
 
         L = sum_i d_i w_i loss_i / n
 
-    d_i is 1 for labeled examples, else 0, and w_i the sample weight. n is, by the reduction, the
-    number of labeled examples (None), that of all examples B, or `sqrt(sum_i d_i B)`.
+    d_i is 1 for labeled examples, else 0, and w_i the sample weight. Depending on the reduction, n
+    is the number of labeled examples (None), of all examples B, or `sqrt(sum_i d_i B)`.
 
     Args:
         losses: The loss of each example, `(...)`, or of each number of its label, `(..., units)`.
         labeled: The labeled examples.
-        sample_weight: Weights of the examples, `(batch,)`, `(...)` or `(..., 1)`. That of an
-            example without a label may be NaN.
+        sample_weight: Weights of the examples, `(batch,)`, `(...)` or `(..., 1)`, NaN at most where
+            a label is missing.
         reduction: The reduction.
         where: Text after the name in messages, such as " of 'click'".
     """

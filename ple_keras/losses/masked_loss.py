@@ -21,7 +21,7 @@ from ple_keras.losses.example_losses import (
 
 @register
 class MaskedLoss(keras.Loss):
-    """A wrapper that computes any loss over labeled examples only, for a plain `keras.Model`.
+    """A wrapper that computes any loss only over labeled examples, for a plain `keras.Model`.
 
         L = sum_i d_i w_i loss_i / sum_i d_i
 
@@ -30,39 +30,39 @@ class MaskedLoss(keras.Loss):
     labeled, or the batch is empty, the loss and its gradient are 0. If every example is labeled,
     this equals `loss`. The losses of TaskHeads are computed in the same way, without this class.
 
-    With rare labels, the share of batches that have a label determines a task's weight. Use large
+    With rare labels, the share of batches with a label determines a task's weight. Use large
     batches, or `reduction="sum_over_batch_size"`, which divides by the batch size. Its average
-    gradient is independent of the batch size, but decreases with the share of labels. Compensate
-    for this with the task's loss weight. With many labels in each batch, keep the default.
+    gradient does not depend on the batch size, but decreases with the share of labels, which the
+    task's loss weight can compensate. With many labels in each batch, keep the default.
 
     With m labeled examples of B, `reduction="label_root"` divides by the square root of m B:
 
         L = sum_i d_i w_i loss_i / sqrt(m B)
 
     This is the mean over the labeled examples, times the square root of their share. The noise of
-    its gradient does not depend on the share, so that a task with few labels does not disturb the
-    layers that it shares with others more than they do.
+    its gradient does not depend on the share, so a task with few labels does not disturb shared
+    layers more than other tasks do.
 
     If a label has several numbers, and the loss is the mean of their losses, such as a squared
-    error or binary cross-entropy, then each number may be missing. It counts as an example: the
-    loss is the mean over all labeled numbers of the batch. For other losses of Keras, such as
-    categorical cross-entropy, and for custom losses, a label is missing if any of its numbers is.
+    error or binary cross-entropy, each number can be missing. The loss is then the mean over all
+    labeled numbers of the batch. For Keras's other losses, such as categorical cross-entropy, and
+    for custom losses, a label is missing if any of its numbers is.
 
-    Features must be finite, including those of examples without a label. The gradient of such an
-    example is 0 times the network's derivative, and 0 times NaN is NaN in every weight.
+    Features must be finite even in examples without a label, whose gradient is 0 times the
+    network's derivative: 0 times NaN makes every weight NaN.
 
     If several processes average their gradients (DistributedDataParallel), each takes the mean over
-    its own labeled examples. With "sum_over_batch_size", the average is that of one process.
+    its own labeled examples. With "sum_over_batch_size", the average equals one process's loss.
 
     Args:
         loss: A name, a function or a `keras.losses.Loss`, with a value for each example.
         missing_label: The value of a missing label, in addition to NaN. The `ignore_class` of a
-            loss counts as missing too.
+            loss also counts as missing.
         reduction: None, "sum_over_batch_size" to divide by the number of all examples in the
             batch, or "label_root".
-        label_width: The length of a label's last axis. An axis of length 1 may be omitted. If
+        label_width: The length of a label's last axis. An axis of length 1 can be omitted. If
             None, a label has one number, or as many as the prediction.
-        name: The loss's name; by default that of `loss`.
+        name: The loss's name; by default the name of `loss`.
 
     Call arguments:
         y_true: Labels, `(...)`, `(..., 1)` or `(..., units)`, of any real dtype.
@@ -74,10 +74,9 @@ class MaskedLoss(keras.Loss):
 
     Raises:
         TypeError: If an argument has a type that is not listed above, or labels are not numbers.
-        ValueError: If `loss` or `reduction` is unknown, or `loss` has another reduction than a
-            mean. In a call, if the shape of the labels or
-            of the sample weights does not match the predictions, or `loss` does not return a value
-            for each example.
+        ValueError: If `loss` or `reduction` is unknown, or the reduction of `loss` is not a mean.
+            In a call, if the shape of the labels or of the sample weights does not match the
+            predictions, or `loss` does not return a value for each example.
 
     Reference:
 

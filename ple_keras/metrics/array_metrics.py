@@ -1,4 +1,4 @@
-"""Metrics that need all rows at once, as functions of arrays."""
+"""Metrics that need all rows at once, for arrays."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from ple_keras._typing import BinStrategy, GroupWeighting, Tensor
 from ple_keras.labels.sample_space import to_number_array
 
 WEIGHTINGS = ("rows", "equal")
-ROUNDING = 1e-6  # by which a probability may lie outside [0, 1]
+ROUNDING = 1e-6  # by which a probability can lie outside [0, 1]
 
 
 def expected_calibration_error(
@@ -20,26 +20,25 @@ def expected_calibration_error(
 
         ECE = sum_b n_b abs(p_b - y_b) / n
 
-    Bin b holds the n_b of n examples whose predictions lie in an interval. p_b is the mean of
-    their predictions, and y_b that of their labels. 0 is best. Quantiles need all examples at once,
-    so this is not a metric for `compile`.
+    Bin b contains the n_b of n examples whose predictions lie in an interval. p_b is the mean of
+    their predictions, and y_b the mean of their labels. 0 is best. Quantiles need all examples at
+    once, so this is not a metric for `compile`.
 
     Args:
-        labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.
+        labels: Labels from 0 to 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is ignored.
         predictions: Probabilities, `(N,)` or `(N, 1)`.
         num_bins: The number of bins.
         strategy: "quantile" for bins with about equal numbers of examples, or "uniform" for bins
             of equal width in [0, 1]. An interval contains its upper limit. Equal predictions are in
-            one bin.
+            the same bin.
 
     Returns:
         A float in [0, 1]; NaN if there is no label, or a prediction is NaN.
 
     Raises:
         TypeError: If labels or predictions are not numbers, or `num_bins` is not an integer.
-        ValueError: If labels or predictions are outside [0, 1], or their numbers differ. If
-            `num_bins` is below 1, or `strategy` is unknown. Predictions up to 1e-6 outside are
-            clipped.
+        ValueError: If labels or predictions are outside [0, 1] by more than 1e-6, their numbers
+            differ, `num_bins` is below 1, or `strategy` is unknown.
 
     Reference:
 
@@ -79,26 +78,26 @@ def grouped_auc(
 
         GAUC = sum_g w_g AUC_g / sum_g w_g
 
-    A group is a user or a query, for example. The AUC over all rows also compares rows of different
-    groups, which are never ranked together. The sums are over the groups that have both labels, 0
-    and 1. A pair with equal predictions counts one half.
+    A group is, for example, a user or a query. The AUC over all rows also compares rows of
+    different groups, which are never ranked together. The sums are over the groups that have both
+    labels, 0 and 1. A pair with equal predictions counts as one half.
 
     Args:
-        labels: Labels 0 and 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is left out.
+        labels: Labels 0 and 1, `(N,)` or `(N, 1)`. NaN is a missing label, which is ignored.
         predictions: Predictions, `(N,)` or `(N, 1)`.
         groups: The group of each row: integers or strings, `(N,)`. If labels are `(N, L)`, all L
             belong to the group of the row.
-        weighting: "rows" to weight a group by the number of its labeled rows, "equal" for equal
+        weighting: "rows" to weight a group by the number of its labeled rows, or "equal" for equal
             weights.
 
     Returns:
         A float; NaN if no group has both labels, or a prediction of a labeled row is NaN.
 
     Raises:
-        TypeError: If labels or predictions are not numbers, or groups are neither integers nor
+        TypeError: If labels or predictions are not numbers, groups are neither integers nor
             strings, or a group is missing.
-        ValueError: If a label is neither 0, 1 nor NaN, the arrays have different numbers of rows,
-            or `weighting` is unknown.
+        ValueError: If a label is not 0, 1 or NaN, the arrays have different numbers of rows, or
+            `weighting` is unknown.
 
     Reference:
 
@@ -107,7 +106,7 @@ def grouped_auc(
 
     Example:
 
-    >>> users = ["ann", "ann", "bob", "bob", "bob"]  # with an AUC of 1 and of 1/2
+    >>> users = ["ann", "ann", "bob", "bob", "bob"]  # with AUCs of 1 and 1/2
     >>> grouped_auc([0, 1, 0, 1, 1], [0.1, 0.2, 0.8, 0.7, 0.9], users)
     0.7
     """
@@ -127,14 +126,14 @@ def group_indices(groups: Tensor, rows: int) -> np.ndarray:
     array = to_numpy(groups)
     if array.shape != (rows,):
         raise ValueError(
-            f"groups must have one entry for each row of the labels, a shape ({rows},). "
+            f"groups must have one entry for each row of the labels, with shape ({rows},). "
             f"Received: groups.shape={array.shape}"
         )
     names = array.tolist()
     wrong = [name for name in names if not isinstance(name, str | bytes | int)]
     if wrong:
         raise TypeError(
-            "groups must be integers or strings, without missing entries. Leave out the rows "
+            "groups must be integers or strings, without missing entries. Remove the rows "
             "without a group, and convert whole numbers with astype('int64'). "
             f"Received: groups=[..., {short_repr(wrong[0])}]"
         )
@@ -147,7 +146,7 @@ def check_binary(labels: np.ndarray, argument: str) -> None:
     wrong = labels[(labels != 0) & (labels != 1) & ~np.isnan(labels)]
     if len(wrong):
         raise ValueError(
-            f"{argument} must be 0 or 1 or be missing. Received: {argument}=[..., {wrong[0]}]"
+            f"{argument} must be 0, 1 or missing. Received: {argument}=[..., {wrong[0]}]"
         )
 
 
@@ -174,7 +173,7 @@ def auc_and_share(
         return float("nan"), share
     order = np.lexsort((p, groups))
     y, p, groups = y[order], p[order], groups[order]
-    # Rows of one group with equal predictions have the mean of their ranks.
+    # Rows of a group with equal predictions get the mean of their ranks.
     is_new = (groups[1:] != groups[:-1]) | (p[1:] != p[:-1])
     ties = np.cumsum(np.append(0, is_new))
     ranks = (np.bincount(ties, np.arange(1, len(y) + 1)) / np.bincount(ties))[ties]

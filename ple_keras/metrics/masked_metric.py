@@ -1,4 +1,4 @@
-"""A metric over labeled examples, and copies of metrics with names of their own."""
+"""A metric over labeled examples, and copies of metrics with unique names."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ from ple_keras.labels.sample_space import (
 )
 from ple_keras.metrics.probability_metrics import LogitAUC, MetricOfSums
 
-# Metrics of Keras that do not depend on which numbers form a label:
+# Keras metrics that do not depend on which numbers form a label:
 OF_NUMBERS = (
     keras.metrics.AUC,
     keras.metrics.BinaryAccuracy,
@@ -35,22 +35,21 @@ OF_NUMBERS = (
 
 @register
 class MaskedMetric(keras.Metric):
-    """A wrapper that computes any metric over labeled examples only, for a plain `keras.Model`.
+    """A wrapper that computes any metric only over labeled examples, for a plain `keras.Model`.
 
     The metrics of TaskHeads are computed in the same way, without this class.
 
     Args:
         metric: A name, a function or a `keras.metrics.Metric`. Its `update_state` must accept
             `sample_weight`, which is 0 where the label is missing.
-        missing_label: The value of a missing label, in addition to NaN. Each number of a label of
-            several numbers may be missing, if the metric is a mean over numbers: see `MaskedLoss`.
-            So are those of `LogitAUC`, `NormalizedEntropy`, `Calibration`, and of Keras the squared
+        missing_label: The value of a missing label, in addition to NaN. Single numbers of a label
+            can be missing for `LogitAUC`, `NormalizedEntropy`, `Calibration`, and Keras's squared
             and absolute errors, `BinaryCrossentropy`, `Poisson`, `BinaryAccuracy` and `AUC`. For
-            other metrics, a label is missing if any number is.
-        name: The metric's name; by default that of `metric`.
+            other metrics, a label is missing if any of its numbers is (see `MaskedLoss`).
+        name: The metric's name; by default the name of `metric`.
 
     Raises:
-        TypeError: If `metric` has another type, or `missing_label` is not a number.
+        TypeError: If `metric` has any other type, or `missing_label` is not a number.
         ValueError: If `metric` is unknown.
 
     Example:
@@ -141,7 +140,8 @@ def call_metric(
 ) -> None:
     """Call `update_state` of a metric, and explain an error.
 
-    `R2Score` counts all rows as samples, whatever their weights: here, those with a weight.
+    `R2Score` counts all rows as samples regardless of their weights. Here, it counts rows whose
+    weight is not 0.
     """
     is_r2 = isinstance(metric, keras.metrics.R2Score) and weights is not None
     if is_r2:
@@ -162,7 +162,7 @@ def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics
     """Return metrics from names, functions, objects or serialized objects.
 
     Args:
-        metrics: The metrics; None stands for none.
+        metrics: The metrics; None for an empty list.
         argument: The name of the caller's argument, for messages.
     """
     if isinstance(metrics, str) or not isinstance(metrics, Sequence | None):
@@ -183,7 +183,7 @@ def named_copies(
 
     Args:
         templates: The templates. A name that is taken gets a number.
-        prefix: The beginning of all names.
+        prefix: The prefix of all names.
         taken: Names, without the prefix, that are taken.
     """
     copies: list[keras.Metric] = []
@@ -206,7 +206,7 @@ def new_metric(template: MetricLike, name: str) -> keras.Metric:
 
 @register
 def accuracy(y_true: Tensor, y_pred: Tensor) -> Tensor:
-    """Compute "accuracy" as Keras does: binary, sparse or categorical, by the widths."""
+    """Compute "accuracy" as in Keras: binary, sparse or categorical, depending on the widths."""
     if y_pred.shape[-1] == 1:
         return keras.metrics.binary_accuracy(y_true, y_pred)
     if len(y_true.shape) < len(y_pred.shape) or y_true.shape[-1] == 1:

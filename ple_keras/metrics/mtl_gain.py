@@ -5,9 +5,8 @@ from collections.abc import Mapping
 
 from ple_keras._checks import check_bool, check_known_keys, check_number, short_repr
 
-# The names of the metrics and losses of Keras and of this library at the end of a key, and the
-# number of a second one. "cosine_similarity" is not here: higher is better for the metric, lower
-# for the loss.
+# Names of metrics and losses of Keras and of this library at the end of a key, with an optional
+# number. "cosine_similarity" is missing: higher is better for the metric, lower for the loss.
 HIGHER_IS_BETTER = re.compile(
     r"(^|_)(auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
     r"|sensitivity_at_specificity|specificity_at_sensitivity"
@@ -22,7 +21,7 @@ LOWER_IS_BETTER = re.compile(
     r"|crossentropy|cross_entropy|bce|kl_divergence|kld|poisson|hinge|dice|tversky)(_\d+)?$",
     re.IGNORECASE,
 )
-# Logs that do not rank two models: sums over tasks, calibrations, which are best at 1, and others.
+# Logs that do not rank models: sums over tasks, calibrations, which are best at 1, and others.
 IGNORED = re.compile(
     r"^(val_)?(loss|mtl_score|gate/.*)$|^loss_weight/|(^|_)(calibration|share|learning_rate)(_\d+)?$"
 )
@@ -39,22 +38,22 @@ def mtl_gain(
     better. A positive gain is an improvement.
 
     Args:
-        multi: Metrics of the multi-task model, such as those of `evaluate(return_dict=True)`.
-        single: Metrics of the single-task models under the same keys. Keys of only one of the two
-            dicts are ignored. So are logs that do not rank two models, unless `lower_is_better` has
-            them: "loss" and `MultiTaskScore`, which are sums over all tasks in `multi`;
-            calibrations, which are best at 1; the share of a grouped AUC; loss weights, gate
-            statistics and the learning rate.
-        lower_is_better: Whether lower is better, by key: False for a metric to maximize. It is
-            needed for keys that do not end with the name of a metric or loss of Keras or of this
-            library, such as "auc" in `val_click_auc`. A key given here overrides the name.
+        multi: Metrics of the multi-task model, for example from `evaluate(return_dict=True)`.
+        single: Metrics of the single-task models under the same keys. Keys in only one of the dicts
+            are ignored. Logs that do not rank models are ignored unless they are in
+            `lower_is_better`: "loss" and `MultiTaskScore`, which are sums over all tasks in
+            `multi`; calibrations, which are best at 1; the share of a grouped AUC; loss weights,
+            gate statistics and the learning rate.
+        lower_is_better: Whether lower is better for a key: False for a metric to maximize. It is
+            required for keys that do not end with the name of a metric or loss of Keras or of this
+            library, such as "auc" in `val_click_auc`, and overrides such names.
 
     Returns:
         A dict with the gain for each common key that is not ignored.
 
     Raises:
-        TypeError: If a metric is not a number, or a value of `lower_is_better` not a bool.
-        ValueError: If the dicts have no common key of this kind, a metric is not finite, the
+        TypeError: If a metric is not a number, or a value of `lower_is_better` is not a bool.
+        ValueError: If the dicts have no common key that is not ignored, a metric is not finite, the
             direction of a key is unknown, or `lower_is_better` has an unknown key.
 
     Reference:
@@ -74,9 +73,9 @@ def mtl_gain(
     keys = [key for key in multi if key in single and (key in given or not IGNORED.search(key))]
     if not keys:
         raise ValueError(
-            "multi and single must have common keys with a direction, unlike 'loss', which is a "
-            f"sum over tasks, or a calibration, but single has {list(single)}. With one task, "
-            f"Keras omits the task in its keys. Received: multi={short_repr(dict(multi))}"
+            "multi and single must have common keys of metrics that rank models, not 'loss', a sum "
+            f"over tasks, or a calibration, but single has {list(single)}. With one task, Keras "
+            f"omits the task in its keys. Received: multi={short_repr(dict(multi))}"
         )
     check_known_keys(given, keys, "lower_is_better")
     gains = {}
@@ -88,7 +87,7 @@ def mtl_gain(
             is_lower_better = check_bool(given[key], f"lower_is_better[{key!r}]")
         elif not is_lower_better and not HIGHER_IS_BETTER.search(key):
             raise ValueError(
-                f"lower_is_better must have True or False for {key!r}, whose direction is unknown. "
+                f"lower_is_better must be True or False for {key!r}, whose direction is unknown. "
                 f"Received: lower_is_better={dict(given)!r}"
             )
         gains[key] = second - first if is_lower_better else first - second

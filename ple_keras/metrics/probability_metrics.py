@@ -25,8 +25,8 @@ BINS_PER_LOGIT = (NUM_BINS - 1) / (LAST - FIRST)
 class MetricOfSums(keras.Metric):
     """A metric that is computed from sums over examples.
 
-    A float32 sum over millions of examples loses digits, and JAX has no float64 by default. The
-    rounding errors of the additions are therefore summed too (Knuth's TwoSum).
+    A float32 sum over millions of examples loses digits, and JAX has no float64 by default.
+    Rounding errors of the additions are therefore summed, too (Knuth's TwoSum).
 
     Args:
         num_sums: The number of sums.
@@ -85,8 +85,8 @@ class Calibration(MetricOfSums):
     """The sum of the predictions divided by the sum of the labels: `sum_i w_i p_i / sum_i w_i y_i`.
 
     w_i is the sample weight of example i. 1 is best: the model predicts as many positives as there
-    are. Above 1, it predicts too many. As this is a mean over all examples, errors of some can hide
-    those of others; see `expected_calibration_error`.
+    are. Above 1, it predicts too many. Since this is a ratio over all examples, errors can cancel
+    out (see `expected_calibration_error`).
 
     The value is exact over batches. It is NaN if all labels are 0.
 
@@ -126,8 +126,8 @@ class NormalizedEntropy(MetricOfSums):
         H(r) = -r log(r) - (1 - r) log(1 - r)
 
     l_i is the cross-entropy of example i, w_i its sample weight, and r the weighted mean of the
-    labels. Lower is better. A constant prediction of r has the value 1. Unlike cross-entropy, the
-    values of tasks with different base rates are comparable.
+    labels. Lower is better, and a constant prediction of r has the value 1. Unlike cross-entropy,
+    it is comparable between tasks with different base rates.
 
     The value is exact over batches. It is NaN if all labels are 0, or all are 1.
 
@@ -157,8 +157,8 @@ class NormalizedEntropy(MetricOfSums):
 
     def result(self) -> Tensor:
         loss, positives, negatives = self.totals()
-        # -r log(r) sum_i w_i, and the same for 1 - r. There is no subtraction, so that a base rate
-        # near 0 or 1 loses no digits. 0 times infinity is NaN.
+        # -r log(r) sum_i w_i, and the same for 1 - r. Without a subtraction, base rates near 0 or 1
+        # lose no digits. 0 times infinity is NaN.
         entropy = positives * ops.log1p(negatives / positives)
         entropy += negatives * ops.log1p(positives / negatives)
         return loss / entropy
@@ -171,12 +171,12 @@ class LogitAUC(keras.Metric):
     `keras.metrics.AUC` spaces its thresholds evenly in [0, 1]. If positives are rare, nearly all
     predictions are below the first threshold, and the area is wrong. The area is invariant to
     monotonic maps, so this metric counts the positives and negatives in 4,096 intervals of the
-    logit. They have a width of 0.007 from -12 to 6, and of 0.07 outside.
+    logit, with a width of 0.007 from -12 to 6, and of 0.07 outside.
 
-    The value is NaN without a positive or without a negative label. Predictions in one interval
-    count as equal. If the logits have a standard deviation of 0.1 or more, the area is exact to
-    0.001 with 500 positives, and to 0.01 with three. A label between 0 and 1 counts as both, with
-    the label as the weight of the positive one.
+    The value is NaN without a positive or a negative label. Predictions in the same interval count
+    as equal. If the logits have a standard deviation of 0.1 or more, the area is exact to 0.001
+    with 500 positives, and to 0.01 with three. A label between 0 and 1 counts as a positive with
+    the label as its weight, and as a negative with the rest.
 
     Args:
         name: The metric's name.
@@ -222,7 +222,7 @@ class LogitAUC(keras.Metric):
         self._counts.assign_add(ops.reshape(sums, (2, NUM_BINS)))
 
     def result(self) -> Tensor:
-        """Return the area; NaN without a positive or without a negative label."""
+        """Return the area; NaN without a positive or a negative label."""
         positives, negatives = ops.unstack(ops.convert_to_tensor(self._counts), 2)
         below = ops.cumsum(negatives) - negatives / 2
         pairs = ops.sum(positives) * ops.sum(negatives)

@@ -1,1 +1,1 @@
-"""Models of several tasks."""
+"""Multi-task models."""

@@ -1,4 +1,4 @@
-"""Models that are trained with the losses and metrics of their heads, and these metrics."""
+"""Models that are trained with the losses and metrics of their heads."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -28,10 +28,10 @@ class MultiTaskTraining:
 
     `class Mine(MultiTaskTraining, keras.Model)` is a subclassed model: its `__init__` creates one
     TaskHeads, at any depth, and its `call` returns the predictions of this layer. For a functional
-    model, use MultiTaskModel, which explains the training.
+    model, use MultiTaskModel, whose docstring explains the training.
 
-    Keras passes `training=True` to a `call` that has this argument. The model needs it if its heads
-    have the branches of a HedgedBlock.
+    `call` must take and pass on the argument `training` if the heads read the branches of a
+    HedgedBlock.
 
     Example:
 
@@ -75,18 +75,19 @@ class MultiTaskTraining:
         Raises:
             TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
                 `metrics` or `weighted_metrics`.
-            ValueError: If the model does not have one TaskHeads, or its metrics can't be copied.
+            ValueError: If the model does not have exactly one TaskHeads, or a metric can't be
+                copied.
         """
         for argument in OF_HEADS:
             if kwargs.get(argument) is not None:
                 raise TypeError(
-                    f"{argument} must be given to the heads, and not to compile: Head(loss=..., "
+                    f"{argument} must be passed to the heads, not to compile: Head(loss=..., "
                     "loss_weight=..., metrics=..., extra_metrics=...). "
                     f"Received: {argument}={short_repr(kwargs[argument])}"
                 )
         heads = _only_task_heads(self)
         super().compile(optimizer, **kwargs)  # type: ignore[misc]
-        # Keras would find metrics in attributes of layers once for each layer around them.
+        # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = Untracked(TaskMetrics(heads))
         set_compiled_metrics(self, self._task_metrics.value)
 
@@ -103,7 +104,7 @@ class MultiTaskTraining:
 
     @property
     def metrics(self) -> list[keras.Metric]:
-        """The metrics of the model: the loss, those of the tasks, and those of other layers."""
+        """The metrics of the model: the loss, the tasks' metrics, and metrics of other layers."""
         found: list[Any] = super().metrics  # type: ignore[misc]
         if self._task_metrics is None:
             return found
@@ -120,21 +121,21 @@ class MultiTaskTraining:
     ) -> Tensor:
         """Return the loss of all tasks, and update the metrics.
 
-        The examples that have a label are found once, for the loss and for the metrics.
+        Labeled examples are found once, for both the loss and the metrics.
 
         Args:
             x: The features, which have no effect.
-            y: `{task: labels}`, with exactly the tasks that have a loss; or labels of the only
+            y: `{task: labels}`, with exactly the tasks that have a loss; or the labels of the only
                 task.
-            y_pred: The predictions of the TaskHeads by task.
+            y_pred: `{task: predictions}`, as returned by the TaskHeads.
             sample_weight: Weights of the examples: `{task: weights}`, or weights for all tasks.
             training: Whether the loss trains the model.
 
         Returns:
-            A scalar, with the losses of `add_loss` and regularizers.
+            A scalar, including the losses of `add_loss` and regularizers.
 
         Raises:
-            TypeError, ValueError: See `TaskHeads.compute_loss`.
+            TypeError, ValueError: As for `TaskHeads.compute_loss`.
         """
         heads = self._task_heads()
         loss = heads._total_loss(self._update(heads, y, y_pred, sample_weight, training))
@@ -166,23 +167,24 @@ class MultiTaskTraining:
     ) -> dict[str, Tensor]:
         """Return the metrics, which `compute_loss` has updated.
 
+        The arguments only build the metrics before the first step.
+
         Args:
-            x: The features, which have no effect, as have the other arguments.
+            x: The features.
             y: The labels.
             y_pred: The predictions.
             sample_weight: Weights of the examples.
         """
         if self._task_metrics is not None and not self._task_metrics.value.built:
-            # On symbolic tensors, before the first step: see `set_compiled_metrics`.
+            # On symbolic tensors, before the first step (see `set_compiled_metrics`).
             self._update(self._task_heads(), y, y_pred, sample_weight, training=False)
         return self._metrics_result()
 
     def get_metrics_result(self) -> dict[str, Tensor]:
-        """Return the metrics by key. Keras calls it at the end of epochs and of `evaluate`.
+        """Return a dict of metrics. Keras calls it at the end of epochs and of `evaluate`.
 
         Warns:
-            UserWarning: Once for each task after `compile`, if it has no label. Its metrics are
-                NaN.
+            UserWarning: If a task has no label, so that its metrics are NaN, once after `compile`.
         """
         result = self._metrics_result()
         if self._task_metrics is not None:
@@ -196,7 +198,7 @@ class MultiTaskTraining:
         return self._task_metrics.value.mark_unlabeled(result)
 
     def make_train_function(self, force: bool = False) -> Any:
-        """Create the function of a training step. Keras calls it at the beginning of `fit`.
+        """Create the training function. Keras calls it at the beginning of `fit`.
 
         Args:
             force: As for `keras.Model`.
@@ -215,30 +217,30 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
 
         L = sum_k w_k(t) L_k,  L_k = sum_i d_k^i w_i loss_k(y_k^i) / sum_i d_k^i
 
-    d_k^i is 1 if example i has a label of task k, and w_i is its sample weight. w_k(t) is the
-    current loss weight. Labels `y` of `fit` and `evaluate` are a dict with exactly the tasks that
-    have a loss, with NaN, or the `missing_label` of the head, for missing labels. The loss, the
+    d_k^i is 1 if example i has a label of task k, else 0, w_i is its sample weight, and w_k(t) is
+    the current loss weight. The labels `y` of `fit` and `evaluate` are a dict with exactly the
+    tasks that have a loss. A missing label is NaN or the `missing_label` of the head. The loss, the
     metrics and their options are arguments of the heads, such as `BinaryHead("click",
     loss_weight=2.0, extra_metrics=["accuracy"])`. A plain `keras.Model` with TaskHeads does not
-    compute their losses: Keras raises an error without a loss, but on JAX it trains nothing.
+    compute their losses: `fit` raises an error, but on JAX it silently trains nothing.
 
-    The logs have `loss`, for each task the unweighted `{task}_loss`, and `{task}_{metric}`. Metrics
-    count each labeled example once, whatever its sample weight. With one task, the keys of metrics
-    have no task. All metrics of a task without a label are NaN.
+    The logs contain `loss`, and for each task the unweighted `{task}_loss` and `{task}_{metric}`.
+    Metrics count each labeled example once, regardless of its sample weight. With one task, metric
+    keys omit the task. All metrics of a task without a label are NaN.
 
     A subclass of this class is functional too. For a subclassed model with `call`, use
     MultiTaskTraining.
 
     Args:
         inputs: The inputs, as for `keras.Model`.
-        outputs: The predictions of one TaskHeads, as it returns them. It may lie in an inner
+        outputs: The predictions of one TaskHeads, as it returns them. It can be in an inner
             functional model.
         name: The name of the model.
         **kwargs: `trainable`, as for `keras.Model`.
 
     Raises:
         TypeError: If a subclass defines `call`.
-        ValueError: If the outputs are not those of the only TaskHeads of the model.
+        ValueError: If the outputs are not the predictions of the only TaskHeads of the model.
 
     Reference:
 
@@ -273,8 +275,8 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         if "call" in vars(cls):
             mixin = f"class {cls.__name__}(MultiTaskTraining, keras.Model)"
             raise TypeError(
-                "A subclass of MultiTaskModel is functional, so it must not define call. A model "
-                f"with call has a mixin: {mixin}. Received: {cls.__name__}.call"
+                "A subclass of MultiTaskModel is functional, so it must not define call. For a "
+                f"model with call, use the mixin: {mixin}. Received: {cls.__name__}.call"
             )
 
 
@@ -285,19 +287,19 @@ def _only_task_heads(model: Any) -> TaskHeads:
         return cast(TaskHeads, found[0])
     names = [heads.name for heads in found]
     raise ValueError(
-        "model must have exactly one TaskHeads, which a subclassed model creates in __init__. Put "
-        f"the heads of all tasks into one. Received: model={model.name!r} with TaskHeads {names}"
+        "model must have exactly one TaskHeads, with the heads of all tasks, which a subclassed "
+        f"model creates in __init__. Received: model={model.name!r} with TaskHeads {names}"
     )
 
 
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
-    """Return whether a symbolic tensor is that of a task in the output of a TaskHeads."""
+    """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
     layer, index = source_of_tensor(tensor)
     if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
         return _is_prediction(heads, task, layer.outputs[index])
     while isinstance(layer, SequentialBlock | keras.Sequential):
         layer = layer.layers[-1]
-    if layer is not heads:  # it may call the heads itself
+    if layer is not heads:  # the layer can call the heads itself
         return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
     tasks = keras.tree.flatten({each: each for each in heads})
     return bool(tasks[index] == task)
@@ -308,7 +310,7 @@ def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
     return ValueError(
         f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
         f"a dict with all tasks, {list(heads)}, without a layer after it. For other outputs, make "
-        f"a second keras.Model of the same layers, which is not trained. "
+        f"a second keras.Model from the same layers, which is not trained. "
         f"Received: outputs={received}"
     )
 
@@ -320,26 +322,26 @@ def _check_adapted(model: Any) -> None:
         if isinstance(plain, RegressionHead) and plain.standardize and plain.mean is None:
             raise ValueError(
                 f"The head of {task!r} has standardize=True and needs the mean and the deviation "
-                "of its labels. Call adapt(y) of the TaskHeads with the labels of training, or "
+                "of its labels. Call adapt(y) of the TaskHeads with the training labels, or "
                 "create the head with mean and deviation. Received: mean=None"
             )
 
 
 class TaskMeans(keras.Metric):
-    """The means of the losses of all tasks over an epoch, as one metric with vectors.
+    """The mean losses of all tasks over an epoch, as one metric with vectors.
 
-    Of each task, one mean is that of the losses of batches, weighted by their numbers of rows, as
-    Keras's `loss`, and one that of the losses of labeled examples. Both are NaN without a label.
+    Each task has a mean of batch losses, weighted by the numbers of rows like Keras's `loss`, and a
+    mean of the losses of labeled examples. Both are NaN without a label.
 
     Args:
         batch_keys: The key of the first mean of each task in logs.
-        example_keys: The key of the second mean; None for none.
+        example_keys: The key of the second mean; None to omit it.
     """
 
     def __init__(self, batch_keys: Sequence[str], example_keys: Sequence[str | None]) -> None:
         super().__init__(name="task_means")
         self._keys = (tuple(batch_keys), tuple(example_keys))
-        # By task: losses times rows, losses of examples, labeled examples.
+        # Per task: losses times rows, losses of examples, labeled examples.
         self._sums = self.add_variable((3, len(batch_keys)), "zeros", "float32", name="sums")
         self._rows = self.add_variable((), "zeros", "float32", name="rows")
 
@@ -356,7 +358,7 @@ class TaskMeans(keras.Metric):
         self._rows.assign_add(ops.cast(rows, "float32"))
 
     def counts(self) -> Tensor:
-        """Return the numbers of labeled examples of all tasks."""
+        """Return the number of labeled examples of each task."""
         return ops.convert_to_tensor(self._sums)[2]
 
     def result(self) -> dict[str, Tensor]:
@@ -371,9 +373,9 @@ class TaskMeans(keras.Metric):
 
 
 class TaskMetrics:
-    """New metrics of the heads of a model, and what they have seen since the last reset.
+    """New metrics of the heads of a model, with their state since the last reset.
 
-    The keys of logs begin with the task, if there are several.
+    Keys of logs start with the task, if there are several tasks.
 
     Args:
         heads: The heads.
@@ -422,7 +424,7 @@ class TaskMetrics:
         return marked
 
     def warn_of_nan(self) -> None:
-        """Warn once of each task without a label."""
+        """Warn once about each task without a label."""
         try:
             counts = to_numpy(self._means.counts())
         except (TypeError, NotImplementedError):  # a trace has no values
@@ -431,7 +433,7 @@ class TaskMetrics:
             if count == 0 and task not in self._warned:
                 self._warned.add(task)
                 warn_user(
-                    f"The task {task!r} has no label in these data, so its metrics are NaN. For "
-                    "EarlyStopping and ModelCheckpoint, NaN is no improvement, and nothing "
-                    "improves on NaN in the first epoch."
+                    f"The task {task!r} has no label in these data, so its metrics are NaN. "
+                    "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except "
+                    "in the first epoch, where it counts as the best value."
                 )

@@ -1,1 +1,1 @@
-"""Optimizers: embedding tables apart from the rest."""
+"""Optimizers of embedding tables."""

@@ -1,4 +1,4 @@
-"""Tables whose rows several processes of PyTorch exchange."""
+"""Tables whose rows PyTorch processes exchange."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -10,13 +10,13 @@ import numpy as np
 from ple_keras._keras.tables import table_mark
 from ple_keras._typing import Tensor
 
-MIN_ROWS = 4000  # of a table: the dense gradient of a smaller one takes less time
+MIN_ROWS = 4000  # of a table; the dense gradient of a smaller table takes less time
 
 
 def share_tables(model: keras.Model) -> list[keras.Variable]:
-    """Return the tables whose rows processes of PyTorch exchange, in place of whole gradients.
+    """Return the tables whose rows PyTorch processes exchange, instead of whole gradients.
 
-    `DistributedDataParallel` takes no sparse gradients. It leaves out parameters without
+    `DistributedDataParallel` does not support sparse gradients, but ignores parameters without
     `requires_grad`. `SparseAdagrad` then averages the rows of all processes itself:
 
         for table in pk.share_tables(model):
@@ -29,8 +29,8 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     again needs new calls, and a new `DistributedDataParallel`.
 
     Args:
-        model: A compiled model with SparseAdagrad for its tables, see `table_optimizer`. Its
-            optimizer is built.
+        model: A compiled model with SparseAdagrad for its tables (see `table_optimizer`). The call
+            builds its optimizer.
 
     Returns:
         The variables of the tables of at least 4,000 rows that SparseAdagrad trains by rows.
@@ -49,8 +49,8 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     backend = keras.backend.backend()
     if backend != "torch":
         raise ValueError(
-            "share_tables needs PyTorch. On other backends, several devices exchange rows without "
-            f"it. Received: KERAS_BACKEND={backend}"
+            "share_tables requires PyTorch. On other backends, devices exchange rows without it. "
+            f"Received: KERAS_BACKEND={backend}"
         )
     if getattr(model, "optimizer", None) is None:
         raise ValueError("model must be compiled. Received: model.optimizer=None")
@@ -62,14 +62,14 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
 def mean_over_processes(
     variables: Sequence[keras.Variable], gradients: Sequence[tuple[Tensor | None, Tensor]]
 ) -> list[tuple[Tensor | None, Tensor]]:
-    """Return the means over all processes of the gradients of the shared tables of a step.
+    """Return the gradients of shared tables, averaged over all processes.
 
     If the gradient of a table is dense in one process, so is its mean.
 
     Args:
         variables: The tables.
-        gradients: Of each table, the rows of its gradient, each once, and their values; None and a
-            dense gradient; or None twice.
+        gradients: For each table, the unique rows of its gradient and their values; None and a
+            dense gradient; or None and None.
     """
     import torch
 
@@ -104,7 +104,7 @@ def mean_over_processes(
 def _sum_rows(tables: list[Tensor], gradients: list[Any]) -> list[tuple[Tensor, Tensor]]:
     """Return the sums of the rows of all processes, as if the tables were one.
 
-    Each process has a row once. The processes are added in turn, so that all have equal sums.
+    In each process, rows are unique. Processes are added in order, so that all have equal sums.
     """
     import torch
 
@@ -133,7 +133,7 @@ def _sum_rows(tables: list[Tensor], gradients: list[Any]) -> list[tuple[Tensor, 
 
 
 def _gather(tensor: Tensor) -> list[Tensor]:
-    """Return the tensor of each process; all have one shape."""
+    """Return the tensors of all processes, which must have the same shape."""
     import torch
 
     distributed: Any = import_module("torch.distributed")

@@ -1,4 +1,4 @@
-"""Adagrad that updates the rows of a sparse gradient only."""
+"""Adagrad that updates only the rows of a sparse gradient."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -16,9 +16,9 @@ from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
 from ple_keras.optimizers.share_tables import mean_over_processes
 
-# Arguments of Keras's optimizers that concern rows without a gradient, and values that are allowed.
+# Arguments of Keras's optimizers that concern rows without a gradient, with the reasons.
 REFUSED = {
-    "weight_decay": "moves the rows that a batch does not read",
+    "weight_decay": "changes the rows that a batch does not read",
     "clipvalue": "is not supported for tables: use clipnorm",
     "use_ema": "averages all rows of a table at each step",
     "gradient_accumulation_steps": "adds the gradients of all rows of a table",
@@ -31,7 +31,7 @@ LARGE = 10_000  # rows of a table that should not be updated as a whole
 
 @register
 class SparseAdagrad(keras.optimizers.Adagrad):
-    """Adagrad for embedding tables, which updates the rows of a batch only.
+    """Adagrad for embedding tables, which updates only the rows of a batch.
 
     For row x_r of a table, with gradient g_r, learning rate η, and a sum of squares s_r that starts
     at `initial_accumulator_value`:
@@ -39,28 +39,28 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         s_r <- s_r + g_r^2
         x_r <- x_r - η g_r / sqrt(s_r)
 
-    A row without a gradient stays as it is, so the result is that of `keras.optimizers.Adagrad`
-    with `epsilon=0`. For a `SparseEmbedding`, a step reads and writes the rows of the batch only.
-    Gradients of ids that a batch has several times are added first. For other weights, it is
-    Keras's `Adagrad`. Replicas of TensorFlow clip their gradients before these are added.
+    A row without a gradient does not change, so the result equals `keras.optimizers.Adagrad` with
+    `epsilon=0`. For a `SparseEmbedding`, a step reads and writes only the rows of the batch.
+    Gradients of repeated ids in a batch are added first. For other weights, it is Keras's
+    `Adagrad`. TensorFlow replicas clip their gradients before adding them.
 
-    Use it with `table_optimizer`, which trains the other weights with another optimizer.
+    Use it with `table_optimizer`, which trains the other weights with a second optimizer.
 
     Args:
-        learning_rate: A float, or a schedule of Keras.
-        initial_accumulator_value: The start of the sums of squares, greater than 0. Keras's default
-            of 0.1 is far above the squared gradients of rows, so that tables hardly learn.
-        clipnorm: The largest norm of the gradient of each table, or None.
-        global_clipnorm: The largest norm of the gradients of all weights that this optimizer
+        learning_rate: A float or a Keras schedule.
+        initial_accumulator_value: The initial sums of squares, greater than 0. Keras's default of
+            0.1 is far above the squared gradients of rows, so that tables hardly learn.
+        clipnorm: The maximum norm of the gradient of each table, or None.
+        global_clipnorm: The maximum norm of the gradients of all weights that this optimizer
             trains, or None. No norm includes the weights of another optimizer.
         loss_scale_factor: As in Keras's optimizers.
         name: The name, which files and logs contain.
-        **kwargs: Further arguments of Keras's optimizers at their defaults, as configs have them.
+        **kwargs: Other arguments of Keras's optimizers at their defaults, as in configs.
 
     Raises:
         TypeError: If `initial_accumulator_value` is not a number.
-        ValueError: If it is not greater than 0, or `weight_decay`, `clipvalue`, `use_ema` or
-            `gradient_accumulation_steps` is set: they concern all rows of a table.
+        ValueError: If `initial_accumulator_value` is not greater than 0, or `weight_decay`,
+            `clipvalue`, `use_ema` or `gradient_accumulation_steps` is set, which concern all rows.
 
     Reference:
 
@@ -85,7 +85,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         for argument, reason in REFUSED.items():
             if kwargs.get(argument):
                 raise ValueError(
-                    f"{argument} {reason}. SparseAdagrad has no such argument. "
+                    f"{argument} {reason}. SparseAdagrad does not support it. "
                     f"Received: {argument}={kwargs[argument]!r}"
                 )
         super().__init__(
@@ -93,14 +93,14 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             initial_accumulator_value=check_number(  # prevents a division by 0
                 initial_accumulator_value, "initial_accumulator_value", above=0
             ),
-            epsilon=0.0,  # a larger start of the sums has the same effect
+            epsilon=0.0,  # larger initial sums have the same effect
             clipnorm=clipnorm,
             global_clipnorm=global_clipnorm,
             loss_scale_factor=loss_scale_factor,
             name=name,
             **kwargs,
         )
-        # The rows of the sparse gradients of a step, by the index of the variable.
+        # The rows of the sparse gradients of a step, keyed by the index of the variable.
         self._rows: Untracked[dict[int, Tensor]] = Untracked({})
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
@@ -113,13 +113,13 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
     ) -> None:
-        """Update the variables. Sparse gradients are replaced by the values of their rows.
+        """Update the variables, with the values of the rows of sparse gradients.
 
-        Keras then scales and clips these values, which have the norm of the whole gradient.
+        Keras scales and clips these values, which have the norm of the whole gradient.
         """
         if trainable_variables is not None and not self.built:
             self.build(list(trainable_variables))
-        self._rows.value.clear()  # of a step that ended with an error
+        self._rows.value.clear()  # from a step that raised an error
         variables = trainable_variables or trained_variables(self)
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
@@ -134,7 +134,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             if rows is not None:
                 self._rows.value[variable_index(self, variable)] = rows
             elif gradient is not None and (self.global_clipnorm or self.loss_scale_factor):
-                # Keras's operations of these take no IndexedSlices.
+                # Keras's operations for these arguments do not support IndexedSlices.
                 grads[position] = ops.convert_to_tensor(gradient, sparse=False)
         super().apply(grads, trainable_variables)
 
@@ -161,9 +161,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
 
 def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
-    """Return the rows of a gradient, each once, and their values; None and a dense gradient.
+    """Return the unique rows of a gradient and their values, or None and a dense gradient.
 
-    With several replicas, Keras gathers the rows of all, and `update_step` splits them again.
+    With several replicas, Keras gathers all rows, and `update_step` splits them again.
     """
     tf: Any = import_module("tensorflow")
 
@@ -179,7 +179,7 @@ def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, T
 
 
 def _split_torch(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
-    """Return the rows of a gradient, each once, and their values; None and a dense gradient."""
+    """Return the unique rows of a gradient and their values, or None and a dense gradient."""
     if gradient is None or not gradient.is_sparse:
         return None, gradient
     import torch
@@ -191,10 +191,10 @@ def _split_torch(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor
 
 
 def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
-    """Return the rows of a gradient, each once, and their values; None and a dense gradient.
+    """Return the unique rows of a gradient and their values, or None and a dense gradient.
 
-    Rows from the table's length on fill up the result, whose size must not depend on the ids. Their
-    values are 0.
+    Rows beyond the end of the table, with values of 0, pad the result to a size that does not
+    depend on the ids.
     """
     mark = table_mark(variable)
     parts = None if mark is None else mark.rows_of(gradient)
@@ -208,7 +208,7 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     ids, values = numpy.concatenate(parts.ids), numpy.concatenate(parts.values)
     if mark.rows < ROWS_PER_ID * len(ids):
         return None, gradient
-    ids = numpy.where(ids < 0, ids + mark.rows, ids)  # as a lookup reads them
+    ids = numpy.where(ids < 0, ids + mark.rows, ids)  # as in a lookup
     ids = numpy.where((ids < 0) | (ids >= mark.rows), mark.rows, ids)
     rows = numpy.sort(ids)  # three times as fast as jax.numpy.unique
     values = jax.ops.segment_sum(values, numpy.searchsorted(rows, ids), len(ids))
@@ -223,8 +223,8 @@ def _warn_of_a_large_table(mark: TableMark | None, variable: keras.Variable) -> 
     mark.has_warned = True
     warn_user(
         f"A training step updates all rows of the table {variable.path!r}, and takes longer with a "
-        "larger table. On JAX, it updates the rows of a batch alone if nothing but the layer reads "
-        "the table: no regularizer, tied weights or RematScope; if the `call` of a subclassed "
+        "larger table. On JAX, it updates only the rows of a batch if only the layer reads the "
+        "table, without a regularizer, tied weights or RematScope; if the `call` of a subclassed "
         "model passes `training` on; and if the loss is not scaled for float16."
     )
 
@@ -234,7 +234,7 @@ def _update_tensorflow(
 ) -> None:
     tf: Any = import_module("tensorflow")
 
-    # `scatter_sub` and ResourceSparseApplyAdagradV2, which is one operation, take longer.
+    # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
     own_sums = component(sums, like=table)
     squares = tf.gather(own_sums, rows) + tf.square(gradient)
     values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares)

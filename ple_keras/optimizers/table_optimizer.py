@@ -1,4 +1,4 @@
-"""One optimizer for the embedding tables of a model, and another for the rest."""
+"""An optimizer for embedding tables, combined with one for all other weights."""
 
 from typing import Any
 
@@ -13,29 +13,28 @@ from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 def table_optimizer(
     optimizer: str | keras.Optimizer = "adam", tables: str | keras.Optimizer | None = None
 ) -> Any:
-    """Return an optimizer that trains the embedding tables of a model in their own way.
+    """Return an optimizer that trains embedding tables and all other weights separately.
 
-    It finds the tables by their layers, `SparseEmbedding`, in any model, even after loading. All
-    other weights, Keras's `Embedding` included, are trained by `optimizer`.
+    Tables are the weights of `SparseEmbedding` layers in any model, even after loading. `optimizer`
+    trains all other weights, including Keras's `Embedding`.
 
-    Files name Keras's public optimizers, so that a model that was saved with PyTorch trains with
-    TensorFlow and JAX too. Callbacks of Keras log the learning rates as `learning_rate_{name}`,
-    with the names of the two optimizers.
+    Files contain the names of Keras's public optimizers, so a model that was saved with PyTorch can
+    also train with TensorFlow and JAX. Keras callbacks log the learning rates as
+    `learning_rate_{name}`, with the names of the two optimizers.
 
     Args:
-        optimizer: The optimizer of all weights that are not tables: one of Keras, or its name.
-        tables: The optimizer of the tables, `SparseAdagrad()` by default. With any other, a step
-            updates all rows.
+        optimizer: The optimizer of all other weights: a Keras optimizer or its name.
+        tables: The optimizer of the tables, by default `SparseAdagrad()`. With any other optimizer,
+            a step updates all rows.
 
     Returns:
         A `keras.optimizers.MultiOptimizer`, for `compile`. Its `optimizers` are `[tables,
-        optimizer]`. Each clips the gradients of its own weights: no norm is that of the whole
-        model.
+        optimizer]`. Each clips the gradients of its own weights, so no norm covers the whole model.
 
     Raises:
         TypeError: If an argument is not an optimizer or a name.
-        ValueError: If Keras does not know the name, if an optimizer is a `MultiOptimizer` or a
-            `LossScaleOptimizer`, or accumulates gradients, or if the two have the same name.
+        ValueError: If a name is unknown, an optimizer is a `MultiOptimizer` or a
+            `LossScaleOptimizer`, or accumulates gradients, or the two have the same name.
 
     Example:
 
@@ -49,7 +48,7 @@ def table_optimizer(
     of_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
     if rest.name == of_tables.name:
         raise ValueError(
-            "optimizer and tables must be two optimizers with different names, for example "
+            "optimizer and tables must be two optimizers with different names, such as "
             f"keras.optimizers.SGD(name='tables'). Received: optimizer.name={rest.name!r}, "
             f"tables.name={of_tables.name!r}"
         )
@@ -60,10 +59,10 @@ def table_optimizer(
 
 @register
 class OptimizerByTable:
-    """The choice of an optimizer for each variable, as `MultiOptimizer` takes it.
+    """A mapping from variables to optimizers, for `MultiOptimizer`.
 
-    Files contain it as an object. Paths of variables would not do, since those of a subclassed
-    model differ after loading.
+    Files contain it as an object, since the variable paths of a subclassed model change when it is
+    loaded.
     """
 
     def __init__(self, default_optimizer: keras.Optimizer, tables: keras.Optimizer) -> None:
@@ -91,10 +90,10 @@ class OptimizerByTable:
 
 
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:
-    """Return an optimizer, if MultiOptimizer takes it."""
+    """Return an optimizer, if MultiOptimizer supports it."""
     if not isinstance(optimizer, str | keras.Optimizer):
         raise TypeError(
-            f"{argument} must be an optimizer of Keras, or its name. "
+            f"{argument} must be a Keras optimizer or its name. "
             f"Received: {argument}={short_repr(optimizer)}"
         )
     found = check_known(_get, optimizer, argument)
@@ -114,7 +113,7 @@ def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.O
 
 
 def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:
-    """Return an optimizer. One of a name has this name. Keras would number it within a process."""
+    """Return an optimizer, from a name without the number that Keras would add to it."""
     if isinstance(optimizer, str):
         config = {"class_name": optimizer, "config": {"name": optimizer.lower()}}
         return keras.optimizers.get(config)
@@ -124,7 +123,7 @@ def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:
 def _serialize(optimizer: keras.Optimizer) -> dict[str, Any]:
     """Serialize an optimizer under its public name.
 
-    On PyTorch, Keras has a class of its own for most optimizers, which no other backend can use.
+    On PyTorch, Keras has a special class for most optimizers, which no other backend can use.
     """
     serialized: dict[str, Any] = keras.saving.serialize_keras_object(optimizer)
     public = getattr(keras.optimizers, serialized["class_name"], None)

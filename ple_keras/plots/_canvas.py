@@ -1,6 +1,6 @@
 """A new figure with boxes, lines and texts. Lengths are in inches, font sizes in points.
 
-The package works without matplotlib, so functions import it. `pyplot` says how to install it.
+The package works without matplotlib, so functions import it. Without it, `pyplot` raises an error.
 """
 
 from typing import Any, TypeAlias
@@ -22,7 +22,7 @@ def pyplot() -> Any:
 
 
 class Canvas:
-    """A new figure of a size. Boxes and texts are centered at the given points."""
+    """A new figure of a given size. Boxes and texts are centered at the given points."""
 
     def __init__(self, width: float, height: float) -> None:
         self.figure = pyplot().figure(figsize=(width, height), facecolor="white")
@@ -30,14 +30,14 @@ class Canvas:
         self.ax.set_axis_off()
 
     def text(self, center: Point, text: str, **style: Any) -> None:
-        """Draw a text, without TeX, for which "_" in a name is an error."""
+        """Draw a text, without TeX, which can't render a "_" in a name."""
         style = {"ha": "center", "va": "center", "color": TEXT_COLOR, "usetex": False, **style}
         self.ax.text(*center, text, fontsize=TEXT_SIZE, zorder=4, **style)
 
     def box(
         self, center: Point, size: Point, text: str, color: str, fill: float, radius: float = 0.05
     ) -> None:
-        """Draw a box with a text. `fill` is the opacity of its color; a box with 0 is behind."""
+        """Draw a box with a text. `fill` is the opacity of its color; at 0, it is in the back."""
         from matplotlib.colors import to_rgb
         from matplotlib.patches import FancyBboxPatch
 
@@ -60,5 +60,5 @@ class Canvas:
 
 
 def text_width(text: str) -> float:
-    """Return the width of the longest line of a text, about that of letters of TEXT_SIZE."""
+    """Return the approximate width of the longest line of a text in TEXT_SIZE."""
     return LETTER_WIDTH * max(map(len, text.split("\n")))

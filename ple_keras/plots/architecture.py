@@ -23,7 +23,7 @@ TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 SHARED_COLOR = "#009E73"
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
 MARGIN, GAP, LEVEL_GAP = 0.12, 0.2, 0.3  # around the plot; between boxes; between levels
-MIN_WIDTH, MIN_EXPERT_WIDTH = 4.0, 0.8  # the plot has room for the legend
+MIN_WIDTH, MIN_EXPERT_WIDTH = 4.0, 0.8  # with room for the legend
 TEXT_LINE, TEXT_MARGIN = 0.155, 0.13  # height of a line; space around a text
 PORT_PITCH = 0.2  # between lines into a gate
 BRANCH = 0.08  # where a stream branches, above the bottom of a level
@@ -43,22 +43,22 @@ LEGEND = {
 def plot_architecture(model: keras.Layer) -> "Figure":
     """Plot the experts, gates and streams of a model or block, with the input at the bottom.
 
-    Each column is a stream: a task's, or the shared stream in the middle. A solid line into a gate
-    comes from an expert that the gate mixes, and has the color of that expert's stream. A dashed
+    Each column is the stream of a task, or the shared stream in the middle. A solid line into a
+    gate comes from an expert that the gate mixes, in the color of the expert's stream. A dashed
     line is the gate's own stream, if the gate reads it. Levels are named as in `gate_weights`.
 
     Args:
         model: A PLEBlock, MMoEBlock, CGCBlock, SharedBottomBlock, or HedgedBlock with its default
-            branches; or a model or layer with one of these. Its other layers are left out. It need
-            not be built.
+            branches; or a model or layer that contains one of these. Other layers are omitted. It
+            does not need to be built.
 
     Returns:
-        A new figure of `matplotlib.pyplot`; `plot_architecture(model).savefig("ple.png")` saves it.
+        A new figure of `matplotlib.pyplot`. To save it, call `savefig("ple.png")`.
 
     Raises:
         TypeError: If `model` is not a Keras model or layer.
-        ValueError: If it has none of these blocks, or several: plot one of them, such as
-            `hedged["ple"]`.
+        ValueError: If `model` contains none of these blocks, or several. If several, plot one of
+            them, such as `hedged["ple"]`.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -74,7 +74,7 @@ def plot_architecture(model: keras.Layer) -> "Figure":
     if len(blocks) != 1:
         raise ValueError(
             "model must have one PLEBlock, MMoEBlock, CGCBlock, SharedBottomBlock or HedgedBlock "
-            "with its default branches; of several, plot one. "
+            "with its default branches. If it has several, plot one of them. "
             f"Received: model={model!r}, with {[block.name for block in blocks]}"
         )
     figure: Figure = _Drawing(_levels(blocks[0])).draw()
@@ -83,15 +83,15 @@ def plot_architecture(model: keras.Layer) -> "Figure":
 
 @dataclass(frozen=True)
 class _Level:
-    """A level as the plot shows it.
+    """A level in the plot.
 
     Attributes:
         name: The name next to its frame.
-        experts: The experts, named by stream, such as "click/expert_0".
+        experts: The names of the experts, such as "click/expert_0".
         gates: The experts that each gate mixes.
         gate_text: The text after the name of a gate; "" for outputs without a gate.
         reads_streams: Whether each gate reads its own stream.
-        is_isolated: Whether the shared gate does not train the experts of tasks.
+        is_isolated: Whether the shared gate does not train task experts.
     """
 
     name: str
@@ -106,7 +106,7 @@ class _Level:
 
 
 def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
-    """Return the levels of a block, from the first; none of other layers."""
+    """Return the levels of a block, in order; an empty list for other layers."""
     name = name or layer.name
     if isinstance(layer, SequentialBlock):
         levels = (_levels(x, f"{layer.name}/{index}") for index, x in enumerate(layer))
@@ -126,7 +126,7 @@ def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
 
 
 def _expert_text(expert: str) -> str:
-    """Return the text of an expert's box; a long name is wrapped after "_" and "-"."""
+    """Return the text of an expert's box, with a long name wrapped after "_" and "-"."""
     stream, kind = expert.split("/")
     if len(stream) > MAX_NAME_LETTERS:
         stream = re.sub("([_-]+)", r"\1\n", stream)
@@ -158,7 +158,7 @@ class _Drawing:
         self._level_height = self._gates_y + self._gate_height + MARGIN
 
     def _column_width(self, level: _Level, stream: str) -> float:
-        """Return the width of a stream's experts, or of its gate, with a gap."""
+        """Return the width of a stream's experts or gate, with a gap."""
         experts = len(level.experts_of(stream)) * (self._expert_size[0] + GAP)
         return max(experts, self._gate_width(level, stream) + GAP if stream in level.gates else 0)
 
@@ -194,7 +194,7 @@ class _Drawing:
     def _draw_level(
         self, level: _Level, bottom: float, sources: dict[str, Point]
     ) -> dict[str, Point]:
-        """Draw a level above the streams that it reads; return where each stream leaves it."""
+        """Draw a level above the streams that it reads, and return the top of each stream."""
         center = (self._width / 2, bottom + self._level_height / 2)
         size = (self._width - 2 * MARGIN, self._level_height)
         self._canvas.box(center, size, "", FRAME_COLOR, fill=0)
@@ -230,7 +230,7 @@ class _Drawing:
             dash: Any = DOTTED if level.is_isolated and gate == SHARED != stream else SOLID
             lines.append(([(xs[expert], top)], self._colors[stream], dash))
         if level.reads_streams:
-            # The stream passes the experts in their middle, or next to an odd number of them.
+            # The stream passes between the middle experts, or next to the middle one.
             is_odd = len(level.experts_of(gate)) % 2
             side = -1 if center < self._xs[SHARED] else 1
             x = center + side * is_odd * (self._expert_size[0] + GAP) / 2

@@ -1,4 +1,4 @@
-"""Plots of gate weights by expert and by epoch."""
+"""Plots of gate weights per expert and per epoch."""
 
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-STYLES = {"gate": "-", "val_gate": "--"}  # by the first part of the keys in logs
+STYLES = {"gate": "-", "val_gate": "--"}  # keyed by the first part of the keys in logs
 CELL_SIZE = (0.62, 0.42)  # inches
 MIN_WEIGHT_OF_WHITE_TEXT = 0.36
 
@@ -26,8 +26,7 @@ def plot_gate_weights(report: GateReport) -> "Figure":
         report: The result of `gate_report`.
 
     Returns:
-        A new figure of `matplotlib.pyplot`; `plot_gate_weights(report).savefig("gates.png")` saves
-        it.
+        A new figure of `matplotlib.pyplot`. To save it, call `savefig("gates.png")`.
 
     Raises:
         TypeError: If `report` is not a GateReport.
@@ -61,7 +60,7 @@ def plot_gate_weights(report: GateReport) -> "Figure":
 
 
 def _draw_heat_map(panel: "Axes", use: LevelUse) -> None:
-    """Draw a heat map; colors show square roots from 0 to 1, so that small weights differ too."""
+    """Draw a heat map. Colors show square roots from 0 to 1, so that small weights differ."""
     # NaN for experts that a gate does not mix
     table = np.array([[x.mean.get(e, np.nan) for e in use.experts] for x in use.gates.values()])
     panel.imshow(np.sqrt(table), cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -92,7 +91,7 @@ def plot_gate_history(history: Any) -> "Figure":
 
     Raises:
         TypeError: If `history` has no keys.
-        ValueError: If `history` has no statistics of gates.
+        ValueError: If `history` has no gate statistics.
         ImportError: If matplotlib is not installed.
 
     Example:
@@ -102,7 +101,7 @@ def plot_gate_history(history: Any) -> "Figure":
     'ple/0: click gate'
     """
     logs = history
-    while hasattr(logs, "history"):  # of a model, and of the result of fit
+    while hasattr(logs, "history"):  # of a model or the result of fit
         logs = logs.history
     if not hasattr(logs, "keys"):
         raise TypeError(

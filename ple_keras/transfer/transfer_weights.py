@@ -30,7 +30,7 @@ class _Part:
     Attributes:
         name: The name of the part.
         slices: The weights.
-        meaning: An option that changes what the weights mean.
+        meaning: An option that changes the meaning of the weights.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Transfer:
     Attributes:
         copied: The names of the weights that were copied from the source to the target.
         new: The names of the target's weights that the source lacks; they did not change.
-        left_out: The names of the source's weights that were not copied, each with the reason.
+        left_out: The names of the source's weights that were not copied, with reasons.
 
     Example:
 
@@ -75,33 +75,33 @@ class Transfer:
 
 
 def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
-    """Copy the weights that two models have in common. Their tasks may differ, and their order.
+    """Copy the weights that two models have in common, even if their tasks or their order differ.
 
     To add or remove a task, build a model with the new tasks, transfer the weights of the trained
-    model, and continue to train. Weights are matched by name, after the names of the layers that
-    contain them:
+    model, and continue to train. Weights are matched by name, which starts with the names of the
+    enclosing layers:
 
-    - `ple/0/click/expert_0`: an expert, by its level and name.
+    - `ple/0/click/expert_0`: an expert of a level.
     - `ple/0/gate/shared/click/expert_0`: a gate's column of W for one expert.
     - `ple/0/gate/click/gate_block`: a gate block.
     - `task_heads/click/tower`, `task_heads/click/head`: a head's tower, and its other weights.
-    - `hedged/own/click/expert_0`, `task_heads/click/own/head`: those of a branch, by its name.
+    - `hedged/own/click/expert_0`, `task_heads/click/own/head`: weights of the branch "own".
     - `task_heads/click/mixture`: the mixture of the branches of a HedgedBlock.
     - `task_heads/click/loss_weight`: the state of a scheduled or learned loss weight.
     - `stream_features/stream-click`: the copy of a StreamFeatures for a stream.
     - `embedding/embeddings`: any other weight.
 
     Name layers, and the layers inside them. A block of this package without a given name has the
-    name of its class, without a number. Weights with one name, such as those of several such blocks
-    at one place, are ambiguous and left out.
+    name of its class, without a number. Weights with the same name, for example of several such
+    blocks in one place, are ambiguous and left out.
 
-    Weights of other shapes are left out. So are gates with another `gate_reads`, and heads with
-    another `standardize`. Stacked and copied experts are equivalent. Optimizers and gate statistics
-    are not copied.
+    Weights with different shapes are left out, as are gates with a different `gate_reads` and heads
+    with a different `standardize`. Stacked and copied experts are equivalent. Optimizers and gate
+    statistics are not copied.
 
     A task's predictions do not change if no new weights affect them. In levels with a shared gate,
-    the experts of a new task affect the other tasks: the new columns of W give these experts a
-    weight in the shared stream. The outputs of the next levels change until training adapts them.
+    the experts of a new task affect the other tasks: the new columns of W assign them a weight in
+    the shared stream. The outputs of the next levels change until training adapts them.
 
     Args:
         source: A built model or layer with trained weights.
@@ -136,7 +136,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
         if name not in of_target:
             left_out[name] = "not in the target"
         elif len(found) > 2:
-            left_out[name] = "ambiguous: the source or the target has several of this name"
+            left_out[name] = "ambiguous: several in the source or the target have this name"
         elif descriptions[0] != descriptions[1]:
             left_out[name] = "{} in the source, {} in the target".format(*descriptions)
         else:
@@ -152,7 +152,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
 
 
 def _layer_names(model: keras.Layer) -> dict[int, str]:
-    """Return the names of a model's layers on the paths to them, which end in "/", by id.
+    """Return the path of each of a model's layers, which ends in "/", keyed by the layer's id.
 
     Keras's own paths omit the enclosing models, and change when a file is loaded.
     """
@@ -185,14 +185,14 @@ def _check_built(model: keras.Layer, argument: str) -> None:
     is_quantized = any(layer.quantization_mode for layer in find_layers(model, keras.Layer))
     if not model.built or is_quantized:
         raise ValueError(
-            f"{argument} must be built, and not quantized: call it on data first, and quantize it "
+            f"{argument} must be built, and not quantized. Call it on data first, and quantize it "
             f"after the transfer. Received: {argument}={model!r}, built={model.built}, "
             f"{is_quantized=}"
         )
 
 
 def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
-    """Return the parts of a built model by name, of which several may have one name."""
+    """Return the parts of a built model by name. Several parts can have the same name."""
     names = _layer_names(model)
     parts: dict[str, list[_Part]] = defaultdict(list)
     known: set[int] = set()
@@ -209,7 +209,7 @@ def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
 
 
 def _parts_of(layer: keras.Layer) -> Iterator[_Part]:
-    """Yield the parts of a layer that are not whole weights; of a level, its experts and gates."""
+    """Yield the parts of a layer that are not single weights, such as a level's experts."""
     if isinstance(layer, CGCBlock) and layer.built:
         yield from _level_parts(layer)
     elif isinstance(layer, StreamFeatures):
@@ -234,7 +234,7 @@ def _whole(weights: Iterable[keras.Variable]) -> list[WeightSlice]:
 
 
 def _level_parts(block: CGCBlock) -> Iterator[_Part]:
-    """Yield the parts of a built level: experts, and columns of W and gate blocks by gate."""
+    """Yield the parts of a built level: experts, and each gate's columns of W and gate block."""
     for expert in block.expert_names:
         yield _Part(expert, block._level.experts.slices(expert))
     reads = f"gate_reads={block.gate_reads!r}"

@@ -12,7 +12,7 @@ from tests.pairs import fewer
 
 
 class Case:
-    """A layer with the widths of its inputs and outputs, by key for a dict.
+    """A layer with the widths of its inputs and outputs, keyed like its dicts.
 
     Args:
         cls: The class of the layer, or a function that creates it.
@@ -239,7 +239,7 @@ CASES = {
 }
 
 
-# One of each computation. Every backend tests these; PyTorch alone tests the others.
+# One of each computation. Every backend tests these; only PyTorch tests the others.
 SOME = (
     *("expert_layernorm_dropout", "gate_with_block", "cgc_stacked", "cgc_copied"),
     *("ple_dict_inputs", "hedged_of_branches", "stream_features_dict_inputs"),

@@ -1,6 +1,6 @@
 """Random models of layers of the library and of Keras, as recipes that create a model repeatedly.
 
-Every part maps `(ROWS, WIDTH)` to the same shape, or to a dict of it by task. Parts can therefore
+Every part maps `(ROWS, WIDTH)` to the same shape, or to a dict of such arrays. Parts can therefore
 be combined in any order. No part is random in training.
 """
 
@@ -37,7 +37,7 @@ def made(value):
     return [made(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# Custom functions with names of functions of Keras. Files of models keep registered ones only.
+# Custom functions with names of Keras functions. Model files keep only registered ones.
 
 
 def leaky_relu(x):
@@ -66,7 +66,7 @@ ACTIVATIONS = ["tanh", *(Recipe(custom, name) for name in CUSTOM)]
 
 @keras.saving.register_keras_serializable(package="random_models")
 class SumOfTasks(keras.layers.Layer):
-    """Sum of a dict by task."""
+    """Sum of the values of a dict."""
 
     def call(self, inputs):
         return sum(inputs[task] for task in sorted(inputs))
@@ -175,13 +175,13 @@ def blocks_of_parts(draw, name, depth, place, distinct=False):
 
 @st.composite
 def mixtures(draw, name, depth, place, distinct):
-    """Draw a level of two tasks, followed by the sum of their outputs."""
+    """Draw a level with two tasks, followed by the sum of their outputs."""
     first, second = names(draw, place, 2, distinct)
     level = draw(levels(first, ["x", "y"], depth - 1))
     return Recipe(pk.SequentialBlock, [level, Recipe(SumOfTasks, name=second)], name=name)
 
 
-# Parts that map a tensor to a dict by task.
+# Parts that map a tensor to a dict keyed by task.
 
 
 def templates(name, depth):
@@ -320,7 +320,7 @@ def head(draw, kind, task):
     return Recipe(kind, task, **keywords)
 
 
-# Whole models. In the paths of weights, Keras itself loses the names that ALONE matches: those of
+# Whole models. In the paths of weights, Keras itself loses the names that ALONE matches: names of
 # subclassed models, and of a Sequential outside the containers of the library.
 
 ALONE = r"^alone/"

@@ -1,4 +1,4 @@
-"""Arguments of constructors can't be changed: neither the model nor its file would be right."""
+"""Constructor arguments can't be changed: neither the model nor its file would be right."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""Custom functions are kept, or refused: no copy and no file has another one in their place."""
+"""Custom functions are kept or refused: no copy and no file replaces them."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ ONES = np.ones((1, 1), "float32")
 
 
 def leaky_relu(x):
-    """A function with a name of Keras's."""
+    """A function with the name of a Keras function."""
     return x - 7.0
 
 
@@ -29,7 +29,7 @@ def unregistered(x):
 
 @keras.saving.register_keras_serializable(package="test_custom_functions")
 def relu(x):
-    """A registered function with a name of Keras's."""
+    """A registered function with the name of a Keras function."""
     return x - 7.0
 
 
@@ -82,8 +82,8 @@ def test_a_loaded_model_has_registered_functions(tmp_path):
 LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
     "unknown": (unregistered, rf"Could not locate function 'unregistered'.* decorated with {LINE}"),
-    "of_keras": (leaky_relu, rf"would have Keras's 'leaky_relu' in its place\. Write {LINE} above"),
-    "lambda": (lambda x: x - 7.0, r"Replace a lambda by such a function"),
+    "of_keras": (leaky_relu, rf"would contain Keras's 'leaky_relu' instead\. Write {LINE} above"),
+    "lambda": (lambda x: x - 7.0, r"Replace a lambda with such a function"),
 }
 
 
@@ -150,8 +150,8 @@ def test_a_function_that_files_would_replace_is_refused(cls, argument, value, na
     check_refused(
         lambda: cls(first, **{argument: value}),
         ValueError,
-        rf"^{argument} must not have an unregistered function .* have Keras's '{name}' in its "
-        rf"place\. Write {LINE} above `def {name}`, .*Received: {argument}=",
+        rf"^{argument} must not have an unregistered function .* contain Keras's '{name}' instead"
+        rf"\. Write {LINE} above `def {name}`, .*Received: {argument}=",
     )
 
 

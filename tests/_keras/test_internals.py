@@ -46,7 +46,7 @@ def objects_of_keras():
 
 def private_names_of_keras():
     names = {name for thing in objects_of_keras() for name in dir(thing)} | {"_keras_mask"}
-    names.discard("_version")  # of PyTorch's modules; PyTorch counts changes of a tensor in it
+    names.discard("_version")  # of PyTorch's modules; PyTorch counts the changes of a tensor in it
     return {name for name in names if name.startswith("_") and not name.startswith("__")}
 
 
@@ -139,7 +139,7 @@ class LargestOutputs(TwoOutputs):
 
 
 def test_a_model_of_a_later_call_with_more_outputs_needs_the_largest_outputs():
-    """If no error is raised, Keras has changed, and `largest_outputs` may not be needed."""
+    """If no error is raised, Keras has changed, and `largest_outputs` may be unnecessary."""
     inputs = keras.Input((1,))
     plain, largest = TwoOutputs(), LargestOutputs()
     for layer in (plain, largest):
@@ -189,7 +189,7 @@ def test_the_outermost_layer_contains_the_current_call():
 
 
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():
-    """If the config has them, Keras has changed, and `serialize_loss` may not be needed."""
+    """If the config has them, Keras has changed, and `serialize_loss` may be unnecessary."""
     loss, (y_true, y_pred) = keras.losses.Huber(0.1), np.array([[[0.0]], [[5.0]]])
     assert "delta" not in loss.get_config()
     copy = keras.saving.deserialize_keras_object(internals.serialize_loss(loss))
@@ -197,7 +197,7 @@ def test_serialized_losses_have_the_arguments_that_their_configs_lack():
 
 
 def test_keras_computes_unbuilt_metrics_before_the_first_step():
-    """TensorFlow does so on a strategy alone."""
+    """TensorFlow does so only under a strategy."""
     calls = []
 
     class Unbuilt(keras.metrics.Mean):
@@ -335,7 +335,7 @@ def test_one_shared_object_id_in_a_file_gives_one_object(tmp_path):
     keras.Sequential([keras.Input((3, 2)), *outer]).save(tmp_path / "model.keras")
     with zipfile.ZipFile(tmp_path / "model.keras") as file:
         configs = json.loads(file.read("config.json"))["config"]["layers"]
-    # Keras may write no id at the first use of an object.
+    # Keras can omit the id at the first use of an object.
     second, third = (config["config"]["layer"] for config in configs[-2:])
     assert second[internals.SHARED_ID_KEY] == third[internals.SHARED_ID_KEY]
     _, second, third = keras.saving.load_model(tmp_path / "model.keras").layers

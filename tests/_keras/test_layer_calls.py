@@ -9,7 +9,7 @@ from tests._keras.layer_cases import CASES, by_key, every_computation, every_lay
 from tests.helpers import assert_same, numpy_of, once, randomize
 from tests.pairs import pairs
 
-# The inner layers of the others are passed by the caller and have their own policies.
+# The caller passes the inner layers of the other classes, which have their own policies.
 WITH_POLICY = {
     name: case
     for name, case in CASES.items()

@@ -50,7 +50,7 @@ def test_the_config_contains_every_argument_with_the_given_value(case):
         assert {key: config[key] for key in given} == given
 
 
-# Tests of their subjects save and clone these: they need a second input, or labels.
+# Other tests save and clone these, since they need a second input or labels.
 IN_NO_CASE = {"gate_reads", "loss", "metrics", "loss_weighting"}
 
 

@@ -14,7 +14,7 @@ from tests.templates import CopiedExpert
 
 @pytest.fixture(autouse=True)
 def _no_garbage_collection(monkeypatch):
-    """Disable the garbage collection that Keras runs after quantizing each layer. It is slow."""
+    """Disable the slow garbage collection that Keras runs after quantizing each layer."""
     monkeypatch.setattr(gc, "collect", lambda: 0)
 
 

@@ -1,4 +1,4 @@
-"""Files are read in new processes and by other backends. Another order of names is refused."""
+"""Files are read in new processes and by other backends. A different order is refused."""
 
 import importlib.util
 import os
@@ -68,7 +68,7 @@ def whole_model():
 
 
 def model_with_gate_weights():
-    """Return a model of unsorted tasks with all gate weights as outputs. A file has no keys."""
+    """Return a model of unsorted tasks with all gate weights as outputs. Files have no keys."""
     inputs = keras.Input((5,))
     ple = pk.PLEBlock(2, ["b", "a"], [3], {"b": 1, "a": 2}, name="ple")
     cgc = pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc")
@@ -202,7 +202,7 @@ def test_weights_of_a_model_of_other_parts_are_refused(saved, other, message, tm
 
 
 def test_skip_mismatch_never_loads_the_weights_of_another_task(tmp_path):
-    """Keras ignores the error and loads the inner layers. They load by name or not at all."""
+    """Keras ignores the error and loads the inner layers, by name or not at all."""
 
     def model_of(tasks, counts=1):
         ple = pk.PLEBlock(2, tasks, [4], num_task_experts=counts, num_shared_experts=1)
@@ -262,7 +262,7 @@ def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
 
 @keras.saving.register_keras_serializable(package="test_saving")
 class Mine(pk.MultiTaskModel):
-    """A functional model without arguments of its own."""
+    """A functional model without its own arguments."""
 
 
 @once

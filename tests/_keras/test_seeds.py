@@ -1,4 +1,4 @@
-"""Files keep the seeds of dropout: a loaded model draws what the saved one would have drawn."""
+"""Files keep the seeds of dropout: a loaded model draws the same values as the saved one."""
 
 import warnings
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of
+from tests.helpers import QUICK, features, numpy_of
 from tests.models import chain, compiled, loaded
 
 X = features(16, 5)
@@ -22,11 +22,11 @@ def model_with_dropout(seed=0, gate_dropout=0.3, rate=0.4, **kwargs):
     ple = pk.PLEBlock(
         2, heads, block, gate_block=block, gate_kwargs={"dropout": gate_dropout}, **kwargs
     )
-    return compiled(chain(ple, heads, width=5), keras.optimizers.SGD(0.1))
+    return compiled(chain(ple, heads, width=5), keras.optimizers.SGD(0.1), **QUICK)
 
 
 def weights_loaded(model, folder):
-    """Return another model of copied experts, with other seeds, that has loaded the weights."""
+    """Return a model of copied experts with different seeds that has loaded the weights."""
     model.save_weights(folder / "model.weights.h5")
     other = model_with_dropout(seed=1, stack_experts=False)
     other.load_weights(folder / "model.weights.h5")

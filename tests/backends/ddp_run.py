@@ -1,7 +1,7 @@
 """Processes that train one model: `python -m tests.backends.ddp_run FOLDER`, on PyTorch.
 
 Runs two processes, then four. Each writes its results to FOLDER/{ranks}-{rank}.json. The first of
-two saves its model there. With `ranks=1`, the functions return the results of a single process.
+two saves its model there. With `ranks=1`, the functions return the results of one process.
 """
 
 import json
@@ -63,7 +63,7 @@ def part(arrays, rows):
 
 
 def batches(arrays, rank=0, ranks=1, steps=STEPS):
-    """Yield a process's part of each batch: consecutive rows, by its rank."""
+    """Yield the consecutive rows of each batch that belong to a process."""
     size = BATCH // ranks
     for step in range(steps):
         begin = step * BATCH % ROWS + rank * size
@@ -123,7 +123,7 @@ def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_flo
 
 
 def without_sharing(model):
-    """Do what the example's `use_ddp` does, without `share_tables`."""
+    """Do the same as the example's `use_ddp`, without `share_tables`."""
     import torch_ddp
 
     with unittest.mock.patch.object(torch_ddp.pk, "share_tables", return_value=[]):
@@ -178,7 +178,7 @@ def fit_with_callbacks_in_one_process(distribute, rank, ranks, folder, mean_logs
 
 
 def fit_with_one_validation(distribute, rank, ranks):
-    """Fit with validation data in one process only."""
+    """Fit with validation data in only one process."""
     model = ple_of_rank(rank)
     distribute(model)
     return fit_part(model, rank, ranks, VALIDATION_ROWS[0] if rank == 0 else None)
@@ -236,7 +236,7 @@ def run(rank, ranks, folder):
 
 def main(folder):
     """Run all processes as forks. They share the imports, which take longer than the trainings."""
-    sys.modules["tensorflow"] = None  # otherwise Keras imports it in every process
+    sys.modules["tensorflow"] = None  # otherwise, Keras imports it in every process
     fork = multiprocessing.get_context("fork")
     for ranks in (2, 4):
         processes = [fork.Process(target=run, args=(r, ranks, folder)) for r in range(ranks)]

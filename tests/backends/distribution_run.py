@@ -1,7 +1,7 @@
 """Training for several devices: a PLE of two tasks, 20 steps in a fixed order.
 
-Gates keep statistics, loss weights are moved and learned, and labels are missing. Each task
-misses more labels in one half of a batch than in the other.
+Gates keep statistics, loss weights are scheduled and learned, and labels are missing. Each task
+lacks more labels in one half of a batch than in the other.
 """
 
 import json

@@ -14,10 +14,13 @@ from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "torch" or not hasattr(os, "fork"),
-    reason="DistributedDataParallel needs PyTorch, and the processes are forks",
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(
+        keras.backend.backend() != "torch" or not hasattr(os, "fork"),
+        reason="DistributedDataParallel needs PyTorch, and the processes are forks",
+    ),
+]
 
 
 def run_to_end(*command):
@@ -25,7 +28,7 @@ def run_to_end(*command):
 
     torchrun terminates its processes when it is terminated. The processes of `ddp_run` wait with a
     timeout. On a busy machine, PyTorch sometimes aborts a finished process because of a gloo
-    thread: the command then runs again.
+    thread, so the command runs again.
     """
     status, out, error = _run(*command)
     if status and "terminate called without an active exception" in error:
@@ -94,7 +97,7 @@ def test_weights_and_moments_are_equal_in_all_processes(results, ranks):
 
 
 def test_means_over_labeled_examples_are_computed_per_process_and_averaged(results):
-    """A step of SGD is linear in the gradient, so the weights are averages too."""
+    """An SGD step is linear in the gradient, so the weights are averages too."""
     model = ddp_run.ple_of_rank(loss_weighting=None, optimizer="sgd")
     start, losses, ends = model.get_weights(), [], []
     for rank in range(2):
@@ -123,7 +126,7 @@ def alone():
 
 
 def test_the_gate_weights_logger_covers_all_processes(results, alone):
-    """Holds if one process validates on more examples than the other."""
+    """Holds even if one process validates on more examples than the other."""
     history = alone["history"]
     gates = [key for key in history if "gate/" in key]
     assert any(key.startswith("val_gate/") for key in gates)
@@ -214,7 +217,6 @@ def test_weights_stay_equal_in_half_precision(results, policy):
     np.testing.assert_allclose(mean(results[2], policy), losses, rtol=0.02)
 
 
-@pytest.mark.nightly
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):
     file = tmp_path / "model.keras"
     out = run_to_end(EXAMPLES / "distributed" / "torch_ddp.py", file)

@@ -19,9 +19,10 @@ DEVICES = "--xla_force_host_platform_device_count=4"
 THREADS = {"PJRT_NPROC": "32"}
 DISTRIBUTIONS = ["data_2", "experts_4"]
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "jax", reason="keras.distribution needs JAX"
-)
+pytestmark = [
+    pytest.mark.nightly,
+    pytest.mark.skipif(keras.backend.backend() != "jax", reason="keras.distribution needs JAX"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_losses_metrics_weights_and_gates_equal_those_of_one_device(runs, name):
-    """Holds with missing labels and balanced gates too: one program runs over the whole batch."""
+    """Holds even with missing labels and balanced gates: one program processes the whole batch."""
     _, figures = runs
     assert_equal_logs(figures[name]["logs"], figures["one"]["logs"])
 
@@ -92,12 +93,11 @@ def test_gate_report_observes_every_example_once(runs):
             assert mean == pytest.approx(use["mean"], abs=1e-5)
 
 
-@pytest.mark.nightly
 def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     check_form("distributed/jax_devices.py", result.stdout)
     assert "is held as (2, 32, 64), (2, 32, 64)" in result.stdout
-    differences = re.findall(r"difference to one device (\S+)", result.stdout)
+    differences = re.findall(r"difference from one device (\S+)", result.stdout)
     assert len(differences) == 3
     assert max(map(float, differences)) < 1e-5

@@ -44,7 +44,7 @@ def test_moved_and_learned_loss_weights_are_equal_in_all_replicas(runs):
 
 
 def test_means_over_labeled_examples_and_balance_losses_are_averaged_over_replicas(runs):
-    """The first replica has no labeled click and the last no labeled time: their means are 0."""
+    """The first replica has no labeled click and the last no labeled time, so their means are 0."""
     _, figures = runs
     (whole,), (four,), quarters = figures["whole"], figures["four"], figures["quarters"]
     assert np.isnan([quarters[0]["click_loss"], quarters[-1]["time_loss"]]).all()

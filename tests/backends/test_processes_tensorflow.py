@@ -19,7 +19,7 @@ pytestmark = [
 
 
 def test_the_example_equals_one_process_and_saves(tmp_path):
-    """Compares losses, metrics, gates, loss weights and predictions, also of a loaded model."""
+    """Compares losses, metrics, gates, loss weights and predictions, including a loaded model's."""
     file = tmp_path / "model.keras"
     result = run_group(EXAMPLES / "distributed" / "tensorflow_workers.py", file)
     assert result.returncode == 0, result.stderr

@@ -32,7 +32,7 @@ def test_killed_workers_continue_with_the_losses_of_one_process(tmp_path):
     (processes,) = re.findall(r"process in each epoch: (\d+) (\d+) (\d+)$", result.stdout, re.M)
     assert processes[0] != processes[1] == processes[2]
     (largest,) = re.findall(
-        r"largest difference, also of loss weights: (\S+)$", result.stdout, re.M
+        r"largest difference, including loss weights: (\S+)$", result.stdout, re.M
     )
     assert float(largest) < 1e-5
     assert isinstance(keras.models.load_model(file).get_layer("ple"), pk.SequentialBlock)

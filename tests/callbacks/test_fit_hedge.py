@@ -22,7 +22,7 @@ def two_heads():
 
 
 def rows(count=ROWS, seed=0):
-    """Return rows where a fifth of the labels of each task are missing."""
+    """Return rows without a fifth of the labels of each task."""
     x = features(count, 3, seed=seed)
     y = {"click": (x[:, 0] > 0).astype("float32"), "time": x[:, 1:2] * 2 + x[:, 2:]}
     y["click"][::5] = np.nan
@@ -60,7 +60,7 @@ def binary(p, y):
     return -np.where(y == 1, np.log(clipped(p)), np.log(1 - clipped(p)))[:, 0]
 
 
-# A head, the activation of the mixture, the loss of each number, and n / 2 log, n log or the sum.
+# A head, the activation of the mixture, the loss per number, and n / 2 log, n log or the sum.
 FORMS = {
     "binary": (pk.BinaryHead("a"), sigmoid, binary, 0),
     "weighted": (
@@ -245,7 +245,7 @@ REFUSED = {
     "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
     "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
     "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
-    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "heads of a HedgedBlock"),
+    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "branches of a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
     "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
 }

@@ -147,9 +147,9 @@ WIDE = {**Y, "click": np.zeros((ROWS, 2))}
 FITTED = {
     "unknown": (Y, ["klick"], ValueError, rf"{TASKS}.*tasks=\['klick'\]"),
     "empty": (Y, [], ValueError, r"must be tasks of the model's heads.*Received: tasks=\[\]"),
-    "numbers": (Y, ["price"], ValueError, r"\[1\]\['price'\] must be 0 or 1 or be missing"),
+    "numbers": (Y, ["price"], ValueError, r"\[1\]\['price'\] must be 0, 1 or missing"),
     "missing": ({"click": CLICK}, None, ValueError, r"missing: \['buy', 'both'\]\. .*: y="),
-    "array": (CLICK, None, TypeError, r"y must be a dict by task.*Received: y=ndarray\("),
+    "array": (CLICK, None, TypeError, r"y must be a dict keyed by task.*Received: y=ndarray\("),
     "frame": (
         pd.DataFrame({"a": CLICK.ravel()}),
         None,

@@ -47,7 +47,7 @@ def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch(jit
 
 
 def test_scheduled_weights_scale_the_gradient_of_each_task():
-    """A weight that is only logged would not change training."""
+    """A weight that was only logged would not change training."""
 
     def kernels_after(multipliers):
         model = compiled(click_and_time(None), keras.optimizers.SGD(0.1))
@@ -158,7 +158,7 @@ def test_wrong_multipliers_are_refused(model, factor, error, message):
 
 
 @once
-def test_the_dynamic_weight_average_of_the_docs_is_that_of_the_paper():
+def test_the_dynamic_weight_average_of_the_docs_equals_the_paper():
     page = (ROOT / "docs" / "loss_weights.md").read_text()
     (source,) = re.findall(r"^class DynamicWeightAverage.*?^```", page, re.DOTALL | re.MULTILINE)
     names = {"np": np, "keras": keras}

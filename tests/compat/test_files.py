@@ -13,7 +13,7 @@ FILES = sorted(FOLDER.glob("*/*/*.keras"))
 def test_a_file_predicts_and_trains_as_when_it_was_written(file):
     if file.parent.name == keras.backend.backend():
         found = step(keras.models.load_model(file))
-    else:  # whose optimizer is not installed, and which draws other random numbers
+    else:  # whose optimizer is not installed, and which draws different random numbers
         model = keras.models.load_model(file, compile=False)
         found = {f"before/{t}": p for t, p in model.predict(of_model(model)[0], verbose=0).items()}
     with np.load(file.with_suffix(".npz")) as expected:

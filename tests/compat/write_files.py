@@ -1,4 +1,4 @@
-"""Write the files of a version: trained models, and what they predict and log.
+"""Write the files of a version: trained models, and their predictions and logs.
 
     KERAS_BACKEND=torch python -m tests.compat.write_files  # and with jax, tensorflow
 
@@ -79,7 +79,7 @@ def data():
 
 
 def of_model(model):
-    """Return the inputs and labels of a model."""
+    """Return the inputs and labels for a model."""
     x, y = data()
     heads = next(layer for layer in model.layers if isinstance(layer, pk.TaskHeads))
     return {name: x[name] for name in model.input}, {task: y[task] for task in heads.trained_tasks}

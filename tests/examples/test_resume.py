@@ -1,4 +1,4 @@
-"""The example that continues a killed training at the step where it was."""
+"""resume.py continues a killed training at the step where it was."""
 
 import argparse
 import importlib.util
@@ -42,7 +42,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-# What happens to the newest checkpoint.
+# Ways to damage the newest checkpoint.
 DAMAGE = {
     "a flipped byte of the weights": lambda path: flip_a_byte(path / "model.weights.h5"),
     "a flipped byte of the rest": lambda path: flip_a_byte(path / "rest.npz"),
@@ -152,16 +152,16 @@ def test_the_newest_checkpoint_is_continued(resume, tmp_path):
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_checkpoint_is_replaced_by_the_one_before(resume, damage, tmp_path, capsys):
     write(resume, tmp_path, "epoch-00000-step-0000002")
-    for _ in range(2):  # the second time, there is a damaged one of this step already
+    for _ in range(2):  # the second time, a damaged one of this step exists already
         damage(write(resume, tmp_path))
         continued = backup(resume, tmp_path)
         assert (continued.epoch, continued.step) == (0, 2)
-        assert f"{NAME} is damaged: the one before is used." in capsys.readouterr().err
+        assert f"{NAME} is damaged, so an earlier one is used." in capsys.readouterr().err
     assert (tmp_path / f"{NAME}.damaged").is_dir()
 
 
 @once
-def test_a_training_with_damaged_checkpoints_only_starts_again(resume, tmp_path):
+def test_training_starts_again_if_all_checkpoints_are_damaged(resume, tmp_path):
     DAMAGE["an empty file"](write(resume, tmp_path))
     assert backup(resume, tmp_path).number == 0
 
@@ -174,7 +174,7 @@ def test_a_training_with_other_data_or_settings_is_refused(resume, tmp_path):
     changed = resume.Rows(ROWS, BATCH)
     changed.y["click"][3] = 1 - changed.y["click"][3]
     for other in ({"batch_size": 5}, {"data": changed.fingerprint()}):
-        with pytest.raises(SystemExit, match=r"has a training with other settings: .*'data': "):
+        with pytest.raises(SystemExit, match=r"has a run with different settings: .*'data': "):
             backup(resume, tmp_path, **{**settings, **other})
 
 

@@ -1,4 +1,4 @@
-"""The example of streaming reads every row, in random order, and trains on the rows."""
+"""streaming.py reads every row in random order, and trains on the rows."""
 
 import importlib.util
 import itertools
@@ -41,7 +41,7 @@ def stream(streaming, monkeypatch):
 
 @pytest.fixture
 def table(streaming):
-    """Return a function that returns batches, or row groups, as one array with all columns."""
+    """Return a function that joins batches or row groups to one array with all columns."""
 
     def rows(parts):
         columns = {name: [] for name in (*streaming.COLUMNS, *streaming.TASKS)}
@@ -97,7 +97,7 @@ def test_a_file_that_is_not_of_the_script_is_refused(streaming, tmp_path, conten
         file.write_bytes(b"PAR1")
     else:
         streaming.pq.write_table(streaming.pa.table({"x": [1.0]}), file)
-    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))} is broken, or not .* Delete it"):
+    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))} is damaged, or .* Delete it"):
         streaming.write_files(tmp_path, ROWS)
 
 
@@ -132,7 +132,7 @@ def test_a_batch_that_no_window_holds_is_refused(tmp_path, capsys):
 
 @pytest.mark.nightly
 def test_the_script_trains_on_the_rows_that_its_workers_read(tmp_path):
-    """Takes 10 to 20 seconds, by backend."""
+    """Takes 10 to 20 seconds, depending on the backend."""
     few = ("--rows", "8000", "--batch-size", "600", "--steps", "5")
     result = run_example("streaming.py", *few, cwd=tmp_path)
     assert result.returncode == 0, result.stderr

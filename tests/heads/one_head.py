@@ -20,7 +20,7 @@ def loss_of_head(head, labels, predictions, sample_weight=None):
     if keras.backend.backend() == "jax" and isinstance(predictions, np.ndarray):
         import jax
 
-        loss = jax.jit(loss)  # one operation after the other takes long
+        loss = jax.jit(loss)  # running single operations takes long
     return float(numpy_of(loss(labels, predictions, sample_weight)))
 
 

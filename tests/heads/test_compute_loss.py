@@ -47,7 +47,7 @@ def heads_of_every_kind(loss_weighting):
 
 
 def in_numpy(predictions, sample_weight, log_variances):
-    """Return the loss of each task, and with its learned weight, in float64."""
+    """Return the loss of each task, without and with its learned weight, in float64."""
     p = {task: np.float64(numpy_of(x)).reshape(ROWS, -1) for task, x in predictions.items()}
     buy = np.nan_to_num(Y["buy"])
 
@@ -159,7 +159,7 @@ def test_a_loss_between_two_steps_changes_no_log():
 
 WORDS = ["a"] * ROWS
 CALLS = {
-    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict by task, \['click', 't"),
+    "y_array": ({"y": CLICKS}, TypeError, r"y must be a dict keyed by task, \['click', 't"),
     "y_missing": (
         {"y": {"click": CLICKS}},
         ValueError,
@@ -167,13 +167,13 @@ CALLS = {
     ),
     "y_unknown": ({"y": two_labels(buy=CLICKS)}, ValueError, r"missing: \[\], unknown: \['buy'\]"),
     "y_shape": ({"y": two_labels(time=CLICKS[:4])}, ValueError, r"y_true of 'time' .*=\(4,\)"),
-    "y_words": ({"y": two_labels(click=np.array(WORDS))}, TypeError, "y_true of 'click' must hold"),
-    "y_word_list": ({"y": two_labels(click=WORDS)}, TypeError, "y_true of 'click' must hold"),
+    "y_words": ({"y": two_labels(click=np.array(WORDS))}, TypeError, "y_true of 'click' must"),
+    "y_word_list": ({"y": two_labels(click=WORDS)}, TypeError, "y_true of 'click' must"),
     "y_none": ({"y": two_labels(click=None)}, TypeError, "y_true of 'click' .*: y_true=None$"),
     "y_pred_words": (
         {"y_pred": {"click": np.array(WORDS)[:, None], "time": X[:, :1]}},
         TypeError,
-        r"y_pred of 'click' must hold numbers\. Received: y_pred",
+        r"y_pred of 'click' must contain numbers\. Received: y_pred",
     ),
     "y_pred_missing": (
         {"y_pred": {"click": CLICKS}},
@@ -194,9 +194,9 @@ CALLS = {
     "weights_words": (
         {"sample_weight": {"time": WORDS}},
         TypeError,
-        "sample_weight of 'time' must hold numbers",
+        "sample_weight of 'time' must contain numbers",
     ),
-    "weights_array": ({"sample_weight": CLICKS}, TypeError, "sample_weight must be a dict by task"),
+    "weights_array": ({"sample_weight": CLICKS}, TypeError, "sample_weight must be a dict"),
     "weights_unknown": ({"sample_weight": {"buy": CLICKS}}, ValueError, r"keys among.*\{'buy'\}$"),
 }
 

@@ -28,7 +28,7 @@ KINDS = ("subclass_with_argument", "built_sequential", "functional", "sequential
 
 @pytest.mark.parametrize("make", fewer({kind: TEMPLATES[kind] for kind in KINDS}, "functional"))
 def test_towers_are_copies_that_agree_with_their_template(make):
-    """Two heads of one template, whose initializer is seeded, differ."""
+    """Two heads with one template, whose initializer is seeded, differ."""
     template, x = make(keras.initializers.HeNormal(seed=1)), features(5, 4)
     was_built, config = template.built, template.get_config()
     before = [numpy_of(w) for w in template.weights]
@@ -62,7 +62,7 @@ def test_training_is_passed_to_the_tower():
     assert np.ptp(trained) > 0
 
 
-def test_the_default_name_of_a_head_is_that_of_its_task():
+def test_the_default_name_of_a_head_contains_its_task():
     assert [pk.Head("a").name, pk.Head("a", name="mine").name] == ["a_head", "mine"]
 
 

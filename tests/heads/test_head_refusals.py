@@ -53,8 +53,8 @@ def test_a_bad_argument_is_refused(arguments, error, message):
 
 
 OF_BINARY_HEADS = {
-    "activation": ({"activation": "tanh"}, TypeError, r"can't be chosen here.*activation='tanh'$"),
-    "units": ({"units": 3}, TypeError, r"can't be chosen here.*Received: units=3$"),
+    "activation": ({"activation": "tanh"}, TypeError, r"can't be set here.*activation='tanh'$"),
+    "units": ({"units": 3}, TypeError, r"can't be set here.*Received: units=3$"),
     "pos_weight": ({"pos_weight": 0}, ValueError, r"finite and above 0\..*pos_weight=0$"),
 }
 

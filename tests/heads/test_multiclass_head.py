@@ -119,16 +119,16 @@ def test_a_step_is_that_with_the_weights_as_sample_weights():
 
 REFUSED = {
     "short": ([1, 2], ValueError, r"weight for each of the 3 classes.*weights=\[1, 2\]$"),
-    "class": ({3: 1.0}, ValueError, r"dict by class, from 0 to 2.*class_weights=\{3: 1\.0\}$"),
-    "key": ({"0": 1.0}, ValueError, r"dict by class, from 0 to 2.*class_weights=\{'0': 1\.0\}$"),
+    "class": ({3: 1.0}, ValueError, r"keyed by class, from 0 to 2.*class_weights=\{3: 1\.0\}$"),
+    "key": ({"0": 1.0}, ValueError, r"keyed by class, from 0 to 2.*class_weights=\{'0': 1\.0\}$"),
     "negative": ([1, -1, 1], ValueError, r"at least 0\. Received: class_weights\[1\]=-1$"),
     "nan": ({1: float("nan")}, ValueError, r"must be finite .*Received: class_weights\[1\]=nan$"),
     "string": ([1, "2", 1], TypeError, r"a number\. Received: class_weights\[1\]='2'$"),
-    "number": (2.0, ValueError, r"the 3 classes, or be a dict by class.*Received: .*=2\.0$"),
+    "number": (2.0, ValueError, r"the 3 classes, or be a dict keyed by class.*Received: .*=2\.0$"),
     "matrix": (np.ones((3, 1)), ValueError, r"the 3 classes.*=ndarray\(shape=\(3, 1\)"),
     "short_tensor": (keras.ops.ones(2), ValueError, r"the 3 classes.*\(shape=\(2,\)"),
     "names": (pd.Series({"a": 1}), ValueError, r"from 0 to 2\. .*class_weights=Series\(shape"),
-    "text": ("balanced", ValueError, r"or be a dict by class.*class_weights='balanced'$"),
+    "text": ("balanced", ValueError, r"or be a dict keyed by class.*class_weights='balanced'$"),
 }
 
 
@@ -141,4 +141,4 @@ def test_wrong_weights_are_refused(given, error, message):
 @once
 def test_wrong_arguments_are_refused():
     check_count(lambda value: pk.MulticlassHead("a", num_classes=value), "num_classes", 2)
-    check_refused(lambda: head_of(units=3), TypeError, r"can't be chosen here.*units=3$")
+    check_refused(lambda: head_of(units=3), TypeError, r"can't be set here.*units=3$")

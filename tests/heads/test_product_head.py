@@ -110,11 +110,14 @@ class Sharpened(pk.BinaryHead):
 
 REGULARIZED = pk.BinaryHead("b", activity_regularizer="l2")
 REFUSED = {
-    "unknown_task": (("ctr", "nope"), r"same TaskHeads; 'nope' is None.*: of=\['ctr', 'nope'\]"),
+    "unknown_task": (
+        ("ctr", "nope"),
+        r"same TaskHeads, .* but 'nope' is None.*: of=\['ctr', 'nope'\]",
+    ),
     "cycle": (("y", "ctr"), r"a cycle of products\. Received: heads with of=\{'x': \['y',"),
     "regression": (("ctr", pk.RegressionHead("b")), r"or BinaryHeads.*'b' is <RegressionHead"),
     "own_call": (("ctr", Sharpened("b")), r"do not override `call`.*'b' is <Sharpened"),
-    "regularized": (("ctr", REGULARIZED), r"no activity_regularizer"),
+    "regularized": (("ctr", REGULARIZED), r"without an activity_regularizer"),
 }
 
 
@@ -130,7 +133,7 @@ def test_factors_of_other_kinds_are_refused(of, message):
 
 BAD_ARGUMENTS = {
     "of_itself": ({"of": ("x", "ctr")}, ValueError, r"not 'x' itself"),
-    "one_factor": ({"of": ("ctr",)}, ValueError, r"two tasks or more.*of=\('ctr',\)"),
+    "one_factor": ({"of": ("ctr",)}, ValueError, r"at least two tasks.*of=\('ctr',\)"),
     "twice": ({"of": ("ctr", "ctr")}, ValueError, r"each once.*of=\('ctr', 'ctr'\)"),
     "a_string": ({"of": "ab"}, TypeError, r"sequence of.*Received: of='ab'"),
     "no_sequence": ({"of": 3}, TypeError, r"Received: of=3"),

@@ -26,14 +26,14 @@ LOSSES = {"list_mle": keras_rs.losses.ListMLELoss, "pairwise": keras_rs.losses.P
 
 
 def expected_loss(name, labels, scores, weights=None):
-    """Return the mean over lists with a label, of the list's loss over its labeled items."""
+    """Return the mean loss of lists with a label, each over its labeled items."""
     values = np.array([ranking_loss(name, *each) for each in zip(labels, np.float64(scores))])
     weights = np.ones(len(labels)) if weights is None else weights
     return np.nansum(weights * values) / np.isfinite(values).sum()
 
 
 def ndcg(labels, scores):
-    """Return the mean over the lists with a relevant item."""
+    """Return the mean NDCG of the lists with a relevant item."""
     values = []
     for y, s in zip(labels, np.float64(scores)):
         y, s = y[~np.isnan(y)], s[~np.isnan(y)]
@@ -171,18 +171,18 @@ REFUSED = {
     "keras": (
         lambda: pk.RankingHead("a", keras.losses.MeanSquaredError()),
         TypeError,
-        r"loss must be a keras.losses.Loss object of lists.*Received: loss=",
+        r"loss must be a keras.losses.Loss object for lists.*Received: loss=",
     ),
     "reduction": (
         lambda: pk.RankingHead("a", LOSSES["pairwise"](reduction=None)),
         ValueError,
         r"loss must have the default reduction",
     ),
-    "units": (lambda: head_of(units=2), TypeError, r"units can't be chosen here: it is 1"),
+    "units": (lambda: head_of(units=2), TypeError, r"units can't be set here: it is 1"),
     "inputs": (
         lambda: head_of()(features(2, 3)),
         ValueError,
-        r"must be features of lists \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
+        r"must have a shape \(batch, items, features\)\. Received: inputs\.shape=\(2, 3\)",
     ),
     "labels": (
         lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),

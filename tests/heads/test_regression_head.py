@@ -30,7 +30,7 @@ def two_numbers(loss="mse", given=True, **kwargs):
 
 
 def labels_of_two_numbers(rows=12):
-    """Return labels in units and the same in deviations."""
+    """Return labels in units and in deviations."""
     z = features(rows, 2, seed=1)
     z[::3, 0] = z[4] = NAN
     click = np.arange(rows) % 2
@@ -113,7 +113,7 @@ def in_units(y, factor):
 
 
 def test_adapt_may_follow_compile_and_training():
-    """A loss in deviations is that of NumPy with the numbers of the last `adapt`."""
+    """A loss in deviations equals NumPy's with the statistics of the last `adapt`."""
     model, (y, _), x = two_numbers(given=False, standardize=True), labels_of_two_numbers(), X
     compiled(model, keras.optimizers.SGD(0.0), **QUICK)
     heads = heads_of(model)
@@ -134,7 +134,7 @@ def test_adapt_may_follow_compile_and_training():
     "copy", [loaded, pytest.param(cloned, marks=once), pytest.param(of_json, marks=once)]
 )
 def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
-    """Their configs have only numbers that were given."""
+    """Their configs contain only numbers that were given."""
     y, x = labels_of_two_numbers()[0], X
     model = two_numbers("mae", given=False, standardize=True)
     compiled(model, **QUICK)
@@ -161,7 +161,7 @@ def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
 
 @once
 def test_files_of_weights_have_the_numbers(tmp_path):
-    """As those of Keras's Normalization. Given numbers are not adapted."""
+    """As in Keras's Normalization. Given numbers are not adapted."""
     y, path = labels_of_two_numbers()[0], tmp_path / "x.weights.h5"
     model = two_numbers(given=False, standardize=True)
     heads_of(model).adapt(in_units(y, 10))
@@ -200,7 +200,7 @@ REFUSED = {
     "loss": ({"loss": "poisson"}, r"loss a squared or an absolute error.*='poisson'"),
     "mean_alone": ({"mean": 1.0}, r"given together.*standardize=True, mean=1\.0, deviation=None"),
     "not_used": ({"standardize": False, "mean": 1, "deviation": 1}, r"standardize=False"),
-    "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each of units=1"),
+    "length": ({"mean": [1, 2], "deviation": [1, 2]}, r"a number for each unit \(units=1\)"),
     "zero": ({"mean": 1, "deviation": 0}, r"each deviation must be at least 1e-18"),
     "infinite": ({"mean": NAN, "deviation": 1}, r"mean must be finite"),
     "units": ({"units": 0}, r"units must be at least 1"),

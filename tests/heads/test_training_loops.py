@@ -1,4 +1,4 @@
-"""The custom loops of docs/training_loops.md make the steps of `train_on_batch`."""
+"""The custom loops of docs/training_loops.md take the same steps as `train_on_batch`."""
 
 import re
 
@@ -36,7 +36,7 @@ def batches_of(rows=8):
         yield x, {"click": click, "time": np.where(click, x[:, 1], np.nan)}
 
 
-def test_a_custom_loop_makes_the_steps_of_train_on_batch():
+def test_a_custom_loop_takes_the_steps_of_train_on_batch():
     model, heads = model_and_heads()
     fitted = keras.models.clone_model(model)
     before = model.get_weights()
@@ -46,7 +46,7 @@ def test_a_custom_loop_makes_the_steps_of_train_on_batch():
 
     names = {"keras": keras, "model": model, "heads": heads, "batches": batches}
     exec(block_of_page(HEADINGS[keras.backend.backend()]), names)
-    exec(block_of_page("Weights that change by epoch"), names)
+    exec(block_of_page("Scheduled weights"), names)
 
     for epoch in range(2):
         heads_of(fitted).multiply_loss_weights({"time": 0.5**epoch})

@@ -12,7 +12,7 @@ from tests.helpers import numpy_of, once
 from tests.models import compiled
 from tests.refusals import check_refused, table
 
-ROWS = 1500  # more than one call of the model has
+ROWS = 1500  # more rows than one call of the model has
 
 
 def features(**columns):
@@ -32,7 +32,7 @@ def with_value(name, index, value):
 
 
 def parts():
-    """Return the layers of the models below."""
+    """Return the layers of the models in this file."""
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     block = pk.PLEBlock(1, heads, [4], name="ple", enable_gate_weights_metrics=True)
     tables = [
@@ -122,7 +122,7 @@ def test_numbers_that_the_model_replaces_may_be_nan():
 
 
 def test_a_value_that_becomes_infinite_names_the_layer():
-    """Even if the prediction is finite, as that of a sigmoid is."""
+    """Even if the prediction is finite, such as a sigmoid's."""
     keras.config.set_dtype_policy("mixed_float16")
     inputs = keras.Input((2,))
     hidden = keras.layers.Dense(3, kernel_initializer="ones", name="hidden")(inputs)
@@ -171,7 +171,7 @@ REFUSED = {
     "strings": (
         features(city=np.array(["Rome"] * ROWS)),
         TypeError,
-        r"x\['city'\] must hold numbers\. Received: x\['city'\]\.dtype=<U4",
+        r"x\['city'\] must contain numbers\. Received: x\['city'\]\.dtype=<U4",
     ),
     "none": (features(numbers=NONE), TypeError, r"None to NaN\. .*x\['numbers'\]\.dtype=object"),
     "lists": ({"city": [0, 1]}, TypeError, r"x must be arrays.*Received: x=\{'city': \[0, 1\]\}"),
@@ -203,7 +203,7 @@ def test_a_failing_model_is_reported():
 def test_other_arguments_are_checked():
     check_refused(lambda: pk.check_inputs(3, X), TypeError, r"model must be a Keras model\. .*=3$")
     arguments = functional(), X, 2
-    message = r"steps must be None if x holds arrays.*steps=2"
+    message = r"steps must be None if x contains arrays.*steps=2"
     check_refused(lambda: pk.check_inputs(*arguments), ValueError, message)
 
 
@@ -255,7 +255,7 @@ def test_scaled_columns_cause_no_warning(scale):
 
 
 def batches(**wrong):
-    """Return three batches of 20 rows, the last one with other columns."""
+    """Return three batches of 20 rows, the last one with different columns."""
     x = features(**wrong)
     parts = [{name: array[i : i + 20] for name, array in x.items()} for i in (0, 20, 40)]
     return [(part, None) for part in parts]

@@ -80,7 +80,7 @@ EVEN = {"click": [0.51, 0.49], "buy": [0.4, 0.6]}
 WARNINGS = {
     "none": ({"click": [0.6, 0.4], "buy": [0.4, 0.6]}, 1, None),
     "none_of_one_expert": ({}, 0, None),
-    "even": (EVEN, 1, r"the gate of click gives every example almost equal .*gate_softmax_temp"),
+    "even": (EVEN, 1, r"the gate of click assigns almost equal weights .*gate_softmax_temp"),
     "collapsed": (
         {"click": [0.97, 0.03], "buy": [0.9, 0.1]},
         1,

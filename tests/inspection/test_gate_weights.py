@@ -173,9 +173,9 @@ def test_a_refused_x_does_not_change_the_model():
     """Keras's own predict leaves a model without weights on JAX."""
     model = functional(tracked_block())
     expected = model.predict(X, verbose=0)
-    with pytest.raises(ValueError, match="x must be valid input of the model"):
+    with pytest.raises(ValueError, match="x must be valid input for the model"):
         pk.gate_weights(model, features(7, 5))
-    with pytest.raises(ValueError, match="x must be valid input of the model"):
+    with pytest.raises(ValueError, match="x must be valid input for the model"):
         pk.gate_weights(model, (part for part in (X, features(7, 5))))
     for task, prediction in model.predict(X, verbose=0).items():
         np.testing.assert_array_equal(prediction, expected[task])

@@ -1,4 +1,4 @@
-"""Cosines between gradients for different models, losses and forms of data."""
+"""Cosines between gradients for different models, losses and data formats."""
 
 import keras
 import numpy as np

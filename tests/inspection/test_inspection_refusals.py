@@ -1,4 +1,4 @@
-"""Models and data that functions of trained models refuse."""
+"""Models and data that inspection functions refuse."""
 
 import keras
 import numpy as np
@@ -33,11 +33,11 @@ def test_a_model_must_be_a_built_layer(function):
 
 
 DATA = {
-    "width": (features(12, 5), ValueError, r"valid input of the model.*x\.shape=\(12, 5\)"),
+    "width": (features(12, 5), ValueError, r"valid input for the model.*x\.shape=\(12, 5\)"),
     "number": (3, TypeError, r"x must be arrays.*Received: x=3"),
     "empty_dict": ({}, TypeError, r"x must be arrays.*Received: x=\{\}"),
     "no_row": (X[:0], ValueError, r"at least 1.*Received: rows=\[0"),
-    "no_batch": (iter([]), ValueError, "x must hold at least one batch.*x=<"),
+    "no_batch": (iter([]), ValueError, "x must contain at least one batch.*x=<"),
 }
 
 
@@ -56,10 +56,10 @@ def test_batch_size_must_be_a_count(complete, function, size, error):
 
 
 LABELS = {
-    "none": (None, TypeError, r"y must be a dict by task, \['a', 'b'\].*y=None"),
+    "none": (None, TypeError, r"y must be a dict keyed by task, \['a', 'b'\].*y=None"),
     "list": (list(Y.values()), TypeError, r"Name the items of a list.*y=\["),
     "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\{'b'\}"),
-    "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must hold numbers.*=<U1"),
+    "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must contain numbers.*=<U1"),
     "rows": ({**Y, "a": Y["a"][:3]}, ValueError, r"the same number of rows.*rows="),
 }
 
@@ -118,11 +118,11 @@ MODELS = {
 
 
 @pytest.mark.parametrize(("function", "make", "message"), table(MODELS))
-def test_models_without_what_a_function_needs_are_refused(function, make, message):
+def test_models_that_lack_requirements_are_refused(function, make, message):
     arguments = (X,) if function is pk.gate_weights else (X, Y)
     check_refused(lambda: function(make(), *arguments), ValueError, message)
 
 
 def test_validation_data_of_a_report_need_labels(complete):
-    message = r"y must be a dict by task"
+    message = r"y must be a dict keyed by task"
     check_refused(lambda: pk.task_report(complete, X, Y, X), TypeError, message)

@@ -1,4 +1,4 @@
-"""Task reports: figures of labels, predictions and gradients, forms of data, and the text."""
+"""Task reports: figures of labels, predictions and gradients, data formats, and the text."""
 
 import json
 
@@ -142,7 +142,7 @@ def test_shares_of_losses_and_gradients_are_those_of_the_weighted_losses():
 
 @once
 def test_only_parts_that_two_tasks_train_count():
-    """Here the shared expert alone, one slice of the stacked kernels."""
+    """Here, only the shared expert, one slice of the stacked kernels."""
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
     level = pk.CGCBlock(heads, [3], add_shared_gate=False)
     model = chain(level, heads, width=4)
@@ -159,7 +159,7 @@ def test_only_parts_that_two_tasks_train_count():
 
 
 @once
-def test_tasks_with_other_axes_have_comparable_gradients():
+def test_tasks_with_different_axes_have_comparable_gradients():
     """The second task has three equal positions for each example."""
     heads = pk.TaskHeads([pk.RegressionHead("one"), pk.RegressionHead("three")])
     inputs = keras.Input((4,))

@@ -73,7 +73,7 @@ def test_the_best_model_has_no_warning():
 
 HALF_LOST = Y["click"] * (RNG.uniform(size=ROWS) < 0.5)
 STANDARDIZE = "Use RegressionHead(..., standardize=True) and heads.adapt(y) for regressions."
-DOMINATES = "of the gradient on shared parts. They hardly learn from other tasks."
+DOMINATES = "of the gradient on shared parts, which hardly learn from other tasks."
 WARNINGS = {
     "a regression that dominates": (
         {"y": {"time": 1000 * Y["time"]}},
@@ -89,16 +89,16 @@ WARNINGS = {
     ),
     "a small weight": (
         {"tasks": ("click", "time", "like"), "like": {"loss_weight": 0.01}},
-        ["like: its loss has 0.", "They hardly learn from it. Try a higher loss_weight"],
+        ["like: its loss has 0.", "which hardly learn from it. Try a higher loss_weight"],
     ),
-    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: no two of 0 labels differ"]),
+    "no label": ({"y": {"time": np.full(ROWS, np.nan)}}, ["time: its 0 labels do not differ"]),
     "one class": (
         {"y": {"click": np.zeros(ROWS)}},
-        ["click: no two of 2,048 labels differ, so that there is nothing to learn"],
+        ["click: its 2,048 labels do not differ, so there is nothing to learn"],
     ),
     "one class, in the validation data": (
         {"validation_y": {**Y, "click": np.ones(ROWS)}},
-        ["click: in the validation data, no two of 2,048 labels differ"],
+        ["click: in the validation data, its 2,048 labels do not differ"],
     ),
     "constant predictions": (
         {"kernels": {"click": (0, 0)}},
@@ -107,7 +107,7 @@ WARNINGS = {
     "lost labels": (
         {"y": {"click": HALF_LOST}},
         [
-            "click: the sum of the predictions is 1.97 times that of 2,048",
+            "click: the sum of the predictions is 1.97 times the sum of 2,048",
             "that missing labels are NaN",
         ],
     ),
@@ -124,7 +124,7 @@ WARNINGS = {
 
 @once
 @pytest.mark.parametrize("name", WARNINGS)
-def test_data_made_for_a_warning_have_this_warning_alone(name):
+def test_data_made_for_a_warning_have_only_this_warning(name):
     arguments, parts = WARNINGS[name]
     (warning,) = report_of(**arguments).warnings
     assert re.search(".*".join(map(re.escape, parts)), warning), warning
@@ -138,7 +138,7 @@ NO_CONFLICTS = {
 
 @once
 @pytest.mark.parametrize("name", NO_CONFLICTS)
-def test_nothing_is_said_of_conflicts(name):
+def test_conflicts_are_not_mentioned(name):
     arguments = {**WARNINGS["a conflict"][0], **NO_CONFLICTS[name]}
     assert report_of(**arguments).warnings == []
 

@@ -9,8 +9,8 @@
     litert        TensorFlow                                                 run by ai-edge-litert
 
 Each file is exported once, for any batch size. A process without Keras and ple_keras
-(`serve_exported.py`) runs it on batches of 1, 7 and 64. The script prints the largest difference to
-`model.predict` over all tasks. `--all` repeats this for every kind of model: blocks, experts,
+(`serve_exported.py`) runs it on batches of 1, 7 and 64. The script prints the largest difference
+from `model.predict` over all tasks. `--all` repeats this for every kind of model: blocks, experts,
 inputs, dtype policies. `--keep FOLDER` keeps the files.
 """
 
@@ -146,7 +146,7 @@ def serve(folders: list[Path]) -> None:
 
 
 def largest_difference(folder: Path) -> str:
-    """Return the largest difference to `predict`, or the error."""
+    """Return the largest difference from `predict`, or the error."""
     if (folder / "error.txt").exists():
         return (folder / "error.txt").read_text()
     predictions, largest = np.load(folder.parent / "predictions.npz"), 0.0

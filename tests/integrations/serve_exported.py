@@ -1,7 +1,7 @@
 """Run exported models without Keras: `python -I serve_exported.py FOLDER...`.
 
-Each folder holds an artefact and files `inputs_*.npz`, arrays by the names of the model's inputs.
-For each of these files, `outputs_*.npz` is written, arrays by the artefact's output names, or
+Each folder holds an artifact and files `inputs_*.npz`, arrays by the names of the model's inputs.
+For each of these files, `outputs_*.npz` is written, arrays by the artifact's output names, or
 `error.txt`. An import finder that hides Keras and ple_keras simulates a machine without them.
 """
 
@@ -76,9 +76,9 @@ def to_call_argument(inputs: dict[str, Any]) -> Any:
 
 
 def serve(folder: Path) -> None:
-    """Run the artefact in a folder on all inputs there."""
-    (artefact,) = [name for name in LOADERS if (folder / name).exists()]
-    run = LOADERS[artefact](folder / artefact)
+    """Run the artifact in a folder on all inputs there."""
+    (artifact,) = [name for name in LOADERS if (folder / name).exists()]
+    run = LOADERS[artifact](folder / artifact)
     for file in sorted(folder.glob("inputs_*.npz")):
         outputs = run(dict(np.load(file)))
         arrays = {name: np.asarray(output) for name, output in outputs.items()}
@@ -86,7 +86,7 @@ def serve(folder: Path) -> None:
 
 
 def main(folders: list[str]) -> None:
-    """Run the artefact in each folder. If one fails, write its error and continue."""
+    """Run the artifact in each folder. If one fails, write its error and continue."""
     sys.meta_path[:] = [BuiltinImporter, FrozenImporter, FinderWithoutKeras]
     warnings.simplefilter("ignore")
     for folder in map(Path, folders):

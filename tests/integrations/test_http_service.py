@@ -183,7 +183,7 @@ def test_nan_is_null_and_is_counted_apart(folder):
 
 
 @once
-def test_an_error_of_a_count_fails_no_request(folder, monkeypatch, caplog):
+def test_an_error_in_a_count_does_not_fail_a_request(folder, monkeypatch, caplog):
     def fail(*args):
         raise ValueError("no count")
 
@@ -287,7 +287,7 @@ def test_large_bodies_are_refused_before_they_are_read(folder):
 
 
 @once
-def test_half_sent_bodies_end_and_vanished_clients_are_no_bad_requests(folder, monkeypatch):
+def test_half_sent_bodies_end_and_vanished_clients_are_not_bad_requests(folder, monkeypatch):
     monkeypatch.setattr(_limits, "MAX_SECONDS", 0.01)
 
     async def run():
@@ -352,7 +352,7 @@ def test_health_tells_that_no_batch_is_computed(folder, monkeypatch):
             end.set()
 
             app.state.batcher.task.cancel()
-            ended = 503, {"errors": ["the task of the batches has ended"]}
+            ended = 503, {"errors": ["the task that runs the batches has ended"]}
             while await health(app) != ended:
                 await asyncio.sleep(0)
             assert await predict(app, ROW) == ended
@@ -373,7 +373,7 @@ def test_too_many_waiting_rows_are_refused(folder, monkeypatch):
     asyncio.run(run())
 
 
-# Models and columns of a version that does not fit.
+# Models and columns of versions that are refused.
 DAMAGES = {
     "half a file": ({"model": onnx_model()[:100]}, "protobuf"),
     "an encoding without a column": ({"columns": columns_of(ids=["job"])}, "town"),
@@ -402,7 +402,7 @@ def test_a_model_that_does_not_fit_is_refused(folder, damage):
 
 @once
 def test_a_folder_without_a_version_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="must have a version of a model"):
+    with pytest.raises(ValueError, match="must contain a version of a model"):
         serve.create_app(tmp_path)
 
 

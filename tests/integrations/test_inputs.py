@@ -1,4 +1,4 @@
-"""`fit` gives the same result with every data format of Keras, with labels by task."""
+"""`fit` produces the same result with every data format of Keras, with labels by task."""
 
 import keras
 import numpy as np
@@ -85,7 +85,7 @@ def fit():
 
 @pytest.fixture(scope="module")
 def history_of_arrays(fit):
-    """Return the logs of a fit on arrays. Sample weights are used in training only."""
+    """Return the logs of a fit on arrays. Only training uses sample weights."""
     x, y, weights = arrays()
     return fit(x, y, BATCH, sample_weight=weights, validation_data=(x, y))
 

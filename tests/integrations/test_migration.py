@@ -1,7 +1,7 @@
 """Trained models of DeepCTR and torch-rechub are copied, and predict the same.
 
-The functions are those of the examples. Files with the weights of both packages are always
-compared. Where a package is installed, so are models of other settings.
+The functions are from the examples. Files with the weights of both packages are always compared.
+If a package is installed, models with other settings are compared too.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ ABSENT = {
     "SparseFeature": {"shared_with": None},
     "DenseFeature": {},
 }
-# Changes of the settings of the files.
+# Changes to the settings of the files.
 DEEPCTR_CASES = {
     "one level": {"num_levels": 1, "specific_expert_num": 3},
     "three levels": {"num_levels": 3, "dnn_use_bn": False},
@@ -276,7 +276,7 @@ def snapshot(model):
         ({"shared_expert_num": 3}, r"no arrays .* \['ple/cgc_block_0/experts/bias_0'"),
     ],
 )
-def test_a_model_that_is_not_equal_to_that_of_deepctr_is_refused(
+def test_a_model_that_differs_from_deepctrs_is_refused(
     from_deepctr, deepctr_file, changes, message
 ):
     model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **{**DEEPCTR, **changes})
@@ -296,7 +296,7 @@ def test_a_model_that_is_not_equal_to_that_of_deepctr_is_refused(
         ({"expert_params": {"dims": [5, 3]}}, r"experts/kernel_0 has the shape \(5, 7, 5\)"),
     ],
 )
-def test_a_model_that_is_not_equal_to_that_of_torch_rechub_is_refused(
+def test_a_model_that_differs_from_torch_rechubs_is_refused(
     from_rechub, rechub_file, changes, message
 ):
     features = stand_ins(write_files.RECHUB_FEATURES)
@@ -322,12 +322,12 @@ def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
 def test_a_file_of_keras_3_is_refused_for_weights_of_deepctr(from_deepctr, tmp_path):
     path = tmp_path / "ple.weights.h5"
     keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)]).save_weights(path)
-    with pytest.raises(ValueError, match=r"ple.weights.h5 must be a file of Keras 2"):
+    with pytest.raises(ValueError, match=r"ple.weights.h5 must be a Keras 2 file"):
         from_deepctr.read_h5(path)
 
 
 @once
-def test_columns_and_activations_without_an_equal_are_refused(from_deepctr, from_rechub):
+def test_columns_and_activations_without_an_equivalent_are_refused(from_deepctr, from_rechub):
     hashed = stand_ins([("SparseFeat", {"name": "user", "vocabulary_size": 6, "embedding_dim": 3})])
     hashed[0].use_hash = True
     with pytest.raises(ValueError, match=r"user has \['use_hash'\]"):

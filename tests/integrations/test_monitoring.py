@@ -1,4 +1,4 @@
-"""MLflow and TensorBoard get the figures of the callbacks that the page on monitoring shows."""
+"""MLflow and TensorBoard get the figures of the callbacks on the monitoring page."""
 
 import re
 

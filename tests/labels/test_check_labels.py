@@ -205,7 +205,7 @@ def test_a_subclass_may_have_its_own_checks():
         heads.check_labels({"visits": [0, -3]})
 
 
-CHECKS = r"y must be a dict by task"
+CHECKS = r"y must be a dict keyed by task"
 BATCH = np.ones((2, 1))
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
@@ -216,7 +216,7 @@ REFUSED = {
         ValueError,
         r"y must be data that can be read more than once.*Received: y=<list_iterator",
     ),
-    "no_batch": (Numbered(0), ValueError, r"y must hold at least one batch\. Received: y="),
+    "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
     "batch_of_lists": ([(BATCH, valid_labels()), (BATCH, [0, 1])], TypeError, rf"{CHECKS}.* y=\["),
     "batch_without_labels": ([(BATCH,)], TypeError, rf"{CHECKS}.*Received: y=None"),
     "keys": (
@@ -254,11 +254,11 @@ REFUSED = {
         ValueError,
         r"finite or be missing; invalid: 1",
     ),
-    "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must hold.*dtype=<U1"),
+    "words": (valid_labels(click=["a", "b", "c"]), TypeError, r"y\['click'\] must .*dtype=<U1"),
     "objects": (
         valid_labels(click=np.array([0, None, 1])),
         TypeError,
-        r"must hold numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
+        r"contain numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
     ),
     "complex": (valid_labels(place=np.ones((3, 2), complex)), TypeError, r"y\['place'\].*=complex"),
     "rows": (
@@ -269,7 +269,7 @@ REFUSED = {
     "ragged": (
         valid_labels(place=[[1, 2], [3], [4, 5]]),
         TypeError,
-        r"y\['place'\] must hold numbers.*Received: y\['place'\]=\[\[1, 2\], ",
+        r"y\['place'\] must contain numbers.*Received: y\['place'\]=\[\[1, 2\], ",
     ),
 }
 
@@ -283,7 +283,7 @@ def test_invalid_labels_are_refused(y, error, message):
 @once
 def test_steps_are_refused_for_arrays():
     call = functools.partial(all_heads().check_labels, valid_labels(), steps=3)
-    check_refused(call, ValueError, r"steps must be None if y holds arrays.*steps=3")
+    check_refused(call, ValueError, r"steps must be None if y contains arrays.*steps=3")
 
 
 @pytest.mark.parametrize(("task", "dtype"), [("click", "int64"), ("kind", "float32")])

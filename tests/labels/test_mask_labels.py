@@ -103,7 +103,7 @@ WORDS = labels(buy=np.array(list("abcde")))
 REFUSED = {
     "no_dict": (([], CHAIN), TypeError, r"Received: y=\[\]"),
     "no_spaces": ((labels(), "buy"), TypeError, r"Received: spaces='buy'"),
-    "spaces": ((labels(), {"buy": ["click"]}), TypeError, "spaces must be a dict of tasks by task"),
+    "spaces": ((labels(), {"buy": ["click"]}), TypeError, "spaces must map tasks to tasks"),
     "unknown_task": ((labels(), {"x": "click"}), ValueError, r"unknown: \['x'\].*spaces="),
     "unknown_space": ((labels(), {"buy": "x"}), ValueError, r"unknown: \['x'\].*spaces="),
     "cycle": ((labels(), CYCLE), ValueError, r"not contain a cycle\. .*\{'buy': 'click', 'c"),

@@ -77,7 +77,7 @@ def test_layers_are_found_by_name_and_index():
 
 @once
 @pytest.mark.parametrize("arguments", [{}, {"name": "cgc_block_0", "index": 0}])
-def test_get_layer_refuses_what_names_no_layer(arguments):
+def test_get_layer_refuses_keys_of_no_layer(arguments):
     ple = pk.PLEBlock(2, ["a"], 3)
     check_refused(lambda: ple.get_layer(**arguments), ValueError, "Exactly one.*index=")
 

@@ -41,12 +41,12 @@ def test_a_first_call_with_bad_inputs_is_refused_and_the_layer_still_works(
 
 
 LEVELS = {name: LAYERS_OF_ONE_TENSOR[name] for name in ("cgc", "cgc_copied", "ple", "mmoe")}
-WIDTH = r"\(batch, \.\.\., 5\), as when .*\. Received: inputs\['\w+'\]\.shape="
+WIDTH = r"\(batch, \.\.\., 5\) that the block .*\. Received: inputs\['\w+'\]\.shape="
 BAD_LATER_INPUTS = {
     "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
     "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
     "rank_1": (lambda: features(5), WIDTH + r"\(5,\)"),
-    "list": (lambda: [features(2, 5)] * 2, r"one tensor or a dict by stream.*Received: inputs=\["),
+    "list": (lambda: [features(2, 5)] * 2, r"a dict keyed by stream.*Received: inputs=\["),
 }
 
 
@@ -244,13 +244,13 @@ REFUSED = [
     (
         level,
         with_input({**streams(a=5, b=5), "shared": features(2, 3, 5)}),
-        r"same axes, except for the last, in every stream\. Received: inputs=\{'a': \(2, 5\), 'b'",
+        r"axes in every stream, except for the last one\. Received: inputs=\{'a': \(2, 5\), 'b'",
     ),
     (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
     (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
     (built_level, calling("expert_outputs", keras.Input((5,))), NO_SYMBOLS),
     (built_level, calling("gate_weights", keras.Input((5,))), NO_SYMBOLS),
-    (built_level, calling("gate_weights", [X]), "must be one tensor.*Received: inputs"),
+    (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: inputs"),
     (level, calling("expert_outputs", X), NEW),
     (level, calling("gate_weights", X), NEW),
     (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
@@ -264,7 +264,7 @@ REFUSED = [
     (
         read_level,
         with_input(SYMBOL, gate_context=keras.Input((3,))),
-        r"\(batch, \.\.\., 2\), as when.*Received: gate_context\.shape=\(None, 3\)",
+        r"\(batch, \.\.\., 2\) that the block.*Received: gate_context\.shape=\(None, 3\)",
     ),
     (read_level, with_input(SYMBOL, gate_context=keras.Input((5, 2))), AXES + r"\(None, 5, 2\)"),
     (
@@ -285,12 +285,12 @@ REFUSED = [
     (
         same_names,
         with_input(X, **WEIGHTS),
-        r"two blocks with one name.*Received: return_gate_weights=True, with two levels 'same/0'",
+        r"blocks with the same name.*Received: return_gate_weights=True, with two levels 'same/0'",
     ),
     (
         lambda: of_branches(ple=levels()),
         with_input(streams(a=4, b=4, shared=4)),
-        r"inputs must be one tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
+        r"inputs must be a tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
     ),
     (
         lambda: of_branches(dense=keras.layers.Dense(3)),
@@ -302,16 +302,16 @@ REFUSED = [
         with_input(streams(a=2, shared=3)),
         "inputs must have exactly the keys",
     ),
-    (of_features, with_input({"item": np.ones(2, "int32")}), "must take the inputs"),
+    (of_features, with_input({"item": np.ones(2, "int32")}), "must accept the inputs"),
     (
         lambda: of_features(keras.Sequential([keras.layers.Dense(3), network()])),
         with_input(columns()),
-        "must (take the inputs|build all its layers)",
+        "must (accept the inputs|build all its layers)",
     ),
     (
         lambda: pk.CGCBlock(["a"], keras.layers.Activation("relu")),
         with_input(streams(a=5, shared=4)),
-        r"one width for all .*these differ: \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
+        r"same output width for all .*not \{'a/expert_0': 5, 'shared/expert_0': 4\}\. "
         r"Received: expert_block=<Activation",
     ),
 ]
@@ -329,7 +329,7 @@ UNFIT = [
     ("gate_block", lambda x: pk.CGCBlock(TASKS, 3, gate_block=x), POOLING, r"to \(2, 5\)"),
     ("tower", lambda x: pk.BinaryHead("a", tower=x), bottom, r"to \{'a'"),
     ("bottom_block", bottom, TwoOutputs, r"maps \(2, 3, 5\) to \["),
-    ("feature_block", of_features, TwoOutputs, "return one tensor, but it returns"),
+    ("feature_block", of_features, TwoOutputs, "return a single tensor, but it returns"),
     ("expert_block", lambda x: pk.PLEBlock(2, TASKS, x), of_width_7, r"inputs of shape \(2, 3, 5"),
 ]
 
@@ -344,8 +344,8 @@ def test_a_template_with_invalid_output_shapes_is_refused(argument, make, templa
 WRONG_CALLS = [
     (level, with_input(X, return_gate_weights="yes"), "return_gate_weights must be True or False"),
     (levels, with_input(SYMBOL, return_gate_weights="yes"), "must be True or False"),
-    (of_features, with_input([X, X]), "inputs must be a tensor, or a dict of columns"),
-    (of_features, with_input(None), "inputs must be a tensor, or a dict of columns"),
+    (of_features, with_input([X, X]), "inputs must be a tensor or a dict of columns"),
+    (of_features, with_input(None), "inputs must be a tensor or a dict of columns"),
 ]
 
 

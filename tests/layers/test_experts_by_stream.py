@@ -1,4 +1,4 @@
-"""`expert_block` as a dict by stream: experts of different sizes."""
+"""`expert_block` as a dict keyed by stream: experts of different sizes."""
 
 import keras
 import numpy as np

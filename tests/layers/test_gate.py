@@ -23,7 +23,7 @@ def cgc_model(**kwargs):
 def test_statistics_are_exact_means_over_all_examples():
     model, block = cgc_model(enable_gate_weights_metrics=True)
     x = features(10, 4)
-    block(x)  # a call outside of the loops of Keras does not count
+    block(x)  # a call outside the loops of Keras does not count
     block(features(0, 4), training=True)
     assert math.isnan(block.gate_statistics()["a"]["entropy"])
     model.predict(x, batch_size=4, verbose=0)
@@ -69,7 +69,7 @@ def gate_and_logits(num_experts=4, rows=400, **kwargs):
     return gate, features(rows, num_experts)
 
 
-def test_gate_dropout_gives_the_softmax_over_the_kept_experts_in_training_alone():
+def test_gate_dropout_is_the_softmax_over_the_kept_experts_only_in_training():
     gate, logits = gate_and_logits(dropout=0.5)
     weights = numpy_of(gate(logits, training=True))
     kept = weights > 0

@@ -41,7 +41,7 @@ def test_outputs_by_branch_are_in_alphabetical_order():
 
 
 def test_custom_branches_read_the_inputs_unchanged():
-    """A branch may have a feature network for integer columns."""
+    """A branch can have a feature network for integer columns."""
 
     def network():
         inputs = {"item": keras.Input((), dtype="int32"), "price": keras.Input((2,))}

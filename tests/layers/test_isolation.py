@@ -1,4 +1,4 @@
-"""`isolate_task_experts=True`: a task's own experts and gates learn from its own loss alone.
+"""`isolate_task_experts=True`: a task's own experts and gates learn only from its own loss.
 
 With StreamFeatures, this holds for everything that a task owns, from its features to its head.
 """
@@ -68,7 +68,7 @@ def largest_gradients(ple, x, context=None):
     ("num_levels", "reads", "rows", "stack_experts"),  # batched on PyTorch, or not
     [
         (2, "both", 5, True),
-        (3, "stream", 600, False),
+        pytest.param(3, "stream", 600, False, marks=once),
         pytest.param(1, "context", 600, True, marks=once),
         pytest.param(2, "context", 5, False, marks=once),
         pytest.param(3, "stream", 5, True, marks=once),
@@ -86,7 +86,7 @@ def test_no_other_task_has_a_gradient_on_what_a_task_owns(num_levels, reads, row
 
 def whole_model(num_levels, own, **kwargs):
     """Return a model of features, levels, towers and heads, with random weights."""
-    tower = pk.ExpertBlock([3], "tanh")  # no ReLU, whose gradients may all be 0
+    tower = pk.ExpertBlock([3], "tanh")  # no ReLU, whose gradients can all be 0
     expert = pk.ExpertBlock([4, 3], "tanh")
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=tower) for task in TASKS])
     ple = pk.PLEBlock(num_levels, heads, expert, 2, 2, gate_block=tower, name="ple", **kwargs)
@@ -104,7 +104,7 @@ def owner_of(name):
     return next((part for part in parts if part in owners), None)
 
 
-# How a backend computes a step: as compiled functions, where it can, or operation by operation.
+# Ways to compute a step: as compiled functions, if the backend can, or operation by operation.
 COMPILED = "eager" if keras.backend.backend() == "torch" else "compiled"
 
 
@@ -159,7 +159,8 @@ def test_no_other_task_has_a_gradient_on_anything_that_a_task_owns(num_levels, s
             assert gradient > 0, (loss, owner, kind)
 
 
-@pytest.mark.parametrize("own", [["buy"], pytest.param([], marks=once)], ids=str)
+@once
+@pytest.mark.parametrize("own", [["buy"], []], ids=str)
 def test_tasks_without_a_copy_of_their_own_train_the_common_copy_together(own):
     found = gradients_by_owner(whole_model(2, own, isolate_task_experts=True), "eager")
     for task in TASKS:

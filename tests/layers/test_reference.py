@@ -42,7 +42,7 @@ LEADING = [(2,), (1,), (2, 3), (2, 2, 3)]
 
 
 @hypothesis.given(cases(), st.sampled_from(LEADING), st.booleans(), st.booleans())
-@hypothesis.settings(max_examples=4 * hypothesis.settings().max_examples)
+@hypothesis.settings(max_examples=2 * hypothesis.settings().max_examples)
 def test_ple_equals_the_equations(arguments, leading, is_by_stream, is_by_gate):
     ple = pk.PLEBlock(**arguments, name="ple")
     shared = arguments["num_shared_experts"]

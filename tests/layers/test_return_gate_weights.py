@@ -1,4 +1,4 @@
-"""`return_gate_weights`: gate weights as outputs, also of a second model of the same layers."""
+"""`return_gate_weights`: gate weights as outputs, even of a second model of the same layers."""
 
 import keras
 import numpy as np

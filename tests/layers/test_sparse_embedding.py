@@ -1,4 +1,4 @@
-"""SparseEmbedding computes what Keras's Embedding computes."""
+"""SparseEmbedding computes the same as Keras's Embedding."""
 
 import keras
 import numpy as np
@@ -123,7 +123,7 @@ def test_the_error_states_the_ids():
         layer(np.array([1, 12]))
 
 
-def test_models_use_xla_on_jax_only():
+def test_models_use_xla_only_on_jax():
     model = small("sgd", jit_compile="auto", run_eagerly=False)
     train_small(model, steps=1)
     assert model.jit_compile == IS_JAX

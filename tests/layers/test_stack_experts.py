@@ -29,7 +29,7 @@ def test_the_outputs_are_equal_to_those_of_stacked_experts():
 
 @once
 def test_every_expert_is_a_separate_layer():
-    """One expert can have LoRA or a regularizer of its own."""
+    """One expert can have LoRA or its own regularizer."""
     cgc = ple_of(stack_experts=False)[0]
     experts = [cgc.get_expert(name) for name in cgc.expert_names]
     assert {type(expert) for expert in experts} == {pk.ExpertBlock}

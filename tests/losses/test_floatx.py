@@ -1,4 +1,4 @@
-"""Joint training with another `floatx`, which is the dtype of losses, weights and labels."""
+"""Joint training with a different `floatx`, the dtype of losses, weights and labels."""
 
 import hypothesis
 import keras
@@ -9,7 +9,7 @@ import ple_keras as pk
 from tests._keras.random_models import models
 from tests._keras.test_round_trips import X
 from tests._keras.test_round_trips import labels as labels_of
-from tests.helpers import features, numpy_of
+from tests.helpers import QUICK, features, numpy_of
 from tests.models import chain, compiled, heads_alone
 
 TASKS = ("click", "buy", "both", "time", "kind")
@@ -56,7 +56,7 @@ def labels():
 )
 def test_tasks_are_trained_with_any_floatx(floatx, loss_weighting):
     heads = new_heads(loss_weighting)
-    model = compiled(heads_alone(heads))
+    model = compiled(heads_alone(heads), **QUICK)
     x, y = features(8, 3), labels()
     model.fit(x, y, epochs=2, verbose=0, callbacks=[pk.LossWeightDecay(0.5)])
     logs = model.evaluate(x, y, verbose=0, return_dict=True)

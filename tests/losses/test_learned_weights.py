@@ -32,7 +32,7 @@ FORMS = {
 
 @pytest.mark.parametrize(("head", "scale", "slope"), fewer(FORMS, "mse", "multiclass_weighted"))
 def test_learned_weights_follow_the_likelihood_of_each_loss(head, scale, slope):
-    """`w_0 (c exp(-s) L + a s)`, its gradient in s, and that of the network."""
+    """`w_0 (c exp(-s) L + a s)`, its gradient in s, and the network's gradient."""
     x, s = features(8, 3), 0.7
     y = np.float32([1, 0, np.nan, 1, np.nan, 0, 1, np.nan])
     share = (5 / 8) ** {None: 0, "label_root": 0.5, "sum_over_batch_size": 1}[head.reduction]

@@ -1,4 +1,4 @@
-"""Losses over the labeled examples, against the plain loss of those examples alone."""
+"""Losses over the labeled examples, compared with the plain loss of only these examples."""
 
 import keras
 import numpy as np
@@ -65,7 +65,7 @@ LOSSES = {
 
 
 def batch(kind, seed, leading=(12,)):
-    """The loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
+    """Return the loss, labels `(..., width)` or `(..., 1)`, and predictions like probabilities."""
     rng = np.random.default_rng(seed)
     loss, draw = LOSSES[kind]
     labels, units = draw(rng, leading)
@@ -249,7 +249,7 @@ def test_labels_of_a_wrong_shape_are_refused(shape):
 
 def test_labels_that_are_not_numbers_are_refused():
     loss, arrays = pk.MaskedLoss("mse"), (np.zeros((4, 1), "complex64"), np.zeros((4, 1)))
-    check_refused(lambda: loss(*arrays), TypeError, r"'mse' must hold numbers.*dtype=comp")
+    check_refused(lambda: loss(*arrays), TypeError, r"'mse' must contain numbers.*dtype=comp")
 
 
 def test_a_loss_without_a_value_for_each_example_is_refused():

@@ -83,7 +83,7 @@ def test_gradients_are_those_of_the_labeled_numbers(jit_compile):
 
 @pytest.mark.parametrize("jit_compile", JIT)
 def test_predictions_that_overflow_outside_the_space_give_a_finite_loss_and_gradient(jit_compile):
-    """The model may be untrained at the features of an example without a label."""
+    """The model can be untrained on the features of an example without a label."""
     model = one_layer(1)
     x = np.float32([[1, 1, 1], [1e30, 1e30, 1e30]])
     model.set_weights([np.ones((3, 1), "float32"), np.zeros(1, "float32")])

@@ -4,7 +4,7 @@ import numpy as np
 
 
 def click_data(base_rate, spread, size=40_000, seed=0):
-    """Labels with the base rate, and calibrated probabilities whose logits have the spread."""
+    """Return labels with the base rate, and calibrated probabilities of logits with the spread."""
     rng = np.random.default_rng(seed)
     logits = np.log(base_rate / (1 - base_rate)) + spread * rng.normal(size=size)
     probabilities = 1 / (1 + np.exp(-logits))

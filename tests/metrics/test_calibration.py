@@ -1,4 +1,4 @@
-"""`Calibration` and `NormalizedEntropy` against NumPy."""
+"""`Calibration` and `NormalizedEntropy`, compared with NumPy."""
 
 import math
 
@@ -38,7 +38,7 @@ def test_metrics_over_batches_agree_with_numpy(make, base_rate, is_weighted):
 
 @pytest.mark.parametrize("make", METRICS)
 def test_rounding_errors_of_many_small_batches_do_not_add_up(make):
-    """As after 16 million rows, a batch is less than the last digits of the sums."""
+    """After 16 million rows, a batch is smaller than the last digit of the sums."""
     metric = make()
     sums, _ = metric.variables
     large = np.full(sums.shape, 1 << 24, "float32")
@@ -88,7 +88,7 @@ def test_metrics_accept_labels_of_any_dtype_and_shape(make, shape, dtype):
 
 
 def test_heads_mask_missing_labels():
-    """In `evaluate`, over batches of which some have no label."""
+    """In `evaluate`, over batches, some of which have no label."""
     metrics = [pk.NormalizedEntropy(), pk.Calibration()]
     click = pk.BinaryHead("click", metrics=metrics, missing_label=-1)
     other = pk.BinaryHead("other", metrics=[])

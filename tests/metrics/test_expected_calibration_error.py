@@ -1,4 +1,4 @@
-"""The expected calibration error, against its definition."""
+"""The expected calibration error, compared with its definition."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ from tests.refusals import check_refused, table
 
 
 def expected(labels, predictions, limits):
-    """The definition, bin by bin: a bin contains its upper limit, the first one also its lower."""
+    """Compute it bin by bin. A bin contains its upper limit, and the first also its lower."""
     error = 0
     for index, (low, high) in enumerate(pairwise(limits)):
         inside = (predictions > low) & (predictions <= high)
@@ -66,15 +66,15 @@ def test_rounding_beyond_0_and_1_is_clipped():
 
 
 REFUSED = {
-    "ragged": (([[0], [0, 1]], [0.5]), TypeError, r"labels must hold numbers.*Received: labels=\["),
-    "words": (([0], ["a"]), TypeError, r"predictions must hold numbers.*predictions\.dtype=<U1"),
+    "ragged": (([[0], [0, 1]], [0.5]), TypeError, r"must contain numbers.*Received: labels=\["),
+    "words": (([0], ["a"]), TypeError, r"predictions must contain numbers.*predictions\.dtype=<U1"),
     "above_1": (([0], [1 + 1e-5]), ValueError, r"lie in \[0, 1\].*ons=\[\.\.\., 1\.00001\]"),
     "bins": (([0], [0.5], 0), ValueError, r"num_bins must be at least 1\. Received: num_bins=0"),
     "bins_type": (([0], [0.5], 1.5), TypeError, r"num_bins must be an integer\. Received: num_b"),
     "strategy": (([0], [0.5], 2, "even"), ValueError, r"strategy must be.*strategy='even"),
     "label": (([2], [0.5]), ValueError, r"labels must lie in \[0, 1\].*=\[\.\.\., 2"),
     "length": (([0, 1], [0.5]), ValueError, r"one entry for each.*Received: labels\.shape=\(2,\)"),
-    "dtype": ((["a"], [0.5]), TypeError, r"labels must hold numbers\. Received: labels\.dtype"),
+    "dtype": ((["a"], [0.5]), TypeError, r"labels must contain numbers\. Received: labels\.dtype"),
 }
 
 

@@ -1,4 +1,4 @@
-"""The AUC within groups, against scikit-learn."""
+"""The AUC within groups, compared with scikit-learn."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def expected(labels, predictions, groups, weighting="rows"):
 
 
 def random_rows(rows=600, groups=40, seed=0):
-    """Rows of which some have no label, in groups of which some have one class."""
+    """Return rows, some without a label, in groups, some with one class."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, rows).astype("float32")
     labels[rng.uniform(size=rows) < 0.3] = np.nan
@@ -37,7 +37,7 @@ def test_the_mean_is_that_of_scikit_learn_group_by_group(decimals, weighting):
     predictions = np.round(predictions, decimals)
     found = pk.grouped_auc(labels, predictions, groups, weighting)
     assert found == pytest.approx(expected(labels, predictions, groups, weighting), abs=1e-9)
-    for group in np.unique(groups):  # also each group alone
+    for group in np.unique(groups):  # and each group alone
         inside = groups == group
         y, p = labels[inside], predictions[inside]
         known = ~np.isnan(y)
@@ -101,22 +101,22 @@ LISTS = [[0], [0, 1]]
 OF_NAN = np.array(["a", np.nan], object)
 OF_NA = pd.Series(["a", None], dtype="string")
 REFUSED = {
-    "label": (([0, 0.5], ONE[1], TWO), ValueError, r"be 0 or 1.*labels=\[\.\.\., 0\.5\]"),
+    "label": (([0, 0.5], ONE[1], TWO), ValueError, r"be 0, 1 or missing.*labels=\[\.\.\., 0\.5\]"),
     "transposed": (
         (np.zeros((2, 3)), np.zeros((3, 2)), TWO),
         ValueError,
         r"labels\.shape=\(2, 3\), predictions\.shape=\(3, 2\)",
     ),
     "length": (([0, 1], [0.1], TWO), ValueError, r"Received: labels\.shape=\(2,\)"),
-    "groups": ((*ONE, [1]), ValueError, r"a shape \(2,\)\. Received: groups\.shape=\(1,\)"),
+    "groups": ((*ONE, [1]), ValueError, r"with shape \(2,\)\. Received: groups\.shape=\(1,\)"),
     "half_the_groups": (([0, 1] * 2, [0.1] * 4, TWO), ValueError, r"groups\.shape=\(2,\)"),
     "floats": ((*ONE, [1.0, 2.0]), TypeError, r"with astype\('int64'\)\. .*groups=\[\.\.\., 1"),
     "none": ((*ONE, ["a", None]), TypeError, r"without missing entries.*groups=\[\.\.\., None\]"),
     "nan": ((*ONE, OF_NAN), TypeError, r"groups=\[\.\.\., nan\]"),
     "na": ((*ONE, OF_NA), TypeError, r"groups=\[\.\.\., (nan|<NA>)"),
     "no_groups": ((*ONE, None), ValueError, r"Received: groups\.shape=\(\)"),
-    "ragged": ((LISTS, ONE[1], TWO), TypeError, r"labels must hold numb.*: labels=\["),
-    "words": ((ONE[0], ["a", "b"], TWO), TypeError, r"predictions must hold numbers.*dtype=<U1"),
+    "ragged": ((LISTS, ONE[1], TWO), TypeError, r"labels must contain numb.*: labels=\["),
+    "words": ((ONE[0], ["a", "b"], TWO), TypeError, r"predictions must contain numbers.*dtype=<U1"),
     "weighting": ((*ONE, TWO, "users"), ValueError, r"Received: weighting='users'"),
 }
 

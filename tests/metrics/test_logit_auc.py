@@ -1,4 +1,4 @@
-"""`LogitAUC` against scikit-learn."""
+"""`LogitAUC`, compared with scikit-learn."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_labels_between_0_and_1_count_as_both():
     )
 
 
-def test_the_area_of_several_numbers_is_that_of_all_of_them():
+def test_the_area_of_several_numbers_covers_all_of_them():
     labels, probabilities = click_data(0.3, 1.0, size=600)
     auc, flat = LogitAUC(), LogitAUC()
     auc.update_state(labels.reshape((100, 3, 2)), probabilities.reshape((100, 3, 2)))
@@ -70,7 +70,7 @@ def test_logit_auc_agrees_with_scikit_learn(base_rate, spread):
 
 def test_logit_auc_applies_sample_weights():
     labels, probabilities = click_data(0.01, 1.0)
-    # Weights that change the area: positives that were predicted well count for less.
+    # Weights that change the area: positives with good predictions count for less.
     weights = np.where(labels > 0, np.exp(-20 * probabilities), 1.0).astype("float32")
     auc = LogitAUC()
     auc.update_state(labels, probabilities, sample_weight=weights)

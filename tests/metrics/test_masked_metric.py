@@ -1,4 +1,4 @@
-"""Metrics over the labeled examples, against the same metric on those examples alone."""
+"""Metrics over the labeled examples, compared with the same metric on only these examples."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ SETTINGS = {"flat": (False, (40,)), "weighted": (True, (40, 1)), "weighted_flat"
 
 
 @pytest.mark.parametrize(("metric", "width", "is_weighted", "shape"), pairs(METRICS, SETTINGS))
-def test_any_metric_is_over_the_labeled_examples_only(metric, width, is_weighted, shape):
+def test_any_metric_covers_only_the_labeled_examples(metric, width, is_weighted, shape):
     rng = np.random.default_rng(0)
     labels = rng.integers(0, max(2, width), (40, 1)).astype("float32")
     predictions = rng.uniform(size=(40, width)).astype("float32")

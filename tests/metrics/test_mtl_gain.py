@@ -17,7 +17,7 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
     multi = {"loss": 3.0, "val_loss": 3.0, "click_loss": 1.0, "click_auc": 0.75, "time_rmse": 2.0}
     single = {"loss": 2.0, "val_loss": 2.0, "click_auc": 0.5, "time_rmse": 3.0, "buy_auc": 0.5}
     assert pk.mtl_gain(multi, single) == {"click_auc": 0.25, "time_rmse": 1.0}
-    with pytest.raises(ValueError, match=r"common keys with a direction"):
+    with pytest.raises(ValueError, match=r"common keys of metrics"):
         pk.mtl_gain({"loss": 3.0}, {"loss": 2.0})
 
 
@@ -33,7 +33,7 @@ def test_keys_without_a_direction_are_left_out(key):
     logs = {key: 0.5, "val_click_gauc": 0.75}
     assert pk.mtl_gain(logs, {**logs, "val_click_gauc": 0.5}) == {"val_click_gauc": 0.25}
     assert pk.mtl_gain({key: 0.75}, {key: 0.5}, lower_is_better={key: False}) == {key: 0.25}
-    with pytest.raises(ValueError, match=r"common keys with a direction.*Received: multi=\{'"):
+    with pytest.raises(ValueError, match=r"common keys of metrics.*Received: multi=\{'"):
         pk.mtl_gain({key: 0.75}, {key: 0.5})
 
 

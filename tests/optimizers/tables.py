@@ -1,4 +1,4 @@
-"""Small models with embedding tables, and ids that batches have several times."""
+"""Small models with embedding tables, and ids that batches contain several times."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ IS_JAX = keras.backend.backend() == "jax"
 
 
 def ids(count=COUNT, seed=0):
-    """Return ids of two columns. Most rows of the last batch are not read before."""
+    """Return ids of two columns. Most rows of the last batch are new."""
     rng = np.random.default_rng(seed)
     return {c: rng.integers(0, ROWS - 3, count).astype("int32") for c in ("user", "item")}
 
@@ -55,7 +55,7 @@ def train_small(model, steps=3):
 
 
 def build(optimizer, make=embedding, shared=False, **kwargs):
-    """Return a compiled PLE on two columns, with a table each or one for both."""
+    """Return a compiled PLE on two columns, with a table for each or for both."""
     keras.utils.set_random_seed(0)
     inputs = {c: keras.Input((), dtype="int32", name=c) for c in ids()}
     table = make(name="both")
@@ -66,7 +66,7 @@ def build(optimizer, make=embedding, shared=False, **kwargs):
 
 
 def fit_labeled(model, rank=0, ranks=1):
-    """Train on a share of each batch, without missing labels, since they count in each share."""
+    """Train on a share of each batch, without missing labels, whose means depend on the share."""
     click = labels(48)["click"]
     rows = np.arange(48).reshape(-1, ranks, COUNT // ranks)[:, rank].ravel()
     x = {column: values[rows] for column, values in ids(48).items()}
@@ -81,18 +81,18 @@ def train(model, steps=3, seed=0):
 
 
 def arrays(model):
-    """Return the weights, and the state of the optimizer."""
+    """Return the weights and the optimizer state."""
     return [numpy_of(v) for v in (*model.weights, *model.optimizer.variables)]
 
 
 def difference(one, other):
-    """Return the largest difference of a weight, or of the optimizer's state."""
+    """Return the largest difference in a weight or in the optimizer state."""
     pairs = zip(arrays(one), arrays(other), strict=True)
     return max(np.abs(a - b).max() for a, b in pairs)
 
 
 def record_rows(monkeypatch):
-    """Return a list that gets the number of rows of each update of a table by rows."""
+    """Return a list that collects the number of rows of each update by rows."""
     counts, backend = [], keras.backend.backend()
     update = sparse_adagrad.UPDATE[backend]
 

@@ -1,4 +1,4 @@
-"""SparseAdagrad makes the steps of Keras's Adagrad, and writes the rows of the batch only."""
+"""SparseAdagrad takes the steps of Keras's Adagrad, and writes only the rows of the batch."""
 
 import contextlib
 import re
@@ -43,7 +43,7 @@ def both(clipping, **kwargs):
     ids=str,
 )
 def test_steps_are_those_of_adagrad_with_dense_gradients(clipping, compiled):
-    """Each batch has ids several times."""
+    """Each batch contains ids several times."""
     model, reference = both(clipping, run_eagerly=not (compiled or IS_JAX), jit_compile=IS_JAX)
     for each in (model, reference):
         train_small(each, steps=25 if compiled else 3)
@@ -51,7 +51,7 @@ def test_steps_are_those_of_adagrad_with_dense_gradients(clipping, compiled):
 
 
 class Reading(keras.Layer):
-    """A table in several uses; see `FORMS`."""
+    """A table with several uses (see `FORMS`)."""
 
     def __init__(self, make, form):
         super().__init__()
@@ -127,7 +127,7 @@ def test_a_schedule_sets_the_learning_rate_of_rows():
     assert not np.array_equal(model.get_weights()[0], before)
 
 
-def test_an_update_has_the_rows_of_the_batch_only(monkeypatch):
+def test_an_update_has_only_the_rows_of_the_batch(monkeypatch):
     model = small(pk.SparseAdagrad(), run_eagerly=not IS_JAX)
     counts = record_rows(monkeypatch)
     before = model.get_weights()[0]
@@ -147,7 +147,7 @@ def test_gradients_alone_are_applied_to_the_variables_of_build():
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_half_precision_trains_tables(policy):
-    """In float16, Keras scales the loss: that optimizer takes no sparse gradients on PyTorch."""
+    """In float16, Keras scales the loss: its optimizer takes no sparse gradients on PyTorch."""
     keras.config.set_dtype_policy(policy)
     model = small(pk.SparseAdagrad())
     before = model.get_weights()[0]
@@ -173,7 +173,7 @@ REFUSED = {"weight_decay": 0.1, "clipvalue": 1.0, "use_ema": True, "gradient_acc
 @once
 @pytest.mark.parametrize(("argument", "value"), REFUSED.items())
 def test_arguments_that_concern_all_rows_are_refused(argument, value):
-    message = rf"SparseAdagrad has no such argument\. Received: {argument}={value}$"
+    message = rf"SparseAdagrad does not support it\. Received: {argument}={value}$"
     check_refused(lambda: pk.SparseAdagrad(**{argument: value}), ValueError, message)
 
 

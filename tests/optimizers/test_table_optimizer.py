@@ -1,4 +1,4 @@
-"""table_optimizer finds the tables of every model, also after loading."""
+"""table_optimizer finds the tables of every model, even after loading."""
 
 import keras
 import numpy as np
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
 @keras.saving.register_keras_serializable(package="tests_table_optimizer")
 class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model whose variables have other paths after loading."""
+    """Model whose variables have different paths after loading."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
@@ -76,7 +76,7 @@ MODELS = [
 
 
 def trained_tables(model):
-    """Return the number of tables, if the optimizer of tables has them and nothing else."""
+    """Return the number of tables, if the table optimizer has them and nothing else."""
     tables, rest = model.optimizer.optimizers
     states = [v for v in tables.variables if "accumulator" in v.path]
     assert {v.shape for v in states} == {(ROWS, 3)}
@@ -195,7 +195,7 @@ def test_custom_optimizers_keep_their_class():
 
 REFUSED = {
     "unknown_name": (("nadamm",), ValueError, r"optimizer must be known to Keras: .*'nadamm'$"),
-    "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be an optimizer of Keras"),
+    "class": ((keras.optimizers.Adam,), TypeError, r"optimizer must be a Keras optimizer"),
     "none": ((None,), TypeError, r"Received: optimizer=None$"),
     "number": (("adam", 3), TypeError, r"Received: tables=3$"),
     "scaled": (
@@ -228,5 +228,5 @@ def test_invalid_optimizers_are_refused(arguments, error, message):
 def test_a_config_without_an_optimizer_is_refused():
     config = keras.saving.serialize_keras_object(pk.table_optimizer("adam"))
     config["config"]["optimizer_map"]["config"]["tables"] = None
-    with pytest.raises(TypeError, match=r"tables must be an optimizer .*Received: tables=None"):
+    with pytest.raises(TypeError, match=r"tables must be a Keras .*Received: tables=None"):
         keras.saving.deserialize_keras_object(config)

@@ -192,7 +192,7 @@ def test_a_gate_has_a_line_from_each_of_its_experts_and_from_its_stream(
     assert texts(ax)["not trained by the shared gate"] == (is_isolated and shared_gate)
 
 
-def test_gates_that_read_a_context_alone_have_no_line_from_their_stream():
+def test_gates_that_read_only_a_context_have_no_line_from_their_stream():
     ax = plot(BLOCKS["mmoe_context"]())
     assert [style for *_, style in lines_into(ax, "a")] == ["-"] * 3
 

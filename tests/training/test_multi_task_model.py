@@ -141,7 +141,7 @@ ARGUMENTS = {"loss": "mse", "loss_weights": {"a": 2.0}, "metrics": ["mae"], "wei
 @pytest.mark.parametrize("argument", ARGUMENTS)
 def test_arguments_of_the_heads_are_refused_by_compile(argument):
     model = functional(predictions, pk.MultiTaskModel)
-    message = f"^{argument} must be given to the heads, .*extra_metrics=.*Received: {argument}="
+    message = f"^{argument} must be passed to the heads, .*extra_metrics=.*Received: {argument}="
     kwargs = {argument: ARGUMENTS[argument]}
     check_refused(lambda: model.compile("adam", **kwargs), TypeError, message)
     model.compile("adam", **{argument: None})
@@ -152,12 +152,12 @@ def test_arguments_of_the_heads_are_refused_by_compile(argument):
 
 @keras.saving.register_keras_serializable("test_multi_task_model")
 class Functional(pk.MultiTaskModel):
-    """Functional model of a class of its own."""
+    """Functional model with its own class."""
 
 
 @keras.saving.register_keras_serializable("test_multi_task_model")
 class Subclassed(pk.MultiTaskTraining, keras.Model):
-    """Model that makes its layers itself: its config does not contain the heads."""
+    """Model that creates its own layers. Its config does not contain the heads."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)

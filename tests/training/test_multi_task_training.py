@@ -153,7 +153,7 @@ KEYS = r"y must have exactly the keys \['click', 'time', 'kind'\]; missing: "
 LABELS = {
     "missing": (CLICK, ValueError, rf"{KEYS}\['time', 'kind'\], unknown: \[\]\. .*y=\{{'click'\}}"),
     "without_a_loss": ({**Y, "score": X}, ValueError, rf"{KEYS}\[\], unknown: \['score'\]\. Rec"),
-    "array": (Y["click"], TypeError, r"y must be a dict by task, \['click', 'time', 'kind'\]\. R"),
+    "array": (Y["click"], TypeError, r"a dict keyed by task, \['click', 'time', 'kind'\]\. R"),
     "width": (
         {**Y, "time": X},
         ValueError,
@@ -183,7 +183,7 @@ def test_an_error_in_a_loss_has_a_note_with_the_task():
 
 
 class AddsLoss(pk.MultiTaskTraining, keras.Model):
-    """Subclassed model with a regularizer and a loss of its own."""
+    """Subclassed model with a regularizer and its own loss."""
 
     def __init__(self):
         super().__init__()
@@ -249,7 +249,7 @@ class Pinball(keras.losses.Loss):
 
 @keras.saving.register_keras_serializable("test_multi_task_training")
 class Bounded(pk.RegressionHead):
-    """Head with a loss of its own."""
+    """Head with its own loss."""
 
     def example_losses(self, y_true, y_pred):
         return keras.ops.minimum(super().example_losses(y_true, y_pred), 0.5)

@@ -1,4 +1,4 @@
-"""Predictions, losses and training steps of random models are those of NumPy with float64.
+"""Predictions, losses and training steps of random models equal NumPy's in float64.
 
 The models have a table, a PLEBlock or a HedgedBlock, and heads. Ids are repeated in a batch, and
 labels are missing. `STEPS_IN_NUMPY=0:600` runs these seeds.
@@ -109,7 +109,7 @@ class Case:
             self.batches.append((x, y))
 
     def predictions(self, x, values):
-        """Return by task what `reference.prediction` returns."""
+        """Return the result of `reference.prediction` for each task."""
         table = values[self.table.embeddings.path]
         rows = np.concatenate([table[x["user"]], table[x["item"]]], axis=-1)
         if self.is_hedged:
@@ -119,7 +119,7 @@ class Case:
         return {t: reference.prediction(self.heads[t], features[t], values) for t in self.heads}
 
     def loss(self, x, y, values, trained=False):
-        """Return the loss, or that whose gradient trains the model."""
+        """Return the loss, or the loss whose gradient trains the model."""
         total = 0.0
         for task, (prediction, branches) in self.predictions(x, values).items():
             head = self.heads[task]

@@ -24,7 +24,7 @@ def gap(y_true, y_pred):
 
 
 def model_of(*heads, **kwargs):
-    """Return a compiled model whose weights no step changes."""
+    """Return a compiled model whose weights do not change."""
     return compiled(heads_alone(pk.TaskHeads(heads)), keras.optimizers.SGD(0.0), **kwargs)
 
 
@@ -115,7 +115,7 @@ MANY = {
 
 
 def labels_of_many(rate, missing_label):
-    """Return labels with a share of examples kept for each task, and which are kept."""
+    """Return labels with a share of examples kept for each task, and the mask of kept ones."""
     rng = np.random.default_rng(1)
     y = {
         "click": rng.integers(0, 2, ROWS),
@@ -167,7 +167,7 @@ RATES = {"all": (1.0, -7), "some": (0.4, NAN), "few": (0.1, -7)}
 
 @pytest.mark.parametrize(("rate", "missing_label"), fewer(RATES, "few"))
 def test_metrics_are_those_of_the_labeled_examples(rate, missing_label):
-    """In `fit`, its validation and `evaluate`, over batches of which some have no label."""
+    """In `fit`, its validation and `evaluate`, over batches, some of which have no label."""
     y, kept = labels_of_many(rate, missing_label)
     heads = [make(task, missing_label=missing_label, **kw) for task, (make, kw) in MANY.items()]
     model, x = model_of(*heads), features(ROWS, 3)
@@ -225,7 +225,7 @@ class Lazy(keras.metrics.Metric):
         return keras.ops.sum(self.total)
 
 
-def test_metrics_that_create_variables_late_are_over_labeled_rows_only():
+def test_metrics_that_create_variables_late_cover_only_labeled_rows():
     lazy = [keras.metrics.F1Score(threshold=0.5), Lazy(name="lazy")]
     numbers = pk.RegressionHead("b", units=2, metrics=[keras.metrics.R2Score(), Lazy(name="lazy")])
     model, x = model_of(pk.BinaryHead("a", metrics=lazy), numbers), features(12, 3)

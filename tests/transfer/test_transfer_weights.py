@@ -160,7 +160,7 @@ def test_blocks_are_matched_by_name_and_one_unnamed_block_by_its_class(
 
 @once
 def test_branches_are_matched_by_name():
-    """Not in their order: "own" is the second branch of the target."""
+    """Not by their order: "own" is the second branch of the target."""
 
     def hedged(*branches):
         blocks = {x: pk.CGCBlock(["a"], 4, add_shared_gate=False) for x in branches}

@@ -1,12 +1,12 @@
-"""The script that wrote the files of this folder, with the weights of other packages.
+"""Write the files of this folder, with the weights of other packages.
 
     pip install deepctr tf-keras torch torch-rechub
     TF_USE_LEGACY_KERAS=1 python -m tests.integrations.migration.write_files
 
 - `deepctr.zip`: `ple.h5`, the weights of a PLE of DeepCTR 0.9.4, written by Keras 2 (tf-keras 2.21
   with TensorFlow 2.21), and `results.npz`, its inputs and predictions.
-- `torch_rechub.npz`: the same of a PLE of torch-rechub 0.9.0 with PyTorch 2.13, and its predictions
-  in training mode.
+- `torch_rechub.npz`: the same for a PLE of torch-rechub 0.9.0 with PyTorch 2.13, and predictions in
+  training mode.
 
 Weights are random, since DeepCTR's experts are equal at first. The tests import the settings.
 """
