@@ -177,6 +177,7 @@ def test_a_refused_x_does_not_change_the_model():
 @once
 def test_keys_of_a_sequential_block_in_another_one():
     inner = pk.SequentialBlock([pk.CGCBlock(["a"], [4])], name="ple")
+    inner.side = pk.CGCBlock(["a"], [4], name="side")  # not among its layers, and never called
     block = pk.SequentialBlock([pk.CGCBlock(["a"], [4]), inner], name="ple")
     block(X)
     assert list(pk.gate_weights(block, X)) == ["ple/0", "ple/1/ple/0"]
