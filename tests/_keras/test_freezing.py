@@ -67,6 +67,14 @@ class TwoLayers(keras.layers.Layer):
         return {**super().get_config(), "units": self.units}
 
 
+@keras.saving.register_keras_serializable(package="test_freezing")
+class WithoutKwargs(pk.SequentialBlock):
+    """A subclass whose constructor has no `**kwargs`."""
+
+    def __init__(self, layers, name=None, trainable=True, dtype=None):
+        super().__init__(layers, name=name, trainable=trainable, dtype=dtype)
+
+
 def model_of_all_kinds(trainable=True):
     """Return a model of experts, gate blocks, towers, heads and a custom layer."""
     heads = pk.TaskHeads(
@@ -81,7 +89,7 @@ def model_of_all_kinds(trainable=True):
     )
     bottom = pk.SharedBottomBlock(["click", "time"], TwoLayers(4), name="bottom")
     inputs = keras.Input((3,))
-    block = pk.SequentialBlock([TwoLayers(4, name="own"), ple], name="block")
+    block = WithoutKwargs([TwoLayers(4, name="own"), ple], name="block")
     tasks, shared = block(inputs), bottom(inputs)
     outputs = heads({task: tasks[task] + shared[task] for task in tasks})
     return compiled(pk.MultiTaskModel(inputs, outputs), "adam")
@@ -164,37 +172,3 @@ def test_trainable_assigned_before_build_overrides_the_config(is_frozen, expecte
         block.trainable = False
     block.build((None, 3))
     assert [layer.trainable for layer in block] == expected
-
-
-def test_a_clone_that_is_frozen_before_build_is_frozen():
-    model = model_of_all_kinds()
-    freeze_parts(model)
-
-    def frozen(layer):
-        copy = type(layer).from_config(layer.get_config())
-        copy.trainable = False
-        return copy
-
-    assert not keras.models.clone_model(model, clone_function=frozen).trainable_weights
-
-
-@keras.saving.register_keras_serializable(package="test_freezing")
-class WithoutKwargs(pk.CGCBlock):
-    """A subclass whose constructor has no `**kwargs`."""
-
-    def __init__(self, outputs, expert_block, name=None, trainable=True, dtype=None):
-        super().__init__(outputs, expert_block, name=name, trainable=trainable, dtype=dtype)
-
-    def get_config(self):
-        config = super().get_config()
-        names = ("outputs", "expert_block", "name", "trainable", "dtype", "frozen_layers")
-        return {name: config[name] for name in names if name in config}
-
-
-def test_a_subclass_without_kwargs_keeps_frozen_parts(tmp_path):
-    cgc = WithoutKwargs(["click"], CopiedExpert([3]))
-    model = chain(cgc)
-    cgc.get_expert("click/expert_0").trainable = False
-    expected = is_trained(model)
-    assert False in expected.values()
-    assert is_trained(loaded(model, tmp_path)) == expected

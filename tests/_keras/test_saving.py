@@ -13,7 +13,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
 from tests.layers.feature_networks import network, symbols
-from tests.models import chain, cloned, compiled, deep_copied, loaded, of_json
+from tests.models import chain, compiled
 from tests.optimizers.tables import arrays, build, train
 from tests.processes import ROOT
 from tests.refusals import table
@@ -258,31 +258,3 @@ def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
     model.save(tmp_path / "m.keras")
     loaded = keras.models.load_model(tmp_path / "m.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)
-
-
-@keras.saving.register_keras_serializable(package="test_saving")
-class Mine(pk.MultiTaskModel):
-    """A functional model without its own arguments."""
-
-
-@once
-@pytest.mark.parametrize(
-    ("cls", "copied"),
-    [
-        (Mine, loaded),
-        (pk.MultiTaskModel, cloned),
-        (Mine, deep_copied),
-        (pk.MultiTaskModel, of_json),
-    ],
-)
-def test_a_multi_task_model_and_one_inside_it_keep_their_classes(cls, copied, tmp_path):
-    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
-    inner = chain(pk.SharedBottomBlock(heads, [3]), heads)
-    inputs = keras.Input((3,))
-    model = compiled(cls(inputs, inner(keras.layers.Dense(3)(inputs)), name="mine"), "adam")
-    copy = copied(model, tmp_path)
-    assert [type(copy), type(copy.layers[-1])] == [cls, pk.MultiTaskModel]
-    assert (copy.name, type(copy.optimizer)) == ("mine", type(model.optimizer))
-    x, y = features(4, 3), {"a": np.arange(4) % 2, "b": np.arange(4)}
-    copy.set_weights(model.get_weights())
-    assert copy.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)

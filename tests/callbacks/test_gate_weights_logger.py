@@ -8,16 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK_JIT, features, numpy_of, once
-from tests.models import (
-    TASKS,
-    click_and_buy_heads,
-    clicks_and_buys,
-    compiled,
-    functional,
-    nested,
-    subclassed,
-    tracked_block,
-)
+from tests.models import clicks_and_buys, compiled, functional, nested, subclassed, tracked_block
 from tests.refusals import check_refused
 
 BACKEND = keras.backend.backend()
@@ -103,18 +94,6 @@ def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
     keys |= {f"gate/ple/0/shared/{name}" for name in every}
     found = {key for key in of_gates(history) if "/buy/" not in key.replace("/shared/buy/", "/s/")}
     assert found == keys | {f"val_{key}" for key in keys}
-
-
-@once
-def test_two_blocks_in_one_model_have_different_keys():
-    inputs = keras.Input((4,))
-    first, second = tracked_block(name="first"), tracked_block(pk.CGCBlock, name="second")
-    heads = click_and_buy_heads()
-    features = first(inputs)
-    joined = keras.layers.Concatenate()([features[task] for task in TASKS])
-    model = compiled(pk.MultiTaskModel(inputs, heads(second(joined))))
-    levels = {key.split("/click")[0] for key in fit_logged(model) if "/click" in key}
-    assert levels == {"gate/first/0", "gate/first/1", "gate/second", "gate/first/0/shared"}
 
 
 def test_a_second_fit_starts_with_reset_statistics(model):

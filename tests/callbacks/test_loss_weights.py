@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import numpy_of, once
+from tests.helpers import once
 from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
 from tests.processes import ROOT
 from tests.refusals import table
@@ -44,28 +44,6 @@ def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch(jit
         np.testing.assert_allclose(history[key], history[key][0], rtol=1e-5)
     np.testing.assert_allclose(history["loss_weight/click"], [1, 0.5, 0.25, 0.125])
     np.testing.assert_allclose(history["loss_weight/time"], [2, 1, 0.5, 0.25])
-
-
-def test_scheduled_weights_scale_the_gradient_of_each_task():
-    """A weight that was only logged would not change training."""
-
-    def kernels_after(multipliers):
-        model = compiled(click_and_time(None), keras.optimizers.SGD(0.1))
-        before = [numpy_of(w) for w in model.trainable_weights]
-        schedule = pk.LossWeightSchedule(lambda task, epoch: multipliers[task])
-        model.fit(*clicks_and_times(), batch_size=12, verbose=0, callbacks=[schedule])
-        changes = [numpy_of(w) - b for w, b in zip(model.trainable_weights, before)]
-        paths = [w.path for w in model.trainable_weights]
-        return {
-            task: next(c for p, c in zip(paths, changes) if f"{task}_head/projection/kernel" in p)
-            for task in ("click", "time")
-        }
-
-    plain = kernels_after({"click": 1.0, "time": 1.0})
-    scheduled = kernels_after({"click": 3.0, "time": 0.0})
-    assert np.abs(plain["time"]).max() > 1e-4
-    np.testing.assert_allclose(scheduled["click"], 3 * plain["click"], rtol=1e-4, atol=1e-7)
-    np.testing.assert_array_equal(scheduled["time"], np.zeros_like(plain["time"]))
 
 
 @once

@@ -1,4 +1,4 @@
-"""The benchmark "never worse": its data, plan, fits, statistics and pages."""
+"""The benchmark "never worse": its plan, fits, statistics and pages."""
 
 import json
 import re
@@ -9,7 +9,6 @@ from scipy.stats import t
 
 from examples.benchmarks import _regrets, never_worse
 from examples.benchmarks._cases import all_cases
-from examples.benchmarks._data import load_income, make_flipped, make_many, make_synthetic
 from examples.benchmarks._fits import RATES, Fit, Store, _alone, run
 from examples.benchmarks._networks import NETWORKS, build_network, count_parameters
 from examples.benchmarks._plan import fresh_seeds, plan, published, published_seeds, searches
@@ -178,27 +177,3 @@ def test_a_single_task_network_repeats_its_few_labeled_rows():
     assert recipe.batch_size == 32
     assert len(alone.train) == -(-4000 // case.recipe.batch_size) * 32
     assert _alone(dataset, case.recipe, "task_2")[1] == case.recipe
-
-
-def test_synthetic_tasks_are_related_as_described():
-    def correlations(dataset):
-        labels = [dataset.train.labels[task] for task in dataset.tasks]
-        return np.corrcoef(labels)[np.triu_indices(len(labels), 1)]
-
-    assert correlations(make_synthetic(1.0, 4000, 0)) > 0.98
-    assert abs(correlations(make_synthetic(0.0, 4000, 0))) < 0.06
-    assert correlations(make_many(4, 4000, 0))[0] > 0.5
-    assert np.abs(correlations(make_many(4, 4000, 0))[1:]).max() < 0.06
-    assert abs(correlations(make_flipped(4000, 0))) < 0.06
-
-
-@pytest.mark.parametrize("second", ["age", "unrelated", "noise"])
-def test_the_second_task_is_not_an_input_and_its_label_is_standardized(second):
-    dataset = load_income(second, 2000, 0)
-    assert dataset.tasks == ["income", second]
-    labels = dataset.train.labels[second]
-    assert abs(labels.mean()) < 1e-4
-    assert labels.std() == pytest.approx(1, abs=1e-4)
-    for name in ("numbers", "bins"):
-        assert dataset.train.inputs[name].shape[1] == (6 if second == "age" else 7)
-    assert len(dataset.cardinalities["bins"]) == dataset.train.inputs["bins"].shape[1]

@@ -277,6 +277,7 @@ def test_batches_are_checked_and_a_warning_is_given_once():
 def test_the_model_stays_as_it_was(model):
     pk.check_inputs(model, features())
     before = [numpy_of(weight) for weight in model.weights]
+    pk.check_inputs(model, features())
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(numpy_of(weight), value)
     x = {name: array[:32] for name, array in features().items()}

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once
+from tests.helpers import features, numpy_of, once, streams
 from tests.models import TASKS, compiled, functional, nested, subclassed, tracked_block
 from tests.pairs import fewer
 
@@ -88,17 +88,10 @@ def test_layers_are_called_with_training_false():
     np.testing.assert_allclose(pk.gate_weights(model, X)["mmoe"]["click"], expected, rtol=1e-5)
 
 
-def by_stream():
-    cgc = pk.CGCBlock(TASKS, [3], name="cgc")
-    widths = {"click": 4, "buy": 3, "shared": 2}
-    inputs = {stream: keras.Input((width,), name=stream) for stream, width in widths.items()}
-    x = {stream: features(5, width) for stream, width in widths.items()}
-    return cgc, keras.Model(inputs, cgc(inputs)), x
-
-
 def test_dicts_of_inputs_are_split_into_batches():
-    cgc, model, x = by_stream()
-    weights = pk.gate_weights(model, x, batch_size=2)["cgc"]
+    cgc, x = pk.CGCBlock(TASKS, [3], name="cgc"), streams(click=4, buy=3, shared=2)
+    inputs = {stream: keras.Input(of.shape[1:], name=stream) for stream, of in x.items()}
+    weights = pk.gate_weights(keras.Model(inputs, cgc(inputs)), x, batch_size=1)["cgc"]
     assert_equal_weights(weights, numpy_of(cgc.gate_weights(x)))
 
 
@@ -181,29 +174,10 @@ def test_a_refused_x_does_not_change_the_model():
         np.testing.assert_array_equal(prediction, expected[task])
 
 
-class First(keras.layers.Layer):
-    """Layer that returns the features of the first task."""
-
-    def call(self, inputs):
-        return inputs["a"]
-
-
-class BlockWithSideLevel(pk.SequentialBlock):
-    """SequentialBlock with a level that is not among its layers."""
-
-    def __init__(self, layers, **kwargs):
-        super().__init__(layers, **kwargs)
-        self.side = pk.CGCBlock(["a"], [4], add_shared_gate=False, name="side")
-
-
 @once
-def test_keys_of_sequential_blocks_in_one_another_and_with_levels_elsewhere():
-    def level():
-        return pk.CGCBlock(["a"], [4], add_shared_gate=False)
-
-    inner = BlockWithSideLevel([level()], name="ple")
-    block = pk.SequentialBlock([level(), First(), inner], name="ple")
-    x = features(2, 5)
-    block(x)
-    inner.side(x)
-    assert list(pk.gate_weights(block, x)) == ["ple/0", "ple/2/ple/0"]
+def test_keys_of_a_sequential_block_in_another_one():
+    inner = pk.SequentialBlock([pk.CGCBlock(["a"], [4])], name="ple")
+    inner.side = pk.CGCBlock(["a"], [4], name="side")  # not among its layers, and never called
+    block = pk.SequentialBlock([pk.CGCBlock(["a"], [4]), inner], name="ple")
+    block(X)
+    assert list(pk.gate_weights(block, X)) == ["ple/0", "ple/1/ple/0"]

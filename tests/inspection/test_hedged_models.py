@@ -1,4 +1,4 @@
-"""Reports, plots and files of models with a HedgedBlock."""
+"""Reports of models with a HedgedBlock."""
 
 import json
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, once, randomize
-from tests.models import chain, compiled, heads_of, loaded
+from tests.helpers import assert_same, features, once, randomize
+from tests.models import chain, compiled, heads_of
 
 TASKS = ["click", "time"]
 X = features(64, 3)
@@ -69,22 +69,3 @@ def test_reports_of_the_default_branches():
     model = hedged_model()
     assert pk.gradient_conflict(model, X, Y) == {"own": {}}
     assert "click/expert_0" in str(pk.gate_report(model, X))
-
-
-def test_an_onnx_file_has_the_mixture(runtime, tmp_path):
-    model = hedged_model()
-    heads_of(model)["click"].mixture.assign([0.1, 0.9])
-    pk.export_onnx(model, tmp_path / "model.onnx")
-    session = runtime.InferenceSession(tmp_path / "model.onnx")
-    outputs = session.run(TASKS, {session.get_inputs()[0].name: X})
-    assert_same(dict(zip(TASKS, outputs)), numpy_of(model(X)))
-
-
-@once
-def test_a_frozen_branch_stays_frozen_in_a_file(tmp_path):
-    model = hedged_model()
-    model.get_layer("hedged")["shared"].trainable = False
-    copy = loaded(model, tmp_path)
-    paths = [w.path for w in copy.trainable_weights]
-    assert paths == [w.path for w in model.trainable_weights]
-    assert not any("bottom" in path for path in paths)

@@ -1,6 +1,7 @@
 """The HTTP service of examples/serving: answers, refusals, limits, counts, and new models."""
 
 import asyncio
+import functools
 import importlib
 import json
 import math
@@ -86,11 +87,29 @@ def folder(tmp_path):
     return folder
 
 
+@pytest.fixture
+def app(folder):
+    return serve.create_app(folder)
+
+
 @asynccontextmanager
-async def service(folder):
-    app = serve.create_app(folder)
+async def serving(app):
     async with asyncio.timeout(20), app.router.lifespan_context(app):
         yield app
+
+
+def while_serving(test):
+    """Make a test of a coroutine function of `app`, which serves, and of other fixtures."""
+
+    @functools.wraps(test)
+    def run(app, **fixtures):
+        async def serve_and_test():
+            async with serving(app):
+                await test(app, **fixtures)
+
+        asyncio.run(serve_and_test())
+
+    return once(run)
 
 
 async def send(app, method, path, chunks=(b"",), length=None, ends="complete"):
@@ -142,73 +161,56 @@ def with_column(name, value):
     return json.dumps({"rows": [ROW | {name: value}]})
 
 
-@once
-def test_requests_are_answered_and_counted(folder):
-    async def run():
-        async with service(folder) as app:
-            rows = [ROW | {"job": "Astronaut"}, ROW | {"age": 4, "tags": []}]
-            answers = await asyncio.gather(predict(app, *rows), predict(app, ROW))
-            assert answers[0] == (200, {"click": [0.5, 0.25], "minus_age": [-1.0, -3.0]})
-            assert answers[1] == (200, {"click": [0.25], "minus_age": [-1.0]})
-            found = await metrics(app)
-            assert found["rows_total"] == 3
-            assert found['requests_total{status="200"}'] == 2
-            assert found['column_rows_total{column="job",values="unknown"}'] == 1
-            assert found['column_rows_total{column="town",values="unknown"}'] == 0
-            assert found['prediction_sum_total{sign="positive",task="click"}'] == 1
-            assert found['prediction_sum_total{sign="negative",task="minus_age"}'] == 5
-            (gate,) = [
-                v for k, v in found.items() if re.match(r'gate_weight_sum_total.*expert="0"', k)
-            ]
-            assert gate == pytest.approx(0.9 + 0.2 + 0.2)
-            _, _, text = await send(app, "GET", "/counts")
-            counts = json.loads(text)
-            assert (counts["rows"], counts["job, unknown"], counts["tags, missing"]) == (3, 1, 1)
-
-    asyncio.run(run())
+@while_serving
+async def test_requests_are_answered_and_counted(app):
+    rows = [ROW | {"job": "Astronaut"}, ROW | {"age": 4, "tags": []}]
+    answers = await asyncio.gather(predict(app, *rows), predict(app, ROW))
+    assert answers[0] == (200, {"click": [0.5, 0.25], "minus_age": [-1.0, -3.0]})
+    assert answers[1] == (200, {"click": [0.25], "minus_age": [-1.0]})
+    found = await metrics(app)
+    assert found["rows_total"] == 3
+    assert found['requests_total{status="200"}'] == 2
+    assert found['column_rows_total{column="job",values="unknown"}'] == 1
+    assert found['column_rows_total{column="town",values="unknown"}'] == 0
+    assert found['prediction_sum_total{sign="positive",task="click"}'] == 1
+    assert found['prediction_sum_total{sign="negative",task="minus_age"}'] == 5
+    (gate,) = [v for k, v in found.items() if re.match(r'gate_weight_sum_total.*expert="0"', k)]
+    assert gate == pytest.approx(0.9 + 0.2 + 0.2)
+    _, _, text = await send(app, "GET", "/counts")
+    counts = json.loads(text)
+    assert (counts["rows"], counts["job, unknown"], counts["tags, missing"]) == (3, 1, 1)
 
 
-@once
-def test_nan_is_null_and_is_counted_apart(folder):
-    async def run():
-        async with service(folder) as app:
-            status, answer = await predict(app, ROW, ROW | {"job": None})
-            assert (status, answer["click"]) == (200, [0.25, None])
-            found = await metrics(app)
-            assert found['predictions_not_finite_total{task="click"}'] == 1
-            assert found['predictions_total{task="click"}'] == 1
-            assert found['prediction_sum_total{sign="positive",task="click"}'] == 0.25
-
-    asyncio.run(run())
+@while_serving
+async def test_nan_is_null_and_is_counted_apart(app):
+    status, answer = await predict(app, ROW, ROW | {"job": None})
+    assert (status, answer["click"]) == (200, [0.25, None])
+    found = await metrics(app)
+    assert found['predictions_not_finite_total{task="click"}'] == 1
+    assert found['predictions_total{task="click"}'] == 1
+    assert found['prediction_sum_total{sign="positive",task="click"}'] == 0.25
 
 
-@once
-def test_an_error_in_a_count_does_not_fail_a_request(folder, monkeypatch, caplog):
+@while_serving
+async def test_an_error_of_a_count_fails_no_request(app, monkeypatch, caplog):
     def fail(*args):
         raise ValueError("no count")
 
-    async def run():
-        async with service(folder) as app:
-            monkeypatch.setattr(_metrics.Metrics, "_count_predictions", fail)
-            for _ in range(2):
-                assert (await predict(app, ROW))[0] == 200
-            await metrics(app)
-
-    asyncio.run(run())
+    monkeypatch.setattr(_metrics.Metrics, "_count_predictions", fail)
+    for _ in range(2):
+        assert (await predict(app, ROW))[0] == 200
+    await metrics(app)
     assert caplog.messages.count("A batch was not counted") == 2
 
 
 BODIES = {
     "no JSON": ("rows", 422, "body: JSON decode error"),
     "nothing": ("", 422, "body: Field required"),
-    "a list": ("[]", 422, "body: Input should be a valid dictionary"),
     "no UTF-8": (b"\xff", 400, "error parsing the body"),
-    "gzip": (b"\x1f\x8b\x08\x00", 400, "error parsing the body"),
     "too deep": ('{"rows": ' + "[" * 10_000, 400, "error parsing the body"),
     "no rows": ('{"rows": []}', 422, "rows: List should have at least 1 item"),
     "too many rows": (json.dumps({"rows": [ROW] * 1001}), 422, "rows: .* at most 1000 items"),
     "an empty row": ('{"rows": [{}]}', 422, r"rows\[0\]\.job: Field required"),
-    "a row that is a list": ('{"rows": [[1]]}', 422, r"rows\[0\]: Input should be a valid dict"),
     "a misspelt column": (with_column("größe", 1), 422, r"rows\[0\]\.größe: Extra inputs"),
     "a long column": (with_column("x" * 1000, 1), 422, r"rows\[0\]\.x{50}: Extra inputs"),
     "a surrogate": (
@@ -216,9 +218,7 @@ BODIES = {
     ),
     "a word": (with_column("age", "forty"), 422, r"\.age: .*valid number. Received: 'forty'"),
     "NaN": (with_column("age", math.nan), 422, r"\.age: .*finite number. Received: nan"),
-    "infinity": (with_column("age", -math.inf), 422, r"\.age: .*finite number. Received: -inf"),
     "a large number": (with_column("age", 1e39), 422, r"\.age: .*less than or equal to 10{30}"),
-    "a huge integer": (with_column("age", 10**400), 422, r"\.age: Input should be a valid number"),
     "a bool": (with_column("age", True), 422, r"\.age: Input should be a valid number"),
     "a number for a word": (with_column("town", 1), 422, r"\.town: .*valid string"),
     "a word for a list": (with_column("tags", "x"), 422, r"\.tags: Input should be a valid list"),
@@ -226,82 +226,56 @@ BODIES = {
 }  # fmt: skip
 
 
-@once
-def test_a_refusal_has_few_of_many_reasons(folder):
-    async def run():
-        async with service(folder) as app:
-            row = ROW | dict.fromkeys(map(str, range(10_000)), 1)
-            status, answer = await predict(app, row)
-            assert (status, len(answer["errors"])) == (422, 10)
-
-    asyncio.run(run())
-
-
-@once
-def test_refusals_have_one_form_and_the_reason(folder):
-    async def run():
-        async with service(folder) as app:
-            for name, (body, expected, reason) in BODIES.items():
-                chunk = body if isinstance(body, bytes) else body.encode()
-                status, _, text = await send(app, "POST", "/predict", [chunk])
-                assert status == expected, name
-                assert list(json.loads(text)) == ["errors"], name
-                assert re.search(reason, text), (name, text)
-            for method, path, expected in (
-                ("GET", "/predict", 405),
-                ("POST", "/health", 405),
-                ("GET", "/nothing", 404),
-            ):
-                status, _, text = await send(app, method, path)
-                assert (status, list(json.loads(text))) == (expected, ["errors"])
-            assert (await predict(app, ROW))[0] == 200
-
-    asyncio.run(run())
+@while_serving
+async def test_refusals_have_one_form_and_the_reason(app):
+    for name, (body, expected, reason) in BODIES.items():
+        chunk = body if isinstance(body, bytes) else body.encode()
+        status, _, text = await send(app, "POST", "/predict", [chunk])
+        assert status == expected, name
+        assert list(json.loads(text)) == ["errors"], name
+        assert re.search(reason, text), (name, text)
+    for method, path, expected in (
+        ("GET", "/predict", 405),
+        ("POST", "/health", 405),
+        ("GET", "/nothing", 404),
+    ):
+        status, _, text = await send(app, method, path)
+        assert (status, list(json.loads(text))) == (expected, ["errors"])
+    status, answer = await predict(app, ROW | dict.fromkeys(map(str, range(10_000)), 1))
+    assert (status, len(answer["errors"])) == (422, 10)  # few of many reasons
+    assert (await predict(app, ROW))[0] == 200
 
 
-@once
-def test_a_failed_prediction_has_the_form_of_a_refusal(folder, monkeypatch):
-    async def run():
-        async with service(folder) as app:
-            monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: 1 / 0)
-            assert await predict(app, ROW) == (500, {"errors": ["the prediction failed"]})
-            monkeypatch.undo()
-            assert (await predict(app, ROW))[0] == 200
-
-    asyncio.run(run())
+@while_serving
+async def test_a_failed_prediction_has_the_form_of_a_refusal(app, monkeypatch):
+    monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: 1 / 0)
+    assert await predict(app, ROW) == (500, {"errors": ["the prediction failed"]})
+    monkeypatch.undo()
+    assert (await predict(app, ROW))[0] == 200
 
 
-@once
-def test_large_bodies_are_refused_before_they_are_read(folder):
-    async def run():
-        async with service(folder) as app:
-            status, headers, text = await send(app, "POST", "/predict", length=10**8, ends="gone")
-            assert (status, text) == (413, '{"errors":["body: at most 500000 bytes are allowed"]}')
-            assert headers[b"connection"] == b"close"
-            chunks = [bytes(100_000) for _ in range(500)]
-            status, _, _ = await send(app, "POST", "/predict", chunks)
-            assert status == 413
-            assert (await metrics(app))['requests_total{status="413"}'] == 2
-
-    asyncio.run(run())
+@while_serving
+async def test_large_bodies_are_refused_before_they_are_read(app):
+    status, headers, text = await send(app, "POST", "/predict", length=10**8, ends="gone")
+    assert (status, text) == (413, '{"errors":["body: at most 500000 bytes are allowed"]}')
+    assert headers[b"connection"] == b"close"
+    chunks = [bytes(100_000) for _ in range(500)]
+    status, _, _ = await send(app, "POST", "/predict", chunks)
+    assert status == 413
+    assert (await metrics(app))['requests_total{status="413"}'] == 2
 
 
-@once
-def test_half_sent_bodies_end_and_vanished_clients_are_not_bad_requests(folder, monkeypatch):
+@while_serving
+async def test_half_sent_bodies_end_and_vanished_clients_are_no_bad_requests(app, monkeypatch):
     monkeypatch.setattr(_limits, "MAX_SECONDS", 0.01)
-
-    async def run():
-        async with service(folder) as app:
-            status, headers, text = await send(app, "POST", "/predict", [b"{"], ends="never")
-            assert status == 408
-            assert headers[b"connection"] == b"close"
-            assert "did not arrive within" in json.loads(text)["errors"][0]
-            assert await send(app, "POST", "/predict", [b"{"], ends="gone") is None
-            found = {k: v for k, v in (await metrics(app)).items() if k.startswith("requests_t")}
-            statuses = '{status="408"}', '{status="client gone"}'
-            assert found == {f"requests_total{status}": 1 for status in statuses}
-
-    asyncio.run(run())
+    status, headers, text = await send(app, "POST", "/predict", [b"{"], ends="never")
+    assert status == 408
+    assert headers[b"connection"] == b"close"
+    assert "did not arrive within" in json.loads(text)["errors"][0]
+    assert await send(app, "POST", "/predict", [b"{"], ends="gone") is None
+    found = {k: v for k, v in (await metrics(app)).items() if k.startswith("requests_t")}
+    statuses = '{status="408"}', '{status="client gone"}'
+    assert found == {f"requests_total{status}": 1 for status in statuses}
 
 
 HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
@@ -335,55 +309,42 @@ def test_a_connection_without_a_whole_head_is_closed(monkeypatch, sent):
     asyncio.run(run())
 
 
-@once
-def test_health_tells_that_no_batch_is_computed(folder, monkeypatch):
-    async def run():
-        async with service(folder) as app:
-            assert (await health(app))[1]["status"] == "ok"
-            end = threading.Event()
-            monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: end.wait())
-            monkeypatch.setattr(_batches, "MAX_SECONDS", 0.01)
-            late = {"errors": ["no prediction within 0.01 seconds"]}
-            assert await predict(app, ROW) == (503, late)
-            hangs = 503, {"errors": ["a batch takes over 0.01 seconds"]}
-            while await health(app) != hangs:
-                await asyncio.sleep(0)
-            assert await predict(app, ROW) == hangs
-            end.set()
+@while_serving
+async def test_health_tells_that_no_batch_is_computed(app, monkeypatch):
+    assert (await health(app))[1]["status"] == "ok"
+    end = threading.Event()
+    monkeypatch.setattr(app.state.batcher.model, "predict", lambda rows: end.wait())
+    monkeypatch.setattr(_batches, "MAX_SECONDS", 0.01)
+    late = {"errors": ["no prediction within 0.01 seconds"]}
+    assert await predict(app, ROW) == (503, late)
+    hangs = 503, {"errors": ["a batch takes over 0.01 seconds"]}
+    while await health(app) != hangs:
+        await asyncio.sleep(0)
+    assert await predict(app, ROW) == hangs
+    end.set()
 
-            app.state.batcher.task.cancel()
-            ended = 503, {"errors": ["the task that runs the batches has ended"]}
-            while await health(app) != ended:
-                await asyncio.sleep(0)
-            assert await predict(app, ROW) == ended
-
-    asyncio.run(run())
+    app.state.batcher.task.cancel()
+    ended = 503, {"errors": ["the task of the batches has ended"]}
+    while await health(app) != ended:
+        await asyncio.sleep(0)
+    assert await predict(app, ROW) == ended
 
 
-@once
-def test_too_many_waiting_rows_are_refused(folder, monkeypatch):
+@while_serving
+async def test_too_many_waiting_rows_are_refused(app, monkeypatch):
     monkeypatch.setattr(_batches, "MAX_WAITING_ROWS", 1)
-
-    async def run():
-        async with service(folder) as app:
-            answers = await asyncio.gather(*[predict(app, ROW, ROW) for _ in range(3)])
-            assert {status for status, _ in answers} == {200, 503}
-            assert (await predict(app, ROW))[0] == 200
-
-    asyncio.run(run())
+    answers = await asyncio.gather(*[predict(app, ROW, ROW) for _ in range(3)])
+    assert {status for status, _ in answers} == {200, 503}
+    assert (await predict(app, ROW))[0] == 200
 
 
 # Models and columns of versions that are refused.
 DAMAGES = {
     "half a file": ({"model": onnx_model()[:100]}, "protobuf"),
     "an encoding without a column": ({"columns": columns_of(ids=["job"])}, "town"),
-    "an encoding with the scale of no number": (
-        {"columns": Columns(["job", "town"], lists={"tags": ("tags", 2)})._set(
-            columns_of().known, columns_of().scales)}, "age",
-    ),
     "an encoding of another model": (
-        {"columns": columns_of(FRAME.map(lambda v: [*"xyz"] if v == ["x"] else v).assign(
-            job=["Clerk", "Judge"]).pipe(lambda f: pd.concat([f, FRAME])))}, "out of data bounds",
+        {"columns": columns_of(pd.concat([FRAME, FRAME.assign(job=["Judge", "Nurse"])]))},
+        "out of data bounds",
     ),
     "a batch of one size": ({"model": onnx_model(batch=2)}, "invalid dimensions"),
     "predictions that are not finite": (
@@ -406,12 +367,12 @@ def test_a_folder_without_a_version_is_refused(tmp_path):
         serve.create_app(tmp_path)
 
 
-@once
-def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(folder, monkeypatch):
+@while_serving
+async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, folder, monkeypatch):
     monkeypatch.setattr(serve, "VERSION_SECONDS", 0.001)
     answers = []
 
-    async def wait_for(app, model, newest=1):
+    async def wait_for(model, newest=1):
         """Send requests until the service has the state."""
         while True:
             answers.append(await predict(app, ROW))
@@ -419,26 +380,22 @@ def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(folder, monke
             if (version, (await metrics(app))["model_is_newest"]) == (model, newest):
                 return
 
-    async def run():
-        async with service(folder) as app:
-            await wait_for(app, "1")
-            for tasks, ids in ((TASKS, ["town", "job"]), (("click", "other"), ["job", "town"])):
-                frame = FRAME.assign(town=[7, 8]) if tasks == TASKS else FRAME
-                wrong = write(folder, "2", onnx_model(tasks=tasks), columns_of(frame, ids))
-                await wait_for(app, "1", newest=0)
-                shutil.rmtree(wrong)
-                await wait_for(app, "1")
-            new = write(folder, "3", onnx_model((0.5, 0.5, 0.125, 0.5)))
-            await wait_for(app, "3")
-            assert (await predict(app, ROW))[1]["click"] == [0.125]
-            async with asyncio.timeout(10):  # a batch is counted after its answer
-                while any('model="1"' in key for key in await metrics(app)):
-                    await predict(app, ROW)
-            shutil.rmtree(new)
-            await wait_for(app, "1")
-            assert (await predict(app, ROW))[1]["click"] == [0.25]
-
-    asyncio.run(run())
+    await wait_for("1")
+    for tasks, ids in ((TASKS, ["town", "job"]), (("click", "other"), ["job", "town"])):
+        frame = FRAME.assign(town=[7, 8]) if tasks == TASKS else FRAME
+        wrong = write(folder, "2", onnx_model(tasks=tasks), columns_of(frame, ids))
+        await wait_for("1", newest=0)
+        shutil.rmtree(wrong)
+        await wait_for("1")
+    new = write(folder, "3", onnx_model((0.5, 0.5, 0.125, 0.5)))
+    await wait_for("3")
+    assert (await predict(app, ROW))[1]["click"] == [0.125]
+    async with asyncio.timeout(10):  # a batch is counted after its answer
+        while any('model="1"' in key for key in await metrics(app)):
+            await predict(app, ROW)
+    shutil.rmtree(new)
+    await wait_for("1")
+    assert (await predict(app, ROW))[1]["click"] == [0.25]
     assert {status for status, _ in answers} == {200}
 
 
@@ -449,11 +406,12 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, monkeypatch):
     inputs, network = keras_inputs(columns, width=4)
     features = pk.StreamFeatures(heads, network)(inputs)
     model = pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features)))
+    heads["click"].mixture.assign([0.1, 0.9])
     rows = [ROW, ROW | {"job": "Astronaut", "age": None, "tags": None}]
     expected = model.predict(columns.transform(rows), verbose=0)
 
     async def run():
-        async with service(tmp_path / "service") as app:
+        async with serving(serve.create_app(tmp_path / "service")) as app:
             status, answer = await predict(app, *rows)
             assert status == 200
             np.testing.assert_allclose(answer["click"], expected["click"][:, 0], atol=1e-6)
@@ -475,17 +433,12 @@ def test_a_failed_publication_leaves_no_version(folder, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["1"]
 
 
-@once
-def test_alerts_use_the_names_of_metrics(folder):
+@while_serving
+async def test_alerts_use_the_names_of_metrics(app):
     rules = (EXAMPLES / "serving" / "alerts.yml").read_text()
     used = set(re.findall(r"\b(\w+_total|model_is_newest)\b", rules))
-
-    async def run():
-        async with service(folder) as app:
-            await predict(app, ROW)
-            return {name.partition("{")[0] for name in await metrics(app)}
-
-    exposed = asyncio.run(run())
+    await predict(app, ROW)
+    exposed = {name.partition("{")[0] for name in await metrics(app)}
     assert len(used) > 5
     assert used <= exposed
 

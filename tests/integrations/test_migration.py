@@ -8,6 +8,7 @@ import importlib.util
 import zipfile
 from types import SimpleNamespace
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from tests.helpers import assert_same, numpy_of, once
 from tests.integrations.migration import write_files
 from tests.integrations.migration.write_files import DEEPCTR, FOLDER, RECHUB, TASKS, X
+from tests.models import loaded
 from tests.processes import EXAMPLES, run_example
 from tests.recorded_outputs import check_form
 
@@ -100,6 +102,17 @@ def by_task(predictions, tasks=TASKS):
     return {task: predictions[:, i : i + 1] for i, task in enumerate(tasks)}
 
 
+def build_deepctr(from_deepctr, **changes):
+    """Return a model of the settings of the file of DeepCTR, with changes."""
+    return from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **{**DEEPCTR, **changes})
+
+
+def build_rechub(from_rechub, **changes):
+    """Return a model of the settings of the file of torch-rechub, with changes."""
+    settings = {**RECHUB, "task_names": TASKS, **changes}
+    return from_rechub.build(stand_ins(write_files.RECHUB_FEATURES), **settings)
+
+
 def predict(model, training=False):
     return numpy_of(model(X, training=training))
 
@@ -109,11 +122,10 @@ def test_the_weights_of_deepctr_in_a_file_of_keras_2_predict_the_same(
     from_deepctr, deepctr_file, tmp_path
 ):
     weights, expected = deepctr_file
-    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), seed=1, **DEEPCTR)
+    model = build_deepctr(from_deepctr, seed=1)
     from_deepctr.copy_weights(weights, model, TASKS)
     assert_same(predict(model), expected)
-    model.save(tmp_path / "copied.keras")
-    assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
+    assert_same(predict(loaded(model, tmp_path)), expected)
 
 
 @once
@@ -122,26 +134,21 @@ def test_the_weights_of_torch_rechub_in_a_file_predict_the_same(
     from_rechub, rechub_file, keep_batch_norms, tmp_path
 ):
     state, expected, in_training = rechub_file
-    features = stand_ins(write_files.RECHUB_FEATURES)
-    arguments = {"task_names": TASKS, "keep_batch_norms": keep_batch_norms}
-    model = from_rechub.build(features, **RECHUB, **arguments)
+    model = build_rechub(from_rechub, keep_batch_norms=keep_batch_norms)
     from_rechub.copy_weights(state, model, TASKS)
     assert_same(predict(model), expected)
     if keep_batch_norms:
         assert_same(predict(model, training=True), in_training)
     else:
-        model.save(tmp_path / "copied.keras")
-        assert_same(predict(keras.models.load_model(tmp_path / "copied.keras")), expected)
+        assert_same(predict(loaded(model, tmp_path)), expected)
 
 
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one backend is enough")
+@once
 @both_forms
 def test_the_units_of_a_gate_block_that_its_gate_does_not_select_stay_0(
     from_rechub, rechub_file, keep_batch_norms
 ):
-    features = stand_ins(write_files.RECHUB_FEATURES)
-    arguments = {"task_names": TASKS, "keep_batch_norms": keep_batch_norms}
-    model = from_rechub.build(features, **RECHUB, **arguments)
+    model = build_rechub(from_rechub, keep_batch_norms=keep_batch_norms)
     from_rechub.copy_weights(rechub_file[0], model, TASKS)
     model.compile("adam")
     model.fit(X, {task: np.arange(16) % 2 for task in TASKS}, epochs=2, verbose=0)
@@ -153,10 +160,14 @@ def test_the_units_of_a_gate_block_that_its_gate_does_not_select_stay_0(
     assert not np.array_equal(weights[f"{gate}/projection/kernel"][:selected], np.eye(3))
 
 
-def needs(package):
+def needs(package, backend):
+    is_absent = importlib.util.find_spec(package) is None
     return pytest.mark.skipif(
-        importlib.util.find_spec(package) is None, reason=f"{package} is not installed"
+        is_absent or keras.backend.backend() != backend, reason=f"it needs {package} and {backend}"
     )
+
+
+needs_deepctr, needs_rechub = needs("deepctr", "tensorflow"), needs("torch_rechub", "torch")
 
 
 def without(settings, *names):
@@ -172,26 +183,28 @@ DEEPCTR_MODELS = [
 ]
 
 
-@needs("deepctr")
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
+@needs_deepctr
 @pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1 of a tensor of shape")
 @pytest.mark.parametrize(("kind", "settings"), DEEPCTR_MODELS)
 def test_models_of_deepctr_predict_the_same(from_deepctr, kind, settings):
     feature_column, models = from_deepctr.import_deepctr()
-    tasks = settings["task_names"]
     columns = [getattr(feature_column, kind)(**c) for kind, c in write_files.DEEPCTR_COLUMNS]
     source = getattr(models, kind)(columns, **settings)
-    source(X)  # adds the batch norms
+    check_copy(from_deepctr, source, from_deepctr.build(columns, **settings), X)
+
+
+def check_copy(from_deepctr, source, model, x):
+    """Check that a model predicts as one of DeepCTR with random weights, which are copied."""
+    source(x)  # adds the batch norms
     rng = np.random.default_rng(0)
     for weight in source.weights:
         weight.assign(write_files.random_array(weight.name, weight.shape, rng))
-    model = from_deepctr.build(columns, **settings)
+    tasks = list(model.output)
     from_deepctr.copy_weights(from_deepctr.read_weights(source), model, tasks)
-    assert_same(predict(model), dict(zip(tasks, map(np.asarray, source(X)))))
+    assert_same(numpy_of(model(x)), dict(zip(tasks, map(np.asarray, source(x)))))
 
 
-@needs("deepctr")
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
+@needs_deepctr
 def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
     feature_column, models = from_deepctr.import_deepctr()
     sparse = feature_column.SparseFeat
@@ -202,11 +215,7 @@ def test_columns_of_deepctr_may_share_a_table_and_have_groups(from_deepctr):
     ]
     x = {name: np.arange(5) for name in ("user", "item", "age")}
     source, model = models.PLE(columns, num_levels=1), from_deepctr.build(columns, num_levels=1)
-    rng = np.random.default_rng(0)
-    for weight in source.weights:
-        weight.assign(write_files.random_array(weight.name, weight.shape, rng))
-    from_deepctr.copy_weights(from_deepctr.read_weights(source), model, ["ctr", "ctcvr"])
-    assert_same(numpy_of(model(x)), dict(zip(["ctr", "ctcvr"], map(np.asarray, source(x)))))
+    check_copy(from_deepctr, source, model, x)
 
 
 OF_ANY = without(RECHUB, "n_level", "n_expert_specific", "n_expert_shared", "expert_params")
@@ -218,7 +227,7 @@ RECHUB_MODELS = [
 ]
 
 
-@needs("torch_rechub")
+@needs_rechub
 @both_forms
 @pytest.mark.parametrize(("kind", "settings"), RECHUB_MODELS)
 def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, keep_batch_norms):
@@ -238,26 +247,20 @@ def test_models_of_torch_rechub_predict_the_same(from_rechub, kind, settings, ke
     assert_same(predict(model), expected)
 
 
-@needs("torch_rechub")
-@pytest.mark.skipif(keras.backend.backend() != "torch", reason="one backend is enough")
-def test_the_script_trains_and_copies_a_model_of_torch_rechub(tmp_path):
-    result = run_example("from_torch_rechub.py", "--rows", "1000", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "package",
+    [
+        pytest.param("deepctr", marks=needs_deepctr),
+        pytest.param("torch_rechub", marks=needs_rechub),
+    ],
+)
+def test_the_script_trains_and_copies_a_model(package, tmp_path):
+    result = run_example(f"from_{package}.py", "--rows", "1000", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    check_form("from_torch_rechub.py", result.stdout)
+    check_form(f"from_{package}.py", result.stdout)
     differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
     assert max(differences) < 1e-5
-    assert (tmp_path / "from_torch_rechub.keras").exists()
-
-
-@needs("deepctr")
-@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="DeepCTR needs TensorFlow")
-def test_the_script_trains_and_copies_a_model_of_deepctr(tmp_path):
-    result = run_example("from_deepctr.py", "--rows", "1000", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    check_form("from_deepctr.py", result.stdout)
-    differences = [float(line.split()[-1]) for line in result.stdout.splitlines()[-2:]]
-    assert max(differences) < 1e-5
-    assert (tmp_path / "from_deepctr.keras").exists()
+    assert (tmp_path / f"from_{package}.keras").exists()
 
 
 def snapshot(model):
@@ -279,11 +282,7 @@ def snapshot(model):
 def test_a_model_that_differs_from_deepctrs_is_refused(
     from_deepctr, deepctr_file, changes, message
 ):
-    model = from_deepctr.build(stand_ins(write_files.DEEPCTR_COLUMNS), **{**DEEPCTR, **changes})
-    before = snapshot(model)
-    with pytest.raises(ValueError, match=message):
-        from_deepctr.copy_weights(deepctr_file[0], model, TASKS)
-    assert_same(snapshot(model), before, atol=0)
+    check_copy_refused(from_deepctr, build_deepctr, deepctr_file[0], changes, message)
 
 
 @once
@@ -299,17 +298,20 @@ def test_a_model_that_differs_from_deepctrs_is_refused(
 def test_a_model_that_differs_from_torch_rechubs_is_refused(
     from_rechub, rechub_file, changes, message
 ):
-    features = stand_ins(write_files.RECHUB_FEATURES)
-    model = from_rechub.build(features, **{**RECHUB, **changes}, task_names=TASKS)
+    check_copy_refused(from_rechub, build_rechub, rechub_file[0], changes, message)
+
+
+def check_copy_refused(script, build, weights, changes, message):
+    """Check that weights of a file are not copied to a model of changed settings."""
+    model = build(script, **changes)
     before = snapshot(model)
     with pytest.raises(ValueError, match=message):
-        from_rechub.copy_weights(rechub_file[0], model, TASKS)
+        script.copy_weights(weights, model, TASKS)
     assert_same(snapshot(model), before, atol=0)
 
 
 @once
 def test_names_in_a_file_of_keras_2_may_be_bytes(from_deepctr, tmp_path):
-    h5py = pytest.importorskip("h5py")
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["layer_names"] = np.array([b"dense"])
         file["dense/dense/kernel:0"] = np.ones((2, 3))

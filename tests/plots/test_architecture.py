@@ -1,7 +1,6 @@
 """Architecture plots: content and layout."""
 
 import re
-import sys
 from collections import Counter
 from itertools import combinations, pairwise
 
@@ -248,9 +247,3 @@ REFUSED = {
 def test_an_argument_without_one_block_is_refused(make, error, received):
     message = rf"^model must .*Received: model={received}"
     check_refused(lambda: pk.plot_architecture(make()), error, message)
-
-
-def test_without_matplotlib_the_error_has_the_install_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=re.escape('pip install "ple-keras[plot]"')):
-        pk.plot_architecture(BLOCKS["mmoe"]())

@@ -115,5 +115,6 @@ def test_wrong_arguments_are_refused(function, argument, error, message):
 
 def test_without_matplotlib_the_error_has_the_install_command(monkeypatch, report):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(ImportError, match=r"pip install \"ple-keras\[plot\]\""):
-        pk.plot_gate_weights(report)
+    for plot, argument in ((pk.plot_gate_weights, report), (pk.plot_architecture, tracked_block())):
+        with pytest.raises(ImportError, match=r"pip install \"ple-keras\[plot\]\""):
+            plot(argument)
