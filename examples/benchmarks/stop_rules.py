@@ -263,7 +263,7 @@ def regrets(
 
 def table(records: Records, way: str, seeds: range) -> str:
     """Return a row for each network and rule: its worst mean regrets, and the significant ones."""
-    rows = [[way, "rule", "AUC", "in", "squared error", "in", "above 0", "by Holm"]]
+    rows = [[way, "rule", "AUC", "squared error", "significant", "by Holm"]]
     for kind in ("hedged", "ple", "bottom", "single"):
         for rule in OF_KIND[kind]:
             of_tasks = regrets(records, kind, rule, way, seeds)
@@ -271,18 +271,17 @@ def table(records: Records, way: str, seeds: range) -> str:
                 continue
             row = [kind, rule]
             for is_binary in (True, False):
-                some = {
-                    k: x
-                    for k, x in of_tasks.items()
-                    if (k.split(": ")[1] in BINARY_TASKS) == is_binary
-                }
-                worst = max(some, key=lambda k: np.mean(some[k]), default="")
-                row += [Estimate.of(some[worst]).format() if worst else "-", worst]
+                some = [
+                    values
+                    for name, values in of_tasks.items()
+                    if (name.split(": ")[1] in BINARY_TASKS) == is_binary
+                ]
+                row.append(Estimate.of(max(some, key=np.mean)).format() if some else "-")
             found = [Regret("", name, "", [], values) for name, values in of_tasks.items()]
             above = sum(regret.is_significant for regret in found)
             holm = len(significant_after_holm(found))
             rows.append([*row, f"{above} of {len(found)}", f"{holm}"])
-    return align_columns(rows, left=(0, 1, 3, 5))
+    return align_columns(rows, left=(0, 1))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -15,6 +15,7 @@ from ple_keras._typing import Nested
 from ple_keras.inspection.observed_model import naming_input
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
+from ple_keras.models.multi_task_model import check_adapted
 
 LARGE = 100  # mean or standard deviation of a column of numbers
 SCALE_ROWS = 100_000  # for means and deviations
@@ -50,7 +51,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
             an integer input gets fractions, or numbers that its dtype can't represent. If ids are
             not in the table of an `Embedding` that reads an input, directly or through reshapes.
             If a number is NaN or infinite, and so are the predictions of its row, or if a layer
-            returns such a value for a row without one, as a standardized head does before `adapt`.
+            returns such a value for a row without one. If a standardized head needs `adapt`.
             If `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
@@ -69,6 +70,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
+    check_adapted(model)
     if not is_dataset(x):
         refuse_steps(steps, "x")
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)

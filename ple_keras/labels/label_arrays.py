@@ -211,7 +211,7 @@ def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) ->
         remedy = (
             f" If {found[0]} marks missing labels, create the head with missing_label={found[0]}."
         )
-        may_be_missing = len(found) == 1 and float(found[0]).is_integer()
+        may_be_missing = len(found) == 1 and found[0] < 0 and float(found[0]).is_integer()
         raise ValueError(
             f"y[{task!r}] must {rule} or be missing; invalid: {np.count_nonzero(wrong)}."
             f"{remedy if may_be_missing else ''} "

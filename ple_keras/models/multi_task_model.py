@@ -207,7 +207,7 @@ class MultiTaskTraining:
             ValueError: If the mean of the labels of a standardized regression is unknown.
         """
         if self.train_function is None or force:
-            _check_adapted(self)
+            check_adapted(self)
         return super().make_train_function(force)  # type: ignore[misc]
 
 
@@ -315,7 +315,7 @@ def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
     )
 
 
-def _check_adapted(model: Any) -> None:
+def check_adapted(model: Any) -> None:
     """Check that all standardized regressions know the mean of their labels."""
     for task, head in find_heads(model).items():
         plain = plain_head(head)

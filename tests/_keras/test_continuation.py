@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, features, numpy_of
+from tests.helpers import QUICK, features, numpy_of
 from tests.models import compiled
 from tests.models import loaded as load_again
 from tests.pairs import pairs
@@ -80,7 +80,7 @@ NIGHTLY = [pytest.param(*each.values, id=each.id, marks=pytest.mark.nightly) for
 
 @pytest.mark.parametrize(("optimizer", "way"), [("adam", loaded), (LAST, cloned), *NIGHTLY])
 def test_a_restored_model_trains_like_the_original(optimizer, way, tmp_path):
-    model = compiled(two_ples(), OPTIMIZERS[optimizer]())
+    model = compiled(two_ples(), OPTIMIZERS[optimizer](), **QUICK)
     train(model, BEFORE, seed=1)
     copy = way(model, OPTIMIZERS[optimizer](), tmp_path)
     losses = train(model, AFTER, seed=2)

@@ -123,5 +123,5 @@ def test_a_small_job_is_compared_with_plain_keras(monkeypatch, capsys):
         monkeypatch.setenv(name, "1")  # and restored
     monkeypatch.setattr(small_job, "ONE_THREAD", {})
     small_job.main(["--rounds", "1", "--steps", "2"])
-    names = ["ours", "plain", "ours, no metrics", "plain, no metrics"]
-    assert first_cells(capsys.readouterr().out, 4) == names
+    names = ["ours", "plain", "ours, no metrics", "plain, no metrics", "by hand, no metrics"]
+    assert first_cells(capsys.readouterr().out, 5) == names

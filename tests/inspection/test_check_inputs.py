@@ -9,7 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import numpy_of, once
-from tests.models import compiled
+from tests.models import compiled, heads_alone
 from tests.refusals import check_refused, table
 
 ROWS = 1500  # more rows than one call of the model has
@@ -272,6 +272,13 @@ def test_batches_are_checked_and_a_warning_is_given_once():
     with pytest.warns(UserWarning, match=r"^x\['numbers'\]") as caught:
         pk.check_inputs(functional(), batches(numbers=income()))
     assert [warning.category for warning in caught].count(UserWarning) == 1
+
+
+@once
+def test_a_standardized_head_that_is_not_adapted_is_named():
+    model = heads_alone(pk.TaskHeads([pk.RegressionHead("time", standardize=True)]))
+    with pytest.raises(ValueError, match=r"The head of 'time' .*Call adapt\(y\)"):
+        pk.check_inputs(model, np.ones((2, 3)))
 
 
 def test_the_model_stays_as_it_was(model):

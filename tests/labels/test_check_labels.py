@@ -295,7 +295,7 @@ def test_one_repeated_invalid_value_may_mark_missing_labels(task, dtype):
     all_heads(missing_label=float(missing_label)).check_labels(y)
 
 
-@pytest.mark.parametrize("value", [1.5, np.inf, -np.inf])
+@pytest.mark.parametrize("value", [1.5, 2, np.inf, -np.inf])
 def test_a_message_suggests_only_values_that_may_mark_missing_labels(value):
     with pytest.raises(ValueError, match=r"invalid: 1\. Received: y\['click'\]="):
         all_heads().check_labels(valid_labels(click=np.array([0, value, 1])))
