@@ -22,7 +22,7 @@ NEEDS = {
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
 CASE = {  # see `Case`: block, experts, tracked, inputs, policy, option
-    "tensorflow": ("PLE", "copied", True, "context", "float32", "gate weights"),
+    "tensorflow": ("PLE", "stacked", True, "context", "float32", "gate weights"),
     "jax": ("MMoE", "stacked", False, "by stream", "mixed_float16", "gate dropout"),
     "torch": ("PLE", "stacked", False, "two", "float32", "product head"),
 }[BACKEND]
