@@ -182,7 +182,7 @@ def overridden():
 
 
 MODELS = {
-    "twice": (twice, ValueError, r"model.output of different tensors .*names \['a', 'b'\]"),
+    "twice": (twice, ValueError, r"model.output must .* different tensors .*names \['a', 'b'\]"),
     "call": (overridden, ValueError, "model must be a Functional model or .*<Overridden"),
     "no_name": (lambda: small(task=""), ValueError, r"names that are not empty.* names \[''\]"),
     "number": (lambda: small(task=0), ValueError, r"names that are not empty.* names \[0\]"),

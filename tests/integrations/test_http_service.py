@@ -325,7 +325,7 @@ async def test_health_tells_that_no_batch_is_computed(app, monkeypatch):
     end.set()
 
     app.state.batcher.task.cancel()
-    ended = 503, {"errors": ["the task of the batches has ended"]}
+    ended = 503, {"errors": ["the task that runs the batches has ended"]}
     while await health(app) != ended:
         await asyncio.sleep(0)
     assert await predict(app, ROW) == ended
