@@ -84,16 +84,6 @@ def predict_and_return_error(model, x):
         return str(error)
 
 
-def refusal_of_grouped_auc(model):
-    x, y = data()
-    callback = pk.GroupedAUC((x, y), [0] * len(x), ["click"])
-    callback.set_model(model)
-    try:
-        callback.on_train_begin()
-    except ValueError as error:
-        return str(error)
-
-
 def run(process, address, folder):
     """Train in one process. The order of the calls is the same in all processes."""
     keras.distribution.initialize(address, PROCESSES, process)
@@ -104,7 +94,6 @@ def run(process, address, folder):
     results["hedged"] = fit_hedged(process, PROCESSES)
     results["rows"] = train_rows(process, PROCESSES)
     results["error"] = predict_and_return_error(model, share(process, PROCESSES)[0])
-    results["refusal"] = refusal_of_grouped_auc(model)
     if process == 0:
         results["report"] = report(model, process, PROCESSES)
         keras.distribution.set_distribution(None)

@@ -88,11 +88,6 @@ def test_predict_fails_under_the_distribution(results):
         assert "non-addressable" in process["error"]
 
 
-def test_the_auc_within_groups_is_refused(results):
-    for process in results[:2]:
-        assert process["refusal"].endswith("Received: processes=2")
-
-
 def test_gates_and_conflicts_of_own_rows_wait_for_no_process(results):
     first, _, alone = results
     for key, of_levels in alone["report"].items():
