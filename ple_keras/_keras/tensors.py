@@ -112,9 +112,11 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     """Return the sum over the processes of JAX, or of PyTorch's process group.
 
     Every process must call it at the same point with the same shape, since it waits for all others.
+    On JAX, it does so only under a distribution: without one, a process works alone.
     """
     backend: Any = import_module(keras.backend.backend())
-    if keras.backend.backend() == "jax" and backend.process_count() > 1:
+    is_jax = keras.backend.backend() == "jax"
+    if is_jax and keras.distribution.distribution() is not None and backend.process_count() > 1:
         multihost: Any = import_module("jax.experimental.multihost_utils")
         values = multihost.process_allgather(values).sum(axis=0)
     if has_several_processes():

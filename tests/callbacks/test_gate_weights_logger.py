@@ -114,6 +114,13 @@ def test_epochs_without_validation_have_no_validation_keys(model):
     assert (len(logs["gate/ple/0/click/max"]), len(logs["val_gate/ple/0/click/max"])) == (2, 1)
 
 
+@pytest.mark.skipif(BACKEND != "jax", reason="keras.distribution needs JAX")
+def test_a_process_without_a_distribution_waits_for_no_other_process(model, monkeypatch):
+    expected = fit_logged(model, shuffle=False)
+    monkeypatch.setattr("jax.process_count", lambda *_: 2)
+    assert fit_logged(model, shuffle=False) == expected
+
+
 def test_padded_positions_are_not_counted():
     mask = np.arange(5) < np.array([[5], [2], [3], [1]])
     x = features(4, 5, 4) * mask[..., None]
