@@ -1,10 +1,9 @@
 """The base class of all layers, and the layers inside a layer, at any depth."""
 
-import inspect
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import keras
 
@@ -81,22 +80,12 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 
 
 class BaseLayer(keras.Layer):
-    """A layer whose config lists its frozen inner layers, and whose arguments can't be changed.
+    """A layer whose config lists its frozen inner layers.
 
     The config of a layer does not contain the layers that it creates in `build`. Without the list,
     frozen ones would train after loading or cloning. The list, "frozen_layers", contains names from
     `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
-
-    Inner layers, losses and metrics take their arguments from the constructor. An argument that is
-    assigned later would be in files, but not in the model.
     """
-
-    _arguments: ClassVar[frozenset[str]] = frozenset()  # of the constructors of this package
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith("ple_keras."):
-            cls._arguments = cls._arguments.union(inspect.signature(cls.__init__).parameters)
 
     def __init__(self, **kwargs: Any) -> None:
         check_layer_name(kwargs.get("name"))
@@ -104,17 +93,6 @@ class BaseLayer(keras.Layer):
         # From the config, for `build`: the names, and the `trainable` that they belong to.
         self._frozen_layers: tuple[str, ...] | None = None
         self._was_trainable = self.trainable
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in self._arguments and (
-            name in vars(self) or isinstance(getattr(type(self), name, None), property)
-        ):
-            raise AttributeError(
-                f"{name} of {self.name!r} can't be changed. Create a new layer, "
-                f"`{type(self).__name__}(...)`, and copy the weights with `transfer_weights`. "
-                f"Received: {name}={value!r}"
-            )
-        super().__setattr__(name, value)
 
     def _restore_frozen(self) -> None:
         """Set `trainable` of the inner layers from the config. Call it at the end of `build`."""

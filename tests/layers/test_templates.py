@@ -249,3 +249,13 @@ def test_custom_layers_as_experts_receive_training():
     assert numpy_of(block(x))["a"].max() < 50
     assert numpy_of(block(x, training=True))["a"].min() > 50
     assert numpy_of(block.expert_outputs(x, training=True))["a/expert_0"].min() > 50
+
+
+@once
+def test_a_template_is_copied_when_it_is_given():
+    template = keras.layers.Dense(4)
+    block = pk.SharedBottomBlock(["a"], template)
+    config = block.get_config()
+    template.units = 5
+    assert block.get_config() == config
+    assert block(features(2, 3))["a"].shape == (2, 4)
