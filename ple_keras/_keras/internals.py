@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
@@ -95,7 +95,8 @@ def tensorflow_not_imported() -> Iterator[None]:
     """Prevent Keras from importing TensorFlow when it serializes objects.
 
     To check whether objects are from TensorFlow, Keras imports it if it is installed, which takes
-    seconds and about 500 MB. Before TensorFlow is imported, no object can be from it. Keras 3.15.
+    about five seconds and 500 MB. Before TensorFlow is imported, no object can be from it. Keras
+    3.15.
     """
     lazy = vars(module_utils.tensorflow)
     if "tensorflow" in sys.modules or lazy.get("_available", False) is not None:
@@ -106,23 +107,6 @@ def tensorflow_not_imported() -> Iterator[None]:
         yield
     finally:
         lazy["_available"] = None
-
-
-def copy_direction(metric: keras.Metric, target: keras.Metric) -> None:
-    """Copy a metric's direction, "up" or "down", to another metric.
-
-    EarlyStopping and ModelCheckpoint read it with `mode="auto"`. Keras 3.15.
-    """
-    if hasattr(metric, "_direction"):
-        target._direction = metric._direction
-
-
-def mark_direction(metric: keras.Metric, direction: Literal["up", "down"]) -> None:
-    """Declare whether higher values of a metric are better, for `mode="auto"` of callbacks.
-
-    Keras's metrics do the same. Keras 3.15.
-    """
-    metric._direction = direction
 
 
 def largest_outputs(layer: keras.Layer) -> Any:

@@ -9,7 +9,6 @@ from keras import ops
 
 from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
-from ple_keras._keras.internals import copy_direction
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.sample_space import (
@@ -69,7 +68,6 @@ class MaskedMetric(keras.Metric):
         super().__init__(name=name or metric.name)
         self.metric = metric
         self.missing_label = check_missing_label(missing_label)
-        copy_direction(self.metric, self)
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._keras.internals import mark_direction
 from ple_keras._keras.saving import register
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.sample_space import align, align_weights
@@ -150,7 +149,6 @@ class NormalizedEntropy(MetricOfSums):
 
     def __init__(self, name: str = "normalized_entropy", dtype: DType = None) -> None:
         super().__init__(3, name, dtype)
-        mark_direction(self, "down")
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
         return [crossentropy(y_true, y_pred), y_true, 1 - y_true]
@@ -192,7 +190,6 @@ class LogitAUC(keras.Metric):
 
     def __init__(self, name: str = "auc", dtype: DType = None) -> None:
         super().__init__(name=name, dtype=dtype)
-        mark_direction(self, "up")
         self._counts = self.add_variable((2, NUM_BINS), "zeros", self.dtype, name="counts")
 
     def update_state(

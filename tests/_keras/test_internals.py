@@ -79,9 +79,9 @@ def uses(path, private):
 @once
 def test_no_other_module_uses_private_names_of_keras():
     private = private_names_of_keras()
-    assert {"_layers", "_direction", "_untrack_variable"} <= private
+    assert {"_layers", "_untrack_variable"} <= private
     of_internals = {*uses(Path(internals.__file__), private)}
-    assert {"keras.src.backend", "_direction", "_nodes_by_depth"} <= of_internals
+    assert {"keras.src.backend", "_nodes_by_depth"} <= of_internals
     found = {
         str(path.relative_to(PACKAGE)): sorted({*uses(path, private)})
         for path in PACKAGE.rglob("*.py")
@@ -236,20 +236,6 @@ def test_the_calls_in_a_model_are_in_the_order_of_computation():
     ((layer, _, _),) = internals.calls_in(keras.Sequential([keras.Input((1,)), dense]))
     assert layer is dense
     assert internals.calls_in(dense) == internals.calls_in(keras.Sequential([dense])) == []
-
-
-def test_early_stopping_uses_copied_and_marked_directions():
-    metrics = [keras.metrics.MeanMetricWrapper(lambda y, z: z, name=name) for name in "abc"]
-    internals.copy_direction(keras.metrics.AUC(), metrics[0])
-    internals.mark_direction(metrics[1], "up")
-    internals.mark_direction(metrics[2], "down")
-    model = chain(keras.layers.Dense(1), width=1)
-    model.compile("sgd", "mse", metrics=metrics, run_eagerly=not IS_JAX)
-    stops = [keras.callbacks.EarlyStopping(monitor=name) for name in "abc"]
-    x = np.ones((2, 1), "float32")
-    model.fit(x, x, verbose=0, callbacks=stops)
-    greater, less = keras.ops.greater, keras.ops.less
-    assert [stop.monitor_op for stop in stops] == [greater, greater, less]
 
 
 @keras.saving.register_keras_serializable()

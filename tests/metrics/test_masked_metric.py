@@ -65,12 +65,11 @@ def test_a_metric_of_sequences_is_over_the_labeled_positions(metric):
 
 
 @once
-def test_a_masked_metric_has_the_name_direction_and_state_of_its_metric():
+def test_a_masked_metric_has_the_name_and_state_of_its_metric():
     inner = keras.metrics.AUC(name="roc")
     metric = pk.MaskedMetric(inner)
     assert metric.name == "roc"
     assert pk.MaskedMetric(inner, name="mine").name == "mine"
-    assert metric._direction == "up"
     assert metric.variables == inner.variables
     metric.update_state([0, 1, np.nan], [[0.1], [0.2], [0.3]])
     assert float(metric.result()) > 0.9
