@@ -118,10 +118,12 @@ def test_runs_of_a_whole_job_are_kept(monkeypatch, capsys, tmp_path):
     assert first_cells(table, 2) == runs
 
 
-def test_a_small_job_is_compared_with_plain_keras(monkeypatch, capsys):
+def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsys):
     for name in small_job.ONE_THREAD:
         monkeypatch.setenv(name, "1")  # and restored
     monkeypatch.setattr(small_job, "ONE_THREAD", {})
-    small_job.main(["--rounds", "1", "--steps", "2"])
-    names = ["ours", "plain", "ours, no metrics", "plain, no metrics", "by hand, no metrics"]
-    assert first_cells(capsys.readouterr().out, 5) == names
+    small_job.main(["--jobs", *small_job.JOBS, "--rounds", "1", "--steps", "2"])
+    names = [*small_job.BASELINES, small_job.BY_HAND]
+    cells = first_cells(capsys.readouterr().out, 3 * (2 + len(names)))
+    assert [cell for cell in cells if cell in names] == 3 * names
+    assert [cell.split(":")[0] for cell in cells if ":" in cell] == [*small_job.JOBS]
