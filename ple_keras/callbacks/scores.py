@@ -57,8 +57,8 @@ class MultiTaskScore(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         logs = logs if logs is not None else {}
         missing = [key for key in self.weights if key not in logs]
-        has_validation = any(key.startswith("val_") for key in logs)
-        if not has_validation and any(key.startswith("val_") for key in missing):
+        # GroupedAUC logs `val_` keys even without validation.
+        if "val_loss" not in logs and any(key.startswith("val_") for key in missing):
             return
         if missing:
             raise ValueError(

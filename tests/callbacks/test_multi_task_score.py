@@ -51,12 +51,14 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
 
 @once
 def test_epochs_without_validation_have_no_score(model):
-    score = pk.MultiTaskScore({"val_loss": 1.0}, name="mine")
+    """Even if GroupedAUC has logged keys of validation data."""
+    of_groups = pk.GroupedAUC(clicks_and_times(), np.arange(12) // 6, tasks=["click"])
+    score = pk.MultiTaskScore({"val_loss": 1.0, "val_click_gauc": 0.0}, name="mine")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        history = fit_validated(model, score, epochs=4, validation_freq=2).history
+        history = fit_validated(model, of_groups, score, epochs=4, validation_freq=2).history
     assert history["mine"] == history["val_loss"]
-    assert len(history["mine"]) == 2
+    assert (len(history["mine"]), len(history["val_click_gauc"])) == (2, 4)
 
 
 @once
