@@ -37,8 +37,8 @@ def gate_weights(
     each can call this function with its own `x`.
 
     Args:
-        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, or such
-            a block.
+        model: A built model that contains PLEBlocks, MMoEBlocks or CGCBlocks at any depth, except
+            inside an expert, or such a block.
         x: Input as for `predict`: arrays, a dict or list of arrays, or batches, such as a
             `tf.data.Dataset`, a `keras.utils.PyDataset` or a torch DataLoader.
         batch_size: The number of examples per batch, only for arrays; by default 1024.

@@ -308,7 +308,8 @@ class Observer:
     Gates do not update their statistics within its `with`.
 
     Args:
-        names: The name of each level, by the `id` of its block.
+        names: The name of each observed level, by the `id` of its block. A level inside an expert
+            of another one has no name.
 
     Attributes:
         levels: The gate weights and expert outputs of each level that ran, both keyed by name.
@@ -329,11 +330,12 @@ class Observer:
         _thread.observer = self._outer
 
     def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:
-        """Store the gate weights and expert outputs of a level."""
-        level = self._names[id(block)]
+        """Store the gate weights and expert outputs of a level that has a name."""
+        level = self._names.get(id(block))
         if level in self.levels:
             self.repeated.add(level)
-        self.levels[level] = weights, experts
+        elif level is not None:
+            self.levels[level] = weights, experts
 
 
 def active_observer() -> Observer | None:

@@ -6,7 +6,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once, streams
-from tests.models import TASKS, compiled, functional, nested, subclassed, tracked_block
+from tests.models import TASKS, chain, compiled, functional, nested, subclassed, tracked_block
 from tests.pairs import fewer
 
 X = features(7, 4)
@@ -172,6 +172,19 @@ def test_a_refused_x_does_not_change_the_model():
         pk.gate_weights(model, (part for part in (X, features(7, 5))))
     for task, prediction in model.predict(X, verbose=0).items():
         np.testing.assert_array_equal(prediction, expected[task])
+
+
+@once
+def test_a_level_inside_an_expert_is_not_observed():
+    heads = pk.TaskHeads([pk.BinaryHead(task) for task in TASKS])
+    inputs = keras.Input((4,))
+    inner = pk.CGCBlock(["x"], [3], add_shared_gate=False, name="inner")
+    expert = keras.Model(inputs, inner(inputs)["x"])
+    model = chain(pk.HedgedBlock(heads, expert), heads, width=4)
+    y = dict.fromkeys(TASKS, X[:, 0] > 0)
+    assert list(pk.gate_report(model, X).levels) == ["inner", "own"]  # of the shared branch
+    assert pk.task_report(model, X, y).examples == 7
+    assert list(pk.fit_hedge(model, X, y)) == TASKS
 
 
 @once
