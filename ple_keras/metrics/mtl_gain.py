@@ -23,7 +23,7 @@ LOWER_IS_BETTER = re.compile(
 )
 # Logs that do not rank models: sums over tasks, calibrations, which are best at 1, and others.
 IGNORED = re.compile(
-    r"^(val_)?(loss|mtl_score|gate/.*)$|^loss_weight/|(^|_)(calibration|share|learning_rate)(_\d+)?$"
+    r"^(val_)?(loss|mtl_score|(gate|hedge)/.*)$|^loss_weight/|(^|_)(calibration|share|learning_rate)(_\d+)?$"
 )
 
 
@@ -43,7 +43,7 @@ def mtl_gain(
             are ignored. Logs that do not rank models are ignored unless they are in
             `lower_is_better`: "loss" and `MultiTaskScore`, which are sums over all tasks in
             `multi`; calibrations, which are best at 1; the share of a grouped AUC; loss weights,
-            gate statistics and the learning rate.
+            gate statistics, the logs of FitHedge and the learning rate.
         lower_is_better: Whether lower is better for a key: False for a metric to maximize. It is
             required for keys that do not end with the name of a metric or loss of Keras or of this
             library, such as "auc" in `val_click_auc`, and overrides such names.

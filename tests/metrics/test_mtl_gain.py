@@ -24,6 +24,7 @@ def test_a_gain_is_positive_where_the_multi_task_model_is_better():
 UNDIRECTED = [
     *("val_click_gauc_share", "click_calibration", "val_click_calibration_1"),
     *("loss_weight/click", "gate/ple/0/click/entropy", "val_gate/ple/0/click/max"),
+    *("hedge/click/own", "hedge/click/own_loss"),
     *("val_mtl_score", "learning_rate"),
 ]
 
