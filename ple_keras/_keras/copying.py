@@ -14,7 +14,7 @@ from ple_keras._keras.internals import (
     is_of_keras,
     tensorflow_not_imported,
 )
-from ple_keras._keras.layers import BaseLayer, Untracked, layers_inside, walk
+from ple_keras._keras.layers import Untracked, layers_inside, walk
 from ple_keras._keras.saving import remove_build_shapes
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import FixedDTypes, Initializer, Nested, NestedShape, Shape
@@ -228,8 +228,9 @@ def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
         TypeError: If `__init__` takes parameters that the config lacks.
     """
     cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
-    standard = [inspect.getattr_static(x, "from_config").__func__ for x in (base, BaseLayer)]
-    if has_automatic_config(copied) or cls.from_config.__func__ not in standard:
+    standard, found = inspect.getattr_static(base, "from_config").__func__, cls.from_config
+    is_custom = found.__func__ is not standard and not found.__module__.startswith("ple_keras.")
+    if has_automatic_config(copied) or is_custom:
         return  # a custom from_config has its own mapping from config to arguments
     arguments = {*copied.get_config()}
     for base in filter(is_of_keras, cls.__mro__):  # Keras's own layers omit unset arguments

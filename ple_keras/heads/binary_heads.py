@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_number, refuse_fixed
+from ple_keras._checks import check_number, refuse_fixed, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -125,8 +125,8 @@ class ProductHead(Head):
     Raises:
         TypeError: As for `Head`, and if `of` is not a sequence of names.
         ValueError: As for `Head`, and if `of` has fewer than two names, repeats one, or contains
-            `task`. TaskHeads raises it for unknown tasks, tasks without a probability, and cycles
-            of products.
+            `task`; if it is called. TaskHeads raises it for unknown tasks, tasks without a
+            probability, and cycles of products.
 
     Reference:
 
@@ -159,6 +159,12 @@ class ProductHead(Head):
         loss = ProbabilityCrossentropy() if loss is None else loss
         super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
         self.of = _check_factors(of, task)
+
+    def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        raise ValueError(
+            f"{self.name!r} reads no features. Call the TaskHeads of the product and its factors "
+            f"instead. Received: inputs={short_repr(inputs)}"
+        )
 
     def build(self, input_shape: Shape) -> None:
         """Record the rank of the features of the factors. The head has no weights."""

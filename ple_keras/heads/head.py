@@ -127,7 +127,9 @@ class Head(BaseLayer):
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_reduction(reduction)
-        self._tower_template = tower and as_template(tower, "tower", self.dtype_policy)
+        self._tower_template = None
+        if tower is not None:
+            self._tower_template = as_template(tower, "tower", self.dtype_policy)
         self._leading_axes: tuple[int | None, ...] = (None,)
         self._statistics: Untracked[LabelStatistics | None] = Untracked(None)
 
@@ -299,6 +301,12 @@ class Head(BaseLayer):
             "missing_label": to_config(self.missing_label),
             "reduction": self.reduction,
         }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
+            config = {**config, "tower": config["tower"] or None}
+        return super().from_config(config)
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

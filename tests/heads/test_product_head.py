@@ -144,6 +144,13 @@ BAD_ARGUMENTS = {
 
 
 @once
+def test_a_product_is_not_called_by_itself():
+    product = pk.ProductHead("x", of=("ctr", "cvr"))
+    for inputs in (features(2, 3), keras.Input((3,))):
+        check_refused(lambda x=inputs: product(x), ValueError, "Call the TaskHeads .*: inputs=")
+
+
+@once
 @pytest.mark.parametrize(("arguments", "error", "message"), table(BAD_ARGUMENTS))
 def test_invalid_arguments_are_refused(arguments, error, message):
     check_refused(lambda: pk.ProductHead("x", **arguments), error, message)

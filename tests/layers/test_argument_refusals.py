@@ -278,6 +278,29 @@ def cases():
         yield from pairs(places, {str(i): row for i, row in enumerate(rows)})
 
 
+FALSE = [
+    *UNITS[:2],
+    (False, TypeError, "must be an int"),
+    (np.array([0]), ValueError, "at least 1"),
+]
+
+
+@pytest.mark.parametrize(("value", "error", "message"), FALSE)
+def test_units_that_are_false_are_no_missing_tower(value, error, message):
+    check_refused(lambda: pk.BinaryHead("a", tower=value), error, f"tower.*{message}")
+
+
+def test_an_array_has_the_units_of_a_tower():
+    head = pk.BinaryHead("a", tower=np.array([6, 4]))
+    assert pk.BinaryHead.from_config(head.get_config())._tower_template.layer.units == (6, 4)
+
+
+@pytest.mark.parametrize("tower", [0, []])
+def test_files_of_0_3_0_have_zero_units_for_no_tower(tower):
+    config = {**pk.BinaryHead("a").get_config(), "tower": tower}
+    assert pk.BinaryHead.from_config(config).get_config()["tower"] is None
+
+
 @pytest.mark.parametrize(("cls", "argument", "value", "error", "message"), cases())
 def test_a_bad_argument_is_refused(cls, argument, value, error, message):
     shown = ""
