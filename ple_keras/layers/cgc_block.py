@@ -35,7 +35,14 @@ from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.experts import Experts, build_experts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
 from ple_keras.layers.template import as_stream_templates, as_template
-from ple_keras.layers.wiring import GatedBlock, GateInputs, LevelWiring, check_context, shape_of
+from ple_keras.layers.wiring import (
+    GatedBlock,
+    GateInputs,
+    LevelWiring,
+    cgc_wiring,
+    check_context,
+    shape_of,
+)
 
 
 @dataclass(frozen=True)
@@ -176,9 +183,7 @@ class CGCBlock(GatedBlock):
         self._gate_kwargs = Untracked(gate_options(gate_kwargs))
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
-        self._wiring = LevelWiring(
-            counts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
-        )
+        self._wiring = self._make_wiring(counts)
         self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
         streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
         self._expert_templates = as_stream_templates(
@@ -190,6 +195,12 @@ class CGCBlock(GatedBlock):
         if gate_kwargs:
             self._make_gate(self.task_names[0])  # checks their values
 
+    def _make_wiring(self, task_experts: Mapping[str, int]) -> LevelWiring:
+        """Return the connections of experts and gates, which subclasses change."""
+        return cgc_wiring(
+            task_experts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
+        )
+
     @property
     def task_names(self) -> list[str]:
         """The tasks, in order."""
@@ -198,7 +209,7 @@ class CGCBlock(GatedBlock):
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return dict(self._wiring.task_experts)
+        return {task: len(self._wiring.experts_of(task)) for task in self._wiring.tasks}
 
     @property
     def gate_reads(self) -> GateInput:
@@ -261,7 +272,9 @@ class CGCBlock(GatedBlock):
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
         self._level = Level(experts, gates, widths)
         self._is_batchable = (
-            self._wiring.is_batchable and experts.compute_dtype == self.compute_dtype
+            self._wiring.is_batchable
+            and type(self)._mix is CGCBlock._mix
+            and experts.compute_dtype == self.compute_dtype
         )
         self._restore_frozen()
 
@@ -295,10 +308,14 @@ class CGCBlock(GatedBlock):
             experts = layer(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
             if observer:
                 observer.receive(self, weights, experts)
-            outputs = self._wiring.mix(weights, experts, self.compute_dtype)  # sum_e w_e E_e
+            outputs = self._mix(weights, experts)
         if check_bool(return_gate_weights, "return_gate_weights"):
             return outputs, weights
         return outputs
+
+    def _mix(self, weights: ByName, experts: ByName) -> dict[str, Tensor]:
+        """Return sum_e w_e E_e for every gate. A subclass can add to it."""
+        return self._wiring.mix(weights, experts, self.compute_dtype)
 
     def _streams(self, inputs: Streams) -> dict[str, Tensor]:
         """Return the tensor of each stream after checking its width."""

@@ -21,51 +21,30 @@ class LevelWiring:
     """Names and connections of a level's streams, experts and gates.
 
     Args:
-        task_experts: The number of experts of each task, in task order.
-        num_shared_experts: The number of shared experts.
-        add_shared_gate: Whether the shared stream has a gate.
-        isolate_task_experts: Whether the shared gate mixes task experts without training them.
-
-    Attributes:
-        task_experts: The number of experts of each task.
         tasks: The tasks, in order.
-        streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
-        experts: The input stream of each expert. Task experts are first, in task order.
+        experts: The input stream of each expert, keyed by expert name.
         gates: The experts that each gate mixes, in the order of its weights.
         is_isolated: Whether the shared gate mixes task experts without training them.
 
-    Raises:
-        ValueError: If a gate has no expert.
+    Attributes:
+        streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
     """
 
     def __init__(
         self,
-        task_experts: Mapping[str, int],
-        num_shared_experts: int,
-        add_shared_gate: bool,
-        isolate_task_experts: bool,
+        tasks: Iterable[str],
+        experts: Mapping[str, str],
+        gates: Mapping[str, list[str]],
+        is_isolated: bool = False,
     ) -> None:
-        self.task_experts = dict(task_experts)
-        self.tasks = list(task_experts)
-        has_shared_stream = num_shared_experts or add_shared_gate
+        self.tasks, self.experts, self.gates = list(tasks), dict(experts), dict(gates)
+        self.is_isolated = is_isolated
+        has_shared_stream = SHARED in {*self.experts.values(), *gates}
         self.streams = [*self.tasks, SHARED] if has_shared_stream else self.tasks
-        counts = {**task_experts, SHARED: num_shared_experts}
-        of_stream = {
-            stream: [f"{stream}/expert_{i}" for i in range(count)]
-            for stream, count in counts.items()
-        }
-        self.experts = {e: stream for stream, experts in of_stream.items() for e in experts}
-        self.gates = {task: of_stream[task] + of_stream[SHARED] for task in self.tasks}
-        if add_shared_gate:
-            self.gates[SHARED] = list(self.experts)
-        self.is_isolated = add_shared_gate and isolate_task_experts and any(task_experts.values())
-        for gate, experts in self.gates.items():
-            if not experts:
-                raise ValueError(
-                    f"every gate must have at least one expert, but {gate!r} has none. "
-                    f"Received: num_task_experts={self.task_experts}, "
-                    f"num_shared_experts={num_shared_experts}"
-                )
+
+    def experts_of(self, stream: str) -> list[str]:
+        """Return the experts that read a stream."""
+        return [expert for expert, source in self.experts.items() if source == stream]
 
     def shapes(self, shape: StreamShapes | None) -> dict[str, Shape]:
         """Return the shape of each stream, `(batch, ..., features)`.
@@ -133,8 +112,14 @@ class LevelWiring:
 
     @property
     def is_batchable(self) -> bool:
-        """Whether `mix_batched` supports the level: every task has the same number of experts."""
-        return len(set(self.task_experts.values())) == 1
+        """Whether `mix_batched` supports the level.
+
+        Every task has the same number of experts, and its gate mixes them and the shared experts.
+        """
+        shared = self.experts_of(SHARED)
+        return len({len(self.experts_of(task)) for task in self.tasks}) == 1 and all(
+            self.gates[task] == self.experts_of(task) + shared for task in self.tasks
+        )
 
     def mix_batched(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
         """Return the result of `mix` in few operations, on eager PyTorch.
@@ -145,7 +130,7 @@ class LevelWiring:
         """
         import torch
 
-        count = self.task_experts[self.tasks[0]]
+        count = len(self.experts_of(self.tasks[0]))
         num_own = count * len(self.tasks)
         own = [experts[i:num_own:count] for i in range(count)]  # each (K, B, H)
         columns = ops.stack([weights[task] for task in self.tasks])[..., None].unbind(2)
@@ -158,6 +143,39 @@ class LevelWiring:
                 experts = torch.cat([experts[:num_own].detach(), experts[num_own:]])
             outputs[SHARED] = (weights[SHARED].t()[..., None] * experts).sum(0)
         return outputs
+
+
+def cgc_wiring(
+    task_experts: Mapping[str, int], num_shared_experts: int, add_shared_gate: bool, isolate: bool
+) -> LevelWiring:
+    """Return the wiring of CGC: a task's gate mixes its experts and the shared ones.
+
+    Args:
+        task_experts: The number of experts of each task, in task order.
+        num_shared_experts: The number of shared experts.
+        add_shared_gate: Whether the shared stream has a gate, which mixes all experts.
+        isolate: Whether the shared gate mixes task experts without training them.
+
+    Raises:
+        ValueError: If a gate has no expert.
+    """
+    experts = {
+        stream: [f"{stream}/expert_{i}" for i in range(count)]
+        for stream, count in {**task_experts, SHARED: num_shared_experts}.items()
+    }
+    streams = {expert: stream for stream, names in experts.items() for expert in names}
+    gates = {task: experts[task] + experts[SHARED] for task in task_experts}
+    if add_shared_gate:
+        gates[SHARED] = [*streams]
+    for gate, names in gates.items():
+        if not names:
+            raise ValueError(
+                f"every gate must have at least one expert, but {gate!r} has none. "
+                f"Received: num_task_experts={dict(task_experts)}, "
+                f"num_shared_experts={num_shared_experts}"
+            )
+    is_isolated = add_shared_gate and isolate and any(task_experts.values())
+    return LevelWiring(task_experts, streams, gates, is_isolated)
 
 
 class GatedBlock(BaseLayer):
