@@ -1,4 +1,4 @@
-"""The fits of `never_worse`, in the order of docs/maintainers/never_worse_rules.md."""
+"""The fits of `never_worse`, in the order in which they are trained."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

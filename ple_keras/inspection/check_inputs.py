@@ -50,8 +50,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
         ValueError: If an input is missing or unknown, or its shape is wrong, or the model fails. If
             an integer input gets fractions, or numbers that its dtype can't represent. If ids are
             not in the table of an `Embedding` that reads an input, directly or through reshapes.
-            If a number is NaN or infinite, and so are the predictions of its row, or if a layer
-            returns such a value for a row without one. If a standardized head needs `adapt`.
+            If the predictions of a row are NaN or infinite because a number of `x` is, or if a
+            layer returns such values for a finite row. If a standardized head needs `adapt`.
             If `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
