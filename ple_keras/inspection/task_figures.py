@@ -1,10 +1,11 @@
 """Figures on the labels and predictions of a task, with warnings."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 
 from ple_keras._typing import Tensor
@@ -46,7 +47,7 @@ class TaskFigures:
         label_deviation: The standard deviation of the labels; for classes, of their indicators.
         prediction_mean: The mean prediction of all examples. NaN for classes.
         prediction_deviation: The standard deviation of the predictions. NaN with one example.
-        loss: The unweighted loss over the labeled examples.
+        loss: The mean loss of the labeled examples, for any `reduction`.
         auc: For a binary task, the area under the ROC curve.
         accuracy: For a task with classes, the share of correct predictions.
         rmse: For a regression, the root mean squared error, in the unit of the labels.
@@ -141,7 +142,8 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         return TaskFigures(**figures)
     if head.has_loss:
         safe = np.where(np.isnan(p), SAFE_PREDICTION, p).astype("float32")
-        figures["loss"] = float(batch_loss(head, y.astype("float32"), safe, None).value)
+        loss = batch_loss(head, y.astype("float32"), safe, None)
+        figures["loss"] = float(loss.total / loss.count)
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if _is_binary(head):
@@ -230,18 +232,30 @@ def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Itera
         )
 
 
-def epoch_warnings(task: str, losses: Sequence[float], validation: TaskFigures) -> Iterator[str]:
+def epoch_warnings(
+    head: Head, prefix: str, history: keras.callbacks.History, validation: TaskFigures
+) -> Iterator[str]:
     """Yield a warning if a task was better in an earlier epoch.
 
     Args:
-        task: The task.
-        losses: Its validation loss in each epoch of `fit`; empty without validation.
+        head: The head of the task.
+        prefix: The prefix of its metrics in logs, such as "click_".
+        history: The logs of `fit`.
         validation: The figures of the task on validation data.
     """
+    head = plain_head(head)
+    # Not `val_{task}_loss`, in which batches without labels count as 0.
+    key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
+    if head._logs_loss_mean():
+        key, now = f"val_{prefix}{head._loss_name()}", validation.loss
+    losses = history.history.get(key, [])
     best = min(losses, default=math.nan)
-    if validation.loss > best + LARGE_RISE * abs(best):
+    if now > best + LARGE_RISE * abs(best):
+        index, last = losses.index(best), history.epoch[-1] + 1
+        where = f"epoch {history.epoch[index] + 1} of {last}"
+        if len(losses) < len(history.epoch):
+            where = f"validation {index + 1} of {len(losses)}"
         yield (
-            f"{task}: in fit, val_{task}_loss was lowest in epoch {losses.index(best) + 1} of "
-            f"{len(losses)}, with {best:.4g}, and is {validation.loss:.4g} now. Try "
-            "dropout, smaller tables and a learning rate that decays to 0."
+            f"{head.task}: in fit, {key} was lowest in {where}, with {best:.4g}, and is "
+            f"{now:.4g} now. Try dropout, smaller tables and a learning rate that decays to 0."
         )

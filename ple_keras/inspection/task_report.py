@@ -60,7 +60,6 @@ class TaskTraining:
 
     Attributes:
         loss_weight: The current weight of the task's loss; 0 if it is not trained.
-        loss_share: The task's share of the sum of the weighted losses.
         gradient_share: The task's share of the gradients on shared parts: the root mean square over
             the batches of the norm of its weighted loss's gradient, divided by the sum over the
             tasks. Shared parts are the experts, layers and tables before the heads that at least
@@ -68,7 +67,6 @@ class TaskTraining:
     """
 
     loss_weight: float
-    loss_share: float
     gradient_share: float
 
 
@@ -92,7 +90,7 @@ class TaskReport:
     Attributes:
         examples: The number of examples.
         tasks: `{task: TaskFigures}`: figures on labels and predictions.
-        training: `{task: TaskTraining}`, with `loss_weight`, `loss_share` and `gradient_share`.
+        training: `{task: TaskTraining}`, with `loss_weight` and `gradient_share`.
         conflicts: `{(task, task): Conflict}`, with `cosine`, `error` and `pairs`: the mean cosine
             between the gradients of two tasks on shared parts, in pairs of batches.
         trend: A `Conflict` of the sums over the tasks: a cosine near 0 if training has settled.
@@ -184,7 +182,7 @@ def task_report(
     >>> report.tasks["click"].label_mean, report.tasks["buy"].labels
     (0.75, 4)
     >>> sorted(report.training["buy"].__dict__)
-    ['gradient_share', 'loss_share', 'loss_weight']
+    ['gradient_share', 'loss_weight']
     """
     check_model(model)
     heads = find_heads(model)
@@ -211,14 +209,10 @@ def task_report(
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
     shares, conflicts, trend = gradients.figures(factors)
-    weighted = {task: weights.get(task, 0.0) * use.loss for task, use in tasks.items()}
-    total = float(np.nansum([*weighted.values()])) or math.nan
     training = {
-        task: TaskTraining(weights.get(task, 0.0), loss / total, shares.get(task, math.nan))
-        for task, loss in weighted.items()
+        task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
     }
-    logs = getattr(model, "history", None)
-    logs = logs.history if isinstance(logs, keras.callbacks.History) else {}
+    history = getattr(model, "history", None)
     warnings: list[str] = []
     for task, use in tasks.items():
         of_task = heads[task], training[task].loss_weight
@@ -227,7 +221,9 @@ def task_report(
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
-            warnings += epoch_warnings(task, logs.get(f"val_{task}_loss", []), validated[task])
+            if isinstance(history, keras.callbacks.History):
+                prefix = f"{task}_" if len(heads) > 1 else ""
+                warnings += epoch_warnings(heads[task], prefix, history, validated[task])
     warnings += _share_warnings(tasks, training)
     warnings += _conflict_warnings(tasks, conflicts, trend)
     return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)
@@ -351,9 +347,9 @@ def _metric(use: TaskFigures) -> str:
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:
-    yield "task", "loss weight", "share of loss", "share of gradient on shared parts"
+    yield "task", "loss weight", "share of gradient on shared parts"
     for task, use in report.training.items():
-        yield task, *cells(use, loss_weight=".3g", loss_share=".1%", gradient_share=".1%")
+        yield task, *cells(use, loss_weight=".3g", gradient_share=".1%")
 
 
 def _conflict_rows(report: TaskReport) -> Iterator[Row]:

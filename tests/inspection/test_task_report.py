@@ -102,7 +102,7 @@ def test_figures_are_those_of_the_labeled_examples():
     assert {key: getattr(use["kind"], key) for key in expected} == close(expected)
 
 
-def test_shares_of_losses_and_gradients_are_those_of_the_weighted_losses():
+def test_shares_of_gradients_are_those_of_the_weighted_losses():
     """With linear layers, whose gradients on the shared kernel are computed by hand."""
     heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b", loss_weight=3.0)])
     block = pk.SharedBottomBlock(heads, keras.layers.Dense(2, use_bias=False))
@@ -112,11 +112,10 @@ def test_shares_of_losses_and_gradients_are_those_of_the_weighted_losses():
     y["b"][::3] = NAN
     report = pk.task_report(model, X, y, batch_size=20)
     kernel = numpy_of(block.trainable_weights[0])
-    norms, losses, gradients = {}, {}, {}
+    norms, gradients = {}, {}
     for task, weight in (("a", 1.0), ("b", 1.5)):
         output, bias = map(numpy_of, heads[task].trainable_weights)
         errors = (X @ kernel @ output + bias)[:, 0] - y[task]
-        losses[task] = weight * np.nanmean(errors**2)
         gradients[task] = [
             (X[rows].T @ np.nan_to_num(2 * weight * errors[rows, None]))
             @ output.T
@@ -125,7 +124,6 @@ def test_shares_of_losses_and_gradients_are_those_of_the_weighted_losses():
         ]
         norms[task] = np.sqrt(np.mean([(g**2).sum() for g in gradients[task]]))
     for task, use in report.training.items():
-        assert use.loss_share == close(losses[task] / sum(losses.values()))
         assert use.gradient_share == close(norms[task] / sum(norms.values()))
     assert report.training["b"].loss_weight == 1.5
 
@@ -186,7 +184,7 @@ def test_without_shared_parts_or_other_tasks_shares_are_undefined():
     assert "click and buy       - ± -" in str(report)
     json.dumps(report.to_dict(), allow_nan=False)
     report = pk.task_report(bottom_model(pk.TaskHeads([pk.BinaryHead("click")])), X, X[:, 0] > 0)
-    assert (report.conflicts, report.training["click"].loss_share) == ({}, 1)
+    assert report.conflicts == {}
     assert np.isnan(report.training["click"].gradient_share)
     assert "cosine" not in str(report)
 
@@ -216,12 +214,12 @@ def test_loss_weights_are_the_current_ones(weighting, expected, tmp_path):
 
 
 @once
-def test_a_loss_that_divides_by_the_batch_counts_all_examples():
+def test_a_loss_is_the_mean_over_labels_for_each_reduction():
     heads = all_heads(reduction="sum_over_batch_size")
     model, y = bottom_model(heads), labels()
     use = pk.task_report(model, X, y).tasks["click"]
     loss = heads.compute_losses(y, model(X), training=False)["click"]
-    assert use.loss == close(float(loss))
+    assert use.loss == close(float(loss) / use.label_share)
 
 
 @once
@@ -334,9 +332,7 @@ def test_sequences_are_counted_by_unmasked_position():
 def test_half_precision_gives_finite_figures():
     keras.config.set_dtype_policy("mixed_float16")
     report = pk.task_report(bottom_model(all_heads()), X, labels())
-    found = [(use.loss_share, use.gradient_share) for use in report.training.values()]
-    assert np.isfinite(found).all()
-    assert np.sum(found, axis=0) == close(np.ones(2))
+    assert sum(use.gradient_share for use in report.training.values()) == close(1)
 
 
 @once

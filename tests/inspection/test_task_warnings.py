@@ -152,15 +152,34 @@ def test_few_batches_are_no_evidence_of_a_conflict():
         assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
 
 
+EPOCHS = {
+    "every": ({}, "epoch 1 of 2"),
+    "later": ({"initial_epoch": 5, "epochs": 7}, "epoch 6 of 7"),
+    "second": ({"validation_freq": 2, "epochs": 4}, "validation 1 of 2"),
+}
+
+
 @once
-def test_a_task_that_was_better_in_an_earlier_epoch_is_named():
+@pytest.mark.parametrize("name", EPOCHS)
+def test_a_task_that_was_better_in_an_earlier_epoch_is_named(name):
+    options, where = EPOCHS[name]
     model = linear_model([pk.BinaryHead("click"), pk.RegressionHead("time")], BEST, TWO_COLUMNS)
-    wrong, right = {**Y, "time": -Y["time"]}, {task: Y[task] for task in ("click", "time")}
-    compiled(model, keras.optimizers.SGD(0.003)).fit(
-        X, {task: wrong[task] for task in right}, validation_data=(X, right), epochs=2, verbose=0
-    )
-    (warning,) = pk.task_report(model, X, right, (X, right)).warnings
-    assert warning.startswith("time: in fit, val_time_loss was lowest in epoch 1 of 2, with ")
+    y = {task: Y[task] for task in ("click", "time")}
+    options = {"epochs": 2, "verbose": 0, "validation_data": (X, y), **options}
+    compiled(model, keras.optimizers.SGD(0.003)).fit(X, {**y, "time": -Y["time"]}, **options)
+    (warning,) = pk.task_report(model, X, y, (X, y)).warnings
+    start = f"time: in fit, val_time_mean_squared_error was lowest in {where}, with "
+    assert warning.startswith(start)
+
+
+@once
+def test_losses_of_epochs_are_means_over_labels_in_the_unit_of_the_report():
+    """Keras counts the loss of a batch without labels as 0."""
+    time = pk.RegressionHead("time", standardize=True, mean=0, deviation=0.5)
+    model = linear_model([pk.BinaryHead("click"), time], {**BEST, "time": (0, 2)}, TWO_COLUMNS)
+    y = {task: np.where(np.arange(ROWS) < ROWS / 8, Y[task], np.nan) for task in ("click", "time")}
+    compiled(model).fit(X, y, validation_data=(X, y), verbose=0)
+    assert pk.task_report(model, X, y, (X, y)).warnings == []
 
 
 @once
