@@ -34,7 +34,7 @@ try:
     import numpy as np
     import psutil
     from columns import Columns
-    from serving.model_folder import newest
+    from serving.model_folder import PART, versions
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[export,serving]"')
 
@@ -141,8 +141,8 @@ def show_attacks(port, body):
 
 def offer(folder, columns=None):
     """Add a copy of the newest version, with the given columns or the same, and wait."""
-    old = newest(folder)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as part:
+    old = versions(folder)[0]
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
         new = Path(shutil.copytree(old, Path(part, f"{old.name}-new")))
         if columns:
             (new / "columns.json").write_text(json.dumps(columns))
@@ -159,7 +159,7 @@ def show_versions(port, body, folder):
             offer(folder)
             versions.append(json.loads(ask(port, "/health")[1])["model"])
     print(f"{len({*versions})} new models: {len(answers)} requests, errors {errors(answers)}")
-    columns = json.loads((newest(folder) / "columns.json").read_text())
+    columns = json.loads((versions(folder)[0] / "columns.json").read_text())
     columns["ids"].pop()
     with clients(port, body, 4) as (_, answers):
         offer(folder, columns)
@@ -213,7 +213,7 @@ def main():
     parser.add_argument("--seconds", type=int, default=60, help="length of the load; 60")
     parser.add_argument("--clients", type=int, default=4, help="4 by default")
     args = parser.parse_args()
-    row = Columns.load(newest(args.folder) / "columns.json").example()
+    row = Columns.load(versions(args.folder)[0] / "columns.json").example()
     body = json.dumps({"rows": [row]})
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(shutil.copytree(args.folder, Path(temporary, "served")))

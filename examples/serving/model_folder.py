@@ -7,30 +7,38 @@
             model.keras
 
 A version is written elsewhere and renamed when it is complete, so a service never sees a part of
-it. The newest version is served. To go back to the previous one, delete it.
+it. The newest version that works is served. To go back to the previous one, delete it.
 """
 
 import datetime
+import shutil
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
 from columns import Columns
 
 GATE = "gate/"  # prefix of the names of outputs that are gate weights
+PART = ".part-"  # prefix of the folder of a version that is being written
+DAY = 24 * 3600
 
 
 def publish(folder, model, columns):
     """Write a new version of a model and its columns, which running services soon load.
 
-    On JAX without the package jax2onnx, there is no ONNX file, and services run Keras.
+    On JAX without the package jax2onnx, there is no ONNX file, and services run Keras. What a
+    killed `publish` left in the folder is removed after a day.
     """
     import ple_keras as pk
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for part in folder.glob(f"{PART}*"):
+        if part.stat().st_mtime < time.time() - DAY:
+            shutil.rmtree(part)
     now = datetime.datetime.now(datetime.UTC)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".") as part:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
         version = Path(part, now.strftime("%Y%m%d-%H%M%S-%f"))
         version.mkdir()
         columns.save(version / "columns.json")
@@ -42,12 +50,9 @@ def publish(folder, model, columns):
         return version.rename(folder / version.name)
 
 
-def newest(folder):
-    """Return the path of the newest version."""
-    versions = [path for path in Path(folder).iterdir() if path.name[0] != "."]
-    if not versions:
-        raise ValueError(f"{folder} must contain a version of a model, written by publish")
-    return max(versions)
+def versions(folder):
+    """Return the paths of the versions, the newest first. Their names begin with a digit."""
+    return sorted((path for path in Path(folder).iterdir() if path.name[0].isdigit()), reverse=True)
 
 
 class Model:

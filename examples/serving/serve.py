@@ -18,10 +18,10 @@ Any value can be null, and ids can be unknown. Every refusal has the form {"erro
 for invalid rows, 413 for a body over 500 KB, 408 for a request that takes over 10 seconds to
 arrive, and 503 if too many rows are waiting or no batch is computed.
 
-Requests that arrive within two milliseconds, or while a batch is computed, share one batch. Every
-two seconds, the service looks for a new version in the folder, and loads it while the old one
-serves. If the new version fails or has different columns or tasks, the old one stays, and
-`model_is_newest` is 0.
+Requests that arrive within two milliseconds, or while a batch is computed, share one batch. The
+service starts with the newest version that works. Every two seconds, it looks for a new version in
+the folder, and loads it while the old one serves. A version that fails, or has different columns or
+tasks, is refused: it is not loaded again, the old one stays, and `model_is_newest` is 0.
 """
 
 import argparse
@@ -46,7 +46,7 @@ try:
     from serving._batches import MAX_ROWS, Batcher
     from serving._limits import MAX_SECONDS, Limits, Protocol, refusal
     from serving._metrics import Metrics
-    from serving.model_folder import Model, newest
+    from serving.model_folder import Model, versions
     from starlette.exceptions import HTTPException
     from typing_extensions import TypedDict
 except ModuleNotFoundError as error:
@@ -100,47 +100,76 @@ def place(loc):
 # New models
 
 
-async def watch(folder, batcher, metrics):
-    """Replace the model if there is a new version. Keep it if the new one is refused."""
+async def watch(folder, refused, batcher, metrics):
+    """Replace the model if there is a new version that works, or if its own was deleted."""
     problem = None
     while True:
-        metrics.is_newest.set(problem is None)
+        metrics.is_newest.set(not problem and max(refused, default="") < batcher.model.version)
         await asyncio.sleep(VERSION_SECONDS)
         before, problem = problem, None
         try:
-            if (version := newest(folder)).name != batcher.model.version:
-                batcher.model = await asyncio.to_thread(replacement, version, batcher.model)
-                log.info("The model is now %s", version.name)
-        except Exception as error:
+            model = await asyncio.to_thread(newest_model, folder, refused, batcher.model)
+        except Exception as error:  # of the file system
             problem = f"{type(error).__name__}: {error}"
             if problem != before:
-                log.error("The newest model is refused. %s", problem)
+                log.error("The service keeps its model. %s", problem)
+            continue
+        if model is not batcher.model:
+            batcher.model = model
+            log.info("The model is now %s", model.version)
 
 
-def replacement(version, old):
-    """Return a new model with the columns and the tasks of the old one."""
-    new = Model(version)
+def newest_model(folder, refused, old=None):
+    """Return the newest model that works, or the old one if none is newer.
+
+    Args:
+        refused: A set of names of versions that were refused. They are not loaded again. Names are
+            added, and removed if the version was deleted.
+        old: The model that serves. A new one must have its columns and tasks.
+    """
+    found = versions(folder)
+    refused.intersection_update([version.name for version in found])
+    for version in found:
+        if old and version.name == old.version:
+            return old
+        if version.name in refused:
+            continue
+        try:
+            new = Model(version)
+            if old:
+                check_replacement(new, old)
+            return new
+        except Exception as error:  # of the file system, JSON, ONNX Runtime or Keras
+            refused.add(version.name)
+            log.error("%s is refused. %s: %s", version, type(error).__name__, error)
+    if old and found:
+        return old
+    raise ValueError(f"{folder} must contain a version of a model that works, written by publish")
+
+
+def check_replacement(new, old):
+    """Check that a new model has the columns and the tasks of the old one."""
     for name, of_old, of_new in (
         ("columns", row_types(old.columns), row_types(new.columns)),
         ("widths of the tasks", old.widths, new.widths),
     ):
         if of_new != of_old:
             raise ValueError(f"The {name} must be {of_old}. Received: {of_new}")
-    return new
 
 
 # The app
 
 
 def create_app(folder):
-    """Return the service of a folder, or raise an error if its model is invalid."""
-    model = Model(newest(folder))
+    """Return the service of a folder, or raise an error if none of its models works."""
+    refused = set()
+    model = newest_model(folder, refused)
     metrics, request_model = Metrics(model.widths), request_type(model.columns)
 
     @asynccontextmanager
     async def lifespan(app):
         app.state.batcher = Batcher(model, metrics)
-        watcher = asyncio.create_task(watch(folder, app.state.batcher, metrics))
+        watcher = asyncio.create_task(watch(folder, refused, app.state.batcher, metrics))
         yield
         watcher.cancel()
         app.state.batcher.task.cancel()
@@ -199,7 +228,7 @@ def main():
     args = parser.parse_args()
     try:
         app = create_app(args.folder)
-    except Exception as error:  # of the file system, JSON, ONNX Runtime or Keras
+    except Exception as error:
         sys.exit(f"{args.folder} has no model to serve. {type(error).__name__}: {error}")
     uvicorn.run(
         app.state.limited,

@@ -5,10 +5,12 @@ import functools
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
 import threading
+import time
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 
@@ -368,9 +370,30 @@ def test_a_folder_without_a_version_is_refused(tmp_path):
         serve.create_app(tmp_path)
 
 
+@once
+def test_a_refused_version_is_not_loaded_again_and_an_older_one_serves(folder, monkeypatch):
+    loaded, refused = [], set()
+
+    def load(version):
+        loaded.append(version.name)
+        return model_folder.Model(version)
+
+    monkeypatch.setattr(serve, "Model", load)
+    write(folder, "2", onnx_model()[:100])
+    (folder / "lost+found").mkdir()
+    model = serve.newest_model(folder, refused)
+    assert serve.newest_model(folder, refused, model) is model
+    assert (model.version, loaded, refused) == ("1", ["2", "1"], {"2"})
+    shutil.rmtree(folder / "2")
+    serve.newest_model(folder, refused, model)
+    write(folder, "2")
+    assert serve.newest_model(folder, refused, model).version == "2"
+
+
 @while_serving
 async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, folder, monkeypatch):
     monkeypatch.setattr(serve, "VERSION_SECONDS", 0.001)
+    (folder / "lost+found").mkdir()
     answers = []
 
     async def wait_for(model, newest=1):
@@ -427,12 +450,15 @@ def test_a_published_model_answers_as_it_predicts(tmp_path, monkeypatch):
 
 
 @once
-def test_a_failed_publication_leaves_no_version(folder, monkeypatch):
+def test_a_failed_publication_leaves_no_version_and_old_parts_are_removed(folder, monkeypatch):
+    for name, age in ((".part-old", 25 * 3600), (".part-new", 0)):
+        (folder / name).mkdir()
+        os.utime(folder / name, (time.time() - age,) * 2)
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
     monkeypatch.setattr(pk, "export_onnx", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         model_folder.publish(folder, model, columns_of())
-    assert [path.name for path in folder.iterdir()] == ["1"]
+    assert {path.name for path in folder.iterdir()} == {"1", ".part-new"}
 
 
 @while_serving
