@@ -11,6 +11,7 @@ import this file.
 """
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -51,6 +52,7 @@ class Columns:
         Args:
             frames: A frame, or an iterable of frames, which are read one at a time.
         """
+        check_names([*self.names, *(table for table, _ in self.lists.values())])
         tables = dict.fromkeys([*self.ids, *(table for table, _ in self.lists.values())])
         counts = {table: Counter() for table in tables}
         sums = {name: np.zeros(3) for name in self.numbers}
@@ -59,7 +61,7 @@ class Columns:
                 counts[name].update(values_of(frame, name))
             for name, (table, _) in self.lists.items():
                 for entries in values_of(frame, name):
-                    counts[table].update(entries or ())
+                    counts[table].update(check_list(name, entries) or ())
             for name in self.numbers:
                 x = np.array(values_of(frame, name), "float64")
                 x = x[~np.isnan(x)]
@@ -130,6 +132,23 @@ def values_of(rows, name):
     return values
 
 
+def check_names(names):
+    """Check the names of columns, which become names of inputs and tables, also in ONNX files."""
+    wrong = [name for name in names if not re.fullmatch(r"(?!\d+$)\w[\w-]*", str(name), re.ASCII)]
+    if wrong:
+        raise ValueError(
+            "Names of columns must consist of letters without accents, digits, _ and -, and not of "
+            f"digits alone. Received: {wrong}"
+        )
+
+
+def check_list(name, entries):
+    """Return the entries of a row. A string would become a list of its letters."""
+    if entries is not None and not isinstance(entries, list | tuple):
+        raise TypeError(f"{name} must contain lists. Received: {entries!r}")
+    return entries
+
+
 def check_known(name, counts, min_rows):
     """Return the frequent values of a column, which must have one type."""
     types = {str if isinstance(v, str) else type(v) for v in counts if v is not None}
@@ -195,6 +214,34 @@ def keras_inputs(columns, width=16, dropout=0.0):
         features += [ops.nan_to_num(values), ops.cast(ops.isnan(values), "float32")]
         inputs |= numbers
     return inputs, keras.Model(inputs, ops.concatenate(features, axis=-1), name="features")
+
+
+def copy_rows(source, old, target, new):
+    """Copy the rows of tables by value, after `transfer_weights`, which copies them by code.
+
+    A code is a place among the sorted values, so columns that are fitted again have different
+    codes. Values that are new get the row of unknown values.
+
+    Args:
+        source: The trained model.
+        old: The `Columns` of the trained model.
+        target: The new model, which is changed.
+        new: The `Columns` of the new model.
+    """
+    import keras
+
+    rows = {name_of_table(w): keras.ops.convert_to_numpy(w) for w in source.weights}
+    for table in target.weights:
+        key = name_of_table(table)
+        name = key.split("/")[-2].removesuffix("_table") if "/" in key else None
+        if key in rows and name in new.known and name in old.known:
+            codes = old._encode(name, new.known[name])
+            table.assign(rows[key][[MISSING, UNKNOWN, *codes]])
+
+
+def name_of_table(weight):
+    """Return the path of a weight, without the automatic number of a StreamFeatures."""
+    return re.sub(r"(stream_features)_\d+/", r"\1/", weight.path)
 
 
 # Monitoring

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from columns import Columns, count_values, drift, keras_inputs
+from columns import Columns, copy_rows, count_values, drift, keras_inputs
 
 import ple_keras as pk
-from tests.helpers import once
+from tests.helpers import assert_same, once
 from tests.processes import EXAMPLES
 
 LARGE = 2**60  # no float equals LARGE + 1
@@ -111,11 +111,19 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
         ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
         ({"age": np.nan}, ValueError, "age must .* finite numbers"),
         ({"age": [1.0, np.inf] * 3}, ValueError, "age must .* finite numbers"),
+        ({"genres": "new"}, TypeError, "genres must contain lists. Received: 'new'"),
     ],
 )
 def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reason):
     with pytest.raises(error, match=reason), np.errstate(all="ignore"):
         Columns(IDS, NUMBERS, LISTS).fit(frame.assign(**changes), min_rows=2)
+
+
+@once
+@pytest.mark.parametrize("name", ["a/b", "a.b", "0"])
+def test_names_of_columns_that_no_model_can_have_are_refused(frame, name):
+    with pytest.raises(ValueError, match=rf"Names of columns must .* Received: \['{name}'\]"):
+        Columns(["user"], [name]).fit(frame.assign(**{name: 1.0}))
 
 
 @once
@@ -195,3 +203,25 @@ def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(c
     x = columns.transform(frame) | {"item": other.transform(frame)["item"] + 1}
     with pytest.raises(ValueError, match=r"x\['item'\] must be ids from 0 to 3 for the Embedding"):
         pk.check_inputs(model_of(columns)[0], x)
+
+
+def test_rows_of_tables_are_copied_by_value(columns, frame):
+    """After another fit, codes mean other values, and new values have the row of unknown ones."""
+    changed = frame.assign(user=frame["user"] + 1, item=[*"0ab0ab"])
+    new = Columns(IDS, NUMBERS, LISTS).fit(changed, min_rows=2)
+    assert columns.known["item"] == ["a", "b"]
+    assert new.known["item"] == ["0", "a", "b"]
+    (trained, _), (larger, _) = model_of(columns), model_of(new)
+    rng = np.random.default_rng(0)
+    for weight in trained.weights:
+        if "_table" in weight.path:
+            weight.assign(rng.normal(size=weight.shape))
+    pk.transfer_weights(trained, larger)
+    copy_rows(trained, columns, larger, new)
+    row = {"adult": None, "age": None, "price": None, "genres": ["old", "new"]}
+    rows = [
+        row | {"user": LARGE + 1, "item": "b", "history": ["a", "b"]},
+        row | {"user": LARGE + 2, "item": "0", "history": []},
+    ]
+    expected = trained.predict_on_batch(columns.transform(rows))
+    assert_same(larger.predict_on_batch(new.transform(rows)), expected)
