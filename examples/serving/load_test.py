@@ -154,16 +154,16 @@ def offer(folder, columns=None):
 def show_versions(port, body, folder):
     """Replace the model four times, and offer a version without a column."""
     with clients(port, body, 4) as (_, answers):
-        versions = []
+        served = []
         for _ in range(4):
             offer(folder)
-            versions.append(json.loads(ask(port, "/health")[1])["model"])
-    print(f"{len({*versions})} new models: {len(answers)} requests, errors {errors(answers)}")
+            served.append(json.loads(ask(port, "/health")[1])["model"])
+    print(f"{len({*served})} new models: {len(answers)} requests, errors {errors(answers)}")
     columns = json.loads((versions(folder)[0] / "columns.json").read_text())
     columns["ids"].pop()
     with clients(port, body, 4) as (_, answers):
         offer(folder, columns)
-        is_old = json.loads(ask(port, "/health")[1])["model"] == versions[-1]
+        is_old = json.loads(ask(port, "/health")[1])["model"] == served[-1]
     print(f"a model without a column: {len(answers)} requests, errors {errors(answers)}, ", end="")
     print("the old model serves" if is_old else "the new model serves")
 
