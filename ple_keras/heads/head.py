@@ -40,6 +40,13 @@ from ple_keras.layers.template import as_template
 from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
 from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_metric
 
+# Activations of logits. Branches mix logits, and losses must not apply an activation again.
+OF_LOGITS = (
+    keras.activations.sigmoid,
+    keras.activations.softmax,
+    keras.activations.exponential,
+)
+
 
 @register
 class Head(BaseLayer):
@@ -81,7 +88,8 @@ class Head(BaseLayer):
     Raises:
         TypeError: If an argument has a type that is not listed above.
         ValueError: If `task` is not a valid name, `units` is below 1, `loss` or `reduction` is
-            unknown, `loss_weight` is negative or not finite, or `tower` can't be copied.
+            unknown, `loss` is for logits but `activation` is a sigmoid, a softmax or an
+            exponential, `loss_weight` is negative or not finite, or `tower` can't be copied.
 
     Example:
 
@@ -116,6 +124,11 @@ class Head(BaseLayer):
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
         self.loss = check_loss(loss)
+        if getattr(self.loss, "from_logits", False) and self.activation in OF_LOGITS:
+            raise ValueError(
+                "loss must have from_logits=False, since the predictions are not logits. "
+                f"Received: loss={loss!r}, activation={activation!r}"
+            )
         self._metric_templates: Untracked[dict[str, Any]] = Untracked(
             {
                 "metrics": None if metrics is None else check_metrics(metrics),

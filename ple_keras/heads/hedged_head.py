@@ -11,15 +11,8 @@ from ple_keras._checks import check_keys
 from ple_keras._keras.copying import checked_copy
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import ByName, Tensor
-from ple_keras.heads.head import Head
+from ple_keras.heads.head import OF_LOGITS, Head
 from ple_keras.labels.label_arrays import LabelStatistics
-
-# Activations whose inputs are mixed, instead of their outputs.
-MIXED_BEFORE = (
-    keras.activations.sigmoid,
-    keras.activations.softmax,
-    keras.activations.exponential,
-)
 
 
 class HedgedHead(Head):
@@ -65,7 +58,7 @@ class HedgedHead(Head):
             dtype=head.dtype_policy,
         )
         self.branch_names = tuple(sorted(branches))
-        self._mixes_logits = self.activation in MIXED_BEFORE
+        self._mixes_logits = self.activation in OF_LOGITS  # instead of predictions
         for branch in self.branch_names:
             argument, name = f"heads[{head.task!r}]", f"{head.name}-{branch}"
             copy = checked_copy(head, argument, name, branch)

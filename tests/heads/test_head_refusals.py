@@ -31,6 +31,11 @@ BAD_ARGUMENTS = {
     "loss": ({"loss": "nope"}, ValueError, r"loss must be known to Keras.*: loss='nope'$"),
     "several_losses": ({"loss": ["mse"]}, ValueError, r"known to Keras.*: loss=\['mse'\]$"),
     "loss_dict": ({"loss": {"a": "mse"}}, ValueError, r"loss must be .*: loss=\{'a': 'mse'\}$"),
+    "loss_of_logits": (
+        {"loss": keras.losses.BinaryCrossentropy(from_logits=True), "activation": "sigmoid"},
+        ValueError,
+        r"loss must have from_logits=False, .*Received: loss=<.*, activation='sigmoid'$",
+    ),
     "loss_without_a_reduction": (
         {"loss": WITHOUT_REDUCTION},
         ValueError,
@@ -50,6 +55,20 @@ BAD_ARGUMENTS = {
 @pytest.mark.parametrize(("arguments", "error", "message"), table(BAD_ARGUMENTS))
 def test_a_bad_argument_is_refused(arguments, error, message):
     check_refused(lambda: pk.Head("a", **arguments), error, message)
+
+
+@once
+def test_losses_of_logits_are_allowed_only_for_logits():
+    loss = keras.losses.BinaryCrossentropy(from_logits=True)
+    sparse = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    for make in (
+        lambda: pk.BinaryHead("a", loss=loss),
+        lambda: pk.ProductHead("a", of=("b", "c"), loss=loss),
+        lambda: pk.MulticlassHead("a", num_classes=3, loss=sparse),
+    ):
+        check_refused(make, ValueError, "loss must have from_logits=False")
+    pk.Head("a", loss=loss)
+    pk.Head("a", loss=loss, activation="tanh")
 
 
 OF_BINARY_HEADS = {
