@@ -172,8 +172,9 @@ class LogitAUC(keras.Metric):
     logit, with a width of 0.007 from -12 to 6, and of 0.07 outside.
 
     The value is NaN without a positive or a negative label. Predictions in the same interval count
-    as equal. If the logits have a standard deviation of 0.1 or more, the area is exact to 0.001
-    with 500 positives, and to 0.01 with three. A label between 0 and 1 counts as a positive with
+    as equal. If the logits lie between -12 and 6 and have a standard deviation of 0.1 or more, the
+    area is exact to 0.001 with 500 positives, and to 0.01 with three. Outside, this holds for a
+    standard deviation of 1 or more. A label between 0 and 1 counts as a positive with
     the label as its weight, and as a negative with the rest.
 
     Args:
@@ -208,7 +209,7 @@ class LogitAUC(keras.Metric):
             given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             weights = weights * ops.expand_dims(given, -1)
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
-        y_pred = ops.clip(y_pred, 1e-37, 1 - 1e-7)
+        y_pred = ops.clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
         bins = logits * tail + ops.clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST

@@ -14,9 +14,10 @@ def test_logit_auc_is_accurate_for_probabilities_of_products():
     assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
 
 
-def test_logit_auc_is_1_for_certain_predictions():
-    auc = LogitAUC()
-    auc.update_state(np.float32([0, 0, 1, 1]), np.float32([0, 0, 1, 1]))
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_logit_auc_is_1_for_certain_predictions(dtype):
+    auc = LogitAUC(dtype=dtype)
+    auc.update_state(np.array([0, 0, 1, 1], dtype), np.array([0, 0, 1, 1], dtype))
     assert float(auc.result()) == 1
 
 
