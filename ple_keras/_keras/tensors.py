@@ -44,7 +44,7 @@ def dtype_name(array: Tensor) -> str:
 
 def is_number(dtype: str) -> bool:
     """Return whether a dtype represents real numbers or bools."""
-    return dtype.startswith(("bool", "int", "uint", "float", "bfloat"))
+    return dtype.startswith(("bool", "int", "uint", "float", "bfloat")) and dtype != "boolean"
 
 
 def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:

@@ -23,7 +23,7 @@ class RegressionHead(Head):
     """A prediction of one or more numbers: linear, `(..., H) -> (..., units)`.
 
     The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
-    `mean_squared_error`.
+    `mean_squared_error`. All are infinite for errors above 1e19, whose squares exceed float32.
 
     With `standardize=True`, the size of the loss does not depend on the unit of the labels:
 
@@ -174,8 +174,9 @@ class RegressionHead(Head):
         smallest = np.maximum(np.finfo("float32").eps * np.abs(mean), MIN_DEVIATION)
         if not (deviation > smallest).all():
             raise ValueError(
-                f"y[{self.task!r}] must have labels that vary in each unit, because its head has "
-                f"standardize=True. Received: deviation={np.round(deviation, 6).tolist()} of "
+                f"y[{self.task!r}] must have labels that vary in each unit by more than float32 "
+                "rounds them (subtract a constant), because its head has standardize=True. "
+                f"Received: deviation={np.round(deviation, 6).tolist()} of "
                 f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
             )
         self._scale = tuple(mean.tolist()), tuple(deviation.tolist())

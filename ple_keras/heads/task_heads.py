@@ -522,7 +522,7 @@ class TaskHeads(BaseLayer):
         Keras trains silently, or to NaN, on class indices that are out of range.
 
         Args:
-            y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`: a
+            y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)`: a
                 `tf.data.Dataset`, a `keras.utils.PyDataset`, a torch DataLoader, a Grain dataset or
                 another iterable, but not an iterator or a generator.
             steps: The number of batches to read; None for 100. Arrays are read in full.
@@ -548,7 +548,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_labels(y, {task: plain_head(head) for task, head in self.items()}, steps)
+        check_labels(y, {head.task: plain_head(head) for head in self._trained_heads()}, steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.
@@ -559,8 +559,8 @@ class TaskHeads(BaseLayer):
         With several processes, each must read the same labels.
 
         Args:
-            y: `{task: labels}`, as for `fit`, with labels for each head. Or batches of `(x, y)`, as
-                for `check_labels`.
+            y: `{task: labels}`, with exactly the tasks that have a loss. Or batches of `(x, y)`,
+                as for `check_labels`.
             steps: The number of batches to read; None for all. Arrays are read in full.
 
         Raises:
@@ -576,8 +576,9 @@ class TaskHeads(BaseLayer):
         >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
         ([30.0], [10.0], 0.5)
         """
-        statistics = read_labels(y, {t: plain_head(head) for t, head in self.items()}, steps)
-        for task, head in self.items():
+        heads = {head.task: head for head in self._trained_heads()}
+        statistics = read_labels(y, {t: plain_head(head) for t, head in heads.items()}, steps)
+        for task, head in heads.items():
             head._adapt(statistics[task])
 
     def compute_mask(

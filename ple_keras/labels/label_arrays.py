@@ -10,8 +10,9 @@ import numpy as np
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
 from ple_keras._keras.saving import stable_name, to_snake_case
+from ple_keras._keras.tensors import dtype_name
 from ple_keras._typing import LossLike, Nested, TaskName, Tensor
-from ple_keras.labels.sample_space import can_represent, check_shape, to_number_array
+from ple_keras.labels.sample_space import can_represent, check_dtype, check_shape, to_number_array
 
 # Keras losses, grouped by the labels that they take:
 CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
@@ -34,6 +35,8 @@ def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) ->
     if is_dataset(y):
         labels = {task: join_rows([batch[task] for batch in batches]) for task in heads}
     for task, head in heads.items():
+        if hasattr(labels[task], "dtype"):  # `fit` refuses nullable dtypes of pandas
+            check_dtype(labels[task], f"y[{task!r}]")
         head.check_labels(labels[task])
     rows = {task: len(of_task) for task, of_task in labels.items()}
     if len(set(rows.values())) > 1:
@@ -117,9 +120,21 @@ def present_labels(
     argument = f"y[{task!r}]"
     array = to_number_array(labels, argument)
     check_shape(array.shape, shape, width, argument)
+    if array.dtype == "int64":
+        limits = np.iinfo(dtype_name(keras.ops.convert_to_tensor(array[:0])))  # of int32 on JAX
+        rule = f"lie between {limits.min} and {limits.max} on this backend"
+        check_values(array, (array < limits.min) | (array > limits.max), task, rule)
     if array.ndim < len(shape):
         array = array[..., None]
-    missing = is_missing(array, *missing_labels)
+    missing, stored = np.isnan(array), array
+    if "float" in str(array.dtype):
+        stored = array.astype("float32", copy=False)  # as Keras does
+    for value in missing_labels:
+        if can_represent(str(array.dtype), value):
+            equal = stored == stored.dtype.type(value)
+            rule = f"be stored as float32, since {array.dtype} rounds missing_label={value},"
+            check_values(array, (array == array.dtype.type(value)) & ~equal, task, rule)
+            missing |= equal
     if by_element and missing.any():
         array = np.where(missing, np.nan, array)
     is_gone = missing.all(axis=-1) if by_element else missing.any(axis=-1)
@@ -143,15 +158,6 @@ def _is_constant(labels: np.ndarray) -> bool:
     """Return whether each column has at most one value, apart from NaN."""
     low, high = np.fmin.reduce(labels), np.fmax.reduce(labels)
     return bool((np.isnan(low) | (low == high)).all())
-
-
-def is_missing(labels: np.ndarray, *missing_labels: float) -> np.ndarray:
-    """Return True where a number of a label is NaN or the value of a missing label."""
-    missing: np.ndarray = np.isnan(labels)
-    for value in missing_labels:
-        if can_represent(str(labels.dtype), value):
-            missing |= labels == labels.dtype.type(value)
-    return missing
 
 
 def check_probabilities(labels: np.ndarray, task: str) -> None:

@@ -1,6 +1,8 @@
 """Labels and predictions of a batch: their alignment, and the task's sample space."""
 
 import math
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import keras
@@ -120,12 +122,12 @@ def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) 
         A tensor of bools; None if the dtype can't represent a missing label.
     """
     dtype = keras.backend.standardize_dtype(y_true.dtype)
-    missing = ops.isnan(y_true) if "float" in dtype else None
-    for value in (missing_label, math.nan if ignored_class is None else ignored_class):
-        if can_represent(dtype, value):
-            equal = ops.equal(y_true, ops.cast(value, y_true.dtype))
-            missing = equal if missing is None else ops.logical_or(missing, equal)
-    return None if missing is None else ops.logical_not(missing)
+    if dtype == "float64":  # of labels that were float32, or a value that is cast through float32
+        y_true = ops.cast(y_true, dtype := "float32")
+    values = (missing_label, math.nan if ignored_class is None else ignored_class)
+    missing = [ops.isnan(y_true)] if "float" in dtype else []
+    missing += [ops.equal(y_true, ops.cast(v, dtype)) for v in values if can_represent(dtype, v)]
+    return ops.logical_not(reduce(ops.logical_or, missing)) if missing else None
 
 
 def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:
@@ -178,36 +180,30 @@ def align(
     return y_true, y_pred
 
 
-def to_number_tensor(value: Tensor, argument: str, where: str = "") -> Any:
-    """Return a tensor; check that it contains real numbers or bools."""
+def _to_numbers(
+    convert: Callable[[Tensor], Any], value: Tensor, argument: str, where: str = ""
+) -> Any:
+    """Return a tensor or an array; check that it contains real numbers or bools."""
     try:
-        tensor = ops.convert_to_tensor(value)
-    except (TypeError, ValueError) as error:
+        converted = convert(value)
+    except (TypeError, ValueError) as error:  # such as lists of different lengths
         raise TypeError(
             f"{argument}{where} must contain numbers. Received: {argument}={short_repr(value)}"
         ) from error
-    check_dtype(tensor, argument, where)
-    return tensor
+    check_dtype(converted, argument, where)
+    return converted
 
 
-def to_number_array(value: Tensor, argument: str) -> np.ndarray:
-    """Return a NumPy array; check that it contains real numbers or bools."""
-    try:
-        array = to_numpy(value)
-    except ValueError as error:  # lists of different lengths
-        raise TypeError(
-            f"{argument} must contain numbers. Received: {argument}={short_repr(value)}"
-        ) from error
-    check_dtype(array, argument)
-    return array
+to_number_tensor = partial(_to_numbers, ops.convert_to_tensor)
+to_number_array = partial(_to_numbers, to_numpy)
 
 
 def check_dtype(labels: Tensor, argument: str, where: str = "") -> str:
     """Return the dtype name of labels; check that they are real numbers or bools."""
     dtype = dtype_name(labels)
     if not is_number(dtype):
-        is_object = dtype == "object"
-        remedy = " astype('float32') converts them, and None to NaN." if is_object else ""
+        is_nullable = dtype in ("object", "boolean", "Int64", "Float64")
+        remedy = " astype('float32') converts them, and None to NaN." if is_nullable else ""
         raise TypeError(
             f"{argument}{where} must contain numbers.{remedy} Received: {argument}.dtype={dtype}"
         )

@@ -129,7 +129,7 @@ def update_metric(
         y_true, y_pred = ops.reshape(y_true, (-1, 1)), ops.reshape(y_pred, (-1, 1))
     if mask is not None:
         counted = ops.cast(mask, metric.dtype)
-        weights = counted if weights is None else counted * weights
+        weights = counted if weights is None else ops.where(mask, weights, 0 * counted)
     call_metric(metric, y_true, y_pred, weights, where)
 
 

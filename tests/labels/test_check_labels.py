@@ -40,7 +40,7 @@ VALID = {
     "halves": valid_labels(click=np.float16([[0.5], [1], [np.nan]]), kind=[2, np.nan, 0]),
     "small_integers": valid_labels(kind=np.uint8([0, 1, 2])),
     "single_numbers": valid_labels(place=np.float32([[1, np.nan], [np.nan, 2], [2, 4]])),
-    "series": valid_labels(click=pd.Series([0, None, 1], dtype="Int64"), kind=pd.Series([0, 1, 2])),
+    "series": valid_labels(click=pd.Series([0, None, 1]), kind=pd.Series([0, 1, 2])),
     "frame": valid_labels(click=pd.DataFrame([0.0, np.nan, 1.0])),
     "bfloat16": valid_labels(click=keras.ops.convert_to_tensor([0.0, np.nan, 1.0], "bfloat16")),
 }
@@ -57,17 +57,41 @@ def test_missing_label_may_be_any_number():
     all_heads(missing_label=-1).check_labels(valid_labels(kind=[0, -1, 2], click=[-1, -1, 1]))
 
 
+@pytest.mark.parametrize("value", [-99.9, 0.1])
+def test_a_missing_label_may_be_rounded_to_float32_and_not_to_float16(value):
+    heads = pk.TaskHeads([pk.RegressionHead("a", missing_label=value)])
+    for y in (np.float64(np.float32([value, 1, 2])), np.array([value, 1, 2])):
+        heads.adapt({"a": y})
+        assert heads["a"].label_share == pytest.approx(2 / 3)
+    for call in (heads.check_labels, heads.adapt):
+        message = rf"float32, since float16 rounds missing_label={value}.* invalid: 1\. "
+        check_refused(lambda: call({"a": np.float16([value, 1, 2])}), ValueError, message)  # noqa: B023
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="others store 64 bits")
+def test_integers_that_jax_would_wrap_are_refused():
+    heads = pk.TaskHeads([pk.RegressionHead("a", missing_label=-(2**40))])
+    heads.check_labels({"a": np.array([2**31 - 1, 2**31 - 3])})
+    for value in (2**31, -(2**40)):
+        with pytest.raises(ValueError, match=r"between -2147483648 and 2147483647 on this.*: 1\."):
+            heads.check_labels({"a": np.array([1, value, 3])})
+
+
 def test_the_loss_determines_the_width_of_labels():
     heads = pk.TaskHeads(
         [
             pk.MulticlassHead("kind", num_classes=3, loss="categorical_crossentropy"),
             pk.Head("interval", units=2, loss=lambda y, p: keras.ops.sum((y - p) ** 2, -1)),
-            pk.Head("unused", units=2),
+            pk.Head("unused"),
         ]
     )
-    heads.check_labels({"kind": np.eye(3), "interval": np.eye(3, 1), "unused": np.eye(3, 2)})
+    heads.check_labels({"kind": np.eye(3), "interval": np.eye(3, 1)})
     with pytest.raises(ValueError, match=r"y\['kind'\] must have a shape \(batch, 3\)"):
-        heads.check_labels({"kind": [0, 1, 2], "interval": np.ones(3), "unused": np.ones(3)})
+        heads.check_labels({"kind": [0, 1, 2], "interval": np.ones(3)})
+    heads.adapt({"kind": np.eye(3), "interval": np.eye(3, 1)})
+    for call in (heads.check_labels, heads.adapt):  # as `fit`
+        with pytest.raises(ValueError, match=r"unknown: \['unused'\]"):
+            call({"kind": np.eye(3), "interval": np.ones(3), "unused": np.ones(3)})
 
 
 def test_labels_of_sequences_have_the_rank_that_the_heads_were_built_for():
@@ -261,6 +285,11 @@ REFUSED = {
         r"contain numbers\. astype\('float32'\) converts them, and None to NaN\. .*dtype=object",
     ),
     "complex": (valid_labels(place=np.ones((3, 2), complex)), TypeError, r"y\['place'\].*=complex"),
+    "nullable": (
+        valid_labels(click=pd.Series([0, 1, 1], dtype="Int64")),
+        TypeError,
+        r"contain numbers\. astype\('float32'\) converts.*Received: y\['click'\]\.dtype=Int64",
+    ),
     "rows": (
         valid_labels(click=[0, 1]),
         ValueError,
@@ -338,7 +367,7 @@ def test_labels_that_a_loss_does_not_take_are_refused(loss, units, valid, invali
 
 
 @once
-@pytest.mark.parametrize("loss", ["mse", "log_cosh", "cosine_similarity", None])
+@pytest.mark.parametrize("loss", ["mse", "log_cosh", "cosine_similarity"])
 def test_other_losses_take_any_labels(loss):
     pk.TaskHeads([pk.Head("a", loss=loss)]).check_labels({"a": np.array([-3.0, 0.0, 7.5])})
     own = pk.RegressionHead("a", loss=lambda y, p: keras.ops.mean((y - p) ** 2, axis=-1))

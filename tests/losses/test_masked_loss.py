@@ -128,7 +128,9 @@ def test_the_loss_is_the_mean_over_the_labeled_examples(
         ("float32", float("inf"), [1, np.inf, np.nan, 1], [1, 0, 0, 1]),
         ("float32", -999.1, [1, -999.1, 0, 1], [1, 0, 1, 1]),
         ("float16", -1, [1, -1, np.nan, 1], [1, 0, 0, 1]),
+        ("float16", -99.9, [1, np.float16(-99.9), np.nan, 1], [1, 0, 0, 1]),
         ("float64", None, [1, -1, np.nan, 1], [1, 1, 0, 1]),
+        ("float64", -99.9, [1, -99.9, np.float32(-99.9), 1], [1, 0, 0, 1]),
     ],
 )
 def test_a_missing_label_is_nan_or_the_one_given_in_every_dtype(

@@ -64,6 +64,13 @@ def test_a_metric_of_sequences_is_over_the_labeled_positions(metric):
     assert float(flat.result()) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("metric", ["mse", pk.Calibration()])
+def test_a_nan_weight_of_an_example_without_a_label_is_ignored(metric):
+    metric = pk.MaskedMetric(metric)
+    metric.update_state(np.float32([1, np.nan]), np.ones((2, 1)), np.float32([2, np.nan]))
+    assert np.isfinite(float(metric.result()))
+
+
 @once
 def test_a_masked_metric_has_the_name_and_state_of_its_metric():
     inner = keras.metrics.AUC(name="roc")
