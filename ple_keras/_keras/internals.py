@@ -169,11 +169,12 @@ def serialize_loss(loss: Any) -> Any:
 def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
     """Make Keras call `compute_metrics` of a model on symbolic tensors before the first step.
 
-    Keras does so if the compiled metrics are not `built`. Metrics then create their variables, and
-    an error in labels or losses is raised before JAX removes the values of the model's variables.
-    Keras 3.15.
+    Keras does so if the compiled metrics are not `built`, so that metrics create their variables.
+    On JAX, Keras also removes the values of all variables before a step, so a model would lose its
+    weights if the step refuses labels. Compiled steps free the values anyway. Keras 3.15.
     """
     model._compile_metrics = metrics
+    model._purge_model_variables = lambda **kwargs: None
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:

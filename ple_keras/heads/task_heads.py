@@ -360,7 +360,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If a multiplier is not a number.
             ValueError: If a multiplier is negative or not finite, or a task is unknown or has no
-                loss.
+                loss. On JAX, between the steps of an epoch, unless a callback has read `self.model`
+                since the last step.
         """
         check_known_keys(multipliers, self.trained_tasks, "multipliers")
         multipliers = {
@@ -370,6 +371,11 @@ class TaskHeads(BaseLayer):
         if not self.built:  # TensorFlow builds after `on_epoch_begin`
             self._multipliers_before_build = multipliers
             return
+        if getattr(self._multipliers.value, "is_deleted", bool)():  # by a compiled step of JAX
+            raise ValueError(
+                "multipliers would be lost: on JAX, read `self.model` of the callback first. "
+                f"Received: multipliers={multipliers!r}"
+            )
         self._multipliers.assign([multipliers.get(task, 1.0) for task in self.trained_tasks])
 
     def compute_loss(
@@ -507,12 +513,13 @@ class TaskHeads(BaseLayer):
             log_variances = ops.cast(log_variances, dtype)
             stacked = scales * ops.exp(-log_variances) * stacked
             stacked = stacked + slopes * log_variances * ops.cast(shares, dtype)
+        # A loss can be infinite, and 0 times infinity is NaN.
+        stacked = ops.where(ops.equal(weights, 0), ops.zeros((), dtype), stacked)
         total = ops.sum(weights * stacked)
         hedged = [task in self._hedged for task in losses]
         if any(hedged):  # weights do not scale the gradients of branches
             value = ops.stop_gradient(stacked)
-            is_trained = ops.cast(ops.not_equal(weights, 0), dtype)
-            factors = ops.where(ops.convert_to_tensor(hedged), is_trained, weights)
+            factors = ops.where(ops.convert_to_tensor(hedged), ops.ones((), dtype), weights)
             total = ops.sum(weights * value) + ops.sum(factors * (stacked - value))
         return total / number_of_replicas()  # as Keras's own losses
 

@@ -1,9 +1,11 @@
 """Models that are trained with the losses and metrics of their heads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
@@ -21,6 +23,7 @@ from ple_keras.metrics.probability_metrics import LogitAUC
 
 # Arguments of `Model.compile` that belong to the heads.
 OF_HEADS = ("loss", "loss_weights", "metrics", "weighted_metrics")
+FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
 
 
 class MultiTaskTraining:
@@ -75,8 +78,8 @@ class MultiTaskTraining:
         Raises:
             TypeError: If an argument is given that belongs to the heads: `loss`, `loss_weights`,
                 `metrics` or `weighted_metrics`.
-            ValueError: If the model does not have exactly one TaskHeads, or a metric can't be
-                copied.
+            ValueError: If the model does not have exactly one TaskHeads, a metric can't be copied,
+                or two metrics have the same key in logs.
         """
         for argument in OF_HEADS:
             if kwargs.get(argument) is not None:
@@ -101,6 +104,52 @@ class MultiTaskTraining:
         self.compile(**{key: value for key, value in config.items() if key not in OF_HEADS})
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
+
+    def fit(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train the model, as `keras.Model.fit`.
+
+        Args:
+            x: The features, or batches.
+            y: `{task: labels}`, with exactly the tasks that have a loss; or the labels of the only
+                task; None with batches.
+            *args: As for `keras.Model.fit`.
+            **kwargs: As for `keras.Model.fit`.
+
+        Returns:
+            A `keras.callbacks.History`.
+
+        Raises:
+            TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
+                NumPy arrays, if the model is built and `y` is a dict.
+        """
+        self._check_first_labels(y)
+        return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+
+    def evaluate(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Return the loss and the metrics, as `keras.Model.evaluate`.
+
+        Args:
+            x: As for `fit`.
+            y: As for `fit`.
+            *args: As for `keras.Model.evaluate`.
+            **kwargs: As for `keras.Model.evaluate`.
+
+        Returns:
+            A list, or a dict with `return_dict=True`.
+
+        Raises:
+            TypeError, ValueError: As for `fit`.
+        """
+        self._check_first_labels(y)
+        return super().evaluate(x, y, *args, **kwargs)  # type: ignore[misc]
+
+    def _check_first_labels(self, y: Any) -> None:
+        heads, arrays = self._task_heads(), [*y.values()] if isinstance(y, Mapping) else [None]
+        # Unbuilt heads do not know the rank of labels.
+        if heads.built and all(isinstance(labels, np.ndarray) for labels in arrays):
+            with warnings.catch_warnings():  # which need all rows
+                warnings.simplefilter("ignore", UserWarning)
+                heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -387,6 +436,7 @@ class TaskMetrics:
 
     Raises:
         TypeError: If a metric can't be copied.
+        ValueError: If metrics of two tasks have the same key.
     """
 
     def __init__(self, heads: TaskHeads) -> None:
@@ -398,10 +448,18 @@ class TaskMetrics:
             prefix = f"{head.task}_" if len(heads) > 1 else ""
             loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
             self._by_task[head.task] = head._new_metrics(prefix)
-        self._means = TaskMeans([f"{task}_loss" for task in self._by_task], loss_keys)
+        metrics = [metric for metrics in self._by_task.values() for metric in metrics]
+        batch_keys = [f"{task}_loss" for task in self._by_task]
+        keys = [key for key in (*batch_keys, *loss_keys, *(m.name for m in metrics)) if key]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(
+                "heads must have metrics with unique keys of logs, {task}_{metric}. Rename a task "
+                f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"
+            )
+        self._means = TaskMeans(batch_keys, loss_keys)
         self._warned: set[TaskName] = set()
         self.built = False
-        self.all = [self._means, *(m for metrics in self._by_task.values() for m in metrics)]
+        self.all = [self._means, *metrics]
 
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""

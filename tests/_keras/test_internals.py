@@ -214,6 +214,25 @@ def test_keras_computes_unbuilt_metrics_before_the_first_step():
     assert metrics in model.metrics
 
 
+@pytest.mark.skipif(not IS_JAX, reason="only JAX keeps variables outside of the model")
+def test_a_model_keeps_its_variables_until_a_compiled_step_frees_them():
+    is_freed = []
+
+    class Recorder(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            is_freed.extend(variable.value.is_deleted() for variable in model.trainable_variables)
+
+    model = chain(keras.layers.Dense(1))
+    model.compile("sgd", "mse")
+    internals.set_compiled_metrics(model, None)
+    model.fit(np.ones((2, 3)), np.ones((2, 1)), batch_size=1, verbose=0, callbacks=[Recorder()])
+    assert is_freed == [False, False, True, True]
+    weights = model.get_weights()
+    with pytest.raises(ValueError, match="shape"):
+        model.evaluate(np.ones((2, 5)), np.ones((2, 1)), verbose=0)
+    np.testing.assert_equal(model.get_weights(), weights)
+
+
 def test_the_source_of_a_symbolic_tensor_is_its_layer():
     inputs = keras.Input((1,))
     outputs = {"b": keras.layers.Dense(1)(inputs), "a": keras.layers.Dense(1)(inputs)}

@@ -126,6 +126,16 @@ def test_a_loss_of_no_rows_is_a_scalar_0(loss_weighting):
         assert float(numpy_of(loss)) == 0
 
 
+def test_an_infinite_loss_with_weight_0_adds_nothing():
+    heads, y_pred = two_heads()
+    heads.multiply_loss_weights({"time": 0.0})
+    losses = [
+        float(numpy_of(heads.compute_loss(two_labels(time=np.full(ROWS, time)), y_pred)))
+        for time in (1e30, np.nan)
+    ]
+    assert losses[0] == losses[1] > 0
+
+
 def test_labels_and_weights_may_be_columns_of_a_data_frame():
     heads, predictions = two_heads()
     frame = pd.DataFrame({"click": CLICKS, "time": X[:, 1]})

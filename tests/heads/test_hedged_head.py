@@ -42,6 +42,14 @@ def hedged_model(heads=None, seed=0, optimizer=None, mixtures=MIXTURES, **compil
     return compiled(model, optimizer or keras.optimizers.SGD(RATE), **compile_kwargs)
 
 
+def test_an_infinite_loss_with_weight_0_does_not_train():
+    model = hedged_model(**QUICK)
+    heads_of(model).multiply_loss_weights({"time": 0.0})
+    logs = model.train_on_batch(X, {**Y, "time": np.full(ROWS, 1e30)}, return_dict=True)
+    assert np.isfinite(float(logs["loss"]))
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+
+
 def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
     def shared_branch(is_changed):
         model = hedged_model(**QUICK)

@@ -1,10 +1,13 @@
 """Multipliers of loss weights, in training and in files."""
 
+import functools
+
 import h5py
+import keras
 import numpy as np
 import pytest
 
-from tests.helpers import once
+from tests.helpers import QUICK, once
 from tests.models import click_and_time, clicks_and_times, deep_copied, heads_of, loaded
 from tests.refusals import check_refused, table
 
@@ -21,6 +24,29 @@ REFUSED = {
 def test_invalid_multipliers_are_refused(multipliers, error, message):
     heads = heads_of(click_and_time())
     check_refused(lambda: heads.multiply_loss_weights(multipliers), error, message)
+
+
+class FirstBatch(keras.callbacks.Callback):
+    """Callback after which only the first batch of an epoch has a loss."""
+
+    def __init__(self, reads_model):
+        super().__init__()
+        self.reads_model = reads_model
+
+    def on_train_batch_begin(self, batch, logs=None):
+        heads = heads_of(self.model if self.reads_model else self._model)
+        heads.multiply_loss_weights(dict.fromkeys(heads, float(batch == 0)))
+
+
+def test_multipliers_change_between_batches_and_are_refused_where_jax_would_lose_them():
+    model, (x, y) = click_and_time(None, 0.0, **QUICK), clicks_and_times()
+    first = model.evaluate(x[:6], {task: labels[:6] for task, labels in y.items()}, verbose=0)[0]
+    fit = functools.partial(model.fit, x, y, batch_size=6, verbose=0, shuffle=False)
+    history = fit(callbacks=[FirstBatch(reads_model=True)]).history
+    assert history["loss"][0] == pytest.approx(first / 2, rel=1e-5)
+    if keras.backend.backend() == "jax":
+        with pytest.raises(ValueError, match=r"multipliers would be lost.*Received: multipliers="):
+            fit(callbacks=[FirstBatch(reads_model=False)])
 
 
 @once

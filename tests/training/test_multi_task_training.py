@@ -1,5 +1,7 @@
 """Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -157,16 +159,49 @@ LABELS = {
     "width": (
         {**Y, "time": X},
         ValueError,
-        r"y_true of 'time' must have a shape.*y_true\.shape=\(",
+        r"(y_true of 'time'|y\['time'\]) must have a shape.*\.shape=\(",
     ),
 }
 
 
 @pytest.mark.parametrize(("y", "error", "message"), fewer(LABELS, "missing", "width"))
-def test_wrong_labels_are_refused_and_leave_the_model_usable(y, error, message):
+def test_wrong_labels_are_refused_and_the_model_keeps_its_weights(y, error, message):
     model = model_of(*three_heads().values(), pk.Head("score"))
     check_refused(lambda: model.fit(X, y, verbose=0), error, message)
     assert np.isfinite(model.fit(X, Y, verbose=0).history["loss"][0])
+    weights = model.get_weights()
+    forms = [y, keras.tree.map_structure(keras.ops.convert_to_tensor, y)]
+    for labels in forms[: 1 if keras.backend.backend() == "tensorflow" else 2]:
+        # A graph of TensorFlow that is traced again has axes of unknown length.
+        check_refused(lambda: model.fit(X, labels, verbose=0), error, message)  # noqa: B023
+        check_refused(lambda: model.evaluate(X, labels, verbose=0), error, message)  # noqa: B023
+    np.testing.assert_equal(model.get_weights(), weights)
+
+
+class Scores(pk.MultiTaskTraining, keras.Model):
+    """Subclassed model, which is built by its first step."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = pk.TaskHeads([pk.Head("a", activation="exponential", loss="poisson")])
+
+    def call(self, inputs):
+        return self.heads({"a": inputs})
+
+
+@once
+def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monkeypatch):
+    monkeypatch.setattr("ple_keras.models.multi_task_model.FIRST_ROWS", 4)
+    model, x, y = compiled(Scores()), features(6, 5, 3), np.ones((6, 5))
+    y[4:], labels = -1, {"a": y}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(x, labels, verbose=0)  # unbuilt: the rank of the labels is unknown
+        model.fit(x, labels, verbose=0)
+    wrong = {"a": y[::-1]}
+    fits = (lambda: model.fit(x, wrong), lambda: model.fit(x, labels, validation_data=(x, wrong)))
+    for call in (*fits, lambda: model.evaluate(x, wrong)):
+        check_refused(call, ValueError, r"y\['a'\] must be at least 0 for the loss.*invalid: 10")
 
 
 def failing(y_true, y_pred):
