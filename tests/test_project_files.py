@@ -1,8 +1,11 @@
 """Files of the project that must be kept in step with the package."""
 
+import ast
 import importlib.util
 import inspect
 import re
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,12 +13,18 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
-from tests.processes import ROOT
+from tests.processes import EXAMPLES, ROOT
 
 pytestmark = once
 
 PACKAGE = Path(pk.__file__).parent
 MAINTAINERS = ROOT / "docs" / "maintainers"
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMMAND = re.compile(r'pip install -e "\.\[([\w,-]+)\]"')
+PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}  # of modules
+PACKAGES |= {"scipy": "scikit-learn"} | dict.fromkeys(
+    ("pydantic", "starlette", "typing_extensions"), "fastapi"
+)
 
 
 def test_the_changelog_and_the_citation_have_the_released_version():
@@ -51,6 +60,34 @@ def test_every_use_of_keras_internals_names_the_versions_that_were_tested():
     assert functions
     versions = re.compile(r"\b(Keras|JAX)\s+\d")
     assert [f.__name__ for f in functions if not versions.search(f.__doc__)] == []
+
+
+def packages(extras):
+    """Return the packages that extras name, without their dependencies."""
+    found = set()
+    for extra in extras.split(","):
+        for requirement in PROJECT["optional-dependencies"][extra]:
+            name, inner = re.match(r"([\w-]+)(?:\[([\w,-]+)\])?", requirement).groups()
+            found |= packages(inner) if name == PROJECT["name"] else {name}
+    return found
+
+
+def test_the_extras_of_a_command_name_what_its_script_imports():
+    scripts = [path for path in EXAMPLES.rglob("*.py") if COMMAND.search(path.read_text())]
+    assert len(scripts) > 10
+    known = {"ple_keras", *sys.stdlib_module_names, *(path.stem for path in EXAMPLES.rglob("*"))}
+    for script in scripts:
+        text = script.read_text()
+        needed = {*re.findall(r'distribution\("([\w-]+)"\)', text)}
+        body = ast.parse(text).body  # not of functions, which import optional packages
+        tried = [node for block in body if isinstance(block, ast.Try) for node in block.body]
+        for node in [*body, *tried]:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            modules = {name.partition(".")[0] for name in names} - known
+            needed |= {PACKAGES.get(name, name) for name in modules}
+        missing = needed - {"h5py", "keras", "numpy"} - packages(COMMAND.search(text)[1])
+        assert not missing, (script.name, missing)
 
 
 def test_every_subpackage_is_in_the_layout():

@@ -1,6 +1,6 @@
 """Measure whether hedged branches are ever worse than the better of two baselines.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,census]"
     KERAS_BACKEND=jax python -m examples.benchmarks.never_worse
     KERAS_BACKEND=jax python -m examples.benchmarks.never_worse --run
 

@@ -1,6 +1,6 @@
 """Compare rules for when to stop the training of several tasks.
 
-    pip install -e ".[jax,examples]"
+    pip install -e ".[jax,census]"
     KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --ways regularized --seeds 2 7
     KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --json rules.json --run
 

@@ -1,6 +1,6 @@
 """Export a PLE to every format of the backend, and run the files without Keras.
 
-    pip install -e ".[export,tensorflow]"
+    pip install -e ".[export-tensorflow,tensorflow]"
     KERAS_BACKEND=tensorflow python -m tests.integrations.export_formats
 
     saved_model   TensorFlow; JAX, if TensorFlow is installed                run by TensorFlow
