@@ -1,4 +1,4 @@
-"""Compare single-task networks and four blocks on your own Parquet file.
+"""Compare linear models, gradient boosting, single-task networks and four blocks on your own data.
 
     pip install -e ".[torch,flights]"  # or examples, for your own file
     KERAS_BACKEND=torch python examples/compare.py
@@ -6,27 +6,29 @@
         --ids user item --time day
 
 Takes two minutes on two cores without arguments, for 10,000 flights from New York in 2013 and three
-seeds. The models are single-task networks, a shared bottom, MMoE, PLE, and hedged branches with
+seeds. The networks are single-task networks, a shared bottom, MMoE, PLE, and hedged branches with
 their own features. Their widths are chosen so that each model has about as many parameters as the
-single-task networks together, not counting tables.
+single-task networks together, not counting tables. Two baselines of scikit-learn learn each task
+alone: a linear model of one-hot codes, and gradient boosting.
 
     columns    all except the tasks and --time, or the columns in --columns. Strings, booleans and
                lists become codes, and so do the integers in --ids. Other columns are numbers.
                Values can be missing (see columns.py). Leave out columns that are unknown when the
                model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
-               regression, unless you state the kind: --tasks stars:multiclass. Labels can be
-               missing.
-    rows       70% for training, 15% to stop single-task networks and to fit the mixture of hedged
-               branches, and 15% for the test: at random for each seed, or in the order of --time.
+               regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
+               can be missing.
+    rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
+               or in the order of --time. Validation stops single-task networks, fits the mixture of
+               hedged branches, and chooses the penalty of linear models.
 
 The learning rate decays to 0. Each single-task network stops at the best epoch of its own loss, and
-the other models train for all epochs.
+the other networks train for all epochs.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
-model is better. Its 95% interval is Student's, over the seeds. With --time, all seeds use the same
-rows, so the interval covers only the initial values and the order of the rows. The script prints a
-table, and plots it in `compare.png`.
+model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
+the same rows, so the interval covers only the initial values and the order of the rows. The script
+prints a table, and plots it in `compare.png`.
 """
 
 import argparse
@@ -44,26 +46,37 @@ try:
     import matplotlib
     import numpy as np
     import pandas as pd
-    from columns import Columns, keras_inputs
+    from columns import FIRST, Columns, keras_inputs
     from pandas.api import types
-    from scipy import stats
+    from scipy import sparse, stats
+    from sklearn import ensemble, linear_model, metrics, preprocessing
+    from sklearn.decomposition import TruncatedSVD
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
 
+BASELINES = ["linear", "boosting"]
 MODELS = ["single", "bottom", "mmoe", "ple", "hedged"]
 HEADS = {
     "binary": pk.BinaryHead,
     "regression": partial(pk.RegressionHead, standardize=True),
     "multiclass": pk.MulticlassHead,
+    "count": partial(pk.Head, loss="poisson", activation="exponential"),
 }
-METRICS = {"binary": "auc", "regression": "rmse", "multiclass": "accuracy"}
+METRICS = {  # of labels and predictions, which are probabilities by class for multiclass tasks
+    "binary": ("auc", metrics.roc_auc_score),
+    "regression": ("rmse", metrics.root_mean_squared_error),
+    "multiclass": ("accuracy", lambda y, p: np.mean(p.argmax(axis=-1) == y)),
+    "count": ("deviance", metrics.mean_poisson_deviance),
+}
+SIGNS = {"binary": 1, "regression": -1, "multiclass": 1, "count": -1}  # 1: more is better
 PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
 EMBEDDING, TOWER, WIDTH = 8, 16, 64  # WIDTH: of the last layer of a single-task network
 RATE = 2e-3
-LENGTH = 10  # of lists: the last entries
+PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
+TOPICS = 20  # into which gradient boosting gets the lists
 
 
 # The data
@@ -139,6 +152,8 @@ def check_task(task, kind, values):
         raise DataError(f"{task} must contain numbers for a {kind} task: {error}") from error
     if np.isinf(labels).any():
         raise DataError(f"{task} must contain finite labels, and NaN for missing ones")
+    if kind == "count" and labels.min() < 0:
+        raise DataError(f"{task} must be at least 0 for a count. Received: {labels.min():g}")
     if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
         found = sorted(labels.dropna().unique())[:5]
         raise DataError(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
@@ -150,8 +165,11 @@ def new_name(place, name):
     return f"{place}_{re.sub(r'[^A-Za-z0-9]+', '_', name)}"
 
 
-def encode(frame, order, kinds, tasks):
-    """Return `(x, y)` for each part, the fitted columns, and the number of classes by task."""
+def encode(frame, order, kinds, tasks, length):
+    """Return `(x, y)` for each part, the fitted columns, and the number of classes by task.
+
+    Of a list, the last `length` entries are used.
+    """
     train = order[: int(PARTS["training"][1] * len(frame))]
     names = {name: new_name(place, name) for place, name in enumerate(kinds)}
     inputs = frame[[*kinds]].rename(columns=names)
@@ -159,7 +177,7 @@ def encode(frame, order, kinds, tasks):
         kind: [names[name] for name in kinds if kinds[name] == kind]
         for kind in ("id", "number", "list")
     }
-    lists = {name: (name, LENGTH) for name in of_kind["list"]}
+    lists = {name: (name, length) for name in of_kind["list"]}
     columns = Columns(of_kind["id"], of_kind["number"], lists).fit(inputs.iloc[train])
     x = columns.transform(inputs)
 
@@ -246,12 +264,100 @@ def train(model, kinds, classes, parts, columns, width, seed, options):
     stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
     callbacks = {"single": [stop], "hedged": [pk.FitHedge(valid)]}.get(model)
     network.fit(x, y, validation_data=valid, callbacks=callbacks, verbose=0, **options)
-    scores = network.evaluate(*test, batch_size=4096, verbose=0, return_dict=True)
-    metrics = {task: METRICS[kind] for task, kind in kinds.items()}
+    predictions = network.predict(test[0], batch_size=4096, verbose=0)
     return {
-        task: scores.get(f"{names[task]}_{metric}", scores.get(metric))
-        for task, metric in metrics.items()
+        task: score(kind, test[1][names[task]], predictions[names[task]])
+        for task, kind in kinds.items()
     }
+
+
+def score(kind, labels, predictions):
+    """Return the metric of a task over the rows with a label."""
+    known = ~np.isnan(labels)
+    predictions = predictions[known] if kind == "multiclass" else predictions[known].ravel()
+    return METRICS[kind][1](labels[known], predictions)
+
+
+# The baselines
+
+
+def train_baseline(model, task, kind, parts, columns, seed):
+    """Return the test metric of a task, which a model of scikit-learn learns alone."""
+    keras.utils.set_random_seed(seed)
+    labeled = []
+    for x, y in parts:
+        known = ~np.isnan(y[task])
+        labeled.append(({name: values[known] for name, values in x.items()}, y[task][known]))
+    return {"linear": linear, "boosting": boosting}[model](kind, labeled, columns)
+
+
+def linear(kind, parts, columns):
+    """Return the test metric of the linear model with the best penalty on the validation rows."""
+    (x, y), valid, test = [(one_hot(x, columns), y) for x, y in parts]
+    best = -np.inf, None
+    for penalty in PENALTIES:
+        if kind == "regression":
+            model = linear_model.Ridge(penalty)
+        elif kind == "count":
+            model = linear_model.PoissonRegressor(alpha=penalty / len(y), max_iter=1000)
+        else:
+            model = linear_model.LogisticRegression(C=1 / penalty, max_iter=1000)
+        model.fit(x, y)
+        goodness = SIGNS[kind] * score(kind, valid[1], predict(kind, model, valid[0]))
+        best = max(best, (goodness, model), key=lambda pair: pair[0])
+    return score(kind, test[1], predict(kind, best[1], test[0]))
+
+
+def one_hot(x, columns):
+    """Return a sparse matrix of codes, numbers, and missing numbers. Entries of a list add up."""
+    parts = []
+    for name, values in x.items():
+        if name in columns.scales:
+            parts.append(np.stack([np.nan_to_num(values), np.isnan(values)], axis=1))
+            continue
+        table, _ = columns.lists.get(name, (name, 1))
+        codes = values.reshape(len(values), -1)
+        rows, places = np.nonzero(codes)
+        cells = np.ones(len(rows)), (rows, codes[rows, places])
+        parts.append(sparse.csr_matrix(cells, (len(codes), FIRST + len(columns.known[table]))))
+    return sparse.hstack(parts, "csr")
+
+
+def boosting(kind, parts, columns):
+    """Return the test metric of gradient boosting, which stops on a tenth of the training rows.
+
+    A code becomes the mean label of its rows, out of fold, and a list becomes a few topics.
+    """
+    has_classes = kind in ("binary", "multiclass")
+    target = "auto" if has_classes else "continuous"
+    encoder = preprocessing.TargetEncoder(target_type=target)
+    tables = []
+    for x, y in parts:
+        features = [x[name][:, None] for name in columns.numbers]
+        if columns.ids:
+            codes = np.stack([x[name] for name in columns.ids], axis=1)
+            features.append(encoder.transform(codes) if tables else encoder.fit_transform(codes, y))
+        if columns.lists:
+            matrix = one_hot({name: x[name] for name in columns.lists}, columns)
+            if not tables:
+                count = min(TOPICS, matrix.shape[1])
+                topics = TruncatedSVD(count).fit(matrix)
+            features.append(topics.transform(matrix))
+        tables.append(np.hstack(features))
+    if has_classes:
+        model = ensemble.HistGradientBoostingClassifier(early_stopping=True)
+    else:
+        loss = "poisson" if kind == "count" else "squared_error"
+        model = ensemble.HistGradientBoostingRegressor(loss=loss, early_stopping=True)
+    model.fit(tables[0], parts[0][1])
+    return score(kind, parts[2][1], predict(kind, model, tables[2]))
+
+
+def predict(kind, model, x):
+    """Return predictions as networks do: probabilities for binary and multiclass tasks."""
+    if kind == "binary":
+        return model.predict_proba(x)[:, 1]
+    return model.predict_proba(x) if kind == "multiclass" else model.predict(x)
 
 
 # The results
@@ -275,15 +381,14 @@ def gains_of(scores, kinds, models):
     gains = {}
     for model in models:
         for task, kind in kinds.items():
-            sign = -1 if kind == "regression" else 1
             pairs = zip(scores[model], scores["single"])
-            gains[model, task] = interval([sign * (s[task] - t[task]) for s, t in pairs])
+            gains[model, task] = interval([SIGNS[kind] * (s[task] - t[task]) for s, t in pairs])
     return gains
 
 
 def print_table(scores, gains, kinds, parameters):
     """Print the metrics of single-task networks, and the gains of the other models."""
-    heads = [f"{task}, {METRICS[kind]}" for task, kind in kinds.items()]
+    heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
     print(f"{'':8} {'parameters':>10}", *(f"{head:>22.22}" for head in heads))
     for model, results in scores.items():
         cells = []
@@ -292,9 +397,10 @@ def print_table(scores, gains, kinds, parameters):
             is_significant = (model, task) in gains and abs(mean) > half
             mark = "*" if is_significant else " "  # keeps the columns aligned
             text = f"{mean:+.4f}" if (model, task) in gains else f"{mean:.4f}"
-            cells.append(f"{text} ± {half:.4f}{mark}")
+            cells.append(f"{text} ± {half:.4f}{mark}" if np.isfinite(half) else text)
         line = "".join(f"{cell:>23}" for cell in cells)
-        print(f"{model:8} {parameters[model]:10,}{line}".rstrip())
+        number = f"{parameters[model]:,}" if model in parameters else "-"
+        print(f"{model:8} {number:>10}{line}".rstrip())
     print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
 
 
@@ -314,7 +420,7 @@ def draw(file, gains, kinds, models):
         means, halves = zip(*(gains[model, task] for model in models))
         axis.axvline(0, color="grey", linewidth=1)
         axis.errorbar(means, models, xerr=np.nan_to_num(halves), fmt="o", capsize=4)
-        axis.set_title(f"{task}: gain in {METRICS[kind]}", fontsize=10)
+        axis.set_title(f"{task}: gain in {METRICS[kind][0]}", fontsize=10)
         axis.margins(y=0.2)
         axis.tick_params(axis="x", labelsize=8)
     axes[0, 0].invert_yaxis()
@@ -350,14 +456,17 @@ def parse():
     add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
     add("--time", help="the column that orders the rows; a random split without it")
-    add("--models", nargs="+", choices=MODELS[1:], default=MODELS[1:], help="all by default")
+    add("--list-length", type=int, default=10, help="of lists, the last 10 entries are used")
+    others = [*BASELINES, *MODELS[1:]]
+    add("--models", nargs="+", choices=others, default=others, help="all by default")
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--epochs", type=int, default=10, help="10 by default")
     add("--batch-size", type=int, default=512, help="512 by default")
     add("--rows", type=int, default=10_000, help="number of flights; 10,000 by default")
     add("--plot", type=Path, default=Path("compare.png"), help="compare.png by default")
     args = parser.parse_args()
-    for name, least in (("seeds", 1), ("epochs", 1), ("batch_size", 1), ("rows", 1000)):
+    limits = {"seeds": 1, "epochs": 1, "batch_size": 1, "list_length": 1, "rows": 1000}
+    for name, least in limits.items():
         if getattr(args, name) < least:
             parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if args.file and not args.tasks:
@@ -385,10 +494,14 @@ def main():
     for seed in range(args.seeds):
         rows = np.arange(len(frame))
         order = rows if args.time else np.random.default_rng(seed).permutation(rows)
-        parts, columns, classes = encode(frame, order, inputs, kinds)
+        parts, columns, classes = encode(frame, order, inputs, kinds, args.list_length)
         features = keras_inputs(columns, EMBEDDING)[1].output_shape[-1]
         for place, model in enumerate(models):
             show_progress(seed * len(models) + place, total, start, f"{model}, seed {seed}")
+            if model in BASELINES:
+                fit = partial(train_baseline, model, parts=parts, columns=columns, seed=seed)
+                scores[model].append({task: fit(task, kind) for task, kind in kinds.items()})
+                continue
             groups = [kinds] if model != "single" else [{t: k} for t, k in kinds.items()]
             if model not in widths:
                 is_single = model == "single"

@@ -29,6 +29,7 @@ def frame():
             "click": click,
             "watch time": np.where(click > 0, 30 + price, np.nan),
             "genre": np.where(price > 0.5, "comedy", np.where(price < -0.5, "drama", None)),
+            "votes": rng.poisson(np.exp(price)),
             "tags": [["new"], [], None, ["new", "old"]] * (ROWS // 4),
             "one": 1.0,
             "never": np.nan,
@@ -49,12 +50,29 @@ def compare(folder, file, *arguments):
     return run_example_here("compare.py", file, *arguments, cwd=folder)
 
 
-@pytest.mark.nightly
-def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
+def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder):
     out = compare(
         folder,
         "rows.parquet",
-        *("--tasks", "click", "watch time", "genre:multiclass"),
+        *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
+        *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id"),
+        *("--models", "linear", "boosting", "--seeds", "1", "--epochs", "1", "--list-length", "2"),
+    )
+    assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
+    assert "±" not in out
+    # In one epoch, the networks learn less.
+    plus, any_sign = r" +\+[.\d]+", r" +[-+][.\d]+"
+    assert re.search(
+        rf"^linear +-(?:{plus}){{4}}\nboosting +-{any_sign}(?:{plus}){{3}}$", out, re.M
+    )
+
+
+@pytest.mark.nightly
+def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
+    out = compare(
+        folder,
+        "rows.parquet",
+        *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
         *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id", "--time", "day"),
         *("--models", "bottom", "hedged", "--seeds", "2", "--epochs", "1"),
     )
@@ -63,7 +81,7 @@ def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
     assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
     assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
     cell = r" +[-+.\d]+ ± [.\d]+\*?"
-    lines = re.findall(rf"^(single|bottom|hedged) +([\d,]+)(?:{cell}){{3}}$", out, re.M)
+    lines = re.findall(rf"^(single|bottom|hedged) +([\d,]+)(?:{cell}){{4}}$", out, re.M)
     assert [model for model, *_ in lines] == ["single", "bottom", "hedged"]
     goal, *others = (int(parameters.replace(",", "")) for _, parameters in lines)
     assert all(0.9 * goal < each <= goal for each in others)
@@ -77,7 +95,11 @@ def test_tasks_of_three_kinds_are_compared_with_single_networks(folder):
         (["absent.parquet", "--tasks", "click"], "absent.parquet can't be read"),
         (["rows.parquet", "--tasks", "clik"], "has no column 'clik'. Its columns are user id, "),
         (["rows.parquet", "--tasks", "click", "--time", "dai"], "has no column 'dai'"),
-        (["rows.parquet", "--tasks", "click:count"], "click must be one of binary, regression"),
+        (["rows.parquet", "--tasks", "click:counts"], "click must be one of binary, regression"),
+        (
+            ["rows.parquet", "--tasks", "price, $:count", "--columns", "day"],
+            "price, $ must be at least 0 for a count",
+        ),
         (["rows.parquet", "--tasks", "click"], "Column 'when' must contain numbers, bool"),
         (["rows.parquet", "--tasks", "day:binary", "--columns", "city"], "day must contain 0 and"),
         (
