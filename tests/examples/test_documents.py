@@ -101,11 +101,12 @@ def test_a_page_has_one_title_and_no_skipped_heading_level(page):
 
 
 @once
-def test_every_page_is_in_the_navigation_or_for_maintainers():
+def test_every_page_is_in_the_navigation_and_in_the_list_or_for_maintainers():
     navigation = re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
     contributing = ROOT / "CONTRIBUTING.md"
     linked = [ROOT / link for link in LINK.findall(text_of(contributing))]
     assert set(PAGES) - {README} <= {ROOT / "docs" / page for page in navigation} | set(linked)
+    assert {*navigation} - {"README.md"} <= {*LINK.findall(text_of(ROOT / "docs" / "README.md"))}
 
 
 @once
