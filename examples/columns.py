@@ -177,7 +177,7 @@ def scale_of(name, count, total, squares):
 # The model
 
 
-def keras_inputs(columns, width=16, dropout=0.0):
+def keras_inputs(columns, width=16, dropout=0.0, own=None):
     """Return the inputs of a model by column, and a network that maps them to a feature vector.
 
     An id becomes a row of a table, and a list the mean of rows. A number becomes two features: the
@@ -187,33 +187,49 @@ def keras_inputs(columns, width=16, dropout=0.0):
         columns: The fitted `Columns`.
         width: The width of the tables.
         dropout: The dropout rate of the rows of tables.
+        own: For hedged branches, the width of each task's own tables, such as `{"like": 4}`. Then
+            the result has no network, but the features `{stream: vector}` for a HedgedBlock, and
+            the tables of the stream "shared" have `width`.
     """
+    import keras
+
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in columns.ids}
+    for name, (_, length) in columns.lists.items():
+        inputs[name] = keras.Input((length,), dtype="int32", name=name)
+    inputs |= {name: keras.Input((), name=name) for name in columns.numbers}
+    shared = feature_network(columns, inputs, width, dropout)
+    if own is None:
+        return inputs, shared
+    features = {
+        task: feature_network(columns, inputs, each, dropout, f"-{task}")(inputs)
+        for task, each in own.items()
+    }
+    return inputs, features | {"shared": shared(inputs)}
+
+
+def feature_network(columns, inputs, width, dropout, suffix=""):
+    """Return a network with tables of its own, whose names end with `suffix`."""
     import keras
     from keras import ops
 
     import ple_keras as pk
 
     tables = {
-        name: pk.SparseEmbedding(FIRST + len(values), width, name=f"{name}_table")
+        name: pk.SparseEmbedding(FIRST + len(values), width, name=f"{name}_table{suffix}")
         for name, values in columns.known.items()
     }
-    inputs, vectors, features = {}, [], []
-    for name in columns.ids:
-        inputs[name] = keras.Input((), dtype="int32", name=name)
-        vectors.append(tables[name](inputs[name]))
-    for name, (table, length) in columns.lists.items():
-        inputs[name] = keras.Input((length,), dtype="int32", name=name)
+    features, vectors = [], [tables[name](inputs[name]) for name in columns.ids]
+    for name, (table, _) in columns.lists.items():
         is_given = ops.expand_dims(ops.cast(ops.not_equal(inputs[name], MISSING), "float32"), -1)
         total = ops.sum(tables[table](inputs[name]) * is_given, axis=1)
         vectors.append(total / ops.maximum(ops.sum(is_given, axis=1), 1.0))
     if vectors:
         features.append(keras.layers.Dropout(dropout)(ops.concatenate(vectors, axis=-1)))
     if columns.numbers:
-        numbers = {name: keras.Input((), name=name) for name in columns.numbers}
-        values = ops.stack([*numbers.values()], axis=-1)
+        values = ops.stack([inputs[name] for name in columns.numbers], axis=-1)
         features += [ops.nan_to_num(values), ops.cast(ops.isnan(values), "float32")]
-        inputs |= numbers
-    return inputs, keras.Model(inputs, ops.concatenate(features, axis=-1), name="features")
+    features = ops.concatenate(features, axis=-1)
+    return keras.Model(inputs, features, name=f"features{suffix}")
 
 
 def copy_rows(source, old, target, new):
@@ -230,18 +246,20 @@ def copy_rows(source, old, target, new):
     """
     import keras
 
-    rows = {name_of_table(w): keras.ops.convert_to_numpy(w) for w in source.weights}
-    for table in target.weights:
-        key = name_of_table(table)
-        name = key.split("/")[-2].removesuffix("_table") if "/" in key else None
-        if key in rows and name in new.known and name in old.known:
-            codes = old._encode(name, new.known[name])
-            table.assign(rows[key][[MISSING, UNKNOWN, *codes]])
+    before = {
+        path_of(w): keras.ops.convert_to_numpy(w) for w in source.weights if "_table" in w.path
+    }
+    for name in old.known.keys() & new.known.keys():
+        codes = [MISSING, UNKNOWN, *old._encode(name, new.known[name])]
+        for table in target.weights:
+            path = path_of(table)
+            if path in before and re.search(rf"(^|/){name}_table(-[^/]*)?/embeddings$", path):
+                table.assign(before[path][codes])
 
 
-def name_of_table(weight):
+def path_of(weight):
     """Return the path of a weight, without the automatic number of a StreamFeatures."""
-    return re.sub(r"(stream_features)_\d+/", r"\1/", weight.path)
+    return re.sub(r"^(stream_features)_\d+/", r"\1/", weight.path)
 
 
 # Monitoring

@@ -159,10 +159,10 @@ def test_the_encoder_needs_only_numpy():
     assert done.stdout.strip() == "set()"
 
 
-def model_of(columns):
+def model_of(columns, own=None):
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    inputs, network = keras_inputs(columns, width=4, dropout=0.5)
-    features = pk.StreamFeatures(heads, network)(inputs)
+    inputs, network = keras_inputs(columns, 4, 0.5, own)
+    features = network if own else pk.StreamFeatures(heads, network)(inputs)
     return pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features))), network
 
 
@@ -177,6 +177,19 @@ def test_branches_have_copies_of_the_feature_network(columns, frame):
     tables = [w for w in model.trainable_variables if "_table" in w.path]
     assert len(tables) == 3 * 4  # for two tasks and the shared branch; user, item, adult, genres
     assert network.output_shape == (None, 4 * 5 + 2 * 2)
+
+
+@once
+def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
+    model, features = model_of(columns, own={"click": 1, "time": 2})
+    assert {s: tensor.shape[1] for s, tensor in features.items()} == {
+        "click": 5 * 1 + 4, "time": 5 * 2 + 4, "shared": 5 * 4 + 4
+    }  # fmt: skip
+    widths = [w.shape[1] for w in model.trainable_variables if "_table" in w.path]
+    assert sorted(widths) == [1] * 4 + [2] * 4 + [4] * 4
+    model.save(tmp_path / "m.keras")
+    loaded, x = keras.models.load_model(tmp_path / "m.keras"), columns.transform(frame)
+    assert_same(loaded.predict_on_batch(x), model.predict_on_batch(x))
 
 
 def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
@@ -205,13 +218,14 @@ def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(c
         pk.check_inputs(model_of(columns)[0], x)
 
 
-def test_rows_of_tables_are_copied_by_value(columns, frame):
+@pytest.mark.parametrize("own", [None, {"click": 1, "time": 2}])
+def test_rows_of_tables_are_copied_by_value(columns, frame, own):
     """After another fit, codes mean other values, and new values have the row of unknown ones."""
     changed = frame.assign(user=frame["user"] + 1, item=[*"0ab0ab"])
     new = Columns(IDS, NUMBERS, LISTS).fit(changed, min_rows=2)
     assert columns.known["item"] == ["a", "b"]
     assert new.known["item"] == ["0", "a", "b"]
-    (trained, _), (larger, _) = model_of(columns), model_of(new)
+    (trained, _), (larger, _) = model_of(columns, own), model_of(new, own)
     rng = np.random.default_rng(0)
     for weight in trained.weights:
         if "_table" in weight.path:
