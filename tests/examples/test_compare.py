@@ -61,10 +61,9 @@ def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder)
     assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
     assert "±" not in out
     # In one epoch, the networks learn less.
-    plus, any_sign = r" +\+[.\d]+", r" +[-+][.\d]+"
-    assert re.search(
-        rf"^linear +-(?:{plus}){{4}}\nboosting +-{any_sign}(?:{plus}){{3}}$", out, re.M
-    )
+    better, figure = r" +\+[.\d]+", r" +[-+][.\d]+"
+    rows = rf"^linear +-(?:{better}){{4}}\nboosting +-{figure}(?:{better}){{3}}$"
+    assert re.search(rows, out, re.M)
 
 
 @pytest.mark.nightly
