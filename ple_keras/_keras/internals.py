@@ -189,10 +189,10 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
 
 
 def bytes_in_file(store: Store, key: str) -> int:
-    """Return the size of an array in a file, without reading it from a file with one part.
+    """Return the size of an array in a file, without reading it, unless the file has several parts.
 
-    The store itself reads the array, which a compressed file can declare thousands of times as
-    large as the file. Keras 3.15.
+    A store reads an array as a whole, and a compressed file can declare arrays that are thousands
+    of times as large as the file. Keras 3.15.
     """
     group = getattr(store, "_h5_entry_group", {})
     return int(getattr(group[key] if key in group else store[key], "nbytes", 0))
