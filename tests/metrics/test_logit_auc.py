@@ -1,5 +1,6 @@
 """`LogitAUC`, compared with scikit-learn."""
 
+import keras
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -14,11 +15,15 @@ def test_logit_auc_is_accurate_for_probabilities_of_products():
     assert float(auc.result()) == pytest.approx(0.75, abs=0.01)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_logit_auc_is_1_for_certain_predictions(dtype):
-    auc = LogitAUC(dtype=dtype)
-    auc.update_state(np.array([0, 0, 1, 1], dtype), np.array([0, 0, 1, 1], dtype))
-    assert float(auc.result()) == 1
+@pytest.mark.parametrize("floatx", ["float32", "float64"])
+def test_logit_auc_is_1_for_certain_predictions(floatx):
+    keras.config.set_floatx(floatx)
+    try:
+        auc = LogitAUC()
+        auc.update_state(np.array([0, 0, 1, 1], floatx), np.array([0, 0, 1, 1], floatx))
+        assert float(auc.result()) == 1
+    finally:
+        keras.config.set_floatx("float32")
 
 
 def test_the_area_is_nan_for_one_class_and_predictions_that_are_nan():
