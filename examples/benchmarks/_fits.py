@@ -183,7 +183,7 @@ def train(
         "val_mtl_score", mode="max", patience=recipe.epochs, restore_best_weights=True
     )
     is_fitted = network.block == "hedged" and not network.mixture
-    hedge = [pk.FitHedge(validation, EVALUATION_BATCH)] if is_fitted else []
+    hedge = [pk.FitHedge(validation, EVALUATION_BATCH, keep_best=False)] if is_fitted else []
     history = model.fit(
         dataset.train.inputs,
         dataset.train.labels,

@@ -119,6 +119,18 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[An
     return islice(Batches(data, argument=argument), steps)
 
 
+def refuse_endless(data: Nested, argument: str, allows_iterators: bool = True) -> None:
+    """Raise an error if batches have no end, or if they are an iterator that is not allowed."""
+    is_endless = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
+    if hasattr(data, "cardinality"):
+        is_endless = int(data.cardinality()) == -1  # of a tf.data.Dataset
+    if is_endless or (isinstance(data, Iterator) and not allows_iterators):
+        raise ValueError(
+            f"{argument} must have an end and be readable more than once, such as `take(100)` of "
+            f"an endless tf.data.Dataset. Received: {argument}={short_repr(data)}"
+        )
+
+
 def refuse_steps(steps: int | None, argument: str) -> None:
     """Raise an error if a number of batches is given for arrays."""
     if steps is not None:

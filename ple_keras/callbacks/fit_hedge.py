@@ -1,20 +1,29 @@
-"""The fit of the mixtures of branches on held-out rows."""
+"""The fit of the mixtures of branches on held-out rows, and their best epochs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_number
-from ple_keras._keras.batches import Batches
+from ple_keras._checks import check_bool, check_int, check_number
+from ple_keras._keras.batches import Batches, refuse_endless
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
-from ple_keras._typing import Logs, Nested, TaskName
-from ple_keras.heads.hedged_head import HedgedHead, plain_head
+from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
+from ple_keras.callbacks.branched_model import (
+    Branch,
+    BranchedModel,
+    BranchValues,
+    Unit,
+    assign_parts,
+    label_losses,
+    read_part,
+)
+from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import hedged_heads
-from ple_keras.inspection.observed_model import ObservedModel, check_labels
 from ple_keras.losses.example_losses import uncertainty_form
 
 MAX_LOGIT = 14  # of a weight's share of the sum of two weights
@@ -25,8 +34,22 @@ MIN_PRIOR = 1e-6  # keeps the weights above 0
 TINY = 1e-37  # close to the smallest normal number of float32
 
 
+class KeptWeights(NamedTuple):
+    """The weights of branches in their best epoch.
+
+    Attributes:
+        epoch: The epoch.
+        loss: The sum of the relative validation losses of the tasks.
+        weights: The weights.
+    """
+
+    epoch: int
+    loss: float
+    weights: list[np.ndarray]
+
+
 class FitHedge(keras.callbacks.Callback):
-    """Callback that fits the mixtures of a HedgedBlock on validation data.
+    """Callback that fits the mixtures of a HedgedBlock, and keeps the best epoch of each branch.
 
     The mixture a of a task is fitted on its labels in the validation data, with the `prior`:
 
@@ -37,12 +60,35 @@ class FitHedge(keras.callbacks.Callback):
     is the loss of the head. For a squared error, the sum is replaced by `n / 2 log(mean of l)`, and
     for an absolute error by `n log(mean of l)`. A task without labels has equal weights.
 
-    The fit runs at the beginning of each validation in `fit`, so that `val_` metrics, early
-    stopping and checkpoints use the new mixture. Without validation, it runs at the end of the
-    epoch. Metrics on the same rows are slightly optimistic, by one fitted number per task. With
-    several processes, each fits on its own rows, and the mixtures are averaged.
+    The fit runs at the beginning of each validation in `fit`, so that `val_` metrics use the new
+    mixture. Without validation, it runs at the end of the epoch. Metrics on the same rows are
+    slightly optimistic, by one fitted number per task. With several processes of JAX or PyTorch,
+    each fits on its own rows, and the mixtures are averaged.
 
-    At the end of each epoch, `hedge/{task}/{branch}` logs the weight of the branch.
+    No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
+    the weights of the branches whose validation loss is the lowest so far. At the end of `fit`, it
+    restores all branches, and fits the mixtures once more. An own branch is judged by the mean loss
+    of its task, the own branches of a product and its factors together. Any other branch is judged
+    by the sum of the relative losses of all tasks:
+
+        (loss - least possible loss) / (loss of the mean label - least possible loss)
+
+    For custom losses, the relative loss is the loss divided by the loss of logits of 0. Tasks with
+    a loss weight of 0, or without validation labels, do not count. A branch with only such tasks
+    keeps its last epoch. NaN is never the lowest loss.
+
+    A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
+    FitHedge sets each weight to NaN for one prediction of a batch. Optimizer states do not change.
+    The copies are NumPy arrays, as large as the model. A `fit` with `initial_epoch` keeps the
+    copies of earlier epochs, and any other one starts anew. Other callbacks, such as
+    ModelCheckpoint and EarlyStopping, see the weights and mixture of each epoch.
+
+    At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
+    keep:
+
+    - `hedge/{task}/{branch}`: the weight of the branch in the mixture.
+    - `hedge/{task}/{branch}_loss`: the mean validation loss of the branch, over all processes.
+    - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras.
 
     Sample weights and Keras masks have no effect. Use missing labels for rows that must not count
     and for padded positions of sequences.
@@ -53,12 +99,26 @@ class FitHedge(keras.callbacks.Callback):
             Training rows would lead to a worse mixture.
         batch_size: The number of rows per batch, only for arrays; by default 1024.
         prior: The weight of the prior, at least 0.
+        keep_best: Whether each branch ends with the weights of its best epoch, instead of the last.
+        patience: The number of epochs in which no branch improves, after which `fit` ends; None
+            for all epochs.
+
+    Attributes:
+        kept: The weights of the best epochs so far, as numbers and arrays. To continue a killed
+            run with `initial_epoch`, pickle them at the end of each epoch, and assign them to a new
+            FitHedge.
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
-        ValueError: If `validation_data` is empty or its numbers of rows differ, `batch_size` is
-            below 1, or `prior` is negative or not finite. In `fit`, if the model has no
-            HedgedBlock, or `y` lacks a task.
+        ValueError: If `validation_data` is empty, endless or an iterator, or its numbers of rows
+            differ, `batch_size` or `patience` is below 1, `prior` is negative or not finite, or
+            `patience` is given with `keep_best=False`. In `fit`, if the model has no HedgedBlock,
+            or `y` lacks a task. With `keep_best`, if the optimizer averages weights (`use_ema`), or
+            a weight is split across processes.
+
+    Warns:
+        UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
+            table. It stays as in the last epoch.
 
     Example:
 
@@ -75,23 +135,51 @@ class FitHedge(keras.callbacks.Callback):
     """
 
     def __init__(
-        self, validation_data: Nested, batch_size: int | None = None, prior: float = 1.0
+        self,
+        validation_data: Nested,
+        batch_size: int | None = None,
+        prior: float = 1.0,
+        keep_best: bool = True,
+        patience: int | None = None,
     ) -> None:
         super().__init__()
         x, y = validation_data, None
         if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
             x, y, *_ = validation_data
+        refuse_endless(x, "validation_data", allows_iterators=False)
         self._batches = Batches(x, y, batch_size)
-        self._observed: ObservedModel | None = None
+        self._branched: BranchedModel | None = None
+        self._weights: dict[Unit, list[WeightSlice]] = {}
         self.prior = check_number(prior, "prior", minimum=0)
+        self.keep_best = check_bool(keep_best, "keep_best")
+        self.patience = None if patience is None else check_int(patience, "patience", minimum=1)
+        if patience is not None and not keep_best:
+            raise ValueError(
+                "patience must be None with keep_best=False, since it counts the epochs in which "
+                f"no branch improves. Received: {patience=}, {keep_best=}"
+            )
+        self.kept: dict[Unit, KeptWeights] = {}
+        self._last_losses: dict[Branch, float] = {}
+        self._first_epoch: int | None = None
+        self._epoch = 0
         self._is_due = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
+        self._first_epoch = None
+        if self.keep_best and _averages_weights(self.model):
+            raise ValueError(
+                "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
+                "the weights by their averages at the end of fit. "
+                "Received: keep_best=True, use_ema=True"
+            )
         if self.model.built:  # raises errors before the training
-            self._observe()
+            self._find_branches()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self._is_due = True
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+            self.kept = {unit: kept for unit, kept in self.kept.items() if kept.epoch < epoch}
+        self._epoch, self._is_due = epoch, True
 
     def on_test_begin(self, logs: Logs = None) -> None:
         if self._is_due:  # but not in `evaluate`, which must not change a model
@@ -100,20 +188,48 @@ class FitHedge(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._is_due:
             self._fit()
+        logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
             for branch, weight in head.branch_weights().items():
-                if logs is not None:
-                    logs[f"hedge/{task}/{branch}"] = weight
+                logs[f"hedge/{task}/{branch}"] = weight
+        for (task, branch), loss in self._last_losses.items():
+            logs[f"hedge/{task}/{branch}_loss"] = loss
+        for unit in self._weights:
+            kept = self.kept[unit].epoch if unit in self.kept else epoch
+            logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
+        best = max((kept.epoch for kept in self.kept.values()), default=self._first_epoch or 0)
+        if self.patience is not None and epoch - best >= self.patience:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        branched = self._find_branches()
+        kept = self.kept.items()
+        assign_parts(pair for unit, best in kept for pair in zip(self._weights[unit], best.weights))
+        if self.kept or _averages_weights(self.model):
+            _fit_mixtures(branched, branched.read(self._batches), self.prior)
 
     def _fit(self) -> None:
-        _fit_mixtures(self._observe(), self._batches, self.prior)
+        branched = self._find_branches()
+        found = branched.read(self._batches)
+        self._last_losses, relative = branched.losses(found)
+        for unit, parts in self._weights.items():
+            branches = [(task, unit.branch) for task in unit.tasks]
+            losses = [relative[branch] for branch in branches if branch in relative]
+            best = self.kept[unit].loss if unit in self.kept else math.inf
+            if losses and sum(losses) < best:  # not NaN
+                weights = [*map(read_part, parts)]
+                self.kept[unit] = KeptWeights(self._epoch, sum(losses), weights)
+        _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
         self._is_due = False
 
-    def _observe(self) -> ObservedModel:
-        """Return the observed model, which is compiled once."""
-        if self._observed is None or self._observed.inner is not self.model:
-            self._observed = _branch_model(self.model)
-        return self._observed
+    def _find_branches(self) -> BranchedModel:
+        """Return the branches of the model, which is compiled once."""
+        if self._branched is None or self._branched.model is not self.model:
+            self.kept = {} if self._branched else self.kept  # of another model
+            self._branched = BranchedModel(self.model)
+            if self.keep_best:
+                self._weights = self._branched.find_weights(next(iter(self._batches))[0])
+        return self._branched
 
 
 def fit_hedge(
@@ -124,6 +240,9 @@ def fit_hedge(
     prior: float = 1.0,
 ) -> dict[TaskName, dict[str, float]]:
     """Fit the mixtures of a HedgedBlock once, like FitHedge, for custom loops.
+
+    On TensorFlow, call it outside of the scope of a strategy. Several processes of TensorFlow must
+    pass the same rows.
 
     Args:
         model: A built model with a HedgedBlock and a TaskHeads.
@@ -152,46 +271,43 @@ def fit_hedge(
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
+    refuse_endless(x, "x")
     batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
-    _fit_mixtures(_branch_model(model), batches, prior)
+    branched = BranchedModel(model)
+    _fit_mixtures(branched, branched.read(batches), prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
 
 
-def _trained_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
-    return {task: head for task, head in hedged_heads(model).items() if head.has_loss}
+def _averages_weights(model: Any) -> bool:
+    """Return whether the optimizer of a model, or one inside it, averages weights."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    return any(each.use_ema for each in getattr(optimizer, "optimizers", [optimizer]))
 
 
-def _branch_model(model: keras.Layer) -> ObservedModel:
-    """Return a model that outputs the values that hedged heads mix, a list per task."""
-    heads = _trained_heads(model)
-    if not heads:
-        raise ValueError(
-            "model must be built and have heads with losses for the branches of a HedgedBlock. "
-            f"Received: model={model!r}"
-        )
-    return ObservedModel(model, lambda _, levels, held: {task: held[task].values for task in heads})
+def _fit_mixtures(
+    branched: BranchedModel,
+    found: Mapping[TaskName, BranchValues],
+    prior: float,
+    allows_nan: bool = False,
+) -> None:
+    """Fit and assign the mixtures of all hedged tasks.
 
-
-def _fit_mixtures(observed: ObservedModel, batches: Batches, prior: float) -> None:
-    """Fit and assign the mixtures of all hedged tasks."""
-    heads = _trained_heads(observed.inner)
-    found: dict[TaskName, list[list[np.ndarray]]] = {task: [] for task in heads}
-    for x, y in batches:
-        values = observed.run_batch(x)
-        labels = check_labels(y, heads)
-        for task, head in heads.items():
-            present, is_labeled = plain_head(head)._present_labels(labels[task])
-            plain_head(head)._check_values(present)
-            of_branches = [of_branch[is_labeled] for of_branch in values[task]]
-            found[task].append([present, *of_branches])
+    Args:
+        branched: The model.
+        found: The values of its branches.
+        prior: The weight of the prior.
+        allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
+    """
     mixtures = {}
-    for task, head in heads.items():
-        present, *of_branches = (np.concatenate(parts) for parts in zip(*found[task]))
-        mixture = best_mixture(head, present, np.stack(of_branches), prior)
-        sums = sum_over_processes(np.append(mixture, 1.0) * len(present))
+    for task, head in branched.mixed_heads.items():
+        labels, values = found[task].labels, np.stack([*found[task].values.values()])
+        mixture, count = to_numpy(head.mixture), 0
+        if not allows_nan or np.isfinite(values).all():
+            mixture, count = best_mixture(head, labels, values, prior), len(labels)
+        sums = sum_over_processes(np.append(mixture, 1.0) * count)
         mixtures[task] = sums[:-1] / sums[-1] if sums[-1] else mixture
     for task, mixture in mixtures.items():
-        heads[task].mixture.assign(mixture.astype("float32"))
+        branched.mixed_heads[task].mixture.assign(mixture.astype("float32"))
 
 
 def best_mixture(
@@ -216,12 +332,10 @@ def best_mixture(
             f"Received: predictions=[..., {wrong[0]}]"
         )
     dtype = keras.config.floatx()
-    y_true = ops.convert_to_tensor(labels, dtype)
 
     def losses(weights: np.ndarray) -> np.ndarray:
         mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        found = to_numpy(head.example_losses(y_true, head.prediction(mixed)))
-        return found if found.ndim == 1 else found[~np.isnan(labels)]  # of numbers
+        return label_losses(head, labels, head.prediction(mixed))
 
     count = losses(equal).size
     scale, slope = uncertainty_form(head.loss)

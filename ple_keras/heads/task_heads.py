@@ -481,12 +481,14 @@ class TaskHeads(BaseLayer):
             if training and task in self._hedged:
                 of_task = held.get(task)
                 if of_task is None or of_task.prediction is not predictions:
+                    reason = "a call whose branches a loss has used, or without training=True"
                     raise ValueError(
                         f"y_pred[{task!r}] must be the prediction of the model's last call with "
                         "training=True, since the loss trains the branches of that call. No layer "
                         "can follow the TaskHeads, and DistributedDataParallel must not use "
                         "static_graph or find_unused_parameters. To evaluate, set training=False. "
-                        f"Received: y_pred[{task!r}] of a different call"
+                        f"Received: y_pred[{task!r}] of "
+                        f"{'a different call' if of_task else reason}"
                     )
                 branches = cast(Any, self[task]).branch_predictions(of_task.values)
             losses[task] = batch_loss(self[task], y[task], predictions, weights.get(task), branches)

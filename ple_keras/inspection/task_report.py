@@ -77,10 +77,13 @@ class BranchUse:
     Attributes:
         weight: Its weight in the mixture.
         figures: The figures of its predictions, on the validation data if given, else on `x`.
+        epoch: The epoch of the last `fit` whose weights FitHedge has kept, counted from 1. NaN if
+            FitHedge keeps none.
     """
 
     weight: float
     figures: TaskFigures
+    epoch: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ def task_report(
         y: `{task: labels}` for each task that has a loss, or an array in a model with one task.
             Tasks without a loss can be omitted.
         validation: `(x, y)` of arrays, or batches, for the same figures on other data. With the
-            validation data of `fit`, a warning names tasks that were better in an earlier epoch.
+            validation data of `fit`, a warning names tasks that were better in an earlier epoch,
+            unless FitHedge has kept the best epochs of their branches.
         batch_size: The number of examples per gradient, only for arrays. By default, 1/32 of the
             examples, at least 32 and at most 1024.
 
@@ -199,11 +203,16 @@ def task_report(
         _, of_validation = _figures_of(observed, batches, heads)
     tasks = {task: of_task[0] for task, of_task in figures.items()}
     validated = {task: of_task[0] for task, of_task in of_validation.items()}
+    history = getattr(model, "history", None)
+    logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches = {}
     for task, (_, *uses) in (of_validation or figures).items():
         if isinstance(head := heads[task], HedgedHead):
             mixture = head.branch_weights().items()
-            branches[task] = {name: BranchUse(w, use) for (name, w), use in zip(mixture, uses)}
+            branches[task] = {
+                name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
+                for (name, w), use in zip(mixture, uses)
+            }
     layers = find_layers(model, TaskHeads)
     weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
     # Weights do not scale the gradients of branches.
@@ -212,7 +221,6 @@ def task_report(
     training = {
         task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
     }
-    history = getattr(model, "history", None)
     warnings: list[str] = []
     for task, use in tasks.items():
         of_task = heads[task], training[task].loss_weight
@@ -221,7 +229,8 @@ def task_report(
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
-            if isinstance(history, keras.callbacks.History):
+            is_kept = any(key.startswith(f"hedge/{task}/") for key in logs)  # by FitHedge
+            if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(heads[task], prefix, history, validated[task])
     warnings += _share_warnings(tasks, training)
@@ -363,9 +372,12 @@ def _conflict_rows(report: TaskReport) -> Iterator[Row]:
 
 
 def _branch_rows(report: TaskReport) -> Iterator[Row]:
-    yield "task", "branch", "weight", "relative error", "metric"
+    yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
         mixed = BranchUse(math.nan, (report.validation or report.tasks)[task])
         for index, (branch, use) in enumerate([*branches.items(), ("mixed", mixed)]):
-            numbers = *cells(use, weight=".2f"), *cells(use.figures, relative_error=".3f")
+            numbers = (
+                *cells(use, weight=".2f", epoch=".0f"),
+                *cells(use.figures, relative_error=".3f"),
+            )
             yield "" if index else task, branch, *numbers, _metric(use.figures)

@@ -192,16 +192,17 @@ def hedged_model(rank=0):
     return compiled(model, keras.optimizers.SGD(0.01))
 
 
-def fit_hedged(distribute=alone, rank=0, ranks=1):
-    """Return the weights, and the mixtures that FitHedge has fitted on the rows of each process."""
+def fit_hedged(distribute=alone, rank=0, ranks=1, epochs=1, learning_rate=0.01):
+    """Return the weights, and the logs of FitHedge, which reads the rows of each process."""
     model = hedged_model(rank)
+    model.optimizer.learning_rate = learning_rate
     distribute(model)
     rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
     fit_hedge = pk.FitHedge(part(data(), VALIDATION_ROWS[rank]))
-    arguments = {"batch_size": BATCH // ranks, "shuffle": False, "verbose": 0}
+    arguments = {"batch_size": BATCH // ranks, "shuffle": False, "verbose": 0, "epochs": epochs}
     history = model.fit(*part(data(), rows), callbacks=[fit_hedge], **arguments).history
-    mixtures = {key: float(value[0]) for key, value in history.items() if "hedge" in key}
-    return {"weights": values(model.trainable_variables), "mixtures": mixtures}
+    logs = {key: [*map(float, by_epoch)] for key, by_epoch in history.items() if "hedge" in key}
+    return {"weights": values(model.trainable_variables), "logs": logs}
 
 
 def run(rank, ranks, folder):
@@ -220,6 +221,7 @@ def run(rank, ranks, folder):
             "missing": train_with_missing_labels(*process),
             "exact": train_divided_by_batch(*process),
             "hedged": fit_hedged(*process),
+            "kept": fit_hedged(*process, epochs=8, learning_rate=0.6),
             "normalized": train_with_batch_normalization(*process),
             "tables": [
                 train_tables(*process),

@@ -103,13 +103,15 @@ def train_tables(strategy):
 
 
 def train_hedged(strategy):
-    """Return the losses and the weights of a model with branches. No label is missing."""
+    """Return the logs and the weights of a model with branches. No label is missing."""
     with scope(strategy):
         model = hedged_model()
     x, y = data()
     y = {task: np.nan_to_num(labels) for task, labels in y.items()}
-    history = model.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0).history
-    return {"losses": history["loss"], "weights": [w.tolist() for w in model.get_weights()]}
+    options = {"callbacks": [pk.FitHedge((x, y))], "shuffle": False, "verbose": 0}
+    logs = model.fit(x, y, batch_size=BATCH, epochs=2, **options).history
+    logs = {key: logs[key] for key in logs if key == "loss" or key.startswith("hedge/")}
+    return {"logs": logs, "weights": [w.tolist() for w in model.get_weights()]}
 
 
 def main(folder):
@@ -119,6 +121,7 @@ def main(folder):
         pk.gradient_conflict,
         lambda model, x, y: pk.gate_report(model, x),
         lambda model, x, y: pk.gate_weights(model, x),
+        pk.fit_hedge,
     ]
     figures = {
         "one": run(None, Path(folder) / "one"),

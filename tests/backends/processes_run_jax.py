@@ -60,15 +60,16 @@ def conflicts_of(model, x, y):
     return [pairs for places in conflict.values() for pairs in places.values()]
 
 
-def fit_hedged(process=0, processes=1):
-    """Return the mixtures, as fitted on the rows of all processes, and the weights."""
+def fit_hedged(process=0, processes=1, epochs=1, learning_rate=0.01):
+    """Return the logs of FitHedge on the rows of all processes, and the weights."""
     model, rows = hedged_model(), share(process, processes)
+    model.optimizer.learning_rate = learning_rate
     fit_hedge = pk.FitHedge(rows)
     arguments = {"batch_size": BATCH // processes, "shuffle": False, "verbose": 0}
-    logs = model.fit(*rows, callbacks=[fit_hedge], **arguments).history
-    mixtures = {key: float(value[0]) for key, value in logs.items() if "hedge" in key}
+    history = model.fit(*rows, epochs=epochs, callbacks=[fit_hedge], **arguments).history
+    logs = {key: [*map(float, by_epoch)] for key, by_epoch in history.items() if "hedge" in key}
     weights = [keras.ops.convert_to_numpy(w).tolist() for w in model.trainable_variables]
-    return {"mixtures": mixtures, "weights": weights}
+    return {"logs": logs, "weights": weights}
 
 
 def train_rows(process=0, processes=1):
@@ -92,6 +93,7 @@ def run(process, address, folder):
     save = keras.callbacks.ModelCheckpoint(folder / f"{process}.keras")
     results = {"logs": fit(model, process, PROCESSES, [save])}
     results["hedged"] = fit_hedged(process, PROCESSES)
+    results["kept"] = fit_hedged(process, PROCESSES, epochs=4, learning_rate=0.1)
     results["rows"] = train_rows(process, PROCESSES)
     results["error"] = predict_and_return_error(model, share(process, PROCESSES)[0])
     if process == 0:

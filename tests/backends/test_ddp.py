@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras._keras.batches import Batches
+from ple_keras.callbacks.branched_model import BranchedModel
 from tests.backends import ddp_run
 from tests.processes import EXAMPLES, ROOT
 from tests.recorded_outputs import check_form
@@ -197,17 +199,39 @@ def test_steps_of_branches_equal_those_of_one_process(results):
 
 
 def test_mixtures_are_means_over_the_processes(results):
-    assert equal_in_all(results[2], "hedged", "mixtures")
+    assert equal_in_all(results[2], "hedged", "logs")
     fitted = results[2][0]["hedged"]
-    model = ddp_run.hedged_model()
-    for variable, array in zip(model.trainable_variables, fitted["weights"], strict=True):
-        variable.assign(np.reshape(array, variable.shape))
+    model = hedged_model(fitted)
     counts = [rows.stop - rows.start for rows in ddp_run.VALIDATION_ROWS]
     parts = [pk.fit_hedge(model, *ddp_run.part(ddp_run.data(), r)) for r in ddp_run.VALIDATION_ROWS]
     for task in parts[0]:
         for branch in parts[0][task]:
             expected = np.average([mixtures[task][branch] for mixtures in parts], weights=counts)
-            assert fitted["mixtures"][f"hedge/{task}/{branch}"] == pytest.approx(expected, abs=1e-4)
+            assert fitted["logs"][f"hedge/{task}/{branch}"] == pytest.approx([expected], abs=1e-4)
+
+
+def hedged_model(results):
+    """Return a model with the weights of a process."""
+    model = ddp_run.hedged_model()
+    for variable, array in zip(model.trainable_variables, results["weights"], strict=True):
+        variable.assign(np.reshape(array, variable.shape))
+    return model
+
+
+def test_the_processes_keep_the_epochs_that_are_best_on_the_rows_of_all(results):
+    assert equal_in_all(results[2], "kept")
+    assert equal_in_all(results[2], "kept", "logs")
+    kept = results[2][0]["kept"]
+    model, logs = hedged_model(kept), kept["logs"]
+    rows = slice(0, ddp_run.VALIDATION_ROWS[1].stop)
+    branched = BranchedModel(model)
+    found = branched.read(Batches(*ddp_run.part(ddp_run.data(), rows)))
+    for (task, branch), loss in branched.losses(found)[0].items():
+        key = f"hedge/{task}/{branch}"
+        epoch = int(logs[f"{key}_epoch"][-1])
+        assert logs[f"{key}_loss"][epoch] == pytest.approx(loss, rel=1e-5)
+        assert branch == "shared" or loss <= min(logs[f"{key}_loss"]) * (1 + 1e-5)
+    assert len({epochs[-1] for key, epochs in logs.items() if key.endswith("_epoch")}) > 1
 
 
 @pytest.mark.parametrize("policy", ddp_run.POLICIES)

@@ -63,15 +63,29 @@ def test_mixtures_are_means_over_the_processes(results):
     from tests.backends import processes_run_jax as run
 
     first, second = (process["hedged"] for process in results[:2])
-    assert first["mixtures"] == second["mixtures"]
+    assert first["logs"] == second["logs"]
     model = run.hedged_model()
     for variable, array in zip(model.trainable_variables, first["weights"], strict=True):
         variable.assign(array)
     parts = [pk.fit_hedge(model, *run.share(p, 2)) for p in range(2)]
-    for key, value in first["mixtures"].items():
-        _, task, branch = key.split("/")
-        expected = np.mean([mixtures[task][branch] for mixtures in parts])
-        assert value == pytest.approx(expected, abs=1e-3)
+    for task in parts[0]:
+        for branch in parts[0][task]:
+            expected = np.mean([mixtures[task][branch] for mixtures in parts])
+            assert first["logs"][f"hedge/{task}/{branch}"] == pytest.approx([expected], abs=1e-3)
+
+
+def test_the_processes_keep_the_epochs_of_one_process(results):
+    """Validation and training rows are the same, so each branch improves as in one process."""
+    from tests.backends import processes_run_jax as run
+
+    first, second = (process["kept"] for process in results[:2])
+    expected = run.fit_hedged(epochs=4, learning_rate=0.1)
+    assert first == second
+    for key, by_epoch in expected["logs"].items():
+        if key.endswith(("_loss", "_epoch")):  # mixtures are means over the processes
+            assert first["logs"][key] == pytest.approx(by_epoch, abs=1e-3), key
+    for one, other in zip(first["weights"], expected["weights"], strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 def test_rows_of_tables_train_as_in_one_process(results):

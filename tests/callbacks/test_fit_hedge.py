@@ -238,6 +238,15 @@ def unhedged():
     return chain(pk.SharedBottomBlock(heads, [3]), heads)
 
 
+class Endless(keras.utils.PyDataset):
+    """Batches without an end."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return X, Y
+
+
 X, Y = rows()
 CLICK = {"click": Y["click"]}
 REFUSED = {
@@ -247,6 +256,7 @@ REFUSED = {
     "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
     "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "branches of a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
+    "endless": (lambda: pk.fit_hedge(hedged_model(), Endless()), ValueError, "x must have an end"),
     "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
 }
 
@@ -304,7 +314,11 @@ def test_gate_statistics_do_not_change():
 
 def test_single_missing_numbers_and_standardized_labels_are_left_out():
     def fit(standardize, labels, **kwargs):
-        heads = pk.TaskHeads([pk.RegressionHead("a", units=2, standardize=standardize, **kwargs)])
+        head = pk.RegressionHead("a", units=2, standardize=standardize, **kwargs)
+        return fit_head(head, labels)
+
+    def fit_head(head, labels):
+        heads = pk.TaskHeads([head])
         model = chain(pk.HedgedBlock(heads, [3]), heads)
         randomize(model)
         return pk.fit_hedge(model, X, {"a": labels})["a"]
@@ -317,3 +331,6 @@ def test_single_missing_numbers_and_standardized_labels_are_left_out():
     assert expected["own"] != 0.5
     assert_same(fit(True, in_units, **unit), expected, atol=1e-3)
     assert fit(False, np.where(np.isnan(labels).any(1, keepdims=True), np.nan, labels)) != expected
+    tags = pk.Head("a", units=2, activation="sigmoid", loss="binary_crossentropy")
+    known = np.where(np.isnan(labels), np.nan, labels > 0)  # PyTorch refuses NaN
+    assert fit_head(tags, known)["own"] != 0.5

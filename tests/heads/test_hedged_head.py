@@ -141,8 +141,9 @@ def test_a_loss_takes_the_branches_of_the_last_call_that_trains():
         value = float(numpy_of(heads.compute_loss(Y, predictions, **kwargs)))
         assert value == pytest.approx(expected, rel=1e-5)
 
-    def assert_refused(predictions):
+    def assert_refused(predictions, of="a call whose branches a loss has used"):
         message = r"y_pred\['click'\] must be .*last call .*training=True.*set training=False.*Rec"
+        message += rf"eived: y_pred\['click'\] of {of}"
         with pytest.raises(ValueError, match=message):
             loss(predictions)
 
@@ -154,7 +155,8 @@ def test_a_loss_takes_the_branches_of_the_last_call_that_trains():
         assert_refused(predictions)
         loss(predictions, training=False)
     trained = model(X, training=True)
-    assert_refused({task: 1.0 * prediction for task, prediction in trained.items()})
+    copied = {task: 1.0 * prediction for task, prediction in trained.items()}
+    assert_refused(copied, of="a different call")
     model(X, training=True)  # without a loss
     assert float(model.train_on_batch(X, Y)[0]) == pytest.approx(expected, rel=1e-5)
     assert_refused(trained)

@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 
@@ -9,7 +10,7 @@ import ple_keras as pk
 from tests.helpers import assert_same, features, once, randomize
 from tests.models import chain, compiled, heads_of
 
-TASKS = ["click", "time"]
+TASKS, BRANCHES = ["click", "time"], ("own", "shared")
 X = features(64, 3)
 Y = {"click": (X[:, 0] > 0).astype("float32"), "time": X[:, 1:2] * 3}
 Y["click"][::4] = np.nan
@@ -41,10 +42,20 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     assert set(report.tasks) == set(report.training) == set(report.validation) == set(TASKS)
     assert report.training["time"].gradient_share > 0
     assert "mixed" in str(report)
+    assert np.isnan(report.branches["time"]["own"].epoch)
     json.dumps(report.to_dict())
     for task in TASKS:
         heads[task].mixture.assign([1.0, 0.0])  # the branch "own" alone
-    for task, figures in pk.task_report(model, X, Y, batch_size=32).tasks.items():
+    model.history = keras.callbacks.History()
+    model.history.epoch = [0, 1]
+    names = ("click_binary_crossentropy", "time_mean_squared_error")
+    losses = {f"val_{name}": [1e-3, 9.0] for name in names}
+    model.history.history = losses | {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
+    after = pk.task_report(model, X, Y, validation=(X, Y), batch_size=32)
+    assert [after.branches["time"][branch].epoch for branch in BRANCHES] == [1, 1]
+    warned = [text.split(":")[0] for text in after.warnings if "was lowest in" in text]
+    assert warned == ["click"]  # not the task whose branches FitHedge has kept
+    for task, figures in after.tasks.items():
         own = report.branches[task]["own"].figures
         assert (own.loss, own.labels) == (pytest.approx(figures.loss, rel=1e-5), figures.labels)
 

@@ -1,0 +1,326 @@
+"""The weights that FitHedge keeps of each branch."""
+
+import pickle
+import re
+import warnings
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from ple_keras._keras.batches import Batches
+from ple_keras.callbacks.branched_model import BranchedModel, assign_parts, read_part
+from ple_keras.heads.task_heads import hedged_heads
+from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
+from tests.models import chain, compiled, heads_of
+from tests.refusals import check_refused
+
+TASKS = ["click", "time"]
+ROWS = 24
+
+
+def two_heads():
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", metrics=[]),
+            pk.RegressionHead("time", mean=1.0, deviation=2.0, standardize=True),
+        ]
+    )
+
+
+def rows(seed=0):
+    x = features(ROWS, 3, seed=seed)
+    y = {"click": (x[:, 0] > 0).astype("float32"), "time": x[:, 1:2] * 2 + x[:, 2:]}
+    y["click"][::5] = np.nan
+    return x, y
+
+
+# Models with branches.
+
+
+def dense(units=3, **kwargs):
+    return keras.layers.Dense(units, "tanh", **kwargs)
+
+
+def stacked():
+    heads = two_heads()
+    return chain(pk.HedgedBlock(heads, pk.ExpertBlock([3], normalization="batch")), heads)
+
+
+def plain():
+    heads = two_heads()
+    return chain(pk.HedgedBlock(heads, [3]), heads)
+
+
+def by_stream(own):
+    heads = two_heads()
+    network = keras.Sequential([keras.Input((3,)), dense(), keras.layers.BatchNormalization()])
+    return chain(pk.StreamFeatures(heads, network, own=own), pk.HedgedBlock(heads, dense()), heads)
+
+
+def networks():
+    """Return a model whose features come from a dict of networks, with a task without branches."""
+    heads = pk.TaskHeads([*two_heads().values(), pk.BinaryHead("plain")])
+    inputs = keras.Input((3,))
+    streams = {stream: dense(name=f"net_{stream}")(inputs) for stream in (*TASKS, "shared")}
+    features = pk.HedgedBlock(TASKS, [3])(streams)
+    common = keras.layers.Concatenate()([streams["click"], dense(name="net_plain")(inputs)])
+    return pk.MultiTaskModel(inputs, heads({**features, "plain": common}))
+
+
+def blocks():
+    heads = two_heads()
+    branches = {
+        "ple": pk.PLEBlock(1, heads, [3], name="ple"),
+        "bottom": pk.SharedBottomBlock(heads, dense()),
+    }
+    return chain(pk.HedgedBlock(heads, branches=branches), heads)
+
+
+def products():
+    """Return a model of a product, whose second factor has no loss, and of another task."""
+    heads = pk.TaskHeads(
+        [
+            pk.BinaryHead("click"),
+            pk.BinaryHead("cvr", loss_weight=0.0),
+            pk.ProductHead("both", of=("click", "cvr")),
+            pk.RegressionHead("time"),
+        ]
+    )
+    return chain(pk.HedgedBlock(heads, [3]), heads)
+
+
+class Subclassed(pk.MultiTaskTraining, keras.Model):
+    """Model with a table that all branches read."""
+
+    def __init__(self):
+        super().__init__()
+        self.heads = two_heads()
+        self.table = keras.layers.Embedding(2, 3, name="table")
+        self.block = pk.HedgedBlock(self.heads, [3])
+
+    def call(self, inputs, training=None):
+        ids = keras.ops.cast(inputs[:, 0] > 0, "int32")
+        return self.heads(self.block(self.table(ids) + inputs), training=training)
+
+
+def subclassed():
+    model = Subclassed()
+    model(rows()[0])
+    return model
+
+
+SHARED = ("shared", ("click", "time"))
+OWNS = {("own", ("click",)), ("own", ("time",))}
+JOINED = ("own", ("both", "click", "cvr"))
+# A model, its units, and parts of the paths of variables that several units read.
+MODELS = {
+    "stacked": (stacked, {SHARED, *OWNS}, []),
+    "streams": (lambda: by_stream(None), {SHARED, *OWNS}, []),
+    "own": (lambda: by_stream(["click"]), {SHARED, *OWNS}, ["kernel", "bias", "gamma", "beta"]),
+    "networks": (networks, {SHARED, *OWNS}, ["net_click"] * 2),
+    "blocks": (blocks, {("ple", SHARED[1]), ("bottom", SHARED[1])}, []),
+    "products": (
+        products,
+        {("shared", ("both", "click", "cvr", "time")), JOINED, ("own", ("time",))},
+        [],
+    ),
+    "subclassed": (subclassed, {SHARED, *OWNS}, ["table"]),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("stacked", "subclassed") else pytest.param(name, marks=once)
+        for name in MODELS
+    ],
+)
+def test_no_other_branch_reads_the_weights_of_a_unit(name):
+    make, expected_units, common = MODELS[name]
+    model = make()
+    randomize(model)
+    model.compile("sgd", **QUICK)
+    before = model.get_weights()
+    branched, (x, _) = BranchedModel(model), rows()
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        weights = branched.find_weights(x)
+    texts = [str(w.message) for w in caught if "stay as in the last epoch" in str(w.message)]
+    named = re.findall(r"'([^']+)'", texts[0]) if texts else []
+    assert len(named) == len(common)
+    assert all(part in path for part, path in zip(common, named))
+    for w, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(w, old)
+    assert set(weights) == expected_units
+    expected = branched._observed.run_batch(x)
+    for unit, parts in weights.items():
+        assert parts
+        before = [*map(read_part, parts)]
+        assign_parts((part, array + 0.3) for part, array in zip(parts, before))
+        actual = branched._observed.run_batch(x)
+        for other in weights:
+            for task in other.tasks:
+                arrays = [each[task][other.branch] for each in (actual, expected)]
+                assert np.array_equal(*arrays) == (other != unit), (unit, other, task)
+        assign_parts(zip(parts, before))
+    assign_parts((part, 7.0) for parts in weights.values() for part in parts)
+    of_none = [w for w in model.weights if not (numpy_of(w) == 7).all()]
+    assert [w.path for w in of_none if w.trainable and "plain" not in w.path] == named
+    statistics = {"mixture", "mean", "deviation", "loss_multipliers"}
+    assert {w.name for w in of_none if not w.trainable} <= statistics | {
+        name for name in ("moving_mean", "moving_variance") if common
+    }
+
+
+def branch_loss(model, data, *branch):
+    """Return the loss of a branch, and its relative loss."""
+    branched = BranchedModel(model)
+    losses, relative = branched.losses(branched.read(Batches(*data)))
+    return losses[branch], relative.get(branch)
+
+
+def of_regressions():
+    heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b")])
+    return chain(pk.HedgedBlock(heads, [3]), heads)
+
+
+def fit(model, train, valid, epochs=6, learning_rate=0.5, callbacks=(), **kwargs):
+    """Return the logs of training with FitHedge, and the callback."""
+    compiled(model, keras.optimizers.SGD(learning_rate), **QUICK)
+    hedge = pk.FitHedge(valid, **kwargs)
+    options = {"batch_size": 12, "shuffle": False, "epochs": epochs, "verbose": 0}
+    return model.fit(*train, callbacks=[hedge, *callbacks], **options).history, hedge
+
+
+@pytest.mark.parametrize("make", [stacked, pytest.param(products, marks=once)])
+def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
+    model, (x, y) = make(), rows()
+    randomize(model)
+    noisy = {**y, "time": y["time"] + 3 * features(ROWS, 1, seed=3)}
+    if make is products:
+        y, noisy = ({**each, "cvr": y["click"], "both": y["click"] == 1} for each in (y, noisy))
+    logs, hedge = fit(model, (features(ROWS, 3, seed=1), noisy), (x, y))
+    for unit, kept in hedge.kept.items():
+        losses = [branch_loss(model, (x, y), task, unit.branch) for task in unit.tasks]
+        relative = sum(relative for _, relative in losses if relative is not None)
+        assert relative == pytest.approx(kept.loss, rel=1e-6)
+        for task, (loss, _) in zip(unit.tasks, losses):
+            key = f"hedge/{task}/{unit.branch}"
+            assert logs[f"{key}_epoch"][-1] == kept.epoch
+            assert logs[f"{key}_loss"][kept.epoch] == pytest.approx(loss, rel=1e-6)
+            assert len(unit.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
+    assert len({kept.epoch for kept in hedge.kept.values()}) > 1
+    mixtures = {task: head.branch_weights() for task, head in hedged_heads(model).items()}
+    for task, of_task in pk.fit_hedge(model, x, y).items():
+        assert_same(mixtures[task], of_task)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def distance(y_true, y_pred, unit=1.0):
+    return keras.ops.abs(y_true - y_pred)[..., 0] * unit
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def large_distance(y_true, y_pred):
+    return distance(y_true, y_pred, 1000.0)
+
+
+@once
+def test_relative_losses_do_not_depend_on_units():
+    def relative(scale, loss):
+        heads = pk.TaskHeads(
+            [
+                pk.RegressionHead("time", standardize=True, mean=scale, deviation=scale),
+                pk.MulticlassHead("kind", num_classes=3),
+                pk.Head("own", activation="softplus", loss=loss),
+            ]
+        )
+        model = chain(pk.HedgedBlock(heads, [3]), heads)
+        randomize(model)
+        x, y = rows()
+        kind = np.arange(ROWS) % 3
+        data = x, {"time": y["time"] * scale, "kind": kind, "own": y["time"]}
+        return [branch_loss(model, data, task, "own")[1] for task in heads]
+
+    expected = relative(1.0, distance)
+    assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
+
+
+@once
+def test_training_ends_after_epochs_in_which_no_branch_improves():
+    model, data = plain(), rows()
+    logs, _ = fit(model, data, data, epochs=9, learning_rate=0.0, patience=2)
+    assert len(logs["loss"]) == 3
+    logs, _ = fit(model, data, data, epochs=4, learning_rate=0.0)
+    assert len(logs["loss"]) == 4
+
+
+@once
+def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
+    model, data = plain(), rows()
+    _, hedge = fit(model, data, data, epochs=2, learning_rate=0.01)
+    kept, best = dict(hedge.kept), model.get_weights()
+    state = pickle.loads(pickle.dumps(hedge.kept))
+    options = {"epochs": 4, "verbose": 0}
+    model.optimizer.learning_rate = 100.0  # only worse epochs
+    for callback in (hedge, pk.FitHedge(data)):
+        callback.kept = state
+        model.fit(*data, initial_epoch=2, callbacks=[callback], **options)
+        for w, value in zip(model.weights, best):
+            if w.trainable:
+                np.testing.assert_array_equal(numpy_of(w), value)
+    model.fit(*data, callbacks=[hedge], **options)  # which begins anew
+    assert all(hedge.kept[unit].loss > kept[unit].loss for unit in kept)
+
+
+@once
+def test_nan_is_never_the_best_and_a_task_without_labels_keeps_the_last_epoch():
+    model, (x, _) = of_regressions(), rows()
+    train = x, {"a": x[:, 0], "b": x[:, 1]}
+    valid = x, {"a": x[:, 0], "b": np.full(ROWS, np.nan)}
+
+    def spoil(epoch, logs):
+        last.append(model.get_weights())
+        if epoch == 1:
+            for w in model.trainable_weights:
+                if "expert-a" in w.path or "a_head" in w.path:
+                    w.assign(w * np.nan)
+
+    last = []
+    after = keras.callbacks.LambdaCallback(on_epoch_end=spoil)
+    logs, hedge = fit(model, train, valid, epochs=3, learning_rate=0.01, callbacks=[after])
+    assert np.isnan(logs["hedge/a/own_loss"]).tolist() == [False, False, True]
+    assert np.isnan(logs["hedge/b/own_loss"]).all()
+    assert logs["hedge/b/own_epoch"] == [0, 1, 2]
+    assert max(kept.epoch for kept in hedge.kept.values()) <= 1
+    for w, value in zip(model.weights, last[-1], strict=True):
+        assert np.isfinite(numpy_of(w)).all()
+        if "b_head-own" in w.path:
+            np.testing.assert_array_equal(numpy_of(w), value)
+
+
+@once
+def test_refusals():
+    data = rows()
+    check_refused(
+        lambda: pk.FitHedge(data, keep_best=False, patience=2), ValueError, "patience must be None"
+    )
+    check_refused(lambda: pk.FitHedge(data, patience=0), ValueError, "patience must be at least 1")
+    check_refused(lambda: pk.FitHedge(iter([data])), ValueError, "validation_data must have an end")
+    model = compiled(stacked(), keras.optimizers.Adam(use_ema=True))
+    for optimizer in (model.optimizer, pk.table_optimizer(model.optimizer)):
+        compiled(model, optimizer)
+        with pytest.raises(ValueError, match=r"keep_best must be False with use_ema.*Received"):
+            model.fit(*data, callbacks=[pk.FitHedge(data)], verbose=0)
+
+
+@once  # Keras can't average weights on JAX
+def test_the_mixture_is_fitted_to_averaged_weights():
+    model, data = stacked(), rows()
+    compiled(model, keras.optimizers.Adam(0.1, use_ema=True, ema_momentum=0.5), **QUICK)
+    model.fit(*data, epochs=2, callbacks=[pk.FitHedge(data, keep_best=False)], verbose=0)
+    mixture = heads_of(model)["time"].branch_weights()
+    assert_same(pk.fit_hedge(model, *data)["time"], mixture)
