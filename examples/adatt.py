@@ -16,6 +16,7 @@ Li et al., "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning i
 KDD 2023, arXiv:2304.04959.
 """
 
+import argparse
 import os
 import sys
 
@@ -81,6 +82,10 @@ def make_data():
 
 
 def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), pk.RegressionHead("seconds")])
     options = {"num_task_experts": 2, "num_shared_experts": 0, "add_shared_gate": False}
