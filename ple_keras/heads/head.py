@@ -124,7 +124,8 @@ class Head(BaseLayer):
         self.units = check_int(units, "units", minimum=1)
         self.activation = check_activation(activation)
         self.loss = check_loss(loss)
-        if getattr(self.loss, "from_logits", False) and self.activation in OF_LOGITS:
+        # Not `self.loss`: a config has a dict instead, and files of 0.3.0 can contain such heads.
+        if getattr(loss, "from_logits", False) and self.activation in OF_LOGITS:
             raise ValueError(
                 "loss must have from_logits=False, since the predictions are not logits. "
                 f"Received: loss={loss!r}, activation={activation!r}"

@@ -49,7 +49,6 @@ class HedgedHead(Head):
             head.task,
             head.units,
             head.activation,
-            head.loss,
             loss_weight=head.loss_weight,
             missing_label=head.missing_label,
             reduction=head.reduction,
@@ -57,6 +56,7 @@ class HedgedHead(Head):
             trainable=head.trainable,
             dtype=head.dtype_policy,
         )
+        self.loss = head.loss
         self.branch_names = tuple(sorted(branches))
         self._mixes_logits = self.activation in OF_LOGITS  # instead of predictions
         for branch in self.branch_names:

@@ -71,6 +71,15 @@ def test_losses_of_logits_are_allowed_only_for_logits():
     pk.Head("a", loss=loss, activation="tanh")
 
 
+@once
+def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
+    config = pk.BinaryHead("a", loss=keras.losses.BinaryCrossentropy()).get_config()
+    config["loss"]["config"]["from_logits"] = True
+    heads = pk.TaskHeads([pk.BinaryHead.from_config(config)])
+    heads.build({"a": {"own": (None, 2), "shared": (None, 2)}})
+    assert heads["a"].loss.from_logits
+
+
 OF_BINARY_HEADS = {
     "activation": ({"activation": "tanh"}, TypeError, r"can't be set here.*activation='tanh'$"),
     "units": ({"units": 3}, TypeError, r"can't be set here.*Received: units=3$"),
