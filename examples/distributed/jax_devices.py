@@ -64,8 +64,8 @@ def create_cpu_devices(count):
 def expert_parallel(devices):
     """Return a distribution that splits each level's experts over the devices.
 
-    The number of experts must be divisible by the number of devices. The keys are patterns of
-    variable paths, matched from the start. They also match the optimizer's moments.
+    The number of experts must be divisible by the number of devices. The keys are patterns that
+    must match the whole path of a variable. They also match the paths of the optimizer's moments.
     """
     layouts = LayoutMap(DeviceMesh((1, len(devices)), ("batch", "expert"), devices))
     layouts[r".*/experts/kernel_\d+"] = ("expert", None, None)  # (E, D, H)

@@ -53,7 +53,8 @@ class SparseEmbedding(keras.layers.Embedding):
 
     A step updates all rows, with the same result:
 
-    - with any other optimizer, an `embeddings_regularizer`, LoRA, or a scaled loss (float16);
+    - with any other optimizer (but see the guide on large tables about TensorFlow), an
+      `embeddings_regularizer`, LoRA, or a scaled loss (float16);
     - on JAX, if the table is tied to an output or recomputed (RematScope), or if the `call` of a
       subclassed model does not pass `training` on. A warning names a large table. Tables with
       fewer than 6 rows for each id of a batch are updated as a whole, since this is faster;
@@ -78,7 +79,8 @@ class SparseEmbedding(keras.layers.Embedding):
         TypeError: If `input_dim` or `output_dim` is not an integer.
         ValueError: If one of them is below 1.
         IndexError: On PyTorch without a GPU, if an id is not in the table. TensorFlow without a GPU
-            raises its own error. Elsewhere, `check_inputs` finds such ids.
+            raises its own error. Elsewhere, and if an `Input` of int32 wraps a larger id,
+            `check_inputs` finds such ids.
 
     Example:
 
@@ -192,8 +194,10 @@ def _chained_lookup() -> Any:
 
     def backward(mark: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
         of_rows, of_table = gradients
+        if isinstance(of_rows, symbolic_zero):  # no loss depends on the rows
+            return of_table, None
         ids = ids.reshape(-1)
-        values = of_rows.reshape(len(ids), -1)
+        values = of_rows.reshape(len(ids), of_rows.shape[-1])
         later: RowGradients | None = RowGradients([], [])
         if isinstance(of_table, symbolic_zero):
             of_table = numpy.zeros(of_table.shape, values.dtype)

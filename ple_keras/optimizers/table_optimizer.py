@@ -30,6 +30,7 @@ def table_optimizer(
     Returns:
         A `keras.optimizers.MultiOptimizer`, for `compile`. Its `optimizers` are `[tables,
         optimizer]`. Each clips the gradients of its own weights, so no norm covers the whole model.
+        The `loss_scale_factor` of `optimizer`, or else of `tables`, scales the loss for both.
 
     Raises:
         TypeError: If an argument is not an optimizer or a name.
@@ -52,9 +53,9 @@ def table_optimizer(
             f"keras.optimizers.SGD(name='tables'). Received: optimizer.name={rest.name!r}, "
             f"tables.name={of_tables.name!r}"
         )
-    return keras.optimizers.MultiOptimizer(
-        OptimizerByTable(rest, of_tables), name="table_optimizer"
-    )
+    factor = rest.loss_scale_factor or of_tables.loss_scale_factor
+    by_table = OptimizerByTable(rest, of_tables)
+    return keras.optimizers.MultiOptimizer(by_table, factor, name="table_optimizer")
 
 
 @register

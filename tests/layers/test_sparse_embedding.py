@@ -116,11 +116,21 @@ def test_an_id_that_is_not_in_the_table_is_an_error_that_names_the_layer(wrong):
 
 
 @once
-def test_the_error_states_the_ids():
-    message = r"from 0 to 8 for the SparseEmbedding 'of-user'\. Received: inputs from 1 to 12"
+@pytest.mark.parametrize("wrong", [12, 2**32 + 5])
+def test_the_error_states_the_ids(wrong):
+    message = rf"from 0 to 8 for the SparseEmbedding 'of-user'\. Received: inputs from 1 to {wrong}"
     layer = pk.SparseEmbedding(ROWS, 3, name="of-user")
     with pytest.raises(IndexError, match=message):
-        layer(np.array([1, 12]))
+        layer(np.array([1, wrong]))
+
+
+@once
+def test_check_inputs_refuses_ids_that_an_int32_input_wraps():
+    model, x = build("sgd"), {column: array.astype("int64") for column, array in ids().items()}
+    x["user"][0] = 2**32 + 5
+    assert np.isfinite(model.predict(x, verbose=0)["click"]).all()  # row 5
+    with pytest.raises(ValueError, match=r"values of int32, .*Received: x\['user'\].*=4294967301$"):
+        pk.check_inputs(model, x)
 
 
 def test_models_use_xla_only_on_jax():
