@@ -7,8 +7,8 @@
 Takes half a minute on two cores, and three minutes with `--kills 10`. After every 50 steps, and
 after each epoch, the script saves the training state to a folder. If it runs again, it continues
 from there: each step trains on the same batch, with the same dropout, as without the interruption.
-The logs by epoch, the epoch at which EarlyStopping stops, the best weights that it restores, and
-the CSV file of gate weights are also the same.
+The logs by epoch, the epoch at which EarlyStopping stops, the branches that FitHedge keeps, and the
+CSV file of gate weights are also the same.
 
 `--kills 10` trains once without interruption, and once in processes that are killed (SIGKILL): one
 after the stop, half of them when they begin to write a checkpoint, the others at random steps. It
@@ -20,7 +20,7 @@ optimizer state, the loss weights and the seeds of blocks. `StepBackup` saves th
 - the number of the next batch,
 - the sums of metrics and of gate weights in the current epoch,
 - the seeds of other layers, such as keras.layers.Dropout,
-- the state of EarlyStopping, ReduceLROnPlateau and ModelCheckpoint,
+- the state of EarlyStopping, ReduceLROnPlateau, ModelCheckpoint and FitHedge,
 - the logs of past epochs.
 
 To reuse: `Batches`, `StepBackup` with the functions below it, and `fit`.
@@ -53,7 +53,7 @@ except ModuleNotFoundError as error:
 
 FEATURES, SEED = 16, 0
 # Attributes of callbacks that change in training. Add the attributes of your own callbacks.
-STATE = {"wait", "best", "best_epoch", "best_weights", "stopped_epoch", "cooldown_counter"}
+STATE = {"wait", "best", "best_epoch", "best_weights", "stopped_epoch", "cooldown_counter", "kept"}
 
 
 # The data
@@ -273,7 +273,7 @@ def fit(model, batch, validation_data, backup, epochs):
         model.fit(batches, initial_epoch=epoch, epochs=epoch + 1, steps_per_epoch=rest, **kwargs)
     batches = Batches(batch, backup.number)
     kwargs |= {"initial_epoch": backup.epoch, "steps_per_epoch": backup.steps}
-    # After a stop, this trains no epoch. EarlyStopping restores the best weights again.
+    # After a stop, this trains no epoch. FitHedge restores the best branches again.
     model.fit(batches, epochs=backup.epoch if backup.stopped else epochs, **kwargs)
 
 
@@ -281,19 +281,19 @@ def fit(model, batch, validation_data, backup, epochs):
 
 
 def make_model():
-    """Return a compiled model with dropout, and with learned and scheduled loss weights."""
+    """Return a compiled model with branches, dropout and scheduled loss weights."""
     keras.utils.set_random_seed(SEED)
     heads = pk.TaskHeads(
-        [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])],
-        loss_weighting="uncertainty",
-        name="heads",
+        [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])], name="heads"
     )
     expert = pk.ExpertBlock([32, 16], dropout=0.1)
     ple = pk.PLEBlock(
         2, heads, expert, gate_kwargs={"dropout": 0.1}, enable_gate_weights_metrics=True, name="ple"
     )
+    bottom = pk.SharedBottomBlock(heads, expert, name="bottom")
+    hedged = pk.HedgedBlock(heads, branches={"ple": ple, "bottom": bottom})
     inputs = keras.Input((FEATURES,))
-    model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Dropout(0.1)(inputs))))
+    model = pk.MultiTaskModel(inputs, heads(hedged(keras.layers.Dropout(0.1)(inputs))))
     model.compile(keras.optimizers.Adam(0.01))
     return model
 
@@ -321,7 +321,11 @@ class StepLogger(keras.callbacks.Callback):
 
 
 def train(folder, args, *callbacks):
-    """Train or continue. Return the model, the logs of all epochs, and the EarlyStopping."""
+    """Train or continue.
+
+    Returns:
+        The model, the logs of all epochs, the EarlyStopping, and the FitHedge.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
@@ -331,13 +335,14 @@ def train(folder, args, *callbacks):
     settings["data"] = rows.fingerprint()
     changes = {"monitor": "val_loss", "min_delta": 0.1}
     slower = keras.callbacks.ReduceLROnPlateau(**changes, patience=1)
-    stop = keras.callbacks.EarlyStopping(**changes, patience=2, restore_best_weights=True)
+    stop = keras.callbacks.EarlyStopping(**changes, patience=2)
+    hedge = pk.FitHedge(rows.validation)
     logging = [pk.GateWeightsLogger(folder / "gates.csv"), pk.LossWeightDecay({"click": 0.9})]
-    callbacks = [*logging, slower, stop, *callbacks]
+    callbacks = [hedge, *logging, slower, stop, *callbacks]
     backup = StepBackup(folder, rows.steps, args.every, settings, callbacks)
     model = make_model()
     fit(model, rows.batch, rows.validation, backup, args.epochs)
-    return model, backup.history, stop
+    return model, backup.history, stop, hedge
 
 
 # The comparison
@@ -407,12 +412,12 @@ def compare(folder, args):
     """Compare a killed training run with an uninterrupted one."""
     folders = [folder / "uninterrupted", folder / "killed"]
     expected = []
-    model, history, stop = train(folders[0], args, StepLogger(expected.append))
+    model, history, stop, hedge = train(folders[0], args, StepLogger(expected.append))
     print(f"uninterrupted: {len(expected)} steps, {len(history)} of {args.epochs} epochs")
     print(f"best epoch: {stop.best_epoch + 1}, stopped after epoch {stop.stopped_epoch + 1}")
     kills, last = choose_kills(args, len(expected)), checkpoints(folders[0])[-1].name
     *killed, steps, during_write = train_with_kills(folders[1], args, kills, last)
-    other, history_of_killed, other_stop = killed
+    other, history_of_killed, other_stop, other_hedge = killed
     done = {of_step["step"] for of_step in steps}
     again = f"{len(steps) - len(done)} of them computed again"
     print(f"killed after the steps {', '.join(map(str, kills))}: {len(done)} steps, {again}")
@@ -425,6 +430,11 @@ def compare(folder, args):
     print("  logs by epoch:", difference(history_of_killed, history))
     epochs = [(each.best_epoch, each.stopped_epoch) for each in (stop, other_stop)]
     print("  best epoch, epoch of the stop:", float(np.abs(np.subtract(*epochs)).max()))
+    kept = [
+        np.concatenate([np.ravel(w) for unit in sorted(each.kept) for w in each.kept[unit].weights])
+        for each in (hedge, other_hedge)
+    ]
+    print("  kept branches:", np.abs(np.subtract(*kept)).max())
     print("  weights:", max(np.abs(one - two).max() for one, two in weights))
     print("  gates.csv:", "equal" if csv == csv_of_killed else "not equal")
 
@@ -453,7 +463,7 @@ def main():
     elif args.print_steps:
         train(args.folder, args, StepLogger(lambda f: print(json.dumps(f), flush=True)))
     else:
-        _, history, _ = train(args.folder, args, PrintEpochs())
+        _, history, *_ = train(args.folder, args, PrintEpochs())
         print(f"{args.folder} has a training run of {len(history)} epochs.")
 
 

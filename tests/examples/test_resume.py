@@ -67,7 +67,7 @@ def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys,
     )
     epochs = int(found[2])
     assert "kills during the write of a checkpoint: 1" in out
-    assert re.findall(r"(?:step|epoch|stop|weights): (\S+)", out)[-4:] == ["0.0"] * 4
+    assert re.findall(r"(?:step|epoch|stop|branches|weights): (\S+)", out)[-5:] == ["0.0"] * 5
     assert "gates.csv: equal" in out
     checkpoints = sorted(path.name for path in (tmp_path / "killed").glob("epoch-*"))
     assert checkpoints[-2:] == [
@@ -76,21 +76,21 @@ def test_a_killed_training_equals_an_uninterrupted_one(resume, tmp_path, capsys,
     ]
 
     before = (tmp_path / "killed" / "gates.csv").read_bytes()
-    _, history, _ = resume.train(tmp_path / "killed", arguments(epochs=8))  # it has stopped
+    _, history, *_ = resume.train(tmp_path / "killed", arguments(epochs=8))  # it has stopped
     assert len(history) == epochs
     assert (tmp_path / "killed" / "gates.csv").read_bytes() == before
 
 
 @pytest.mark.nightly
 def test_a_damaged_checkpoint_changes_nothing(resume, tmp_path, capsys):
-    model, history, stop = resume.train(tmp_path / "whole", arguments(epochs=8))
+    model, history, stop, _ = resume.train(tmp_path / "whole", arguments(epochs=8))
     assert len(history) - 1 == stop.stopped_epoch > stop.best_epoch
     resume.train(tmp_path / "half", arguments(epochs=3))
     for name, damage in DAMAGE.items():
         folder = tmp_path / name
         shutil.copytree(tmp_path / "half", folder)
         damage(folder / "epoch-00003-step-0000000")
-        other, history_of_other, other_stop = resume.train(folder, arguments(epochs=8))
+        other, history_of_other, other_stop, _ = resume.train(folder, arguments(epochs=8))
         assert "epoch-00003-step-0000000 is damaged" in capsys.readouterr().err, name
         assert history_of_other == history, name
         assert other_stop.best_epoch == stop.best_epoch, name
