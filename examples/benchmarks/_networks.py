@@ -23,6 +23,8 @@ class Network:
         block: Its block, a key of `Recipe.widths`.
         isolated: Whether the task experts are isolated.
         streams: Whether every stream has its own copy of the features.
+        own_tables: For "hedged", the width of the tables of own branches, relative to the shared
+            branch. 0 is one table for all branches.
         uncertainty: Whether the weights of the losses are learned.
         base: For an option under test, the kind of network that it is compared with, or "".
         task_experts: The numbers of experts per level, of the first task and of every other task.
@@ -42,6 +44,7 @@ class Network:
     block: str
     isolated: bool = False
     streams: bool = False
+    own_tables: float = 1.0
     uncertainty: bool = False
     base: str = ""
     task_experts: tuple[int, int] = (1, 1)
@@ -113,6 +116,13 @@ MIXTURES = {
         ("hedged-bottoms", "equal", "ensemble: two shared bottoms, equal weights"),
     )
 }
+# Own branches whose tables have this share of the width, or that read the shared one.
+SMALLER = {
+    f"hedged-{name}": replace(
+        HEDGED["hedged"], title=f"hedged, {name} tables", base="hedged", own_tables=width
+    )
+    for name, width in (("half", 0.5), ("quarter", 0.25), ("eighth", 0.125), ("common", 0.0))
+}
 EXPONENTS = {
     f"hedged-exponent-{exponent}": replace(
         HEDGED["hedged"],
@@ -128,7 +138,7 @@ OPTIMIZERS = {
     for base, network in {**BLOCKS, **HEDGED}.items()
     if base in ("single", "bottom", "hedged")
 }
-NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
+NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **SMALLER, **MIXTURES, **EXPONENTS, **OPTIMIZERS}
 # Without embedding tables, there are no features to copy, so these networks are equal.
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
@@ -186,7 +196,12 @@ def synthetic_recipe(tasks: int) -> Recipe:
 
 
 def build_network(
-    kind: str, dataset: Dataset, recipe: Recipe, rate: float, loss_weights: dict[str, float]
+    kind: str,
+    dataset: Dataset,
+    recipe: Recipe,
+    rate: float,
+    loss_weights: dict[str, float],
+    metrics: list[str] | None = None,
 ) -> pk.MultiTaskModel:
     """Return a compiled network for the tasks of a data set.
 
@@ -196,6 +211,7 @@ def build_network(
         recipe: Sizes and training arguments.
         rate: The peak learning rate, with a short warm-up and a cosine decay to 0.
         loss_weights: Loss weights that are not 1, by task.
+        metrics: The metrics of each head, or None for the default ones.
     """
     network, tasks = NETWORKS[kind], dataset.tasks
     tower = pk.ExpertBlock(recipe.tower, dropout=recipe.dropout)
@@ -204,6 +220,7 @@ def build_network(
             (pk.BinaryHead if task in BINARY else pk.RegressionHead)(
                 task,
                 tower,
+                metrics=metrics,
                 loss_weight=loss_weights.get(task, 1.0),
                 reduction=network.reduction,
             )
@@ -217,7 +234,11 @@ def build_network(
     }
     features = build_features(inputs, dataset, recipe)
     has_copies = network.streams or network.branches == "bottoms"
-    if has_copies and dataset.cardinalities:  # numbers alone have no weights to copy
+    width = int(network.own_tables * EMBEDDING_WIDTH)
+    if 0 < width < EMBEDDING_WIDTH and dataset.cardinalities:
+        own = keras.Model(inputs, build_features(inputs, dataset, recipe, width))
+        features = {**pk.StreamFeatures(tasks, own, shared=False)(inputs), "shared": features}
+    elif width and has_copies and dataset.cardinalities:  # numbers alone have no weights to copy
         streams = {"bottoms": ["first", "second"], "ple": [*tasks, "ple"]}
         features = pk.StreamFeatures(
             streams.get(network.branches, tasks),
@@ -321,7 +342,9 @@ def scale_shared_gradients(network: Network, features: Any, dataset: Dataset) ->
     return scaled
 
 
-def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> Any:
+def build_features(
+    inputs: dict[str, Any], dataset: Dataset, recipe: Recipe, width: int = EMBEDDING_WIDTH
+) -> Any:
     """Return the concatenation of embedded codes and numbers.
 
     All integer columns share one embedding table, in which each has its own rows. One lookup for
@@ -332,7 +355,7 @@ def build_features(inputs: dict[str, Any], dataset: Dataset, recipe: Recipe) -> 
         sizes = np.concatenate(list(dataset.cardinalities.values()))
         first_rows = np.cumsum(sizes) - sizes
         codes = keras.ops.concatenate([inputs[name] for name in dataset.cardinalities], axis=-1)
-        table = keras.layers.Embedding(int(sizes.sum()), EMBEDDING_WIDTH, name=TABLE)
+        table = keras.layers.Embedding(int(sizes.sum()), width, name=TABLE)
         parts.append(keras.layers.Flatten()(table(codes + first_rows.astype("int32"))))
     joined = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
     return keras.layers.Dropout(recipe.input_dropout)(joined) if recipe.input_dropout else joined

@@ -27,14 +27,17 @@ from ._tables import make_parser
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = [DOCS / "results" / "never_worse.md", DOCS / "results.md", DOCS / "hedged_branches.md"]
 KEPT = DOCS / "results" / "never_worse.json"
+TABLE = re.compile(r"<!-- (.*?) -->\n\n```text\n(.*?)\n```\n", re.DOTALL)  # of a page
 
 
 def write(tables: dict[str, str], page: Path) -> None:
-    """Replace the tables of a page, which follow their names in comments."""
-    start, *parts = re.split(r"<!-- (.*?) -->\n\n```text\n.*?```\n", page.read_text(), flags=re.S)
-    for name, rest in zip(parts[::2], parts[1::2]):
-        start += f"<!-- {name} -->\n\n```text\n{tables[name]}\n```\n{rest}"
-    page.write_text(start)
+    """Replace the tables of a page, which follow their names in comments. Others remain."""
+
+    def replace(found: re.Match[str]) -> str:
+        name, before = found.groups()
+        return f"<!-- {name} -->\n\n```text\n{tables.get(name, before)}\n```\n"
+
+    page.write_text(TABLE.sub(replace, page.read_text()))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

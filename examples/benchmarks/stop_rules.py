@@ -1,287 +1,321 @@
 """Compare rules for when to stop the training of several tasks.
 
     pip install -e ".[jax,census]"
-    KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --ways regularized --seeds 2 7
-    KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --json rules.json --run
+    KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules
+    KERAS_BACKEND=jax python -m examples.benchmarks.stop_rules --json rules.json --run --seeds 7 9
 
-Without `--run`, it prints the tables of the kept fits, which are regularized, with seeds 0 to 6.
+Without `--run`, it prints the tables of the kept fits.
 
-A fit trains a network once and keeps the predictions of its branches for the validation and test
-rows after each epoch. The rules are then applied to these predictions. Validation sets have a tenth
-as many rows as training sets, and as small a share of labels. Networks train "plain" (no dropout,
-and a constant rate, a quarter of the best peak rate) or "regularized" (a rate that decays to 0 as a
-cosine, and the dropout of `never_worse`: 0.1 and 0.2 for the census, none for synthetic tasks, and
-0.1 for films), for the same number of epochs.
+A fit trains a network and keeps the predictions of its branches for the validation and test rows
+after each epoch. The rules are then applied to these predictions. Validation sets have a tenth as
+many rows as training sets, and as small a share of labels. Settings differ in the number of epochs
+(1, 2 or 4 times the number of a case), the learning rate (constant, or decaying to 0 as a cosine),
+and the dropout rate. With a constant rate, short trainings are the beginning of the longest one.
+Decaying rates start at the peak of `never_worse`, 0.002 for films and generated data; constant
+rates are a quarter of the peak, and 0.001.
 
-A rule selects snapshots: branches after some epoch. A task mixes them with weights that are fitted
-on the validation rows, as FitHedge does. l_k is the loss of task k on the validation rows divided
-by the loss of a constant prediction, n_k its number of labels there, and w_k its loss weight:
+A rule selects an epoch for each branch. A task mixes its branches with weights that are fitted on
+the validation rows, as FitHedge does:
 
-    last epoch          no stop
-    val_loss            the epoch with the lowest sum of w_k times the loss of task k
-    equal scores        the epoch with the highest sum of AUCs, less the roots of squared errors
-    relative losses     the epoch with the lowest sum of sqrt(n_k) l_k
-    own best            for each task, each branch at the epoch of its lowest loss: the stop of
-                        single-task networks. With hedged branches, the result is not one model: it
-                        has a shared branch for each task
-    best of branches    the own branch of each task at the epoch of its lowest loss, with the shared
-                        branch at the epoch with the lowest sum of sqrt(n_k) l_k of the mixtures
-    two snapshots       each branch as in the rule before, and at the last epoch
-    constant branch     the last epoch, with a constant as one more branch
-    averaged weights    the mean of the weights of the second half of the epochs
+    own best      each own branch at the epoch of the lowest validation loss of its task, and the
+                  shared branch at the epoch with the lowest sum over the tasks of loss / loss of a
+                  constant prediction, both minus the least possible loss: FitHedge(keep_best=True)
+    last epoch    no stop
+    val_loss      the epoch with the lowest sum of weighted validation losses
 
-Seeds 0 and 1 choose the rule, and later seeds test it. The regret of hedged branches in a task
-is how much worse they are than the better of a single-task network (own best) and a shared bottom
-(the same rule if it selects one epoch, else the last epoch), both trained in the same way.
+Rivals are a single-task network for each task and a shared bottom, both at the best epoch of each
+task. The regret in a task is how much worse a network is than the better rival, as a mean over the
+seeds: in AUC, in squared error over the variance of the labels, or in the Poisson deviance over the
+deviance of a constant. Tables show the regret of the worst task, first in AUC, then in error.
 """
 
 import json
-from collections.abc import Callable, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
-from ._regrets import Estimate, Regret, significant_after_holm
-from ._stop_fits import AVERAGED, BINARY_TASKS, Run, cases, train
+from ._networks import NETWORKS, SMALLER
+from ._stop_cases import BINARY_TASKS, COUNTS, cases
+from ._stop_fits import LENGTHS, Run, train
 from ._tables import align_columns, make_parser
+from .never_worse import DOCS, write
 
-KEPT = Path(__file__).parents[2] / "docs" / "results" / "stop_rules.json"
-KINDS = ("hedged", "bottom", "ple", "single")
-WAYS = {"plain": False, "regularized": True}
-CONSTANT = "constant"
-Snapshot = tuple[int, str]  # an epoch and a branch
-Chosen = dict[str, list[Snapshot]]  # by task
+KEPT = DOCS / "results" / "stop_rules.json"
+PAGE = KEPT.with_suffix(".md")
+BEST, LAST, VAL_LOSS = "own best", "last epoch", "val_loss"
+SHARED = "shared branch"
+RULES = (BEST, LAST, VAL_LOSS, SHARED)
+RIVALS = ("single", "bottom")
+KINDS = ("hedged", *RIVALS)
+ALL = (*KINDS, *SMALLER, "bottom-root", "hedged-exponent-0")
+COLUMNS = [*product(["hedged"], (BEST, LAST, VAL_LOSS)), ("bottom", BEST), ("bottom", LAST)]
+GRADIENTS = {  # of a task with labels for a share s of the rows, in the shared features
+    ("bottom", LAST): "shared bottom, 1",
+    ("bottom-root", LAST): "shared bottom, s^0.5",
+    ("hedged-exponent-0", SHARED): "shared branch, 1",
+    ("hedged", SHARED): "shared branch, s^0.5",
+    ("hedged-exponent-0", LAST): "mixture, 1",
+    ("hedged", LAST): "mixture, s^0.5",
+}
+DROPOUTS = (0.0, 0.1)
+Setting = tuple[bool, float, int]  # whether the rate decays, dropout, and times the epochs
+SETTINGS = [(decays, d, n) for decays in (False, True) for d in DROPOUTS for n in LENGTHS]
+Epochs = dict[str, int]  # by branch
+Column = tuple[str, str]  # kind and rule
+Regrets = dict[tuple[str, str], np.ndarray]  # by case and task, of each seed
+Job = tuple[str, str, bool, float, Sequence[int], int]  # case, kind, setting with lengths, seed
+Records = dict[str, dict[str, dict[str, float]]]  # test metrics by rule and task
 
 
 def losses(task: str, values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the loss of each row, NaN without a label."""
-    is_binary = task in BINARY_TASKS
-    return np.logaddexp(0, values) - y * values if is_binary else (values - y) ** 2
+    """Return the loss of each row above the least possible loss."""
+    from scipy.special import xlogy
+
+    if task in BINARY_TASKS:
+        return np.asarray(np.logaddexp(0, values) - y * values)
+    if task in COUNTS:
+        return np.asarray(np.exp(values) - y * values - y + xlogy(y, y))
+    return (values - y) ** 2
 
 
-def fit_mixture(task: str, values: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the weights of snapshots `(snapshots, rows)` that FitHedge would find."""
-    from scipy.optimize import minimize
-    from scipy.special import expit, softmax
+def constant(task: str, y: np.ndarray) -> np.ndarray:
+    """Return the constant prediction with the lowest loss."""
+    mean = np.nanmean(y)
+    if task in BINARY_TASKS:
+        return np.log(mean / (1 - mean))
+    return np.log(mean) if task in COUNTS else mean
 
-    rows = np.isfinite(y)
-    values, y = values[:, rows], np.float64(y[rows])
 
-    def objective(free: np.ndarray) -> tuple[float, np.ndarray]:
-        a = softmax(free)
-        mixed = a @ values
-        loss = losses(task, mixed, y)
-        if task in BINARY_TASKS:
-            total, slopes = loss.sum(), expit(mixed) - y
-        else:
-            total = len(y) / 2 * np.log(loss.mean())
-            slopes = (mixed - y) / loss.mean()
-        of_a = values @ slopes - 0.5 / a
-        return total - 0.5 * np.log(a).sum(), a * (of_a - a @ of_a)
+def share_of_first(task: str, values: Sequence[np.ndarray], y: np.ndarray) -> float:
+    """Return the weight of the first of two branches that FitHedge would find."""
+    from scipy.optimize import minimize_scalar
+    from scipy.special import expit, log_expit
 
-    return np.asarray(softmax(minimize(objective, np.zeros(len(values)), jac=True).x))
+    def objective(logit: float) -> float:
+        a = expit(logit)
+        loss = losses(task, a * values[0] + (1 - a) * values[1], y)
+        is_likelihood = task in BINARY_TASKS or task in COUNTS
+        total = loss.sum() if is_likelihood else len(y) / 2 * np.log(loss.mean())
+        return float(total - 0.5 * (log_expit(logit) + log_expit(-logit)))
+
+    return float(expit(minimize_scalar(objective, bounds=(-14, 14), method="bounded").x))
 
 
 class Judge:
-    """Mixtures of the snapshots of a run, and their losses on the validation rows."""
+    """The losses of a run's branches on the validation rows, and mixtures of branches.
+
+    `relative` are the losses over that of a constant, by task, branch and epoch.
+    """
 
     def __init__(self, run: Run) -> None:
-        self.run = run
-        self.last = max(run.values)
-        self.tasks = list(run.values[self.last])
-        self.mixed = lru_cache(None)(self._mixed)
+        self.run, self.tasks = run, [*run.values[0]]
+        self.relative = {
+            task: {
+                branch: np.array([self._loss(task, x[task][branch][0]) for x in run.values])
+                / self._loss(task, constant(task, run.data.validation.labels[task]))
+                for branch in run.values[0][task]
+            }
+            for task in self.tasks
+        }
 
-    def at(self, epoch: int) -> Chosen:
-        """Return all branches after an epoch."""
-        return {task: [(epoch, b) for b in x] for task, x in self.run.values[self.last].items()}
+    def _loss(self, task: str, values: np.ndarray) -> float:
+        return float(np.nanmean(losses(task, values, self.run.data.validation.labels[task])))
 
-    def _mixed(self, task: str, snapshots: tuple[Snapshot, ...]) -> list[np.ndarray]:
-        """Return the mixture of snapshots on validation and test rows."""
-        data = self.run.data
-        mean = float(np.nanmean(data.train.labels[task]))
-        constant = np.log(mean / (1 - mean)) if task in BINARY_TASKS else mean
-        sizes = [len(data.validation), len(data.test)]
-        parts = [
-            [np.full(size, constant) for size in sizes]
-            if branch == CONSTANT
-            else self.run.values[epoch][task][branch]
-            for epoch, branch in dict.fromkeys(snapshots)
-        ]
-        weights = np.ones(1)
-        if len(parts) > 1:
-            weights = fit_mixture(
-                task, np.stack([p[0] for p in parts]), data.validation.labels[task]
-            )
-        return [sum(a * part[i] for a, part in zip(weights, parts)) for i in (0, 1)]
-
-    def loss(self, task: str, snapshots: list[Snapshot]) -> float:
-        """Return the loss of a mixture on the validation rows."""
-        y = self.run.data.validation.labels[task]
-        return float(np.nanmean(losses(task, self.mixed(task, tuple(snapshots))[0], y)))
-
-    def relative(self, task: str, snapshots: list[Snapshot]) -> float:
-        """Return sqrt(n_k) l_k."""
-        labels = np.isfinite(self.run.data.validation.labels[task]).sum()
-        return float(labels**0.5 * self.loss(task, snapshots) / self.loss(task, [(0, CONSTANT)]))
-
-    def error(self, task: str, snapshots: list[Snapshot]) -> float:
-        """Return the root of the squared error, or the negative AUC."""
-        if task not in BINARY_TASKS:
-            return self.loss(task, snapshots) ** 0.5
-        y = self.run.data.validation.labels[task]
-        return -auc(y, self.mixed(task, tuple(snapshots))[0])
-
-    def best_epoch(self, value: Callable[[int], float]) -> int:
-        """Return the epoch with the lowest value."""
-        return min(range(self.last + 1), key=value)
-
-    def best_sum(self, value: Callable[[str, list[Snapshot]], float]) -> Chosen:
-        """Return all branches after the epoch with the lowest sum of values over the tasks."""
-        return self.at(
-            self.best_epoch(lambda e: sum(value(task, x) for task, x in self.at(e).items()))
+    @cached_property
+    def weighted(self) -> np.ndarray:
+        """The sum of the weighted losses of the mixtures, by epoch."""
+        weights = self.run.weights
+        return np.array(
+            [
+                sum(
+                    weights.get(task, 1.0) * self._loss(task, self.mixed(task, epochs)[0])
+                    for task, epochs in self.at(epoch).items()
+                )
+                for epoch in range(len(self.run.values))
+            ]
         )
 
-    def own_best(self, task: str, branch: str) -> Snapshot:
-        """Return a branch at the epoch of its lowest loss in a task."""
-        return self.best_epoch(lambda e: self.loss(task, [(e, branch)])), branch
+    def mixed(self, task: str, epochs: Epochs) -> list[np.ndarray]:
+        """Return the mixture of branches on validation and test rows."""
+        parts = [self.run.values[epoch][task][branch] for branch, epoch in epochs.items()]
+        if len(parts) == 1:
+            return parts[0]
+        y = self.run.data.validation.labels[task]
+        rows = np.isfinite(y)
+        a = share_of_first(task, [part[0][rows] for part in parts], np.float64(y[rows]))
+        return [a * first + (1 - a) * second for first, second in zip(*parts)]
+
+    def choose(self, rule: str, end: int) -> dict[str, Epochs]:
+        """Return the epoch of each branch of each task, among the epochs before `end`."""
+        if rule == VAL_LOSS:
+            return self.at(int(np.argmin(self.weighted[:end])))
+        last = self.at(end - 1)
+        if rule == SHARED:
+            return {task: {[*branches][-1]: end - 1} for task, branches in last.items()}
+        if rule == LAST:
+            return last
+        best = {
+            task: {branch: int(np.argmin(x[:end])) for branch, x in branches.items()}
+            for task, branches in self.relative.items()
+        }
+        if "shared" in best[self.tasks[0]]:
+            of_tasks = [branches["shared"][:end] for branches in self.relative.values()]
+            shared = int(np.argmin(np.sum(of_tasks, axis=0)))
+            best = {task: {**branches, "shared": shared} for task, branches in best.items()}
+        return best
+
+    def at(self, epoch: int) -> dict[str, Epochs]:
+        """Return all branches after an epoch."""
+        return {task: dict.fromkeys(branches, epoch) for task, branches in self.relative.items()}
+
+    def score(self, task: str, epochs: Epochs) -> float:
+        """Return the AUC on the test rows, or the loss relative to that of a constant."""
+        from sklearn.metrics import roc_auc_score
+
+        y, values = self.run.data.test.labels[task], self.mixed(task, epochs)[1]
+        if task in BINARY_TASKS:
+            return round(float(roc_auc_score(y, values)), 5)
+        of_constant = losses(task, constant(task, y), y).mean()
+        return round(float(losses(task, values, y).mean() / of_constant), 5)
 
 
-def auc(y: np.ndarray, values: np.ndarray) -> float:
-    """Return the area under the ROC curve of the labeled rows."""
-    from sklearn.metrics import roc_auc_score
-
-    rows = np.isfinite(y)
-    return float(roc_auc_score(y[rows], values[rows]))
+def key_of(case: str, kind: str, setting: Setting, seed: int) -> str:
+    """Return the name of a record."""
+    return f"{case} | {kind} | {title(setting)} | seed {seed}"
 
 
-def val_loss(judge: Judge) -> Chosen:
-    """Return all branches after the epoch with the lowest sum of weighted losses."""
-    weights = judge.run.weights
-    return judge.best_sum(lambda task, x: weights.get(task, 1.0) * judge.loss(task, x))
+def title(setting: Setting) -> str:
+    """Return the name of a setting."""
+    decays, dropout, length = setting
+    return f"{'decaying' if decays else 'constant'}, dropout {dropout:g}, x{length}"
 
 
-def own_best(judge: Judge) -> Chosen:
-    """Return each branch of each task at its own best epoch."""
-    return {task: [judge.own_best(task, b) for _, b in x] for task, x in judge.at(0).items()}
+def plan(seeds: range, kinds: Sequence[str]) -> Iterator[Job]:
+    """Yield the fits, seed by seed. Variants train with a decaying rate and dropout."""
+    for seed, case, kind in product(seeds, cases(), kinds):
+        if kind in SMALLER and cases()[case].data == "synthetic":
+            continue  # there are no tables
+        for decays, dropout in product((False, True), DROPOUTS) if kind in KINDS else [(True, 0.1)]:
+            for lengths in [(n,) for n in LENGTHS] if decays else [LENGTHS]:
+                yield case, kind, decays, dropout, lengths, seed
 
 
-def best_of_branches(judge: Judge) -> Chosen:
-    """Return own branches at their best epochs, with the shared branch at one epoch."""
-    own = {task: judge.own_best(task, "own") for task in judge.tasks}
-    shared = judge.best_epoch(
-        lambda e: sum(judge.relative(task, [x, (e, "shared")]) for task, x in own.items())
-    )
-    return {task: [x, (shared, "shared")] for task, x in own.items()}
-
-
-def two_snapshots(judge: Judge) -> Chosen:
-    """Return each branch at its best epoch and at the last one."""
-    last = judge.at(judge.last)
-    is_hedged = len(next(iter(last.values()))) > 1
-    best = best_of_branches(judge) if is_hedged else own_best(judge)
-    return {task: [*x, *last[task]] for task, x in best.items()}
-
-
-RULES: dict[str, Callable[[Judge], Chosen]] = {
-    "last epoch": lambda judge: judge.at(judge.last),
-    "val_loss": val_loss,
-    "equal scores": lambda judge: judge.best_sum(judge.error),
-    "relative losses": lambda judge: judge.best_sum(judge.relative),
-    "own best": own_best,
-    "best of branches": best_of_branches,
-    "two snapshots": two_snapshots,
-    "constant branch": lambda j: {t: [*x, (0, CONSTANT)] for t, x in j.at(j.last).items()},
-    "averaged weights": lambda judge: judge.at(AVERAGED),
-}
-OF_ONE_EPOCH = ["last epoch", "val_loss", "equal scores", "relative losses", "averaged weights"]
-OF_KIND = {
-    "hedged": [*RULES],
-    "bottom": OF_ONE_EPOCH,
-    "ple": OF_ONE_EPOCH,
-    "single": ["last epoch", "own best", "two snapshots", "averaged weights"],
-}
-Record = dict[str, dict[str, float]]  # test metrics by rule and task
-Records = dict[str, Record]
-
-
-def key_of(case: str, kind: str, way: str, seed: int) -> str:
-    """Return the name of a fit."""
-    return f"{case} | {kind} | {way} | seed {seed}"
-
-
-def fit(case: str, kind: str, way: str, seed: int) -> Record:
-    """Return the test metrics of each rule."""
-    record: Record = {rule: {} for rule in OF_KIND[kind]}
-    for run in train(kind, cases()[case], WAYS[way], seed):
+def fit(job: Job) -> Records:
+    """Return the records of a fit."""
+    case, kind, decays, dropout, lengths, seed = job
+    keys = {n: key_of(case, kind, (decays, dropout, n), seed) for n in lengths}
+    records: Records = {key: {rule: {} for rule in RULES} for key in keys.values()}
+    for run in train(kind, cases()[case], lengths[-1], decays, dropout, seed):
         judge = Judge(run)
-        for rule, scores in record.items():
-            for task, snapshots in RULES[rule](judge).items():
-                y = run.data.test.labels[task]
-                values = judge.mixed(task, tuple(snapshots))[1]
-                is_binary = task in BINARY_TASKS
-                error = float(np.mean((y - values) ** 2) / np.var(y))
-                scores[task] = round(auc(y, values) if is_binary else error, 5)
-    return record
+        for length, key in keys.items():
+            for rule in RULES:
+                chosen = judge.choose(rule, len(run.values) * length // lengths[-1])
+                records[key][rule] |= {task: judge.score(task, x) for task, x in chosen.items()}
+    return records
 
 
-def run_missing(kept: Path, records: Records, seeds: range, ways: Sequence[str]) -> None:
+def run_missing(kept: Path, records: Records, jobs: Iterable[Job]) -> None:
     """Run the fits that are missing, and write each to the file."""
-    for seed in seeds:
-        for case in cases():
-            for way in ways:
-                for kind in KINDS:
-                    key = key_of(case, kind, way, seed)
-                    if key not in records:
-                        records[key] = fit(case, kind, way, seed)
-                        lines = ",\n".join(
-                            f" {json.dumps(k)}: {json.dumps(v)}" for k, v in records.items()
-                        )
-                        kept.write_text(f"{{\n{lines}\n}}\n")
-                        print(key, records[key]["last epoch"], flush=True)
+    for job in jobs:
+        case, kind, decays, dropout, lengths, seed = job
+        last = key_of(case, kind, (decays, dropout, lengths[-1]), seed)
+        if last not in records:
+            records |= fit(job)
+            lines = ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in records.items())
+            kept.write_text(f"{{\n{lines}\n}}\n")
+            print(last, records[last][BEST], flush=True)
+
+
+def compare(
+    records: Records, case: str, columns: Iterable[Column], setting: Setting
+) -> dict[str, np.ndarray]:
+    """Return the metrics `(columns, seeds)` of each task, for the seeds that all columns have."""
+    of_columns = [
+        [records.get(key_of(case, kind, setting, seed), {}).get(rule) for seed in range(100)]
+        for kind, rule in columns
+    ]
+    of_seeds = [each for each in zip(*of_columns) if all(each)]
+    tasks = cases()[case].tasks if of_seeds else []
+    return {task: np.array([[x[task] for x in each] for each in of_seeds]).T for task in tasks}
 
 
 def regrets(
-    records: Records, kind: str, rule: str, way: str, seeds: range
-) -> dict[str, np.ndarray]:
-    """Return the regrets of a network with a rule by case and task, for each seed."""
+    records: Records, column: Column, setting: Setting, rivals: Sequence[str] = RIVALS
+) -> Regrets:
+    """Return how much worse a network is than the best of its rivals, by case, task and seed."""
     found = {}
-    other = rule if rule in OF_ONE_EPOCH else "last epoch"
-    for case, described in cases().items():
-        for task in described.tasks:
+    for case in cases():
+        columns = [column, *((rival, BEST) for rival in rivals)]
+        for task, (ours, *others) in compare(records, case, columns, setting).items():
             sign = 1 if task in BINARY_TASKS else -1
-            rows = [
-                [records[key_of(case, k, way, seed)][r][task] for seed in seeds]
-                for k, r in ((kind, rule), ("single", "own best"), ("bottom", other))
-                if all(key_of(case, k, way, seed) in records for seed in seeds)
-            ]
-            if len(rows) == 3:
-                ours, *rivals = sign * np.array(rows)
-                found[f"{case}: {task}"] = max((rival - ours for rival in rivals), key=np.mean)
+            found[case, task] = max((sign * (other - ours) for other in others), key=np.mean)
     return found
 
 
-def table(records: Records, way: str, seeds: range) -> str:
-    """Return a row for each network and rule: its worst mean regrets, and the significant ones."""
-    rows = [[way, "rule", "AUC", "squared error", "significant", "by Holm"]]
-    for kind in ("hedged", "ple", "bottom", "single"):
-        for rule in OF_KIND[kind]:
-            of_tasks = regrets(records, kind, rule, way, seeds)
-            if not of_tasks:
-                continue
-            row = [kind, rule]
-            for is_binary in (True, False):
-                some = [
-                    values
-                    for name, values in of_tasks.items()
-                    if (name.split(": ")[1] in BINARY_TASKS) == is_binary
-                ]
-                row.append(Estimate.of(max(some, key=np.mean)).format() if some else "-")
-            found = [Regret("", name, "", [], values) for name, values in of_tasks.items()]
-            above = sum(regret.is_significant for regret in found)
-            holm = len(significant_after_holm(found))
-            rows.append([*row, f"{above} of {len(found)}", f"{holm}"])
-    return align_columns(rows, left=(0, 1))
+def worst(found: Regrets) -> list[float]:
+    """Return the largest means, in AUC and in error."""
+    means = {name: float(np.mean(values)) for name, values in found.items()}
+    return [
+        max((x for (_, t), x in means.items() if (t in BINARY_TASKS) == is_binary), default=np.nan)
+        for is_binary in (True, False)
+    ]
+
+
+def pair(found: Regrets) -> str:
+    """Return the cell of the largest means."""
+    return " / ".join(f"{x:7.4f}" for x in worst(found))
+
+
+def tables(records: Records) -> dict[str, str]:
+    """Return the tables by name."""
+    names = [(case, task) for case, described in cases().items() for task in described.tasks]
+    found = {x: [regrets(records, column, x) for column in COLUMNS] for x in SETTINGS}
+    rows = [["AUC / error", *map(", ".join, COLUMNS)]]
+    rows += [[title(x), *map(pair, of_setting)] for x, of_setting in found.items()]
+    by_task = [["own best", "seeds", *map(title, SETTINGS)]]
+    for name in names:
+        of_task = [of_setting[0].get(name, np.empty(0)) for of_setting in found.values()]
+        means = [f"{x.mean():.4f}" if len(x) else "" for x in of_task]
+        seeds = sorted({str(len(x)) for x in of_task})
+        by_task.append([": ".join(name), "-".join(seeds), *means])
+    of_tables = [case for case, described in cases().items() if described.data != "synthetic"]
+    smaller = [["AUC / error", *of_tables]]
+    for kind in SMALLER:
+        parts = [regrets(records, (kind, BEST), x, ["hedged"]) for x in SETTINGS]
+        of_kind = {name: np.concatenate([x.get(name, []) for x in parts]) for name in names}
+        of_kind = {name: x for name, x in of_kind.items() if len(x)}
+        cells = [pair({k: x for k, x in of_kind.items() if k[0] == case}) for case in of_tables]
+        smaller.append([NETWORKS[kind].title, *(x.replace("nan /     nan", "") for x in cells)])
+    gradients = [["decaying, dropout 0.1, x1", *GRADIENTS.values()]]
+    for case in cases():
+        for task, x in compare(records, case, GRADIENTS, (True, 0.1, 1)).items():
+            gradients.append([f"{case}: {task}", *(f"{mean:.4f}" for mean in x.mean(axis=1))])
+    names_of_tables = ("worst regrets", "regrets by task", "smaller tables", "shared branches")
+    return dict(zip(names_of_tables, map(align_columns, (rows, by_task, smaller, gradients))))
+
+
+def draw(records: Records, path: Path) -> None:
+    """Draw the worst regrets over all settings by the number of epochs."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 3.6))
+    for i, (panel, what) in enumerate(zip(panels, ("AUC", "error"))):
+        for rule in (BEST, LAST, VAL_LOSS):
+            found = {x: worst(regrets(records, ("hedged", rule), x))[i] for x in SETTINGS}
+            values = [max(y for x, y in found.items() if x[-1] == n) for n in LENGTHS]
+            panel.plot([f"x{n}" for n in LENGTHS], values, marker="o", label=rule)
+        panel.set(title=f"worst regret in {what}", xlabel="number of epochs", ylim=(0, None))
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(frameon=False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, facecolor="white")  # readable on a dark page too
+    plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -289,14 +323,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--json", type=Path, default=KEPT, help="the kept fits")
     parser.add_argument("--run", action="store_true", help="run the fits that are missing")
-    parser.add_argument("--seeds", type=int, nargs=2, default=(0, 2), help="first, and end; 0 2")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=[*WAYS])
+    parser.add_argument("--seeds", type=int, nargs=2, default=(7, 9), help="first, and end; 7 9")
+    parser.add_argument("--kinds", nargs="+", default=KINDS, choices=ALL)
+    parser.add_argument(
+        "--write", action="store_true", help="write the tables and the chart of the page"
+    )
     args = parser.parse_args(arguments)
     records: Records = json.loads(args.json.read_text()) if args.json.exists() else {}
-    seeds = range(*args.seeds)
     if args.run:
-        run_missing(args.json, records, seeds, args.ways)
-    print("\n\n".join(table(records, way, seeds) for way in args.ways))
+        run_missing(args.json, records, plan(range(*args.seeds), args.kinds))
+    found = tables(records)
+    print("\n\n".join(f"{name}\n{text}" for name, text in found.items()))
+    if args.write:
+        write(found, PAGE)
+        draw(records, KEPT.with_suffix(".png"))
 
 
 if __name__ == "__main__":

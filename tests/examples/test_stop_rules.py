@@ -1,0 +1,110 @@
+"""The benchmarks of stops: the rules, the networks with smaller tables, and the pages."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from examples.benchmarks import films, never_worse, stop_rules
+from examples.benchmarks._data import Dataset, Split
+from examples.benchmarks._stop_cases import OF_TABLES, make_counts
+from examples.benchmarks._stop_fits import Run, Snapshots, build_columns
+from tests.helpers import once
+
+pytestmark = [pytest.mark.nightly, once]
+
+
+def run_with(errors, units):
+    """Return a run with errors by task, branch and epoch, relative to that of a constant."""
+    sign = np.tile([1.0, -1.0], 4)
+    labels = {task: unit * sign for task, unit in units.items()}
+    part = Split({}, labels)
+    values = [
+        {
+            task: {b: [units[task] * sign * (1 - each[epoch])] * 2 for b, each in branches.items()}
+            for task, branches in errors.items()
+        }
+        for epoch in range(3)
+    ]
+    return Run(Dataset(part, part, part), {}, values)
+
+
+@pytest.mark.parametrize("unit", [0.01, 1, 100])
+def test_each_branch_stops_at_its_best_epoch_whatever_the_unit_of_the_labels(unit):
+    errors = {
+        "rating": {"own": [0.5, 0.3, 0.4], "shared": [0.2, 0.4, 0.6]},
+        "time": {"own": [0.4, 0.5, 0.3], "shared": [0.5, 0.3, 0.1]},
+    }
+    judge = stop_rules.Judge(run_with(errors, {"rating": 1, "time": unit}))
+    expected = {"rating": {"own": 1, "shared": 1}, "time": {"own": 2, "shared": 1}}
+    assert judge.choose("own best", 3) == expected
+    assert judge.choose("own best", 1) == judge.choose("last epoch", 1) == judge.at(0)
+    assert judge.choose("last epoch", 3) == judge.at(2)
+    assert judge.choose("shared branch", 3) == {"rating": {"shared": 2}, "time": {"shared": 2}}
+    np.testing.assert_allclose(judge.relative["time"]["own"], [0.16, 0.25, 0.09])
+
+
+def test_a_mixture_is_the_better_branch_if_it_is_exact():
+    errors = {"rating": {"own": [0.5, 0.5, 0.5], "shared": [0.5, 1e-3, 0.5]}}
+    judge = stop_rules.Judge(run_with(errors, {"rating": 1}))
+    assert judge.score("rating", {"own": 0, "shared": 1}) < 0.01
+    assert judge.score("rating", {"own": 0}) == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("task", ["like", "votes", "rating"])
+def test_a_constant_has_the_lowest_loss_and_a_perfect_prediction_has_none(task):
+    y = np.array([0.0, 0.0, 1.0] if task == "like" else [0.0, 1.0, 4.0])
+    best = stop_rules.constant(task, y)
+    means = [stop_rules.losses(task, best + step, y).mean() for step in (-0.01, 0, 0.01)]
+    assert np.argmin(means) == 1
+    perfect = {"like": 50 * (2 * y - 1), "votes": np.log(np.maximum(y, 1e-12)), "rating": y}
+    np.testing.assert_allclose(stop_rules.losses(task, perfect[task], y), 0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("kind", "widths"),
+    [
+        ("hedged", {"user": [16] * 3}),
+        ("hedged-quarter", {"user": [4, 4, 16]}),
+        ("hedged-common", {"user": [16]}),
+    ],
+)
+def test_own_branches_have_smaller_tables(kind, widths):
+    model = build_columns(kind, make_counts(64, 0), OF_TABLES, "sgd")
+    shapes = [w.shape for w in model.weights if "user_table" in w.path]
+    assert sorted(width for _, width in shapes) == widths["user"]
+
+
+def test_the_rule_is_that_of_the_library():
+    data = make_counts(800, 0)
+    model = build_columns("hedged", data, OF_TABLES, keras.optimizers.Adam(0.02))
+    run = Run(data, {})
+    snapshots = Snapshots(run)
+    validation = data.validation.inputs, data.validation.labels
+    callbacks = [snapshots, pk.FitHedge(validation)]
+    x, y = data.train.inputs, data.train.labels
+    model.fit(x, y, batch_size=100, epochs=5, callbacks=callbacks, verbose=0)
+    judge, restored = stop_rules.Judge(run), snapshots.predict()
+    chosen = judge.choose("own best", 5)
+    assert len({epoch for epochs in chosen.values() for epoch in epochs.values()}) > 1
+    for task, epochs in chosen.items():
+        for branch, epoch in epochs.items():
+            expected = run.values[epoch][task][branch]
+            np.testing.assert_allclose(restored[task][branch], expected, rtol=1e-5)
+        rows = np.isfinite(validation[1][task])
+        values = [run.values[epoch][task][branch][0][rows] for branch, epoch in epochs.items()]
+        share = stop_rules.share_of_first(task, values, np.float64(validation[1][task][rows]))
+        (first, _) = epochs
+        assert model.layers[-1][task].branch_weights()[first] == pytest.approx(share, abs=0.01)
+
+
+def test_pages_show_the_tables_of_the_kept_fits():
+    records = json.loads(stop_rules.KEPT.read_text())
+    tables = {**stop_rules.tables(records), "films": films.tables(records)}
+    shown = {}
+    for page in (stop_rules.PAGE, never_worse.DOCS / "results.md"):
+        shown |= dict(never_worse.TABLE.findall(page.read_text()))
+    assert {"worst regrets", "films"} <= shown.keys()
+    assert all(tables[name] == shown[name] for name in tables.keys() & shown.keys())
