@@ -127,3 +127,11 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
     cells = first_cells(capsys.readouterr().out, 3 * (2 + len(names)))
     assert [cell for cell in cells if cell in names] == 3 * names
     assert [cell.split(":")[0] for cell in cells if ":" in cell] == [*small_job.JOBS]
+
+
+def test_operations_are_counted(monkeypatch, capsys):
+    from examples.benchmarks import operations  # imports PyTorch
+
+    monkeypatch.setattr(operations, "BATCH", 8)
+    operations.main(["--jobs", "hedged"])
+    assert first_cells(capsys.readouterr().out, 4) == ["by hand", "plain", "ours", "ours, eagerly"]
