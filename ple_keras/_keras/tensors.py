@@ -28,6 +28,34 @@ def at_least_float32(x: Tensor) -> Tensor:
     return ops.cast(x, "float32") if is_half else x
 
 
+# With numbers, Keras's functions create tensors. On PyTorch, each is a copy to the device.
+
+
+def fill(x: Tensor, mask: Tensor, number: float) -> Tensor:
+    """Return `x` with a number where a mask, which broadcasts to the shape of `x`, is True."""
+    if keras.backend.backend() == "torch":
+        return x.masked_fill(mask, number)
+    return ops.where(mask, ops.cast(number, x.dtype), x)
+
+
+def clip(x: Tensor, low: float | None = None, high: float | None = None) -> Tensor:
+    """Return `x` with numbers of at least `low` and at most `high`, if they are not None."""
+    if keras.backend.backend() == "torch":
+        return x.clamp(low, high)
+    x = x if low is None else ops.maximum(x, low)
+    return x if high is None else ops.minimum(x, high)
+
+
+def segment_sum(values: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Return the sum of the values of each segment, `(count,)`.
+
+    On PyTorch, Keras's function also reads a number from the device.
+    """
+    if keras.backend.backend() == "torch":
+        return values.new_zeros(count).index_add_(0, segments, values)
+    return ops.segment_sum(values, segments, count)
+
+
 def all_valid(masks: Iterable[Tensor]) -> Tensor:
     """Return the conjunction of masks. None means that all positions are valid."""
     distinct = {id(mask): mask for mask in masks if mask is not None}.values()

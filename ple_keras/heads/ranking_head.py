@@ -10,6 +10,7 @@ from keras import ops
 from ple_keras._checks import check_features, refuse_fixed
 from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
 from ple_keras._keras.saving import register
+from ple_keras._keras.tensors import fill
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_values
@@ -123,8 +124,8 @@ class RankingHead(Head):
         Returns:
             Labels and scores `(B, L)`, in the dtype of the scores. The label of an item without a
             label is -1, and its score is the lowest of its list. A negative label becomes infinite,
-            since KerasRS would treat it as missing. `examples` marks the lists with a labeled item,
-            `(B,)`, and `numbers` the labeled items, `(B, L)`.
+            since KerasRS would treat it as missing. `missing` marks the lists without a labeled
+            item, `(B,)`, and `missing_numbers` the items without a label, `(B, L)`.
         """
         where = f" of {self.task!r}"
         scores = to_number_tensor(y_pred, "y_pred", where)
@@ -133,20 +134,22 @@ class RankingHead(Head):
         found = find_labeled(y_true, columns, self.missing_label, 1, where)
         scores = ops.squeeze(found.predictions, -1)
         labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
-        items = ops.ones_like(scores, dtype="bool") if found.examples is None else found.examples
-        labels = ops.where(labels < 0, float("inf"), labels)
+        missing = found.missing
+        missing = ops.zeros_like(scores, dtype="bool") if missing is None else missing
+        labels = fill(labels, labels < 0, float("inf"))
         # A metric that sorts the scores must not confuse items without a label with the last one.
         lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # the batch can be empty
         return LabeledExamples(
-            ops.where(items, labels, UNLABELED),
-            ops.where(items, scores, 2 * lowest - 1),
-            ops.any(items, axis=-1),
-            items,
+            fill(labels, missing, UNLABELED),
+            ops.where(missing, 2 * lowest - 1, scores),
+            ops.all(missing, axis=-1),
+            missing,
         )
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
-        y_true = {"labels": labeled.labels, "mask": labeled.numbers}
-        has_relevant = ops.any(labeled.numbers & (labeled.labels > 0), axis=-1)
+        items = ops.logical_not(labeled.missing_numbers)
+        y_true = {"labels": labeled.labels, "mask": items}
+        has_relevant = ops.any(items & (labeled.labels > 0), axis=-1)
         weights = ops.cast(has_relevant, metric.dtype)
         call_metric(metric, y_true, labeled.predictions, weights, f" of {metric.name!r}")
 

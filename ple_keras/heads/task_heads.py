@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
-from functools import reduce
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import keras
@@ -28,6 +27,7 @@ from ple_keras._keras.saving import (
 )
 from ple_keras._keras.tensors import (
     all_valid,
+    fill,
     is_constant_in_jax_trace,
     number_of_replicas,
     to_numpy,
@@ -37,9 +37,8 @@ from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
 from ple_keras.labels.label_arrays import check_labels, read_labels
-from ple_keras.labels.sample_space import LabeledExamples
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.losses.example_losses import LABEL_ROOT, BatchLoss, reduce_losses, uncertainty_form
+from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
 
 
 class HeldBranches(NamedTuple):
@@ -78,23 +77,22 @@ def batch_loss(
     """
     head = plain_head(head)
     labeled = head._find_labeled(y_true, y_pred)
-    labels = ops.cast(labeled.labels, y_pred.dtype)
-
-    def reduced(examples: LabeledExamples, reduction: Any) -> BatchLoss:
-        try:
-            losses = head.example_losses(labels, examples.predictions)
-        except (IndexError, RuntimeError) as error:  # PyTorch checks values
-            error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
-            raise
-        return reduce_losses(losses, examples, sample_weight, reduction, f" of {head.task!r}")
-
-    loss = reduced(labeled, head.reduction)
-    if branches is None:
-        return loss
-    examples = map(labeled.with_predictions, branches)
-    trained = reduce(ops.add, [reduced(branch, LABEL_ROOT).value for branch in examples])
-    value = ops.stop_gradient(loss.value) + (trained - ops.stop_gradient(trained))
-    return loss._replace(value=value)
+    labels, predictions = ops.cast(labeled.labels, y_pred.dtype), labeled.predictions
+    if branches:  # as more examples of one call
+        count = 1 + len(branches)
+        predictions = ops.stack([ops.stop_gradient(predictions), *branches])
+        predictions = labeled.with_predictions(predictions).predictions
+        predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
+        labels = ops.concatenate([labels] * count)
+    try:
+        losses = head.example_losses(labels, predictions)
+    except (IndexError, RuntimeError) as error:  # PyTorch checks values
+        error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
+        raise
+    if branches:
+        losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
+    where = f" of {head.task!r}"
+    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(branches))
 
 
 @register
@@ -458,7 +456,8 @@ class TaskHeads(BaseLayer):
         {'a': 1.0, 'b': 4.0}
         """
         losses = self._batch_losses(y, y_pred, sample_weight, training)
-        return {task: batch.value / number_of_replicas() for task, batch in losses.items()}
+        replicas = number_of_replicas()
+        return {task: batch.with_gradient() / replicas for task, batch in losses.items()}
 
     def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool
@@ -505,25 +504,27 @@ class TaskHeads(BaseLayer):
                 "has each variable of the model and its value. Received: a trace without a scope"
             )
         dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
-        stacked = ops.stack([ops.cast(value, dtype) for value in values])
-        fixed = ops.convert_to_tensor(self._fixed_weights(), dtype)
-        weights = ops.cast(self._multipliers, dtype) * fixed
-        if log_variances is not None:
-            forms = zip(*self._uncertainty_forms())
-            scales, slopes = (ops.convert_to_tensor(x, dtype) for x in forms)
-            shares = ops.stack([batch.weight / batch.divisor for batch in losses.values()])
+        weights, multipliers = self._fixed_weights(), ops.cast(self._multipliers, dtype)
+        if log_variances is None:
+            terms = _weighted(values, weights, dtype)
+        else:
+            scales, slopes = zip(*self._uncertainty_forms())
+            shares = [batch.weight / batch.divisor for batch in losses.values()]
             log_variances = ops.cast(log_variances, dtype)
-            stacked = scales * ops.exp(-log_variances) * stacked
-            stacked = stacked + slopes * log_variances * ops.cast(shares, dtype)
+            terms = ops.exp(-log_variances) * _weighted(values, weights * scales, dtype)
+            terms = terms + log_variances * _weighted(shares, weights * slopes, dtype)
+        has_no_weight = multipliers == 0
         # A loss can be infinite, and 0 times infinity is NaN.
-        stacked = ops.where(ops.equal(weights, 0), ops.zeros((), dtype), stacked)
-        total = ops.sum(weights * stacked)
-        hedged = [task in self._hedged for task in losses]
-        if any(hedged):  # weights do not scale the gradients of branches
-            value = ops.stop_gradient(stacked)
-            factors = ops.where(ops.convert_to_tensor(hedged), ops.ones((), dtype), weights)
-            total = ops.sum(weights * value) + ops.sum(factors * (stacked - value))
-        return total / number_of_replicas()  # as Keras's own losses
+        total = ops.sum(multipliers * fill(terms, has_no_weight, 0))
+        trained = [batch.trained for batch in losses.values()]
+        if any(loss is not None for loss in trained):
+            # Weights do not scale the gradients of branches.
+            trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
+            gradients = _weighted(trained, weights != 0, dtype)
+            gradient = ops.sum(fill(gradients, has_no_weight, 0))
+            total = total + (gradient - ops.stop_gradient(gradient))
+        replicas = number_of_replicas()
+        return total if replicas == 1 else total / replicas  # as Keras's own losses
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than Keras's.
@@ -664,6 +665,17 @@ def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
     """Return a dict of the built heads in a model or layer that mix branches."""
     heads = find_heads(model).items()
     return {task: head for task, head in heads if isinstance(head, HedgedHead) and head.built}
+
+
+def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:
+    """Return losses times their weights, `(losses,)`: 0 for a weight of 0, even if infinite."""
+    values = [ops.cast(loss, dtype) for loss in losses]
+    for i, weight in enumerate(weights.tolist()):
+        if not weight:
+            values[i] = fill(values[i], ops.ones_like(values[i], dtype="bool"), 0)
+        elif weight != 1:
+            values[i] = values[i] * weight
+    return ops.stack(values)
 
 
 def _thread() -> int:

@@ -129,7 +129,8 @@ def _losses_of_batch(
     losses = []
     for task, head in heads.items():
         branches = head.branch_predictions(held[task].values) if task in held else None
-        losses.append(scale * batch_loss(head, y[task], predictions[task], None, branches).value)
+        loss = batch_loss(head, y[task], predictions[task], None, branches)
+        losses.append(scale * loss.with_gradient())
     return losses
 
 

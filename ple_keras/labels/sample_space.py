@@ -11,7 +11,7 @@ from keras import ops
 
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import mask_of
-from ple_keras._keras.tensors import dtype_name, is_number, to_numpy
+from ple_keras._keras.tensors import dtype_name, fill, is_number, to_numpy
 from ple_keras._typing import Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
@@ -49,21 +49,22 @@ class LabeledExamples(NamedTuple):
     Attributes:
         labels: `(...)`, `(..., 1)` or `(..., units)`.
         predictions: `(..., units)`.
-        examples: True for each labeled example, `(...)`; None if all are labeled.
-        numbers: True for each number of a label that is not missing, `(..., units)`; None if
-            labels have one number, or no number is missing.
+        missing: True for each example without a label, `(...)`; None if all are labeled.
+        missing_numbers: True for each missing number of a label, `(..., units)`; None if labels
+            have one number, or no number is missing.
     """
 
     labels: Any
     predictions: Any
-    examples: Any = None
-    numbers: Any = None
+    missing: Any = None
+    missing_numbers: Any = None
 
     def with_predictions(self, y_pred: Tensor) -> "LabeledExamples":
         """Return the same examples with other predictions, `(..., units)`."""
-        if self.examples is not None:
-            mask = ops.expand_dims(self.examples, -1) if self.numbers is None else self.numbers
-            y_pred = ops.where(mask, y_pred, ops.cast(SAFE_PREDICTION, y_pred.dtype))
+        if self.missing is not None:
+            numbers = self.missing_numbers
+            missing = ops.expand_dims(self.missing, -1) if numbers is None else numbers
+            y_pred = fill(y_pred, missing, SAFE_PREDICTION)
         return self._replace(predictions=y_pred)
 
 
@@ -90,22 +91,23 @@ def find_labeled(
     """
     mask = mask_of(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    has_label = _has_label(y_true, missing_label, ignored_class)
-    if has_label is None and mask is None:
+    missing = _is_missing(y_true, missing_label, ignored_class)
+    if missing is None and mask is None:
         return LabeledExamples(y_true, y_pred)
-    has_label = ops.ones_like(y_true, dtype="bool") if has_label is None else has_label
+    missing = ops.zeros_like(y_true, dtype="bool") if missing is None else missing
     has_last_axis = len(y_true.shape) == len(y_pred.shape)
     if mask is not None:
-        has_label = has_label & (ops.expand_dims(mask, -1) if has_last_axis else mask)
-    examples, numbers = has_label, None
+        mask = ops.logical_not(mask)
+        missing = missing | (ops.expand_dims(mask, -1) if has_last_axis else mask)
+    examples, numbers = missing, None
     if has_last_axis:
         is_one = y_true.shape[-1] == 1
-        examples = ops.squeeze(has_label, -1) if is_one else ops.all(has_label, axis=-1)
+        examples = ops.squeeze(missing, -1) if is_one else ops.any(missing, axis=-1)
         if have_several_numbers(y_true, y_pred):
-            numbers = has_label
+            numbers = missing
         else:
-            has_label = ops.expand_dims(examples, -1)
-    y_true = ops.where(has_label, y_true, ops.cast(SAFE_LABEL, y_true.dtype))
+            missing = ops.expand_dims(examples, -1)
+    y_true = fill(y_true, missing, SAFE_LABEL)
     return LabeledExamples(y_true, y_pred, examples, numbers).with_predictions(y_pred)
 
 
@@ -115,8 +117,8 @@ def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:
     return is_wide and len(y_true.shape) == len(y_pred.shape)
 
 
-def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) -> Tensor | None:
-    """Return True where a number of a label is not missing, in the shape of the labels.
+def _is_missing(y_true: Tensor, missing_label: float, ignored_class: int | None) -> Any:
+    """Return True where a number of a label is missing, in the shape of the labels.
 
     Returns:
         A tensor of bools; None if the dtype can't represent a missing label.
@@ -125,9 +127,10 @@ def _has_label(y_true: Tensor, missing_label: float, ignored_class: int | None) 
     if dtype == "float64":  # of labels that were float32, or a value that is cast through float32
         y_true = ops.cast(y_true, dtype := "float32")
     values = (missing_label, math.nan if ignored_class is None else ignored_class)
+    numbers = [(int(v) if "int" in dtype else v) for v in values if can_represent(dtype, v)]
     missing = [ops.isnan(y_true)] if "float" in dtype else []
-    missing += [ops.equal(y_true, ops.cast(v, dtype)) for v in values if can_represent(dtype, v)]
-    return ops.logical_not(reduce(ops.logical_or, missing)) if missing else None
+    missing += [y_true == number for number in numbers]
+    return reduce(ops.logical_or, missing) if missing else None
 
 
 def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:

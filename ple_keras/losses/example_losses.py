@@ -1,5 +1,6 @@
 """The loss of each example, and its reduction over a sample space."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ from keras import ops
 from ple_keras._checks import check_known
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.saving import register, to_snake_case
+from ple_keras._keras.tensors import clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.label_arrays import is_mean_of_numbers
 from ple_keras.labels.sample_space import LabeledExamples, align_weights, have_several_numbers
@@ -93,8 +95,8 @@ class ProbabilityCrossentropy(keras.Loss):
 
 def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     """Return the cross-entropy of each probability, in the shape of the labels."""
-    log_positive = ops.log(ops.maximum(y_pred, MIN_PROBABILITY))
-    log_negative = ops.log1p(-ops.minimum(y_pred, 1 - keras.config.epsilon()))
+    log_positive = ops.log(clip(y_pred, low=MIN_PROBABILITY))
+    log_negative = ops.log1p(-clip(y_pred, high=1 - keras.config.epsilon()))
     return -(y_true * log_positive + (1 - y_true) * log_negative)
 
 
@@ -106,12 +108,15 @@ class BatchLoss(NamedTuple):
     """The loss of a task in a batch, without its weight.
 
     Attributes:
-        value: The loss, by its reduction, with sample weights.
+        value: The loss, by its reduction, with sample weights. It has no gradient if the prediction
+            mixes branches.
         weight: The sum of the weights of the labeled examples.
         divisor: The number that the reduction divides by.
         total: The sum of the losses of all labeled examples, without sample weights.
         count: The number of labeled examples, or of labeled numbers.
         labeled: The labels and predictions, and which are in the sample space.
+        trained: The sum of the losses of the branches, of which only the gradient is used; None
+            without branches.
     """
 
     value: Any
@@ -120,6 +125,13 @@ class BatchLoss(NamedTuple):
     total: Any
     count: Any
     labeled: LabeledExamples
+    trained: Any = None
+
+    def with_gradient(self) -> Any:
+        """Return the loss with the gradient that trains the model."""
+        if self.trained is None:
+            return self.value
+        return self.value + (self.trained - ops.stop_gradient(self.trained))
 
 
 def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
@@ -138,6 +150,7 @@ def reduce_losses(
     sample_weight: Tensor | None,
     reduction: LossReduction | None,
     where: str = "",
+    has_branches: bool = False,
 ) -> BatchLoss:
     """Return the loss of a task from the losses of its examples.
 
@@ -148,29 +161,36 @@ def reduce_losses(
 
     Args:
         losses: The loss of each example, `(...)`, or of each number of its label, `(..., units)`.
+            With branches, `(1 + branches, ...)`: first the losses of the prediction that mixes
+            them.
         labeled: The labeled examples.
         sample_weight: Weights of the examples, `(batch,)`, `(...)` or `(..., 1)`, NaN at most where
             a label is missing.
         reduction: The reduction.
         where: Text after the name in messages, such as " of 'click'".
+        has_branches: Whether the prediction mixes branches, which are trained with "label_root".
     """
     dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
-    are_of_numbers = len(losses.shape) > len(examples)
-    mask = labeled.numbers if are_of_numbers else labeled.examples
-    zero = ops.zeros((), dtype)
-    losses = losses if mask is None else ops.where(mask, losses, zero)
-    size = ops.cast(ops.size(losses), dtype)
-    count = weight = size if mask is None else ops.sum(ops.cast(mask, dtype))
-    total = value = ops.sum(losses)
+    axes = tuple(range(1, len(losses.shape))) if has_branches else None
+    are_of_numbers = len(losses.shape) - has_branches > len(examples)
+    missing = labeled.missing_numbers if are_of_numbers else labeled.missing
+    mixed = losses[0] if has_branches else losses
+    losses = losses if missing is None else fill(losses, missing, 0)
+    is_counted = ops.ones_like(mixed) if missing is None else ops.logical_not(missing)
+    count = weight = ops.sum(ops.cast(is_counted, dtype))
+    totals = sums = ops.sum(losses, axis=axes)
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, examples, where), dtype)
         weights = ops.expand_dims(weights, -1) if are_of_numbers else weights
-        weights = weights * ops.ones_like(losses)
-        weights = weights if mask is None else ops.where(mask, weights, zero)
-        value, weight = ops.sum(losses * weights), ops.sum(weights)
-    if reduction == LABEL_ROOT:
-        divisor = ops.sqrt(count * size)
-    else:
-        divisor = size if reduction == SUM_OVER_BATCH_SIZE else count
-    divisor = ops.maximum(divisor, 1.0)  # of an empty batch or sample space
-    return BatchLoss(value / divisor, weight, divisor, total, count, labeled)
+        weights = weights * ops.ones_like(mixed)
+        weights = weights if missing is None else fill(weights, missing, 0)
+        sums, weight = ops.sum(losses * weights, axis=axes), ops.sum(weights)
+    labeled_count = clip(count, low=1)  # of an empty batch or sample space
+    size = math.prod(ops.shape(mixed))  # a tensor on TensorFlow if it is unknown
+    size = clip(ops.cast(size, dtype), low=1) if ops.is_tensor(size) else max(size, 1)
+    root = ops.sqrt(labeled_count * size) if has_branches or reduction == LABEL_ROOT else None
+    divisor = {None: labeled_count, SUM_OVER_BATCH_SIZE: size, LABEL_ROOT: root}[reduction]
+    if not has_branches:
+        return BatchLoss(sums / divisor, weight, divisor, totals, count, labeled)
+    value, total = ops.stop_gradient(sums)[0] / divisor, totals[0]
+    return BatchLoss(value, weight, divisor, total, count, labeled, ops.sum(sums) / root)

@@ -115,21 +115,22 @@ def update_metric(
     Raises:
         ValueError: If the metric does not accept the labels and predictions.
     """
-    y_true, y_pred, mask = labeled.labels, labeled.predictions, labeled.examples
+    y_true, y_pred, missing = labeled.labels, labeled.predictions, labeled.missing
     shape = y_pred.shape[:-1]
     weights = None
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
     is_of_numbers = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_NUMBERS
-    if labeled.numbers is not None and is_of_numbers and not getattr(metric, "multi_label", False):
-        mask = ops.reshape(labeled.numbers, (-1,))
+    numbers = labeled.missing_numbers
+    if numbers is not None and is_of_numbers and not getattr(metric, "multi_label", False):
+        missing = ops.reshape(numbers, (-1,))
         if weights is not None:
             weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=metric.dtype)
             weights = ops.reshape(weights, (-1,))
         y_true, y_pred = ops.reshape(y_true, (-1, 1)), ops.reshape(y_pred, (-1, 1))
-    if mask is not None:
-        counted = ops.cast(mask, metric.dtype)
-        weights = counted if weights is None else ops.where(mask, weights, 0 * counted)
+    if missing is not None:
+        counted = ops.cast(ops.logical_not(missing), metric.dtype)
+        weights = counted if weights is None else ops.where(missing, 0 * counted, weights)
     call_metric(metric, y_true, y_pred, weights, where)
 
 

@@ -1,5 +1,6 @@
 """Metrics of the probability of a positive label, over batches."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.saving import register
+from ple_keras._keras.tensors import clip, fill, segment_sum
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.sample_space import align, align_weights
 from ple_keras.losses.example_losses import crossentropy
@@ -114,7 +116,7 @@ class Calibration(MetricOfSums):
 
     def result(self) -> Tensor:
         predicted, observed = self.totals()
-        return predicted / ops.where(observed == 0, float("nan"), observed)
+        return predicted / fill(observed, observed == 0, math.nan)
 
 
 @register
@@ -209,14 +211,14 @@ class LogitAUC(keras.Metric):
             given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             weights = weights * ops.expand_dims(given, -1)
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
-        y_pred = ops.clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
+        y_pred = clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
         tail, usual = BINS_PER_LOGIT * TAIL_SCALE, BINS_PER_LOGIT * (1 - TAIL_SCALE)
-        bins = logits * tail + ops.clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST
+        bins = logits * tail + clip(logits, *USUAL) * usual - BINS_PER_LOGIT * FIRST
         bins = ops.cast(ops.nan_to_num(bins), "int32")
         weights = weights + 0 * y_pred  # the area of a NaN is NaN
         counts = ops.concatenate([weights * y_true, weights * (1 - y_true)])
-        sums = ops.segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
+        sums = segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
         self._counts.assign_add(ops.reshape(sums, (2, NUM_BINS)))
 
     def result(self) -> Tensor:
@@ -224,4 +226,4 @@ class LogitAUC(keras.Metric):
         positives, negatives = ops.unstack(ops.convert_to_tensor(self._counts), 2)
         below = ops.cumsum(negatives) - negatives / 2
         pairs = ops.sum(positives) * ops.sum(negatives)
-        return ops.sum(positives * below) / ops.where(pairs == 0, float("nan"), pairs)
+        return ops.sum(positives * below) / fill(pairs, pairs == 0, math.nan)

@@ -12,7 +12,7 @@ from ple_keras._checks import short_repr, warn_user
 from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import to_numpy
+from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead
@@ -400,11 +400,11 @@ class TaskMeans(keras.Metric):
             [getattr(batch, name) for batch in losses] for name in ("value", "total", "count")
         )
         rows = ops.shape(losses[0].labeled.predictions)[0]
+        rows = ops.cast(rows, "float32") if ops.is_tensor(rows) else rows
         sums = ops.stack([ops.cast(x, "float32") for x in (*values, *totals, *counts)])
         sums = ops.reshape(ops.stop_gradient(sums), (3, -1))
-        scale = ops.cast(ops.stack([rows, 1, 1]), "float32")
-        self._sums.assign_add(sums * ops.expand_dims(scale, -1))
-        self._rows.assign_add(ops.cast(rows, "float32"))
+        self._sums.assign_add(ops.concatenate([sums[:1] * rows, sums[1:]]))
+        self._rows.assign(ops.convert_to_tensor(self._rows) + rows)
 
     def counts(self) -> Tensor:
         """Return the number of labeled examples of each task."""
@@ -412,9 +412,9 @@ class TaskMeans(keras.Metric):
 
     def result(self) -> dict[str, Tensor]:
         losses, totals, counts = ops.unstack(ops.convert_to_tensor(self._sums), 3)
-        rows = ops.maximum(self._rows, 1.0)
-        means = ops.stack([losses / rows, totals / ops.maximum(counts, 1.0)])
-        means = ops.unstack(ops.where(counts > 0, means, float("nan")), 2)
+        rows = clip(ops.convert_to_tensor(self._rows), low=1)
+        means = ops.stack([losses / rows, totals / clip(counts, low=1)])
+        means = ops.unstack(fill(means, counts == 0, float("nan")), 2)
         logs: dict[str | None, Any] = {}
         for keys, of_tasks in zip(self._keys, means):
             logs.update(zip(keys, ops.unstack(of_tasks, len(keys))))
@@ -477,8 +477,9 @@ class TaskMetrics:
         for task, metrics in enumerate(self._by_task.values()):
             for metric in metrics:
                 if metric.name in logs and not isinstance(metric, LogitAUC):  # which is NaN itself
-                    is_labeled = self._means.counts()[task] > 0
-                    marked[metric.name] = ops.where(is_labeled, logs[metric.name], float("nan"))
+                    is_unlabeled = self._means.counts()[task] == 0
+                    value = ops.convert_to_tensor(logs[metric.name])
+                    marked[metric.name] = fill(value, is_unlabeled, float("nan"))
         return marked
 
     def warn_of_nan(self) -> None:

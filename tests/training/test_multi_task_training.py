@@ -1,5 +1,6 @@
 """Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
 
+import functools
 import warnings
 
 import keras
@@ -77,6 +78,34 @@ def test_every_method_has_the_losses_of_numpy(settings):
     assert_losses(model.evaluate(X, Y, verbose=0, return_dict=True), expected)
     fit = model.fit(X, Y, epochs=2, verbose=0)
     assert_losses({key: values[-1] for key, values in fit.history.items()}, expected)
+
+
+BLOCKS = {"hedged": pk.HedgedBlock, "PLE": functools.partial(pk.PLEBlock, 1)}
+
+
+@once
+@pytest.mark.parametrize(("block", "weighting"), [("hedged", None), ("PLE", "uncertainty")])
+def test_a_loss_on_pytorch_creates_no_tensors_of_numbers_and_reads_none(block, weighting):
+    import torch
+
+    from examples.benchmarks.operations import Operations
+
+    options = {"extra_metrics": [pk.NormalizedEntropy(), pk.Calibration()]}
+    heads = [pk.BinaryHead("click", pos_weight=2.0, loss_weight=0.5, **options)]
+    heads += [pk.RegressionHead("time", standardize=True), pk.BinaryHead("seen")]
+    heads = pk.TaskHeads(heads, loss_weighting=weighting)
+    model = compiled(chain(BLOCKS[block](heads, [4]), heads))
+    y = {"click": Y["click"], "time": Y["time"], "seen": np.arange(ROWS, dtype="uint8") % 2}
+    heads.adapt(y)
+    model.train_on_batch(X, y)
+    x, y = keras.tree.map_structure(torch.from_numpy, (X, y))
+    with Operations() as operations:
+        predictions = model(x, training=True)
+        model.compute_loss(x, y, predictions).backward()
+        model.compute_metrics(x, y, predictions)
+    number, copies, waits = operations.counts()
+    assert number > 100
+    assert (copies, waits) == (0, 0), operations.names
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch has no such steps")
