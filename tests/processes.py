@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import runpy
-import signal
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,16 +16,26 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
-def run_example(script, *arguments, cwd=None, **environment):
-    """Run a script of the examples in the folder `cwd`. Return the completed process."""
+def run_group(*command, cwd=ROOT, timeout=480, **environment):
+    """Run a Python command. End it, and all processes that it starts, after `timeout` seconds.
+
+    They end then even if this process is killed. `timeout` first sends SIGTERM: torchrun ends its
+    processes, which are in sessions of their own. JAX ignores it. Returns the completed process.
+    """
+    limit = ["timeout", "--kill-after=10", str(timeout)] if shutil.which("timeout") else []
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
-        [sys.executable, EXAMPLES / script, *arguments],
+        [*limit, sys.executable, *command],
         capture_output=True,
         text=True,
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **environment},
     )
+
+
+def run_example(script, *arguments, cwd=None, **environment):
+    """Run a script of the examples in the folder `cwd`. Return the completed process."""
+    return run_group(EXAMPLES / script, *arguments, cwd=cwd, **environment)
 
 
 def run_example_here(script, *arguments, cwd):
@@ -37,29 +47,6 @@ def run_example_here(script, *arguments, cwd):
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.chdir(cwd), command:
         runpy.run_path(EXAMPLES / script, run_name="__main__")
     return out.getvalue()
-
-
-def run_group(*command, cwd=ROOT, timeout=600):
-    """Run a Python command that starts processes. Kill all of them after `timeout` seconds.
-
-    Returns the completed process.
-    """
-    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
-    group = subprocess.Popen(
-        [sys.executable, *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        start_new_session=True,
-    )
-    try:
-        out, error = group.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(group.pid, signal.SIGKILL)
-        out, error = group.communicate()
-    return subprocess.CompletedProcess(command, group.returncode, out, error)
 
 
 def fail_or_wait(is_first):

@@ -70,7 +70,12 @@ def make_data() -> StackDataset:
 
 def use_ddp(model: keras.Model) -> None:
     """Make `fit` train with DistributedDataParallel, as in torch_ddp.py."""
+    tables = pk.share_tables(model)  # SparseAdagrad averages their rows over the workers
+    for table in tables:
+        table.value.requires_grad_(False)
     parallel = DistributedDataParallel(model)
+    for table in tables:
+        table.value.requires_grad_(True)
 
     def train_step(data):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
@@ -89,13 +94,29 @@ def use_ddp(model: keras.Model) -> None:
 
 
 class MeanLogs(keras.callbacks.Callback):
-    """Callback that averages the logs over all workers. Must precede callbacks that use them."""
+    """Callback that computes the logs over the rows of all workers, as in one process.
+
+    It adds the states of the metrics, which are sums. It must precede callbacks that use the logs.
+    If a worker validates, all must.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.training = None
+
+    def on_test_begin(self, logs=None):
+        self.training = self.results()  # before `fit` resets the metrics
 
     def on_epoch_end(self, epoch, logs=None):
-        keys = sorted(logs)
-        means = keras.ops.convert_to_tensor([float(logs[key]) for key in keys])
-        distributed.all_reduce(means)
-        logs.update(zip(keys, (means / distributed.get_world_size()).tolist()))
+        results = self.results()
+        if self.training:
+            results = {f"val_{key}": value for key, value in results.items()} | self.training
+        logs.update(results)
+
+    def results(self):
+        for metric in self.model.metrics:
+            for variable in metric.variables:
+                distributed.all_reduce(variable.value)
+        return {key: float(value) for key, value in self.model.get_metrics_result().items()}
 
 
 class Report(keras.callbacks.Callback):

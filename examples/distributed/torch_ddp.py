@@ -22,8 +22,8 @@ several processes relate to one process as follows:
 - Loss weights are equal in all processes, if they are learned or every process has the callback.
 - GateWeightsLogger, if used in every process, logs the gates over all processes.
   `gate_statistics`, `gate_weights` and `gate_report` cover the examples of their own process.
-- All other values in `logs` are per process until MeanLogs averages them. The AUC is then a mean of
-  AUCs. All processes must stop early at the same time: otherwise, some wait forever.
+- All other values in `logs` are per process before MeanLogs, which adds the states of the metrics.
+  All processes must stop early at the same time: otherwise, some wait forever.
 - Batch normalization uses the examples of its own process, even for its moving statistics. The file
   contains the statistics of the process that saves.
 - Gate dropout, and dropout with a seed, draw equal values in all processes, from the seeds of the
@@ -106,13 +106,29 @@ def use_ddp(model: keras.Model) -> None:
 
 
 class MeanLogs(keras.callbacks.Callback):
-    """Callback that averages the logs over all processes. Must precede callbacks that use them."""
+    """Callback that computes the logs over the rows of all processes, as in one process.
+
+    It adds the states of the metrics, which are sums. It must precede callbacks that use the logs.
+    If a process validates, all must.
+    """
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.training = None
+
+    def on_test_begin(self, logs=None):
+        self.training = self.results()  # before `fit` resets the metrics
 
     def on_epoch_end(self, epoch, logs=None):
-        keys = sorted(logs)
-        means = keras.ops.convert_to_tensor([float(logs[key]) for key in keys])
-        distributed.all_reduce(means)
-        logs.update(zip(keys, (means / distributed.get_world_size()).tolist()))
+        results = self.results()
+        if self.training:
+            results = {f"val_{key}": value for key, value in results.items()} | self.training
+        logs.update(results)
+
+    def results(self):
+        for metric in self.model.metrics:
+            for variable in metric.variables:
+                distributed.all_reduce(variable.value)
+        return {key: float(value) for key, value in self.model.get_metrics_result().items()}
 
 
 def fit(model: keras.Model, rank: int, ranks: int, callbacks: list) -> dict[str, list[float]]:

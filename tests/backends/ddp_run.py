@@ -148,6 +148,13 @@ class ObserveGates(keras.callbacks.Callback):
         pk.task_report(self.model, *data())
 
 
+def validation_data(rows):
+    """Return rows of the data. Those of the second process have no label of time."""
+    x, y = part(data(), rows)
+    y["time"] = np.where(np.arange(ROWS)[rows, None] < VALIDATION_ROWS[0].stop, y["time"], np.nan)
+    return x, y
+
+
 def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
     """Return the logs by epoch, and the counts of this process's gate statistics after training."""
     rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
@@ -156,7 +163,7 @@ def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
         batch_size=BATCH // ranks,
         epochs=EPOCHS,
         shuffle=False,
-        validation_data=valid and part(data(), valid),
+        validation_data=valid and validation_data(valid),
         callbacks=[*callbacks, pk.GateWeightsLogger(), pk.LossWeightDecay({"click": 0.5})],
         verbose=0,
     ).history

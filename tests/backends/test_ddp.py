@@ -2,8 +2,6 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,7 +11,7 @@ import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.callbacks.branched_model import BranchedModel
 from tests.backends import ddp_run
-from tests.processes import EXAMPLES, ROOT
+from tests.processes import EXAMPLES, run_group
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -26,30 +24,16 @@ pytestmark = [
 
 
 def run_to_end(*command):
-    """Return the output of a command. Neither the command nor its processes can hang.
+    """Return the output of a command.
 
-    torchrun terminates its processes when it is terminated. The processes of `ddp_run` wait with a
-    timeout. On a busy machine, PyTorch sometimes aborts a finished process because of a gloo
-    thread, so the command runs again.
+    On a busy machine, PyTorch sometimes aborts a finished process because of a gloo thread, so the
+    command runs again.
     """
-    status, out, error = _run(*command)
-    if status and "terminate called without an active exception" in error:
-        status, out, error = _run(*command)
-    assert status == 0, error
-    return out
-
-
-def _run(*command):
-    paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **pipes) as one:
-        try:
-            out, error = one.communicate(timeout=240)
-        except subprocess.TimeoutExpired:
-            one.terminate()
-            out, error = one.communicate()
-    return one.returncode, out, error
+    result = run_group(*command, OMP_NUM_THREADS="1")
+    if result.returncode and "terminate called without an active exception" in result.stderr:
+        result = run_group(*command, OMP_NUM_THREADS="1")
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +123,18 @@ def test_the_gate_weights_logger_covers_all_processes(results, alone):
         assert [logs[key] for key in gates] == [
             results[2][0]["fit"]["history"][key] for key in gates
         ]
+
+
+def test_logs_of_the_example_are_those_of_one_process(results, alone):
+    """Holds even if one process has no label of a task. Losses of batches differ then."""
+    history = alone["history"]
+    losses = {f"val_{key}" for key in ("loss", "click_loss", "time_loss")}
+    assert {"click_auc", "val_click_auc", "val_time_rmse"} <= history.keys() - losses
+    for process in results[2]:
+        logs = process["fit"]["history"]
+        assert logs.keys() == history.keys()
+        for key in history.keys() - losses:
+            np.testing.assert_allclose(logs[key], history[key], rtol=1e-4, err_msg=key)
 
 
 def test_gate_statistics_cover_only_their_own_process(results):

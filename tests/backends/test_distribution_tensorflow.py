@@ -1,15 +1,13 @@
 """Training on several replicas with `tf.distribute`, compared with one device."""
 
 import json
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
-from tests.processes import ROOT, run_example
+from tests.processes import run_example, run_group
 from tests.recorded_outputs import check_form
 
 pytestmark = [
@@ -26,8 +24,8 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("one", "two"):
         (folder / name).mkdir()
-    command = [sys.executable, "-m", "tests.backends.distribution_run_tensorflow", folder]
-    subprocess.run(command, cwd=ROOT, check=True)
+    result = run_group("-m", "tests.backends.distribution_run_tensorflow", folder)
+    assert result.returncode == 0, result.stderr
     return folder, json.loads((folder / "figures.json").read_text())
 
 
