@@ -22,6 +22,7 @@ MAINTAINERS = ROOT / "docs" / "maintainers"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 COMMAND = re.compile(r'pip install -e "\.\[([\w,-]+)\]"')
 PACKAGES = {"prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}  # of modules
+PACKAGES["orbax"] = "orbax-checkpoint"
 PACKAGES |= {"scipy": "scikit-learn"} | dict.fromkeys(
     ("pydantic", "starlette", "typing_extensions"), "fastapi"
 )

@@ -14,6 +14,7 @@ from typing import Any
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state, stateless_scope
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Store, Tensor
@@ -175,6 +176,32 @@ def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
     """
     model._compile_metrics = metrics
     model._purge_model_variables = lambda **kwargs: None
+
+
+def check_batch_sizes(model: Any) -> None:
+    """Make `fit` and `evaluate` check the batches of arrays under a distribution.
+
+    On JAX, a batch must be divisible by the devices that share it. Keras fails only at the last
+    batch of an epoch. Other data do not tell its size. Keras 3.15.
+    """
+    build = type(model)._symbolic_build
+
+    def checked_build(iterator: Any = None, data_batch: Any = None) -> None:
+        distribution = keras.distribution.distribution()
+        data = getattr(iterator, "data_adapter", None)
+        if distribution is not None and isinstance(data, ArrayDataAdapter):
+            devices = max(1, distribution.num_model_replicas // distribution.num_processes)
+            full = data.batch_size if data.num_batches > 1 else 0
+            for size in (full, data.partial_batch_size or data.batch_size):
+                if size % devices:
+                    raise ValueError(
+                        f"Every batch, including the last, must be divisible by the {devices} "
+                        f"devices that share it. Leave out {size % devices} rows of a batch with "
+                        f"{size} rows. Received: batch_size={data.batch_size}"
+                    )
+        build(model, iterator, data_batch)
+
+    model._symbolic_build = checked_build
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:

@@ -9,7 +9,12 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
-from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, source_of_tensor
+from ple_keras._keras.internals import (
+    check_batch_sizes,
+    functional_outputs,
+    set_compiled_metrics,
+    source_of_tensor,
+)
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, to_numpy
@@ -93,6 +98,7 @@ class MultiTaskTraining:
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = Untracked(TaskMetrics(heads))
         set_compiled_metrics(self, self._task_metrics.value)
+        check_batch_sizes(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile the model as before it was saved or cloned.
@@ -120,7 +126,8 @@ class MultiTaskTraining:
 
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
-                NumPy arrays, if the model is built and `y` is a dict.
+                NumPy arrays, if the model is built and `y` is a dict. On JAX, if a batch of arrays
+                is not divisible by the number of devices that share it.
         """
         self._check_first_labels(y)
         return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]

@@ -1,11 +1,13 @@
 """Undocumented behavior of Keras that the package needs. A test fails if Keras changes it."""
 
 import ast
+import contextlib
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
-from tests.models import chain
+from tests.models import chain, compiled
 
 PACKAGE = Path(pk.__file__).parent
 IS_JAX = keras.backend.backend() == "jax"
@@ -231,6 +233,30 @@ def test_a_model_keeps_its_variables_until_a_compiled_step_frees_them():
     with pytest.raises(ValueError, match="shape"):
         model.evaluate(np.ones((2, 5)), np.ones((2, 1)), verbose=0)
     np.testing.assert_equal(model.get_weights(), weights)
+
+
+@once
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "message"),
+    [
+        (10, 4, r"4 devices .* 2 rows of a batch with 2 rows\. Received: batch_size=4$"),
+        (12, 6, r"2 rows of a batch with 6 rows\. Received: batch_size=6$"),
+        (5, 16, r"1 rows of a batch with 5 rows\. Received: batch_size=16$"),
+        (8, 6, r"2 rows of a batch with 6 rows"),
+        (4, 6, None),
+        (12, 8, None),
+    ],
+)
+def test_batches_of_arrays_are_known_before_the_first_step(rows, batch_size, message, monkeypatch):
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    model = compiled(chain(pk.PLEBlock(1, heads, [2]), heads))
+    devices = SimpleNamespace(num_model_replicas=8, num_processes=2)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: devices)
+    x, y = np.ones((rows, 3)), {"click": np.ones(rows)}
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            run(x, y, batch_size=batch_size, verbose=0)
+    assert (int(model.optimizer.iterations) > 0) == (message is None)
 
 
 def test_the_source_of_a_symbolic_tensor_is_its_layer():

@@ -4,9 +4,15 @@ Needs XLA_FLAGS=--xla_force_host_platform_device_count=4. Writes FOLDER/figures.
 of the distributed runs.
 """
 
+import re
 import sys
+from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import jax
+import keras
+import numpy as np
 from keras import distribution
 
 import ple_keras as pk
@@ -24,22 +30,27 @@ from tests.optimizers import tables
 DEVICES = distribution.list_devices()
 
 
-def expert_parallel(*shape):
-    """Return a ModelParallel of (replicas, shards), with the stacks split by expert."""
+STACKS = {r".*/experts/kernel_\d+": ("model", None, None), r".*/experts/bias_\d+": ("model", None)}
+TABLES = {".*embeddings.*": ("model", None)}  # and their sums of squares
+
+
+def model_parallel(*shape, axes):
+    """Return a ModelParallel of (replicas, shards), with the axes of the split variables."""
     count = shape[0] * shape[1]
     layouts = distribution.LayoutMap(
         distribution.DeviceMesh(shape, ("batch", "model"), DEVICES[:count])
     )
-    layouts[r".*/experts/kernel_\d+"] = ("model", None, None)
-    layouts[r".*/experts/bias_\d+"] = ("model", None)
+    layouts.update(axes)
     return distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
 
 
 DISTRIBUTIONS = {
     "one": None,
     "data_2": distribution.DataParallel(devices=DEVICES[:2]),
-    "experts_4": expert_parallel(2, 2),
+    "experts_4": model_parallel(2, 2, axes=STACKS),
 }
+SPLITS = {"1x4": model_parallel(1, 4, axes=TABLES), "2x2": model_parallel(2, 2, axes=TABLES)}
+SPLIT_MODELS = {"plain": ["1x4", "2x2"], "shared": ["2x2"], "hedged": ["1x4"]}
 
 
 def shards(variables):
@@ -79,11 +90,93 @@ def train_tables(chosen):
     return tables.fit_labeled(tables.build(pk.table_optimizer()))
 
 
+def split_model(kind):
+    """Return a model whose tables have 16 rows, which four devices can share."""
+    clipping = {"shared": {"clipnorm": 0.1}, "hedged": {"global_clipnorm": 0.1}}.get(kind, {})
+    optimizer = pk.table_optimizer("adam", pk.SparseAdagrad(**clipping))
+    make = partial(pk.SparseEmbedding, 16, 3)
+    return tables.build(optimizer, make, kind == "shared", kind == "hedged")
+
+
+def fit_split(model, rows=48, epochs=5):
+    """Train a model. Return its weights and the optimizer state."""
+    click = tables.labels(rows)["click"]
+    y = {"click": click, "buy": 1 - click}
+    model.fit(tables.ids(rows), y, batch_size=12, epochs=epochs, shuffle=False, verbose=0)
+    return tables.arrays(model)
+
+
+def difference(one, other):
+    return float(max(np.abs(a - b).max() for a, b in zip(one, other, strict=True)))
+
+
+def collectives(model):
+    """Return the arrays that devices exchange in a compiled training step, and their counts."""
+    from keras.src.backend.jax.trainer import _distribute_data
+
+    state = model._get_jax_state(*[True] * 4)
+    batch = _distribute_data((tables.ids(), tables.labels()))
+    step = jax.jit(model.train_step, out_shardings=(None, model._get_state_sharding_spec()))
+    found = Counter()
+    for line in step.lower(state, batch).compile().as_text().splitlines():
+        if exchange := re.search(r"= (.*) (all-\w+|reduce-scatter|collective-permute)\(", line):
+            found.update(
+                f"{exchange[2]} {shape}" for shape in re.findall(r"\w+\[[\d,]*\]", exchange[1])
+            )
+    return dict(found)
+
+
+def split_shards(model):
+    """Return the shapes of the shards of tables and of their sums of squares, by path."""
+    variables = [*model.trainable_variables, *model.optimizer.variables]
+    return shards(variable for variable in variables if "embeddings" in variable.path)
+
+
+def refused(function, *arguments):
+    try:
+        function(*arguments)
+    except ValueError as error:
+        return str(error)
+
+
+def split_tables(folder):
+    """Return figures of models whose tables are split by rows over four devices."""
+    figures, file = {}, folder / "tables.keras"
+    for kind, meshes in SPLIT_MODELS.items():
+        distribution.set_distribution(None)
+        model = split_model(kind)
+        alone = fit_split(model)
+        model.save(file)
+        continued = fit_split(model, epochs=1)
+        for name in meshes:
+            distribution.set_distribution(SPLITS[name])
+            loaded = keras.models.load_model(file)
+            of_file = split_shards(loaded)
+            model = split_model(kind)
+            found = {"steps": difference(alone, fit_split(model))}
+            found["loaded"] = difference(continued, fit_split(loaded, epochs=1))
+            found |= {"shards": split_shards(model), "of_file": of_file}
+            found["collectives"] = collectives(model)
+            model.save(folder / "split.keras")
+            distribution.set_distribution(None)
+            whole = keras.models.load_model(folder / "split.keras")
+            found["whole"] = difference(continued, fit_split(whole, epochs=1))
+            figures[f"{kind} {name}"] = found
+    distribution.set_distribution(SPLITS["1x4"])
+    figures["rows"] = refused(pk.SparseEmbedding(10, 3, name="table").build)
+    distribution.set_distribution(SPLITS["2x2"])
+    figures["batch"] = [refused(fit_split, model := split_model("plain"), rows) for rows in (45, 9)]
+    figures["steps"] = int(model.optimizer.iterations)
+    return figures
+
+
 def main(folder):
     figures = {"tables": [train_tables(DISTRIBUTIONS[name]) for name in ("one", "data_2")]}
+    figures["split"] = split_tables(Path(folder))
     for name, chosen in DISTRIBUTIONS.items():
         distribution.set_distribution(chosen)
         figures[name] = run(Path(folder) / name, observes=name != "data_2")
+    distribution.set_distribution(DISTRIBUTIONS["experts_4"])
     model = Subclassed()
     model(data()[0])
     figures["subclassed"] = shards(model.variables)

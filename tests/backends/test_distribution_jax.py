@@ -3,15 +3,13 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import keras
 import numpy as np
 import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
-from tests.processes import ROOT, run_example
+from tests.processes import run_example, run_group
 from tests.recorded_outputs import check_form
 
 DEVICES = "--xla_force_host_platform_device_count=4"
@@ -31,10 +29,10 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     for name in ("one", *DISTRIBUTIONS):
         (folder / name).mkdir()
-    command = [sys.executable, "-m", "tests.backends.distribution_run_jax", folder]
-    flags = f"{os.environ['XLA_FLAGS']} {DEVICES}"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", **THREADS}
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    environment = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {DEVICES}", "JAX_PLATFORMS": "cpu"}
+    command = ["-m", "tests.backends.distribution_run_jax", folder]
+    result = run_group(*command, **environment, **THREADS)
+    assert result.returncode == 0, result.stderr
     return folder, json.loads((folder / "figures.json").read_text())
 
 
@@ -82,6 +80,35 @@ def test_embedding_tables_equal_those_of_one_device(runs):
     alone, devices = runs[1]["tables"]
     for one, other in zip(alone, devices, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+KINDS = ["plain 1x4", "plain 2x2", "shared 2x2", "hedged 1x4"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_split_tables_equal_those_of_one_device(runs, name):
+    """Holds for 20 steps, several lookups of one table, clipping, branches, and for files."""
+    found = runs[1]["split"][name]
+    assert max(found[key] for key in ("steps", "loaded", "whole")) < 1e-6
+    count = 2 if "shared" in name else 4  # tables and accumulators
+    for held in (found["shards"], found["of_file"]):
+        assert [*held.values()] == [[16 // int(name[-1]), 3]] * count
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_step_exchanges_rows_of_the_batch_and_no_table(runs, name):
+    found = runs[1]["split"][name]["collectives"]
+    assert any(re.fullmatch(r"all-reduce f32\[(6|12|24),3\]", array) for array in found), found
+    assert not any(re.search(r"\[(16|8|4),3\]", array) for array in found), found
+
+
+def test_rows_and_batches_that_do_not_divide_by_the_devices_are_refused(runs):
+    figures = runs[1]["split"]
+    message = r"by the 4 devices .* 'table/embeddings'. The next size that fits is 12: .*=10$"
+    assert re.search(message, figures["rows"])
+    for message, rows in zip(figures["batch"], (9, 9)):
+        assert f"2 devices that share it. Leave out 1 rows of a batch with {rows} rows" in message
+    assert figures["steps"] == 0
 
 
 def test_gate_report_observes_every_example_once(runs):

@@ -135,6 +135,21 @@ def test_the_example_equals_one_process_and_saves(tmp_path):
     assert keras.models.load_model(file).get_layer("ple")
 
 
+def test_tables_across_processes_continue_after_a_kill_and_load_on_one_device(tmp_path):
+    pytest.importorskip("orbax.checkpoint")
+    script, file = EXAMPLES / "distributed" / "jax_tables.py", tmp_path / "model.keras"
+    result = run_group(script, tmp_path / "checkpoints", file)
+    assert result.returncode == 0, result.stderr
+    check_form("distributed/jax_tables.py", result.stdout)
+    assert "user_table/embeddings: 40000 rows, 10000 on a device" in result.stdout
+    begins = re.findall(r"2 processes begin with epoch (\d)", result.stdout)
+    assert begins == ["1", "3"]
+    differences = re.findall(r"^  (.+?) +(\d\S+)$", result.stdout, flags=re.M)
+    assert len(differences) == 3
+    assert max(float(value) for _, value in differences) < 1e-6
+    assert keras.models.load_model(file).get_layer("user_table")
+
+
 def fail_in_second_process(file, address, processes, process):
     fail_or_wait(process == 0)
 

@@ -11,6 +11,7 @@ from tests.optimizers.tables import (
     IS_JAX,
     ROWS,
     build,
+    embedding,
     ids,
     labels,
     record_rows,
@@ -18,6 +19,7 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
+from tests.refusals import check_refused
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
@@ -131,6 +133,21 @@ def test_check_inputs_refuses_ids_that_an_int32_input_wraps():
     assert np.isfinite(model.predict(x, verbose=0)["click"]).all()  # row 5
     with pytest.raises(ValueError, match=r"values of int32, .*Received: x\['user'\].*=4294967301$"):
         pk.check_inputs(model, x)
+
+
+@once
+def test_rows_that_do_not_divide_by_the_devices_are_refused():
+    from keras.distribution import DeviceMesh, LayoutMap, ModelParallel
+
+    devices = [f"cpu:{number}" for number in range(8)]
+    layouts = LayoutMap(DeviceMesh((2, 4), ("batch", "rows"), devices))
+    layouts["table/embeddings"] = ("rows", None)
+    message = (
+        r"the 4 devices .* 'table/embeddings'\. The next size that fits is 12: .* input_dim=9$"
+    )
+    with ModelParallel(layout_map=layouts).scope():
+        check_refused(lambda: embedding(name="table").build(), ValueError, message)
+        embedding(name="other").build()
 
 
 def test_models_use_xla_only_on_jax():

@@ -54,14 +54,15 @@ def train_small(model, steps=3):
         model.train_on_batch(x, rng.normal(size=(COUNT, 1)))
 
 
-def build(optimizer, make=embedding, shared=False, **kwargs):
-    """Return a compiled PLE on two columns, with a table for each or for both."""
+def build(optimizer, make=embedding, shared=False, hedged=False, **kwargs):
+    """Return a compiled PLE or HedgedBlock on two columns, with a table for each or for both."""
     keras.utils.set_random_seed(0)
     inputs = {c: keras.Input((), dtype="int32", name=c) for c in ids()}
     table = make(name="both")
     rows = [(table if shared else make(name=f"of-{c}"))(x) for c, x in inputs.items()]
     heads = pk.TaskHeads([pk.BinaryHead("click", metrics=[]), pk.BinaryHead("buy", metrics=[])])
-    features = pk.PLEBlock(1, heads, [3], name="ple")(keras.layers.Concatenate()(rows))
+    block = pk.HedgedBlock(heads, [3]) if hedged else pk.PLEBlock(1, heads, [3], name="ple")
+    features = block(keras.layers.Concatenate()(rows))
     return compiled(pk.MultiTaskModel(inputs, heads(features)), optimizer, **{**QUICK, **kwargs})
 
 

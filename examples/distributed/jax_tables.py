@@ -1,0 +1,262 @@
+"""Train a PLE whose embedding tables are split by rows over processes and devices, with JAX.
+
+    pip install -e ".[jax,orbax]"
+    python examples/distributed/jax_tables.py
+    python examples/distributed/jax_tables.py --times    # of steps on one, two and four devices
+
+Takes three minutes on two cores. Two processes with two devices each stand for the machines of a
+cluster. Each device holds a quarter of the rows of each table, and of the optimizer's sums. After
+each epoch, all processes save their parts with Keras's OrbaxCheckpoint. In the third epoch, a
+process is killed. The script ends the other one, starts both again, and they continue from the last
+checkpoint. Then one process alone loads it, saves a file for one device, trains a second model
+without interruption, and prints the largest differences.
+
+On a cluster, start the script on each machine, with the variables of jax_processes.py in its
+environment and a folder that all machines reach. If a machine fails, end the others, and start all
+again.
+
+To reuse: `split_tables`, `print_split`, `continue_or_begin`, and `load_on_one_device`. Five rules
+apply:
+
+- The rows of a table must be divisible by the number of devices. The error names the next size.
+- Use another axis than the batch: otherwise, every step gathers the whole table.
+- A pattern that matches no path splits nothing, without an error: read the output of `print_split`.
+- All processes pass the same batches. With a mesh of (machines, devices per machine) each machine
+  passes its own rows, and the devices of each machine share the tables.
+- `save` and `predict` fail under the distribution, since no process holds all rows.
+"""
+
+import argparse
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import time
+from multiprocessing import connection
+from pathlib import Path
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+# Virtual CPU devices wait in threads. With one thread per core, they can deadlock.
+os.environ.setdefault("PJRT_NPROC", "32")
+
+try:
+    import jax
+    import keras
+    import numpy as np
+    import orbax.checkpoint  # noqa: F401
+    from keras.distribution import DataParallel, DeviceMesh, LayoutMap, ModelParallel
+
+    import ple_keras as pk
+except ModuleNotFoundError as error:
+    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[jax,orbax]"')
+
+PROCESSES, DEVICES = 2, 2  # devices of each process
+USERS, ITEMS, ROWS, BATCH, EPOCHS = 40_000, 8_000, 1920, 240, 4
+
+
+def split_tables(devices=None):
+    """Return a distribution that splits tables by rows over devices, by default all of them.
+
+    The pattern must match the whole path of a variable. It also matches SparseAdagrad's sums.
+    """
+    devices = devices or keras.distribution.list_devices()
+    layouts = LayoutMap(DeviceMesh((1, len(devices)), ("batch", "rows"), devices))
+    layouts[r".*embeddings.*"] = ("rows", None)
+    return ModelParallel(layout_map=layouts, batch_dim_name="batch", auto_shard_dataset=False)
+
+
+def print_split(model):
+    """Print the number of rows of each table, and the rows on a device of this process."""
+    for variable in (*model.trainable_variables, *model.optimizer.variables):
+        if "embeddings" in variable.path:
+            part = variable.value.addressable_shards[0].data
+            print(f"{variable.path}: {variable.shape[0]} rows, {part.shape[0]} on a device")
+
+
+def make_data(users=USERS, items=ITEMS):
+    """Return random ids of users and items, and labels of two tasks. Some labels are missing."""
+    rng = np.random.default_rng(0)
+    x = {
+        "user": rng.integers(0, users, ROWS).astype("int32"),
+        "item": rng.integers(0, items, ROWS).astype("int32"),
+    }
+    click = (x["item"] % 3 == 0).astype("float32")
+    return x, {"click": click, "buy": np.where(click == 1, x["user"] % 2, np.nan)}
+
+
+def make_model(users=USERS, items=ITEMS):
+    """Return a compiled model. It needs no changes for split tables."""
+    keras.utils.set_random_seed(0)
+    inputs = {name: keras.Input((), dtype="int32", name=name) for name in ("user", "item")}
+    rows = [
+        pk.SparseEmbedding(count, 8, name=f"{name}_table")(inputs[name])
+        for name, count in (("user", users), ("item", items))
+    ]
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.BinaryHead("buy")])
+    ple = pk.PLEBlock(2, heads, [16])
+    model = pk.MultiTaskModel(inputs, heads(ple(keras.layers.Concatenate()(rows))))
+    model.compile(pk.table_optimizer("adam"))
+    model.optimizer.build(model.trainable_variables)
+    return model
+
+
+def continue_or_begin(folder):
+    """Return the model of the last complete checkpoint and the next epoch, or a new model and 0."""
+    epochs = [int(path.name) for path in Path(folder).glob("*") if path.name.isdigit()]
+    if not epochs:
+        return make_model(), 0
+    return keras.models.load_model(folder), max(epochs) + 1
+
+
+class Kill(keras.callbacks.Callback):
+    """Callback that kills its process in the middle of the third epoch."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        if int(self.model.optimizer.iterations) == ROWS // BATCH * 5 // 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit(model, first_epoch, callbacks=()):
+    """Train on all rows. Print the loss of each epoch."""
+    show = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: print(f"epoch {epoch + 1}: {logs['loss']:.6f}", flush=True)
+    )
+    model.fit(
+        *make_data(),
+        batch_size=BATCH,
+        initial_epoch=first_epoch,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, *([show] if jax.process_index() == 0 else [])],
+    )
+
+
+def run(folder, kill, address=None, processes=None, process=None):
+    """Train in this process. Without an address, JAX reads the environment."""
+    keras.distribution.initialize(address, processes, process)
+    keras.distribution.set_distribution(split_tables())
+    model, epoch = continue_or_begin(folder)
+    if jax.process_index() == 0:
+        print(f"{jax.process_count()} processes begin with epoch {epoch + 1}:", flush=True)
+        print_split(model)
+    save = keras.callbacks.OrbaxCheckpoint(folder, save_on_background=False)
+    fit(model, epoch, [save, *([Kill()] if kill and jax.process_index() else [])])
+
+
+def load_on_one_device(folder):
+    """Return the model of the last checkpoint in one process."""
+    devices = keras.distribution.list_devices()[:1]
+    keras.distribution.set_distribution(DataParallel(devices=devices))
+    model = keras.models.load_model(folder)
+    keras.distribution.set_distribution(None)
+    return model
+
+
+def compare_with_one_device(folder, file):
+    """Save the model of the last checkpoint in a file, and compare it with one device."""
+    load_on_one_device(folder).save(file)
+    model = keras.models.load_model(file)
+    print("One device, without interruption:")
+    alone = make_model()
+    fit(alone, 0)
+    x, _ = make_data()
+    groups = {
+        "weights": [each.get_weights() for each in (model, alone)],
+        "optimizer state": [
+            [keras.ops.convert_to_numpy(variable) for variable in each.optimizer.variables]
+            for each in (model, alone)
+        ],
+        "predictions": [
+            [*map(each.predict(x, verbose=0).get, ("click", "buy"))] for each in (model, alone)
+        ],
+    }
+    print("largest differences:")
+    for name, pair in groups.items():
+        difference = max(np.abs(one - other).max() for one, other in zip(*pair, strict=True))
+        print(f"  {name:16} {difference:.1e}")
+
+
+def print_times():
+    """Print the time of a step, and the memory of two tables and their sums on a device."""
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
+    print(f"{'rows':>10}{'devices':>9}{'step, ms':>10}{'MB':>7}")
+    for rows in (10_000, 1_000_000, 5_000_000):
+        data = make_data(rows, rows)
+        for count in (1, 2, 4):
+            devices = keras.distribution.list_devices()[:count]
+            keras.distribution.set_distribution(split_tables(devices))
+            model = make_model(rows, rows)
+            variables = (*model.trainable_variables, *model.optimizer.variables)
+            tables = [variable for variable in variables if "embeddings" in variable.path]
+            size = sum(table.value.addressable_shards[0].data.nbytes for table in tables)
+            for epochs in (2, 25):  # the first fit compiles
+                begin = time.perf_counter()
+                model.fit(*data, batch_size=BATCH, epochs=epochs, verbose=0)
+            step = (time.perf_counter() - begin) / (epochs * ROWS / BATCH)
+            print(f"{rows:10,}{count:9}{1000 * step:10.1f}{size / 1e6:7.0f}", flush=True)
+
+
+def start(folder, kill):
+    """Start processes on this machine's CPU. If one of them fails, end the others.
+
+    Returns whether all ended without an error.
+    """
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    spawn = multiprocessing.get_context("spawn")
+    children = [
+        spawn.Process(target=run, args=(folder, kill, address, PROCESSES, process), daemon=True)
+        for process in range(PROCESSES)
+    ]
+    for child in children:
+        child.start()
+    try:
+        running = {child.sentinel: child for child in children}
+        while running and not any(child.exitcode for child in children):
+            for sentinel in connection.wait(running):
+                running.pop(sentinel).join()
+        return not any(child.exitcode for child in children)
+    finally:
+        for child in children:
+            child.kill()  # JAX ignores SIGTERM
+            child.join()
+
+
+def main():
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", default="jax_tables", help="the checkpoints")
+    parser.add_argument("file", nargs="?", default="jax_tables.keras", help="for one device")
+    parser.add_argument("--times", action="store_true", help="print times of steps instead")
+    args = parser.parse_args()
+    folder = os.path.abspath(args.folder)
+    if keras.backend.backend() != "jax":
+        sys.exit("keras.distribution needs JAX. Set KERAS_BACKEND=jax.")
+    if args.times:
+        print_times()
+        return
+    if "KERAS_DISTRIBUTION_PROCESS_ID" in os.environ:  # on a cluster
+        run(folder, kill=False)
+        return
+    begin = time.perf_counter()
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    Path(folder).mkdir(exist_ok=True)
+    if any(Path(folder).iterdir()):
+        sys.exit(f"The folder of the checkpoints must be empty. Received: {folder}")
+    if start(folder, kill=True):
+        sys.exit("No process was killed.")
+    print("A process was killed, so both were ended.", flush=True)
+    if not start(folder, kill=False):
+        sys.exit("A process failed, so all were ended.")
+    compare_with_one_device(folder, args.file)
+    print(f"Saved {args.file} for one device.")
+    print(f"Took {time.perf_counter() - begin:.0f} s.")
+
+
+if __name__ == "__main__":
+    main()
