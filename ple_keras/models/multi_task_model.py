@@ -64,6 +64,8 @@ class MultiTaskTraining:
     losses: list[Tensor]
     trainable_variables: list[keras.Variable]
     train_function: Any
+    run_eagerly: bool
+    jit_compile: bool
     _task_metrics: "Untracked[TaskMetrics] | None" = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -262,9 +264,22 @@ class MultiTaskTraining:
         Raises:
             ValueError: If the mean of the labels of a standardized regression is unknown.
         """
-        if self.train_function is None or force:
+        is_new = self.train_function is None or force
+        if is_new:
             check_adapted(self)
-        return super().make_train_function(force)  # type: ignore[misc]
+        super().make_train_function(force)  # type: ignore[misc]
+        if keras.backend.backend() == "torch" and not (self.run_eagerly or self.jit_compile):
+            from ple_keras.models.traced_step import TracedStep
+
+            if is_new:
+                methods = ("compute_metrics", "get_metrics_result")
+                are_ours = all(
+                    getattr(type(self), m) is vars(MultiTaskTraining)[m] for m in methods
+                )
+                self.train_function = TracedStep(self, self.train_function, are_ours)
+            if isinstance(self.train_function, TracedStep):
+                self.train_function.begin()
+        return self.train_function
 
 
 @register

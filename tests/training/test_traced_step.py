@@ -1,0 +1,427 @@
+"""Traced steps of PyTorch are equal to eager ones, to the bit."""
+
+import random
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import ple_keras as pk
+from ple_keras._keras.layers import Untracked, find_layers
+from tests.helpers import once
+from tests.models import chain, heads_of
+
+pytestmark = once
+NIGHTLY = pytest.mark.nightly
+ROWS, BATCH = 19, 8
+OPTIMIZERS = [
+    "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "Ftrl", "Lamb", "Lion", "Muon",
+    "RMSprop", "SGD", "ScheduleFreeAdamW",
+]  # fmt: skip
+
+
+def data(rows=ROWS):
+    """Return columns of codes and numbers, and labels, whose dicts are not in order."""
+    rng = np.random.default_rng(0)
+    x = {
+        "numbers": rng.normal(size=(rows, 3)).astype("float32"),
+        "list": rng.integers(0, 9, (rows, 4)).astype("int32"),
+        "id": rng.integers(0, 9, rows).astype("int32"),
+    }
+    y = {
+        "kind": rng.integers(0, 3, rows),
+        "click": (rng.random(rows) < 0.5).astype("float32"),
+        "buy": (rng.random(rows) < 0.5).astype("float32"),
+        "both": (rng.random(rows) < 0.5).astype("float32"),
+        "stars": rng.normal(size=rows),
+    }
+    y["click"][::3] = np.nan
+    return x, y
+
+
+def numbers_and_labels():
+    x, y = data()
+    return x["numbers"], {task: y[task] for task in ("click", "stars")}
+
+
+def heads_of_two(**options):
+    return pk.TaskHeads(
+        [pk.BinaryHead("click", tower=[2]), pk.RegressionHead("stars", loss_weight=0.5)], **options
+    )
+
+
+def dense(block=None, heads=None, before=(), optimizer=None, **compile_kwargs):
+    """Return a model of the numbers alone, which returns the traced step after `fit`."""
+    heads = heads or heads_of_two()
+    block = block or pk.SharedBottomBlock(heads, [4])
+    model = chain(*before, block, heads)
+    model.compile(optimizer or keras.optimizers.Adam(0.05), **compile_kwargs)
+    return model
+
+
+def with_tables(optimizer=None):
+    """Return a model that reads one table twice, and another one once."""
+    inputs = {
+        "list": keras.Input((4,), dtype="int32", name="list"),
+        "id": keras.Input((), dtype="int32", name="id"),
+    }
+    table = pk.SparseEmbedding(9, 4)
+    rows = [
+        layers.GlobalAveragePooling1D()(table(inputs["list"])),
+        table(inputs["id"]),
+        pk.SparseEmbedding(9, 4)(inputs["id"]),
+    ]
+    heads = heads_of_two()
+    block = pk.PLEBlock(1, heads, [4])
+    model = pk.MultiTaskModel(inputs, heads(block(layers.Concatenate()(rows))))
+    model.compile(optimizer or pk.table_optimizer("adam"))
+    return model
+
+
+def train(make, is_eager, callbacks=(), epochs=2, **fit_kwargs):
+    """Return a trained model, with all its variables, those of its optimizer, and the logs."""
+    keras.utils.set_random_seed(1)
+    model = make()
+    model.run_eagerly = is_eager
+    x, y = data()
+    x = {tensor.name: x[tensor.name] for tensor in model.inputs if tensor.name in x}
+    y = {task: y[task] for task in y if task in heads_of(model).trained_tasks}
+    history = model.fit(
+        x or data()[0]["numbers"],
+        y,
+        batch_size=BATCH,
+        epochs=epochs,
+        shuffle=False,
+        verbose=0,
+        callbacks=[make_callback() for make_callback in callbacks],
+        **fit_kwargs,
+    ).history
+    variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+    values = [variable.value.detach().double().numpy() for variable in variables]
+    return model, values, history
+
+
+def graphs(model):
+    """Return the number of graphs of a model."""
+    return sum(graph is not None for graph in model.train_function._graphs.values())
+
+
+def assert_equal_steps(make, traced=2, **fit_kwargs):
+    """Assert that traced and eager steps differ by 0.0, and that so many shapes are traced."""
+    model, values, logs = train(make, is_eager=False, **fit_kwargs)
+    _, expected, expected_logs = train(make, is_eager=True, **fit_kwargs)
+    assert graphs(model) == traced
+    assert len(values) == len(expected)
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, other)
+    assert list(logs) == list(expected_logs)
+    np.testing.assert_array_equal(list(logs.values()), list(expected_logs.values()))
+    return model
+
+
+def ple_with_all_parts():
+    heads = heads_of_two(loss_weighting="uncertainty")
+    expert = pk.ExpertBlock([4], dropout=0.2, normalization="batch", kernel_regularizer="l2")
+    gates = {"balance_regularizer": 0.1}
+    block = pk.PLEBlock(2, heads, expert, enable_gate_weights_metrics=True, gate_kwargs=gates)
+    before = [layers.Normalization(), layers.Dense(3, activity_regularizer="l2")]
+    before[0].adapt(data()[0]["numbers"])
+    optimizer = keras.optimizers.AdamW(
+        keras.optimizers.schedules.ExponentialDecay(0.05, 2, 0.5), global_clipnorm=0.1, use_ema=True
+    )
+    return dense(block, heads, before, optimizer)
+
+
+def many_heads():
+    heads = pk.TaskHeads(
+        [
+            pk.MulticlassHead("kind", num_classes=3, class_weights=[1.0, 2.0, 3.0]),
+            pk.BinaryHead("click", missing_label=-1.0),
+            pk.BinaryHead("buy"),
+            pk.ProductHead("both", of=["click", "buy"]),
+            pk.RegressionHead("stars", standardize=True, mean=1.0, deviation=2.0),
+        ]
+    )
+    expert = layers.Dense(4)
+    return dense(pk.PLEBlock(2, heads, expert, isolate_task_experts=True), heads)
+
+
+def hedged():
+    heads = heads_of_two()
+    return dense(pk.HedgedBlock(heads, pk.ExpertBlock([4], dropout=0.2)), heads)
+
+
+class At(keras.callbacks.Callback):
+    """Calls a function of the model before a step."""
+
+    def __init__(self, step, function):
+        super().__init__()
+        self.step, self.function, self.steps = step, function, 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps += 1
+        if self.steps == self.step:
+            self.function(self.model)
+
+
+def set_rate(model):
+    model.optimizer.learning_rate = 0.5
+
+
+def freeze(model):
+    model.layers[1].trainable = False
+
+
+def halve(model):
+    model.set_weights([weight / 2 for weight in model.get_weights()])
+
+
+WEIGHTS = {"click": np.arange(ROWS) / 10, "stars": np.ones(ROWS, "float32")}
+EQUAL = {
+    "PLE with all parts": (ple_with_all_parts, {"sample_weight": WEIGHTS}),
+    "heads": (many_heads, {}),
+    "hedged branches": (hedged, {"callbacks": [lambda: pk.LossWeightDecay(0.9)]}),
+    "tables": (with_tables, {}),
+    "a table optimizer alone": (lambda: with_tables(pk.SparseAdagrad(global_clipnorm=0.1)), {}),
+    "a changed rate": (dense, {"callbacks": [lambda: At(4, set_rate)]}),
+    "changed weights": (dense, {"callbacks": [lambda: At(4, halve)]}),
+    # It reads an old value after it has assigned a new one.
+    "aliases": (lambda: dense(optimizer=keras.optimizers.ScheduleFreeAdamW(0.05)), {}),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_traced_steps_are_equal_to_eager_ones(name):
+    make, fit_kwargs = EQUAL[name]
+    assert_equal_steps(make, **fit_kwargs)
+
+
+def test_a_layer_that_is_frozen_during_fit_has_its_own_graph():
+    assert_equal_steps(dense, traced=3, callbacks=[lambda: At(3, freeze)], epochs=3)
+
+
+@pytest.mark.parametrize("policy", ["mixed_bfloat16", pytest.param("float64", marks=NIGHTLY)])
+def test_traced_steps_of_other_dtypes_are_equal(policy):
+    keras.config.set_dtype_policy(policy)
+    assert_equal_steps(with_tables)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_traced_steps_of_each_optimizer_are_equal(name):
+    optimizer = getattr(keras.optimizers, name)
+    assert_equal_steps(lambda: dense(optimizer=optimizer(0.05, clipnorm=0.1, weight_decay=0.1)))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Custom(layers.Layer):
+    """A layer with a function, and an attribute that the function can change."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function, self.count = function, 0
+
+    def call(self, inputs):
+        return self.function(self, inputs)
+
+
+HIDDEN = Untracked(None)
+
+
+def branch_on_data(layer, x):
+    return x if ops.sum(x) > 0 else -x
+
+
+def count_calls(layer, x):
+    layer.count += 1
+    if layer.count > 2:
+        layer.add_loss(ops.sum(x))
+    return x
+
+
+def draw_with_numpy(layer, x):
+    return x + np.random.normal()
+
+
+def draw_with_python(layer, x):
+    return x + random.random()
+
+
+def update_hidden_variable(layer, x):
+    HIDDEN.value.assign_add([0.1])
+    return x * HIDDEN.value
+
+
+CAUSES = {
+    branch_on_data: "Received: .*test_traced_step.py",
+    count_calls: "Received: .* a step changes count of <Custom",
+    draw_with_numpy: "draws random numbers",
+    draw_with_python: "draws random numbers",
+    update_hidden_variable: "no layer or metric tracks the variable 'hidden'",
+}
+
+
+@pytest.mark.parametrize("function", CAUSES)
+def test_a_layer_that_cannot_be_traced_is_named_and_trains_eagerly(function):
+    def make():
+        np.random.seed(0)
+        HIDDEN.value = keras.Variable([1.0], name="hidden")
+        return dense(before=[Custom(function)])
+
+    with pytest.warns(UserWarning, match=f"can't be traced.*{CAUSES[function]}") as caught:
+        model = assert_equal_steps(make, traced=0)
+    assert len([w for w in caught if "traced" in str(w.message)]) == 1
+    assert model.train_function._is_traceable is False
+
+
+@keras.saving.register_keras_serializable("tests")
+class OwnStep(pk.MultiTaskModel):
+    def train_step(self, data):
+        return super().train_step(data)
+
+
+def gate_dropout():
+    heads = heads_of_two()
+    return dense(pk.MMoEBlock(heads, [4], num_experts=2, gate_kwargs={"dropout": 0.2}), heads)
+
+
+def with_optimizer(name, *arguments, **options):
+    return lambda: dense(optimizer=getattr(keras.optimizers, name)(*arguments, **options))
+
+
+def own_step():
+    model = dense()
+    own = OwnStep(model.input, model.output)
+    own.compile("sgd")
+    return own
+
+
+SILENT = {
+    "a seed": lambda: dense(before=[layers.Dropout(0.2, seed=1)]),
+    "gate dropout": gate_dropout,
+    "Nadam": with_optimizer("Nadam", 0.05),
+    "accumulated gradients": with_optimizer("Adam", 0.05, gradient_accumulation_steps=2),
+    "copies of the average": with_optimizer("Adam", use_ema=True, ema_overwrite_frequency=2),
+    "a function of the rate": with_optimizer("Adam", lambda: 0.05),
+    "train_step": own_step,
+}
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_steps_that_users_cannot_change_train_eagerly_without_a_warning(name):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(?s).*can't be traced")
+        assert_equal_steps(SILENT[name], traced=0, epochs=1)
+
+
+def test_float16_scales_the_loss_and_trains_eagerly():
+    keras.config.set_dtype_policy("mixed_float16")
+    assert_equal_steps(dense, traced=0)
+
+
+def test_hooks_run_in_eager_steps():
+    calls = []
+
+    def add_hook(model):
+        model.layers[1].register_forward_hook(lambda *_: calls.append(1))
+
+    train(dense, False, callbacks=[lambda: At(4, add_hook)])
+    assert len(calls) == 3
+
+    def double(model):
+        model.trainable_variables[0].value.register_hook(lambda gradient: gradient * 2)
+
+    model = assert_equal_steps(dense, traced=1, callbacks=[lambda: At(4, double)])
+    assert model.train_function._is_traceable
+
+
+def test_a_step_under_autocast_or_with_tensors_with_gradients_is_eager():
+    import torch
+
+    model, (x, y) = dense(), numbers_and_labels()
+    x = torch.from_numpy(x)
+    for _ in range(2):
+        model.train_on_batch(x, y)
+    assert graphs(model) == 1
+    eager = model.train_function._eager_step
+    calls = []
+    model.train_function._eager_step = lambda batch: calls.append(1) or eager(batch)
+    model.train_on_batch(x, y)
+    assert calls == []
+    with torch.autocast("cpu"):
+        model.train_on_batch(x, y)
+    model.train_on_batch(x.clone().requires_grad_(), y)
+    assert len(calls) == 2
+
+
+def test_attributes_are_constants_until_the_next_fit():
+    x, y = numbers_and_labels()
+    heads, scale = heads_of_two(), Custom(lambda layer, x: x * (1 + layer.count))
+    block = pk.CGCBlock(heads, [4], add_shared_gate=False)
+    model = dense(block, heads, [scale], keras.optimizers.SGD(0.0))
+    gate = find_layers(model, pk.Gate)[0]
+    attributes = [(scale, "count"), (heads["click"], "loss_weight"), (gate, "softmax_temperature")]
+
+    def losses(*callbacks):
+        fit_kwargs = {"batch_size": ROWS, "epochs": 3, "shuffle": False, "verbose": 0}
+        return {*model.fit(x, y, callbacks=callbacks, **fit_kwargs).history["loss"]}
+
+    for thing, name in attributes:
+        before = losses()
+        assert losses(At(2, lambda _: setattr(thing, name, 3))) == before  # noqa: B023
+        assert losses() != before
+
+
+def test_an_aborted_trace_holds_no_branches():
+    heads = heads_of_two()
+    model = dense(pk.HedgedBlock(heads, [4]), heads)
+    x, y = numbers_and_labels()
+    model.train_on_batch(x, y)
+    model.train_function._eager_step = lambda _: {}
+    model.compute_loss = lambda x, y, y_pred, *_, **__: float(ops.sum(y_pred["click"]))
+    with pytest.warns(UserWarning, match="can't be traced"):
+        model.train_on_batch(x, y)
+    assert heads._take_branches() == {}
+
+
+def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
+    import torch
+
+    reads = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: reads.append(1) or tolist(tensor))
+    seen = []
+
+    def see(batch, logs):
+        seen.append(logs["loss"])
+
+    train(dense, False)
+    assert reads == []
+    see_batches = keras.callbacks.LambdaCallback(on_train_batch_end=see)
+    model, _, _ = train(dense, False, callbacks=[lambda: see_batches])
+    assert len(reads) == 4  # of six steps, the first of each shape is eager
+    assert all(type(loss) is float for loss in seen)
+    train(dense, True, callbacks=[lambda: see_batches])
+    assert seen[:6] == seen[6:]
+    numbers, y = numbers_and_labels()
+    model.train_on_batch(numbers, y)
+    assert {*map(type, model.train_on_batch(numbers, y))} == {float}
+
+
+def test_changing_batches_keep_few_graphs():
+    model, (x, y) = dense(optimizer="sgd"), numbers_and_labels()
+    for rows in [*range(1, 19), 1]:
+        model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
+    assert (len(model.train_function._graphs), graphs(model)) == (16, 1)
+
+
+def test_a_bad_id_has_the_error_of_the_layer():
+    model, (x, y) = with_tables(), data()
+    y = {task: y[task] for task in ("click", "stars")}
+    x = {name: x[name] for name in ("list", "id")}
+    for _ in range(3):
+        model.train_on_batch(x, y)
+    with pytest.raises(IndexError, match="inputs must be ids from 0 to 8"):
+        model.train_on_batch({**x, "id": x["id"] + 1}, y)
