@@ -111,7 +111,7 @@ class TracedStep:
                 or any(map(has_rate_function, self._optimizers))
             )
 
-    def __call__(self, data: Sequence[Any]) -> dict[str, Any]:
+    def __call__(self, data: Sequence[Any]) -> Any:
         """Train on a batch, and return the logs."""
         batch, parameters = data[0], torch_parameters(self._variables)
         leaves: list[Tensor] = []
@@ -211,13 +211,13 @@ class TracedStep:
             read = [value.reshape(1) for value in logs.values()] if self._reads_logs else []
             return torch.cat(read) if read else None, recorder.gradients
 
-        before = [dict(vars(thing)) for thing in self._objects]
-        python, numpy = random.getstate(), np.random.get_state()
+        before: list[Any] = [dict(vars(thing)) for thing in self._objects]
+        python, numpy = _random_states()
         try:
             # Tensors other than variables are constants by reference.
             trace = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)
             module = trace(*map(_alone, inputs))
-            changed = [
+            changed: list[tuple[Any, str]] = [
                 (thing, name)
                 for thing, old in zip(self._objects, before)
                 for name, value in vars(thing).items()
@@ -225,7 +225,8 @@ class TracedStep:
             ]
             if changed:
                 raise UntraceableError("a step changes {1} of {0!r}".format(*changed[0]))
-            if random.getstate() != python or np.random.get_state()[2] != numpy[2]:
+            drawn_python, drawn_numpy = _random_states()
+            if drawn_python != python or drawn_numpy[2] != numpy[2]:
                 raise UntraceableError("a step draws random numbers with Python or NumPy")
         finally:
             for thing, old in zip(self._objects, before):
@@ -334,6 +335,10 @@ def _filled(batch: Nested, tensors: Iterator[Tensor]) -> Nested:
     if isinstance(batch, list | tuple):
         return type(batch)(_filled(value, tensors) for value in batch)
     return None if batch is None else next(tensors)
+
+
+def _random_states() -> tuple[Any, Any]:
+    return random.getstate(), np.random.get_state()
 
 
 def _each_once(things: Iterable[Any]) -> list[Any]:
