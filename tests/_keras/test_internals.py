@@ -419,3 +419,50 @@ def test_optimizers_know_their_variables_and_adagrad_its_sums():
     assert internals.trained_variables(optimizer) == [first, second]
     assert internals.variable_index(optimizer, second) == 1
     np.testing.assert_array_equal(internals.adagrad_sums(optimizer, second), [0.5, 0.5])
+
+
+@once
+def test_hooks_of_layers_and_parameters_are_found():
+    model = chain(keras.layers.Dense(2), keras.layers.Dense(1))
+    hooks, parameters = (
+        internals.module_hooks(model.layers),
+        internals.torch_parameters(model.weights),
+    )
+    assert parameters[0] is model.weights[0].value
+    assert not internals.has_hooks(hooks, parameters)
+    handle = model.layers[1].register_forward_hook(print)
+    assert internals.has_hooks(hooks, parameters)
+    handle.remove()
+    handle = parameters[0].register_hook(print)
+    assert internals.has_hooks(hooks, parameters)
+    handle.remove()
+    assert not internals.has_hooks(hooks, parameters)
+
+
+def test_a_function_of_the_learning_rate_is_found():
+    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    found = [
+        internals.has_rate_function(keras.optimizers.SGD(r)) for r in (0.1, decay, lambda: 0.1)
+    ]
+    assert found == [False, False, True]
+
+
+@once
+@pytest.mark.parametrize(("verbose", "expected"), [(0, False), (1, True), (2, False)])
+def test_callbacks_of_fit_that_read_the_logs_of_batches_are_found(verbose, expected):
+    found = []
+
+    class Model(keras.Model):
+        def make_train_function(self, force=False):
+            found.append(internals.fit_reads_logs())
+            super().make_train_function(force)
+
+    inputs = keras.Input((3,))
+    model = Model(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    x = np.ones((2, 3))
+    see = keras.callbacks.LambdaCallback
+    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_epoch_end=lambda *_: None)])
+    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_train_batch_end=lambda *_: None)])
+    model.train_on_batch(x, x[:, :1])
+    assert found == [expected, True, True]
