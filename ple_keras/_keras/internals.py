@@ -308,7 +308,7 @@ def torch_parameters(variables: list[keras.Variable]) -> list[Tensor]:
 def module_hooks(layers: Iterable[keras.Layer]) -> list[Any]:
     """Return the dicts that contain the hooks of layers on PyTorch.
 
-    A traced step does not call hooks. PyTorch has no public way to find them. PyTorch 2.4 to 2.13.
+    A traced step does not call hooks, which PyTorch has no public way to find. Keras 3.15.
     """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     modules = (module for layer in layers for module in layer.modules())
@@ -318,7 +318,7 @@ def module_hooks(layers: Iterable[keras.Layer]) -> list[Any]:
 def has_hooks(hooks: list[Any], parameters: list[Tensor]) -> bool:
     """Return whether layers, from `module_hooks`, or parameters have hooks.
 
-    PyTorch has no public way to find them. PyTorch 2.4 to 2.13.
+    PyTorch has no public way to find them. Keras 3.15.
     """
     return any(hooks) or any(
         parameter._backward_hooks or parameter._post_accumulate_grad_hooks

@@ -76,7 +76,7 @@ class TracedStep:
     """
 
     def __init__(self, model: Any, eager_step: Callable[..., Any], logs_are_metrics: bool) -> None:
-        self._model, self._eager_step = model, eager_step
+        self._trained, self._eager_step = model, eager_step
         self._logs_are_metrics = logs_are_metrics
         self._graphs: dict[Any, Graph | None] = {}
         self._is_traceable = True
@@ -86,7 +86,7 @@ class TracedStep:
     def begin(self) -> None:
         """Prepare for a batch, or for a new `fit`, in which changed settings have an effect."""
         self._reads_logs = not self._logs_are_metrics or fit_reads_logs()
-        model, history = self._model, getattr(self._model, "history", None)
+        model, history = self._trained, getattr(self._trained, "history", None)
         if history is self._history:
             return
         self._history, self._optimizer = history, model.optimizer
@@ -94,9 +94,9 @@ class TracedStep:
         layers = [path[-1] for path in walk(model)]
         self._objects = _each_once([*layers, *model.metrics, *self._optimizers])
         variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
-        self._variables = _each_once(variables)
+        self._state = _each_once(variables)
         self._hooks = module_hooks(layers)
-        settings: list[Any] = [len(self._variables)]
+        settings: list[Any] = [len(self._state)]
         for name, value in (pair for thing in self._objects for pair in vars(thing).items()):
             if isinstance(value, SETTINGS) and name != "training":
                 settings.append((name, value))
@@ -113,7 +113,7 @@ class TracedStep:
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """Train on a batch, and return the logs."""
-        batch, parameters = data[0], torch_parameters(self._variables)
+        batch, parameters = data[0], torch_parameters(self._state)
         leaves: list[Tensor] = []
         structure = _structure(batch, leaves)
         if not (self._is_traceable and self._is_plain(leaves, parameters)):
@@ -122,7 +122,7 @@ class TracedStep:
             structure,
             tuple((x.shape, x.stride(), x.dtype, x.device) for x in leaves),
             tuple(parameter.requires_grad for parameter in parameters),
-            (self._model.training, self._reads_logs, keras.config.floatx()),
+            (self._trained.training, self._reads_logs, keras.config.floatx()),
         )
         inputs = [*parameters, *leaves]
         graph = self._graphs.get(key)
@@ -150,7 +150,7 @@ class TracedStep:
             elif type(leaf) is not torch.Tensor or leaf.requires_grad or mask_of(leaf) is not None:
                 return False
         return (
-            self._model.optimizer is self._optimizer
+            self._trained.optimizer is self._optimizer
             and torch.is_grad_enabled()
             and not torch.is_autocast_enabled(parameters[0].device.type)
             and not has_hooks(self._hooks, parameters)
@@ -176,7 +176,7 @@ class TracedStep:
                 cause = f"{error}".partition("\n")[0]
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
-                    f"A training step of {self._model.name!r} can't be traced: all steps run "
+                    f"A training step of {self._trained.name!r} can't be traced: all steps run "
                     "eagerly, which takes longer. In a step, layers, losses and metrics must not "
                     "read values of tensors, change attributes, draw random numbers with NumPy, or "
                     "use variables that no layer tracks. run_eagerly=True prevents this warning. "
@@ -203,9 +203,9 @@ class TracedStep:
             recorder = _Recorder([value for value in values if value.requires_grad])
             for optimizer in self._optimizers:
                 vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
-            scope = _Scope([*zip(self._variables, values)], True, False)
+            scope = _Scope([*zip(self._state, values)], True, False)
             with torch.enable_grad(), scope, recorder:
-                logs = self._model.train_step(data)
+                logs = self._trained.train_step(data)
             keys.extend(logs)
             tables.extend(recorder.tables)
             read = [value.reshape(1) for value in logs.values()] if self._reads_logs else []
@@ -235,7 +235,7 @@ class TracedStep:
                 vars(thing).update(old)
             random.setstate(python)
             np.random.set_state(numpy)
-            for heads in find_layers(self._model, TaskHeads):
+            for heads in find_layers(self._trained, TaskHeads):
                 heads._take_branches()
         return Graph(*_simplify(module), tables, keys)
 

@@ -462,7 +462,9 @@ def test_callbacks_of_fit_that_read_the_logs_of_batches_are_found(verbose, expec
     model.compile("sgd", "mse")
     x = np.ones((2, 3))
     see = keras.callbacks.LambdaCallback
-    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_epoch_end=lambda *_: None)])
-    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_train_batch_end=lambda *_: None)])
+    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_epoch_end=lambda epoch, logs: None)])
+    model.fit(
+        x, x[:, :1], verbose=verbose, callbacks=[see(on_train_batch_end=lambda batch, logs: None)]
+    )
     model.train_on_batch(x, x[:, :1])
     assert found == [expected, True, True]
