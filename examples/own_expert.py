@@ -4,8 +4,8 @@
     KERAS_BACKEND=jax python examples/own_expert.py
 
 Takes half a minute on two cores. The expert adds its input to its output (a residual connection),
-and the head predicts counts with a Poisson loss. The labels are random: whether someone clicks, and
-the number of visits.
+and the head predicts numbers between 1 and 5. The labels are random: whether someone clicks, and a
+rating.
 """
 
 import argparse
@@ -41,19 +41,19 @@ class ResidualExpert(pk.ExpertBlock):
 
 
 @keras.saving.register_keras_serializable("own_expert")
-class CountHead(pk.Head):
-    """Head that predicts a count: exp(x), with a Poisson loss."""
+class RatingHead(pk.RegressionHead):
+    """Head that predicts a number between 1 and 5, with a squared error."""
 
-    def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
-        super().__init__(task, activation=activation, loss=loss, **kwargs)
+    def call(self, inputs, training=None):
+        return 1 + 4 * keras.ops.sigmoid(self.logits(inputs))
 
 
 def make_data(rows):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, FEATURES)).astype("float32")
     click = (x[:, 0] + x[:, 1] * x[:, 2] > 0.5).astype("float32")
-    visits = rng.poisson(np.exp(0.5 * x[:, 0] - 0.5 * x[:, 3])).astype("float32")
-    return x, {"click": click, "visits": visits}
+    rating = np.clip(3 + x[:, 0] - x[:, 3] + rng.normal(size=rows), 1, 5).round().astype("float32")
+    return x, {"click": click, "rating": rating}
 
 
 def main():
@@ -66,7 +66,7 @@ def main():
         parser.error("--rows must be at least 1000")
 
     keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), CountHead("visits", tower=[16])])
+    heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), RatingHead("rating", tower=[16])])
     expert = ResidualExpert([64, FEATURES], scale=0.5, normalization="layer")
     ple = pk.PLEBlock(2, heads, expert, name="ple")
     inputs = keras.Input((FEATURES,))

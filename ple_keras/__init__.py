@@ -7,6 +7,7 @@ from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, 
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
+from ple_keras.heads.count_head import CountHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
@@ -45,6 +46,7 @@ __all__ = [
     "BinaryHead",
     "CGCBlock",
     "Calibration",
+    "CountHead",
     "ExpertBlock",
     "FitHedge",
     "Gate",

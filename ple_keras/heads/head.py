@@ -94,15 +94,17 @@ class Head(BaseLayer):
     Example:
 
     >>> @keras.saving.register_keras_serializable()
-    ... class CountHead(Head):
-    ...     def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
-    ...         super().__init__(task, activation=activation, loss=loss, **kwargs)
+    ... class CappedHead(Head):
+    ...     def __init__(self, task, loss="mean_squared_error", **kwargs):
+    ...         super().__init__(task, loss=loss, **kwargs)
     ...
     ...     def example_losses(self, y_true, y_pred):
     ...         return keras.ops.minimum(super().example_losses(y_true, y_pred), 100.0)
-    >>> tuple(CountHead("visits", tower=[16])(keras.ops.ones((8, 32))).shape)
+    >>> tuple(CappedHead("minutes", tower=[16])(keras.ops.ones((8, 32))).shape)
     (8, 1)
     """
+
+    _initial_bias = 0.0  # of the last Dense layer
 
     def __init__(
         self,
@@ -156,7 +158,10 @@ class Head(BaseLayer):
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
         policy = self._output_policy()
-        self._projection = keras.layers.Dense(self.units, dtype=policy, name="projection")
+        bias = keras.initializers.Constant(self._initial_bias)
+        self._projection = keras.layers.Dense(
+            self.units, bias_initializer=bias, dtype=policy, name="projection"
+        )
         self._projection.build(shape)
         self._restore_frozen()
 

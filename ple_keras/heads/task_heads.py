@@ -564,8 +564,9 @@ class TaskHeads(BaseLayer):
         """Compute statistics of the training labels.
 
         A `RegressionHead` with `standardize=True` stores the mean and the standard deviation of its
-        labels, unless they were given, without missing labels. Each head stores the share of rows
-        with a label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
+        labels, unless they were given, without missing labels. A `CountHead` that is not trained
+        yet sets its bias to the logarithm of the mean. Each head stores the share of rows with a
+        label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
         With several processes, each must read the same labels.
 
         Args:

@@ -76,7 +76,7 @@ FORMS = {
         0,
     ),
     "counts": (
-        pk.Head("a", activation="exponential", loss="poisson"),
+        pk.CountHead("a"),
         np.exp,
         lambda p, y: (p - y * np.log(p + 1e-7))[:, 0],
         0,

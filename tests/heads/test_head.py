@@ -67,14 +67,6 @@ def test_the_default_name_of_a_head_contains_its_task():
 
 
 @keras.saving.register_keras_serializable("test_head")
-class CountHead(pk.Head):
-    """A head for counts with a Poisson loss: the subclass in the docs."""
-
-    def __init__(self, task, activation="exponential", loss="poisson", **kwargs):
-        super().__init__(task, activation=activation, loss=loss, **kwargs)
-
-
-@keras.saving.register_keras_serializable("test_head")
 class BoundedHead(pk.Head):
     """A subclass with its own constructor argument and `call`."""
 
@@ -90,7 +82,7 @@ class BoundedHead(pk.Head):
 
 
 SUBCLASSES = {
-    "count": (lambda: CountHead("visits", tower=[4], metrics=[keras.metrics.Poisson()]), np.exp),
+    "count": (lambda: pk.CountHead("visits", tower=[4], metrics=[keras.metrics.Poisson()]), np.exp),
     "bounded": (
         lambda: BoundedHead("visits", bound=2.0, tower=ScaledExpert([4], 0.5)),
         lambda x: 2 * np.tanh(x),

@@ -1,0 +1,97 @@
+"""CountHead: predictions, the loss, and the bias from `TaskHeads.adapt`."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+
+import ple_keras as pk
+from tests.helpers import features, numpy_of, once
+from tests.models import chain, cloned, compiled, heads_alone, heads_of, loaded
+from tests.refusals import NAN, check_refused, table
+
+X = features(12, 3)
+Y = {"visits": np.array([7.0, NAN, 2.0, NAN] * 3)}
+BIAS = np.float32(math.log(4.5))
+
+
+def count_heads(y=None, **kwargs):
+    heads = pk.TaskHeads([pk.CountHead("visits", **kwargs)])
+    if y is not None:
+        heads.adapt(y)
+    return heads
+
+
+def bias_of(model):
+    return numpy_of(heads_of(model)["visits"].weights[-1]).tolist()
+
+
+def test_predictions_and_losses_are_those_of_a_poisson_distribution():
+    model = compiled(heads_alone(count_heads(Y, tower=[4])))
+    logits = numpy_of(heads_of(model)["visits"].logits(keras.ops.convert_to_tensor(X)))
+    p = numpy_of(model(X)["visits"])
+    np.testing.assert_allclose(p, np.exp(logits), rtol=1e-5)
+    expected = np.nanmean(p[:, 0] - Y["visits"] * np.log(p[:, 0]))
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    assert logs == pytest.approx(dict.fromkeys(["loss", "visits_loss", "poisson"], expected), 1e-4)
+
+
+def test_adapt_sets_the_bias_until_the_model_is_trained(tmp_path):
+    twice = {"visits": 2 * Y["visits"]}
+    model = compiled(heads_alone(count_heads(twice, missing_label=-1)))
+    heads = heads_of(model)
+    assert bias_of(model) == [pytest.approx(math.log(9))]
+    heads.adapt({"visits": np.nan_to_num(Y["visits"], nan=-1)})  # after `build`
+    assert bias_of(model) == [BIAS]
+    copy = cloned(model, tmp_path)
+    assert bias_of(copy) == [0]
+    copy.set_weights(model.get_weights())
+    model.fit(X, Y, verbose=0)
+    trained = bias_of(model)
+    assert trained != [BIAS]
+    for each in (model, loaded(model, tmp_path)):
+        heads_of(each).adapt(twice)
+        assert bias_of(each) == trained
+        heads_of(each).adapt(Y)
+        assert bias_of(each) == trained
+    assert bias_of(copy) == [BIAS]
+
+
+@once
+@pytest.mark.parametrize("labels", [[0, 0], [NAN, NAN]])
+def test_without_a_count_above_zero_the_bias_is_zero(labels):
+    assert bias_of(heads_alone(count_heads({"visits": labels}))) == [0]
+
+
+@once
+@pytest.mark.parametrize("is_built", [False, True])
+def test_the_heads_of_branches_have_the_bias(is_built):
+    heads = count_heads(None if is_built else Y)
+    model = chain(pk.HedgedBlock(heads, [4]), heads)
+    if is_built:
+        heads.adapt(Y)
+    biases = [numpy_of(w).tolist() for w in heads["visits"].weights if w.path.endswith("bias")]
+    assert biases == [[BIAS]] * 2
+    rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in heads["visits"]._branch_heads()]
+    np.testing.assert_allclose(rates, np.full((2, 1, 1), BIAS), rtol=1e-6)
+    assert np.isfinite(compiled(model).fit(X, Y, verbose=0).history["loss"]).all()
+
+
+FIXED = {
+    "activation": ({"activation": "softplus"}, r"activation can't be set.*='softplus'$"),
+    "loss": ({"loss": "mse"}, r"loss can't be set here: it is poisson.*loss='mse'$"),
+    "units": ({"units": 2}, r"units can't be set here.*units=2$"),
+}
+
+
+@once
+@pytest.mark.parametrize(("arguments", "message"), table(FIXED))
+def test_arguments_of_other_heads_are_refused(arguments, message):
+    check_refused(lambda: pk.CountHead("a", **arguments), TypeError, message)
+
+
+@once
+def test_negative_counts_are_refused():
+    message = r"y\['visits'\] must be at least 0 for the loss 'poisson'"
+    check_refused(lambda: count_heads().check_labels({"visits": [1, -2]}), ValueError, message)
