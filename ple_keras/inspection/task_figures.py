@@ -15,6 +15,7 @@ from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.task_heads import batch_loss
+from ple_keras.labels.label_arrays import loss_name
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.metrics.array_metrics import grouped_auc
@@ -23,7 +24,7 @@ ROUNDING = 1e-7  # of a probability near 1, in float32
 # Thresholds of the warnings:
 MIN_LABELS = 100
 LEARNED_ERROR = 0.3  # relative error below which a small gradient is not a problem
-ONE_CLASS_LABELS = 1000  # at a rate of 1%, the chance of only one class is below .0001
+ONE_VALUE_LABELS = 1000  # at a rate of 1%, the chance of only one class is below .0001
 CONSTANT_DEVIATION = 1e-6  # of predictions, relative to the labels: float32 has 7 digits
 CALIBRATION = (0.67, 1.5)  # the last steps of Adam alone caused 1.4 in a task with 4% positives
 # In standard errors: chance causes larger differences in fewer than 3 of 1000 tasks
@@ -51,12 +52,15 @@ class TaskFigures:
         auc: For a binary task, the area under the ROC curve.
         accuracy: For a task with classes, the share of correct predictions.
         rmse: For a regression, the root mean squared error, in the unit of the labels.
+        deviance: For a Poisson loss, twice the difference between the loss and the least possible
+            loss.
         relative_error: The error divided by the error of the best constant prediction: for a binary
-            task and for classes, the normalized entropy; for a regression, the mean squared error
-            over the variance. 0 is best, and 1 means that nothing was learned.
+            task and for classes, the normalized entropy; for a Poisson loss, the ratio of the
+            deviances; for a regression, the mean squared error over the variance. 0 is best, and 1
+            means that nothing was learned.
         relative_error_deviation: The standard error of `relative_error` over the examples.
-        calibration: For a binary task, the sum of the predictions of labeled examples divided by
-            the sum of their labels.
+        calibration: For a binary task and a Poisson loss, the sum of the predictions of labeled
+            examples divided by the sum of their labels.
     """
 
     labels: int = 0
@@ -69,6 +73,7 @@ class TaskFigures:
     auc: float = math.nan
     accuracy: float = math.nan
     rmse: float = math.nan
+    deviance: float = math.nan
     relative_error: float = math.nan
     relative_error_deviation: float = math.nan
     calibration: float = math.nan
@@ -101,14 +106,14 @@ def labels_by_position(
 
     Raises:
         TypeError: If labels are not numbers.
-        ValueError: If labels have a wrong shape, or one is infinite, not a probability, or not a
-            class of the head.
+        ValueError: If labels have a wrong shape, or one is infinite, not a probability, not a class
+            of the head, or a negative count.
     """
     if labels is None:
         return None
     head = plain_head(head)
     present, is_labeled = head._present_labels(labels)
-    if _is_binary(head) or isinstance(head, MulticlassHead):
+    if _is_rate(head) or isinstance(head, MulticlassHead):
         head._check_values(present)
     known = np.full((*is_labeled.shape, present.shape[-1]), np.nan)
     known[is_labeled] = present
@@ -148,8 +153,6 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
     if _is_binary(head):
         errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, ROUNDING), p]))
-        if y.any():
-            figures["calibration"] = float(p.sum() / y.sum())
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
     elif isinstance(head, MulticlassHead):
@@ -159,9 +162,16 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         figures["label_mean"], figures["label_deviation"] = math.nan, float(y.std(axis=0).max())
         figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
     elif y.shape == p.shape and not is_list:
-        squares, numbers = np.ma.masked_invalid((y - p) ** 2), np.ma.masked_invalid(y)
-        figures["rmse"] = float(np.sqrt(squares.mean()))
-        errors = (squares / numbers.var(axis=0)).mean(axis=-1).filled(math.nan)
+        numbers = np.ma.masked_invalid(y)
+        if _is_count(head):
+            losses, of_constant = _deviances(numbers, p), _deviances(numbers, numbers.mean(axis=0))
+            figures["deviance"], of_constant = float(losses.mean()), of_constant.mean(axis=0)
+        else:
+            losses, of_constant = (numbers - p) ** 2, numbers.var(axis=0)
+            figures["rmse"] = float(np.sqrt(losses.mean()))
+        errors = (losses / of_constant).mean(axis=-1).filled(math.nan)
+    if _is_rate(head) and (total := np.nansum(y)):
+        figures["calibration"] = float(p[~np.isnan(y)].sum() / total)
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
     return TaskFigures(labels=count, label_share=count / of_all, **figures)
@@ -169,6 +179,21 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
 
 def _is_binary(head: Head) -> bool:
     return isinstance(head, BinaryHead | ProductHead)
+
+
+def _is_count(head: Head) -> bool:
+    return loss_name(head.loss) == "poisson"
+
+
+def _is_rate(head: Head) -> bool:
+    """Return whether predictions are to have the sum of the labels."""
+    return _is_binary(head) or _is_count(head)
+
+
+def _deviances(counts: Any, means: Any) -> Any:
+    """Return twice the differences of Poisson losses to the loss of a prediction of the label."""
+    ratios = np.maximum(counts, MIN_PROBABILITY) / np.maximum(means, MIN_PROBABILITY)
+    return 2 * (counts * np.log(ratios) - counts + means)
 
 
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:
@@ -196,7 +221,8 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
         head: Its head.
         loss_weight: The current weight of its loss; 0 if it is not trained.
     """
-    enough = ONE_CLASS_LABELS if _is_binary(plain_head(head)) else MIN_LABELS
+    head = plain_head(head)
+    enough = ONE_VALUE_LABELS if _is_rate(head) else MIN_LABELS
     if loss_weight and not use.label_deviation > 0 and not 0 < use.labels < enough:
         yield (
             f"{start}its {use.labels:,} labels do not differ, so there is nothing to learn. "
@@ -209,13 +235,15 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
             "the dead units, or try a lower learning rate."
         )
     elif use.labels >= MIN_LABELS and not CALIBRATION[0] <= use.calibration <= CALIBRATION[1]:
-        positives = use.label_mean * use.labels
-        error = math.sqrt(max(use.calibration, 1) * positives)
-        if abs(use.calibration - 1) * positives > SIGNIFICANT * error:
+        variance = max(use.calibration * use.label_mean, use.label_mean, use.label_deviation**2)
+        error = math.sqrt(variance / use.labels)
+        remedy = "Check that missing labels are NaN, and that x is like the training data."
+        if getattr(head, "pos_weight", None) is not None:
+            remedy = "Divide the predicted odds by the pos_weight."
+        if abs(use.calibration - 1) * use.label_mean > SIGNIFICANT * error:
             yield (
                 f"{start}the sum of the predictions is {use.calibration:.2f} times the sum of "
-                f"{use.labels:,} labels. Divide the predicted odds by the pos_weight, if there is "
-                "one. Check that missing labels are NaN, and that x is like the training data."
+                f"{use.labels:,} labels. {remedy}"
             )
 
 
@@ -248,9 +276,10 @@ def epoch_warnings(
     key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
     if head._logs_loss_mean():
         key, now = f"val_{prefix}{head._loss_name()}", validation.loss
+    least = 0.0 if math.isnan(validation.deviance) else validation.loss - validation.deviance / 2
     losses = history.history.get(key, [])
     best = min(losses, default=math.nan)
-    if now > best + LARGE_RISE * abs(best):
+    if now > best + LARGE_RISE * abs(best - least):
         index, last = losses.index(best), history.epoch[-1] + 1
         where = f"epoch {history.epoch[index] + 1} of {last}"
         if len(losses) < len(history.epoch):

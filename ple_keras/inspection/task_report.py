@@ -351,7 +351,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
 
 
 def _metric(use: TaskFigures) -> str:
-    values = zip(("AUC", "accuracy", "RMSE"), cells(use, auc=".4f", accuracy=".4f", rmse=".4g"))
+    names = ("AUC", "accuracy", "RMSE", "deviance")
+    values = zip(names, cells(use, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
     return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 

@@ -1,6 +1,7 @@
 """Task reports: figures of labels, predictions and gradients, data formats, and the text."""
 
 import json
+from functools import partial
 
 import keras
 import numpy as np
@@ -33,6 +34,39 @@ def labels(rows=ROWS, seed=3):
     }
     y["time"][:5, 0] = NAN
     return y
+
+
+@once
+@pytest.mark.parametrize("make", [pk.CountHead, partial(pk.RegressionHead, loss="poisson")])
+def test_a_count_has_a_deviance(make):
+    heads = pk.TaskHeads([make("visits"), pk.BinaryHead("click")])
+    model = bottom_model(heads)
+    y = {"visits": np.arange(ROWS) % 4.0, "click": np.arange(ROWS) % 2}
+    y["visits"][:9] = NAN
+    heads["visits"].set_weights([0.1 * np.ones((5, 1)), np.ones(1)])
+    use = pk.task_report(model, X, y).tasks["visits"]
+    is_known = np.arange(ROWS) >= 9
+    count, p = y["visits"][is_known], np.float64(numpy_of(model(X)["visits"]))[is_known, 0]
+
+    def deviance(p):
+        return 2 * (np.where(count > 0, count * np.log(np.maximum(count, 1) / p), 0) - count + p)
+
+    of_mean = deviance(count.mean()).mean()
+    expected = {
+        "labels": ROWS - 9,
+        "loss": (p - count * np.log(p)).mean(),
+        "deviance": deviance(p).mean(),
+        "relative_error": deviance(p).mean() / of_mean,
+        "relative_error_deviation": deviance(p).std() / np.sqrt(ROWS - 9) / of_mean,
+        "calibration": p.sum() / count.sum(),
+        "rmse": NAN,
+    }
+    assert {key: getattr(use, key) for key in expected} == close(expected)
+    assert f"deviance {expected['deviance']:.4g}" in str(pk.task_report(model, X, y))
+    with pytest.raises(
+        ValueError, match=r"y\['visits'\] must be at least 0 for the loss 'poisson'"
+    ):
+        pk.task_report(model, X, {**y, "visits": -y["visits"]})
 
 
 def all_heads(**click):

@@ -14,7 +14,9 @@ from tests.models import chain, compiled
 ROWS = 2048
 X = features(ROWS, 4)
 RNG = np.random.default_rng(1)
+RATE = np.exp(1 + X[:, 1])
 Y = {
+    "visits": np.random.default_rng(2).poisson(RATE).astype("float32"),
     "click": (2 * X[:, 0] + RNG.logistic(size=ROWS) > 0).astype("float32"),
     "like": (2 * X[:, 1] + RNG.logistic(size=ROWS) > 0).astype("float32"),
     "time": X[:, 1] + 0.5 * RNG.normal(size=ROWS),
@@ -22,6 +24,7 @@ Y = {
 }
 # The heads' kernels for a shared part that returns the first two columns.
 BEST = {"click": (2.0, 0.0), "like": (0.0, 2.0), "time": (0.0, 1.0), "age": (1.0, 0.0)}
+BEST["visits"] = (0.0, 1.0)
 TWO_COLUMNS = ((1, 0), (0, 1), (0, 0), (0, 0))
 ONE_SUM = ((0.5,), (0.5,), (0,), (0,))
 
@@ -35,6 +38,7 @@ def linear_model(heads, kernels, bottom):
     block.trainable_weights[0].assign(np.array(bottom, "float32"))
     for task, head in heads.items():
         head.trainable_weights[0].assign(np.array(kernels[task], "float32")[:units, None])
+        head.trainable_weights[1].assign([1.0 if isinstance(head, pk.CountHead) else 0.0])
     return model
 
 
@@ -43,6 +47,7 @@ HEADS = {
     "like": pk.BinaryHead,
     "time": pk.RegressionHead,
     "age": pk.RegressionHead,
+    "visits": pk.CountHead,
 }
 
 
@@ -65,8 +70,9 @@ def report_of(
 
 @once
 def test_the_best_model_has_no_warning():
-    report = report_of(validation_y=Y)
+    report = report_of(("click", "time", "visits"), validation_y=Y)
     assert report.warnings == []
+    assert report.tasks["visits"].calibration == pytest.approx(1, abs=0.05)
     assert report.tasks["click"].calibration == pytest.approx(1, abs=0.1)
     assert report.tasks["time"].rmse == pytest.approx(0.5, abs=0.05)
 
@@ -111,6 +117,17 @@ WARNINGS = {
             "that missing labels are NaN",
         ],
     ),
+    "lost counts": (
+        {"tasks": ("click", "visits"), "y": {"visits": np.random.default_rng(2).poisson(RATE / 2)}},
+        ["visits: the sum of the predictions is 2.", "that missing labels are NaN"],
+    ),
+    "weighted positives": (
+        {"y": {"click": HALF_LOST}, "click": {"pos_weight": 2.0}},
+        [
+            "click: the sum of the predictions is 1.97",
+            "Divide the predicted odds by",
+        ],
+    ),
     "worse on validation data": (
         {"validation_y": {**Y, "click": Y["click"][::-1]}},
         ["click: the relative error is 1.", "in the validation data, and 0.", "EarlyStopping"],
@@ -150,6 +167,19 @@ def test_few_batches_are_no_evidence_of_a_conflict():
     y = {head.task: Y[head.task] for head in heads}
     for size, expected in ((64, 1), (128, 0)):
         assert len(pk.task_report(model, X, y, batch_size=size).warnings) == expected
+
+
+@once
+@pytest.mark.parametrize("rise", [0.05, 0.15])
+def test_a_rise_of_a_loss_below_zero_is_relative_to_the_deviance(rise):
+    model = linear_model([pk.BinaryHead("click"), pk.CountHead("visits")], BEST, TWO_COLUMNS)
+    y = {task: Y[task] for task in ("click", "visits")}
+    figures = pk.task_report(model, X, y, (X, y)).validation["visits"]
+    model.history = keras.callbacks.History()
+    model.history.epoch = [0, 1]
+    best = figures.loss - figures.deviance / 2 * rise / (1 + rise)
+    model.history.history = {"val_visits_poisson": [best, figures.loss]}
+    assert len(pk.task_report(model, X, y, (X, y)).warnings) == (rise > 0.1)
 
 
 EPOCHS = {
