@@ -63,7 +63,7 @@ HEADS = {
     "binary": pk.BinaryHead,
     "regression": partial(pk.RegressionHead, standardize=True),
     "multiclass": pk.MulticlassHead,
-    "count": partial(pk.Head, loss="poisson", activation="exponential"),
+    "count": pk.CountHead,
 }
 METRICS = {  # of labels and predictions, which are probabilities by class for multiclass tasks
     "binary": ("auc", metrics.roc_auc_score),

@@ -2,6 +2,7 @@
 
 import hashlib
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -112,12 +113,12 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
     except Exception as error:
         # Keras quotes whole configs.
         _, _, reason = str(error).rpartition("Exception encountered: ")
-        reason = reason.partition(" Full object config")[0].rstrip(" .\n")
+        reason = re.split(" Full object config| Received: ", reason)[0].rstrip(" .\n")
         raise ValueError(
-            f"{argument} must be a layer that can be copied through its config: {reason}. "
-            "Define get_config, and an __init__ that passes **kwargs, such as name, to "
-            f"keras.layers.Layer. Write {REGISTER} above its class and its functions. Replace a "
-            "lambda with such a function, and a Lambda with a custom layer. "
+            f"{argument} must be a layer that can be copied through its config. Define get_config, "
+            "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
+            f"{REGISTER} above its class and its functions. Replace a lambda with such a function, "
+            f"and a Lambda with a custom layer. The copy failed: {reason}. "
             f"Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}

@@ -72,7 +72,8 @@ class BranchedModel:
         self.mixed_heads = {t: head for t, head in hedged_heads(model).items() if head.has_loss}
         if not self.mixed_heads:
             raise ValueError(
-                "model must be built and have heads with losses for the branches of a HedgedBlock. "
+                "model must have a HedgedBlock before heads with losses, since FitHedge and "
+                "fit_hedge are for its branches. "
                 f"Received: model={model!r}"
             )
         self._observed = ObservedModel(model, self._values)

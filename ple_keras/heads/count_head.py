@@ -66,13 +66,10 @@ class CountHead(Head):
 
     def _adapt(self, statistics: LabelStatistics) -> None:
         super()._adapt(statistics)
-        mean = statistics.mean.item()
-        if not mean > 0:
-            return
-        bias = math.log(mean)
-        if self.built and np.isclose(to_numpy(self._projection.bias), self._initial_bias, atol=0):
-            self._projection.bias.assign([bias])
-        self._initial_bias = bias
+        mean, known = statistics.mean.item(), self._initial_bias
+        self._initial_bias = math.log(mean) if mean > 0 else known
+        if self.built and np.isclose(to_numpy(self._projection.bias), known, atol=0):
+            self._projection.bias.assign([self._initial_bias])
 
     def get_config(self) -> dict[str, Any]:
         return without_keys(super().get_config(), "units", "activation", "loss")

@@ -247,7 +247,9 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
             )
 
 
-def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Iterator[str]:
+def gap_warnings(
+    start: str, use: TaskFigures, validation: TaskFigures, has_dropout: bool
+) -> Iterator[str]:
     """Yield a warning if a task is much worse on validation data."""
     gap = validation.relative_error - use.relative_error
     error = math.hypot(use.relative_error_deviation, validation.relative_error_deviation)
@@ -255,8 +257,8 @@ def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Itera
     if is_known and gap > max(LARGE_GAP, SIGNIFICANT * error):
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {use.relative_error:.2f} in x. Try fewer epochs with EarlyStopping, dropout or "
-            "smaller experts, and check that both data are alike."
+            f"and {use.relative_error:.2f} in x. Check that both data are alike"
+            f"{'.' if has_dropout else ', and try dropout.'}"
         )
 
 
@@ -286,5 +288,5 @@ def epoch_warnings(
             where = f"validation {index + 1} of {len(losses)}"
         yield (
             f"{head.task}: in fit, {key} was lowest in {where}, with {best:.4g}, and is "
-            f"{now:.4g} now. Try dropout, smaller tables and a learning rate that decays to 0."
+            f"{now:.4g} now. In a HedgedBlock, FitHedge keeps the best epoch of each branch."
         )

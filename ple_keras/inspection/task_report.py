@@ -15,7 +15,7 @@ from ple_keras._keras.internals import mask_of
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
@@ -35,7 +35,7 @@ from ple_keras.inspection.task_figures import (
     labels_by_position,
     task_figures,
 )
-from ple_keras.labels.label_arrays import join_rows
+from ple_keras.labels.label_arrays import USUAL_DEVIATION, join_rows
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
@@ -52,6 +52,7 @@ CONFLICT_COSINE = -0.2
 CONFLICT_PAIRS = 12
 CONFLICT_LABELS = 1000
 CONFLICT_SIGNIFICANT = 4  # standard errors of a mean over few pairs
+A_HEDGE = "Try a HedgedBlock, in which each task also has its own branch."
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ def task_report(
     training = {
         task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
     }
+    has_dropout = bool(find_layers(model, keras.layers.Dropout))
     warnings: list[str] = []
     for task, use in tasks.items():
         of_task = heads[task], training[task].loss_weight
@@ -228,13 +230,14 @@ def task_report(
         if validated:
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
-            warnings += gap_warnings(f"{task}: ", use, validated[task])
+            warnings += gap_warnings(f"{task}: ", use, validated[task], has_dropout)
             is_kept = any(key.startswith(f"hedge/{task}/") for key in logs)  # by FitHedge
             if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(heads[task], prefix, history, validated[task])
-    warnings += _share_warnings(tasks, training)
-    warnings += _conflict_warnings(tasks, conflicts, trend)
+    warnings += _share_warnings(heads, tasks, training)
+    of_shared = {pair: found for pair, found in conflicts.items() if not branches.keys() >= {*pair}}
+    warnings += _conflict_warnings(tasks, of_shared, trend)
     return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)
 
 
@@ -295,23 +298,34 @@ def _figures_of(
 
 
 def _share_warnings(
-    tasks: Mapping[str, TaskFigures], training: Mapping[str, TaskTraining]
+    heads: Mapping[str, Head],
+    tasks: Mapping[str, TaskFigures],
+    training: Mapping[str, TaskTraining],
 ) -> Iterator[str]:
     """Yield warnings about losses that are too large or too small for shared parts."""
     shares = {task: use.gradient_share for task, use in training.items() if use.loss_weight}
     may_learn = {task for task in shares if tasks[task].may_learn}
     is_one_large = any(share > LARGE_SHARE for share in shares.values())
+    low, high = USUAL_DEVIATION
+    in_units = [
+        task
+        for task in shares
+        if not getattr(plain_head(heads[task]), "standardize", True)  # of a RegressionHead
+        and not low <= tasks[task].label_deviation <= high
+    ]
     for task, share in shares.items():
-        start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which"
-        if share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}:
-            yield (
-                f"{start} hardly learn from other tasks. Use RegressionHead(..., standardize=True) "
-                "and heads.adapt(y) for regressions. Otherwise, try a lower loss_weight, "
-                'reduction="label_root" if few examples have a label, or isolate_task_experts=True '
-                "with StreamFeatures."
-            )
-        elif share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large:
-            yield f"{start} hardly learn from it. Try a higher loss_weight, and check its labels."
+        start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which hardly"
+        is_hedged = isinstance(heads[task], HedgedHead)  # and its loss weight has no effect
+        is_large = share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
+        is_small = share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large
+        if is_large and in_units:
+            head = f"RegressionHead({in_units[0]!r}, standardize=True)"
+            yield f"{start} learn from other tasks. Use {head} and heads.adapt(y)."
+        elif is_large and not is_hedged:
+            remedy = "Try a lower loss_weight." if training[task].loss_weight > 1 else A_HEDGE
+            yield f"{start} learn from other tasks. {remedy}"
+        elif is_small and not is_hedged:
+            yield f"{start} learn from it. Try a higher loss_weight."
 
 
 def _conflict_warnings(
@@ -327,8 +341,7 @@ def _conflict_warnings(
             yield (
                 f"{first} and {second}: their gradients on shared parts conflict, with a cosine of "
                 f"{conflict.cosine:.2f} ± {conflict.error:.2f} over {conflict.pairs} pairs of "
-                "batches. If a task is worse than its single-task model, try a PLEBlock, more task "
-                "experts or isolate_task_experts=True."
+                f"batches. {A_HEDGE}"
             )
 
 

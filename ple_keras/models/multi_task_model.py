@@ -1,5 +1,6 @@
 """Models that are trained with the losses and metrics of their heads."""
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -9,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
+from ple_keras._keras.copying import REGISTER
 from ple_keras._keras.internals import (
     check_batch_sizes,
     functional_outputs,
@@ -21,7 +23,7 @@ from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead
-from ple_keras.heads.task_heads import TaskHeads, find_heads
+from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.metrics.probability_metrics import LogitAUC
@@ -113,6 +115,29 @@ class MultiTaskTraining:
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+        """Create a model from its config, as `keras.Model.from_config`.
+
+        Args:
+            config: As returned by `get_config`.
+            custom_objects: As for `keras.Model`.
+
+        Raises:
+            ValueError: If a class or function of the config is not registered.
+        """
+        try:
+            return super().from_config(config, custom_objects)  # type: ignore[misc]
+        except (TypeError, ValueError) as error:  # Keras quotes whole configs first
+            messages = r"Could not (?:locate \w+ |interpret .*'config': )'(.+?)'"
+            if unknown := re.search(messages, str(error)):
+                raise ValueError(
+                    f"{unknown[1]!r} must be registered, since the model contains it. Write "
+                    f"{REGISTER} above it, and import its module before load_model. "
+                    f"Received: name={unknown[1]!r}"
+                ) from error
+            raise
+
     def fit(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.
 
@@ -130,9 +155,19 @@ class MultiTaskTraining:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
                 NumPy arrays, if the model is built and `y` is a dict. On JAX, if a batch of arrays
                 is not divisible by the number of devices that share it.
+
+        Warns:
+            UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures.
         """
         self._check_first_labels(y)
-        return super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+        history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+        mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
+        if mixtures and not any(map(np.ptp, mixtures)):
+            warn_user(
+                "All branches of the HedgedBlock have equal weights. Pass FitHedge(validation_data)"
+                " to fit, or call fit_hedge after it, with rows that the model does not train on."
+            )
+        return history
 
     def evaluate(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Return the loss and the metrics, as `keras.Model.evaluate`.

@@ -79,6 +79,24 @@ def test_a_loaded_model_has_registered_functions(tmp_path):
     )
 
 
+class Unregistered(pk.RegressionHead):
+    """A head that a file names."""
+
+
+@once
+@pytest.mark.parametrize("kind", ["class", "function"])
+def test_the_message_of_a_missing_registration_begins_with_the_name(kind, tmp_path):
+    of_kind = {"class": Unregistered, "function": unregistered}[kind]
+    head = (
+        Unregistered("a") if kind == "class" else pk.Head("a", loss="mse", metrics=[unregistered])
+    )
+    with keras.saving.custom_object_scope({of_kind.__name__: of_kind}):
+        compiled(heads_alone(pk.TaskHeads([head]), width=1)).save(tmp_path / "model.keras")
+    message = f"^'{of_kind.__name__}' must be registered.{{,200}}$"
+    with pytest.raises(ValueError, match=message):
+        keras.models.load_model(tmp_path / "model.keras")
+
+
 LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
     "unknown": (unregistered, rf"Could not locate function 'unregistered'.* decorated with {LINE}"),
@@ -187,7 +205,7 @@ def test_heads_of_branches_need_registered_functions():
     check_refused(
         lambda: heads(pk.HedgedBlock(heads, [2])({"a": ONES, "shared": ONES})),
         ValueError,
-        rf"^heads\['a'\] must be .*'own_loss'.*{LINE}.*Received: heads\['a'\]=<",
+        rf"^heads\['a'\] must be .*{LINE}.*'own_loss'[^.]*\. Received: heads\['a'\]=<",
     )
 
 

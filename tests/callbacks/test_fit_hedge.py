@@ -1,5 +1,7 @@
 """The fit of the mixtures of a HedgedBlock."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -254,7 +256,7 @@ REFUSED = {
     "batch_size": (lambda: pk.FitHedge((X, Y), batch_size=0), ValueError, "batch_size"),
     "rows": (lambda: pk.FitHedge((X[:3], Y)), ValueError, "same number of rows"),
     "model": (lambda: pk.fit_hedge(None, X, Y), TypeError, "model must be a Keras model"),
-    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "branches of a HedgedBlock"),
+    "unhedged": (lambda: pk.fit_hedge(unhedged(), X, Y), ValueError, "must have a HedgedBlock"),
     "labels": (lambda: pk.fit_hedge(hedged_model(), X, CLICK), ValueError, r"missing: \['time'\]"),
     "endless": (lambda: pk.fit_hedge(hedged_model(), Endless()), ValueError, "x must have an end"),
     "array": (lambda: pk.fit_hedge(hedged_model(), X, Y["click"]), TypeError, "y must be a dict"),
@@ -297,6 +299,18 @@ def test_fit_refuses_a_model_without_branches_before_it_trains():
     model = compiled(unhedged(), "sgd")
     with pytest.raises(ValueError, match="HedgedBlock"):
         model.fit(X, Y, callbacks=[pk.FitHedge((X, Y))], verbose=0)
+
+
+@once
+def test_a_fit_without_a_fit_of_mixtures_has_a_warning():
+    heads = two_heads()
+    model = compiled(chain(pk.HedgedBlock(heads, [3]), heads), "sgd")
+    with pytest.warns(UserWarning, match=r"equal weights\. Pass FitHedge.*or call fit_hedge"):
+        model.fit(X, Y, verbose=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        model.fit(X, Y, callbacks=[pk.FitHedge((X, Y))], verbose=0)
+        compiled(unhedged(), "sgd").fit(X, Y, verbose=0)
 
 
 def test_gate_statistics_do_not_change():

@@ -68,8 +68,8 @@ class WithoutKwargs(keras.layers.Layer):
 
 
 NO_NAME = (
-    r"must be .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. "
-    r".* an __init__ that passes \*\*kwargs, such as name, to keras\.layers\.Layer"
+    r"must be .* an __init__ that passes \*\*kwargs, such as name, to keras\.layers\.Layer\. .*"
+    r"The copy failed: .*WithoutKwargs\.__init__\(\) got an unexpected keyword argument '\w+'\. R"
 )
 NO_CONFIG = r"takes \['scale'\], which its config lacks; define a get_config"
 NO_LAYER = "instance of a Keras layer"
