@@ -157,12 +157,15 @@ class MultiTaskTraining:
                 is not divisible by the number of devices that share it.
 
         Warns:
-            UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures.
+            UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures,
+                once after `compile`.
         """
         self._check_first_labels(y)
         history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
         mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
-        if mixtures and not any(map(np.ptp, mixtures)):
+        warned = cast(Any, self._task_metrics).value.warned
+        if mixtures and not any(map(np.ptp, mixtures)) and None not in warned:
+            warned.add(None)
             warn_user(
                 "All branches of the HedgedBlock have equal weights. Pass FitHedge(validation_data)"
                 " to fit, or call fit_hedge after it, with rows that the model does not train on."
@@ -514,7 +517,7 @@ class TaskMetrics:
                 f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"
             )
         self._means = TaskMeans(batch_keys, loss_keys)
-        self._warned: set[TaskName] = set()
+        self.warned: set[TaskName | None] = set()  # of labels of a task, or of equal mixtures
         self.built = False
         self.all = [self._means, *metrics]
 
@@ -546,8 +549,8 @@ class TaskMetrics:
         except (TypeError, NotImplementedError):  # a trace has no values
             return
         for task, count in zip(self._by_task, counts):
-            if count == 0 and task not in self._warned:
-                self._warned.add(task)
+            if count == 0 and task not in self.warned:
+                self.warned.add(task)
                 warn_user(
                     f"The task {task!r} has no label in these data, so its metrics are NaN. "
                     "EarlyStopping and ModelCheckpoint do not treat NaN as an improvement, except "

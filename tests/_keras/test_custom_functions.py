@@ -193,7 +193,7 @@ def test_an_unregistered_loss_and_metric_train_and_load_as_in_keras(tmp_path):
     logs = model.evaluate(x, y, return_dict=True, verbose=0)
     assert (logs["loss"], logs["own_loss"]) == (3.0, 3.0)
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match="^'own_loss' must be registered"):
+    with pytest.raises(ValueError, match=r"^'own_loss' must be registered"):
         keras.models.load_model(tmp_path / "model.keras")
     with keras.saving.custom_object_scope({"own_loss": own_loss}):
         again = keras.models.load_model(tmp_path / "model.keras")

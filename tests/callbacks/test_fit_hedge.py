@@ -309,6 +309,7 @@ def test_a_fit_without_a_fit_of_mixtures_has_a_warning():
         model.fit(X, Y, verbose=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
+        model.fit(X, Y, verbose=0)
         model.fit(X, Y, callbacks=[pk.FitHedge((X, Y))], verbose=0)
         compiled(unhedged(), "sgd").fit(X, Y, verbose=0)
 
