@@ -69,6 +69,7 @@ class MultiTaskTraining:
     run_eagerly: bool
     jit_compile: bool
     _task_metrics: "Untracked[TaskMetrics] | None" = None
+    _is_restored = False  # while `compile_from_config` runs
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,7 +101,7 @@ class MultiTaskTraining:
         heads = _only_task_heads(self)
         super().compile(optimizer, **kwargs)  # type: ignore[misc]
         # In attributes of layers, Keras would find metrics once per enclosing layer.
-        self._task_metrics = Untracked(TaskMetrics(heads))
+        self._task_metrics = Untracked(TaskMetrics(heads, self._is_restored))
         set_compiled_metrics(self, self._task_metrics.value)
         check_batch_sizes(self)
 
@@ -111,7 +112,9 @@ class MultiTaskTraining:
             config: As returned by `get_compile_config`.
         """
         config = keras.saving.deserialize_keras_object(config)
+        self._is_restored = True  # files of 0.3.0 can contain what `compile` refuses
         self.compile(**{key: value for key, value in config.items() if key not in OF_HEADS})
+        self._is_restored = False
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
@@ -488,6 +491,7 @@ class TaskMetrics:
 
     Args:
         heads: The heads.
+        is_restored: Whether the model comes from a file, which can have repeated keys.
 
     Attributes:
         heads: The heads.
@@ -499,7 +503,7 @@ class TaskMetrics:
         ValueError: If metrics of two tasks have the same key.
     """
 
-    def __init__(self, heads: TaskHeads) -> None:
+    def __init__(self, heads: TaskHeads, is_restored: bool = False) -> None:
         self.heads = heads
         self._plain_heads = [plain_head(head) for head in heads.values() if head.has_loss]
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
@@ -511,7 +515,8 @@ class TaskMetrics:
         metrics = [metric for metrics in self._by_task.values() for metric in metrics]
         batch_keys = [f"{task}_loss" for task in self._by_task]
         keys = [key for key in (*batch_keys, *loss_keys, *(m.name for m in metrics)) if key]
-        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        if repeated and not is_restored:
             raise ValueError(
                 "heads must have metrics with unique keys of logs, {task}_{metric}. Rename a task "
                 f"or a metric. Received: heads={list(heads)} with the repeated keys {repeated}"

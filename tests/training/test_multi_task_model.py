@@ -154,6 +154,8 @@ def test_metrics_of_two_tasks_with_one_key_are_refused_by_compile():
     model = functional(lambda x: predictions(x, heads=pk.TaskHeads(heads)), pk.MultiTaskModel)
     message = r"unique keys of logs.*Received: heads=\['a', 'a_b', 'a_c'\].* keys \['a_b_auc'\]"
     check_refused(lambda: model.compile("adam"), ValueError, message)
+    model.compile_from_config({"optimizer": "adam"})  # of a file of 0.3.0
+    check_refused(lambda: model.compile("adam"), ValueError, message)
 
 
 # Functional and subclassed classes
