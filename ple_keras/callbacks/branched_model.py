@@ -13,11 +13,11 @@ from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
-from ple_keras.inspection.observed_model import ObservedModel, check_labels, check_model
 from ple_keras.labels.label_arrays import CLASS_INDICES, loss_name
 from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import OWN
+from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
 
 LARGE_CHANGE = 1e-3  # of a prediction, relative to it: more than rounding on a GPU
 
@@ -91,7 +91,7 @@ class BranchedModel:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
         found: dict[TaskName, list[BranchValues]] = {}
         for x, y in batches:
-            values, labels = self._observed.run_batch(x), check_labels(y, self.mixed_heads)
+            values, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and "" not in values[task] and labels.get(task) is not None:
                     present, is_labeled = plain_head(head)._present_labels(labels[task])

@@ -11,8 +11,8 @@ from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.task_heads import find_heads
-from ple_keras.inspection.observed_model import check_labels
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
+from ple_keras.models.observed_model import task_labels
 
 
 class MultiTaskScore(keras.callbacks.Callback):
@@ -169,7 +169,7 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"{known}; by default all tasks of BinaryHeads and ProductHeads. "
                 f"Received: tasks={self.tasks!r}"
             )
-        labels, by_task = check_labels(self._y, tasks), {}
+        labels, by_task = task_labels(self._y, tasks), {}
         for task in tasks:
             present, is_labeled = heads[task]._present_labels(labels[task])
             check_binary(present.ravel(), f"validation_data[1][{task!r}]")

@@ -12,10 +12,10 @@ from ple_keras._keras.internals import GraphCall, calls_in, functional_outputs
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
-from ple_keras.inspection.observed_model import naming_input
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.models.multi_task_model import check_adapted
+from ple_keras.models.observed_model import naming_input
 
 LARGE = 100  # mean or standard deviation of a column of numbers
 SCALE_ROWS = 100_000  # for means and deviations

@@ -17,16 +17,16 @@ from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads, batch_loss
-from ple_keras.inspection.observed_model import (
+from ple_keras.labels.task_names import SHARED
+from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.models.observed_model import (
     built_levels,
-    check_labels,
     find_levels,
     holding_branches,
     naming_input,
+    task_labels,
     trained_heads,
 )
-from ple_keras.labels.task_names import SHARED
-from ple_keras.layers.cgc_block import CGCBlock
 
 MAX_NUMBERS = 10**7  # in a variable; larger ones, such as embedding tables, are omitted
 Part = list[WeightSlice]  # of a model
@@ -98,7 +98,7 @@ def gradient_conflict(
     gradients_of = gradient_function(compute, list(parts.values()), model)
     by_batch = []
     for features, labels in Batches(x, y, batch_size, default=None):
-        y_by_task = check_labels(labels, heads)
+        y_by_task = task_labels(labels, heads)
         found = gradients_of((features, {task: y_by_task[task] for task in heads}))
         with np.errstate(invalid="ignore"):
             unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found]

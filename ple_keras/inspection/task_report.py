@@ -19,14 +19,6 @@ from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
-from ple_keras.inspection.observed_model import (
-    Levels,
-    ObservedModel,
-    check_labels,
-    check_model,
-    flatten_positions,
-    trained_heads,
-)
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     epoch_warnings,
@@ -36,6 +28,14 @@ from ple_keras.inspection.task_figures import (
     task_figures,
 )
 from ple_keras.labels.label_arrays import USUAL_DEVIATION, join_rows
+from ple_keras.models.observed_model import (
+    Levels,
+    ObservedModel,
+    check_model,
+    flatten_positions,
+    task_labels,
+    trained_heads,
+)
 
 MAX_GRADIENTS = 64  # batches
 MIN_BATCHES = 32  # of arrays, by default, so that cosines are averaged over 16 pairs
@@ -278,7 +278,7 @@ def _figures_of(
     found: dict[str, list[list[Any]]] = {}  # labels, predictions, predictions of branches
     examples = size = 0
     for number, (x, y) in enumerate(batches):
-        known = check_labels(y, trained)
+        known = task_labels(y, trained)
         predictions = observed.run_batch(x)
         for task in (task for task in heads if task in predictions):  # JAX sorts the predictions
             labels = labels_by_position(heads[task], known.get(task), predictions[task][0])

@@ -12,14 +12,14 @@ from keras import ops
 from ple_keras._checks import check_int
 from ple_keras._keras.internals import have_one_trace, stateless_value
 from ple_keras._keras.saving import register
-from ple_keras._keras.tables import (
+from ple_keras._typing import DType, Shape, Tensor
+from ple_keras.layers.table_marks import (
     RowGradients,
     component,
     has_row_gradients,
     mark_table,
     table_mark,
 )
-from ple_keras._typing import DType, Shape, Tensor
 
 MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles initializers of larger tables
 

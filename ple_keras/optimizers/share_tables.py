@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._keras.tables import table_mark
 from ple_keras._typing import Tensor
+from ple_keras.layers.table_marks import table_mark
 
 MIN_ROWS = 4000  # of a table; the dense gradient of a smaller table takes less time
 

@@ -11,9 +11,9 @@ from ple_keras._checks import check_number, warn_user
 from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
-from ple_keras._keras.tables import TableMark, component, table_mark
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
+from ple_keras.layers.table_marks import TableMark, component, table_mark
 from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient, with the reasons.

@@ -6,7 +6,7 @@ import keras
 
 from ple_keras._checks import check_known, short_repr
 from ple_keras._keras.saving import register
-from ple_keras._keras.tables import table_mark
+from ple_keras.layers.table_marks import table_mark
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
 

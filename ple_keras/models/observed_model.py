@@ -118,7 +118,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
     return heads
 
 
-def check_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]:
+def task_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]:
     """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
     tasks = list(tasks)
     is_array = len(tasks) == 1 and hasattr(y, "shape")
