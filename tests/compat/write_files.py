@@ -62,7 +62,25 @@ def copied():
     return pk.MultiTaskModel(inputs, heads(features)), "adam"
 
 
-MODELS = {make.__name__: make for make in (hedged, ple, copied)}
+def counts():
+    """A hedged count and the factors of a product, own features of another width; since 0.4.0."""
+    heads = pk.TaskHeads(
+        [
+            pk.CountHead("votes"),
+            pk.BinaryHead("click"),
+            pk.BinaryHead("buy"),
+            pk.ProductHead("both", of=["click", "buy"]),
+        ]
+    )
+    heads.adapt({task: data()[1][task] for task in heads})
+    inputs = {"user": keras.Input((), dtype="int32", name="user")}
+    streams = dict.fromkeys(heads.task_names, 2) | {"shared": 4}
+    tables = {stream: pk.SparseEmbedding(8, n)(inputs["user"]) for stream, n in streams.items()}
+    features = pk.HedgedBlock(heads, [4])(tables)
+    return pk.MultiTaskModel(inputs, heads(features)), pk.table_optimizer("adam")
+
+
+MODELS = {make.__name__: make for make in (hedged, ple, copied, counts)}
 
 
 def data():
@@ -74,6 +92,7 @@ def data():
         "buy": np.arange(ROWS) % 3 == 1,
         "both": np.arange(ROWS) % 4 == 1,
         "kind": np.arange(ROWS) % 3,
+        "votes": np.arange(ROWS) % 5,
     }
     return x, {task: np.where(np.arange(ROWS) < 9, labels, np.nan) for task, labels in y.items()}
 
