@@ -32,9 +32,12 @@ def recorded(script):
 
 
 def form(printed):
-    """Return the distinct lines, without numbers and names that vary between runs."""
+    """Return the distinct lines, without numbers and names that vary between runs.
+
+    Messages of Gloo, which are removed, can leave empty lines.
+    """
     lines = VARYING.sub("#", IGNORED.sub("", run_examples.clean(printed))).splitlines()
-    return {re.sub(r"[\s#]+", " ", line).strip() for line in lines}
+    return {re.sub(r"[\s#]+", " ", line).strip() for line in lines} - {""}
 
 
 def check_form(script, printed):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import QUICK, features
 from tests.models import compiled
+from tests.optimizers.tables import arrays
 
 keras_rs = pytest.importorskip("keras_rs")
 
@@ -36,17 +37,22 @@ def model_of_embeddings():
     items = keras_rs.layers.EmbedReduce(ITEMS, 4)(inputs["items"], seen)
     user = users()({"user": inputs["user"]})["user"]
     joined = keras.layers.Concatenate()([user, items, inputs["numbers"]])
-    return compiled(pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(joined))))
+    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(1, heads, [4])(joined)))
+    return compiled(model, pk.table_optimizer("adam"), **QUICK)
 
 
-def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
+def data():
     rng = np.random.default_rng(0)
     x = {
         "user": rng.integers(0, USERS, (ROWS, 1)).astype("int32"),
         "items": rng.integers(0, ITEMS, (ROWS, SEEN)).astype("int32"),
         "numbers": features(ROWS, 2),
     }
-    y = {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
+    return x, {"click": np.arange(ROWS) % 2, "time": np.where(np.arange(ROWS) % 3, 1.0, np.nan)}
+
+
+def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
+    x, y = data()
     model = model_of_embeddings()
     tables = [w for w in model.trainable_weights if w.shape[0] in (USERS, ITEMS)]
     assert len(tables) == 2
@@ -56,7 +62,42 @@ def test_embeddings_are_trained_and_saved_with_the_block(tmp_path):
         assert not np.allclose(table, start)
     predictions = model.predict(x, verbose=0)
     model.save(tmp_path / "model.keras")
-    loaded = keras.models.load_model(tmp_path / "model.keras").predict(x, verbose=0)
-    for task, prediction in predictions.items():
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.run_eagerly = model.run_eagerly
+    for task, prediction in loaded.predict(x, verbose=0).items():
         assert np.isfinite(prediction).all()
-        np.testing.assert_array_equal(loaded[task], prediction)
+        np.testing.assert_array_equal(predictions[task], prediction)
+    for each in (model, loaded):  # Adam trains the tables of KerasRS
+        each.fit(x, y, verbose=0)
+    for one, other in zip(arrays(model), arrays(loaded), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+class OfPreprocessed(pk.MultiTaskTraining, keras.Model):
+    """A model of ids from `preprocess`, which a TPU's SparseCore needs on JAX."""
+
+    def __init__(self):
+        super().__init__()
+        self.users = users()
+        self.heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
+        self.ple = pk.PLEBlock(1, self.heads, [4])
+
+    def call(self, inputs, training=None):
+        rows = self.users(inputs, training=training)["user"]
+        return self.heads(self.ple(rows, training=training), training=training)
+
+
+@pytest.mark.nightly
+def test_preprocessed_ids_train_a_subclassed_model(tmp_path):
+    x, y = data()
+    model, loaded = (compiled(OfPreprocessed(), pk.table_optimizer("adam")) for _ in range(2))
+    for each in (model, loaded):  # the first call of `preprocess` builds the layer
+        each(inputs := each.users.preprocess({"user": x["user"]}, training=True))
+    before = keras.ops.convert_to_numpy(model.users.trainable_weights[0])
+    model.fit(((inputs, y) for _ in range(2)), steps_per_epoch=2, shuffle=False, verbose=0)
+    assert not np.allclose(keras.ops.convert_to_numpy(model.users.trainable_weights[0]), before)
+    model.save_weights(tmp_path / "model.weights.h5")
+    loaded.optimizer.build(loaded.trainable_variables)
+    loaded.load_weights(tmp_path / "model.weights.h5")
+    for one, other in zip(arrays(model), arrays(loaded), strict=True):
+        np.testing.assert_array_equal(one, other)
