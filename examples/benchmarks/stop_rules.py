@@ -18,8 +18,8 @@ A rule selects an epoch for each branch. A task mixes its branches with weights 
 the validation rows, as FitHedge does:
 
     own best      each own branch at the epoch of the lowest validation loss of its task, and the
-                  shared branch at the epoch with the lowest sum over the tasks of loss / loss of a
-                  constant prediction, both minus the least possible loss: FitHedge(keep_best=True)
+                  shared branch at the epoch with the lowest sum over the tasks of the loss times
+                  the root of its number of labels: FitHedge(keep_best=True)
     last epoch    no stop
     val_loss      the epoch with the lowest sum of weighted validation losses
 
@@ -107,15 +107,15 @@ def share_of_first(task: str, values: Sequence[np.ndarray], y: np.ndarray) -> fl
 class Judge:
     """The losses of a run's branches on the validation rows, and mixtures of branches.
 
-    `relative` are the losses over that of a constant, by task, branch and epoch.
+    `sums` are the mean losses times the root of the number of labels, by task, branch and epoch.
     """
 
     def __init__(self, run: Run) -> None:
         self.run, self.tasks = run, [*run.values[0]]
-        self.relative = {
+        self.sums = {
             task: {
                 branch: np.array([self._loss(task, x[task][branch][0]) for x in run.values])
-                / self._loss(task, constant(task, run.data.validation.labels[task]))
+                * np.isfinite(run.data.validation.labels[task]).sum() ** 0.5
                 for branch in run.values[0][task]
             }
             for task in self.tasks
@@ -159,17 +159,17 @@ class Judge:
             return last
         best = {
             task: {branch: int(np.argmin(x[:end])) for branch, x in branches.items()}
-            for task, branches in self.relative.items()
+            for task, branches in self.sums.items()
         }
         if "shared" in best[self.tasks[0]]:
-            of_tasks = [branches["shared"][:end] for branches in self.relative.values()]
+            of_tasks = [branches["shared"][:end] for branches in self.sums.values()]
             shared = int(np.argmin(np.sum(of_tasks, axis=0)))
             best = {task: {**branches, "shared": shared} for task, branches in best.items()}
         return best
 
     def at(self, epoch: int) -> dict[str, Epochs]:
         """Return all branches after an epoch."""
-        return {task: dict.fromkeys(branches, epoch) for task, branches in self.relative.items()}
+        return {task: dict.fromkeys(branches, epoch) for task, branches in self.sums.items()}
 
     def score(self, task: str, epochs: Epochs) -> float:
         """Return the AUC on the test rows, or the loss relative to that of a constant."""

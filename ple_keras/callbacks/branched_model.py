@@ -1,7 +1,7 @@
 """The branches of a model on held-out rows: their values, losses and weights."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import keras
 import numpy as np
@@ -12,9 +12,8 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.hedged_head import HedgedHead, plain_head
+from ple_keras.heads.mixture import label_losses
 from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
-from ple_keras.labels.label_arrays import CLASS_INDICES, loss_name
-from ple_keras.labels.sample_space import SAFE_LABEL, SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import OWN
 from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
@@ -105,33 +104,26 @@ class BranchedModel:
             joined[task] = BranchValues(np.concatenate(parts), by_branch)
         return joined
 
-    def losses(
-        self, found: Mapping[TaskName, BranchValues]
-    ) -> tuple[dict[Branch, float], dict[Branch, float]]:
-        """Return the mean losses of branches over the labels of all processes, and relative losses.
-
-        The latter are divided by the loss of the mean label, both minus the loss of labels as
-        predictions. Without them, as for custom losses of several numbers for one label, they are
-        divided by the loss of logits of 0. Tasks without labels or training have none.
-        """
-        sums = [_loss_sums(self.heads[task], *of_task) for task, of_task in found.items()]
-        ends = np.cumsum([*map(len, sums)])[:-1]
-        sums = np.split(sum_over_processes(np.concatenate(sums)), ends)
-        losses, relative = {}, {}
-        for (task, (_, values)), (*totals, least, constant, count) in zip(found.items(), sums):
-            scale = abs(constant - least)
-            scale = scale if 0 < scale < np.inf else count
-            for branch, total in zip(values, totals):
-                losses[task, branch] = float(total / count) if count else np.nan
-                if count and self.heads[task].loss_weight:
-                    relative[task, branch] = float((total - least) / scale)
-        return losses, relative
+    def losses(self, found: Mapping[TaskName, BranchValues]) -> dict[Branch, tuple[float, int]]:
+        """Return the mean loss of each branch, and the number of labels, over all processes."""
+        branches, sums = [], []
+        for task, (labels, values) in found.items():
+            tensors = [*map(ops.convert_to_tensor, values.values())]
+            predictions = cast(Any, self.heads[task]).branch_predictions(tensors)
+            for branch, prediction in zip(values, predictions):
+                losses = label_losses(self.heads[task], labels, prediction)
+                branches.append((task, branch))
+                sums.append((losses.sum(dtype="float64"), losses.size))
+        pairs = sum_over_processes(np.array(sums)).tolist()
+        return {branch: (x / n if n else np.nan, n) for branch, (x, n) in zip(branches, pairs)}
 
     def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
         """Return the variables, and the slices of stacked experts, of each unit of branches.
 
         A part belongs to the only unit whose predictions become NaN, or change, if it is NaN. What
-        no unit reads, such as mixtures and statistics of gates, belongs to none.
+        no unit reads, such as mixtures and statistics of gates, belongs to none. Parts are halved
+        until one unit reads them. Those that do not learn are tested one at a time, since a unit
+        that reads one of them need not read the others.
 
         Args:
             x: A batch of validation data.
@@ -142,49 +134,55 @@ class BranchedModel:
         expected = self._observed.run_batch(x)
         units = self._find_units(expected)
         weights: dict[Unit, list[WeightSlice]] = {unit: [] for unit in units.values()}
-        names, common = list(weights), {}
-        layers = find_layers(self.model, StackedExperts)
-        stacks = {id(v) for layer in layers for v in (*layer._kernels, *layer._biases)}
-        variables = [v for v in self.model.weights if keras.backend.is_float_dtype(v.dtype)]
-        parts: list[Any] = []
-        for variable in variables:
-            value = read_part((variable, ()))
-            slices = [(i,) for i in range(len(value))] if id(variable) in stacks else [()]
-            parts += [(variable, value, index) for index in slices]
-        readers = np.zeros((len(parts), len(names)))
-        try:
-            for row, (variable, value, index) in zip(readers, parts):
-                # No new array, which processes of JAX would compare: NaN differs from itself.
-                whole = ops.convert_to_tensor(variable)
-                spoiled = whole * np.nan
-                if index:
-                    (i,) = index
-                    spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
-                variable.assign(spoiled)
-                actual = self._observed.run_batch(x)
-                variable.assign(value)
-                for (task, branch), unit in units.items():
-                    old, new = expected[task][branch], actual[task][branch]
-                    is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
-                    row[names.index(unit)] += (~is_close & np.isfinite(old)).any()
-        finally:
-            for variable, value, _ in parts:
-                variable.assign(value)
-        # Summed so that all processes keep the same parts.
-        for row, (variable, _, index) in zip(sum_over_processes(readers), parts):
-            found = [unit for unit, count in zip(names, row) if count]
-            if len(found) == 1:
-                weights[found[0]].append((variable, index))
-            elif variable.trainable and any(unit.branch for unit in found):
-                common[variable.path] = found
-        weights = {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
+        stacks = find_layers(self.model, StackedExperts)
+        parts = [part for stack in stacks for e in stack._streams.value for part in stack.slices(e)]
+        known = {id(variable) for variable, _ in parts}
+        parts += [(v, ()) for v in self.model.weights if id(v) not in known]
+        parts = [part for part in parts if keras.backend.is_float_dtype(part[0].dtype)]
+        groups, common = [sorted(parts, key=lambda part: not part[0].trainable)], []
+        while groups:
+            group = groups.pop()
+            found = self._readers(group, x, units, expected)
+            learns, half = all(variable.trainable for variable, _ in group), len(group) // 2
+            if half and found and not (learns and len(found) == 1):
+                groups += [group[half:], group[:half]]
+            elif len(found) == 1:
+                weights[found[0]] += group
+            elif learns and any(unit.branch for unit in found):
+                common.append(group[0][0].path)
         if common:
             warn_user(
                 "FitHedge keeps the best epoch of each branch, but several branches read the "
-                f"weights {list(common)}, which stay as in the last epoch. Give each branch its "
-                "own features with StreamFeatures, or set keep_best=False"
+                f"weights {common}, which stay as in the last epoch. Give each branch its own "
+                "features with StreamFeatures, or set keep_best=False"
             )
-        return weights
+        return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
+
+    def _readers(
+        self, parts: Iterable[Any], x: Nested, units: Mapping[Branch, Unit], expected: Any
+    ) -> list[Unit]:
+        """Return the units whose predictions become NaN or change if all parts are NaN."""
+        before = {id(variable): (variable, ops.copy(variable)) for variable, _ in parts}
+        try:
+            for variable, index in parts:
+                # No new array, which processes of JAX would compare: NaN differs from itself.
+                whole = ops.convert_to_tensor(variable)
+                spoiled = whole * np.nan
+                for i in index:
+                    spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
+                variable.assign(spoiled)
+            actual = self._observed.run_batch(x)
+        finally:
+            for variable, value in before.values():
+                variable.assign(value)
+        counts = dict.fromkeys(units.values(), 0)
+        for (task, branch), unit in units.items():
+            old, new = expected[task][branch], actual[task][branch]
+            is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
+            counts[unit] += (~is_close & np.isfinite(old)).sum()
+        # Summed so that all processes keep the same parts.
+        totals = sum_over_processes(np.array([*counts.values()]))
+        return [unit for unit, total in zip(counts, totals) if total]
 
     def _find_units(self, branches: Mapping[TaskName, Any]) -> dict[Branch, Unit]:
         joined = {task: {task} for task in self.heads}
@@ -199,46 +197,10 @@ class BranchedModel:
         return units
 
 
-def label_losses(head: Any, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
-    """Return the loss of each label, or of each number if single numbers can be missing."""
-    if not np.isfinite(to_numpy(predictions)).all():  # which PyTorch can refuse
-        return np.full(len(labels), np.nan)
-    known = np.nan_to_num(labels, nan=SAFE_LABEL)
-    y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
-    losses = to_numpy(plain_head(head).example_losses(y_true, y_pred))
-    return losses if losses.ndim == 1 else losses[~np.isnan(labels)]
-
-
-def _loss_sums(head: Any, labels: np.ndarray, values: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return sums of the losses of each branch, of labels and of the mean label, and the count."""
-    plain, best = plain_head(head), labels
-
-    def total(predictions: Tensor) -> float:
-        return float(label_losses(head, labels, predictions).sum(dtype="float64"))
-
-    sums = [*map(total, head.branch_predictions([*map(ops.convert_to_tensor, values.values())]))]
-    if loss_name(plain.loss) in CLASS_INDICES:
-        best = np.eye(plain.units)[labels[:, 0].astype(int)]
-    zeros = plain._prediction(ops.zeros((len(labels), plain.units), keras.config.floatx()))
-    if best.shape[-1] == plain.units:
-        mean = np.ma.masked_invalid(best).mean(axis=0).filled(SAFE_PREDICTION)
-        best = np.where(np.isnan(best), mean, best)
-        sums += [total(best), total(np.broadcast_to(mean, best.shape))]
-    else:
-        sums += [0.0, total(zeros)]
-    return np.array([*sums, label_losses(head, labels, zeros).size])
-
-
 def read_part(part: WeightSlice) -> np.ndarray:
     """Return a copy of a variable, or of a slice of it."""
     variable, index = part
-    value = variable.value
-    if not getattr(value, "is_fully_addressable", True) and not value.is_fully_replicated:
-        raise ValueError(
-            "keep_best must be False if weights are split across processes. "
-            f"Received: keep_best=True, and {variable.path!r} of {value.sharding}"
-        )
-    return np.array(to_numpy(value)[index])
+    return np.array(to_numpy(variable.value)[index])
 
 
 def assign_parts(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:

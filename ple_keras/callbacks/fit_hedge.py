@@ -1,37 +1,25 @@
 """The fit of the mixtures of branches on held-out rows, and their best epochs."""
 
 import math
-from collections.abc import Callable, Mapping
-from itertools import combinations
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import keras
 import numpy as np
-from keras import ops
 
 from ple_keras._checks import check_bool, check_int, check_number
 from ple_keras._keras.batches import Batches, refuse_endless
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.callbacks.branched_model import (
-    Branch,
     BranchedModel,
     BranchValues,
     Unit,
     assign_parts,
-    label_losses,
     read_part,
 )
-from ple_keras.heads.hedged_head import HedgedHead
+from ple_keras.heads.mixture import best_mixture
 from ple_keras.heads.task_heads import hedged_heads
-from ple_keras.losses.example_losses import uncertainty_form
-
-MAX_LOGIT = 14  # of a weight's share of the sum of two weights
-POINTS, ZOOMS = 25, 3  # of the grids of its logit
-MAX_SWEEPS = 20
-TOLERANCE = 1e-7  # relative to the objective, of float32
-MIN_PRIOR = 1e-6  # keeps the weights above 0
-TINY = 1e-37  # close to the smallest normal number of float32
 
 
 class KeptWeights(NamedTuple):
@@ -39,7 +27,7 @@ class KeptWeights(NamedTuple):
 
     Attributes:
         epoch: The epoch.
-        loss: The sum of the relative validation losses of the tasks.
+        loss: The validation loss of the branches.
         weights: The weights.
     """
 
@@ -67,21 +55,20 @@ class FitHedge(keras.callbacks.Callback):
 
     No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
     the weights of the branches whose validation loss is the lowest so far. At the end of `fit`, it
-    restores all branches, and fits the mixtures once more. An own branch is judged by the mean loss
-    of its task, the own branches of a product and its factors together. Any other branch is judged
-    by the sum of the relative losses of all tasks:
+    restores all branches, and fits the mixtures once more. A branch is judged by the loss that
+    trains it: the sum over its tasks, with m labels each,
 
-        (loss - least possible loss) / (loss of the mean label - least possible loss)
+        sum_k sum_i l(f_kb(x_i), y_i) / sqrt(m_k)
 
-    For custom losses, the relative loss is the loss divided by the loss of logits of 0. Tasks with
-    a loss weight of 0, or without validation labels, do not count. A branch with only such tasks
-    keeps its last epoch. NaN is never the lowest loss.
+    For an own branch, this is the loss of its task. The own branches of a product and its factors
+    stop together. Tasks with a loss weight of 0, or without validation labels, do not count. A
+    branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
-    FitHedge sets each weight to NaN for one prediction of a batch. Optimizer states do not change.
-    The copies are NumPy arrays, as large as the model. A `fit` with `initial_epoch` keeps the
-    copies of earlier epochs, and any other one starts anew. Other callbacks, such as
-    ModelCheckpoint and EarlyStopping, see the weights and mixture of each epoch.
+    FitHedge sets weights to NaN for predictions of a batch. Optimizer states do not change. The
+    copies are NumPy arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of
+    earlier epochs, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
+    EarlyStopping, see the weights and mixture of each epoch.
 
     At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
     keep:
@@ -113,8 +100,7 @@ class FitHedge(keras.callbacks.Callback):
         ValueError: If `validation_data` is empty, endless or an iterator, or its numbers of rows
             differ, `batch_size` or `patience` is below 1, `prior` is negative or not finite, or
             `patience` is given with `keep_best=False`. In `fit`, if the model has no HedgedBlock,
-            or `y` lacks a task. With `keep_best`, if the optimizer averages weights (`use_ema`), or
-            a weight is split across processes.
+            or `y` lacks a task. With `keep_best`, if the optimizer averages weights (`use_ema`).
 
     Warns:
         UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
@@ -159,14 +145,13 @@ class FitHedge(keras.callbacks.Callback):
                 f"no branch improves. Received: {patience=}, {keep_best=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
-        self._last_losses: dict[Branch, float] = {}
-        self._first_epoch: int | None = None
+        self._mean_losses: dict[str, float] = {}
         self._epoch = 0
         self._is_due = False
 
     def on_train_begin(self, logs: Logs = None) -> None:
-        self._first_epoch = None
-        if self.keep_best and _averages_weights(self.model):
+        optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
+        if self.keep_best and any(x.use_ema for x in getattr(optimizer, "optimizers", [optimizer])):
             raise ValueError(
                 "keep_best must be False with use_ema=True of the optimizer, since Keras replaces "
                 "the weights by their averages at the end of fit. "
@@ -176,9 +161,7 @@ class FitHedge(keras.callbacks.Callback):
             self._find_branches()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        if self._first_epoch is None:
-            self._first_epoch = epoch
-            self.kept = {unit: kept for unit, kept in self.kept.items() if kept.epoch < epoch}
+        self.kept = {unit: kept for unit, kept in self.kept.items() if kept.epoch < epoch}
         self._epoch, self._is_due = epoch, True
 
     def on_test_begin(self, logs: Logs = None) -> None:
@@ -190,42 +173,39 @@ class FitHedge(keras.callbacks.Callback):
             self._fit()
         logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
-            for branch, weight in head.branch_weights().items():
-                logs[f"hedge/{task}/{branch}"] = weight
-        for (task, branch), loss in self._last_losses.items():
-            logs[f"hedge/{task}/{branch}_loss"] = loss
+            logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
+        logs |= self._mean_losses
         for unit in self._weights:
             kept = self.kept[unit].epoch if unit in self.kept else epoch
             logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
-        best = max((kept.epoch for kept in self.kept.values()), default=self._first_epoch or 0)
+        best = max((kept.epoch for kept in self.kept.values()), default=-1)
         if self.patience is not None and epoch - best >= self.patience:
             self.model.stop_training = True
 
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
-        kept = self.kept.items()
-        assign_parts(pair for unit, best in kept for pair in zip(self._weights[unit], best.weights))
-        if self.kept or _averages_weights(self.model):
-            _fit_mixtures(branched, branched.read(self._batches), self.prior)
+        pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
+        assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
+        _fit_mixtures(branched, branched.read(self._batches), self.prior)
 
     def _fit(self) -> None:
         branched = self._find_branches()
         found = branched.read(self._batches)
-        self._last_losses, relative = branched.losses(found)
+        losses = branched.losses(found)
+        self._mean_losses = {f"hedge/{t}/{b}_loss": mean for (t, b), (mean, _) in losses.items()}
         for unit, parts in self._weights.items():
-            branches = [(task, unit.branch) for task in unit.tasks]
-            losses = [relative[branch] for branch in branches if branch in relative]
+            trained = [t for t in unit.tasks if t in found and branched.heads[t].loss_weight]
+            pairs = [losses[task, unit.branch] for task in trained]
+            terms = [mean * math.sqrt(count) for mean, count in pairs if count]
             best = self.kept[unit].loss if unit in self.kept else math.inf
-            if losses and sum(losses) < best:  # not NaN
-                weights = [*map(read_part, parts)]
-                self.kept[unit] = KeptWeights(self._epoch, sum(losses), weights)
+            if terms and sum(terms) < best:  # not NaN
+                self.kept[unit] = KeptWeights(self._epoch, sum(terms), [*map(read_part, parts)])
         _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
         self._is_due = False
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""
         if self._branched is None or self._branched.model is not self.model:
-            self.kept = {} if self._branched else self.kept  # of another model
             self._branched = BranchedModel(self.model)
             if self.keep_best:
                 self._weights = self._branched.find_weights(next(iter(self._batches))[0])
@@ -278,12 +258,6 @@ def fit_hedge(
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
 
 
-def _averages_weights(model: Any) -> bool:
-    """Return whether the optimizer of a model, or one inside it, averages weights."""
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return any(each.use_ema for each in getattr(optimizer, "optimizers", [optimizer]))
-
-
 def _fit_mixtures(
     branched: BranchedModel,
     found: Mapping[TaskName, BranchValues],
@@ -298,85 +272,11 @@ def _fit_mixtures(
         prior: The weight of the prior.
         allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
     """
-    mixtures = {}
     for task, head in branched.mixed_heads.items():
         labels, values = found[task].labels, np.stack([*found[task].values.values()])
         mixture, count = to_numpy(head.mixture), 0
         if not allows_nan or np.isfinite(values).all():
             mixture, count = best_mixture(head, labels, values, prior), len(labels)
         sums = sum_over_processes(np.append(mixture, 1.0) * count)
-        mixtures[task] = sums[:-1] / sums[-1] if sums[-1] else mixture
-    for task, mixture in mixtures.items():
-        branched.mixed_heads[task].mixture.assign(mixture.astype("float32"))
-
-
-def best_mixture(
-    head: HedgedHead, labels: np.ndarray, values: np.ndarray, prior: float
-) -> np.ndarray:
-    """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
-
-    Args:
-        head: The head of the task.
-        labels: The labels of labeled examples, `(examples, width)`. Single numbers can be NaN.
-        values: The values that the head mixes, `(branches, examples, units)`.
-        prior: The weight of the prior.
-    """
-    equal = np.full(len(values), 1 / len(values))
-    if not len(labels):
-        return equal
-    wrong = values[~np.isfinite(values)]
-    if len(wrong):
-        raise ValueError(
-            f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
-            "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
-            f"Received: predictions=[..., {wrong[0]}]"
-        )
-    dtype = keras.config.floatx()
-
-    def losses(weights: np.ndarray) -> np.ndarray:
-        mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        return label_losses(head, labels, head.prediction(mixed))
-
-    count = losses(equal).size
-    scale, slope = uncertainty_form(head.loss)
-    is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
-
-    def penalized(weights: np.ndarray) -> float:
-        total = float(losses(weights).sum(dtype="float64"))
-        if not is_likelihood:
-            total = slope * count * math.log(max(total, TINY))
-        return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
-
-    return minimize_on_simplex(penalized, len(values))
-
-
-def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
-    """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
-
-    For two weights at a time, it searches their shares of their sum on increasingly fine grids of
-    the logit. Gradients are no alternative, since losses of saturated predictions are flat.
-
-    Args:
-        function: A function of the weights, with values rounded to float32.
-        size: The number of weights.
-    """
-    weights = np.full(size, 1 / size)
-    value = function(weights)
-    for _ in range(MAX_SWEEPS):
-        before = value
-        for i, j in combinations(range(size), 2):
-            low, high = -MAX_LOGIT, MAX_LOGIT
-            for _ in range(ZOOMS):
-                logits = np.linspace(low, high, POINTS)
-                candidates = np.tile(weights, (POINTS, 1))
-                parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
-                candidates[:, [i, j]] = parts * (weights[i] + weights[j])
-                values = [function(candidate) for candidate in candidates]
-                best = int(np.argmin(values))
-                if values[best] < value:
-                    weights, value = candidates[best], values[best]
-                step = (high - low) / (POINTS - 1)
-                low, high = logits[best] - step, logits[best] + step
-        if size == 2 or before - value <= TOLERANCE * (1 + abs(value)):
-            break
-    return weights
+        mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
+        head.mixture.assign(mixture.astype("float32"))

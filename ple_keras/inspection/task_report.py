@@ -231,7 +231,7 @@ def task_report(
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
             warnings += gap_warnings(f"{task}: ", use, validated[task], has_dropout)
-            is_kept = any(key.startswith(f"hedge/{task}/") for key in logs)  # by FitHedge
+            is_kept = any(k.startswith(f"hedge/{task}/") and k.endswith("_epoch") for k in logs)
             if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(heads[task], prefix, history, validated[task])

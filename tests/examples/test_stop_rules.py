@@ -16,14 +16,15 @@ from tests.helpers import once
 pytestmark = [pytest.mark.nightly, once]
 
 
-def run_with(errors, units):
-    """Return a run with errors by task, branch and epoch, relative to that of a constant."""
+def run_with(errors, missing=0):
+    """Return a run with errors by task, branch and epoch. The last task lacks labels."""
     sign = np.tile([1.0, -1.0], 4)
-    labels = {task: unit * sign for task, unit in units.items()}
+    labels = {task: sign.copy() for task in errors}
+    labels[[*errors][-1]][:missing] = np.nan
     part = Split({}, labels)
     values = [
         {
-            task: {b: [units[task] * sign * (1 - each[epoch])] * 2 for b, each in branches.items()}
+            task: {b: [sign * (1 - each[epoch])] * 2 for b, each in branches.items()}
             for task, branches in errors.items()
         }
         for epoch in range(3)
@@ -31,24 +32,25 @@ def run_with(errors, units):
     return Run(Dataset(part, part, part), {}, values)
 
 
-@pytest.mark.parametrize("unit", [0.01, 1, 100])
-def test_each_branch_stops_at_its_best_epoch_whatever_the_unit_of_the_labels(unit):
+@pytest.mark.parametrize(("missing", "shared"), [(0, 1), (6, 0)])
+def test_each_branch_stops_at_the_best_epoch_of_the_loss_that_trains_it(missing, shared):
     errors = {
         "rating": {"own": [0.5, 0.3, 0.4], "shared": [0.2, 0.4, 0.6]},
         "time": {"own": [0.4, 0.5, 0.3], "shared": [0.5, 0.3, 0.1]},
     }
-    judge = stop_rules.Judge(run_with(errors, {"rating": 1, "time": unit}))
-    expected = {"rating": {"own": 1, "shared": 1}, "time": {"own": 2, "shared": 1}}
+    judge = stop_rules.Judge(run_with(errors, missing))
+    expected = {"rating": {"own": 1, "shared": shared}, "time": {"own": 2, "shared": shared}}
     assert judge.choose("own best", 3) == expected
     assert judge.choose("own best", 1) == judge.choose("last epoch", 1) == judge.at(0)
     assert judge.choose("last epoch", 3) == judge.at(2)
     assert judge.choose("shared branch", 3) == {"rating": {"shared": 2}, "time": {"shared": 2}}
-    np.testing.assert_allclose(judge.relative["time"]["own"], [0.16, 0.25, 0.09])
+    root = (8 - missing) ** 0.5
+    np.testing.assert_allclose(judge.sums["time"]["own"], root * np.array([0.16, 0.25, 0.09]))
 
 
 def test_a_mixture_is_the_better_branch_if_it_is_exact():
     errors = {"rating": {"own": [0.5, 0.5, 0.5], "shared": [0.5, 1e-3, 0.5]}}
-    judge = stop_rules.Judge(run_with(errors, {"rating": 1}))
+    judge = stop_rules.Judge(run_with(errors))
     assert judge.score("rating", {"own": 0, "shared": 1}) < 0.01
     assert judge.score("rating", {"own": 0}) == pytest.approx(0.25)
 

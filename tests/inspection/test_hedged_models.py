@@ -50,7 +50,8 @@ def test_the_task_report_shows_the_mixture_and_the_figures_of_branches():
     model.history.epoch = [0, 1]
     names = ("click_binary_crossentropy", "time_mean_squared_error")
     losses = {f"val_{name}": [1e-3, 9.0] for name in names}
-    model.history.history = losses | {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
+    kept = {f"hedge/time/{branch}_epoch": [0, 0] for branch in BRANCHES}
+    model.history.history = losses | kept | {"hedge/click/own": [0.5, 0.5]}  # keep_best=False
     after = pk.task_report(model, X, Y, validation=(X, Y), batch_size=32)
     assert [after.branches["time"][branch].epoch for branch in BRANCHES] == [1, 1]
     warned = [text.split(":")[0] for text in after.warnings if "was lowest in" in text]

@@ -1,0 +1,105 @@
+"""The fit of the mixture of a task's branches on held-out rows."""
+
+import math
+from collections.abc import Callable
+from itertools import combinations
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._keras.tensors import to_numpy
+from ple_keras._typing import Tensor
+from ple_keras.heads.hedged_head import HedgedHead, plain_head
+from ple_keras.labels.sample_space import SAFE_LABEL
+from ple_keras.losses.example_losses import uncertainty_form
+
+MAX_LOGIT = 14  # of a weight's share of the sum of two weights
+POINTS, ZOOMS = 25, 3  # of the grids of its logit
+MAX_SWEEPS = 20
+TOLERANCE = 1e-7  # relative to the objective, of float32
+MIN_PRIOR = 1e-6  # keeps the weights above 0
+TINY = 1e-37  # close to the smallest normal number of float32
+
+
+def best_mixture(
+    head: HedgedHead, labels: np.ndarray, values: np.ndarray, prior: float
+) -> np.ndarray:
+    """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
+
+    Args:
+        head: The head of the task.
+        labels: The labels of labeled examples, `(examples, width)`. Single numbers can be NaN.
+        values: The values that the head mixes, `(branches, examples, units)`.
+        prior: The weight of the prior.
+    """
+    equal = np.full(len(values), 1 / len(values))
+    if not len(labels):
+        return equal
+    wrong = values[~np.isfinite(values)]
+    if len(wrong):
+        raise ValueError(
+            f"The predictions of {head.task!r} must be finite to fit its mixture. Lower the "
+            "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
+            f"Received: predictions=[..., {wrong[0]}]"
+        )
+    dtype = keras.config.floatx()
+
+    def losses(weights: np.ndarray) -> np.ndarray:
+        mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
+        return label_losses(head, labels, head.prediction(mixed))
+
+    count = losses(equal).size
+    scale, slope = uncertainty_form(head.loss)
+    is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
+
+    def penalized(weights: np.ndarray) -> float:
+        total = float(losses(weights).sum(dtype="float64"))
+        if not is_likelihood:
+            total = slope * count * math.log(max(total, TINY))
+        return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
+
+    return minimize_on_simplex(penalized, len(values))
+
+
+def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> np.ndarray:
+    """Return the weights, above 0 and with a sum of 1, that minimize a convex function.
+
+    For two weights at a time, it searches their shares of their sum on increasingly fine grids of
+    the logit. Gradients are no alternative, since losses of saturated predictions are flat.
+
+    Args:
+        function: A function of the weights, with values rounded to float32.
+        size: The number of weights.
+    """
+    weights = np.full(size, 1 / size)
+    value = function(weights)
+    for _ in range(MAX_SWEEPS):
+        before = value
+        for i, j in combinations(range(size), 2):
+            low, high = -MAX_LOGIT, MAX_LOGIT
+            for _ in range(ZOOMS):
+                logits = np.linspace(low, high, POINTS)
+                candidates = np.tile(weights, (POINTS, 1))
+                parts = 1 / (1 + np.exp(np.stack([-logits, logits], axis=1)))
+                candidates[:, [i, j]] = parts * (weights[i] + weights[j])
+                values = [function(candidate) for candidate in candidates]
+                best = int(np.argmin(values))
+                if values[best] < value:
+                    weights, value = candidates[best], values[best]
+                step = (high - low) / (POINTS - 1)
+                low, high = logits[best] - step, logits[best] + step
+        if size == 2 or before - value <= TOLERANCE * (1 + abs(value)):
+            break
+    return weights
+
+
+def label_losses(head: Any, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
+    """Return the loss of each label, or of each number if single numbers can be missing."""
+    if not np.isfinite(to_numpy(predictions)).all():  # which PyTorch can refuse
+        return np.full(len(labels), np.nan)
+    known = np.nan_to_num(labels, nan=SAFE_LABEL)
+    y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
+    losses = to_numpy(plain_head(head).example_losses(y_true, y_pred))
+    return losses if losses.ndim == 1 else losses[~np.isnan(labels)]
