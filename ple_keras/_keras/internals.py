@@ -13,8 +13,7 @@ from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask
-from keras.src.backend.common import global_state, stateless_scope
-from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+from keras.src.backend.common import global_state
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Store, Tensor
@@ -51,25 +50,6 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     the mean. Keras 3.15.
     """
     set_keras_mask(tensor, mask)
-
-
-def in_stateless_scope() -> bool:
-    """Return whether a `keras.StatelessScope` is open, which collects new values of variables.
-
-    The class is documented, but not this check. Without it, gate statistics would keep a tracer
-    after an export or a user's `jax.jit`, and later calls would fail. Keras 3.15.
-    """
-    return bool(stateless_scope.in_stateless_scope())
-
-
-def stateless_value(variable: keras.Variable) -> Tensor | None:
-    """Return the value of a variable in an open `keras.StatelessScope`, in the variable's dtype.
-
-    On JAX, any other variable is a constant of a trace, so that the gradient of learned loss
-    weights would be 0. `Variable.value` can cast. Keras 3.15.
-    """
-    scope = stateless_scope.get_stateless_scope()
-    return None if scope is None else scope.get_current_value(variable)
 
 
 def outermost_layer() -> Any:
@@ -110,19 +90,6 @@ def tensorflow_not_imported() -> Iterator[None]:
         lazy["_available"] = None
 
 
-def largest_outputs(layer: keras.Layer) -> Any:
-    """Return the outputs of the first symbolic call of a layer with the most outputs.
-
-    A Functional model counts the outputs of a call by `layer.output`, the outputs of the first
-    call. If the model contains a later call with more outputs, Keras raises an error that they are
-    not connected to the inputs, as for `MultiHeadAttention(return_attention_scores=True)`. A layer
-    whose `output` returns the result of this function avoids the error. Keras 3.15.
-    """
-    counts = [len(node.output_tensors) for node in layer._inbound_nodes]
-    index = counts.index(max(counts)) if counts else 0
-    return layer._get_node_attribute_at_index(index, "output_tensors", "output")
-
-
 def functional_outputs(model: keras.Model) -> Any:
     """Return the symbolic outputs of a Functional model; None for other models.
 
@@ -148,8 +115,9 @@ def calls_in(model: keras.Layer) -> list[GraphCall]:
     A call is an operation, such as a layer, with its symbolic inputs and outputs. `layer.input`
     fails if a layer has several calls. Other layers contain no calls. Keras 3.15.
     """
-    graph = getattr(model, "_functional", model)
-    by_depth = getattr(graph, "_nodes_by_depth", {})
+    if isinstance(model, keras.Sequential) and hasattr(model, "inputs"):
+        model = keras.Model(model.inputs, model.outputs)
+    by_depth = getattr(model, "_nodes_by_depth", {})
     nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
     return [(n.operation, n.input_tensors, n.outputs) for n in nodes if not n.is_input]
 
@@ -171,37 +139,9 @@ def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
     """Make Keras call `compute_metrics` of a model on symbolic tensors before the first step.
 
     Keras does so if the compiled metrics are not `built`, so that metrics create their variables.
-    On JAX, Keras also removes the values of all variables before a step, so a model would lose its
-    weights if the step refuses labels. Compiled steps free the values anyway. Keras 3.15.
+    Keras 3.15.
     """
     model._compile_metrics = metrics
-    model._purge_model_variables = lambda **kwargs: None
-
-
-def check_batch_sizes(model: Any) -> None:
-    """Make `fit` and `evaluate` check the batches of arrays under a distribution.
-
-    On JAX, a batch must be divisible by the devices that share it. Keras fails only at the last
-    batch of an epoch. Other data do not tell its size. Keras 3.15.
-    """
-    build = type(model)._symbolic_build
-
-    def checked_build(iterator: Any = None, data_batch: Any = None) -> None:
-        distribution = keras.distribution.distribution()
-        data = getattr(iterator, "data_adapter", None)
-        if distribution is not None and isinstance(data, ArrayDataAdapter):
-            devices = max(1, distribution.num_model_replicas // distribution.num_processes)
-            full = data.batch_size if data.num_batches > 1 else 0
-            for size in (full, data.partial_batch_size or data.batch_size):
-                if size % devices:
-                    raise ValueError(
-                        f"Every batch, including the last, must be divisible by the {devices} "
-                        f"devices that share it. Leave out {size % devices} rows of a batch with "
-                        f"{size} rows. Received: batch_size={data.batch_size}"
-                    )
-        build(model, iterator, data_batch)
-
-    model._symbolic_build = checked_build
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
@@ -213,16 +153,6 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     if list(store.keys()):
         layer._load_error = reason
     return ValueError(getattr(layer, "_load_error", reason))
-
-
-def bytes_in_file(store: Store, key: str) -> int:
-    """Return the size of an array in a file, without reading it, unless the file has several parts.
-
-    A store reads an array as a whole, and a compressed file can declare arrays that are thousands
-    of times as large as the file. Keras 3.15.
-    """
-    group = getattr(store, "_h5_entry_group", {})
-    return int(getattr(group[key] if key in group else store[key], "nbytes", 0))
 
 
 def is_functional_config(config: Mapping[str, Any]) -> bool:
@@ -270,15 +200,6 @@ def is_of_keras(thing: object) -> bool:
     return str(getattr(thing, "__module__", "")).startswith("keras.")
 
 
-def trained_variables(optimizer: keras.Optimizer) -> list[keras.Variable]:
-    """Return the variables that an optimizer was built with, in order.
-
-    `Optimizer.apply` can be called with only the gradients. Keras 3.15.
-    """
-    variables: list[keras.Variable] = optimizer._trainable_variables
-    return variables
-
-
 def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     """Return the index of a variable in an optimizer's variables.
 
@@ -287,14 +208,6 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     """
     index: int = optimizer._get_variable_index(variable)
     return index
-
-
-def adagrad_sums(optimizer: keras.optimizers.Adagrad, variable: Any) -> keras.Variable:
-    """Return Adagrad's sums of squares of a variable.
-
-    Optimizers have no public access to the state of a variable. Keras 3.15.
-    """
-    return optimizer._accumulators[variable_index(optimizer, variable)]
 
 
 def torch_parameters(variables: list[keras.Variable]) -> list[Tensor]:

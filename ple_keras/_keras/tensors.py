@@ -9,7 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.internals import in_stateless_scope, stateless_value
 from ple_keras._typing import FixedDTypes, Nested, Tensor
 
 HALF_DTYPES = ("float16", "bfloat16")
@@ -94,25 +93,18 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     return known if keras.backend.is_float_dtype(dtype) else dtype
 
 
-def is_jax_trace_outside_keras(value: Tensor) -> bool:
-    """Return whether `value` is a JAX tracer in a trace that does not return Keras's state.
-
-    In Keras's own steps, the traced function returns the new state. In the trace of an exporter or
-    of a user's `jax.jit`, a variable would keep the tracer, and all later calls would fail.
-    """
-    return not in_stateless_scope() and _is_jax_tracer(value)
-
-
 def is_constant_in_jax_trace(variable: keras.Variable, values: Iterable[Tensor]) -> bool:
     """Return whether a variable is a constant of the JAX trace that computes `values`.
 
-    Its gradient is then 0, and a compiled program keeps its value. A `keras.StatelessScope` with a
-    value of the variable prevents this.
+    Its gradient is then 0, a compiled program keeps its value, and an assigned value is lost or
+    breaks later calls. In the `keras.StatelessScope` of Keras's own steps, its value is a tracer.
+    The variable must have autocast=False.
     """
-    return any(map(_is_jax_tracer, values)) and stateless_value(variable) is None
+    return any(map(is_jax_tracer, values)) and not is_jax_tracer(variable.value)
 
 
-def _is_jax_tracer(value: Tensor) -> bool:
+def is_jax_tracer(value: Tensor) -> bool:
+    """Return whether a tensor belongs to a trace of JAX."""
     if keras.backend.backend() != "jax":
         return False
     jax: Any = import_module("jax")

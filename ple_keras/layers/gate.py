@@ -21,7 +21,7 @@ from ple_keras._checks import (
 from ple_keras._keras.copying import build_on, derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
-from ple_keras._keras.tensors import at_least_float32, is_jax_trace_outside_keras
+from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
 from ple_keras._typing import ByName, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
 from ple_keras.layers.template import as_template
 
@@ -242,7 +242,7 @@ class Gate(BaseLayer):
         maxima = _largest(weights)
         summands = [weights, weighted_logs, maxima, ops.ones_like(maxima)]
         totals = _masked_sum(ops.concatenate(summands, axis=-1), mask)
-        if not is_jax_trace_outside_keras(totals):
+        if not is_constant_in_jax_trace(self._sums, [totals]):
             self._sums.assign_add(totals)
 
     def save_own_variables(self, store: Store) -> None:

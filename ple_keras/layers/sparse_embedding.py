@@ -10,8 +10,9 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_int
-from ple_keras._keras.internals import have_one_trace, stateless_value
+from ple_keras._keras.internals import have_one_trace
 from ple_keras._keras.saving import register
+from ple_keras._keras.tensors import is_jax_tracer
 from ple_keras._typing import DType, Shape, Tensor
 from ple_keras.layers.table_marks import (
     RowGradients,
@@ -116,6 +117,10 @@ class SparseEmbedding(keras.layers.Embedding):
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         mark_table(self.embeddings, not half and self.embeddings_regularizer is None)
 
+    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+        """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""
+        return super().add_weight(*args, **{"autocast": False, **kwargs})
+
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the rows of the ids."""
         if self.lora_enabled:
@@ -185,8 +190,8 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
     of all lookups thus form a chain, and the first lookup returns the whole gradient of the table.
     """
     table = layer.embeddings
-    value = stateless_value(table)
-    if training is True and value is not None and has_row_gradients(table):  # no tracer
+    value = table.value
+    if training is True and is_jax_tracer(value) and has_row_gradients(table):
         rows, same_table = _chained_lookup()(table_mark(table), value, ids)
         if have_one_trace(value, same_table):
             table.assign(same_table)  # in the StatelessScope alone

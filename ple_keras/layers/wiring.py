@@ -5,11 +5,12 @@ from functools import reduce
 from operator import add
 from typing import Any
 
+import keras
 from keras import ops
 
 from ple_keras._checks import check_features, check_keys, check_known_value, check_width, short_repr
-from ple_keras._keras.internals import largest_outputs, mask_of, set_mask
-from ple_keras._keras.layers import BaseLayer
+from ple_keras._keras.internals import mask_of, set_mask
+from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.tensors import all_valid, dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
@@ -181,19 +182,26 @@ def cgc_wiring(
 class GatedBlock(BaseLayer):
     """Base of the blocks whose calls take `gate_context` and `return_gate_weights`."""
 
+    _symbolic_outputs: Untracked[Any] = Untracked(None)
+
     @property
     def output(self) -> Any:
-        """The outputs of the first symbolic call with the most outputs.
+        """The outputs of a symbolic call, with gate weights if a call has returned them.
 
-        With the outputs of the first call, as in Keras, a model of a block that returned gate
-        weights only in a later call would be refused.
+        Keras counts the outputs of all calls by this attribute. With the outputs of the first call,
+        as in Keras, it would refuse a model of a later call that returns gate weights.
         """
-        return largest_outputs(self)
+        return self._symbolic_outputs.value or super().output
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Check the context before Keras does, and call the block."""
         check_context(kwargs.get("gate_context"))
-        return super().__call__(*args, **kwargs)
+        outputs = super().__call__(*args, **kwargs)
+        if kwargs.get("return_gate_weights") and isinstance(
+            keras.tree.flatten(outputs)[0], keras.KerasTensor
+        ):
+            self._symbolic_outputs = Untracked(outputs)
+        return outputs
 
 
 class GateInputs:

@@ -1,5 +1,6 @@
 """Models that are trained with the losses and metrics of their heads."""
 
+import inspect
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,9 +11,9 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
+from ple_keras._keras.batches import is_dataset
 from ple_keras._keras.copying import REGISTER
 from ple_keras._keras.internals import (
-    check_batch_sizes,
     functional_outputs,
     set_compiled_metrics,
     source_of_tensor,
@@ -103,7 +104,6 @@ class MultiTaskTraining:
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = Untracked(TaskMetrics(heads, self._is_restored))
         set_compiled_metrics(self, self._task_metrics.value)
-        check_batch_sizes(self)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile the model as before it was saved or cloned.
@@ -164,6 +164,7 @@ class MultiTaskTraining:
                 once after `compile`.
         """
         self._check_first_labels(y)
+        _check_batch_sizes(keras.Model.fit, x, y, *args, **kwargs)
         history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
         mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
         warned = cast(Any, self._task_metrics).value.warned
@@ -191,6 +192,7 @@ class MultiTaskTraining:
             TypeError, ValueError: As for `fit`.
         """
         self._check_first_labels(y)
+        _check_batch_sizes(keras.Model.evaluate, x, y, *args, **kwargs)
         return super().evaluate(x, y, *args, **kwargs)  # type: ignore[misc]
 
     def _check_first_labels(self, y: Any) -> None:
@@ -425,6 +427,27 @@ def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
         f"a second keras.Model from the same layers, which is not trained. "
         f"Received: outputs={received}"
     )
+
+
+def _check_batch_sizes(method: Any, x: Nested, *args: Any, **kwargs: Any) -> None:
+    """Check that the devices of a distribution can share each batch of arrays.
+
+    On JAX, Keras fails only at the last batch of an epoch.
+    """
+    distribution = keras.distribution.distribution()
+    if distribution is None or x is None or is_dataset(x):
+        return
+    given = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
+    batch_size = given.get("batch_size") or 32
+    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
+    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
+    for size in (min(rows, batch_size), rows % batch_size):
+        if size % devices:
+            raise ValueError(
+                f"Every batch, including the last, must be divisible by the {devices} devices that "
+                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
+                f"Received: {batch_size=}"
+            )
 
 
 def check_adapted(model: Any) -> None:

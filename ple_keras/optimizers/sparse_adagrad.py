@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_number, warn_user
-from ple_keras._keras.internals import adagrad_sums, trained_variables, variable_index
+from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import has_several_processes
@@ -102,11 +102,14 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         )
         # The rows of the sparse gradients of a step, keyed by the index of the variable.
         self._rows: Untracked[dict[int, Tensor]] = Untracked({})
+        self._trained: Untracked[list[keras.Variable]] = Untracked([])
+        self._sums: Untracked[list[keras.Variable]] = Untracked([])  # of squares, in their order
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(var_list)
+        self._trained.value, self._sums.value = list(var_list), self.variables[-len(var_list) :]
         for mark in filter(None, map(table_mark, var_list)):
             mark.optimizers.add(self)
 
@@ -120,7 +123,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         if trainable_variables is not None and not self.built:
             self.build(list(trainable_variables))
         self._rows.value.clear()  # from a step that raised an error
-        variables = trainable_variables or trained_variables(self)
+        variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
         if has_several_processes():
@@ -140,7 +143,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
     def update_step(self, gradient: Tensor, variable: Any, learning_rate: Tensor) -> None:
         """Update one variable."""
-        rows = self._rows.value.pop(variable_index(self, variable), None)
+        index = variable_index(self, variable)
+        rows = self._rows.value.pop(index, None)
         if rows is None and keras.backend.backend() == "tensorflow":
             rows, gradient = _split_tensorflow(gradient, variable)
         if rows is None:
@@ -148,7 +152,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             return
         UPDATE[keras.backend.backend()](
             variable,
-            adagrad_sums(self, variable),
+            self._sums.value[index],
             rows,
             ops.cast(gradient, variable.dtype),
             ops.cast(learning_rate, variable.dtype),

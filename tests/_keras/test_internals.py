@@ -1,13 +1,11 @@
 """Undocumented behavior of Keras that the package needs. A test fails if Keras changes it."""
 
 import ast
-import contextlib
 import json
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -16,7 +14,7 @@ import pytest
 import ple_keras as pk
 from ple_keras._keras import internals
 from tests.helpers import once
-from tests.models import chain, compiled
+from tests.models import chain
 
 PACKAGE = Path(pk.__file__).parent
 IS_JAX = keras.backend.backend() == "jax"
@@ -119,56 +117,11 @@ def test_masks_are_read_attached_and_removed():
     assert internals.mask_of(x) is None
 
 
-class TwoOutputs(keras.layers.Layer):
-    """A layer with a second output on request."""
-
-    def call(self, inputs, both=False):
-        return (inputs, 2 * inputs) if both else inputs
-
-
-class LargestOutputs(TwoOutputs):
-    output = property(internals.largest_outputs)
-
-
-def test_a_model_of_a_later_call_with_more_outputs_needs_the_largest_outputs():
-    """If no error is raised, Keras has changed, and `largest_outputs` may be unnecessary."""
-    inputs = keras.Input((1,))
-    plain, largest = TwoOutputs(), LargestOutputs()
-    for layer in (plain, largest):
-        assert layer(inputs) is layer.output
-    with pytest.raises(ValueError, match="not connected to"):
-        keras.Model(inputs, list(plain(inputs, both=True)))
-    model = keras.Model(inputs, list(largest(inputs, both=True)))
-    assert [float(x[0, 0]) for x in model(np.ones((1, 1)))] == [1.0, 2.0]
-    assert len(largest.output) == 2
-    with pytest.raises(AttributeError):  # as in Keras, before any call
-        _ = LargestOutputs().output
-
-
 def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
     y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))
     values = loss.call(y_true, y_pred)
     assert internals.mask_of(values) is not None
-
-
-def test_open_scopes_and_the_values_in_them_are_found():
-    found = []
-
-    class ScopeChecking(keras.layers.Layer):
-        def call(self, inputs):
-            found.append(internals.in_stateless_scope())
-            return inputs
-
-    layer, given, other = ScopeChecking(), keras.Variable(1.0), keras.Variable(2.0)
-    layer(np.ones((1, 1)))
-    assert not internals.in_stateless_scope()
-    assert internals.stateless_value(given) is None
-    with keras.StatelessScope([(given, keras.ops.convert_to_tensor(3.0))]):
-        layer(np.ones((1, 1)))
-        assert internals.stateless_value(given) is not None
-        assert internals.stateless_value(other) is None
-    assert found == [False, True]
 
 
 def test_the_outermost_layer_contains_the_current_call():
@@ -214,49 +167,6 @@ def test_keras_computes_unbuilt_metrics_before_the_first_step():
     before = [] if keras.backend.backend() == "tensorflow" else ["metrics"]
     assert calls[: len(before) + 2] == [*before, "loss", "metrics"]
     assert metrics in model.metrics
-
-
-@pytest.mark.skipif(not IS_JAX, reason="only JAX keeps variables outside of the model")
-def test_a_model_keeps_its_variables_until_a_compiled_step_frees_them():
-    is_freed = []
-
-    class Recorder(keras.callbacks.Callback):
-        def on_train_batch_begin(self, batch, logs=None):
-            is_freed.extend(variable.value.is_deleted() for variable in model.trainable_variables)
-
-    model = chain(keras.layers.Dense(1))
-    model.compile("sgd", "mse")
-    internals.set_compiled_metrics(model, None)
-    model.fit(np.ones((2, 3)), np.ones((2, 1)), batch_size=1, verbose=0, callbacks=[Recorder()])
-    assert is_freed == [False, False, True, True]
-    weights = model.get_weights()
-    with pytest.raises(ValueError, match="shape"):
-        model.evaluate(np.ones((2, 5)), np.ones((2, 1)), verbose=0)
-    np.testing.assert_equal(model.get_weights(), weights)
-
-
-@once
-@pytest.mark.parametrize(
-    ("rows", "batch_size", "message"),
-    [
-        (10, 4, r"4 devices .* 2 rows of a batch with 2 rows\. Received: batch_size=4$"),
-        (12, 6, r"2 rows of a batch with 6 rows\. Received: batch_size=6$"),
-        (5, 16, r"1 rows of a batch with 5 rows\. Received: batch_size=16$"),
-        (8, 6, r"2 rows of a batch with 6 rows"),
-        (4, 6, None),
-        (12, 8, None),
-    ],
-)
-def test_batches_of_arrays_are_known_before_the_first_step(rows, batch_size, message, monkeypatch):
-    heads = pk.TaskHeads([pk.BinaryHead("click")])
-    model = compiled(chain(pk.PLEBlock(1, heads, [2]), heads))
-    devices = SimpleNamespace(num_model_replicas=8, num_processes=2)
-    monkeypatch.setattr(keras.distribution, "distribution", lambda: devices)
-    x, y = np.ones((rows, 3)), {"click": np.ones(rows)}
-    for run in (model.fit, model.evaluate):
-        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
-            run(x, y, batch_size=batch_size, verbose=0)
-    assert (int(model.optimizer.iterations) > 0) == (message is None)
 
 
 def test_the_source_of_a_symbolic_tensor_is_its_layer():
@@ -412,13 +322,11 @@ def test_serializing_does_not_import_tensorflow():
     assert result.stdout.strip() == "False"
 
 
-def test_optimizers_know_their_variables_and_adagrad_its_sums():
+def test_optimizers_know_the_index_of_a_variable():
     first, second = keras.Variable([1.0]), keras.Variable([2.0, 3.0])
-    optimizer = keras.optimizers.Adagrad(initial_accumulator_value=0.5)
+    optimizer = keras.optimizers.Adagrad()
     optimizer.build([first, second])
-    assert internals.trained_variables(optimizer) == [first, second]
     assert internals.variable_index(optimizer, second) == 1
-    np.testing.assert_array_equal(internals.adagrad_sums(optimizer, second), [0.5, 0.5])
 
 
 @once

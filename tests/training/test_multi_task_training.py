@@ -1,7 +1,9 @@
 """Steps of a MultiTaskModel: labels, sample weights, losses, gradients and regularization."""
 
+import contextlib
 import functools
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -385,3 +387,27 @@ def test_masked_losses_and_metrics_of_a_plain_model_have_the_numbers_of_the_head
         assert_same(*({key: float(value) for key, value in of.items()} for of in pair))
     for weight, expected in zip(*after):
         np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
+
+
+@once
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "message"),
+    [
+        (10, 4, r"4 devices .* 2 rows of a batch with 2 rows\. Received: batch_size=4$"),
+        (12, 6, r"2 rows of a batch with 6 rows\. Received: batch_size=6$"),
+        (5, 16, r"1 rows of a batch with 5 rows\. Received: batch_size=16$"),
+        (8, 6, r"2 rows of a batch with 6 rows"),
+        (4, 6, None),
+        (12, 8, None),
+    ],
+)
+def test_batches_of_arrays_are_known_before_the_first_step(rows, batch_size, message, monkeypatch):
+    heads = pk.TaskHeads([pk.BinaryHead("click")])
+    model = compiled(chain(pk.PLEBlock(1, heads, [2]), heads))
+    devices = SimpleNamespace(num_model_replicas=8, num_processes=2)
+    monkeypatch.setattr(keras.distribution, "distribution", lambda: devices)
+    x, y = np.ones((rows, 3)), {"click": np.ones(rows)}
+    for run in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=message) if message else contextlib.nullcontext():
+            run(x, y, batch_size=batch_size, verbose=0)
+    assert (int(model.optimizer.iterations) > 0) == (message is None)
