@@ -2,8 +2,7 @@
 
 import hashlib
 import inspect
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
@@ -111,14 +110,16 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
     try:
         copy = copy_layer(layer, name, *path)
     except Exception as error:
-        # Keras quotes whole configs.
-        _, _, reason = str(error).rpartition("Exception encountered: ")
-        reason = re.split(" Full object config| Received: ", reason)[0].rstrip(" .\n")
+        cause: Any = error
+        while cause.__context__ is not None:  # Keras quotes whole configs around it
+            cause = cause.__context__
+        with suppress(Exception), tensorflow_not_imported():
+            cause = f"{next(unregistered_names(layer.get_config()))!r} is not registered"
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config. Define get_config, "
             "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
             f"{REGISTER} above its class and its functions. Replace a lambda with such a function, "
-            f"and a Lambda with a custom layer. The copy failed: {reason}. "
+            f"and a Lambda with a custom layer. The copy failed: {cause}. "
             f"Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
@@ -126,6 +127,24 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         _refuse_replaced(inside, copies.get(place, inside), argument)
     refuse_unadapted(copy, argument)
     return copy
+
+
+def unregistered_names(config: Any) -> Iterator[str]:
+    """Yield the names of classes and functions in a config that Keras can't load."""
+    if isinstance(config, list | tuple):
+        for item in config:
+            yield from unregistered_names(item)
+    if not isinstance(config, Mapping):
+        return
+    yield from unregistered_names([*config.values()])
+    name = config.get("registered_name")
+    if config.get("class_name") == "function":
+        try:
+            keras.saving.deserialize_keras_object(config)
+        except Exception:
+            yield config["config"]
+    elif isinstance(name, str) and keras.saving.get_registered_object(name) is None:
+        yield name
 
 
 def refuse_unadapted(layer: keras.Layer, argument: str) -> None:

@@ -1,7 +1,6 @@
 """Models that are trained with the losses and metrics of their heads."""
 
 import inspect
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -12,7 +11,7 @@ from keras import ops
 
 from ple_keras._checks import short_repr, warn_user
 from ple_keras._keras.batches import is_dataset
-from ple_keras._keras.copying import REGISTER
+from ple_keras._keras.copying import REGISTER, unregistered_names
 from ple_keras._keras.internals import (
     functional_outputs,
     set_compiled_metrics,
@@ -129,17 +128,17 @@ class MultiTaskTraining:
         Raises:
             ValueError: If a class or function of the config is not registered.
         """
+        given = dict(config)  # Keras empties the config
         try:
             return super().from_config(config, custom_objects)  # type: ignore[misc]
-        except (TypeError, ValueError) as error:  # Keras quotes whole configs first
-            messages = r"Could not (?:locate \w+ |interpret .*'config': )'(.+?)'"
-            if unknown := re.search(messages, str(error)):
-                raise ValueError(
-                    f"{unknown[1]!r} must be registered, since the model contains it. Write "
-                    f"{REGISTER} above it, and import its module before load_model. "
-                    f"Received: name={unknown[1]!r}"
-                ) from error
-            raise
+        except (TypeError, ValueError) as error:
+            name = next(unregistered_names(given), None)
+            if name is None:
+                raise
+            raise ValueError(
+                f"{name!r} must be registered, since the model contains it. Write {REGISTER} above "
+                f"it, and import its module before load_model. Received: {name=}"
+            ) from error
 
     def fit(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.

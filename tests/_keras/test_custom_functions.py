@@ -99,7 +99,7 @@ def test_the_message_of_a_missing_registration_begins_with_the_name(kind, tmp_pa
 
 LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
-    "unknown": (unregistered, rf"Could not locate function 'unregistered'.* decorated with {LINE}"),
+    "unknown": (unregistered, rf"Write {LINE} above .*: 'unregistered' is not registered\."),
     "of_keras": (leaky_relu, rf"would contain Keras's 'leaky_relu' instead\. Write {LINE} above"),
     "lambda": (lambda x: x - 7.0, r"Replace a lambda with such a function"),
 }
