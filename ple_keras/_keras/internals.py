@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.backend.common import global_state
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.utils import module_utils
 
 from ple_keras._typing import Store, Tensor
 
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
-GraphCall = tuple[Any, list[Any], list[Any]]
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
@@ -109,19 +108,6 @@ def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
     return history.operation, history.tensor_index
 
 
-def calls_in(model: keras.Layer) -> list[GraphCall]:
-    """Return the calls in a Functional or built Sequential model, in the order of computation.
-
-    A call is an operation, such as a layer, with its symbolic inputs and outputs. `layer.input`
-    fails if a layer has several calls. Other layers contain no calls. Keras 3.15.
-    """
-    if isinstance(model, keras.Sequential) and hasattr(model, "inputs"):
-        model = keras.Model(model.inputs, model.outputs)
-    by_depth = getattr(model, "_nodes_by_depth", {})
-    nodes = [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
-    return [(n.operation, n.input_tensors, n.outputs) for n in nodes if not n.is_input]
-
-
 def serialize_loss(loss: Any) -> Any:
     """Serialize a loss, with the arguments that the configs of some Keras losses lack.
 
@@ -139,9 +125,11 @@ def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
     """Make Keras call `compute_metrics` of a model on symbolic tensors before the first step.
 
     Keras does so if the compiled metrics are not `built`, so that metrics create their variables.
-    Keras 3.15.
+    On JAX, Keras also removes the values of all variables before a step, so a model would lose its
+    weights if the step refuses labels. Compiled steps free the values anyway. Keras 3.15.
     """
     model._compile_metrics = metrics
+    model._purge_model_variables = lambda **kwargs: None
 
 
 def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
@@ -208,14 +196,6 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     """
     index: int = optimizer._get_variable_index(variable)
     return index
-
-
-def torch_parameters(variables: list[keras.Variable]) -> list[Tensor]:
-    """Return the PyTorch parameters of variables.
-
-    `Variable.value` casts, and takes ten times as long, which counts in each step. Keras 3.15.
-    """
-    return [variable._value for variable in variables]
 
 
 def module_hooks(layers: Iterable[keras.Layer]) -> list[Any]:

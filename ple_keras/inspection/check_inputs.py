@@ -8,7 +8,7 @@ import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
 from ple_keras._keras.batches import Batches, first_batches, is_dataset, refuse_steps
-from ple_keras._keras.internals import GraphCall, calls_in, functional_outputs
+from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
@@ -24,6 +24,7 @@ MAX_COLUMNS = 1000  # of an array whose extreme values are found
 # Layers and operations of Keras that keep all values.
 RESHAPES = {"Cast", "Concatenate", "ExpandDims", "Flatten", "Identity", "Permute", "Reshape"}
 RESHAPES |= {"Squeeze", "Stack", "Transpose"}
+Calls = list[tuple[Any, list[Any], list[Any]]]  # layers with their symbolic inputs and outputs
 Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
 Outputs = list[tuple[keras.Layer, np.ndarray]]  # of layers, and of the model
 
@@ -85,8 +86,8 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 @np.errstate(all="ignore")  # of NaN and infinity
 def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
     """Check arrays, and return warnings keyed by the name of the large array."""
-    calls = calls_in(model) if functional_outputs(model) is not None else []
-    inputs = _inputs_by_key(model, x) if calls else {}
+    graph, calls = _calls_in(model) if functional_outputs(model) is not None else (model, [])
+    inputs = _inputs_by_key(graph, x) if calls else {}
     arrays: Arrays = {}
     names: dict[int, list[str]] = {}
     for path, array in keras.tree.flatten_with_path(x):
@@ -111,8 +112,8 @@ def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
     with naming_input(some):
         if calls:
             layers = [(layer, t) for layer, _, tensors in calls for t in tensors]
-            layers += [(model, tensor) for tensor in model.outputs]
-            values = keras.Model(model.input, [tensor for _, tensor in layers])(some)
+            layers += [(model, tensor) for tensor in graph.outputs]
+            values = keras.Model(graph.input, [tensor for _, tensor in layers])(some)
         else:
             values = keras.tree.flatten(model(some))
             layers = [(model, value) for value in values]
@@ -158,9 +159,26 @@ def _refuse(wrong: np.ndarray, name: str, array: np.ndarray, rule: str) -> None:
         raise ValueError(f"{name} must {rule}. Received: {name}[{place}]={array[index]}")
 
 
-def _readers(
-    calls: list[GraphCall], names: dict[int, list[str]]
-) -> Iterator[tuple[Any, list[str]]]:
+def _calls_in(model: Any) -> tuple[Any, Calls]:
+    """Return a Functional or Sequential model of the same layers, and their calls in order."""
+    calls: Calls = []
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
+        outputs = layer(*args, **kwargs)
+        tensors = [
+            x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)
+        ]
+        calls.append((layer, tensors, keras.tree.flatten(outputs)))
+        return outputs
+
+    is_sequential = isinstance(model, keras.Sequential)  # `output` can be that of a call
+    ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
+    model = keras.Model(*ends)  # not compiled, unlike a copy of the model
+    graph = keras.models.clone_model(model, clone_function=lambda x: x, call_function=call)
+    return graph, calls
+
+
+def _readers(calls: Calls, names: dict[int, list[str]]) -> Iterator[tuple[Any, list[str]]]:
     """Yield the layers that read inputs, directly or through reshapes, and these inputs.
 
     Args:
@@ -174,8 +192,9 @@ def _readers(
             names.update({id(tensor): read for tensor in outputs})
             continue
         for part in layer.layers if isinstance(layer, StreamFeatures) else [layer]:
-            if calls_inside := calls_in(part):
-                yield from _readers(calls_inside, dict(zip(map(id, part.inputs), of_inputs)))
+            if functional_outputs(part) is not None or isinstance(part, keras.Sequential):
+                graph, inside = _calls_in(part)
+                yield from _readers(inside, dict(zip(map(id, graph.inputs), of_inputs)))
             elif read:
                 yield part, read
 

@@ -25,7 +25,6 @@ from ple_keras._keras.internals import (
     has_rate_function,
     mask_of,
     module_hooks,
-    torch_parameters,
 )
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.tensors import has_several_processes
@@ -95,6 +94,7 @@ class TracedStep:
         self._objects = _each_once([*layers, *model.metrics, *self._optimizers])
         variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
         self._state = _each_once(variables)
+        self._tensors: list[Tensor] = [variable.value for variable in self._state]
         self._hooks = module_hooks(layers)
         settings: list[Any] = [len(self._state)]
         for name, value in (pair for thing in self._objects for pair in vars(thing).items()):
@@ -113,7 +113,7 @@ class TracedStep:
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """Train on a batch, and return the logs."""
-        batch, parameters = data[0], torch_parameters(self._state)
+        batch, parameters = data[0], self._tensors
         leaves: list[Tensor] = []
         structure = _structure(batch, leaves)
         if not (self._is_traceable and self._is_plain(leaves, parameters)):

@@ -81,7 +81,7 @@ def test_no_other_module_uses_private_names_of_keras():
     private = private_names_of_keras()
     assert {"_layers", "_untrack_variable"} <= private
     of_internals = {*uses(Path(internals.__file__), private)}
-    assert {"keras.src.backend", "_nodes_by_depth"} <= of_internals
+    assert {"keras.src.utils", "_flatten_layers"} <= of_internals
     found = {
         str(path.relative_to(PACKAGE)): sorted({*uses(path, private)})
         for path in PACKAGE.rglob("*.py")
@@ -177,20 +177,6 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
         layer, index = internals.source_of_tensor(tensor)
         assert layer is inner
         assert inner.outputs[index] is outputs[key]
-
-
-def test_the_calls_in_a_model_are_in_the_order_of_computation():
-    inputs = keras.Input((1,))
-    dense = keras.layers.Dense(1)
-    hidden = dense(inputs)
-    model = keras.Model(inputs, dense(hidden) + 1)
-    operations, before, after = zip(*internals.calls_in(model))
-    assert operations[:2] == (dense, dense)
-    assert [before[0][0], before[1][0]] == [inputs, hidden]
-    assert [after[0][0], after[2][0]] == [hidden, model.output]
-    ((layer, _, _),) = internals.calls_in(keras.Sequential([keras.Input((1,)), dense]))
-    assert layer is dense
-    assert internals.calls_in(dense) == internals.calls_in(keras.Sequential([dense])) == []
 
 
 @keras.saving.register_keras_serializable()
@@ -332,11 +318,8 @@ def test_optimizers_know_the_index_of_a_variable():
 @once
 def test_hooks_of_layers_and_parameters_are_found():
     model = chain(keras.layers.Dense(2), keras.layers.Dense(1))
-    hooks, parameters = (
-        internals.module_hooks(model.layers),
-        internals.torch_parameters(model.weights),
-    )
-    assert parameters[0] is model.weights[0].value
+    hooks = internals.module_hooks(model.layers)
+    parameters = [variable.value for variable in model.weights]
     assert not internals.has_hooks(hooks, parameters)
     handle = model.layers[1].register_forward_hook(print)
     assert internals.has_hooks(hooks, parameters)
