@@ -19,8 +19,8 @@ alone: a linear model of one-hot codes, and gradient boosting.
                regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
                can be missing.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
-               or in the order of --time. Validation stops single-task networks and hedged branches, fits
-               the mixtures of branches, and chooses the penalty of linear models.
+               or in the order of --time. Validation stops single-task networks and hedged
+               branches, fits the mixtures of branches, and chooses the penalty of linear models.
 
 The learning rate decays to 0. Each single-task network and each hedged branch keeps the best epoch
 of its own loss, and the other networks train for all epochs.
