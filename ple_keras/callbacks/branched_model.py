@@ -1,7 +1,7 @@
 """The branches of a model on held-out rows: their values, losses and weights."""
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -11,7 +11,6 @@ from ple_keras._checks import warn_user
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
-from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.mixture import label_losses
 from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
 from ple_keras.layers.experts import StackedExperts
@@ -80,10 +79,7 @@ class BranchedModel:
     def _values(self, outputs: Any, levels: Any, held: Branches) -> dict[str, dict[str, Tensor]]:
         values = {task: {"": outputs[task]} for task in self.heads if task not in held}
         for task, branches in held.items():
-            head: Any = self.heads[task]
-            while not isinstance(head, HedgedHead):  # a product
-                head = self.heads[head.of[0]]
-            values[task] = dict(zip(head.branch_names, branches.values))
+            values[task] = dict(zip(self.heads[task].branch_names, branches.values))
         return values
 
     def read(self, batches: Iterable[tuple[Nested, Nested]]) -> dict[TaskName, BranchValues]:
@@ -93,8 +89,8 @@ class BranchedModel:
             values, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and "" not in values[task] and labels.get(task) is not None:
-                    present, is_labeled = plain_head(head)._present_labels(labels[task])
-                    plain_head(head)._check_values(present)
+                    present, is_labeled = head._present_labels(labels[task])
+                    head._check_values(present)
                     of_labels = {b: array[is_labeled] for b, array in values[task].items()}
                     found.setdefault(task, []).append(BranchValues(present, of_labels))
         joined = {}
@@ -109,7 +105,7 @@ class BranchedModel:
         branches, sums = [], []
         for task, (labels, values) in found.items():
             tensors = [*map(ops.convert_to_tensor, values.values())]
-            predictions = cast(Any, self.heads[task]).branch_predictions(tensors)
+            predictions = self.heads[task]._branch_predictions(tensors)
             for branch, prediction in zip(values, predictions):
                 losses = label_losses(self.heads[task], labels, prediction)
                 branches.append((task, branch))

@@ -9,7 +9,6 @@ from ple_keras._checks import check_int, check_known_value, check_number, short_
 from ple_keras._keras.batches import Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
-from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
 from ple_keras.models.observed_model import task_labels
@@ -158,7 +157,7 @@ class GroupedAUC(keras.callbacks.Callback):
 
     def _labels_by_task(self) -> dict[TaskName, np.ndarray]:
         """Return the flattened labels of each task, with NaN for missing ones."""
-        heads = {task: plain_head(head) for task, head in find_heads(self.model).items()}
+        heads = find_heads(self.model)
         tasks = self.tasks
         if tasks is None:
             tasks = [t for t, head in heads.items() if isinstance(head, BinaryHead | ProductHead)]

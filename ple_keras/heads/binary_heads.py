@@ -181,12 +181,8 @@ class ProductHead(Head):
         """
         return sum(factors[1:], start=factors[0])
 
-    def branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the product of each branch, if the factors have the branches of a HedgedBlock.
-
-        Args:
-            values: The logarithm of the product of each branch.
-        """
+    def _branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return the product of each branch, from its logarithm."""
         return [*map(self.activation, values)]
 
     def _default_metrics(self) -> list[MetricLike]:

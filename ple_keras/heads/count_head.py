@@ -68,8 +68,9 @@ class CountHead(Head):
         super()._adapt(statistics)
         mean, known = statistics.mean.item(), self._initial_bias
         self._initial_bias = math.log(mean) if mean > 0 else known
-        if self.built and np.isclose(to_numpy(self._projection.bias), known, atol=0):
-            self._projection.bias.assign([self._initial_bias])
+        bias = self._projection.bias if hasattr(self, "_projection") else None
+        if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
+            bias.assign([self._initial_bias])
 
     def get_config(self) -> dict[str, Any]:
         return without_keys(super().get_config(), "units", "activation", "loss")

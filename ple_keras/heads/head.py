@@ -1,19 +1,22 @@
 """A head: the prediction, the loss and the metrics of a task."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import keras
+from keras import ops
 
-from ple_keras._checks import check_activation, check_features, check_int, check_number
-from ple_keras._keras.copying import build_on, refuse_replaced_functions
+from ple_keras._checks import check_activation, check_features, check_int, check_keys, check_number
+from ple_keras._keras.copying import build_on, checked_copy, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import HALF_DTYPES
+from ple_keras._keras.tensors import HALF_DTYPES, to_numpy
 from ple_keras._typing import (
     Activation,
+    ByName,
     LayerLike,
     LossLike,
     LossReduction,
@@ -104,7 +107,10 @@ class Head(BaseLayer):
     (8, 1)
     """
 
+    built: bool
     _initial_bias = 0.0  # of the last Dense layer
+    branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
+    mixture: Any = None  # the weights of the branches in the prediction, `(branches,)`
 
     def __init__(
         self,
@@ -165,6 +171,88 @@ class Head(BaseLayer):
         self._projection.build(shape)
         self._restore_frozen()
 
+    def _build_branches(self, shapes: Mapping[str, Shape]) -> None:
+        """Build a copy of the head for each branch of the features, and their mixture.
+
+        TaskHeads calls this instead of `build`. The variables of the head and of its loss are those
+        of the copies.
+
+        Args:
+            shapes: The shape of each branch. The branches are sorted, since the order of a dict
+                depends on the backend.
+        """
+        cls = type(self)
+        is_overridden = cls.call is not Head.call or cls.logits is not Head.logits
+        if is_overridden or self.built or self.activity_regularizer is not None:
+            raise ValueError(
+                "A head for the branches of a HedgedBlock must be unbuilt, without an "
+                "activity_regularizer, and must not override call or logits. Omit its task from "
+                f"the block, and pass its features separately: heads({{**hedged(x), {self.task!r}: "
+                f"features}}). Received: head={self!r}, built={self.built}"
+            )
+        names = sorted(shapes)
+        with keras.name_scope(self.name, caller=self):
+            for branch in names:  # `branch-{name}` is a name in the file format
+                argument, name = f"heads[{self.task!r}]", f"{self.name}-{branch}"
+                copy: Any = checked_copy(self, argument, name, branch)
+                setattr(self, f"branch-{branch}", copy)
+                if self._statistics.value:
+                    copy._adapt(self._statistics.value)
+                copy.build(shapes[branch])
+            self.mixture = self.add_weight(
+                name="mixture",
+                shape=(len(names),),
+                initializer=keras.initializers.Constant(1 / len(names)),
+                dtype="float32",
+                autocast=False,
+                trainable=False,
+            )
+        self.branch_names, self._leading_axes = tuple(names), copy._leading_axes
+        self._restore_frozen()
+        self.built = True
+
+    def _branch_heads(self) -> list[Any]:  # not a property: Keras's saving would read it
+        names = () if self.mixture is None else self.branch_names
+        return [getattr(self, f"branch-{branch}") for branch in names]
+
+    def _first_head(self) -> Any:
+        """Return the head of the first branch, or the head itself without branches."""
+        return (self._branch_heads() or [self])[0]
+
+    def branch_weights(self) -> dict[str, float]:
+        """Return the weight of each branch of a HedgedBlock in the prediction.
+
+        Returns:
+            A dict of floats keyed by branch, which sum to 1; empty without branches.
+        """
+        weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
+        return dict(zip(self.branch_names, weights))
+
+    def _branch_values(self, features: ByName) -> list[Tensor]:
+        """Return the logits of probabilities and counts, or the predictions, of each branch.
+
+        A mixture of predictions keeps a squared error convex.
+        """
+        check_keys(features, self.branch_names, f"inputs[{self.task!r}]")
+        pairs = zip(self.branch_names, self._branch_heads())
+        logits = [head.logits(features[branch]) for branch, head in pairs]
+        if self.activation in OF_LOGITS:
+            return logits
+        return [*map(self._first_head()._prediction, logits)]
+
+    def _branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Return the prediction of each branch, from `_branch_values`."""
+        return [*map(self._mixed_prediction, values)]
+
+    def _mixed(self, values: Sequence[Tensor]) -> Tensor:
+        """Return the mixture of `_branch_values`."""
+        mixture = ops.cast(self.mixture, values[0].dtype)
+        return reduce(ops.add, [mixture[i] * value for i, value in enumerate(values)])
+
+    def _mixed_prediction(self, mixed: Tensor) -> Tensor:
+        """Return the prediction of the task from a mixture."""
+        return self._first_head()._prediction(mixed) if self.activation in OF_LOGITS else mixed
+
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
@@ -184,6 +272,8 @@ class Head(BaseLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
+        if self.mixture is not None:
+            return self._mixed_prediction(self._mixed(self._branch_values(inputs)))
         return self._prediction(self.logits(inputs))
 
     def _prediction(self, logits: Tensor) -> Tensor:
@@ -227,6 +317,8 @@ class Head(BaseLayer):
     def _adapt(self, statistics: LabelStatistics) -> None:
         """Store the statistics of the labels (see `TaskHeads.adapt`)."""
         self._statistics.value = statistics
+        for head in self._branch_heads():
+            head._adapt(statistics)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and which are in the sample space."""

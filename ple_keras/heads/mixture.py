@@ -11,7 +11,7 @@ from keras import ops
 
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
-from ple_keras.heads.hedged_head import HedgedHead, plain_head
+from ple_keras.heads.head import Head
 from ple_keras.labels.sample_space import SAFE_LABEL
 from ple_keras.losses.example_losses import uncertainty_form
 
@@ -24,7 +24,7 @@ TINY = 1e-37  # close to the smallest normal number of float32
 
 
 def best_mixture(
-    head: HedgedHead, labels: np.ndarray, values: np.ndarray, prior: float
+    head: Head, labels: np.ndarray, values: np.ndarray, prior: float
 ) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
 
@@ -48,7 +48,7 @@ def best_mixture(
 
     def losses(weights: np.ndarray) -> np.ndarray:
         mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        return label_losses(head, labels, head.prediction(mixed))
+        return label_losses(head, labels, head._mixed_prediction(mixed))
 
     count = losses(equal).size
     scale, slope = uncertainty_form(head.loss)
@@ -101,5 +101,5 @@ def label_losses(head: Any, labels: np.ndarray, predictions: Tensor) -> np.ndarr
         return np.full(len(labels), np.nan)
     known = np.nan_to_num(labels, nan=SAFE_LABEL)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
-    losses = to_numpy(plain_head(head).example_losses(y_true, y_pred))
+    losses = to_numpy(head._first_head().example_losses(y_true, y_pred))
     return losses if losses.ndim == 1 else losses[~np.isnan(labels)]

@@ -118,9 +118,9 @@ class RegressionHead(Head):
 
     def _numbers(self, index: int) -> list[float] | None:
         """Return the mean or the deviation; None if it is unknown."""
-        known = self._scale[index]
-        if self.built and self.standardize:
-            known = to_numpy((self._mean, self._deviation)[index]).tolist()
+        head, known = self._first_head(), self._scale[index]
+        if hasattr(head, "_mean"):
+            known = to_numpy((head._mean, head._deviation)[index]).tolist()
         return None if any(map(math.isnan, known)) else list(known)
 
     @property
@@ -180,7 +180,7 @@ class RegressionHead(Head):
                 f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
             )
         self._scale = tuple(mean.tolist()), tuple(deviation.tolist())
-        if self.built:
+        if hasattr(self, "_mean"):
             self._mean.assign(mean)
             self._deviation.assign(deviation)
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -35,7 +35,6 @@ from ple_keras._keras.tensors import (
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
-from ple_keras.heads.hedged_head import HedgedHead, first_branch, plain_head
 from ple_keras.labels.label_arrays import check_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
@@ -75,7 +74,6 @@ def batch_loss(
             value of the loss is for `y_pred`, but its gradient is the gradient of the sum of their
             losses with the reduction "label_root".
     """
-    head = plain_head(head)
     labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = ops.cast(labeled.labels, y_pred.dtype), labeled.predictions
     if branches:  # as more examples of one call
@@ -85,7 +83,7 @@ def batch_loss(
         predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
         labels = ops.concatenate([labels] * count)
     try:
-        losses = head.example_losses(labels, predictions)
+        losses = head._first_head().example_losses(labels, predictions)
     except (IndexError, RuntimeError) as error:  # PyTorch checks values
         error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
         raise
@@ -161,9 +159,8 @@ class TaskHeads(BaseLayer):
         self._product_names = tuple(head.task for head in products)
         self._factors = {task for head in products for task in head.of}
         self._came_built = built_names(heads)
-        # Attributes of the layer in `build`, where HedgedHeads replace some of them.
-        self._given_heads = Untracked({head.task: head for head in heads})
-        self._hedged: frozenset[TaskName] = frozenset()  # tasks with branches, after `build`
+        for head in heads:
+            setattr(self, _head_attribute(head.task), head)
         # Keyed by thread (see `_take_branches`).
         self._held: Untracked[dict[int, Branches]] = Untracked({})
         self._holds_always = False
@@ -178,8 +175,8 @@ class TaskHeads(BaseLayer):
         """
         if task not in self:
             raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
-        given = self._given_heads.value[task]
-        return cast(Head, getattr(self, _head_attribute(task), given))
+        head: Head = getattr(self, _head_attribute(task))
+        return head
 
     def __contains__(self, task: object) -> bool:
         return task in self._task_names
@@ -222,24 +219,24 @@ class TaskHeads(BaseLayer):
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
         shapes = self._inputs_by_task(input_shape)
-        for task, head in self._given_heads.value.items():
-            if isinstance(shapes.get(task), Mapping):
-                head = HedgedHead(head, shapes[task])
-            setattr(self, _head_attribute(task), head)
-            if task in shapes and not head.built:
-                head.build(shapes[task])
+        for task in self.task_names:
+            head, shape = self[task], shapes[task]
+            if isinstance(shape, Mapping) and head.mixture is None:
+                head._build_branches(shape)
+            elif not head.built:
+                head.build(shape)
         for product in self._products():
             shapes[product.task] = shapes[product.of[0]]
             if not product.built:
-                product.build(first_branch(shapes[product.task]))
-            branches = {task: sorted(_branches_of(shapes[task])) for task in product.of}
+                product.build(_first_branch(shapes[product.task]))
+            product.branch_names = self[product.of[0]].branch_names
+            branches = {task: [*self[task].branch_names] for task in product.of}
             if any(names != branches[product.of[0]] for names in branches.values()):
                 raise ValueError(
                     f"The factors of {product.task!r} must have the same branches. "
                     f"Received: inputs={branches}, with the branches of each"
                 )
-        self._hedged = frozenset(task for task, shape in shapes.items() if _branches_of(shape))
-        if self._hedged and self.loss_weighting:
+        if self.loss_weighting and any(head.branch_names for head in self.values()):
             raise ValueError(
                 "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
                 f"not depend on loss weights. Received: loss_weighting={self.loss_weighting!r}"
@@ -268,10 +265,10 @@ class TaskHeads(BaseLayer):
         branch_logs: dict[TaskName, list[Tensor]] = {}
         for task in self.task_names:
             head, logits = self[task], None
-            if isinstance(head, HedgedHead):
-                values = head.branch_values(features[task])
-                logits = head.mixed(values)
-                predictions[task] = head.prediction(logits)
+            if head.mixture is not None:
+                values = head._branch_values(features[task])
+                logits = head._mixed(values)
+                predictions[task] = head._mixed_prediction(logits)
                 held[task] = HeldBranches(predictions[task], values)
                 if task in self._factors:
                     branch_logs[task] = [*map(ops.log_sigmoid, values)]
@@ -287,7 +284,7 @@ class TaskHeads(BaseLayer):
             task = product.task
             logs[task] = product.log_probability([logs[factor] for factor in product.of])
             predictions[task] = product.activation(logs[task])
-            if task in self._hedged:
+            if product.branch_names:
                 by_branch = zip(*(branch_logs[factor] for factor in product.of))
                 branch_logs[task] = [*map(product.log_probability, by_branch)]
                 held[task] = HeldBranches(predictions[task], branch_logs[task])
@@ -476,10 +473,10 @@ class TaskHeads(BaseLayer):
         held = self._take_branches() if training else {}
         losses = {}
         for task in trained:
-            predictions, branches = y_pred[task], None
-            if training and task in self._hedged:
-                of_task = held.get(task)
-                if of_task is None or of_task.prediction is not predictions:
+            head, predictions, branches = self[task], y_pred[task], None
+            if training and head.branch_names:
+                values = held.get(task)
+                if values is None or values.prediction is not predictions:
                     reason = "a call whose branches a loss has used, or without training=True"
                     raise ValueError(
                         f"y_pred[{task!r}] must be the prediction of the model's last call with "
@@ -487,10 +484,10 @@ class TaskHeads(BaseLayer):
                         "can follow the TaskHeads, and DistributedDataParallel must not use "
                         "static_graph or find_unused_parameters. To evaluate, set training=False. "
                         f"Received: y_pred[{task!r}] of "
-                        f"{'a different call' if of_task else reason}"
+                        f"{'a different call' if values else reason}"
                     )
-                branches = cast(Any, self[task]).branch_predictions(of_task.values)
-            losses[task] = batch_loss(self[task], y[task], predictions, weights.get(task), branches)
+                branches = head._branch_predictions(values.values)
+            losses[task] = batch_loss(head, y[task], predictions, weights.get(task), branches)
         return losses
 
     def _total_loss(self, losses: Mapping[TaskName, BatchLoss]) -> Tensor:
@@ -558,7 +555,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_labels(y, {head.task: plain_head(head) for head in self._trained_heads()}, steps)
+        check_labels(y, {head.task: head for head in self._trained_heads()}, steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.
@@ -588,9 +585,8 @@ class TaskHeads(BaseLayer):
         ([30.0], [10.0], 0.5)
         """
         heads = {head.task: head for head in self._trained_heads()}
-        statistics = read_labels(y, {t: plain_head(head) for t, head in heads.items()}, steps)
-        for task, head in heads.items():
-            head._adapt(statistics[task])
+        for task, statistics in read_labels(y, heads, steps).items():
+            heads[task]._adapt(statistics)
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
@@ -611,8 +607,7 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         specs = {}
         for task in self.task_names:
-            features_of_head = first_branch(features[task])
-            specs[task] = plain_head(self[task]).compute_output_spec(features_of_head)
+            specs[task] = self[task].compute_output_spec(_first_branch(features[task]))
         for product in self._products():
             factor = specs[product.of[0]]
             specs[product.task] = keras.KerasTensor(factor.shape, factor.dtype)
@@ -620,7 +615,7 @@ class TaskHeads(BaseLayer):
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         tensors = {
-            key: keras.KerasTensor(first_branch(x))
+            key: keras.KerasTensor(_first_branch(x))
             for key, x in self._inputs_by_task(input_shape).items()
         }
         return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
@@ -645,7 +640,7 @@ class TaskHeads(BaseLayer):
             variable.assign(store[name])
 
     def get_config(self) -> dict[str, Any]:
-        heads = serialize_children(self._given_heads.value.values(), self._came_built)
+        heads = serialize_children(self.values(), self._came_built)
         return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
 
     @classmethod
@@ -656,16 +651,15 @@ class TaskHeads(BaseLayer):
 
 def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
     """Return a dict of the heads in a model or layer, without the heads of branches."""
-    found = {head.task: head for head in find_layers(model, Head)}
-    for layer in find_layers(model, TaskHeads):  # whose heads are not found before `build`
-        found |= layer.items()
+    found: dict[TaskName, Head] = {}
+    for head in find_layers(model, Head):  # outer layers first
+        found.setdefault(head.task, head)
     return found
 
 
-def hedged_heads(model: keras.Layer) -> dict[TaskName, HedgedHead]:
-    """Return a dict of the built heads in a model or layer that mix branches."""
-    heads = find_heads(model).items()
-    return {task: head for task, head in heads if isinstance(head, HedgedHead) and head.built}
+def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
+    """Return a dict of the heads in a model or layer that mix branches."""
+    return {task: head for task, head in find_heads(model).items() if head.mixture is not None}
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:
@@ -687,8 +681,9 @@ def _thread() -> int:
     return threading.get_ident() if keras.backend.backend() == "tensorflow" else 0
 
 
-def _branches_of(shape: Any) -> list[str]:
-    return list(shape) if isinstance(shape, Mapping) else []
+def _first_branch(value: Any) -> Any:
+    """Return the value of the first branch, or a value without branches."""
+    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def _head_attribute(task: TaskName) -> str:

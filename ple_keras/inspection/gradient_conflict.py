@@ -128,7 +128,7 @@ def _losses_of_batch(
         held = take_branches()
     losses = []
     for task, head in heads.items():
-        branches = head.branch_predictions(held[task].values) if task in held else None
+        branches = head._branch_predictions(held[task].values) if task in held else None
         loss = batch_loss(head, y[task], predictions[task], None, branches)
         losses.append(scale * loss.with_gradient())
     return losses

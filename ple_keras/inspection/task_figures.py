@@ -11,7 +11,6 @@ import numpy as np
 from ple_keras._typing import Tensor
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
-from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
 from ple_keras.heads.task_heads import batch_loss
@@ -111,7 +110,6 @@ def labels_by_position(
     """
     if labels is None:
         return None
-    head = plain_head(head)
     present, is_labeled = head._present_labels(labels)
     if _is_rate(head) or isinstance(head, MulticlassHead):
         head._check_values(present)
@@ -128,7 +126,6 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         predictions: The predictions, with NaN at masked positions.
         labels: The labels from `labels_by_position`; None without labels.
     """
-    head = plain_head(head)
     is_list = isinstance(head, RankingHead)
     is_finite = np.isfinite(predictions)
     if not is_list:
@@ -221,7 +218,6 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
         head: Its head.
         loss_weight: The current weight of its loss; 0 if it is not trained.
     """
-    head = plain_head(head)
     enough = ONE_VALUE_LABELS if _is_rate(head) else MIN_LABELS
     if loss_weight and not use.label_deviation > 0 and not 0 < use.labels < enough:
         yield (
@@ -273,7 +269,6 @@ def epoch_warnings(
         history: The logs of `fit`.
         validation: The figures of the task on validation data.
     """
-    head = plain_head(head)
     # Not `val_{task}_loss`, in which batches without labels count as 0.
     key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
     if head._logs_loss_mean():

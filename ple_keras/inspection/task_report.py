@@ -15,7 +15,6 @@ from ple_keras._keras.internals import mask_of
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.hedged_head import HedgedHead, plain_head
 from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
@@ -208,8 +207,7 @@ def task_report(
     logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches = {}
     for task, (_, *uses) in (of_validation or figures).items():
-        if isinstance(head := heads[task], HedgedHead):
-            mixture = head.branch_weights().items()
+        if mixture := heads[task].branch_weights().items():
             branches[task] = {
                 name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
                 for (name, w), use in zip(mixture, uses)
@@ -251,8 +249,8 @@ def _predictions(
     predictions = {}
     for task in outputs.keys() & heads.keys():
         head, of_task = heads[task], [outputs[task]]
-        if isinstance(head, HedgedHead):
-            of_task += head.branch_predictions(branches[task].values)
+        if head.mixture is not None:
+            of_task += head._branch_predictions(branches[task].values)
         mask = mask_of(outputs[task])
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
     return predictions
@@ -310,12 +308,12 @@ def _share_warnings(
     in_units = [
         task
         for task in shares
-        if not getattr(plain_head(heads[task]), "standardize", True)  # of a RegressionHead
+        if not getattr(heads[task], "standardize", True)  # of a RegressionHead
         and not low <= tasks[task].label_deviation <= high
     ]
     for task, share in shares.items():
         start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which hardly"
-        is_hedged = isinstance(heads[task], HedgedHead)  # and its loss weight has no effect
+        is_hedged = heads[task].mixture is not None  # and its loss weight has no effect
         is_large = share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
         is_small = share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large
         if is_large and in_units:

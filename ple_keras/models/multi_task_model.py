@@ -21,7 +21,6 @@ from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor
-from ple_keras.heads.hedged_head import plain_head
 from ple_keras.heads.regression_head import RegressionHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -452,8 +451,7 @@ def _check_batch_sizes(method: Any, x: Nested, *args: Any, **kwargs: Any) -> Non
 def check_adapted(model: Any) -> None:
     """Check that all standardized regressions know the mean of their labels."""
     for task, head in find_heads(model).items():
-        plain = plain_head(head)
-        if isinstance(plain, RegressionHead) and plain.standardize and plain.mean is None:
+        if isinstance(head, RegressionHead) and head.standardize and head.mean is None:
             raise ValueError(
                 f"The head of {task!r} has standardize=True and needs the mean and the deviation "
                 "of its labels. Call adapt(y) of the TaskHeads with the training labels, or "
@@ -527,10 +525,9 @@ class TaskMetrics:
 
     def __init__(self, heads: TaskHeads, is_restored: bool = False) -> None:
         self.heads = heads
-        self._plain_heads = [plain_head(head) for head in heads.values() if head.has_loss]
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
-        for head in self._plain_heads:
+        for head in heads._trained_heads():
             prefix = f"{head.task}_" if len(heads) > 1 else ""
             loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
             self._by_task[head.task] = head._new_metrics(prefix)
@@ -551,7 +548,7 @@ class TaskMetrics:
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""
         self._means.update_state(list(losses.values()))
-        for head in self._plain_heads:
+        for head in self.heads._trained_heads():
             labeled = losses[head.task].labeled
             labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
             for metric in self._by_task[head.task]:

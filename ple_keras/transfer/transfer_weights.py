@@ -15,7 +15,6 @@ from ple_keras._keras.saving import to_snake_case
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import WeightSlice
 from ple_keras.heads.head import Head
-from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Gate
@@ -219,7 +218,7 @@ def _parts_of(layer: keras.Layer) -> Iterator[_Part]:
         states = [x for x in (layer._multipliers, layer._log_variances) if x is not None]
         for index, task in enumerate(layer.trained_tasks):
             yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
-    elif isinstance(layer, Head) and not isinstance(layer, HedgedHead):
+    elif isinstance(layer, Head) and layer.mixture is None:
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from ple_keras.heads.hedged_head import HedgedHead
 from ple_keras.heads.mixture import best_mixture
 from tests.helpers import QUICK, QUICK_JIT, assert_same, features, numpy_of, once, randomize
 from tests.models import chain, compiled, heads_of
@@ -147,9 +146,8 @@ def test_the_mixture_is_the_best_of_a_grid(name, branches, count, prior):
         losses = loss_of(activation(mixed) if activation else mixed, np.float64(labels))
         return sum_or_log(losses, power) - prior / 2 * np.log(np.maximum(weights, 1e-37)).sum()
 
-    hedged = HedgedHead(head, "xyz"[:branches])
     labels = labels.reshape(count, -1)
-    mixture = best_mixture(hedged, labels, values.astype("float32"), prior)
+    mixture = best_mixture(head, labels, values.astype("float32"), prior)
     assert mixture.sum() == pytest.approx(1)
     best = min(map(objective, grid(branches, 2000 if branches == 2 else 80)))
     assert objective(mixture) <= best + 1e-6 * count
@@ -162,13 +160,12 @@ def test_a_saturated_branch_has_the_weight_of_its_best_loss():
     is_right = np.arange(200)[:, None] % 10 > 0
     logits = np.where(is_right, 1, -1) * (2 * y - 1) * 200
     values = np.stack([logits, np.random.default_rng(0).normal(size=logits.shape)])
-    hedged = HedgedHead(pk.BinaryHead("a"), "xy")
 
     def objective(weights):
         mixed = np.tensordot(weights, values, 1)
         return binary(sigmoid(mixed), y).sum() - np.log(weights).sum() / 2
 
-    mixture = best_mixture(hedged, y, values.astype("float32"), 1.0)
+    mixture = best_mixture(pk.BinaryHead("a"), y, values.astype("float32"), 1.0)
     weights = np.exp(np.linspace(-14, -1e-3, 4000))
     best = min(objective(np.array([w, 1 - w])) for w in weights)
     assert objective(mixture) <= best * (1 + 1e-4)
