@@ -10,14 +10,11 @@ from keras import ops
 from ple_keras._checks import check_features, refuse_fixed
 from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
 from ple_keras._keras.saving import register
-from ple_keras._keras.tensors import fill
-from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras._typing import ByName, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_values
 from ple_keras.labels.sample_space import LabeledExamples, find_labeled, to_number_tensor
 from ple_keras.metrics.masked_metric import call_metric
-
-UNLABELED = -1.0  # the label of an item that does not count
 
 
 @register
@@ -99,59 +96,50 @@ class RankingHead(Head):
         """Return the scores of the items."""
         return ops.squeeze(self.logits(inputs), -1)
 
-    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+    def example_losses(self, y_true: ByName, y_pred: Tensor) -> Tensor:
         """Return the loss of each list.
 
         Args:
-            y_true: The labels of the items, `(B, L)`, with -1 for items without a label.
+            y_true: A dict of `labels` of items, `(B, L)`, and `mask`, `(B, L)`: False for items
+                without a label.
             y_pred: The scores of the items, `(B, L)`.
 
         Returns:
             `(B,)`.
         """
-        items = y_true >= 0
-        is_negative = ops.any(ops.isinf(y_true), axis=-1)
-        labels = ops.where(items & ops.isfinite(y_true), y_true, UNLABELED)
-        values = self.loss.call({"labels": labels, "mask": items}, y_pred)
+        items = y_true["mask"]
+        values = self.loss.call(y_true, y_pred)
         if len(values.shape) == 2:
             counts = ops.sum(ops.cast(items, values.dtype), axis=-1)
             values = ops.divide_no_nan(ops.sum(values, axis=-1), counts)
+        is_negative = ops.any(items & (y_true["labels"] < 0), axis=-1)  # missing for KerasRS
         return ops.where(is_negative, float("nan"), values)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
-        """Return labels and scores, and which lists and items are labeled.
+        """Return the labels of lists, as for `example_losses`, and the lists with a labeled item.
 
-        Returns:
-            Labels and scores `(B, L)`, in the dtype of the scores. The label of an item without a
-            label is -1, and its score is the lowest of its list. A negative label becomes infinite,
-            since KerasRS would treat it as missing. `missing` marks the lists without a labeled
-            item, `(B,)`, and `missing_numbers` the items without a label, `(B, L)`.
+        The score of an item without a label becomes the lowest of its list: a metric that sorts the
+        scores must not confuse it with the last labeled item.
         """
         where = f" of {self.task!r}"
         scores = to_number_tensor(y_pred, "y_pred", where)
         columns = ops.expand_dims(scores, -1)
         set_mask(columns, mask_of(y_pred))
         found = find_labeled(y_true, columns, self.missing_label, 1, where)
-        scores = ops.squeeze(found.predictions, -1)
         labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
+        scores = ops.squeeze(found.predictions, -1)
         missing = found.missing
-        missing = ops.zeros_like(scores, dtype="bool") if missing is None else missing
-        labels = fill(labels, labels < 0, float("inf"))
-        # A metric that sorts the scores must not confuse items without a label with the last one.
+        items = ops.ones_like(scores, "bool") if missing is None else ops.logical_not(missing)
         lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # the batch can be empty
-        return LabeledExamples(
-            fill(labels, missing, UNLABELED),
-            ops.where(missing, 2 * lowest - 1, scores),
-            ops.all(missing, axis=-1),
-            missing,
-        )
+        scores = ops.where(items, scores, 2 * lowest - 1)
+        is_unlabeled = ops.logical_not(ops.any(items, axis=-1))
+        return LabeledExamples({"labels": labels, "mask": items}, scores, is_unlabeled)
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
-        items = ops.logical_not(labeled.missing_numbers)
-        y_true = {"labels": labeled.labels, "mask": items}
-        has_relevant = ops.any(items & (labeled.labels > 0), axis=-1)
+        lists = labeled.labels
+        has_relevant = ops.any(lists["mask"] & (lists["labels"] > 0), axis=-1)
         weights = ops.cast(has_relevant, metric.dtype)
-        call_metric(metric, y_true, labeled.predictions, weights, f" of {metric.name!r}")
+        call_metric(metric, lists, labeled.predictions, weights, f" of {metric.name!r}")
 
     def _check_values(self, labels: Tensor) -> None:
         check_values(labels, labels < 0, self.task, "be at least 0")

@@ -75,7 +75,9 @@ def batch_loss(
             losses with the reduction "label_root".
     """
     labeled = head._find_labeled(y_true, y_pred)
-    labels, predictions = ops.cast(labeled.labels, y_pred.dtype), labeled.predictions
+    labels, predictions = labeled.labels, labeled.predictions
+    if not isinstance(labels, Mapping):  # of lists
+        labels = ops.cast(labels, y_pred.dtype)
     if branches:  # as more examples of one call
         count = 1 + len(branches)
         predictions = ops.stack([ops.stop_gradient(predictions), *branches])

@@ -47,7 +47,7 @@ class LabeledExamples(NamedTuple):
     """Labels and predictions of a task's batch, with safe values outside of the sample space.
 
     Attributes:
-        labels: `(...)`, `(..., 1)` or `(..., units)`.
+        labels: `(...)`, `(..., 1)` or `(..., units)`; for lists, a dict of labels and a mask.
         predictions: `(..., units)`.
         missing: True for each example without a label, `(...)`; None if all are labeled.
         missing_numbers: True for each missing number of a label, `(..., units)`; None if labels
