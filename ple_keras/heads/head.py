@@ -24,14 +24,7 @@ from ple_keras._typing import (
     Shape,
     Tensor,
 )
-from ple_keras.labels.label_arrays import (
-    LabelStatistics,
-    check_for_loss,
-    is_mean_of_numbers,
-    label_width,
-    present_labels,
-    warn_of_constant_labels,
-)
+from ple_keras.labels.label_arrays import LabelStatistics, present_labels, warn_if_constant
 from ple_keras.labels.sample_space import (
     LabeledExamples,
     check_missing_label,
@@ -41,10 +34,11 @@ from ple_keras.labels.sample_space import (
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
 from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
+from ple_keras.losses.loss_kinds import CLASS_INDICES, check_for_loss, is_elementwise, loss_name
 from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_metric
 
 # Activations of logits. Branches mix logits, and losses must not apply an activation again.
-OF_LOGITS = (
+LOGIT_ACTIVATIONS = (
     keras.activations.sigmoid,
     keras.activations.softmax,
     keras.activations.exponential,
@@ -133,7 +127,7 @@ class Head(BaseLayer):
         self.activation = check_activation(activation)
         self.loss = check_loss(loss)
         # Not `self.loss`: a config has a dict instead, and files of 0.3.0 can contain such heads.
-        if getattr(loss, "from_logits", False) and self.activation in OF_LOGITS:
+        if getattr(loss, "from_logits", False) and self.activation in LOGIT_ACTIVATIONS:
             raise ValueError(
                 "loss must have from_logits=False, since the predictions are not logits. "
                 f"Received: loss={loss!r}, activation={activation!r}"
@@ -236,7 +230,7 @@ class Head(BaseLayer):
         check_keys(features, self.branch_names, f"inputs[{self.task!r}]")
         pairs = zip(self.branch_names, self._branch_heads())
         logits = [head.logits(features[branch]) for branch, head in pairs]
-        if self.activation in OF_LOGITS:
+        if self.activation in LOGIT_ACTIVATIONS:
             return logits
         return [*map(self._first_head()._prediction, logits)]
 
@@ -251,7 +245,9 @@ class Head(BaseLayer):
 
     def _mixed_prediction(self, mixed: Tensor) -> Tensor:
         """Return the prediction of the task from a mixture."""
-        return self._first_head()._prediction(mixed) if self.activation in OF_LOGITS else mixed
+        return (
+            self._first_head()._prediction(mixed) if self.activation in LOGIT_ACTIVATIONS else mixed
+        )
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
@@ -327,7 +323,9 @@ class Head(BaseLayer):
         return find_labeled(y_true, y_pred, self.missing_label, width, where, ignored)
 
     def _label_width(self) -> int | None:
-        return label_width(self.loss, self.units)
+        """Return the length of a label's last axis; None if unknown, as for custom losses."""
+        name = loss_name(self.loss)
+        return None if not name else 1 if name in CLASS_INDICES else self.units
 
     def _default_metrics(self) -> list[MetricLike]:
         """Return the templates of the default metrics, without the mean of the loss."""
@@ -368,7 +366,7 @@ class Head(BaseLayer):
             UserWarning: As for `TaskHeads.check_labels`.
         """
         present, _ = self._present_labels(labels)
-        warn_of_constant_labels(present, self.task)
+        warn_if_constant(present, self.task)
         self._check_values(present)
 
     def _present_labels(self, labels: Tensor) -> tuple[Any, Any]:
@@ -377,7 +375,7 @@ class Head(BaseLayer):
         ignored = getattr(self.loss, "ignore_class", None)
         missing = (self.missing_label, math.nan if ignored is None else ignored)
         return present_labels(
-            labels, self.task, missing, shape, self._label_width(), is_mean_of_numbers(self.loss)
+            labels, self.task, missing, shape, self._label_width(), is_elementwise(self.loss)
         )
 
     def _check_values(self, labels: Tensor) -> None:

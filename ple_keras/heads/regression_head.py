@@ -13,7 +13,8 @@ from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import ERRORS, LabelStatistics, loss_name
+from ple_keras.labels.label_arrays import LabelStatistics
+from ple_keras.losses.loss_kinds import ERRORS, loss_name
 
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 

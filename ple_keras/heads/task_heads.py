@@ -35,7 +35,7 @@ from ple_keras._keras.tensors import (
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
-from ple_keras.labels.label_arrays import check_labels, read_labels
+from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
 
@@ -557,7 +557,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_labels(y, {head.task: head for head in self._trained_heads()}, steps)
+        check_task_labels(y, {head.task: head for head in self._trained_heads()}, steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.

@@ -26,7 +26,8 @@ from ple_keras.inspection.task_figures import (
     labels_by_position,
     task_figures,
 )
-from ple_keras.labels.label_arrays import USUAL_DEVIATION, join_rows
+from ple_keras.labels.label_arrays import join_rows
+from ple_keras.losses.loss_kinds import USUAL_DEVIATION
 from ple_keras.models.observed_model import (
     Levels,
     ObservedModel,

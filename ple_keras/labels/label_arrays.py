@@ -9,26 +9,12 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
-from ple_keras._keras.saving import stable_name, to_snake_case
 from ple_keras._keras.tensors import dtype_name
-from ple_keras._typing import LossLike, Nested, TaskName, Tensor
+from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import can_represent, check_dtype, check_shape, to_number_array
 
-# Keras losses, grouped by the labels that they take:
-CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
-PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
-PROBABILITIES |= {"categorical_focal_crossentropy", "kl_divergence"}
-NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # with logarithms
-# Losses that grow with the scale of the labels:
-ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
-# Losses that are the mean of the losses of a label's numbers:
-OF_ELEMENTS = {"binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge"}
-OF_ELEMENTS |= {"poisson", "mean_squared_logarithmic_error", "mean_absolute_percentage_error"}
-OF_ELEMENTS |= ERRORS
-USUAL_DEVIATION = (0.1, 10.0)  # of their labels
 
-
-def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
+def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
     batches = list(label_batches(y, [*heads], steps, DEFAULT_STEPS))
     labels = batches[0]
@@ -38,7 +24,7 @@ def check_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) ->
         if hasattr(labels[task], "dtype"):  # `fit` refuses nullable dtypes of pandas
             check_dtype(labels[task], f"y[{task!r}]")
         head.check_labels(labels[task])
-    rows = {task: len(of_task) for task, of_task in labels.items()}
+    rows = {task: len(array) for task, array in labels.items()}
     if len(set(rows.values())) > 1:
         raise ValueError(
             f"y must have the same number of rows for all tasks. Received: rows={rows}"
@@ -76,25 +62,6 @@ def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(arrays)
 
 
-def label_width(loss: LossLike, units: int) -> int | None:
-    """Return the length of a label's last axis; None if unknown, as for custom losses."""
-    name = loss_name(loss)
-    return None if not name else 1 if name in CLASS_INDICES else units
-
-
-def is_mean_of_numbers(loss: LossLike) -> bool:
-    """Return whether a loss is the mean of the losses of a label's numbers."""
-    return loss_name(loss) in OF_ELEMENTS and getattr(loss, "axis", -1) == -1
-
-
-def loss_name(loss: LossLike) -> str:
-    """Return the name of the function of a Keras loss; "" for other losses."""
-    loss = keras.losses.get(loss)
-    known = type(loss) if isinstance(loss, keras.Loss) else loss
-    name = getattr(known, "__name__", "")
-    return to_snake_case(name) if getattr(keras.losses, name, None) is known else ""
-
-
 def present_labels(
     labels: Tensor,
     task: str,
@@ -110,7 +77,7 @@ def present_labels(
         task: The task's name, for messages.
         missing_labels: The values of a missing label, in addition to NaN.
         shape: The shape of the predictions; None is an unknown length.
-        width: As returned by `label_width`.
+        width: The length of a label's last axis; None if unknown.
         by_element: Whether single numbers of a label can be missing. They are NaN in the result.
 
     Raises:
@@ -143,18 +110,18 @@ def present_labels(
     return present, np.logical_not(is_gone)
 
 
-def warn_of_constant_labels(present: np.ndarray, task: str) -> None:
+def warn_if_constant(present: np.ndarray, task: str) -> None:
     """Warn if all labels are missing, or all present labels are equal."""
     if not len(present):
         warn_user(f"y[{task!r}] has no labels, so the task is not trained")
-    elif len(present) > 1 and _is_constant(present):
+    elif len(present) > 1 and is_constant(present):
         warn_user(
             f"y[{task!r}] is constant, so there is nothing to learn: all {len(present)} labels "
             f"are {present[0].tolist()}"
         )
 
 
-def _is_constant(labels: np.ndarray) -> bool:
+def is_constant(labels: np.ndarray) -> bool:
     """Return whether each column has at most one value, apart from NaN."""
     low, high = np.fmin.reduce(labels), np.fmax.reduce(labels)
     return bool((np.isnan(low) | (low == high)).all())
@@ -169,44 +136,6 @@ def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None
     """Check that labels are 0, 1, ..., num_classes - 1."""
     wrong = (labels < 0) | (labels >= num_classes) | (labels != np.floor(labels))
     check_values(labels, wrong, task, f"be class indices from 0 to {num_classes - 1}")
-
-
-def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
-    """Check that labels have values that a Keras loss accepts.
-
-    Args:
-        labels: The labels that are not missing, `(labels, width)`.
-        task: The task's name, for messages.
-        loss: The loss of the task.
-        units: The width of the predictions.
-    """
-    name = loss_name(loss)
-    if name in PROBABILITIES:
-        check_probabilities(labels, task)
-    elif name in NOT_NEGATIVE:
-        check_values(labels, labels < 0, task, f"be at least 0 for the loss {stable_name(loss)!r}")
-    elif name in CLASS_INDICES:
-        check_class_indices(labels, task, units)
-    elif name in ERRORS:
-        _warn_of_scale(labels, task, stable_name(loss))
-
-
-def _warn_of_scale(labels: np.ndarray, task: str, loss: str) -> None:
-    """Warn if a squared or absolute error is a poor loss for labels."""
-    if not len(labels) or _is_constant(labels):
-        return
-    if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        warn_user(f"y[{task!r}] has only the labels 0 and 1. Use a BinaryHead for probabilities")
-        return
-    deviation = np.nanstd(labels.astype("float64"), axis=0).max()
-    low, high = USUAL_DEVIATION
-    if not low <= deviation <= high:
-        problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
-        warn_user(
-            f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
-            f"{problem} of other tasks. Use RegressionHead({task!r}, standardize=True) and call "
-            "`adapt` of the TaskHeads with the training labels"
-        )
 
 
 def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:

@@ -12,8 +12,8 @@ from ple_keras._keras.internals import set_mask
 from ple_keras._keras.saving import register, to_snake_case
 from ple_keras._keras.tensors import clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
-from ple_keras.labels.label_arrays import is_mean_of_numbers
 from ple_keras.labels.sample_space import LabeledExamples, align_weights, have_several_numbers
+from ple_keras.losses.loss_kinds import is_elementwise
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
@@ -46,7 +46,7 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
-    if have_several_numbers(y_true, y_pred) and is_mean_of_numbers(loss):
+    if have_several_numbers(y_true, y_pred) and is_elementwise(loss):
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1

@@ -21,7 +21,7 @@ from ple_keras.labels.sample_space import (
 from ple_keras.metrics.probability_metrics import LogitAUC, MetricOfSums
 
 # Keras metrics that do not depend on which numbers form a label:
-OF_NUMBERS = (
+NUMBER_METRICS = (
     keras.metrics.AUC,
     keras.metrics.BinaryAccuracy,
     keras.metrics.BinaryCrossentropy,
@@ -120,9 +120,9 @@ def update_metric(
     weights = None
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
-    is_of_numbers = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in OF_NUMBERS
+    is_elementwise = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in NUMBER_METRICS
     numbers = labeled.missing_numbers
-    if numbers is not None and is_of_numbers and not getattr(metric, "multi_label", False):
+    if numbers is not None and is_elementwise and not getattr(metric, "multi_label", False):
         missing = ops.reshape(numbers, (-1,))
         if weights is not None:
             weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=metric.dtype)

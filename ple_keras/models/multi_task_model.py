@@ -28,7 +28,7 @@ from ple_keras.losses.example_losses import BatchLoss
 from ple_keras.metrics.probability_metrics import LogitAUC
 
 # Arguments of `Model.compile` that belong to the heads.
-OF_HEADS = ("loss", "loss_weights", "metrics", "weighted_metrics")
+HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
 
 
@@ -90,7 +90,7 @@ class MultiTaskTraining:
             ValueError: If the model does not have exactly one TaskHeads, a metric can't be copied,
                 or two metrics have the same key in logs.
         """
-        for argument in OF_HEADS:
+        for argument in HEAD_ARGUMENTS:
             if kwargs.get(argument) is not None:
                 raise TypeError(
                     f"{argument} must be passed to the heads, not to compile: Head(loss=..., "
@@ -111,7 +111,7 @@ class MultiTaskTraining:
         """
         config = keras.saving.deserialize_keras_object(config)
         self._is_restored = True  # files of 0.3.0 can contain what `compile` refuses
-        self.compile(**{key: value for key, value in config.items() if key not in OF_HEADS})
+        self.compile(**{key: value for key, value in config.items() if key not in HEAD_ARGUMENTS})
         self._is_restored = False
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)

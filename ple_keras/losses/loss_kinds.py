@@ -1,0 +1,77 @@
+"""Keras losses, grouped by the labels that they take."""
+
+import keras
+import numpy as np
+
+from ple_keras._checks import warn_user
+from ple_keras._keras.saving import stable_name, to_snake_case
+from ple_keras._typing import LossLike
+from ple_keras.labels.label_arrays import (
+    check_class_indices,
+    check_probabilities,
+    check_values,
+    is_constant,
+)
+
+CLASS_INDICES = {"sparse_categorical_crossentropy", "categorical_generalized_cross_entropy"}
+PROBABILITIES = {"binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"}
+PROBABILITIES |= {"categorical_focal_crossentropy", "kl_divergence"}
+NOT_NEGATIVE = {"poisson", "mean_squared_logarithmic_error"}  # with logarithms
+# Losses that grow with the scale of the labels:
+ERRORS = {"mean_squared_error", "mean_absolute_error", "huber", "log_cosh"}
+# Losses that are the mean of the losses of a label's numbers:
+ELEMENTWISE = {"binary_crossentropy", "binary_focal_crossentropy", "hinge", "squared_hinge"}
+ELEMENTWISE |= {"poisson", "mean_squared_logarithmic_error", "mean_absolute_percentage_error"}
+ELEMENTWISE |= ERRORS
+USUAL_DEVIATION = (0.1, 10.0)  # of their labels
+
+
+def loss_name(loss: LossLike) -> str:
+    """Return the name of the function of a Keras loss; "" for other losses."""
+    loss = keras.losses.get(loss)
+    known = type(loss) if isinstance(loss, keras.Loss) else loss
+    name = getattr(known, "__name__", "")
+    return to_snake_case(name) if getattr(keras.losses, name, None) is known else ""
+
+
+def is_elementwise(loss: LossLike) -> bool:
+    """Return whether a loss is the mean of the losses of a label's numbers."""
+    return loss_name(loss) in ELEMENTWISE and getattr(loss, "axis", -1) == -1
+
+
+def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
+    """Check that labels have values that a Keras loss accepts.
+
+    Args:
+        labels: The labels that are not missing, `(labels, width)`.
+        task: The task's name, for messages.
+        loss: The loss of the task.
+        units: The width of the predictions.
+    """
+    name = loss_name(loss)
+    if name in PROBABILITIES:
+        check_probabilities(labels, task)
+    elif name in NOT_NEGATIVE:
+        check_values(labels, labels < 0, task, f"be at least 0 for the loss {stable_name(loss)!r}")
+    elif name in CLASS_INDICES:
+        check_class_indices(labels, task, units)
+    elif name in ERRORS:
+        _warn_if_scaled(labels, task, stable_name(loss))
+
+
+def _warn_if_scaled(labels: np.ndarray, task: str, loss: str) -> None:
+    """Warn if a squared or absolute error is a poor loss for labels."""
+    if not len(labels) or is_constant(labels):
+        return
+    if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
+        warn_user(f"y[{task!r}] has only the labels 0 and 1. Use a BinaryHead for probabilities")
+        return
+    deviation = np.nanstd(labels.astype("float64"), axis=0).max()
+    low, high = USUAL_DEVIATION
+    if not low <= deviation <= high:
+        problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
+        warn_user(
+            f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
+            f"{problem} of other tasks. Use RegressionHead({task!r}, standardize=True) and call "
+            "`adapt` of the TaskHeads with the training labels"
+        )
