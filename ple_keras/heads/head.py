@@ -343,8 +343,10 @@ class Head(BaseLayer):
         """
         metrics, extra = self._metric_templates.value.values()
         templates = [*(self._default_metrics() if metrics is None else metrics), *extra]
-        of_loss = [self._loss_name()] if self._logs_loss_mean() else []
-        return named_copies(templates, prefix, ["loss", f"{self.task}_loss", *of_loss])
+        taken = ["loss", f"{self.task}_loss"]
+        if self._logs_loss_mean():
+            taken.append(self._loss_name())
+        return named_copies(templates, prefix, taken)
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         """Update a metric with examples, whose predictions have no gradient."""

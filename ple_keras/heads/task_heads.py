@@ -1,9 +1,18 @@
 """The heads of all tasks as one layer."""
 
 import threading
-from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
+from collections.abc import (
+    Callable,
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
@@ -27,72 +36,22 @@ from ple_keras._keras.saving import (
 )
 from ple_keras._keras.tensors import (
     all_valid,
-    fill,
-    is_constant_in_jax_trace,
     number_of_replicas,
     to_numpy,
 )
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
+from ple_keras.heads.task_losses import (
+    Branches,
+    HeldBranches,
+    batch_loss,
+    total_loss,
+    uncertainty_forms,
+)
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
-
-
-class HeldBranches(NamedTuple):
-    """A prediction of a hedged task, and the values of its branches.
-
-    Attributes:
-        prediction: The prediction.
-        values: The logits or predictions of its branches; for a product, logarithms of
-            probabilities.
-    """
-
-    prediction: Tensor
-    values: list[Tensor]
-
-
-Branches: TypeAlias = dict[TaskName, HeldBranches]
-
-
-def batch_loss(
-    head: Head,
-    y_true: Tensor,
-    y_pred: Tensor,
-    sample_weight: Tensor | None,
-    branches: Sequence[Tensor] | None = None,
-) -> BatchLoss:
-    """Return the loss of a task in a batch.
-
-    Args:
-        head: The head of the task.
-        y_true: The labels.
-        y_pred: The predictions.
-        sample_weight: Weights of the examples; None for 1.
-        branches: The predictions that `y_pred` mixes. They are trained instead of `y_pred`: the
-            value of the loss is for `y_pred`, but its gradient is the gradient of the sum of their
-            losses with the reduction "label_root".
-    """
-    labeled = head._find_labeled(y_true, y_pred)
-    labels, predictions = labeled.labels, labeled.predictions
-    if not isinstance(labels, Mapping):  # of lists
-        labels = ops.cast(labels, y_pred.dtype)
-    if branches:  # as more examples of one call
-        count = 1 + len(branches)
-        predictions = ops.stack([ops.stop_gradient(predictions), *branches])
-        predictions = labeled.with_predictions(predictions).predictions
-        predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
-        labels = ops.concatenate([labels] * count)
-    try:
-        losses = head._first_head().example_losses(labels, predictions)
-    except (IndexError, RuntimeError) as error:  # PyTorch checks values
-        error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
-        raise
-    if branches:
-        losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
-    where = f" of {head.task!r}"
-    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(branches))
+from ple_keras.losses.example_losses import BatchLoss
 
 
 @register
@@ -330,20 +289,15 @@ class TaskHeads(BaseLayer):
         """
         if not self.built:
             raise ValueError(f"{self.name!r} must be built. Received: built=False")
-        weights = self._fixed_weights() * to_numpy(self._multipliers)
+        heads = self._trained_heads()
+        weights = to_numpy(self._multipliers) * [head.loss_weight for head in heads]
         if self._log_variances is not None:
-            scales = np.array([scale for scale, _ in self._uncertainty_forms()])
+            scales, _ = uncertainty_forms(heads)
             weights = weights * scales * np.exp(-to_numpy(self._log_variances))
         return dict(zip(self.trained_tasks, weights.tolist()))
 
     def _trained_heads(self) -> list[Head]:
         return [head for head in self.values() if head.has_loss]
-
-    def _fixed_weights(self) -> np.ndarray:
-        return np.array([head.loss_weight for head in self._trained_heads()])
-
-    def _uncertainty_forms(self) -> list[tuple[float, float]]:
-        return [uncertainty_form(head.loss) for head in self._trained_heads()]
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
         """Multiply the fixed weight of each task's loss by a multiplier, from now on.
@@ -420,7 +374,8 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
-        return self._total_loss(self._batch_losses(y, y_pred, sample_weight, training))
+        losses = self._batch_losses(y, y_pred, sample_weight, training)
+        return self._total_loss(losses.values())
 
     def compute_losses(
         self,
@@ -492,38 +447,8 @@ class TaskHeads(BaseLayer):
             losses[task] = batch_loss(head, y[task], predictions, weights.get(task), branches)
         return losses
 
-    def _total_loss(self, losses: Mapping[TaskName, BatchLoss]) -> Tensor:
-        """Return the weighted sum of the losses of all tasks."""
-        values = [batch.value for batch in losses.values()]
-        log_variances = self._log_variances
-        if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
-            raise ValueError(
-                "Learned loss weights are constants of a JAX trace, so they would have no "
-                "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
-                "has each variable of the model and its value. Received: a trace without a scope"
-            )
-        dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
-        weights, multipliers = self._fixed_weights(), ops.cast(self._multipliers, dtype)
-        if log_variances is None:
-            terms = _weighted(values, weights, dtype)
-        else:
-            scales, slopes = zip(*self._uncertainty_forms())
-            shares = [batch.weight / batch.divisor for batch in losses.values()]
-            log_variances = ops.cast(log_variances, dtype)
-            terms = ops.exp(-log_variances) * _weighted(values, weights * scales, dtype)
-            terms = terms + log_variances * _weighted(shares, weights * slopes, dtype)
-        has_no_weight = multipliers == 0
-        # A loss can be infinite, and 0 times infinity is NaN.
-        total = ops.sum(multipliers * fill(terms, has_no_weight, 0))
-        trained = [batch.trained for batch in losses.values()]
-        if any(loss is not None for loss in trained):
-            # Weights do not scale the gradients of branches.
-            trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
-            gradients = _weighted(trained, weights != 0, dtype)
-            gradient = ops.sum(fill(gradients, has_no_weight, 0))
-            total = total + (gradient - ops.stop_gradient(gradient))
-        replicas = number_of_replicas()
-        return total if replicas == 1 else total / replicas  # as Keras's own losses
+    def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
+        return total_loss([*losses], self._trained_heads(), self._multipliers, self._log_variances)
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than Keras's.
@@ -662,17 +587,6 @@ def find_heads(model: keras.Layer) -> dict[TaskName, Head]:
 def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
     """Return a dict of the heads in a model or layer that mix branches."""
     return {task: head for task, head in find_heads(model).items() if head.mixture is not None}
-
-
-def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:
-    """Return losses times their weights, `(losses,)`: 0 for a weight of 0, even if infinite."""
-    values = [ops.cast(loss, dtype) for loss in losses]
-    for i, weight in enumerate(weights.tolist()):
-        if not weight:
-            values[i] = fill(values[i], ops.ones_like(values[i], dtype="bool"), 0)
-        elif weight != 1:
-            values[i] = values[i] * weight
-    return ops.stack(values)
 
 
 def _thread() -> int:

@@ -16,7 +16,8 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, batch_loss
+from ple_keras.heads.task_heads import TaskHeads
+from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.models.observed_model import (

@@ -13,7 +13,7 @@ from ple_keras.heads.binary_heads import BinaryHead, ProductHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.heads.task_heads import batch_loss
+from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import loss_name

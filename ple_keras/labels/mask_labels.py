@@ -81,11 +81,11 @@ def _mask_task(
     y: Mapping[TaskName, Tensor], task: TaskName, parent: TaskName, missing_label: float
 ) -> Tensor:
     """Return the labels of a task, missing where the parent's labels are 0 or missing."""
-    labels, of_parent = y[task], y[parent]
-    cast, where, isnan = _array_functions(labels, of_parent)
+    labels, parent_labels = y[task], y[parent]
+    cast, where, isnan = _array_functions(labels, parent_labels)
     if cast is np.asarray:
-        labels, of_parent = np.asarray(labels), np.asarray(of_parent)
-    check_dtype(of_parent, f"y[{parent!r}]")
+        labels, parent_labels = np.asarray(labels), np.asarray(parent_labels)
+    check_dtype(parent_labels, f"y[{parent!r}]")
     dtype = check_dtype(labels, f"y[{task!r}]")
     if math.isnan(missing_label):
         dtype = dtype if "float" in dtype else "float32"
@@ -94,7 +94,7 @@ def _mask_task(
             f"missing_label must be a value of the dtype of y[{task!r}], {dtype}. "
             f"Received: missing_label={missing_label!r}"
         )
-    value = cast(of_parent, "float32")
+    value = cast(parent_labels, "float32")
     has_label = (value != 0) & (value != missing_label) & ~isnan(value)
     has_label = _as_shape_of(labels, has_label, task, parent)
     return where(has_label, cast(labels, dtype), cast(missing_label, dtype))

@@ -172,8 +172,8 @@ def reduce_losses(
     """
     dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
     axes = tuple(range(1, len(losses.shape))) if has_branches else None
-    are_of_numbers = len(losses.shape) - has_branches > len(examples)
-    missing = labeled.missing_numbers if are_of_numbers else labeled.missing
+    by_number = len(losses.shape) - has_branches > len(examples)
+    missing = labeled.missing_numbers if by_number else labeled.missing
     mixed = losses[0] if has_branches else losses
     losses = losses if missing is None else fill(losses, missing, 0)
     is_counted = ops.ones_like(mixed) if missing is None else ops.logical_not(missing)
@@ -181,7 +181,7 @@ def reduce_losses(
     totals = sums = ops.sum(losses, axis=axes)
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, examples, where), dtype)
-        weights = ops.expand_dims(weights, -1) if are_of_numbers else weights
+        weights = ops.expand_dims(weights, -1) if by_number else weights
         weights = weights * ops.ones_like(mixed)
         weights = weights if missing is None else fill(weights, missing, 0)
         sums, weight = ops.sum(losses * weights, axis=axes), ops.sum(weights)

@@ -207,8 +207,8 @@ class MultiTaskTraining:
         found: list[Any] = super().metrics  # type: ignore[misc]
         if self._task_metrics is None:
             return found
-        of_tasks = self._task_metrics.value
-        return [*(metric for metric in found if metric is not of_tasks), *of_tasks.all]
+        own = self._task_metrics.value
+        return [*(metric for metric in found if metric is not own), *own.all]
 
     def compute_loss(
         self,
@@ -237,7 +237,8 @@ class MultiTaskTraining:
             TypeError, ValueError: As for `TaskHeads.compute_loss`.
         """
         heads = self._task_heads()
-        loss = heads._total_loss(self._update(heads, y, y_pred, sample_weight, training))
+        losses = self._update(heads, y, y_pred, sample_weight, training)
+        loss = heads._total_loss(losses.values())
         if self.losses:
             others = super().compute_loss(x, None, y_pred, None)  # type: ignore[misc]
             loss = loss + ops.cast(others, loss.dtype)
@@ -499,8 +500,8 @@ class TaskMeans(keras.Metric):
         means = ops.stack([losses / rows, totals / clip(counts, low=1)])
         means = ops.unstack(fill(means, counts == 0, float("nan")), 2)
         logs: dict[str | None, Any] = {}
-        for keys, of_tasks in zip(self._keys, means):
-            logs.update(zip(keys, ops.unstack(of_tasks, len(keys))))
+        for keys, values in zip(self._keys, means):
+            logs.update(zip(keys, ops.unstack(values, len(keys))))
         return {key: value for key, value in logs.items() if key is not None}
 
 

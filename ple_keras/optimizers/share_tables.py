@@ -125,8 +125,8 @@ def _sum_rows(tables: list[Tensor], gradients: list[Any]) -> list[tuple[Tensor, 
         sums.index_add_(0, places, values)
     ends = torch.searchsorted(found, torch.tensor(starts[1:-1], device=found.device)).tolist()
     return [
-        (of_table - start, total[:, : table.shape[1]])
-        for table, start, of_table, total in zip(
+        (table_rows - start, total[:, : table.shape[1]])
+        for table, start, table_rows, total in zip(
             tables, starts, found.tensor_split(ends), sums.tensor_split(ends)
         )
     ]

@@ -203,7 +203,7 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     mark = table_mark(variable)
     parts = None if mark is None else mark.rows_of(gradient)
     if mark is None or parts is None:
-        _warn_of_a_large_table(mark, variable)
+        _warn_if_large(mark, variable)
         return None, gradient
     mark.forget()
     jax: Any = import_module("jax")
@@ -221,7 +221,7 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     return rows, numpy.where(is_row[:, None], values, 0)
 
 
-def _warn_of_a_large_table(mark: TableMark | None, variable: keras.Variable) -> None:
+def _warn_if_large(mark: TableMark | None, variable: keras.Variable) -> None:
     if mark is None or mark.has_warned or mark.rows < LARGE:
         return
     mark.has_warned = True

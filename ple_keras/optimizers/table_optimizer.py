@@ -46,15 +46,15 @@ def table_optimizer(
     ['sparse_adagrad', 'adam']
     """
     rest = _check_optimizer(optimizer, "optimizer")
-    of_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
-    if rest.name == of_tables.name:
+    for_tables = SparseAdagrad() if tables is None else _check_optimizer(tables, "tables")
+    if rest.name == for_tables.name:
         raise ValueError(
             "optimizer and tables must be two optimizers with different names, such as "
             f"keras.optimizers.SGD(name='tables'). Received: optimizer.name={rest.name!r}, "
-            f"tables.name={of_tables.name!r}"
+            f"tables.name={for_tables.name!r}"
         )
-    factor = rest.loss_scale_factor or of_tables.loss_scale_factor
-    by_table = OptimizerByTable(rest, of_tables)
+    factor = rest.loss_scale_factor or for_tables.loss_scale_factor
+    by_table = OptimizerByTable(rest, for_tables)
     return keras.optimizers.MultiOptimizer(by_table, factor, name="table_optimizer")
 
 

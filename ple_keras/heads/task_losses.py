@@ -1,0 +1,127 @@
+"""The losses of all tasks in a batch, and their weighted sum."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias
+
+import keras
+import numpy as np
+from keras import ops
+
+from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, number_of_replicas
+from ple_keras._typing import TaskName, Tensor
+from ple_keras.heads.head import Head
+from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
+
+
+class HeldBranches(NamedTuple):
+    """A prediction of a hedged task, and the values of its branches.
+
+    Attributes:
+        prediction: The prediction.
+        values: The logits or predictions of its branches; for a product, logarithms of
+            probabilities.
+    """
+
+    prediction: Tensor
+    values: list[Tensor]
+
+
+Branches: TypeAlias = dict[TaskName, HeldBranches]
+
+
+def batch_loss(
+    head: Head,
+    y_true: Tensor,
+    y_pred: Tensor,
+    sample_weight: Tensor | None,
+    branches: Sequence[Tensor] | None = None,
+) -> BatchLoss:
+    """Return the loss of a task in a batch.
+
+    Args:
+        head: The head of the task.
+        y_true: The labels.
+        y_pred: The predictions.
+        sample_weight: Weights of the examples; None for 1.
+        branches: The predictions that `y_pred` mixes. They are trained instead of `y_pred`: the
+            value of the loss is for `y_pred`, but its gradient is the gradient of the sum of their
+            losses with the reduction "label_root".
+    """
+    labeled = head._find_labeled(y_true, y_pred)
+    labels, predictions = labeled.labels, labeled.predictions
+    if not isinstance(labels, Mapping):  # of lists
+        labels = ops.cast(labels, y_pred.dtype)
+    if branches:  # as more examples of one call
+        count = 1 + len(branches)
+        predictions = ops.stack([ops.stop_gradient(predictions), *branches])
+        predictions = labeled.with_predictions(predictions).predictions
+        predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
+        labels = ops.concatenate([labels] * count)
+    try:
+        losses = head._first_head().example_losses(labels, predictions)
+    except (IndexError, RuntimeError) as error:  # PyTorch checks values
+        error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
+        raise
+    if branches:
+        losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
+    where = f" of {head.task!r}"
+    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(branches))
+
+
+def total_loss(
+    losses: Sequence[BatchLoss], heads: Sequence[Head], multipliers: Any, log_variances: Any
+) -> Tensor:
+    """Return the weighted sum of the losses of all tasks (see `TaskHeads.compute_loss`).
+
+    Args:
+        losses: The loss of each task.
+        heads: The heads of the tasks.
+        multipliers: The variable of the multipliers of loss weights.
+        log_variances: The variable of the learned log-variances, or None.
+    """
+    values = [batch.value for batch in losses]
+    if log_variances is not None and is_constant_in_jax_trace(log_variances, values):
+        raise ValueError(
+            "Learned loss weights are constants of a JAX trace, so they would have no "
+            "gradient. Compute losses in `with keras.StatelessScope(pairs):`, where `pairs` "
+            "has each variable of the model and its value. Received: a trace without a scope"
+        )
+    dtype = keras.backend.result_type(*(value.dtype for value in values), "float32")
+    weights = np.array([head.loss_weight for head in heads])
+    multipliers = ops.cast(multipliers, dtype)
+    if log_variances is None:
+        terms = _weighted(values, weights, dtype)
+    else:
+        scales, slopes = uncertainty_forms(heads)
+        shares = [batch.weight / batch.divisor for batch in losses]
+        log_variances = ops.cast(log_variances, dtype)
+        terms = ops.exp(-log_variances) * _weighted(values, weights * scales, dtype)
+        terms = terms + log_variances * _weighted(shares, weights * slopes, dtype)
+    has_no_weight = multipliers == 0
+    # A loss can be infinite, and 0 times infinity is NaN.
+    total = ops.sum(multipliers * fill(terms, has_no_weight, 0))
+    trained = [batch.trained for batch in losses]
+    if any(loss is not None for loss in trained):
+        # Weights do not scale the gradients of branches.
+        trained = [ops.zeros((), dtype) if loss is None else loss for loss in trained]
+        gradients = _weighted(trained, weights != 0, dtype)
+        gradient = ops.sum(fill(gradients, has_no_weight, 0))
+        total = total + (gradient - ops.stop_gradient(gradient))
+    replicas = number_of_replicas()
+    return total if replicas == 1 else total / replicas  # as Keras's own losses
+
+
+def uncertainty_forms(heads: Sequence[Head]) -> np.ndarray:
+    """Return c and a of each task, `(2, tasks)` (see `uncertainty_form`)."""
+    return np.transpose([uncertainty_form(head.loss) for head in heads])
+
+
+def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:
+    """Return losses times their weights, `(losses,)`: 0 for a weight of 0, even if infinite."""
+    values = [ops.cast(loss, dtype) for loss in losses]
+    for i, weight in enumerate(weights.tolist()):
+        if not weight:
+            values[i] = fill(values[i], ops.ones_like(values[i], dtype="bool"), 0)
+        elif weight != 1:
+            values[i] = values[i] * weight
+    return ops.stack(values)
