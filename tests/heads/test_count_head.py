@@ -9,7 +9,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
 from tests.models import chain, cloned, compiled, heads_alone, heads_of, loaded
-from tests.refusals import NAN, check_refused, table
+from tests.refusals import NAN
 
 X = features(12, 3)
 Y = {"visits": np.array([7.0, NAN, 2.0, NAN] * 3)}
@@ -76,22 +76,3 @@ def test_the_heads_of_branches_have_the_bias(is_built):
     rates = [np.log(numpy_of(head(np.zeros((1, 4))))) for head in heads["visits"]._branch_heads()]
     np.testing.assert_allclose(rates, np.full((2, 1, 1), BIAS), rtol=1e-6)
     assert np.isfinite(compiled(model).fit(X, Y, verbose=0).history["loss"]).all()
-
-
-FIXED = {
-    "activation": ({"activation": "softplus"}, r"activation can't be set.*='softplus'$"),
-    "loss": ({"loss": "mse"}, r"loss can't be set here: it is poisson.*loss='mse'$"),
-    "units": ({"units": 2}, r"units can't be set here.*units=2$"),
-}
-
-
-@once
-@pytest.mark.parametrize(("arguments", "message"), table(FIXED))
-def test_arguments_of_other_heads_are_refused(arguments, message):
-    check_refused(lambda: pk.CountHead("a", **arguments), TypeError, message)
-
-
-@once
-def test_negative_counts_are_refused():
-    message = r"y\['visits'\] must be at least 0 for the loss 'poisson'"
-    check_refused(lambda: count_heads().check_labels({"visits": [1, -2]}), ValueError, message)

@@ -1,5 +1,7 @@
 """Arguments and inputs that every head refuses, and arguments of BinaryHead."""
 
+import functools
+
 import keras
 import pytest
 
@@ -80,17 +82,30 @@ def test_a_loss_of_logits_in_a_file_of_an_older_version_loads():
     assert heads["a"].loss.from_logits
 
 
-OF_BINARY_HEADS = {
-    "activation": ({"activation": "tanh"}, TypeError, r"can't be set here.*activation='tanh'$"),
-    "units": ({"units": 3}, TypeError, r"can't be set here.*Received: units=3$"),
-    "pos_weight": ({"pos_weight": 0}, ValueError, r"finite and above 0\..*pos_weight=0$"),
+FIXED = {
+    pk.BinaryHead: {"units": 2, "activation": "tanh"},
+    pk.CountHead: {"units": 2, "activation": "softplus", "loss": "mse"},
+    pk.MulticlassHead: {"units": 2, "activation": "tanh"},
+    pk.ProductHead: {"units": 2, "activation": "tanh", "tower": 3},
+    pk.RankingHead: {"units": 2, "activation": "tanh"},
 }
 
 
 @once
-@pytest.mark.parametrize(("arguments", "error", "message"), table(OF_BINARY_HEADS))
-def test_a_bad_argument_of_a_binary_head_is_refused(arguments, error, message):
-    check_refused(lambda: pk.BinaryHead("a", **arguments), error, message)
+@pytest.mark.parametrize(("cls", "fixed"), FIXED.items())
+def test_arguments_that_a_head_sets_itself_are_refused(cls, fixed):
+    needed = {pk.MulticlassHead: {"num_classes": 3}, pk.ProductHead: {"of": ("b", "c")}}
+    needed[pk.RankingHead] = {"loss": keras.Loss()}
+    for name, value in fixed.items():
+        message = f"{name} can't be set here: it is .*: {name}={value!r}$"
+        call = functools.partial(cls, "a", **needed.get(cls, {}), **{name: value})
+        check_refused(call, TypeError, message)
+
+
+@once
+def test_a_pos_weight_of_0_is_refused():
+    call = functools.partial(pk.BinaryHead, "a", pos_weight=0)
+    check_refused(call, ValueError, r"finite and above 0\..*pos_weight=0$")
 
 
 @pytest.mark.parametrize(

@@ -50,25 +50,6 @@ def test_an_infinite_loss_with_weight_0_does_not_train():
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
 
 
-SHAPES = []
-
-
-@keras.saving.register_keras_serializable("test_hedged_head")
-def recorded(y_true, y_pred):
-    SHAPES.append(tuple(y_pred.shape))
-    return keras.losses.mean_squared_error(y_true, y_pred)
-
-
-@once
-def test_one_call_returns_the_losses_of_the_prediction_and_of_all_branches():
-    heads = pk.TaskHeads([pk.Head("a", loss=recorded)])
-    predictions = heads(hedged_inputs("a"), training=True)
-    SHAPES.clear()
-    heads.compute_loss({"a": np.ones(len(predictions["a"]))}, predictions)
-    (shape,) = SHAPES
-    assert shape == (3 * len(predictions["a"]), 1)
-
-
 def test_a_branch_is_trained_independently_of_the_other_branch_the_mixture_and_loss_weights():
     def shared_branch(is_changed):
         model = hedged_model(**QUICK)

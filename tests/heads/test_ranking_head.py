@@ -178,7 +178,6 @@ REFUSED = {
         ValueError,
         r"loss must have the default reduction",
     ),
-    "units": (lambda: head_of(units=2), TypeError, r"units can't be set here: it is 1"),
     "inputs": (
         lambda: head_of()(features(2, 3)),
         ValueError,
@@ -188,11 +187,6 @@ REFUSED = {
         lambda: loss_of_head(head_of(), LABELS[:, :3], SCORES),
         ValueError,
         r"y_true of 'rank' must have a shape \(4, 4, 1\) or \(4, 4\)",
-    ),
-    "weights": (
-        lambda: loss_of_head(head_of(), LABELS, SCORES, np.ones((4, 4))),
-        ValueError,
-        r"sample_weight of 'rank' must have a shape \(4,\) or \(4, 1\)",
     ),
     "metric": (
         lambda: logs_of_head(head_of(metrics=["mse"]), LABELS, SCORES[..., None]),

@@ -180,21 +180,6 @@ def test_files_of_weights_have_the_numbers(tmp_path):
     assert heads_of(new)["place"].mean is None
 
 
-@once
-@pytest.mark.parametrize(
-    ("is_saved_in_deviations", "ending"), [(True, "keras"), (False, "weights.h5")]
-)
-def test_weights_for_another_unit_are_refused(is_saved_in_deviations, ending, tmp_path):
-    path, models = tmp_path / f"x.{ending}", [two_numbers(given=False), two_numbers()]
-    saved, model = reversed(models) if is_saved_in_deviations else models
-    saved.save_weights(path) if ending == "weights.h5" else saved.save(path)
-    numbers = (0, 2) if is_saved_in_deviations else (2, 0)
-    message = "'place_head' expected {} variables, but received {} variables".format(*numbers)
-    with pytest.raises(ValueError, match=message):
-        model.load_weights(path)
-    saved.load_weights(path)
-
-
 REFUSED = {
     "activation": ({"activation": "softplus"}, r"activation must be None"),
     "loss": ({"loss": "poisson"}, r"loss a squared or an absolute error.*='poisson'"),

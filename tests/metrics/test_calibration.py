@@ -7,7 +7,6 @@ import pytest
 
 import ple_keras as pk
 from tests.metrics.clicks import click_data
-from tests.models import compiled, heads_alone
 
 METRICS = [pk.NormalizedEntropy, pk.Calibration]
 
@@ -85,20 +84,3 @@ def test_metrics_accept_labels_of_any_dtype_and_shape(make, shape, dtype):
     leading = shape if len(shape) == 1 else shape[:-1]
     metric.update_state(labels.reshape(shape).astype(dtype), predictions.reshape((*leading, 1)))
     assert float(metric.result()) == pytest.approx(expected(make, labels, predictions), rel=1e-6)
-
-
-def test_heads_mask_missing_labels():
-    """In `evaluate`, over batches, some of which have no label."""
-    metrics = [pk.NormalizedEntropy(), pk.Calibration()]
-    click = pk.BinaryHead("click", metrics=metrics, missing_label=-1)
-    other = pk.BinaryHead("other", metrics=[])
-    model = compiled(heads_alone(pk.TaskHeads([click, other]), width=1))
-    labels, predictions = click_data(0.3, 1.0, size=400)
-    logits = np.log(predictions) - np.log1p(-predictions)
-    click.set_weights([np.ones((1, 1)), np.zeros(1)])  # the identity
-    kept = np.random.default_rng(0).uniform(size=400) < 0.05
-    y = {"click": np.where(kept, labels, [-1, np.nan] * 200), "other": labels}
-    logs = model.evaluate(logits[:, None], y, batch_size=16, verbose=0, return_dict=True)
-    for make, metric in zip(METRICS, metrics):
-        value = expected(make, labels[kept], predictions[kept])
-        assert logs[f"click_{metric.name}"] == pytest.approx(value, rel=1e-5)

@@ -24,6 +24,8 @@ METRICS = {
     "f1": (keras.metrics.F1Score(threshold=0.5), 1),
     "top_k": (keras.metrics.SparseTopKCategoricalAccuracy(k=2), 3),
     "cosine": (keras.metrics.CosineSimilarity(), 1),
+    "calibration": (pk.Calibration(), 1),
+    "normalized_entropy": (pk.NormalizedEntropy(), 1),
 }
 
 
