@@ -1,7 +1,7 @@
 """Types for signatures."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import keras
 import numpy as np
@@ -43,14 +43,26 @@ LossReduction: TypeAlias = Literal["sum_over_batch_size", "label_root"]
 Normalization: TypeAlias = Literal["batch", "layer"]
 
 
+# Blocks know heads by these protocols, since they do not import the classes.
+
+
+@runtime_checkable
 class HasTask(Protocol):
-    """A head. Blocks read its task without importing the class."""
+    """A head."""
 
     task: TaskName
 
 
+@runtime_checkable
+class HasFactors(HasTask, Protocol):
+    """A ProductHead, which reads no features."""
+
+    of: Sequence[TaskName]
+
+
+@runtime_checkable
 class HasTaskNames(Protocol):
-    """A TaskHeads. Blocks read its tasks without importing the class."""
+    """A TaskHeads."""
 
     @property
     def task_names(self) -> list[TaskName]:

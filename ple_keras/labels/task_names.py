@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 
-from ple_keras._typing import Outputs
+from ple_keras._typing import HasFactors, HasTask, HasTaskNames, Outputs
 
 SHARED = "shared"
 # File names of loggers and names of layers contain a task's name and more letters, and file systems
@@ -43,15 +43,14 @@ def check_task_name(name: object, argument: str, names: object = None) -> str:
 def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
     """Return the tasks' names, in order, from any of the four forms of `outputs`.
 
-    Attributes identify heads, since blocks do not import their classes: a Head has `task`, and a
-    TaskHeads `task_names`. A ProductHead, which has `of`, is omitted, since it needs no features.
+    ProductHeads are omitted, since they read no features.
     """
-    if hasattr(outputs, "task_names"):
+    if isinstance(outputs, HasTaskNames):
         return list(outputs.task_names)
     given = outputs
     if isinstance(outputs, Mapping):
         for name, head in outputs.items():
-            if getattr(head, "task", None) != name:
+            if not isinstance(head, HasTask) or head.task != name:
                 raise ValueError(
                     f"{argument} must map each task to its own head, if it is a dict, but "
                     f"{name!r} has {head!r}. Received: {argument}={outputs!r}"
@@ -62,7 +61,8 @@ def task_names(outputs: Outputs, argument: str = "outputs") -> list[str]:
             f"{argument} must be a sequence of task names, a sequence of heads, a TaskHeads "
             f"or a dict of heads keyed by task. Received: {argument}={outputs!r}"
         )
-    own = [getattr(item, "task", item) for item in given if not hasattr(item, "of")]
+    own = [item for item in given if not isinstance(item, HasFactors)]
+    own = [item.task if isinstance(item, HasTask) else item for item in own]
     names = [check_task_name(name, argument, outputs) for name in own]
     if not names or len(set(names)) < len(names):
         raise ValueError(
