@@ -173,7 +173,7 @@ class TaskHeads(BaseLayer):
     @property
     def trained_tasks(self) -> list[str]:
         """The tasks that have a loss, in order."""
-        return [head.task for head in self._trained_heads()]
+        return [*self._trained_heads()]
 
     def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._product_names]
@@ -290,14 +290,14 @@ class TaskHeads(BaseLayer):
         if not self.built:
             raise ValueError(f"{self.name!r} must be built. Received: built=False")
         heads = self._trained_heads()
-        weights = to_numpy(self._multipliers) * [head.loss_weight for head in heads]
+        weights = to_numpy(self._multipliers) * [head.loss_weight for head in heads.values()]
         if self._log_variances is not None:
-            scales, _ = uncertainty_forms(heads)
+            scales, _ = uncertainty_forms(heads.values())
             weights = weights * scales * np.exp(-to_numpy(self._log_variances))
-        return dict(zip(self.trained_tasks, weights.tolist()))
+        return dict(zip(heads, weights.tolist()))
 
-    def _trained_heads(self) -> list[Head]:
-        return [head for head in self.values() if head.has_loss]
+    def _trained_heads(self) -> dict[TaskName, Head]:
+        return {task: head for task, head in self.items() if head.has_loss}
 
     def multiply_loss_weights(self, multipliers: Mapping[str, float]) -> None:
         """Multiply the fixed weight of each task's loss by a multiplier, from now on.
@@ -448,7 +448,8 @@ class TaskHeads(BaseLayer):
         return losses
 
     def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
-        return total_loss([*losses], self._trained_heads(), self._multipliers, self._log_variances)
+        heads = self._trained_heads().values()
+        return total_loss([*losses], heads, self._multipliers, self._log_variances)
 
     def check_labels(self, y: Nested, steps: int | None = None) -> None:
         """Check the labels before `fit`, with clearer errors than Keras's.
@@ -482,7 +483,7 @@ class TaskHeads(BaseLayer):
         If -1 marks missing labels, create the head with missing_label=-1. \
         Received: y['kind']=[..., -1]
         """
-        check_task_labels(y, {head.task: head for head in self._trained_heads()}, steps)
+        check_task_labels(y, self._trained_heads(), steps)
 
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.
@@ -511,9 +512,8 @@ class TaskHeads(BaseLayer):
         >>> heads["seconds"].mean, heads["seconds"].deviation, heads["seconds"].label_share
         ([30.0], [10.0], 0.5)
         """
-        heads = {head.task: head for head in self._trained_heads()}
-        for task, statistics in read_labels(y, heads, steps).items():
-            heads[task]._adapt(statistics)
+        for task, statistics in read_labels(y, self._trained_heads(), steps).items():
+            self[task]._adapt(statistics)
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]

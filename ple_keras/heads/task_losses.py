@@ -1,6 +1,6 @@
 """The losses of all tasks in a batch, and their weighted sum."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
@@ -69,7 +69,7 @@ def batch_loss(
 
 
 def total_loss(
-    losses: Sequence[BatchLoss], heads: Sequence[Head], multipliers: Any, log_variances: Any
+    losses: Sequence[BatchLoss], heads: Collection[Head], multipliers: Any, log_variances: Any
 ) -> Tensor:
     """Return the weighted sum of the losses of all tasks (see `TaskHeads.compute_loss`).
 
@@ -111,7 +111,7 @@ def total_loss(
     return total if replicas == 1 else total / replicas  # as Keras's own losses
 
 
-def uncertainty_forms(heads: Sequence[Head]) -> np.ndarray:
+def uncertainty_forms(heads: Collection[Head]) -> np.ndarray:
     """Return c and a of each task, `(2, tasks)` (see `uncertainty_form`)."""
     return np.transpose([uncertainty_form(head.loss) for head in heads])
 

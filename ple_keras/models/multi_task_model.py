@@ -528,7 +528,7 @@ class TaskMetrics:
         self.heads = heads
         self._by_task: dict[TaskName, list[keras.Metric]] = {}
         loss_keys: list[str | None] = []
-        for head in heads._trained_heads():
+        for head in heads._trained_heads().values():
             prefix = f"{head.task}_" if len(heads) > 1 else ""
             loss_keys.append(f"{prefix}{head._loss_name()}" if head._logs_loss_mean() else None)
             self._by_task[head.task] = head._new_metrics(prefix)
@@ -549,7 +549,7 @@ class TaskMetrics:
     def update(self, losses: Mapping[TaskName, BatchLoss]) -> None:
         """Update all metrics with a batch."""
         self._means.update_state(list(losses.values()))
-        for head in self.heads._trained_heads():
+        for head in self.heads._trained_heads().values():
             labeled = losses[head.task].labeled
             labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
             for metric in self._by_task[head.task]:

@@ -113,7 +113,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
         ValueError: If there is none.
     """
     layers = find_layers(model, TaskHeads)
-    heads = {task: layer[task] for layer in layers for task in layer.trained_tasks}
+    heads = {task: head for layer in layers for task, head in layer._trained_heads().items()}
     if not heads:
         raise ValueError(f"model must have TaskHeads with losses. Received: model={model!r}")
     return heads
