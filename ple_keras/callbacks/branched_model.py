@@ -12,8 +12,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.mixture import label_losses
-from ple_keras.heads.task_heads import find_heads, hedged_heads
-from ple_keras.heads.task_losses import Branches
+from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import OWN
 from ple_keras.models.observed_model import ObservedModel, check_model, task_labels

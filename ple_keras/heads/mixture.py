@@ -23,9 +23,7 @@ MIN_PRIOR = 1e-6  # keeps the weights above 0
 TINY = 1e-37  # close to the smallest normal number of float32
 
 
-def best_mixture(
-    head: Head, labels: np.ndarray, values: np.ndarray, prior: float
-) -> np.ndarray:
+def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: float) -> np.ndarray:
     """Return the weights of the branches that minimize the loss of a task, `(branches,)`.
 
     Args:

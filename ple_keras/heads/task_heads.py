@@ -12,7 +12,7 @@ from collections.abc import (
     ValuesView,
 )
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
@@ -42,16 +42,26 @@ from ple_keras._keras.tensors import (
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_losses import (
-    Branches,
-    HeldBranches,
-    batch_loss,
-    total_loss,
-    uncertainty_forms,
-)
+from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.losses.example_losses import BatchLoss
+from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
+
+
+class HeldBranches(NamedTuple):
+    """A prediction of a hedged task, and the values of its branches.
+
+    Attributes:
+        prediction: The prediction.
+        values: The logits or predictions of its branches; for a product, logarithms of
+            probabilities.
+    """
+
+    prediction: Tensor
+    values: list[Tensor]
+
+
+Branches: TypeAlias = dict[TaskName, HeldBranches]
 
 
 @register
@@ -292,7 +302,7 @@ class TaskHeads(BaseLayer):
         heads = self._trained_heads()
         weights = to_numpy(self._multipliers) * [head.loss_weight for head in heads.values()]
         if self._log_variances is not None:
-            scales, _ = uncertainty_forms(heads.values())
+            scales = [uncertainty_form(head.loss)[0] for head in heads.values()]
             weights = weights * scales * np.exp(-to_numpy(self._log_variances))
         return dict(zip(heads, weights.tolist()))
 

@@ -1,32 +1,16 @@
 """The losses of all tasks in a batch, and their weighted sum."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, number_of_replicas
-from ple_keras._typing import TaskName, Tensor
+from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
-
-
-class HeldBranches(NamedTuple):
-    """A prediction of a hedged task, and the values of its branches.
-
-    Attributes:
-        prediction: The prediction.
-        values: The logits or predictions of its branches; for a product, logarithms of
-            probabilities.
-    """
-
-    prediction: Tensor
-    values: list[Tensor]
-
-
-Branches: TypeAlias = dict[TaskName, HeldBranches]
 
 
 def batch_loss(
@@ -92,7 +76,7 @@ def total_loss(
     if log_variances is None:
         terms = _weighted(values, weights, dtype)
     else:
-        scales, slopes = uncertainty_forms(heads)
+        scales, slopes = np.transpose([uncertainty_form(head.loss) for head in heads])
         shares = [batch.weight / batch.divisor for batch in losses]
         log_variances = ops.cast(log_variances, dtype)
         terms = ops.exp(-log_variances) * _weighted(values, weights * scales, dtype)
@@ -109,11 +93,6 @@ def total_loss(
         total = total + (gradient - ops.stop_gradient(gradient))
     replicas = number_of_replicas()
     return total if replicas == 1 else total / replicas  # as Keras's own losses
-
-
-def uncertainty_forms(heads: Collection[Head]) -> np.ndarray:
-    """Return c and a of each task, `(2, tasks)` (see `uncertainty_form`)."""
-    return np.transpose([uncertainty_form(head.loss) for head in heads])
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:

@@ -15,8 +15,7 @@ from ple_keras._keras.internals import mask_of
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads, find_heads
-from ple_keras.heads.task_losses import Branches
+from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
 from ple_keras.inspection.task_figures import (

@@ -14,8 +14,7 @@ from ple_keras._keras.layers import Path, Untracked, find_layers, walk
 from ple_keras._keras.tensors import at_least_float32, number_of_replicas
 from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import TaskHeads
-from ple_keras.heads.task_losses import Branches
+from ple_keras.heads.task_heads import Branches, TaskHeads
 from ple_keras.labels.sample_space import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Observer
