@@ -100,12 +100,10 @@ def test_labels_of_sequences_have_the_rank_that_the_heads_were_built_for():
 
 WARNINGS = {
     "no_labels": (valid_labels(click=np.full(3, np.nan)), r"y\['click'\] has no labels"),
-    "no_numbers": (valid_labels(place=np.full((3, 2), np.nan)), r"y\['place'\] has no labels"),
     "constant": (
         valid_labels(click=[1, np.nan, 1]),
         r"y\['click'\] is constant.*all 2 labels are \[1\.0\]",
     ),
-    "constant_place": (valid_labels(place=np.ones((3, 2))), r"all 3 labels are \[1\.0, 1\.0\]"),
     "constant_numbers": (
         valid_labels(place=[[1, np.nan], [np.nan, 2], [1, np.nan]]),
         r"y\['place'\] is constant",
