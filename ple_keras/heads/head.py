@@ -193,14 +193,9 @@ class Head(BaseLayer):
                 if self._statistics.value:
                     copy._adapt(self._statistics.value)
                 copy.build(shapes[branch])
-            self.mixture = self.add_weight(
-                name="mixture",
-                shape=(len(names),),
-                initializer=keras.initializers.Constant(1 / len(names)),
-                dtype="float32",
-                autocast=False,
-                trainable=False,
-            )
+            equal = keras.initializers.Constant(1 / len(names))
+            options = {"trainable": False, "autocast": False, "name": "mixture"}
+            self.mixture = self.add_weight((len(names),), equal, "float32", **options)
         self.branch_names, self._leading_axes = tuple(names), copy._leading_axes
         self._restore_frozen()
         self.built = True
@@ -245,9 +240,8 @@ class Head(BaseLayer):
 
     def _mixed_prediction(self, mixed: Tensor) -> Tensor:
         """Return the prediction of the task from a mixture."""
-        return (
-            self._first_head()._prediction(mixed) if self.activation in LOGIT_ACTIVATIONS else mixed
-        )
+        is_logit = self.activation in LOGIT_ACTIVATIONS
+        return self._first_head()._prediction(mixed) if is_logit else mixed
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
