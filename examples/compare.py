@@ -38,6 +38,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -51,6 +52,7 @@ try:
     from scipy import sparse, stats
     from sklearn import ensemble, linear_model, metrics, preprocessing
     from sklearn.decomposition import TruncatedSVD
+    from sklearn.exceptions import ConvergenceWarning
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
@@ -302,7 +304,9 @@ def linear(kind, parts, columns):
             model = linear_model.PoissonRegressor(alpha=penalty / len(y), max_iter=1000)
         else:
             model = linear_model.LogisticRegression(C=1 / penalty, max_iter=1000)
-        model.fit(x, y)
+        with warnings.catch_warnings():  # about more iterations
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x, y)
         goodness = SIGNS[kind] * score(kind, valid[1], predict(kind, model, valid[0]))
         best = max(best, (goodness, model), key=lambda pair: pair[0])
     return score(kind, test[1], predict(kind, best[1], test[0]))
@@ -402,6 +406,7 @@ def print_table(scores, gains, kinds, parameters):
         number = f"{parameters[model]:,}" if model in parameters else "-"
         print(f"{model:8} {number:>10}{line}".rstrip())
     print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
+    print("single and hedged keep their best epochs, bottom, mmoe and ple the last one")
 
 
 def draw(file, gains, kinds, models):

@@ -44,6 +44,7 @@ RATES: dict[str, dict[str, float]] = {
     "hedged": {"census": 0.005, "synthetic": 0.02},
     "hedged-bottoms": {"census": 0.02, "synthetic": 0.04},
     "hedged-ple": {"census": 0.01, "synthetic": 0.02},
+    "hedged-quarter": {"census": 0.01},
     "hedged-stopped": {"census": 0.02},
     "single-pair": {"census": 0.04, "synthetic": 0.04},
     "single-adamw": {"synthetic": 0.02},

@@ -143,6 +143,7 @@ NETWORKS = {**BLOCKS, **SCARCE, **ROOT, **HEDGED, **SMALLER, **MIXTURES, **EXPON
 WITHOUT_TABLES = {
     "cgc-streams": "cgc",
     "ple-streams": "ple-isolated",
+    "hedged-quarter": "hedged",
     "hedged-stopped": "hedged",
 }
 

@@ -15,6 +15,7 @@ HEDGED = "hedged"
 BASELINES = ["single", "bottom"]
 ENSEMBLES = ["hedged-bottoms", "single-pair"]
 VARIANTS = ["hedged-ple", "hedged-stopped"]
+SMALLER_TABLES = ["hedged-quarter"]
 OTHER_BLOCKS = ["mmoe", "cgc", "ple", "ple-isolated", "cgc-streams", "ple-streams"]
 ABLATION_SEEDS = 3
 ABLATION_CASES = [
@@ -38,6 +39,7 @@ def plan() -> list[Step]:
     """Return all steps, in order."""
     new = [*ENSEMBLES, *VARIANTS]
     hedged = [*BASELINES, HEDGED, *new]
+    smaller = searches(SMALLER_TABLES, ["census"]) + fits(SMALLER_TABLES, fresh_seeds)
     return [
         Step("hedged branches, published seeds", fits([HEDGED], published_seeds)),
         Step("learning rates", searches(new, ["census", "synthetic"])),
@@ -46,6 +48,7 @@ def plan() -> list[Step]:
         Step("label_root, published seeds", fits([*ROOT], published_seeds)),
         Step("label_root, fresh seeds", fits([*ROOT], fresh_seeds)),
         Step("other blocks, fresh seeds", fits(OTHER_BLOCKS, fresh_seeds)),
+        Step("smaller tables", smaller),
         Step("learning rates of optimizers", searches([*OPTIMIZERS], ["synthetic"])),
         Step("ablations", ablations()),
     ]

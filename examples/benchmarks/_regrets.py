@@ -18,6 +18,7 @@ from ._plan import (
     HEDGED,
     ONE_PASS,
     OTHER_BLOCKS,
+    SMALLER_TABLES,
     VARIANTS,
     Step,
     fresh_seeds,
@@ -26,7 +27,8 @@ from ._tables import align_columns
 
 ALL_ENSEMBLES = [*ENSEMBLES, *(kind for kind in MIXTURES if kind.startswith("hedged-bottoms"))]
 OTHER_MIXTURES = [kind for kind in MIXTURES if kind not in ALL_ENSEMBLES]
-MODELS = [HEDGED, *VARIANTS, *OTHER_MIXTURES, *ALL_ENSEMBLES, *BASELINES, *OTHER_BLOCKS, *ROOT]
+MODELS = [HEDGED, *SMALLER_TABLES, *VARIANTS, *OTHER_MIXTURES, *ALL_ENSEMBLES]
+MODELS += [*BASELINES, *OTHER_BLOCKS, *ROOT]
 CHART = [HEDGED, *BASELINES, *OTHER_BLOCKS]
 GAINS = [HEDGED, "bottom", *OTHER_BLOCKS, "bottom-root", "ple-root", *SCARCE, "bottom-uncertainty"]
 NOTE = (

@@ -253,8 +253,8 @@ def gap_warnings(
     if is_known and gap > max(LARGE_GAP, SIGNIFICANT * error):
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {use.relative_error:.2f} in x. Check that both data are alike"
-            f"{'.' if has_dropout else ', and try dropout.'}"
+            f"and {use.relative_error:.2f} in x: the task overfits, or the data differ."
+            f"{'' if has_dropout else ' Try dropout.'}"
         )
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import short_repr, warn_user
+from ple_keras._checks import check_by_task, short_repr, warn_user
 from ple_keras._keras.batches import is_dataset
 from ple_keras._keras.copying import REGISTER, unregistered_names
 from ple_keras._keras.internals import (
@@ -195,6 +195,8 @@ class MultiTaskTraining:
 
     def _check_first_labels(self, y: Any) -> None:
         heads, arrays = self._task_heads(), [*y.values()] if isinstance(y, Mapping) else [None]
+        if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
+            check_by_task(y, heads.trained_tasks, "y")
         # Unbuilt heads do not know the rank of labels.
         if heads.built and all(isinstance(labels, np.ndarray) for labels in arrays):
             with warnings.catch_warnings():  # which need all rows

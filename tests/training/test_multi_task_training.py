@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -233,6 +234,14 @@ def test_fit_and_evaluate_check_the_first_arrays_of_labels_without_warnings(monk
     fits = (lambda: model.fit(x, wrong), lambda: model.fit(x, labels, validation_data=(x, wrong)))
     for call in (*fits, lambda: model.evaluate(x, wrong)):
         check_refused(call, ValueError, r"y\['a'\] must be at least 0 for the loss.*invalid: 10")
+
+
+@once
+def test_fit_refuses_a_data_frame_of_labels_and_names_the_remedy():
+    y = pd.DataFrame({"a": [0.0], "b": [1.0]})
+    message = r"y must be a dict keyed by task, .* Convert .* with dict\(y\).*y=DataFrame"
+    model = model_of(pk.BinaryHead("a"), pk.BinaryHead("b"))
+    check_refused(lambda: model.fit(X[:1], y), TypeError, message)
 
 
 def failing(y_true, y_pred):
