@@ -30,13 +30,10 @@ the rows of their own process.
 """
 
 import argparse
-import multiprocessing
 import os
-import socket
 import sys
 import time
 from contextlib import contextmanager
-from multiprocessing import connection
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
@@ -44,6 +41,7 @@ try:
     import jax
     import keras
     import numpy as np
+    from _local import free_addresses, pair_logs, print_differences, run_processes
     from jax.experimental import multihost_utils
 
     import ple_keras as pk
@@ -147,24 +145,10 @@ def compare_with_one_process(processes, logs, scores, observed):
         alone_scores = model.evaluate(x, y, BATCH, verbose=0, return_dict=True)
     print(f"losses of {processes} processes: {' '.join(f'{loss:.6f}' for loss in logs['loss'])}")
     print(f"losses of one process:  {' '.join(f'{loss:.6f}' for loss in alone['loss'])}")
-    print("largest differences:")
-    groups = {"losses": [], "metrics": [], "gate statistics": [], "loss weights": []}
-    for key in alone:
-        groups[group_of(key)].append((logs[key], alone[key]))
-    groups["evaluate"] = [(scores[key], alone_scores[key]) for key in alone_scores]
-    groups["predictions, gates"] = zip(observed, observe(model, x))
-    for name, pairs in groups.items():
-        difference = max(np.abs(np.subtract(*pair)).max() for pair in pairs)
-        print(f"  {name:20} {difference:.1e}")
-
-
-def group_of(key):
-    """Return the group of a key of the logs."""
-    if key.startswith("gate/"):
-        return "gate statistics"
-    if key.startswith("loss_weight/"):
-        return "loss weights"
-    return "losses" if key.endswith("loss") else "metrics"
+    pairs = pair_logs(logs, alone)
+    pairs["evaluate"] = [(scores[key], alone_scores[key]) for key in alone_scores]
+    pairs["predictions, gates"] = zip(observed, observe(model, x))
+    print_differences(pairs)
 
 
 def run(file, address=None, processes=None, process=None):
@@ -185,28 +169,10 @@ def run(file, address=None, processes=None, process=None):
 
 
 def start(file, processes):
-    """Start processes on this machine's CPU. If one of them fails, end the others."""
+    """Start processes on this machine's CPU."""
     os.environ["JAX_PLATFORMS"] = "cpu"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    spawn = multiprocessing.get_context("spawn")
-    children = [
-        spawn.Process(target=run, args=(file, address, processes, process), daemon=True)
-        for process in range(processes)
-    ]
-    for child in children:
-        child.start()
-    try:
-        running = {child.sentinel: child for child in children}
-        while running and not any(child.exitcode for child in children):
-            for sentinel in connection.wait(running):
-                running.pop(sentinel).join()
-    finally:
-        for child in children:
-            child.kill()  # JAX ignores SIGTERM
-            child.join()
-    if any(child.exitcode for child in children):
+    (address,) = free_addresses(1)
+    if not run_processes(run, [(file, address, processes, each) for each in range(processes)]):
         sys.exit("A process failed, so all were ended.")
 
 

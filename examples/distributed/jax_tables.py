@@ -27,13 +27,10 @@ apply:
 """
 
 import argparse
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
-from multiprocessing import connection
 from pathlib import Path
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -45,6 +42,7 @@ try:
     import keras
     import numpy as np
     import orbax.checkpoint  # noqa: F401
+    from _local import free_addresses, print_differences, run_processes
     from keras.distribution import DataParallel, DeviceMesh, LayoutMap, ModelParallel
 
     import ple_keras as pk
@@ -161,21 +159,18 @@ def compare_with_one_device(folder, file):
     print("One device, without interruption:")
     alone = make_model()
     fit(alone, 0)
-    x, _ = make_data()
-    groups = {
-        "weights": [each.get_weights() for each in (model, alone)],
-        "optimizer state": [
-            [keras.ops.convert_to_numpy(variable) for variable in each.optimizer.variables]
-            for each in (model, alone)
-        ],
-        "predictions": [
-            [*map(each.predict(x, verbose=0).get, ("click", "buy"))] for each in (model, alone)
-        ],
+    one, other = arrays(model), arrays(alone)
+    print_differences({kind: zip(one[kind], other[kind], strict=True) for kind in one})
+
+
+def arrays(model):
+    """Return the weights, the optimizer state, and the predictions of a model."""
+    variables = model.optimizer.variables
+    return {
+        "weights": model.get_weights(),
+        "optimizer state": [keras.ops.convert_to_numpy(variable) for variable in variables],
+        "predictions": keras.tree.flatten(model.predict(make_data()[0], verbose=0)),
     }
-    print("largest differences:")
-    for name, pair in groups.items():
-        difference = max(np.abs(one - other).max() for one, other in zip(*pair, strict=True))
-        print(f"  {name:16} {difference:.1e}")
 
 
 def print_times():
@@ -195,35 +190,14 @@ def print_times():
                 begin = time.perf_counter()
                 model.fit(*data, batch_size=BATCH, epochs=epochs, verbose=0)
             step = (time.perf_counter() - begin) / (epochs * ROWS / BATCH)
-            print(f"{rows:10,}{count:9}{1000 * step:10.1f}{size / 1e6:7.0f}", flush=True)
+            print(f"{rows:10,}{count:9}{1000 * step:10.1f}{size / 1e6:7.1f}", flush=True)
 
 
 def start(folder, kill):
-    """Start processes on this machine's CPU. If one of them fails, end the others.
-
-    Returns whether all ended without an error.
-    """
+    """Start processes on this machine's CPU. Return whether all ended without an error."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    spawn = multiprocessing.get_context("spawn")
-    children = [
-        spawn.Process(target=run, args=(folder, kill, address, PROCESSES, process), daemon=True)
-        for process in range(PROCESSES)
-    ]
-    for child in children:
-        child.start()
-    try:
-        running = {child.sentinel: child for child in children}
-        while running and not any(child.exitcode for child in children):
-            for sentinel in connection.wait(running):
-                running.pop(sentinel).join()
-        return not any(child.exitcode for child in children)
-    finally:
-        for child in children:
-            child.kill()  # JAX ignores SIGTERM
-            child.join()
+    (address,) = free_addresses(1)
+    return run_processes(run, [(folder, kill, address, PROCESSES, p) for p in range(PROCESSES)])
 
 
 def main():

@@ -4,16 +4,17 @@
     python examples/distributed/ray_train.py    # two workers on this machine's CPUs
     python examples/distributed/ray_train.py --kill    # kills one of them
 
-Takes a minute on two cores. Each worker has the whole model and its own share of each batch, as in
-torch_ddp.py, which explains how the values of several processes relate to one process. After each
-epoch, the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray restarts
-all workers from the last checkpoint. At the end, the script prints the losses next to the losses of
-one process that trains on the same batches.
+Takes a minute on two cores. Each worker has the whole model and its own share of each batch, with
+`use_ddp` and `MeanLogs` of torch_ddp.py, which explains how the values of several processes relate
+to one process. The workers exchange only the rows of their batches of an embedding table. After
+each epoch, the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray
+restarts all workers from the last checkpoint. At the end, the script prints the losses next to the
+losses of one process that trains on the same batches.
 
 With GPUs, each worker gets one. On a Ray cluster, the workers run on all machines: set `address`
 of `ray.init`, and choose a `storage_path` that all machines reach.
 
-To reuse: `use_ddp`, `MeanLogs`, `Report`, and `train_worker`.
+To reuse: `Report`, `train_worker`, and torch_ddp.py.
 """
 
 import argparse
@@ -36,14 +37,14 @@ try:
     import ray
     import ray.train.torch
     from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
     from torch.utils.data import DataLoader, DistributedSampler, StackDataset
+    from torch_ddp import MeanLogs, use_ddp
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
 
-ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
+USERS, ROWS, FEATURES, BATCH, EPOCHS = 5000, 2048, 16, 256, 3
 EQUAL = re.compile("loss|gate/")  # logs that equal the logs of one process
 
 
@@ -55,68 +56,25 @@ def make_model() -> keras.Model:
         loss_weighting="uncertainty",
     )
     ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
-    inputs = keras.Input((FEATURES,))
-    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
-    model.compile("adam")
+    inputs = {
+        "user": keras.Input((), dtype="int32", name="user"),
+        "numbers": keras.Input((FEATURES,), name="numbers"),
+    }
+    user = pk.SparseEmbedding(USERS, 8, name="user_table")(inputs["user"])
+    features = keras.layers.Concatenate()([user, inputs["numbers"]])
+    model = pk.MultiTaskModel(inputs, heads(ple(features)))
+    model.compile(pk.table_optimizer("adam"))
     return model
 
 
 def make_data() -> StackDataset:
     """Return random pairs of features and labels by task."""
-    x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+    user = rng.integers(0, USERS, ROWS).astype("int32")
     click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
-    return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
-
-
-def use_ddp(model: keras.Model) -> None:
-    """Make `fit` train with DistributedDataParallel, as in torch_ddp.py."""
-    tables = pk.share_tables(model)  # SparseAdagrad averages their rows over the workers
-    for table in tables:
-        table.value.requires_grad_(False)
-    parallel = DistributedDataParallel(model)
-    for table in tables:
-        table.value.requires_grad_(True)
-
-    def train_step(data):
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        predictions = parallel(x, training=True)
-        loss = model.compute_loss(x, y, predictions, sample_weight, training=True)
-        model.zero_grad()
-        model.optimizer.scale_loss(loss).backward()  # averages the gradients
-        weights = model.trainable_weights
-        with torch.no_grad():
-            model.optimizer.apply([weight.value.grad for weight in weights], weights)
-        loss_metric = next(metric for metric in model.metrics if metric.name == "loss")
-        loss_metric.update_state(loss, sample_weight=len(keras.tree.flatten(x)[0]))
-        return model.compute_metrics(x, y, predictions, sample_weight)
-
-    model.train_step = train_step
-
-
-class MeanLogs(keras.callbacks.Callback):
-    """Callback that computes the logs over the rows of all workers, as in one process.
-
-    It adds the states of the metrics, which are sums. It must precede callbacks that use the logs.
-    If a worker validates, all must.
-    """
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.training = None
-
-    def on_test_begin(self, logs=None):
-        self.training = self.results()  # before `fit` resets the metrics
-
-    def on_epoch_end(self, epoch, logs=None):
-        results = self.results()
-        if self.training:
-            results = {f"val_{key}": value for key, value in results.items()} | self.training
-        logs.update(results)
-
-    def results(self):
-        for metric in self.model.metrics:
-            for variable in metric.variables:
-                distributed.all_reduce(variable.value)
-        return {key: float(value) for key, value in self.model.get_metrics_result().items()}
+    labels = StackDataset(click=click.astype("float32"), time=time)
+    return StackDataset(StackDataset(user=user, numbers=x), labels)
 
 
 class Report(keras.callbacks.Callback):
@@ -192,7 +150,9 @@ def train(folder: str, kill: bool) -> tuple[keras.Model, list[dict]]:
     has_gpu = torch.cuda.is_available()
     names = ("KERAS_BACKEND", "KERAS_TORCH_DEVICE", "OMP_NUM_THREADS")
     variables = {name: os.environ[name] for name in names if name in os.environ}
-    ray.init(runtime_env={"env_vars": variables}, log_to_driver=False)
+    scripts = str(Path(__file__).parent)  # the workers import torch_ddp.py
+    environment = {"env_vars": variables, "working_dir": scripts}
+    ray.init(runtime_env=environment, log_to_driver=False)
     trainer = ray.train.torch.TorchTrainer(
         train_worker,
         train_loop_config={"kill": kill},

@@ -30,12 +30,9 @@ scope, `predict` returns the rows of all workers. `gate_weights`, `gate_report` 
 
 import argparse
 import json
-import multiprocessing
 import os
-import socket
 import sys
 import time
-from multiprocessing import connection
 
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
@@ -43,6 +40,7 @@ try:
     import keras
     import numpy as np
     import tensorflow as tf
+    from _local import free_addresses, pair_logs, print_differences, run_processes
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
@@ -160,24 +158,10 @@ def compare_with_one_process(workers, logs, file):
     alone = model.fit(x, y, callbacks=callbacks(), **kwargs).history
     print(f"losses of {workers} workers:    {' '.join(f'{loss:.6f}' for loss in logs['loss'])}")
     print(f"losses of one process:  {' '.join(f'{loss:.6f}' for loss in alone['loss'])}")
-    print("largest differences:")
-    groups = {"losses": [], "metrics": [], "gate statistics": [], "loss weights": []}
-    for key in alone:
-        groups[group_of(key)].append((logs[key], alone[key]))
-    groups["evaluate"] = [[of.evaluate(x, y, BATCH, verbose=0) for of in (loaded, model)]]
-    groups["predictions, gates"] = zip(observe(loaded, x), observe(model, x))
-    for name, pairs in groups.items():
-        difference = max(np.abs(np.subtract(*pair)).max() for pair in pairs)
-        print(f"  {name:20} {difference:.1e}")
-
-
-def group_of(key):
-    """Return the group of a key of the logs."""
-    if key.startswith("gate/"):
-        return "gate statistics"
-    if key.startswith("loss_weight/"):
-        return "loss weights"
-    return "losses" if key.endswith("loss") else "metrics"
+    pairs = pair_logs(logs, alone)
+    pairs["evaluate"] = [[each.evaluate(x, y, BATCH, verbose=0) for each in (loaded, model)]]
+    pairs["predictions, gates"] = zip(observe(loaded, x), observe(model, x))
+    print_differences(pairs)
 
 
 def observe(model, x):
@@ -187,31 +171,12 @@ def observe(model, x):
 
 
 def start(file, workers):
-    """Start workers on this machine's CPU. If one of them fails, end the others."""
+    """Start workers on this machine's CPU."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(workers)]
-    addresses = [f"127.0.0.1:{free.getsockname()[1]}" for free in sockets]
-    for free in sockets:
-        free.close()
-    spawn = multiprocessing.get_context("spawn")
-    children = []
-    for worker in range(workers):
-        task = {"type": "worker", "index": worker}
-        config = {"cluster": {"worker": addresses}, "task": task}
-        children.append(spawn.Process(target=run, args=(file, config), daemon=True))
-    for child in children:
-        child.start()
-    try:
-        running = {child.sentinel: child for child in children}
-        while running and not any(child.exitcode for child in children):
-            for sentinel in connection.wait(running):
-                running.pop(sentinel).join()
-    finally:
-        for child in children:
-            child.kill()
-            child.join()
-    if any(child.exitcode for child in children):
-        sys.exit("A worker failed, so all were ended.")
+    cluster = {"worker": free_addresses(workers)}
+    tasks = [{"type": "worker", "index": worker} for worker in range(workers)]
+    if not run_processes(run, [(file, {"cluster": cluster, "task": task}) for task in tasks]):
+        sys.exit("A process failed, so all were ended.")
 
 
 if __name__ == "__main__":

@@ -64,70 +64,41 @@ def mean_over_processes(
 ) -> list[tuple[Tensor | None, Tensor]]:
     """Return the gradients of shared tables, averaged over all processes.
 
-    If the gradient of a table is dense in one process, so is its mean.
+    In each process, rows are unique. Processes are added in order, so that all have equal sums. All
+    tables are exchanged as one. A dense gradient, such as that of a tied table, has all rows.
 
     Args:
         variables: The tables.
         gradients: For each table, the unique rows of its gradient and their values; None and a
             dense gradient; or None and None.
     """
-    import torch
-
     if not variables:
         return []
-    distributed: Any = import_module("torch.distributed")
-    processes = distributed.get_world_size()
-    tables = [variable.value for variable in variables]
-    device = tables[0].device
-    no_rows = torch.zeros(0, dtype=torch.int64, device=device)
-    given = [
-        (no_rows, table[:0]) if values is None else (rows, values)
-        for table, (rows, values) in zip(tables, gradients)
-    ]
-    counts = torch.tensor([-1 if rows is None else len(rows) for rows, _ in given], device=device)
-    smallest = torch.stack(_gather(counts)).min(dim=0).values.tolist()
-    means: list[Any] = [None] * len(tables)
-    for i, (table, (rows, values)) in enumerate(zip(tables, given)):
-        if smallest[i] < 0:
-            dense = values
-            if rows is not None:
-                dense = torch.zeros_like(table).index_add_(0, rows, values)
-            distributed.all_reduce(dense)
-            means[i] = None, dense / processes
-    by_rows = [i for i, mean in enumerate(means) if mean is None]
-    sums = _sum_rows([tables[i] for i in by_rows], [given[i] for i in by_rows])
-    for i, (rows, values) in zip(by_rows, sums):
-        means[i] = rows, values / processes
-    return means
-
-
-def _sum_rows(tables: list[Tensor], gradients: list[Any]) -> list[tuple[Tensor, Tensor]]:
-    """Return the sums of the rows of all processes, as if the tables were one.
-
-    In each process, rows are unique. Processes are added in order, so that all have equal sums.
-    """
     import torch
 
-    if not tables:
-        return []
+    tables = [variable.value for variable in variables]
     width = max(table.shape[1] for table in tables)
     starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
-    rows = torch.cat([rows + start for start, (rows, _) in zip(starts, gradients)])
     pad = torch.nn.functional.pad
-    values = torch.cat([pad(values, (0, width - values.shape[1])) for _, values in gradients])
+    own = []
+    for table, start, (rows, values) in zip(tables, starts, gradients):
+        values = table[:0] if values is None else values
+        rows = torch.arange(len(values), device=table.device) if rows is None else rows
+        own.append((rows + start, pad(values, (0, width - values.shape[1]))))
+    rows, values = map(torch.cat, zip(*own))
     counts = [int(count) for count in _gather(torch.tensor([len(rows)], device=rows.device))]
     missing = max(counts) - len(rows)
     every = zip(_gather(pad(rows, (0, missing))), _gather(pad(values, (0, 0, 0, missing))), counts)
     parts = [(rows[:count], values[:count]) for rows, values, count in every]
     found, positions = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
-    sums = values.new_zeros(len(found), width)
+    means = values.new_zeros(len(found), width)
     for (_, values), places in zip(parts, positions.split(counts)):
-        sums.index_add_(0, places, values)
-    ends = torch.searchsorted(found, torch.tensor(starts[1:-1], device=found.device)).tolist()
+        means.index_add_(0, places, values / len(counts))
+    ends = torch.searchsorted(found, torch.tensor(starts[1:-1], device=rows.device)).tolist()
     return [
-        (table_rows - start, total[:, : table.shape[1]])
-        for table, start, table_rows, total in zip(
-            tables, starts, found.tensor_split(ends), sums.tensor_split(ends)
+        (table_rows - start, mean[:, : table.shape[1]])
+        for table, start, table_rows, mean in zip(
+            tables, starts, found.tensor_split(ends), means.tensor_split(ends)
         )
     ]
 

@@ -40,6 +40,6 @@ def test_a_failed_worker_of_the_example_ends_the_others(monkeypatch):
     import tensorflow_workers
 
     monkeypatch.setattr(tensorflow_workers, "run", fail_in_second_worker)
-    with pytest.raises(SystemExit, match="A worker failed, so all were ended"):
+    with pytest.raises(SystemExit, match="A process failed, so all were ended"):
         tensorflow_workers.start("model.keras", 2)
     assert not multiprocessing.active_children()

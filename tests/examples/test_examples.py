@@ -14,7 +14,8 @@ from tests.recorded_outputs import check_form
 
 FOLDERS = {"benchmarks", "serving"}  # of scripts that share modules
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if not FOLDERS & {*path.parts})
-SCRIPTS.remove(EXAMPLES / "columns.py")  # which other scripts import
+for imported in ("columns.py", "distributed/_local.py"):
+    SCRIPTS.remove(EXAMPLES / imported)
 FEW = ("--rows", "1500", "--epochs", "1")
 
 pytestmark = once
@@ -27,8 +28,9 @@ def run(folder, script, *arguments):
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_a_script_imports_only_the_encoder_from_its_neighbors(script):
-    modules = {path.stem for path in EXAMPLES.rglob("*.py")} - {"columns"}
+def test_a_script_imports_from_its_neighbors_only_what_several_share(script):
+    shared = {"columns", "_local", "torch_ddp"}
+    modules = {path.stem for path in EXAMPLES.rglob("*.py")} - shared
     for node in ast.walk(ast.parse(script.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) else []
