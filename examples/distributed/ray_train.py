@@ -4,12 +4,10 @@
     python examples/distributed/ray_train.py    # two workers on this machine's CPUs
     python examples/distributed/ray_train.py --kill    # kills one of them
 
-Takes a minute on two cores. Each worker has the whole model and its own share of each batch, with
-`use_ddp` and `MeanLogs` of torch_ddp.py, which explains how the values of several processes relate
-to one process. The workers exchange only the rows of their batches of an embedding table. After
-each epoch, the first worker saves the model and the logs as a checkpoint. If a worker dies, Ray
-restarts all workers from the last checkpoint. At the end, the script prints the losses next to the
-losses of one process that trains on the same batches.
+Takes a minute on two cores. The workers train as the processes of torch_ddp.py, which explains how
+their values relate to one process. After each epoch, the first worker saves the model and the logs
+as a checkpoint. If a worker dies, Ray restarts all workers from the last checkpoint. At the end,
+the script prints the losses next to the losses of one process that trains on the same batches.
 
 With GPUs, each worker gets one. On a Ray cluster, the workers run on all machines: set `address`
 of `ray.init`, and choose a `storage_path` that all machines reach.
@@ -37,44 +35,13 @@ try:
     import ray
     import ray.train.torch
     from torch import distributed
-    from torch.utils.data import DataLoader, DistributedSampler, StackDataset
-    from torch_ddp import MeanLogs, use_ddp
+    from torch_ddp import BATCH, ROWS, MeanLogs, fit, make_model, use_ddp
 
     import ple_keras as pk
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
 
-USERS, ROWS, FEATURES, BATCH, EPOCHS = 5000, 2048, 16, 256, 3
 EQUAL = re.compile("loss|gate/")  # logs that equal the logs of one process
-
-
-def make_model() -> keras.Model:
-    """Return a compiled model. It needs no changes for several processes."""
-    keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads(
-        [pk.BinaryHead("click", tower=[16]), pk.RegressionHead("time", tower=[16])],
-        loss_weighting="uncertainty",
-    )
-    ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
-    inputs = {
-        "user": keras.Input((), dtype="int32", name="user"),
-        "numbers": keras.Input((FEATURES,), name="numbers"),
-    }
-    user = pk.SparseEmbedding(USERS, 8, name="user_table")(inputs["user"])
-    features = keras.layers.Concatenate()([user, inputs["numbers"]])
-    model = pk.MultiTaskModel(inputs, heads(ple(features)))
-    model.compile(pk.table_optimizer("adam"))
-    return model
-
-
-def make_data() -> StackDataset:
-    """Return random pairs of features and labels by task."""
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
-    user = rng.integers(0, USERS, ROWS).astype("int32")
-    click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
-    labels = StackDataset(click=click.astype("float32"), time=time)
-    return StackDataset(StackDataset(user=user, numbers=x), labels)
 
 
 class Report(keras.callbacks.Callback):
@@ -118,19 +85,6 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def fit(model: keras.Model, rank: int, ranks: int, callbacks: list, epoch: int = 0) -> list[dict]:
-    """Train on one of `ranks` shares of the data, from an epoch on. Return logs by epoch."""
-    data = make_data()
-    share = DistributedSampler(data, ranks, rank)  # equal sizes; `set_epoch` reshuffles
-    batches = DataLoader(data, BATCH // ranks, sampler=share, drop_last=True)
-    set_epoch = keras.callbacks.LambdaCallback(
-        on_epoch_begin=lambda epoch, _: share.set_epoch(epoch)
-    )
-    kwargs = {"initial_epoch": epoch, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
-    logs = model.fit(batches, callbacks=[set_epoch, *callbacks], **kwargs).history
-    return [dict(zip(logs, values)) for values in zip(*logs.values())]
-
-
 def train_worker(config: dict) -> None:
     """Train in this worker. Ray has initialized its process group."""
     if torch.cuda.is_available():
@@ -170,14 +124,15 @@ def train(folder: str, kill: bool) -> tuple[keras.Model, list[dict]]:
     return model, history
 
 
-def print_comparison(logs: list[dict], alone: list[dict]) -> None:
+def print_comparison(logs: list[dict], alone: dict[str, list[float]]) -> None:
     """Print the logs next to the logs of one process on the same batches."""
     print("The first worker's process in each epoch:", *(each["process"] for each in logs))
     for key in ("loss", "click_loss", "time_loss", "gate/ple/0/click/max"):
         print(f"{key:20} {'workers':>12} {'one process':>12}")
-        for epoch, pair in enumerate(zip(logs, alone, strict=True), start=1):
-            print(f"epoch {epoch:<14} " + " ".join(f"{each[key]:12.6f}" for each in pair))
-    pairs = [(a[key], b[key]) for a, b in zip(logs, alone) for key in b if EQUAL.search(key)]
+        for epoch, (each, one) in enumerate(zip(logs, alone[key], strict=True), start=1):
+            print(f"epoch {epoch:<14} {each[key]:12.6f} {one:12.6f}")
+    equal = [key for key in alone if EQUAL.search(key)]
+    pairs = [(each[key], one) for key in equal for each, one in zip(logs, alone[key])]
     print(f"largest difference, including loss weights: {np.max(np.abs(np.diff(pairs))):.0e}")
 
 

@@ -5,8 +5,9 @@
     torchrun --nproc-per-node 4 examples/distributed/torch_ddp.py    # with four processes
 
 Takes half a minute on two cores. Each process has the whole model and its own share of each batch.
-In each step, the gradients are averaged over the processes, so the weights stay equal. At the end,
-the script prints the losses next to the losses of one process that trains on the same batches.
+In each step, the gradients are averaged over the processes, so the weights stay equal. Of an
+embedding table, only the rows of the batch are exchanged. At the end, the script prints the losses
+next to the losses of one process that trains on the same batches.
 
 On a cluster, run torchrun on every machine, with one process per GPU. The script then selects NCCL
 for communication, instead of gloo:
@@ -51,7 +52,7 @@ try:
 except ModuleNotFoundError as error:
     sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch]"')
 
-ROWS, FEATURES, BATCH, EPOCHS = 2048, 16, 256, 3
+USERS, ROWS, FEATURES, BATCH, EPOCHS = 5000, 2048, 16, 256, 3
 
 
 def make_model() -> keras.Model:
@@ -62,17 +63,25 @@ def make_model() -> keras.Model:
         loss_weighting="uncertainty",
     )
     ple = pk.PLEBlock(2, heads, [32, 16], enable_gate_weights_metrics=True, name="ple")
-    inputs = keras.Input((FEATURES,))
-    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
-    model.compile("adam")
+    inputs = {
+        "user": keras.Input((), dtype="int32", name="user"),
+        "numbers": keras.Input((FEATURES,), name="numbers"),
+    }
+    user = pk.SparseEmbedding(USERS, 8, name="user_table")(inputs["user"])
+    features = keras.layers.Concatenate()([user, inputs["numbers"]])
+    model = pk.MultiTaskModel(inputs, heads(ple(features)))
+    model.compile(pk.table_optimizer("adam"))
     return model
 
 
 def make_data() -> StackDataset:
     """Return random pairs of features and labels by task."""
-    x = np.random.default_rng(0).normal(size=(ROWS, FEATURES)).astype("float32")
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
+    user = rng.integers(0, USERS, ROWS).astype("int32")
     click, time = x[:, :1] > x[:, 1:2] * x[:, 2:3], np.abs(x[:, :2]).sum(axis=1, keepdims=True)
-    return StackDataset(x, StackDataset(click=click.astype("float32"), time=time))
+    labels = StackDataset(click=click.astype("float32"), time=time)
+    return StackDataset(StackDataset(user=user, numbers=x), labels)
 
 
 def use_ddp(model: keras.Model) -> None:
@@ -131,15 +140,17 @@ class MeanLogs(keras.callbacks.Callback):
         return {key: float(value) for key, value in self.model.get_metrics_result().items()}
 
 
-def fit(model: keras.Model, rank: int, ranks: int, callbacks: list) -> dict[str, list[float]]:
-    """Train on one of `ranks` shares of the data. Return the logs by epoch."""
+def fit(
+    model: keras.Model, rank: int, ranks: int, callbacks: list, epoch: int = 0
+) -> dict[str, list[float]]:
+    """Train on one of `ranks` shares of the data, from an epoch on. Return the logs by epoch."""
     data = make_data()
     share = DistributedSampler(data, ranks, rank)  # equal sizes; `set_epoch` reshuffles
     batches = DataLoader(data, BATCH // ranks, sampler=share, drop_last=True)
     set_epoch = keras.callbacks.LambdaCallback(
         on_epoch_begin=lambda epoch, _: share.set_epoch(epoch)
     )
-    kwargs = {"epochs": EPOCHS, "shuffle": False, "verbose": 0}
+    kwargs = {"initial_epoch": epoch, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
     return model.fit(batches, callbacks=[set_epoch, *callbacks], **kwargs).history
 
 
