@@ -99,6 +99,20 @@ def ours() -> Job:
     return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer())
 
 
+def shared_bottom() -> Job:
+    """Return a shared bottom with SparseEmbedding and table_optimizer."""
+    import ple_keras as pk
+
+    return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer(), "bottom")
+
+
+def hedged() -> Job:
+    """Return hedged branches, whose own tables have a quarter of the width."""
+    import ple_keras as pk
+
+    return _of_ple_keras(pk.SparseEmbedding, pk.table_optimizer(), "hedged")
+
+
 def ours_dense() -> Job:
     """Return our PLE with Keras's Embedding and Adam."""
     import keras
@@ -106,7 +120,7 @@ def ours_dense() -> Job:
     return _of_ple_keras(keras.layers.Embedding, "adam")
 
 
-def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Job:
+def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any, block: str = "ple") -> Job:
     import ple_keras as pk
 
     inputs = _inputs()
@@ -117,8 +131,15 @@ def _of_ple_keras(embedding: Callable[..., Any], optimizer: Any) -> Job:
             pk.RegressionHead("seconds", tower=[TOWER]),
         ]
     )
-    features = _features(inputs, embedding)
-    model = pk.MultiTaskModel(inputs, heads(pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)))
+    features: Any = _features(inputs, embedding)
+    if block == "hedged":
+        own = {task: _features(inputs, embedding, WIDTH // 4) for task in TASKS}
+        features = pk.HedgedBlock(heads, list(EXPERTS))({**own, "shared": features})
+    elif block == "bottom":
+        features = pk.SharedBottomBlock(heads, list(EXPERTS))(features)
+    else:
+        features = pk.PLEBlock(LEVELS, heads, list(EXPERTS))(features)
+    model = pk.MultiTaskModel(inputs, heads(features))
     model.compile(optimizer)
     return _of_keras(model)
 
@@ -173,10 +194,10 @@ def _inputs() -> dict[str, Any]:
     return {**codes, "numbers": keras.Input((NUMBERS,), name="numbers")}
 
 
-def _features(inputs: dict[str, Any], embedding: Callable[..., Any]) -> Any:
+def _features(inputs: dict[str, Any], embedding: Callable[..., Any], width: int = WIDTH) -> Any:
     import keras
 
-    rows = [embedding(rows, WIDTH)(inputs[name]) for name, rows in COLUMNS.items()]
+    rows = [embedding(rows, width)(inputs[name]) for name, rows in COLUMNS.items()]
     return keras.layers.Concatenate()([*rows, inputs["numbers"]])
 
 
@@ -359,6 +380,8 @@ RUNS: dict[str, tuple[Callable[[], Job], str, str]] = {
             ("ours, Adam", ours_dense),
             ("Keras by hand, our tables", by_hand),
             ("ours", ours),
+            ("ours, shared bottom", shared_bottom),
+            ("ours, hedged", hedged),
         )
     },
 }

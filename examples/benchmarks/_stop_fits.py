@@ -24,6 +24,7 @@ from ._stop_cases import BINARY_TASKS, COUNTS, TABLES, draw, recipe
 
 PEAK = 2e-3  # the highest rate of cases with tables
 WIDTH = 16  # of tables
+FEW_ROWS = 100  # of the tables that own branches read with `own_ids="few"`
 LENGTHS = (1, 2, 4)  # times the epochs of a case
 Values = dict[str, dict[str, list[np.ndarray]]]  # by task and branch, of validation and test rows
 
@@ -37,7 +38,7 @@ def new_head(task: str, **kwargs: Any) -> pk.Head:
 
 def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> Any:
     """Return a compiled network with the tables and experts of the recommender."""
-    from columns import Columns, keras_inputs
+    from columns import Columns, feature_network, keras_inputs
 
     described = NETWORKS[kind]
     options = {"tower": sizes.tower, "metrics": [], "reduction": described.reduction}
@@ -52,6 +53,12 @@ def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> An
     is_hedged, width = described.block == "hedged", int(WIDTH * described.own_tables)
     own = dict.fromkeys(data.tasks, width) if is_hedged and width else None
     inputs, features = keras_inputs(columns, WIDTH, sizes.dropout, own)
+    if described.own_ids != "all":
+        fewer, x = fewer_ids(columns, inputs, described.own_ids)
+        features |= {
+            task: feature_network(fewer, x, WIDTH, sizes.dropout, f"-{task}")(x)
+            for task in data.tasks
+        }
     features = features if own else features(inputs)
     if is_hedged:
         features = hedged_features(described, data.tasks, features, sizes)
@@ -62,6 +69,25 @@ def build_columns(kind: str, data: Dataset, sizes: Recipe, optimizer: Any) -> An
     model = pk.MultiTaskModel(inputs, heads(features))
     model.compile(optimizer)
     return model
+
+
+def fewer_ids(columns: Any, inputs: dict[str, Any], kind: str) -> tuple[Any, dict[str, Any]]:
+    """Return the columns and inputs of own branches with few or hashed ids."""
+    from columns import FIRST, Columns
+
+    rows = {table: len(known) for table, known in columns.known.items()}
+    if kind == "few":
+        rows = {table: count for table, count in rows.items() if count <= FEW_ROWS}
+    else:
+        rows = {table: max(1, count // 10) for table, count in rows.items()}
+    tables = {name: name for name in columns.ids}
+    tables |= {name: table for name, (table, _) in columns.lists.items()}
+    tables = {name: table for name, table in tables.items() if table in rows}
+    lists = {name: each for name, each in columns.lists.items() if name in tables}
+    fewer = Columns([name for name in columns.ids if name in tables], columns.numbers, lists)
+    fewer.known = {table: range(count) for table, count in rows.items()}
+    hashed = {name: inputs[name] % (FIRST + rows[table]) for name, table in tables.items()}
+    return fewer, {**{name: inputs[name] for name in columns.numbers}, **hashed}
 
 
 def build(kind: str, case: Case, decays: bool, data: Dataset, sizes: Recipe) -> Any:

@@ -18,8 +18,8 @@ A rule selects an epoch for each branch. A task mixes its branches with weights 
 the validation rows, as FitHedge does:
 
     own best      each own branch at the epoch of the lowest validation loss of its task, and the
-                  shared branch at the epoch with the lowest sum over the tasks of the loss times
-                  the root of its number of labels: FitHedge(keep_best=True)
+                  shared branch at the epoch with the lowest sum over the tasks of loss / loss of a
+                  constant prediction, both minus the least possible loss: FitHedge(keep_best=True)
     last epoch    no stop
     val_loss      the epoch with the lowest sum of weighted validation losses
 
@@ -37,8 +37,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ._networks import NETWORKS, SMALLER
-from ._stop_cases import BINARY_TASKS, COUNTS, cases
+from ._networks import FEWER_IDS, NETWORKS, SMALLER
+from ._stop_cases import BINARY_TASKS, COUNTS, TABLES, cases
 from ._stop_fits import LENGTHS, Run, train
 from ._tables import align_columns, make_parser
 from .never_worse import DOCS, write
@@ -50,7 +50,7 @@ SHARED = "shared branch"
 RULES = (BEST, LAST, VAL_LOSS, SHARED)
 RIVALS = ("single", "bottom")
 KINDS = ("hedged", *RIVALS)
-ALL = (*KINDS, *SMALLER, "bottom-root", "hedged-exponent-0")
+ALL = (*KINDS, *SMALLER, *FEWER_IDS, "bottom-root", "hedged-exponent-0")
 COLUMNS = [*product(["hedged"], (BEST, LAST, VAL_LOSS)), ("bottom", BEST), ("bottom", LAST)]
 GRADIENTS = {  # of a task with labels for a share s of the rows, in the shared features
     ("bottom", LAST): "shared bottom, 1",
@@ -107,15 +107,15 @@ def share_of_first(task: str, values: Sequence[np.ndarray], y: np.ndarray) -> fl
 class Judge:
     """The losses of a run's branches on the validation rows, and mixtures of branches.
 
-    `sums` are the mean losses times the root of the number of labels, by task, branch and epoch.
+    `relative` are the losses over that of a constant, by task, branch and epoch.
     """
 
     def __init__(self, run: Run) -> None:
         self.run, self.tasks = run, [*run.values[0]]
-        self.sums = {
+        self.relative = {
             task: {
                 branch: np.array([self._loss(task, x[task][branch][0]) for x in run.values])
-                * np.isfinite(run.data.validation.labels[task]).sum() ** 0.5
+                / self._loss(task, constant(task, run.data.validation.labels[task]))
                 for branch in run.values[0][task]
             }
             for task in self.tasks
@@ -159,17 +159,17 @@ class Judge:
             return last
         best = {
             task: {branch: int(np.argmin(x[:end])) for branch, x in branches.items()}
-            for task, branches in self.sums.items()
+            for task, branches in self.relative.items()
         }
         if "shared" in best[self.tasks[0]]:
-            of_tasks = [branches["shared"][:end] for branches in self.sums.values()]
+            of_tasks = [branches["shared"][:end] for branches in self.relative.values()]
             shared = int(np.argmin(np.sum(of_tasks, axis=0)))
             best = {task: {**branches, "shared": shared} for task, branches in best.items()}
         return best
 
     def at(self, epoch: int) -> dict[str, Epochs]:
         """Return all branches after an epoch."""
-        return {task: dict.fromkeys(branches, epoch) for task, branches in self.sums.items()}
+        return {task: dict.fromkeys(branches, epoch) for task, branches in self.relative.items()}
 
     def score(self, task: str, epochs: Epochs) -> float:
         """Return the AUC on the test rows, or the loss relative to that of a constant."""
@@ -196,7 +196,8 @@ def title(setting: Setting) -> str:
 def plan(seeds: range, kinds: Sequence[str]) -> Iterator[Job]:
     """Yield the fits, seed by seed. Variants train with a decaying rate and dropout."""
     for seed, case, kind in product(seeds, cases(), kinds):
-        if kind in SMALLER and cases()[case].data == "synthetic":
+        data = cases()[case].data
+        if (kind in SMALLER and data == "synthetic") or (kind in FEWER_IDS and data != TABLES):
             continue  # there are no tables
         for decays, dropout in product((False, True), DROPOUTS) if kind in KINDS else [(True, 0.1)]:
             for lengths in [(n,) for n in LENGTHS] if decays else [LENGTHS]:
@@ -283,7 +284,7 @@ def tables(records: Records) -> dict[str, str]:
         by_task.append([": ".join(name), "-".join(seeds), *means])
     of_tables = [case for case, described in cases().items() if described.data != "synthetic"]
     smaller = [["AUC / error", *of_tables]]
-    for kind in SMALLER:
+    for kind in (*SMALLER, *FEWER_IDS):
         parts = [regrets(records, (kind, BEST), x, ["hedged"]) for x in SETTINGS]
         of_kind = {name: np.concatenate([x.get(name, []) for x in parts]) for name in names}
         of_kind = {name: x for name, x in of_kind.items() if len(x)}

@@ -14,7 +14,8 @@ numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, an
     DeepCTR           its PLE, trained by `fit`
     ours, Adam        ple_keras with keras.layers.Embedding and Adam
     Keras by hand     a PLE of Dense layers with SparseEmbedding and table_optimizer
-    ours              ple_keras with SparseEmbedding and table_optimizer
+    ours              ple_keras with SparseEmbedding and table_optimizer; next to its PLE, a shared
+                      bottom, and hedged branches whose own tables have a quarter of the width
 
 Each run is a new process with one thread. "CPU, s" is the CPU time of the epoch without the first
 two batches; "first step" is the CPU time from the model's creation until these are done, without

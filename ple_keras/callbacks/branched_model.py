@@ -13,6 +13,7 @@ from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.mixture import label_losses
 from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
+from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import OWN
 from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
@@ -100,18 +101,37 @@ class BranchedModel:
             joined[task] = BranchValues(np.concatenate(parts), by_branch)
         return joined
 
-    def losses(self, found: Mapping[TaskName, BranchValues]) -> dict[Branch, tuple[float, int]]:
-        """Return the mean loss of each branch, and the number of labels, over all processes."""
-        branches, sums = [], []
+    def losses(
+        self, found: Mapping[TaskName, BranchValues]
+    ) -> tuple[dict[Branch, float], dict[Branch, float]]:
+        """Return the mean losses of branches over the labels of all processes, and relative losses.
+
+        The latter are divided by the loss of the mean label, both minus the loss of labels as
+        predictions. If labels are no predictions, such as classes, they are divided by the loss of
+        logits of 0. Tasks without labels or training have none.
+        """
+        losses, relative = {}, {}
         for task, (labels, values) in found.items():
+            head, are_predictions = self.heads[task], labels.shape[-1] == self.heads[task].units
             tensors = [*map(ops.convert_to_tensor, values.values())]
-            predictions = self.heads[task]._branch_predictions(tensors)
-            for branch, prediction in zip(values, predictions):
-                losses = label_losses(self.heads[task], labels, prediction)
-                branches.append((task, branch))
-                sums.append((losses.sum(dtype="float64"), losses.size))
-        pairs = sum_over_processes(np.array(sums)).tolist()
-        return {branch: (x / n if n else np.nan, n) for branch, (x, n) in zip(branches, pairs)}
+            if are_predictions:
+                mean = np.ma.masked_invalid(labels).mean(axis=0).filled(SAFE_PREDICTION)
+                mean = np.broadcast_to(mean, labels.shape)
+                constants = [np.where(np.isnan(labels), mean, labels), mean]
+            else:
+                constants = 2 * [head._mixed_prediction(ops.zeros_like(tensors[0]))]
+            predictions = [*head._branch_predictions(tensors), *constants]
+            arrays = [label_losses(head, labels, each) for each in predictions]
+            sums = [array.sum(dtype="float64") for array in arrays]
+            *totals, least, constant, count = sum_over_processes(np.array([*sums, arrays[0].size]))
+            least *= are_predictions
+            scale = abs(constant - least)
+            scale = scale if 0 < scale < np.inf else count
+            for branch, total in zip(values, totals):
+                losses[task, branch] = float(total / count) if count else np.nan
+                if count and head.loss_weight:
+                    relative[task, branch] = float((total - least) / scale)
+        return losses, relative
 
     def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
         """Return the variables, and the slices of stacked experts, of each unit of branches.

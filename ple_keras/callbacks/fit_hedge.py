@@ -27,7 +27,7 @@ class KeptWeights(NamedTuple):
 
     Attributes:
         epoch: The epoch.
-        loss: The validation loss of the branches.
+        loss: The sum of the relative validation losses of the tasks.
         weights: The weights.
     """
 
@@ -55,14 +55,15 @@ class FitHedge(keras.callbacks.Callback):
 
     No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
     the weights of the branches whose validation loss is the lowest so far. At the end of `fit`, it
-    restores all branches, and fits the mixtures once more. A branch is judged by the loss that
-    trains it: the sum over its tasks, with m labels each,
+    restores all branches, and fits the mixtures once more. An own branch is judged by the mean loss
+    of its task, the own branches of a product and its factors together. Any other branch is judged
+    by the sum of the relative losses of all tasks:
 
-        sum_k sum_i l(f_kb(x_i), y_i) / sqrt(m_k)
+        (loss - least possible loss) / (loss of the mean label - least possible loss)
 
-    For an own branch, this is the loss of its task. The own branches of a product and its factors
-    stop together. Tasks with a loss weight of 0, or without validation labels, do not count. A
-    branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
+    For classes, and custom losses of several numbers, the relative loss is the loss divided by the
+    loss of logits of 0. Tasks with a loss weight of 0, or without validation labels, do not count.
+    A branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
     FitHedge sets weights to NaN for predictions of a batch. Optimizer states do not change. The
@@ -146,8 +147,7 @@ class FitHedge(keras.callbacks.Callback):
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._mean_losses: dict[str, float] = {}
-        self._epoch = 0
-        self._is_due = False
+        self._due: int | None = None  # the epoch, until the mixtures are fitted
 
     def on_train_begin(self, logs: Logs = None) -> None:
         optimizer = getattr(self.model.optimizer, "inner_optimizer", self.model.optimizer)
@@ -162,15 +162,15 @@ class FitHedge(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self.kept = {unit: kept for unit, kept in self.kept.items() if kept.epoch < epoch}
-        self._epoch, self._is_due = epoch, True
+        self._due = epoch
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        if self._is_due:  # but not in `evaluate`, which must not change a model
-            self._fit()
+        if self._due is not None:  # but not in `evaluate`, which must not change a model
+            self._fit(self._due)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self._is_due:
-            self._fit()
+        if self._due is not None:
+            self._fit(epoch)
         logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
@@ -188,20 +188,19 @@ class FitHedge(keras.callbacks.Callback):
         assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
         _fit_mixtures(branched, branched.read(self._batches), self.prior)
 
-    def _fit(self) -> None:
+    def _fit(self, epoch: int) -> None:
         branched = self._find_branches()
         found = branched.read(self._batches)
-        losses = branched.losses(found)
-        self._mean_losses = {f"hedge/{t}/{b}_loss": mean for (t, b), (mean, _) in losses.items()}
+        losses, relative = branched.losses(found)
+        self._mean_losses = {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
         for unit, parts in self._weights.items():
-            trained = [t for t in unit.tasks if t in found and branched.heads[t].loss_weight]
-            pairs = [losses[task, unit.branch] for task in trained]
-            terms = [mean * math.sqrt(count) for mean, count in pairs if count]
+            branches = [(task, unit.branch) for task in unit.tasks]
+            terms = [relative[branch] for branch in branches if branch in relative]
             best = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < best:  # not NaN
-                self.kept[unit] = KeptWeights(self._epoch, sum(terms), [*map(read_part, parts)])
+                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
         _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
-        self._is_due = False
+        self._due = None
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""
@@ -249,8 +248,6 @@ def fit_hedge(
     >>> mixtures["buy"]
     {'own': 0.5, 'shared': 0.5}
     """
-    if not isinstance(model, keras.Layer):
-        raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
     refuse_endless(x, "x")
     batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
     branched = BranchedModel(model)

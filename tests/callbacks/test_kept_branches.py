@@ -175,10 +175,11 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-def branch_losses(model, data):
-    """Return the mean loss and the number of labels of each branch."""
+def branch_loss(model, data, *branch):
+    """Return the loss of a branch, and its relative loss."""
     branched = BranchedModel(model)
-    return branched.losses(branched.read(Batches(*data)))
+    losses, relative = branched.losses(branched.read(Batches(*data)))
+    return losses[branch], relative.get(branch)
 
 
 def of_regressions():
@@ -202,23 +203,50 @@ def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
     if make is products:
         y, noisy = ({**each, "cvr": y["click"], "both": y["click"] == 1} for each in (y, noisy))
     logs, hedge = fit(model, (features(ROWS, 3, seed=1), noisy), (x, y))
-    losses = branch_losses(model, (x, y))
-    assert {losses[task, "own"][1] for task in TASKS} == {ROWS, ROWS - 5}
     for unit, kept in hedge.kept.items():
-        sums = []
-        for task in unit.tasks:
+        losses = [branch_loss(model, (x, y), task, unit.branch) for task in unit.tasks]
+        relative = sum(relative for _, relative in losses if relative is not None)
+        assert relative == pytest.approx(kept.loss, rel=1e-6)
+        for task, (loss, _) in zip(unit.tasks, losses):
             key = f"hedge/{task}/{unit.branch}"
             assert logs[f"{key}_epoch"][-1] == kept.epoch
-            if (task, unit.branch) in losses:
-                loss, count = losses[task, unit.branch]
-                of_epochs = np.array(logs[f"{key}_loss"])
-                assert of_epochs[kept.epoch] == pytest.approx(loss, rel=1e-6)
-                sums += [of_epochs * count**0.5] if heads_of(model)[task].loss_weight else []
-        assert kept.epoch == np.argmin(np.sum(sums, axis=0))
+            assert logs[f"{key}_loss"][kept.epoch] == pytest.approx(loss, rel=1e-6)
+            assert len(unit.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
     assert len({kept.epoch for kept in hedge.kept.values()}) > 1
     mixtures = {task: head.branch_weights() for task, head in hedged_heads(model).items()}
     for task, of_task in pk.fit_hedge(model, x, y).items():
         assert_same(mixtures[task], of_task)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def distance(y_true, y_pred, unit=1.0):
+    return keras.ops.abs(y_true - y_pred)[..., 0] * unit
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def large_distance(y_true, y_pred):
+    return distance(y_true, y_pred, 1000.0)
+
+
+@once
+def test_relative_losses_do_not_depend_on_units():
+    def relative(scale, loss):
+        heads = pk.TaskHeads(
+            [
+                pk.RegressionHead("time", standardize=True, mean=scale, deviation=scale),
+                pk.MulticlassHead("kind", num_classes=3),
+                pk.Head("own", activation="softplus", loss=loss),
+            ]
+        )
+        model = chain(pk.HedgedBlock(heads, [3]), heads)
+        randomize(model)
+        x, y = rows()
+        kind = np.arange(ROWS) % 3
+        data = x, {"time": y["time"] * scale, "kind": kind, "own": y["time"]}
+        return [branch_loss(model, data, task, "own")[1] for task in heads]
+
+    expected = relative(1.0, distance)
+    assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
 
 
 @once

@@ -16,15 +16,14 @@ from tests.helpers import once
 pytestmark = [pytest.mark.nightly, once]
 
 
-def run_with(errors, missing=0):
-    """Return a run with errors by task, branch and epoch. The last task lacks labels."""
+def run_with(errors, units):
+    """Return a run with errors by task, branch and epoch, relative to that of a constant."""
     sign = np.tile([1.0, -1.0], 4)
-    labels = {task: sign.copy() for task in errors}
-    labels[[*errors][-1]][:missing] = np.nan
+    labels = {task: unit * sign for task, unit in units.items()}
     part = Split({}, labels)
     values = [
         {
-            task: {b: [sign * (1 - each[epoch])] * 2 for b, each in branches.items()}
+            task: {b: [units[task] * sign * (1 - each[epoch])] * 2 for b, each in branches.items()}
             for task, branches in errors.items()
         }
         for epoch in range(3)
@@ -32,25 +31,24 @@ def run_with(errors, missing=0):
     return Run(Dataset(part, part, part), {}, values)
 
 
-@pytest.mark.parametrize(("missing", "shared"), [(0, 1), (6, 0)])
-def test_each_branch_stops_at_the_best_epoch_of_the_loss_that_trains_it(missing, shared):
+@pytest.mark.parametrize("unit", [0.01, 1, 100])
+def test_each_branch_stops_at_its_best_epoch_whatever_the_unit_of_the_labels(unit):
     errors = {
         "rating": {"own": [0.5, 0.3, 0.4], "shared": [0.2, 0.4, 0.6]},
         "time": {"own": [0.4, 0.5, 0.3], "shared": [0.5, 0.3, 0.1]},
     }
-    judge = stop_rules.Judge(run_with(errors, missing))
-    expected = {"rating": {"own": 1, "shared": shared}, "time": {"own": 2, "shared": shared}}
+    judge = stop_rules.Judge(run_with(errors, {"rating": 1, "time": unit}))
+    expected = {"rating": {"own": 1, "shared": 1}, "time": {"own": 2, "shared": 1}}
     assert judge.choose("own best", 3) == expected
     assert judge.choose("own best", 1) == judge.choose("last epoch", 1) == judge.at(0)
     assert judge.choose("last epoch", 3) == judge.at(2)
     assert judge.choose("shared branch", 3) == {"rating": {"shared": 2}, "time": {"shared": 2}}
-    root = (8 - missing) ** 0.5
-    np.testing.assert_allclose(judge.sums["time"]["own"], root * np.array([0.16, 0.25, 0.09]))
+    np.testing.assert_allclose(judge.relative["time"]["own"], [0.16, 0.25, 0.09])
 
 
 def test_a_mixture_is_the_better_branch_if_it_is_exact():
     errors = {"rating": {"own": [0.5, 0.5, 0.5], "shared": [0.5, 1e-3, 0.5]}}
-    judge = stop_rules.Judge(run_with(errors))
+    judge = stop_rules.Judge(run_with(errors, {"rating": 1}))
     assert judge.score("rating", {"own": 0, "shared": 1}) < 0.01
     assert judge.score("rating", {"own": 0}) == pytest.approx(0.25)
 
@@ -71,12 +69,24 @@ def test_a_constant_has_the_lowest_loss_and_a_perfect_prediction_has_none(task):
         ("hedged", {"user": [16] * 3}),
         ("hedged-quarter", {"user": [4, 4, 16]}),
         ("hedged-common", {"user": [16]}),
+        ("hedged-few", {"user": [16]}),
     ],
 )
 def test_own_branches_have_smaller_tables(kind, widths):
     model = build_columns(kind, make_counts(64, 0), OF_TABLES, "sgd")
     shapes = [w.shape for w in model.weights if "user_table" in w.path]
     assert sorted(width for _, width in shapes) == widths["user"]
+
+
+def test_own_branches_read_hashed_ids():
+    model, data = (
+        build_columns("hedged-hashed", make_counts(64, 0), OF_TABLES, "sgd"),
+        make_counts(64, 0),
+    )
+    shapes = [w.shape for w in model.weights if "user_table" in w.path]
+    assert sorted(rows for rows, _ in shapes) == [52, 52, 502]
+    predicted = model.predict(data.test.inputs, verbose=0)
+    assert np.isfinite(predicted["bought"]).all()
 
 
 def test_the_rule_is_that_of_the_library():
