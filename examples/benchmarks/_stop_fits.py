@@ -159,8 +159,8 @@ class BranchValues(keras.Model):
         found, features = {}, self.features(inputs)
         for task, head in self.heads.items():
             x = features[task]
-            if hasattr(head, "branch_names"):
-                found[task] = dict(zip(head.branch_names, head.branch_values(x)))
+            if head.branch_names:
+                found[task] = dict(zip(head.branch_names, head._branch_values(x)))
             else:
                 found[task] = {"only": head.logits(x)}
         return found
