@@ -134,8 +134,11 @@ class LevelWiring:
         count = len(self.experts_of(self.tasks[0]))
         num_own = count * len(self.tasks)
         own = [experts[i:num_own:count] for i in range(count)]  # each (K, B, H)
-        columns = ops.stack([weights[task] for task in self.tasks])[..., None].unbind(2)
-        mixed = reduce(add, (w * x for w, x in zip(columns, [*own, *experts[num_own:]])))
+        if own and len(self.gates[self.tasks[0]]) == 1:  # with the weight 1
+            mixed = own[0]
+        else:
+            columns = ops.stack([weights[task] for task in self.tasks])[..., None].unbind(2)
+            mixed = reduce(add, (w * x for w, x in zip(columns, [*own, *experts[num_own:]])))
         # Unlike the views of `unbind`, these parts allow operations in place.
         parts = [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]
         outputs = dict(zip(self.tasks, parts))
