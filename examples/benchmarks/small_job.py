@@ -11,6 +11,7 @@ equal layers:
     ours                MultiTaskModel with the default metrics, including two AUCs; 20% of the
                         labels of two tasks are missing
     ours, eagerly       on PyTorch, the same with `run_eagerly=True`
+    ours, compiled      with `--compiled`, the same with `jit_compile=True`
     plain               Dense layers, Keras's losses and `keras.metrics.AUC()` for two tasks; no
                         label is missing
     ..., no metrics     the same without metrics
@@ -38,6 +39,7 @@ BATCH = 512
 BASELINES = {
     "ours": "plain",
     "ours, eagerly": "plain",
+    "ours, compiled": "plain",
     "plain": "plain",
     "ours, no metrics": "plain, no metrics",
     "plain, no metrics": "plain, no metrics",
@@ -78,7 +80,9 @@ def steps_by_hand(job: str, x: Arrays, y: Arrays) -> tuple[Calls, int]:
     return {"step": train, "fit": train}, parameters
 
 
-def measure(job: str, steps: int, rounds: int) -> dict[str, dict[str, Seconds]]:
+def measure(
+    job: str, steps: int, rounds: int, compiled: bool = False
+) -> dict[str, dict[str, Seconds]]:
     """Return the CPU seconds of a step by way and model, in each round. The models take turns."""
     import keras
 
@@ -86,12 +90,16 @@ def measure(job: str, steps: int, rounds: int) -> dict[str, dict[str, Seconds]]:
     _, complete = make_data(steps * BATCH, complete=True)
     is_torch = keras.backend.backend() == "torch"
     calls, sizes = {}, set()
+    settings: dict[str, dict[str, bool]] = {
+        "ours, eagerly": {"run_eagerly": True},
+        "ours, compiled": {"jit_compile": True},
+    }
     for name in BASELINES:
-        if "eagerly" in name and not is_torch:
+        if name in settings and not (compiled if "compiled" in name else is_torch):
             continue
         has_metrics = "no metrics" not in name
         if name.startswith("ours"):
-            model = ours(job, has_metrics, run_eagerly="eagerly" in name)
+            model = ours(job, has_metrics, **settings.get(name, {}))
             calls[name] = steps_of(model, x, y)
         else:
             model = plain(job, has_metrics)
@@ -131,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the models in turns, and print a table per job."""
     parser = make_parser(__doc__)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=["small"], help="default: small")
+    parser.add_argument("--compiled", action="store_true", help="with jit_compile=True, too")
     parser.add_argument("--steps", type=at_least(1), default=50, help="of a turn, default 50")
     parser.add_argument("--rounds", type=at_least(1), default=10, help="default: 10")
     args = parser.parse_args(arguments)
@@ -144,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.set_num_threads(1)
     print(f"Keras {keras.__version__} on {backend}")
     for job in args.jobs:
-        print(format_table(measure(job, args.steps, args.rounds)))
+        print(format_table(measure(job, args.steps, args.rounds, args.compiled)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ states its reason and the versions of Keras on which it was tested.
 
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -198,51 +198,17 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     return index
 
 
-def module_hooks(layers: Iterable[keras.Layer]) -> list[Any]:
-    """Return the dicts that contain the hooks of layers on PyTorch.
+def hook_check(modules: Iterable[Any], parameters: list[Any]) -> Callable[[], bool]:
+    """Return a function that tells whether PyTorch modules or parameters have hooks now.
 
-    A traced step does not call hooks, which PyTorch has no public way to find. Keras 3.15.
+    A traced step does not call hooks, which PyTorch has no public way to find. Torch 2.13.
     """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    modules = (module for layer in layers for module in layer.modules())
-    return [vars(module)[kind] for module in modules for kind in kinds]
-
-
-def has_hooks(hooks: list[Any], parameters: list[Tensor]) -> bool:
-    """Return whether layers, from `module_hooks`, or parameters have hooks.
-
-    PyTorch has no public way to find them. Keras 3.15.
-    """
-    return any(hooks) or any(
-        parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-        for parameter in parameters
-    )
-
-
-def has_rate_function(optimizer: keras.Optimizer) -> bool:
-    """Return whether a function without arguments returns the learning rate of an optimizer.
-
-    `learning_rate` would call it. Keras 3.15.
-    """
-    rate = getattr(optimizer, "_learning_rate", None)
-    return callable(rate) and not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule)
-
-
-def fit_reads_logs() -> bool:
-    """Return whether callbacks read the logs of batches in the `fit` that leads to this call.
-
-    Only `fit` knows its callbacks. Reading logs waits for the device. Outside of `fit`, the result
-    is True. Keras 3.15.
-    """
-    fit, step = (inspect.unwrap(f).__code__ for f in (keras.Model.fit, keras.Model.train_on_batch))
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code not in (fit, step):
-        frame = frame.f_back
-    if frame is None or frame.f_code is step:
-        return True
-    return any(
-        not getattr(method, "_is_default", False)
-        for callback in frame.f_locals["callbacks"].callbacks
-        if not (isinstance(callback, keras.callbacks.ProgbarLogger) and callback.verbose == 2)
-        for method in (callback.on_batch_end, callback.on_train_batch_end)
+    hooks = [vars(module)[kind] for module in modules for kind in kinds]
+    return lambda: (
+        any(hooks)
+        or any(
+            parameter._backward_hooks or parameter._post_accumulate_grad_hooks
+            for parameter in parameters
+        )
     )

@@ -69,6 +69,7 @@ class MultiTaskTraining:
     jit_compile: bool
     _task_metrics: "Untracked[TaskMetrics] | None" = None
     _is_restored = False  # while `compile_from_config` runs
+    _reads_logs = True  # of batches
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -163,7 +164,11 @@ class MultiTaskTraining:
         """
         self._check_first_labels(y)
         _check_batch_sizes(keras.Model.fit, x, y, *args, **kwargs)
-        history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+        self._reads_logs = self._needs_batch_logs(x, y, *args, **kwargs)
+        try:
+            history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+        finally:
+            self._reads_logs = True
         mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
         warned = cast(Any, self._task_metrics).value.warned
         if mixtures and not any(map(np.ptp, mixtures)) and None not in warned:
@@ -202,6 +207,24 @@ class MultiTaskTraining:
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
+
+    def _needs_batch_logs(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether a callback of `fit`, with these arguments, reads the logs of batches.
+
+        If a subclass changes the logs, the last batch has the logs of the epoch.
+        """
+        fit = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
+        default = keras.callbacks.Callback
+        return (
+            fit.get("verbose", "auto") in ("auto", 1)
+            or type(self).compute_metrics is not MultiTaskTraining.compute_metrics
+            or type(self).get_metrics_result is not MultiTaskTraining.get_metrics_result
+            or any(
+                getattr(getattr(callback, name), "__func__", None) is not getattr(default, name)
+                for callback in keras.tree.flatten(fit.get("callbacks") or [])
+                for name in ("on_batch_end", "on_train_batch_end")
+            )
+        )
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -312,17 +335,11 @@ class MultiTaskTraining:
         if is_new:
             check_adapted(self)
         super().make_train_function(force)  # type: ignore[misc]
-        if keras.backend.backend() == "torch" and not (self.run_eagerly or self.jit_compile):
+        is_ours = type(self).train_step is keras.Model.train_step  # type: ignore[attr-defined]
+        if is_new and is_ours and keras.backend.backend() == "torch" and not self.run_eagerly:
             from ple_keras.models.traced_step import TracedStep
 
-            if is_new:
-                methods = ("compute_metrics", "get_metrics_result")
-                are_ours = all(
-                    getattr(type(self), m) is vars(MultiTaskTraining)[m] for m in methods
-                )
-                self.train_function = TracedStep(self, self.train_function, are_ours)
-            if isinstance(self.train_function, TracedStep):
-                self.train_function.begin()
+            self.train_function = TracedStep(self)
         return self.train_function
 
 

@@ -4,10 +4,12 @@ Only `MultiTaskTraining.make_train_function` imports this module, and only on Py
 """
 
 import random
+import re
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,22 +19,17 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ple_keras._checks import warn_user
-from ple_keras._keras.internals import (
-    fit_reads_logs,
-    has_hooks,
-    has_rate_function,
-    mask_of,
-    module_hooks,
-)
+from ple_keras._keras.internals import hook_check, mask_of
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.task_heads import TaskHeads
 
 MAX_GRAPHS = 16  # of batches with different shapes
-SETTINGS = (bool, int, float, str)  # types of attributes that are constants of a graph
+IN_KEY = ("training", "_reads_logs")  # attributes for which a graph is chosen
 PACKAGES = (Path(torch.__file__).parent, Path(keras.__file__).parent, Path(__file__).parents[1])
 LIBRARIES = (*map(str, PACKAGES), "<string>")  # the last is code from PyTorch
 
@@ -69,65 +66,67 @@ class TracedStep:
     attribute, all steps run eagerly.
 
     Args:
-        model: The compiled model.
-        eager_step: Keras's training function.
-        logs_are_metrics: Whether logs only contain metrics, which `fit` reads after an epoch.
+        model: The compiled model. With `jit_compile=True`, torch.compile compiles its graphs.
     """
 
-    def __init__(self, model: Any, eager_step: Callable[..., Any], logs_are_metrics: bool) -> None:
-        self._trained, self._eager_step = model, eager_step
-        self._logs_are_metrics = logs_are_metrics
+    def __init__(self, model: Any) -> None:
+        self._trained = model
         self._graphs: dict[Any, Graph | None] = {}
         self._is_traceable = True
         self._history: Any = self
-        self._settings: list[Any] = []
+        self._constants: list[Any] = []
 
-    def begin(self) -> None:
-        """Prepare for a batch, or for a new `fit`, in which changed settings have an effect."""
-        self._reads_logs = not self._logs_are_metrics or fit_reads_logs()
-        model, history = self._trained, getattr(self._trained, "history", None)
-        if history is self._history:
-            return
-        self._history, self._optimizer = history, model.optimizer
+    def _begin(self) -> None:
+        """Prepare for a new `fit`, in which changed attributes have an effect."""
+        model = self._trained
         self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
         layers = [path[-1] for path in walk(model)]
-        self._objects = _each_once([*layers, *model.metrics, *self._optimizers])
+        self._objects = [*layers, *model.metrics, *self._optimizers]
         variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
-        self._state = _each_once(variables)
-        self._tensors: list[Tensor] = [variable.value for variable in self._state]
-        self._hooks = module_hooks(layers)
-        settings: list[Any] = [len(self._state)]
-        for name, value in (pair for thing in self._objects for pair in vars(thing).items()):
-            if isinstance(value, SETTINGS) and name != "training":
-                settings.append((name, value))
-            elif isinstance(value, torch.Tensor):  # which a graph contains by reference
-                settings.append(id(value))
-        if settings != self._settings or len(self._graphs) == MAX_GRAPHS:
-            self._settings, self._graphs = settings, {}
-            self._is_traceable = not (
-                type(model).train_step is not keras.Model.train_step
-                or "train_step" in vars(model)
-                or has_several_processes()
-                or any(map(has_rate_function, self._optimizers))
-            )
+        self._state = [*{id(variable): variable for variable in variables}.values()]
+        self._values = [variable.value for variable in self._state]
+        modules = (module for layer in layers for module in layer.modules())
+        self._has_hooks = hook_check(modules, self._values)
+        constants = [keras.config.floatx(), len(variables), *self._attributes()]
+        if constants != self._constants or len(self._graphs) == MAX_GRAPHS:
+            self._constants, self._graphs = constants, {}
+            # A function without arguments returns such a rate.
+            is_function = any(isinstance(each.learning_rate, float) for each in self._optimizers)
+            self._is_traceable = not (is_function or has_several_processes())
+
+    def _attributes(self) -> list[tuple[str, str, Any]]:
+        """Return the attributes of layers, metrics and optimizers that are constants of a graph."""
+        return [
+            (thing.name, name, value)
+            for thing in self._objects
+            for name, value in vars(thing).items()
+            if isinstance(value, bool | int | float | str) and name not in IN_KEY
+        ]
+
+    def _eager_step(self, data: Sequence[Any]) -> Any:
+        return self._trained.train_step(data[0])
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """Train on a batch, and return the logs."""
-        batch, parameters = data[0], self._tensors
-        leaves: list[Tensor] = []
+        model, batch = self._trained, data[0]
+        history = getattr(model, "history", None)
+        if history is not self._history:
+            self._history = history
+            self._begin()
+        leaves: list[Any] = []
         structure = _structure(batch, leaves)
-        if not (self._is_traceable and self._is_plain(leaves, parameters)):
+        if not (self._is_traceable and self._is_plain(leaves)):
             return self._eager_step(data)
         key = (
             structure,
-            tuple((x.shape, x.stride(), x.dtype, x.device) for x in leaves),
-            tuple(parameter.requires_grad for parameter in parameters),
-            (self._trained.training, self._reads_logs, keras.config.floatx()),
+            tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
+            tuple([parameter.requires_grad for parameter in self._values]),
+            (model.training, model._reads_logs),
         )
-        inputs = [*parameters, *leaves]
+        inputs = [*self._values, *leaves]
         graph = self._graphs.get(key)
         if graph is None and key in self._graphs:
-            graph = self._graphs[key] = self._trace_or_warn(batch, parameters, inputs)
+            graph = self._graphs[key] = self._trace_or_warn(batch, inputs)
         elif len(self._graphs) < MAX_GRAPHS:
             self._graphs.setdefault(key)
         if graph is None:
@@ -136,43 +135,39 @@ class TracedStep:
             try:
                 logs, gradients = graph.run(*[inputs[i] for i in graph.inputs])
             except (IndexError, RuntimeError):  # before weights are updated
+                if model.jit_compile:
+                    raise
                 with torch.enable_grad():
                     return self._eager_step(data)  # with an explanation of the error
             for (optimizer, variables), found in zip(graph.tables, gradients):
                 optimizer.apply([*map(_gradient, found, variables)], variables)
         return dict(zip(graph.keys, [None] * len(graph.keys) if logs is None else logs.tolist()))
 
-    def _is_plain(self, leaves: list[Any], parameters: list[Tensor]) -> bool:
+    def _is_plain(self, leaves: list[Any]) -> bool:
         """Return whether a graph can do the same as an eager step. Convert arrays in `leaves`."""
         for i, leaf in enumerate(leaves):
             if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
                 leaves[i] = keras.ops.convert_to_tensor(leaf)
-            elif type(leaf) is not torch.Tensor or leaf.requires_grad or mask_of(leaf) is not None:
+            elif leaf is not None and (
+                type(leaf) is not torch.Tensor or leaf.requires_grad or mask_of(leaf) is not None
+            ):
                 return False
-        return (
-            self._trained.optimizer is self._optimizer
-            and torch.is_grad_enabled()
-            and not torch.is_autocast_enabled(parameters[0].device.type)
-            and not has_hooks(self._hooks, parameters)
-        )
+        return not (torch.is_autocast_enabled(self._values[0].device.type) or self._has_hooks())
 
-    def _trace_or_warn(
-        self, batch: Nested, parameters: list[Tensor], inputs: list[Tensor]
-    ) -> Graph | None:
+    def _trace_or_warn(self, batch: Nested, inputs: list[Any]) -> Graph | None:
         """Return the graph of a step; None if it can't be traced."""
         has_filter = keras.config.is_traceback_filtering_enabled()
-        keras.config.disable_traceback_filtering()
+        keras.config.disable_traceback_filtering()  # which also replaces messages
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # eager steps have the same warnings
-                return self._trace(batch, parameters, inputs)
+                return self._trace(batch, inputs)
         except Exception as error:
             self._is_traceable = False
             frames = traceback.extract_tb(error.__traceback__)
             outside = [f for f in frames if not f.filename.startswith(LIBRARIES)]
             # Users can't change what Keras reads: seeds, and the state of some optimizers.
-            is_of_keras = not outside or any(f.name == "torch_seed_generator" for f in frames)
-            if isinstance(error, UntraceableError) or not is_of_keras:
+            if outside or isinstance(error, UntraceableError):
                 cause = f"{error}".partition("\n")[0]
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
@@ -187,7 +182,7 @@ class TracedStep:
             if has_filter:
                 keras.config.enable_traceback_filtering()
 
-    def _trace(self, batch: Nested, parameters: list[Tensor], inputs: list[Tensor]) -> Graph:
+    def _trace(self, batch: Nested, inputs: list[Any]) -> Graph:
         """Return the graph of a step.
 
         Raises:
@@ -195,11 +190,11 @@ class TracedStep:
         """
         tables: list[Any] = []
         keys: list[str] = []
+        trained = [parameter.requires_grad for parameter in self._values]
 
-        def step(*arguments: Tensor) -> tuple[Tensor | None, list[Any]]:
-            tensors = iter(arguments)
-            values = [next(tensors).detach().requires_grad_(p.requires_grad) for p in parameters]
-            data = _filled(batch, tensors)
+        def step(*arguments: Any) -> tuple[Tensor | None, list[Any]]:
+            values = [x.detach().requires_grad_(is_on) for x, is_on in zip(arguments, trained)]
+            data = tree_unflatten(arguments[len(trained) :], tree_flatten(batch)[1])
             recorder = _Recorder([value for value in values if value.requires_grad])
             for optimizer in self._optimizers:
                 vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
@@ -208,36 +203,32 @@ class TracedStep:
                 logs = self._trained.train_step(data)
             keys.extend(logs)
             tables.extend(recorder.tables)
-            read = [value.reshape(1) for value in logs.values()] if self._reads_logs else []
+            read = [x.reshape(1) for x in logs.values()] if self._trained._reads_logs else []
             return torch.cat(read) if read else None, recorder.gradients
 
+        def state() -> Any:
+            numpy: Any = np.random.get_state()
+            return random.getstate(), numpy[2], self._attributes()
+
         before: list[Any] = [dict(vars(thing)) for thing in self._objects]
-        python, numpy = _random_states()
+        old_state = state()
         try:
-            # Tensors other than variables are constants by reference.
+            # Tensors other than variables are constants by reference. The same tensor in two places
+            # would be one input.
             trace = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)
-            module = trace(*map(_alone, inputs))
-            changed: list[tuple[Any, str]] = [
-                (thing, name)
-                for thing, old in zip(self._objects, before)
-                for name, value in vars(thing).items()
-                if isinstance(value, SETTINGS) and value is not old.get(name) != value
-            ]
-            if changed:
-                raise UntraceableError("a step changes {1} of {0!r}".format(*changed[0]))
-            drawn_python, drawn_numpy = _random_states()
-            if drawn_python != python or drawn_numpy[2] != numpy[2]:
+            module = trace(*[x if x is None else x.detach() for x in inputs])
+            if changed := {*state()[2]} - {*old_state[2]}:
+                raise UntraceableError("a step changes {1} of {0!r}".format(*changed.pop()))
+            if state()[:2] != old_state[:2]:
                 raise UntraceableError("a step draws random numbers with Python or NumPy")
         finally:
             for thing, old in zip(self._objects, before):
                 for name in {*vars(thing)} - {*old}:
                     del vars(thing)[name]
                 vars(thing).update(old)
-            random.setstate(python)
-            np.random.set_state(numpy)
             for heads in find_layers(self._trained, TaskHeads):
                 heads._take_branches()
-        return Graph(*_simplify(module), tables, keys)
+        return Graph(*_compile(module, self._trained.jit_compile), tables, keys)
 
 
 class _Scope(keras.StatelessScope):
@@ -291,7 +282,7 @@ class _Recorder(TorchFunctionMode):
         self, optimizer: Any, apply: Any, gradients: list[Any], variables: list[keras.Variable]
     ) -> None:
         """Apply gradients, or record them if they are gradients of rows."""
-        found = [self._lookups.get(id(variable.value)) for variable in variables]
+        found = [self._lookups.get(id(variable.value), []) for variable in variables]
         if not any(found):
             apply(gradients, variables)
             return
@@ -320,50 +311,38 @@ def _gradient(found: Any, variable: keras.Variable) -> Tensor | None:
 def _structure(batch: Nested, leaves: list[Any]) -> Any:
     """Return a hashable description of nested tensors, and append them to `leaves`."""
     if isinstance(batch, dict):
-        return tuple((name, _structure(value, leaves)) for name, value in batch.items())
+        return tuple([(name, _structure(value, leaves)) for name, value in batch.items()])
     if isinstance(batch, list | tuple):
-        return tuple(_structure(value, leaves) for value in batch)
-    if batch is not None:
-        leaves.append(batch)
-    return batch is None
+        return tuple([_structure(value, leaves) for value in batch])
+    leaves.append(batch)
+    return None
 
 
-def _filled(batch: Nested, tensors: Iterator[Tensor]) -> Nested:
-    """Return a batch with other tensors, in the order of `_structure`."""
-    if isinstance(batch, dict):
-        return {name: _filled(value, tensors) for name, value in batch.items()}
-    if isinstance(batch, list | tuple):
-        return type(batch)(_filled(value, tensors) for value in batch)
-    return None if batch is None else next(tensors)
-
-
-def _random_states() -> tuple[Any, Any]:
-    return random.getstate(), np.random.get_state()
-
-
-def _each_once(things: Iterable[Any]) -> list[Any]:
-    return list({id(thing): thing for thing in things}.values())
-
-
-def _alone(tensor: Tensor) -> Tensor:
-    """Return a tensor with its own memory, since one tensor in two places would be one input."""
-    options = {"dtype": tensor.dtype, "device": tensor.device}
-    return torch.empty_strided(tensor.shape, tensor.stride(), **options)
-
-
-def _simplify(module: Any) -> tuple[Callable[..., Any], list[int]]:
+def _compile(module: Any, is_jit: bool) -> tuple[Callable[..., Any], list[int]]:
     """Return a function of a graph without useless operations, and the inputs that it reads."""
-    graph, aten = module.graph, torch.ops.aten
-    for node in list(graph.nodes):
-        if node.target is aten.detach.default:
-            node.replace_all_uses_with(node.args[0])
-            graph.erase_node(node)
+    graph = module.graph
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
+        node.replace_all_uses_with(node.args[0])
+        graph.erase_node(node)
     graph.eliminate_dead_code()
-    placeholders = list(graph.find_nodes(op="placeholder"))
+    placeholders = graph.find_nodes(op="placeholder")
     inputs = [i for i, node in enumerate(placeholders) if node.users]
     for node in placeholders:
         if not node.users:
             graph.erase_node(node)
     graph.set_codegen(torch.fx.graph.CodeGen())
-    module.recompile()
-    return module.forward, inputs
+    if is_jit:
+        module.recompile()
+        return torch.compile(module), inputs
+    code = graph.python_code("self")
+    names: dict[str, Any] = dict(code.globals)
+
+    def name_of(match: re.Match[str]) -> str:
+        name = match[1].replace(".", "_")
+        names[name] = attrgetter(match[1])(torch.ops)._op
+        return name
+
+    # The functions of operations take a third less time without the Python around them.
+    source = re.sub(r"torch\.ops\.([\w.]+)", name_of, code.src)
+    exec(source, names)
+    return partial(names["forward"], module), inputs

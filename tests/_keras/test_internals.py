@@ -317,45 +317,12 @@ def test_optimizers_know_the_index_of_a_variable():
 
 @once
 def test_hooks_of_layers_and_parameters_are_found():
-    model = chain(keras.layers.Dense(2), keras.layers.Dense(1))
-    hooks = internals.module_hooks(model.layers)
-    parameters = [variable.value for variable in model.weights]
-    assert not internals.has_hooks(hooks, parameters)
-    handle = model.layers[1].register_forward_hook(print)
-    assert internals.has_hooks(hooks, parameters)
-    handle.remove()
-    handle = parameters[0].register_hook(print)
-    assert internals.has_hooks(hooks, parameters)
-    handle.remove()
-    assert not internals.has_hooks(hooks, parameters)
-
-
-def test_a_function_of_the_learning_rate_is_found():
-    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
-    found = [
-        internals.has_rate_function(keras.optimizers.SGD(r)) for r in (0.1, decay, lambda: 0.1)
-    ]
-    assert found == [False, False, True]
-
-
-@once
-@pytest.mark.parametrize(("verbose", "expected"), [(0, False), (1, True), (2, False)])
-def test_callbacks_of_fit_that_read_the_logs_of_batches_are_found(verbose, expected):
-    found = []
-
-    class Model(keras.Model):
-        def make_train_function(self, force=False):
-            found.append(internals.fit_reads_logs())
-            super().make_train_function(force)
-
-    inputs = keras.Input((3,))
-    model = Model(inputs, keras.layers.Dense(1)(inputs))
-    model.compile("sgd", "mse")
-    x = np.ones((2, 3))
-    see = keras.callbacks.LambdaCallback
-    model.fit(x, x[:, :1], verbose=verbose, callbacks=[see(on_epoch_end=lambda epoch, logs: None)])
-    model.fit(
-        x, x[:, :1], verbose=verbose, callbacks=[see(on_train_batch_end=lambda batch, logs: None)]
-    )
-    model.train_on_batch(x, x[:, :1])
-    assert found == [expected, True, True]
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    has_hooks = internals.hook_check([layer], [layer.kernel.value])
+    assert not has_hooks()
+    for add_hook in (layer.register_forward_hook, layer.kernel.value.register_hook):
+        handle = add_hook(print)
+        assert has_hooks()
+        handle.remove()
+    assert not has_hooks()

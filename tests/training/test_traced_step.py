@@ -1,7 +1,9 @@
 """Traced steps of PyTorch are equal to eager ones, to the bit."""
 
+import importlib
 import random
 import warnings
+from functools import partial
 
 import keras
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 import ple_keras as pk
+from ple_keras._keras.internals import set_mask
 from ple_keras._keras.layers import Untracked, find_layers
 from tests.helpers import once
 from tests.models import chain, heads_of
@@ -36,6 +39,7 @@ def data(rows=ROWS):
         "buy": (rng.random(rows) < 0.5).astype("float32"),
         "both": (rng.random(rows) < 0.5).astype("float32"),
         "stars": rng.normal(size=rows),
+        "list": rng.integers(0, 3, (rows, 3)).astype("float32"),
     }
     y["click"][::3] = np.nan
     return x, y
@@ -105,7 +109,7 @@ def train(make, is_eager, callbacks=(), batch_size=BATCH, epochs=2, **fit_kwargs
 
 def graphs(model):
     """Return the number of graphs of a model."""
-    return sum(graph is not None for graph in model.train_function._graphs.values())
+    return sum(graph is not None for graph in getattr(model.train_function, "_graphs", {}).values())
 
 
 def assert_equal_steps(make, traced=1, **fit_kwargs):
@@ -148,6 +152,12 @@ def many_heads():
     return dense(pk.PLEBlock(2, heads, expert, isolate_task_experts=True), heads)
 
 
+def ranking():
+    losses = importlib.import_module("keras_rs").losses
+    heads = pk.TaskHeads([pk.RankingHead("list", losses.ListMLELoss())])
+    return dense(pk.SharedBottomBlock(heads, [4]), heads, [layers.Reshape((3, 1))])
+
+
 def hedged():
     heads = heads_of_two()
     return dense(pk.HedgedBlock(heads, pk.ExpertBlock([4], dropout=0.2)), heads)
@@ -182,6 +192,7 @@ WEIGHTS = {"click": np.arange(ROWS) / 10, "stars": np.ones(ROWS, "float32")}
 EQUAL = {
     "PLE with all parts": (ple_with_all_parts, {"sample_weight": WEIGHTS}),
     "heads": (many_heads, {}),
+    "ranking": (ranking, {}),
     "hedged branches": (hedged, {"callbacks": [lambda: pk.LossWeightDecay(0.9)]}),
     "tables": (with_tables, {"batch_size": 6, "traced": 2}),
     "a table optimizer alone": (lambda: with_tables(pk.SparseAdagrad(global_clipnorm=0.1)), {}),
@@ -193,8 +204,34 @@ EQUAL = {
 
 @pytest.mark.parametrize("name", EQUAL)
 def test_traced_steps_are_equal_to_eager_ones(name):
+    if name == "ranking":
+        pytest.importorskip("keras_rs")  # which draws seeds
     make, fit_kwargs = EQUAL[name]
     assert_equal_steps(make, **fit_kwargs)
+
+
+def test_jit_compile_compiles_the_graph_of_a_step(monkeypatch):
+    import torch
+
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda step: compiled.append(step) or step)
+    assert_equal_steps(lambda: dense(jit_compile=True))
+    assert [isinstance(step, torch.fx.GraphModule) for step in compiled] == [False, True, False]
+
+
+@pytest.mark.nightly
+def test_compiled_steps_are_close_to_eager_ones():
+    make = partial(dense, optimizer=keras.optimizers.SGD(0.05))
+    _, values, _ = train(partial(make, jit_compile=True), False)
+    _, expected, _ = train(make, True)
+    for value, other in zip(values, expected, strict=True):
+        np.testing.assert_allclose(value, other, atol=1e-5)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("make", [ple_with_all_parts, many_heads, hedged, with_tables])
+def test_30_steps_are_equal_to_eager_ones(make):
+    assert_equal_steps(make, epochs=15)
 
 
 def test_a_layer_that_is_frozen_during_fit_has_its_own_graph():
@@ -241,11 +278,11 @@ def count_calls(layer, x):
 
 
 def draw_with_numpy(layer, x):
-    return x + np.random.normal()
+    return x + 0 * np.random.normal()
 
 
 def draw_with_python(layer, x):
-    return x + random.random()
+    return x + 0 * random.random()
 
 
 def update_hidden_variable(layer, x):
@@ -255,7 +292,7 @@ def update_hidden_variable(layer, x):
 
 CAUSES = {
     branch_on_data: "Received: .*test_traced_step.py",
-    count_calls: "Received: .* a step changes count of <Custom",
+    count_calls: "Received: .* a step changes count of 'custom",
     draw_with_numpy: "draws random numbers",
     draw_with_python: "draws random numbers",
     update_hidden_variable: "no layer or metric tracks the variable 'hidden'",
@@ -335,8 +372,11 @@ def test_hooks_run_in_eager_steps():
     assert_equal_steps(dense, callbacks=[lambda: At(3, double)])
 
 
-def test_a_step_under_autocast_or_with_tensors_with_gradients_is_eager():
+def test_a_step_under_autocast_or_with_unusual_tensors_is_eager(monkeypatch):
     import torch
+
+    class Tensor(torch.Tensor):
+        """A subclass, whose operations a graph would not call."""
 
     model, (x, y) = dense(), numbers_and_labels()
     x = torch.from_numpy(x)
@@ -350,8 +390,16 @@ def test_a_step_under_autocast_or_with_tensors_with_gradients_is_eager():
     assert calls == []
     with torch.autocast("cpu"):
         model.train_on_batch(x, y)
-    model.train_on_batch(x.clone().requires_grad_(), y)
-    assert len(calls) == 2
+    masked = x.clone()
+    set_mask(masked, torch.ones(ROWS, dtype=torch.bool))
+    for unusual in (x.clone().requires_grad_(), x.as_subclass(Tensor), masked):
+        model.train_on_batch(unusual, y)
+    assert len(calls) == 4
+    monkeypatch.setattr("ple_keras.models.traced_step.has_several_processes", lambda: True)
+    model.compile("sgd")
+    for _ in range(3):  # DistributedDataParallel adds communication to gradients
+        model.train_on_batch(x, y)
+    assert graphs(model) == 0
 
 
 def test_attributes_are_constants_until_the_next_fit():
@@ -406,6 +454,21 @@ def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     numbers, y = numbers_and_labels()
     model.train_on_batch(numbers, y)
     assert {*map(type, model.train_on_batch(numbers, y))} == {float}
+
+
+def test_the_logs_of_batches_are_needed_for_progress_and_callbacks():
+    class OwnMetrics(pk.MultiTaskModel):
+        def compute_metrics(self, *args, **kwargs):
+            return {**super().compute_metrics(*args, **kwargs), "one": 1.0}
+
+    model, callback = dense(), keras.callbacks.LambdaCallback
+    needs = model._needs_batch_logs
+    assert needs()
+    assert needs(verbose=1)
+    assert not needs(verbose=0, callbacks=[callback(on_epoch_end=print)])
+    assert needs(verbose=0, callbacks=callback(on_train_batch_end=print))
+    assert not needs(None, None, 8, 1, 2)  # positional, with verbose=2
+    assert OwnMetrics(model.input, model.output)._needs_batch_logs(verbose=0)
 
 
 def test_few_graphs_are_kept(monkeypatch):
