@@ -33,7 +33,9 @@ class StreamFeatures(BaseLayer):
     a task's loss is zero for all weights of other tasks.
 
     K tasks and the shared stream have K + 1 copies by default: K + 1 times the weights, optimizer
-    state and computation of the feature network. `own` limits this to the tasks that need it.
+    state and computation of the feature network. `own` limits this to the tasks that need it. If
+    tasks can have smaller tables than the shared stream, pass the block a dict of the outputs of
+    different networks, keyed by stream, instead.
 
     The layers of every copy have new weights. Adapted layers, such as `keras.layers.Normalization`
     and `keras.layers.StringLookup`, have the same state in every copy. They must be layers of a
