@@ -378,9 +378,6 @@ class Head(BaseLayer):
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_mask(self, inputs: Tensor, previous_mask: Any) -> Tensor:
-        return previous_mask
-
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         return (*input_shape[:-1], self.units)
 

@@ -119,7 +119,6 @@ class TaskHeads(BaseLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self.supports_masking = True
         heads = _check_heads(heads)
         self.loss_weighting = check_known_value(
             loss_weighting, (None, "uncertainty"), "loss_weighting"
