@@ -91,7 +91,8 @@ def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
     arrays: Arrays = {}
     names: dict[int, list[str]] = {}
     for path, array in keras.tree.flatten_with_path(x):
-        name, tensor = "x" + "".join(f"[{key!r}]" for key in path), inputs.get(*path[:1] or (0,))
+        name = "x" + "".join(f"[{key!r}]" for key in path)
+        tensor = inputs.get(path[0] if path else 0)
         if tensor is not None:
             _check_array(name, array, tensor)
         arrays[name], names[id(tensor)] = array, [name]
@@ -103,9 +104,9 @@ def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
                 ids = arrays[name]
                 _refuse((ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0), name, ids, rule)
     numbers = {name: array for name, array in arrays.items() if is_number(str(array.dtype))}
-    found = [np.arange(min(FIRST_ROWS, len(array)))]
-    for of_column in numbers.values():
-        columns = _flat(of_column)[:, :MAX_COLUMNS]
+    found = [np.arange(min(FIRST_ROWS, len(keras.tree.flatten(x)[0])))]
+    for numeric in numbers.values():
+        columns = _flat(numeric)[:, :MAX_COLUMNS]
         found += [columns.argmin(axis=0), columns.argmax(axis=0)]  # NaN is an extreme value
     rows = np.unique(np.concatenate(found))
     some = keras.tree.map_structure(lambda array: array[rows], x)
@@ -186,15 +187,15 @@ def _readers(calls: Calls, names: dict[int, list[str]]) -> Iterator[tuple[Any, l
         names: The names of inputs, keyed by the `id` of the symbolic tensor with their values.
     """
     for layer, inputs, outputs in calls:
-        of_inputs = [names.get(id(tensor), []) for tensor in inputs]
-        read = [name for of_input in of_inputs for name in of_input]
+        input_names = [names.get(id(tensor), []) for tensor in inputs]
+        read = [name for found in input_names for name in found]
         if type(layer).__name__ in RESHAPES:
             names.update({id(tensor): read for tensor in outputs})
             continue
         for part in layer.layers if isinstance(layer, StreamFeatures) else [layer]:
             if functional_outputs(part) is not None or isinstance(part, keras.Sequential):
                 graph, inside = _calls_in(part)
-                yield from _readers(inside, dict(zip(map(id, graph.inputs), of_inputs)))
+                yield from _readers(inside, dict(zip(map(id, graph.inputs), input_names)))
             elif read:
                 yield part, read
 

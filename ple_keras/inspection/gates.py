@@ -184,7 +184,9 @@ class GateReport:
     def __str__(self) -> str:
         parts = [f"Gates and experts over {self.examples:,} examples"]
         for level, use in self.levels.items():
-            mixing = {gate: of_gate for gate, of_gate in use.gates.items() if len(of_gate.mean) > 1}
+            mixing = {
+                gate: gate_use for gate, gate_use in use.gates.items() if len(gate_use.mean) > 1
+            }
             tables = [table(_gate_rows(mixing))] if mixing else []
             parts.append("\n".join([level, *tables, table(_expert_rows(use.experts))]))
         return report_text(parts, self.warnings)
@@ -220,13 +222,13 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
     blocks = built_levels(model)
     examples, figures = _observe_levels(model, blocks, x, batch_size, _figures_of_batch)
     levels, warnings = {}, []
-    for level, of_level in figures.items():
+    for level, level_figures in figures.items():
         gates = {
-            gate: _gate_use(of_level["weights"][gate].astype("float64"), experts)
+            gate: _gate_use(level_figures["weights"][gate].astype("float64"), experts)
             for gate, experts in blocks[level].gate_experts.items()
         }
         experts = {
-            expert: _expert_use(expert, of_level["zeros"][expert], gates, blocks[level])
+            expert: _expert_use(expert, level_figures["zeros"][expert], gates, blocks[level])
             for expert in blocks[level].expert_names
         }
         levels[level] = LevelUse(gates, experts)
@@ -292,23 +294,23 @@ def _warnings(level: LevelUse) -> Iterator[str]:
                 "gate_block."
             )
     uniform = {gate: 1 / len(use.mean) for gate, use in level.gates.items()}
-    for expert, of_expert in level.experts.items():
-        if all(w < UNUSED_SHARE * uniform[gate] for gate, w in of_expert.weight.items()):
+    for expert, mixed in level.experts.items():
+        if all(w < UNUSED_SHARE * uniform[gate] for gate, w in mixed.weight.items()):
             yield (
                 f"{expert} is almost unused: each gate assigns it less than {UNUSED_SHARE:.0%} "
                 "of a uniform weight. Try fewer experts, or a higher dropout or "
                 "balance_regularizer in gate_kwargs."
             )
-        elif len(of_expert.share) > 1 and max(of_expert.share.values()) > LARGE_SHARE:
-            task = max(of_expert.share, key=of_expert.share.__getitem__)
+        elif len(mixed.share) > 1 and max(mixed.share.values()) > LARGE_SHARE:
+            task = max(mixed.share, key=mixed.share.__getitem__)
             yield (
-                f"{expert} is used almost only by {task}, with {of_expert.share[task]:.0%} of "
+                f"{expert} is used almost only by {task}, with {mixed.share[task]:.0%} of "
                 "the tasks' weight. Try a higher dropout in gate_kwargs, or one more task expert "
                 f"for {task}."
             )
-        if of_expert.dead_units > DEAD_UNITS_SHARE:
+        if mixed.dead_units > DEAD_UNITS_SHARE:
             yield (
-                f"{expert} has {of_expert.dead_units:.0%} dead units, 0 for almost every "
+                f"{expert} has {mixed.dead_units:.0%} dead units, 0 for almost every "
                 'example. Try ExpertBlock(..., activation="swish", normalization="batch"), or a '
                 "lower learning rate."
             )

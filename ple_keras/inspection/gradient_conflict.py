@@ -157,12 +157,12 @@ def gradient_function(
 
     def gradients_of(batch: Batch) -> list[np.ndarray]:
         found = dict(zip(variables, map(to_numpy, by_variable(batch))))
-        of_parts = []
+        gradients = []
         for part in parts:
             slices = [found[id(v)][:, *index] for v, index in part]
             rows = [gradient.reshape(len(gradient), -1) for gradient in slices]
-            of_parts.append(np.concatenate(rows, axis=1).astype("float64"))
-        return of_parts
+            gradients.append(np.concatenate(rows, axis=1).astype("float64"))
+        return gradients
 
     return gradients_of
 
@@ -325,20 +325,20 @@ def _conflict(cosines: np.ndarray) -> Conflict:
 
 def _parts_before_heads(model: keras.Layer) -> list[Part]:
     """Return the trainable parts of a model before its heads."""
-    of_experts = [
+    expert_parts = [
         _trainable_part(block, expert)
         for block in find_levels(model).values()
         if block.built
         for expert in block.expert_names
     ]
-    known = {id(v) for part in of_experts for v, _ in part}
+    known = {id(v) for part in expert_parts for v, _ in part}
     known |= {id(v) for heads in find_layers(model, TaskHeads) for v in heads.variables}
     rest: list[Part] = [
         [(v, ())]
         for v in model.trainable_variables
         if id(v) not in known and math.prod(v.shape) <= MAX_NUMBERS
     ]
-    return [part for part in [*of_experts, *rest] if part]
+    return [part for part in [*expert_parts, *rest] if part]
 
 
 def _trainable_part(block: CGCBlock, expert: str) -> Part:

@@ -139,7 +139,7 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         return TaskFigures(**figures)
     y = np.where(is_finite, labels, np.nan)
     is_labeled = np.asarray(np.isfinite(y).any(axis=-1))
-    count, of_all = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
+    count, examples = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
     if not count:
         return TaskFigures(**figures)
     if head.has_loss:
@@ -161,17 +161,20 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
         if _is_count(head):
-            losses, of_constant = _deviances(numbers, p), _deviances(numbers, numbers.mean(axis=0))
-            figures["deviance"], of_constant = float(losses.mean()), of_constant.mean(axis=0)
+            losses, baseline = (
+                _deviances(numbers, p),
+                _deviances(numbers, numbers.mean(axis=0)),
+            )
+            figures["deviance"], baseline = float(losses.mean()), baseline.mean(axis=0)
         else:
-            losses, of_constant = (numbers - p) ** 2, numbers.var(axis=0)
+            losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
             figures["rmse"] = float(np.sqrt(losses.mean()))
-        errors = (losses / of_constant).mean(axis=-1).filled(math.nan)
+        errors = (losses / baseline).mean(axis=-1).filled(math.nan)
     if _is_rate(head) and (total := np.nansum(y)):
         figures["calibration"] = float(p[~np.isnan(y)].sum() / total)
     figures["relative_error"] = float(errors.mean())
     figures["relative_error_deviation"] = float(errors.std() / math.sqrt(count))
-    return TaskFigures(labels=count, label_share=count / of_all, **figures)
+    return TaskFigures(labels=count, label_share=count / examples, **figures)
 
 
 def _is_binary(head: Head) -> bool:
@@ -204,9 +207,9 @@ def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float
 def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     """Return the errors of probabilities, relative to the best constant prediction."""
     rates = y.mean(axis=0)
-    of_constant = -(rates * np.log(np.maximum(rates, MIN_PROBABILITY))).sum()
+    baseline = -(rates * np.log(np.maximum(rates, MIN_PROBABILITY))).sum()
     errors: np.ndarray = -(y * np.log(np.maximum(p, MIN_PROBABILITY))).sum(axis=-1)
-    return errors / (of_constant if of_constant > 0 else math.nan)
+    return errors / (baseline if baseline > 0 else math.nan)
 
 
 def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float) -> Iterator[str]:

@@ -197,17 +197,17 @@ def task_report(
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
     examples, figures = _figures_of(observed, Batches(x, y, batch_size), heads, gradients)
-    of_validation: dict[str, list[TaskFigures]] = {}
+    validation_figures: dict[str, list[TaskFigures]] = {}
     if validation is not None:
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
-        _, of_validation = _figures_of(observed, batches, heads)
+        _, validation_figures = _figures_of(observed, batches, heads)
     tasks = {task: of_task[0] for task, of_task in figures.items()}
-    validated = {task: of_task[0] for task, of_task in of_validation.items()}
+    validated = {task: of_task[0] for task, of_task in validation_figures.items()}
     history = getattr(model, "history", None)
     logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches = {}
-    for task, (_, *uses) in (of_validation or figures).items():
+    for task, (_, *uses) in (validation_figures or figures).items():
         if mixture := heads[task].branch_weights().items():
             branches[task] = {
                 name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
@@ -235,8 +235,8 @@ def task_report(
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(heads[task], prefix, history, validated[task])
     warnings += _share_warnings(heads, tasks, training)
-    of_shared = {pair: found for pair, found in conflicts.items() if not branches.keys() >= {*pair}}
-    warnings += _conflict_warnings(tasks, of_shared, trend)
+    between = {pair: found for pair, found in conflicts.items() if not branches.keys() >= {*pair}}
+    warnings += _conflict_warnings(tasks, between, trend)
     return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)
 
 
@@ -288,8 +288,8 @@ def _figures_of(
             gradients.add(x, known)
     figures = {}
     for task, of_task in found.items():
-        of_batches, *parts = zip(*of_task)
-        labels = None if of_batches[0] is None else join_rows([*of_batches])
+        label_batches, *parts = zip(*of_task)
+        labels = None if label_batches[0] is None else join_rows([*label_batches])
         figures[task] = [
             task_figures(heads[task], join_rows([*arrays]), labels) for arrays in parts
         ]
@@ -348,8 +348,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
     """Return a table of labels and predictions, and one of losses and metrics."""
     figures = [["task", "data", "labels", "share", "label", "prediction (mean ± deviation)"]]
     errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
-    for task, of_x in report.tasks.items():
-        rows = [(task, "x", of_x)]
+    for task, train_use in report.tasks.items():
+        rows = [(task, "x", train_use)]
         if report.validation:
             rows.append(("", "validation", report.validation[task]))
         for *start, use in rows:

@@ -240,7 +240,7 @@ class CGCBlock(GatedBlock):
         """
         if not self.built:
             return UserList()
-        experts = self._level.experts.layers_of_experts().values() or [self._level.experts]
+        experts = self._level.experts.expert_layers().values() or [self._level.experts]
         return UserList([*experts, *self._level.gates.values()])
 
     def __repr__(self) -> str:
@@ -463,7 +463,7 @@ class CGCBlock(GatedBlock):
         >>> _ = cgc(keras.ops.ones((1, 16)))
         >>> cgc.get_expert("shared/expert_0").trainable = False
         """
-        layers = self._level.experts.layers_of_experts() if self.built else {}
+        layers = self._level.experts.expert_layers() if self.built else {}
         if name not in layers:
             raise ValueError(
                 f"name must be one of {self.expert_names}, and the block must be built with "

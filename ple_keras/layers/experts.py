@@ -87,7 +87,7 @@ class Experts(keras.Layer):
         """
         raise NotImplementedError
 
-    def layers_of_experts(self) -> dict[str, keras.Layer]:
+    def expert_layers(self) -> dict[str, keras.Layer]:
         """Return the layer of each expert, unless the experts are stacked."""
         return {}
 
@@ -138,7 +138,7 @@ class CopiedExperts(Experts):
         check_one_width(widths, self._templates.argument, self._templates.layer)
         self.width = next(iter(widths.values()))
 
-    def layers_of_experts(self) -> dict[str, keras.Layer]:
+    def expert_layers(self) -> dict[str, keras.Layer]:
         return self._copies.value
 
     def slices(self, expert: str) -> list[WeightSlice]:
@@ -236,11 +236,10 @@ class StackedExperts(Experts):
         outputs = {expert: inputs[stream] for expert, stream in streams.items()}
         for step in range(len(self._kernels)):
             kernels = unstack_experts(self._kernels[step])
-            biases: Sequence[Tensor | None] = [None] * len(kernels)
-            if self._biases:
-                biases = unstack_experts(self._biases[step])
-            for (expert, copy), kernel, bias in zip(self._copies.value.items(), kernels, biases):
-                output = apply_dense(outputs[expert], kernel, bias)
+            biases = unstack_experts(self._biases[step]) if self._biases else []
+            for i, (expert, copy) in enumerate(self._copies.value.items()):
+                output = ops.matmul(outputs[expert], kernels[i])
+                output = ops.add(output, biases[i]) if biases else output
                 expert_mask = mask and mask[streams[expert]]
                 outputs[expert] = copy._apply_after_dense(step, output, training, expert_mask)
         return outputs
@@ -300,32 +299,6 @@ def unstack_experts(stack: Tensor | keras.Variable) -> Sequence[Tensor]:
         # The gradient of a split is a concatenation. The gradient of `unstack` is a sum of E padded
         # stacks, whose cost grows with E squared.
         slices = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
-    elif keras.backend.backend() == "torch" and _has_gradient(stack):
-        import torch
-
-        # The slices of `unbind` are views. They can't be used after an optimizer, for example in
-        # another thread, has changed the stack.
-        slices = torch.unbind_copy(stack)
     else:
         slices = ops.unstack(stack, experts)
     return slices
-
-
-def apply_dense(inputs: Tensor, kernel: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `inputs @ kernel + bias`, on PyTorch as one operation if it has a gradient."""
-    if bias is None:
-        return ops.matmul(inputs, kernel)
-    is_single = keras.backend.backend() == "torch" and inputs.dtype == kernel.dtype
-    if not (is_single and _has_gradient(kernel)):
-        return ops.add(ops.matmul(inputs, kernel), bias)
-    import torch
-
-    return torch.nn.functional.linear(inputs, kernel.t(), bias)
-
-
-def _has_gradient(weights: Tensor) -> bool:
-    """Return whether PyTorch computes a gradient of weights. It does not in a trace for ONNX."""
-    import torch
-
-    is_recorded: bool = weights.requires_grad and torch.is_grad_enabled()
-    return is_recorded and not torch.jit.is_tracing()

@@ -142,8 +142,8 @@ class HedgedBlock(BaseLayer):
 
     def build(self, inputs_shape: NestedShape) -> None:
         outputs = self._by_branch(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
-        for branch, of_branch in outputs.items():
-            self._check_outputs(branch, of_branch)
+        for branch, features in outputs.items():
+            self._check_outputs(branch, features)
         self._restore_frozen()
 
     def _check_outputs(self, branch: str, outputs: Any) -> None:

@@ -149,9 +149,9 @@ class SequentialBlock(GatedBlock):
                 arguments["return_gate_weights"] = True
             inputs = function_of(layer)(inputs, **arguments)
             if "return_gate_weights" in arguments:
-                inputs, of_layer = inputs
+                inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
-                _add_weights(weights, of_layer if is_nested else {f"{self.name}/{index}": of_layer})
+                _add_weights(weights, added if is_nested else {f"{self.name}/{index}": added})
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
@@ -224,13 +224,13 @@ def _takes(layer: keras.Layer, argument: str) -> bool:
 
 def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> None:
     """Add gate weights keyed by level to `weights`."""
-    for level, of_level in added.items():
+    for level, gates in added.items():
         if level in weights:
             raise ValueError(
                 "layers must not contain blocks with the same name if they return gate weights. "
                 f"Received: return_gate_weights=True, with two levels {level!r}"
             )
-        weights[level] = of_level
+        weights[level] = gates
 
 
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:

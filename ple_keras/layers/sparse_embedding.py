@@ -219,17 +219,17 @@ def _chained_lookup() -> Any:
         return look_up(mark, table.value, ids.value), ids.value
 
     def backward(mark: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
-        of_rows, of_table = gradients
-        if isinstance(of_rows, symbolic_zero):  # no loss depends on the rows
-            return of_table, None
+        row_gradients, table_gradient = gradients
+        if isinstance(row_gradients, symbolic_zero):  # no loss depends on the rows
+            return table_gradient, None
         ids = ids.reshape(-1)
-        values = of_rows.reshape(len(ids), of_rows.shape[-1])
+        values = row_gradients.reshape(len(ids), row_gradients.shape[-1])
         later: RowGradients | None = RowGradients([], [])
-        if isinstance(of_table, symbolic_zero):
-            of_table = numpy.zeros(of_table.shape, values.dtype)
+        if isinstance(table_gradient, symbolic_zero):
+            table_gradient = numpy.zeros(table_gradient.shape, values.dtype)
         else:
-            later = mark.rows_of(of_table)
-        gradient = of_table.at[ids].add(values)
+            later = mark.rows_of(table_gradient)
+        gradient = table_gradient.at[ids].add(values)
         if later is not None:
             mark.remember(gradient, RowGradients([*later.ids, ids], [*later.values, values]))
         return gradient, None

@@ -81,7 +81,7 @@ class LevelWiring:
             A mask for each gate, or None if all its positions are valid; None without any mask.
         """
         masks = self.by_stream(mask)
-        if all(of_stream is None for of_stream in masks.values()):
+        if all(stream_mask is None for stream_mask in masks.values()):
             return None
         return {
             gate: all_valid([masks[gate], *(masks[self.experts[expert]] for expert in experts)])

@@ -37,11 +37,11 @@ def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
         levels = [layer for layer in path if isinstance(layer, CGCBlock)]
         if levels == [path[-1]]:  # and not inside an expert of another level
             paths.append(path)
-    names = [_path_names(path) for path in paths]
-    keys = [of_path[-1] for of_path in names]
+    names_by_path = [_path_names(path) for path in paths]
+    keys = [names[-1] for names in names_by_path]
     found: dict[str, CGCBlock] = {}
-    for path, of_path in zip(paths, names):
-        key = of_path[-1] if keys.count(of_path[-1]) == 1 else "/".join(of_path)
+    for path, names in zip(paths, names_by_path):
+        key = names[-1] if keys.count(names[-1]) == 1 else "/".join(names)
         if key in found:
             raise ValueError(
                 f"model must not contain two blocks with the same name, {key!r}. "

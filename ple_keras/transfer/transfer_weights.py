@@ -127,12 +127,12 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     """
     _check_built(source, "source")
     _check_built(target, "target")
-    of_source, of_target = _parts(source), _parts(target)
+    source_parts, target_parts = _parts(source), _parts(target)
     copied, left_out = [], {}
-    for name, parts in of_source.items():
-        found = [*parts, *of_target.get(name, [])]
+    for name, parts in source_parts.items():
+        found = [*parts, *target_parts.get(name, [])]
         descriptions = [*map(str, found)]
-        if name not in of_target:
+        if name not in target_parts:
             left_out[name] = "not in the target"
         elif len(found) > 2:
             left_out[name] = "ambiguous: several in the source or the target have this name"
@@ -146,7 +146,7 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
                 other.assign(values)
     for layer in find_layers(target, keras.layers.Normalization):
         layer.finalize_state()  # updates the copies that the layer keeps of its weights
-    new = [name for name in of_target if name not in of_source]
+    new = [name for name in target_parts if name not in source_parts]
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
