@@ -112,7 +112,13 @@ class ExpertBlock(BaseLayer):
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.
         self._dense = [self._make_dense(step) for step in steps]
-        self._normalization = [self._make_normalization(step) for step in steps if normalization]
+        self._normalization = [
+            getattr(keras.layers, NORMALIZATIONS[normalization])(
+                dtype=self.dtype_policy, name=f"normalization_{step}"
+            )
+            for step in steps
+            if normalization
+        ]
         self._dropout = [
             Dropout(self.dropout, dtype=self.dtype_policy, name=f"dropout_{step}")
             for step in steps
@@ -130,10 +136,6 @@ class ExpertBlock(BaseLayer):
             dtype=self.dtype_policy,
             name=f"dense_{step}",
         )
-
-    def _make_normalization(self, step: int) -> keras.Layer:
-        kind = NORMALIZATIONS[str(self.normalization)]
-        return getattr(keras.layers, kind)(dtype=self.dtype_policy, name=f"normalization_{step}")
 
     def build(self, input_shape: Shape) -> None:
         *leading, _ = shape = check_features(input_shape)

@@ -265,8 +265,6 @@ class _Recorder(TorchFunctionMode):
         if function is embedding and kwargs["sparse"]:
             ids, table = args
             rows = embedding(ids, table.detach()).requires_grad_()
-            if not table.is_leaf:  # a copy in half precision
-                table = table.grad_fn.next_functions[0][0].variable
             self._lookups.setdefault(id(table), []).append((ids, rows))
             return rows
         if function is torch.Tensor.backward:
