@@ -1,11 +1,10 @@
-"""Subclasses of CGCBlock that override `call`, experts that define `__eq__`, and summaries."""
+"""Subclasses of CGCBlock that override `call`, and summaries."""
 
-import keras
 import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, built, features, numpy_of, once
-from tests.models import chain, loaded
+from tests.models import chain
 
 TASKS = ["click", "buy"]
 
@@ -21,39 +20,6 @@ def test_an_overridden_call_works_in_a_functional_model(rows):
     model, x = chain(block), features(rows, 3)
     plain.set_weights(block.get_weights())
     assert_same(model.predict(x, verbose=0), numpy_of(plain(0.5 * x)))
-
-
-@keras.saving.register_keras_serializable("test_overrides")
-class EqualByWidth(keras.layers.Layer):
-    """A layer that defines `__eq__` and therefore has no hash."""
-
-    def __init__(self, width=4, **kwargs):
-        super().__init__(**kwargs)
-        self.width = width
-        self.dense = keras.layers.Dense(width)
-
-    def __eq__(self, other):
-        return type(self) is type(other) and self.width == other.width
-
-    __hash__ = None if keras.backend.backend() != "torch" else keras.layers.Layer.__hash__
-
-    def build(self, input_shape):
-        self.dense.build(input_shape)
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-    def get_config(self):
-        return {**super().get_config(), "width": self.width}
-
-
-def test_layers_that_are_equal_to_each_other_are_told_apart(tmp_path):
-    block = pk.CGCBlock(TASKS, EqualByWidth(), name="cgc")
-    model = chain(block)
-    block.get_expert("buy/expert_0").trainable = False
-    again = loaded(model, tmp_path).get_layer("cgc")
-    frozen = [name for name in again.expert_names if not again.get_expert(name).trainable]
-    assert frozen == ["buy/expert_0"]
 
 
 @once

@@ -6,7 +6,6 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
-from tests.models import chain, loaded
 
 TASKS = ["click", "buy"]
 
@@ -41,15 +40,3 @@ def test_every_expert_is_a_separate_layer():
     before = len(cgc.trainable_weights)
     dense.enable_lora(2)
     assert len(cgc.trainable_weights) == before + 1  # two LoRA kernels replace one kernel
-
-
-def test_a_file_keeps_one_expert_frozen(tmp_path):
-    ple = ple_of(stack_experts=False)
-    model = chain(ple)
-    ple[0].get_expert("shared/expert_0").trainable = False
-    again = loaded(model, tmp_path)
-    for block, expected in zip(again.get_layer("ple"), (["shared/expert_0"], [])):
-        assert not block.stack_experts
-        frozen = [name for name in block.expert_names if not block.get_expert(name).trainable]
-        assert frozen == expected
-    assert_same(numpy_of(again(features(4, 3))), numpy_of(model(features(4, 3))))
