@@ -156,7 +156,8 @@ class MultiTaskTraining:
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
                 NumPy arrays, if the model is built and `y` is a dict. On JAX, if a batch of arrays
-                is not divisible by the number of devices that share it.
+                is not divisible by the number of devices that share it. If an EarlyStopping that
+                restores weights comes after a FitHedge.
 
         Warns:
             UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures,
@@ -164,7 +165,10 @@ class MultiTaskTraining:
         """
         self._check_first_labels(y)
         _check_batch_sizes(keras.Model.fit, x, y, *args, **kwargs)
-        self._reads_logs = self._needs_batch_logs(x, y, *args, **kwargs)
+        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        callbacks = keras.tree.flatten(given.get("callbacks") or [])
+        _check_order(callbacks)
+        self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
             history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
         finally:
@@ -208,20 +212,19 @@ class MultiTaskTraining:
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
 
-    def _needs_batch_logs(self, *args: Any, **kwargs: Any) -> bool:
-        """Return whether a callback of `fit`, with these arguments, reads the logs of batches.
+    def _needs_batch_logs(self, callbacks: list[Any], verbose: str | int) -> bool:
+        """Return whether a callback of `fit` reads the logs of batches.
 
         If a subclass changes the logs, the last batch has the logs of the epoch.
         """
-        fit = inspect.signature(keras.Model.fit).bind(self, *args, **kwargs).arguments
         default = keras.callbacks.Callback
         return (
-            fit.get("verbose", "auto") in ("auto", 1)
+            verbose in ("auto", 1)
             or type(self).compute_metrics is not MultiTaskTraining.compute_metrics
             or type(self).get_metrics_result is not MultiTaskTraining.get_metrics_result
             or any(
                 getattr(getattr(callback, name), "__func__", None) is not getattr(default, name)
-                for callback in keras.tree.flatten(fit.get("callbacks") or [])
+                for callback in callbacks
                 for name in ("on_batch_end", "on_train_batch_end")
             )
         )
@@ -445,6 +448,18 @@ def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
         f"a second keras.Model from the same layers, which is not trained. "
         f"Received: outputs={received}"
     )
+
+
+def _check_order(callbacks: list[Any]) -> None:
+    """Check that no callback replaces the weights that FitHedge restores at the end of `fit`."""
+    keeps = [getattr(callback, "keep_best", False) for callback in callbacks]  # of FitHedge
+    restores = [getattr(callback, "restore_best_weights", False) for callback in callbacks]
+    if True in keeps and True in restores[keeps.index(True) :]:
+        names = ", ".join(type(callback).__name__ for callback in callbacks)
+        raise ValueError(
+            "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
+            f"restores each branch to its own best epoch. Received: callbacks=[{names}]"
+        )
 
 
 def _check_batch_sizes(method: Any, x: Nested, *args: Any, **kwargs: Any) -> None:

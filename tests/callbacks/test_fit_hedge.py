@@ -299,6 +299,17 @@ def test_fit_refuses_a_model_without_branches_before_it_trains():
 
 
 @once
+def test_fit_refuses_a_later_callback_that_restores_weights():
+    heads = two_heads()
+    model = compiled(chain(pk.HedgedBlock(heads, [3]), heads), "sgd")
+    hedge = pk.FitHedge((X, Y))
+    stop = keras.callbacks.EarlyStopping("loss", restore_best_weights=True)
+    message = r"must come before FitHedge, which.*callbacks=\[FitHedge, EarlyStopping\]"
+    check_refused(lambda: model.fit(X, Y, callbacks=[hedge, stop]), ValueError, message)
+    model.fit(X, Y, callbacks=[stop, hedge], verbose=0)
+
+
+@once
 def test_a_fit_without_a_fit_of_mixtures_has_a_warning():
     heads = two_heads()
     model = compiled(chain(pk.HedgedBlock(heads, [3]), heads), "sgd")
