@@ -224,14 +224,14 @@ def _chained_lookup() -> Any:
             return table_gradient, None
         ids = ids.reshape(-1)
         values = row_gradients.reshape(len(ids), row_gradients.shape[-1])
-        later: RowGradients | None = RowGradients([], [])
+        later: RowGradients | None = []
         if isinstance(table_gradient, symbolic_zero):
             table_gradient = numpy.zeros(table_gradient.shape, values.dtype)
         else:
             later = mark.rows_of(table_gradient)
         gradient = table_gradient.at[ids].add(values)
         if later is not None:
-            mark.remember(gradient, RowGradients([*later.ids, ids], [*later.values, values]))
+            mark.remember(gradient, [*later, (ids, values)])
         return gradient, None
 
     look_up.defvjp(forward, backward, symbolic_zeros=True)

@@ -2,7 +2,7 @@
 
 import weakref
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
@@ -13,17 +13,8 @@ from ple_keras._typing import Tensor
 
 _ATTRIBUTE = "ple_keras_table"  # of a variable; no file contains it
 
-
-class RowGradients(NamedTuple):
-    """The ids and gradients of the rows that a table's gradient consists of on JAX.
-
-    Attributes:
-        ids: The ids of each lookup, `(ids,)`.
-        values: The gradients of their rows, `(ids, columns)`.
-    """
-
-    ids: list[Tensor]
-    values: list[Tensor]
+# The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
+RowGradients = list[tuple[Tensor, Tensor]]
 
 
 class TableMark:

@@ -209,7 +209,7 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     jax: Any = import_module("jax")
     numpy: Any = import_module("jax.numpy")
 
-    ids, values = numpy.concatenate(parts.ids), numpy.concatenate(parts.values)
+    ids, values = map(numpy.concatenate, zip(*parts))
     if mark.rows < ROWS_PER_ID * len(ids):
         return None, gradient
     ids = numpy.where(ids < 0, ids + mark.rows, ids)  # as in a lookup
