@@ -16,13 +16,17 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 
 
+# At SIGTERM, torchrun ends its processes, which are in sessions of their own. JAX ignores it, even
+# in processes whose parent has ended, so all that are left in the group are killed.
+END_GROUP = ["sh", "-c", 'trap "sleep 5; kill -KILL 0" TERM; "$@" & wait $!', "sh"]
+
+
 def run_group(*command, cwd=ROOT, timeout=480, **environment):
     """Run a Python command. End it, and all processes that it starts, after `timeout` seconds.
 
-    They end then even if this process is killed. `timeout` first sends SIGTERM: torchrun ends its
-    processes, which are in sessions of their own. JAX ignores it. Returns the completed process.
+    They end then even if this process is killed. Returns the completed process.
     """
-    limit = ["timeout", "--kill-after=10", str(timeout)] if shutil.which("timeout") else []
+    limit = ["timeout", str(timeout), *END_GROUP] if shutil.which("timeout") else []
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [*limit, sys.executable, *command],

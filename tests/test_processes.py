@@ -17,10 +17,14 @@ pytestmark = [
 ]
 
 
-def test_hanging_processes_and_their_children_end():
+def test_hanging_processes_end_even_if_they_ignore_sigterm_and_their_parent_has_ended():
     """The output ends when the last of them does."""
-    code = "import subprocess; subprocess.run(['sleep', '600'])"
-    assert run_group("-c", code, timeout=1).returncode == 124
+    code = "import subprocess; subprocess.run(['sh', '-c', 'trap \"\" TERM; sleep 600'])"
+    assert run_group("-c", code, timeout=1).returncode < 0
+
+
+def test_the_exit_status_is_that_of_the_command():
+    assert run_group("-c", "raise SystemExit(3)").returncode == 3
 
 
 def test_they_end_even_if_the_process_that_started_them_is_killed(tmp_path):

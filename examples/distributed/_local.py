@@ -1,7 +1,9 @@
 """Processes on this machine instead of a cluster, and their differences from one process."""
 
 import multiprocessing
+import signal
 import socket
+import sys
 from multiprocessing import connection
 
 import numpy as np
@@ -19,8 +21,9 @@ def free_addresses(count):
 def run_processes(function, arguments):
     """Call a function in new processes, with the arguments of each. If one fails, end the others.
 
-    Returns whether all ended without an error.
+    If this process gets SIGTERM, it ends all. Returns whether all ended without an error.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended all processes after SIGTERM."))
     spawn = multiprocessing.get_context("spawn")
     children = [spawn.Process(target=function, args=own, daemon=True) for own in arguments]
     for child in children:
