@@ -143,6 +143,16 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     return ValueError(getattr(layer, "_load_error", reason))
 
 
+def bytes_in_file(store: Store, key: str) -> int:
+    """Return the size of an array in a file, without reading it, unless the file has several parts.
+
+    A store reads an array as a whole, and a compressed file can declare arrays that are thousands
+    of times as large as the file. Keras 3.15.
+    """
+    group = getattr(store, "_h5_entry_group", {})
+    return int(getattr(group[key] if key in group else store[key], "nbytes", 0))
+
+
 def is_functional_config(config: Mapping[str, Any]) -> bool:
     """Return whether a serialized layer is a Functional model.
 
