@@ -59,7 +59,7 @@ def test_every_use_of_keras_internals_names_the_versions_that_were_tested():
         if function.__module__ == internals.__name__ and not name.startswith("_")
     ]
     assert functions
-    versions = re.compile(r"\b(Keras|JAX)\s+\d")
+    versions = re.compile(r"\b(Keras|JAX|PyTorch)\s+\d")
     assert [f.__name__ for f in functions if not versions.search(f.__doc__)] == []
 
 

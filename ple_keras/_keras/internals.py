@@ -211,7 +211,7 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
 def hook_check(modules: Iterable[Any], parameters: list[Any]) -> Callable[[], bool]:
     """Return a function that tells whether PyTorch modules or parameters have hooks now.
 
-    A traced step does not call hooks, which PyTorch has no public way to find. Torch 2.13.
+    A traced step does not call hooks, which PyTorch has no public way to find. PyTorch 2.13.
     """
     kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooks = [vars(module)[kind] for module in modules for kind in kinds]
