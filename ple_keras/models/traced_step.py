@@ -90,8 +90,9 @@ class TracedStep:
         constants = [keras.config.floatx(), len(variables), *self._attributes()]
         if constants != self._constants or len(self._graphs) == MAX_GRAPHS:
             self._constants, self._graphs = constants, {}
-            # A function without arguments returns such a rate.
-            is_function = any(isinstance(each.learning_rate, float) for each in self._optimizers)
+            # Functions without arguments return numbers.
+            rates = [getattr(each, "learning_rate", None) for each in self._optimizers]
+            is_function = any(isinstance(rate, float) for rate in rates)
             self._is_traceable = not (is_function or has_several_processes())
 
     def _attributes(self) -> list[tuple[str, str, Any]]:

@@ -461,12 +461,11 @@ def test_the_logs_of_batches_are_needed_for_progress_and_callbacks():
 
     model, callback = dense(), keras.callbacks.LambdaCallback
     needs = model._needs_batch_logs
-    assert needs()
-    assert needs(verbose=1)
-    assert not needs(verbose=0, callbacks=[callback(on_epoch_end=print)])
-    assert needs(verbose=0, callbacks=callback(on_train_batch_end=print))
-    assert not needs(None, None, 8, 1, 2)  # positional, with verbose=2
-    assert OwnMetrics(model.input, model.output)._needs_batch_logs(verbose=0)
+    assert needs([], "auto")
+    assert needs([], 1)
+    assert not needs([callback(on_epoch_end=print)], 2)
+    assert needs([callback(on_train_batch_end=print)], 0)
+    assert OwnMetrics(model.input, model.output)._needs_batch_logs([], 0)
 
 
 def test_few_graphs_are_kept(monkeypatch):
