@@ -137,9 +137,7 @@ class BranchedModel:
         """Return the variables, and the slices of stacked experts, of each unit of branches.
 
         A part belongs to the only unit whose predictions become NaN, or change, if it is NaN. What
-        no unit reads, such as mixtures and statistics of gates, belongs to none. Parts are halved
-        until one unit reads them. Those that do not learn are tested one at a time, since a unit
-        that reads one of them need not read the others.
+        no unit reads, such as mixtures and statistics of gates, belongs to none.
 
         Args:
             x: A batch of validation data.
@@ -155,50 +153,45 @@ class BranchedModel:
         known = {id(variable) for variable, _ in parts}
         parts += [(v, ()) for v in self.model.weights if id(v) not in known]
         parts = [part for part in parts if keras.backend.is_float_dtype(part[0].dtype)]
-        groups, common = [sorted(parts, key=lambda part: not part[0].trainable)], []
-        while groups:
-            group = groups.pop()
-            found = self._readers(group, x, units, expected)
-            learns, half = all(variable.trainable for variable, _ in group), len(group) // 2
-            if half and found and not (learns and len(found) == 1):
-                groups += [group[half:], group[:half]]
-            elif len(found) == 1:
-                weights[found[0]] += group
-            elif learns and any(unit.branch for unit in found):
-                common.append(group[0][0].path)
+        changes = [self._changes(part, x, units, expected) for part in parts]
+        common = []
+        # Summed so that all processes keep the same parts.
+        for part, row in zip(parts, sum_over_processes(np.array(changes))):
+            found = [unit for unit, count in zip(weights, row) if count]
+            if len(found) == 1:
+                weights[found[0]].append(part)
+            elif part[0].trainable and any(unit.branch for unit in found):
+                common.append(part[0].path)
         if common:
             warn_user(
                 "FitHedge keeps the best epoch of each branch, but several branches read the "
-                f"weights {common}, which stay as in the last epoch. Give each branch its own "
-                "features with StreamFeatures, or set keep_best=False"
+                f"weights {[*dict.fromkeys(common)]}, which stay as in the last epoch. Give each "
+                "branch its own features with StreamFeatures, or set keep_best=False"
             )
         return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
 
-    def _readers(
-        self, parts: Iterable[Any], x: Nested, units: Mapping[Branch, Unit], expected: Any
-    ) -> list[Unit]:
-        """Return the units whose predictions become NaN or change if all parts are NaN."""
-        before = {id(variable): (variable, ops.copy(variable)) for variable, _ in parts}
+    def _changes(
+        self, part: Any, x: Nested, units: Mapping[Branch, Unit], expected: Any
+    ) -> list[float]:
+        """Return the number of predictions of each unit that become NaN or change with a NaN."""
+        variable, index = part
+        value = ops.copy(variable)
+        # No new array, which processes of JAX would compare: NaN differs from itself.
+        whole = ops.convert_to_tensor(variable)
+        spoiled = whole * np.nan
+        for i in index:
+            spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
         try:
-            for variable, index in parts:
-                # No new array, which processes of JAX would compare: NaN differs from itself.
-                whole = ops.convert_to_tensor(variable)
-                spoiled = whole * np.nan
-                for i in index:
-                    spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
-                variable.assign(spoiled)
+            variable.assign(spoiled)
             actual = self._observed.run_batch(x)
         finally:
-            for variable, value in before.values():
-                variable.assign(value)
-        counts = dict.fromkeys(units.values(), 0)
+            variable.assign(value)
+        counts = dict.fromkeys(units.values(), 0.0)
         for (task, branch), unit in units.items():
             old, new = expected[task][branch], actual[task][branch]
             is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
             counts[unit] += (~is_close & np.isfinite(old)).sum()
-        # Summed so that all processes keep the same parts.
-        totals = sum_over_processes(np.array([*counts.values()]))
-        return [unit for unit, total in zip(counts, totals) if total]
+        return [*counts.values()]
 
     def _find_units(self, branches: Mapping[TaskName, Any]) -> dict[Branch, Unit]:
         joined = {task: {task} for task in self.heads}
@@ -216,7 +209,13 @@ class BranchedModel:
 def read_part(part: WeightSlice) -> np.ndarray:
     """Return a copy of a variable, or of a slice of it."""
     variable, index = part
-    return np.array(to_numpy(variable.value)[index])
+    value = variable.value
+    if not getattr(value, "is_fully_addressable", True) and not value.is_fully_replicated:
+        raise ValueError(
+            "keep_best must be False if weights are split across processes. "
+            f"Received: keep_best=True, and {variable.path!r} of {value.sharding}"
+        )
+    return np.array(to_numpy(value)[index])
 
 
 def assign_parts(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:

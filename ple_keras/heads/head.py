@@ -8,7 +8,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_activation, check_features, check_int, check_keys, check_number
+from ple_keras._checks import (
+    check_activation,
+    check_features,
+    check_int,
+    check_keys,
+    check_number,
+    short_repr,
+)
 from ple_keras._keras.copying import build_on, checked_copy, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
@@ -222,7 +229,13 @@ class Head(BaseLayer):
 
         A mixture of predictions keeps a squared error convex.
         """
-        check_keys(features, self.branch_names, f"inputs[{self.task!r}]")
+        argument = f"inputs[{self.task!r}]"
+        if not isinstance(features, Mapping):
+            raise TypeError(
+                f"{argument} must be a dict keyed by branch, {list(self.branch_names)}, as a "
+                f"HedgedBlock returns. Received: {argument}={short_repr(features)}"
+            )
+        check_keys(features, self.branch_names, argument)
         pairs = zip(self.branch_names, self._branch_heads())
         logits = [head.logits(features[branch]) for branch, head in pairs]
         if self.activation in LOGIT_ACTIVATIONS:

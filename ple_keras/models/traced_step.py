@@ -138,8 +138,14 @@ class TracedStep:
             except (IndexError, RuntimeError):  # before weights are updated
                 if model.jit_compile:
                     raise
-                with torch.enable_grad():
-                    return self._eager_step(data)  # with an explanation of the error
+                values = [value.clone() for value in self._values]
+                try:
+                    with torch.enable_grad():
+                        return self._eager_step(data)  # with an explanation of the error
+                except Exception:  # after a second update of moving statistics
+                    for value, old in zip(self._values, values):
+                        value.copy_(old)
+                    raise
             for (optimizer, variables), found in zip(graph.tables, gradients):
                 optimizer.apply([*map(_gradient, found, variables)], variables)
         return dict(zip(graph.keys, [None] * len(graph.keys) if logs is None else logs.tolist()))

@@ -175,6 +175,22 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
+@once
+def test_a_weight_that_no_branch_reads_belongs_to_none():
+    class Penalty(keras.layers.Layer):
+        def build(self, input_shape):
+            self.unread = self.add_weight(name="unread")
+
+        def call(self, inputs):
+            self.add_loss(self.unread**2)
+            return inputs
+
+    heads = two_heads()
+    model = chain(Penalty(), pk.HedgedBlock(heads, [3]), heads)
+    weights = BranchedModel(model).find_weights(rows()[0])
+    assert "unread" not in [variable.name for parts in weights.values() for variable, _ in parts]
+
+
 def branch_loss(model, data, *branch):
     """Return the loss of a branch, and its relative loss."""
     branched = BranchedModel(model)

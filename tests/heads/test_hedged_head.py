@@ -197,6 +197,14 @@ def test_a_position_is_valid_where_all_branches_are():
     assert loss == pytest.approx(expected, rel=1e-6)
 
 
+@once
+def test_features_without_branches_are_refused():
+    heads = pk.TaskHeads([pk.BinaryHead("a")])
+    heads(hedged_inputs("a"))
+    message = r"inputs\['a'\] must be a dict keyed by branch, .* Received: inputs\['a'\]=Tensor"
+    check_refused(lambda: heads({"a": features(2, 3)}), TypeError, message)
+
+
 def hedged_inputs(*tasks, branches=BRANCHES):
     return {task: {branch: features(2, 3) for branch in branches} for task in tasks}
 

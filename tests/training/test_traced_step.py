@@ -12,7 +12,7 @@ from keras import layers, ops
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.layers import Untracked, find_layers
-from tests.helpers import once
+from tests.helpers import numpy_of, once
 from tests.models import chain, heads_of
 
 pytestmark = once
@@ -474,6 +474,25 @@ def test_few_graphs_are_kept(monkeypatch):
     for rows in (1, 2, 3, 4, 3, 1):
         model.train_on_batch(x[:rows], {task: labels[:rows] for task, labels in y.items()})
     assert (len(model.train_function._graphs), graphs(model)) == (2, 1)
+
+
+def test_a_refused_batch_updates_moving_statistics_once():
+    def statistics(eagerly):
+        keras.utils.set_random_seed(0)
+        heads = pk.TaskHeads([pk.MulticlassHead("c", num_classes=3)])
+        inputs = keras.Input((2,))
+        hidden = keras.layers.BatchNormalization()(inputs)
+        model = pk.MultiTaskModel(inputs, heads(pk.SharedBottomBlock(heads, [2])(hidden)))
+        model.compile("sgd", run_eagerly=eagerly)
+        x, y = np.arange(8.0).reshape(4, 2), np.arange(4) % 3
+        for _ in range(3):
+            model.train_on_batch(x, {"c": y})
+        with pytest.raises(IndexError):
+            model.train_on_batch(x, {"c": y + 5})
+        return [*map(numpy_of, model.layers[1].weights)]
+
+    for traced, eager in zip(statistics(False), statistics(True)):
+        np.testing.assert_array_equal(traced, eager)
 
 
 def test_a_bad_id_has_the_error_of_the_layer():
