@@ -11,7 +11,7 @@ import keras
 from ple_keras._keras.internals import (
     SHARED_ID_KEY,
     has_automatic_config,
-    is_of_keras,
+    is_from_keras,
     tensorflow_not_imported,
 )
 from ple_keras._keras.layers import Untracked, layers_inside, walk
@@ -253,7 +253,7 @@ def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     if has_automatic_config(copied) or is_custom:
         return  # a custom from_config has its own mapping from config to arguments
     arguments = {*copied.get_config()}
-    for base in filter(is_of_keras, cls.__mro__):  # Keras's own layers omit unset arguments
+    for base in filter(is_from_keras, cls.__mro__):  # Keras's own layers omit unset arguments
         arguments.update(_init_parameters(base))
     missing = [name for name in _init_parameters(cls) if name not in arguments]
     if missing:

@@ -32,7 +32,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     return inside
 
 
-def mask_of(tensor: Tensor) -> Tensor | None:
+def get_mask(tensor: Tensor) -> Tensor | None:
     """Return the mask that Keras attached to a tensor, or None.
 
     Losses, and layers that read several tensors, do not get a mask as an argument. Reading
@@ -95,11 +95,11 @@ def functional_outputs(model: keras.Model) -> Any:
     The `output` of any other model is a flat list, or the output of its first call. Only a
     Functional model has `output_names`. A subclass can override its `call`. Keras 3.15.
     """
-    is_functional = hasattr(model, "output_names") and is_of_keras(type(model).call)
+    is_functional = hasattr(model, "output_names") and is_from_keras(type(model).call)
     return model.output if is_functional else None
 
 
-def source_of_tensor(tensor: keras.KerasTensor) -> tuple[Any, int]:
+def tensor_source(tensor: keras.KerasTensor) -> tuple[Any, int]:
     """Return the layer that created a symbolic tensor, and the tensor's index in its flat outputs.
 
     A MultiTaskModel checks that its heads created its outputs. Keras 3.15.
@@ -114,7 +114,7 @@ def serialize_loss(loss: Any) -> Any:
     Without them, `Huber(0.1)` would be `Huber(1.0)` in a file. Keras 3.15.
     """
     serialized = keras.saving.serialize_keras_object(loss)
-    if isinstance(loss, keras.Loss) and is_of_keras(type(loss)):
+    if isinstance(loss, keras.Loss) and is_from_keras(type(loss)):
         parameters = inspect.signature(type(loss)).parameters
         given = {k: v for k, v in getattr(loss, "_fn_kwargs", {}).items() if k in parameters}
         serialized["config"] = {**serialized["config"], **given}
@@ -190,7 +190,7 @@ def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:
     return bool(type(layer).get_config is keras.Layer.get_config)
 
 
-def is_of_keras(thing: object) -> bool:
+def is_from_keras(thing: object) -> bool:
     """Return whether a class or function is part of Keras.
 
     Only its module shows this. Keras 3.15.

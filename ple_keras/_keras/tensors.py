@@ -111,7 +111,7 @@ def is_jax_tracer(value: Tensor) -> bool:
     return isinstance(value, jax.core.Tracer)
 
 
-def number_of_replicas() -> int:
+def replica_count() -> int:
     """Return the number of replicas of the current `tf.distribute` strategy."""
     if keras.backend.backend() != "tensorflow":
         return 1

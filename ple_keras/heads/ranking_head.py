@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_features, refuse_fixed
-from ple_keras._keras.internals import is_of_keras, mask_of, set_mask
+from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -76,7 +76,7 @@ class RankingHead(Head):
     ) -> None:
         refuse_fixed(kwargs, units="1", activation="linear")
         super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
-        if not isinstance(self.loss, keras.Loss) or is_of_keras(type(self.loss)):
+        if not isinstance(self.loss, keras.Loss) or is_from_keras(type(self.loss)):
             raise TypeError(
                 "loss must be a keras.losses.Loss object for lists, such as "
                 f"keras_rs.losses.PairwiseLogisticLoss(). Received: loss={loss!r}"
@@ -124,7 +124,7 @@ class RankingHead(Head):
         where = f" of {self.task!r}"
         scores = to_number_tensor(y_pred, "y_pred", where)
         columns = ops.expand_dims(scores, -1)
-        set_mask(columns, mask_of(y_pred))
+        set_mask(columns, get_mask(y_pred))
         found = find_labeled(y_true, columns, self.missing_label, 1, where)
         labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
         scores = ops.squeeze(found.predictions, -1)

@@ -36,7 +36,7 @@ from ple_keras._keras.saving import (
 )
 from ple_keras._keras.tensors import (
     all_valid,
-    number_of_replicas,
+    replica_count,
     to_numpy,
 )
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
@@ -419,7 +419,7 @@ class TaskHeads(BaseLayer):
         {'a': 1.0, 'b': 4.0}
         """
         losses = self._batch_losses(y, y_pred, sample_weight, training)
-        replicas = number_of_replicas()
+        replicas = replica_count()
         return {task: batch.with_gradient() / replicas for task, batch in losses.items()}
 
     def _batch_losses(

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, number_of_replicas
+from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, replica_count
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
@@ -91,7 +91,7 @@ def total_loss(
         gradients = _weighted(trained, weights != 0, dtype)
         gradient = ops.sum(fill(gradients, has_no_weight, 0))
         total = total + (gradient - ops.stop_gradient(gradient))
-    replicas = number_of_replicas()
+    replicas = replica_count()
     return total if replicas == 1 else total / replicas  # as Keras's own losses
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._keras.batches import Batches
-from ple_keras._keras.internals import mask_of
+from ple_keras._keras.internals import get_mask
 from ple_keras._typing import ByName, Nested, Tensor
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
 from ple_keras.labels.task_names import SHARED
@@ -239,14 +239,14 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
 def _figures_of_batch(weights: ByName, outputs: ByName) -> dict[str, Any]:
     """Return arrays whose first axis is positions or batches, to concatenate."""
     return {
-        "weights": {g: flatten_positions(w, mask_of(w), -1) for g, w in weights.items()},
+        "weights": {g: flatten_positions(w, get_mask(w), -1) for g, w in weights.items()},
         "zeros": {expert: _zeros_and_positions(output) for expert, output in outputs.items()},
     }
 
 
 def _zeros_and_positions(output: Tensor) -> Tensor:
     """Count the unmasked positions where each unit is 0, and in total: `(1, 2, units)`."""
-    flat = flatten_positions(output, mask_of(output), math.nan)
+    flat = flatten_positions(output, get_mask(output), math.nan)
     counted = ops.stack([ops.equal(flat, 0), ops.logical_not(ops.isnan(flat))])
     return ops.sum(ops.cast(counted, "float32"), axis=1)[None]
 

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
-from ple_keras._keras.internals import mask_of
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
@@ -252,7 +252,7 @@ def _predictions(
         head, of_task = heads[task], [outputs[task]]
         if head.mixture is not None:
             of_task += head._branch_predictions(branches[task].values)
-        mask = mask_of(outputs[task])
+        mask = get_mask(outputs[task])
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
     return predictions
 

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import short_repr
-from ple_keras._keras.internals import mask_of
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.tensors import dtype_name, fill, is_number, to_numpy
 from ple_keras._typing import Tensor
 
@@ -89,7 +89,7 @@ def find_labeled(
     Raises:
         TypeError, ValueError: As for `align`.
     """
-    mask = mask_of(y_pred)
+    mask = get_mask(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
     missing = _is_missing(y_true, missing_label, ignored_class)
     if missing is None and mask is None:

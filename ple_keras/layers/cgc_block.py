@@ -16,7 +16,7 @@ from ple_keras._checks import (
     short_repr,
 )
 from ple_keras._keras.copying import output_width
-from ple_keras._keras.internals import mask_of
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._typing import (
@@ -342,7 +342,7 @@ class CGCBlock(GatedBlock):
         for name, gate in self._level.gates.items():
             # `keras.Layer.__call__` takes half the time of a gate on eager PyTorch, and is needed
             # only to pass masks on.
-            run = gate.call if mask_of(inputs[name]) is None else gate
+            run = gate.call if get_mask(inputs[name]) is None else gate
             weights[name] = run(inputs[name], training=training)
         return weights
 

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 
 from ple_keras._keras.copying import build_on
-from ple_keras._keras.internals import mask_of
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers.expert_block import ExpertBlock
@@ -99,7 +99,7 @@ class Experts(keras.Layer):
 
         if torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False  # operations are cheap then, and sizes unknown
-        if any(len(x.shape) != 2 or mask_of(x) is not None for x in streams.values()):
+        if any(len(x.shape) != 2 or get_mask(x) is not None for x in streams.values()):
             return False
         rows: int = next(iter(streams.values())).shape[0]
         return 0 < rows <= self._max_batched_rows

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from ple_keras._checks import check_features, check_keys, check_known_value, check_width, short_repr
-from ple_keras._keras.internals import mask_of, set_mask
+from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.tensors import all_valid, dtype_name, is_number
 from ple_keras._typing import ByName, GateInput, Shape, Streams, StreamShapes, Tensor
@@ -293,10 +293,10 @@ class GateInputs:
 
     def _combine(self, stream: Tensor, context: Tensor, dtype: str) -> Tensor:
         """Return the input of a gate, with the mask of its stream, not of the context."""
-        context, mask = ops.cast(context, dtype), mask_of(stream)
+        context, mask = ops.cast(context, dtype), get_mask(stream)
         if self.reads == BOTH:
             combined = ops.concatenate([ops.cast(stream, dtype), context], axis=-1)
-        elif mask is mask_of(context):
+        elif mask is get_mask(context):
             return context
         else:
             combined = context + 0  # a new tensor, since the caller's tensor must keep its mask

@@ -8,7 +8,7 @@ from keras import ops
 
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import number_of_replicas
+from ple_keras._keras.tensors import replica_count
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import check_missing_label, find_labeled, to_config
 from ple_keras.losses.example_losses import (
@@ -114,7 +114,7 @@ class MaskedLoss(keras.Loss):
         losses = self.call(labeled.labels, labeled.predictions)
         reduction = self.reduction_of_labels
         value = reduce_losses(losses, labeled, sample_weight, reduction, where).value
-        return value / number_of_replicas()  # as Keras's own losses
+        return value / replica_count()  # as Keras's own losses
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))

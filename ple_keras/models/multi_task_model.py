@@ -15,7 +15,7 @@ from ple_keras._keras.copying import REGISTER, unregistered_names
 from ple_keras._keras.internals import (
     functional_outputs,
     set_compiled_metrics,
-    source_of_tensor,
+    tensor_source,
 )
 from ple_keras._keras.layers import Untracked, find_layers
 from ple_keras._keras.saving import register
@@ -429,7 +429,7 @@ def _only_task_heads(model: Any) -> TaskHeads:
 
 def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bool:
     """Return whether a symbolic tensor is a TaskHeads' prediction of a task."""
-    layer, index = source_of_tensor(tensor)
+    layer, index = tensor_source(tensor)
     if isinstance(layer, keras.Model) and functional_outputs(layer) is not None:
         return _is_prediction(heads, task, layer.outputs[index])
     while isinstance(layer, SequentialBlock | keras.Sequential):

@@ -11,7 +11,7 @@ from keras import ops
 
 from ple_keras._checks import check_by_task
 from ple_keras._keras.layers import Path, Untracked, find_layers, walk
-from ple_keras._keras.tensors import at_least_float32, number_of_replicas
+from ple_keras._keras.tensors import at_least_float32, replica_count
 from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import Branches, TaskHeads
@@ -91,7 +91,7 @@ def check_model(model: keras.Layer) -> None:
     """
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model or layer. Received: model={model!r}")
-    replicas = number_of_replicas()
+    replicas = replica_count()
     if replicas > 1:
         raise ValueError(
             "strategy must have one replica during inspection, since each replica runs every "

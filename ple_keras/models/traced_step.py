@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from ple_keras._checks import warn_user
-from ple_keras._keras.internals import hook_check, mask_of
+from ple_keras._keras.internals import get_mask, hook_check
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Nested, Tensor
@@ -156,7 +156,7 @@ class TracedStep:
             if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
                 leaves[i] = keras.ops.convert_to_tensor(leaf)
             elif leaf is not None and (
-                type(leaf) is not torch.Tensor or leaf.requires_grad or mask_of(leaf) is not None
+                type(leaf) is not torch.Tensor or leaf.requires_grad or get_mask(leaf) is not None
             ):
                 return False
         return not (torch.is_autocast_enabled(self._values[0].device.type) or self._has_hooks())

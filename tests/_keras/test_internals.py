@@ -107,21 +107,21 @@ def test_children_are_the_direct_inner_layers_in_order():
 
 def test_masks_are_read_attached_and_removed():
     masked = keras.layers.Masking()(keras.ops.convert_to_tensor([[[0.0], [1.0]]]))
-    np.testing.assert_array_equal(internals.mask_of(masked), [[False, True]])
+    np.testing.assert_array_equal(internals.get_mask(masked), [[False, True]])
     x, mask = keras.ops.ones((1, 2, 1)), keras.ops.convert_to_tensor([[False, True]])
-    assert internals.mask_of(x) is None
+    assert internals.get_mask(x) is None
     internals.set_mask(x, mask)
-    assert internals.mask_of(x) is mask
+    assert internals.get_mask(x) is mask
     np.testing.assert_allclose(keras.layers.GlobalAveragePooling1D()(x), [[1.0]])
     internals.set_mask(x, None)
-    assert internals.mask_of(x) is None
+    assert internals.get_mask(x) is None
 
 
 def test_a_loss_with_an_ignored_class_attaches_a_mask_to_its_values():
     loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=0)
     y_true, y_pred = map(keras.ops.convert_to_tensor, ([0, 1], [[0.5, 0.5], [0.5, 0.5]]))
     values = loss.call(y_true, y_pred)
-    assert internals.mask_of(values) is not None
+    assert internals.get_mask(values) is not None
 
 
 def test_the_outermost_layer_contains_the_current_call():
@@ -174,7 +174,7 @@ def test_the_source_of_a_symbolic_tensor_is_its_layer():
     outputs = {"b": keras.layers.Dense(1)(inputs), "a": keras.layers.Dense(1)(inputs)}
     inner = keras.Model(inputs, outputs)
     for key, tensor in inner(keras.Input((1,))).items():
-        layer, index = internals.source_of_tensor(tensor)
+        layer, index = internals.tensor_source(tensor)
         assert layer is inner
         assert inner.outputs[index] is outputs[key]
 
@@ -265,9 +265,9 @@ def test_classes_without_get_config_and_those_of_keras_are_recognized():
     assert internals.has_automatic_config(Automatic(3))
     assert Automatic(3).get_config()["width"] == 3
     assert not internals.has_automatic_config(keras.layers.Dense(3))
-    of_keras = (keras.layers.Dense, keras.losses.mean_squared_error, keras.losses.Huber)
-    assert all(map(internals.is_of_keras, of_keras))
-    assert not any(map(internals.is_of_keras, (pk.ExpertBlock, len)))
+    from_keras = (keras.layers.Dense, keras.losses.mean_squared_error, keras.losses.Huber)
+    assert all(map(internals.is_from_keras, from_keras))
+    assert not any(map(internals.is_from_keras, (pk.ExpertBlock, len)))
 
 
 def test_quantize_is_called_only_on_layers_without_inner_layers():
