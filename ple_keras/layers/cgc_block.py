@@ -271,11 +271,6 @@ class CGCBlock(GatedBlock):
             layer.build(gate_shapes[gate])
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
         self._level = Level(experts, gates, widths)
-        self._is_batchable = (
-            self._wiring.is_batchable
-            and type(self)._mix is CGCBlock._mix
-            and experts.compute_dtype == self.compute_dtype
-        )
         self._restore_frozen()
 
     def _make_gate(self, gate: str) -> Gate:
@@ -298,17 +293,12 @@ class CGCBlock(GatedBlock):
         return_gate_weights: bool = False,
     ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Compute the experts and mix them."""
-        observer = active_observer()
         streams = self._streams(inputs)
         weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
-        layer = self._level.experts
-        if self._is_batchable and not observer and layer.is_batched(streams):
-            outputs = self._wiring.mix_batched(weights, layer.call_batched(streams, training))
-        else:
-            experts = layer(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
-            if observer:
-                observer.receive(self, weights, experts)
-            outputs = self._mix(weights, experts)
+        experts = self._level.experts(streams, training=training)  # E_{k,i}(x_k), E_{s,i}(x_s)
+        if observer := active_observer():
+            observer.receive(self, weights, experts)
+        outputs = self._mix(weights, experts)
         if check_bool(return_gate_weights, "return_gate_weights"):
             return outputs, weights
         return outputs

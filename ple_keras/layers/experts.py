@@ -1,6 +1,5 @@
 """The experts of a level: ExpertBlocks with stacked weights, or a layer for each expert."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -8,15 +7,10 @@ import keras
 from keras import ops
 
 from ple_keras._keras.copying import build_on
-from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.template import StreamTemplates, check_one_width
-
-# Above either limit, PyTorch's batched product can be slower than separate products.
-MAX_BATCHED_ROWS = 512
-MAX_MULTIPLY_ADDS = 2**24  # of an expert's largest Dense layer
 
 
 def build_experts(
@@ -60,7 +54,6 @@ class Experts(keras.Layer):
     """
 
     kind: str
-    _max_batched_rows = 0
 
     def __init__(
         self, templates: StreamTemplates, experts: Mapping[str, str], **kwargs: Any
@@ -90,27 +83,6 @@ class Experts(keras.Layer):
     def expert_layers(self) -> dict[str, keras.Layer]:
         """Return the layer of each expert, unless the experts are stacked."""
         return {}
-
-    def is_batched(self, streams: ByName) -> bool:
-        """Return whether `call_batched` supports these inputs and is faster."""
-        if not self._max_batched_rows:
-            return False
-        import torch
-
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
-            return False  # operations are cheap then, and sizes unknown
-        if any(len(x.shape) != 2 or get_mask(x) is not None for x in streams.values()):
-            return False
-        rows: int = next(iter(streams.values())).shape[0]
-        return 0 < rows <= self._max_batched_rows
-
-    def call_batched(self, streams: ByName, training: bool | None) -> Tensor:
-        """Compute all experts by one product per Dense layer, and return `(E, B, H)`.
-
-        On eager PyTorch, every operation has an overhead of at least 10 us, and so has its
-        gradient. With E experts, this dominates a step of a few hundred examples.
-        """
-        raise NotImplementedError
 
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
@@ -183,7 +155,6 @@ class StackedExperts(Experts):
             self._build_after_dense(step, (*leading, units))
             width = units
         self.width = width
-        self._max_batched_rows = self._find_max_batched_rows()
         freeze_if_frozen(self)
 
     def _stack(
@@ -206,18 +177,6 @@ class StackedExperts(Experts):
                 for layer in getattr(expert, f"_{kind}")[step : step + 1]:
                     # The name is part of the file format.
                     setattr(self, f"{sublayer_name(name)}-{kind}_{step}", layer)
-
-    def _find_max_batched_rows(self) -> int:
-        """Return the number of rows up to which one product of all experts is faster."""
-        template = self._templates.layer
-        # A custom function can mix the rows of a batch, even one with the name of a Keras function.
-        name = getattr(template.activation, "__name__", "")
-        is_rowwise = getattr(keras.activations, name, None) is template.activation
-        needs_experts = template.normalization or template.activity_regularizer
-        if keras.backend.backend() != "torch" or needs_experts or not is_rowwise:
-            return 0
-        largest: int = max(math.prod(kernels.shape[1:]) for kernels in self._kernels)
-        return min(MAX_BATCHED_ROWS, MAX_MULTIPLY_ADDS // largest)
 
     def slices(self, expert: str) -> list[WeightSlice]:
         index = list(self._copies.value).index(expert)
@@ -242,18 +201,6 @@ class StackedExperts(Experts):
                 output = ops.add(output, biases[i]) if biases else output
                 expert_mask = mask and mask[streams[expert]]
                 outputs[expert] = copy._apply_after_dense(step, output, training, expert_mask)
-        return outputs
-
-    def call_batched(self, streams: ByName, training: bool | None) -> Tensor:
-        first, *others = [streams[stream] for stream in self._streams.value.values()]
-        is_one_input = all(x is first for x in others)
-        outputs = first if is_one_input else ops.stack([first, *others])
-        any_copy = next(iter(self._copies.value.values()))
-        for step, kernels in enumerate(self._kernels):
-            outputs = ops.matmul(outputs, kernels)
-            if self._biases:
-                outputs = ops.add(outputs, ops.expand_dims(self._biases[step], 1))
-            outputs = any_copy._apply_after_dense(step, outputs, training, None)
         return outputs
 
 

@@ -111,43 +111,6 @@ class LevelWiring:
             outputs[gate] = reduce(add, (w * ops.cast(x, dtype) for w, x in zip(columns, mixed)))
         return outputs
 
-    @property
-    def is_batchable(self) -> bool:
-        """Whether `mix_batched` supports the level.
-
-        Every task has the same number of experts, and its gate mixes them and the shared experts.
-        """
-        shared = self.experts_of(SHARED)
-        return len({len(self.experts_of(task)) for task in self.tasks}) == 1 and all(
-            self.gates[task] == self.experts_of(task) + shared for task in self.tasks
-        )
-
-    def mix_batched(self, weights: ByName, experts: Tensor) -> dict[str, Tensor]:
-        """Return the result of `mix` in few operations, on eager PyTorch.
-
-        Args:
-            weights: The weights of every gate.
-            experts: The outputs of all experts, `(E, B, H)`.
-        """
-        import torch
-
-        count = len(self.experts_of(self.tasks[0]))
-        num_own = count * len(self.tasks)
-        own = [experts[i:num_own:count] for i in range(count)]  # each (K, B, H)
-        if own and len(self.gates[self.tasks[0]]) == 1:  # with the weight 1
-            mixed = own[0]
-        else:
-            columns = ops.stack([weights[task] for task in self.tasks])[..., None].unbind(2)
-            mixed = reduce(add, (w * x for w, x in zip(columns, [*own, *experts[num_own:]])))
-        # Unlike the views of `unbind`, these parts allow operations in place.
-        parts = [part.squeeze(0) for part in torch.unsafe_split(mixed, 1)]
-        outputs = dict(zip(self.tasks, parts))
-        if SHARED in self.gates:
-            if self.is_isolated:
-                experts = torch.cat([experts[:num_own].detach(), experts[num_own:]])
-            outputs[SHARED] = (weights[SHARED].t()[..., None] * experts).sum(0)
-        return outputs
-
 
 def cgc_wiring(
     task_experts: Mapping[str, int], num_shared_experts: int, add_shared_gate: bool, isolate: bool
