@@ -7,7 +7,7 @@ states its reason and the versions of Keras on which it was tested.
 
 import inspect
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -206,19 +206,3 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     """
     index: int = optimizer._get_variable_index(variable)
     return index
-
-
-def hook_check(modules: Iterable[Any], parameters: list[Any]) -> Callable[[], bool]:
-    """Return a function that tells whether PyTorch modules or parameters have hooks now.
-
-    A traced step does not call hooks, which PyTorch has no public way to find. PyTorch 2.13.
-    """
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooks = [vars(module)[kind] for module in modules for kind in kinds]
-    return lambda: (
-        any(hooks)
-        or any(
-            parameter._backward_hooks or parameter._post_accumulate_grad_hooks
-            for parameter in parameters
-        )
-    )

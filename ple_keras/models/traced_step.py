@@ -16,16 +16,17 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 import torch
+from keras import ops
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ple_keras._checks import warn_user
-from ple_keras._keras.internals import get_mask, hook_check
+from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers, walk
 from ple_keras._keras.tensors import has_several_processes
-from ple_keras._typing import Nested, Tensor
+from ple_keras._typing import Tensor
 from ple_keras.heads.task_heads import TaskHeads
 
 MAX_GRAPHS = 16  # of batches with different shapes
@@ -44,14 +45,12 @@ class Graph(NamedTuple):
     Attributes:
         run: A function that updates variables in place, and returns the values of the logs, and the
             gradients of each optimizer of `tables`.
-        inputs: The positions of its arguments in all inputs.
         tables: The optimizers of tables by rows, each with its variables. They do not belong to the
             graph, since the number of rows depends on the ids.
         keys: The keys of the logs.
     """
 
     run: Callable[..., tuple[Tensor | None, list[Any]]]
-    inputs: list[int]
     tables: list[tuple[Any, list[keras.Variable]]]
     keys: list[str]
 
@@ -80,20 +79,16 @@ class TracedStep:
         """Prepare for a new `fit`, in which changed attributes have an effect."""
         model = self._trained
         self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
-        layers = [path[-1] for path in walk(model)]
-        self._objects = [*layers, *model.metrics, *self._optimizers]
+        self._objects = [*(path[-1] for path in walk(model)), *model.metrics, *self._optimizers]
         variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
         self._state = [*{id(variable): variable for variable in variables}.values()]
         self._values = [variable.value for variable in self._state]
-        modules = (module for layer in layers for module in layer.modules())
-        self._has_hooks = hook_check(modules, self._values)
         constants = [keras.config.floatx(), len(variables), *self._attributes()]
         if constants != self._constants or len(self._graphs) == MAX_GRAPHS:
             self._constants, self._graphs = constants, {}
-            # Functions without arguments return numbers.
             rates = [getattr(each, "learning_rate", None) for each in self._optimizers]
-            is_function = any(isinstance(rate, float) for rate in rates)
-            self._is_traceable = not (is_function or has_several_processes())
+            has_number = any(isinstance(rate, float) for rate in rates)  # of a function
+            self._is_traceable = not (has_number or has_several_processes())
 
     def _attributes(self) -> list[tuple[str, str, Any]]:
         """Return the attributes of layers, metrics and optimizers that are constants of a graph."""
@@ -114,9 +109,10 @@ class TracedStep:
         if history is not self._history:
             self._history = history
             self._begin()
-        leaves: list[Any] = []
-        structure = _structure(batch, leaves)
-        if not (self._is_traceable and self._is_plain(leaves)):
+        leaves, structure = tree_flatten(batch)
+        leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
+        has_autocast = torch.is_autocast_enabled(self._values[0].device.type)
+        if has_autocast or not (self._is_traceable and all(map(_is_plain, leaves))):
             return self._eager_step(data)
         key = (
             structure,
@@ -124,72 +120,52 @@ class TracedStep:
             tuple([parameter.requires_grad for parameter in self._values]),
             (model.training, model._reads_logs),
         )
-        inputs = [*self._values, *leaves]
         graph = self._graphs.get(key)
         if graph is None and key in self._graphs:
-            graph = self._graphs[key] = self._trace_or_warn(batch, inputs)
+            graph = self._graphs[key] = self._trace_or_warn(leaves, structure)
         elif len(self._graphs) < MAX_GRAPHS:
             self._graphs.setdefault(key)
         if graph is None:
             return self._eager_step(data)
         with torch.no_grad():
             try:
-                logs, gradients = graph.run(*[inputs[i] for i in graph.inputs])
-            except (IndexError, RuntimeError):  # before weights are updated
-                if model.jit_compile:
-                    raise
-                values = [value.clone() for value in self._values]
-                try:
-                    with torch.enable_grad():
-                        return self._eager_step(data)  # with an explanation of the error
-                except Exception:  # after a second update of moving statistics
-                    for value, old in zip(self._values, values):
-                        value.copy_(old)
-                    raise
+                logs, gradients = graph.run(*self._values, *leaves)
+            except (IndexError, RuntimeError) as error:
+                error.add_note(
+                    "A traced step does not name the layer. check_inputs names ids that are not in "
+                    "a table, and check_labels wrong labels. run_eagerly=True names the layer."
+                )
+                raise
             for (optimizer, variables), found in zip(graph.tables, gradients):
                 optimizer.apply([*map(_gradient, found, variables)], variables)
-        return dict(zip(graph.keys, [None] * len(graph.keys) if logs is None else logs.tolist()))
+        return dict.fromkeys(graph.keys) if logs is None else dict(zip(graph.keys, logs.tolist()))
 
-    def _is_plain(self, leaves: list[Any]) -> bool:
-        """Return whether a graph can do the same as an eager step. Convert arrays in `leaves`."""
-        for i, leaf in enumerate(leaves):
-            if isinstance(leaf, np.ndarray) and leaf.dtype.kind in "biuf":
-                leaves[i] = keras.ops.convert_to_tensor(leaf)
-            elif leaf is not None and (
-                type(leaf) is not torch.Tensor or leaf.requires_grad or get_mask(leaf) is not None
-            ):
-                return False
-        return not (torch.is_autocast_enabled(self._values[0].device.type) or self._has_hooks())
-
-    def _trace_or_warn(self, batch: Nested, inputs: list[Any]) -> Graph | None:
+    def _trace_or_warn(self, leaves: list[Any], structure: TreeSpec) -> Graph | None:
         """Return the graph of a step; None if it can't be traced."""
-        has_filter = keras.config.is_traceback_filtering_enabled()
-        keras.config.disable_traceback_filtering()  # which also replaces messages
         try:
             with warnings.catch_warnings(), torch.no_grad():
                 warnings.simplefilter("ignore")  # eager steps have the same warnings
-                return self._trace(batch, inputs)
+                return self._trace(leaves, structure)
         except Exception as error:
             self._is_traceable = False
-            frames = traceback.extract_tb(error.__traceback__)
+            cause: BaseException = error
+            while cause.__context__ is not None:  # Keras adds the arguments of layers to messages
+                cause = cause.__context__
+            frames = traceback.extract_tb(cause.__traceback__)
             outside = [f for f in frames if not f.filename.startswith(LIBRARIES)]
             # Users can't change what Keras reads: seeds, and the state of some optimizers.
-            if outside or isinstance(error, UntraceableError):
-                cause = f"{error}".partition("\n")[0]
+            if outside or isinstance(cause, UntraceableError):
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
                     f"A training step of {self._trained.name!r} can't be traced: all steps run "
                     "eagerly, which takes longer. In a step, layers, losses and metrics must not "
                     "read values of tensors, change attributes, draw random numbers with NumPy, or "
                     "use variables that no layer tracks. run_eagerly=True prevents this warning. "
-                    f"Received: {type(error).__name__}: {cause}{where}"
+                    f"Received: {type(cause).__name__}: {f'{cause}'.partition(chr(10))[0]}{where}"
                 )
             return None
-        finally:
-            if has_filter:
-                keras.config.enable_traceback_filtering()
 
-    def _trace(self, batch: Nested, inputs: list[Any]) -> Graph:
+    def _trace(self, leaves: list[Any], structure: TreeSpec) -> Graph:
         """Return the graph of a step.
 
         Raises:
@@ -201,7 +177,7 @@ class TracedStep:
 
         def step(*arguments: Any) -> tuple[Tensor | None, list[Any]]:
             values = [x.detach().requires_grad_(is_on) for x, is_on in zip(arguments, trained)]
-            data = tree_unflatten(arguments[len(trained) :], tree_flatten(batch)[1])
+            data = tree_unflatten(arguments[len(trained) :], structure)
             recorder = _Recorder([value for value in values if value.requires_grad])
             for optimizer in self._optimizers:
                 vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
@@ -213,29 +189,28 @@ class TracedStep:
             read = [x.reshape(1) for x in logs.values()] if self._trained._reads_logs else []
             return torch.cat(read) if read else None, recorder.gradients
 
-        def state() -> Any:
-            numpy: Any = np.random.get_state()
-            return random.getstate(), numpy[2], self._attributes()
+        def state() -> set[Any]:
+            numpy = np.random.get_state(legacy=False)["state"]["pos"]
+            generators = {"random": random.getstate(), "np.random": numpy}
+            drawn = {(name, "the state", value) for name, value in generators.items()}
+            return drawn.union(self._attributes())
 
-        before: list[Any] = [dict(vars(thing)) for thing in self._objects]
-        old_state = state()
+        before, old_state = [dict(vars(thing)) for thing in self._objects], state()
         try:
             # Tensors other than variables are constants by reference. The same tensor in two places
             # would be one input.
             trace = make_fx(step, tracing_mode="fake", _allow_non_fake_inputs=True)
-            module = trace(*[x if x is None else x.detach() for x in inputs])
-            if changed := {*state()[2]} - {*old_state[2]}:
+            values = [*self._values, *leaves]
+            module = trace(*[x if x is None else x.detach() for x in values])
+            if changed := state() - old_state:
                 raise UntraceableError("a step changes {1} of {0!r}".format(*changed.pop()))
-            if state()[:2] != old_state[:2]:
-                raise UntraceableError("a step draws random numbers with Python or NumPy")
         finally:
             for thing, old in zip(self._objects, before):
-                for name in {*vars(thing)} - {*old}:
-                    del vars(thing)[name]
+                vars(thing).clear()
                 vars(thing).update(old)
             for heads in find_layers(self._trained, TaskHeads):
                 heads._take_branches()
-        return Graph(*_compile(module, self._trained.jit_compile), tables, keys)
+        return Graph(_compile(module, self._trained.jit_compile), tables, keys)
 
 
 class _Scope(keras.StatelessScope):
@@ -313,32 +288,20 @@ def _gradient(found: Any, variable: keras.Variable) -> Tensor | None:
     return sum(parts[1:], parts[0]) if parts else None
 
 
-def _structure(batch: Nested, leaves: list[Any]) -> Any:
-    """Return a hashable description of nested tensors, and append them to `leaves`."""
-    if isinstance(batch, dict):
-        return tuple([(name, _structure(value, leaves)) for name, value in batch.items()])
-    if isinstance(batch, list | tuple):
-        return tuple([_structure(value, leaves) for value in batch])
-    leaves.append(batch)
-    return None
+def _is_plain(leaf: Any) -> bool:
+    """Return whether a graph can do the same with a part of a batch as an eager step."""
+    is_tensor = type(leaf) is torch.Tensor and not leaf.requires_grad
+    return leaf is None or (is_tensor and get_mask(leaf) is None)
 
 
-def _compile(module: Any, is_jit: bool) -> tuple[Callable[..., Any], list[int]]:
-    """Return a function of a graph without useless operations, and the inputs that it reads."""
+def _compile(module: Any, is_jit: bool) -> Any:
+    """Return a function of a graph without useless operations."""
     graph = module.graph
-    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.detach.default):
-        node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
     graph.eliminate_dead_code()
-    placeholders = graph.find_nodes(op="placeholder")
-    inputs = [i for i, node in enumerate(placeholders) if node.users]
-    for node in placeholders:
-        if not node.users:
-            graph.erase_node(node)
     graph.set_codegen(torch.fx.graph.CodeGen())
     if is_jit:
         module.recompile()
-        return torch.compile(module), inputs
+        return torch.compile(module)
     code = graph.python_code("self")
     names: dict[str, Any] = dict(code.globals)
 
@@ -348,6 +311,5 @@ def _compile(module: Any, is_jit: bool) -> tuple[Callable[..., Any], list[int]]:
         return name
 
     # The functions of operations take a third less time without the Python around them.
-    source = re.sub(r"torch\.ops\.([\w.]+)", name_of, code.src)
-    exec(source, names)
-    return partial(names["forward"], module), inputs
+    exec(re.sub(r"torch\.ops\.([\w.]+)", name_of, code.src), names)
+    return partial(names["forward"], module)

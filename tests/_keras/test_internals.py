@@ -313,16 +313,3 @@ def test_optimizers_know_the_index_of_a_variable():
     optimizer = keras.optimizers.Adagrad()
     optimizer.build([first, second])
     assert internals.variable_index(optimizer, second) == 1
-
-
-@once
-def test_hooks_of_layers_and_parameters_are_found():
-    layer = keras.layers.Dense(2)
-    layer.build((None, 3))
-    has_hooks = internals.hook_check([layer], [layer.kernel.value])
-    assert not has_hooks()
-    for add_hook in (layer.register_forward_hook, layer.kernel.value.register_hook):
-        handle = add_hook(print)
-        assert has_hooks()
-        handle.remove()
-    assert not has_hooks()
