@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import to_numpy
 
 NEEDED = {"tensorflow": ["onnx", "tf2onnx"], "jax": ["onnx", "jax2onnx"]}  # per backend
+INSIDE = "inside/"  # the prefix of other values
 UNKNOWN_SIZE = 3  # of the batch in the comparison, and of other unknown axes
 
 
@@ -75,9 +76,8 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     listed = keras.Model(list(inputs.values()), list(outputs.values()))
     rng = np.random.default_rng(0)
     feed = {name: _random_array(tensor, rng) for name, tensor in inputs.items()}
-    with _restored(listed.non_trainable_variables):  # such as gate statistics
-        values = keras.tree.flatten(listed(list(feed.values())))
-        expected = dict(zip(outputs, map(to_numpy, values)))
+    values = keras.tree.flatten(listed(list(feed.values())))
+    expected = dict(zip(outputs, map(to_numpy, values)))
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         file = Path(folder) / "model.onnx"
         try:
@@ -95,17 +95,6 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             raise RuntimeError(f"The exporter or ONNX Runtime failed. {reason}") from error
         _check_predictions(predictions, expected, model)
         file.replace(path)
-
-
-@contextmanager
-def _restored(variables: Iterable[keras.Variable]) -> Iterator[None]:
-    """Restore the values of variables at the end."""
-    values = [(variable, np.array(to_numpy(variable))) for variable in variables]
-    try:
-        yield
-    finally:
-        for variable, value in values:
-            variable.assign(value)
 
 
 def _to_functional(model: keras.Model) -> Any:
@@ -187,7 +176,10 @@ def _constant_statistics(model: keras.Model) -> Iterator[None]:
 
 
 def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
-    """Rename the inputs and outputs of a file, and name their unknown axes.
+    """Name the inputs and outputs of a file, and their unknown axes.
+
+    A new value is copied to each input, and from each output. All other values get a prefix, so
+    that names are unique.
 
     Args:
         file: A file whose inputs have the names of the tensors of `inputs`, and whose outputs have
@@ -196,16 +188,17 @@ def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, An
         outputs: The model's outputs, keyed by their new names.
     """
     onnx: Any = import_module("onnx")
-    model = onnx.load(file)
-    graph = model.graph
-    new = {tensor.name: name for name, tensor in inputs.items()}
-    new |= {value.name: name for value, name in zip(graph.output, outputs)}
-    inner = {name for node in graph.node for name in node.output}
-    inner |= {value.name for value in graph.initializer}
-    new |= {name: f"{name}/inside" for name in inner & set(new.values()) - set(new)}
-    _rename(graph, new)
-    tensors = {**inputs, **outputs}
+    model = onnx.compose.add_prefix(onnx.load(file), INSIDE)
+    graph, tensors = model.graph, {**inputs, **outputs}
+    names = {INSIDE + tensor.name: name for name, tensor in inputs.items()}
+    names |= {value.name: name for value, name in zip(graph.output, outputs)}
+    for value in graph.input:
+        copy = onnx.helper.make_node("Identity", [names[value.name]], [value.name])
+        graph.node.insert(0, copy)
+    for value in graph.output:
+        graph.node.append(onnx.helper.make_node("Identity", [value.name], [names[value.name]]))
     for value in (*graph.input, *graph.output):
+        value.name = names[value.name]
         sizes = value.type.tensor_type.shape.dim
         for axis, (size, known) in enumerate(zip(sizes, tensors[value.name].shape)):
             if known is None:
@@ -213,18 +206,6 @@ def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, An
             else:
                 size.dim_value = known
     onnx.save(model, file)
-
-
-def _rename(graph: Any, new: Mapping[str, str]) -> None:
-    """Rename values of a graph and of the graphs inside its nodes."""
-    for value in (*graph.input, *graph.output, *graph.initializer):
-        value.name = new.get(value.name, value.name)
-    for node in graph.node:
-        node.input[:] = [new.get(name, name) for name in node.input]
-        node.output[:] = [new.get(name, name) for name in node.output]
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                _rename(inner, new)
 
 
 def _check_predictions(
