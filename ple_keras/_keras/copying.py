@@ -1,42 +1,32 @@
-"""Copies of layers, each with its own weights, random seeds and name, and their builds."""
+"""Copies of layers, each with its own weights, random seeds and name."""
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any
 
 import keras
 
-from ple_keras._keras.internals import (
-    SHARED_ID_KEY,
-    has_automatic_config,
-    is_from_keras,
-    tensorflow_not_imported,
-)
-from ple_keras._keras.layers import Untracked, layers_inside, walk
+from ple_keras._keras.internals import SHARED_ID_KEY, is_from_keras, tensorflow_not_imported
+from ple_keras._keras.layers import layers_inside, walk
 from ple_keras._keras.saving import remove_build_shapes
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import FixedDTypes, Initializer, Nested, NestedShape, Shape
+from ple_keras._typing import Initializer
 
 REGISTER = "`@keras.saving.register_keras_serializable()`"
 
 
-class Template(Untracked[keras.Layer]):
-    """A layer that is copied and never used itself.
+class Template:
+    """A layer that is copied and never used itself. Keras does not track it.
 
     Args:
         layer: The layer.
         argument: The name of the caller's argument and config key, for error messages.
     """
 
-    def __init__(self, layer: keras.Layer, argument: str) -> None:
-        super().__init__(layer)
-        self.argument = argument
-
-    @property
-    def layer(self) -> Any:
-        return self.value
+    def __init__(self, layer: Any, argument: str) -> None:
+        self.layer, self.argument = layer, argument
 
     def copy(self, name: str, *path: object) -> Any:
         """Return a copy with the name `name` and with seeds derived for `path`."""
@@ -78,10 +68,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         is_functional = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
         if is_functional or isinstance(layer, keras.Sequential):
             return _clone_model(layer, name, path)
-        if isinstance(layer, keras.layers.Lambda):
-            raise TypeError("the config of a Lambda does not contain its function.")
-        if isinstance(layer, keras.Layer):
-            _refuse_lost_arguments(layer)
+        _refuse_lost_arguments(layer)
         config = remove_build_shapes(layer.get_config(), keep_marked=False)
         config = _reseed({**config, **_adapted_state(layer, config)}, path)
         return type(layer).from_config({**config, "name": name})
@@ -167,10 +154,8 @@ def refuse_replaced_functions(**arguments: object) -> None:
     Args:
         **arguments: Activations, losses and metrics, as passed to a constructor.
     """
-    for argument, value in arguments.items():
-        for each in value if isinstance(value, list) else [value]:
-            if not callable(each) or getattr(each, "__name__", "") == "<lambda>":
-                continue
+    for (argument, *_), each in keras.tree.flatten_with_path(arguments):
+        if callable(each) and getattr(each, "__name__", "") != "<lambda>":
             loaded = each
             with suppress(Exception), tensorflow_not_imported():  # a file raises the error, too
                 serialized = keras.saving.serialize_keras_object(each)
@@ -184,26 +169,21 @@ def _refuse_replaced(original: object, copy: object, argument: str) -> None:
     The functions are the objects themselves or their attributes. A constructor can create a
     function again, from the same code.
     """
-    copied = _functions(copy)
-    for place, function in _functions(original).items():
-        other = copied.get(place, function)
-        if getattr(function, "__code__", function) is not getattr(other, "__code__", other):
-            name = function.__name__
+    parts, copied = (
+        dict(keras.tree.flatten_with_path(vars(x) if hasattr(x, "get_config") else x))
+        for x in (original, copy)
+    )
+    for place, part in parts.items():
+        other = copied.get(place, part)
+        is_function = callable(part) and hasattr(part, "__name__")
+        if is_function and getattr(part, "__code__", part) is not getattr(other, "__code__", other):
+            name = part.__name__
             raise ValueError(
                 f"{argument} must not have an unregistered function with the name of a Keras "
                 f"function, since copies and files would contain Keras's {name!r} instead. Write "
                 f"{REGISTER} above `def {name}`, or rename it. To use Keras's function, pass the "
                 f"name {name!r}. Received: {argument}={original!r}"
             )
-
-
-def _functions(thing: Any) -> dict[Any, Any]:
-    parts = vars(thing) if hasattr(thing, "get_config") else {"": thing}
-    return {
-        place: part
-        for place, part in keras.tree.flatten_with_path(parts)
-        if hasattr(part, "__name__") and callable(part) and not isinstance(part, type)
-    }
 
 
 def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
@@ -247,11 +227,10 @@ def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
     Raises:
         TypeError: If `__init__` takes parameters that the config lacks.
     """
-    cls, base = type(copied), keras.Layer if isinstance(copied, keras.Layer) else keras.Metric
-    standard, found = inspect.getattr_static(base, "from_config").__func__, cls.from_config
-    is_custom = found.__func__ is not standard and not found.__module__.startswith("ple_keras.")
-    if has_automatic_config(copied) or is_custom:
-        return  # a custom from_config has its own mapping from config to arguments
+    cls: Any = type(copied)
+    is_custom = not cls.from_config.__module__.startswith(("keras.", "ple_keras."))
+    if cls.get_config is keras.Layer.get_config or is_custom:
+        return  # Keras or a custom from_config maps the config to the arguments
     arguments = {*copied.get_config()}
     for base in filter(is_from_keras, cls.__mro__):  # Keras's own layers omit unset arguments
         arguments.update(_init_parameters(base))
@@ -286,8 +265,6 @@ def _reseed(value: object, path: tuple[object, ...]) -> Any:
         return tuple(items) if isinstance(value, tuple) else list(items)
     if isinstance(value, keras.Layer):
         return copy_layer(value, value.name, *path)
-    if isinstance(value, keras.random.SeedGenerator):
-        return keras.random.SeedGenerator(**_reseed(value.get_config(), path))
     return derive_initializer(value, *path)
 
 
@@ -295,81 +272,3 @@ def _derive_seed(seed: int, path: tuple[object, ...]) -> int:
     """Return a seed that depends only on `seed` and `path`, and is the same in every run."""
     digest = hashlib.sha256(repr((seed, *map(str, path))).encode()).digest()
     return int.from_bytes(digest[:4], "big") & 0x7FFFFFFF
-
-
-def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
-    """Return a symbolic tensor of a shape, or a dict or list of tensors for a dict or list.
-
-    Args:
-        shape: The shape, or shapes.
-        dtype: The dtype of all tensors without a fixed dtype.
-        fixed: The fixed dtype of the tensor, or of each tensor of a dict.
-    """
-    if isinstance(shape, Mapping):
-        dtypes = fixed if isinstance(fixed, Mapping) else {}
-        return {key: symbolic(item, dtype, dtypes.get(key)) for key, item in shape.items()}
-    if isinstance(shape, Sequence) and shape and isinstance(shape[0], Sequence | Mapping):
-        return [symbolic(item, dtype) for item in cast(Sequence[NestedShape], shape)]
-    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=fixed or dtype)
-
-
-def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
-    """Build a copied template on inputs of `shape` and return its output width.
-
-    A symbolic call builds every layer, even one without `build` that creates weights in `call`.
-
-    Raises:
-        ValueError: If the layer does not map `(..., D)` to `(..., H)`.
-    """
-    try:
-        output = layer(keras.KerasTensor(shape, dtype=dtype))
-    except Exception as error:
-        raise ValueError(
-            f"{argument} must accept inputs of shape {shape}, but its copy failed: {error} A model "
-            "that was built fits only one width: pass it unbuilt, or pass PLEBlock one layer per "
-            f"level. Received: {argument}={layer!r}"
-        ) from error
-    output_shape = getattr(output, "shape", None)
-    if output_shape is None or output_shape[:-1] != shape[:-1] or output_shape[-1] is None:
-        raise ValueError(
-            f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
-            f"axis, but it maps {shape} to {output_shape or output!r}. "
-            f"Received: {argument}={layer!r}"
-        )
-    width: int = output_shape[-1]
-    return width
-
-
-def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
-    """Return a template's output width H for inputs `(..., D)`, without building the template."""
-    return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
-
-
-def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
-    """Build a copy of a feature network on symbolic inputs and return its symbolic output.
-
-    Raises:
-        ValueError: If the layer does not map the inputs to one tensor, or the call does not build
-            all layers inside it, which would slow down every training step.
-    """
-    try:
-        output = layer(inputs)
-    except Exception as error:
-        raise ValueError(
-            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} "
-            f"Received: {argument}={layer!r}"
-        ) from error
-    if not isinstance(output, keras.KerasTensor):
-        raise ValueError(
-            f"{argument} must return a single tensor, but it returns {output!r}. "
-            f"Received: {argument}={layer!r}"
-        )
-    refuse_unadapted(layer, argument)
-    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
-    if unbuilt:
-        raise ValueError(
-            f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
-            "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
-            f"Received: {argument}={layer!r}"
-        )
-    return output

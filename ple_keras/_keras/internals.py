@@ -182,14 +182,6 @@ def _is_float_input(layer: Mapping[str, Any]) -> bool:
     )
 
 
-def has_automatic_config(layer: keras.Layer | keras.Metric) -> bool:
-    """Return whether Keras records the arguments of a layer's `__init__` as its config.
-
-    It does so for classes without `get_config`. Keras 3.15.
-    """
-    return bool(type(layer).get_config is keras.Layer.get_config)
-
-
 def is_from_keras(thing: object) -> bool:
     """Return whether a class or function is part of Keras.
 

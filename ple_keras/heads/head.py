@@ -16,7 +16,8 @@ from ple_keras._checks import (
     check_number,
     short_repr,
 )
-from ple_keras._keras.copying import build_on, checked_copy, refuse_replaced_functions
+from ple_keras._keras.building import build_on
+from ple_keras._keras.copying import checked_copy, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name

@@ -15,7 +15,7 @@ from ple_keras._checks import (
     check_width,
     short_repr,
 )
-from ple_keras._keras.copying import output_width
+from ple_keras._keras.building import output_width
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names

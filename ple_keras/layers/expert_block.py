@@ -14,7 +14,8 @@ from ple_keras._checks import (
     check_known_value,
     check_number,
 )
-from ple_keras._keras.copying import derive_initializer, output_width, refuse_replaced_functions
+from ple_keras._keras.building import output_width
+from ple_keras._keras.copying import derive_initializer, refuse_replaced_functions
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import Dropout, register
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._keras.copying import build_on
+from ple_keras._keras.building import build_on
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers.expert_block import ExpertBlock

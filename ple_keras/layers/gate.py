@@ -18,7 +18,8 @@ from ple_keras._checks import (
     check_known_keys,
     check_number,
 )
-from ple_keras._keras.copying import build_on, derive_initializer
+from ple_keras._keras.building import build_on
+from ple_keras._keras.copying import derive_initializer
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace

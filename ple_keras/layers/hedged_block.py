@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_keys
-from ple_keras._keras.copying import symbolic
+from ple_keras._keras.building import symbolic
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, TaskName, Tensor

@@ -7,7 +7,7 @@ from typing import Any, SupportsIndex
 import keras
 
 from ple_keras._checks import check_bool
-from ple_keras._keras.copying import symbolic
+from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_features
-from ple_keras._keras.copying import build_on, output_width
+from ple_keras._keras.building import build_on, output_width
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, Outputs, Shape, Tensor

@@ -7,7 +7,8 @@ from typing import Any
 import keras
 
 from ple_keras._checks import check_bool, short_repr
-from ple_keras._keras.copying import Template, build_features, checked_copy, symbolic
+from ple_keras._keras.building import build_features, symbolic
+from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.tensors import fixed_dtypes

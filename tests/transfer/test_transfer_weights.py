@@ -345,8 +345,7 @@ def random_level(reads, **kwargs):
 
 
 @pytest.mark.parametrize(
-    ("of_source", "of_target"),
-    [("stream", "context"), ("context", "stream"), ("stream", "both")],
+    ("of_source", "of_target"), [("stream", "context"), ("context", "stream"), ("stream", "both")]
 )
 def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     source, target = (random_level(reads, gate_block=[2]) for reads in (of_source, of_target))

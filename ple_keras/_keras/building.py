@@ -1,0 +1,90 @@
+"""Builds of layers on symbolic inputs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import keras
+
+from ple_keras._keras.copying import copy_layer, refuse_unadapted
+from ple_keras._keras.layers import walk
+from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
+
+
+def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
+    """Return a symbolic tensor of a shape, or a dict or list of tensors for a dict or list.
+
+    Args:
+        shape: The shape, or shapes.
+        dtype: The dtype of all tensors without a fixed dtype.
+        fixed: The fixed dtype of the tensor, or of each tensor of a dict.
+    """
+    if isinstance(shape, Mapping):
+        dtypes = fixed if isinstance(fixed, Mapping) else {}
+        return {key: symbolic(item, dtype, dtypes.get(key)) for key, item in shape.items()}
+    if isinstance(shape, Sequence) and shape and isinstance(shape[0], Sequence | Mapping):
+        return [symbolic(item, dtype) for item in cast(Sequence[NestedShape], shape)]
+    return keras.KerasTensor(tuple(cast(Shape, shape)), dtype=fixed or dtype)
+
+
+def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int:
+    """Build a copied template on inputs of `shape` and return its output width.
+
+    Raises:
+        ValueError: If the layer does not map `(..., D)` to `(..., H)`.
+    """
+    output = _symbolic_output(layer, keras.KerasTensor(shape, dtype=dtype), argument)
+    if output.shape[:-1] != shape[:-1] or output.shape[-1] is None:
+        raise ValueError(
+            f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
+            f"axis, but it maps {shape} to {output.shape}. Received: {argument}={layer!r}"
+        )
+    width: int = output.shape[-1]
+    return width
+
+
+def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:
+    """Return a template's output width H for inputs `(..., D)`, without building the template."""
+    return build_on(copy_layer(layer, layer.name), tuple(shape), layer.compute_dtype, argument)
+
+
+def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+    """Build a copy of a feature network on symbolic inputs and return its symbolic output.
+
+    Raises:
+        ValueError: If the layer does not map the inputs to one tensor, or the call does not build
+            all layers inside it, which would slow down every training step.
+    """
+    output = _symbolic_output(layer, inputs, argument)
+    refuse_unadapted(layer, argument)
+    unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
+    if unbuilt:
+        raise ValueError(
+            f"{argument} must build all its layers when it is called, but {unbuilt} are not built. "
+            "For a dict, use a Functional model or a SequentialBlock, not a keras.Sequential. "
+            f"Received: {argument}={layer!r}"
+        )
+    return output
+
+
+def _symbolic_output(layer: keras.Layer, inputs: Nested, argument: str) -> keras.KerasTensor:
+    """Return the output of a symbolic call.
+
+    It builds every layer, even one without `build` that creates weights in `call`.
+
+    Raises:
+        ValueError: If the call fails or does not return a single tensor.
+    """
+    try:
+        output = layer(inputs)
+    except Exception as error:
+        raise ValueError(
+            f"{argument} must accept the inputs {inputs}, but its copy failed: {error} A model "
+            "that was built fits only one width: pass it unbuilt, or pass PLEBlock one layer per "
+            f"level. Received: {argument}={layer!r}"
+        ) from error
+    if not isinstance(output, keras.KerasTensor):
+        raise ValueError(
+            f"{argument} must return a single tensor, but it returns {output!r}. "
+            f"Received: {argument}={layer!r}"
+        )
+    return output
