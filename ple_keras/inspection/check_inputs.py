@@ -1,6 +1,7 @@
 """A check of features before training."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -18,15 +19,11 @@ from ple_keras.models.multi_task_model import check_adapted
 from ple_keras.models.observed_model import naming_input
 
 LARGE = 100  # mean or standard deviation of a column of numbers
-SCALE_ROWS = 100_000  # for means and deviations
 FIRST_ROWS = 1000  # of the call of the model, together with rows with an extreme value
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
-# Layers and operations of Keras that keep all values.
-RESHAPES = {"Cast", "Concatenate", "ExpandDims", "Flatten", "Identity", "Permute", "Reshape"}
-RESHAPES |= {"Squeeze", "Stack", "Transpose"}
-Calls = list[tuple[Any, list[Any], list[Any]]]  # layers with their symbolic inputs and outputs
+MAX_SHOWN = 20  # numbers of a row in a message
 Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
-Outputs = list[tuple[keras.Layer, np.ndarray]]  # of layers, and of the model
+Values = list[tuple[Any, np.ndarray]]  # arrays that layers and operations read or return
 
 
 def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
@@ -50,14 +47,14 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
             batches.
         ValueError: If an input is missing or unknown, or its shape is wrong, or the model fails. If
             an integer input gets fractions, or numbers that its dtype can't represent. If ids are
-            not in the table of an `Embedding` that reads an input, directly or through reshapes.
-            If the predictions of a row are NaN or infinite because a number of `x` is, or if a
-            layer returns such values for a finite row. If a standardized head needs `adapt`.
+            not in the table of an `Embedding` that reads them. If the predictions of a row are NaN
+            or infinite, or a layer returns such values for a finite row. If a standardized head
+            needs `adapt`.
             If `x` is an iterator or has no row, or `steps` is given for arrays.
 
     Warns:
-        UserWarning: If a column with an absolute mean or a standard deviation above 100 reaches a
-            Dense layer or a block, directly or through reshapes, or a `Normalization` returns one.
+        UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
+            mean or a standard deviation above 100.
 
     Example:
 
@@ -66,7 +63,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     >>> check_inputs(model, {"city": np.array([0, 3, 4])})
     Traceback (most recent call last):
     ...
-    ValueError: x['city'] must be ids from 0 to 3 for the Embedding 'embedding'. \
+    ValueError: x must have ids from 0 to 3 for the Embedding 'embedding'. \
     Received: x['city'][2]=4
     """
     if not isinstance(model, keras.Layer):
@@ -84,56 +81,47 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
 
 @np.errstate(all="ignore")  # of NaN and infinity
-def _check_batch(model: keras.Model, x: Nested) -> dict[str, str]:
-    """Check arrays, and return warnings keyed by the name of the large array."""
-    graph, calls = _calls_in(model) if functional_outputs(model) is not None else (model, [])
-    inputs = _inputs_by_key(graph, x) if calls else {}
-    arrays: Arrays = {}
-    names: dict[int, list[str]] = {}
+def _check_batch(model: Any, x: Nested) -> dict[str, str]:
+    """Check arrays, and return warnings keyed by the name of a large column."""
+    read: Values = []
+    returned: Values = []
+    run, inputs = model, {}
+    if functional_outputs(model) is not None:
+        run, inputs = _observed(model, read, returned), _inputs_by_path(model, x)
+    numbers: Arrays = {}
     for path, array in keras.tree.flatten_with_path(x):
         name = "x" + "".join(f"[{key!r}]" for key in path)
-        tensor = inputs.get(path[0] if path else 0)
-        if tensor is not None:
-            _check_array(name, array, tensor)
-        arrays[name], names[id(tensor)] = array, [name]
-    readers = [*_readers(calls, names)]
-    for layer, read in readers:
-        if isinstance(layer, keras.layers.Embedding):
-            rule = f"be ids from 0 to {layer.input_dim - 1} for the Embedding {layer.name!r}"
-            for name in read:
-                ids = arrays[name]
-                _refuse((ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0), name, ids, rule)
-    numbers = {name: array for name, array in arrays.items() if is_number(str(array.dtype))}
+        if path in inputs:
+            _check_array(name, array, inputs[path])
+        if is_number(str(array.dtype)):
+            numbers[name] = array
     found = [np.arange(min(FIRST_ROWS, len(keras.tree.flatten(x)[0])))]
-    for numeric in numbers.values():
-        columns = _flat(numeric)[:, :MAX_COLUMNS]
+    for array in numbers.values():
+        columns = _flat(array)[:, :MAX_COLUMNS]
         found += [columns.argmin(axis=0), columns.argmax(axis=0)]  # NaN is an extreme value
     rows = np.unique(np.concatenate(found))
+    numbers = {name: array[rows] for name, array in numbers.items()}
     some = keras.tree.map_structure(lambda array: array[rows], x)
-    with naming_input(some):
-        if calls:
-            layers = [(layer, t) for layer, _, tensors in calls for t in tensors]
-            layers += [(model, tensor) for tensor in graph.outputs]
-            values = keras.Model(graph.input, [tensor for _, tensor in layers])(some)
-        else:
-            values = keras.tree.flatten(model(some))
-            layers = [(model, value) for value in values]
-    outputs = [(layer, to_numpy(value)) for (layer, _), value in zip(layers, values)]
-    _check_finite(numbers, rows, outputs, model)
-    return dict(_scale_warnings(arrays, readers, outputs))
+    try:
+        with naming_input(some):
+            returned += _arrays(model, run(some))
+    finally:  # unknown ids are errors on some backends
+        _check_ids(read, numbers, rows)
+    _check_finite(returned, model, numbers, rows)
+    return dict(_scale_warnings(read, numbers))
 
 
-def _inputs_by_key(model: Any, x: Nested) -> dict[Any, Any]:
-    """Return the symbolic inputs of a Functional model, keyed by name and by position."""
-    if not isinstance(model.input, Mapping):
-        return {tensor.name: tensor for tensor in model.inputs} | dict(enumerate(model.inputs))
-    if not isinstance(x, Mapping):  # whose columns Keras would swap
-        raise TypeError(
-            f"x must be a dict with the inputs of the model, {list(model.input)}. "
-            f"Received: x={short_repr(x)}"
-        )
-    check_keys(x, list(model.input), "x")
-    return {k: t for k, t in model.input.items() if isinstance(t, keras.KerasTensor)}
+def _inputs_by_path(model: Any, x: Nested) -> dict[Any, Any]:
+    """Return the symbolic inputs of a Functional model, keyed by the paths that `x` can have."""
+    if isinstance(model.input, Mapping):
+        if not isinstance(x, Mapping):  # whose columns Keras would swap
+            raise TypeError(
+                f"x must be a dict with the inputs of the model, {list(model.input)}. "
+                f"Received: x={short_repr(x)}"
+            )
+        check_keys(x, list(model.input), "x")
+    by_name = {(tensor.name,): tensor for tensor in model.inputs}
+    return by_name | dict(keras.tree.flatten_with_path(model.input))
 
 
 def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> None:
@@ -148,104 +136,117 @@ def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> Non
             f"Received: {name}.shape={array.shape}"
         )
     if "int" in tensor.dtype:
-        wrong = array != array.astype(tensor.dtype)
-        _refuse(wrong, name, array, f"have values of {tensor.dtype}, like the input of the model")
+        for index in np.argwhere(array != array.astype(tensor.dtype))[:1]:
+            raise ValueError(
+                f"{name} must have values of {tensor.dtype}, like the input of the model. "
+                f"Received: {_place(name, *index)}={array[*index]}"
+            )
 
 
-def _refuse(wrong: np.ndarray, name: str, array: np.ndarray, rule: str) -> None:
-    """Raise an error for the first wrong value, if there is one."""
-    if wrong.any():
-        index = tuple(np.argwhere(wrong)[0])
-        place = ", ".join(map(str, index))
-        raise ValueError(f"{name} must {rule}. Received: {name}[{place}]={array[index]}")
+def _place(name: str, *index: object) -> str:
+    return f"{name}[{', '.join(map(str, index))}]"
 
 
-def _calls_in(model: Any) -> tuple[Any, Calls]:
-    """Return a Functional or Sequential model of the same layers, and their calls in order."""
-    calls: Calls = []
-
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        outputs = layer(*args, **kwargs)
-        tensors = [
-            x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)
-        ]
-        calls.append((layer, tensors, keras.tree.flatten(outputs)))
-        return outputs
-
-    is_sequential = isinstance(model, keras.Sequential)  # `output` can be that of a call
-    ends = (model.inputs, model.outputs) if is_sequential else (model.input, model.output)
-    model = keras.Model(*ends)  # not compiled, unlike a copy of the model
-    graph = keras.models.clone_model(model, clone_function=lambda x: x, call_function=call)
-    return graph, calls
-
-
-def _readers(calls: Calls, names: dict[int, list[str]]) -> Iterator[tuple[Any, list[str]]]:
-    """Yield the layers that read inputs, directly or through reshapes, and these inputs.
+class _Observed(keras.Operation):
+    """An operation that another one computes, to whose calls it adds no nodes.
 
     Args:
-        calls: The calls of a model.
-        names: The names of inputs, keyed by the `id` of the symbolic tensor with their values.
+        operation: The other operation.
+        read: A list to which each call adds the arrays that the operation reads.
+        returned: A list for the arrays that it returns.
     """
-    for layer, inputs, outputs in calls:
-        input_names = [names.get(id(tensor), []) for tensor in inputs]
-        read = [name for found in input_names for name in found]
-        if type(layer).__name__ in RESHAPES:
-            names.update({id(tensor): read for tensor in outputs})
-            continue
-        for part in layer.layers if isinstance(layer, StreamFeatures) else [layer]:
-            if functional_outputs(part) is not None or isinstance(part, keras.Sequential):
-                graph, inside = _calls_in(part)
-                yield from _readers(inside, dict(zip(map(id, graph.inputs), input_names)))
-            elif read:
-                yield part, read
+
+    def __init__(self, operation: Any, read: Values, returned: Values) -> None:
+        super().__init__(name=operation.name)
+        self._operation, self._read, self._returned = operation, read, returned
+        copies = operation.layers if isinstance(operation, StreamFeatures) else []
+        self._copies = [_observed(copy, read, returned) for copy in copies]
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+        return self._operation.compute_output_spec(*args, **kwargs)
+
+    def call(self, *args: Any, **kwargs: Any) -> Any:
+        for copy in self._copies:
+            copy(*args)
+        self._read += _arrays(self._operation, (args, kwargs))
+        outputs = self._operation(*args, **kwargs)
+        self._returned += _arrays(self._operation, outputs)
+        return outputs
 
 
-def _check_finite(numbers: Arrays, rows: np.ndarray, outputs: Outputs, model: keras.Model) -> None:
+def _observed(operation: Any, read: Values, returned: Values) -> Any:
+    """Return an operation, or a Functional model of operations, that computes an operation."""
+    is_sequential = isinstance(operation, keras.Sequential)  # `output` can be that of a call
+    if functional_outputs(operation) is None and not is_sequential:
+        return _Observed(operation, read, returned)
+    inputs = operation.inputs if is_sequential else operation.input
+    outputs = operation.outputs if is_sequential else operation.output
+    graph = keras.Model(inputs, outputs, name=operation.name)  # not compiled, unlike a copy
+    observe = partial(_observed, read=read, returned=returned)
+    return keras.models.clone_model(graph, clone_function=observe)
+
+
+def _arrays(layer: Any, tensors: Nested) -> Values:
+    """Return the tensors of numbers that a layer reads or returns."""
+    arrays = [to_numpy(x) for x in keras.tree.flatten(tensors) if keras.ops.is_tensor(x)]
+    return [(layer, array) for array in arrays if array.ndim and is_number(str(array.dtype))]
+
+
+def _find_column(numbers: Arrays, values: np.ndarray, row: object) -> str | None:
+    """Return the name of a row in the first column with some values, such as "x['tags'][2, 0]"."""
+    for name, array in numbers.items():
+        if len(array) == len(values):
+            for index in np.argwhere((values == array.T.astype(values.dtype)).all(axis=-1).T):
+                return _place(name, row, *index)
+    return None
+
+
+def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
+    """Check the ids that tables read."""
+    for layer, ids in read:
+        if isinstance(layer, keras.layers.Embedding):
+            is_wrong = (ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0)
+            for row, *index in np.argwhere(is_wrong)[:1]:
+                place = _find_column(numbers, ids[:, *index], rows[row]) or "an id in the model"
+                raise ValueError(
+                    f"x must have ids from 0 to {layer.input_dim - 1} for the Embedding "
+                    f"{layer.name!r}. Received: {place}={ids[row, *index]}"
+                )
+
+
+def _check_finite(returned: Values, model: keras.Model, numbers: Arrays, rows: np.ndarray) -> None:
     """Check that predictions are finite, and that layers return finite values for finite rows."""
     is_finite = np.ones(len(rows), bool)
     for array in numbers.values():
-        is_finite &= np.isfinite(_flat(array)[rows]).all(axis=1)
-    for layer, values in outputs:
-        if values.shape[:1] != rows.shape or not is_number(str(values.dtype)):
+        is_finite &= np.isfinite(_flat(array)).all(axis=1)
+    for layer, values in returned:
+        if len(values) == len(rows):
+            is_wrong = ~np.isfinite(_flat(values).astype("float64")).all(axis=1)
+            for row in np.flatnonzero(is_wrong & (is_finite | (layer is model)))[:1]:
+                found = [
+                    f"{_place(name, rows[row], *index)}={value}"
+                    for name, array in numbers.items()
+                    for index, value in np.ndenumerate(array[row])
+                    if is_finite[row] or not np.isfinite(value)
+                ]
+                raise ValueError(
+                    f"x must have values that stay finite in the model, but {layer.name!r} returns "
+                    f"NaN or infinity for row {rows[row]}. Received: {', '.join(found[:MAX_SHOWN])}"
+                )
+
+
+def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:
+    """Yield the names of large columns that a Dense layer or a block reads, with warnings."""
+    for layer, values in read:
+        if not isinstance(layer, keras.layers.Dense | BaseLayer):
             continue
-        is_wrong = ~np.isfinite(_flat(values).astype("float64")).all(axis=1)
-        if (is_wrong & is_finite).any():
-            row = rows[is_wrong & is_finite][0]
-            found = {name: array[row].tolist() for name, array in numbers.items()}
-            raise ValueError(
-                f"x must have values that stay finite in the model, but the layer {layer.name!r} "
-                f"returns NaN or infinity for row {row}. Received: {short_repr(found)}"
-            )
-        if layer is model:
-            for name, array in numbers.items():
-                wrong = np.zeros(array.shape, bool)
-                wrong[rows[is_wrong]] = ~np.isfinite(array[rows[is_wrong]])
-                _refuse(wrong, name, array, "be finite, or be replaced in the model")
-
-
-def _scale_warnings(
-    arrays: Arrays, readers: list[tuple[Any, list[str]]], outputs: Outputs
-) -> Iterator[tuple[str, str]]:
-    """Yield the names of arrays with a large mean or deviation, with warnings."""
-    scaled = [
-        (f"the output of {layer.name!r}", values)
-        for layer, values in outputs
-        if isinstance(layer, keras.layers.Normalization)
-    ]
-    for layer, names in readers:
-        if isinstance(layer, keras.layers.Dense | BaseLayer):
-            scaled += [(name, arrays[name]) for name in names]
-    for name, array in scaled:
-        sample = _flat(array[:SCALE_ROWS])
-        means, deviations = (f(sample, axis=0, dtype="float64") for f in (np.mean, np.std))
-        for i in np.flatnonzero((np.abs(means) > LARGE) | (deviations > LARGE))[:1]:
-            column = f"{name}[:, {i}]" if sample.shape[1] > 1 else name
-            text = (
-                f"{column} has a mean of {means[i]:.3g} and a standard deviation of "
-                f"{deviations[i]:.3g}. Scale it with keras.layers.Normalization, adapted to these "
-                "data"
-            )
-            yield name, text
+        sample = _flat(values)[:FIRST_ROWS].astype("float64")
+        means, deviations = sample.mean(axis=0), sample.std(axis=0)
+        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE):
+            if name := _find_column(numbers, _flat(values)[:, i], ":"):
+                text = f"a mean of {means[i]:.3g} and a standard deviation of {deviations[i]:.3g}"
+                remedy = "Scale it with keras.layers.Normalization, adapted to these data"
+                yield name, f"{name} has {text}. {remedy}"
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -214,7 +214,7 @@ def test_columns_of_one_kind_make_a_network(frame):
 def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(columns, frame):
     other = Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=1)
     x = columns.transform(frame) | {"item": other.transform(frame)["item"] + 1}
-    with pytest.raises(ValueError, match=r"x\['item'\] must be ids from 0 to 3 for the Embedding"):
+    with pytest.raises(ValueError, match=r"ids from 0 to 3 for the Embedding.*x\['item'\]"):
         pk.check_inputs(model_of(columns)[0], x)
 
 

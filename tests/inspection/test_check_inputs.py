@@ -111,7 +111,7 @@ def test_numbers_that_an_input_of_integers_cannot_hold_are_refused(value):
 def test_an_id_in_an_input_of_floats_must_be_whole():
     inputs = keras.Input((), name="city")
     model = keras.Model(inputs, pk.SparseEmbedding(10, 1, name="table")(inputs))
-    with pytest.raises(ValueError, match=r"x must be ids from 0 to 9 .* x\[1\]=2\.5"):
+    with pytest.raises(ValueError, match=r"x must have ids from 0 to 9 .* x\[1\]=2\.5"):
         pk.check_inputs(model, np.array([3.0, 2.5, 4.0], "float32"))
 
 
@@ -130,7 +130,10 @@ def test_a_value_that_becomes_infinite_names_the_layer():
     model, x = keras.Model(inputs, outputs), np.ones((3, 2))
     pk.check_inputs(model, x)
     x[2] = 4e4  # float16 does not hold the sum
-    with pytest.raises(ValueError, match=r"'hidden' returns NaN or inf.* row 2\..*40000\.0, 40000"):
+    with pytest.raises(
+        ValueError,
+        match=r"'hidden' returns NaN or inf.* row 2\..* x\[2, 0\]=40000\.0, x\[2, 1\]=40000",
+    ):
         pk.check_inputs(model, x)
 
 
@@ -150,19 +153,23 @@ REFUSED = {
     "nan": (
         with_value("numbers", (1403, 1), np.nan),
         ValueError,
-        r"x\['numbers'\] must be finite, .*\. Received: .*\[1403, 1\]=nan",
+        r"x must .* stay finite .* row 1403\. Received: x\['numbers'\]\[1403, 1\]=nan$",
     ),
     "inf": (
         with_value("numbers", (1404, 0), -np.inf),
         ValueError,
-        r"x\['num.*\[1404, 0\]=-inf",
+        r"row 1404\. Received: x\['numbers'\]\[1404, 0\]=-inf$",
     ),
     "id": (
         with_value("city", 1401, 10),
         ValueError,
-        r"x\['city'\] must be ids from 0 to 9 for the Embedding 'city_table'\. .*\[1401\]=10",
+        r"x must have ids from 0 to 9 for the Embedding 'city_table'\. .*x\['city'\]\[1401\]=10$",
     ),
-    "negative_id": (with_value("tags", (1402, 1), -1), ValueError, r"0 to 6 .*\[1402, 1\]=-1"),
+    "negative_id": (
+        with_value("tags", (1402, 1), -1),
+        ValueError,
+        r"0 to 6 .*x\['tags'\]\[1402, 1\]=-1\.0$",
+    ),
     "shape": (
         features(numbers=np.zeros((ROWS, 1))),  # Keras trains on it
         ValueError,
@@ -219,22 +226,13 @@ def adapted_to(data):
 
 
 @once
-@pytest.mark.parametrize(
-    ("scale", "message"),
-    [
-        (None, r"x\['numbers'\]\[:, 1\] has a mean of 4\.04e\+04 and a standard deviation of 8\.8"),
-        (
-            keras.layers.Normalization(name="n"),
-            r"the output of 'n'\[:, 1\] .*adapted to these",
-        ),
-        (adapted_to(features()["numbers"]), r"the output of 'scale'\[:, 1\] has a mean of 4"),
-    ],
-)
-def test_a_column_that_is_not_scaled_causes_a_warning(scale, message):
+@pytest.mark.parametrize("scale", [None, keras.layers.Normalization(name="not_adapted")])
+def test_a_column_that_is_not_scaled_causes_a_warning(scale):
+    message = r"x\['numbers'\]\[:, 1\] has a mean of 4\.03e\+04 and a standard deviation of 8\.9"
     with pytest.warns(UserWarning, match=message) as caught:
         pk.check_inputs(functional(scale), features(numbers=income()))
     shown = [warning for warning in caught if warning.category is UserWarning]
-    assert {warning.filename for warning in shown} == {__file__}
+    assert [warning.filename for warning in shown] == [__file__]
 
 
 @once
@@ -266,7 +264,7 @@ def test_batches_are_checked_and_a_warning_is_given_once():
     empty = {name: array[:0] for name, array in X.items()}
     pk.check_inputs(functional(), [(empty, None), *batches()])
     x = with_value("city", 45, 12)
-    with pytest.raises(ValueError, match=r"^x\['city'\].*Received: x\['city'\]\[5\]=12"):
+    with pytest.raises(ValueError, match=r"^x must have ids .*Received: x\['city'\]\[5\]=12"):
         pk.check_inputs(functional(), batches(**x))
     pk.check_inputs(functional(), batches(**x), steps=2)
     with pytest.warns(UserWarning, match=r"^x\['numbers'\]") as caught:
@@ -282,9 +280,11 @@ def test_a_standardized_head_that_is_not_adapted_is_named():
 
 
 def test_the_model_stays_as_it_was(model):
+    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     pk.check_inputs(model, features())
     before = [numpy_of(weight) for weight in model.weights]
     pk.check_inputs(model, features())
+    assert [len(layer._inbound_nodes) for layer in model._flatten_layers()][: len(nodes)] == nodes
     for weight, value in zip(model.weights, before, strict=True):
         np.testing.assert_array_equal(numpy_of(weight), value)
     x = {name: array[:32] for name, array in features().items()}

@@ -113,7 +113,7 @@ def test_an_id_that_is_not_in_the_table_is_an_error_that_names_the_layer(wrong):
         error = tf.errors.InvalidArgumentError
     with pytest.raises(error, match="of-user"):
         model.predict(x, verbose=0)
-    with pytest.raises(ValueError, match=r"must be ids from 0 to 8 .*'of-user'"):
+    with pytest.raises(ValueError, match=r"must have ids from 0 to 8 .*'of-user'"):
         pk.check_inputs(model, x)
 
 
