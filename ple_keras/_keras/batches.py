@@ -110,33 +110,29 @@ def first_batches(data: Nested, steps: int | None, argument: str) -> Iterator[An
         ValueError: If `data` is an iterator, which can be read only once, or `steps` is below 1.
     """
     steps = DEFAULT_STEPS if steps is None else check_int(steps, "steps", minimum=1)
-    if isinstance(data, Iterator):
-        raise ValueError(
-            f"{argument} must be data that can be read more than once, since an iterator would "
-            "lose the batches that are read: arrays, a tf.data.Dataset, a PyDataset, a "
-            f"DataLoader or another iterable. Received: {argument}={short_repr(data)}"
-        )
+    refuse_batches(data, argument, endless=False)
     return islice(Batches(data, argument=argument), steps)
 
 
-def refuse_endless(data: Nested, argument: str, allows_iterators: bool = True) -> None:
-    """Raise an error if batches have no end, or if they are an iterator that is not allowed."""
+def refuse_batches(
+    data: Nested, argument: str, endless: bool = True, iterators: bool = True
+) -> None:
+    """Raise an error for batches that have no end, or can be read only once.
+
+    Args:
+        data: The batches, or arrays.
+        argument: The name of the data in messages.
+        endless: Whether batches without an end are refused.
+        iterators: Whether iterators are refused.
+    """
     is_endless = isinstance(data, keras.utils.PyDataset) and data.num_batches is None
     if hasattr(data, "cardinality"):
         is_endless = int(data.cardinality()) == -1  # of a tf.data.Dataset
-    if is_endless or (isinstance(data, Iterator) and not allows_iterators):
+    if (endless and is_endless) or (iterators and isinstance(data, Iterator)):
         raise ValueError(
-            f"{argument} must have an end and be readable more than once, such as `take(100)` of "
-            f"an endless tf.data.Dataset. Received: {argument}={short_repr(data)}"
-        )
-
-
-def refuse_steps(steps: int | None, argument: str) -> None:
-    """Raise an error if a number of batches is given for arrays."""
-    if steps is not None:
-        raise ValueError(
-            f"steps must be None if {argument} contains arrays, which are read in full. "
-            f"Received: {steps=}"
+            f"{argument} must be readable more than once, unlike an iterator, and have an end if "
+            "it is read in full, such as `take(100)` of an endless tf.data.Dataset. "
+            f"Received: {argument}={short_repr(data)}"
         )
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_bool, check_int, check_number
-from ple_keras._keras.batches import Batches, refuse_endless
+from ple_keras._keras.batches import Batches, refuse_batches
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
 from ple_keras.callbacks.branched_model import (
@@ -133,7 +133,7 @@ class FitHedge(keras.callbacks.Callback):
         x, y = validation_data, None
         if isinstance(validation_data, tuple) and len(validation_data) in (2, 3):
             x, y, *_ = validation_data
-        refuse_endless(x, "validation_data", allows_iterators=False)
+        refuse_batches(x, "validation_data")
         self._batches = Batches(x, y, batch_size)
         self._branched: BranchedModel | None = None
         self._weights: dict[Unit, list[WeightSlice]] = {}
@@ -248,7 +248,7 @@ def fit_hedge(
     >>> mixtures["buy"]
     {'own': 0.5, 'shared': 0.5}
     """
-    refuse_endless(x, "x")
+    refuse_batches(x, "x", iterators=False)
     batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
     branched = BranchedModel(model)
     _fit_mixtures(branched, branched.read(batches), prior)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_keys, short_repr, warn_user
-from ple_keras._keras.batches import Batches, first_batches, is_dataset, refuse_steps
+from ple_keras._keras.batches import Batches, first_batches, is_dataset
 from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
@@ -49,8 +49,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
             an integer input gets fractions, or numbers that its dtype can't represent. If ids are
             not in the table of an `Embedding` that reads them. If the predictions of a row are NaN
             or infinite, or a layer returns such values for a finite row. If a standardized head
-            needs `adapt`.
-            If `x` is an iterator or has no row, or `steps` is given for arrays.
+            needs `adapt`. If `x` is an iterator or has no row.
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
@@ -69,8 +68,6 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
     if not isinstance(model, keras.Layer):
         raise TypeError(f"model must be a Keras model. Received: model={short_repr(model)}")
     check_adapted(model)
-    if not is_dataset(x):
-        refuse_steps(steps, "x")
     batches = first_batches(x, steps, "x") if is_dataset(x) else Batches(x, default=None)
     warnings: dict[str, str] = {}
     for batch, _ in batches:

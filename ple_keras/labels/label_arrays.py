@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
-from ple_keras._keras.batches import DEFAULT_STEPS, first_batches, is_dataset, refuse_steps
+from ple_keras._keras.batches import first_batches, is_dataset
 from ple_keras._keras.tensors import dtype_name
 from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import can_represent, check_dtype, check_shape, to_number_array
@@ -16,7 +16,7 @@ from ple_keras.labels.sample_space import can_represent, check_dtype, check_shap
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
     """Check the labels of all tasks (see `TaskHeads.check_labels`)."""
-    batches = list(label_batches(y, [*heads], steps, DEFAULT_STEPS))
+    batches = list(label_batches(y, [*heads], steps))
     labels = batches[0]
     if is_dataset(y):
         labels = {task: join_rows([batch[task] for batch in batches]) for task in heads}
@@ -32,22 +32,16 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | Non
 
 
 def label_batches(
-    y: Any, tasks: list[TaskName], steps: int | None, default: int
+    y: Any, tasks: list[TaskName], steps: int | None
 ) -> Iterator[Mapping[TaskName, Any]]:
     """Yield dicts of labels: whole arrays, or the first batches of a dataset.
 
     Args:
         y: The labels, or batches of `(x, y)`.
         tasks: The tasks.
-        steps: The number of batches; None for `default`.
-        default: The default number.
+        steps: The number of batches; None for 100.
     """
-    if not is_dataset(y):
-        refuse_steps(steps, "y")
-        check_keys(check_by_task(y, tasks, "y"), tasks, "y")
-        yield y
-        return
-    for _, labels in first_batches(y, default if steps is None else steps, "y"):
+    for _, labels in first_batches(y, steps, "y") if is_dataset(y) else [(None, y)]:
         check_keys(check_by_task(labels, tasks, "y"), tasks, "y")
         yield labels
 
@@ -201,7 +195,8 @@ def read_labels(
 ) -> dict[TaskName, LabelStatistics]:
     """Return the statistics of each task's labels (see `TaskHeads.adapt`)."""
     statistics = {task: LabelStatistics() for task in heads}
-    for labels in label_batches(y, [*heads], steps, sys.maxsize):
+    steps = sys.maxsize if steps is None else steps
+    for labels in label_batches(y, [*heads], steps):
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
             statistics[task].add(present, is_labeled.size)

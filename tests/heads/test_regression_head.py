@@ -208,7 +208,6 @@ LABELS = {
     "infinite": (({"a": [1, np.inf]},), r"y\['a'\] must be finite or be missing"),
     "task": (({"b": [1, 2]},), r"missing: \['a'\]"),
     "batch": (([(0, {"a": [1, 2]}), (0, {"b": [1]})],), r"y must have exactly"),
-    "steps_of_arrays": (({"a": [1.0]}, 3), "steps must be None"),
 }
 
 

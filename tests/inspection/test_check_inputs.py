@@ -186,7 +186,7 @@ REFUSED = {
     "column": ({**X, "age": X["city"]}, ValueError, r"missing: \[\], unknown: \['age'\]"),
     "rows": ({**X, "city": X["city"][:32]}, ValueError, r"the same number of rows"),
     "no_row": ({name: of[:0] for name, of in X.items()}, ValueError, r"at least 1"),
-    "iterator": (iter([X]), ValueError, r"x must be data that can be read more than once"),
+    "iterator": (iter([X]), ValueError, "x must be readable more than once"),
 }
 
 
@@ -209,9 +209,6 @@ def test_a_failing_model_is_reported():
 @once
 def test_other_arguments_are_checked():
     check_refused(lambda: pk.check_inputs(3, X), TypeError, r"model must be a Keras model\. .*=3$")
-    arguments = functional(), X, 2
-    message = r"steps must be None if x contains arrays.*steps=2"
-    check_refused(lambda: pk.check_inputs(*arguments), ValueError, message)
 
 
 def income(size=ROWS):

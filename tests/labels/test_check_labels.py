@@ -231,7 +231,7 @@ REFUSED = {
     "iterator": (
         iter([(1, valid_labels())]),
         ValueError,
-        r"y must be data that can be read more than once.*Received: y=<list_iterator",
+        r"y must be readable more than once.*Received: y=<list_iterator",
     ),
     "no_batch": (Numbered(0), ValueError, r"y must contain at least one batch\. Received: y="),
     "batch_without_labels": ([(BATCH,)], TypeError, rf"{CHECKS}.*Received: y=None"),
