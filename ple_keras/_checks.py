@@ -55,21 +55,6 @@ def check_int(value: SupportsIndex, argument: str, minimum: int) -> int:
     return number
 
 
-def check_layer_name(name: object) -> None:
-    """Check a layer's name, since log keys, columns of CSV files and paths of weights contain it.
-
-    Keras's files and logs support names of 255 characters, of any number of bytes. In PyTorch,
-    names of modules can't contain ".". Keras checks the type, and chooses a name for None.
-    """
-    if isinstance(name, str) and not (
-        0 < len(name) <= 255 and name.isprintable() and not {*name} & {"=", "."}
-    ):
-        raise ValueError(
-            "name must be 1 to 255 printable characters other than '=' and '.'. "
-            f"Received: name={name!r}"
-        )
-
-
 def check_bool(value: object, argument: str) -> bool:
     """Return `value`, if it is True or False."""
     if not isinstance(value, bool):
@@ -127,23 +112,16 @@ def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[st
     return value
 
 
-def check_keys(value: Mapping[str, object], expected: Sequence[str], argument: str) -> None:
-    """Check that the keys of a dict are exactly `expected`."""
-    missing = [key for key in expected if key not in value]
-    extra = [key for key in value if key not in expected]
+def check_keys(
+    value: Mapping[str, object], known: Sequence[str], argument: str, has_all: bool = True
+) -> None:
+    """Check that the keys of a dict are among `known`, or are all of them."""
+    missing = [key for key in known if has_all and key not in value]
+    extra = [key for key in value if key not in known]
     if missing or extra:
         raise ValueError(
-            f"{argument} must have exactly the keys {list(expected)}; missing: {missing}, "
-            f"unknown: {extra}. Received: {argument}={{{', '.join(map(repr, value))}}}"
-        )
-
-
-def check_known_keys(value: Mapping[str, object], known: Sequence[str], argument: str) -> None:
-    """Check that the keys of a dict are among `known`."""
-    extra = [key for key in value if key not in known]
-    if extra:
-        raise ValueError(
-            f"{argument} must have keys among {list(known)}; unknown: {extra}. "
+            f"{argument} must have {'exactly the keys' if has_all else 'keys among'} "
+            f"{list(known)}; missing: {missing}, unknown: {extra}. "
             f"Received: {argument}={{{', '.join(map(repr, value))}}}"
         )
 
@@ -168,7 +146,7 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
 
 
 def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
-    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
+    """Return an activation as a function. Layers are refused."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
             "activation must be a name or a function, not a layer. To use a layer, put it in a "
@@ -177,22 +155,7 @@ def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
     function: Callable[[Tensor], Tensor] = check_known(
         keras.activations.get, activation, "activation"
     )
-    if function is keras.activations.glu:
-        raise ValueError(
-            "activation must keep the width, but 'glu' halves it. Use a custom layer instead. "
-            f"Received: activation={activation!r}"
-        )
     return function
-
-
-def refuse_fixed(kwargs: Mapping[str, Any], **fixed: str) -> None:
-    """Raise an error if `kwargs` contains an argument that the callee sets itself."""
-    for argument, value in fixed.items():
-        if argument in kwargs:
-            raise TypeError(
-                f"{argument} can't be set here: it is {value}. "
-                f"Received: {argument}={kwargs[argument]!r}"
-            )
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:

@@ -20,8 +20,8 @@ NestedShape: TypeAlias = Shape | Mapping[str, "NestedShape"] | Sequence["NestedS
 # The dtypes that Keras does not cast, of a tensor or per column; None for floats.
 FixedDTypes: TypeAlias = str | Mapping[str, "FixedDTypes"] | None
 
-Index: TypeAlias = tuple[int | slice, ...]
-WeightSlice: TypeAlias = tuple[keras.Variable, Index]  # the index () stands for the whole variable
+# A variable and an index of it. The index () stands for the whole variable.
+WeightSlice: TypeAlias = tuple[keras.Variable, tuple[int | slice, ...]]
 
 LayerLike: TypeAlias = keras.Layer | int | Sequence[int]  # a template, or its units
 StreamLayers: TypeAlias = LayerLike | Mapping[str, LayerLike]  # for all streams, or one per stream

@@ -7,7 +7,6 @@ from typing import Any, Generic, TypeVar
 
 import keras
 
-from ple_keras._checks import check_layer_name
 from ple_keras._keras.internals import children
 
 T = TypeVar("T")
@@ -88,7 +87,6 @@ class BaseLayer(keras.Layer):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        check_layer_name(kwargs.get("name"))
         super().__init__(**kwargs)
         # From the config, for `build`: the names, and the `trainable` that they belong to.
         self._frozen_layers: tuple[str, ...] | None = None

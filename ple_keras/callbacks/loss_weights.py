@@ -5,7 +5,7 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_known_keys, check_number
+from ple_keras._checks import check_keys, check_number
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Logs
 from ple_keras.heads.task_heads import TaskHeads
@@ -132,7 +132,7 @@ class LossWeightDecay(LossWeightSchedule):
     def on_train_begin(self, logs: Logs = None) -> None:
         super().on_train_begin(logs)
         if isinstance(self.gamma, dict):
-            check_known_keys(self.gamma, self._task_heads().trained_tasks, "gamma")
+            check_keys(self.gamma, self._task_heads().trained_tasks, "gamma", has_all=False)
 
     def _multiplier(self, task: str, epoch: int) -> float:
         gamma = self.gamma.get(task, 1.0) if isinstance(self.gamma, dict) else self.gamma

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_number, refuse_fixed, short_repr
+from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -60,7 +60,6 @@ class BinaryHead(Head):
         pos_weight: float | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, units="1", activation="sigmoid")
         if pos_weight is not None:
             pos_weight = check_number(pos_weight, "pos_weight", above=0)
         self.pos_weight = pos_weight
@@ -155,9 +154,8 @@ class ProductHead(Head):
         metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, units="1", activation="exp", tower="none")
         loss = ProbabilityCrossentropy() if loss is None else loss
-        super().__init__(task, 1, "exponential", loss, metrics, **kwargs)
+        super().__init__(task, 1, "exponential", loss, metrics, None, **kwargs)
         self.of = _check_factors(of, task)
 
     def __call__(self, inputs: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from ple_keras._checks import refuse_fixed
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import LayerLike, MetricLike
@@ -61,7 +60,6 @@ class CountHead(Head):
         metrics: Sequence[MetricLike] | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, units="1", activation="exponential", loss="poisson")
         super().__init__(task, 1, "exponential", "poisson", metrics, tower, **kwargs)
 
     def _adapt(self, statistics: LabelStatistics) -> None:

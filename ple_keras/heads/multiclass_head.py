@@ -7,7 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import check_int, check_number, refuse_fixed, short_repr
+from ple_keras._checks import check_int, check_number, short_repr
 from ple_keras._keras.saving import register
 from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
@@ -69,7 +69,6 @@ class MulticlassHead(Head):
         **kwargs: Any,
     ) -> None:
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
-        refuse_fixed(kwargs, units="num_classes", activation="softmax")
         if class_weights is not None:
             class_weights = _check_class_weights(class_weights, self.num_classes)
         self.class_weights = class_weights

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from ple_keras._checks import check_features, refuse_fixed
+from ple_keras._checks import check_features
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, LayerLike, LossLike, MetricLike, Shape, Tensor
@@ -74,8 +74,7 @@ class RankingHead(Head):
         tower: LayerLike | None = None,
         **kwargs: Any,
     ) -> None:
-        refuse_fixed(kwargs, units="1", activation="linear")
-        super().__init__(task, loss=loss, metrics=metrics, tower=tower, **kwargs)
+        super().__init__(task, 1, None, loss, metrics, tower, **kwargs)
         if not isinstance(self.loss, keras.Loss) or is_from_keras(type(self.loss)):
             raise TypeError(
                 "loss must be a keras.losses.Loss object for lists, such as "

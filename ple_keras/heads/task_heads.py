@@ -21,7 +21,6 @@ from keras import ops
 from ple_keras._checks import (
     check_by_task,
     check_keys,
-    check_known_keys,
     check_known_value,
     check_number,
 )
@@ -323,7 +322,7 @@ class TaskHeads(BaseLayer):
                 loss. On JAX, between the steps of an epoch, unless a callback has read `self.model`
                 since the last step.
         """
-        check_known_keys(multipliers, self.trained_tasks, "multipliers")
+        check_keys(multipliers, self.trained_tasks, "multipliers", has_all=False)
         multipliers = {
             task: check_number(multiplier, f"multipliers[{task!r}]", minimum=0)
             for task, multiplier in multipliers.items()
@@ -433,7 +432,8 @@ class TaskHeads(BaseLayer):
                 f"Received: built={self.built}, trained_tasks={trained}"
             )
         check_keys(check_by_task(y, trained, "y"), trained, "y")
-        check_known_keys(check_by_task(weights, trained, "sample_weight"), trained, "sample_weight")
+        weights = check_by_task(weights, trained, "sample_weight")
+        check_keys(weights, trained, "sample_weight", has_all=False)
         check_by_task(y_pred, trained, "y_pred")
         check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
         held = self._take_branches() if training else {}
@@ -475,7 +475,7 @@ class TaskHeads(BaseLayer):
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape or values that
                 their task or its loss does not allow, the tasks' numbers of rows differ, `y` is an
-                iterator or has no batch, or `steps` is given for arrays.
+                iterator or has no batch.
 
         Warns:
             UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
@@ -511,8 +511,7 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape, are infinite, or
-                are to be standardized but do not vary, `y` is an iterator or has no rows, or
-                `steps` is given for arrays.
+                are to be standardized but do not vary, or `y` is an iterator or has no rows.
 
         Example:
 

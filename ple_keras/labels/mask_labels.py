@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_known_keys
+from ple_keras._checks import check_by_task, check_keys
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.labels.sample_space import (
     can_represent,
@@ -54,7 +54,7 @@ def mask_labels(
     if not isinstance(spaces, Mapping) or not all(isinstance(p, str) for p in spaces.values()):
         raise TypeError(f"spaces must map tasks to tasks. Received: spaces={spaces!r}")
     named = {**spaces, **dict.fromkeys(spaces.values())}
-    check_known_keys(named, list(check_by_task(y, [*named], "y")), "spaces")
+    check_keys(named, list(check_by_task(y, [*named], "y")), "spaces", has_all=False)
     missing_label = check_missing_label(missing_label)
     masked = dict(y)
     parents = {task: [parent] for task, parent in spaces.items()}

@@ -55,8 +55,7 @@ class ExpertBlock(BaseLayer):
     Raises:
         TypeError: If `units` contains anything but integers, or `activation` is a layer.
         ValueError: If `units` is empty or contains a number below 1, `dropout` is outside [0, 1),
-            `normalization` or `activation` is unknown, or `activation` is "glu", which halves the
-            width.
+            or `normalization` or `activation` is unknown.
 
     Example:
 

@@ -14,8 +14,8 @@ from ple_keras._checks import (
     check_bool,
     check_features,
     check_int,
+    check_keys,
     check_known,
-    check_known_keys,
     check_number,
 )
 from ple_keras._keras.building import build_on
@@ -293,7 +293,7 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
         )
     _, *names, _ = inspect.signature(Gate.__init__).parameters  # without `self` and `kwargs`
     known = [name for name in names if name not in SET_BY_BLOCKS]
-    check_known_keys(gate_kwargs, known, "gate_kwargs")
+    check_keys(gate_kwargs, known, "gate_kwargs", has_all=False)
     options = {
         key: keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
         for key, value in gate_kwargs.items()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from ple_keras._checks import check_bool, check_known_keys, check_number, short_repr
+from ple_keras._checks import check_bool, check_keys, check_number, short_repr
 
 # Names of metrics and losses of Keras and of this library at the end of a key, with an optional
 # number. "cosine_similarity" is missing: higher is better for the metric, lower for the loss.
@@ -77,7 +77,7 @@ def mtl_gain(
             f"over tasks, or a calibration, but single has {list(single)}. With one task, Keras "
             f"omits the task in its keys. Received: multi={short_repr(dict(multi))}"
         )
-    check_known_keys(given, keys, "lower_is_better")
+    check_keys(given, keys, "lower_is_better", has_all=False)
     gains = {}
     for key in keys:
         first = check_number(multi[key], f"multi[{key!r}]")

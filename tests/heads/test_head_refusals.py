@@ -95,9 +95,8 @@ def test_arguments_that_a_head_sets_itself_are_refused(cls, fixed):
     needed = {pk.MulticlassHead: {"num_classes": 3}, pk.ProductHead: {"of": ("b", "c")}}
     needed[pk.RankingHead] = {"loss": keras.Loss()}
     for name, value in fixed.items():
-        message = f"{name} can't be set here: it is .*: {name}={value!r}$"
-        call = functools.partial(cls, "a", **needed.get(cls, {}), **{name: value})
-        check_refused(call, TypeError, message)
+        with pytest.raises(TypeError, match=f"multiple values for argument '{name}'"):
+            cls("a", **needed.get(cls, {}), **{name: value})
 
 
 @once

@@ -197,8 +197,6 @@ LAYERS = [
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
     ([bottom(), bottom()], ValueError, r"must have different names\. .*=\['x', 'x'\]$"),
 ]
-LAYER_NAME = re.escape("1 to 255 printable characters other than '=' and '.'")
-LAYER_NAMES = [(x, ValueError, LAYER_NAME) for x in ("", "a\nb", "a=b", "a.b", "a" * 256)]
 NORMALIZATIONS = [
     (value, ValueError, r"one of \(None, 'batch', 'layer'\)")
     for value in ("instance", keras.layers.LayerNormalization(), True)
@@ -206,7 +204,6 @@ NORMALIZATIONS = [
 ACTIVATIONS = [
     *((value, ValueError, "must be known") for value in ("rellu", 3)),
     (keras.layers.PReLU(), TypeError, "must be a name or a function"),
-    ("glu", ValueError, "must keep the width"),
 ]
 UNKNOWN = [("nope", ValueError, "must be known")]
 REFUSED = [
@@ -231,7 +228,6 @@ REFUSED = [
     ),
     (at("feature_block", pk.StreamFeatures), NO_UNITS),
     (at("outputs", *BLOCKS, pk.StreamFeatures), OUTPUTS),
-    (at("name", *BLOCKS), LAYER_NAMES),
     (at("num_layers", pk.PLEBlock), at_least(1)),
     (at("num_experts", pk.Gate, pk.MMoEBlock), at_least(1)),
     (at("num_task_experts", pk.CGCBlock, pk.PLEBlock), [*at_least(0), *COUNTS_BY_TASK]),

@@ -15,7 +15,7 @@ REFUSED = {
     "negative": ({"click": -1.0}, ValueError, r"multipliers\['click'\] must be .* at least 0"),
     "infinite": ({"click": np.inf}, ValueError, r"multipliers\['click'\] must be finite"),
     "text": ({"click": "x"}, TypeError, r"multipliers\['click'\] must be a number"),
-    "task": ({"x": 1.0}, ValueError, r"keys among \['click', 'time'\]; unknown: \['x'\]"),
+    "task": ({"x": 1.0}, ValueError, r"keys among \['click', 'time'\].* unknown: \['x'\]"),
 }
 
 
