@@ -160,11 +160,6 @@ def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
     """Return a shape `(batch, ..., features)` with a known number of features as a tuple."""
-    if isinstance(shape, Mapping):
-        raise ValueError(
-            f"{argument} must be a tensor, not a dict. "
-            f"Received: {argument}={{{', '.join(map(repr, shape))}}}"
-        )
     axes: tuple[int | None, ...] = tuple(shape or ())
     if len(axes) < 2 or not isinstance(axes[-1], int):
         raise ValueError(

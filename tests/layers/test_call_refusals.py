@@ -290,7 +290,7 @@ REFUSED = [
     (
         lambda: of_branches(ple=levels()),
         with_input(streams(a=4, b=4, shared=4)),
-        r"inputs must be a tensor, not a dict\. Received: inputs=\{'a', 'b', 'shared'\}",
+        r"inputs must have a shape \(batch, .*Received: inputs\.shape=\('a', 'b', 'shared'\)",
     ),
     (
         lambda: of_branches(dense=keras.layers.Dense(3)),
