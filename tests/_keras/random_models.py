@@ -324,7 +324,6 @@ def head(draw, kind, task):
 # subclassed models, and of a Sequential outside the containers of the library.
 
 ALONE = r"^alone/"
-RECIPES: dict[str, list] = {}  # recipes of OwnModel, by its config
 
 
 def functional_model(layers):
@@ -363,35 +362,13 @@ class GivenModel(pk.MultiTaskTraining, keras.Model):
         return cls(**{**config, "layers": layers})
 
 
-@keras.saving.register_keras_serializable(package="random_models")
-class OwnModel(pk.MultiTaskTraining, keras.Model):
-    """A subclassed model that creates its layers. Its config does not contain them."""
-
-    def __init__(self, code, **kwargs):
-        super().__init__(**kwargs)
-        self.code = code
-        self.chain = made(RECIPES[code])
-
-    def call(self, inputs, training=None):
-        return chained(self.chain, inputs)
-
-    def get_config(self):
-        return {**super().get_config(), "code": self.code}
-
-
 def given_model(layers):
     model = GivenModel(layers, name="alone")
     model(features(ROWS, WIDTH))
     return model
 
 
-def own_model(code):
-    model = OwnModel(code, name="alone")
-    model(features(ROWS, WIDTH))
-    return model
-
-
-WHOLES = [functional_model, model_in_a_model, sequential_in_a_model, given_model, own_model]
+WHOLES = [functional_model, model_in_a_model, sequential_in_a_model, given_model]
 
 
 @st.composite
@@ -405,8 +382,4 @@ def models(draw):
         draw(body("body", tasks, DEPTH)),
         draw(heads(tasks, [None] if body is hedged else [None, "uncertainty"])),
     ]
-    whole = draw(st.sampled_from(WHOLES))
-    if whole is own_model:
-        RECIPES[repr(layers)] = layers
-        return Recipe(own_model, repr(layers))
-    return Recipe(whole, layers)
+    return Recipe(draw(st.sampled_from(WHOLES)), layers)

@@ -22,13 +22,12 @@ OPTIMIZERS = {
     "lion": lambda: keras.optimizers.Lion(0.01),
     "muon_by_path": lambda: keras.optimizers.Muon(0.01, exclude_layers=["last"]),
     "accumulation": lambda: keras.optimizers.Adam(0.01, gradient_accumulation_steps=3),
-}
-if hasattr(keras.optimizers, "MultiOptimizer"):
-    OPTIMIZERS["by_path"] = lambda: keras.optimizers.MultiOptimizer(
+    "by_path": lambda: keras.optimizers.MultiOptimizer(
         keras.optimizers.OptimizerMap(
             keras.optimizers.Adam(0.01), {"last/.*": keras.optimizers.SGD(0.5)}
         )
-    )
+    ),
+}
 
 
 def two_ples():

@@ -84,16 +84,11 @@ class Unregistered(pk.RegressionHead):
 
 
 @once
-@pytest.mark.parametrize("kind", ["class", "function"])
-def test_the_message_of_a_missing_registration_begins_with_the_name(kind, tmp_path):
-    of_kind = {"class": Unregistered, "function": unregistered}[kind]
-    head = (
-        Unregistered("a") if kind == "class" else pk.Head("a", loss="mse", metrics=[unregistered])
-    )
-    with keras.saving.custom_object_scope({of_kind.__name__: of_kind}):
-        compiled(heads_alone(pk.TaskHeads([head]), width=1)).save(tmp_path / "model.keras")
-    message = f"^'{of_kind.__name__}' must be registered.{{,200}}$"
-    with pytest.raises(ValueError, match=message):
+def test_the_message_of_a_missing_registration_begins_with_the_name(tmp_path):
+    with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
+        heads = pk.TaskHeads([Unregistered("a")])
+        compiled(heads_alone(heads, width=1)).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"^'Unregistered' must be registered.{,200}$"):
         keras.models.load_model(tmp_path / "model.keras")
 
 
@@ -193,7 +188,7 @@ def test_an_unregistered_loss_and_metric_train_and_load_as_in_keras(tmp_path):
     logs = model.evaluate(x, y, return_dict=True, verbose=0)
     assert (logs["loss"], logs["own_loss"]) == (3.0, 3.0)
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"^'own_loss' must be registered"):
+    with pytest.raises(ValueError, match=r"^'own_loss' must be registered.{,200}$"):
         keras.models.load_model(tmp_path / "model.keras")
     with keras.saving.custom_object_scope({"own_loss": own_loss}):
         again = keras.models.load_model(tmp_path / "model.keras")

@@ -24,7 +24,7 @@ import pytest
 from hypothesis import strategies as st
 
 import ple_keras as pk
-from tests._keras.random_models import ALONE, ROWS, WIDTH, OwnModel, models
+from tests._keras.random_models import ALONE, ROWS, WIDTH, models
 from tests.helpers import features, numpy_of
 from tests.models import heads_of
 
@@ -205,9 +205,6 @@ def load_weights_into_a_new_model(trip):
 
 
 def clone(trip):
-    if isinstance(trip.model, OwnModel):
-        hypothesis.event("no clone of a subclassed model")
-        return
     model = keras.models.clone_model(trip.model)
     model.set_weights(trip.model.get_weights())
     trip.replace_model(model, with_optimizer=False)
@@ -233,8 +230,6 @@ class Freeze:
     trainable: bool
 
     def __call__(self, trip):
-        if isinstance(trip.model, OwnModel):  # its file lacks frozen layers
-            return
         layers = trip.model._flatten_layers(include_self=False)
         layer = layers[self.place % len(layers)]
         before, expected = predictions(trip.model), self.expected(trip.model, layer)

@@ -244,17 +244,6 @@ def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
     assert len(str(caught.value)) < 300
 
 
-@pytest.mark.skipif(BACKEND != "torch", reason="only PyTorch warns of traced sizes")
-def test_no_size_that_a_trace_makes_a_constant_is_in_this_package(runtime, tmp_path):
-    model = columns_model()
-    model({name: keras.ops.convert_to_tensor(x) for name, x in columns(2).items()})
-    with warnings.catch_warnings(record=True) as seen:
-        warnings.simplefilter("always")
-        model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
-    assert any("TracerWarning" in w.category.__name__ for w in seen)
-    assert not [str(w.message) for w in seen if "ple_keras" in w.filename]
-
-
 class OneBatch:
     """Calibration data of ONNX Runtime: one batch."""
 
