@@ -8,7 +8,7 @@ from pathlib import Path
 
 from draw_architecture import save
 
-from ple_keras.plots._canvas import DASHED, FRAME_COLOR, SOLID, TEXT_COLOR, Canvas, Point
+from ple_keras.plots._canvas import FRAME_COLOR, SOLID, TEXT_COLOR, Canvas, Point
 from ple_keras.plots.architecture import SHARED_COLOR, TASK_COLORS
 
 CLICK, BUY = TASK_COLORS[:2]
@@ -16,7 +16,7 @@ BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches
 WIDTH = 7.4
 LIGHT, STRONG = 0.14, 0.42  # opacity of a box's color
 GAP = 0.2
-DOTTED = (0, (1.5, 3))  # not solid, even on a phone
+DASHED, DOTTED = (0, (3, 2)), (0, (1.5, 3))  # not solid, even on a phone
 NOTE_COLOR, SMALL_SIZE = "#555555", 8.0
 
 
@@ -39,7 +39,7 @@ def draw_expert(canvas: Canvas) -> None:
     canvas.line((x, y), (x + GAP, y), color=CLICK)
     canvas.text((x + GAP + 0.22, y), "E(x)")
     text = "normalization before an activation and dropout after it, if given"
-    canvas.text((WIDTH / 2, 0.2), text, SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text((WIDTH / 2, 0.2), text, fontsize=SMALL_SIZE, color=NOTE_COLOR)
 
 
 def draw_gate(canvas: Canvas) -> None:
@@ -48,16 +48,16 @@ def draw_gate(canvas: Canvas) -> None:
     canvas.text((0.2, y), "r")
     steps = ["gate block\ng", "Dense W\nno bias", "divide\nby T", "softmax"]
     x, _ = row(canvas, (0.32, y), steps, CLICK)
-    canvas.text((0.95, 0.55), "if given", SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text((0.95, 0.55), "if given", fontsize=SMALL_SIZE, color=NOTE_COLOR)
     canvas.line((x, y), (x + GAP, y), color=CLICK)
     left = x + GAP + 1.2
     experts = [("click/expert_0", 0.5, CLICK), ("click/expert_1", 0.2, CLICK)]
     experts.append(("shared/expert_0", 0.3, SHARED_COLOR))
     for index, (name, weight, color) in enumerate(experts):
         height = 1.45 - 0.5 * index
-        canvas.text((left - 0.1, height), name, SMALL_SIZE, ha="right")
+        canvas.text((left - 0.1, height), name, fontsize=SMALL_SIZE, ha="right")
         canvas.box((left + weight, height), (2 * weight, 0.26), f"{weight}", color, STRONG)
-    canvas.text((left, 0.1), "weights of one example, sum 1", SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text((left, 0.1), "weights of one example, sum 1", fontsize=SMALL_SIZE, color=NOTE_COLOR)
 
 
 def draw_mixture(
@@ -81,16 +81,18 @@ def draw_mixture(
         canvas.text(
             ((x + port) / 2, (0.86 + BOX[1] / 2 + end[1]) / 2 + 0.02),
             weight,
-            SMALL_SIZE,
+            fontsize=SMALL_SIZE,
             bbox={"fc": "white", "ec": "none", "pad": 1.2},
         )
         canvas.line((x, 0.34), (x, 0.86 - BOX[1] / 2), color=color)
-        canvas.text((x, 0.2), f"stream\nof {text.split()[0]}", SMALL_SIZE, color=NOTE_COLOR)
+        canvas.text(
+            (x, 0.2), f"stream\nof {text.split()[0]}", fontsize=SMALL_SIZE, color=NOTE_COLOR
+        )
     # The input of the gate passes the experts on the left.
     left = middle - len(experts) / 2 * pitch - 0.3
     points = ((left, 0.34), (left, top), (middle - GATE[0] / 2, top))
     canvas.line(*points, color=own, dash=DASHED)
-    canvas.text((left, 0.2), f"r: stream\nof {gate}", SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text((left, 0.2), f"r: stream\nof {gate}", fontsize=SMALL_SIZE, color=NOTE_COLOR)
 
 
 def draw_task_mixture(canvas: Canvas) -> None:
@@ -104,15 +106,15 @@ def draw_shared_mixture(canvas: Canvas) -> None:
     experts = [("click\nexpert 0", "0.2", CLICK), ("click\nexpert 1", "0.1", CLICK)]
     experts += [("buy\nexpert 0", "0.3", BUY), ("shared\nexpert 0", "0.4", SHARED_COLOR)]
     draw_mixture(canvas, "shared", experts, {CLICK: DOTTED, BUY: DOTTED})
-    canvas.line((4.9, 2.35), (5.2, 2.35), color=TEXT_COLOR, arrow=False, dash=DOTTED)
+    canvas.line((4.9, 2.35), (5.2, 2.35), color=TEXT_COLOR, dash=DOTTED)
     text = "no gradient, if isolated"
-    canvas.text((5.26, 2.35), text, SMALL_SIZE, color=NOTE_COLOR, ha="left")
+    canvas.text((5.26, 2.35), text, fontsize=SMALL_SIZE, color=NOTE_COLOR, ha="left")
 
 
 def draw_loss(canvas: Canvas) -> None:
     """From the streams after the last level to the loss; a missing label does not count."""
     tasks = [("click", CLICK, ["1", "0", "1", "0"]), ("buy", BUY, ["1", "", "0", ""])]
-    canvas.text((4.98, 2.05), "labels of 4 examples", SMALL_SIZE, color=NOTE_COLOR)
+    canvas.text((4.98, 2.05), "labels of 4 examples", fontsize=SMALL_SIZE, color=NOTE_COLOR)
     for index, (task, color, labels) in enumerate(tasks):
         y = 1.6 - 0.95 * index
         canvas.text((0.4, y), f"stream\nof {task}")
@@ -127,8 +129,12 @@ def draw_loss(canvas: Canvas) -> None:
         canvas.box((end + GAP + 0.43, y), BOX, mean, color, STRONG)
         start = (end + GAP + BOX[0], y)
         canvas.line(start, (start[0] + 0.5, 1.125 + (0.1 if index == 0 else -0.1)), color=color)
-        canvas.text((start[0] + 0.42, y - (0.08 if index == 0 else -0.08)), f"w_{task}", SMALL_SIZE)
-        canvas.text((0.68 + 3.4 / 2, y + 0.34), f"head of {task}", SMALL_SIZE, color=NOTE_COLOR)
+        canvas.text(
+            (start[0] + 0.42, y - (0.08 if index == 0 else -0.08)), f"w_{task}", fontsize=SMALL_SIZE
+        )
+        canvas.text(
+            (0.68 + 3.4 / 2, y + 0.34), f"head of {task}", fontsize=SMALL_SIZE, color=NOTE_COLOR
+        )
     canvas.box((start[0] + 0.66, 1.125), (0.36, 0.36), "L", TEXT_COLOR, LIGHT, radius=0.18)
 
 

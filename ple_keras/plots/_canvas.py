@@ -9,7 +9,7 @@ Point: TypeAlias = tuple[float, float]
 TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
 TEXT_SIZE = 8.5
 LETTER_WIDTH = 0.075
-SOLID, DASHED, DOTTED = "-", (0, (3, 2)), (0, (1, 1.5))
+SOLID, DOTTED = "-", (0, (1, 1.5))
 
 
 def pyplot() -> Any:
@@ -31,8 +31,8 @@ class Canvas:
 
     def text(self, center: Point, text: str, **style: Any) -> None:
         """Draw a text, without TeX, which can't render a "_" in a name."""
-        style = {"ha": "center", "va": "center", "color": TEXT_COLOR, "usetex": False, **style}
-        self.ax.text(*center, text, fontsize=TEXT_SIZE, zorder=4, **style)
+        defaults = {"ha": "center", "va": "center", "color": TEXT_COLOR, "fontsize": TEXT_SIZE}
+        self.ax.text(*center, text, usetex=False, zorder=4, **{**defaults, **style})
 
     def box(
         self, center: Point, size: Point, text: str, color: str, fill: float, radius: float = 0.05
@@ -47,16 +47,14 @@ class Canvas:
         self.ax.add_patch(FancyBboxPatch(corner, *size, zorder=3 if fill else 1, **style))
         self.text(center, text)
 
-    def line(
-        self, *points: Point, color: str = TEXT_COLOR, arrow: bool = True, dash: Any = SOLID
-    ) -> None:
+    def line(self, *points: Point, color: str, dash: Any = SOLID) -> None:
         """Draw a line through the points, with an arrow head at the last point."""
         from matplotlib.patches import FancyArrowPatch
         from matplotlib.path import Path
 
-        style: dict[str, Any] = {"color": color, "ls": dash, "zorder": 2, "mutation_scale": 10}
-        style["arrowstyle"] = "-|>,head_length=0.35,head_width=0.16" if arrow else "-"
-        self.ax.add_patch(FancyArrowPatch(path=Path(points), **style))
+        arrow = "-|>,head_length=0.35,head_width=0.16"
+        style: dict[str, Any] = {"arrowstyle": arrow, "mutation_scale": 10, "zorder": 2}
+        self.ax.add_patch(FancyArrowPatch(path=Path(points), color=color, ls=dash, **style))
 
 
 def text_width(text: str) -> float:

@@ -1,9 +1,7 @@
 """A plot of the experts, gates and streams of a model or block."""
 
-import re
-from dataclasses import dataclass
 from itertools import chain, cycle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import keras
 
@@ -13,7 +11,7 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
-from ple_keras.plots._canvas import DASHED, DOTTED, FRAME_COLOR, SOLID, Canvas, Point, text_width
+from ple_keras.plots._canvas import DOTTED, FRAME_COLOR, SOLID, Canvas, Point, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -22,30 +20,19 @@ if TYPE_CHECKING:
 TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 SHARED_COLOR = "#009E73"
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
-MARGIN, GAP, LEVEL_GAP = 0.12, 0.2, 0.3  # around the plot; between boxes; between levels
-MIN_WIDTH, MIN_EXPERT_WIDTH = 4.0, 0.8  # with room for the legend
-TEXT_LINE, TEXT_MARGIN = 0.155, 0.13  # height of a line; space around a text
-PORT_PITCH = 0.2  # between lines into a gate
-BRANCH = 0.08  # where a stream branches, above the bottom of a level
-MAX_NAME_LETTERS = 16  # in a line of an expert's box
-GATE_TEXTS = {
-    "stream": " gate",
-    "context": " gate\nreads the context",
-    "both": " gate\nalso reads the context",
-}
-LEGEND = {
-    SOLID: "streams and outputs of experts",
-    DASHED: "gate input: the gate's own stream",
-    DOTTED: "not trained by the shared gate",
-}
+# In inches: around texts and the plot; between boxes; from a gate to the frame of the next level,
+# and from there to its experts; the height of a box.
+MARGIN, GAP, LEVEL_GAP, EXPERTS_Y, BOX_HEIGHT = 0.12, 0.2, 0.42, 0.3, 0.44
+GATE_TEXTS = {"stream": "gate", "context": "context gate", "both": "gate with context"}
 
 
 def plot_architecture(model: keras.Layer) -> "Figure":
     """Plot the experts, gates and streams of a model or block, with the input at the bottom.
 
-    Each column is the stream of a task, or the shared stream in the middle. A solid line into a
-    gate comes from an expert that the gate mixes, in the color of the expert's stream. A dashed
-    line is the gate's own stream, if the gate reads it. Levels are named as in `gate_weights`.
+    Each column is the stream of a task, or the shared stream in the middle. A line into a gate
+    comes from an expert that the gate mixes, in the color of the expert's stream. It is dotted if
+    the gate does not train the expert. The input of a gate, by default its stream, is not drawn.
+    Levels are named as in `gate_weights`.
 
     Args:
         model: A PLEBlock, MMoEBlock, CGCBlock, SharedBottomBlock, or HedgedBlock with its default
@@ -77,32 +64,27 @@ def plot_architecture(model: keras.Layer) -> "Figure":
             "with its default branches. If it has several, plot one of them. "
             f"Received: model={model!r}, with {[block.name for block in blocks]}"
         )
-    figure: Figure = _Drawing(_levels(blocks[0])).draw()
-    return figure
+    return _Drawing(_levels(blocks[0])).draw()
 
 
-@dataclass(frozen=True)
-class _Level:
+class _Level(NamedTuple):
     """A level in the plot.
 
     Attributes:
         name: The name next to its frame.
-        experts: The names of the experts, such as "click/expert_0".
-        gates: The experts that each gate mixes.
-        gate_text: The text after the name of a gate; "" for outputs without a gate.
-        reads_streams: Whether each gate reads its own stream.
+        gates: The experts that each gate mixes, such as "click/expert_0".
+        gate_text: The text after the name of a gate.
         is_isolated: Whether the shared gate does not train task experts.
     """
 
     name: str
-    experts: list[str]
     gates: dict[str, list[str]]
-    gate_text: str = ""
-    reads_streams: bool = False
+    gate_text: str
     is_isolated: bool = False
 
-    def experts_of(self, stream: str) -> list[str]:
-        return [expert for expert in self.experts if expert.startswith(f"{stream}/")]
+    def experts(self, stream: str) -> list[str]:
+        experts = dict.fromkeys(chain.from_iterable(self.gates.values()))
+        return [expert for expert in experts if expert.startswith(f"{stream}/")]
 
 
 def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
@@ -112,25 +94,14 @@ def _levels(layer: keras.Layer, name: str | None = None) -> list[_Level]:
         levels = (_levels(x, f"{layer.name}/{index}") for index, x in enumerate(layer))
         return list(chain.from_iterable(levels))
     if isinstance(layer, CGCBlock):
-        text, reads = GATE_TEXTS[layer.gate_reads], layer.gate_reads != "context"
-        is_isolated = layer.isolate_task_experts and layer.add_shared_gate
-        return [_Level(name, layer.expert_names, layer.gate_experts, text, reads, is_isolated)]
+        text = GATE_TEXTS[layer.gate_reads]
+        return [_Level(name, layer.gate_experts, text, layer.isolate_task_experts)]
     if isinstance(layer, SharedBottomBlock):
-        gates = {task: [f"{SHARED}/bottom"] for task in layer.task_names}
-        return [_Level(name, [f"{SHARED}/bottom"], gates)]
+        return [_Level(name, {task: [f"{SHARED}/bottom"] for task in layer.task_names}, "output")]
     if isinstance(layer, HedgedBlock) and layer._template:  # with the default branches
         gates = {task: [f"{task}/expert", f"{SHARED}/expert"] for task in layer.task_names}
-        experts = [*(mixed[0] for mixed in gates.values()), f"{SHARED}/expert"]
-        return [_Level(name, experts, gates, " mixture")]
+        return [_Level(name, gates, "mixture")]
     return []
-
-
-def _expert_text(expert: str) -> str:
-    """Return the text of an expert's box, with a long name wrapped after "_" and "-"."""
-    stream, kind = expert.split("/")
-    if len(stream) > MAX_NAME_LETTERS:
-        stream = re.sub("([_-]+)", r"\1\n", stream)
-    return f"{stream}\n{kind.replace('_', ' ')}"
 
 
 class _Drawing:
@@ -138,118 +109,76 @@ class _Drawing:
 
     def __init__(self, levels: list[_Level]) -> None:
         self._levels = levels
-        texts = [_expert_text(expert) for level in levels for expert in level.experts]
-        width = max(MIN_EXPERT_WIDTH, *(text_width(text) + TEXT_MARGIN for text in texts))
-        self._expert_size = (width, max(map(_text_height, texts)))
-        self._gate_height = max(_text_height(level.gate_text) for level in levels)
-        tasks = list(dict.fromkeys(x for level in levels for x in level.gates if x != SHARED))
+        gates = dict.fromkeys(chain.from_iterable(level.gates for level in levels))
+        tasks = [gate for gate in gates if gate != SHARED]
         self._colors = {**dict(zip(tasks, cycle(TASK_COLORS))), SHARED: SHARED_COLOR}
-        half = (len(tasks) + 1) // 2
-        self._xs: dict[str, float] = {}
-        right = 3 * MARGIN + max(text_width(level.name) for level in levels)
-        for stream in [*tasks[:half], SHARED, *tasks[half:]]:
-            width = max(self._column_width(level, stream) for level in levels)
-            self._xs[stream] = right + width / 2
-            right += width
-        self._width = max(right + 2 * MARGIN, MIN_WIDTH)
-        experts = max(len(level.experts_of(x)) for level in levels for x in self._xs)
-        self._experts_y = 0.2 + 0.05 * experts  # above the bottom of a level
-        self._gates_y = self._experts_y + self._expert_size[1] + 0.4 + 0.07 * self._width
-        self._level_height = self._gates_y + self._gate_height + MARGIN
+        middle = (len(tasks) + 1) // 2
+        streams = [*tasks[:middle], SHARED, *tasks[middle:]]
+        texts = [*streams, "expert_0", *(level.gate_text for level in levels)]
+        self._box_width = max(map(text_width, texts)) + MARGIN
+        self._columns: dict[str, tuple[float, float]] = {}  # the center and the width
+        x = 3 * MARGIN + max(text_width(level.name) for level in levels)
+        for stream in streams:
+            boxes = max(len(level.experts(stream)) or stream in level.gates for level in levels)
+            width = boxes * (self._box_width + GAP)
+            self._columns[stream] = x + width / 2, width
+            x += width
+        self._width = x + 2 * MARGIN
+        # From the bottom of a level to its gates. Lines to them cross at larger angles if higher.
+        self._gates_y = EXPERTS_Y + BOX_HEIGHT + 0.4 + 0.07 * self._width
 
-    def _column_width(self, level: _Level, stream: str) -> float:
-        """Return the width of a stream's experts or gate, with a gap."""
-        experts = len(level.experts_of(stream)) * (self._expert_size[0] + GAP)
-        return max(experts, self._gate_width(level, stream) + GAP if stream in level.gates else 0)
-
-    def _gate_width(self, level: _Level, gate: str) -> float:
-        lines = len(level.gates[gate]) + 2
-        return max(text_width(f"{gate}{level.gate_text}") + 0.4, lines * PORT_PITCH)
-
-    def draw(self) -> Any:
+    def draw(self) -> "Figure":
         """Return a new figure with the levels."""
-        legend: list[Any] = [SOLID]
-        legend += [DASHED] * any(level.reads_streams for level in self._levels)
-        legend += [DOTTED] * any(level.is_isolated for level in self._levels)
-        bottom, input_height = 0.2 * len(legend) + 0.2, _text_height("input")
-        levels_height = len(self._levels) * (self._level_height + LEVEL_GAP)
-        self._canvas = Canvas(self._width, bottom + input_height + levels_height + 2 * LEVEL_GAP)
-        for row, dash in enumerate(reversed(legend)):
-            left, y = self._width / 2 - 1.3, 0.2 * row + 0.15
-            self._canvas.line((left, y), (left + 0.4, y), arrow=False, dash=dash)
-            self._canvas.text((left + 0.5, y), LEGEND[dash], ha="left")
-        size = (self._width - 2 * MARGIN, input_height)
-        center = (self._width / 2, bottom + input_height / 2)
-        self._canvas.box(center, size, "input", FRAME_COLOR, LIGHT_FILL)
-        sources = {stream: (x, bottom + input_height) for stream, x in self._xs.items()}
-        y = bottom + input_height + LEVEL_GAP
+        y, pitch = 0.3 + BOX_HEIGHT, LEVEL_GAP + self._gates_y + BOX_HEIGHT
+        self._canvas = Canvas(self._width, y + len(self._levels) * pitch + 0.6)
+        self._draw_frame(0.3, y, "input", LIGHT_FILL)
+        if any(level.is_isolated and SHARED in level.gates for level in self._levels):
+            self._canvas.text((self._width / 2, 0.15), "dotted: gradients are stopped")
         for level in self._levels:
-            sources = self._draw_level(level, y, sources)
-            y += self._level_height + LEVEL_GAP
-        for stream, source in sources.items():
-            self._canvas.line(source, (source[0], y), color=self._colors[stream])
-            self._canvas.text((source[0], y + 0.1), stream)
-        return self._canvas.figure
+            self._draw_level(level, y)
+            y += pitch
+        for task in level.gates:
+            start, end = (self._columns[task][0], y), (self._columns[task][0], y + 0.35)
+            self._canvas.line(start, end, color=self._colors[task])
+            self._canvas.text(end, task, va="bottom")
+        figure: Figure = self._canvas.figure
+        return figure
 
-    def _draw_level(
-        self, level: _Level, bottom: float, sources: dict[str, Point]
-    ) -> dict[str, Point]:
-        """Draw a level above the streams that it reads, and return the top of each stream."""
-        center = (self._width / 2, bottom + self._level_height / 2)
-        size = (self._width - 2 * MARGIN, self._level_height)
-        self._canvas.box(center, size, "", FRAME_COLOR, fill=0)
-        name = (2 * MARGIN, bottom + self._level_height - MARGIN)
-        self._canvas.text(name, level.name, weight="bold", ha="left", va="top")
-        xs: dict[str, float] = {}  # of the experts
-        for stream, x in self._xs.items():
-            color, experts = self._colors[stream], level.experts_of(stream)
-            branch = (x, bottom + BRANCH)
-            is_read = experts or (level.reads_streams and stream in level.gates)
-            if is_read and stream in sources:
-                self._canvas.line(sources[stream], branch, color=color, arrow=False)
-            for index, expert in enumerate(experts):
-                pitch = self._expert_size[0] + GAP
-                xs[expert] = x + pitch * (index - (len(experts) - 1) / 2)
-                y = bottom + self._experts_y
-                self._canvas.line(branch, (xs[expert], y), color=color)
-                center = (xs[expert], y + self._expert_size[1] / 2)
-                self._canvas.box(center, self._expert_size, _expert_text(expert), color, LIGHT_FILL)
-        for gate in level.gates:
-            self._draw_gate(level, gate, bottom, xs)
-        y = bottom + self._gates_y + (self._gate_height if level.gate_text else 0)
-        return {gate: (self._xs[gate], y) for gate in level.gates}
+    def _draw_frame(self, bottom: float, top: float, text: str, fill: float) -> None:
+        center, size = (
+            (self._width / 2, (bottom + top) / 2),
+            (self._width - 2 * MARGIN, top - bottom),
+        )
+        self._canvas.box(center, size, text, FRAME_COLOR, fill)
 
-    def _draw_gate(self, level: _Level, gate: str, bottom: float, xs: dict[str, float]) -> None:
-        """Draw a gate, and lines to it from the experts that it mixes and from its own stream."""
-        center, color = self._xs[gate], self._colors[gate]
-        y, experts_y = bottom + self._gates_y, bottom + self._experts_y
-        top = experts_y + self._expert_size[1]
-        lines: list[tuple[list[Point], str, Any]] = []
-        for expert in level.gates[gate]:
-            stream = expert.partition("/")[0]
-            dash: Any = DOTTED if level.is_isolated and gate == SHARED != stream else SOLID
-            lines.append(([(xs[expert], top)], self._colors[stream], dash))
-        if level.reads_streams:
-            # The stream passes between the middle experts, or next to the middle one.
-            is_odd = len(level.experts_of(gate)) % 2
-            side = -1 if center < self._xs[SHARED] else 1
-            x = center + side * is_odd * (self._expert_size[0] + GAP) / 2
-            lines.append(([(center, bottom + BRANCH), (x, experts_y), (x, top)], color, DASHED))
-        lines.sort(key=lambda line: line[0][-1])
-        arrow = bool(level.gate_text)
-        for index, (points, line_color, dash) in enumerate(lines):
-            end = (center + PORT_PITCH * (index - (len(lines) - 1) / 2), y)
-            self._canvas.line(*points, end, color=line_color, dash=dash, arrow=arrow)
-        if level.gate_text:
-            self._canvas.box(
-                (center, y + self._gate_height / 2),
-                (self._gate_width(level, gate), self._gate_height),
-                f"{gate}{level.gate_text}",
-                color,
-                STRONG_FILL,
-                radius=self._gate_height / 2,
-            )
+    def _draw_level(self, level: _Level, sources_y: float) -> None:
+        """Draw a level above the streams that it reads."""
+        bottom = sources_y + LEVEL_GAP
+        experts_y, gates_y = bottom + EXPERTS_Y, bottom + self._gates_y
+        top = gates_y + BOX_HEIGHT
+        self._draw_frame(bottom, top + MARGIN, "", fill=0)
+        self._canvas.text((2 * MARGIN, top), level.name, weight="bold", ha="left", va="top")
+        starts: dict[str, Point] = {}  # of lines from experts
+        for stream, (x, width) in self._columns.items():
+            color, experts = self._colors[stream], level.experts(stream)
+            for expert, center in zip(experts, _spread(x, width, len(experts))):
+                starts[expert] = (center, experts_y + BOX_HEIGHT)
+                self._canvas.line((x, sources_y), (center, experts_y), color=color)
+                box, size = (center, experts_y + BOX_HEIGHT / 2), (self._box_width, BOX_HEIGHT)
+                self._canvas.box(box, size, expert.replace("/", "\n"), color, LIGHT_FILL)
+        for gate, mixed in level.gates.items():
+            x, width = self._columns[gate]
+            box, size = (x, top - BOX_HEIGHT / 2), (width - GAP, BOX_HEIGHT)
+            text, color = f"{gate}\n{level.gate_text}", self._colors[gate]
+            self._canvas.box(box, size, text, color, STRONG_FILL, radius=BOX_HEIGHT / 2)
+            experts = [expert for expert in starts if expert in mixed]  # from left to right
+            for expert, port in zip(experts, _spread(x, size[0], len(experts))):
+                stream = expert.partition("/")[0]
+                dash = DOTTED if level.is_isolated and gate == SHARED != stream else SOLID
+                color = self._colors[stream]
+                self._canvas.line(starts[expert], (port, gates_y), color=color, dash=dash)
 
 
-def _text_height(text: str) -> float:
-    return (text.count("\n") + 1) * TEXT_LINE + TEXT_MARGIN
+def _spread(center: float, width: float, count: int) -> list[float]:
+    """Return the centers of equal parts of a width."""
+    return [center + width * ((index + 0.5) / count - 0.5) for index in range(count)]
