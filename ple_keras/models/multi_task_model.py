@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, cast
 
 import keras
@@ -30,9 +31,10 @@ from ple_keras.metrics.probability_metrics import LogitAUC
 # Arguments of `Model.compile` that belong to the heads.
 HEAD_ARGUMENTS = ("loss", "loss_weights", "metrics", "weighted_metrics")
 FIRST_ROWS = 10_000  # of labels, which `fit` and `evaluate` check
+Mixin: Any = object  # mypy treats it as the base class keras.Model
 
 
-class MultiTaskTraining:
+class MultiTaskTraining(Mixin):
     """A mixin for models that are trained with the losses and metrics of their TaskHeads.
 
     `class Mine(MultiTaskTraining, keras.Model)` is a subclassed model: its `__init__` creates one
@@ -60,22 +62,20 @@ class MultiTaskTraining:
     ['buy_auc', 'buy_binary_crossentropy', 'buy_loss']
     """
 
-    optimizer: Any  # attributes of keras.Model
-    built: bool
-    losses: list[Tensor]
-    trainable_variables: list[keras.Variable]
     train_function: Any
-    run_eagerly: bool
-    jit_compile: bool
     _task_metrics: "Untracked[TaskMetrics] | None" = None
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
+    _is_functional = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.compile is keras.Model.compile:
-            order = f"class {cls.__name__}(MultiTaskTraining, keras.Model)"
-            raise TypeError(f"The mixin must come first: {order}. Received: bases={cls.__bases__}")
+        if cls.compile is keras.Model.compile or (cls._is_functional and "call" in vars(cls)):
+            raise TypeError(
+                "A subclass of MultiTaskModel is functional. For a model with call, use the mixin, "
+                f"first: class {cls.__name__}(MultiTaskTraining, keras.Model). "
+                f"Received: bases={cls.__bases__}"
+            )
 
     def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
         """Configure the model for training.
@@ -99,7 +99,7 @@ class MultiTaskTraining:
                     f"Received: {argument}={short_repr(kwargs[argument])}"
                 )
         heads = _only_task_heads(self)
-        super().compile(optimizer, **kwargs)  # type: ignore[misc]
+        super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
         self._task_metrics = Untracked(TaskMetrics(heads, self._is_restored))
         set_compiled_metrics(self, self._task_metrics.value)
@@ -130,7 +130,7 @@ class MultiTaskTraining:
         """
         given = dict(config)  # Keras empties the config
         try:
-            return super().from_config(config, custom_objects)  # type: ignore[misc]
+            return super().from_config(config, custom_objects)
         except (TypeError, ValueError) as error:
             name = next(unregistered_names(given), None)
             if name is None:
@@ -163,14 +163,18 @@ class MultiTaskTraining:
             UserWarning: If the model has a HedgedBlock, and no FitHedge has fitted its mixtures,
                 once after `compile`.
         """
-        self._check_first_labels(y)
-        _check_batch_sizes(keras.Model.fit, x, y, *args, **kwargs)
-        given = inspect.signature(keras.Model.fit).bind(self, x, y, *args, **kwargs).arguments
+        given = self._check_arrays(keras.Model.fit, x, y, *args, **kwargs)
         callbacks = keras.tree.flatten(given.get("callbacks") or [])
-        _check_order(callbacks)
+        for first, later in combinations(callbacks, 2):
+            if getattr(first, "keep_best", False) and getattr(later, "restore_best_weights", False):
+                raise ValueError(
+                    "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
+                    "restores each branch to its own best epoch. "
+                    f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
+                )
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
-            history = super().fit(x, y, *args, **kwargs)  # type: ignore[misc]
+            history = super().fit(x, y, *args, **kwargs)
         finally:
             self._reads_logs = True
         mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
@@ -198,12 +202,15 @@ class MultiTaskTraining:
         Raises:
             TypeError, ValueError: As for `fit`.
         """
-        self._check_first_labels(y)
-        _check_batch_sizes(keras.Model.evaluate, x, y, *args, **kwargs)
-        return super().evaluate(x, y, *args, **kwargs)  # type: ignore[misc]
+        self._check_arrays(keras.Model.evaluate, x, y, *args, **kwargs)
+        return super().evaluate(x, y, *args, **kwargs)
 
-    def _check_first_labels(self, y: Any) -> None:
-        heads, arrays = self._task_heads(), [*y.values()] if isinstance(y, Mapping) else [None]
+    def _check_arrays(self, method: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Check labels and sizes of batches, and return the arguments of `fit` or `evaluate`."""
+        given = inspect.signature(method).bind(self, *args, **kwargs).arguments
+        _check_batch_sizes(given)
+        heads, y = self._task_heads(), given["y"]
+        arrays = [*y.values()] if isinstance(y, Mapping) else [None]
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
             check_by_task(y, heads.trained_tasks, "y")
         # Unbuilt heads do not know the rank of labels.
@@ -211,6 +218,7 @@ class MultiTaskTraining:
             with warnings.catch_warnings():  # which need all rows
                 warnings.simplefilter("ignore", UserWarning)
                 heads.check_labels({task: labels[:FIRST_ROWS] for task, labels in y.items()})
+        return given
 
     def _needs_batch_logs(self, callbacks: list[Any], verbose: str | int) -> bool:
         """Return whether a callback of `fit` reads the logs of batches.
@@ -232,7 +240,7 @@ class MultiTaskTraining:
     @property
     def metrics(self) -> list[keras.Metric]:
         """The metrics of the model: the loss, the tasks' metrics, and metrics of other layers."""
-        found: list[Any] = super().metrics  # type: ignore[misc]
+        found: list[Any] = super().metrics
         if self._task_metrics is None:
             return found
         own = self._task_metrics.value
@@ -268,7 +276,7 @@ class MultiTaskTraining:
         losses = self._update(heads, y, y_pred, sample_weight, training)
         loss = heads._total_loss(losses.values())
         if self.losses:
-            others = super().compute_loss(x, None, y_pred, None)  # type: ignore[misc]
+            others = super().compute_loss(x, None, y_pred, None)
             loss = loss + ops.cast(others, loss.dtype)
         return loss
 
@@ -316,11 +324,11 @@ class MultiTaskTraining:
         """
         result = self._metrics_result()
         if self._task_metrics is not None:
-            self._task_metrics.value.warn_of_nan()
+            self._task_metrics.value.warn_unlabeled()
         return result
 
     def _metrics_result(self) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = super().get_metrics_result()  # type: ignore[misc]
+        result: dict[str, Tensor] = super().get_metrics_result()
         if self._task_metrics is None:
             return result
         return self._task_metrics.value.mark_unlabeled(result)
@@ -337,8 +345,8 @@ class MultiTaskTraining:
         is_new = self.train_function is None or force
         if is_new:
             check_adapted(self)
-        super().make_train_function(force)  # type: ignore[misc]
-        is_ours = type(self).train_step is keras.Model.train_step  # type: ignore[attr-defined]
+        super().make_train_function(force)
+        is_ours = type(self).train_step is keras.Model.train_step
         if is_new and is_ours and keras.backend.backend() == "torch" and not self.run_eagerly:
             from ple_keras.models.traced_step import TracedStep
 
@@ -396,6 +404,8 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
     ['click_auc', 'click_binary_crossentropy', 'click_loss', 'loss']
     """
 
+    _is_functional = True
+
     def __init__(
         self, inputs: Nested, outputs: Any, name: str | None = None, **kwargs: Any
     ) -> None:
@@ -404,15 +414,6 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
         if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "call" in vars(cls):
-            mixin = f"class {cls.__name__}(MultiTaskTraining, keras.Model)"
-            raise TypeError(
-                "A subclass of MultiTaskModel is functional, so it must not define call. For a "
-                f"model with call, use the mixin: {mixin}. Received: {cls.__name__}.call"
-            )
 
 
 def _only_task_heads(model: Any) -> TaskHeads:
@@ -436,8 +437,7 @@ def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bo
         layer = layer.layers[-1]
     if layer is not heads:  # the layer can call the heads itself
         return isinstance(layer, keras.Layer) and heads in find_layers(layer, TaskHeads)
-    tasks = keras.tree.flatten({each: each for each in heads})
-    return bool(tasks[index] == task)
+    return bool(sorted(heads)[index] == task)
 
 
 def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
@@ -450,27 +450,14 @@ def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
     )
 
 
-def _check_order(callbacks: list[Any]) -> None:
-    """Check that no callback replaces the weights that FitHedge restores at the end of `fit`."""
-    keeps = [getattr(callback, "keep_best", False) for callback in callbacks]  # of FitHedge
-    restores = [getattr(callback, "restore_best_weights", False) for callback in callbacks]
-    if True in keeps and True in restores[keeps.index(True) :]:
-        names = ", ".join(type(callback).__name__ for callback in callbacks)
-        raise ValueError(
-            "EarlyStopping with restore_best_weights=True must come before FitHedge, which "
-            f"restores each branch to its own best epoch. Received: callbacks=[{names}]"
-        )
-
-
-def _check_batch_sizes(method: Any, x: Nested, *args: Any, **kwargs: Any) -> None:
+def _check_batch_sizes(given: Mapping[str, Any]) -> None:
     """Check that the devices of a distribution can share each batch of arrays.
 
     On JAX, Keras fails only at the last batch of an epoch.
     """
-    distribution = keras.distribution.distribution()
+    distribution, x = keras.distribution.distribution(), given["x"]
     if distribution is None or x is None or is_dataset(x):
         return
-    given = inspect.signature(method).bind(None, x, *args, **kwargs).arguments
     batch_size = given.get("batch_size") or 32
     rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
     devices = max(1, distribution.num_model_replicas // distribution.num_processes)
@@ -601,7 +588,7 @@ class TaskMetrics:
                     marked[metric.name] = fill(value, is_unlabeled, float("nan"))
         return marked
 
-    def warn_of_nan(self) -> None:
+    def warn_unlabeled(self) -> None:
         """Warn once about each task without a label."""
         try:
             counts = to_numpy(self._means.counts())
