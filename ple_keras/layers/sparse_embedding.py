@@ -16,9 +16,9 @@ from ple_keras._keras.tensors import is_jax_tracer
 from ple_keras._typing import DType, Shape, Tensor
 from ple_keras.layers.table_marks import (
     RowGradients,
+    TableMark,
     component,
     has_row_gradients,
-    mark_table,
     table_mark,
 )
 
@@ -115,7 +115,8 @@ class SparseEmbedding(keras.layers.Embedding):
             return
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
-        mark_table(self.embeddings, not half and self.embeddings_regularizer is None)
+        may_be_sparse = not half and self.embeddings_regularizer is None
+        self.embeddings.ple_keras_table = TableMark(self.input_dim, may_be_sparse)  # in no file
 
     def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""
@@ -141,6 +142,10 @@ class SparseEmbedding(keras.layers.Embedding):
     ) -> None:
         """Quantize the table as Keras's `Embedding` does, which refuses subclasses."""
         super().quantize(mode, type_check=False, config=config)
+
+    def quantized_call(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the rows of the ids, from a quantized table."""
+        return ops.cast(super().quantized_call(*args, **kwargs), self.compute_dtype)
 
 
 def _check_split(layer: SparseEmbedding) -> None:

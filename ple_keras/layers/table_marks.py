@@ -11,8 +11,6 @@ from ple_keras._keras.internals import outermost_layer
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
 
-_ATTRIBUTE = "ple_keras_table"  # of a variable; no file contains it
-
 # The ids of each lookup on JAX, `(ids,)`, and the gradients of their rows, `(ids, columns)`.
 RowGradients = list[tuple[Tensor, Tensor]]
 
@@ -32,20 +30,13 @@ class TableMark:
         self.rows, self.may_be_sparse = rows, may_be_sparse
         self.optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
         self.has_warned = False
-        # The optimizers that exchange the rows of several processes; None before `share`.
-        self._sharing: weakref.WeakSet[Any] | None = None
-        self.is_shared = False
+        # The optimizers that exchange rows between processes; None before `share_tables`.
+        self.sharing: set[Any] | None = None
         self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
 
     def row_optimizers(self, optimizer: Any) -> set[Any]:
         """Return the optimizers of rows in the optimizer of a model, which can be one itself."""
         return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
-
-    def share(self, is_large: bool, optimizer: Any) -> bool:
-        """Make the optimizer of a model exchange rows between processes, if it supports rows."""
-        self._sharing = weakref.WeakSet(self.row_optimizers(optimizer))
-        self.is_shared = is_large and self.may_be_sparse and len(self._sharing) > 0
-        return self.is_shared
 
     def check_shared(self, optimizers: set[Any]) -> bool:
         """Return whether rows are exchanged between processes, and warn once if they are not.
@@ -53,7 +44,7 @@ class TableMark:
         Raises:
             ValueError: If the optimizer that exchanges them no longer trains the table.
         """
-        if self._sharing is None:
+        if self.sharing is None:
             if not self.has_warned:
                 self.has_warned = True
                 warn_user(
@@ -63,13 +54,13 @@ class TableMark:
                     "exchange only the rows of their batches."
                 )
             return False
-        if self.is_shared and not optimizers & {*self._sharing}:
+        if self.sharing and not optimizers & self.sharing:
             raise ValueError(
                 "The optimizer of share_tables must train the tables, or their values would differ "
                 "between processes. Compile the model before share_tables and "
                 "DistributedDataParallel. Received: a different optimizer"
             )
-        return self.is_shared
+        return bool(self.sharing)
 
     def remember(self, gradient: Tensor, rows: RowGradients) -> None:
         """Store the rows of a gradient on JAX, for the optimizer that gets this very tensor."""
@@ -86,19 +77,9 @@ class TableMark:
         self._gradient = None
 
 
-def mark_table(variable: keras.Variable, may_be_sparse: bool) -> None:
-    """Mark the variable of an embedding table.
-
-    Args:
-        variable: The table.
-        may_be_sparse: Whether the layer can compute a gradient of only the rows of a batch.
-    """
-    setattr(variable, _ATTRIBUTE, TableMark(variable.shape[0], may_be_sparse))
-
-
 def table_mark(variable: keras.Variable) -> TableMark | None:
     """Return the mark of an embedding table; None for any other variable."""
-    mark: TableMark | None = getattr(variable, _ATTRIBUTE, None)
+    mark: TableMark | None = getattr(variable, "ple_keras_table", None)
     return mark
 
 
@@ -115,7 +96,7 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     if keras.backend.backend() == "torch":
         optimizer = getattr(outermost_layer(), "optimizer", None)
         optimizers = optimizers if optimizer is None else mark.row_optimizers(optimizer)
-    if has_several_processes() and (optimizers or mark.is_shared):
+    if has_several_processes() and (optimizers or mark.sharing):
         return mark.check_shared(optimizers)
     return bool(optimizers)
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
+from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
 from ple_keras.layers.table_marks import table_mark
 
@@ -55,59 +57,41 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     if getattr(model, "optimizer", None) is None:
         raise ValueError("model must be compiled. Received: model.optimizer=None")
     model.optimizer.build(model.trainable_variables)
-    marks = [(variable, table_mark(variable)) for variable in model.trainable_variables]
-    return [v for v, m in marks if m is not None and m.share(m.rows >= MIN_ROWS, model.optimizer)]
+    tables = []
+    for variable in model.trainable_variables:
+        mark = table_mark(variable)
+        if mark is not None:
+            is_large = mark.may_be_sparse and mark.rows >= MIN_ROWS
+            mark.sharing = mark.row_optimizers(model.optimizer) if is_large else set()
+            tables += [variable] if mark.sharing else []
+    return tables
 
 
 def mean_over_processes(
     variables: Sequence[keras.Variable], gradients: Sequence[tuple[Tensor | None, Tensor]]
-) -> list[tuple[Tensor | None, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Return the gradients of shared tables, averaged over all processes.
 
-    In each process, rows are unique. Processes are added in order, so that all have equal sums. All
-    tables are exchanged as one. A dense gradient, such as that of a tied table, has all rows.
+    In each process, rows are unique. Processes are added in order, so that all have equal sums. A
+    dense gradient, such as that of a tied table, has all rows.
 
     Args:
         variables: The tables.
         gradients: For each table, the unique rows of its gradient and their values; None and a
             dense gradient; or None and None.
     """
-    if not variables:
-        return []
-    import torch
-
-    tables = [variable.value for variable in variables]
-    width = max(table.shape[1] for table in tables)
-    starts = np.cumsum([0, *(len(table) for table in tables)]).tolist()
-    pad = torch.nn.functional.pad
     own = []
-    for table, start, (rows, values) in zip(tables, starts, gradients):
-        values = table[:0] if values is None else values
-        rows = torch.arange(len(values), device=table.device) if rows is None else rows
-        own.append((rows + start, pad(values, (0, width - values.shape[1]))))
-    rows, values = map(torch.cat, zip(*own))
-    counts = [int(count) for count in _gather(torch.tensor([len(rows)], device=rows.device))]
-    missing = max(counts) - len(rows)
-    every = zip(_gather(pad(rows, (0, missing))), _gather(pad(values, (0, 0, 0, missing))), counts)
-    parts = [(rows[:count], values[:count]) for rows, values, count in every]
-    found, positions = torch.unique(torch.cat([rows for rows, _ in parts]), return_inverse=True)
-    means = values.new_zeros(len(found), width)
-    for (_, values), places in zip(parts, positions.split(counts)):
-        means.index_add_(0, places, values / len(counts))
-    ends = torch.searchsorted(found, torch.tensor(starts[1:-1], device=rows.device)).tolist()
-    return [
-        (table_rows - start, mean[:, : table.shape[1]])
-        for table, start, table_rows, mean in zip(
-            tables, starts, found.tensor_split(ends), means.tensor_split(ends)
-        )
-    ]
-
-
-def _gather(tensor: Tensor) -> list[Tensor]:
-    """Return the tensors of all processes, which must have the same shape."""
-    import torch
-
+    for variable, (rows, values) in zip(variables, gradients):
+        values = to_numpy(variable.value[:0] if values is None else values)
+        own.append((np.arange(len(values)) if rows is None else to_numpy(rows), values))
     distributed: Any = import_module("torch.distributed")
-    parts = [torch.empty_like(tensor) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(parts, tensor.contiguous())
-    return parts
+    every: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(every, own)
+    means = []
+    for parts in zip(*every):
+        found = np.unique(np.concatenate([rows for rows, _ in parts]))
+        mean = np.zeros((len(found), parts[0][1].shape[1]), parts[0][1].dtype)
+        for rows, values in parts:
+            mean[np.searchsorted(found, rows)] += values / len(parts)
+        means.append((ops.convert_to_tensor(found), ops.convert_to_tensor(mean)))
+    return means

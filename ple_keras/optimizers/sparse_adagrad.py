@@ -126,9 +126,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
-        if has_several_processes():
-            marks = [table_mark(variable) for variable in variables]
-            shared = [i for i, mark in enumerate(marks) if mark is not None and mark.is_shared]
+        marks = enumerate(map(table_mark, variables))
+        shared = [i for i, mark in marks if mark is not None and mark.sharing]
+        if shared and has_several_processes():
             means = mean_over_processes([variables[i] for i in shared], [pairs[i] for i in shared])
             for i, mean in zip(shared, means):
                 pairs[i] = mean

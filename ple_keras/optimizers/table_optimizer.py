@@ -86,8 +86,7 @@ class OptimizerByTable:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "OptimizerByTable":
         load = keras.saving.deserialize_keras_object
-        names = ("default_optimizer", "tables")
-        return cls(*(_check_optimizer(load(config[name]), name) for name in names))
+        return cls(**{name: load(optimizer) for name, optimizer in config.items()})
 
 
 def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.Optimizer:

@@ -75,6 +75,14 @@ def test_quantization_and_lora_are_those_of_an_embedding(mode, tmp_path):
     np.testing.assert_allclose(copy.predict(x, verbose=0), expected, atol=1e-6)
 
 
+@once
+def test_a_quantized_table_has_rows_of_the_compute_dtype():
+    layer = embedding(dtype="mixed_bfloat16")
+    layer.build()
+    layer.quantize("int8")
+    assert keras.backend.standardize_dtype(layer(np.array([1, 2])).dtype) == "bfloat16"
+
+
 def test_gradients_with_a_regularizer_have_all_rows(monkeypatch):
     def regularized(**kwargs):
         return pk.SparseEmbedding(ROWS, 3, embeddings_regularizer="l2", **kwargs)
