@@ -28,11 +28,11 @@ class BranchValues(NamedTuple):
 
     Attributes:
         labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
-        values: The values that the head mixes, `{branch: (examples, units)}`.
+        values: The values that the head mixes, `(branches, examples, units)`.
     """
 
     labels: np.ndarray
-    values: dict[str, np.ndarray]
+    values: np.ndarray
 
 
 class Unit(NamedTuple):
@@ -78,28 +78,26 @@ class BranchedModel:
         self._observed = ObservedModel(model, self._values)
 
     def _values(self, outputs: Any, levels: Any, held: Branches) -> dict[str, dict[str, Tensor]]:
-        values = {task: {"": outputs[task]} for task in self.heads if task not in held}
+        values = {task: {"": outputs[task]} for task in self.heads}
         for task, branches in held.items():
             values[task] = dict(zip(self.heads[task].branch_names, branches.values))
         return values
 
     def read(self, batches: Iterable[tuple[Nested, Nested]]) -> dict[TaskName, BranchValues]:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        found: dict[TaskName, list[BranchValues]] = {}
+        found: dict[TaskName, list[Any]] = {}
         for x, y in batches:
-            values, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
+            outputs, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
-                if head.has_loss and "" not in values[task] and labels.get(task) is not None:
+                if head.has_loss and head.branch_names and labels.get(task) is not None:
                     present, is_labeled = head._present_labels(labels[task])
                     head._check_values(present)
-                    of_labels = {b: array[is_labeled] for b, array in values[task].items()}
-                    found.setdefault(task, []).append(BranchValues(present, of_labels))
-        joined = {}
-        for task, batch in found.items():
-            parts, values = zip(*batch)
-            by_branch = {b: np.concatenate([each[b] for each in values]) for b in values[0]}
-            joined[task] = BranchValues(np.concatenate(parts), by_branch)
-        return joined
+                    values = [outputs[task][branch][is_labeled] for branch in head.branch_names]
+                    found.setdefault(task, []).append((present, np.stack(values)))
+        return {
+            task: BranchValues(np.concatenate(labels), np.concatenate(values, axis=1))
+            for task, (labels, values) in ((task, zip(*parts)) for task, parts in found.items())
+        }
 
     def losses(
         self, found: Mapping[TaskName, BranchValues]
@@ -110,10 +108,10 @@ class BranchedModel:
         predictions. If labels are no predictions, such as classes, they are divided by the loss of
         logits of 0. Tasks without labels or training have none.
         """
-        losses, relative = {}, {}
+        sums: dict[Branch, list[float]] = {}
         for task, (labels, values) in found.items():
             head, are_predictions = self.heads[task], labels.shape[-1] == self.heads[task].units
-            tensors = [*map(ops.convert_to_tensor, values.values())]
+            tensors = [*map(ops.convert_to_tensor, values)]
             if are_predictions:
                 mean = np.ma.masked_invalid(labels).mean(axis=0).filled(SAFE_PREDICTION)
                 mean = np.broadcast_to(mean, labels.shape)
@@ -122,15 +120,17 @@ class BranchedModel:
                 constants = 2 * [head._mixed_prediction(ops.zeros_like(tensors[0]))]
             predictions = [*head._branch_predictions(tensors), *constants]
             arrays = [label_losses(head, labels, each) for each in predictions]
-            sums = [array.sum(dtype="float64") for array in arrays]
-            *totals, least, constant, count = sum_over_processes(np.array([*sums, arrays[0].size]))
-            least *= are_predictions
+            *totals, least, constant = [array.sum(dtype="float64") for array in arrays]
+            row = [least * are_predictions, constant, arrays[0].size]
+            sums |= {(task, b): [total, *row] for b, total in zip(head.branch_names, totals)}
+        losses: dict[Branch, float] = {}
+        relative: dict[Branch, float] = {}
+        for key, row in zip(sums, sum_over_processes(np.array([*sums.values()])).tolist()):
+            total, least, constant, count = row
             scale = abs(constant - least)
-            scale = scale if 0 < scale < np.inf else count
-            for branch, total in zip(values, totals):
-                losses[task, branch] = float(total / count) if count else np.nan
-                if count and head.loss_weight:
-                    relative[task, branch] = float((total - least) / scale)
+            losses[key] = total / count if count else np.nan
+            if count and self.heads[key[0]].loss_weight:
+                relative[key] = (total - least) / (scale if 0 < scale < np.inf else count)
         return losses, relative
 
     def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
@@ -157,9 +157,9 @@ class BranchedModel:
         common = []
         # Summed so that all processes keep the same parts.
         for part, row in zip(parts, sum_over_processes(np.array(changes))):
-            found = [unit for unit, count in zip(weights, row) if count]
+            found = {unit for unit, count in zip(units.values(), row) if count}
             if len(found) == 1:
-                weights[found[0]].append(part)
+                weights[found.pop()].append(part)
             elif part[0].trainable and any(unit.branch for unit in found):
                 common.append(part[0].path)
         if common:
@@ -171,9 +171,9 @@ class BranchedModel:
         return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
 
     def _changes(
-        self, part: Any, x: Nested, units: Mapping[Branch, Unit], expected: Any
+        self, part: Any, x: Nested, branches: Iterable[Branch], expected: Any
     ) -> list[float]:
-        """Return the number of predictions of each unit that become NaN or change with a NaN."""
+        """Return the number of predictions of each branch that become NaN or change with a NaN."""
         variable, index = part
         value = ops.copy(variable)
         # No new array, which processes of JAX would compare: NaN differs from itself.
@@ -186,21 +186,21 @@ class BranchedModel:
             actual = self._observed.run_batch(x)
         finally:
             variable.assign(value)
-        counts = dict.fromkeys(units.values(), 0.0)
-        for (task, branch), unit in units.items():
+        counts = []
+        for task, branch in branches:
             old, new = expected[task][branch], actual[task][branch]
             is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
-            counts[unit] += (~is_close & np.isfinite(old)).sum()
-        return [*counts.values()]
+            counts.append((~is_close & np.isfinite(old)).sum(dtype="float64"))
+        return counts
 
     def _find_units(self, branches: Mapping[TaskName, Any]) -> dict[Branch, Unit]:
-        joined = {task: {task} for task in self.heads}
+        joined = {task: {task} for task in self.heads}  # products and their factors
         for task, head in self.heads.items():
-            joined_tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
-            joined.update(dict.fromkeys(joined_tasks, joined_tasks))
+            tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
+            joined.update(dict.fromkeys(tasks, tasks))
         units = {}
         for task, branch in [(t, b) for t in self.heads for b in branches[t]]:
-            alike = [each for each in self.heads if branch in branches[each]]
+            alike = {each for each in self.heads if branch in branches[each]}
             tasks = joined[task] if branch in (OWN, "") else alike
             units[task, branch] = Unit(branch, tuple(sorted(tasks)))
         return units
@@ -219,10 +219,8 @@ def read_part(part: WeightSlice) -> np.ndarray:
 
 
 def assign_parts(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
-    """Assign variables and slices of variables, each variable once."""
-    wholes: dict[int, Any] = {}
+    """Assign variables and slices of variables."""
     for (variable, index), value in parts:
-        _, whole = wholes.setdefault(id(variable), (variable, read_part((variable, ()))))
+        whole = read_part((variable, ()))
         whole[index] = value
-    for variable, whole in wholes.values():
         variable.assign(whole)

@@ -66,7 +66,8 @@ class FitHedge(keras.callbacks.Callback):
     A branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
-    FitHedge sets weights to NaN for predictions of a batch. Optimizer states do not change. The
+    FitHedge sets weights to NaN for predictions of the first validation batch. Weights that this
+    batch does not read belong to no branch. Optimizer states do not change. The
     copies are NumPy arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of
     earlier epochs, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
     EarlyStopping, see the weights and mixture of each epoch.
@@ -165,12 +166,23 @@ class FitHedge(keras.callbacks.Callback):
         self._due = epoch
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        if self._due is not None:  # but not in `evaluate`, which must not change a model
-            self._fit(self._due)
+        epoch, self._due = self._due, None
+        if epoch is None:  # in `evaluate`, which must not change a model
+            return
+        branched = self._find_branches()
+        found = branched.read(self._batches)
+        losses, relative = branched.losses(found)
+        self._mean_losses = {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
+        for unit, parts in self._weights.items():
+            branches = [(task, unit.branch) for task in unit.tasks]
+            terms = [relative[branch] for branch in branches if branch in relative]
+            best = self.kept[unit].loss if unit in self.kept else math.inf
+            if terms and sum(terms) < best:  # not NaN
+                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
+        _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        if self._due is not None:
-            self._fit(epoch)
+        self.on_test_begin()  # without validation
         logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
@@ -187,20 +199,6 @@ class FitHedge(keras.callbacks.Callback):
         pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
         assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
         _fit_mixtures(branched, branched.read(self._batches), self.prior)
-
-    def _fit(self, epoch: int) -> None:
-        branched = self._find_branches()
-        found = branched.read(self._batches)
-        losses, relative = branched.losses(found)
-        self._mean_losses = {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
-        for unit, parts in self._weights.items():
-            branches = [(task, unit.branch) for task in unit.tasks]
-            terms = [relative[branch] for branch in branches if branch in relative]
-            best = self.kept[unit].loss if unit in self.kept else math.inf
-            if terms and sum(terms) < best:  # not NaN
-                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
-        _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
-        self._due = None
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""
@@ -270,7 +268,7 @@ def _fit_mixtures(
         allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
     """
     for task, head in branched.mixed_heads.items():
-        labels, values = found[task].labels, np.stack([*found[task].values.values()])
+        labels, values = found[task]
         mixture, count = to_numpy(head.mixture), 0
         if not allows_nan or np.isfinite(values).all():
             mixture, count = best_mixture(head, labels, values, prior), len(labels)

@@ -70,10 +70,7 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     def __init__(self, path: str | PathLike[str] | None = None) -> None:
         super().__init__()
-        try:
-            self.path = None if path is None else Path(path)
-        except TypeError as error:
-            raise TypeError(f"path must be a path or None. Received: path={path!r}") from error
+        self.path = None if path is None else Path(path)
         self._training: Sums | None = None
         self._validation: Sums | None = None
 

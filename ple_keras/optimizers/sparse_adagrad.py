@@ -16,13 +16,8 @@ from ple_keras._typing import Tensor
 from ple_keras.layers.table_marks import TableMark, component, table_mark
 from ple_keras.optimizers.share_tables import mean_over_processes
 
-# Arguments of Keras's optimizers that concern rows without a gradient, with the reasons.
-REFUSED = {
-    "weight_decay": "changes the rows that a batch does not read",
-    "clipvalue": "is not supported for tables: use clipnorm",
-    "use_ema": "averages all rows of a table at each step",
-    "gradient_accumulation_steps": "adds the gradients of all rows of a table",
-}
+# Arguments of Keras's optimizers that concern rows without a gradient.
+REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps")
 
 # On JAX, a table with fewer rows for each id of a batch is updated as a whole, which is faster.
 ROWS_PER_ID = 6
@@ -82,11 +77,11 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         name: str = "sparse_adagrad",
         **kwargs: Any,
     ) -> None:
-        for argument, reason in REFUSED.items():
+        for argument in REFUSED:
             if kwargs.get(argument):
                 raise ValueError(
-                    f"{argument} {reason}. SparseAdagrad does not support it. "
-                    f"Received: {argument}={kwargs[argument]!r}"
+                    f"{argument} affects all rows of a table, so SparseAdagrad does not support it."
+                    f" Received: {argument}={kwargs[argument]!r}"
                 )
         super().__init__(
             learning_rate,

@@ -98,16 +98,12 @@ def _check_optimizer(optimizer: str | keras.Optimizer, argument: str) -> keras.O
         )
     found = check_known(_get, optimizer, argument)
     nested = (keras.optimizers.MultiOptimizer, keras.optimizers.LossScaleOptimizer)
-    if isinstance(found, nested):
+    if isinstance(found, nested) or found.gradient_accumulation_steps:
         raise ValueError(
-            f"{argument} must not contain other optimizers. "
-            f"Received: {argument}={type(found).__name__}"
-        )
-    if found.gradient_accumulation_steps:
-        raise ValueError(
-            f"{argument} must not accumulate gradients, since the other optimizer would take a "
-            "step for each part of a batch. "
-            f"Received: {argument}.gradient_accumulation_steps={found.gradient_accumulation_steps}"
+            f"{argument} must not contain other optimizers, or accumulate gradients, since the "
+            "other one would take a step for each part of a batch. "
+            f"Received: {argument}={type(found).__name__}, gradient_accumulation_steps="
+            f"{found.gradient_accumulation_steps}"
         )
     return found
 
