@@ -11,7 +11,7 @@ from typing import Any, SupportsFloat, SupportsIndex
 
 import keras
 
-from ple_keras._typing import Activation, Shape, Tensor
+from ple_keras._typing import Activation, Shape
 
 
 class _ShortRepr(reprlib.Repr):
@@ -145,17 +145,14 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
     return value
 
 
-def check_activation(activation: Activation) -> Callable[[Tensor], Tensor]:
+def check_activation(activation: Activation) -> Any:
     """Return an activation as a function. Layers are refused."""
     if isinstance(activation, keras.Layer):
         raise TypeError(
             "activation must be a name or a function, not a layer. To use a layer, put it in a "
             f"keras.Sequential after the layers before it. Received: activation={activation!r}"
         )
-    function: Callable[[Tensor], Tensor] = check_known(
-        keras.activations.get, activation, "activation"
-    )
-    return function
+    return check_known(keras.activations.get, activation, "activation")
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:

@@ -4,6 +4,7 @@ import hashlib
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import keras
@@ -188,12 +189,10 @@ def _refuse_replaced(original: object, copy: object, argument: str) -> None:
 
 def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> keras.Model:
     """Return a copy of a model. Seeds depend on the positions of layers, since names can repeat."""
-    copied = 0
+    positions = count(1)
 
     def clone(layer: keras.Layer) -> keras.Layer:
-        nonlocal copied
-        copied += 1
-        return copy_layer(layer, layer.name, *path, *([copied] if path else []))
+        return copy_layer(layer, layer.name, *path, *([next(positions)] if path else []))
 
     if type(model) is keras.Sequential:  # unbuilt, so that paths are as in other layers
         # Without its input, a copy would cast integers to its compute dtype.

@@ -87,8 +87,8 @@ def fixed_dtypes(inputs: Nested, known: FixedDTypes = None) -> FixedDTypes:
     if isinstance(inputs, Mapping):
         by_key = known if isinstance(known, Mapping) else {}
         return {key: fixed_dtypes(value, by_key.get(key)) for key, value in inputs.items()}
-    is_tensor = isinstance(inputs, keras.KerasTensor) or ops.is_tensor(inputs)
-    tensor: Tensor = inputs if is_tensor else ops.convert_to_tensor(inputs)
+    is_symbolic = isinstance(inputs, keras.KerasTensor)
+    tensor: Tensor = inputs if is_symbolic else ops.convert_to_tensor(inputs)
     dtype: str = keras.backend.standardize_dtype(tensor.dtype)
     return known if keras.backend.is_float_dtype(dtype) else dtype
 
