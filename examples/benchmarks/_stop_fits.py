@@ -160,7 +160,7 @@ class BranchValues(keras.Model):
         for task, head in self.heads.items():
             x = features[task]
             if head.branch_names:
-                found[task] = dict(zip(head.branch_names, head._branch_values(x)))
+                found[task] = dict(zip(head.branch_names, head._values(x)[1:]))
             else:
                 found[task] = {"only": head.logits(x)}
         return found

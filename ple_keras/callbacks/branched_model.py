@@ -11,8 +11,9 @@ from ple_keras._checks import warn_user
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
+from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.mixture import label_losses
-from ple_keras.heads.task_heads import Branches, find_heads, hedged_heads
+from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
 from ple_keras.layers.hedged_block import OWN
@@ -117,8 +118,8 @@ class BranchedModel:
                 mean = np.broadcast_to(mean, labels.shape)
                 constants = [np.where(np.isnan(labels), mean, labels), mean]
             else:
-                constants = 2 * [head._mixed_prediction(ops.zeros_like(tensors[0]))]
-            predictions = [*head._branch_predictions(tensors), *constants]
+                constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
+            predictions = [*map(head._predict, tensors), *constants]
             arrays = [label_losses(head, labels, each) for each in predictions]
             *totals, least, constant = [array.sum(dtype="float64") for array in arrays]
             row = [least * are_predictions, constant, arrays[0].size]

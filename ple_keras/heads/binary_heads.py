@@ -179,10 +179,6 @@ class ProductHead(Head):
         """
         return sum(factors[1:], start=factors[0])
 
-    def _branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the product of each branch, from its logarithm."""
-        return [*map(self.activation, values)]
-
     def _default_metrics(self) -> list[MetricLike]:
         return [LogitAUC()]
 

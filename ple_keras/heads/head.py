@@ -6,6 +6,7 @@ from functools import reduce
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from ple_keras._checks import (
@@ -14,6 +15,7 @@ from ple_keras._checks import (
     check_int,
     check_keys,
     check_number,
+    check_width,
     short_repr,
 )
 from ple_keras._keras.building import build_on
@@ -21,10 +23,9 @@ from ple_keras._keras.copying import checked_copy, refuse_replaced_functions
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
-from ple_keras._keras.tensors import HALF_DTYPES, to_numpy
+from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
 from ple_keras._typing import (
     Activation,
-    ByName,
     LayerLike,
     LossLike,
     LossReduction,
@@ -32,18 +33,22 @@ from ple_keras._typing import (
     Shape,
     Tensor,
 )
-from ple_keras.labels.label_arrays import LabelStatistics, present_labels, warn_if_constant
+from ple_keras.labels.label_arrays import LabelStatistics, check_values, warn_if_constant
 from ple_keras.labels.sample_space import (
     LabeledExamples,
+    all_missing_labels,
     check_missing_label,
+    check_shape,
     find_labeled,
+    is_missing,
     to_config,
+    to_number_array,
 )
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
 from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
 from ple_keras.losses.loss_kinds import CLASS_INDICES, check_for_loss, is_elementwise, loss_name
-from ple_keras.metrics.masked_metric import check_metrics, named_copies, update_metric
+from ple_keras.metrics.masked_metric import check_metrics, new_metric, update_metric
 
 # Activations of logits. Branches mix logits, and losses must not apply an activation again.
 LOGIT_ACTIVATIONS = (
@@ -212,10 +217,6 @@ class Head(BaseLayer):
         names = () if self.mixture is None else self.branch_names
         return [getattr(self, f"branch-{branch}") for branch in names]
 
-    def _first_head(self) -> Any:
-        """Return the head of the first branch, or the head itself without branches."""
-        return (self._branch_heads() or [self])[0]
-
     def branch_weights(self) -> dict[str, float]:
         """Return the weight of each branch of a HedgedBlock in the prediction.
 
@@ -225,11 +226,10 @@ class Head(BaseLayer):
         weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
         return dict(zip(self.branch_names, weights))
 
-    def _branch_values(self, features: ByName) -> list[Tensor]:
-        """Return the logits of probabilities and counts, or the predictions, of each branch.
-
-        A mixture of predictions keeps a squared error convex.
-        """
+    def _by_head(self, features: Any) -> list[tuple[Any, Any]]:
+        """Return the head of each branch with its features, or the head itself without branches."""
+        if self.mixture is None:
+            return [(self, features)]
         argument = f"inputs[{self.task!r}]"
         if not isinstance(features, Mapping):
             raise TypeError(
@@ -237,25 +237,26 @@ class Head(BaseLayer):
                 f"HedgedBlock returns. Received: {argument}={short_repr(features)}"
             )
         check_keys(features, self.branch_names, argument)
-        pairs = zip(self.branch_names, self._branch_heads())
-        logits = [head.logits(features[branch]) for branch, head in pairs]
-        if self.activation in LOGIT_ACTIVATIONS:
-            return logits
-        return [*map(self._first_head()._prediction, logits)]
+        return [(getattr(self, f"branch-{name}"), features[name]) for name in self.branch_names]
 
-    def _branch_predictions(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Return the prediction of each branch, from `_branch_values`."""
-        return [*map(self._mixed_prediction, values)]
+    def _values(self, features: Any) -> list[Tensor]:
+        """Return the value that `_predict` takes, and the value of each branch.
 
-    def _mixed(self, values: Sequence[Tensor]) -> Tensor:
-        """Return the mixture of `_branch_values`."""
+        Values are the logits of probabilities and counts. For other heads, they are predictions,
+        whose mixture keeps a squared error convex.
+        """
+        values = [head.logits(x) for head, x in self._by_head(features)]
+        if self.activation not in LOGIT_ACTIVATIONS:
+            values = [*map(self._prediction, values)]
+        return values if self.mixture is None else [self._mix(values), *values]
+
+    def _mix(self, values: Sequence[Tensor]) -> Tensor:
         mixture = ops.cast(self.mixture, values[0].dtype)
         return reduce(ops.add, [mixture[i] * value for i, value in enumerate(values)])
 
-    def _mixed_prediction(self, mixed: Tensor) -> Tensor:
-        """Return the prediction of the task from a mixture."""
-        is_logit = self.activation in LOGIT_ACTIVATIONS
-        return self._first_head()._prediction(mixed) if is_logit else mixed
+    def _predict(self, value: Tensor) -> Tensor:
+        """Return the prediction from one of `_values`."""
+        return self._prediction(value) if self.activation in LOGIT_ACTIVATIONS else value
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
@@ -264,11 +265,13 @@ class Head(BaseLayer):
         """Return the prediction before the activation; the head must be built.
 
         Args:
-            features: The task's features, `(..., H)`.
+            features: The task's features, `(..., H)`, or those of each branch of a HedgedBlock.
 
         Returns:
-            `(..., units)`, at least float32.
+            `(..., units)`, at least float32. With branches, the mixture of their logits.
         """
+        if self.mixture is not None:
+            return self._mix([head.logits(x) for head, x in self._by_head(features)])
         if self._tower_template:
             features = self._tower(features)
         logits: Tensor = self._projection(features)
@@ -276,9 +279,7 @@ class Head(BaseLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        if self.mixture is not None:
-            return self._mixed_prediction(self._mixed(self._branch_values(inputs)))
-        return self._prediction(self.logits(inputs))
+        return self._predict(self._values(inputs)[0])
 
     def _prediction(self, logits: Tensor) -> Tensor:
         return self.activation(logits)
@@ -326,9 +327,8 @@ class Head(BaseLayer):
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:
         """Return the labels and predictions of a batch, and which are in the sample space."""
-        where, ignored = f" of {self.task!r}", getattr(self.loss, "ignore_class", None)
-        width = self._label_width()
-        return find_labeled(y_true, y_pred, self.missing_label, width, where, ignored)
+        where, missing = f" of {self.task!r}", all_missing_labels(self.missing_label, self.loss)
+        return find_labeled(y_true, y_pred, missing, self._label_width(), where)
 
     def _label_width(self) -> int | None:
         """Return the length of a label's last axis; None if unknown, as for custom losses."""
@@ -350,11 +350,16 @@ class Head(BaseLayer):
             prefix: The prefix of their names, such as "click_".
         """
         metrics, extra = self._metric_templates.value.values()
-        templates = [*(self._default_metrics() if metrics is None else metrics), *extra]
-        taken = ["loss", f"{self.task}_loss"]
+        names = ["loss", f"{self.task}_loss"]
         if self._logs_loss_mean():
-            taken.append(self._loss_name())
-        return named_copies(templates, prefix, taken)
+            names.append(self._loss_name())
+        copies = []
+        for template in [*(self._default_metrics() if metrics is None else metrics), *extra]:
+            name = stable_name(template)
+            numbered = (f"{name}_{i}" for i in range(1, len(names) + 1))
+            names.append(next(free for free in (name, *numbered) if free not in names))
+            copies.append(new_metric(template, prefix + names[-1]))
+        return copies
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:
         """Update a metric with examples, whose predictions have no gradient."""
@@ -379,25 +384,55 @@ class Head(BaseLayer):
         warn_if_constant(present, self.task)
         self._check_values(present)
 
-    def _present_labels(self, labels: Tensor) -> tuple[Any, Any]:
-        """Return the labels that are not missing or ignored, and a mask of them."""
-        shape = (*self._leading_axes, self.units)
-        ignored = getattr(self.loss, "ignore_class", None)
-        missing = (self.missing_label, math.nan if ignored is None else ignored)
-        return present_labels(
-            labels, self.task, missing, shape, self._label_width(), is_elementwise(self.loss)
+    def _present_labels(self, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Return the labels that are not missing, `(labels, width)`, and True for each of them.
+
+        If single numbers of a label can be missing, they are NaN in the result.
+
+        Raises:
+            TypeError: If `labels` are not numbers.
+            ValueError: If their shape is wrong, or one is infinite.
+        """
+        argument, shape = f"y[{self.task!r}]", (*self._leading_axes, self.units)
+        array = to_number_array(labels, argument)
+        check_shape(array.shape, shape, self._label_width(), argument)
+        if array.dtype == "int64":
+            limits = np.iinfo(dtype_name(ops.convert_to_tensor(array[:0])))  # of int32 on JAX
+            rule = f"lie between {limits.min} and {limits.max} on this backend"
+            check_values(array, (array < limits.min) | (array > limits.max), self.task, rule)
+        if array.ndim < len(shape):
+            array = array[..., None]
+        is_float = "float" in str(array.dtype)
+        stored = array.astype("float32", copy=False) if is_float else array  # as Keras does
+        missing_labels = all_missing_labels(self.missing_label, self.loss)
+        missing, given = (is_missing(x, missing_labels) for x in (stored, array))
+        if missing is None:
+            missing = given = np.zeros(array.shape, bool)
+        rule = (
+            f"be stored as float32, since {array.dtype} rounds missing_label={missing_labels[0]},"
         )
+        check_values(array, given & ~missing, self.task, rule)
+        by_number = is_elementwise(self.loss)
+        array = np.where(missing, np.nan, array) if by_number and missing.any() else array
+        is_labeled = ~(missing.all(axis=-1) if by_number else missing.any(axis=-1))
+        present = array[is_labeled]
+        check_values(present, np.isinf(present), self.task, "be finite")
+        return present, is_labeled
 
     def _check_values(self, labels: Tensor) -> None:
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        return (*input_shape[:-1], self.units)
+    def compute_output_shape(self, input_shape: Any) -> Shape:
+        return (*_first_branch(input_shape)[:-1], self.units)
 
-    def compute_output_spec(self, inputs: Tensor, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+        for head, x in self._by_head(inputs):
+            if head.input_spec is not None:
+                check_width(x.shape, head.input_spec.axes[-1], f"inputs[{self.task!r}]")
         dtype = keras.dtype_policies.get(self._output_policy()).compute_dtype
-        return keras.KerasTensor(self.compute_output_shape(inputs.shape), dtype=dtype)
+        shape = self.compute_output_shape(_first_branch(inputs).shape)
+        return keras.KerasTensor(shape, dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
@@ -423,6 +458,11 @@ class Head(BaseLayer):
         if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
             config = {**config, "tower": config["tower"] or None}
         return super().from_config(config)
+
+
+def _first_branch(value: Any) -> Any:
+    """Return the value of the first branch, or a value without branches."""
+    return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
 def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:

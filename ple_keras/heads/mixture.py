@@ -46,7 +46,7 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
 
     def losses(weights: np.ndarray) -> np.ndarray:
         mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        return label_losses(head, labels, head._mixed_prediction(mixed))
+        return label_losses(head, labels, head._predict(mixed))
 
     count = losses(equal).size
     scale, slope = uncertainty_form(head.loss)
@@ -99,5 +99,5 @@ def label_losses(head: Any, labels: np.ndarray, predictions: Tensor) -> np.ndarr
         return np.full(len(labels), np.nan)
     known = np.nan_to_num(labels, nan=SAFE_LABEL)
     y_true, y_pred = (ops.convert_to_tensor(x, keras.config.floatx()) for x in (known, predictions))
-    losses = to_numpy(head._first_head().example_losses(y_true, y_pred))
+    losses = to_numpy(head.example_losses(y_true, y_pred))
     return losses if losses.ndim == 1 else losses[~np.isnan(labels)]

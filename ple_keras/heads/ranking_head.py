@@ -124,7 +124,7 @@ class RankingHead(Head):
         scores = to_number_tensor(y_pred, "y_pred", where)
         columns = ops.expand_dims(scores, -1)
         set_mask(columns, get_mask(y_pred))
-        found = find_labeled(y_true, columns, self.missing_label, 1, where)
+        found = find_labeled(y_true, columns, [self.missing_label], 1, where)
         labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
         scores = ops.squeeze(found.predictions, -1)
         missing = found.missing

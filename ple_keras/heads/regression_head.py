@@ -117,12 +117,15 @@ class RegressionHead(Head):
                 shape, deviation, "float32", name="deviation", **options
             )
 
+    def _scale_weights(self) -> list[Any]:
+        """Return the mean and the deviation, which all branches have; none before `build`."""
+        head = (self._branch_heads() or [self])[0]
+        return [head._mean, head._deviation] if hasattr(head, "_mean") else []
+
     def _numbers(self, index: int) -> list[float] | None:
         """Return the mean or the deviation; None if it is unknown."""
-        head, known = self._first_head(), self._scale[index]
-        if hasattr(head, "_mean"):
-            known = to_numpy((head._mean, head._deviation)[index]).tolist()
-        return None if any(map(math.isnan, known)) else list(known)
+        known = [to_numpy(weight).tolist() for weight in self._scale_weights()] or self._scale
+        return None if any(map(math.isnan, known[index])) else list(known[index])
 
     @property
     def mean(self) -> list[float] | None:
@@ -137,12 +140,12 @@ class RegressionHead(Head):
     def _prediction(self, logits: Tensor) -> Tensor:
         if not self.standardize:
             return super()._prediction(logits)
-        mean, deviation = (ops.cast(x, logits.dtype) for x in (self._mean, self._deviation))
+        mean, deviation = (ops.cast(x, logits.dtype) for x in self._scale_weights())
         return mean + deviation * logits
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:
-            mean, deviation = (ops.cast(x, y_pred.dtype) for x in (self._mean, self._deviation))
+            mean, deviation = (ops.cast(x, y_pred.dtype) for x in self._scale_weights())
             y_true, y_pred = ((y - mean) / deviation for y in (y_true, y_pred))
         return super().example_losses(y_true, y_pred)
 
@@ -181,9 +184,8 @@ class RegressionHead(Head):
                 f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
             )
         self._scale = tuple(mean.tolist()), tuple(deviation.tolist())
-        if hasattr(self, "_mean"):
-            self._mean.assign(mean)
-            self._deviation.assign(deviation)
+        for weight, numbers in zip(self._scale_weights(), self._scale):
+            weight.assign(numbers)
 
     def get_config(self) -> dict[str, Any]:
         mean, deviation = self._given or (None, None)

@@ -1,18 +1,7 @@
 """The heads of all tasks as one layer."""
 
-import threading
-from collections.abc import (
-    Callable,
-    ItemsView,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    ValuesView,
-)
-from contextlib import contextmanager
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
+from typing import Any
 
 import keras
 import numpy as np
@@ -24,6 +13,7 @@ from ple_keras._checks import (
     check_known_value,
     check_number,
 )
+from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.saving import (
@@ -33,34 +23,15 @@ from ple_keras._keras.saving import (
     save_names,
     serialize_children,
 )
-from ple_keras._keras.tensors import (
-    all_valid,
-    replica_count,
-    to_numpy,
-)
+from ple_keras._keras.tensors import all_valid, replica_count, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
+from ple_keras.heads.last_branches import Branches, HeldBranches, LastBranches
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
-
-
-class HeldBranches(NamedTuple):
-    """A prediction of a hedged task, and the values of its branches.
-
-    Attributes:
-        prediction: The prediction.
-        values: The logits or predictions of its branches; for a product, logarithms of
-            probabilities.
-    """
-
-    prediction: Tensor
-    values: list[Tensor]
-
-
-Branches: TypeAlias = dict[TaskName, HeldBranches]
 
 
 @register
@@ -126,13 +97,11 @@ class TaskHeads(BaseLayer):
         self._task_names = tuple(head.task for head in heads)
         products = sort_products(heads)
         self._product_names = tuple(head.task for head in products)
-        self._factors = {task for head in products for task in head.of}
         self._came_built = built_names(heads)
-        for head in heads:
-            setattr(self, _head_attribute(head.task), head)
-        # Keyed by thread (see `_take_branches`).
-        self._held: Untracked[dict[int, Branches]] = Untracked({})
-        self._holds_always = False
+        self._by_task = Untracked({head.task: head for head in heads})
+        for head in heads:  # `head-{task}` is a name in the file format
+            setattr(self, f"head-{head.task}", head)
+        self._last_branches = LastBranches()
         self._multipliers: Any = None
         self._log_variances: Any = None
 
@@ -144,8 +113,7 @@ class TaskHeads(BaseLayer):
         """
         if task not in self:
             raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
-        head: Head = getattr(self, _head_attribute(task))
-        return head
+        return self._by_task.value[task]
 
     def __contains__(self, task: object) -> bool:
         return task in self._task_names
@@ -160,18 +128,15 @@ class TaskHeads(BaseLayer):
 
     def keys(self) -> KeysView[TaskName]:
         """Return the tasks of all heads, in order, as a view."""
-        return self._by_task().keys()
+        return self._by_task.value.keys()
 
     def values(self) -> ValuesView[Head]:
         """Return all heads, in order, as a view."""
-        return self._by_task().values()
+        return self._by_task.value.values()
 
     def items(self) -> ItemsView[TaskName, Head]:
         """Return all tasks and their heads, in order, as a view."""
-        return self._by_task().items()
-
-    def _by_task(self) -> dict[TaskName, Head]:
-        return {task: self[task] for task in self._task_names}
+        return self._by_task.value.items()
 
     @property
     def task_names(self) -> list[str]:
@@ -195,12 +160,11 @@ class TaskHeads(BaseLayer):
             elif not head.built:
                 head.build(shape)
         for product in self._products():
-            shapes[product.task] = shapes[product.of[0]]
-            if not product.built:
-                product.build(_first_branch(shapes[product.task]))
-            product.branch_names = self[product.of[0]].branch_names
-            branches = {task: [*self[task].branch_names] for task in product.of}
-            if any(names != branches[product.of[0]] for names in branches.values()):
+            factors = [self[task] for task in product.of]
+            product.build((*factors[0]._leading_axes, 1))
+            product.branch_names = factors[0].branch_names
+            if any(factor.branch_names != product.branch_names for factor in factors):
+                branches = {factor.task: [*factor.branch_names] for factor in factors}
                 raise ValueError(
                     f"The factors of {product.task!r} must have the same branches. "
                     f"Received: inputs={branches}, with the branches of each"
@@ -227,58 +191,30 @@ class TaskHeads(BaseLayer):
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
         """Return the predictions of all tasks."""
         features = self._inputs_by_task(inputs)
+        values: dict[TaskName, list[Tensor]] = {}  # of predictions, and of their branches
         predictions: dict[TaskName, Tensor] = {}
         held: Branches = {}
-        # The logarithms of the probabilities of factors and of their branches.
-        logs: dict[TaskName, Tensor] = {}
-        branch_logs: dict[TaskName, list[Tensor]] = {}
-        for task in self.task_names:
-            head, logits = self[task], None
-            if head.mixture is not None:
-                values = head._branch_values(features[task])
-                logits = head._mixed(values)
-                predictions[task] = head._mixed_prediction(logits)
-                held[task] = HeldBranches(predictions[task], values)
-                if task in self._factors:
-                    branch_logs[task] = [*map(ops.log_sigmoid, values)]
+        for task in (*self.task_names, *self._product_names):
+            head: Any = self[task]
+            if task in self._product_names:
+                logs = [
+                    values[each]
+                    if each in self._product_names
+                    else map(ops.log_sigmoid, values[each])
+                    for each in head.of
+                ]
+                values[task] = [*map(head.log_probability, zip(*logs))]
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                logits = head.logits(features[task])
-                predictions[task] = head._prediction(logits)
+                values[task] = head._values(features[task])
             else:
                 predictions[task] = head(features[task], training=training)
-            if task in self._factors:
-                logs[task] = ops.log_sigmoid(logits)
-        for product in self._products():
-            task = product.task
-            logs[task] = product.log_probability([logs[factor] for factor in product.of])
-            predictions[task] = product.activation(logs[task])
-            if product.branch_names:
-                by_branch = zip(*(branch_logs[factor] for factor in product.of))
-                branch_logs[task] = [*map(product.log_probability, by_branch)]
-                held[task] = HeldBranches(predictions[task], branch_logs[task])
-        if held and (training or self._holds_always):
-            self._held.value[_thread()] = held
+                continue
+            predictions[task] = head._predict(values[task][0])
+            if head.branch_names:
+                held[task] = HeldBranches(predictions[task], values[task][1:])
+        self._last_branches.hold(held, training)
         return {task: predictions[task] for task in self._task_names}
-
-    def _take_branches(self) -> Branches:
-        """Return and forget the branches of the last training call.
-
-        The loss of a hedged task trains its branches, but a model returns one prediction per task.
-        In training, the layer therefore holds the prediction and the values that it mixes until the
-        loss of the same step takes them.
-        """
-        return self._held.value.pop(_thread(), {})
-
-    @contextmanager
-    def _holding_branches(self) -> Iterator[Callable[[], Branches]]:
-        """Hold branches even in calls without training, and yield the function that takes them."""
-        self._holds_always = True
-        try:
-            yield self._take_branches
-        finally:
-            self._holds_always = False
-            self._held.value.pop(_thread(), None)
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         check_by_task(inputs, self.task_names, "inputs")
@@ -436,24 +372,22 @@ class TaskHeads(BaseLayer):
         check_keys(weights, trained, "sample_weight", has_all=False)
         check_by_task(y_pred, trained, "y_pred")
         check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
-        held = self._take_branches() if training else {}
+        held = self._last_branches.take() if training else {}
         losses = {}
         for task in trained:
-            head, predictions, branches = self[task], y_pred[task], None
-            if training and head.branch_names:
-                values = held.get(task)
-                if values is None or values.prediction is not predictions:
-                    reason = "a call whose branches a loss has used, or without training=True"
-                    raise ValueError(
-                        f"y_pred[{task!r}] must be the prediction of the model's last call with "
-                        "training=True, since the loss trains the branches of that call. No layer "
-                        "can follow the TaskHeads, and DistributedDataParallel must not use "
-                        "static_graph or find_unused_parameters. To evaluate, set training=False. "
-                        f"Received: y_pred[{task!r}] of "
-                        f"{'a different call' if values else reason}"
-                    )
-                branches = head._branch_predictions(values.values)
-            losses[task] = batch_loss(head, y[task], predictions, weights.get(task), branches)
+            head, predictions, branches = self[task], y_pred[task], held.get(task)
+            is_held = branches is not None and branches.prediction is predictions
+            if training and head.branch_names and not is_held:
+                raise ValueError(
+                    f"y_pred[{task!r}] must be the prediction of the model's last call with "
+                    "training=True, since the loss trains the branches of that call. No layer can "
+                    "follow the TaskHeads, and DistributedDataParallel must not use static_graph "
+                    "or find_unused_parameters. To evaluate, set training=False. Received: "
+                    f"y_pred[{task!r}] of a different call, or of one whose branches a loss has "
+                    "used"
+                )
+            values = branches.values if branches else ()
+            losses[task] = batch_loss(head, y[task], predictions, weights.get(task), values)
         return losses
 
     def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
@@ -525,13 +459,11 @@ class TaskHeads(BaseLayer):
 
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
-    ) -> dict[str, Tensor] | None:
+    ) -> dict[str, Tensor | None]:
         masks = {
             task: all_valid(mask.values()) if isinstance(mask, Mapping) else mask
             for task, mask in self._inputs_by_task(previous_mask).items()
         }
-        if all(mask is None for mask in masks.values()):
-            return None
         for product in self._products():
             masks[product.task] = masks[product.of[0]]
         return {task: masks[task] for task in self._task_names}
@@ -542,18 +474,15 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         specs = {}
         for task in self.task_names:
-            specs[task] = self[task].compute_output_spec(_first_branch(features[task]))
+            specs[task] = self[task].compute_output_spec(features[task])
         for product in self._products():
             factor = specs[product.of[0]]
             specs[product.task] = keras.KerasTensor(factor.shape, factor.dtype)
         return {task: specs[task] for task in self._task_names}
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
-        tensors = {
-            key: keras.KerasTensor(_first_branch(x))
-            for key, x in self._inputs_by_task(input_shape).items()
-        }
-        return {task: spec.shape for task, spec in self.compute_output_spec(tensors).items()}
+        specs = self.compute_output_spec(symbolic(input_shape, "float32"))
+        return {task: spec.shape for task, spec in specs.items()}
 
     def _own_variables(self) -> dict[str, keras.Variable]:
         own = {"loss_multipliers": self._multipliers, "log_variances": self._log_variances}
@@ -568,9 +497,7 @@ class TaskHeads(BaseLayer):
         check_names(store, self._task_names, self)
         for name, variable in self._own_variables().items():
             if name not in list(store.keys()):
-                reason = (
-                    f"The file has no {name} for {self.name!r}. Received: arrays={[*store.keys()]}"
-                )
+                reason = f"The file has no {name} for {self.name!r}. Received: {name=}"
                 raise load_error(self, store, reason)
             variable.assign(store[name])
 
@@ -597,24 +524,6 @@ def hedged_heads(model: keras.Layer) -> dict[TaskName, Head]:
     return {task: head for task, head in find_heads(model).items() if head.mixture is not None}
 
 
-def _thread() -> int:
-    """Return the key of the current thread, since TensorFlow runs replicas in alternating threads.
-
-    On other backends, return 0: torch.compile can't trace a call that asks for the thread.
-    """
-    return threading.get_ident() if keras.backend.backend() == "tensorflow" else 0
-
-
-def _first_branch(value: Any) -> Any:
-    """Return the value of the first branch, or a value without branches."""
-    return next(iter(value.values())) if isinstance(value, Mapping) else value
-
-
-def _head_attribute(task: TaskName) -> str:
-    """Return the attribute of a head, part of the file format (see `sublayer_name`)."""
-    return f"head-{task}"
-
-
 def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     """Return the heads as a list; check that their tasks, names and keys of logs differ."""
     if isinstance(heads, Mapping):
@@ -633,11 +542,9 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
                 f"heads must have unique {kind}s, not {names}. Received: heads={heads!r}"
             )
     tasks = [head.task for head in heads]
-    for other in ["val", *(f"val_{task}" for task in tasks)]:
-        if other in tasks:
-            raise ValueError(
-                f"heads must not have a task {other!r}, because its training logs would have keys "
-                f"of validation logs, such as {other}_loss. Rename the task. "
-                f"Received: tasks={tasks}"
-            )
+    for other in {"val", *(f"val_{task}" for task in tasks)}.intersection(tasks):
+        raise ValueError(
+            f"heads must not have a task {other!r}, because its training logs would have keys of "
+            f"validation logs, such as {other}_loss. Rename the task. Received: tasks={tasks}"
+        )
     return list(heads)

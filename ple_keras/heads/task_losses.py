@@ -18,7 +18,7 @@ def batch_loss(
     y_true: Tensor,
     y_pred: Tensor,
     sample_weight: Tensor | None,
-    branches: Sequence[Tensor] | None = None,
+    values: Sequence[Tensor] = (),
 ) -> BatchLoss:
     """Return the loss of a task in a batch.
 
@@ -27,29 +27,30 @@ def batch_loss(
         y_true: The labels.
         y_pred: The predictions.
         sample_weight: Weights of the examples; None for 1.
-        branches: The predictions that `y_pred` mixes. They are trained instead of `y_pred`: the
-            value of the loss is for `y_pred`, but its gradient is the gradient of the sum of their
-            losses with the reduction "label_root".
+        values: The values of the branches that `y_pred` mixes. Their predictions are trained
+            instead of `y_pred`: the value of the loss is for `y_pred`, but its gradient is the
+            gradient of the sum of their losses with the reduction "label_root".
     """
     labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = labeled.labels, labeled.predictions
     if not isinstance(labels, Mapping):  # of lists
         labels = ops.cast(labels, y_pred.dtype)
-    if branches:  # as more examples of one call
-        count = 1 + len(branches)
+    count = 1 + len(values)
+    if values:  # as more examples of one call
+        branches = map(head._predict, values)
         predictions = ops.stack([ops.stop_gradient(predictions), *branches])
         predictions = labeled.with_predictions(predictions).predictions
         predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
         labels = ops.concatenate([labels] * count)
     try:
-        losses = head._first_head().example_losses(labels, predictions)
+        losses = head.example_losses(labels, predictions)
     except (IndexError, RuntimeError) as error:  # PyTorch checks values
         error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
         raise
-    if branches:
+    if values:
         losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
     where = f" of {head.task!r}"
-    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(branches))
+    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(values))
 
 
 def total_loss(

@@ -129,8 +129,8 @@ def _losses_of_batch(
         held = take_branches()
     losses = []
     for task, head in heads.items():
-        branches = head._branch_predictions(held[task].values) if task in held else None
-        loss = batch_loss(head, y[task], predictions[task], None, branches)
+        values = held[task].values if task in held else ()
+        loss = batch_loss(head, y[task], predictions[task], None, values)
         losses.append(scale * loss.with_gradient())
     return losses
 

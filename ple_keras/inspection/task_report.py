@@ -15,7 +15,8 @@ from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import Branches, TaskHeads, find_heads
+from ple_keras.heads.last_branches import Branches
+from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
 from ple_keras.inspection.task_figures import (
@@ -251,7 +252,7 @@ def _predictions(
     for task in outputs.keys() & heads.keys():
         head, of_task = heads[task], [outputs[task]]
         if head.mixture is not None:
-            of_task += head._branch_predictions(branches[task].values)
+            of_task += map(head._predict, branches[task].values)
         mask = get_mask(outputs[task])
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
     return predictions

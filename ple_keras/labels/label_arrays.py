@@ -1,17 +1,15 @@
 """Checks and statistics of labels before training."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._keras.tensors import dtype_name
-from ple_keras._typing import Nested, TaskName, Tensor
-from ple_keras.labels.sample_space import can_represent, check_dtype, check_shape, to_number_array
+from ple_keras._typing import Nested, TaskName
+from ple_keras.labels.sample_space import check_dtype
 
 
 def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | None) -> None:
@@ -54,54 +52,6 @@ def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
         padded = (x.astype("float64") for x in arrays)
         arrays = [np.pad(x, p, constant_values=np.nan) for x, p in zip(padded, pads)]
     return np.concatenate(arrays)
-
-
-def present_labels(
-    labels: Tensor,
-    task: str,
-    missing_labels: Sequence[float],
-    shape: tuple[int | None, ...],
-    width: int | None,
-    by_element: bool = False,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels that are not missing, `(labels, width)`, and True for each of them.
-
-    Args:
-        labels: An array of labels.
-        task: The task's name, for messages.
-        missing_labels: The values of a missing label, in addition to NaN.
-        shape: The shape of the predictions; None is an unknown length.
-        width: The length of a label's last axis; None if unknown.
-        by_element: Whether single numbers of a label can be missing. They are NaN in the result.
-
-    Raises:
-        TypeError: If `labels` are not numbers.
-        ValueError: If their shape is wrong, or one is infinite.
-    """
-    argument = f"y[{task!r}]"
-    array = to_number_array(labels, argument)
-    check_shape(array.shape, shape, width, argument)
-    if array.dtype == "int64":
-        limits = np.iinfo(dtype_name(keras.ops.convert_to_tensor(array[:0])))  # of int32 on JAX
-        rule = f"lie between {limits.min} and {limits.max} on this backend"
-        check_values(array, (array < limits.min) | (array > limits.max), task, rule)
-    if array.ndim < len(shape):
-        array = array[..., None]
-    missing, stored = np.isnan(array), array
-    if "float" in str(array.dtype):
-        stored = array.astype("float32", copy=False)  # as Keras does
-    for value in missing_labels:
-        if can_represent(str(array.dtype), value):
-            equal = stored == stored.dtype.type(value)
-            rule = f"be stored as float32, since {array.dtype} rounds missing_label={value},"
-            check_values(array, (array == array.dtype.type(value)) & ~equal, task, rule)
-            missing |= equal
-    if by_element and missing.any():
-        array = np.where(missing, np.nan, array)
-    is_gone = missing.all(axis=-1) if by_element else missing.any(axis=-1)
-    present: np.ndarray = array[~is_gone]
-    check_values(present, np.isinf(present), task, "be finite")
-    return present, np.logical_not(is_gone)
 
 
 def warn_if_constant(present: np.ndarray, task: str) -> None:

@@ -14,6 +14,7 @@ from ple_keras.labels.sample_space import (
     can_represent,
     check_dtype,
     check_missing_label,
+    is_missing,
     shapes_match,
 )
 from ple_keras.labels.task_names import in_dependency_order
@@ -64,17 +65,17 @@ def mask_labels(
     return masked
 
 
-def _array_functions(*arrays: Tensor) -> tuple[Any, Any, Any]:
-    """Return `cast`, `where` and `isnan` of the library of the labels.
+def _array_functions(*arrays: Tensor) -> tuple[Any, Any]:
+    """Return `cast` and `where` of the library of the labels.
 
     TensorFlow's tensors need TensorFlow's functions, since tf.data uses them with every backend.
     """
     if any(type(array).__module__.startswith("tensorflow") for array in arrays):
         tensorflow = sys.modules["tensorflow"]
-        return tensorflow.cast, tensorflow.where, tensorflow.math.is_nan
+        return tensorflow.cast, tensorflow.where
     if any(map(keras.ops.is_tensor, arrays)):
-        return keras.ops.cast, keras.ops.where, keras.ops.isnan
-    return np.asarray, np.where, np.isnan
+        return keras.ops.cast, keras.ops.where
+    return np.asarray, np.where
 
 
 def _mask_task(
@@ -82,7 +83,7 @@ def _mask_task(
 ) -> Tensor:
     """Return the labels of a task, missing where the parent's labels are 0 or missing."""
     labels, parent_labels = y[task], y[parent]
-    cast, where, isnan = _array_functions(labels, parent_labels)
+    cast, where = _array_functions(labels, parent_labels)
     if cast is np.asarray:
         labels, parent_labels = np.asarray(labels), np.asarray(parent_labels)
     check_dtype(parent_labels, f"y[{parent!r}]")
@@ -95,7 +96,7 @@ def _mask_task(
             f"Received: missing_label={missing_label!r}"
         )
     value = cast(parent_labels, "float32")
-    has_label = (value != 0) & (value != missing_label) & ~isnan(value)
+    has_label = (value != 0) & ~is_missing(value, [missing_label])
     has_label = _as_shape_of(labels, has_label, task, parent)
     return where(has_label, cast(labels, dtype), cast(missing_label, dtype))
 

@@ -1,11 +1,11 @@
 """Labels and predictions of a batch: their alignment, and the task's sample space."""
 
 import math
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from keras import ops
 
@@ -33,6 +33,12 @@ def check_missing_label(value: float | None) -> float:
 def to_config(missing_label: float) -> float | None:
     """Return the config value: JSON has no NaN, and NaN is not equal to itself."""
     return None if math.isnan(missing_label) else missing_label
+
+
+def all_missing_labels(missing_label: float, loss: Any) -> list[float]:
+    """Return the values of a missing label: the given one, and the `ignore_class` of a loss."""
+    ignored = getattr(loss, "ignore_class", None)
+    return [missing_label] if ignored is None else [missing_label, ignored]
 
 
 def can_represent(dtype: str, value: float) -> bool:
@@ -71,27 +77,26 @@ class LabeledExamples(NamedTuple):
 def find_labeled(
     y_true: Tensor,
     y_pred: Tensor,
-    missing_label: float,
+    missing_labels: Sequence[float],
     label_width: int | None = None,
     where: str = "",
-    ignored_class: int | None = None,
 ) -> LabeledExamples:
     """Return the labels and predictions of a batch, and which of them are in the sample space.
 
     Args:
         y_true: Labels.
         y_pred: Predictions. Their Keras mask also excludes examples.
-        missing_label: The value of a missing label, in addition to NaN.
+        missing_labels: The values of a missing label, in addition to NaN.
         label_width: As for `align`.
         where: As for `align`.
-        ignored_class: The `ignore_class` of a loss, a second value of a missing label.
 
     Raises:
         TypeError, ValueError: As for `align`.
     """
     mask = get_mask(y_pred)
     y_true, y_pred = align(y_true, y_pred, label_width, where)
-    missing = _is_missing(y_true, missing_label, ignored_class)
+    is_double = dtype_name(y_true) == "float64"  # of labels that were float32
+    missing = is_missing(ops.cast(y_true, "float32") if is_double else y_true, missing_labels)
     if missing is None and mask is None:
         return LabeledExamples(y_true, y_pred)
     missing = ops.zeros_like(y_true, dtype="bool") if missing is None else missing
@@ -117,20 +122,18 @@ def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:
     return is_wide and len(y_true.shape) == len(y_pred.shape)
 
 
-def _is_missing(y_true: Tensor, missing_label: float, ignored_class: int | None) -> Any:
-    """Return True where a number of a label is missing, in the shape of the labels.
+def is_missing(labels: Any, missing_labels: Sequence[float]) -> Any:
+    """Return True where a number is NaN or a missing label, with operators of any array or tensor.
 
     Returns:
-        A tensor of bools; None if the dtype can't represent a missing label.
+        A mask in the shape of the labels; None if the dtype can't represent a missing label.
     """
-    dtype = keras.backend.standardize_dtype(y_true.dtype)
-    if dtype == "float64":  # of labels that were float32, or a value that is cast through float32
-        y_true = ops.cast(y_true, dtype := "float32")
-    values = (missing_label, math.nan if ignored_class is None else ignored_class)
-    numbers = [(int(v) if "int" in dtype else v) for v in values if can_represent(dtype, v)]
-    missing = [ops.isnan(y_true)] if "float" in dtype else []
-    missing += [y_true == number for number in numbers]
-    return reduce(ops.logical_or, missing) if missing else None
+    dtype = dtype_name(labels)
+    missing = [labels != labels] if "float" in dtype else []  # NaN
+    for value in missing_labels:
+        if can_represent(dtype, value):
+            missing.append(labels == (int(value) if "int" in dtype else value))
+    return reduce(operator.or_, missing) if missing else None
 
 
 def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:

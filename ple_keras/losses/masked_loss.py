@@ -10,7 +10,12 @@ from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import replica_count
 from ple_keras._typing import LossLike, LossReduction, Tensor
-from ple_keras.labels.sample_space import check_missing_label, find_labeled, to_config
+from ple_keras.labels.sample_space import (
+    all_missing_labels,
+    check_missing_label,
+    find_labeled,
+    to_config,
+)
 from ple_keras.losses.example_losses import (
     check_loss,
     check_reduction,
@@ -109,8 +114,8 @@ class MaskedLoss(keras.Loss):
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
     ) -> Tensor:
         where = f" of {self.name!r}"
-        ignored = getattr(self.loss, "ignore_class", None)
-        labeled = find_labeled(y_true, y_pred, self.missing_label, self.label_width, where, ignored)
+        missing_labels = all_missing_labels(self.missing_label, self.loss)
+        labeled = find_labeled(y_true, y_pred, missing_labels, self.label_width, where)
         losses = self.call(labeled.labels, labeled.predictions)
         reduction = self.reduction_of_labels
         value = reduce_losses(losses, labeled, sample_weight, reduction, where).value

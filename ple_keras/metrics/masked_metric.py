@@ -1,4 +1,4 @@
-"""A metric over labeled examples, and copies of metrics with unique names."""
+"""A metric over labeled examples."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ from keras import ops
 
 from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
-from ple_keras._keras.saving import register, stable_name
+from ple_keras._keras.internals import is_from_keras
+from ple_keras._keras.saving import register, stable_name, to_snake_case
 from ple_keras._typing import MetricLike, Tensor
 from ple_keras.labels.sample_space import (
     LabeledExamples,
@@ -21,15 +22,8 @@ from ple_keras.labels.sample_space import (
 from ple_keras.metrics.probability_metrics import LogitAUC, MetricOfSums
 
 # Keras metrics that do not depend on which numbers form a label:
-NUMBER_METRICS = (
-    keras.metrics.AUC,
-    keras.metrics.BinaryAccuracy,
-    keras.metrics.BinaryCrossentropy,
-    keras.metrics.MeanAbsoluteError,
-    keras.metrics.MeanSquaredError,
-    keras.metrics.Poisson,
-    keras.metrics.RootMeanSquaredError,
-)
+NUMBER_METRICS = {"auc", "binary_accuracy", "binary_crossentropy", "mean_absolute_error"}
+NUMBER_METRICS |= {"mean_squared_error", "poisson", "root_mean_squared_error"}
 
 
 @register
@@ -80,7 +74,7 @@ class MaskedMetric(keras.Metric):
             sample_weight: Weights of the examples.
         """
         where = f" of {self.name!r}"
-        labeled = find_labeled(y_true, y_pred, self.missing_label, where=where)
+        labeled = find_labeled(y_true, y_pred, [self.missing_label], where=where)
         labeled = labeled._replace(predictions=ops.stop_gradient(labeled.predictions))
         update_metric(self.metric, labeled, sample_weight, where)
 
@@ -120,8 +114,9 @@ def update_metric(
     weights = None
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
-    is_elementwise = isinstance(metric, LogitAUC | MetricOfSums) or type(metric) in NUMBER_METRICS
-    numbers = labeled.missing_numbers
+    kind, numbers = type(metric), labeled.missing_numbers
+    is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
+    is_elementwise = is_known or isinstance(metric, LogitAUC | MetricOfSums)
     if numbers is not None and is_elementwise and not getattr(metric, "multi_label", False):
         missing = ops.reshape(numbers, (-1,))
         if weights is not None:
@@ -137,15 +132,7 @@ def update_metric(
 def call_metric(
     metric: keras.Metric, y_true: Any, y_pred: Tensor, weights: Tensor | None, where: str
 ) -> None:
-    """Call `update_state` of a metric, and explain an error.
-
-    `R2Score` counts all rows as samples regardless of their weights. Here, it counts rows whose
-    weight is not 0.
-    """
-    is_r2 = isinstance(metric, keras.metrics.R2Score) and weights is not None
-    if is_r2:
-        rows = ops.sum(ops.cast(ops.not_equal(weights, 0), "int32"))
-        samples = metric.num_samples + rows * y_pred.shape[-1]
+    """Call `update_state` of a metric, and explain an error."""
     try:
         metric.update_state(y_true, y_pred, sample_weight=weights)
     except Exception as error:
@@ -153,8 +140,6 @@ def call_metric(
             "metrics must accept labels and predictions, and a function must return a value for "
             f"each example. The update{where} failed: {error} Received: metric={metric!r}"
         ) from error
-    if is_r2:
-        metric.num_samples.assign(samples)
 
 
 def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics") -> list[Any]:
@@ -173,26 +158,6 @@ def check_metrics(metrics: Sequence[MetricLike] | None, argument: str = "metrics
         known = check_known(keras.metrics.get, metric, argument)
         found.append(known if isinstance(metric, Mapping | type) else metric)
     return found
-
-
-def named_copies(
-    templates: Sequence[MetricLike], prefix: str = "", taken: Sequence[str] = ()
-) -> list[keras.Metric]:
-    """Return new metrics from templates, with names that are the same in every run.
-
-    Args:
-        templates: The templates. A name that is taken gets a number.
-        prefix: The prefix of all names.
-        taken: Names, without the prefix, that are taken.
-    """
-    copies: list[keras.Metric] = []
-    names = list(taken)
-    for template in templates:
-        name = stable_name(template)
-        numbered = (f"{name}_{i}" for i in range(1, len(names) + 1))
-        names.append(next(free for free in (name, *numbered) if free not in names))
-        copies.append(new_metric(template, prefix + names[-1]))
-    return copies
 
 
 def new_metric(template: MetricLike, name: str) -> keras.Metric:

@@ -5,21 +5,20 @@ from collections.abc import Mapping
 
 from ple_keras._checks import check_bool, check_keys, check_number, short_repr
 
-# Names of metrics and losses of Keras and of this library at the end of a key, with an optional
-# number. "cosine_similarity" is missing: higher is better for the metric, lower for the loss.
-HIGHER_IS_BETTER = re.compile(
-    r"(^|_)(auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score"
-    r"|sensitivity_at_specificity|specificity_at_sensitivity"
-    r"|concordance_correlation|pearson_correlation"
-    r"|ndcg|dcg|mean_reciprocal_rank|mean_average_precision|precision_at_k|recall_at_k)(_\d+)?$",
-    re.IGNORECASE,
+# Names of metrics and losses of Keras and of this library at the end of a key. "cosine_similarity"
+# is missing: higher is better for the metric, lower for the loss.
+HIGHER_IS_BETTER = (
+    "auc|gauc|accuracy|acc|precision|recall|io_u|f1_score|fbeta_score|r2_score|ndcg|dcg"
+    "|sensitivity_at_specificity|specificity_at_sensitivity|concordance_correlation"
+    "|pearson_correlation|mean_reciprocal_rank|mean_average_precision|precision_at_k|recall_at_k"
 )
-LOWER_IS_BETTER = re.compile(
-    r"(^|_)(loss|rmse|normalized_entropy|expected_calibration_error"
-    r"|mean_squared_error|mean_absolute_error|mean_absolute_percentage_error"
-    r"|mean_squared_logarithmic_error|mse|mae|mape|msle|logcosh|log_cosh|huber"
-    r"|crossentropy|cross_entropy|bce|kl_divergence|kld|poisson|hinge|dice|tversky)(_\d+)?$",
-    re.IGNORECASE,
+LOWER_IS_BETTER = (
+    "loss|rmse|(squared|absolute|percentage|logarithmic|calibration)_error|mse|mae|mape|msle"
+    "|logcosh|log_cosh|huber|crossentropy|cross_entropy|normalized_entropy|bce|kl_divergence|kld"
+    "|poisson|hinge|dice|tversky"
+)
+DIRECTED = re.compile(
+    rf"(^|_)((?P<higher>{HIGHER_IS_BETTER})|{LOWER_IS_BETTER})(_\d+)?$", re.IGNORECASE
 )
 # Logs that do not rank models: sums over tasks, calibrations, which are best at 1, and others.
 IGNORED = re.compile(
@@ -82,10 +81,12 @@ def mtl_gain(
     for key in keys:
         first = check_number(multi[key], f"multi[{key!r}]")
         second = check_number(single[key], f"single[{key!r}]")
-        is_lower_better = LOWER_IS_BETTER.search(key) is not None
+        direction = DIRECTED.search(key)
         if key in given:
             is_lower_better = check_bool(given[key], f"lower_is_better[{key!r}]")
-        elif not is_lower_better and not HIGHER_IS_BETTER.search(key):
+        elif direction:
+            is_lower_better = direction["higher"] is None
+        else:
             raise ValueError(
                 f"lower_is_better must be True or False for {key!r}, whose direction is unknown. "
                 f"Received: lower_is_better={dict(given)!r}"

@@ -14,7 +14,8 @@ from ple_keras._keras.layers import Path, Untracked, find_layers, walk
 from ple_keras._keras.tensors import at_least_float32, replica_count
 from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.task_heads import Branches, TaskHeads
+from ple_keras.heads.last_branches import Branches
+from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.labels.sample_space import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Observer
@@ -189,7 +190,7 @@ def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
     """
     with ExitStack() as stack:
         layers = find_layers(model, TaskHeads)
-        takes = [stack.enter_context(heads._holding_branches()) for heads in layers]
+        takes = [stack.enter_context(heads._last_branches.always()) for heads in layers]
         yield lambda: {task: held for take in takes for task, held in take().items()}
 
 

@@ -209,7 +209,7 @@ class TracedStep:
                 vars(thing).clear()
                 vars(thing).update(old)
             for heads in find_layers(self._trained, TaskHeads):
-                heads._take_branches()
+                heads._last_branches.take()
         return Graph(_compile(module, self._trained.jit_compile), tables, keys)
 
 

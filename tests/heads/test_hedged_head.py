@@ -88,6 +88,12 @@ def test_logits_of_probabilities_are_mixed_and_other_predictions_themselves(name
     expected = function(mixed) if of_logits else mixed
     reordered = dict(reversed(inputs.items()))
     assert_same(numpy_of(heads({"a": reordered})), {"a": expected})
+    mixed = sum(a * x for a, x in zip((0.5, 0.2, 0.3), logits))
+    tensors = {branch: keras.ops.convert_to_tensor(x) for branch, x in inputs.items()}
+    np.testing.assert_allclose(numpy_of(heads["a"].logits(tensors)), mixed, rtol=1e-5)
+    (symbolic,) = heads({"a": {branch: keras.Input((5, 2)) for branch in inputs}}).values()
+    alone = heads["a"]({branch: keras.Input((5, 2)) for branch in inputs})
+    assert symbolic.shape == alone.shape == (None, 5, 2)
     assert heads["a"].branch_weights() == pytest.approx({"x": 0.5, "y": 0.2, "z": 0.3})
 
 
@@ -155,10 +161,9 @@ def test_a_loss_takes_the_branches_of_the_last_call_that_trains():
         value = float(numpy_of(heads.compute_loss(Y, predictions, **kwargs)))
         assert value == pytest.approx(expected, rel=1e-5)
 
-    def assert_refused(predictions, of="a call whose branches a loss has used"):
+    def assert_refused(predictions):
         message = r"y_pred\['click'\] must be .*last call .*training=True.*set training=False.*Rec"
-        message += rf"eived: y_pred\['click'\] of {of}"
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message + r"eived: y_pred\['click'\] of a diff"):
             loss(predictions)
 
     first, second = model(X, training=True), model(X, training=True)
@@ -170,7 +175,7 @@ def test_a_loss_takes_the_branches_of_the_last_call_that_trains():
         loss(predictions, training=False)
     trained = model(X, training=True)
     copied = {task: 1.0 * prediction for task, prediction in trained.items()}
-    assert_refused(copied, of="a different call")
+    assert_refused(copied)
     model(X, training=True)  # without a loss
     assert float(model.train_on_batch(X, Y)[0]) == pytest.approx(expected, rel=1e-5)
     assert_refused(trained)
@@ -198,9 +203,24 @@ def test_a_position_is_valid_where_all_branches_are():
 
 
 @once
-def test_features_without_branches_are_refused():
+def test_attributes_of_a_loss_have_an_effect_after_build():
+    heads = pk.TaskHeads([pk.BinaryHead("a")])
+    prediction = heads(hedged_inputs("a"))
+    losses = []
+    for pos_weight in (None, 3.0):
+        heads["a"].pos_weight = pos_weight
+        losses.append(numpy_of(heads.compute_loss({"a": [1, 1]}, prediction, training=False)))
+    assert losses[1] == pytest.approx(3 * losses[0])
+
+
+@once
+def test_features_without_branches_or_of_another_width_are_refused():
     heads = pk.TaskHeads([pk.BinaryHead("a")])
     heads(hedged_inputs("a"))
+    wide = {"own": keras.Input((3,)), "shared": keras.Input((4,))}
+    message = r"inputs\['a'\] must have the shape \(batch, \.\.\., 3\).*\.shape=\(None, 4\)"
+    for call in (heads["a"], lambda x: heads({"a": x})):
+        check_refused(lambda call=call: call(wide), ValueError, message)
     message = r"inputs\['a'\] must be a dict keyed by branch, .* Received: inputs\['a'\]=Tensor"
     check_refused(lambda: heads({"a": features(2, 3)}), TypeError, message)
 

@@ -132,6 +132,12 @@ INPUTS = {
     "extra": (lambda x: dict.fromkeys("abc", x), ValueError, r"unknown: \['c'\]", "first"),
     "another": (lambda x: {"a": x, "B": x}, ValueError, r"\['b'\], unknown: \['B'\]", "symbolic"),
     "shared": (lambda x: {"shared": x}, ValueError, r"missing: \['a', 'b'\]", "later"),
+    "width": (
+        lambda x: dict.fromkeys("ab", keras.Input((4,))),
+        ValueError,
+        r"\(batch, \.\.\., 5\) that",
+        "later",
+    ),
 }
 
 
@@ -141,4 +147,4 @@ def test_anything_but_a_dict_of_all_tasks_is_refused(inputs, error, message, whe
     if when == "later":
         heads(streams(a=5, b=5))
     x = keras.Input((5,)) if when == "symbolic" else features(2, 5)
-    check_refused(lambda: heads(inputs(x)), error, f"{message}.*Received: inputs=")
+    check_refused(lambda: heads(inputs(x)), error, f"{message}.*Received: inputs")
