@@ -16,8 +16,18 @@ from ple_keras.losses.example_losses import ProbabilityCrossentropy
 from ple_keras.metrics.probability_metrics import LogitAUC
 
 
+class ProbabilityHead(Head):
+    """A head whose prediction is the probability of a positive label."""
+
+    def _default_metrics(self) -> list[MetricLike]:
+        return [LogitAUC()]
+
+    def _check_values(self, labels: Tensor) -> None:
+        check_probabilities(labels, self.task)
+
+
 @register
-class BinaryHead(Head):
+class BinaryHead(ProbabilityHead):
     """The probability of a positive label: `sigmoid`, `(..., H) -> (..., 1)`.
 
     The loss is binary cross-entropy. The metrics are `auc` and the mean of the loss,
@@ -62,6 +72,7 @@ class BinaryHead(Head):
     ) -> None:
         if pos_weight is not None:
             pos_weight = check_number(pos_weight, "pos_weight", above=0)
+            self._loss_prefix = "weighted_"
         self.pos_weight = pos_weight
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
@@ -72,23 +83,13 @@ class BinaryHead(Head):
             return losses
         return losses * (1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1))
 
-    def _loss_name(self) -> str:
-        name = super()._loss_name()
-        return name if self.pos_weight is None else f"weighted_{name}"
-
-    def _default_metrics(self) -> list[MetricLike]:
-        return [LogitAUC()]
-
-    def _check_values(self, labels: Tensor) -> None:
-        check_probabilities(labels, self.task)
-
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
         return {**config, "pos_weight": self.pos_weight}
 
 
 @register
-class ProductHead(Head):
+class ProductHead(ProbabilityHead):
     """The joint probability of several tasks, such as a click and a purchase: `(..., 1)`.
 
     `p = p_1 p_2 ... = exp(log p_1 + log p_2 + ...)`, from the logits of the tasks' heads. Below
@@ -178,12 +179,6 @@ class ProductHead(Head):
             `(..., 1)`.
         """
         return sum(factors[1:], start=factors[0])
-
-    def _default_metrics(self) -> list[MetricLike]:
-        return [LogitAUC()]
-
-    def _check_values(self, labels: Tensor) -> None:
-        check_probabilities(labels, self.task)
 
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation", "tower")

@@ -116,6 +116,7 @@ class Head(BaseLayer):
 
     built: bool
     _initial_bias = 0.0  # of the last Dense layer
+    _loss_prefix = ""  # of the name of the loss in logs
     branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
     mixture: Any = None  # the weights of the branches in the prediction, `(branches,)`
 
@@ -303,7 +304,7 @@ class Head(BaseLayer):
 
     def _loss_name(self) -> str:
         """Return the name of the mean of the loss in logs."""
-        return stable_name(self.loss)
+        return f"{self._loss_prefix}{stable_name(self.loss)}"
 
     @property
     def has_loss(self) -> bool:

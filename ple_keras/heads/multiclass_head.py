@@ -71,6 +71,7 @@ class MulticlassHead(Head):
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
         if class_weights is not None:
             class_weights = _check_class_weights(class_weights, self.num_classes)
+            self._loss_prefix = "weighted_"
         self.class_weights = class_weights
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
@@ -85,10 +86,6 @@ class MulticlassHead(Head):
                 return losses * ops.matmul(y_true, weights)
             y_true = ops.squeeze(y_true, -1)
         return losses * ops.take(weights, ops.cast(y_true, "int32"))
-
-    def _loss_name(self) -> str:
-        name = super()._loss_name()
-        return name if self.class_weights is None else f"weighted_{name}"
 
     def _default_metrics(self) -> list[MetricLike]:
         return ["accuracy"]

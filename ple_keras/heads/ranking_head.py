@@ -127,11 +127,12 @@ class RankingHead(Head):
         found = find_labeled(y_true, columns, [self.missing_label], 1, where)
         labels = ops.squeeze(ops.cast(found.labels, scores.dtype), -1)
         scores = ops.squeeze(found.predictions, -1)
-        missing = found.missing
-        items = ops.ones_like(scores, "bool") if missing is None else ops.logical_not(missing)
+        is_labeled = found.missing is None
+        items = ops.ones_like(columns, "bool") if is_labeled else ops.logical_not(found.missing)
+        items = ops.squeeze(items, -1)
         lowest = ops.min(scores, axis=-1, keepdims=True, initial=0.0)  # the batch can be empty
         scores = ops.where(items, scores, 2 * lowest - 1)
-        is_unlabeled = ops.logical_not(ops.any(items, axis=-1))
+        is_unlabeled = ops.logical_not(ops.any(items, axis=-1, keepdims=True))
         return LabeledExamples({"labels": labels, "mask": items}, scores, is_unlabeled)
 
     def _update_metric(self, metric: keras.Metric, labeled: LabeledExamples) -> None:

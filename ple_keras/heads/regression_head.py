@@ -103,6 +103,7 @@ class RegressionHead(Head):
                 "or a custom loss, if standardize=True. "
                 f"Received: activation={activation!r}, loss={loss!r}"
             )
+        self._loss_prefix = "standardized_" if self.standardize else ""
         self._given = _check_scale(mean, deviation, units, standardize)
         # Mean and deviation before `build`, in float64.
         self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
@@ -148,10 +149,6 @@ class RegressionHead(Head):
             mean, deviation = (ops.cast(x, y_pred.dtype) for x in self._scale_weights())
             y_true, y_pred = ((y - mean) / deviation for y in (y_true, y_pred))
         return super().example_losses(y_true, y_pred)
-
-    def _loss_name(self) -> str:
-        name = super()._loss_name()
-        return f"standardized_{name}" if self.standardize else name
 
     def _label_width(self) -> int | None:
         return self.units if self.standardize else super()._label_width()
@@ -201,16 +198,13 @@ def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> An
     """Return the given mean and deviation, a float for each unit; None if neither is given."""
     if mean is None and deviation is None:
         return None
-    received = f"Received: {standardize=}, {mean=}, {deviation=}"
-    if not standardize or mean is None or deviation is None:
+    is_given = standardize and mean is not None and deviation is not None
+    if not is_given or not np.size(mean) == np.size(deviation) == units:
         raise ValueError(
-            f"mean and deviation must be given together, with standardize=True. {received}"
+            "mean and deviation must be given together, each with a number for each unit, with "
+            f"standardize=True. Received: {standardize=}, {units=}, {mean=}, {deviation=}"
         )
-    means = tuple(check_number(number, "mean") for number in np.ravel(mean).tolist())
-    deviations = tuple(check_number(number, "deviation") for number in np.ravel(deviation).tolist())
-    if not len(means) == len(deviations) == units or min(deviations) < MIN_DEVIATION:
-        raise ValueError(
-            f"mean and deviation must have a number for each unit ({units=}), and each deviation "
-            f"must be at least {MIN_DEVIATION}. {received}"
-        )
-    return means, deviations
+    return (
+        tuple(check_number(x, "mean") for x in np.ravel(mean).tolist()),
+        tuple(check_number(x, "deviation", MIN_DEVIATION) for x in np.ravel(deviation).tolist()),
+    )

@@ -176,11 +176,9 @@ class TaskHeads(BaseLayer):
             )
         options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
         values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
+        initial = keras.initializers.Constant(np.array(values))
         self._multipliers = self.add_weight(  # a graph can't assign them after `build`
-            **options,
-            initializer=lambda shape, dtype: ops.convert_to_tensor(values, dtype),
-            trainable=False,
-            name="loss_multipliers",
+            initializer=initial, trainable=False, name="loss_multipliers", **options
         )
         if self.loss_weighting:
             self._log_variances = self.add_weight(
@@ -217,9 +215,12 @@ class TaskHeads(BaseLayer):
         return {task: predictions[task] for task in self._task_names}
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
+        """Return inputs keyed by task, where a product has the inputs of its first factor."""
         check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
         check_keys(features, self.task_names, "inputs")
+        for product in self._products():
+            features[product.task] = features[product.of[0]]
         return features
 
     def loss_weights(self) -> dict[str, float]:
@@ -460,25 +461,15 @@ class TaskHeads(BaseLayer):
     def compute_mask(
         self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
     ) -> dict[str, Tensor | None]:
-        masks = {
-            task: all_valid(mask.values()) if isinstance(mask, Mapping) else mask
-            for task, mask in self._inputs_by_task(previous_mask).items()
-        }
-        for product in self._products():
-            masks[product.task] = masks[product.of[0]]
-        return {task: masks[task] for task in self._task_names}
+        masks = self._inputs_by_task(previous_mask)
+        by_branch = {t: m.values() if isinstance(m, Mapping) else [m] for t, m in masks.items()}
+        return {task: all_valid(by_branch[task]) for task in self._task_names}
 
     def compute_output_spec(
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
-        specs = {}
-        for task in self.task_names:
-            specs[task] = self[task].compute_output_spec(features[task])
-        for product in self._products():
-            factor = specs[product.of[0]]
-            specs[product.task] = keras.KerasTensor(factor.shape, factor.dtype)
-        return {task: specs[task] for task in self._task_names}
+        return {task: head.compute_output_spec(features[task]) for task, head in self.items()}
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         specs = self.compute_output_spec(symbolic(input_shape, "float32"))

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
@@ -44,13 +45,11 @@ def label_batches(
         yield labels
 
 
-def join_rows(arrays: list[np.ndarray]) -> np.ndarray:
+def join_rows(arrays: list[np.ndarray]) -> Any:
     """Concatenate labels. Shorter sequences get missing labels at the end."""
-    ends = np.max([array.shape[1:] for array in arrays], axis=0)
-    if any(array.shape[1:] != tuple(ends) for array in arrays):
-        pads = [[(0, 0), *((0, n - m) for n, m in zip(ends, x.shape[1:]))] for x in arrays]
-        padded = (x.astype("float64") for x in arrays)
-        arrays = [np.pad(x, p, constant_values=np.nan) for x, p in zip(padded, pads)]
+    if len({array.shape[1:] for array in arrays}) > 1:
+        rows = [row for array in arrays for row in array]
+        return keras.utils.pad_sequences(rows, dtype="float64", padding="post", value=np.nan)
     return np.concatenate(arrays)
 
 

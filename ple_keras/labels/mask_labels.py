@@ -65,26 +65,20 @@ def mask_labels(
     return masked
 
 
-def _array_functions(*arrays: Tensor) -> tuple[Any, Any]:
-    """Return `cast` and `where` of the library of the labels.
-
-    TensorFlow's tensors need TensorFlow's functions, since tf.data uses them with every backend.
-    """
-    if any(type(array).__module__.startswith("tensorflow") for array in arrays):
-        tensorflow = sys.modules["tensorflow"]
-        return tensorflow.cast, tensorflow.where
-    if any(map(keras.ops.is_tensor, arrays)):
-        return keras.ops.cast, keras.ops.where
-    return np.asarray, np.where
-
-
 def _mask_task(
     y: Mapping[TaskName, Tensor], task: TaskName, parent: TaskName, missing_label: float
 ) -> Tensor:
-    """Return the labels of a task, missing where the parent's labels are 0 or missing."""
+    """Return the labels of a task, missing where the parent's labels are 0 or missing.
+
+    TensorFlow's tensors need TensorFlow's functions, since tf.data uses them with every backend.
+    """
     labels, parent_labels = y[task], y[parent]
-    cast, where = _array_functions(labels, parent_labels)
-    if cast is np.asarray:
+    if any(type(x).__module__.startswith("tensorflow") for x in (labels, parent_labels)):
+        cast, where = sys.modules["tensorflow"].cast, sys.modules["tensorflow"].where
+    elif any(map(keras.ops.is_tensor, (labels, parent_labels))):
+        cast, where = keras.ops.cast, keras.ops.where
+    else:
+        cast, where = np.asarray, np.where
         labels, parent_labels = np.asarray(labels), np.asarray(parent_labels)
     check_dtype(parent_labels, f"y[{parent!r}]")
     dtype = check_dtype(labels, f"y[{task!r}]")
@@ -97,12 +91,6 @@ def _mask_task(
         )
     value = cast(parent_labels, "float32")
     has_label = (value != 0) & ~is_missing(value, [missing_label])
-    has_label = _as_shape_of(labels, has_label, task, parent)
-    return where(has_label, cast(labels, dtype), cast(missing_label, dtype))
-
-
-def _as_shape_of(labels: Tensor, has_label: Tensor, task: str, parent: str) -> Tensor:
-    """Return `has_label` in a shape that broadcasts with labels `(...)` or `(..., n)`."""
     target = tuple(labels.shape)
     if len(has_label.shape) == len(target) + 1 and has_label.shape[-1] == 1:
         has_label = has_label[..., 0]
@@ -115,4 +103,4 @@ def _as_shape_of(labels: Tensor, has_label: Tensor, task: str, parent: str) -> T
             f"y[{parent!r}] must have one label for each label of y[{task!r}], of shape {target}. "
             f"Received: y[{parent!r}].shape={shape}"
         )
-    return has_label
+    return where(has_label, cast(labels, dtype), cast(missing_label, dtype))

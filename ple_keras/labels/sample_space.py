@@ -55,22 +55,18 @@ class LabeledExamples(NamedTuple):
     Attributes:
         labels: `(...)`, `(..., 1)` or `(..., units)`; for lists, a dict of labels and a mask.
         predictions: `(..., units)`.
-        missing: True for each example without a label, `(...)`; None if all are labeled.
-        missing_numbers: True for each missing number of a label, `(..., units)`; None if labels
-            have one number, or no number is missing.
+        missing: True for each example without a label, `(..., 1)`, or for each missing number if
+            labels and predictions have several, `(..., units)`; None if all are labeled.
     """
 
     labels: Any
     predictions: Any
     missing: Any = None
-    missing_numbers: Any = None
 
     def with_predictions(self, y_pred: Tensor) -> "LabeledExamples":
         """Return the same examples with other predictions, `(..., units)`."""
-        if self.missing is not None:
-            numbers = self.missing_numbers
-            missing = ops.expand_dims(self.missing, -1) if numbers is None else numbers
-            y_pred = fill(y_pred, missing, SAFE_PREDICTION)
+        is_labeled = self.missing is None
+        y_pred = y_pred if is_labeled else fill(y_pred, self.missing, SAFE_PREDICTION)
         return self._replace(predictions=y_pred)
 
 
@@ -101,19 +97,13 @@ def find_labeled(
         return LabeledExamples(y_true, y_pred)
     missing = ops.zeros_like(y_true, dtype="bool") if missing is None else missing
     has_last_axis = len(y_true.shape) == len(y_pred.shape)
+    missing = missing if has_last_axis else ops.expand_dims(missing, -1)
     if mask is not None:
-        mask = ops.logical_not(mask)
-        missing = missing | (ops.expand_dims(mask, -1) if has_last_axis else mask)
-    examples, numbers = missing, None
-    if has_last_axis:
-        is_one = y_true.shape[-1] == 1
-        examples = ops.squeeze(missing, -1) if is_one else ops.any(missing, axis=-1)
-        if have_several_numbers(y_true, y_pred):
-            numbers = missing
-        else:
-            missing = ops.expand_dims(examples, -1)
-    y_true = fill(y_true, missing, SAFE_LABEL)
-    return LabeledExamples(y_true, y_pred, examples, numbers).with_predictions(y_pred)
+        missing = missing | ops.expand_dims(ops.logical_not(mask), -1)
+    if missing.shape[-1] != 1 and y_pred.shape[-1] == 1:
+        missing = ops.any(missing, axis=-1, keepdims=True)
+    y_true = fill(y_true, missing if has_last_axis else ops.squeeze(missing, -1), SAFE_LABEL)
+    return LabeledExamples(y_true, y_pred, missing).with_predictions(y_pred)
 
 
 def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:

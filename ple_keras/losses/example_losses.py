@@ -169,7 +169,9 @@ def reduce_losses(
     dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
     axes = tuple(range(1, len(losses.shape))) if has_branches else None
     by_number = len(losses.shape) - has_branches > len(examples)
-    missing = labeled.missing_numbers if by_number else labeled.missing
+    missing = labeled.missing
+    if missing is not None and not by_number:
+        missing = ops.any(missing, axis=-1)
     mixed = losses[0] if has_branches else losses
     losses = losses if missing is None else fill(losses, missing, 0)
     is_counted = ops.ones_like(mixed) if missing is None else ops.logical_not(missing)

@@ -110,22 +110,21 @@ def update_metric(
         ValueError: If the metric does not accept the labels and predictions.
     """
     y_true, y_pred, missing = labeled.labels, labeled.predictions, labeled.missing
-    shape = y_pred.shape[:-1]
     weights = None
     if sample_weight is not None:
-        weights = ops.cast(align_weights(sample_weight, shape, where), metric.dtype)
-    kind, numbers = type(metric), labeled.missing_numbers
-    is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
-    is_elementwise = is_known or isinstance(metric, LogitAUC | MetricOfSums)
-    if numbers is not None and is_elementwise and not getattr(metric, "multi_label", False):
-        missing = ops.reshape(numbers, (-1,))
-        if weights is not None:
-            weights = ops.expand_dims(weights, -1) * ops.ones_like(y_pred, dtype=metric.dtype)
-            weights = ops.reshape(weights, (-1,))
-        y_true, y_pred = ops.reshape(y_true, (-1, 1)), ops.reshape(y_pred, (-1, 1))
+        weights = align_weights(sample_weight, y_pred.shape[:-1], where)
+        weights = ops.expand_dims(ops.cast(weights, metric.dtype), -1)
     if missing is not None:
+        kind = type(metric)
+        is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
+        is_elementwise = is_known or isinstance(metric, LogitAUC | MetricOfSums)
+        if missing.shape[-1] == 1 or not is_elementwise or getattr(metric, "multi_label", False):
+            missing = ops.any(missing, axis=-1, keepdims=True)
         counted = ops.cast(ops.logical_not(missing), metric.dtype)
         weights = counted if weights is None else ops.where(missing, 0 * counted, weights)
+        if missing.shape[-1] != 1:
+            y_true, y_pred, weights = (ops.reshape(x, (-1, 1)) for x in (y_true, y_pred, weights))
+    weights = None if weights is None else ops.squeeze(weights, -1)
     call_metric(metric, y_true, y_pred, weights, where)
 
 
