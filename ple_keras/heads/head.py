@@ -14,6 +14,7 @@ from ple_keras._checks import (
     check_features,
     check_int,
     check_keys,
+    check_known_value,
     check_number,
     check_width,
     short_repr,
@@ -46,16 +47,12 @@ from ple_keras.labels.sample_space import (
 )
 from ple_keras.labels.task_names import check_task_name
 from ple_keras.layers.template import as_template
-from ple_keras.losses.example_losses import check_loss, check_reduction, example_losses
+from ple_keras.losses.example_losses import REDUCTIONS, check_loss, example_losses
 from ple_keras.losses.loss_kinds import CLASS_INDICES, check_for_loss, is_elementwise, loss_name
 from ple_keras.metrics.masked_metric import check_metrics, new_metric, update_metric
 
 # Activations of logits. Branches mix logits, and losses must not apply an activation again.
-LOGIT_ACTIVATIONS = (
-    keras.activations.sigmoid,
-    keras.activations.softmax,
-    keras.activations.exponential,
-)
+LOGIT_ACTIVATIONS = [keras.activations.get(name) for name in ("sigmoid", "softmax", "exponential")]
 
 
 @register
@@ -146,17 +143,15 @@ class Head(BaseLayer):
                 "loss must have from_logits=False, since the predictions are not logits. "
                 f"Received: loss={loss!r}, activation={activation!r}"
             )
-        self._metric_templates: Untracked[dict[str, Any]] = Untracked(
-            {
-                "metrics": None if metrics is None else check_metrics(metrics),
-                "extra_metrics": check_metrics(extra_metrics, "extra_metrics"),
-            }
+        own = None if metrics is None else check_metrics(metrics)
+        extra = check_metrics(extra_metrics, "extra_metrics")
+        refuse_replaced_functions(
+            activation=activation, loss=loss, metrics=own, extra_metrics=extra
         )
-        given = {key: value for key, value in self._metric_templates.value.items() if value}
-        refuse_replaced_functions(activation=activation, loss=loss, **given)
+        self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
-        self.reduction = check_reduction(reduction)
+        self.reduction = check_known_value(reduction, REDUCTIONS, "reduction")
         self._tower_template = None
         if tower is not None:
             self._tower_template = as_template(tower, "tower", self.dtype_policy)
@@ -342,7 +337,7 @@ class Head(BaseLayer):
 
     def _logs_loss_mean(self) -> bool:
         """Return whether the mean of the loss is a metric of the head."""
-        return self.has_loss and self._metric_templates.value["metrics"] is None
+        return self.has_loss and self._metric_templates.value[0] is None
 
     def _new_metrics(self, prefix: str) -> list[keras.Metric]:
         """Return new metrics of labeled examples, without the mean of the loss.
@@ -350,12 +345,12 @@ class Head(BaseLayer):
         Args:
             prefix: The prefix of their names, such as "click_".
         """
-        metrics, extra = self._metric_templates.value.values()
+        own, extra = self._metric_templates.value
         names = ["loss", f"{self.task}_loss"]
         if self._logs_loss_mean():
             names.append(self._loss_name())
         copies = []
-        for template in [*(self._default_metrics() if metrics is None else metrics), *extra]:
+        for template in [*(self._default_metrics() if own is None else own), *extra]:
             name = stable_name(template)
             numbered = (f"{name}_{i}" for i in range(1, len(names) + 1))
             names.append(next(free for free in (name, *numbered) if free not in names))
@@ -437,17 +432,15 @@ class Head(BaseLayer):
 
     def get_config(self) -> dict[str, Any]:
         serialize = keras.saving.serialize_keras_object
-        metrics = {
-            argument: templates and [serialize(metric) for metric in templates]
-            for argument, templates in self._metric_templates.value.items()
-        }
+        own, extra = self._metric_templates.value
         return {
             **super().get_config(),
             "task": self.task,
             "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "loss": serialize_loss(self.loss),
-            **metrics,
+            "metrics": own and [*map(serialize, own)],
+            "extra_metrics": [*map(serialize, extra)],
             "tower": self._tower_template and self._tower_template.serialize(),
             "loss_weight": self.loss_weight,
             "missing_label": to_config(self.missing_label),

@@ -185,13 +185,9 @@ class RegressionHead(Head):
             weight.assign(numbers)
 
     def get_config(self) -> dict[str, Any]:
-        mean, deviation = self._given or (None, None)
-        return {
-            **super().get_config(),
-            "standardize": self.standardize,
-            "mean": mean and list(mean),
-            "deviation": deviation and list(deviation),
-        }
+        given = zip(("mean", "deviation"), self._given or (None, None))
+        scale = {argument: numbers and list(numbers) for argument, numbers in given}
+        return {**super().get_config(), "standardize": self.standardize, **scale}
 
 
 def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> Any:

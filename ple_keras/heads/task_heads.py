@@ -90,9 +90,8 @@ class TaskHeads(BaseLayer):
     ) -> None:
         super().__init__(**kwargs)
         heads = _check_heads(heads)
-        self.loss_weighting = check_known_value(
-            loss_weighting, (None, "uncertainty"), "loss_weighting"
-        )
+        check_known_value(loss_weighting, (None, "uncertainty"), "loss_weighting")
+        self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
         self._task_names = tuple(head.task for head in heads)
         products = sort_products(heads)
@@ -275,11 +274,7 @@ class TaskHeads(BaseLayer):
         self._multipliers.assign([multipliers.get(task, 1.0) for task in self.trained_tasks])
 
     def compute_loss(
-        self,
-        y: ByName,
-        y_pred: ByName,
-        sample_weight: ByName | None = None,
-        training: bool = True,
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
     ) -> Tensor:
         """Return the loss of all tasks, for a custom training loop.
 
@@ -323,11 +318,7 @@ class TaskHeads(BaseLayer):
         return self._total_loss(losses.values())
 
     def compute_losses(
-        self,
-        y: ByName,
-        y_pred: ByName,
-        sample_weight: ByName | None = None,
-        training: bool = True,
+        self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
     ) -> dict[str, Tensor]:
         """Return the loss of each task, without its weight, for a custom training loop.
 
@@ -376,9 +367,8 @@ class TaskHeads(BaseLayer):
         held = self._last_branches.take() if training else {}
         losses = {}
         for task in trained:
-            head, predictions, branches = self[task], y_pred[task], held.get(task)
-            is_held = branches is not None and branches.prediction is predictions
-            if training and head.branch_names and not is_held:
+            head, (prediction, values) = self[task], held.get(task, (None, ()))
+            if training and head.branch_names and prediction is not y_pred[task]:
                 raise ValueError(
                     f"y_pred[{task!r}] must be the prediction of the model's last call with "
                     "training=True, since the loss trains the branches of that call. No layer can "
@@ -387,8 +377,7 @@ class TaskHeads(BaseLayer):
                     f"y_pred[{task!r}] of a different call, or of one whose branches a loss has "
                     "used"
                 )
-            values = branches.values if branches else ()
-            losses[task] = batch_loss(head, y[task], predictions, weights.get(task), values)
+            losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task), values)
         return losses
 
     def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:

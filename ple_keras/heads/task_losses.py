@@ -10,6 +10,7 @@ from keras import ops
 from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, replica_count
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
+from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertainty_form
 
 
@@ -39,7 +40,8 @@ def batch_loss(
     if values:  # as more examples of one call
         branches = map(head._predict, values)
         predictions = ops.stack([ops.stop_gradient(predictions), *branches])
-        predictions = labeled.with_predictions(predictions).predictions
+        if labeled.missing is not None:
+            predictions = fill(predictions, labeled.missing, SAFE_PREDICTION)
         predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
         labels = ops.concatenate([labels] * count)
     try:

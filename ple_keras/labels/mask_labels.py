@@ -21,9 +21,7 @@ from ple_keras.labels.task_names import in_dependency_order
 
 
 def mask_labels(
-    y: Mapping[TaskName, Tensor],
-    spaces: Mapping[str, str],
-    missing_label: float = math.nan,
+    y: Mapping[TaskName, Tensor], spaces: Mapping[str, str], missing_label: float = math.nan
 ) -> dict[str, Any]:
     """Make labels of a task missing outside its sample space.
 

@@ -63,12 +63,6 @@ class LabeledExamples(NamedTuple):
     predictions: Any
     missing: Any = None
 
-    def with_predictions(self, y_pred: Tensor) -> "LabeledExamples":
-        """Return the same examples with other predictions, `(..., units)`."""
-        is_labeled = self.missing is None
-        y_pred = y_pred if is_labeled else fill(y_pred, self.missing, SAFE_PREDICTION)
-        return self._replace(predictions=y_pred)
-
 
 def find_labeled(
     y_true: Tensor,
@@ -103,13 +97,7 @@ def find_labeled(
     if missing.shape[-1] != 1 and y_pred.shape[-1] == 1:
         missing = ops.any(missing, axis=-1, keepdims=True)
     y_true = fill(y_true, missing if has_last_axis else ops.squeeze(missing, -1), SAFE_LABEL)
-    return LabeledExamples(y_true, y_pred, missing).with_predictions(y_pred)
-
-
-def have_several_numbers(y_true: Tensor, y_pred: Tensor) -> bool:
-    """Return whether labels and predictions from `align` have several numbers each."""
-    is_wide = all(tensor.shape[-1] != 1 for tensor in (y_true, y_pred))
-    return is_wide and len(y_true.shape) == len(y_pred.shape)
+    return LabeledExamples(y_true, fill(y_pred, missing, SAFE_PREDICTION), missing)
 
 
 def is_missing(labels: Any, missing_labels: Sequence[float]) -> Any:

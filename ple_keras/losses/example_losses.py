@@ -12,7 +12,7 @@ from ple_keras._keras.internals import set_mask
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
-from ple_keras.labels.sample_space import LabeledExamples, align_weights, have_several_numbers
+from ple_keras.labels.sample_space import LabeledExamples, align_weights
 from ple_keras.losses.loss_kinds import is_elementwise, loss_name
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
@@ -46,7 +46,11 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
-    if have_several_numbers(y_true, y_pred) and is_elementwise(loss):
+    is_wide = len(y_true.shape) == len(y_pred.shape) and 1 not in (
+        y_true.shape[-1],
+        y_pred.shape[-1],
+    )
+    if is_wide and is_elementwise(loss):
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))
     rank = len(y_pred.shape) - 1
@@ -96,8 +100,7 @@ def crossentropy(y_true: Tensor, y_pred: Tensor) -> Tensor:
     return -(y_true * log_positive + (1 - y_true) * log_negative)
 
 
-SUM_OVER_BATCH_SIZE: LossReduction = "sum_over_batch_size"
-LABEL_ROOT: LossReduction = "label_root"
+REDUCTIONS: list[LossReduction | None] = [None, "sum_over_batch_size", "label_root"]
 
 
 class BatchLoss(NamedTuple):
@@ -128,16 +131,6 @@ class BatchLoss(NamedTuple):
         if self.trained is None:
             return self.value
         return self.value + (self.trained - ops.stop_gradient(self.trained))
-
-
-def check_reduction(reduction: LossReduction | None) -> LossReduction | None:
-    """Return `reduction`; check that it is known."""
-    if reduction not in (None, SUM_OVER_BATCH_SIZE, LABEL_ROOT):
-        raise ValueError(
-            "reduction must be None (the mean over labeled examples), "
-            f"{SUM_OVER_BATCH_SIZE!r} or {LABEL_ROOT!r}. Received: reduction={reduction!r}"
-        )
-    return reduction
 
 
 def reduce_losses(
@@ -186,8 +179,8 @@ def reduce_losses(
     labeled_count = clip(count, low=1)  # of an empty batch or sample space
     size = math.prod(ops.shape(mixed))  # a tensor on TensorFlow if it is unknown
     size = clip(ops.cast(size, dtype), low=1) if ops.is_tensor(size) else max(size, 1)
-    root = ops.sqrt(labeled_count * size) if has_branches or reduction == LABEL_ROOT else None
-    divisor = {None: labeled_count, SUM_OVER_BATCH_SIZE: size, LABEL_ROOT: root}[reduction]
+    root = ops.sqrt(labeled_count * size) if has_branches or reduction == "label_root" else None
+    divisor = dict(zip(REDUCTIONS, (labeled_count, size, root)))[reduction]
     if not has_branches:
         return BatchLoss(sums / divisor, weight, divisor, totals, count, labeled)
     value, total = ops.stop_gradient(sums)[0] / divisor, totals[0]

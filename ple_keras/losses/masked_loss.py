@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from ple_keras._checks import check_known_value
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import replica_count
@@ -16,12 +17,7 @@ from ple_keras.labels.sample_space import (
     find_labeled,
     to_config,
 )
-from ple_keras.losses.example_losses import (
-    check_loss,
-    check_reduction,
-    example_losses,
-    reduce_losses,
-)
+from ple_keras.losses.example_losses import REDUCTIONS, check_loss, example_losses, reduce_losses
 
 
 @register
@@ -106,7 +102,7 @@ class MaskedLoss(keras.Loss):
     ) -> None:
         self.loss = check_loss(loss)
         self.missing_label = check_missing_label(missing_label)
-        self.reduction_of_labels = check_reduction(reduction)
+        self.reduction_of_labels = check_known_value(reduction, REDUCTIONS, "reduction")
         self.label_width = label_width
         super().__init__(name or stable_name(self.loss), dtype=getattr(self.loss, "dtype", None))
 
