@@ -95,20 +95,13 @@ def gradient_conflict(
         for expert in block.expert_names
         if expert.startswith(f"{SHARED}/") and (part := _trainable_part(block, expert))
     }
-    compute = partial(_losses_of_batch, model, heads)
-    gradients_of = gradient_function(compute, list(parts.values()), model)
-    by_batch = []
+    gradients = TaskGradients(model, heads, list(parts.values()))
     for features, labels in Batches(x, y, batch_size, default=None):
-        y_by_task = task_labels(labels, heads)
-        found = gradients_of((features, {task: y_by_task[task] for task in heads}))
-        with np.errstate(invalid="ignore"):
-            unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in found]
-        by_batch.append([rows @ rows.T for rows in unit])
+        gradients.add(features, task_labels(labels, heads))
     conflict: dict[str, dict[str, Cosines]] = {level: {} for level in levels}
-    for (level, expert), *cosines in zip(parts, *by_batch):
-        mean = np.ma.masked_invalid(cosines).mean(axis=0).filled(math.nan)
+    for (level, expert), cosines in zip(parts, gradients.mean_cosines().tolist()):
         conflict[level][expert] = {
-            (first, second): float(mean[i, j])
+            (first, second): cosines[i][j]
             for (i, first), (j, second) in combinations(enumerate(heads), 2)
         }
     return conflict
@@ -151,55 +144,51 @@ def gradient_function(
     """
     if not parts:
         return lambda batch: []
-    variables = {id(v): v for part in parts for v, _ in part}
-    backends = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
-    by_variable = backends[keras.backend.backend()](losses, list(variables.values()), model)
+    variables = list({id(v): v for part in parts for v, _ in part}.values())
+    if keras.backend.backend() == "jax":
+        by_variable = _on_jax(losses, variables, model)
+    else:
+        is_torch = keras.backend.backend() == "torch"
+        by_variable = partial(_on_torch if is_torch else _on_tensorflow, losses, variables)
 
     def gradients_of(batch: Batch) -> list[np.ndarray]:
-        found = dict(zip(variables, map(to_numpy, by_variable(batch))))
+        found = {
+            id(variable): np.stack([*map(to_numpy, by_loss)]).astype("float64")
+            for variable, by_loss in zip(variables, by_variable(batch))
+        }
         gradients = []
         for part in parts:
-            slices = [found[id(v)][:, *index] for v, index in part]
-            rows = [gradient.reshape(len(gradient), -1) for gradient in slices]
-            gradients.append(np.concatenate(rows, axis=1).astype("float64"))
+            rows = [found[id(v)][:, *index] for v, index in part]
+            gradients.append(np.concatenate([x.reshape(len(x), -1) for x in rows], axis=1))
         return gradients
 
     return gradients_of
 
 
-def _on_tensorflow(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
+def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
     tf: Any = import_module("tensorflow")
-
-    def gradients_of(batch: Batch) -> list[Tensor]:
-        with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
-            values = losses(batch)
-        sources = [variable.value for variable in variables]
-        rows = [tape.gradient(value, sources, unconnected_gradients="zero") for value in values]
-        return [tf.stack(by_loss) for by_loss in zip(*rows)]
-
-    return gradients_of
+    with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
+        values = losses(batch)
+    sources = [variable.value for variable in variables]
+    return zip(*(tape.gradient(x, sources, unconnected_gradients="zero") for x in values))
 
 
-def _on_torch(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
+def _on_torch(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
     torch: Any = import_module("torch")
-
-    def gradients_of(batch: Batch) -> list[Tensor]:
-        with torch.enable_grad(), keras.StatelessScope():
-            values = losses(batch)
-        sources = [variable.value for variable in variables]
-        options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
-        rows = [
-            torch.autograd.grad(value, sources, **options)
-            if value.requires_grad
-            else [torch.zeros_like(source) for source in sources]
-            for value in values
-        ]
-        return [torch.stack([g.to_dense() for g in by_loss]) for by_loss in zip(*rows)]
-
-    return gradients_of
+    with torch.enable_grad(), keras.StatelessScope():
+        values = losses(batch)
+    sources = [variable.value for variable in variables]
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    rows = [
+        torch.autograd.grad(value, sources, **options)
+        if value.requires_grad
+        else [torch.zeros_like(source) for source in sources]
+        for value in values
+    ]
+    return ([gradient.to_dense() for gradient in by_loss] for by_loss in zip(*rows))
 
 
-def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Losses:
+def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Any:
     jax: Any = import_module("jax")
     known = {id(variable) for variable in variables}
     others = [variable for variable in model.variables if id(variable) not in known]
@@ -238,30 +227,28 @@ class Conflict:
     pairs: int
 
 
-class SharedGradients:
-    """Scalar products between gradients of tasks on shared parts, over batches.
-
-    A part is an expert of a level, or a trainable variable before the heads. It is shared if at
-    least two tasks have a gradient on it.
+class TaskGradients:
+    """Scalar products between gradients of tasks on parts of a model, over batches.
 
     Args:
         model: A built model.
         heads: The heads that have a loss.
+        parts: The parts, such as experts.
     """
 
-    def __init__(self, model: keras.Layer, heads: Mapping[TaskName, Head]) -> None:
+    def __init__(
+        self, model: keras.Layer, heads: Mapping[TaskName, Head], parts: list[Part]
+    ) -> None:
         self._heads = heads
-        parts = _parts_before_heads(model) if len(heads) > 1 else []
-        self._gradients_of = gradient_function(
-            partial(_losses_of_batch, model, heads), parts, model
-        )
+        losses = partial(_losses_of_batch, model, heads)
+        self._gradients_of = gradient_function(losses, parts, model)
         self._size = (len(parts), len(heads), len(heads))
         self._within: list[np.ndarray] = []  # of batches, (parts, tasks, tasks)
         self._across: list[np.ndarray] = []  # of pairs of batches
         self._first: list[np.ndarray] | None = None  # of a pair, (tasks, numbers) per part
 
     def add(self, x: Nested, y: Mapping[TaskName, Tensor]) -> None:
-        """Add a batch. All batches must have the same number of examples.
+        """Add a batch.
 
         Args:
             x: The features.
@@ -277,6 +264,14 @@ class SharedGradients:
 
     def _products(self, first: list[np.ndarray], second: list[np.ndarray]) -> np.ndarray:
         return np.reshape([a @ b.T for a, b in zip(first, second)], self._size)
+
+    def mean_cosines(self) -> np.ndarray:
+        """Return the mean cosines in the same batch, `(parts, tasks, tasks)`, without NaN."""
+        within = np.array(self._within)
+        lengths = np.sqrt(np.einsum("nptt->npt", within))
+        with np.errstate(invalid="ignore"):
+            cosines = within / (lengths[..., None] * lengths[..., None, :])
+        return np.asarray(np.ma.masked_invalid(cosines).mean(axis=0).filled(math.nan))
 
     def figures(
         self, weights: Mapping[TaskName, float]
@@ -323,22 +318,18 @@ def _conflict(cosines: np.ndarray) -> Conflict:
     return Conflict(mean, error, count)
 
 
-def _parts_before_heads(model: keras.Layer) -> list[Part]:
-    """Return the trainable parts of a model before its heads."""
-    expert_parts = [
-        _trainable_part(block, expert)
-        for block in find_levels(model).values()
-        if block.built
-        for expert in block.expert_names
-    ]
-    known = {id(v) for part in expert_parts for v, _ in part}
+def parts_before_heads(model: keras.Layer) -> list[Part]:
+    """Return the experts of a model's levels, and each other trainable variable before its heads.
+
+    Variables with over ten million numbers, such as large tables, are omitted.
+    """
+    levels = [block for block in find_levels(model).values() if block.built]
+    parts = [_trainable_part(block, expert) for block in levels for expert in block.expert_names]
+    known = {id(v) for part in parts for v, _ in part}
     known |= {id(v) for heads in find_layers(model, TaskHeads) for v in heads.variables}
-    rest: list[Part] = [
-        [(v, ())]
-        for v in model.trainable_variables
-        if id(v) not in known and math.prod(v.shape) <= MAX_NUMBERS
-    ]
-    return [part for part in [*expert_parts, *rest] if part]
+    rest = (v for v in model.trainable_variables if id(v) not in known)
+    parts += [[(v, ())] for v in rest if math.prod(v.shape) <= MAX_NUMBERS]
+    return [part for part in parts if part]
 
 
 def _trainable_part(block: CGCBlock, expert: str) -> Part:

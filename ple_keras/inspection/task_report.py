@@ -18,7 +18,7 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
-from ple_keras.inspection.gradient_conflict import Conflict, SharedGradients
+from ple_keras.inspection.gradient_conflict import Conflict, TaskGradients, parts_before_heads
 from ple_keras.inspection.task_figures import (
     TaskFigures,
     epoch_warnings,
@@ -192,7 +192,9 @@ def task_report(
     """
     check_model(model)
     heads = find_heads(model)
-    gradients = SharedGradients(model, trained_heads(model))
+    trained = trained_heads(model)
+    parts = parts_before_heads(model) if len(trained) > 1 else []
+    gradients = TaskGradients(model, trained, parts)
     observed = ObservedModel(model, partial(_predictions, heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
@@ -262,7 +264,7 @@ def _figures_of(
     observed: ObservedModel,
     batches: Batches,
     heads: Mapping[str, Head],
-    gradients: SharedGradients | None = None,
+    gradients: TaskGradients | None = None,
 ) -> tuple[int, dict[str, list[TaskFigures]]]:
     """Return the number of examples, and the figures of each task and its branches.
 
