@@ -171,24 +171,22 @@ class Gate(BaseLayer):
             weights = ops.ones_like(at_least_float32(inputs[..., :1]))
         else:
             logits = self._logits(inputs)
-            weights = _softmax(logits)
+            weights = ops.softmax(logits)
             if self.balance_regularizer:
                 self.add_loss(self.balance_regularizer * self._imbalance(weights, mask))
         if self.track_weights and training is not None and active_observer() is None:
             self._update_statistics(weights, mask)
         if self.num_experts > 1 and self.dropout and training:
-            weights = _softmax(self._drop_experts(logits))
+            weights = ops.softmax(self._drop_experts(logits))
         return ops.cast(weights, self.compute_dtype)
 
     def _logits(self, inputs: Tensor) -> Tensor:
         """Return W g(x) / T, in at least float32."""
         if self._template:
             inputs = self._block(inputs)
-        if self._template or self._projection.quantization_mode:
-            logits = self._projection(inputs)
-        else:
-            logits = self._projection.call(inputs)  # without casting it again
-        logits = at_least_float32(logits)
+        is_cast = not (self._template or self._projection.quantization_mode)
+        project = self._projection.call if is_cast else self._projection
+        logits = at_least_float32(project(inputs))
         return logits if self.softmax_temperature == 1 else logits / self.softmax_temperature
 
     def _drop_experts(self, logits: Tensor) -> Tensor:
@@ -342,18 +340,6 @@ class Observer:
 def active_observer() -> Observer | None:
     """Return the observer of this thread, if there is one."""
     return getattr(_thread, "observer", None)
-
-
-def _softmax(logits: Tensor) -> Tensor:
-    """Compute the softmax over the last axis.
-
-    On TensorFlow, elementary operations replace its softmax, which works row by row and takes three
-    times as long for the short rows of gates.
-    """
-    if keras.backend.backend() != "tensorflow":
-        return ops.softmax(logits)
-    exponentials = ops.exp(logits - ops.stop_gradient(_largest(logits)))
-    return exponentials * (1 / ops.sum(exponentials, axis=-1, keepdims=True))
 
 
 def _largest(values: Tensor) -> Tensor:
