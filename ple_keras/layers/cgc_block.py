@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -11,6 +11,7 @@ from ple_keras._checks import (
     check_bool,
     check_counts,
     check_int,
+    check_known_value,
     check_number,
     check_width,
     short_repr,
@@ -32,32 +33,18 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.experts import Experts, build_experts
+from ple_keras.layers.experts import build_experts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
 from ple_keras.layers.template import as_stream_templates, as_template
 from ple_keras.layers.wiring import (
+    BOTH,
+    CONTEXT,
+    STREAM,
     GatedBlock,
     GateInputs,
     LevelWiring,
-    cgc_wiring,
-    check_context,
     shape_of,
 )
-
-
-@dataclass(frozen=True)
-class Level:
-    """The experts and gates of a built CGCBlock. Keras tracks them as attributes of the block.
-
-    Attributes:
-        experts: The experts.
-        gates: The gates, keyed by name.
-        widths: The number of features of each stream.
-    """
-
-    experts: Experts
-    gates: dict[str, Gate]
-    widths: dict[str, int | None]
 
 
 @register
@@ -184,6 +171,9 @@ class CGCBlock(GatedBlock):
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
         self._wiring = self._make_wiring(counts)
+        self.gate_reads: GateInput = check_known_value(
+            gate_reads, (STREAM, CONTEXT, BOTH), "gate_reads"
+        )
         self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
         streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
         self._expert_templates = as_stream_templates(
@@ -196,10 +186,26 @@ class CGCBlock(GatedBlock):
             self._make_gate(self.task_names[0])  # checks their values
 
     def _make_wiring(self, task_experts: Mapping[str, int]) -> LevelWiring:
-        """Return the connections of experts and gates, which subclasses change."""
-        return cgc_wiring(
-            task_experts, self.num_shared_experts, self.add_shared_gate, self.isolate_task_experts
-        )
+        """Return the connections of experts and gates, which subclasses change.
+
+        A task's gate mixes its experts, then the shared ones; the shared gate mixes all experts.
+        """
+        experts = {
+            stream: [f"{stream}/expert_{i}" for i in range(count)]
+            for stream, count in {**task_experts, SHARED: self.num_shared_experts}.items()
+        }
+        streams = {expert: stream for stream, names in experts.items() for expert in names}
+        gates = {task: experts[task] + experts[SHARED] for task in task_experts}
+        if self.add_shared_gate:
+            gates[SHARED] = [*streams]
+        without = [gate for gate, names in gates.items() if not names]
+        if without:
+            raise ValueError(
+                f"every gate must have at least one expert, but {without} have none. "
+                f"Received: num_task_experts={dict(task_experts)}, "
+                f"num_shared_experts={self.num_shared_experts}"
+            )
+        return LevelWiring(task_experts, streams, gates, self.isolate_task_experts)
 
     @property
     def task_names(self) -> list[str]:
@@ -210,11 +216,6 @@ class CGCBlock(GatedBlock):
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
         return {task: len(self._wiring.experts_of(task)) for task in self._wiring.tasks}
-
-    @property
-    def gate_reads(self) -> GateInput:
-        """The input of the gates: "stream", "context" or "both"."""
-        return self._gate_inputs.reads
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:
@@ -270,7 +271,8 @@ class CGCBlock(GatedBlock):
             setattr(self, ordered_attribute(layer.name, members), layer)
             layer.build(gate_shapes[gate])
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
-        self._level = Level(experts, gates, widths)
+        # Keras tracks the layers as attributes of the block, and not in this object.
+        self._level = SimpleNamespace(experts=experts, gates=gates, widths=widths)
         self._restore_frozen()
 
     def _make_gate(self, gate: str) -> Gate:
@@ -309,13 +311,13 @@ class CGCBlock(GatedBlock):
 
     def _streams(self, inputs: Streams) -> dict[str, Tensor]:
         """Return the tensor of each stream after checking its width."""
-        if isinstance(inputs, list | tuple):
+        if not self.built or isinstance(inputs, list | tuple):
             raise ValueError(
-                "inputs must be a tensor or a dict keyed by stream. "
-                f"Received: inputs={short_repr(inputs)}"
+                "inputs must be a tensor or a dict keyed by stream, and the block must be built. "
+                f"Received: built={self.built}, inputs={short_repr(inputs)}"
             )
         streams = self._wiring.by_stream(inputs)
-        self._check_widths({stream: tensor.shape for stream, tensor in streams.items()})
+        self._check_widths(shape_of(streams))
         return streams
 
     def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
@@ -353,9 +355,9 @@ class CGCBlock(GatedBlock):
         return_gate_weights: bool = False,
         **kwargs: Any,
     ) -> Any:
-        self._gate_inputs.check_given(gate_context)
-        context = [] if gate_context is None else [shape_of(gate_context)]
-        shapes = self.compute_output_shape(shape_of(inputs), *context)
+        streams = self._wiring.by_stream(shape_of(inputs))
+        self._gate_inputs.check(streams, shape_of(gate_context))
+        shapes = self.compute_output_shape(streams)
         outputs = {name: self._symbolic(shape) for name, shape in shapes.items()}
         if not check_bool(return_gate_weights, "return_gate_weights"):
             return outputs
@@ -373,8 +375,6 @@ class CGCBlock(GatedBlock):
         shapes = self._wiring.by_stream(inputs_shape)
         if self.built:
             self._check_widths(shapes)
-            if gate_context_shape is not None:
-                self._gate_inputs.check_shapes(shapes, gate_context_shape)
             width = self._level.experts.width
         else:
             stream = next(iter(self._wiring.experts.values()))
@@ -382,33 +382,21 @@ class CGCBlock(GatedBlock):
             width = output_width(template.layer, shapes[stream], template.argument)
         return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
 
-    def _check_inspectable(self, **tensors: Streams | None) -> None:
-        """Check that the block is built, and that none of the tensors is symbolic."""
-        is_symbolic = any(
-            isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(dict(tensors))
-        )
-        if is_symbolic or not self.built:
-            raise ValueError(
-                f"{[*tensors]} must be arrays or tensors, and {self.name!r} must be built. For "
-                "symbolic tensors, call the block with return_gate_weights=True. "
-                f"Received: built={self.built}, {short_repr(tensors)}"
-            )
-
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
 
         Args:
-            inputs: As in a call of the block, but not symbolic. The block must be built.
+            inputs: As in a call of the block, which must be built.
             training: As in a call of the block.
 
         Returns:
             `{expert name: (..., H)}`.
 
         Raises:
-            ValueError: If the block is not built or the inputs are symbolic.
+            ValueError: If the block is not built.
         """
-        self._check_inspectable(inputs=inputs)
-        outputs: dict[str, Tensor] = self._level.experts(self._streams(inputs), training=training)
+        streams = self._streams(inputs)
+        outputs: dict[str, Tensor] = self._level.experts(streams, training=training)
         return outputs
 
     def gate_weights(
@@ -417,20 +405,17 @@ class CGCBlock(GatedBlock):
         """Return the weights of every gate.
 
         Args:
-            inputs: As in a call of the block, but not symbolic. The block must be built.
+            inputs: As in a call of the block, which must be built.
             training: As in a call of the block.
-            gate_context: As in a call of the block, but not symbolic.
+            gate_context: As in a call of the block.
 
         Returns:
             `{gate: (..., experts)}` for every task, and "shared" with `add_shared_gate`. The
             weights have the order of `gate_experts`.
 
         Raises:
-            TypeError: If the context is not a tensor of numbers or a dict of such tensors.
-            ValueError: If the block is not built, or the inputs or the context are symbolic.
+            ValueError: If the block is not built.
         """
-        check_context(gate_context)
-        self._check_inspectable(inputs=inputs, gate_context=gate_context)
         return self._weights(self._streams(inputs), gate_context, training)
 
     def get_expert(self, name: str) -> keras.Layer:

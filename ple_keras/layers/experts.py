@@ -1,5 +1,6 @@
 """The experts of a level: ExpertBlocks with stacked weights, or a layer for each expert."""
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,10 @@ from ple_keras._keras.building import build_on
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
 from ple_keras.layers.expert_block import ExpertBlock
-from ple_keras.layers.template import StreamTemplates, check_one_width
+from ple_keras.layers.template import StreamTemplates
+
+# `ops.matmul` takes ten times as long on eager PyTorch. TensorFlow needs it for inputs of rank 3.
+matmul = operator.matmul if keras.backend.backend() == "torch" else ops.matmul
 
 
 def build_experts(
@@ -30,12 +34,18 @@ def build_experts(
         stack: Whether the experts can be stacked.
     """
     widths = {shapes[stream][-1] for stream in experts.values()}
-    is_plain = templates.is_common and type(templates.layer) is ExpertBlock
+    template = templates.layer
     layer: Experts
-    if stack and is_plain and len(widths) == 1:
-        layer = StackedExperts(templates, experts)
+    if stack and templates.is_common and type(template) is ExpertBlock and len(widths) == 1:
+        layer = StackedExperts(
+            templates,
+            experts,
+            dtype=template.dtype_policy,
+            trainable=template.trainable,
+            activity_regularizer=template.activity_regularizer,
+        )
     else:
-        layer = CopiedExperts(templates, experts, name="experts", dtype=dtype)
+        layer = CopiedExperts(templates, experts, dtype=dtype)
     layer.build(shapes)
     return layer
 
@@ -58,7 +68,7 @@ class Experts(keras.Layer):
     def __init__(
         self, templates: StreamTemplates, experts: Mapping[str, str], **kwargs: Any
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(name="experts", **kwargs)
         self.supports_masking = True
         self.width: int | None = None
         self._templates = templates
@@ -87,12 +97,6 @@ class Experts(keras.Layer):
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor]:
         return {expert: previous_mask[stream] for expert, stream in self._streams.value.items()}
 
-    def compute_output_shape(self, input_shape: Mapping[str, Shape]) -> dict[str, Shape]:
-        return {
-            expert: (*input_shape[stream][:-1], self.width)
-            for expert, stream in self._streams.value.items()
-        }
-
 
 class CopiedExperts(Experts):
     """A copy of a template for each expert. The copies are called one by one."""
@@ -107,8 +111,13 @@ class CopiedExperts(Experts):
             setattr(self, sublayer_name(expert), copy)
             argument = self._templates.value[stream].argument
             widths[expert] = build_on(copy, input_shape[stream], self.compute_dtype, argument)
-        check_one_width(widths, self._templates.argument, self._templates.layer)
-        self.width = next(iter(widths.values()))
+        self.width, *others = {*widths.values()}
+        if others:
+            argument = self._templates.argument
+            raise ValueError(
+                f"{argument} must have the same output width for all experts of a level, not "
+                f"{widths}. Received: {argument}={self._templates.layer!r}"
+            )
 
     def expert_layers(self) -> dict[str, keras.Layer]:
         return self._copies.value
@@ -130,17 +139,6 @@ class StackedExperts(Experts):
     """
 
     kind = "stacked"
-
-    def __init__(self, templates: StreamTemplates, experts: Mapping[str, str]) -> None:
-        layer = templates.layer
-        super().__init__(
-            templates,
-            experts,
-            name="experts",
-            dtype=layer.dtype_policy,
-            trainable=layer.trainable,
-            activity_regularizer=layer.activity_regularizer,
-        )
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         self._copy_templates()
@@ -197,8 +195,8 @@ class StackedExperts(Experts):
             kernels = unstack_experts(self._kernels[step])
             biases = unstack_experts(self._biases[step]) if self._biases else []
             for i, (expert, copy) in enumerate(self._copies.value.items()):
-                output = ops.matmul(outputs[expert], kernels[i])
-                output = ops.add(output, biases[i]) if biases else output
+                output = matmul(outputs[expert], kernels[i])
+                output = output + biases[i] if biases else output
                 expert_mask = mask and mask[streams[expert]]
                 outputs[expert] = copy._apply_after_dense(step, output, training, expert_mask)
         return outputs

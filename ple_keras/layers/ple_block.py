@@ -197,7 +197,7 @@ def MMoEBlock(
 
     Args:
         outputs: The tasks, as for CGCBlock.
-        expert_block: The template of every expert, as for CGCBlock, but not a dict.
+        expert_block: The template of every expert, as for CGCBlock.
         num_experts: The number of experts.
         gate_block: A network between the input and each gate, as for CGCBlock.
         gate_softmax_temperature: The temperature T of every gate.
@@ -240,12 +240,6 @@ def MMoEBlock(
     >>> {name: tuple(x.shape) for name, x in mmoe(keras.ops.ones((8, 16))).items()}
     {'click': (8, 32), 'buy': (8, 32)}
     """
-    if is_by_stream(expert_block):
-        raise TypeError(
-            "expert_block must be units or an instance of a Keras layer, not a dict, since all "
-            "experts of an MMoEBlock are shared. Use a CGCBlock for a dict keyed by stream. "
-            f"Received: expert_block={expert_block!r}"
-        )
     return CGCBlock(
         outputs,
         expert_block,

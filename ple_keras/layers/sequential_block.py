@@ -1,17 +1,17 @@
 """A sequence of layers that accepts dicts."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 import keras
 
-from ple_keras._checks import check_bool
+from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.wiring import STREAM, GatedBlock, shape_of
+from ple_keras.layers.wiring import STREAM, GatedBlock
 
 
 @register
@@ -138,41 +138,28 @@ class SequentialBlock(GatedBlock):
         returns_weights: bool = False,
     ) -> Any:
         """Apply a function of each layer in order, with the gate arguments that the layer takes."""
-        check_bool(returns_weights, "return_gate_weights")
-        self._refuse_unused(context, returns_weights)
+        given: dict[str, Any] = {} if context is None else {"gate_context": context}
+        if check_bool(returns_weights, "return_gate_weights"):
+            given["return_gate_weights"] = True
+        unused = [argument for argument in given if argument not in _gate_arguments(self)]
+        if unused:
+            raise ValueError(
+                f"{unused[0]} must not be given, since no layer uses it. Gates of a CGCBlock use a "
+                'context with gate_reads="context" or "both". '
+                f"Received: {unused[0]}={short_repr(given[unused[0]])}, layers={self.layers}"
+            )
         weights: dict[str, ByName] = {}
         for index, layer in enumerate(self._chain):
-            arguments: dict[str, Any] = {}
-            if context is not None and _takes(layer, "gate_context"):
-                arguments["gate_context"] = context
-            if returns_weights and _takes(layer, "return_gate_weights"):
-                arguments["return_gate_weights"] = True
+            arguments = {key: x for key, x in given.items() if key in _gate_arguments(layer)}
             inputs = function_of(layer)(inputs, **arguments)
             if "return_gate_weights" in arguments:
                 inputs, added = inputs
                 is_nested = isinstance(layer, SequentialBlock)
-                _add_weights(weights, added if is_nested else {f"{self.name}/{index}": added})
+                weights |= added if is_nested else {f"{self.name}/{index}": added}
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
         return (inputs, in_order) if returns_weights else inputs
-
-    def _refuse_unused(self, context: Streams | None, returns_weights: bool) -> None:
-        if context is not None and not self._is_taken("gate_context"):
-            raise ValueError(
-                "gate_context must be None, since no layer reads it. Set gate_reads of the "
-                'CGCBlocks to "context" or "both". '
-                f"Received: gate_context.shape={shape_of(context)}"
-            )
-        if returns_weights and not self._is_taken("return_gate_weights"):
-            raise ValueError(
-                "return_gate_weights must be False, since no layer has gates. "
-                f"Received: return_gate_weights=True, layers={self.layers}"
-            )
-
-    def _is_taken(self, argument: str) -> bool:
-        """Return whether a layer takes a gate argument."""
-        return any(_takes(layer, argument) for layer in self._chain)
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the last layer sets the masks of the outputs."""
@@ -208,29 +195,17 @@ class SequentialBlock(GatedBlock):
         )
 
 
-def _takes(layer: keras.Layer, argument: str) -> bool:
-    """Return whether a layer takes "gate_context" or "return_gate_weights" in its calls.
+def _gate_arguments(layer: keras.Layer) -> set[str]:
+    """Return which of "gate_context" and "return_gate_weights" a layer takes in its calls.
 
     A SequentialBlock takes an argument if one of its layers does. A CGCBlock takes a context if its
     gates read it.
     """
-    if argument not in inspect.signature(layer.call).parameters:
-        return False
     if isinstance(layer, SequentialBlock):
-        return layer._is_taken(argument)
+        return set().union(*map(_gate_arguments, layer))
+    found = {"gate_context", "return_gate_weights"} & {*inspect.signature(layer.call).parameters}
     is_unread = isinstance(layer, CGCBlock) and layer.gate_reads == STREAM
-    return not (is_unread and argument == "gate_context")
-
-
-def _add_weights(weights: dict[str, ByName], added: Mapping[str, ByName]) -> None:
-    """Add gate weights keyed by level to `weights`."""
-    for level, gates in added.items():
-        if level in weights:
-            raise ValueError(
-                "layers must not contain blocks with the same name if they return gate weights. "
-                f"Received: return_gate_weights=True, with two levels {level!r}"
-            )
-        weights[level] = gates
+    return found - {"gate_context"} if is_unread else found
 
 
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:

@@ -77,8 +77,7 @@ def as_stream_templates(
 
     Raises:
         TypeError: As for `as_template`.
-        ValueError: As for `as_template`, and if the keys of a dict are not the streams, or
-            ExpertBlocks differ in output width.
+        ValueError: As for `as_template`, and if the keys of a dict are not the streams.
     """
     if not is_by_stream(value):
         template = as_template(value, argument, dtype)
@@ -87,24 +86,9 @@ def as_stream_templates(
     by_stream = {
         stream: as_template(value[stream], f"{argument}[{stream!r}]", dtype) for stream in streams
     }
-    widths = {
-        stream: template.layer.units[-1]
-        for stream, template in by_stream.items()
-        if type(template.layer) is ExpertBlock
-    }
-    check_one_width(widths, argument, value)
     return StreamTemplates(by_stream, argument, is_common=False)
 
 
 def is_by_stream(value: object) -> TypeGuard[Mapping[str, Any]]:
     """Return whether a value is a dict of templates keyed by stream, not a serialized layer."""
     return isinstance(value, Mapping) and not isinstance(value.get("class_name"), str)
-
-
-def check_one_width(widths: Mapping[str, int | None], argument: str, value: object) -> None:
-    """Check that the outputs of all experts of a level have one width."""
-    if len(set(widths.values())) > 1:
-        raise ValueError(
-            f"{argument} must have the same output width for all experts of a level, not "
-            f"{dict(widths)}. Received: {argument}={value!r}"
-        )

@@ -46,7 +46,7 @@ BAD_LATER_INPUTS = {
     "other_width": (lambda: features(2, 6), WIDTH + r"\(2, 6\)"),
     "symbolic_other_width": (lambda: keras.Input((6,)), WIDTH + r"\(None, 6\)"),
     "rank_1": (lambda: features(5), WIDTH + r"\(5,\)"),
-    "list": (lambda: [features(2, 5)] * 2, r"a dict keyed by stream.*Received: inputs=\["),
+    "list": (lambda: [features(2, 5)] * 2, r"a dict keyed by stream.*Received: .*inputs=\["),
 }
 
 
@@ -98,6 +98,7 @@ AXES = r"axes of the inputs.*Received: gate_context\.shape="
 KEYS = "gate_context must have exactly.*"
 BAD_CONTEXTS = {
     "none": (None, r"must be a tensor \(\.\.\., C\).*gate_reads='both'\. Received: .*=None"),
+    "list": ([[1.0, 2.0]] * 4, r"gate_context must .*Received: gate_context\.shape="),
     "rank": (features(4, 1, 2), AXES + r"\(4, 1, 2\)"),
     "one_row": (features(1, 2), AXES + r"\(1, 2\), in"),
     "rows": (features(3, 2), AXES + r"\(3, 2\), inputs"),
@@ -142,29 +143,6 @@ def test_a_context_that_does_not_match_the_gates_is_refused(make, is_built, cont
     check_refused(lambda: block(X, gate_context=context), ValueError, message)
 
 
-STRINGS = np.array([["us"]] * 4)
-WRONG_TYPES = {
-    "list": ([[1.0, 2.0]] * 4, r"gate_context=\[\[1\.0, 2\.0\], .*with <class 'list'>$"),
-    "number": (3.0, r"gate_context=3\.0, with"),
-    "none_of_a_gate": ({"a": C, "b": None, "shared": C}, r"'b': None.*NoneType"),
-    "strings": (STRINGS, r"gate_context=ndarray\(.*\), with <U2$"),
-    "objects": (STRINGS.astype(object), "with object$"),
-    "strings_of_a_gate": ({"a": C, "b": STRINGS, "shared": C}, r"gate_context=\{.*with <U2$"),
-    "symbolic_strings": (keras.Input((2,), dtype="string"), "with string$"),
-}
-CALLS = {
-    "first_call": lambda context: read(levels, False)(X, gate_context=context),
-    "later_call": lambda context: read(level, True)(X, gate_context=context),
-    "gate_weights": lambda context: read(level, True).gate_weights(X, gate_context=context),
-}
-
-
-@pytest.mark.parametrize(("context", "message", "call"), pairs(WRONG_TYPES, CALLS))
-def test_a_context_of_another_type_is_refused(call, context, message):
-    message = r"^gate_context must be a tensor \(\.\.\., C\) of numbers, .* Received: .*" + message
-    check_refused(lambda: call(context), TypeError, message)
-
-
 @pytest.mark.parametrize(
     ("make", "is_built", "x", "context"),
     pairs(READING, {"eager": (X, C), "symbolic": (SYMBOL, keras.Input((2,))), "again": (X, C)}),
@@ -173,7 +151,7 @@ def test_a_context_that_is_not_read_is_refused(make, is_built, x, context):
     block = make()
     if is_built:
         block(X)
-    message = r"gate_context must be None, since no.*Received: gate_context\.shape=\(\w+, 2\)"
+    message = r"gate_context must (be None|not be given).*Received: gate_context.*\(\w+, 2\)"
     check_refused(lambda: block(x, gate_context=context), ValueError, message)
 
 
@@ -189,12 +167,6 @@ class TwoOutputs(keras.layers.Layer):
 
 def sequence(*layers, **kwargs):
     return pk.SequentialBlock(list(layers), **kwargs)
-
-
-def same_names():
-    """Return a block with two levels of one name."""
-    inner = sequence(sequence(level(), name="same"), level(), name="other")
-    return sequence(inner, sequence(level(), name="same"), name="outermost")
 
 
 def built_level():
@@ -233,7 +205,6 @@ def with_input(x, **kwargs):
 
 calling = operator.methodcaller
 NEW = r"must be built\. .*Received: built=False"
-NO_SYMBOLS = r"must be arrays or tensors.*return_gate_weights=True\. Received: built=True, "
 WEIGHTS = {"return_gate_weights": True}
 REFUSED = [
     (
@@ -248,9 +219,7 @@ REFUSED = [
     ),
     (built_level, with_input(streams(a=5, b=5, shared=6)), WIDTH + r"\(2, 6\)"),
     (built_level, calling("expert_outputs", X), WIDTH + r"\(4, 3\)$"),
-    (built_level, calling("expert_outputs", keras.Input((5,))), NO_SYMBOLS),
-    (built_level, calling("gate_weights", keras.Input((5,))), NO_SYMBOLS),
-    (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: inputs"),
+    (built_level, calling("gate_weights", [X]), "must be a tensor.*Received: built=True, inputs="),
     (level, calling("expert_outputs", X), NEW),
     (level, calling("gate_weights", X), NEW),
     (level, calling("gate_statistics"), "Received: enable_gate_weights_metrics=False"),
@@ -260,7 +229,7 @@ REFUSED = [
         r"track_weights=True to return statistics\. Received: track_weights=False, built=True$",
     ),
     (tracking_gate, calling("statistics"), "be built.*Received: track_weights=True, built=False$"),
-    (read_level, with_input(SYMBOL), r"Received: gate_context=None"),
+    (read_level, with_input(SYMBOL), r"Received: gate_context.shape=None"),
     (
         read_level,
         with_input(SYMBOL, gate_context=keras.Input((3,))),
@@ -273,19 +242,9 @@ REFUSED = [
         AXES + r"\(1, 2\), inputs",
     ),
     (
-        read_level,
-        calling("gate_weights", X, gate_context=keras.Input((2,))),
-        r"'gate_context'\] must be arrays or tensors.*return_gate_weights=True.*built=True, ",
-    ),
-    (
         lambda: sequence(keras.layers.Dense(3), bottom()),
         with_input(X, **WEIGHTS),
-        r"must be False, since no layer has gates\. Received: return_gate_weights=True, layers",
-    ),
-    (
-        same_names,
-        with_input(X, **WEIGHTS),
-        r"blocks with the same name.*Received: return_gate_weights=True, with two levels 'same/0'",
+        r"must not be given, since no layer uses it\. .*Received: return_gate_weights=True, layers",
     ),
     (
         lambda: of_branches(ple=levels()),
