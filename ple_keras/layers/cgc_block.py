@@ -33,7 +33,8 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.experts import build_experts
+from ple_keras.layers.expert_block import ExpertBlock
+from ple_keras.layers.experts import CopiedExperts, Experts, StackedExperts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
 from ple_keras.layers.template import as_stream_templates, as_template
 from ple_keras.layers.wiring import (
@@ -255,13 +256,20 @@ class CGCBlock(GatedBlock):
     ) -> None:
         shapes = self._wiring.shapes(inputs_shape)
         gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
-        experts = build_experts(
-            self._expert_templates,
-            self._wiring.experts,
-            shapes,
-            self.dtype_policy,
-            self.stack_experts,
-        )
+        templates, streams = self._expert_templates, self._wiring.experts
+        is_plain = templates.is_common and type(templates.layer) is ExpertBlock
+        experts: Experts
+        if self.stack_experts and is_plain and len({shapes[x][-1] for x in streams.values()}) == 1:
+            experts = StackedExperts(
+                templates,
+                streams,
+                dtype=templates.layer.dtype_policy,
+                trainable=templates.layer.trainable,
+                activity_regularizer=templates.layer.activity_regularizer,
+            )
+        else:
+            experts = CopiedExperts(templates, streams, dtype=self.dtype_policy)
+        experts.build(shapes)
         # The names of these attributes, and of the layers in them, are part of the file format.
         names = [*self._wiring.tasks, *self._wiring.experts]
         setattr(self, ordered_attribute("experts", names), experts)

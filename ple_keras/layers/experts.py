@@ -10,44 +10,10 @@ from keras import ops
 from ple_keras._keras.building import build_on
 from ple_keras._keras.layers import Untracked, freeze_if_frozen
 from ple_keras._typing import ByName, DType, Shape, Tensor, WeightSlice
-from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.template import StreamTemplates
 
 # `ops.matmul` takes ten times as long on eager PyTorch. TensorFlow needs it for inputs of rank 3.
 matmul = operator.matmul if keras.backend.backend() == "torch" else ops.matmul
-
-
-def build_experts(
-    templates: StreamTemplates,
-    experts: Mapping[str, str],
-    shapes: Mapping[str, Shape],
-    dtype: DType,
-    stack: bool,
-) -> "Experts":
-    """Build the experts of a level, stacked if possible.
-
-    Args:
-        templates: The template of each stream's experts.
-        experts: The input stream of each expert, keyed by expert name, in the experts' order.
-        shapes: The shape `(batch, ..., features)` of each stream.
-        dtype: The dtype policy of the block.
-        stack: Whether the experts can be stacked.
-    """
-    widths = {shapes[stream][-1] for stream in experts.values()}
-    template = templates.layer
-    layer: Experts
-    if stack and templates.is_common and type(template) is ExpertBlock and len(widths) == 1:
-        layer = StackedExperts(
-            templates,
-            experts,
-            dtype=template.dtype_policy,
-            trainable=template.trainable,
-            activity_regularizer=template.activity_regularizer,
-        )
-    else:
-        layer = CopiedExperts(templates, experts, dtype=dtype)
-    layer.build(shapes)
-    return layer
 
 
 class Experts(keras.Layer):

@@ -142,18 +142,13 @@ class HedgedBlock(BaseLayer):
 
     def build(self, inputs_shape: NestedShape) -> None:
         outputs = self._by_branch(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
-        for branch, features in outputs.items():
-            self._check_outputs(branch, features)
+        for branch, found in outputs.items():
+            if not isinstance(found, Mapping) or not set(self._task_names) <= set(found):
+                raise ValueError(
+                    f"branches must map the inputs to a dict with the tasks {self.task_names}. "
+                    f"Received: branches[{branch!r}]={self[branch]!r}, which returns {found}"
+                )
         self._restore_frozen()
-
-    def _check_outputs(self, branch: str, outputs: Any) -> None:
-        """Check that a block returns features for every task."""
-        if not isinstance(outputs, Mapping) or not set(self._task_names) <= set(outputs):
-            returned = list(outputs) if isinstance(outputs, Mapping) else outputs
-            raise ValueError(
-                f"branches must map the inputs to a dict with the tasks {self.task_names}. "
-                f"Received: branches[{branch!r}]={self[branch]!r}, which returns {returned}"
-            )
 
     def call(
         self, inputs: Nested, training: bool | None = None

@@ -97,7 +97,11 @@ class StreamFeatures(BaseLayer):
         self._task_names = tuple(task_names(outputs))
         self._own = None if own is None else tuple(_check_own(own, self._task_names))
         self._shared = check_bool(shared, "shared")
-        self._copy_of = Untracked(self._copies_by_stream())
+        # The attribute of the copy that each stream reads, part of the file format. No other
+        # attribute contains a "-". The common copy is "stream-shared", even without the stream.
+        streams = [*self._task_names, *([SHARED] if self._shared else [])]
+        has_own = self._task_names if own is None else own
+        self._copy_of = Untracked({s: f"stream-{s if s in has_own else SHARED}" for s in streams})
         if not isinstance(feature_block, keras.Layer):
             raise TypeError(
                 "feature_block must be an instance of a Keras layer or model. "
@@ -106,16 +110,6 @@ class StreamFeatures(BaseLayer):
         network = checked_copy(feature_block, "feature_block", feature_block.name)
         self._template = Template(network, "feature_block")
         self._dtypes: Untracked[FixedDTypes] = Untracked(None)
-
-    def _copies_by_stream(self) -> dict[str, str]:
-        """Return the attribute of the copy that each stream reads, part of the file format.
-
-        The common copy is "stream-shared", even without the stream "shared". A copy that no stream
-        reads does not exist. No other attribute contains a "-", so the names are unique.
-        """
-        streams = [*self._task_names, *([SHARED] if self._shared else [])]
-        own = self._task_names if self._own is None else self._own
-        return {stream: f"stream-{stream if stream in own else SHARED}" for stream in streams}
 
     @property
     def task_names(self) -> list[str]:

@@ -210,13 +210,6 @@ def test_the_output_shape_of_a_widening_subclass_is_the_same_before_and_after_bu
 
 
 @once
-def test_expert_steps_with_one_initializer_have_different_kernels():
-    init = keras.initializers.HeNormal(seed=2)
-    expert = built(pk.ExpertBlock([4, 4], kernel_initializer=init), 4)
-    assert not np.array_equal(*(w for w in expert.get_weights() if w.ndim == 2))
-
-
-@once
 def test_a_layer_with_an_automatic_config_can_be_copied():
     class NoConfig(keras.layers.Layer):
         def __init__(self, width, **kwargs):
