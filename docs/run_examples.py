@@ -24,7 +24,6 @@ BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {
     "benchmarks/export_latency.py": "performance.md",
-    "benchmarks/films.py": "results.md",
     "benchmarks/never_worse.py": "results/never_worse.md",
     "benchmarks/operations.py": "performance.md",
     "benchmarks/scaling.py": "performance.md",
@@ -60,7 +59,7 @@ def run(path: Path) -> None:
         rf"^    (.*python examples/{path})(.*?)(?:  +#.*)?$", code, re.M
     )
     command = f"{prefix} {ARGUMENTS.get(path.stem, arguments)}".split()
-    (backend, *_) = re.findall(r'KERAS_BACKEND(?:=|", ")(\w+)', code)
+    (backend, *_) = re.findall(r'KERAS_BACKEND(?:=|"\] = ")(\w+)', code)
     names = {"keras": "Keras", backend: BACKENDS[backend]}
     versions = [
         f"{name} {importlib.metadata.version(package).partition('+')[0]}"

@@ -1,7 +1,6 @@
-"""The fits of `never_worse`, in the order in which they are trained."""
+"""The fits of `never_worse`."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from ._cases import Case, all_cases
 from ._fits import Fit, candidates
@@ -27,39 +26,20 @@ EXPONENT_CASES = [*ABLATION_CASES[:2], "income next to never_married, 1.0% of la
 ONE_PASS = {"rows": 360_000, "epochs": 1}  # as many steps as 15 epochs of 24,000 rows
 
 
-@dataclass(frozen=True)
-class Step:
-    """Fits of the plan with one purpose."""
-
-    title: str
-    fits: list[Fit]
-
-
-def plan() -> list[Step]:
-    """Return all steps, in order."""
-    new = [*ENSEMBLES, *VARIANTS]
-    hedged = [*BASELINES, HEDGED, *new]
-    smaller = searches(SMALLER_TABLES, ["census"]) + fits(SMALLER_TABLES, fresh_seeds)
+def plan() -> list[Fit]:
+    """Return all fits."""
+    both = [*BASELINES, HEDGED, *ENSEMBLES, *VARIANTS, *OTHER_BLOCKS, *ROOT]
+    searched = [*BLOCKS, HEDGED, *ENSEMBLES, *VARIANTS]
+    scarce = [fit for fit in fits([*SCARCE], published_seeds) if fit.case.setting == "scarce"]
     return [
-        Step("hedged branches, published seeds", fits([HEDGED], published_seeds)),
-        Step("learning rates", searches(new, ["census", "synthetic"])),
-        Step("ensembles and variants, published seeds", fits(new, published_seeds)),
-        Step("baselines, hedged branches and ensembles, fresh seeds", fits(hedged, fresh_seeds)),
-        Step("label_root, published seeds", fits([*ROOT], published_seeds)),
-        Step("label_root, fresh seeds", fits([*ROOT], fresh_seeds)),
-        Step("other blocks, fresh seeds", fits(OTHER_BLOCKS, fresh_seeds)),
-        Step("smaller tables", smaller),
-        Step("learning rates of optimizers", searches([*OPTIMIZERS], ["synthetic"])),
-        Step("ablations", ablations()),
+        *searches(searched, ["census", "synthetic"]),
+        *searches(SMALLER_TABLES, ["census"]),
+        *searches([*OPTIMIZERS], ["synthetic"]),
+        *fits([*both, "bottom-uncertainty"], published_seeds),
+        *fits([*both, *SMALLER_TABLES], fresh_seeds),
+        *scarce,
+        *ablations(),
     ]
-
-
-def published() -> Step:
-    """Return the fits that were kept before the rules were written."""
-    of_networks = [*BASELINES, *OTHER_BLOCKS, "bottom-uncertainty"]
-    of_scarce = [fit for fit in fits([*SCARCE], published_seeds) if fit.case.setting == "scarce"]
-    searched = searches([*BLOCKS, HEDGED], ["census", "synthetic"])
-    return Step("published fits", searched + fits(of_networks, published_seeds) + of_scarce)
 
 
 def published_seeds(case: Case) -> range:

@@ -20,7 +20,6 @@ from ._plan import (
     OTHER_BLOCKS,
     SMALLER_TABLES,
     VARIANTS,
-    Step,
     fresh_seeds,
 )
 from ._tables import align_columns
@@ -235,22 +234,6 @@ def _goals_of(scores: Scores, by: str) -> Iterator[tuple[bool, str, str, str]]:
             yield _mean(worst) <= limit, goal, worst.estimate.format(), worst.what
 
 
-def worst_task(scores: Scores, store: Store) -> str:
-    """Return the metric of the task with the largest regret, relative to its goal, by seed."""
-    found = regrets(scores, HEDGED, by_task=True)
-    worst = max(found, key=lambda regret: _mean(regret) / GOALS[regret.metric])
-    kinds = [HEDGED, *OTHER_MIXTURES, *BASELINES]
-    seeds = scores.seeds(worst.case, kinds)
-    columns = [scores.of(worst.case, kind, worst.tasks, seeds) for kind in kinds]
-    names = [title(kind).removeprefix("hedged, ") for kind in kinds]
-    rows = [[f"seed, {worst.metric}", *names, "weight of shared branch"]]
-    for i, seed in enumerate(seeds):
-        record = store[Fit(scores.cases[worst.case], HEDGED, seed)]
-        weight = record["hedge"][worst.tasks[0]]["shared"]
-        rows.append([f"{seed}", *(f"{column[i]:.3f}" for column in columns), f"{weight:.2f}"])
-    return f"{worst.what}\n{align_columns(rows)}"
-
-
 def worst_regrets(scores: Scores, metric: str) -> str:
     """Return the worst and the mean regret of each model, by case and by task."""
     rows = [["model", "cases", "seeds", "worst", "in", "mean", "worst by task", "above 0"]]
@@ -365,26 +348,11 @@ def rates() -> str:
     return align_columns(rows)
 
 
-def progress(steps: list[Step], store: Store) -> str:
-    """Return the numbers of fits and their seconds, by step."""
-    rows, seen = [["fits", "planned", "kept", "hours"]], set()
-    for step in steps:
-        new = {fit.key: fit for fit in step.fits if fit.key not in seen}
-        seen |= {*new}
-        kept = [store[fit] for fit in new.values() if fit in store]
-        hours = sum(record["seconds"] for record in kept) / 3600
-        rows.append([step.title, f"{len(new)}", f"{len(kept)}", f"{hours:.1f}"])
-    totals = [sum(float(row[i]) for row in rows[1:]) for i in (1, 2, 3)]
-    rows.append(["in all", f"{totals[0]:.0f}", f"{totals[1]:.0f}", f"{totals[2]:.1f}"])
-    return align_columns(rows)
-
-
-def report(steps: list[Step], store: Store) -> dict[str, str]:
-    """Return all tables, by name. All fits of the steps must be there."""
+def report(store: Store) -> dict[str, str]:
+    """Return all tables, by name. All fits of the plan must be there."""
     scores = all_scores(store, MODELS)
     return {
         "goals": goals(scores),
-        "worst task": worst_task(scores, store),
         "AUC": worst_regrets(scores, "AUC"),
         "squared error": worst_regrets(scores, "squared error"),
         "by case": by_case(scores, by_task=False),
@@ -393,15 +361,11 @@ def report(steps: list[Step], store: Store) -> dict[str, str]:
         "gains": gains(store),
         "ablations": ablations(store),
         "rates": rates(),
-        "progress": progress(steps, store),
     }
 
 
 def draw(store: Store, path: Path) -> None:
     """Draw the worst regret of each model over all cases, with a panel for each metric."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     scores = all_scores(store, CHART)

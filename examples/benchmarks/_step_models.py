@@ -14,22 +14,20 @@ DeepCTR (TensorFlow) and torch-rechub (PyTorch) have their own input layers. Her
 are one dense feature.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from itertools import pairwise
-from threading import Thread
 from typing import Any
-from unittest import mock
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 import ple_keras as pk
+
+from ._peers import deepctr_ple, rechub_ple
 
 TOWER = 64
 SHARED = "shared"
@@ -136,7 +134,7 @@ def loop_levels(
     for level in range(levels):
         outputs = {
             stream: [
-                _dense_chain(streams[stream], experts, f"level_{level}-{stream}-expert_{i}")
+                dense_chain(streams[stream], experts, f"level_{level}-{stream}-expert_{i}")
                 for i in range(count)
             ]
             for stream, count in counts.items()
@@ -150,7 +148,7 @@ def loop_levels(
     return streams
 
 
-def _dense_chain(features: Any, widths: Sequence[int], name: str) -> Any:
+def dense_chain(features: Any, widths: Sequence[int], name: str) -> Any:
     for step, units in enumerate(widths):
         features = layers.Dense(units, activation="relu", name=f"{name}-{step}")(features)
     return features
@@ -188,22 +186,14 @@ def trainable_parameters(model: keras.Model) -> int:
 
 @dataclass(frozen=True)
 class Variant:
-    """Training step and prediction on the fixed batch.
-
-    Attributes:
-        train: Runs one training step and waits for it.
-        predict: Returns the predictions of the batch as NumPy arrays.
-        parameters: The number of trainable parameters.
-        note: The differences from ours, for the table.
-    """
+    """Training step and prediction on the fixed batch, and the number of trainable parameters."""
 
     train: Callable[[], Any]
     predict: Callable[[], Any]
     parameters: int
-    note: str
 
 
-def keras_variant(model: keras.Model, case: Case, note: str) -> Variant:
+def keras_variant(model: keras.Model, case: Case) -> Variant:
     """Compile the model with Adam and Keras's cross-entropy for each output, without metrics."""
     x, labels = batch(case)
     losses, y = (
@@ -211,64 +201,30 @@ def keras_variant(model: keras.Model, case: Case, note: str) -> Variant:
         for leaf in ("binary_crossentropy", labels)
     )
     model.compile("adam", losses)
-    return _variant(model, x, y, note)
+    return _variant(model, x, y)
 
 
-def _variant(model: keras.Model, x: Any, y: Any, note: str) -> Variant:
+def _variant(model: keras.Model, x: Any, y: Any) -> Variant:
     return Variant(
         train=lambda: model.train_on_batch(x, y),
         predict=lambda: model.predict_on_batch(x),
         parameters=trainable_parameters(model),
-        note=note,
     )
 
 
-def deepctr(case: Case) -> Variant:
-    """Return DeepCTR's PLE, a functional Keras model. Gates are linear, towers as wide as ours."""
-    with mock.patch.object(Thread, "start"):  # its import queries PyPI for a newer version
-        from deepctr.feature_column import DenseFeat
-        from deepctr.models import PLE
-
-    model = PLE(
-        [DenseFeat("x", case.features)],
-        shared_expert_num=case.shared_experts,
-        specific_expert_num=case.task_experts,
-        num_levels=case.levels,
-        expert_dnn_hidden_units=case.experts,
-        tower_dnn_hidden_units=(TOWER,),
-        task_types=("binary",) * case.tasks,
-        task_names=tuple(case.task_names),
-    )
-    note = f"DeepCTR {version('deepctr')}: an l2 loss of factor 0 for every expert and tower"
-    return keras_variant(model, case, note)
-
-
-def torch_rechub(case: Case) -> Variant:
-    """Return torch-rechub's PLE, a torch module. Its batch norms can't be disabled."""
+def torch_variant(model: Any, case: Case) -> Variant:
+    """Return the variant of torch-rechub's PLE, which is trained with Adam."""
     import torch
-    from torch_rechub.basic.features import DenseFeature
-    from torch_rechub.models.multi_task import PLE
-
-    def mlp(*units: int) -> dict[str, Any]:
-        return {"dims": list(units), "activation": "relu", "dropout": 0.0}
 
     x, labels = batch(case)
     device = keras.ops.convert_to_tensor(x).device
-    model = PLE(
-        [DenseFeature("x", embed_dim=case.features)],
-        ["classification"] * case.tasks,
-        n_level=case.levels,
-        n_expert_specific=case.task_experts,
-        n_expert_shared=case.shared_experts,
-        expert_params=mlp(*case.experts),
-        tower_params_list=[mlp(TOWER)] * case.tasks,
-    ).to(device)
+    model.to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, eps=1e-7)  # Keras's default
     cross_entropy = torch.nn.BCELoss()
 
     def train() -> list[float]:
         model.train()
-        predictions = model({"x": torch.from_numpy(x).to(device)})  # (B, K)
+        predictions = model({"numbers": torch.from_numpy(x).to(device)})  # (B, K)
         y = torch.from_numpy(labels).to(device)[:, 0]
         losses = [cross_entropy(prediction, y) for prediction in predictions.unbind(1)]
         model.zero_grad()
@@ -279,55 +235,25 @@ def torch_rechub(case: Case) -> Variant:
     def predict() -> Any:
         model.eval()
         with torch.no_grad():
-            return model({"x": torch.from_numpy(x).to(device)}).cpu().numpy()
+            return model({"numbers": torch.from_numpy(x).to(device)}).cpu().numpy()
 
-    return Variant(
-        train,
-        predict,
-        parameters=sum(weight.numel() for weight in model.parameters()),
-        note=f"torch-rechub {version('torch-rechub')}: a batch norm after each Dense layer and in "
-        "each gate, gates with biases, torch.optim.Adam, no Keras",
-    )
+    return Variant(train, predict, sum(weight.numel() for weight in model.parameters()))
 
 
-# By peer: its builder, its module and its backend.
-PEERS = {
-    "DeepCTR": (deepctr, "deepctr", "tensorflow"),
-    "torch-rechub": (torch_rechub, "torch_rechub", "torch"),
-}
-
-
-def available_peers() -> list[str]:
-    """Return the peers of this backend that are installed. Print those that are not."""
-    found = []
-    for name, (_, module, backend) in PEERS.items():
-        if backend == keras.backend.backend():
-            if importlib.util.find_spec(module) is None:
-                print(f'{name} is not installed: pip install -e ".[bench]"', flush=True)
-            else:
-                found.append(name)
-    return found
-
-
-NETWORKS = {
-    "floor": (floor, "not a PLE: Dense layers with the multiply-adds of all experts"),
-    "loop": (loop, "plain Dense layers, stacked to (B, E, H); same parameters as ours"),
-    "ours": (ours, "ple_keras.PLEBlock"),
-}
+NETWORKS = {"floor": floor, "loop": loop, "ours": ours}
 
 
 def build(name: str, case: Case) -> Variant:
-    """Return a variant that is ready for its first step.
-
-    Args:
-        name: A key of NETWORKS or of PEERS.
-        case: The sizes.
-    """
+    """Return a variant that is ready for its first step: a key of NETWORKS or of PEERS."""
     keras.utils.set_random_seed(0)
-    if name in PEERS:
-        return PEERS[name][0](case)
-    network, note = NETWORKS[name]
-    return keras_variant(network(case), case, note)
+    if name in NETWORKS:
+        return keras_variant(NETWORKS[name](case), case)
+    tasks = dict.fromkeys(case.task_names, "binary")
+    sizes = case.levels, case.task_experts, case.shared_experts
+    arguments = {}, 0, case.features, tasks, sizes, case.experts, TOWER
+    if name == "DeepCTR":
+        return keras_variant(deepctr_ple(*arguments), case)
+    return torch_variant(rechub_ple(*arguments), case)
 
 
 # Blocks with options, on a table of codes, by name: the block, its arguments, and whether each
@@ -365,5 +291,4 @@ def build_option(name: str) -> Variant:
         features = pk.StreamFeatures(heads, keras.Model(inputs, features))(inputs)
     model = pk.MultiTaskModel(inputs, heads(block(heads, [96, 64], **arguments)(features)))
     model.compile("adam")
-    megabytes = 12 * trainable_parameters(model) / 1e6
-    return _variant(model, x, y, f"{megabytes:.1f}")
+    return _variant(model, x, y)

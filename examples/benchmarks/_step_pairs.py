@@ -67,27 +67,24 @@ def plain(job: str, has_metrics: bool = True) -> Any:
     import keras
     from keras import layers
 
-    from ._step_models import SHARED, loop_levels
+    from ._step_models import SHARED, dense_chain, loop_levels
 
     inputs, features = _read_columns()
-    branches = {task: [features] for task in TASKS}
     if job == "PLE":
         counts = dict.fromkeys([*TASKS, SHARED], 1)
         branches = {t: [x] for t, x in loop_levels(features, EXPERTS, LEVELS, counts).items()}
     else:
-        bottom = _dense_chain(features)
-        own = {task: [_dense_chain(features)] if job == "hedged" else [] for task in TASKS}
-        branches = {task: [bottom, *own[task]] for task in TASKS}
+        bottom = dense_chain(features, UNITS, "bottom")
+        branches = {task: [bottom] for task in TASKS}
+    if job == "hedged":
+        branches = {t: [*x, dense_chain(features, UNITS, t)] for t, x in branches.items()}
     outputs, losses = {}, {}
     for task, streams in branches.items():
         activation = "sigmoid" if task in BINARY else None
         names = [task] if len(streams) == 1 else [f"{task}_shared", f"{task}_own"]
         for name, stream in zip(names, streams, strict=True):
             outputs[name] = layers.Dense(1, activation, name=name)(stream)
-            is_binary = task in BINARY
-            losses[name] = (
-                keras.losses.BinaryCrossentropy() if is_binary else keras.losses.MeanSquaredError()
-            )
+            losses[name] = "binary_crossentropy" if task in BINARY else "mse"
         if len(names) > 1:
             outputs[task] = layers.Average(name=task)([outputs[name] for name in names])
     model = keras.Model(inputs, outputs)
@@ -110,14 +107,6 @@ def _read_columns() -> tuple[dict[str, Any], Any]:
     inputs = {column: keras.Input((), dtype="int32", name=column) for column in COLUMNS}
     rows = [layers.Embedding(size, WIDTH)(inputs[column]) for column, size in COLUMNS.items()]
     return inputs, layers.Concatenate()(rows)
-
-
-def _dense_chain(features: Any) -> Any:
-    from keras import layers
-
-    for units in UNITS:
-        features = layers.Dense(units, "relu")(features)
-    return features
 
 
 def by_hand(job: str) -> tuple[HandStep, int]:
@@ -160,7 +149,7 @@ def by_hand(job: str) -> tuple[HandStep, int]:
     return step, sum(weight.numel() for weight in parameters)
 
 
-def _mlp(width: int, units: Sequence[int], outputs: int = 0) -> Any:
+def torch_mlp(width: int, units: Sequence[int], outputs: int = 0) -> Any:
     from torch import nn
 
     steps: list[Any] = []
@@ -171,7 +160,7 @@ def _mlp(width: int, units: Sequence[int], outputs: int = 0) -> Any:
 
 
 def _small(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
-    network = _mlp(width, UNITS, len(TASKS))
+    network = torch_mlp(width, UNITS, len(TASKS))
     return network, lambda features: [network(features)]
 
 
@@ -179,8 +168,8 @@ def _hedged(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
     import torch
     from torch import nn
 
-    shared = _mlp(width, UNITS, len(TASKS))
-    own = nn.ModuleList(_mlp(width, UNITS, 1) for _ in TASKS)
+    shared = torch_mlp(width, UNITS, len(TASKS))
+    own = nn.ModuleList(torch_mlp(width, UNITS, 1) for _ in TASKS)
 
     def forward(features: Any) -> list[Any]:
         return [shared(features), torch.cat([network(features) for network in own], dim=1)]
@@ -188,22 +177,26 @@ def _hedged(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
     return nn.ModuleList([shared, own]), forward
 
 
-def _ple(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
-    import torch
+def torch_ple(
+    width: int, units: Sequence[int], levels: int, tasks: Sequence[str]
+) -> tuple[Any, Callable[[Any], dict[str, Any]]]:
+    """Return the experts and gates of a PLE, and a function of features to each task's output.
+
+    Each level has an expert per task and a shared one.
+    """
     from torch import nn
 
-    streams = [*TASKS, "shared"]
+    streams = [*tasks, "shared"]
     experts, gates = nn.ModuleList(), nn.ModuleList()
-    for level in range(LEVELS):
-        experts.append(nn.ModuleDict({name: _mlp(width, EXPERTS) for name in streams}))
-        mixed = streams if level < LEVELS - 1 else TASKS
+    for level in range(levels):
+        experts.append(nn.ModuleDict({name: torch_mlp(width, units) for name in streams}))
+        mixed = streams if level < levels - 1 else tasks
         counts = {name: len(streams) if name == "shared" else 2 for name in mixed}
         of_level = {name: nn.Linear(width, count, bias=False) for name, count in counts.items()}
         gates.append(nn.ModuleDict(of_level))
-        width = EXPERTS[-1]
-    outputs = nn.ModuleDict({task: nn.Linear(width, 1) for task in TASKS})
+        width = units[-1]
 
-    def forward(features: Any) -> list[Any]:
+    def forward(features: Any) -> dict[str, Any]:
         inputs = dict.fromkeys(streams, features)
         for of_level, of_gates in zip(experts, gates, strict=True):
             found = {name: expert(inputs[name]) for name, expert in of_level.items()}
@@ -214,6 +207,20 @@ def _ple(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
                 parts = [w * found[one] for w, one in zip(weights, read, strict=True)]
                 mixtures[name] = sum(parts[1:], parts[0])
             inputs = mixtures
-        return [torch.cat([outputs[task](inputs[task]) for task in TASKS], dim=1)]
+        return inputs
 
-    return nn.ModuleList([experts, gates, outputs]), forward
+    return nn.ModuleList([experts, gates]), forward
+
+
+def _ple(width: int) -> tuple[Any, Callable[[Any], list[Any]]]:
+    import torch
+    from torch import nn
+
+    ple, mix = torch_ple(width, EXPERTS, LEVELS, TASKS)
+    outputs = nn.ModuleDict({task: nn.Linear(EXPERTS[-1], 1) for task in TASKS})
+
+    def forward(features: Any) -> list[Any]:
+        mixed = mix(features)
+        return [torch.cat([outputs[task](mixed[task]) for task in TASKS], dim=1)]
+
+    return nn.ModuleList([ple, outputs]), forward

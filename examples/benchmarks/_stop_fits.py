@@ -1,4 +1,4 @@
-"""Networks of `stop_rules` and `films`, and the predictions of their branches after each epoch."""
+"""Networks of `stop_rules`, and the predictions of their branches after each epoch."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace

@@ -1,7 +1,7 @@
 """Text tables, and parsers that the commands share."""
 
 import argparse
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 
 def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,)) -> str:
@@ -26,15 +26,3 @@ def make_parser(description: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-
-
-def at_least(minimum: int) -> Callable[[str], int]:
-    """Return a type that accepts integers of at least `minimum`."""
-
-    def integer(text: str) -> int:
-        value = int(text)
-        if value < minimum:
-            raise argparse.ArgumentTypeError(f"must be at least {minimum}. Received: {value}")
-        return value
-
-    return integer

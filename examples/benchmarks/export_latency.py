@@ -29,7 +29,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 import ple_keras as pk
 
 from ._step_models import Case, floor, loop, ours
-from ._tables import align_columns, at_least, make_parser
+from ._tables import align_columns, make_parser
 from ._timing import measure_interleaved, median_ms, median_ratio
 
 CASE = Case(4, (256, 128), 2, 128, 1)
@@ -88,7 +88,7 @@ def open_session(file: Path) -> onnxruntime.InferenceSession:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Export the models, measure the files and print a table."""
     parser = make_parser(__doc__)
-    parser.add_argument("--rounds", type=at_least(1), default=15, help="15 by default")
+    parser.add_argument("--rounds", type=int, default=15, help="15 by default")
     rounds = parser.parse_args(arguments).rounds
     backend = keras.backend.backend()
     with tempfile.TemporaryDirectory() as folder:

@@ -8,7 +8,7 @@ The baselines are single-task networks and a shared bottom. The rules are in
 docs/maintainers/never_worse_rules.md, and the fits are kept in docs/results/never_worse.json.
 Without `--run`, nothing is trained: the tables are printed from the kept fits.
 
-`--run` first runs the missing fits, in the order of the rules. The kept fits took seven hours on
+`--run` first runs the missing fits. The kept fits took seven hours on
 one core, without compiling equal networks again. You can stop a run after any fit, and continue
 later. Set JAX_COMPILATION_CACHE_DIR to a folder in which JAX keeps compiled networks.
 
@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ._fits import Store, run
-from ._plan import plan, published
+from ._plan import plan
 from ._regrets import draw, report
 from ._tables import make_parser
 
@@ -48,14 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--json", type=Path, default=KEPT, help="the kept fits; default: in docs/results")
     add("--write", action="store_true", help="write the tables of pages, and the chart")
     args = parser.parse_args(arguments)
-    steps, store = plan(), Store(args.json)
-    for step in [published(), *steps]:
-        if args.run:
-            print(step.title, flush=True)
-            run(step.fits, store)
-        if any(fit not in store for fit in step.fits):
-            parser.exit(1, f"Fits are missing in {args.json}: {step.title}. Use --run.\n")
-    tables = report(steps, store)
+    fits, store = plan(), Store(args.json)
+    if args.run:
+        run(fits, store)
+    if any(fit not in store for fit in fits):
+        parser.exit(1, f"Fits are missing in {args.json}. Use --run.\n")
+    tables = report(store)
     print("\n\n".join(tables.values()))
     if args.write:
         for page in PAGES:

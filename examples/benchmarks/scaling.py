@@ -9,8 +9,9 @@ Each of three curves varies one size:
     tasks     2 to 32 tasks with 1 expert each and 2 shared experts
     levels    1 to 6 levels of 4 tasks, 2 + 2 experts
 
-In addition, one large block is measured, with 30 tasks, 64 experts per level and 4 levels. All have
-experts [64, 32], 32 features and a batch of 512.
+In addition, "large" is one block with 30 tasks, 64 experts per level and 4 levels. All have experts
+[64, 32], 32 features and a batch of 512. "A" is case A of `step_time`, also for other libraries
+(`--variants floor loop ours torch-rechub`).
 
 Every row is measured in a new process: in one that has already measured others, the peak memory
 could be theirs. The columns are the seconds for building the model and for the first training step,
@@ -27,8 +28,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
 
-from ._step_models import NETWORKS, Case, build
-from ._tables import align_columns, at_least, make_parser
+from ._peers import PEERS
+from ._step_models import CASES, NETWORKS, Case, build
+from ._tables import align_columns, make_parser
 from ._timing import median_ms, peak_megabytes, run_in_new_process
 
 TINY = Case(tasks=2, experts=(2,), levels=1, features=2, batch=2)
@@ -40,14 +42,10 @@ CURVES = {
     },
     "tasks": {count: replace(BASE, tasks=count, task_experts=1) for count in (2, 8, 32)},
     "levels": {count: replace(BASE, levels=count) for count in (1, 2, 4, 6)},
+    "A": {CASES["A"].tasks: CASES["A"]},
     "large": {30: replace(BASE, tasks=30, task_experts=2, shared_experts=4, levels=4)},
 }
 TITLES = ("parameters", "build s", "first s", "step ms", "peak MB")
-
-
-def measure_fresh(name: str, case: Case, steps: int) -> list[str]:
-    """Return the cells of TITLES for a variant, which a new process measures."""
-    return run_in_new_process("scaling", [name, asdict(case), steps])
 
 
 def measure(name: str, case: Case, steps: int) -> list[str]:
@@ -55,10 +53,9 @@ def measure(name: str, case: Case, steps: int) -> list[str]:
     build(name, TINY).train()
     before, start = peak_megabytes(), time.perf_counter()
     variant = build(name, case)
-    step = variant.train if case.batch > 1 else variant.predict
     times = [time.perf_counter()]
     for _ in range(steps + 1):
-        step()
+        variant.train()
         times.append(time.perf_counter())
     first, *others = (end - begin for begin, end in pairwise(times))
     return [
@@ -75,8 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--curve", choices=CURVES, nargs="+", default=[*CURVES], help="default: all")
-    add("--variants", choices=NETWORKS, nargs="+", default=["ours", "floor"])
-    add("--steps", type=at_least(1), default=10, help="steps after the first one, default 10")
+    add("--variants", choices=[*NETWORKS, *PEERS], nargs="+", default=["ours", "floor"])
+    add("--steps", type=int, default=10, help="steps after the first one, default 10")
     add("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     if args.measure:
@@ -88,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows = [(curve, "variant", "multiply-adds", *TITLES)]
         for value, case in CURVES[curve].items():
             for name in args.variants:
-                cells = measure_fresh(name, case, args.steps)
+                cells = run_in_new_process("scaling", [name, asdict(case), args.steps])
                 rows.append((str(value), name, f"{case.expert_multiply_adds:,}", *cells))
         print(f"\n{align_columns(rows)}", flush=True)
 

@@ -14,59 +14,39 @@ equal layers:
     ours, compiled      with `--compiled`, the same with `jit_compile=True`
     plain               Dense layers, Keras's losses and `keras.metrics.AUC()` for two tasks; no
                         label is missing
-    ..., no metrics     the same without metrics
     by hand             on PyTorch, the network without Keras and without metrics
 
-They take turns in one process with one thread, in rounds of `--steps` batches: first all rounds
-with `train_on_batch`, then rounds with one epoch of `fit`. The table has the CPU milliseconds of a
-step (time.process_time, which includes the backend's threads): medians over the rounds, and the
-median of the ratios, in the same round, to the plain model and to the model by hand. Takes about
-two minutes per job. Compare only ratios, and only within one run.
+They take turns in one process with one thread, in rounds of an epoch of `--steps` batches in
+`fit`. The table has the CPU milliseconds of a step (time.process_time, which includes the backend's
+threads): medians over the rounds, and the median of the ratios, in the same round, to the plain
+model and to the model by hand. Takes about a minute per job. Compare only ratios, and only within
+one run.
 """
 
 import os
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ._step_pairs import JOBS, TASKS, Arrays, by_hand, make_data, ours, plain, plain_labels
-from ._tables import align_columns, at_least, make_parser
+from ._tables import align_columns, make_parser
 from ._timing import ONE_THREAD, Seconds, measure_interleaved, median_ms, median_ratio
 
 BATCH = 512
-BASELINES = {
-    "ours": "plain",
-    "ours, eagerly": "plain",
-    "ours, compiled": "plain",
-    "plain": "plain",
-    "ours, no metrics": "plain, no metrics",
-    "plain, no metrics": "plain, no metrics",
+MODELS: dict[str, dict[str, bool]] = {  # with arguments of `compile`
+    "ours": {},
+    "ours, eagerly": {"run_eagerly": True},
+    "ours, compiled": {"jit_compile": True},
+    "plain": {},
 }
-BY_HAND = "by hand, no metrics"
-Calls = dict[str, Callable[[], Any]]
+BY_HAND = "by hand"
 
 
-def steps_of(model: Any, x: Arrays, y: Arrays) -> Calls:
-    """Return functions that train a model on all batches: by `train_on_batch`, and by `fit`."""
-    parts = [slice(start, start + BATCH) for start in range(0, len(x["code_0"]), BATCH)]
-    batches = [
-        tuple({n: a[part] for n, a in arrays.items()} for arrays in (x, y)) for part in parts
-    ]
-
-    def train_on_batches() -> None:
-        for batch in batches:
-            model.train_on_batch(*batch)
-
-    def fit() -> None:
-        model.fit(x, y, batch_size=BATCH, shuffle=False, verbose=0)
-
-    return {"step": train_on_batches, "fit": fit}
-
-
-def steps_by_hand(job: str, x: Arrays, y: Arrays) -> tuple[Calls, int]:
-    """Return functions like those of `steps_of` for PyTorch, and the number of parameters."""
+def train_by_hand(job: str, x: Arrays, y: Arrays) -> tuple[Callable[[], None], int]:
+    """Return a function that trains on all batches in PyTorch, and the number of parameters."""
     import torch
 
     step, parameters = by_hand(job)
@@ -77,61 +57,42 @@ def steps_by_hand(job: str, x: Arrays, y: Arrays) -> tuple[Calls, int]:
         for batch in zip(codes, labels, strict=True):
             step(*batch)
 
-    return {"step": train, "fit": train}, parameters
+    return train, parameters
 
 
-def measure(
-    job: str, steps: int, rounds: int, compiled: bool = False
-) -> dict[str, dict[str, Seconds]]:
-    """Return the CPU seconds of a step by way and model, in each round. The models take turns."""
+def measure(job: str, steps: int, rounds: int, compiled: bool = False) -> dict[str, Seconds]:
+    """Return the CPU seconds of a step by model, in each round. The models take turns."""
     import keras
 
     x, y = make_data(steps * BATCH)
     _, complete = make_data(steps * BATCH, complete=True)
     is_torch = keras.backend.backend() == "torch"
-    calls, sizes = {}, set()
-    settings: dict[str, dict[str, bool]] = {
-        "ours, eagerly": {"run_eagerly": True},
-        "ours, compiled": {"jit_compile": True},
-    }
-    for name in BASELINES:
-        if name in settings and not (compiled if "compiled" in name else is_torch):
+    is_measured = {"ours, eagerly": is_torch, "ours, compiled": compiled}
+    calls: dict[str, Callable[[], Any]] = {}
+    sizes = set()
+    for name, settings in MODELS.items():
+        if not is_measured.get(name, True):
             continue
-        has_metrics = "no metrics" not in name
-        if name.startswith("ours"):
-            model = ours(job, has_metrics, **settings.get(name, {}))
-            calls[name] = steps_of(model, x, y)
-        else:
-            model = plain(job, has_metrics)
-            calls[name] = steps_of(model, x, plain_labels(model, complete))
+        model = plain(job) if name == "plain" else ours(job, **settings)
+        labels = plain_labels(model, complete) if name == "plain" else y
+        calls[name] = partial(model.fit, x, labels, batch_size=BATCH, shuffle=False, verbose=0)
         sizes.add(sum(int(np.prod(weight.shape)) for weight in model.trainable_weights))
     if is_torch:
-        calls[BY_HAND], parameters = steps_by_hand(job, x, complete)
+        calls[BY_HAND], parameters = train_by_hand(job, x, complete)
         sizes.add(parameters)
     assert len(sizes) == 1, f"the models must have equal numbers of parameters: {sizes}"
     print(f"{job}: {sizes.pop():,} parameters, batches of {BATCH}")
-    found = {}
-    for way in ("step", "fit"):
-        of_way = {name: of_model[way] for name, of_model in calls.items()}
-        seconds = measure_interleaved(of_way, rounds, time.process_time)
-        found[way] = {name: [each / steps for each in taken] for name, taken in seconds.items()}
-    return found
+    seconds = measure_interleaved(calls, rounds, time.process_time)
+    return {name: [each / steps for each in taken] for name, taken in seconds.items()}
 
 
-def format_table(seconds: dict[str, dict[str, Seconds]]) -> str:
+def format_table(seconds: dict[str, Seconds]) -> str:
     """Return a row for each model."""
-    of_hand = ["of by hand"] if BY_HAND in seconds["fit"] else []
-    table = [["", *(c for w in ("train_on_batch", "fit") for c in (f"{w}, ms", "of plain"))]]
-    table[0] += of_hand
-    for name in seconds["step"]:
-        row = [name]
-        for of_way in seconds.values():
-            baseline = of_way[BASELINES.get(name, "plain, no metrics")]
-            ratio = median_ratio(of_way[name], baseline)
-            row += [f"{median_ms(of_way[name]):.2f}", f"{ratio:.2f}"]
-        if of_hand:
-            row.append(f"{median_ratio(seconds['fit'][name], seconds['fit'][BY_HAND]):.2f}")
-        table.append(row)
+    baselines = [name for name in ("plain", BY_HAND) if name in seconds]
+    table = [["", "fit, ms", *(f"of {name}" for name in baselines)]]
+    for name, taken in seconds.items():
+        ratios = [f"{median_ratio(taken, seconds[baseline]):.2f}" for baseline in baselines]
+        table.append([name, f"{median_ms(taken):.2f}", *ratios])
     return align_columns(table)
 
 
@@ -140,8 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--jobs", nargs="+", choices=JOBS, default=["small"], help="default: small")
     parser.add_argument("--compiled", action="store_true", help="with jit_compile=True, too")
-    parser.add_argument("--steps", type=at_least(1), default=50, help="of a turn, default 50")
-    parser.add_argument("--rounds", type=at_least(1), default=10, help="default: 10")
+    parser.add_argument("--steps", type=int, default=50, help="of a turn, default 50")
+    parser.add_argument("--rounds", type=int, default=10, help="default: 10")
     args = parser.parse_args(arguments)
     os.environ.update(ONE_THREAD)
     import keras

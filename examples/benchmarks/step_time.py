@@ -2,7 +2,7 @@
 
     pip install -e ".[bench,torch]"
     KERAS_BACKEND=torch python -m examples.benchmarks.step_time  # or jax, tensorflow
-    KERAS_BACKEND=torch python -m examples.benchmarks.step_time --case B C --first-step
+    KERAS_BACKEND=torch python -m examples.benchmarks.step_time --case B C
     KERAS_BACKEND=torch python -m examples.benchmarks.step_time --options
 
 The models (`_step_models`) are one PLE with ReLU experts, linear gates and towers [64, 1]. They are
@@ -25,8 +25,7 @@ ratios, and only within one run.
 
 2 + 2 experts are two experts per task and two shared experts. All models are compiled as Keras does
 by default: as a graph on TensorFlow, with XLA only on a GPU; with XLA on JAX; not on PyTorch.
-`--first-step` measures the build, the first step and its memory in new processes instead (see
-`scaling`).
+`scaling --curve A` measures the build, the first step and its memory in new processes.
 
 `--options` compares blocks of this library and their options, on two tasks that read an embedding
 table of 100,000 rows of 8 through 38 columns, and 7 numbers, in batches of 1,024. Experts are
@@ -37,70 +36,27 @@ from collections.abc import Sequence
 
 import keras
 
-from ._step_models import (
-    CASES,
-    NETWORKS,
-    OPTIONS,
-    Case,
-    Variant,
-    available_peers,
-    build,
-    build_option,
-)
-from ._tables import align_columns, at_least, make_parser
-from ._timing import Seconds, measure_interleaved, median_ms, median_ratio
-from .scaling import TITLES, measure_fresh
-
-Measured = dict[str, Seconds]
+from ._peers import available_peers
+from ._step_models import CASES, NETWORKS, OPTIONS, Variant, build, build_option
+from ._tables import align_columns, make_parser
+from ._timing import measure_interleaved, median_ms, median_ratio
 
 
-def measure(variants: dict[str, Variant], rounds: int, trains: bool) -> tuple[Measured, Measured]:
-    """Return the seconds of training steps and of predictions, by variant and round."""
-    train = {name: variant.train for name, variant in variants.items()}
-    predict = {name: variant.predict for name, variant in variants.items()}
-    steps = measure_interleaved(train, rounds) if trains else {}
-    return steps, measure_interleaved(predict, rounds)
-
-
-def format_times(
-    variants: dict[str, Variant], times: Sequence[Measured], base: str, titles: Sequence[str]
-) -> str:
-    """Return a table with medians, and ratios to the base, of training steps and predictions."""
-    rows = [list(titles)]
+def table(variants: dict[str, Variant], rounds: int, base: str, trains: bool = True) -> str:
+    """Return a table with medians of training steps and predictions, and ratios to a variant."""
+    rows = [["", "train ms", f"of {base}", "predict ms", f"of {base}", "parameters", "MB"]]
+    calls = [{name: variant.predict for name, variant in variants.items()}]
+    if trains:
+        calls.insert(0, {name: variant.train for name, variant in variants.items()})
+    times = [measure_interleaved(each, rounds) for each in calls]
     for name, variant in variants.items():
-        row = [name]
+        cells = [] if trains else ["-", "-"]
         for seconds in times:
-            if seconds:
-                ratio = median_ratio(seconds[name], seconds[base])
-                row += [f"{median_ms(seconds[name]):.2f}", f"{ratio:.2f}"]
-            else:
-                row += ["-", "-"]
-        rows.append([*row, f"{variant.parameters:,}", variant.note])
-    return align_columns(rows, left=(0, len(titles) - 1))
-
-
-def table_of_case(case: Case, rounds: int) -> str:
-    """Return the table of a case."""
-    variants = {name: build(name, case) for name in (*NETWORKS, *available_peers())}
-    times = measure(variants, rounds, trains=case.batch > 1)
-    titles = ["variant", "train ms", "of floor", "predict ms", "of floor", "parameters", "note"]
-    return format_times(variants, times, "floor", titles)
-
-
-def table_of_options(rounds: int) -> str:
-    """Return the table of options."""
-    variants = {name: build_option(name) for name in OPTIONS}
-    times = measure(variants, rounds, trains=True)
-    titles = ["model", "train ms", "of PLE", "predict ms", "of PLE", "parameters", "MB"]
-    return format_times(variants, times, "PLE", titles)
-
-
-def table_of_first_steps(case: Case) -> str:
-    """Return the table of the first steps of a case, in new processes."""
-    names = [*NETWORKS, *available_peers()]
-    return align_columns(
-        [["variant", *TITLES], *([name, *measure_fresh(name, case, steps=1)] for name in names)]
-    )
+            ratio = median_ratio(seconds[name], seconds[base])
+            cells += [f"{median_ms(seconds[name]):.2f}", f"{ratio:.2f}"]
+        megabytes = f"{12 * variant.parameters / 1e6:.1f}"
+        rows.append([name, *cells, f"{variant.parameters:,}", megabytes])
+    return align_columns(rows)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,18 +64,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     add = parser.add_argument
     add("--case", nargs="+", choices=CASES, default=[*CASES], help="default: all")
-    add("--rounds", type=at_least(1), default=15, help="number of rounds, default 15")
-    add("--first-step", action="store_true", help="measure first steps in new processes")
+    add("--rounds", type=int, default=15, help="number of rounds, default 15")
     add("--options", action="store_true", help="compare blocks and options instead")
     args = parser.parse_args(arguments)
     print(f"Keras {keras.version()} on {keras.backend.backend()}", flush=True)
     if args.options:
-        print(f"\n{table_of_options(args.rounds)}")
+        options = {name: build_option(name) for name in OPTIONS}
+        print(f"\n{table(options, args.rounds, 'PLE')}")
         return
     for name in args.case:
-        case = CASES[name]
-        table = table_of_first_steps(case) if args.first_step else table_of_case(case, args.rounds)
-        print(f"\ncase {name}: {case}\n{table}", flush=True)
+        case, names = CASES[name], [*NETWORKS, *available_peers(keras.backend.backend())]
+        variants = {each: build(each, case) for each in names}
+        text = table(variants, args.rounds, "floor", trains=case.batch > 1)
+        print(f"\ncase {name}: {case}\n{text}", flush=True)
 
 
 if __name__ == "__main__":

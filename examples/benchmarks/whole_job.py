@@ -13,7 +13,6 @@ numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, an
     torch-rechub      its PLE, trained by our loop, which does the same as its trainer
     DeepCTR           its PLE, trained by `fit`
     ours, Adam        ple_keras with keras.layers.Embedding and Adam
-    Keras by hand     a PLE of Dense layers with SparseEmbedding and table_optimizer
     ours              ple_keras with SparseEmbedding and table_optimizer; next to its PLE, a shared
                       bottom, and hedged branches whose own tables have a quarter of the width
 

@@ -69,7 +69,7 @@ def first_cells(printed, count):
 
 def test_step_times_are_printed(monkeypatch, capsys):
     monkeypatch.setattr(step_time, "CASES", {"B": tiny_case(), "C": tiny_case(batch=1)})
-    monkeypatch.setattr(step_time, "available_peers", lambda: [])
+    monkeypatch.setattr(step_time, "available_peers", lambda backend: [])
     step_time.main(["--rounds", "2"])
     assert first_cells(capsys.readouterr().out, 3) == ["floor", "loop", "ours"]
 
@@ -123,7 +123,7 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
         monkeypatch.setenv(name, "1")  # and restored
     monkeypatch.setattr(small_job, "ONE_THREAD", {})
     small_job.main(["--jobs", *small_job.JOBS, "--rounds", "1", "--steps", "2"])
-    names = [*small_job.BASELINES, small_job.BY_HAND]
+    names = [*small_job.MODELS, small_job.BY_HAND]
     names.remove("ours, compiled")
     cells = first_cells(capsys.readouterr().out, 3 * (2 + len(names)))
     assert [cell for cell in cells if cell in names] == 3 * names

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from examples.benchmarks import films, never_worse, stop_rules
+from examples.benchmarks import never_worse, stop_rules
 from examples.benchmarks._data import Dataset, Split
 from examples.benchmarks._stop_cases import OF_TABLES, make_counts
 from examples.benchmarks._stop_fits import Run, Snapshots, build_columns
@@ -114,7 +114,7 @@ def test_the_rule_is_that_of_the_library():
 
 def test_pages_show_the_tables_of_the_kept_fits():
     records = json.loads(stop_rules.KEPT.read_text())
-    tables = {**stop_rules.tables(records), "films": films.tables(records)}
+    tables = stop_rules.tables(records)
     shown = {}
     for page in (stop_rules.PAGE, never_worse.DOCS / "results.md"):
         shown |= dict(never_worse.TABLE.findall(page.read_text()))
