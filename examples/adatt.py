@@ -16,19 +16,11 @@ Li et al., "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning i
 KDD 2023, arXiv:2304.04959.
 """
 
-import argparse
-import os
-import sys
+import keras
+import numpy as np
 
-try:
-    import keras
-    import numpy as np
-
-    import ple_keras as pk
-    from ple_keras.layers.wiring import LevelWiring
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+import ple_keras as pk
+from ple_keras.layers.wiring import LevelWiring
 
 FEATURES, ROWS = 32, 20_000
 
@@ -82,10 +74,6 @@ def make_data():
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.parse_args()
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), pk.RegressionHead("seconds")])
     options = {"num_task_experts": 2, "num_shared_experts": 0, "add_shared_gate": False}

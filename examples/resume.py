@@ -39,17 +39,13 @@ import tempfile
 import time
 from pathlib import Path
 
-try:
-    import keras
-    import numpy as np
+import keras
+import numpy as np
 
-    import ple_keras as pk
+import ple_keras as pk
 
-    if keras.backend.backend() == "torch":
-        import torch
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{backend}]"')
+if keras.backend.backend() == "torch":
+    import torch
 
 FEATURES, SEED = 16, 0
 # Attributes of callbacks that change in training. Add the attributes of your own callbacks.

@@ -30,24 +30,19 @@ import sys
 import time
 from pathlib import Path
 
-try:
-    import numpy as np
-    import psutil
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from columns import Columns, keras_inputs
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
+from columns import Columns, keras_inputs
 
-    if __name__ == "__main__":  # worker processes import this file without Keras
-        import keras
+if __name__ == "__main__":  # worker processes import this file without Keras
+    import keras
 
-        import ple_keras as pk
+    import ple_keras as pk
 
-        if keras.backend.backend() == "jax":
-            import grain
-except ModuleNotFoundError as error:
-    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
-    extras = f"{backend},examples,ecosystem"  # the last for Grain
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[{extras}]"')
+    if keras.backend.backend() == "jax":
+        import grain
 
 USERS, ITEMS, HOURS, FACTORS = 10_000, 2_000, 24, 4
 BINARY = ["click", "cart", "purchase"]

@@ -80,9 +80,7 @@ def test_the_extras_of_a_command_name_what_its_script_imports():
     for script in scripts:
         text = script.read_text()
         needed = {*re.findall(r'distribution\("([\w-]+)"\)', text)}
-        body = ast.parse(text).body  # not of functions, which import optional packages
-        tried = [node for block in body if isinstance(block, ast.Try) for node in block.body]
-        for node in [*body, *tried]:
+        for node in ast.parse(text).body:  # not of functions, which import optional packages
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
             modules = {name.partition(".")[0] for name in names} - known

@@ -9,7 +9,7 @@ weights, save it, load it and continue. Then the first process trains alone on a
 prints the largest differences.
 
 On a cluster, start the script on each machine, with three variables in its environment, and replace
-`make_share` with a function that reads the machine's own rows:
+`make_share` of _task.py with a function that reads the machine's own rows:
 
     KERAS_DISTRIBUTION_JOB_ADDRESSES    host and port of the first machine, such as 10.0.0.1:29500
     KERAS_DISTRIBUTION_NUM_PROCESSES    the number of machines
@@ -35,48 +35,19 @@ import sys
 import time
 from contextlib import contextmanager
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
+os.environ["KERAS_BACKEND"] = "jax"
 
-try:
-    import jax
-    import keras
-    import numpy as np
-    from _local import free_addresses, pair_logs, print_differences, run_processes
-    from jax.experimental import multihost_utils
+import jax
+import keras
+import numpy as np
+from _local import free_addresses, pair_logs, print_differences, run_processes
+from _task import make_model, make_share
+from jax.experimental import multihost_utils
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[jax]"')
+import ple_keras as pk
 
-ROWS, FEATURES, BATCH = 1920, 16, 240
+BATCH = 240
 SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
-
-
-def make_share(process, processes):
-    """Return the features and labels of a process: every `processes`-th row.
-
-    Two thirds of the labels of one task are missing.
-    """
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
-    time = np.abs(x[:, :2]).sum(axis=1)
-    time[rng.random(ROWS) < 2 / 3] = np.nan
-    click = (x[:, 0] > x[:, 1] * x[:, 2]).astype("float32")
-    rows = slice(process, None, processes)
-    return x[rows], {"click": click[rows], "time": time[rows]}
-
-
-def make_model():
-    """Return a compiled model. It needs no changes for several processes."""
-    keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads(
-        [pk.BinaryHead("click"), pk.RegressionHead("time")], loss_weighting="uncertainty"
-    )
-    ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
-    inputs = keras.Input((FEATURES,))
-    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
-    model.compile(keras.optimizers.Adam(0.005))
-    return model
 
 
 def fit(model, share, processes, first_epoch, last_epoch):
@@ -183,8 +154,6 @@ if __name__ == "__main__":
     parser.add_argument("--processes", type=int, choices=(2, 3, 4), default=2, help="2 by default")
     parser.add_argument("file", nargs="?", default="jax_processes.keras", help="the saved file")
     args = parser.parse_args()
-    if keras.backend.backend() != "jax":
-        sys.exit("keras.distribution needs JAX. Set KERAS_BACKEND=jax.")
     if "KERAS_DISTRIBUTION_PROCESS_ID" in os.environ:  # on a cluster
         run(args.file)
     else:

@@ -20,26 +20,22 @@ import json
 import os
 import re
 import signal
-import sys
 import tempfile
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ["KERAS_BACKEND"] = "torch"
 
-try:
-    import torch
+import torch
 
-    os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-    import keras
-    import numpy as np
-    import ray
-    import ray.train.torch
-    from torch import distributed
-    from torch_ddp import BATCH, ROWS, MeanLogs, fit, make_model, use_ddp
+os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+import keras
+import numpy as np
+import ray
+import ray.train.torch
+from torch import distributed
+from torch_ddp import BATCH, ROWS, MeanLogs, fit, make_model, use_ddp
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch,ray]"')
+import ple_keras as pk
 
 EQUAL = re.compile("loss|gate/")  # logs that equal the logs of one process
 
@@ -143,8 +139,6 @@ def main() -> None:
     parser.add_argument("file", nargs="?", default="ray_train.keras", help="saves the model here")
     parser.add_argument("--kill", action="store_true", help="kill a worker in the second epoch")
     args = parser.parse_args()
-    if keras.backend.backend() != "torch":
-        sys.exit("DistributedDataParallel needs PyTorch. Set KERAS_BACKEND=torch.")
     with tempfile.TemporaryDirectory() as folder:
         model, logs = train(folder, args.kill)
     model.save(args.file)

@@ -17,7 +17,8 @@ The values of several workers relate to one process as follows:
   workers. With reduction="sum_over_batch_size", as here, it equals the loss of one process.
 
 On a cluster, start the script on each machine with the environment variable TF_CONFIG, and replace
-`make_share` with a function that reads the machine's own rows. On the first of two machines:
+`make_share` of _task.py with a function that reads the machine's own rows. On the first of two
+machines:
 
     TF_CONFIG='{"cluster": {"worker": ["10.0.0.1:2222", "10.0.0.2:2222"]},
                 "task": {"type": "worker", "index": 0}}'
@@ -34,51 +35,17 @@ import os
 import sys
 import time
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+os.environ["KERAS_BACKEND"] = "tensorflow"
 
-try:
-    import keras
-    import numpy as np
-    import tensorflow as tf
-    from _local import free_addresses, pair_logs, print_differences, run_processes
+import keras
+import tensorflow as tf
+from _local import free_addresses, pair_logs, print_differences, run_processes
+from _task import make_model, make_share
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[tensorflow]"')
+import ple_keras as pk
 
-ROWS, FEATURES, BATCH = 1920, 16, 240
+BATCH = 240
 SAVED, EPOCHS = 2, 3  # saves after 2 of 3 epochs
-
-
-def make_share(worker, workers):
-    """Return the features and labels of a worker: every `workers`-th row.
-
-    Two thirds of the labels of one task are missing.
-    """
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
-    time = np.abs(x[:, :2]).sum(axis=1, keepdims=True)
-    time[rng.random(ROWS) < 2 / 3] = np.nan
-    click = (x[:, :1] > x[:, 1:2] * x[:, 2:3]).astype("float32")
-    rows = slice(worker, None, workers)
-    return x[rows], {"click": click[rows], "time": time[rows]}
-
-
-def make_model():
-    """Return a compiled model. It needs no changes for several workers."""
-    keras.utils.set_random_seed(0)
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("click", reduction="sum_over_batch_size"),
-            pk.RegressionHead("time", reduction="sum_over_batch_size"),
-        ],
-        loss_weighting="uncertainty",
-    )
-    ple = pk.PLEBlock(2, heads, [32], enable_gate_weights_metrics=True, name="ple")
-    inputs = keras.Input((FEATURES,))
-    model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
-    model.compile(keras.optimizers.Adam(0.005))
-    return model
 
 
 def callbacks():
@@ -136,7 +103,7 @@ def run(file, config=None):
     share = make_share(worker, workers)
 
     with strategy.scope():
-        model = make_model()
+        model = make_model("sum_over_batch_size")
     logs = train(model, strategy, share, workers, 0, SAVED)
     save_once(model, strategy, worker, file)
     with strategy.scope():
@@ -153,7 +120,7 @@ def run(file, config=None):
 def compare_with_one_process(workers, logs, file):
     """Train in this process alone, without a break. Print the largest differences."""
     x, y = make_share(0, 1)
-    model, loaded = make_model(), keras.models.load_model(file)
+    model, loaded = make_model("sum_over_batch_size"), keras.models.load_model(file)
     kwargs = {"batch_size": BATCH, "epochs": EPOCHS, "shuffle": False, "verbose": 0}
     alone = model.fit(x, y, callbacks=callbacks(), **kwargs).history
     print(f"losses of {workers} workers:    {' '.join(f'{loss:.6f}' for loss in logs['loss'])}")
@@ -186,8 +153,6 @@ if __name__ == "__main__":
     parser.add_argument("--workers", type=int, choices=(2, 3, 4), default=2, help="2 by default")
     parser.add_argument("file", nargs="?", default="tensorflow_workers.keras", help="saved file")
     args = parser.parse_args()
-    if keras.backend.backend() != "tensorflow":
-        sys.exit("MultiWorkerMirroredStrategy needs TensorFlow. Set KERAS_BACKEND=tensorflow.")
     if "TF_CONFIG" in os.environ:  # on a cluster
         run(args.file)
     else:

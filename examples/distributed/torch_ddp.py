@@ -36,21 +36,18 @@ import os
 import subprocess
 import sys
 
-os.environ.setdefault("KERAS_BACKEND", "torch")
+os.environ["KERAS_BACKEND"] = "torch"
 
-try:
-    import torch
+import torch
 
-    os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
-    import keras
-    import numpy as np
-    from torch import distributed
-    from torch.nn.parallel import DistributedDataParallel
-    from torch.utils.data import DataLoader, DistributedSampler, StackDataset
+os.environ.setdefault("KERAS_TORCH_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+import keras
+import numpy as np
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler, StackDataset
 
-    import ple_keras as pk
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[torch]"')
+import ple_keras as pk
 
 USERS, ROWS, FEATURES, BATCH, EPOCHS = 5000, 2048, 16, 256, 3
 
@@ -191,8 +188,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("file", nargs="?", default="torch_ddp.keras", help="saves the model here")
     args = parser.parse_args()
-    if keras.backend.backend() != "torch":
-        sys.exit("DistributedDataParallel needs PyTorch. Set KERAS_BACKEND=torch.")
     if "RANK" in os.environ:  # started by torchrun
         main(args.file)
     else:

@@ -30,13 +30,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
 
-try:
-    import numpy as np
-    import psutil
-    from columns import Columns
-    from serving.model_folder import PART, versions
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[export,serving]"')
+import numpy as np
+import psutil
+from columns import Columns
+from serving.model_folder import PART, versions
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 

@@ -36,21 +36,18 @@ from typing import Annotated
 
 sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
 
-try:
-    import fastapi
-    import numpy as np
-    import prometheus_client as prometheus
-    import pydantic
-    import uvicorn
-    from fastapi.exceptions import RequestValidationError
-    from serving._batches import MAX_ROWS, Batcher
-    from serving._limits import MAX_SECONDS, Limits, Protocol, refusal
-    from serving._metrics import Metrics
-    from serving.model_folder import Model, versions
-    from starlette.exceptions import HTTPException
-    from typing_extensions import TypedDict
-except ModuleNotFoundError as error:
-    sys.exit(f'{error.name} is not installed. Run: pip install -e ".[export,serving]"')
+import fastapi
+import numpy as np
+import prometheus_client as prometheus
+import pydantic
+import uvicorn
+from fastapi.exceptions import RequestValidationError
+from serving._batches import MAX_ROWS, Batcher
+from serving._limits import MAX_SECONDS, Limits, Protocol, refusal
+from serving._metrics import Metrics
+from serving.model_folder import Model, versions
+from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
 
 Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 MAX_REASONS = 10  # of a refusal

@@ -124,7 +124,7 @@ def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr
     check_form("distributed/jax_devices.py", result.stdout)
-    assert "is held as (2, 32, 64), (2, 32, 64)" in result.stdout
+    assert "is held as (2, 16, 64), (2, 16, 64)" in result.stdout
     differences = re.findall(r"difference from one device (\S+)", result.stdout)
     assert len(differences) == 3
     assert max(map(float, differences)) < 1e-5
