@@ -1,49 +1,108 @@
 """Exported models predict the same without Keras and ple_keras.
 
-One run of `export_formats.py` writes all artifacts. One process, `serve_exported.py`, runs them.
+One process, `serve_exported.py`, runs the files of all formats.
 """
 
 import contextlib
 import io
-import re
+import logging
+import subprocess
+import sys
+import warnings
 
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of
-from tests.integrations import export_formats, serve_exported
+from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.integrations import serve_exported
 
 BACKEND = keras.backend.backend()
+ROWS = (1, 7, 64)  # each file is exported once, for any batch size
 NEEDS = {
     "tensorflow": {"saved_model": [], "onnx": ["tf2onnx"], "litert": ["ai_edge_litert"]},
     "jax": {"saved_model": ["tensorflow"], "onnx": ["jax2onnx"]},
     "torch": {"torch": [], "onnx": ["onnx"]},
 }[BACKEND]
-CASE = {  # see `Case`: block, experts, tracked, inputs, policy, option
-    "tensorflow": ("PLE", "stacked", True, "context", "float32", "gate weights"),
-    "jax": ("MMoE", "stacked", False, "by stream", "mixed_float16", "gate dropout"),
-    "torch": ("PLE", "stacked", False, "two", "float32", "product head"),
-}[BACKEND]
-
-
 FORMATS = [  # `.ci/run` installs jax2onnx only for the nightly tests
     pytest.param(form, marks=pytest.mark.nightly if needs == ["jax2onnx"] else [])
     for form, needs in NEEDS.items()
 ]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """Return the folder with all artifacts, and the printed output."""
-    folder = tmp_path_factory.mktemp("exported") / "files"
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr(export_formats, "cases", lambda: [export_formats.Case(*CASE)])
-        status = export_formats.main(["--all", "--keep", str(folder)])
-    if status:
-        pytest.skip(out.getvalue())
-    return folder / "00", out.getvalue()
+def heads(*others):
+    return pk.TaskHeads(
+        [
+            pk.BinaryHead("click", tower=[8]),
+            pk.BinaryHead("buy"),
+            pk.RegressionHead("time", tower=[8], units=2),
+            pk.MulticlassHead("kind", tower=[8], num_classes=4),
+            *others,
+        ]
+    )
+
+
+def with_gate_weights():
+    """Return a PLE whose gates read a context, keep statistics, and are outputs."""
+    inputs = {"x": keras.Input((16,), name="x"), "device": keras.Input((3,), name="device")}
+    tasks = heads()
+    options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
+    block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
+    streams, by_level = block(inputs["x"], gate_context=inputs["device"], return_gate_weights=True)
+    weights = {
+        f"gate/{level}/{gate}": tensor
+        for level, gates in by_level.items()
+        for gate, tensor in gates.items()
+    }
+    return keras.Model(inputs, {**tasks(streams), **weights})
+
+
+def by_stream_in_float16():
+    """Return an MMoE of float16 that reads the features of each task."""
+    keras.config.set_dtype_policy("mixed_float16")
+    tasks = heads()
+    block = pk.MMoEBlock(tasks, [16, 8], num_experts=4, gate_kwargs={"dropout": 0.3})
+    streams = [*tasks.task_names, "shared"]
+    inputs = {stream: keras.Input((16,), name=f"{stream}_x") for stream in streams}
+    model = keras.Model({x.name: x for x in inputs.values()}, tasks(block(inputs)))
+    keras.config.set_dtype_policy("float32")
+    return model
+
+
+def with_product():
+    """Return a PLE of two inputs, one of whose outputs is a product."""
+    inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
+    tasks = heads(pk.ProductHead("click_and_buy", of=("click", "buy")))
+    block = pk.PLEBlock(2, tasks, [16, 8], 2, 2)
+    return keras.Model(inputs, tasks(block(keras.layers.Concatenate()([*inputs.values()]))))
+
+
+MODEL = {"tensorflow": with_gate_weights, "jax": by_stream_in_float16, "torch": with_product}
+
+
+@contextlib.contextmanager
+def suppress_output():
+    """Suppress the output of exporters."""
+    logging.disable(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+    logging.disable(logging.NOTSET)
+
+
+def export(form, model, folder):
+    if form == "onnx":
+        pk.export_onnx(model, folder / "model.onnx")
+    elif form == "torch":
+        import torch
+
+        shapes = {x.name: {0: torch.export.Dim("batch")} for x in model.inputs}
+        model.export(folder / "model.pt2", format="torch", verbose=False, dynamic_shapes=shapes)
+    elif form == "litert":
+        model.export(folder / "model.tflite", format="litert", verbose=False)
+    else:
+        model.export(folder / "saved_model", format="tf_saved_model", verbose=False)
 
 
 def need(form):
@@ -52,30 +111,25 @@ def need(form):
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_an_artifact_predicts_the_same_without_keras_for_any_batch_size(form, exported):
+def test_a_file_predicts_the_same_without_keras_for_any_batch_size(form, tmp_path):
     need(form)
-    folder = exported[0]
-    error = folder / form / "error.txt"
+    model = MODEL[BACKEND]()
+    randomize(model, scale=0.3)
+    x = {each.name: features(64, *each.shape[1:], seed=1) for each in model.inputs}
+    with suppress_output():
+        export(form, model, tmp_path)
+    for rows in ROWS:
+        np.savez(tmp_path / f"inputs_{rows}.npz", **{k: values[:rows] for k, values in x.items()})
+    command = [sys.executable, "-I", serve_exported.__file__, tmp_path]
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    error = tmp_path / "error.txt"
     assert not error.exists(), error.read_text()
-    predictions = np.load(folder / "predictions.npz")
-    assert {"click", "buy", "time", "kind"} <= set(predictions)
-    gates = {"gate/ple/0/shared", "gate/ple/1/click"}
-    assert (gates <= set(predictions)) == (CASE[-1] == "gate weights")
-    for rows in (1, 7, 64):
-        outputs = np.load(folder / form / f"outputs_{rows}.npz")
-        assert set(outputs) == set(predictions)
-        for task in predictions:
-            assert outputs[task].dtype == "float32"
-            atol = 1e-5 if "float32" in CASE else 1e-2
-            np.testing.assert_allclose(outputs[task], predictions[task][:rows], 0, atol, task)
-
-
-def test_a_line_per_model_is_printed(exported):
-    header, line = exported[1][exported[1].index(" " * 20) :].splitlines()
-    words, *cells = re.split("  +", line)
-    assert words.startswith(f"{CASE[0]}, {CASE[1]}, ")
-    assert set(header.split()) <= set(NEEDS)
-    assert all(float(cell) < 1e-2 for cell in cells)
+    predictions = model.predict(x, 64, 0)
+    for rows in ROWS:
+        outputs = dict(np.load(tmp_path / f"outputs_{rows}.npz"))
+        assert {array.dtype.name for array in outputs.values()} == {"float32"}
+        expected = {name: array[:rows] for name, array in predictions.items()}
+        assert_same(outputs, expected, atol=1e-2 if BACKEND == "jax" else 1e-5)
 
 
 def test_the_serving_process_cannot_import_keras():
@@ -107,7 +161,7 @@ def test_onnx_outputs_have_the_order_of_the_dict_that_a_call_returns(make, tmp_p
 
     model, x = make(), features(7, 5)
     predictions = model(keras.ops.convert_to_tensor(x))
-    with export_formats.suppress_output():
+    with suppress_output():
         model.export(tmp_path / "m.onnx", format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     (name,) = [each.name for each in session.get_inputs()]
