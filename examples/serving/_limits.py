@@ -82,16 +82,8 @@ class Limits:
 
 
 class Protocol(H11Protocol):
-    """HTTP protocol that closes connections on which no request begins within `MAX_SECONDS`."""
+    """HTTP protocol that reads little at once: thousands of chunks would block other requests."""
 
     def connection_made(self, transport):
         super().connection_made(transport)
-        transport.max_size = 2**13  # of a read; thousands of chunks in one would block others
-        self.loop.call_later(MAX_SECONDS, self._close_if_idle, self.scope)
-
-    def _close_if_idle(self, last):
-        is_answered = self.cycle is None or self.cycle.response_complete
-        if is_answered and self.scope is last:
-            self.transport.close()
-        if not self.transport.is_closing():
-            self.loop.call_later(MAX_SECONDS, self._close_if_idle, self.scope)
+        transport.max_size = 2**13

@@ -1,26 +1,22 @@
-"""Test serve.py under load and attacks, and while its model is replaced.
+"""Test serve.py under load and attacks.
 
     pip install -e ".[torch,examples,export,serving]"
     KERAS_BACKEND=torch python examples/recommender.py  # writes the folder recommender
     python examples/serving/load_test.py --folder recommender
 
-Takes two minutes on two cores. Starts serve.py with a copy of the folder, and prints:
+Takes two minutes on two cores. Starts serve.py, and prints:
 
 - requests per second, latencies and errors of four clients over a minute, and the server's memory
-- the latencies of two clients with pauses, without an attack and during attacks: bodies of 50 MB,
-  300 half-sent bodies, and clients that vanish
-- the answers while the model is replaced every three seconds, and while an incompatible version is
-  offered
+- the latencies of two clients with pauses, without an attack and during attacks: bodies of 50 MB
+  and 300 half-sent bodies
 """
 
 import argparse
 import http.client
 import json
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -33,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the folder of columns.py
 import numpy as np
 import psutil
 from columns import Columns
-from serving.model_folder import PART, versions
+from serving.model_folder import versions
 
 HEAD = b"POST /predict HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 
@@ -105,19 +101,10 @@ def send_halves(port):
     return {client.recv(1000).decode()[9:12] for client in halves}.pop()
 
 
-def vanish(port):
-    """Disconnect 300 times before the body is sent."""
-    for _ in range(300):
-        with socket.create_connection(("127.0.0.1", port)) as client:
-            client.sendall(HEAD + b"content-length: 1000\r\n\r\n{")
-    return "none"
-
-
 ATTACKS = {
     "none": lambda port: time.sleep(3) or "none",
     "50 MB in chunks": send_large,
     "300 half-sent bodies": send_halves,
-    "300 clients that vanish": vanish,
 }
 
 
@@ -131,38 +118,6 @@ def show_attacks(port, body):
             time.sleep(0.5)
         p50, p99 = np.percentile(times, (50, 99))
         print(f"{name:26} {status:6} {p50:7.1f} {p99:7.1f}  {errors(answers)}")
-
-
-# New models
-
-
-def offer(folder, columns=None):
-    """Add a copy of the newest version, with the given columns or the same, and wait."""
-    old = versions(folder)[0]
-    with tempfile.TemporaryDirectory(dir=folder, prefix=PART) as part:
-        new = Path(shutil.copytree(old, Path(part, f"{old.name}-new")))
-        if columns:
-            (new / "columns.json").write_text(json.dumps(columns))
-        new = new.rename(folder / new.name)
-    time.sleep(3)
-    return new
-
-
-def show_versions(port, body, folder):
-    """Replace the model four times, and offer a version without a column."""
-    with clients(port, body, 4) as (_, answers):
-        served = []
-        for _ in range(4):
-            offer(folder)
-            served.append(json.loads(ask(port, "/health")[1])["model"])
-    print(f"{len({*served})} new models: {len(answers)} requests, errors {errors(answers)}")
-    columns = json.loads((versions(folder)[0] / "columns.json").read_text())
-    columns["ids"].pop()
-    with clients(port, body, 4) as (_, answers):
-        offer(folder, columns)
-        is_old = json.loads(ask(port, "/health")[1])["model"] == served[-1]
-    print(f"a model without a column: {len(answers)} requests, errors {errors(answers)}, ", end="")
-    print("the old model serves" if is_old else "the new model serves")
 
 
 # The test
@@ -212,14 +167,10 @@ def main():
     args = parser.parse_args()
     row = Columns.load(versions(args.folder)[0] / "columns.json").example()
     body = json.dumps({"rows": [row]})
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(shutil.copytree(args.folder, Path(temporary, "served")))
-        with server(folder) as (port, process):
-            print(f"request: {body}\nanswer: {ask(port, '/predict', body)[1]}\n")
-            show_load(port, body, process, args.seconds, args.clients)
-            show_attacks(port, body)
-            print()
-            show_versions(port, body, folder)
+    with server(args.folder) as (port, process):
+        print(f"request: {body}\nanswer: {ask(port, '/predict', body)[1]}\n")
+        show_load(port, body, process, args.seconds, args.clients)
+        show_attacks(port, body)
 
 
 if __name__ == "__main__":

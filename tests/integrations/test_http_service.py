@@ -281,37 +281,6 @@ async def test_half_sent_bodies_end_and_vanished_clients_are_not_bad_requests(ap
     assert found == {f"requests_total{status}": 1 for status in statuses}
 
 
-HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
-
-
-@once
-@pytest.mark.parametrize("sent", [b"", HEAD[:20], HEAD + HEAD[:20]])
-def test_a_connection_without_a_whole_head_is_closed(monkeypatch, sent):
-    import uvicorn
-    from uvicorn.server import ServerState
-
-    async def answer(scope, receive, send):
-        await send({"type": "http.response.start", "status": 200})
-        await send({"type": "http.response.body"})
-
-    monkeypatch.setattr(_limits, "MAX_SECONDS", 0.01)
-
-    async def run():
-        config = uvicorn.Config(answer, log_config=None)
-        config.load()
-        loop, state = asyncio.get_running_loop(), ServerState()
-        server = await loop.create_server(lambda: _limits.Protocol(config, state, {}), "127.0.0.1")
-        port = server.sockets[0].getsockname()[1]
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(sent)
-        received = await asyncio.wait_for(reader.read(), 4)  # uvicorn itself closes after 5
-        assert received.count(b"200 OK") == sent.count(HEAD)
-        writer.close()
-        server.close()
-
-    asyncio.run(run())
-
-
 @while_serving
 async def test_health_tells_that_no_batch_is_computed(app, monkeypatch):
     assert (await health(app))[1]["status"] == "ok"
@@ -481,13 +450,10 @@ def test_alerts_fire():
 
 @pytest.mark.nightly
 @once
-def test_the_server_under_load_attacks_and_new_models(folder, tmp_path):
+def test_the_server_under_load_and_attacks(folder, tmp_path):
     options = ("--folder", str(folder), "--seconds", "1", "--clients", "2")
     result = run_example("serving/load_test.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = result.stdout
     assert re.search(r"50 MB in chunks +413 .* none$", out, re.M)
     assert re.search(r"half-sent bodies +408 .* none$", out, re.M)
-    replaced = re.search(r"4 new models: (\d+) requests, errors none", out)
-    assert int(replaced[1]) > 100
-    assert re.search(r"without a column: .* errors none, the old model serves", out)
