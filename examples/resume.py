@@ -11,8 +11,7 @@ The logs by epoch, the epoch at which EarlyStopping stops, the branches that Fit
 CSV file of gate weights are also the same.
 
 `--kills 10` trains once without interruption, and once in processes that are killed (SIGKILL): one
-after the stop, half of them when they begin to write a checkpoint, the others at random steps. It
-prints the largest differences.
+after the stop, the others at random steps. It prints the largest differences.
 
 BackupAndRestore resumes only at the start of an epoch. A model's file contains the weights, the
 optimizer state, the loss weights and the seeds of blocks. `StepBackup` saves these, and also
@@ -322,10 +321,7 @@ def train(folder, args, *callbacks):
     Returns:
         The model, the logs of all epochs, the EarlyStopping, and the FitHedge.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        sys.exit(f"{folder} is not a folder. Delete it, or choose another --folder.")
+    folder.mkdir(parents=True, exist_ok=True)
     rows = Rows(args.rows, args.batch_size)
     settings = {"backend": keras.backend.backend(), "batch_size": args.batch_size}
     settings["data"] = rows.fingerprint()
@@ -350,52 +346,28 @@ def train_with_kills(folder, args, kills, last):
     Args:
         folder: The folder of the checkpoints.
         args: The arguments of the script.
-        kills: The steps. If a checkpoint follows a step, the kill waits until its write begins.
+        kills: The steps.
         last: The name of the checkpoint after the last of these steps. The kill waits for it.
 
     Returns:
-        The results of `train`, the figures of all steps, and the number of kills during a write.
+        The results of `train`, and the figures of all steps.
     """
     names = ("rows", "batch_size", "epochs", "every")
     options = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
     command = [sys.executable, __file__, "--folder", folder, "--print-steps", *options]
-    steps, during_write = [], 0
-
-    def writing():
-        return any(folder.glob("epoch-*.unfinished"))
-
-    def ready(kill):
-        if kill == kills[-1]:
-            return (folder / last).exists()
-        return writing() or not is_saved(kill, args)
-
+    steps = []
     for kill in kills:
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             for line in process.stdout:
                 steps.append(json.loads(line))
                 if steps[-1]["step"] >= kill:
-                    while process.poll() is None and not ready(kill):
+                    is_last = kill == kills[-1]
+                    while is_last and process.poll() is None and not (folder / last).exists():
                         time.sleep(0.0005)
                     process.kill()
         if process.returncode > 0:  # it has printed its error
             sys.exit(process.returncode)
-        during_write += writing()
-    return *train(folder, args, StepLogger(steps.append)), steps, during_write
-
-
-def is_saved(step, args):
-    """Return whether a checkpoint follows a step within an epoch."""
-    step_in_epoch = step % (args.rows // args.batch_size)
-    return step_in_epoch > 0 and step_in_epoch % args.every == 0
-
-
-def choose_kills(args, last):
-    """Return random steps and the last one. A checkpoint follows half of them, if possible."""
-    saved = [step for step in range(1, last) if is_saved(step, args)]
-    others = [step for step in range(1, last) if step not in saved]
-    count = min(args.kills // 2, len(saved))
-    random_steps = random.sample(saved, count) + random.sample(others, args.kills - 1 - count)
-    return [*sorted(random_steps), last]
+    return *train(folder, args, StepLogger(steps.append)), steps
 
 
 def difference(one, other):
@@ -411,13 +383,13 @@ def compare(folder, args):
     model, history, stop, hedge = train(folders[0], args, StepLogger(expected.append))
     print(f"uninterrupted: {len(expected)} steps, {len(history)} of {args.epochs} epochs")
     print(f"best epoch: {stop.best_epoch + 1}, stopped after epoch {stop.stopped_epoch + 1}")
-    kills, last = choose_kills(args, len(expected)), checkpoints(folders[0])[-1].name
-    *killed, steps, during_write = train_with_kills(folders[1], args, kills, last)
+    kills = [*sorted(random.sample(range(1, len(expected)), args.kills - 1)), len(expected)]
+    last = checkpoints(folders[0])[-1].name
+    *killed, steps = train_with_kills(folders[1], args, kills, last)
     other, history_of_killed, other_stop, other_hedge = killed
     done = {of_step["step"] for of_step in steps}
     again = f"{len(steps) - len(done)} of them computed again"
     print(f"killed after the steps {', '.join(map(str, kills))}: {len(done)} steps, {again}")
-    print(f"kills during the write of a checkpoint: {during_write}")
     weights = zip(model.get_weights(), other.get_weights(), strict=True)
     csv, csv_of_killed = ((each / "gates.csv").read_bytes() for each in folders)
     print("\nlargest differences")
@@ -443,16 +415,10 @@ def main():
     parser.add_argument("--rows", type=int, default=8192, help="8192 by default")
     parser.add_argument("--batch-size", type=int, default=64, help="64 by default")
     parser.add_argument("--epochs", type=int, default=10, help="10 by default")
-    parser.add_argument(
-        "--every", type=int, default=50, help="number of steps between saves; 50 by default"
-    )
+    parser.add_argument("--every", type=int, default=50, help="steps between saves; 50")
     parser.add_argument("--kills", type=int, default=0, help="compare with an uninterrupted run")
     parser.add_argument("--print-steps", action="store_true", help="print JSON for each step")
     args = parser.parse_args()
-    if min(args.batch_size, args.epochs, args.every) < 1 or args.rows < args.batch_size:
-        parser.error(
-            "--batch-size, --epochs and --every must be at least 1, and --rows a batch or more"
-        )
     if args.kills:
         with tempfile.TemporaryDirectory() as folder:
             compare(Path(folder), args)

@@ -291,11 +291,9 @@ class Store:
 
 
 def run(fits: list[Fit], store: Store) -> None:
-    """Run the fits that the store lacks. Print the result of each and the time left."""
+    """Run the fits that the store lacks. Print the result of each."""
     missing = list({fit.key: fit for fit in fits if fit not in store}.values())
-    start = time.perf_counter()
     for done, fit in enumerate(missing, start=1):
         store.add(fit, fit.run())
-        left = (time.perf_counter() - start) / done * (len(missing) - done) / 60
         scores = ", ".join(f"{name} {x:.4f}" for name, x in store[fit]["test"].items())
-        print(f"[{done}/{len(missing)}, {left:.0f} min left] {fit.key}: {scores}", flush=True)
+        print(f"[{done}/{len(missing)}] {fit.key}: {scores}", flush=True)

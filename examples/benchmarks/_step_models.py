@@ -179,11 +179,6 @@ def batch(case: Case) -> tuple[np.ndarray, np.ndarray]:
     return x, (rng.random((case.batch, 1)) < 0.3).astype("float32")
 
 
-def trainable_parameters(model: keras.Model) -> int:
-    """Return the number of trainable parameters."""
-    return sum(math.prod(weight.shape) for weight in model.trainable_weights)
-
-
 @dataclass(frozen=True)
 class Variant:
     """Training step and prediction on the fixed batch, and the number of trainable parameters."""
@@ -208,7 +203,7 @@ def _variant(model: keras.Model, x: Any, y: Any) -> Variant:
     return Variant(
         train=lambda: model.train_on_batch(x, y),
         predict=lambda: model.predict_on_batch(x),
-        parameters=trainable_parameters(model),
+        parameters=sum(math.prod(weight.shape) for weight in model.trainable_weights),
     )
 
 

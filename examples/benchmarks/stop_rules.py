@@ -284,15 +284,9 @@ def pair(found: Regrets) -> str:
 def tables(records: Records) -> dict[str, str]:
     """Return the tables by name."""
     names = [(case, task) for case, described in cases().items() for task in described.tasks]
-    found = {x: [regrets(records, column, x) for column in COLUMNS] for x in SETTINGS}
     rows = [["AUC / error", *map(", ".join, COLUMNS)]]
-    rows += [[title(x), *map(pair, of_setting)] for x, of_setting in found.items()]
-    by_task = [["own best", "seeds", *map(title, SETTINGS)]]
-    for name in names:
-        of_task = [of_setting[0].get(name, np.empty(0)) for of_setting in found.values()]
-        means = [f"{x.mean():.4f}" if len(x) else "" for x in of_task]
-        seeds = sorted({str(len(x)) for x in of_task})
-        by_task.append([": ".join(name), "-".join(seeds), *means])
+    for x in SETTINGS:
+        rows.append([title(x), *(pair(regrets(records, column, x)) for column in COLUMNS)])
     of_tables = [case for case, described in cases().items() if described.data != "synthetic"]
     smaller = [["AUC / error", *of_tables]]
     for kind in (*SMALLER, *FEWER_IDS):
@@ -305,9 +299,8 @@ def tables(records: Records) -> dict[str, str]:
     for case in cases():
         for task, x in compare(records, case, GRADIENTS, (True, 0.1, 1)).items():
             gradients.append([f"{case}: {task}", *(f"{mean:.4f}" for mean in x.mean(axis=1))])
-    names_of_tables = ("worst regrets", "regrets by task", "smaller tables", "shared branches")
-    found = dict(zip(names_of_tables, map(align_columns, (rows, by_task, smaller, gradients))))
-    return {**found, "films": films(records)}
+    found = {"worst regrets": rows, "smaller tables": smaller, "shared branches": gradients}
+    return {k: align_columns(table) for k, table in found.items()} | {"films": films(records)}
 
 
 def films(records: Records) -> str:
@@ -357,9 +350,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs=2, default=(7, 9), help="first, and end; 7 9")
     parser.add_argument("--kinds", nargs="+", default=KINDS, choices=ALL)
     parser.add_argument("--cases", nargs="+", default=[*cases()], choices=cases())
-    parser.add_argument(
-        "--write", action="store_true", help="write the tables and the chart of the page"
-    )
+    parser.add_argument("--write", action="store_true", help="write them into the pages")
     args = parser.parse_args(arguments)
     records: Records = json.loads(args.json.read_text()) if args.json.exists() else {}
     if args.run:

@@ -13,7 +13,7 @@ from tests.recorded_outputs import check_form
 
 FOLDERS = {"benchmarks", "serving"}  # of scripts that share modules
 SCRIPTS = sorted(path for path in EXAMPLES.rglob("*.py") if not FOLDERS & {*path.parts})
-for imported in ("columns.py", "distributed/_local.py", "distributed/_task.py"):
+for imported in ("_flights.py", "columns.py", "distributed/_local.py", "distributed/_task.py"):
     SCRIPTS.remove(EXAMPLES / imported)
 FEW = ("--rows", "1500", "--epochs", "1")
 
@@ -28,7 +28,7 @@ def run(folder, script, *arguments):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
 def test_a_script_imports_from_its_neighbors_only_what_several_share(script):
-    shared = {"columns", "_local", "_task", "torch_ddp"}
+    shared = {"columns", "_flights", "_local", "_task", "torch_ddp"}
     modules = {path.stem for path in EXAMPLES.rglob("*.py")} - shared
     for node in ast.walk(ast.parse(script.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
@@ -62,7 +62,7 @@ def test_the_main_example_trains_compares_reports_saves_and_predicts(tmp_path):
 
 
 def test_a_custom_expert_and_a_custom_head_are_saved_and_loaded(tmp_path):
-    out = run(tmp_path, "own_expert.py", "--rows", "1000")
+    out = run(tmp_path, "own_expert.py")
     assert "click/expert_0 of the first level: <ResidualExpert" in out
     assert len(re.findall(r"after loading 0\.0$", out, re.M)) == 2
 

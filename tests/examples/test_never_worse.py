@@ -135,7 +135,7 @@ def test_fits_are_kept_with_all_mixtures_and_not_run_again(setting, tmp_path, ca
     case = cases(setting)[0]
     fits = [small_fit(kind, case) for kind in ("single", "hedged", "hedged-equal", "hedged-train")]
     run(fits, Store(tmp_path / "fits.json"))
-    assert capsys.readouterr().out.count("min left") == 2
+    assert capsys.readouterr().out.count("seed 0") == 2
     store = Store(tmp_path / "fits.json")
     run(fits, store)
     assert not capsys.readouterr().out

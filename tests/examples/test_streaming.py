@@ -89,34 +89,6 @@ def test_files_that_exist_are_kept_and_others_are_written(streaming, files):
     assert files[1].read_bytes() == lost
 
 
-@pytest.mark.parametrize("content", ["broken", "foreign"])
-def test_a_file_that_is_not_of_the_script_is_refused(streaming, tmp_path, content):
-    file = tmp_path / f"{ROWS}_rows" / "part-0000.parquet"
-    file.parent.mkdir()
-    if content == "broken":
-        file.write_bytes(b"PAR1")
-    else:
-        streaming.pq.write_table(streaming.pa.table({"x": [1.0]}), file)
-    with pytest.raises(SystemExit, match=rf"{re.escape(str(file))} is damaged, or .* Delete it"):
-        streaming.write_files(tmp_path, ROWS)
-
-
-def test_a_file_in_place_of_the_folder_is_refused(streaming, tmp_path):
-    (tmp_path / "funnel").write_text("")
-    with pytest.raises(SystemExit, match=r"funnel is not a folder\. Delete it"):
-        streaming.write_files(tmp_path / "funnel", ROWS)
-
-
-def test_another_backend_is_refused_before_files_are_written(streaming, monkeypatch, tmp_path):
-    monkeypatch.setattr(streaming, "keras", keras, raising=False)
-    monkeypatch.setattr(streaming, "STREAMS", {"jax": None, "torch": None})
-    monkeypatch.setattr(keras.backend, "backend", lambda: "openvino")
-    monkeypatch.setattr("sys.argv", ["", "--folder", str(tmp_path), "--batch-size", "100"])
-    with pytest.raises(SystemExit, match=r"must be one of jax, torch\. Received: openvino"):
-        streaming.main()
-    assert not [*tmp_path.iterdir()]
-
-
 def test_the_rate_of_the_pipeline_needs_many_windows(streaming):
     window = streaming.WINDOW_GROUPS * GROUP_ROWS
     assert streaming.rate_of_pipeline(itertools.repeat(None), 10, window - 1) == "-"
