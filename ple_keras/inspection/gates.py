@@ -11,7 +11,7 @@ from keras import ops
 
 from ple_keras._keras.batches import Batches
 from ple_keras._keras.internals import get_mask
-from ple_keras._typing import ByName, Nested, Tensor
+from ple_keras._typing import ByName, Nested
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
@@ -237,18 +237,17 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
 
 
 def _figures_of_batch(weights: ByName, outputs: ByName) -> dict[str, Any]:
-    """Return arrays whose first axis is positions or batches, to concatenate."""
-    return {
-        "weights": {g: flatten_positions(w, get_mask(w), -1) for g, w in weights.items()},
-        "zeros": {expert: _zeros_and_positions(output) for expert, output in outputs.items()},
-    }
+    """Return arrays whose first axis is positions or batches, to concatenate.
 
-
-def _zeros_and_positions(output: Tensor) -> Tensor:
-    """Count the unmasked positions where each unit is 0, and in total: `(1, 2, units)`."""
-    flat = flatten_positions(output, get_mask(output), math.nan)
-    counted = ops.stack([ops.equal(flat, 0), ops.logical_not(ops.isnan(flat))])
-    return ops.sum(ops.cast(counted, "float32"), axis=1)[None]
+    "zeros" counts the unmasked positions where each unit is 0, and in total: `(1, 2, units)`.
+    """
+    flat = {gate: flatten_positions(w, get_mask(w), -1) for gate, w in weights.items()}
+    zeros = {}
+    for expert, output in outputs.items():
+        units = flatten_positions(output, get_mask(output), math.nan)
+        counted = ops.stack([ops.equal(units, 0), ops.logical_not(ops.isnan(units))])
+        zeros[expert] = ops.sum(ops.cast(counted, "float32"), axis=1)[None]
+    return {"weights": flat, "zeros": zeros}
 
 
 def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
@@ -268,7 +267,7 @@ def _gate_use(weights: np.ndarray, experts: list[str]) -> GateUse:
 def _expert_use(
     expert: str, counts: np.ndarray, gates: Mapping[str, GateUse], block: CGCBlock
 ) -> ExpertUse:
-    """Return the figures of an expert from the `_zeros_and_positions` of all batches."""
+    """Return the figures of an expert from the "zeros" of all batches."""
     weight = {gate: use.mean[expert] for gate, use in gates.items() if expert in use.mean}
     share = {}
     if expert.startswith(f"{SHARED}/"):

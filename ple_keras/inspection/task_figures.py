@@ -19,6 +19,7 @@ from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
+BINARY = BinaryHead | ProductHead
 ROUNDING = 1e-7  # of a probability near 1, in float32
 # Thresholds of the warnings:
 MIN_LABELS = 100
@@ -90,9 +91,7 @@ class TaskFigures:
         return self.labels >= MIN_LABELS and not is_learned
 
 
-def labels_by_position(
-    head: Head, labels: Tensor | None, predictions: np.ndarray
-) -> np.ndarray | None:
+def labels_by_position(head: Head, labels: Tensor | None, predictions: np.ndarray) -> np.ndarray:
     """Return labels as `(positions, width)`, with NaN for missing ones.
 
     Args:
@@ -100,31 +99,28 @@ def labels_by_position(
         labels: Labels in any shape, or None.
         predictions: The predictions, `(positions, units)`; for rankings, `(lists, items)`.
 
-    Returns:
-        The labels; None without labels.
-
     Raises:
         TypeError: If labels are not numbers.
         ValueError: If labels have a wrong shape, or one is infinite, not a probability, not a class
             of the head, or a negative count.
     """
     if labels is None:
-        return None
+        return np.full((len(predictions), 1), np.nan)
     present, is_labeled = head._present_labels(labels)
-    if _is_rate(head) or isinstance(head, MulticlassHead):
+    if isinstance(head, MulticlassHead) or _is_rate(head):
         head._check_values(present)
     known = np.full((*is_labeled.shape, present.shape[-1]), np.nan)
     known[is_labeled] = present
     return known.reshape(len(predictions), -1)
 
 
-def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None) -> TaskFigures:
+def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> TaskFigures:
     """Return the figures of predictions `(positions, units)`, without non-finite ones.
 
     Args:
         head: The head of the task.
         predictions: The predictions, with NaN at masked positions.
-        labels: The labels from `labels_by_position`; None without labels.
+        labels: The labels from `labels_by_position`.
     """
     is_list = isinstance(head, RankingHead)
     is_finite = np.isfinite(predictions)
@@ -135,8 +131,6 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
     figures: dict[str, Any] = {"prediction_mean": mean, "prediction_deviation": deviation}
     if isinstance(head, MulticlassHead):
         del figures["prediction_mean"]
-    if labels is None:
-        return TaskFigures(**figures)
     y = np.where(is_finite, labels, np.nan)
     is_labeled = np.asarray(np.isfinite(y).any(axis=-1))
     count, examples = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
@@ -148,7 +142,7 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         figures["loss"] = float(loss.total / loss.count)
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
-    if _is_binary(head):
+    if isinstance(head, BINARY):
         errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, ROUNDING), p]))
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
@@ -160,12 +154,10 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
         figures["accuracy"] = float((y.argmax(axis=-1) == p.argmax(axis=-1)).mean())
     elif y.shape == p.shape and not is_list:
         numbers = np.ma.masked_invalid(y)
-        if _is_count(head):
-            losses, baseline = (
-                _deviances(numbers, p),
-                _deviances(numbers, numbers.mean(axis=0)),
-            )
-            figures["deviance"], baseline = float(losses.mean()), baseline.mean(axis=0)
+        if loss_name(head.loss) == "poisson":
+            losses = _deviances(numbers, p)
+            baseline = _deviances(numbers, numbers.mean(axis=0)).mean(axis=0)
+            figures["deviance"] = float(losses.mean())
         else:
             losses, baseline = (numbers - p) ** 2, numbers.var(axis=0)
             figures["rmse"] = float(np.sqrt(losses.mean()))
@@ -177,17 +169,9 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray | None)
     return TaskFigures(labels=count, label_share=count / examples, **figures)
 
 
-def _is_binary(head: Head) -> bool:
-    return isinstance(head, BinaryHead | ProductHead)
-
-
-def _is_count(head: Head) -> bool:
-    return loss_name(head.loss) == "poisson"
-
-
 def _is_rate(head: Head) -> bool:
     """Return whether predictions are to have the sum of the labels."""
-    return _is_binary(head) or _is_count(head)
+    return isinstance(head, BINARY) or loss_name(head.loss) == "poisson"
 
 
 def _deviances(counts: Any, means: Any) -> Any:
@@ -199,9 +183,8 @@ def _deviances(counts: Any, means: Any) -> Any:
 def _mean_and_deviation(values: np.ndarray, is_list: bool) -> tuple[float, float]:
     """Return the mean of all numbers and the largest deviation of a column, without NaN."""
     known = np.ma.masked_invalid(values.reshape(-1, 1) if is_list else values)
-    if len(known) < 2 or not known.count():
-        return (float(known.mean()) if known.count() else math.nan), math.nan
-    return float(known.mean()), float(known.std(axis=0).max())
+    deviation = known.std(axis=0).max() if len(known) > 1 else math.nan
+    return float(np.ma.filled(known.mean(), math.nan)), float(np.ma.filled(deviation, math.nan))
 
 
 def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -246,9 +229,7 @@ def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float
             )
 
 
-def gap_warnings(
-    start: str, use: TaskFigures, validation: TaskFigures, has_dropout: bool
-) -> Iterator[str]:
+def gap_warnings(start: str, use: TaskFigures, validation: TaskFigures) -> Iterator[str]:
     """Yield a warning if a task is much worse on validation data."""
     gap = validation.relative_error - use.relative_error
     error = math.hypot(use.relative_error_deviation, validation.relative_error_deviation)
@@ -256,8 +237,8 @@ def gap_warnings(
     if is_known and gap > max(LARGE_GAP, SIGNIFICANT * error):
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {use.relative_error:.2f} in x: the task overfits, or the data differ."
-            f"{'' if has_dropout else ' Try dropout.'}"
+            f"and {use.relative_error:.2f} in x: the task overfits, or the data differ. "
+            "Try more dropout."
         )
 
 

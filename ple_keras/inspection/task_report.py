@@ -224,7 +224,6 @@ def task_report(
     training = {
         task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
     }
-    has_dropout = bool(find_layers(model, keras.layers.Dropout))
     warnings: list[str] = []
     for task, use in tasks.items():
         of_task = heads[task], training[task].loss_weight
@@ -232,8 +231,8 @@ def task_report(
         if validated:
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], *of_task)
-            warnings += gap_warnings(f"{task}: ", use, validated[task], has_dropout)
-            is_kept = any(k.startswith(f"hedge/{task}/") and k.endswith("_epoch") for k in logs)
+            warnings += gap_warnings(f"{task}: ", use, validated[task])
+            is_kept = any(branch.epoch > 0 for branch in branches.get(task, {}).values())
             if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(heads[task], prefix, history, validated[task])
@@ -291,11 +290,8 @@ def _figures_of(
             gradients.add(x, known)
     figures = {}
     for task, of_task in found.items():
-        label_batches, *parts = zip(*of_task)
-        labels = None if label_batches[0] is None else join_rows([*label_batches])
-        figures[task] = [
-            task_figures(heads[task], join_rows([*arrays]), labels) for arrays in parts
-        ]
+        labels, *parts = (join_rows([*arrays]) for arrays in zip(*of_task))
+        figures[task] = [task_figures(heads[task], part, labels) for part in parts]
     return examples, figures
 
 
@@ -352,10 +348,8 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
     figures = [["task", "data", "labels", "share", "label", "prediction (mean ± deviation)"]]
     errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
     for task, train_use in report.tasks.items():
-        rows = [(task, "x", train_use)]
-        if report.validation:
-            rows.append(("", "validation", report.validation[task]))
-        for *start, use in rows:
+        validation = [("", "validation", report.validation[task])] if report.validation else []
+        for *start, use in [(task, "x", train_use), *validation]:
             label = cells(use, label_mean=".3g", label_deviation=".3g")
             prediction = cells(use, prediction_mean=".3g", prediction_deviation=".3g")
             counts = cells(use, labels=",", label_share=".0%")
@@ -392,8 +386,5 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
     for task, branches in report.branches.items():
         mixed = BranchUse(math.nan, (report.validation or report.tasks)[task])
         for index, (branch, use) in enumerate([*branches.items(), ("mixed", mixed)]):
-            numbers = (
-                *cells(use, weight=".2f", epoch=".0f"),
-                *cells(use.figures, relative_error=".3f"),
-            )
-            yield "" if index else task, branch, *numbers, _metric(use.figures)
+            row = ["" if index else task, branch, *cells(use, weight=".2f", epoch=".0f")]
+            yield *row, *cells(use.figures, relative_error=".3f"), _metric(use.figures)

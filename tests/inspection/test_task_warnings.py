@@ -130,7 +130,7 @@ WARNINGS = {
     ),
     "worse on validation data": (
         {"validation_y": {**Y, "click": Y["click"][::-1]}},
-        ["click: the relative error is 1.", "in the validation data, and 0.", "Try dropout."],
+        ["click: the relative error is 1.", "in the validation data, and 0.", "Try more dropout."],
     ),
     "a conflict": (
         {"tasks": ("age", "time"), "bottom": ONE_SUM, "kernels": {"age": (1,), "time": (1,)}},
