@@ -37,30 +37,6 @@ def made(value):
     return [made(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-# Custom functions with names of Keras functions. Model files keep only registered ones.
-
-
-def leaky_relu(x):
-    return keras.ops.maximum(x, 0.5 * x)
-
-
-def sigmoid(x):
-    return keras.ops.sin(x)
-
-
-CUSTOM = {function.__name__: function for function in (leaky_relu, sigmoid)}
-for function in CUSTOM.values():
-    keras.saving.register_keras_serializable(package="random_models")(function)
-
-
-def custom(name):
-    """Return the custom function with a name."""
-    return CUSTOM[name]
-
-
-ACTIVATIONS = ["tanh", *(Recipe(custom, name) for name in CUSTOM)]
-
-
 # Custom layers.
 
 
@@ -109,6 +85,7 @@ LEAVES = [
     (ResidualExpert, [WIDTH]),
     (pk.Gate, WIDTH),
 ]
+ACTIVATIONS = ["tanh", "relu"]
 EXPERT_OPTIONS = {"normalization": [None, "batch", "layer"], "activation": ACTIVATIONS}
 OPTIONS = {
     keras.layers.Dense: {"trainable": [True, False], "activation": ACTIVATIONS},

@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import ple_keras as pk
-from tests.helpers import features, numpy_of, once
+from tests.helpers import numpy_of, once
 from tests.models import compiled, heads_alone, loaded
 from tests.pairs import pairs
 from tests.refusals import check_refused
@@ -202,25 +202,3 @@ def test_heads_of_branches_need_registered_functions():
         ValueError,
         rf"^heads\['a'\] must be .*{LINE}.*'own_loss'[^.]*\. Received: heads\['a'\]=<",
     )
-
-
-@keras.saving.register_keras_serializable(package="test_custom_functions")
-class OfFunction(keras.Initializer):
-    """An initializer from a function."""
-
-    def __init__(self, function):
-        self.function = keras.activations.get(function)
-
-    def __call__(self, shape, dtype=None):
-        return ops.full(shape, 5.0, dtype)
-
-    def get_config(self):
-        return {"function": keras.saving.serialize_keras_object(self.function)}
-
-
-def test_an_initializer_in_the_config_of_an_initializer_is_copied():
-    template = pk.ExpertBlock([1], kernel_initializer=OfFunction(relu))
-    block = pk.CGCBlock(["a"], template, 1, 0)
-    block(features(1, 1))
-    (kernel,) = (weight for weight in block.weights if weight.name == "kernel_0")
-    np.testing.assert_array_equal(numpy_of(kernel), np.full((1, 1, 1), 5.0))

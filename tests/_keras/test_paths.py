@@ -9,7 +9,7 @@ import ple_keras as pk
 from tests.helpers import features, once
 from tests.models import chain, cloned, deep_copied, loaded
 from tests.pairs import fewer
-from tests.templates import ResidualExpert, functional
+from tests.templates import ResidualExpert
 
 
 def heads(*tasks, **kwargs):
@@ -20,13 +20,6 @@ def ple_and_heads():
     both = heads("a", "b", loss_weighting="uncertainty", name="task_heads")
     ple = pk.PLEBlock(2, both, [4], gate_block=[3], enable_gate_weights_metrics=True, name="ple")
     return chain(ple, both, width=6)
-
-
-def two_ples():
-    inputs = keras.Input((6,))
-    user = pk.PLEBlock(1, ["a"], [3], name="user")(inputs)
-    item = pk.PLEBlock(1, ["b"], [3], name="item")(inputs)
-    return keras.Model(inputs, {**user, **item})
 
 
 def hedged_block_and_heads():
@@ -48,11 +41,10 @@ def blocks_in_blocks():
     return keras.Model(inputs, outer(inputs))
 
 
-def nested_template(is_built):
+def nested_template():
     experts = [keras.layers.Dense(4), pk.MMoEBlock(["x"], 4, num_experts=2), SelectTask("x")]
     template = pk.SequentialBlock(experts)
-    if is_built:
-        template.build((None, 6))
+    template.build((None, 6))
     return template
 
 
@@ -75,7 +67,7 @@ def template_that_is_a_built_block():
     template = pk.SequentialBlock([pk.ExpertBlock(4), keras.layers.Dense(6)])
     template.build((None, 6))
     return chain(
-        pk.PLEBlock(2, ["a", "b"], template, gate_block=nested_template(True), name="ple"), width=6
+        pk.PLEBlock(2, ["a", "b"], template, gate_block=nested_template(), name="ple"), width=6
     )
 
 
@@ -86,11 +78,6 @@ def template_with_a_functional_inside():
     return chain(pk.PLEBlock(1, ["a", "b"], template, name="ple"), width=6)
 
 
-def functional_template():
-    block = pk.CGCBlock(["a", "b"], functional("he_normal"), gate_block=[3], name="cgc")
-    return chain(block, width=4)
-
-
 def streams_of(*layers):
     block = pk.StreamFeatures(["a", "b"], *layers, own=["b"], name="streams")
     return pk.SequentialBlock([block, pk.PLEBlock(1, ["a", "b"], [3], name="ple")], name="block")
@@ -99,11 +86,6 @@ def streams_of(*layers):
 def streams_of_a_sequential_network():
     inside = keras.Sequential([keras.layers.Dense(4), keras.layers.BatchNormalization()])
     return chain(streams_of(keras.Sequential([inside, keras.layers.Dense(3)])), width=6)
-
-
-def streams_alone():
-    block = pk.StreamFeatures(["a"], nested_template(True), name="streams")
-    return chain(block, width=6)
 
 
 def tower_that_is_a_built_block():
@@ -147,10 +129,10 @@ def subclassed_model():
 
 
 MODELS = (
-    *(ple_and_heads, two_ples, two_task_heads_of_one_task, blocks_in_blocks, sequential_model),
-    *(hedged_block_and_heads, template_that_is_a_built_block, functional_template),
-    *(template_with_a_functional_inside, streams_of_a_sequential_network, streams_alone),
-    *(tower_that_is_a_built_block, children_built_before_their_container, subclassed_model),
+    *(ple_and_heads, two_task_heads_of_one_task, blocks_in_blocks, sequential_model),
+    *(hedged_block_and_heads, template_that_is_a_built_block, template_with_a_functional_inside),
+    *(streams_of_a_sequential_network, tower_that_is_a_built_block),
+    *(children_built_before_their_container, subclassed_model),
 )
 
 

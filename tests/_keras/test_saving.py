@@ -254,25 +254,3 @@ def test_files_do_not_contain_gate_statistics(tmp_path):
         source.save_weights(tmp_path / "m.weights.h5")
         target.load_weights(tmp_path / "m.weights.h5")
         assert_same(numpy_of(target(x)), numpy_of(source(x)), atol=0)
-
-
-@keras.saving.register_keras_serializable(package="test_saving")
-class UncalledHeads(keras.Model):
-    """A model with heads that it never calls."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.dense = keras.layers.Dense(2)
-        self.heads = pk.TaskHeads([pk.BinaryHead("a")])
-
-    def call(self, inputs):
-        return self.dense(inputs)
-
-
-@once
-def test_a_model_with_heads_that_are_never_called_can_be_saved(tmp_path):
-    model, x = UncalledHeads(), features(3, 4)
-    predictions = model.predict(x, verbose=0)
-    model.save(tmp_path / "m.keras")
-    loaded = keras.models.load_model(tmp_path / "m.keras")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), predictions)

@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -102,10 +103,7 @@ def test_lists_infinities_booleans_and_names_of_inner_values_are_exported(runtim
     inputs = keras.Input((3,), name="x")
     outputs = keras.layers.Dense(1, name="score")(inputs)
     pk.export_onnx(keras.Model([inputs], [outputs]), tmp_path / "m.onnx")
-    session = runtime.InferenceSession(tmp_path / "m.onnx")
-    assert sizes(session.get_outputs()) == {"score": ["batch", 1]}
-    onnx = pytest.importorskip("onnx")
-    inner = onnx.load(tmp_path / "m.onnx").graph.initializer[0].name
+    inner = pytest.importorskip("onnx").load(tmp_path / "m.onnx").graph.initializer[0].name
     some = keras.ops.log(keras.ops.relu(inputs - 0.5))  # for some of the examples
     model = keras.Model(inputs, {inner: outputs, "some": some, "is large": inputs > 0.5})
     pk.export_onnx(model, tmp_path / "m.onnx")
@@ -244,29 +242,6 @@ def test_an_error_of_the_exporter_is_one_line(runtime, tmp_path, monkeypatch):
     assert len(str(caught.value)) < 300
 
 
-class OneBatch:
-    """Calibration data of ONNX Runtime: one batch."""
-
-    def __init__(self):
-        self.batches = [columns(16)]
-
-    def get_next(self):
-        return self.batches.pop() if self.batches else None
-
-
-def products(file):
-    """Return the numbers of products with float32 weights and with int8 weights."""
-    graph = pytest.importorskip("onnx").load(file).graph
-    kinds = dict.fromkeys((constant.name for constant in graph.initializer), "constant")
-    kinds |= {name: node.op_type for node in graph.node for name in node.output}
-    weights = [
-        kinds.get(node.input[1])
-        for node in graph.node
-        if node.op_type in ("Conv", "Gemm", "MatMul")
-    ]
-    return weights.count("constant"), weights.count("DequantizeLinear")
-
-
 def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
     quantization = pytest.importorskip("onnxruntime.quantization")
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -274,8 +249,10 @@ def test_onnx_runtime_quantizes_every_product_of_a_file(runtime, tmp_path):
     file = tmp_path / "model.onnx"
     pk.export_onnx(columns_model(), file)
     quant_pre_process(file, file, skip_symbolic_shape=True)
-    in_float, _ = products(file)
-    quantization.quantize_static(file, file, OneBatch(), per_channel=True)
-    still_in_float, quantized = products(file)
-    assert still_in_float == 0
-    assert quantized >= in_float > 15
+    data = SimpleNamespace(get_next=iter([columns(16), None]).__next__)
+    quantization.quantize_static(file, file, data, per_channel=True)
+    graph = pytest.importorskip("onnx").load(file).graph
+    products = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    in_float = {constant.name for constant in graph.initializer}
+    assert len(products) > 15
+    assert not in_float.intersection(node.input[1] for node in products)
