@@ -42,9 +42,8 @@ def layers_inside(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
     "experts.0/expert-click.0/dense.1". The names are part of the file format. A layer inside two
     other layers has two names.
     """
-    prefixes: dict[tuple[int, ...], str] = {
-        (id(layer),): ""
-    }  # keyed by id, since layers can define `__eq__`
+    # Keyed by id, since layers can define `__eq__`.
+    prefixes: dict[tuple[int, ...], str] = {(id(layer),): ""}
     counts: Counter[str] = Counter()
     for path in _walk_inside((layer,)):
         *outer, inside = map(id, path)

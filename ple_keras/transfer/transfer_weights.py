@@ -4,6 +4,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from textwrap import TextWrapper
 
 import keras
@@ -150,17 +151,6 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     return Transfer(tuple(copied), tuple(new), left_out)
 
 
-def _layer_names(model: keras.Layer) -> dict[int, str]:
-    """Return the path of each of a model's layers, which ends in "/", keyed by the layer's id.
-
-    Keras's own paths omit the enclosing models, and change when a file is loaded.
-    """
-    names = {id(model): ""}
-    for *_, outer, layer in list(walk(model))[1:]:
-        names[id(layer)] = f"{names[id(outer)]}{_short_name(outer, layer)}/"
-    return names
-
-
 def _short_name(outer: keras.Layer, layer: keras.Layer) -> str:
     """Return the name of a layer inside another, without the number in an automatic name."""
     for branch in getattr(outer, "branch_names", []):
@@ -191,23 +181,26 @@ def _check_built(model: keras.Layer, argument: str) -> None:
 
 
 def _parts(model: keras.Layer) -> dict[str, list[_Part]]:
-    """Return the parts of a built model by name. Several parts can have the same name."""
-    names = _layer_names(model)
+    """Return the parts of a built model by name. Several parts can have the same name.
+
+    Keras's own paths omit the enclosing models, and change when a file is loaded.
+    """
     parts: dict[str, list[_Part]] = defaultdict(list)
     known: set[int] = set()
-    for *_, layer in walk(model):
-        own = [] if known.intersection(map(id, layer.weights)) else list(_parts_of(layer))
+    for path in walk(model):
+        prefix, layer = "".join(f"{_short_name(*pair)}/" for pair in pairwise(path)), path[-1]
+        own = [] if known.intersection(map(id, layer.weights)) else list(_layer_parts(layer))
         known |= {id(weight) for part in own for weight, _ in part.slices}
         inner = {id(weight) for child in children(layer) for weight in child.weights}
         for weight in [] if isinstance(layer, Gate) else layer.weights:  # not statistics of gates
             if id(weight) not in known | inner:
                 own.append(_Part(weight.name, [(weight, ())]))
         for part in own:
-            parts[names[id(layer)] + part.name].append(part)
+            parts[prefix + part.name].append(part)
     return parts
 
 
-def _parts_of(layer: keras.Layer) -> Iterator[_Part]:
+def _layer_parts(layer: keras.Layer) -> Iterator[_Part]:
     """Yield the parts of a layer that are not single weights, such as a level's experts."""
     if isinstance(layer, CGCBlock) and layer.built:
         yield from _level_parts(layer)
@@ -215,15 +208,14 @@ def _parts_of(layer: keras.Layer) -> Iterator[_Part]:
         for copy in layer.layers:
             yield _Part(copy.name, _whole(copy.weights))
     elif isinstance(layer, TaskHeads):
-        states = [x for x in (layer._multipliers, layer._log_variances) if x is not None]
+        states = layer._own_variables().values()
         for index, task in enumerate(layer.trained_tasks):
             yield _Part(f"{task}/loss_weight", [(state, (index,)) for state in states])
     elif isinstance(layer, Head) and layer.mixture is None:
         tower = layer._tower.weights if hasattr(layer, "_tower") else []
         standardize = getattr(layer, "standardize", None)
         meaning = "" if standardize is None else f"{standardize=}"
-        in_tower = set(map(id, tower))
-        rest = [weight for weight in layer.weights if id(weight) not in in_tower]
+        rest = [weight for weight in layer.weights if not any(weight is x for x in tower)]
         yield from [_Part("tower", _whole(tower))] if tower else []
         yield from [_Part("head", _whole(rest), meaning)] if rest else []
 
