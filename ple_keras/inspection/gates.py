@@ -65,32 +65,29 @@ def gate_weights(
     >>> ple[0].gate_experts["click"]
     ['click/expert_0', 'click/expert_1', 'shared/expert_0']
     """
-    levels = built_levels(model)
-    _, weights = _observe_levels(model, levels, x, batch_size, lambda weights, experts: weights)
+    _, found = _observe_levels(model, x, batch_size, lambda weights, experts: weights)
     return {
-        level: {gate: by_gate[gate] for gate in levels[level].gate_experts}
-        for level, by_gate in weights.items()
+        level: {gate: weights[gate] for gate in block.gate_experts}
+        for level, (block, weights) in found.items()
     }
 
 
 def _observe_levels(
     model: keras.Layer,
-    levels: Mapping[str, CGCBlock],
     x: Nested,
     batch_size: int | None,
     summarize: Callable[[ByName, ByName], Nested],
-) -> tuple[int, dict[str, Any]]:
-    """Return the number of examples, and the figures of every level that runs.
+) -> tuple[int, dict[str, tuple[CGCBlock, Any]]]:
+    """Return the number of examples, and the blocks and figures of all levels that run.
 
     Args:
         model: As for `gate_weights`.
-        levels: The levels of the model.
         x: As for `gate_weights`.
         batch_size: As for `gate_weights`.
         summarize: A function from the gate weights and expert outputs of a level, keyed by name,
             to tensors, which are concatenated over the batches.
     """
-    batches = Batches(x, batch_size=batch_size)
+    levels, batches = built_levels(model), Batches(x, batch_size=batch_size)
     observed = ObservedModel(
         model, lambda _, levels, branches: {x: summarize(*found) for x, found in levels.items()}
     )
@@ -105,7 +102,7 @@ def _observe_levels(
             )
         examples += len(keras.tree.flatten(batch)[0])
     joined = keras.tree.map_structure(lambda *arrays: np.concatenate(arrays), *by_batch)
-    return examples, {level: joined[level] for level in levels if level in joined}
+    return examples, {key: (levels[key], joined[key]) for key in levels if key in joined}
 
 
 @dataclass(frozen=True)
@@ -184,9 +181,7 @@ class GateReport:
     def __str__(self) -> str:
         parts = [f"Gates and experts over {self.examples:,} examples"]
         for level, use in self.levels.items():
-            mixing = {
-                gate: gate_use for gate, gate_use in use.gates.items() if len(gate_use.mean) > 1
-            }
+            mixing = {gate: mixed for gate, mixed in use.gates.items() if len(mixed.mean) > 1}
             tables = [table(_gate_rows(mixing))] if mixing else []
             parts.append("\n".join([level, *tables, table(_expert_rows(use.experts))]))
         return report_text(parts, self.warnings)
@@ -219,24 +214,23 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
     >>> report.levels["ple/0"].experts["shared/expert_0"].share["buy"]
     0.5
     """
-    blocks = built_levels(model)
-    examples, figures = _observe_levels(model, blocks, x, batch_size, _figures_of_batch)
+    examples, found = _observe_levels(model, x, batch_size, _batch_figures)
     levels, warnings = {}, []
-    for level, level_figures in figures.items():
+    for level, (block, figures) in found.items():
         gates = {
-            gate: _gate_use(level_figures["weights"][gate].astype("float64"), experts)
-            for gate, experts in blocks[level].gate_experts.items()
+            gate: _gate_use(figures["weights"][gate].astype("float64"), experts)
+            for gate, experts in block.gate_experts.items()
         }
         experts = {
-            expert: _expert_use(expert, level_figures["zeros"][expert], gates, blocks[level])
-            for expert in blocks[level].expert_names
+            expert: _expert_use(expert, figures["zeros"][expert], gates, block)
+            for expert in block.expert_names
         }
         levels[level] = LevelUse(gates, experts)
         warnings += [f"{level}: {text}" for text in _warnings(levels[level])]
     return GateReport(examples, levels, warnings)
 
 
-def _figures_of_batch(weights: ByName, outputs: ByName) -> dict[str, Any]:
+def _batch_figures(weights: ByName, outputs: ByName) -> dict[str, Any]:
     """Return arrays whose first axis is positions or batches, to concatenate.
 
     "zeros" counts the unmasked positions where each unit is 0, and in total: `(1, 2, units)`.

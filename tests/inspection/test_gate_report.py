@@ -156,18 +156,6 @@ def test_padded_positions_are_not_counted():
 
 
 @once
-def test_levels_may_have_different_numbers_of_positions():
-    inputs = keras.Input((4,))
-    low = pk.CGCBlock(TASKS, keras.layers.Dense(4), add_shared_gate=False, name="low")
-    top = pk.CGCBlock(TASKS, [16], add_shared_gate=False, name="top")
-    repeated = keras.layers.RepeatVector(3)(low(inputs)["click"])
-    model = keras.Model(inputs, top(repeated))
-    use = pk.gate_report(model, X).levels["top"].experts["click/expert_0"]
-    outputs = numpy_of(top.expert_outputs(low(X)["click"]))["click/expert_0"]
-    assert use.dead_units == ((outputs == 0).mean(axis=0) >= 0.99).mean() < 1
-
-
-@once
 def test_batches_of_sequences_may_have_different_lengths():
     level = pk.CGCBlock(TASKS, [3], name="cgc")
     level(features(2, 5, 4))

@@ -191,22 +191,6 @@ def test_only_parts_that_two_tasks_train_count():
 
 
 @once
-def test_tasks_with_different_axes_have_comparable_gradients():
-    """The second task has three equal positions for each example."""
-    heads = pk.TaskHeads([pk.RegressionHead("one"), pk.RegressionHead("three")])
-    inputs = keras.Input((4,))
-    common = keras.layers.Dense(3)(inputs)
-    repeated = keras.layers.RepeatVector(3)(common)
-    model = pk.MultiTaskModel(inputs, heads({"one": common, "three": repeated}))
-    for one, three in zip(heads["one"].weights, heads["three"].weights):
-        three.assign(one)
-    y = {"one": X[:, 0], "three": np.repeat(X[:, :1], 3, axis=1)}
-    report = pk.task_report(model, X, y)
-    assert report.training["three"].gradient_share == close(0.5)
-    assert report.tasks["three"].labels == 3 * ROWS
-
-
-@once
 def test_without_shared_parts_or_other_tasks_shares_are_undefined():
     heads = pk.TaskHeads([pk.RegressionHead(task) for task in TASKS])
     features_by_stream = pk.StreamFeatures(heads, keras.layers.Dense(4), shared=False)
