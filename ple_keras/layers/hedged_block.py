@@ -141,52 +141,46 @@ class HedgedBlock(BaseLayer):
         return UserList(self._blocks().values())
 
     def build(self, inputs_shape: NestedShape) -> None:
-        outputs = self._by_branch(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
-        for branch, found in outputs.items():
-            if not isinstance(found, Mapping) or not set(self._task_names) <= set(found):
-                raise ValueError(
-                    f"branches must map the inputs to a dict with the tasks {self.task_names}. "
-                    f"Received: branches[{branch!r}]={self[branch]!r}, which returns {found}"
-                )
+        self._by_task(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
         self._restore_frozen()
 
     def call(
         self, inputs: Nested, training: bool | None = None
     ) -> dict[TaskName, dict[str, Tensor]]:
         """Call the block of every branch once."""
-        return self._by_task(self._by_branch(lambda block: block, inputs))
+        return self._by_task(lambda block: block, inputs)
 
-    def _by_branch(
+    def _by_task(
         self, function_of: Callable[[keras.Layer], Any], inputs: Nested
-    ) -> dict[str, Any]:
-        """Apply the function of each branch's block to the inputs of the branch."""
+    ) -> dict[TaskName, dict[str, Any]]:
+        """Apply the function of each branch's block to the inputs of the branch.
+
+        Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so without
+        sorted branches a model would swap them under another backend.
+        """
         by_branch = dict.fromkeys(self._branch_names, inputs)
         if self._template and isinstance(inputs, Mapping):
             check_keys(inputs, [*self._task_names, SHARED], "inputs")
             own = {task: inputs[task] for task in self._task_names}
             by_branch = {SHARED: inputs[SHARED], OWN: own}
-        return {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
-
-    def _by_task(self, outputs: Mapping[str, Mapping[str, Any]]) -> dict[TaskName, dict[str, Any]]:
-        """Return outputs keyed by task and branch, with the branches in alphabetical order.
-
-        Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in any
-        other order a model would swap branches under another backend.
-        """
-        branches = sorted(outputs)
-        return {task: {b: outputs[b][task] for b in branches} for task in self._task_names}
+        outputs = {branch: function_of(self[branch])(x) for branch, x in by_branch.items()}
+        for branch, found in outputs.items():
+            if not isinstance(found, Mapping) or not set(self._task_names) <= set(found):
+                raise ValueError(
+                    f"branches must map the inputs to a dict with the tasks {self.task_names}. "
+                    f"Received: branches[{branch!r}]={self[branch]!r}, which returns {found}"
+                )
+        return {task: {b: outputs[b][task] for b in sorted(outputs)} for task in self._task_names}
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the blocks set the masks of their outputs."""
         return None
 
     def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Any:
-        return self._by_task(self._by_branch(lambda block: block.compute_output_spec, inputs))
+        return self._by_task(lambda block: block.compute_output_spec, inputs)
 
     def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
-        return self._by_task(
-            self._by_branch(lambda block: block.compute_output_shape, inputs_shape)
-        )
+        return self._by_task(lambda block: block.compute_output_shape, inputs_shape)
 
     def get_config(self) -> dict[str, Any]:
         blocks = None
