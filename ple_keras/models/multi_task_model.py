@@ -226,16 +226,14 @@ class MultiTaskTraining(Mixin):
         If a subclass changes the logs, the last batch has the logs of the epoch.
         """
         default = keras.callbacks.Callback
-        return (
-            verbose in ("auto", 1)
-            or type(self).compute_metrics is not MultiTaskTraining.compute_metrics
-            or type(self).get_metrics_result is not MultiTaskTraining.get_metrics_result
-            or any(
-                getattr(getattr(callback, name), "__func__", None) is not getattr(default, name)
-                for callback in callbacks
-                for name in ("on_batch_end", "on_train_batch_end")
-            )
-        )
+        defaults = (default.on_batch_end, default.on_train_batch_end)
+        hooks = [
+            hook for each in callbacks for hook in (each.on_batch_end, each.on_train_batch_end)
+        ]
+        changed = [getattr(hook, "__func__", None) not in defaults for hook in hooks]
+        for name in ("compute_metrics", "get_metrics_result"):
+            changed.append(getattr(type(self), name) is not getattr(MultiTaskTraining, name))
+        return verbose in ("auto", 1) or any(changed)
 
     @property
     def metrics(self) -> list[keras.Metric]:

@@ -13,7 +13,7 @@ from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
-from ple_keras.layers.table_marks import TableMark, component, table_mark
+from ple_keras.layers.table_marks import component, table_mark
 from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient.
@@ -198,7 +198,15 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     mark = table_mark(variable)
     parts = None if mark is None else mark.rows_of(gradient)
     if mark is None or parts is None:
-        _warn_if_large(mark, variable)
+        if mark is not None and mark.rows >= LARGE and not mark.has_warned:
+            mark.has_warned = True
+            warn_user(
+                f"A training step updates all rows of the table {variable.path!r}, and takes longer"
+                " with a larger table. On JAX, it updates only the rows of a batch if only the "
+                "layer reads the table, without a regularizer, tied weights or RematScope; if the "
+                "`call` of a subclassed model passes `training` on; and if the loss is not scaled "
+                "for float16."
+            )
         return None, gradient
     mark.forget()
     jax: Any = import_module("jax")
@@ -214,18 +222,6 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     is_row = (numpy.diff(rows, prepend=-1) > 0) & (rows < mark.rows)
     rows = numpy.where(is_row, rows, mark.rows + numpy.arange(len(ids)))
     return rows, numpy.where(is_row[:, None], values, 0)
-
-
-def _warn_if_large(mark: TableMark | None, variable: keras.Variable) -> None:
-    if mark is None or mark.has_warned or mark.rows < LARGE:
-        return
-    mark.has_warned = True
-    warn_user(
-        f"A training step updates all rows of the table {variable.path!r}, and takes longer with a "
-        "larger table. On JAX, it updates only the rows of a batch if only the layer reads the "
-        "table, without a regularizer, tied weights or RematScope; if the `call` of a subclassed "
-        "model passes `training` on; and if the loss is not scaled for float16."
-    )
 
 
 def _update_tensorflow(

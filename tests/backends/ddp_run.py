@@ -25,12 +25,9 @@ from tests.processes import EXAMPLES
 TIMEOUT = timedelta(seconds=60)  # for a process that waits for another
 ROWS, BATCH, STEPS, EPOCHS = 80, 16, 20, 2
 VALIDATION_ROWS = (slice(0, 5), slice(5, 13))  # of each of two processes
-POLICIES = ("mixed_float16", "mixed_bfloat16")
 
 
-def ple_of_rank(
-    rank=0, loss_weighting="uncertainty", reduction=None, normalization=None, optimizer="adam"
-):
+def ple_of_rank(rank=0, loss_weighting="uncertainty", reduction=None, optimizer="adam"):
     """Return a model of two tasks and two levels. Initial weights differ between processes."""
     heads = pk.TaskHeads(
         [
@@ -39,9 +36,8 @@ def ple_of_rank(
         ],
         loss_weighting,
     )
-    experts = pk.ExpertBlock([5, 4], normalization=normalization)
     ple = pk.PLEBlock(
-        2, heads, experts, num_task_experts=2, enable_gate_weights_metrics=True, name="ple"
+        2, heads, [5, 4], num_task_experts=2, enable_gate_weights_metrics=True, name="ple"
     )
     model = chain(ple, heads, width=6)
     randomize(model, seed=rank)
@@ -104,24 +100,6 @@ def train_divided_by_batch(distribute=alone, rank=0, ranks=1):
     return train_with_missing_labels(distribute, rank, ranks, "sum_over_batch_size", steps=5)
 
 
-def train_with_batch_normalization(distribute=alone, rank=0, ranks=1):
-    """Train with batch normalization in the experts."""
-    model = ple_of_rank(rank, normalization="batch")
-    distribute(model)
-    train(model, batches(data(), rank, ranks, steps=3))
-    moving = [v for v in model.non_trainable_variables if "moving" in v.path]
-    return {"weights": values(model.trainable_variables), "moving": values(moving)}
-
-
-def train_in_half_precision(distribute=alone, rank=0, ranks=1, policy="mixed_float16"):
-    keras.config.set_dtype_policy(policy)
-    model = ple_of_rank(rank)
-    distribute(model)
-    losses = train(model, batches(data(), rank, ranks, steps=3))
-    keras.config.set_dtype_policy("float32")
-    return {"losses": losses, "weights": values(model.trainable_variables)}
-
-
 def without_sharing(model):
     """Do the same as the example's `use_ddp`, without `share_tables`."""
     import torch_ddp
@@ -156,7 +134,7 @@ def validation_data(rows):
 
 
 def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
-    """Return the logs by epoch, and the counts of this process's gate statistics after training."""
+    """Return the logs by epoch."""
     rows = np.arange(ROWS).reshape(-1, ranks, BATCH // ranks)[:, rank].ravel()
     history = model.fit(
         *part(data(), rows),
@@ -167,21 +145,17 @@ def fit_part(model, rank=0, ranks=1, valid=None, callbacks=()):
         callbacks=[*callbacks, pk.GateWeightsLogger(), pk.LossWeightDecay({"click": 0.5})],
         verbose=0,
     ).history
-    gates = [gate for level in model.get_layer("ple") for gate in level._level.gates.values()]
-    counts = [gate.statistics()["count"] for gate in gates]
-    logs = {key: [float(value) for value in by_epoch] for key, by_epoch in history.items()}
-    return {"history": logs, "counts": counts}
+    return {key: [float(value) for value in by_epoch] for key, by_epoch in history.items()}
 
 
 def fit_with_callbacks_in_one_process(distribute, rank, ranks, folder, mean_logs):
     model = ple_of_rank(rank)
     distribute(model)
     only_here = [ObserveGates(), keras.callbacks.ModelCheckpoint(folder / "model.keras")]
-    results = fit_part(
-        model, rank, ranks, VALIDATION_ROWS[rank], [mean_logs, *(only_here if rank == 0 else [])]
-    )
+    callbacks = [mean_logs, *(only_here if rank == 0 else [])]
+    logs = fit_part(model, rank, ranks, VALIDATION_ROWS[rank], callbacks)
     predictions = model.predict(data()[0], verbose=0)
-    return {**results, "predictions": {task: p.tolist() for task, p in predictions.items()}}
+    return {"history": logs, "predictions": {task: p.tolist() for task, p in predictions.items()}}
 
 
 def fit_with_one_validation(distribute, rank, ranks):
@@ -229,7 +203,6 @@ def run(rank, ranks, folder):
             "exact": train_divided_by_batch(*process),
             "hedged": fit_hedged(*process),
             "kept": fit_hedged(*process, epochs=8, learning_rate=0.6),
-            "normalized": train_with_batch_normalization(*process),
             "tables": [
                 train_tables(*process),
                 train_tables(*process, min_rows=1000),
@@ -237,7 +210,6 @@ def run(rank, ranks, folder):
             ],
             "fit": fit_with_callbacks_in_one_process(*process, folder, MeanLogs()),
             "validated_once": fit_with_one_validation(*process),
-            **{policy: train_in_half_precision(*process, policy) for policy in POLICIES},
         }
     distributed.destroy_process_group()
     (folder / f"{ranks}-{rank}.json").write_text(json.dumps(results))

@@ -48,18 +48,6 @@ def data(batches=STEPS // EPOCHS):
     return x, y
 
 
-class Subclassed(keras.Model):
-    """Model that creates its own layers. Their paths start with the model's name."""
-
-    def __init__(self):
-        super().__init__()
-        self.heads = pk.TaskHeads([pk.BinaryHead("click")])
-        self.ple = pk.PLEBlock(1, self.heads, [4], num_shared_experts=3)
-
-    def call(self, inputs):
-        return self.heads(self.ple(inputs))
-
-
 def fit_with_callbacks(model, folder):
     """Return the logs by epoch. A callback saves the model after the last step."""
     path = Path(folder) / "{epoch:02d}.keras"

@@ -18,7 +18,6 @@ from keras import distribution
 import ple_keras as pk
 from ple_keras.optimizers import sparse_adagrad
 from tests.backends.distribution_run import (
-    Subclassed,
     data,
     fit_with_callbacks,
     predictions,
@@ -177,9 +176,6 @@ def main(folder):
         distribution.set_distribution(chosen)
         figures[name] = run(Path(folder) / name, observes=name != "data_2")
     distribution.set_distribution(DISTRIBUTIONS["experts_4"])
-    model = Subclassed()
-    model(data()[0])
-    figures["subclassed"] = shards(model.variables)
     figures["large"] = large_stacks()
     write(figures)
 

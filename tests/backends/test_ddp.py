@@ -113,13 +113,12 @@ def alone():
 
 def test_the_gate_weights_logger_covers_all_processes(results, alone):
     """Holds even if one process validates on more examples than the other."""
-    history = alone["history"]
-    gates = [key for key in history if "gate/" in key]
+    gates = [key for key in alone if "gate/" in key]
     assert any(key.startswith("val_gate/") for key in gates)
     for process in results[2]:
         logs = process["fit"]["history"]
         assert {key for key in logs if "gate/" in key} == set(gates)
-        assert_close([logs[key] for key in gates], [history[key] for key in gates])
+        assert_close([logs[key] for key in gates], [alone[key] for key in gates])
         assert [logs[key] for key in gates] == [
             results[2][0]["fit"]["history"][key] for key in gates
         ]
@@ -127,23 +126,17 @@ def test_the_gate_weights_logger_covers_all_processes(results, alone):
 
 def test_logs_of_the_example_are_those_of_one_process(results, alone):
     """Holds even if one process has no label of a task. Losses of batches differ then."""
-    history = alone["history"]
     losses = {f"val_{key}" for key in ("loss", "click_loss", "time_loss")}
-    assert {"click_auc", "val_click_auc", "val_time_rmse"} <= history.keys() - losses
+    assert {"click_auc", "val_click_auc", "val_time_rmse"} <= alone.keys() - losses
     for process in results[2]:
         logs = process["fit"]["history"]
-        assert logs.keys() == history.keys()
-        for key in history.keys() - losses:
-            np.testing.assert_allclose(logs[key], history[key], rtol=1e-4, err_msg=key)
-
-
-def test_gate_statistics_cover_only_their_own_process(results):
-    for process, rows in zip(results[2], ddp_run.VALIDATION_ROWS):
-        assert set(process["fit"]["counts"]) == {rows.stop - rows.start}
+        assert logs.keys() == alone.keys()
+        for key in alone.keys() - losses:
+            np.testing.assert_allclose(logs[key], alone[key], rtol=1e-4, err_msg=key)
 
 
 def test_one_process_can_validate_without_the_others(results):
-    first, second = (process["validated_once"]["history"] for process in results[2])
+    first, second = (process["validated_once"] for process in results[2])
     keys = [key for key in first if key.startswith("val_gate/")]
     assert keys == [key for key in second if key.startswith("val_gate/")]
     assert [first[key] for key in keys] == [second[key] for key in keys]
@@ -152,11 +145,10 @@ def test_one_process_can_validate_without_the_others(results):
 
 
 def test_moved_and_learned_loss_weights_equal_those_of_one_process(results, alone):
-    history = alone["history"]
     for key in ("loss", "loss_weight/click", "loss_weight/time"):
         for process in results[2]:
-            assert_close([process["fit"]["history"][key]], [history[key]])
-    first, second = history["loss_weight/click"]
+            assert_close([process["fit"]["history"][key]], [alone[key]])
+    first, second = alone["loss_weight/click"]
     assert 0.4 < second / first < 0.6  # half by the callback, and a learned step
 
 
@@ -169,11 +161,6 @@ def test_the_first_process_saves_a_model_that_loads_without_ddp(results, folder)
         )
     assert not any("module" in variable.path for variable in model.variables)
     model.train_on_batch(x, y)  # the losses read the loaded loss weights
-
-
-def test_batch_normalization_statistics_differ_between_processes(results):
-    assert equal_in_all(results[2], "normalized", "weights")
-    assert not equal_in_all(results[2], "normalized", "moving")
 
 
 def test_embedding_tables_equal_those_of_one_process(results):
@@ -228,13 +215,6 @@ def test_the_processes_keep_the_epochs_that_are_best_on_the_rows_of_all(results)
         assert logs[f"{key}_loss"][epoch] == pytest.approx(loss, rel=1e-5)
         assert branch == "shared" or loss <= min(logs[f"{key}_loss"]) * (1 + 1e-5)
     assert len({epochs[-1] for key, epochs in logs.items() if key.endswith("_epoch")}) > 1
-
-
-@pytest.mark.parametrize("policy", ddp_run.POLICIES)
-def test_weights_stay_equal_in_half_precision(results, policy):
-    assert equal_in_all(results[2], policy)
-    losses = ddp_run.train_in_half_precision(policy=policy)["losses"]
-    np.testing.assert_allclose(mean(results[2], policy), losses, rtol=0.02)
 
 
 def test_the_example_prints_equal_logs_of_several_processes_and_one(tmp_path):

@@ -65,13 +65,6 @@ def test_a_device_holds_its_experts_and_their_moments(runs):
     assert figures["data_2"]["shards"]["ple/cgc_block_0/experts/kernel_0"] == [4, 3, 4]
 
 
-def test_the_layout_key_matches_the_stacks_of_a_subclassed_model(runs):
-    shapes = runs[1]["subclassed"]
-    (path,) = (path for path in shapes if path.endswith("/experts/kernel_0"))
-    assert path.startswith("subclassed/")
-    assert shapes[path] == [2, 3, 4]
-
-
 def test_stacks_that_keras_initializes_by_shard_are_split(runs):
     assert runs[1]["large"]["large/experts/kernel_0"] == [2, 3, 4]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, features, numpy_of, once
+from tests.helpers import once
 from tests.models import clicks_and_buys, compiled, functional, nested, subclassed, tracked_block
 
 BACKEND = keras.backend.backend()
@@ -84,17 +84,6 @@ def test_logged_statistics_are_exact_with_jit_compile_and_steps_per_execution(ji
         np.testing.assert_allclose(history[key], [value], rtol=1e-5, atol=1e-6, err_msg=key)
 
 
-@once
-def test_keys_consist_of_level_gate_and_expert_or_statistic(model):
-    history = fit_logged(model, validation_data=clicks_and_buys())
-    own = ["click/expert_0", "click/expert_1", "shared/expert_0", "entropy", "max"]
-    every = ["buy/expert_0", "buy/expert_1", *own]
-    keys = {f"gate/ple/{level}/click/{name}" for level in (0, 1) for name in own}
-    keys |= {f"gate/ple/0/shared/{name}" for name in every}
-    found = {key for key in of_gates(history) if "/buy/" not in key.replace("/shared/buy/", "/s/")}
-    assert found == keys | {f"val_{key}" for key in keys}
-
-
 def test_a_second_fit_starts_with_reset_statistics(model):
     logger = pk.GateWeightsLogger()
     model.evaluate(*clicks_and_buys(), verbose=0, callbacks=[logger])
@@ -118,30 +107,6 @@ def test_a_process_without_a_distribution_waits_for_no_other_process(model, monk
     expected = fit_logged(model, shuffle=False)
     monkeypatch.setattr("jax.process_count", lambda *_: 2)
     assert fit_logged(model, shuffle=False) == expected
-
-
-def test_padded_positions_are_not_counted():
-    mask = np.arange(5) < np.array([[5], [2], [3], [1]])
-    x = features(4, 5, 4) * mask[..., None]
-    inputs = keras.Input((5, 4))
-    layer = tracked_block(pk.CGCBlock)
-    model = keras.Model(inputs, layer(keras.layers.Masking()(inputs))["click"])
-    model.compile("sgd", "mse", jit_compile=QUICK_JIT)
-    model.predict(x, verbose=0)
-    weights = numpy_of(layer.gate_weights(x))["click"][mask]
-    statistics = layer.gate_statistics()["click"]
-    np.testing.assert_allclose(statistics["mean"], weights.mean(axis=0), rtol=1e-5)
-    assert statistics["max"] == pytest.approx(weights.max(axis=-1).mean(), rel=1e-5)
-
-
-@once
-def test_a_progress_bar_before_the_logger_has_no_gate_keys(model, capsys):
-    callbacks = [keras.callbacks.ProgbarLogger(), pk.GateWeightsLogger()]
-    history = model.fit(*clicks_and_buys(), verbose=2, callbacks=callbacks).history
-    printed = capsys.readouterr().out
-    assert "loss" in printed
-    assert "gate/" not in printed
-    assert of_gates(history)
 
 
 def rows_of(path):

@@ -226,12 +226,6 @@ def test_compiled_steps_are_close_to_eager_ones():
         np.testing.assert_allclose(value, other, atol=1e-5)
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("make", [ple_with_all_parts, many_heads, hedged, with_tables])
-def test_30_steps_are_equal_to_eager_ones(make):
-    assert_equal_steps(make, epochs=15)
-
-
 def test_a_layer_that_is_frozen_during_fit_has_its_own_graph():
     assert_equal_steps(dense, traced=2, callbacks=[lambda: At(3, freeze)])
 
