@@ -12,7 +12,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.last_branches import Branches
-from ple_keras.heads.mixture import label_losses
+from ple_keras.heads.mixture import best_mixture, label_losses
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
@@ -133,6 +133,25 @@ class BranchedModel:
             if count and self.heads[key[0]].loss_weight:
                 relative[key] = (total - least) / (scale if 0 < scale < np.inf else count)
         return losses, relative
+
+    def fit_mixtures(
+        self, found: Mapping[TaskName, BranchValues], prior: float, allows_nan: bool = False
+    ) -> None:
+        """Fit and assign the mixtures of all hedged tasks.
+
+        Args:
+            found: The values of the branches.
+            prior: The weight of the prior.
+            allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
+        """
+        for task, head in self.mixed_heads.items():
+            labels, values = found[task]
+            mixture, count = to_numpy(head.mixture), 0
+            if not allows_nan or np.isfinite(values).all():
+                mixture, count = best_mixture(head, labels, values, prior), len(labels)
+            sums = sum_over_processes(np.append(mixture, 1.0) * count)
+            mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
+            head.mixture.assign(mixture.astype("float32"))
 
     def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
         """Return the variables, and the slices of stacked experts, of each unit of branches.

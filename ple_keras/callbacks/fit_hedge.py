@@ -1,7 +1,6 @@
 """The fit of the mixtures of branches on held-out rows, and their best epochs."""
 
 import math
-from collections.abc import Mapping
 from typing import NamedTuple
 
 import keras
@@ -9,16 +8,8 @@ import numpy as np
 
 from ple_keras._checks import check_bool, check_int, check_number
 from ple_keras._keras.batches import Batches, refuse_batches
-from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
-from ple_keras.callbacks.branched_model import (
-    BranchedModel,
-    BranchValues,
-    Unit,
-    assign_parts,
-    read_part,
-)
-from ple_keras.heads.mixture import best_mixture
+from ple_keras.callbacks.branched_model import BranchedModel, Unit, assign_parts, read_part
 from ple_keras.heads.task_heads import hedged_heads
 
 
@@ -179,7 +170,7 @@ class FitHedge(keras.callbacks.Callback):
             best = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < best:  # not NaN
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
-        _fit_mixtures(branched, found, self.prior, allows_nan=self.keep_best)
+        branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         self.on_test_begin()  # without validation
@@ -198,7 +189,7 @@ class FitHedge(keras.callbacks.Callback):
         branched = self._find_branches()
         pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
         assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
-        _fit_mixtures(branched, branched.read(self._batches), self.prior)
+        branched.fit_mixtures(branched.read(self._batches), self.prior)
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""
@@ -249,29 +240,5 @@ def fit_hedge(
     refuse_batches(x, "x", iterators=False)
     batches, prior = Batches(x, y, batch_size), check_number(prior, "prior", minimum=0)
     branched = BranchedModel(model)
-    _fit_mixtures(branched, branched.read(batches), prior)
+    branched.fit_mixtures(branched.read(batches), prior)
     return {task: head.branch_weights() for task, head in hedged_heads(model).items()}
-
-
-def _fit_mixtures(
-    branched: BranchedModel,
-    found: Mapping[TaskName, BranchValues],
-    prior: float,
-    allows_nan: bool = False,
-) -> None:
-    """Fit and assign the mixtures of all hedged tasks.
-
-    Args:
-        branched: The model.
-        found: The values of its branches.
-        prior: The weight of the prior.
-        allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
-    """
-    for task, head in branched.mixed_heads.items():
-        labels, values = found[task]
-        mixture, count = to_numpy(head.mixture), 0
-        if not allows_nan or np.isfinite(values).all():
-            mixture, count = best_mixture(head, labels, values, prior), len(labels)
-        sums = sum_over_processes(np.append(mixture, 1.0) * count)
-        mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
-        head.mixture.assign(mixture.astype("float32"))
