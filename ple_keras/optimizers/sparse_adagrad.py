@@ -98,13 +98,12 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         # The rows of the sparse gradients of a step, keyed by the index of the variable.
         self._rows: Untracked[dict[int, Tensor]] = Untracked({})
         self._trained: Untracked[list[keras.Variable]] = Untracked([])
-        self._sums: Untracked[list[keras.Variable]] = Untracked([])  # of squares, in their order
 
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
         super().build(var_list)
-        self._trained.value, self._sums.value = list(var_list), self.variables[-len(var_list) :]
+        self._trained.value = list(var_list)
         for mark in filter(None, map(table_mark, var_list)):
             mark.optimizers.add(self)
 
@@ -147,7 +146,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             return
         UPDATE[keras.backend.backend()](
             variable,
-            self._sums.value[index],
+            self.variables[index - len(self._trained.value)],  # the sums of squares are the last
             rows,
             ops.cast(gradient, variable.dtype),
             ops.cast(learning_rate, variable.dtype),

@@ -18,7 +18,6 @@ from keras import distribution
 import ple_keras as pk
 from ple_keras.optimizers import sparse_adagrad
 from tests.backends.distribution_run import (
-    data,
     fit_with_callbacks,
     predictions,
     tracked_ple,
@@ -58,15 +57,13 @@ def shards(variables):
     return {path: shapes.pop() for path, shapes in held.items()}
 
 
-def run(folder, observes):
+def run(folder):
     """Return all figures of a training run under the current distribution."""
     model = tracked_ple(balance=0.1)
     figures = {
         "logs": fit_with_callbacks(model, folder),
         "shards": shards([*model.variables, *model.optimizer.variables]),
     }
-    if observes:
-        figures["report"] = pk.gate_report(model, data()[0]).to_dict()
     if distribution.distribution():
         figures["predictions"] = predictions(model)
     return figures
@@ -174,7 +171,7 @@ def main(folder):
     figures["split"] = split_tables(Path(folder))
     for name, chosen in DISTRIBUTIONS.items():
         distribution.set_distribution(chosen)
-        figures[name] = run(Path(folder) / name, observes=name != "data_2")
+        figures[name] = run(Path(folder) / name)
     distribution.set_distribution(DISTRIBUTIONS["experts_4"])
     figures["large"] = large_stacks()
     write(figures)

@@ -104,15 +104,6 @@ def test_rows_and_batches_that_do_not_divide_by_the_devices_are_refused(runs):
     assert figures["steps"] == 0
 
 
-def test_gate_report_observes_every_example_once(runs):
-    report, alone = (runs[1][name]["report"] for name in ("experts_4", "one"))
-    assert report["examples"] == alone["examples"] == 32
-    for level, of in alone["levels"].items():
-        for gate, use in of["gates"].items():
-            mean = report["levels"][level]["gates"][gate]["mean"]
-            assert mean == pytest.approx(use["mean"], abs=1e-5)
-
-
 def test_the_example_trains_on_two_devices():
     result = run_example("distributed/jax_devices.py", "--epochs", "1")
     assert result.returncode == 0, result.stderr

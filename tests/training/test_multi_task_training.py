@@ -111,18 +111,6 @@ def test_a_loss_on_pytorch_creates_no_tensors_of_numbers_and_reads_none(block, w
     assert (copies, waits) == (0, 0), operations.names
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch has no such steps")
-def test_several_steps_in_one_execution_are_those_one_after_another():
-    logs = []
-    for steps in (1, 2):
-        keras.utils.set_random_seed(0)
-        model = model_of(rate=0.1, steps_per_execution=steps)
-        logs.append(model.fit(X, Y, batch_size=3, shuffle=False, verbose=0).history)
-    assert logs[1].keys() == logs[0].keys()
-    for key in logs[0]:
-        np.testing.assert_allclose(logs[1][key], logs[0][key], rtol=1e-5, err_msg=key)
-
-
 def test_loss_weights_scale_gradients_and_heads_without_a_loss_are_not_trained():
     heads = [pk.RegressionHead(task, loss_weight=w) for task, w in (("a", 1), ("b", 3), ("c", 0))]
     model = model_of(*heads, pk.Head("score"), rate=0.1)
@@ -355,47 +343,6 @@ def test_losses_in_every_form_train_and_are_kept_in_files(head, function, tmp_pa
     np.testing.assert_allclose(copied.get_weights()[0], before, rtol=1e-6)
     assert type(copied) is type(head)
     assert heads_of(copy).get_config() == heads_of(model).get_config()
-
-
-# The same numbers without a MultiTaskModel
-
-
-def test_masked_losses_and_metrics_of_a_plain_model_have_the_numbers_of_the_heads():
-    heads = pk.TaskHeads(
-        [
-            pk.BinaryHead("click", metrics=["accuracy", pk.LogitAUC()]),
-            pk.RegressionHead("time", loss_weight=0.5, reduction="label_root", metrics=["mae"]),
-            pk.MulticlassHead("kind", num_classes=3, loss_weight=2.0, missing_label=-1, metrics=[]),
-        ]
-    )
-    model = compiled(heads_alone(heads), keras.optimizers.SGD(0.5), **QUICK)
-    plain = keras.Model(model.input, model.output)
-    plain.compile(
-        keras.optimizers.SGD(0.5),
-        {
-            "click": pk.MaskedLoss("binary_crossentropy"),
-            "time": pk.MaskedLoss("mse", reduction="label_root"),
-            "kind": pk.MaskedLoss("sparse_categorical_crossentropy", missing_label=-1),
-        },
-        loss_weights=LOSS_WEIGHTS,
-        metrics={
-            "click": [pk.MaskedMetric("accuracy"), pk.MaskedMetric(pk.LogitAUC())],
-            "time": [pk.MaskedMetric("mae")],
-        },
-        **QUICK,
-    )
-    y = {**Y, "time": np.where(np.arange(ROWS)[:, None] % 5, Y["time"], NAN)}
-    before, logs, steps, after = model.get_weights(), [], [], []
-    for one in (model, plain):
-        one.set_weights(before)
-        logs.append(one.evaluate(X, y, 6, sample_weight=BY_TASK, verbose=0, return_dict=True))
-        one.reset_metrics()
-        steps.append(one.train_on_batch(X, y, sample_weight=BY_TASK, return_dict=True))
-        after.append(one.get_weights())
-    for pair in (logs, steps):
-        assert_same(*({key: float(value) for key, value in of.items()} for of in pair))
-    for weight, expected in zip(*after):
-        np.testing.assert_allclose(weight, expected, rtol=1e-5, atol=1e-6)
 
 
 @once
