@@ -18,7 +18,7 @@ from ple_keras._keras.internals import (
     set_compiled_metrics,
     tensor_source,
 )
-from ple_keras._keras.layers import Untracked, find_layers
+from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor
@@ -63,7 +63,7 @@ class MultiTaskTraining(Mixin):
     """
 
     train_function: Any
-    _task_metrics: "Untracked[TaskMetrics] | None" = None
+    _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
     _is_functional = False
@@ -101,8 +101,8 @@ class MultiTaskTraining(Mixin):
         heads = _only_task_heads(self)
         super().compile(optimizer, **kwargs)
         # In attributes of layers, Keras would find metrics once per enclosing layer.
-        self._task_metrics = Untracked(TaskMetrics(heads, self._is_restored))
-        set_compiled_metrics(self, self._task_metrics.value)
+        self._task_metrics = TaskMetrics(heads, self._is_restored)
+        set_compiled_metrics(self, self._task_metrics)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         """Compile the model as before it was saved or cloned.
@@ -178,9 +178,9 @@ class MultiTaskTraining(Mixin):
         finally:
             self._reads_logs = True
         mixtures = [to_numpy(head.mixture) for head in hedged_heads(self).values()]
-        warned = cast(Any, self._task_metrics).value.warned
-        if mixtures and not any(map(np.ptp, mixtures)) and None not in warned:
-            warned.add(None)
+        is_equal = mixtures and not any(map(np.ptp, mixtures))
+        if is_equal and None not in self._task_metrics.warned:
+            self._task_metrics.warned.add(None)
             warn_user(
                 "All branches of the HedgedBlock have equal weights. Pass FitHedge(validation_data)"
                 " to fit, or call fit_hedge after it, with rows that the model does not train on."
@@ -238,11 +238,8 @@ class MultiTaskTraining(Mixin):
     @property
     def metrics(self) -> list[keras.Metric]:
         """The metrics of the model: the loss, the tasks' metrics, and metrics of other layers."""
-        found: list[Any] = super().metrics
-        if self._task_metrics is None:
-            return found
-        own = self._task_metrics.value
-        return [*(metric for metric in found if metric is not own), *own.all]
+        found, own = super().metrics, self._task_metrics
+        return [*(metric for metric in found if metric is not own), *(own.all if own else [])]
 
     def compute_loss(
         self,
@@ -279,7 +276,7 @@ class MultiTaskTraining(Mixin):
         return loss
 
     def _task_heads(self) -> TaskHeads:
-        return self._task_metrics.value.heads if self._task_metrics else _only_task_heads(self)
+        return self._task_metrics.heads if self._task_metrics else _only_task_heads(self)
 
     def _update(
         self, heads: TaskHeads, y: Any, y_pred: Any, sample_weight: Any, training: bool
@@ -293,7 +290,7 @@ class MultiTaskTraining(Mixin):
             raise _outputs_error(self, heads, y_pred)
         losses = heads._batch_losses(y, y_pred, sample_weight, training)
         if self._task_metrics is not None:
-            self._task_metrics.value.update(losses)
+            self._task_metrics.update(losses)
         return losses
 
     def compute_metrics(
@@ -309,7 +306,7 @@ class MultiTaskTraining(Mixin):
             y_pred: The predictions.
             sample_weight: Weights of the examples.
         """
-        if self._task_metrics is not None and not self._task_metrics.value.built:
+        if self._task_metrics is not None and not self._task_metrics.built:
             # On symbolic tensors, before the first step (see `set_compiled_metrics`).
             self._update(self._task_heads(), y, y_pred, sample_weight, training=False)
         return self._metrics_result()
@@ -322,14 +319,13 @@ class MultiTaskTraining(Mixin):
         """
         result = self._metrics_result()
         if self._task_metrics is not None:
-            self._task_metrics.value.warn_unlabeled()
+            self._task_metrics.warn_unlabeled()
         return result
 
     def _metrics_result(self) -> dict[str, Tensor]:
         result: dict[str, Tensor] = super().get_metrics_result()
-        if self._task_metrics is None:
-            return result
-        return self._task_metrics.value.mark_unlabeled(result)
+        own = self._task_metrics
+        return own.mark_unlabeled(result) if own else result
 
     def make_train_function(self, force: bool = False) -> Any:
         """Create the training function. Keras calls it at the beginning of `fit`.
