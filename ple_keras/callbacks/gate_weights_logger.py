@@ -102,11 +102,8 @@ class GateWeightsLogger(keras.callbacks.Callback):
 
     def _levels(self) -> dict[str, CGCBlock]:
         """Return the levels with statistics. On JAX, access to self.model updates variables."""
-        levels = {
-            key: block
-            for key, block in find_levels(self.model).items()
-            if block.enable_gate_weights_metrics
-        }
+        found = find_levels(self.model).items()
+        levels = {key: block for key, block in found if block.enable_gate_weights_metrics}
         # On TensorFlow, an unbuilt model is built only in its first step.
         if not levels and self.model.built:
             raise ValueError(
