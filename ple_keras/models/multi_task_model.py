@@ -13,11 +13,7 @@ from keras import ops
 from ple_keras._checks import check_by_task, short_repr, warn_user
 from ple_keras._keras.batches import is_dataset
 from ple_keras._keras.copying import REGISTER, unregistered_names
-from ple_keras._keras.internals import (
-    functional_outputs,
-    set_compiled_metrics,
-    tensor_source,
-)
+from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, to_numpy

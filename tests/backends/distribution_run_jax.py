@@ -17,12 +17,7 @@ from keras import distribution
 
 import ple_keras as pk
 from ple_keras.optimizers import sparse_adagrad
-from tests.backends.distribution_run import (
-    fit_with_callbacks,
-    predictions,
-    tracked_ple,
-    write,
-)
+from tests.backends.distribution_run import fit_with_callbacks, predictions, tracked_ple, write
 from tests.optimizers import tables
 
 DEVICES = distribution.list_devices()

@@ -76,12 +76,7 @@ FORMS = {
         lambda p, y: -np.log(p[np.arange(len(y)), y[:, 0].astype(int)]),
         0,
     ),
-    "counts": (
-        pk.CountHead("a"),
-        np.exp,
-        lambda p, y: (p - y * np.log(p + 1e-7))[:, 0],
-        0,
-    ),
+    "counts": (pk.CountHead("a"), np.exp, lambda p, y: (p - y * np.log(p + 1e-7))[:, 0], 0),
     "squared": (pk.RegressionHead("a", units=2), None, lambda p, y: ((p - y) ** 2).ravel(), 0.5),
     "absolute": (
         pk.RegressionHead("a", loss="mae", activation="softplus"),

@@ -150,12 +150,7 @@ FITTED = {
     "numbers": (Y, ["price"], ValueError, r"\[1\]\['price'\] must be 0, 1 or missing"),
     "missing": ({"click": CLICK}, None, ValueError, r"missing: \['buy', 'both'\]\. .*: y="),
     "array": (CLICK, None, TypeError, r"y must be a dict keyed by task.*Received: y=ndarray\("),
-    "frame": (
-        pd.DataFrame({"a": CLICK.ravel()}),
-        None,
-        TypeError,
-        "Convert a data frame",
-    ),
+    "frame": (pd.DataFrame({"a": CLICK.ravel()}), None, TypeError, "Convert a data frame"),
     "width": (
         WIDE,
         None,

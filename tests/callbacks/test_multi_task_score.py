@@ -71,11 +71,7 @@ REFUSED = {
     "empty": ({}, ValueError, r"at least one metric\. Received: weights=\{\}"),
     "list": (["val_loss"], TypeError, r"a dict keyed by metric\. Received: weights=\['val_loss'\]"),
     "text": ({"val_loss": "1"}, TypeError, r"a number\. Received: weights\['val_loss'\]='1'"),
-    "nan": (
-        {"val_loss": float("nan")},
-        ValueError,
-        r"finite\. Received: weights\['val.*=nan",
-    ),
+    "nan": ({"val_loss": float("nan")}, ValueError, r"finite\. Received: weights\['val.*=nan"),
 }
 
 
