@@ -32,9 +32,8 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
         values: The values that the head mixes, `(branches, examples, units)`.
         prior: The weight of the prior.
     """
-    equal = np.full(len(values), 1 / len(values))
     if not len(labels):
-        return equal
+        return np.full(len(values), 1 / len(values))
     wrong = values[~np.isfinite(values)]
     if len(wrong):
         raise ValueError(
@@ -42,20 +41,16 @@ def best_mixture(head: Head, labels: np.ndarray, values: np.ndarray, prior: floa
             "learning rate if the loss is NaN. `check_inputs` finds NaN in x. "
             f"Received: predictions=[..., {wrong[0]}]"
         )
-    dtype = keras.config.floatx()
-
-    def losses(weights: np.ndarray) -> np.ndarray:
-        mixed = ops.convert_to_tensor(np.tensordot(weights, values, 1), dtype)
-        return label_losses(head, labels, head._predict(mixed))
-
-    count = losses(equal).size
     scale, slope = uncertainty_form(head.loss)
     is_likelihood = (scale, slope) == (1.0, 0.5)  # neither a squared nor an absolute error
 
     def penalized(weights: np.ndarray) -> float:
-        total = float(losses(weights).sum(dtype="float64"))
+        mixed = np.tensordot(weights, values, 1)
+        predictions = head._predict(ops.convert_to_tensor(mixed, keras.config.floatx()))
+        losses = label_losses(head, labels, predictions)
+        total = float(losses.sum(dtype="float64"))
         if not is_likelihood:
-            total = slope * count * math.log(max(total, TINY))
+            total = slope * losses.size * math.log(max(total, TINY))
         return float(total - max(prior, MIN_PRIOR) / 2 * np.log(weights).sum())
 
     return minimize_on_simplex(penalized, len(values))

@@ -154,10 +154,8 @@ class RegressionHead(Head):
         return self.units if self.standardize else super()._label_width()
 
     def _default_metrics(self) -> list[MetricLike]:
-        metrics: list[MetricLike] = [keras.metrics.RootMeanSquaredError(name="rmse")]
-        if not self._logs_loss_mean():
-            metrics.append(keras.metrics.MeanSquaredError())
-        return metrics
+        squared = [] if self._logs_loss_mean() else [keras.metrics.MeanSquaredError()]
+        return [keras.metrics.RootMeanSquaredError(name="rmse"), *squared]
 
     def _logs_loss_mean(self) -> bool:
         is_in_units = self.standardize and loss_name(self.loss) == "mean_squared_error"

@@ -7,12 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import (
-    check_by_task,
-    check_keys,
-    check_known_value,
-    check_number,
-)
+from ple_keras._checks import check_by_task, check_keys, check_known_value, check_number
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.internals import load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
@@ -346,8 +341,7 @@ class TaskHeads(BaseLayer):
         {'a': 1.0, 'b': 4.0}
         """
         losses = self._batch_losses(y, y_pred, sample_weight, training)
-        replicas = replica_count()
-        return {task: batch.with_gradient() / replicas for task, batch in losses.items()}
+        return {task: batch.with_gradient() / replica_count() for task, batch in losses.items()}
 
     def _batch_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None, training: bool

@@ -83,18 +83,17 @@ def check_class_indices(labels: np.ndarray, task: str, num_classes: int) -> None
 
 def check_values(labels: np.ndarray, wrong: np.ndarray, task: str, rule: str) -> None:
     """Raise an error if some labels are wrong, with the rule that they violate."""
-    if wrong.any():
-        found = np.unique(labels[wrong])
-        shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
-        remedy = (
-            f" If {found[0]} marks missing labels, create the head with missing_label={found[0]}."
-        )
-        may_be_missing = len(found) == 1 and found[0] < 0 and float(found[0]).is_integer()
-        raise ValueError(
-            f"y[{task!r}] must {rule} or be missing; invalid: {np.count_nonzero(wrong)}."
-            f"{remedy if may_be_missing else ''} "
-            f"Received: y[{task!r}]=[..., {shown}]"
-        )
+    if not wrong.any():
+        return
+    found = np.unique(labels[wrong])
+    shown = ", ".join(map(str, found[:5])) + (", ..." if len(found) > 5 else "")
+    first, remedy = found[0], ""
+    if len(found) == 1 and first < 0 and float(first).is_integer():
+        remedy = f" If {first} marks missing labels, create the head with missing_label={first}."
+    raise ValueError(
+        f"y[{task!r}] must {rule} or be missing; invalid: {np.count_nonzero(wrong)}.{remedy} "
+        f"Received: y[{task!r}]=[..., {shown}]"
+    )
 
 
 class LabelStatistics:

@@ -9,20 +9,14 @@ from ple_keras._typing import HasFactors, HasTask, HasTaskNames, Outputs
 SHARED = "shared"
 # File names of loggers and names of layers contain a task's name and more letters, and file systems
 # limit names to 255.
-MAX_LETTERS = 128
-NAME_RULE = (
-    f"at most {MAX_LETTERS} ASCII letters, digits, '_' and '-', starting with a letter or digit"
-)
+NAME_RULE = "at most 128 ASCII letters, digits, '_' and '-', starting with a letter or digit"
 TASK_NAME_RULE = f"a task's name must be {NAME_RULE}, and not '{SHARED}'"
 
 
 def is_valid_name(name: object) -> bool:
     """Return whether a name is valid for a task, or is "shared"."""
-    return (
-        isinstance(name, str)
-        and len(name) <= MAX_LETTERS
-        and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) is not None
-    )
+    pattern = r"[A-Za-z0-9][A-Za-z0-9_-]{0,127}"
+    return isinstance(name, str) and re.fullmatch(pattern, name) is not None
 
 
 def check_task_name(name: object, argument: str, names: object = None) -> str:

@@ -46,10 +46,8 @@ def example_losses(loss: LossLike, y_true: Tensor, y_pred: Tensor) -> Tensor:
     """
     known = keras.losses.get(loss)
     function = known.call if isinstance(known, keras.Loss) else known
-    is_wide = len(y_true.shape) == len(y_pred.shape) and 1 not in (
-        y_true.shape[-1],
-        y_pred.shape[-1],
-    )
+    widths = [y.shape[-1] for y in (y_true, y_pred)]
+    is_wide = len(y_true.shape) == len(y_pred.shape) and 1 not in widths
     if is_wide and is_elementwise(loss):
         y_true, y_pred = ops.expand_dims(y_true, -1), ops.expand_dims(y_pred, -1)
     values = ops.convert_to_tensor(function(y_true, y_pred))

@@ -19,7 +19,7 @@ from ple_keras.labels.sample_space import (
     find_labeled,
     to_config,
 )
-from ple_keras.metrics.probability_metrics import LogitAUC, MetricOfSums
+from ple_keras.metrics.probability_metrics import MetricOfSums
 
 # Keras metrics that do not depend on which numbers form a label:
 NUMBER_METRICS = {"auc", "binary_accuracy", "binary_crossentropy", "mean_absolute_error"}
@@ -117,7 +117,7 @@ def update_metric(
     if missing is not None:
         kind = type(metric)
         is_known = is_from_keras(kind) and to_snake_case(kind.__name__) in NUMBER_METRICS
-        is_elementwise = is_known or isinstance(metric, LogitAUC | MetricOfSums)
+        is_elementwise = is_known or isinstance(metric, MetricOfSums)
         if missing.shape[-1] == 1 or not is_elementwise or getattr(metric, "multi_label", False):
             missing = ops.any(missing, axis=-1, keepdims=True)
         counted = ops.cast(ops.logical_not(missing), metric.dtype)

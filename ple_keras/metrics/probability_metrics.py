@@ -50,7 +50,7 @@ class MetricOfSums(keras.Metric):
         Returns:
             A list of tensors `(..., units)`.
         """
-        raise NotImplementedError
+        raise NotImplementedError  # a subclass overrides this or `batch_sums`
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -63,17 +63,21 @@ class MetricOfSums(keras.Metric):
             sample_weight: Weights of the examples.
         """
         y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
-        terms = self.terms(y_true, y_pred)
+        weights = ops.ones_like(y_pred)
         if sample_weight is not None:
-            weights = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
-            terms = [term * ops.expand_dims(weights, -1) for term in terms]
-        values = ops.stack([ops.sum(term) for term in terms])
+            given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
+            weights = weights * ops.expand_dims(given, -1)
+        values = self.batch_sums(y_true, y_pred, weights)
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
         added = total - sums  # the part of `values` that `total` contains
         errors = (sums - (total - added)) + (values - added)
         self._sums.assign(total)
         self._errors.assign_add(errors)
+
+    def batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+        """Return the sums over a batch, from tensors `(..., units)`."""
+        return ops.stack([ops.sum(term * weights) for term in self.terms(y_true, y_pred)])
 
     def totals(self) -> list[Any]:
         """Return the sums over all batches."""
@@ -165,7 +169,7 @@ class NormalizedEntropy(MetricOfSums):
 
 
 @register
-class LogitAUC(keras.Metric):
+class LogitAUC(MetricOfSums):
     """The area under the ROC curve of probabilities, from histograms of their logits.
 
     `keras.metrics.AUC` spaces its thresholds evenly in [0, 1]. If positives are rare, nearly all
@@ -192,24 +196,10 @@ class LogitAUC(keras.Metric):
     """
 
     def __init__(self, name: str = "auc", dtype: DType = None) -> None:
-        super().__init__(name=name, dtype=dtype)
-        self._counts = self.add_variable((2, NUM_BINS), "zeros", self.dtype, name="counts")
+        super().__init__(2 * NUM_BINS, name, dtype)
 
-    def update_state(
-        self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
-    ) -> None:
-        """Count the examples of a batch.
-
-        Args:
-            y_true: Labels from 0 to 1, `(...)` or `(..., 1)`.
-            y_pred: Probabilities, `(..., 1)` or `(...)`.
-            sample_weight: Weights of the examples.
-        """
-        y_true, y_pred = (ops.cast(y, self.dtype) for y in align(y_true, y_pred))
-        weights = ops.ones_like(y_pred)
-        if sample_weight is not None:
-            given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
-            weights = weights * ops.expand_dims(given, -1)
+    def batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+        """Return the number of positives, and then of negatives, in each interval."""
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
         y_pred = clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT
         logits = ops.log(y_pred) - ops.log1p(-y_pred)
@@ -218,12 +208,12 @@ class LogitAUC(keras.Metric):
         bins = ops.cast(ops.nan_to_num(bins), "int32")
         weights = weights + 0 * y_pred  # the area of a NaN is NaN
         counts = ops.concatenate([weights * y_true, weights * (1 - y_true)])
-        sums = segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
-        self._counts.assign_add(ops.reshape(sums, (2, NUM_BINS)))
+        return segment_sum(counts, ops.concatenate([bins, bins + NUM_BINS]), 2 * NUM_BINS)
 
     def result(self) -> Tensor:
         """Return the area; NaN without a positive or a negative label."""
-        positives, negatives = ops.unstack(ops.convert_to_tensor(self._counts), 2)
+        counts = ops.convert_to_tensor(self._sums) + ops.convert_to_tensor(self._errors)
+        positives, negatives = ops.unstack(ops.reshape(counts, (2, NUM_BINS)), 2)
         below = ops.cumsum(negatives) - negatives / 2
         pairs = ops.sum(positives) * ops.sum(negatives)
         return ops.sum(positives * below) / fill(pairs, pairs == 0, math.nan)

@@ -244,15 +244,3 @@ def test_on_jax_learned_weights_need_their_values_in_a_trace():
     np.testing.assert_allclose(
         gradients[index], [0.5 - losses["click"], 0.5 - 0.5 * losses["time"]]
     )
-
-
-@pytest.mark.skipif(not IS_JAX, reason="only JAX reads variables as constants of a trace")
-def test_on_jax_fixed_weights_need_no_scope():
-    import jax
-
-    heads, predictions = two_heads()
-    y = two_labels(time=X[:, 1])
-    expected = float(heads.compute_loss(y, predictions))
-    assert float(jax.jit(lambda p: heads.compute_loss(y, p))(predictions)) == pytest.approx(
-        expected, rel=1e-6
-    )

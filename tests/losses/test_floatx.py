@@ -1,14 +1,10 @@
 """Joint training with a different `floatx`, the dtype of losses, weights and labels."""
 
-import hypothesis
 import keras
 import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests._keras.random_models import models
-from tests._keras.test_round_trips import X
-from tests._keras.test_round_trips import labels as labels_of
 from tests.helpers import QUICK, features, numpy_of
 from tests.models import chain, compiled, heads_alone
 
@@ -104,13 +100,3 @@ def test_losses_of_different_dtypes_are_added():
     p = {task: np.float64(numpy_of(prediction)) for task, prediction in predictions.items()}
     expected = -np.log(p["a"]).mean() + 2 * ((p["b"] - 1) ** 2).mean()
     assert float(heads.compute_loss(y, predictions)) == pytest.approx(expected, rel=1e-5)
-
-
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="PyTorch adds any two dtypes")
-@pytest.mark.parametrize("floatx", ["float64"], indirect=True)
-@hypothesis.settings(max_examples=2, suppress_health_check=list(hypothesis.HealthCheck))
-@hypothesis.given(recipe=models())
-def test_random_models_are_trained_with_float64(floatx, recipe):
-    model = compiled(recipe(), run_eagerly=True)
-    logs = model.train_on_batch(X, labels_of(model), return_dict=True)
-    assert np.isfinite(float(logs["loss"]))

@@ -4,7 +4,6 @@ from itertools import pairwise
 
 import keras
 import numpy as np
-import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -47,15 +46,6 @@ def test_missing_labels_are_left_out():
     assert pk.expected_calibration_error(*tensors) == pytest.approx(error, rel=1e-6)
     assert np.isnan(pk.expected_calibration_error(np.full(3, np.nan), np.zeros(3)))
     assert np.isnan(pk.expected_calibration_error([0, 1], [0.5, np.nan]))
-
-
-@once
-@pytest.mark.parametrize("dtype", ["int64", "bool", "Int64"])
-def test_pandas_columns_are_arrays(dtype):
-    y, p = pd.Series([0, 1], dtype=dtype), pd.Series([0.5, 0.75])
-    error = pk.expected_calibration_error([0, 1], [0.5, 0.75])
-    assert pk.expected_calibration_error(y, p) == error > 0
-    assert pk.expected_calibration_error(y.to_frame(), p.to_frame()) == error
 
 
 def test_rounding_beyond_0_and_1_is_clipped():

@@ -58,11 +58,6 @@ def test_the_area_of_several_numbers_covers_all_of_them():
     assert float(auc.result()) == pytest.approx(float(flat.result()), rel=1e-6)
 
 
-def test_arguments_of_the_auc_of_keras_are_refused():
-    with pytest.raises(TypeError, match="num_thresholds"):
-        LogitAUC(num_thresholds=200)
-
-
 @pytest.mark.parametrize(
     ("base_rate", "spread"), [(0.5, 0.2), (0.01, 3.0), (0.001, 0.2), (0.001, 3.0)]
 )

@@ -325,6 +325,10 @@ LOSSES = {
         lambda x: np.maximum(0.9 * x, -0.1 * x),
     ),
     "example_losses": (Bounded("a"), lambda x: np.minimum(x**2, 0.5)),
+    "huber": (  # the config of Keras's Huber lacks its delta
+        pk.RegressionHead("a", loss=keras.losses.Huber(0.1)),
+        lambda x: np.where(abs(x) < 0.1, x**2 / 2, 0.1 * abs(x) - 0.005),
+    ),
 }
 
 
