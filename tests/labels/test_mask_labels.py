@@ -4,6 +4,7 @@ import importlib.util
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 
 import ple_keras as pk
@@ -29,6 +30,7 @@ def labels(**kwargs):
         (np.array(BUY, "float64"), None, np.float64([0, 1, NAN, 1, NAN])),
         (np.array(BUY)[:, None], -1, np.array([0, 1, -1, 1, -1])[:, None]),
         (BUY, -1, np.array([0, 1, -1, 1, -1])),
+        (pd.Series(BUY, index=[3, 1, 4, 1, 5]), None, np.float32([0, 1, NAN, 1, NAN])),
     ],
 )
 def test_a_label_is_missing_where_the_other_is_0(buy, missing_label, expected):
@@ -70,14 +72,6 @@ def test_tensors_stay_tensors():
     masked = pk.mask_labels(y, {"buy": "click"})
     assert keras.ops.is_tensor(masked["buy"])
     np.testing.assert_array_equal(numpy_of(masked["buy"]), np.float32([0, 1, NAN, 1, NAN]))
-
-
-@once
-def test_a_data_frame_s_columns_are_labels():
-    pandas = pytest.importorskip("pandas")
-    frame = pandas.DataFrame(labels(), index=[3, 1, 4, 1, 5])
-    masked = pk.mask_labels(dict(frame.items()), {"buy": "click"})
-    np.testing.assert_array_equal(masked["buy"], np.float32([0, 1, NAN, 1, NAN]))
 
 
 @pytest.mark.skipif(not importlib.util.find_spec("tensorflow"), reason="needs TensorFlow")
