@@ -197,8 +197,8 @@ def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:
     return names
 
 
-def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
-    """Return the ProductHeads, each after its factors.
+def sort_products(heads: Sequence[Head]) -> list[TaskName]:
+    """Return the tasks of ProductHeads, each after its factors.
 
     Raises:
         ValueError: If a factor is missing or not a probability, or ProductHeads form a cycle.
@@ -208,10 +208,8 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
     for product in products.values():
         for task in product.of:
             head: Any = by_task.get(task)
-            is_binary = isinstance(head, BinaryHead) and type(head).call is Head.call
-            if not isinstance(head, ProductHead) and (
-                not is_binary or head.activity_regularizer is not None
-            ):
+            is_known = isinstance(head, ProbabilityHead) and type(head).call is Head.call
+            if not is_known or head.activity_regularizer is not None:
                 raise ValueError(
                     "of must name other ProductHeads of the same TaskHeads, or BinaryHeads without "
                     f"an activity_regularizer that do not override `call`, but {task!r} is "
@@ -219,4 +217,4 @@ def sort_products(heads: Sequence[Head]) -> list[ProductHead]:
                 )
     factors = {task: product.of for task, product in products.items()}
     message = f"heads must not contain a cycle of products. Received: heads with of={factors}"
-    return [products[task] for task in in_dependency_order(factors, message)]
+    return in_dependency_order(factors, message)

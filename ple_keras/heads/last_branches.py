@@ -1,8 +1,6 @@
 """The branches of the last call that trains, which the loss of the same step takes."""
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
 import keras
@@ -30,30 +28,23 @@ class LastBranches:
     """The branches of a TaskHeads in its last call that trains.
 
     The loss of a hedged task trains its branches, but a model returns one prediction per task.
+
+    Attributes:
+        holds_always: Whether branches are held even in calls without training.
     """
 
     def __init__(self) -> None:
         self._by_thread: dict[int, Branches] = {}
-        self._holds_always = False
+        self.holds_always = False
 
     def hold(self, branches: Branches, training: bool | None) -> None:
         """Hold the branches of a call until the loss of the same step takes them."""
-        if branches and (training or self._holds_always):
+        if branches and (training or self.holds_always):
             self._by_thread[_thread()] = branches
 
     def take(self) -> Branches:
         """Return and forget the branches of the last call."""
         return self._by_thread.pop(_thread(), {})
-
-    @contextmanager
-    def always(self) -> Iterator[Callable[[], Branches]]:
-        """Hold branches even in calls without training, and yield the function that takes them."""
-        self._holds_always = True
-        try:
-            yield self.take
-        finally:
-            self._holds_always = False
-            self.take()
 
 
 def _thread() -> int:

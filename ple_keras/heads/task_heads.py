@@ -89,8 +89,7 @@ class TaskHeads(BaseLayer):
         self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
         self._task_names = tuple(head.task for head in heads)
-        products = sort_products(heads)
-        self._product_names = tuple(head.task for head in products)
+        self._product_names = tuple(sort_products(heads))
         self._came_built = built_names(heads)
         self._by_task = Untracked({head.task: head for head in heads})
         for head in heads:  # `head-{task}` is a name in the file format

@@ -40,7 +40,7 @@ def is_elementwise(loss: LossLike) -> bool:
 
 
 def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) -> None:
-    """Check that labels have values that a Keras loss accepts.
+    """Check that labels have values that a Keras loss accepts, and warn if it suits them poorly.
 
     Args:
         labels: The labels that are not missing, `(labels, width)`.
@@ -55,23 +55,15 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         check_values(labels, labels < 0, task, f"be at least 0 for the loss {stable_name(loss)!r}")
     elif name in CLASS_INDICES:
         check_class_indices(labels, task, units)
-    elif name in ERRORS:
-        _warn_if_scaled(labels, task, stable_name(loss))
-
-
-def _warn_if_scaled(labels: np.ndarray, task: str, loss: str) -> None:
-    """Warn if a squared or absolute error is a poor loss for labels."""
-    if not len(labels) or is_constant(labels):
-        return
-    if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
-        warn_user(f"y[{task!r}] has only the labels 0 and 1. Use a BinaryHead for probabilities")
-        return
-    deviation = np.nanstd(labels.astype("float64"), axis=0).max()
-    low, high = USUAL_DEVIATION
-    if not low <= deviation <= high:
-        problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
-        warn_user(
-            f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, {loss!r}, "
-            f"{problem} of other tasks. Use RegressionHead({task!r}, standardize=True) and call "
-            "`adapt` of the TaskHeads with the training labels"
-        )
+    elif name in ERRORS and len(labels) and not is_constant(labels):
+        deviation = np.nanstd(labels.astype("float64"), axis=0).max()
+        low, high = USUAL_DEVIATION
+        if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
+            warn_user(f"y[{task!r}] has only labels 0 and 1. Use a BinaryHead for probabilities")
+        elif not low <= deviation <= high:
+            problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
+            warn_user(
+                f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, "
+                f"{stable_name(loss)!r}, {problem} of other tasks. Use RegressionHead({task!r}, "
+                "standardize=True) and call `adapt` of the TaskHeads with the training labels"
+            )

@@ -50,7 +50,7 @@ class MetricOfSums(keras.Metric):
         Returns:
             A list of tensors `(..., units)`.
         """
-        raise NotImplementedError  # a subclass overrides this or `batch_sums`
+        raise NotImplementedError  # a subclass overrides this or `_batch_sums`
 
     def update_state(
         self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None
@@ -67,7 +67,7 @@ class MetricOfSums(keras.Metric):
         if sample_weight is not None:
             given = align_weights(ops.cast(sample_weight, self.dtype), y_pred.shape[:-1])
             weights = weights * ops.expand_dims(given, -1)
-        values = self.batch_sums(y_true, y_pred, weights)
+        values = self._batch_sums(y_true, y_pred, weights)
         sums = ops.convert_to_tensor(self._sums)
         total = sums + values
         added = total - sums  # the part of `values` that `total` contains
@@ -75,7 +75,7 @@ class MetricOfSums(keras.Metric):
         self._sums.assign(total)
         self._errors.assign_add(errors)
 
-    def batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+    def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the sums over a batch, from tensors `(..., units)`."""
         return ops.stack([ops.sum(term * weights) for term in self.terms(y_true, y_pred)])
 
@@ -198,7 +198,7 @@ class LogitAUC(MetricOfSums):
     def __init__(self, name: str = "auc", dtype: DType = None) -> None:
         super().__init__(2 * NUM_BINS, name, dtype)
 
-    def batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
+    def _batch_sums(self, y_true: Tensor, y_pred: Tensor, weights: Tensor) -> Tensor:
         """Return the number of positives, and then of negatives, in each interval."""
         y_true, y_pred, weights = (ops.reshape(x, (-1,)) for x in (y_true, y_pred, weights))
         y_pred = clip(y_pred, 1e-37, 1 - 2**-23)  # within MIN_LOGIT and MAX_LOGIT

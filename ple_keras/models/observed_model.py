@@ -1,7 +1,7 @@
 """The levels and heads of a model, and a wrapper that returns what they compute."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -188,10 +188,15 @@ def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
     Yields:
         A function that returns the branches of the last call.
     """
-    with ExitStack() as stack:
-        layers = find_layers(model, TaskHeads)
-        takes = [stack.enter_context(heads._last_branches.always()) for heads in layers]
-        yield lambda: {task: held for take in takes for task, held in take().items()}
+    found = [heads._last_branches for heads in find_layers(model, TaskHeads)]
+    for each in found:
+        each.holds_always = True
+    try:
+        yield lambda: {task: held for each in found for task, held in each.take().items()}
+    finally:
+        for each in found:
+            each.holds_always = False
+            each.take()
 
 
 @contextmanager
