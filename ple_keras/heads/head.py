@@ -404,9 +404,7 @@ class Head(BaseLayer):
         missing, given = (is_missing(x, missing_labels) for x in (stored, array))
         if missing is None:
             missing = given = np.zeros(array.shape, bool)
-        rule = (
-            f"be stored as float32, since {array.dtype} rounds missing_label={missing_labels[0]},"
-        )
+        rule = f"be float32, since {array.dtype} rounds missing_label={self.missing_label},"
         check_values(array, given & ~missing, self.task, rule)
         by_number = is_elementwise(self.loss)
         array = np.where(missing, np.nan, array) if by_number and missing.any() else array

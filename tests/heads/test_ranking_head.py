@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from copy import deepcopy
 
 import keras
 import numpy as np
@@ -12,7 +11,7 @@ import ple_keras as pk
 from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import features, numpy_of, once
 from tests.layers.reference import ranking_loss
-from tests.models import chain, compiled, loaded
+from tests.models import compiled, loaded
 from tests.processes import ROOT
 from tests.refusals import check_refused, table
 
@@ -200,17 +199,6 @@ REFUSED = {
 @pytest.mark.parametrize(("call", "error", "message"), table(REFUSED))
 def test_wrong_arguments_are_refused(call, error, message):
     check_refused(call, error, message)
-
-
-@once
-def test_the_config_has_the_loss_itself():
-    head = head_of("list_mle", metrics=[keras_rs.metrics.NDCG(k=3)], tower=[4])
-    config = head.get_config()
-    assert config["loss"]["class_name"] == "ListMLELoss"
-    copy = pk.RankingHead.from_config(deepcopy(config))  # NDCG changes its config
-    assert copy.get_config() == config
-    assert type(copy.loss) is LOSSES["list_mle"]
-    assert chain(keras.layers.Reshape((1, 3)), copy).output_shape == (None, 1)
 
 
 @once

@@ -128,6 +128,9 @@ def test_adapt_may_follow_compile_and_training():
         np.testing.assert_allclose(heads["place"].mean, mean, rtol=1e-6)
         z = (labels["place"] - numpy_of(model(x)["place"])) / deviation
         assert logs["place_loss"][0] == pytest.approx(np.nanmean(z**2), rel=2e-4)
+    given = two_numbers()
+    heads_of(given).adapt(in_units(y, 10))
+    np.testing.assert_allclose(heads_of(given)["place"].mean, MEAN, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -157,27 +160,6 @@ def test_copies_have_the_numbers_with_the_weights(copy, tmp_path):
     heads.adapt(in_units(y, 10))
     assert model.evaluate(x, y, verbose=0) == pytest.approx(expected, rel=1e-5)
     assert twin.evaluate(x, in_units(y, 10), verbose=0) != pytest.approx(expected, rel=1e-2)
-
-
-@once
-def test_files_of_weights_have_the_numbers(tmp_path):
-    """As in Keras's Normalization. Given numbers are not adapted."""
-    y, path = labels_of_two_numbers()[0], tmp_path / "x.weights.h5"
-    model = two_numbers(given=False, standardize=True)
-    heads_of(model).adapt(in_units(y, 10))
-    model.save_weights(path)
-    new, adapted = (two_numbers(given=False, standardize=True) for _ in range(2))
-    heads_of(adapted).adapt(y)
-    adapted(X)
-    for twin in (new, adapted, two_numbers()):
-        twin.load_weights(path)
-        np.testing.assert_array_equal(numpy_of(twin(X)["place"]), numpy_of(model(X)["place"]))
-    given = two_numbers()
-    heads_of(given).adapt(in_units(y, 10))
-    np.testing.assert_allclose(heads_of(given)["place"].mean, MEAN, rtol=1e-6)
-    two_numbers(given=False, standardize=True).save_weights(path)
-    new.load_weights(path)
-    assert heads_of(new)["place"].mean is None
 
 
 REFUSED = {
