@@ -46,11 +46,6 @@ def test_a_message_shows_the_shape_of_an_array_in_place_of_a_dict():
         ValueError,
         f"Received: weighting={SHOWN}",
     )
-    check_refused(
-        lambda: pk.CGCBlock(["a"], 3, gate_reads="context")(LONG, gate_context=[LONG]),
-        TypeError,
-        rf"Received: gate_context=\[{SHOWN}\]",
-    )
 
 
 @pytest.mark.parametrize("of_heads", [True, False])
