@@ -102,9 +102,6 @@ def check_by_task(value: Any, tasks: Sequence[str], argument: str) -> Mapping[st
     """
     if not isinstance(value, Mapping):
         remedy = f" Convert a data frame with dict({argument})." if hasattr(value, "keys") else ""
-        if isinstance(value, Sequence) and len(value) == len(tasks):
-            items = ", ".join(f"{task!r}: {argument}[{i}]" for i, task in enumerate(tasks))
-            remedy = f" Name the items of a list, such as {{{items}}}."
         raise TypeError(
             f"{argument} must be a dict keyed by task, {list(tasks)}.{remedy} "
             f"Received: {argument}={short_repr(value)}"

@@ -57,7 +57,7 @@ def test_batch_size_must_be_a_count(complete, function, size, error):
 
 LABELS = {
     "none": (None, TypeError, r"y must be a dict keyed by task, \['a', 'b'\].*y=None"),
-    "list": (list(Y.values()), TypeError, r"Name the items of a list.*y=\["),
+    "list": (list(Y.values()), TypeError, r"y must be a dict keyed by task.*y=\["),
     "task": ({"b": Y["b"]}, ValueError, r"each of \['a', 'b'\]; missing: \['a'\]\. .*y=\{'b'\}"),
     "words": ({**Y, "a": np.array(["x"] * 12)}, TypeError, r"y\['a'\] must contain numbers.*=<U1"),
     "rows": ({**Y, "a": Y["a"][:3]}, ValueError, r"the same number of rows.*rows="),

@@ -206,7 +206,7 @@ CHECKS = r"y must be a dict keyed by task"
 BATCH = np.ones((2, 1))
 REFUSED = {
     "no_dict": ([1, 2], TypeError, rf"{CHECKS}.*Received: y=\[1, 2\]"),
-    "list": ([np.zeros(3)] * 3, TypeError, rf"{CHECKS}.*such as \{{'click': y\[0\], 'place': y\[1"),
+    "list": ([np.zeros(3)] * 3, TypeError, rf"{CHECKS}, \['click', 'place', 'kind'\]\. R"),
     "frame": (pd.DataFrame({"click": [0, 1]}), TypeError, rf"{CHECKS}.*a data frame with dict\(y"),
     "iterator": (
         iter([(1, valid_labels())]),
