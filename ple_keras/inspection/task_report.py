@@ -199,14 +199,14 @@ def task_report(
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
-    examples, figures = _figures_of(observed, Batches(x, y, batch_size), heads, gradients)
+    examples, figures = _read_figures(observed, Batches(x, y, batch_size), heads, gradients)
     validation_figures: dict[str, list[TaskFigures]] = {}
     if validation is not None:
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
-        _, validation_figures = _figures_of(observed, batches, heads)
-    tasks = {task: of_task[0] for task, of_task in figures.items()}
-    validated = {task: of_task[0] for task, of_task in validation_figures.items()}
+        _, validation_figures = _read_figures(observed, batches, heads)
+    tasks = {task: mixed for task, (mixed, *_) in figures.items()}
+    validated = {task: mixed for task, (mixed, *_) in validation_figures.items()}
     history = getattr(model, "history", None)
     logs = history.history if isinstance(history, keras.callbacks.History) else {}
     branches = {}
@@ -221,21 +221,19 @@ def task_report(
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
     shares, conflicts, trend = gradients.figures(factors)
-    training = {
-        task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
-    }
+    training = {x: TaskTraining(weights.get(x, 0.0), shares.get(x, math.nan)) for x in tasks}
     warnings: list[str] = []
     for task, use in tasks.items():
-        of_task = heads[task], training[task].loss_weight
-        warnings += figure_warnings(f"{task}: ", use, *of_task)
+        head, weight = heads[task], training[task].loss_weight
+        warnings += figure_warnings(f"{task}: ", use, head, weight)
         if validated:
             where = f"{task}: in the validation data, "
-            warnings += figure_warnings(where, validated[task], *of_task)
+            warnings += figure_warnings(where, validated[task], head, weight)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
             is_kept = any(branch.epoch > 0 for branch in branches.get(task, {}).values())
             if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
-                warnings += epoch_warnings(heads[task], prefix, history, validated[task])
+                warnings += epoch_warnings(head, prefix, history, validated[task])
     warnings += _share_warnings(heads, tasks, training)
     between = {pair: found for pair, found in conflicts.items() if not branches.keys() >= {*pair}}
     warnings += _conflict_warnings(tasks, between, trend)
@@ -259,7 +257,7 @@ def _predictions(
     return predictions
 
 
-def _figures_of(
+def _read_figures(
     observed: ObservedModel,
     batches: Batches,
     heads: Mapping[str, Head],
