@@ -117,8 +117,7 @@ def _inputs_by_path(model: Any, x: Nested) -> dict[Any, Any]:
                 f"Received: x={short_repr(x)}"
             )
         check_keys(x, list(model.input), "x")
-    by_name = {(tensor.name,): tensor for tensor in model.inputs}
-    return by_name | dict(keras.tree.flatten_with_path(model.input))
+    return {(x.name,): x for x in model.inputs} | dict(keras.tree.flatten_with_path(model.input))
 
 
 def _check_array(name: str, array: np.ndarray, tensor: keras.KerasTensor) -> None:
@@ -213,9 +212,7 @@ def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
 
 def _check_finite(returned: Values, model: keras.Model, numbers: Arrays, rows: np.ndarray) -> None:
     """Check that predictions are finite, and that layers return finite values for finite rows."""
-    is_finite = np.ones(len(rows), bool)
-    for array in numbers.values():
-        is_finite &= np.isfinite(_flat(array)).all(axis=1)
+    is_finite = np.all([np.isfinite(_flat(x)).all(axis=1) for x in numbers.values()], axis=0)
     for layer, values in returned:
         if len(values) == len(rows):
             is_wrong = ~np.isfinite(_flat(values).astype("float64")).all(axis=1)

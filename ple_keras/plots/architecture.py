@@ -138,9 +138,9 @@ class _Drawing:
             self._draw_level(level, y)
             y += pitch
         for task in level.gates:
-            start, end = (self._columns[task][0], y), (self._columns[task][0], y + 0.35)
-            self._canvas.line(start, end, color=self._colors[task])
-            self._canvas.text(end, task, va="bottom")
+            x = self._columns[task][0]
+            self._canvas.line((x, y), (x, y + 0.35), color=self._colors[task])
+            self._canvas.text((x, y + 0.35), task, va="bottom")
         figure: Figure = self._canvas.figure
         return figure
 
