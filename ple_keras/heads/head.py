@@ -145,9 +145,8 @@ class Head(BaseLayer):
             )
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
-        refuse_replaced_functions(
-            activation=activation, loss=loss, metrics=own, extra_metrics=extra
-        )
+        given = {"activation": activation, "loss": loss, "metrics": own, "extra_metrics": extra}
+        refuse_replaced_functions(**given)
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
@@ -166,10 +165,9 @@ class Head(BaseLayer):
         if self._tower_template:
             self._tower = self._tower_template.copy("tower", self.task)
             shape = (*shape[:-1], build_on(self._tower, shape, self.compute_dtype, "tower"))
-        policy = self._output_policy()
         bias = keras.initializers.Constant(self._initial_bias)
         self._projection = keras.layers.Dense(
-            self.units, bias_initializer=bias, dtype=policy, name="projection"
+            self.units, bias_initializer=bias, dtype=self._output_policy(), name="projection"
         )
         self._projection.build(shape)
         self._restore_frozen()
@@ -196,8 +194,8 @@ class Head(BaseLayer):
         names = sorted(shapes)
         with keras.name_scope(self.name, caller=self):
             for branch in names:  # `branch-{name}` is a name in the file format
-                argument, name = f"heads[{self.task!r}]", f"{self.name}-{branch}"
-                copy: Any = checked_copy(self, argument, name, branch)
+                name = f"{self.name}-{branch}"
+                copy: Any = checked_copy(self, f"heads[{self.task!r}]", name, branch)
                 setattr(self, f"branch-{branch}", copy)
                 if self._statistics.value:
                     copy._adapt(self._statistics.value)
@@ -313,7 +311,7 @@ class Head(BaseLayer):
         If single numbers of a label are missing, it is the mean of their shares.
         """
         statistics = self._statistics.value
-        return None if statistics is None else statistics.share
+        return None if statistics is None else float(np.mean(statistics.labels) / statistics.rows)
 
     def _adapt(self, statistics: LabelStatistics) -> None:
         """Store the statistics of the labels (see `TaskHeads.adapt`)."""

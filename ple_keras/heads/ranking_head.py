@@ -106,12 +106,12 @@ class RankingHead(Head):
         Returns:
             `(B,)`.
         """
-        items = y_true["mask"]
         values = self.loss.call(y_true, y_pred)
         if len(values.shape) == 2:
-            counts = ops.sum(ops.cast(items, values.dtype), axis=-1)
+            counts = ops.sum(ops.cast(y_true["mask"], values.dtype), axis=-1)
             values = ops.divide_no_nan(ops.sum(values, axis=-1), counts)
-        is_negative = ops.any(items & (y_true["labels"] < 0), axis=-1)  # missing for KerasRS
+        # KerasRS treats negative labels as missing.
+        is_negative = ops.any(y_true["mask"] & (y_true["labels"] < 0), axis=-1)
         return ops.where(is_negative, float("nan"), values)
 
     def _find_labeled(self, y_true: Tensor, y_pred: Tensor) -> LabeledExamples:

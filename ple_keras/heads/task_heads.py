@@ -308,8 +308,7 @@ class TaskHeads(BaseLayer):
         >>> float(heads.compute_loss(y, predictions))
         3.0
         """
-        losses = self._batch_losses(y, y_pred, sample_weight, training)
-        return self._total_loss(losses.values())
+        return self._total_loss(self._batch_losses(y, y_pred, sample_weight, training).values())
 
     def compute_losses(
         self, y: ByName, y_pred: ByName, sample_weight: ByName | None = None, training: bool = True
@@ -502,8 +501,7 @@ def _check_heads(heads: Sequence[Head] | Mapping[TaskName, Head]) -> list[Head]:
     if isinstance(heads, Mapping):
         task_names(heads, "heads")  # checks that each key is the head's task
         heads = list(heads.values())
-    is_sequence = isinstance(heads, Sequence) and len(heads) > 0
-    if not is_sequence or not all(isinstance(head, Head) for head in heads):
+    if not isinstance(heads, Sequence) or not heads or not all(isinstance(x, Head) for x in heads):
         raise TypeError(
             "heads must be a sequence of at least one head, or a dict of heads keyed by task. "
             f"Received: heads={heads!r}"

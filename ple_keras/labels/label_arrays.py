@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._typing import Nested, TaskName
+from ple_keras._typing import ByName, Nested, TaskName
 from ple_keras.labels.sample_space import check_dtype
 
 
@@ -30,9 +30,7 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | Non
         )
 
 
-def label_batches(
-    y: Any, tasks: list[TaskName], steps: int | None
-) -> Iterator[Mapping[TaskName, Any]]:
+def label_batches(y: Any, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
     """Yield dicts of labels: whole arrays, or the first batches of a dataset.
 
     Args:
@@ -128,11 +126,6 @@ class LabelStatistics:
         self.rows += rows
 
     @property
-    def share(self) -> float:
-        """The number of labels divided by the number of rows."""
-        return float(np.mean(self.labels) / self.rows)
-
-    @property
     def deviation(self) -> Any:
         """The standard deviation of each column."""
         return np.sqrt(self._squares / np.maximum(self.labels, 1))
@@ -148,7 +141,6 @@ def read_labels(
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
             statistics[task].add(present, is_labeled.size)
-    empty = [task for task in heads if not statistics[task].rows]
-    if empty:
+    if not all(each.rows for each in statistics.values()):
         raise ValueError(f"y must have rows for each task. Received: y={short_repr(y)}")
     return statistics

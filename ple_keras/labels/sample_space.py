@@ -23,8 +23,7 @@ SAFE_PREDICTION = 0.5
 
 def check_missing_label(value: float | None) -> float:
     """Return the value of a missing label, in addition to NaN; None means only NaN."""
-    if value is None:
-        return math.nan
+    value = math.nan if value is None else value
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"missing_label must be a number. Received: missing_label={value!r}")
     return value.item() if isinstance(value, np.number) else value

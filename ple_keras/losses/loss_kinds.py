@@ -57,11 +57,10 @@ def check_for_loss(labels: np.ndarray, task: str, loss: LossLike, units: int) ->
         check_class_indices(labels, task, units)
     elif name in ERRORS and len(labels) and not is_constant(labels):
         deviation = np.nanstd(labels.astype("float64"), axis=0).max()
-        low, high = USUAL_DEVIATION
         if np.isin(labels[~np.isnan(labels)], (0, 1)).all():
             warn_user(f"y[{task!r}] has only labels 0 and 1. Use a BinaryHead for probabilities")
-        elif not low <= deviation <= high:
-            problem = "dominates the losses" if deviation > high else "vanishes next to the losses"
+        elif not USUAL_DEVIATION[0] <= deviation <= USUAL_DEVIATION[1]:
+            problem = "dominates the losses" if deviation > 1 else "vanishes next to the losses"
             warn_user(
                 f"y[{task!r}] has a standard deviation of {deviation:.3g}, so its loss, "
                 f"{stable_name(loss)!r}, {problem} of other tasks. Use RegressionHead({task!r}, "

@@ -113,8 +113,7 @@ class MaskedLoss(keras.Loss):
         missing_labels = all_missing_labels(self.missing_label, self.loss)
         labeled = find_labeled(y_true, y_pred, missing_labels, self.label_width, where)
         losses = self.call(labeled.labels, labeled.predictions)
-        reduction = self.reduction_of_labels
-        value = reduce_losses(losses, labeled, sample_weight, reduction, where).value
+        value = reduce_losses(losses, labeled, sample_weight, self.reduction_of_labels, where).value
         return value / replica_count()  # as Keras's own losses
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:

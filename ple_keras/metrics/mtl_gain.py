@@ -17,9 +17,7 @@ LOWER_IS_BETTER = (
     "|logcosh|log_cosh|huber|crossentropy|cross_entropy|normalized_entropy|bce|kl_divergence|kld"
     "|poisson|hinge|dice|tversky"
 )
-DIRECTED = re.compile(
-    rf"(^|_)((?P<higher>{HIGHER_IS_BETTER})|{LOWER_IS_BETTER})(_\d+)?$", re.IGNORECASE
-)
+DIRECTED = re.compile(rf"(?i)(^|_)((?P<higher>{HIGHER_IS_BETTER})|{LOWER_IS_BETTER})(_\d+)?$")
 # Logs that do not rank models: sums over tasks, calibrations, which are best at 1, and others.
 IGNORED = re.compile(
     r"^(val_)?(loss|mtl_score|(gate|hedge)/.*)$|^loss_weight/|(^|_)(calibration|share|learning_rate)(_\d+)?$"
