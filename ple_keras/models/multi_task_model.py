@@ -221,11 +221,9 @@ class MultiTaskTraining(Mixin):
 
         If a subclass changes the logs, the last batch has the logs of the epoch.
         """
-        default = keras.callbacks.Callback
-        defaults = (default.on_batch_end, default.on_train_batch_end)
-        hooks = [
-            hook for each in callbacks for hook in (each.on_batch_end, each.on_train_batch_end)
-        ]
+        default, names = keras.callbacks.Callback, ("on_batch_end", "on_train_batch_end")
+        defaults = [getattr(default, name) for name in names]
+        hooks = [getattr(callback, name) for callback in callbacks for name in names]
         changed = [getattr(hook, "__func__", None) not in defaults for hook in hooks]
         for name in ("compute_metrics", "get_metrics_result"):
             changed.append(getattr(type(self), name) is not getattr(MultiTaskTraining, name))

@@ -145,11 +145,8 @@ class _Drawing:
         return figure
 
     def _draw_frame(self, bottom: float, top: float, text: str, fill: float) -> None:
-        center, size = (
-            (self._width / 2, (bottom + top) / 2),
-            (self._width - 2 * MARGIN, top - bottom),
-        )
-        self._canvas.box(center, size, text, FRAME_COLOR, fill)
+        center = (self._width / 2, (bottom + top) / 2)
+        self._canvas.box(center, (self._width - 2 * MARGIN, top - bottom), text, FRAME_COLOR, fill)
 
     def _draw_level(self, level: _Level, sources_y: float) -> None:
         """Draw a level above the streams that it reads."""
