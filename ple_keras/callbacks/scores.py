@@ -8,7 +8,7 @@ import numpy as np
 from ple_keras._checks import check_int, check_known_value, check_number, short_repr
 from ple_keras._keras.batches import Batches
 from ple_keras._typing import GroupWeighting, Logs, Nested, TaskName, Tensor
-from ple_keras.heads.binary_heads import BinaryHead, ProductHead
+from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.task_heads import find_heads
 from ple_keras.metrics.array_metrics import WEIGHTINGS, auc_and_share, check_binary, group_indices
 from ple_keras.models.observed_model import task_labels
@@ -160,7 +160,7 @@ class GroupedAUC(keras.callbacks.Callback):
         heads = find_heads(self.model)
         tasks = self.tasks
         if tasks is None:
-            tasks = [t for t, head in heads.items() if isinstance(head, BinaryHead | ProductHead)]
+            tasks = [t for t, head in heads.items() if isinstance(head, ProbabilityHead)]
         known = [task for task, head in heads.items() if head.units == 1]
         if not tasks or not set(tasks) <= set(known):
             raise ValueError(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from ple_keras._typing import Tensor
-from ple_keras.heads.binary_heads import BinaryHead, ProductHead
+from ple_keras.heads.binary_heads import ProbabilityHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
@@ -19,7 +19,6 @@ from ple_keras.losses.example_losses import MIN_PROBABILITY
 from ple_keras.losses.loss_kinds import loss_name
 from ple_keras.metrics.array_metrics import grouped_auc
 
-BINARY = BinaryHead | ProductHead
 ROUNDING = 1e-7  # of a probability near 1, in float32
 # Thresholds of the warnings:
 MIN_LABELS = 100
@@ -142,7 +141,7 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
         figures["loss"] = float(loss.total / loss.count)
     y, p, errors = y[is_labeled], p[is_labeled], np.array([math.nan])
     figures["label_mean"], figures["label_deviation"] = _mean_and_deviation(y, is_list)
-    if isinstance(head, BINARY):
+    if isinstance(head, ProbabilityHead):
         errors = _crossentropies(np.hstack([1 - y, y]), np.hstack([np.maximum(1 - p, ROUNDING), p]))
         if np.isin(y, (0, 1)).all() and 0 < y.mean() < 1:
             figures["auc"] = grouped_auc(y[:, 0], p[:, 0], np.zeros(count, int))
@@ -171,7 +170,7 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
 
 def _is_rate(head: Head) -> bool:
     """Return whether predictions are to have the sum of the labels."""
-    return isinstance(head, BINARY) or loss_name(head.loss) == "poisson"
+    return isinstance(head, ProbabilityHead) or loss_name(head.loss) == "poisson"
 
 
 def _deviances(counts: Any, means: Any) -> Any:
