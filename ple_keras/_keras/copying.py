@@ -62,8 +62,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         *path: The place of the copy.
 
     Raises:
-        TypeError: If the layer's `__init__` takes parameters that its config lacks, or if the
-            layer is or contains a Lambda.
+        TypeError: If the layer's `__init__` takes parameters that its config lacks.
     """
     with keras.name_scope(name), tensorflow_not_imported():
         is_functional = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
@@ -106,9 +105,8 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config. Define get_config, "
             "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
-            f"{REGISTER} above its class and its functions. Replace a lambda with such a function, "
-            f"and a Lambda with a custom layer. The copy failed: {cause}. "
-            f"Received: {argument}={layer!r}"
+            f"{REGISTER} above its class and its functions. Replace a lambda with such a function. "
+            f"The copy failed: {cause}. Received: {argument}={layer!r}"
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
     for place, inside in {"": layer, **dict(layers_inside(layer))}.items():
