@@ -15,7 +15,7 @@ The folder, which `publish` in model_folder.py writes, defines the columns and t
     GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
 Any value can be null, and ids can be unknown. Every refusal has the form {"errors": [reasons]}: 422
-for invalid rows, 413 for a body over 500 KB, 408 for a request that takes over 10 seconds to
+for invalid rows, 413 for a body over 500 KB, 408 for a body that takes over 10 seconds to
 arrive, and 503 if too many rows are waiting or no batch is computed.
 
 Requests that arrive within two milliseconds, or while a batch is computed, share one batch. The

@@ -58,10 +58,10 @@ class FitHedge(keras.callbacks.Callback):
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
     FitHedge sets weights to NaN for predictions of the first validation batch. Weights that this
-    batch does not read belong to no branch. Optimizer states do not change. The
-    copies are NumPy arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of
-    earlier epochs, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
-    EarlyStopping, see the weights and mixture of each epoch.
+    batch does not read belong to no branch. Optimizer states do not change. The copies are NumPy
+    arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of earlier epochs,
+    and any other one starts anew. Other callbacks, such as ModelCheckpoint and EarlyStopping, see
+    the weights and mixture of each epoch.
 
     At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
     keep:

@@ -19,7 +19,7 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     """Return the tables whose rows PyTorch processes exchange, instead of whole gradients.
 
     `DistributedDataParallel` does not support sparse gradients, but ignores parameters without
-    `requires_grad`. `SparseAdagrad` then averages the rows of all processes itself:
+    `requires_grad`. `SparseAdagrad` then averages the rows of all processes itself, in host memory:
 
         for table in pk.share_tables(model):
             table.value.requires_grad_(False)
