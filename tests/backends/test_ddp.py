@@ -59,8 +59,8 @@ def assert_close(actual, expected, tolerance=1e-5):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def mean(results, run, key="losses"):
-    return np.mean([process[run][key] for process in results], axis=0)
+def mean_losses(results, run):
+    return np.mean([process[run]["losses"] for process in results], axis=0)
 
 
 def equal_in_all(results, run, key="weights"):
@@ -71,7 +71,7 @@ def equal_in_all(results, run, key="weights"):
 def test_losses_without_missing_labels_equal_those_of_one_process(results):
     alone = ddp_run.train_labeled()
     for ranks in (2, 4):
-        assert_close([mean(results[ranks], "labeled")], [alone["losses"]])
+        assert_close([mean_losses(results[ranks], "labeled")], [alone["losses"]])
         assert_close(results[ranks][0]["labeled"]["weights"], alone["weights"], 1e-4)
 
 
@@ -101,7 +101,7 @@ def test_means_over_labeled_examples_are_computed_per_process_and_averaged(resul
 
 def test_losses_divided_by_the_batch_size_equal_those_of_one_process(results):
     alone = ddp_run.train_divided_by_batch()
-    assert_close([mean(results[2], "exact")], [alone["losses"]])
+    assert_close([mean_losses(results[2], "exact")], [alone["losses"]])
     assert_close(results[2][0]["exact"]["weights"], alone["weights"])
 
 

@@ -93,10 +93,10 @@ FORMS = {
 }
 
 
-def observed(name, branches, count, seed=0):
+def observed(name, branches, count):
     """Return labels, and values before the mixture, by branch."""
     units = {"classes": 3, "squared": 2}.get(name, 1)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     truth = rng.normal(size=(count, units))
     values = (
         truth

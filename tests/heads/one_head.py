@@ -24,10 +24,10 @@ def loss_of_head(head, labels, predictions, sample_weight=None):
     return float(numpy_of(loss(labels, predictions, sample_weight)))
 
 
-def logs_of_head(head, labels, logits, batch_size=2):
+def logs_of_head(head, labels, logits):
     """Return the logs of `evaluate` for logits `(batch, ..., width of the last layer)`."""
     heads, inputs = pk.TaskHeads([head]), keras.Input(logits.shape[1:])
     model = compiled(pk.MultiTaskModel(inputs, heads({head.task: inputs})), **QUICK)
     width = logits.shape[-1]
     head.set_weights([np.eye(width), np.zeros(width)])
-    return model.evaluate(logits, labels, batch_size=batch_size, verbose=0, return_dict=True)
+    return model.evaluate(logits, labels, batch_size=2, verbose=0, return_dict=True)

@@ -15,8 +15,8 @@ def heads_of(*products, **kwargs):
     return pk.TaskHeads([*own, *products], **kwargs)
 
 
-def inputs_of(heads, rows=6):
-    return {task: features(rows, 3, seed=i) for i, task in enumerate(heads.task_names)}
+def inputs_of(heads):
+    return {task: features(6, 3, seed=i) for i, task in enumerate(heads.task_names)}
 
 
 def test_a_product_is_the_product_of_its_factors_probabilities():

@@ -211,9 +211,9 @@ def test_other_arguments_are_checked():
     check_refused(lambda: pk.check_inputs(3, X), TypeError, r"model must be a Keras model\. .*=3$")
 
 
-def income(size=ROWS):
+def income():
     rng = np.random.default_rng(1)
-    return np.stack([rng.normal(size=size), rng.normal(4e4, 9e3, size)], axis=1)
+    return np.stack([rng.normal(size=ROWS), rng.normal(4e4, 9e3, ROWS)], axis=1)
 
 
 def adapted_to(data):

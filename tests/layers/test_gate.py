@@ -61,12 +61,12 @@ def test_statistics_work_in_training_and_without_them_there_are_no_extra_weights
 # Dropout and balance loss.
 
 
-def gate_and_logits(num_experts=4, rows=400, **kwargs):
+def gate_and_logits(rows=400, **kwargs):
     """Return a gate whose kernel is the identity, and inputs, which are its logits."""
-    gate = pk.Gate(num_experts, **kwargs)
-    gate.build((None, num_experts))
-    gate.trainable_weights[0].assign(np.eye(num_experts))
-    return gate, features(rows, num_experts)
+    gate = pk.Gate(4, **kwargs)
+    gate.build((None, 4))
+    gate.trainable_weights[0].assign(np.eye(4))
+    return gate, features(rows, 4)
 
 
 def test_gate_dropout_is_the_softmax_over_the_kept_experts_only_in_training():

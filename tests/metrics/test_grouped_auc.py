@@ -21,12 +21,12 @@ def expected(labels, predictions, groups, weighting="rows"):
     return np.average(areas, weights=counts if weighting == "rows" else None)
 
 
-def random_rows(rows=600, groups=40, seed=0):
+def random_rows():
     """Return rows, some without a label, in groups, some with one class."""
-    rng = np.random.default_rng(seed)
+    rng, rows = np.random.default_rng(0), 600
     labels = rng.integers(0, 2, rows).astype("float32")
     labels[rng.uniform(size=rows) < 0.3] = np.nan
-    of_rows = rng.integers(0, groups, rows) ** 2
+    of_rows = rng.integers(0, 40, rows) ** 2
     labels[of_rows < 20] = np.where(np.isnan(labels[of_rows < 20]), np.nan, 1)
     return labels, rng.normal(size=rows).astype("float32"), of_rows
 

@@ -11,12 +11,12 @@ from tests.models import chain, heads_of
 from tests.templates import CopiedExpert
 
 
-def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, name="ple", **kwargs):
+def random_model(tasks, levels=1, towers=(3,), loss_weighting=None, **kwargs):
     """A model of a Dense layer, levels and heads, with random weights."""
     heads = pk.TaskHeads([pk.BinaryHead(task, tower=towers) for task in tasks], loss_weighting)
     kwargs = {"expert_block": [5, 4], "num_task_experts": 2, "num_shared_experts": 2, **kwargs}
     front = keras.layers.Dense(6, name="front")
-    model = chain(front, pk.PLEBlock(levels, tasks, name=name, **kwargs), heads)
+    model = chain(front, pk.PLEBlock(levels, tasks, name="ple", **kwargs), heads)
     randomize(model, seed=len(tasks))
     return model
 
@@ -302,10 +302,10 @@ def test_lora_weights_of_gates_are_copied():
     check_whole_transfer(source, target, features(2, 3))
 
 
-def model_of_streams(tasks, name="features", **kwargs):
+def model_of_streams(tasks, **kwargs):
     """A model with a copy of the feature network for each stream, with random weights."""
     heads = pk.TaskHeads([pk.BinaryHead(task) for task in tasks])
-    streams = pk.StreamFeatures(tasks, network(), name=name, **kwargs)
+    streams = pk.StreamFeatures(tasks, network(), name="features", **kwargs)
     ple = pk.PLEBlock(1, tasks, [4], name="ple")
     inputs = symbols()
     model = keras.Model(inputs, heads(ple(streams(inputs))))
