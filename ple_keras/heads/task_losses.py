@@ -94,7 +94,8 @@ def total_loss(
         gradients = _weighted(trained, weights != 0, dtype)
         gradient = ops.sum(fill(gradients, has_no_weight, 0))
         total = total + (gradient - ops.stop_gradient(gradient))
-    return total / replica_count()  # as Keras's own losses
+    replicas = replica_count()
+    return total if replicas == 1 else total / replicas  # as Keras's own losses
 
 
 def _weighted(losses: Sequence[Tensor], weights: np.ndarray, dtype: str) -> Tensor:

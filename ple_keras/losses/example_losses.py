@@ -162,7 +162,7 @@ def reduce_losses(
     by_number = len(losses.shape) - has_branches > len(examples)
     missing = labeled.missing
     if missing is not None and not by_number:
-        missing = ops.any(missing, axis=-1)
+        missing = missing[..., 0] if missing.shape[-1] == 1 else ops.any(missing, axis=-1)
     mixed = losses[0] if has_branches else losses
     losses = losses if missing is None else fill(losses, missing, 0)
     is_counted = ops.ones_like(mixed) if missing is None else ops.logical_not(missing)
