@@ -143,13 +143,16 @@ def check_known_value(value: object, known: Sequence[object], argument: str) -> 
 
 
 def check_activation(activation: Activation) -> Any:
-    """Return an activation as a function. Layers are refused."""
-    if isinstance(activation, keras.Layer):
-        raise TypeError(
-            "activation must be a name or a function, not a layer. To use a layer, put it in a "
-            f"keras.Sequential after the layers before it. Received: activation={activation!r}"
+    """Return an activation as a function. Layers and "glu", which halves the width, are refused."""
+    known = check_known(keras.activations.get, activation, "activation")
+    is_layer = isinstance(activation, keras.Layer)
+    if is_layer or known is keras.activations.glu:
+        raise (TypeError if is_layer else ValueError)(
+            "activation must be a name or a function, not a layer, and must keep the width, which "
+            "'glu' halves. To use a layer, put it in a keras.Sequential after the layers before "
+            f"it. Received: activation={activation!r}"
         )
-    return check_known(keras.activations.get, activation, "activation")
+    return known
 
 
 def check_features(shape: Shape | None, argument: str = "inputs") -> tuple[int | None, ...]:
@@ -168,8 +171,9 @@ def check_width(shape: Shape, width: int | None, argument: str) -> None:
 
     An unknown width is allowed: None, or a size in a PyTorch trace, which is not an integer.
     """
-    if len(shape) < 2 or (isinstance(shape[-1], Integral) and shape[-1] != width):
+    axes = tuple(shape) if isinstance(shape, Sequence) else ()  # not of None and numbers
+    if len(axes) < 2 or (isinstance(axes[-1], Integral) and axes[-1] != width):
         raise ValueError(
             f"{argument} must have the shape (batch, ..., {width}) that the block was built for. "
-            f"Received: {argument}.shape={tuple(shape)}"
+            f"Received: {argument}.shape={axes or shape}"
         )

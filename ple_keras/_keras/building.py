@@ -38,8 +38,7 @@ def build_on(layer: keras.Layer, shape: Shape, dtype: str, argument: str) -> int
             f"{argument} must map a tensor (..., D) to a tensor (..., H) and change only the last "
             f"axis, but it maps {shape} to {output.shape}. Received: {argument}={layer!r}"
         )
-    width: int = output.shape[-1]
-    return width
+    return cast(int, output.shape[-1])
 
 
 def output_width(layer: keras.Layer, shape: Shape, argument: str) -> int:

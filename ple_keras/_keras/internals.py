@@ -9,7 +9,7 @@ import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras.src.backend.common import global_state
@@ -28,8 +28,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     Only models have `layers`, which omits layers in attributes of a Functional subclass. Names of
     levels, frozen layers and transferred weights require all of them. Keras 3.15.
     """
-    inside: list[Any] = layer._flatten_layers(include_self=False, recursive=False)
-    return inside
+    return cast(list[Any], layer._flatten_layers(include_self=False, recursive=False))
 
 
 def get_mask(tensor: Tensor) -> Tensor | None:
@@ -196,5 +195,4 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     `update_step` gets a TensorFlow variable on TensorFlow, and a Keras variable on PyTorch. The
     example in Keras's documentation of `Optimizer` uses this method. Keras 3.15.
     """
-    index: int = optimizer._get_variable_index(variable)
-    return index
+    return cast(int, optimizer._get_variable_index(variable))

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import keras
 import numpy as np
@@ -26,8 +26,7 @@ SEED_KEY = "seed"
 
 def register(cls: T) -> T:
     """Register a class or function, so that `import ple_keras` is enough to load files with it."""
-    registered: T = keras.saving.register_keras_serializable(package="ple_keras")(cls)
-    return registered
+    return cast(T, keras.saving.register_keras_serializable(package="ple_keras")(cls))
 
 
 def automatic_name(prefix: str) -> str:

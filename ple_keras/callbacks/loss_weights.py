@@ -1,7 +1,7 @@
 """Callbacks that schedule and log loss weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -53,8 +53,7 @@ class LossWeightLogger(keras.callbacks.Callback):
                 "TaskHeads, such as a MultiTaskModel, and compiled without losses. "
                 f"Received: model={self.model!r}, model.loss={loss!r}"
             )
-        heads: TaskHeads = found[0]
-        return heads
+        return cast(TaskHeads, found[0])
 
 
 class LossWeightSchedule(LossWeightLogger):

@@ -72,10 +72,13 @@ class BinaryHead(ProbabilityHead):
     ) -> None:
         if pos_weight is not None:
             pos_weight = check_number(pos_weight, "pos_weight", above=0)
-            self._loss_prefix = "weighted_"
         self.pos_weight = pos_weight
         loss = keras.losses.BinaryCrossentropy() if loss is None else loss
         super().__init__(task, 1, "sigmoid", loss, metrics, tower, **kwargs)
+
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
+        return name if self.pos_weight is None else f"weighted_{name}"
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         losses = super().example_losses(y_true, y_pred)

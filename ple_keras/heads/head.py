@@ -113,7 +113,6 @@ class Head(BaseLayer):
 
     built: bool
     _initial_bias = 0.0  # of the last Dense layer
-    _loss_prefix = ""  # of the name of the loss in logs
     branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
     mixture: Any = None  # the weights of the branches in the prediction, `(branches,)`
 
@@ -268,8 +267,7 @@ class Head(BaseLayer):
             return self._mix([head.logits(x) for head, x in self._by_head(features)])
         if self._tower_template:
             features = self._tower(features)
-        logits: Tensor = self._projection(features)
-        return logits
+        return self._projection(features)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
@@ -297,7 +295,7 @@ class Head(BaseLayer):
 
     def _loss_name(self) -> str:
         """Return the name of the mean of the loss in logs."""
-        return f"{self._loss_prefix}{stable_name(self.loss)}"
+        return stable_name(self.loss)
 
     @property
     def has_loss(self) -> bool:

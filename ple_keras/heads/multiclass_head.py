@@ -71,10 +71,13 @@ class MulticlassHead(Head):
         self.num_classes = check_int(num_classes, "num_classes", minimum=2)
         if class_weights is not None:
             class_weights = _check_class_weights(class_weights, self.num_classes)
-            self._loss_prefix = "weighted_"
         self.class_weights = class_weights
         loss = keras.losses.SparseCategoricalCrossentropy() if loss is None else loss
         super().__init__(task, num_classes, "softmax", loss, metrics, tower, **kwargs)
+
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
+        return name if self.class_weights is None else f"weighted_{name}"
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         losses = super().example_losses(y_true, y_pred)

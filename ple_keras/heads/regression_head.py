@@ -103,7 +103,6 @@ class RegressionHead(Head):
                 "or a custom loss, if standardize=True. "
                 f"Received: activation={activation!r}, loss={loss!r}"
             )
-        self._loss_prefix = "standardized_" if self.standardize else ""
         self._given = _check_scale(mean, deviation, units, standardize)
         # Mean and deviation before `build`, in float64.
         self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
@@ -143,6 +142,10 @@ class RegressionHead(Head):
             return super()._prediction(logits)
         mean, deviation = (ops.cast(x, logits.dtype) for x in self._scale_weights())
         return mean + deviation * logits
+
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
+        return f"standardized_{name}" if self.standardize else name
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:

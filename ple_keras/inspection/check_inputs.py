@@ -230,17 +230,18 @@ def _check_finite(returned: Values, model: keras.Model, numbers: Arrays, rows: n
 
 
 def _scale_warnings(read: Values, numbers: Arrays) -> Iterator[tuple[str, str]]:
-    """Yield the names of large columns that a Dense layer or a block reads, with warnings."""
+    """Yield the names of arrays with a large column that a Dense layer or a block reads."""
     for layer, values in read:
-        if not isinstance(layer, keras.layers.Dense | BaseLayer):
+        is_network = isinstance(layer, StreamFeatures)  # whose layers are observed
+        if is_network or not isinstance(layer, keras.layers.Dense | BaseLayer):
             continue
         sample = _flat(values)[:FIRST_ROWS].astype("float64")
         means, deviations = sample.mean(axis=0), sample.std(axis=0)
-        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE):
+        for i in np.flatnonzero(np.maximum(np.abs(means), deviations) > LARGE)[::-1]:
             if name := _find_column(numbers, _flat(values)[:, i], ":"):
                 text = f"a mean of {means[i]:.3g} and a standard deviation of {deviations[i]:.3g}"
                 remedy = "Scale it with keras.layers.Normalization, adapted to these data"
-                yield name, f"{name} has {text}. {remedy}"
+                yield name.partition("[:")[0], f"{name} has {text}. {remedy}"
 
 
 def _flat(array: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections import UserList
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -404,8 +404,7 @@ class CGCBlock(GatedBlock):
             ValueError: If the block is not built.
         """
         streams = self._streams(inputs)
-        outputs: dict[str, Tensor] = self._level.experts(streams, training=training)
-        return outputs
+        return cast(dict[str, Tensor], self._level.experts(streams, training=training))
 
     def gate_weights(
         self, inputs: Streams, training: bool | None = None, gate_context: Streams | None = None

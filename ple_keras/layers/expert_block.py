@@ -179,8 +179,7 @@ class ExpertBlock(BaseLayer):
             return (*input_shape[:-1], output_width(self, input_shape, "inputs"))
         # The `call` of a subclass can change the width.
         inputs = keras.KerasTensor(tuple(input_shape), dtype=self.compute_dtype)
-        shape: Shape = keras.Operation.compute_output_spec(self, inputs).shape
-        return shape
+        return cast(Shape, keras.Operation.compute_output_spec(self, inputs).shape)
 
     def get_config(self) -> dict[str, Any]:
         return {

@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -139,8 +139,7 @@ class StreamFeatures(BaseLayer):
             )
         if not self.built:
             self._dtypes.value = fixed_dtypes(inputs, self._dtypes.value)
-        outputs: dict[str, Tensor] = super().__call__(inputs, *args, **kwargs)
-        return outputs
+        return cast(dict[str, Tensor], super().__call__(inputs, *args, **kwargs))
 
     def build(self, input_shape: NestedShape) -> None:
         inputs = symbolic(input_shape, self.compute_dtype, self._dtypes.value)

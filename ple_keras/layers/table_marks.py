@@ -2,7 +2,7 @@
 
 import weakref
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 import keras
 
@@ -79,8 +79,7 @@ class TableMark:
 
 def table_mark(variable: keras.Variable) -> TableMark | None:
     """Return the mark of an embedding table; None for any other variable."""
-    mark: TableMark | None = getattr(variable, "ple_keras_table", None)
-    return mark
+    return cast(TableMark | None, getattr(variable, "ple_keras_table", None))
 
 
 def has_row_gradients(variable: keras.Variable) -> bool:

@@ -9,11 +9,11 @@ from keras import ops
 
 from ple_keras._checks import check_known
 from ple_keras._keras.internals import set_mask
-from ple_keras._keras.saving import register
+from ple_keras._keras.saving import register, to_snake_case
 from ple_keras._keras.tensors import clip, fill
 from ple_keras._typing import LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import LabeledExamples, align_weights
-from ple_keras.losses.loss_kinds import is_elementwise, loss_name
+from ple_keras.losses.loss_kinds import is_elementwise
 
 MIN_PROBABILITY = 1e-37  # close to the smallest normal number of float32
 
@@ -72,8 +72,10 @@ def uncertainty_form(loss: LossLike) -> tuple[float, float]:
     For all other losses, it is the scaled softmax of Kendall, Gal and Cipolla (CVPR 2018):
     `L / sigma^2 + log sigma`.
     """
+    loss = keras.losses.get(loss)
+    names = [to_snake_case(getattr(x, "__name__", "")) for x in (loss, *type(loss).__mro__)]
     forms = {"mean_squared_error": (0.5, 0.5), "mean_absolute_error": (1.0, 1.0)}
-    return forms.get(loss_name(loss), (1.0, 0.5))
+    return next((forms[name] for name in names if name in forms), (1.0, 0.5))
 
 
 @register

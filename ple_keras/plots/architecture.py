@@ -1,7 +1,7 @@
 """A plot of the experts, gates and streams of a model or block."""
 
 from itertools import chain, cycle
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import keras
 
@@ -141,8 +141,7 @@ class _Drawing:
             x = self._columns[task][0]
             self._canvas.line((x, y), (x, y + 0.35), color=self._colors[task])
             self._canvas.text((x, y + 0.35), task, va="bottom")
-        figure: Figure = self._canvas.figure
-        return figure
+        return cast("Figure", self._canvas.figure)
 
     def _draw_frame(self, bottom: float, top: float, text: str, fill: float) -> None:
         center = (self._width / 2, (bottom + top) / 2)

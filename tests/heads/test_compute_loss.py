@@ -31,6 +31,11 @@ WEIGHTS = {task: np.linspace(0.5, 2, ROWS) * (i + 1) for i, task in enumerate(Y)
 CLASS_WEIGHTS = [1.0, 0.0, 2.5]
 
 
+@keras.saving.register_keras_serializable(package="tests")
+class OwnError(keras.losses.MeanSquaredError):
+    """A loss whose learned weight is that of its base class."""
+
+
 def heads_of_every_kind(loss_weighting):
     return pk.TaskHeads(
         [
@@ -39,7 +44,11 @@ def heads_of_every_kind(loss_weighting):
             pk.BinaryHead("buy", pos_weight=3.0),
             pk.Head("score"),
             pk.RegressionHead(
-                "time", missing_label=-1, reduction="sum_over_batch_size", loss_weight=2.0
+                "time",
+                loss=OwnError(),
+                missing_label=-1,
+                reduction="sum_over_batch_size",
+                loss_weight=2.0,
             ),
             pk.MulticlassHead("kind", num_classes=3, class_weights=CLASS_WEIGHTS),
         ],

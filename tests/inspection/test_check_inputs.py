@@ -257,6 +257,16 @@ def batches(**wrong):
 
 
 @once
+def test_features_that_stream_features_scale_cause_no_warning():
+    numbers = keras.Input((2,), name="numbers")
+    network = keras.Sequential([adapted_to(income()), keras.layers.Dense(2)])
+    streams = pk.StreamFeatures(["a", "b"], network)(numbers)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        pk.check_inputs(keras.Model(numbers, streams), income().astype("float32"))
+
+
+@once
 def test_batches_are_checked_and_a_warning_is_given_once():
     empty = {name: array[:0] for name, array in X.items()}
     pk.check_inputs(functional(), [(empty, None), *batches()])
@@ -265,7 +275,7 @@ def test_batches_are_checked_and_a_warning_is_given_once():
         pk.check_inputs(functional(), batches(**x))
     pk.check_inputs(functional(), batches(**x), steps=2)
     with pytest.warns(UserWarning, match=r"^x\['numbers'\]") as caught:
-        pk.check_inputs(functional(), batches(numbers=income()))
+        pk.check_inputs(functional(), batches(numbers=income()[:, [1, 1]]))
     assert [warning.category for warning in caught].count(UserWarning) == 1
 
 

@@ -238,6 +238,11 @@ REFUSED = [
     (read_level, with_input(SYMBOL), r"Received: gate_context.shape=None"),
     (
         read_level,
+        calling("gate_weights", X, gate_context={"a": None, "b": 3.0, "shared": 3.0}),
+        r"gate_context\['a'\] must have the shape.*Received: gate_context\['a'\]\.shape=None",
+    ),
+    (
+        read_level,
         with_input(SYMBOL, gate_context=keras.Input((3,))),
         r"\(batch, \.\.\., 2\) that the block.*Received: gate_context\.shape=\(None, 3\)",
     ),
