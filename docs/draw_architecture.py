@@ -1,4 +1,4 @@
-"""Draw architecture.png for the README: a PLE with two tasks and two levels.
+"""Draw architecture.png: a PLE with two tasks and two levels.
 
 KERAS_BACKEND=torch python docs/draw_architecture.py
 """

@@ -1,4 +1,4 @@
-"""Draw the pictures of concepts.md: an expert, a gate, the two mixtures of a level, and the loss.
+"""Draw the pictures of the README, and of concepts.md: expert, gate, mixtures of a level, loss.
 
 KERAS_BACKEND=torch python docs/draw_concepts.py
 """
@@ -28,6 +28,57 @@ def row(canvas: Canvas, start: Point, texts: Sequence[str], color: str) -> Point
         canvas.box((x + GAP + BOX[0] / 2, y), BOX, text, color, LIGHT)
         x += GAP + BOX[0]
     return x, y
+
+
+def draw_model(canvas: Canvas) -> None:
+    """A model of three tasks. The layers of ple_keras have colors."""
+    middle, rows = 1.09, (1.63, 1.09, 0.55)
+    table = "Sparse\nEmbedding", SHARED_COLOR
+    columns = {"user": table, "film": table, "age": ("Dense", FRAME_COLOR)}
+    for (column, (layer, color)), y in zip(columns.items(), rows):
+        canvas.text((0.6, y), column)
+        canvas.line((0.85, y), (1.15, y), color=color)
+        canvas.box((1.65, y), (1.0, BOX[1]), layer, color, LIGHT)
+        canvas.line((2.15, y), (2.7, middle + (y - middle) / 4), color=color)
+    text = "PLEBlock,\nHedgedBlock, ..."
+    canvas.box((3.5, middle), (1.6, 0.9), text, SHARED_COLOR, STRONG)
+    predictions = {"like": "88%", "rating": "4.3 stars", "hate": "3%"}
+    for (task, prediction), color, y in zip(predictions.items(), TASK_COLORS, rows):
+        canvas.line((4.3, middle + (y - middle) / 4), (4.85, y), color=color)
+        canvas.box((5.35, y), (1.0, BOX[1]), f"head of\n{task}", color, LIGHT)
+        canvas.line((5.85, y), (6.15, y), color=color)
+        canvas.text((6.65, y), prediction)
+    notes = {0.6: "columns", 1.65: "features", 3.5: "one block for all tasks"}
+    for x, note in (notes | {5.35: "TaskHeads", 6.65: "predictions"}).items():
+        canvas.text((x, 0.12), note, fontsize=SMALL_SIZE, color=NOTE_COLOR)
+
+
+def draw_hedged(canvas: Canvas) -> None:
+    """Each of two tasks mixes the predictions of its own branch and of the shared branch."""
+    bottom, top = 0.95, 1.95
+    ends = bottom + BOX[1] / 2, top - GATE[1] / 2
+    tasks = [("like", -1, CLICK, ("0.5", "0.5")), ("hate", 1, BUY, ("0.1", "0.9"))]
+    branches = {"shared branch": (WIDTH / 2, SHARED_COLOR)}
+    for task, side, color, weights in tasks:
+        x = WIDTH / 2 + 2.35 * side
+        branches[f"own branch of {task}"] = x, color
+        canvas.box((x, top), GATE, "mixture", color, STRONG, radius=GATE[1] / 2)
+        canvas.line((x, top + GATE[1] / 2), (x, top + 0.42), color=color)
+        canvas.text((x, top + 0.52), f"prediction of {task}")
+        from_shared = WIDTH / 2 + 0.4 * side, x - 0.5 * side
+        for (start, end), of_line, weight in zip(
+            ((x, x), from_shared), (color, SHARED_COLOR), weights
+        ):
+            canvas.line((start, ends[0]), (end, ends[1]), color=of_line)
+            style = {"fontsize": SMALL_SIZE, "bbox": {"fc": "white", "ec": "none", "pad": 1.2}}
+            canvas.text(((start + end) / 2, sum(ends) / 2), weight, **style)
+    canvas.box((WIDTH / 2, 0.22), (WIDTH - 0.8, 0.28), "columns", FRAME_COLOR, LIGHT)
+    for name, (x, color) in branches.items():
+        canvas.line((x, 0.36), (x, bottom - BOX[1] / 2), color=color)
+        text = f"{name}\ntables, experts, {'towers' if color == SHARED_COLOR else 'tower'}"
+        canvas.box((x, bottom), (1.9, BOX[1]), text, color, LIGHT)
+    text = "weights fitted on\nvalidation data"
+    canvas.text((WIDTH / 2, top + 0.1), text, fontsize=SMALL_SIZE, color=NOTE_COLOR)
 
 
 def draw_expert(canvas: Canvas) -> None:
@@ -139,6 +190,8 @@ def draw_loss(canvas: Canvas) -> None:
 
 
 PICTURES: dict[str, tuple[Callable[[Canvas], None], float]] = {  # with their heights
+    "model": (draw_model, 1.95),
+    "hedged": (draw_hedged, 2.6),
     "expert": (draw_expert, 1.15),
     "gate": (draw_gate, 1.75),
     "task_mixture": (draw_task_mixture, 2.8),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import once
-from tests.processes import run_example_here
+from tests.processes import ROOT, run_example_here
 from tests.recorded_outputs import form, recorded
 
 pytestmark = once
@@ -19,7 +19,7 @@ recommender = pytest.importorskip("recommender")
 
 TITLES = {1: "Misérables, Les (1995)", 2: "Bûche, La (1990)", 3: "unknown"}
 FILM = r"(?m)^  \S.* like [.\d]+  -?[.\d]+ stars$\n"
-TABLE = r"^(\w+), (auc|rmse) +([\d,]+) +[\d.]+ +[\d.]+ +[-+][\d.]+  [-+][\d.]+ to [-+][\d.]+$"
+TABLE = r"^(\w+), (auc|rmse) +([\d,]+)(?: +[\d.]+){3}(?: +[-+][\d.]+ \([-+, \d.]+\)){2}$"
 
 
 def write_movielens(folder, ratings=2000, users=12, films=30):
@@ -92,6 +92,11 @@ def test_the_recommender_is_compared_saved_and_answers(folder, tmp_path):
         "model.keras",
         "model.onnx",
     }
+
+
+def test_the_readme_has_the_recorded_table():
+    *_, table = recorded("recommender.py")[2].partition("on the test rows")
+    assert table.partition("\nrecommender/")[0] in (ROOT / "README.md").read_text()
 
 
 def pip_that_writes(content):
