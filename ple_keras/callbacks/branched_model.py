@@ -11,8 +11,10 @@ from ple_keras._checks import warn_user
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
+from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.mixture import best_mixture, label_losses
+from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.experts import StackedExperts
@@ -25,15 +27,17 @@ Branch: TypeAlias = tuple[TaskName, str]
 
 
 class BranchValues(NamedTuple):
-    """The labels of a task, and the values of its branches for these labels.
+    """The labels of tasks, and the values of their branches for these labels.
 
     Attributes:
-        labels: `(examples, width)`, without missing labels. Single numbers can be NaN.
-        values: The values that the head mixes, `(branches, examples, units)`.
+        labels: `(examples, width)` for each task, without missing labels. Single numbers can be
+            NaN.
+        values: The values that the head mixes, `(examples, units)` for each branch; for a product,
+            the logits of its factors.
     """
 
-    labels: np.ndarray
-    values: np.ndarray
+    labels: dict[TaskName, np.ndarray]
+    values: dict[Branch, np.ndarray]
 
 
 class Unit(NamedTuple):
@@ -84,46 +88,64 @@ class BranchedModel:
             values[task] = dict(zip(self.heads[task].branch_names, branches.values))
         return values
 
-    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> dict[TaskName, BranchValues]:
+    def read(self, batches: Iterable[tuple[Nested, Nested]]) -> BranchValues:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        found: dict[TaskName, list[Any]] = {}
+        labels_by_task: dict[TaskName, list[np.ndarray]] = {}
+        values_by_branch: dict[Branch, list[np.ndarray]] = {}
         for x, y in batches:
             outputs, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and head.branch_names and labels.get(task) is not None:
                     present, is_labeled = head._present_labels(labels[task])
                     head._check_values(present)
-                    values = [outputs[task][branch][is_labeled] for branch in head.branch_names]
-                    found.setdefault(task, []).append((present, np.stack(values)))
-        return {
-            task: BranchValues(np.concatenate(labels), np.concatenate(values, axis=1))
-            for task, (labels, values) in ((task, zip(*parts)) for task, parts in found.items())
-        }
+                    labels_by_task.setdefault(task, []).append(present)
+                    for branch in head.branch_names:
+                        values = [outputs[f][branch][is_labeled] for f in self._factors(task)]
+                        joined = np.concatenate(values, axis=-1)
+                        values_by_branch.setdefault((task, branch), []).append(joined)
+        return BranchValues(
+            {task: np.concatenate(arrays) for task, arrays in labels_by_task.items()},
+            {branch: np.concatenate(arrays) for branch, arrays in values_by_branch.items()},
+        )
 
-    def losses(
-        self, found: Mapping[TaskName, BranchValues]
-    ) -> tuple[dict[Branch, float], dict[Branch, float]]:
-        """Return the mean losses of branches over the labels of all processes, and relative losses.
+    def _factors(self, task: TaskName) -> list[TaskName]:
+        """Return the factors of a product that are no products, or the task itself."""
+        of = getattr(self.heads[task], "of", ())
+        return [factor for each in of for factor in self._factors(each)] or [task]
 
-        The latter are divided by the loss of the mean label, both minus the loss of labels as
-        predictions. If labels are no predictions, such as classes, they are divided by the loss of
-        logits of 0. Tasks without labels or training have none.
+    def losses(self, found: BranchValues) -> tuple[dict[Branch, float], dict[Branch, float]]:
+        """Return the mean losses over the labels of all processes, and relative losses.
+
+        They are keyed by task and branch; "" is the mixture. The relative loss is divided by the
+        loss of a constant prediction, the mean label or the frequencies of classes, both minus the
+        loss of labels as predictions. If labels are no predictions in any form, it is divided by
+        the loss of logits of 0. Tasks without labels or training have none.
         """
         sums: dict[Branch, list[float]] = {}
-        for task, (labels, values) in found.items():
-            head, are_predictions = self.heads[task], labels.shape[-1] == self.heads[task].units
-            tensors = [*map(ops.convert_to_tensor, values)]
+        for task, labels in found.labels.items():
+            head, exact = self.heads[task], labels
+            values = [found.values[task, branch] for branch in head.branch_names]
+            is_index = isinstance(head, MulticlassHead) or head._label_width() == 1
+            if is_index and labels.shape[-1] == 1 < head.units:
+                exact = np.eye(head.units)[labels[:, 0].astype(int)]
+            mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
+            mixed = np.einsum("ub,bnu->nu", mixtures, values)
+            tensors = [*map(ops.convert_to_tensor, [mixed, *values])]
+            if isinstance(head, ProductHead):
+                tensors = [ops.sum(ops.log_sigmoid(x), -1, keepdims=True) for x in tensors]
+            are_predictions = exact.shape[-1] == head.units
             if are_predictions:
-                mean = np.ma.masked_invalid(labels).mean(axis=0).filled(SAFE_PREDICTION)
-                mean = np.broadcast_to(mean, labels.shape)
-                constants = [np.where(np.isnan(labels), mean, labels), mean]
+                mean = np.ma.masked_invalid(exact).mean(axis=0).filled(SAFE_PREDICTION)
+                mean = np.broadcast_to(mean, exact.shape)
+                constants = [np.where(np.isnan(exact), mean, exact), mean]
             else:
                 constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
             predictions = [*map(head._predict, tensors), *constants]
             arrays = [label_losses(head, labels, each) for each in predictions]
             *totals, least, constant = [array.sum(dtype="float64") for array in arrays]
             row = [least * are_predictions, constant, arrays[0].size]
-            sums |= {(task, b): [total, *row] for b, total in zip(head.branch_names, totals)}
+            names = ["", *head.branch_names]
+            sums |= {(task, name): [total, *row] for name, total in zip(names, totals)}
         losses: dict[Branch, float] = {}
         relative: dict[Branch, float] = {}
         for key, row in zip(sums, sum_over_processes(np.array([*sums.values()])).tolist()):
@@ -134,9 +156,7 @@ class BranchedModel:
                 relative[key] = (total - least) / (scale if 0 < scale < np.inf else count)
         return losses, relative
 
-    def fit_mixtures(
-        self, found: Mapping[TaskName, BranchValues], prior: float, allows_nan: bool = False
-    ) -> None:
+    def fit_mixtures(self, found: BranchValues, prior: float, allows_nan: bool = False) -> None:
         """Fit and assign the mixtures of all hedged tasks.
 
         Args:
@@ -145,7 +165,8 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            labels, values = found[task]
+            labels = found.labels[task]
+            values = np.stack([found.values[task, branch] for branch in head.branch_names])
             mixture, count = to_numpy(head.mixture), 0
             if not allows_nan or np.isfinite(values).all():
                 mixture, count = best_mixture(head, labels, values, prior), len(labels)

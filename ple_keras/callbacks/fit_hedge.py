@@ -8,8 +8,15 @@ import numpy as np
 
 from ple_keras._checks import check_bool, check_int, check_number
 from ple_keras._keras.batches import Batches, refuse_batches
+from ple_keras._keras.tensors import sum_over_processes
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
-from ple_keras.callbacks.branched_model import BranchedModel, Unit, assign_parts, read_part
+from ple_keras.callbacks.branched_model import (
+    BranchedModel,
+    BranchValues,
+    Unit,
+    assign_parts,
+    read_part,
+)
 from ple_keras.heads.task_heads import hedged_heads
 
 
@@ -50,10 +57,11 @@ class FitHedge(keras.callbacks.Callback):
     of its task, the own branches of a product and its factors together. Any other branch is judged
     by the sum of the relative losses of all tasks:
 
-        (loss - least possible loss) / (loss of the mean label - least possible loss)
+        (loss - least possible loss) / (loss of a constant - least possible loss)
 
-    For classes, and custom losses of several numbers, the relative loss is the loss divided by the
-    loss of logits of 0. Tasks with a loss weight of 0, or without validation labels, do not count.
+    The constant is the mean label, or the frequencies of classes. For custom losses of several
+    numbers, the relative loss is the loss divided by the loss of logits of 0. Tasks with a loss
+    weight of 0, or without validation labels, do not count.
     A branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
@@ -69,6 +77,8 @@ class FitHedge(keras.callbacks.Callback):
     - `hedge/{task}/{branch}`: the weight of the branch in the mixture.
     - `hedge/{task}/{branch}_loss`: the mean validation loss of the branch, over all processes.
     - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras.
+    - `hedge/loss`: one number to tune by, lower is better: the mean over tasks of the relative loss
+      of the mixture of the best branches so far. The last one is for the model after `fit`.
 
     Sample weights and Keras masks have no effect. Use missing labels for rows that must not count
     and for padded positions of sequences.
@@ -138,7 +148,8 @@ class FitHedge(keras.callbacks.Callback):
                 f"no branch improves. Received: {patience=}, {keep_best=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
-        self._mean_losses: dict[str, float] = {}
+        self._losses: dict[str, float] = {}
+        self._best = BranchValues({}, {})
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -149,6 +160,7 @@ class FitHedge(keras.callbacks.Callback):
                 "the weights by their averages at the end of fit. "
                 "Received: keep_best=True, use_ema=True"
             )
+        self._losses, self._best = {}, BranchValues({}, {})
         if self.model.built:  # raises errors before the training
             self._find_branches()
 
@@ -157,27 +169,14 @@ class FitHedge(keras.callbacks.Callback):
         self._due = epoch
 
     def on_test_begin(self, logs: Logs = None) -> None:
-        epoch, self._due = self._due, None
-        if epoch is None:  # in `evaluate`, which must not change a model
-            return
-        branched = self._find_branches()
-        found = branched.read(self._batches)
-        losses, relative = branched.losses(found)
-        self._mean_losses = {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items()}
-        for unit, parts in self._weights.items():
-            branches = [(task, unit.branch) for task in unit.tasks]
-            terms = [relative[branch] for branch in branches if branch in relative]
-            best = self.kept[unit].loss if unit in self.kept else math.inf
-            if terms and sum(terms) < best:  # not NaN
-                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
-        branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
+        self._validate()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        self.on_test_begin()  # without validation
+        self._validate()  # without validation
         logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
-        logs |= self._mean_losses
+        logs |= self._losses
         for unit in self._weights:
             kept = self.kept[unit].epoch if unit in self.kept else epoch
             logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
@@ -187,9 +186,54 @@ class FitHedge(keras.callbacks.Callback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
+        self._restore()
+        branched.fit_mixtures(branched.read(self._batches), self.prior)
+
+    def _restore(self) -> None:
+        """Assign the weights of the best epochs."""
         pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
         assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
-        branched.fit_mixtures(branched.read(self._batches), self.prior)
+
+    def _validate(self) -> None:
+        """Keep the weights of branches that have improved, and fit the mixtures."""
+        epoch, self._due = self._due, None
+        if epoch is None:  # in `evaluate`, which must not change a model
+            return
+        branched = self._find_branches()
+        found = best = branched.read(self._batches)
+        losses, relative = branched.losses(found)
+        self._losses |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b}
+        for unit, parts in self._weights.items():
+            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found.values]
+            terms = [relative[branch] for branch in branches if branch in relative]
+            least = self.kept[unit].loss if unit in self.kept else math.inf
+            if terms and sum(terms) < least:  # not NaN
+                self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
+                self._best.values.update({branch: found.values[branch] for branch in branches})
+        epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
+        if epoch in epochs or "hedge/loss" not in self._losses:
+            best = found if epochs == {epoch} else self._best_values(found)
+            branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
+            _, relative = branched.losses(best)
+            mixed = [loss for (_, branch), loss in relative.items() if not branch]
+            self._losses["hedge/loss"] = sum(mixed) / len(mixed) if mixed else math.nan
+            self._best = best
+        if best is not found or epoch not in epochs:
+            branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
+
+    def _best_values(self, found: BranchValues) -> BranchValues:
+        """Return the values of the branches in their best epochs."""
+        rows = [np.hstack([[], *map(np.ravel, x.labels.values())]) for x in (found, self._best)]
+        is_other = not np.array_equal(rows[0], rows[1], equal_nan=True)
+        if not sum_over_processes(np.array([is_other], int)).any():
+            return BranchValues(found.labels, {**found.values, **self._best.values})
+        # The rows are in another order, or `kept` is of another run.
+        current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
+        self._restore()
+        try:
+            return self._find_branches().read(self._batches)
+        finally:
+            assign_parts(current)
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""

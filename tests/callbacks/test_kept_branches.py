@@ -205,10 +205,25 @@ def of_regressions():
 
 def fit(model, train, valid, epochs=6, learning_rate=0.5, callbacks=(), **kwargs):
     """Return the logs of training with FitHedge, and the callback."""
-    compiled(model, keras.optimizers.SGD(learning_rate), **QUICK)
+    eagerly = keras.backend.backend() != "jax"  # without the time of tracing
+    compiled(model, keras.optimizers.SGD(learning_rate), **{**QUICK, "run_eagerly": eagerly})
     hedge = pk.FitHedge(valid, **kwargs)
     options = {"batch_size": 12, "shuffle": False, "epochs": epochs, "verbose": 0}
     return model.fit(*train, callbacks=[hedge, *callbacks], **options).history, hedge
+
+
+def relative_loss(model, x, y):
+    """Return the number that FitHedge logs as `hedge/loss`, which any network has."""
+    heads = heads_of(model)
+    tasks = [task for task in heads.trained_tasks if heads[task].loss_weight]
+    exact = {task: np.reshape(y[task], (ROWS, -1)).astype("float32") for task in tasks}
+    if "kind" in tasks:
+        exact["kind"] = np.eye(3, dtype="float32")[y["kind"]]
+    mean = {t: np.broadcast_to(np.nanmean(v, axis=0), v.shape) for t, v in exact.items()}
+    rows = [{**model.predict(x, verbose=0), **each} for each in ({}, exact, mean)]
+    losses, least, constant = (heads.compute_losses(y, each, training=False) for each in rows)
+    ratios = [(losses[t] - least[t]) / (constant[t] - least[t]) for t in tasks]
+    return float(np.mean(numpy_of(keras.ops.stack(ratios))))
 
 
 @pytest.mark.parametrize("make", [stacked, pytest.param(products, marks=once)])
@@ -229,6 +244,7 @@ def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
             assert logs[f"{key}_loss"][kept.epoch] == pytest.approx(loss, rel=1e-6)
             assert len(unit.tasks) > 1 or kept.epoch == np.argmin(logs[f"{key}_loss"])
     assert len({kept.epoch for kept in hedge.kept.values()}) > 1
+    assert logs["hedge/loss"][-1] == pytest.approx(relative_loss(model, x, y), rel=1e-5)
     mixtures = {task: head.branch_weights() for task, head in hedged_heads(model).items()}
     for task, of_task in pk.fit_hedge(model, x, y).items():
         assert_same(mixtures[task], of_task)
@@ -265,6 +281,38 @@ def test_relative_losses_do_not_depend_on_units():
     assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
 
 
+class Shuffled(keras.utils.PyDataset):
+    """Batches whose rows have a new order in each pass."""
+
+    num_batches, passes = 2, 0
+
+    def __getitem__(self, index):
+        self.passes += index == 0
+        rows_of = np.random.default_rng(self.passes).permutation(ROWS)[index::2]
+        return self.data[0][rows_of], {t: labels[rows_of] for t, labels in self.data[1].items()}
+
+
+@once
+def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
+    heads = pk.TaskHeads(
+        [*two_heads().values(), pk.MulticlassHead("kind", num_classes=3, loss_weight=0.1)]
+    )
+    model, (x, y) = chain(pk.HedgedBlock(heads, [3]), heads), rows()
+    data = x, {**y, "kind": np.arange(ROWS) ** 2 % 3}
+    randomize(model)
+    start, shuffled = model.get_weights(), Shuffled()
+    shuffled.data = data
+    expected, _ = fit(model, data, data, epochs=4)
+    assert len(set(expected["hedge/loss"])) > 2
+    for valid, kwargs in ((shuffled, {}), (data, {"keep_best": False})):
+        model.set_weights(start)
+        logs, _ = fit(model, data, valid, epochs=4, **kwargs)
+        assert logs["hedge/loss"][-1] == pytest.approx(relative_loss(model, *data), rel=1e-5)
+        if valid is shuffled:
+            assert logs["hedge/loss"] == pytest.approx(expected["hedge/loss"], rel=1e-4)
+            assert shuffled.passes > 6  # one more for each epoch that mixes epochs
+
+
 @once
 def test_training_ends_after_epochs_in_which_no_branch_improves():
     model, data = plain(), rows()
@@ -277,14 +325,15 @@ def test_training_ends_after_epochs_in_which_no_branch_improves():
 @once
 def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
     model, data = plain(), rows()
-    _, hedge = fit(model, data, data, epochs=2, learning_rate=0.01)
+    logs, hedge = fit(model, data, data, epochs=2, learning_rate=0.01)
     kept, best = dict(hedge.kept), model.get_weights()
     state = pickle.loads(pickle.dumps(hedge.kept))
     options = {"epochs": 4, "verbose": 0}
     model.optimizer.learning_rate = 100.0  # only worse epochs
     for callback in (hedge, pk.FitHedge(data)):
         callback.kept = state
-        model.fit(*data, initial_epoch=2, callbacks=[callback], **options)
+        later = model.fit(*data, initial_epoch=2, callbacks=[callback], **options).history
+        assert later["hedge/loss"] == pytest.approx(2 * [logs["hedge/loss"][-1]], rel=1e-5)
         for w, value in zip(model.weights, best):
             if w.trainable:
                 np.testing.assert_array_equal(numpy_of(w), value)
