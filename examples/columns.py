@@ -44,6 +44,7 @@ class Columns:
         self.ids, self.numbers = [*ids], [*numbers]
         self.lists = {name: tuple(each) for name, each in (lists or {}).items()}
         self.names = [*self.ids, *self.numbers, *self.lists]
+        check_names(self.names)
         self.known, self.scales, self._codes = {}, {}, {}
 
     def fit(self, frames, min_rows=5):
@@ -52,10 +53,10 @@ class Columns:
         Args:
             frames: A frame, or an iterable of frames, which are read one at a time.
         """
-        check_names([*self.names, *(table for table, _ in self.lists.values())])
-        tables = dict.fromkeys([*self.ids, *(table for table, _ in self.lists.values())])
+        tables = [*dict.fromkeys([*self.ids, *(table for table, _ in self.lists.values())])]
+        check_names(tables)
         counts = {table: Counter() for table in tables}
-        sums = {name: np.zeros(3) for name in self.numbers}
+        moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0))
         for frame in [frames] if hasattr(frames, "columns") else frames:
             for name in self.ids:
                 counts[name].update(values_of(frame, name))
@@ -63,11 +64,9 @@ class Columns:
                 for entries in values_of(frame, name):
                     counts[table].update(check_list(name, entries) or ())
             for name in self.numbers:
-                x = np.array(values_of(frame, name), "float64")
-                x = x[~np.isnan(x)]
-                sums[name] += len(x), x.sum(), (x**2).sum()
+                moments[name] = add_moments(*moments[name], numbers_of(frame, name))
         known = {name: check_known(name, count, min_rows) for name, count in counts.items()}
-        return self._set(known, {name: scale_of(name, *each) for name, each in sums.items()})
+        return self._set(known, {name: scale_of(name, *each) for name, each in moments.items()})
 
     def _set(self, known, scales):
         self.known, self.scales = known, {name: scales[name] for name in self.numbers}
@@ -83,12 +82,12 @@ class Columns:
         for name in self.ids:
             x[name] = np.array(self._encode(name, values_of(rows, name)), "int32")
         for name, (mean, deviation) in self.scales.items():
-            scaled = (np.array(values_of(rows, name), "float64") - mean) / deviation
+            scaled = (numbers_of(rows, name) - mean) / deviation
             x[name] = np.clip(scaled, -LARGEST, LARGEST).astype("float32")
         for name, (table, length) in self.lists.items():
             x[name] = np.zeros((len(rows), length), "int32")
             for row, entries in enumerate(values_of(rows, name)):
-                codes = self._encode(table, (entries or [])[-length:])
+                codes = self._encode(table, (check_list(name, entries) or [])[-length:])
                 x[name][row, : len(codes)] = codes[::-1]
         return x
 
@@ -122,14 +121,28 @@ class Columns:
 def values_of(rows, name):
     """Return the values of a column as a list, with None for missing ones."""
     if isinstance(rows, list):
-        return [row[name] for row in rows]
+        return [plain(row[name]) for row in rows]
     column = rows[name]
     values, missing = column.tolist(), column.isna().to_numpy()
     if missing.any():
         values = [None if is_missing else v for is_missing, v in zip(missing, values)]
-    if column.dtype == "object":  # lists of a Parquet file are arrays
-        values = [v.tolist() if isinstance(v, np.ndarray) else v for v in values]
-    return values
+    return [*map(plain, values)] if column.dtype == "object" else values
+
+
+def plain(value):
+    """Return None for NaN, and Python's number, text or list for NumPy's."""
+    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
+    return None if isinstance(value, float) and value != value else value
+
+
+def numbers_of(rows, name):
+    """Return the numbers of a column as an array, with NaN for missing ones."""
+    values = values_of(rows, name)
+    try:
+        return np.array(values, "float64")
+    except (TypeError, ValueError) as error:
+        wrong = next(v for v in values if not isinstance(v, int | float | None))
+        raise TypeError(f"{name} must contain numbers. Received: {name}={wrong!r}") from error
 
 
 def check_names(names):
@@ -140,12 +153,14 @@ def check_names(names):
             "Names of columns must consist of letters without accents, digits, _ and -, and not of "
             f"digits alone. Received: {wrong}"
         )
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"A column must be named once. Received: {twice}")
 
 
 def check_list(name, entries):
     """Return the entries of a row. A string would become a list of its letters."""
     if entries is not None and not isinstance(entries, list | tuple):
-        raise TypeError(f"{name} must contain lists. Received: {entries!r}")
+        raise TypeError(f"{name} must contain lists. Received: {name}={entries!r}")
     return entries
 
 
@@ -165,13 +180,22 @@ def check_known(name, counts, min_rows):
     return known
 
 
-def scale_of(name, count, total, squares):
-    """Return the mean and the standard deviation of numbers, from their sums."""
-    mean = total / max(count, 1)
-    deviation = np.sqrt(max(squares / max(count, 1) - mean**2, 0.0))
-    if not count or not np.isfinite(deviation):
+def add_moments(count, mean, squares, x):
+    """Add numbers to a count, a mean, and a sum of squared differences from the mean."""
+    x = x[~np.isnan(x)]
+    if not len(x):
+        return count, mean, squares
+    total, step = count + len(x), x.mean() - mean
+    squares += len(x) * x.var() + step**2 * count * len(x) / total
+    return total, mean + step * len(x) / total, squares
+
+
+def scale_of(name, count, mean, squares):
+    """Return the mean and the standard deviation of numbers, which is 1 if they are constant."""
+    if not count or not np.isfinite(squares):
         raise ValueError(f"{name} must contain finite numbers, and not only missing ones")
-    return [float(mean), float(deviation) or 1.0]
+    deviation = float(np.sqrt(squares / count))
+    return [float(mean), deviation if deviation > 1e-12 * abs(mean) else 1.0]
 
 
 # The model

@@ -21,7 +21,7 @@ def free_addresses(count):
 def run_processes(function, arguments):
     """Call a function in new processes, with the arguments of each. If one fails, end the others.
 
-    If this process gets SIGTERM, it ends all. Returns whether all ended without an error.
+    If this process gets SIGTERM, it ends all. Returns the exit codes, None for those that it ended.
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("Ended all processes after SIGTERM."))
     spawn = multiprocessing.get_context("spawn")
@@ -33,7 +33,7 @@ def run_processes(function, arguments):
         while running and not any(child.exitcode for child in children):
             for sentinel in connection.wait(running):
                 running.pop(sentinel).join()
-        return not any(child.exitcode for child in children)
+        return [child.exitcode for child in children]
     finally:
         for child in children:
             child.kill()  # JAX ignores SIGTERM

@@ -143,7 +143,7 @@ def start(file, processes):
     """Start processes on this machine's CPU."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     (address,) = free_addresses(1)
-    if not run_processes(run, [(file, address, processes, each) for each in range(processes)]):
+    if any(run_processes(run, [(file, address, processes, each) for each in range(processes)])):
         sys.exit("A process failed, so all were ended.")
 
 

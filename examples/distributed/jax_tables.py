@@ -40,6 +40,7 @@ os.environ.setdefault("PJRT_NPROC", "32")
 import jax
 import keras
 import numpy as np
+import orbax.checkpoint  # noqa: F401, OrbaxCheckpoint needs it
 from _local import free_addresses, print_differences, run_processes
 from keras.distribution import DataParallel, DeviceMesh, LayoutMap, ModelParallel
 
@@ -190,7 +191,7 @@ def print_times():
 
 
 def start(folder, kill):
-    """Start processes on this machine's CPU. Return whether all ended without an error."""
+    """Start processes on this machine's CPU. Return their exit codes (see `run_processes`)."""
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={DEVICES}"
     (address,) = free_addresses(1)
     return run_processes(run, [(folder, kill, address, PROCESSES, p) for p in range(PROCESSES)])
@@ -216,10 +217,10 @@ def main():
     Path(folder).mkdir(exist_ok=True)
     if any(Path(folder).iterdir()):
         sys.exit(f"The folder of the checkpoints must be empty. Received: {folder}")
-    if start(folder, kill=True):
-        sys.exit("No process was killed.")
+    if -signal.SIGKILL not in start(folder, kill=True):
+        sys.exit("A process failed before it was killed, so all were ended.")
     print("A process was killed, so both were ended.", flush=True)
-    if not start(folder, kill=False):
+    if any(start(folder, kill=False)):
         sys.exit("A process failed, so all were ended.")
     compare_with_one_device(folder, args.file)
     print(f"Saved {args.file} for one device.")

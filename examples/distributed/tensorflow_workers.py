@@ -142,7 +142,7 @@ def start(file, workers):
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
     cluster = {"worker": free_addresses(workers)}
     tasks = [{"type": "worker", "index": worker} for worker in range(workers)]
-    if not run_processes(run, [(file, {"cluster": cluster, "task": task}) for task in tasks]):
+    if any(run_processes(run, [(file, {"cluster": cluster, "task": task}) for task in tasks])):
         sys.exit("A process failed, so all were ended.")
 
 

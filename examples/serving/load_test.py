@@ -7,8 +7,8 @@
 Takes two minutes on two cores. Starts serve.py, and prints:
 
 - requests per second, latencies and errors of four clients over a minute, and the server's memory
-- the latencies of two clients with pauses, without an attack and during attacks: bodies of 50 MB
-  and 300 half-sent bodies
+- the latencies of two clients with pauses, without an attack and during attacks: a body of 50 MB,
+  300 bodies in chunks of one byte, and 300 half-sent bodies
 """
 
 import argparse
@@ -84,13 +84,20 @@ def errors(answers):
 
 
 def send_large(port):
-    """Send a body of 50 MB in chunks, and return the status."""
+    """Send a body of 50 MB, and return the status."""
     with socket.create_connection(("127.0.0.1", port)) as client:
-        client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n")
-        for _ in range(763):
-            client.sendall(b"10000\r\n%b\r\n" % (b" " * 2**16))
-        client.sendall(b"0\r\n\r\n")
+        client.sendall(HEAD + b"content-length: 50000000\r\n\r\n" + bytes(50_000_000))
         return client.recv(12).decode()[-3:]
+
+
+def send_chunks(port):
+    """Send 300 bodies in chunks of one byte, and return the status of the last."""
+    for _ in range(300):
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            with suppress(OSError):  # the server closes the connection
+                client.sendall(HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 9999)
+            status = client.recv(12).decode()[-3:]
+    return status
 
 
 def send_halves(port):
@@ -103,7 +110,8 @@ def send_halves(port):
 
 ATTACKS = {
     "none": lambda port: time.sleep(3) or "none",
-    "50 MB in chunks": send_large,
+    "50 MB": send_large,
+    "chunks of one byte": send_chunks,
     "300 half-sent bodies": send_halves,
 }
 

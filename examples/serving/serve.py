@@ -15,8 +15,8 @@ The folder, which `publish` in model_folder.py writes, defines the columns and t
     GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
 Any value can be null, and ids can be unknown. Every refusal has the form {"errors": [reasons]}: 422
-for invalid rows, 413 for a body over 500 KB, 408 for a body that takes over 10 seconds to
-arrive, and 503 if too many rows are waiting or no batch is computed.
+for invalid rows, 413 for a body over 500 KB, 411 for one in chunks, 408 for one that takes over 10
+seconds to arrive, and 503 if too many rows or bodies are waiting or no batch is computed.
 
 Requests that arrive within two milliseconds, or while a batch is computed, share one batch. The
 service starts with the newest version that works. Every two seconds, it looks for a new version in
@@ -51,7 +51,6 @@ from typing_extensions import TypedDict
 
 Number = Annotated[float, pydantic.Field(ge=-1e30, le=1e30, allow_inf_nan=False)]
 MAX_REASONS = 10  # of a refusal
-MAX_CONNECTIONS = 500  # above it, uvicorn refuses requests
 VERSION_SECONDS = 2.0  # between checks for a new version
 
 log = logging.getLogger("uvicorn.error")
@@ -235,7 +234,6 @@ def main():
         http=Protocol,
         ws="none",
         access_log=False,
-        limit_concurrency=MAX_CONNECTIONS,
         timeout_graceful_shutdown=MAX_SECONDS,
     )
 

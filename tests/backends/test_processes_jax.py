@@ -150,16 +150,20 @@ def test_tables_across_processes_continue_after_a_kill_and_load_on_one_device(tm
     assert keras.models.load_model(file).get_layer("user_table")
 
 
-def fail_in_second_process(file, address, processes, process):
-    fail_or_wait(process == 0)
+def fail_in_second_process(*arguments):
+    fail_or_wait(arguments[-1] == 0)
 
 
-def test_a_failed_process_of_the_example_ends_the_others(monkeypatch):
+@pytest.mark.parametrize(
+    ("script", "when"), [("jax_processes", ""), ("jax_tables", " before it was killed")]
+)
+def test_a_failed_process_of_an_example_ends_the_others(script, when, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(EXAMPLES / "distributed")
-    monkeypatch.setenv("JAX_PLATFORMS", "cpu")  # `start` sets it
-    import jax_processes
-
-    monkeypatch.setattr(jax_processes, "run", fail_in_second_process)
-    with pytest.raises(SystemExit, match="A process failed, so all were ended"):
-        jax_processes.start("model.keras", 2)
+    for name in ("JAX_PLATFORMS", "XLA_FLAGS"):  # the examples set them
+        monkeypatch.setenv(name, "")
+    example = pytest.importorskip(script)  # jax_tables needs orbax
+    monkeypatch.setattr(example, "run", fail_in_second_process)
+    monkeypatch.setattr("sys.argv", [script, str(tmp_path / "checkpoints")])
+    with pytest.raises(SystemExit, match=f"A process failed{when}, so all were ended"):
+        example.main() if when else example.start("model.keras", 2)
     assert not multiprocessing.active_children()

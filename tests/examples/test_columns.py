@@ -39,11 +39,11 @@ def columns(frame):
     return Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=2)
 
 
-def as_request(frame):
+def as_request(frame, missing=None):
     """Return the rows as a service reads them from JSON."""
     return [
         {
-            name: [*value] if np.ndim(value) else None if pd.isna(value) else value
+            name: [*value] if np.ndim(value) else missing if pd.isna(value) else value
             for name, value in row.items()
         }
         for row in frame.astype("object").to_dict("records")
@@ -78,10 +78,25 @@ def test_numbers_are_scaled_and_clipped(columns, frame):
 
 
 @once
+def test_numbers_that_hardly_vary_next_to_their_size_are_scaled():
+    times = 1.7e12 + np.arange(0, 60_001, 100.0)  # of a minute, in milliseconds
+    rates = np.full(601, 0.1)
+    frame = pd.DataFrame({"time": times, "rate": rates})
+    for frames in (frame, [frame[:1], frame[1:200], frame[200:]]):
+        columns = Columns(numbers=["time", "rate"]).fit(frames)
+        x = columns.transform(frame.assign(rate=rates + 1e-7))
+        np.testing.assert_allclose(columns.scales["time"], [times.mean(), times.std()], rtol=1e-9)
+        np.testing.assert_allclose(x["time"], (times - times.mean()) / times.std(), atol=1e-6)
+        np.testing.assert_allclose(x["rate"], 1e-7, rtol=1e-6)
+
+
+@once
+@pytest.mark.parametrize("missing", [None, np.nan])
 @pytest.mark.parametrize("rows", [slice(None), slice(2, 3), slice(3, 4)])
-def test_a_request_is_encoded_as_a_frame(columns, frame, rows):
+def test_a_request_is_encoded_as_a_frame(columns, frame, rows, missing):
     part = frame.iloc[rows]
-    of_frame, of_request = columns.transform(part), columns.transform(as_request(part))
+    of_frame = columns.transform(part)
+    of_request = columns.transform(as_request(part, missing))
     assert of_frame.keys() == of_request.keys()
     for name, values in of_frame.items():
         np.testing.assert_array_equal(values, of_request[name], strict=True)
@@ -111,7 +126,9 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
         ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
         ({"age": np.nan}, ValueError, "age must .* finite numbers"),
         ({"age": [1.0, np.inf] * 3}, ValueError, "age must .* finite numbers"),
-        ({"genres": "new"}, TypeError, "genres must contain lists. Received: 'new'"),
+        ({"genres": "new"}, TypeError, "genres must contain lists.* Received: genres='new'"),
+        ({"age": "old"}, TypeError, "age must contain numbers.* Received: age='old'"),
+        ({"age": pd.Timestamp(0)}, TypeError, r"age must .*numbers.* age=Timestamp\('1970"),
     ],
 )
 def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reason):
@@ -120,10 +137,18 @@ def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reaso
 
 
 @once
-@pytest.mark.parametrize("name", ["a/b", "a.b", "0"])
-def test_names_of_columns_that_no_model_can_have_are_refused(frame, name):
-    with pytest.raises(ValueError, match=rf"Names of columns must .* Received: \['{name}'\]"):
-        Columns(["user"], [name]).fit(frame.assign(**{name: 1.0}))
+def test_rows_of_text_for_lists_are_refused_and_objects_of_numpy_are_plain_values(columns, frame):
+    with pytest.raises(TypeError, match=r"history must .*lists.* history='ab'"):
+        columns.transform([row | {"history": "ab"} for row in as_request(frame)])
+    objects = pd.Series([np.int64(7), np.int64(8), None] * 2, dtype="object")
+    assert Columns(["user"]).fit(frame.assign(user=objects), min_rows=2).known["user"] == [7, 8]
+
+
+@once
+@pytest.mark.parametrize("name", ["a/b", "a.b", "0", "user"])
+def test_names_of_columns_that_no_model_can_have_are_refused(name):
+    with pytest.raises(ValueError, match=rf"must .* Received: \['{name}'\]"):
+        Columns(["user"], [name])
 
 
 @once

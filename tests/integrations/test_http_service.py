@@ -263,9 +263,35 @@ async def test_large_bodies_are_refused_before_they_are_read(app):
     assert (status, text) == (413, '{"errors":["body: at most 500000 bytes are allowed"]}')
     assert headers[b"connection"] == b"close"
     chunks = [bytes(100_000) for _ in range(500)]
-    status, _, _ = await send(app, "POST", "/predict", chunks)
+    status, _, _ = await send(app, "POST", "/predict", chunks, length=5 * 10**7)
     assert status == 413
     assert (await metrics(app))['requests_total{status="413"}'] == 2
+
+
+@while_serving
+async def test_chunked_bodies_are_refused_and_silent_connections_are_closed(app, monkeypatch):
+    config = importlib.import_module("uvicorn").Config(app.state.limited, timeout_keep_alive=0.01)
+    state = importlib.import_module("uvicorn.server").ServerState()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: _limits.Protocol(config, state, {}), "127.0.0.1", 0
+    )
+
+    async def answer(sent):
+        """Return the answer of a connection when it is closed."""
+        reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        writer.write(sent)
+        received = await reader.read()
+        writer.close()
+        return received
+
+    post = b"POST /predict HTTP/1.1\r\nhost: x\r\n"
+    chunk = b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n"
+    assert (await answer(post + chunk)).startswith(b"HTTP/1.1 411")
+    get = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+    assert (await answer(get + b"\r\n" + get)).count(b"HTTP/1.1 200") == 1
+    monkeypatch.setattr(_limits, "MAX_SECONDS", 0.01)
+    assert await answer(b"") == await answer(post) == b""
+    server.close()
 
 
 @while_serving
@@ -279,6 +305,9 @@ async def test_half_sent_bodies_end_and_vanished_clients_are_not_bad_requests(ap
     found = {k: v for k, v in (await metrics(app)).items() if k.startswith("requests_t")}
     statuses = '{status="408"}', '{status="client gone"}'
     assert found == {f"requests_total{status}": 1 for status in statuses}
+    monkeypatch.setattr(_limits, "MAX_BODIES", 0)
+    assert (await send(app, "POST", "/predict", [b"{"], length=9))[0] == 503
+    assert (await health(app))[0] == 200
 
 
 @while_serving
@@ -455,5 +484,5 @@ def test_the_server_under_load_and_attacks(folder, tmp_path):
     result = run_example("serving/load_test.py", *options, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     out = result.stdout
-    assert re.search(r"50 MB in chunks +413 .* none$", out, re.M)
-    assert re.search(r"half-sent bodies +408 .* none$", out, re.M)
+    for attack in ("50 MB +413", "one byte +411", "half-sent bodies +408"):
+        assert re.search(rf"{attack} .* none$", out, re.M)
