@@ -3,7 +3,7 @@
     pip install -e ".[torch,flights]"  # or examples, for your own file
     KERAS_BACKEND=torch python examples/compare.py
     KERAS_BACKEND=torch python examples/compare.py rows.parquet --tasks click watch_time \\
-        --ids user item --time day
+        --ids user item --time day --search 8
 
 Takes two minutes on two cores without arguments, for 10,000 flights from New York in 2013 and three
 seeds. The networks are single-task networks, a shared bottom, MMoE, PLE, and hedged branches with
@@ -19,11 +19,17 @@ alone: a linear model of one-hot codes, and gradient boosting.
                regression, unless you state the kind: --tasks stars:multiclass votes:count. Labels
                can be missing.
     rows       70% for training, 15% for validation, and 15% for the test: at random for each seed,
-               or in the order of --time. Validation stops single-task networks and hedged
-               branches, fits the mixtures of branches, and chooses the penalty of linear models.
+               or in the order of --time. Validation chooses epochs, settings and the penalty of
+               linear models, and fits the mixtures of branches.
 
-The learning rate decays to 0. Each single-task network and each hedged branch keeps the best epoch
-of its own loss, and the other networks train for all epochs.
+The learning rate decays to 0. Every network keeps its best epoch on the validation rows, by the
+mean over tasks of the loss relative to a constant prediction, and each hedged branch its own.
+
+With --search 8, each network tries the same 8 settings: the one of the options, and 7 that change
+about half of its parts at random. A setting with a loss above the median of those before it ends
+after a quarter or a half of the epochs. Then all seeds use the best setting. Each task's single
+network has its own. The search uses the rows of the first seed, whose validation rows are partly
+test rows of other seeds. The script prints how much of the loss each change of a setting saves.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
 model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
@@ -38,6 +44,7 @@ import re
 import sys
 import time
 import warnings
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -55,7 +62,7 @@ from sklearn.exceptions import ConvergenceWarning
 import ple_keras as pk
 
 BASELINES = ["linear", "boosting"]
-MODELS = ["single", "bottom", "mmoe", "ple", "hedged"]
+NETWORKS = ["bottom", "mmoe", "ple", "hedged"]
 HEADS = {
     "binary": pk.BinaryHead,
     "regression": partial(pk.RegressionHead, standardize=True),
@@ -70,8 +77,24 @@ METRICS = {  # of labels and predictions, which are probabilities by class for m
 }
 SIGNS = {"binary": 1, "regression": -1, "multiclass": 1, "count": -1}  # 1: more is better
 PARTS = {"training": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
-EMBEDDING, TOWER, WIDTH = 8, 16, 64  # WIDTH: of the last layer of a single-task network
-RATE = 2e-3
+TOWER, WIDTH = 16, 64  # WIDTH: of the last layer of a single-task network
+TABLES = pk.SparseAdagrad().get_config()
+SETTING = {
+    "rate": 2e-3,
+    "dropout": 0.1,
+    "table_rate": round(TABLES["learning_rate"], 6),
+    "table_start": TABLES["initial_accumulator_value"],
+    "table_dropout": 0.0,
+    "width": 8,
+}
+CHOICES = {  # of a search
+    "rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
+    "dropout": [0.0, 0.1, 0.3, 0.5],
+    "table_rate": [0.01, 0.03, 0.1, 0.3],
+    "table_start": [1e-7, 1e-5, 1e-3, 1e-2],
+    "table_dropout": [0.0, 0.2, 0.4, 0.7],
+    "width": [4, 8, 16, 32],
+}
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
 TOPICS = 20  # into which gradient boosting gets the lists
 PLOT = Path("compare.png")
@@ -201,13 +224,13 @@ def new_heads(kinds, classes):
     return pk.TaskHeads(heads), names
 
 
-def new_block(model, heads, width):
+def new_block(model, heads, width, dropout=0.0):
     """Return a block whose experts have layers of `2 * width` and `width` units."""
-    experts = pk.ExpertBlock([2 * width, width], dropout=0.1)
+    experts = pk.ExpertBlock([2 * width, width], dropout=dropout)
     if model == "mmoe":
         return pk.MMoEBlock(heads, experts, num_experts=len(heads) + 1)
     if model == "ple":
-        levels = [pk.ExpertBlock(2 * width, dropout=0.1), pk.ExpertBlock(width, dropout=0.1)]
+        levels = [pk.ExpertBlock(units, dropout=dropout) for units in (2 * width, width)]
         return pk.PLEBlock(2, heads, levels)
     if model == "hedged":
         return pk.HedgedBlock(heads, experts)
@@ -223,35 +246,72 @@ def count(model, kinds, classes, features, width):
 
 def find_width(model, kinds, classes, features):
     """Return the width at which a model has about as many parameters as single networks."""
+    if model == "single":
+        return WIDTH
     goal = sum(count("single", {t: k}, classes, features, WIDTH) for t, k in kinds.items())
     widths = range(4, 4 * WIDTH, 4)
     key = partial(count, model, kinds, classes, features)
     return widths[max(bisect.bisect_right(widths, goal, key=key) - 1, 0)]
 
 
-def build(model, columns, heads, width):
+def build(model, columns, heads, setting, width):
     """Return a network that maps columns to the predictions of tasks."""
-    inputs, network = keras_inputs(columns, EMBEDDING)
+    inputs, network = keras_inputs(columns, setting["width"], setting["table_dropout"])
     is_hedged = model == "hedged"  # then each stream has its own tables
     features = pk.StreamFeatures(heads, network)(inputs) if is_hedged else network(inputs)
-    return pk.MultiTaskModel(inputs, heads(new_block(model, heads, width)(features)))
+    block = new_block(model, heads, width, setting["dropout"])
+    return pk.MultiTaskModel(inputs, heads(block(features)))
 
 
-def train(model, kinds, classes, parts, columns, width, seed, options):
-    """Return the test metric of each task."""
+class RelativeLoss(keras.callbacks.Callback):
+    """Callback that logs the lowest relative validation loss so far, as FitHedge does."""
+
+    def __init__(self, heads, x, y):
+        super().__init__()
+        self.heads, self.x, self.y, self.best = heads, x, y, np.inf
+        exact = {task: exact_predictions(heads[task].units, labels) for task, labels in y.items()}
+        constant = {t: np.broadcast_to(np.nanmean(p, axis=0), p.shape) for t, p in exact.items()}
+        self.least, self.worst = self.losses(exact), self.losses(constant)
+
+    def losses(self, predictions):
+        """Return the losses of the tasks."""
+        losses = self.heads.compute_losses(self.y, predictions, training=False)
+        return np.array([*map(float, losses.values())])
+
+    def on_epoch_end(self, epoch, logs=None):
+        losses = self.losses(self.model.predict(self.x, batch_size=4096, verbose=0))
+        relative = (losses - self.least) / (self.worst - self.least)
+        self.best = logs["hedge/loss"] = min(self.best, np.mean(relative))
+
+
+def exact_predictions(units, labels):
+    """Return the predictions with the least possible loss: the labels, or 1 for the right class."""
+    if units == 1:
+        return labels[:, None]
+    codes = np.nan_to_num(labels).astype(int)
+    return np.where(np.isnan(labels)[:, None], np.nan, np.eye(units)[codes]).astype("float32")
+
+
+def train(model, kinds, data, widths, options, seed, setting, stop=()):
+    """Return the relative validation loss of a network, and the test metric of each task."""
+    parts, columns, classes = data
     keras.utils.set_random_seed(seed)
     heads, names = new_heads(kinds, classes)
     (x, y), valid, test = [(x, {names[task]: y[task] for task in kinds}) for x, y in parts]
     heads.adapt(y)
-    network = build(model, columns, heads, width)
+    network = build(model, columns, heads, setting, widths[model, setting["width"]])
     steps = options["epochs"] * -(-len(y[heads.task_names[0]]) // options["batch_size"])
-    rate = keras.optimizers.schedules.CosineDecay(RATE, steps)  # to 0
-    network.compile(pk.table_optimizer(keras.optimizers.Adam(rate)))
-    stop = keras.callbacks.EarlyStopping("val_loss", patience=2, restore_best_weights=True)
-    callbacks = {"single": [stop], "hedged": [pk.FitHedge(valid)]}.get(model)
-    network.fit(x, y, validation_data=valid, callbacks=callbacks, verbose=0, **options)
+    rate = keras.optimizers.schedules.CosineDecay(setting["rate"], steps)  # to 0
+    tables = pk.SparseAdagrad(setting["table_rate"], setting["table_start"])
+    network.compile(pk.table_optimizer(keras.optimizers.Adam(rate), tables))
+    keep = keras.callbacks.EarlyStopping(
+        "hedge/loss", mode="min", patience=options["epochs"], restore_best_weights=True
+    )
+    is_hedged = model == "hedged"
+    callbacks = [pk.FitHedge(valid)] if is_hedged else [RelativeLoss(heads, *valid), keep]
+    logs = network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **options).history
     predictions = network.predict(test[0], batch_size=4096, verbose=0)
-    return {
+    return logs["hedge/loss"][-1], {
         task: score(kind, test[1][names[task]], predictions[names[task]])
         for task, kind in kinds.items()
     }
@@ -262,6 +322,59 @@ def score(kind, labels, predictions):
     known = ~np.isnan(labels)
     predictions = predictions[known] if kind == "multiclass" else predictions[known].ravel()
     return METRICS[kind][1](labels[known], predictions)
+
+
+# The search
+
+
+class Halving(keras.callbacks.Callback):
+    """Callback that ends the training of a setting with a loss above the median of those so far.
+
+    Args:
+        epochs: The number of epochs. The losses are compared after a quarter and a half of them.
+        seen: The losses of the settings so far, keyed by epoch. This setting is added.
+    """
+
+    def __init__(self, epochs, seen):
+        super().__init__()
+        self.epochs, self.seen = {epochs // 4, epochs // 2}, seen
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch + 1 in self.epochs:
+            losses = self.seen.setdefault(epoch, [])
+            losses.append(logs["hedge/loss"])
+            self.model.stop_training = bool(losses[-1] > np.median(losses))
+
+
+def draw_settings(first, number, columns):
+    """Return settings: the given one, and others that change about half of its parts."""
+    rng = np.random.default_rng(0)
+    choices = {part: [x for x in CHOICES[part] if x != first[part]] for part in CHOICES}
+    parts = choices if columns.known else ["rate", "dropout"]
+    settings = [first]
+    while len(settings) < number:
+        changed = {part: rng.choice(choices[part]).item() for part in parts if rng.random() < 0.5}
+        settings.append(first | changed)
+    return settings
+
+
+def search(settings, epochs, run):
+    """Return the best setting, its loss, the loss of the first, and how much each change saves.
+
+    Changes of the best setting that save nothing are undone.
+    """
+    seen, saved = {}, {}
+    losses = [run(setting=each, stop=[Halving(epochs, seen)])[0] for each in settings]
+    best, lowest = settings[np.argmin(losses)], min(losses)
+    for part, value in settings[0].items():
+        if best[part] != value:
+            without = best | {part: value}
+            loss = run(setting=without)[0]
+            if loss > lowest:
+                saved[part] = loss - lowest
+            else:
+                best, lowest = without, loss
+    return best, lowest, losses[0], saved
 
 
 # The baselines
@@ -301,7 +414,8 @@ def one_hot(x, columns):
     parts = []
     for name, values in x.items():
         if name in columns.scales:
-            parts.append(np.stack([np.nan_to_num(values), np.isnan(values)], axis=1))
+            number = np.stack([np.nan_to_num(values), np.isnan(values)], axis=1)
+            parts.append(sparse.csr_matrix(number))
             continue
         table, _ = columns.lists.get(name, (name, 1))
         codes = values.reshape(len(values), -1)
@@ -351,11 +465,19 @@ def predict(kind, model, x):
 # The results
 
 
-def show_progress(done, total, start, what):
-    """Draw a progress bar on standard error, so that redirected output omits it."""
-    left = (time.perf_counter() - start) * (total - done) / done if done else 0
-    bar = "#" * (30 * done // total)
-    print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
+class Progress:
+    """A progress bar on standard error, so that redirected output omits it."""
+
+    def __init__(self, total):
+        self.start, self.done, self.total = time.perf_counter(), 0, total
+
+    def show(self, what, steps=1):
+        """Show what begins, and takes a number of steps."""
+        done, total, seconds = self.done, self.total, time.perf_counter() - self.start
+        bar, left = "#" * (30 * done // total), seconds * (total - done) / max(done, 1)
+        line = f"[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}"
+        print(f"\r{line}", end="", file=sys.stderr)
+        self.done += steps
 
 
 def interval(values):
@@ -374,6 +496,15 @@ def gains_of(scores, kinds, models):
     return gains
 
 
+def print_trials(trials):
+    """Print the settings that a search has found."""
+    print(f"{'relative loss':22}  first    best  changes, and the loss that each saves")
+    for name, (setting, lowest, first, saved) in trials.items():
+        changes = [f"{part} {setting[part]:g} ({loss:.4f})" for part, loss in saved.items()]
+        print(f"{name:22.22} {first:.4f}  {lowest:.4f}  {', '.join(changes)}".rstrip())
+    print()
+
+
 def print_table(scores, gains, kinds, parameters):
     """Print the metrics of single-task networks, and the gains of the other models."""
     heads = [f"{task}, {METRICS[kind][0]}" for task, kind in kinds.items()]
@@ -390,7 +521,6 @@ def print_table(scores, gains, kinds, parameters):
         number = f"{parameters[model]:,}" if model in parameters else "-"
         print(f"{model:8} {number:>10}{line}".rstrip())
     print("\nThe first row has the metrics, the others gains over it. *: the interval excludes 0")
-    print("single and hedged keep their best epochs, bottom, mmoe and ple the last one")
 
 
 def draw(gains, kinds, models):
@@ -433,11 +563,15 @@ def parse():
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
     add("--time", help="the column that orders the rows; a random split without it")
     add("--list-length", type=int, default=10, help="of lists, the last 10 entries are used")
-    others = [*BASELINES, *MODELS[1:]]
+    others = [*BASELINES, *NETWORKS]
     add("--models", nargs="+", choices=others, default=others, help="all by default")
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")
     add("--epochs", type=int, default=10, help="10 by default")
-    add("--batch-size", type=int, default=512, help="512 by default")
+    add("--batch-size", type=int, default=500, help="500 by default")
+    add("--search", type=int, default=1, help="the number of settings that each network tries")
+    for part, value in SETTING.items():
+        option = f"--{part.replace('_', '-')}"
+        add(option, type=type(value), default=value, help=f"{value:g} by default")
     args = parser.parse_args()
     if args.file and not args.tasks:
         parser.error("--tasks must name the columns of the labels")
@@ -449,7 +583,6 @@ def parse():
 
 def main():
     args = parse()
-    models = ["single", *args.models]
     frame, inputs, kinds = read(args.file, args.tasks, args.columns, args.ids, args.time)
     print(f"{len(frame):,} rows of {args.file}")
     for name, kind in inputs.items():
@@ -458,33 +591,53 @@ def main():
         print(f"{task}: {kind}, {frame[task].notna().mean():.1%} of the rows have a label")
     print(flush=True)
 
-    scores, parameters, widths = {model: [] for model in models}, {}, {}
-    options = {"batch_size": args.batch_size, "epochs": args.epochs}
-    start, total = time.perf_counter(), args.seeds * len(models)
-    for seed in range(args.seeds):
+    def split(seed):
         rows = np.arange(len(frame))
         order = rows if args.time else np.random.default_rng(seed).permutation(rows)
-        parts, columns, classes = encode(frame, order, inputs, kinds, args.list_length)
-        features = keras_inputs(columns, EMBEDDING)[1].output_shape[-1]
-        for place, model in enumerate(models):
-            show_progress(seed * len(models) + place, total, start, f"{model}, seed {seed}")
+        return encode(frame, order, inputs, kinds, args.list_length)
+
+    alone = {f"single {task}": ("single", {task: kind}) for task, kind in kinds.items()}
+    jobs = alone | {model: (model, kinds) for model in args.models}  # by name
+    networks = {name: job for name, job in jobs.items() if name not in BASELINES}
+    searched = networks if args.search > 1 else {}
+    bar = Progress(args.search * len(searched) + args.seeds * len(jobs))
+    options = {"batch_size": args.batch_size, "epochs": args.epochs}
+
+    _, columns, classes = data = split(0)
+    settings = draw_settings({part: getattr(args, part) for part in SETTING}, args.search, columns)
+    features = {s["width"]: keras_inputs(columns, s["width"])[1].output_shape[-1] for s in settings}
+    widths = {
+        (model, width): find_width(model, kinds, classes, size)
+        for model, _ in networks.values()
+        for width, size in features.items()
+    }
+    trials = {}
+    for name, (model, group) in searched.items():
+        bar.show(f"{name}, search", args.search)
+        run = partial(train, model, group, data, widths, options, 0)
+        trials[name] = search(settings, args.epochs, run)
+    chosen = {name: trials[name][0] if trials else settings[0] for name in networks}
+    parameters = Counter()
+    for name, (model, group) in networks.items():
+        width = chosen[name]["width"]
+        parameters[model] += count(model, group, classes, features[width], widths[model, width])
+
+    scores = {model: [{} for _ in range(args.seeds)] for model in ["single", *args.models]}
+    for seed in range(args.seeds):
+        parts, columns, _ = data = split(seed)
+        for name, (model, group) in jobs.items():
+            bar.show(f"{name}, seed {seed}")
             if model in BASELINES:
                 fit = partial(train_baseline, model, parts=parts, columns=columns, seed=seed)
-                scores[model].append({task: fit(task, kind) for task, kind in kinds.items()})
-                continue
-            groups = [kinds] if model != "single" else [{t: k} for t, k in kinds.items()]
-            if model not in widths:
-                is_single = model == "single"
-                width = WIDTH if is_single else find_width(model, kinds, classes, features)
-                counts = [count(model, group, classes, features, width) for group in groups]
-                widths[model], parameters[model] = width, sum(counts)
-            result = {}
-            for group in groups:
-                result |= train(model, group, classes, parts, columns, widths[model], seed, options)
-            scores[model].append(result)
-    show_progress(total, total, start, "")
+                result = {task: fit(task, kind) for task, kind in kinds.items()}
+            else:
+                result = train(model, group, data, widths, options, seed, chosen[name])[1]
+            scores[model][seed] |= result
+    bar.show("")
     print(file=sys.stderr)
 
+    if trials:
+        print_trials(trials)
     gains = gains_of(scores, kinds, args.models)
     print_table(scores, gains, kinds, parameters)
     draw(gains, kinds, args.models)

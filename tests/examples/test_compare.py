@@ -1,13 +1,15 @@
 """compare.py reads a user's file, and refuses invalid files and options."""
 
 import re
+import runpy
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from tests.helpers import once
-from tests.processes import run_example_here
+from tests.processes import EXAMPLES, run_example_here
 
 pytestmark = once
 
@@ -46,6 +48,11 @@ def folder(frame, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(EXAMPLES / "compare.py")
+
+
 def compare(folder, file, *arguments):
     return run_example_here("compare.py", file, *arguments, cwd=folder)
 
@@ -64,6 +71,57 @@ def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder)
     better, figure = r" +\+[.\d]+", r" +[-+][.\d]+"
     rows = rf"^linear +-(?:{better}){{4}}\nboosting +-{figure}(?:{better}){{3}}$"
     assert re.search(rows, out, re.M)
+
+
+def test_a_search_prints_the_best_setting_of_each_network(folder):
+    arguments = ("--tasks", "click", "--columns", "price, $", "--models", "linear", "--seeds", "1")
+    out = compare(folder, "rows.parquet", *arguments, "--epochs", "2", "--search", "2")
+    ((first, lowest),) = re.findall(r"^single click +(0\.\d+)  (0\.\d+)", out, re.M)
+    assert lowest <= first
+
+
+def test_a_search_keeps_the_changes_that_lower_the_loss(script):
+    first = script["SETTING"]
+    settings = script["draw_settings"](first, 9, script["Columns"]())  # without tables
+    changed = {part for each in settings for part in first if each[part] != first[part]}
+    assert settings[0] == first
+    assert changed == {"rate", "dropout"}
+
+    def run(setting, stop=()):
+        return 1.0 - (setting["rate"] == 8e-3) + 0.1 * (setting["width"] == 4), {}
+
+    settings = [first, first | {"rate": 8e-3, "width": 4}]
+    found = script["search"](settings, 10, run)
+    assert found == (first | {"rate": 8e-3}, 0.0, 1.0, {"rate": pytest.approx(1.0)})
+
+
+def test_training_ends_with_a_loss_above_the_median(script):
+    stops, seen = [], {}
+    for loss in (0.5, 0.7, 0.4):
+        halving = script["Halving"](8, seen)
+        halving.set_model(SimpleNamespace(stop_training=False))
+        for epoch in range(4):
+            halving.on_epoch_end(epoch, {"hedge/loss": loss})
+            stops.append(halving.model.stop_training)
+    assert stops == 5 * [False] + 3 * [True] + 4 * [False]
+
+
+def test_the_loss_of_a_constant_is_1_and_the_lowest_one_counts(script):
+    y = {"a": [0, 1, 1, np.nan], "b": [1, np.nan, 2, 6], "c": [0, 2, 1, 0], "d": [0, 3, 1, np.nan]}
+    y = {task: np.array(labels, "float32") for task, labels in y.items()}
+    kinds = zip(y, ("binary", "regression", "multiclass", "count"))
+    heads, _ = script["new_heads"](dict(kinds), {"c": 3})
+    heads.adapt(y := {f"{place}_{task}": y[task] for place, task in enumerate(y)})
+    heads({task: np.zeros((4, 2), "float32") for task in y})
+    means = zip(y, ([2 / 3], [3], [0.5, 0.25, 0.25], [4 / 3]))
+    constant = {task: np.float32(4 * [mean]) for task, mean in means}
+    exact = {task: script["exact_predictions"](heads[task].units, y[task]) for task in y}
+    callback, logs = script["RelativeLoss"](heads, None, y), []
+    for predictions in (constant, exact, constant):
+        callback.set_model(SimpleNamespace(predict=lambda *_, found=predictions, **__: found))
+        logs.append({})
+        callback.on_epoch_end(0, logs[-1])
+    np.testing.assert_allclose([each["hedge/loss"] for each in logs], [1, 0, 0], atol=1e-6)
 
 
 @pytest.mark.nightly
