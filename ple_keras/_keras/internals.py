@@ -7,6 +7,7 @@ states its reason and the versions of Keras on which it was tested.
 
 import inspect
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
@@ -57,6 +58,18 @@ def outermost_layer() -> Any:
     `stateless_call` of a model is not a call. Keras 3.15.
     """
     return getattr(global_state.get_global_attribute("current_call_ctx"), "entry_layer", None)
+
+
+def compiled_loss() -> Any:
+    """Return the loss with which the model of the current call was compiled; None without one.
+
+    It would broadcast the stacks of a TaskHeads that trains branches against labels. On JAX, the
+    model of a training step is known only from its frame. Keras 3.15.
+    """
+    frames = traceback.walk_stack(None) if keras.backend.backend() == "jax" else ()
+    steps = [f.f_locals["self"] for f, _ in frames if f.f_code.co_name == "stateless_call"]
+    model = [outermost_layer(), *steps][-1]
+    return getattr(model, "_compile_loss", None) and model.loss
 
 
 def have_one_trace(*tensors: Tensor) -> bool:

@@ -12,7 +12,6 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
 from ple_keras.heads.binary_heads import ProductHead
-from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.mixture import best_mixture, label_losses
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
@@ -82,11 +81,12 @@ class BranchedModel:
             )
         self._observed = ObservedModel(model, self._values)
 
-    def _values(self, outputs: Any, levels: Any, held: Branches) -> dict[str, dict[str, Tensor]]:
-        values = {task: {"": outputs[task]} for task in self.heads}
-        for task, branches in held.items():
-            values[task] = dict(zip(self.heads[task].branch_names, branches.values))
-        return values
+    def _values(self, outputs: Any, levels: Any) -> dict[str, dict[str, Tensor]]:
+        return {
+            task: {branch: outputs[task][i] for i, branch in enumerate(head.branch_names, start=1)}
+            or {"": outputs[task]}
+            for task, head in self.heads.items()
+        }
 
     def read(self, batches: Iterable[tuple[Nested, Nested]]) -> BranchValues:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""

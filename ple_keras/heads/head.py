@@ -21,7 +21,7 @@ from ple_keras._checks import (
 )
 from ple_keras._keras.building import build_on
 from ple_keras._keras.copying import checked_copy, refuse_replaced_functions
-from ple_keras._keras.internals import serialize_loss
+from ple_keras._keras.internals import get_mask, serialize_loss, set_mask
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
@@ -232,24 +232,49 @@ class Head(BaseLayer):
         check_keys(features, self.branch_names, argument)
         return [(getattr(self, f"branch-{name}"), features[name]) for name in self.branch_names]
 
-    def _values(self, features: Any) -> list[Tensor]:
-        """Return the value that `_predict` takes, and the value of each branch.
+    def _mixed(self, features: Any, with_branches: bool | None = False) -> Tensor:
+        """Return the mixture of the values of branches, or the value of a head without branches.
 
         Values are the logits of probabilities and counts. For other heads, they are predictions,
-        whose mixture keeps a squared error convex.
+        whose mixture keeps a squared error convex. `_predict` returns the prediction.
+
+        Args:
+            features: As for `logits`.
+            with_branches: Whether to return the stack `(1 + branches, ..., units)` of the mixture,
+                without a gradient, and the values that it mixes, if there are branches.
         """
         values = [head.logits(x) for head, x in self._by_head(features)]
         if self.activation not in LOGIT_ACTIVATIONS:
-            values = [*map(self._prediction, values)]
-        return values if self.mixture is None else [self._mix(values), *values]
+            values = [*map(self._activate, values)]
+        if self.mixture is None:
+            return values[0]
+        mixed = self._mix(values)
+        return ops.stack([ops.stop_gradient(mixed), *values]) if with_branches else mixed
 
     def _mix(self, values: Sequence[Tensor]) -> Tensor:
         mixture = ops.cast(self.mixture, values[0].dtype)
         return reduce(ops.add, [mixture[i] * value for i, value in enumerate(values)])
 
+    def _activate(self, logits: Tensor) -> Tensor:
+        """Return the prediction from the logits. A subclass can override it."""
+        return self.activation(logits)
+
     def _predict(self, value: Tensor) -> Tensor:
-        """Return the prediction from one of `_values`."""
-        return self._prediction(value) if self.activation in LOGIT_ACTIVATIONS else value
+        """Return the predictions from the result of `_mixed`, with or without branches."""
+        return self._activate(value) if self.activation in LOGIT_ACTIVATIONS else value
+
+    def _is_stack(self, y_pred: Tensor) -> bool:
+        """Return whether an output of TaskHeads is the stack that trains branches."""
+        rank = len(self._leading_axes) + 2
+        return bool(self.branch_names) and len(ops.convert_to_tensor(y_pred).shape) == rank
+
+    def _prediction_in(self, y_pred: Tensor) -> Tensor:
+        """Return the prediction of an output of TaskHeads, without branches."""
+        if not self._is_stack(y_pred):
+            return y_pred
+        prediction = self._predict(y_pred[0])
+        set_mask(prediction, get_mask(y_pred))
+        return prediction
 
     def _output_policy(self) -> Any:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
@@ -271,10 +296,7 @@ class Head(BaseLayer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the predictions of the task."""
-        return self._predict(self._values(inputs)[0])
-
-    def _prediction(self, logits: Tensor) -> Tensor:
-        return self.activation(logits)
+        return self._predict(self._mixed(inputs))
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of each example, or of each number of its label.

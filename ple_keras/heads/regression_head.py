@@ -137,9 +137,9 @@ class RegressionHead(Head):
         """The standard deviation of the labels of each unit; None as for `mean`."""
         return self._numbers(1)
 
-    def _prediction(self, logits: Tensor) -> Tensor:
+    def _activate(self, logits: Tensor) -> Tensor:
         if not self.standardize:
-            return super()._prediction(logits)
+            return super()._activate(logits)
         mean, deviation = (ops.cast(x, logits.dtype) for x in self._scale_weights())
         return mean + deviation * logits
 

@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_by_task, check_keys, check_known_value, check_number
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.internals import load_error
+from ple_keras._keras.internals import compiled_loss, load_error
 from ple_keras._keras.layers import BaseLayer, Untracked, find_layers
 from ple_keras._keras.saving import (
     built_names,
@@ -22,7 +22,6 @@ from ple_keras._keras.tensors import all_valid, replica_count, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
 from ple_keras.heads.binary_heads import sort_products
 from ple_keras.heads.head import Head
-from ple_keras.heads.last_branches import Branches, HeldBranches, LastBranches
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
@@ -52,7 +51,10 @@ class TaskHeads(BaseLayer):
         training: Passed to the heads.
 
     Returns:
-        The predictions of all heads, `{task: (..., units)}`, at least float32.
+        The predictions of all heads, `{task: (..., units)}`, at least float32. With
+        `training=True`, a task with branches of a HedgedBlock has a stack of the values that its
+        head mixes, `(1 + branches, ..., units)`, for `compute_loss`. The first is the mixture,
+        without a gradient. `predictions` returns its prediction.
 
     Raises:
         TypeError: If `heads` is an empty list, or contains anything other than heads.
@@ -94,7 +96,7 @@ class TaskHeads(BaseLayer):
         self._by_task = Untracked({head.task: head for head in heads})
         for head in heads:  # `head-{task}` is a name in the file format
             setattr(self, f"head-{head.task}", head)
-        self._last_branches = LastBranches()
+        self._returns_branches = False  # in calls without training
         self._multipliers: Any = None
         self._log_variances: Any = None
 
@@ -162,10 +164,13 @@ class TaskHeads(BaseLayer):
                     f"The factors of {product.task!r} must have the same branches. "
                     f"Received: inputs={branches}, with the branches of each"
                 )
-        if self.loss_weighting and any(head.branch_names for head in self.values()):
+        unusable = self.loss_weighting or self.activity_regularizer
+        if unusable and any(head.branch_names for head in self.values()):
             raise ValueError(
-                "loss_weighting must be None for the branches of a HedgedBlock, whose gradients do "
-                f"not depend on loss weights. Received: loss_weighting={self.loss_weighting!r}"
+                "loss_weighting and activity_regularizer must be None for the branches of a "
+                "HedgedBlock, whose gradients depend on neither. Received: "
+                f"loss_weighting={self.loss_weighting!r}, "
+                f"activity_regularizer={self.activity_regularizer!r}"
             )
         options = {"shape": (len(self.trained_tasks),), "dtype": "float32", "autocast": False}
         values = [self._multipliers_before_build.get(task, 1.0) for task in self.trained_tasks]
@@ -180,32 +185,55 @@ class TaskHeads(BaseLayer):
         self._restore_frozen()
 
     def call(self, inputs: ByName, training: bool | None = None) -> dict[str, Tensor]:
-        """Return the predictions of all tasks."""
+        """Return the predictions of all tasks, and the stacks of tasks whose branches train."""
         features = self._inputs_by_task(inputs)
-        values: dict[TaskName, list[Tensor]] = {}  # of predictions, and of their branches
-        predictions: dict[TaskName, Tensor] = {}
-        held: Branches = {}
+        is_hedged = any(head.branch_names for head in self.values())
+        with_branches = is_hedged and (training or self._returns_branches)
+        if is_hedged and training and (loss := compiled_loss()):
+            raise ValueError(
+                "compile must get no loss for a model with a HedgedBlock, whose branches only "
+                f"`compute_loss` of {self.name!r} trains. Use a MultiTaskModel, or the mixin "
+                f"MultiTaskTraining. Received: {loss=}"
+            )
+        values: dict[TaskName, Tensor] = {}
+        outputs: dict[TaskName, Tensor] = {}
         for task in (*self.task_names, *self._product_names):
             head: Any = self[task]
             if task in self._product_names:
                 logs = [
-                    values[each]
-                    if each in self._product_names
-                    else map(ops.log_sigmoid, values[each])
+                    values[each] if each in self._product_names else ops.log_sigmoid(values[each])
                     for each in head.of
                 ]
-                values[task] = [*map(head.log_probability, zip(*logs))]
+                values[task] = head.log_probability(logs)
             elif type(head).call is Head.call and head.activity_regularizer is None:
                 # Without `__call__`, whose checks take longer than a small head.
-                values[task] = head._values(features[task])
+                values[task] = head._mixed(features[task], with_branches)
             else:
-                predictions[task] = head(features[task], training=training)
+                outputs[task] = head(features[task], training=training)
                 continue
-            predictions[task] = head._predict(values[task][0])
-            if head.branch_names:
-                held[task] = HeldBranches(predictions[task], values[task][1:])
-        self._last_branches.hold(held, training)
-        return {task: predictions[task] for task in self._task_names}
+            is_stack = with_branches and head.branch_names
+            outputs[task] = values[task] if is_stack else head._predict(values[task])
+        return {task: outputs[task] for task in self._task_names}
+
+    def predictions(self, y_pred: ByName) -> dict[str, Tensor]:
+        """Return the predictions of a call, with or without training.
+
+        Args:
+            y_pred: `{task: output}`, as returned by the layer. Other keys are ignored.
+
+        Returns:
+            `{task: (..., units)}`. The predictions of a stack have no gradient.
+
+        Example:
+
+        >>> heads = TaskHeads([BinaryHead("click")])
+        >>> block = HedgedBlock(heads, [4])
+        >>> y_pred = heads(block(np.zeros((2, 3))), training=True)
+        >>> tuple(y_pred["click"].shape), tuple(heads.predictions(y_pred)["click"].shape)
+        ((3, 2, 1), (2, 1))
+        """
+        tasks = [task for task in y_pred if task in self]
+        return {task: self[task]._prediction_in(y_pred[task]) for task in tasks}
 
     def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
@@ -288,8 +316,8 @@ class TaskHeads(BaseLayer):
             y: `{task: labels}`, with exactly the tasks that have a loss.
             y_pred: `{task: predictions}`, as returned by the layer. Other keys are ignored.
             sample_weight: `{task: weights of the examples}`. An omitted task has the weight 1.
-            training: Whether the loss trains the model. If True, the predictions of tasks with
-                branches must come from the last call with `training=True`.
+            training: The argument `training` of the call that returned `y_pred`. It matters only
+                for the branches of a HedgedBlock.
 
         Returns:
             A scalar.
@@ -297,8 +325,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If an argument is not a dict keyed by task, or labels are not numbers.
             ValueError: If the layer is not built, no task has a loss, a task is missing or unknown,
-                a shape does not match, predictions of branches come from a different call, or
-                learned weights are constants of a JAX trace.
+                a shape does not match, `y_pred` of a task with branches is not of a call with this
+                `training`, or learned weights are constants of a JAX trace.
 
         Example:
 
@@ -356,20 +384,17 @@ class TaskHeads(BaseLayer):
         check_keys(weights, trained, "sample_weight", has_all=False)
         check_by_task(y_pred, trained, "y_pred")
         check_keys({task: None for task in y_pred if task in trained}, trained, "y_pred")
-        held = self._last_branches.take() if training else {}
         losses = {}
         for task in trained:
-            head, (prediction, values) = self[task], held.get(task, (None, ()))
-            if training and head.branch_names and prediction is not y_pred[task]:
+            head = self[task]
+            if head.branch_names and head._is_stack(y_pred[task]) != bool(training):
                 raise ValueError(
-                    f"y_pred[{task!r}] must be the prediction of the model's last call with "
-                    "training=True, since the loss trains the branches of that call. No layer can "
-                    "follow the TaskHeads, and DistributedDataParallel must not use static_graph "
-                    "or find_unused_parameters. To evaluate, set training=False. Received: "
-                    f"y_pred[{task!r}] of a different call, or of one whose branches a loss has "
-                    "used"
+                    f"y_pred[{task!r}] must come from a call with the argument training of the "
+                    "loss, since a call with training=True returns the branches of a HedgedBlock, "
+                    f"which only a loss with training=True trains. Received: {training=}, "
+                    f"y_pred[{task!r}].shape={tuple(ops.shape(y_pred[task]))}"
                 )
-            losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task), values)
+            losses[task] = batch_loss(head, y[task], y_pred[task], weights.get(task))
         return losses
 
     def _total_loss(self, losses: Iterable[BatchLoss]) -> Tensor:
@@ -450,7 +475,11 @@ class TaskHeads(BaseLayer):
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
     ) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
-        return {task: head.compute_output_spec(features[task]) for task, head in self.items()}
+        specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
+        for task, spec in specs.items():
+            if training and self[task].branch_names:
+                specs[task] = ops.stack([spec, *(spec for _ in self[task].branch_names)])
+        return specs
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:
         specs = self.compute_output_spec(symbolic(input_shape, "float32"))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.tensors import fill, is_constant_in_jax_trace, replica_count
 from ple_keras._typing import Tensor
 from ple_keras.heads.head import Head
@@ -15,44 +16,44 @@ from ple_keras.losses.example_losses import BatchLoss, reduce_losses, uncertaint
 
 
 def batch_loss(
-    head: Head,
-    y_true: Tensor,
-    y_pred: Tensor,
-    sample_weight: Tensor | None,
-    values: Sequence[Tensor] = (),
+    head: Head, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None
 ) -> BatchLoss:
     """Return the loss of a task in a batch.
 
     Args:
         head: The head of the task.
         y_true: The labels.
-        y_pred: The predictions.
+        y_pred: The predictions, or the stack of the mixture and its branches. With a stack, the
+            loss is that of the mixture, but its gradient is the gradient of the sum of the losses
+            of the branches with the reduction "label_root".
         sample_weight: Weights of the examples; None for 1.
-        values: The values of the branches that `y_pred` mixes. Their predictions are trained
-            instead of `y_pred`: the value of the loss is for `y_pred`, but its gradient is the
-            gradient of the sum of their losses with the reduction "label_root".
     """
+    has_branches, count = head._is_stack(y_pred), 1 + len(head.branch_names)
+    if has_branches:
+        stack = head._predict(y_pred)
+        mask, y_pred = get_mask(y_pred), stack[0]
+        set_mask(y_pred, mask)
     labeled = head._find_labeled(y_true, y_pred)
     labels, predictions = labeled.labels, labeled.predictions
     if not isinstance(labels, Mapping):  # of lists
-        labels = ops.cast(labels, y_pred.dtype)
-    count = 1 + len(values)
-    if values:  # as more examples of one call
-        branches = map(head._predict, values)
-        predictions = ops.stack([ops.stop_gradient(predictions), *branches])
-        if labeled.missing is not None:
-            predictions = fill(predictions, labeled.missing, SAFE_PREDICTION)
-        predictions = ops.reshape(predictions, (-1, *ops.shape(predictions)[2:]))
+        labels = ops.cast(labels, predictions.dtype)
+    if has_branches:  # as more examples of one call
+        missing = labeled.missing
+        stack = stack if missing is None else fill(stack, missing, SAFE_PREDICTION)
+        predictions = ops.reshape(stack, (-1, *ops.shape(stack)[2:]))
         labels = ops.concatenate([labels] * count)
     try:
         losses = head.example_losses(labels, predictions)
     except (IndexError, RuntimeError) as error:  # PyTorch checks values
         error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
         raise
-    if values:
+    trained = None
+    if has_branches:
         losses = ops.reshape(losses, (count, -1, *ops.shape(losses)[1:]))
-    where = f" of {head.task!r}"
-    return reduce_losses(losses, labeled, sample_weight, head.reduction, where, bool(values))
+        losses, trained = ops.stop_gradient(losses[0]), losses[1:]
+    return reduce_losses(
+        losses, labeled, sample_weight, head.reduction, f" of {head.task!r}", trained
+    )
 
 
 def total_loss(

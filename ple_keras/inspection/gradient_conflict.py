@@ -23,8 +23,8 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.models.observed_model import (
     built_levels,
     find_levels,
-    holding_branches,
     naming_input,
+    returning_branches,
     task_labels,
     trained_heads,
 )
@@ -117,15 +117,10 @@ def _losses_of_batch(
     """
     x, y = batch
     scale = 2.0 ** round(math.log2(len(keras.tree.flatten(x)[0])) / 2)
-    with holding_branches(model) as take_branches, naming_input(x):
-        predictions = model(x, training=False)
-        held = take_branches()
-    losses = []
-    for task, head in heads.items():
-        values = held[task].values if task in held else ()
-        loss = batch_loss(head, y[task], predictions[task], None, values)
-        losses.append(scale * loss.with_gradient())
-    return losses
+    with returning_branches(model), naming_input(x):
+        outputs = model(x, training=False)
+    losses = (batch_loss(head, y[task], outputs[task], None) for task, head in heads.items())
+    return [scale * loss.with_gradient() for loss in losses]
 
 
 def gradient_function(

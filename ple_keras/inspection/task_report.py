@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from ple_keras._keras.batches import DEFAULT_SIZE, Batches, is_dataset
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.layers import find_layers
 from ple_keras._typing import Nested, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.task_heads import TaskHeads, find_heads
 from ple_keras.inspection._report_text import Row, cells, report_text, table, to_json
 from ple_keras.inspection.gradient_conflict import Conflict, TaskGradients, parts_before_heads
@@ -241,7 +241,7 @@ def task_report(
 
 
 def _predictions(
-    heads: Mapping[str, Head], outputs: Mapping[str, Tensor], levels: Levels, branches: Branches
+    heads: Mapping[str, Head], outputs: Mapping[str, Tensor], levels: Levels
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
 
@@ -249,10 +249,9 @@ def _predictions(
     """
     predictions = {}
     for task in outputs.keys() & heads.keys():
-        head, of_task = heads[task], [outputs[task]]
-        if head.mixture is not None:
-            of_task += map(head._predict, branches[task].values)
-        mask = get_mask(outputs[task])
+        head, of_task, mask = heads[task], [outputs[task]], get_mask(outputs[task])
+        if head.branch_names:
+            of_task = ops.unstack(head._predict(outputs[task]), 1 + len(head.branch_names))
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
     return predictions
 

@@ -139,7 +139,7 @@ def reduce_losses(
     sample_weight: Tensor | None,
     reduction: LossReduction | None,
     where: str = "",
-    has_branches: bool = False,
+    branch_losses: Tensor | None = None,
 ) -> BatchLoss:
     """Return the loss of a task from the losses of its examples.
 
@@ -150,38 +150,39 @@ def reduce_losses(
 
     Args:
         losses: The loss of each example, `(...)`, or of each number of its label, `(..., units)`.
-            With branches, `(1 + branches, ...)`: first the losses of the prediction that mixes
-            them.
         labeled: The labeled examples.
         sample_weight: Weights of the examples, `(batch,)`, `(...)` or `(..., 1)`, NaN at most where
             a label is missing.
         reduction: The reduction.
         where: Text after the name in messages, such as " of 'click'".
-        has_branches: Whether the prediction mixes branches, which are trained with "label_root".
+        branch_losses: The losses of the branches that a prediction mixes, `(branches, *shape)` for
+            losses of this shape, which are trained with "label_root".
     """
     dtype, examples = losses.dtype, labeled.predictions.shape[:-1]
-    axes = tuple(range(1, len(losses.shape))) if has_branches else None
-    by_number = len(losses.shape) - has_branches > len(examples)
+    by_number = len(losses.shape) > len(examples)
     missing = labeled.missing
     if missing is not None and not by_number:
         missing = missing[..., 0] if missing.shape[-1] == 1 else ops.any(missing, axis=-1)
-    mixed = losses[0] if has_branches else losses
-    losses = losses if missing is None else fill(losses, missing, 0)
-    is_counted = ops.ones_like(mixed) if missing is None else ops.logical_not(missing)
+
+    def labeled_only(values: Tensor) -> Tensor:
+        return values if missing is None else fill(values, missing, 0)
+
+    losses = labeled_only(losses)
+    is_counted = ops.ones_like(losses) if missing is None else ops.logical_not(missing)
     count = weight = ops.sum(ops.cast(is_counted, dtype))
-    totals = sums = ops.sum(losses, axis=axes)
+    total = weighted = ops.sum(losses)
+    trained = branch_losses if branch_losses is None else labeled_only(branch_losses)
     if sample_weight is not None:
         weights = ops.cast(align_weights(sample_weight, examples, where), dtype)
         weights = ops.expand_dims(weights, -1) if by_number else weights
-        weights = weights * ops.ones_like(mixed)
-        weights = weights if missing is None else fill(weights, missing, 0)
-        sums, weight = ops.sum(losses * weights, axis=axes), ops.sum(weights)
+        weights = labeled_only(weights * ops.ones_like(losses))
+        weighted, weight = ops.sum(losses * weights), ops.sum(weights)
+        trained = trained if trained is None else trained * weights
     labeled_count = clip(count, low=1)  # of an empty batch or sample space
-    size = math.prod(ops.shape(mixed))  # a tensor on TensorFlow if it is unknown
+    size = math.prod(ops.shape(losses))  # a tensor on TensorFlow if it is unknown
     size = clip(ops.cast(size, dtype), low=1) if ops.is_tensor(size) else max(size, 1)
-    root = ops.sqrt(labeled_count * size) if has_branches or reduction == "label_root" else None
+    has_root = trained is not None or reduction == "label_root"
+    root = ops.sqrt(labeled_count * size) if has_root else None
     divisor = dict(zip(REDUCTIONS, (labeled_count, size, root)))[reduction]
-    if not has_branches:
-        return BatchLoss(sums / divisor, weight, divisor, totals, count, labeled)
-    value, total = ops.stop_gradient(sums)[0] / divisor, totals[0]
-    return BatchLoss(value, weight, divisor, total, count, labeled, ops.sum(sums) / root)
+    trained = trained if trained is None else ops.sum(trained) / root
+    return BatchLoss(weighted / divisor, weight, divisor, total, count, labeled, trained)

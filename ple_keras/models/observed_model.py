@@ -14,7 +14,6 @@ from ple_keras._keras.layers import Path, Untracked, find_layers, walk
 from ple_keras._keras.tensors import at_least_float32, replica_count
 from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.head import Head
-from ple_keras.heads.last_branches import Branches
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.labels.sample_space import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
@@ -143,16 +142,14 @@ class ObservedModel(keras.Model):
     Args:
         model: The inner model.
         results: A function that computes the outputs, nested tensors, from the outputs of the inner
-            model, the gate weights and expert outputs of each level, keyed by name, and the
-            branches of hedged tasks.
+            model, with the branches of hedged tasks, and the gate weights and expert outputs of
+            each level, keyed by name.
 
     Attributes:
         repeated: The levels that ran more than once in a pass.
     """
 
-    def __init__(
-        self, model: keras.Layer, results: Callable[[Any, Levels, Branches], Nested]
-    ) -> None:
+    def __init__(self, model: keras.Layer, results: Callable[[Any, Levels], Nested]) -> None:
         super().__init__(name="observed")
         self.inner = model
         self._results = results
@@ -165,9 +162,9 @@ class ObservedModel(keras.Model):
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
         observer = Observer(self._names.value)
-        with observer, holding_branches(self.inner) as take_branches:
+        with observer, returning_branches(self.inner):
             outputs = self.inner(inputs, training=training)
-            results = self._results(outputs, observer.levels, take_branches())
+        results = self._results(outputs, observer.levels)
         self.repeated.value |= observer.repeated
         return keras.tree.map_structure(at_least_float32, results)
 
@@ -182,21 +179,16 @@ class ObservedModel(keras.Model):
 
 
 @contextmanager
-def holding_branches(model: keras.Layer) -> Iterator[Callable[[], Branches]]:
-    """Make calls of a model hold the branches of hedged tasks, as in training.
-
-    Yields:
-        A function that returns the branches of the last call.
-    """
-    found = [heads._last_branches for heads in find_layers(model, TaskHeads)]
-    for each in found:
-        each.holds_always = True
+def returning_branches(model: keras.Layer) -> Iterator[None]:
+    """Make calls of a model return the branches of hedged tasks, as in training."""
+    found = find_layers(model, TaskHeads)
+    for heads in found:
+        heads._returns_branches = True
     try:
-        yield lambda: {task: held for each in found for task, held in each.take().items()}
+        yield
     finally:
-        for each in found:
-            each.holds_always = False
-            each.take()
+        for heads in found:
+            heads._returns_branches = False
 
 
 @contextmanager

@@ -24,10 +24,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from ple_keras._checks import warn_user
 from ple_keras._keras.internals import get_mask
-from ple_keras._keras.layers import find_layers, walk
+from ple_keras._keras.layers import walk
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
-from ple_keras.heads.task_heads import TaskHeads
 
 MAX_GRAPHS = 16  # of batches with different shapes
 IN_KEY = ("training", "_reads_logs")  # attributes for which a graph is chosen
@@ -208,8 +207,6 @@ class TracedStep:
             for thing, old in zip(self._objects, before):
                 vars(thing).clear()
                 vars(thing).update(old)
-            for heads in find_layers(self._trained, TaskHeads):
-                heads._last_branches.take()
         return Graph(_compile(module, self._trained.jit_compile), tables, keys)
 
 

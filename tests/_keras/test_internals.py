@@ -133,6 +133,20 @@ def test_the_outermost_layer_contains_the_current_call():
     assert internals.outermost_layer() is None
 
 
+def test_the_loss_of_compile_is_known_within_a_step():
+    found = []
+    layer = keras.layers.Lambda(lambda x: found.append(internals.compiled_loss()) or x)
+    model = chain(layer)
+    for loss in (None, "mse"):
+        model.compile("sgd", loss, run_eagerly=True)
+        found.clear()
+        if loss:
+            model.fit(np.ones((1, 3)), np.ones((1, 3)), verbose=0)
+        else:
+            model(np.ones((1, 3)))
+        assert found[-1] == loss
+
+
 def test_serialized_losses_have_the_arguments_that_their_configs_lack():
     """If the config has them, Keras has changed, and `serialize_loss` may be unnecessary."""
     loss, (y_true, y_pred) = keras.losses.Huber(0.1), np.array([[[0.0]], [[5.0]]])

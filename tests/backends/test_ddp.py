@@ -181,6 +181,25 @@ def test_steps_of_branches_equal_those_of_one_process(results):
     assert_close(results[2][0]["hedged"]["weights"], ddp_run.fit_hedged()["weights"])
 
 
+@pytest.mark.parametrize("option", ["static_graph", "find_unused_parameters"])
+def test_options_of_ddp_do_not_change_the_gradients_of_branches(option, tmp_path):
+    from torch import distributed
+    from torch.nn.parallel import DistributedDataParallel
+
+    x, y = ddp_run.part(ddp_run.data(), slice(0, 4))
+    model = ddp_run.hedged_model()
+    distributed.init_process_group("gloo", f"file://{tmp_path}/rendezvous", world_size=1, rank=0)
+    try:
+        parallel, found = DistributedDataParallel(model, **{option: True}), []
+        for call in (model, parallel, parallel):
+            model.zero_grad()
+            model.compute_loss(x, y, call(x, training=True)).backward()
+            found.append([weight.value.grad.tolist() for weight in model.trainable_weights])
+    finally:
+        distributed.destroy_process_group()
+    assert found[0] == found[1] == found[2]
+
+
 def test_mixtures_are_means_over_the_processes(results):
     assert equal_in_all(results[2], "hedged", "logs")
     fitted = results[2][0]["hedged"]

@@ -139,33 +139,57 @@ def test_a_product_is_that_of_the_mixtures_and_trains_each_branch():
             assert is_trained == (not np.array_equal(new, old)), w.path
 
 
-def test_a_loss_takes_the_branches_of_the_last_call_that_trains():
+def test_a_call_that_trains_returns_branches_which_only_a_loss_that_trains_takes():
     model = hedged_model(**QUICK)
     heads, expected = heads_of(model), float(model.test_on_batch(X, Y)[0])
-    other = hedged_model(seed=1, **QUICK)
+    stacks = {
+        "first": model(X, training=True),
+        "copied": {task: 1.0 * stack for task, stack in model(X, training=True).items()},
+    }
+    predicted = model(X)
+    assert tuple(stacks["first"]["kind"].shape) == (3, ROWS, 3)
+    assert_same(numpy_of(heads.predictions({**stacks["first"], "other": X})), numpy_of(predicted))
+    assert heads.predictions(predicted) == predicted
+    loss = float(numpy_of(heads.compute_loss(Y, predicted, training=False)))
+    assert loss == pytest.approx(expected, rel=1e-5)
+    for stack in stacks.values():
+        assert float(numpy_of(heads.compute_loss(Y, stack))) == pytest.approx(expected, rel=1e-5)
+    start = r"y_pred\['click'\] must come from a call with the argument training of the loss.*"
+    message = start + r"Received: training=True, y_pred\['click'\]\.shape=\(12, 1\)"
+    check_refused(lambda: heads.compute_losses(Y, predicted), ValueError, message)
+    message = start + r"Received: training=False, y_pred\['click'\]\.shape=\(3, 12, 1\)"
+    refused = lambda: heads.compute_loss(Y, stacks["first"], training=False)  # noqa: E731
+    check_refused(refused, ValueError, message)
+    features = model.layers[1](keras.Input((WIDTH,)))
+    shapes = [spec.shape for spec in heads(features, training=True).values()]
+    assert shapes == [(3, None, 1), (3, None, 1), (3, None, 3)]
 
-    def loss(predictions, **kwargs):
-        value = float(numpy_of(heads.compute_loss(Y, predictions, **kwargs)))
-        assert value == pytest.approx(expected, rel=1e-5)
 
-    def assert_refused(predictions):
-        message = r"y_pred\['click'\] must be .*last call .*training=True.*set training=False.*Rec"
-        with pytest.raises(ValueError, match=message + r"eived: y_pred\['click'\] of a diff"):
-            loss(predictions)
+def test_losses_of_keras_do_not_train_branches():
+    model = hedged_model(**QUICK)
+    plain = keras.Model(model.input, model.output["time"])
+    plain.compile("sgd", "mse", **QUICK)
+    assert np.isfinite(plain.evaluate(X, Y["time"], verbose=0))
+    message = "compile must get no loss for a model with a HedgedBlock.*Received: loss='mse'"
+    check_refused(lambda: plain.fit(X, Y["time"][:, 0]), ValueError, message)
 
-    first, second = model(X, training=True), model(X, training=True)
-    model(X)
-    other(X, training=True)  # as the student of a teacher
-    loss(second)
-    for predictions in (second, first, model(X)):  # the branches were taken, or not held
-        assert_refused(predictions)
-        loss(predictions, training=False)
-    trained = model(X, training=True)
-    copied = {task: 1.0 * prediction for task, prediction in trained.items()}
-    assert_refused(copied)
-    model(X, training=True)  # without a loss
-    assert float(model.train_on_batch(X, Y)[0]) == pytest.approx(expected, rel=1e-5)
-    assert_refused(trained)
+
+@pytest.mark.skipif(BACKEND != "jax", reason="it is jax.checkpoint")
+def test_a_recomputed_model_trains_its_branches():
+    import jax
+
+    model = hedged_model()
+    heads, constants = heads_of(model), [v.value for v in model.non_trainable_variables]
+
+    def call(weights):
+        return model.stateless_call(weights, constants, X, training=True)[0]
+
+    def gradients(call):
+        weights = [v.value for v in model.trainable_variables]
+        return jax.grad(lambda weights: heads.compute_loss(Y, call(weights)))(weights)
+
+    for actual, expected in zip(gradients(jax.checkpoint(call)), gradients(call), strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_a_position_is_valid_where_all_branches_are():
@@ -177,16 +201,16 @@ def test_a_position_is_valid_where_all_branches_are():
     masked = {branch: keras.layers.Masking()(array) for branch, array in x.items()}
     heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
     predictions = heads({"a": masked, "b": masked})
-    for task in heads:
-        assert numpy_of(predictions[task]._keras_mask).tolist() == [[True, False, False]]
+    trained = heads({"a": masked, "b": masked}, training=True)
+    for prediction in (*predictions.values(), *heads.predictions(trained).values()):
+        assert numpy_of(prediction._keras_mask).tolist() == [[True, False, False]]
     labels = {"a": np.array([[1.0, np.nan, np.nan]]), "b": np.array([[2.0, 0.0, 0.0]])}
     unmasked = heads({"a": x, "b": x})
     known = {**labels, "b": np.array([[2.0, np.nan, np.nan]])}
-    loss, expected = (
-        float(numpy_of(heads.compute_loss(y, p, training=False)))
-        for y, p in ((labels, predictions), (known, unmasked))
-    )
-    assert loss == pytest.approx(expected, rel=1e-6)
+    expected = float(numpy_of(heads.compute_loss(known, unmasked, training=False)))
+    for outputs, training in ((predictions, False), (trained, True)):
+        loss = float(numpy_of(heads.compute_loss(labels, outputs, training=training)))
+        assert loss == pytest.approx(expected, rel=1e-6)
 
 
 @once
@@ -228,7 +252,11 @@ class Clipped(pk.RegressionHead):
 REFUSED = {
     "learned_weights": (
         lambda: pk.TaskHeads([pk.BinaryHead("a")], "uncertainty")(hedged_inputs("a")),
-        "loss_weighting must be None.*Received: loss_weighting='uncertainty'",
+        "loss_weighting and activity_regularizer must be None.*Received: loss_weighting='unc",
+    ),
+    "regularizer": (
+        lambda: pk.TaskHeads([pk.BinaryHead("a")], activity_regularizer="l2")(hedged_inputs("a")),
+        "activity_regularizer must be None.*activity_regularizer=<",
     ),
     "overridden_call": (
         lambda: pk.TaskHeads([Clipped("a")])(hedged_inputs("a")),

@@ -397,18 +397,6 @@ def test_attributes_are_constants_until_the_next_fit():
         assert losses() != before
 
 
-def test_an_aborted_trace_holds_no_branches():
-    heads = heads_of_two()
-    model = dense(pk.HedgedBlock(heads, [4]), heads)
-    x, y = numbers_and_labels()
-    model.train_on_batch(x, y)
-    model.train_function._eager_step = lambda _: {}
-    model.compute_loss = lambda x, y, y_pred, *_, **__: float(ops.sum(y_pred["click"]))
-    with pytest.warns(UserWarning, match="can't be traced"):
-        model.train_on_batch(x, y)
-    assert heads._last_branches.take() == {}
-
-
 def test_logs_are_read_only_for_callbacks_that_need_them(monkeypatch):
     import torch
 
