@@ -21,6 +21,14 @@ from ple_keras._typing import Store, Tensor
 
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
+# Attributes in which layers and models keep the last call or run, and the graph of layers, and ours
+# for them. A step does not depend on them. Keras 3.15.
+BOOKKEEPING = frozenset(
+    {"_losses", "_loss_ids", "_losses_override", "_called", "_inbound_nodes", "_outbound_nodes"}
+    | {"_torch_params", "_eval_epoch_iterator", "_fits", "_reads_logs", "history"}
+    | {f"{name}_function" for name in ("train", "test", "predict")}
+    | {f"stop_{name}" for name in ("training", "evaluating", "predicting")}
+)
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
@@ -209,3 +217,13 @@ def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
     example in Keras's documentation of `Optimizer` uses this method. Keras 3.15.
     """
     return cast(int, optimizer._get_variable_index(variable))
+
+
+def has_rate_function(optimizer: keras.Optimizer) -> bool:
+    """Return whether the learning rate is a function, without calling it.
+
+    A graph can't call it. `learning_rate` calls it, and returns its result. Keras 3.15.
+    """
+    rate = optimizer._learning_rate
+    is_fixed = isinstance(rate, keras.Variable | keras.optimizers.schedules.LearningRateSchedule)
+    return callable(rate) and not is_fixed

@@ -62,6 +62,7 @@ class MultiTaskTraining(Mixin):
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
+    _fits = 0  # the calls of `fit`
     _is_functional = False
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -168,6 +169,7 @@ class MultiTaskTraining(Mixin):
                     "restores each branch to its own best epoch. "
                     f"Received: callbacks=[{type(first).__name__}, {type(later).__name__}]"
                 )
+        self._fits += 1
         self._reads_logs = self._needs_batch_logs(callbacks, given.get("verbose", "auto"))
         try:
             history = super().fit(x, y, *args, **kwargs)
