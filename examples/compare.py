@@ -570,8 +570,8 @@ def parse():
     add("--batch-size", type=int, default=500, help="500 by default")
     add("--search", type=int, default=1, help="the number of settings that each network tries")
     for part, value in SETTING.items():
-        option = f"--{part.replace('_', '-')}"
-        add(option, type=type(value), default=value, help=f"{value:g} by default")
+        option, kind = f"--{part.replace('_', '-')}", int if part == "width" else float
+        add(option, type=kind, default=value, help=f"{value} by default")
     args = parser.parse_args()
     if args.file and not args.tasks:
         parser.error("--tasks must name the columns of the labels")
