@@ -25,8 +25,8 @@ class Columns:
     """Encoder of the columns of a frame or a request as the inputs of a model.
 
     An id becomes a code: 0 if it is missing, 1 if it is unknown, and 2 or higher if it is known. A
-    list becomes a fixed number of codes, with the last entry first and zeros at the end. Numbers
-    are scaled and clipped, and missing numbers are NaN.
+    list becomes a fixed number of codes, with the last entry first and zeros at the end. A text
+    becomes the codes of its first words. Numbers are scaled and clipped, and missing ones are NaN.
 
     Args:
         ids: Names of columns of strings, integers or booleans.
@@ -34,17 +34,27 @@ class Columns:
         lists: `{name: (table, length)}` for columns of lists of ids, such as histories and
             multi-hot categories. `table` is the column whose codes they use: one of `ids`, or the
             column itself.
+        texts: `{name: (table, length)}` for columns of text. Words are runs of letters and digits,
+            in lower case. Several columns can use one table.
+        logs: Names of columns of numbers from 0 on, instead of which log(1 + number) is scaled.
+        required: Names of columns of any kind whose values must not be missing in requests.
 
     Attributes:
         known: The known values of each table, after `fit`.
-        scales: The mean and the standard deviation of each column of numbers, after `fit`.
+        scales: The mean, the standard deviation and the limits of each column of numbers, after
+            `fit`. The limits are the range in training, widened by its width on both sides.
     """
 
-    def __init__(self, ids=(), numbers=(), lists=None):
-        self.ids, self.numbers = [*ids], [*numbers]
+    def __init__(self, ids=(), numbers=(), lists=None, texts=None, logs=(), required=()):
+        self.ids, self.logs, self.required = [*ids], [*logs], [*required]
+        self.numbers = [*numbers, *(name for name in logs if name not in numbers)]
         self.lists = {name: tuple(each) for name, each in (lists or {}).items()}
-        self.names = [*self.ids, *self.numbers, *self.lists]
+        self.texts = {name: tuple(each) for name, each in (texts or {}).items()}
+        self.sequences = self.lists | self.texts
+        self.names = [*self.ids, *self.numbers, *self.lists, *self.texts]
         check_names(self.names)
+        if unknown := {*self.required} - {*self.names}:
+            raise ValueError(f"required must name columns. Received: {sorted(unknown)}")
         self.known, self.scales, self._codes = {}, {}, {}
 
     def fit(self, frames, min_rows=5):
@@ -53,23 +63,25 @@ class Columns:
         Args:
             frames: A frame, or an iterable of frames, which are read one at a time.
         """
-        tables = [*dict.fromkeys([*self.ids, *(table for table, _ in self.lists.values())])]
+        tables = [*dict.fromkeys([*self.ids, *(table for table, _ in self.sequences.values())])]
         check_names(tables)
         counts = {table: Counter() for table in tables}
-        moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0))
+        moments = dict.fromkeys(self.numbers, (0, 0.0, 0.0, np.inf, -np.inf))
         for frame in [frames] if hasattr(frames, "columns") else frames:
             for name in self.ids:
                 counts[name].update(values_of(frame, name))
-            for name, (table, _) in self.lists.items():
-                for entries in values_of(frame, name):
-                    counts[table].update(check_list(name, entries) or ())
+            for name, (table, _) in self.sequences.items():
+                for entries in self._entries(frame, name):
+                    counts[table].update(entries)
             for name in self.numbers:
-                moments[name] = add_moments(*moments[name], numbers_of(frame, name))
+                moments[name] = add_moments(*moments[name], self._numbers(frame, name))
         known = {name: check_known(name, count, min_rows) for name, count in counts.items()}
-        return self._set(known, {name: scale_of(name, *each) for name, each in moments.items()})
+        scales = {name: scale_of(name, name in self.logs, *each) for name, each in moments.items()}
+        return self._set(known, scales)
 
     def _set(self, known, scales):
-        self.known, self.scales = known, {name: scales[name] for name in self.numbers}
+        self.known = known
+        self.scales = {name: [*scales[name], -np.inf, np.inf][:4] for name in self.numbers}
         self._codes = {
             name: {None: MISSING} | {value: code for code, value in enumerate(values, FIRST)}
             for name, values in known.items()
@@ -81,15 +93,54 @@ class Columns:
         x = {}
         for name in self.ids:
             x[name] = np.array(self._encode(name, values_of(rows, name)), "int32")
-        for name, (mean, deviation) in self.scales.items():
-            scaled = (numbers_of(rows, name) - mean) / deviation
+        for name, (mean, deviation, *_) in self.scales.items():
+            scaled = (self._numbers(rows, name) - mean) / deviation
             x[name] = np.clip(scaled, -LARGEST, LARGEST).astype("float32")
-        for name, (table, length) in self.lists.items():
+        for name, (table, length) in self.sequences.items():
             x[name] = np.zeros((len(rows), length), "int32")
-            for row, entries in enumerate(values_of(rows, name)):
-                codes = self._encode(table, (check_list(name, entries) or [])[-length:])
-                x[name][row, : len(codes)] = codes[::-1]
+            for row, entries in enumerate(self._entries(rows, name)):
+                codes = self._encode(table, entries[:length])
+                x[name][row, : len(codes)] = codes
         return x
+
+    def refusals(self, rows):
+        """Return the reasons to refuse dicts of a request: missing values, and wrong numbers."""
+        missing = [
+            f"rows[{row}].{name}: a value is required. Received: None"
+            for name in self.required
+            for row, value in enumerate(values_of(rows, name))
+            if value is None
+        ]
+        return missing + [
+            f"rows[{row}].{name}: it must lie between {low:.9g} and {high:.9g}. Received: {value!r}"
+            for name, (*_, low, high) in self.scales.items()
+            for row, value in enumerate(values_of(rows, name))
+            if value is not None and not low <= value <= high
+        ]
+
+    def _numbers(self, rows, name):
+        """Return the numbers of a column, or their logarithms, with NaN for missing ones."""
+        values = values_of(rows, name)
+        try:
+            x = np.array(values, "float64")
+        except (TypeError, ValueError) as error:
+            wrong = next(v for v in values if not isinstance(v, int | float | None))
+            raise TypeError(f"{name} must contain numbers. Received: {name}={wrong!r}") from error
+        if name in self.logs and (x < 0).any():
+            raise ValueError(f"{name} must be at least 0. Received: {name}={np.nanmin(x)}")
+        return np.log1p(x) if name in self.logs else x
+
+    def _entries(self, rows, name):
+        """Yield the entries of each list, the last one first, or the words of each text."""
+        is_text = name in self.texts
+        for value in values_of(rows, name):
+            if not isinstance(value, str | None if is_text else list | tuple | None):
+                kind = "text" if is_text else "lists. Split a text, or name its column in `texts`"
+                raise TypeError(f"{name} must contain {kind}. Received: {name}={value!r}")
+            if is_text:
+                yield re.findall(r"[^\W_]+", (value or "").lower())
+            else:
+                yield [*(value or ())][::-1]
 
     def _encode(self, table, values):
         codes = self._codes[table]
@@ -98,12 +149,14 @@ class Columns:
     def example(self):
         """Return a row of known values and mean numbers."""
         row = {name: self.known[name][-1] for name in self.ids}
-        row |= {name: mean for name, (mean, _) in self.scales.items()}
-        return row | {name: self.known[table][-1:] for name, (table, _) in self.lists.items()}
+        for name, (mean, *_) in self.scales.items():
+            row[name] = float(np.expm1(mean)) if name in self.logs else mean
+        row |= {name: self.known[table][-1:] for name, (table, _) in self.lists.items()}
+        return row | {name: self.known[table][-1] for name, (table, _) in self.texts.items()}
 
     def save(self, file):
         """Write the encoding as JSON."""
-        parts = ("ids", "numbers", "lists", "known", "scales")
+        parts = ("ids", "numbers", "lists", "texts", "logs", "required", "known", "scales")
         Path(file).write_text(json.dumps({name: getattr(self, name) for name in parts}))
 
     @classmethod
@@ -135,16 +188,6 @@ def plain(value):
     return None if isinstance(value, float) and value != value else value
 
 
-def numbers_of(rows, name):
-    """Return the numbers of a column as an array, with NaN for missing ones."""
-    values = values_of(rows, name)
-    try:
-        return np.array(values, "float64")
-    except (TypeError, ValueError) as error:
-        wrong = next(v for v in values if not isinstance(v, int | float | None))
-        raise TypeError(f"{name} must contain numbers. Received: {name}={wrong!r}") from error
-
-
 def check_names(names):
     """Check the names of columns, which become names of inputs and tables, also in ONNX files."""
     wrong = [name for name in names if not re.fullmatch(r"(?!\d+$)\w[\w-]*", str(name), re.ASCII)]
@@ -155,13 +198,6 @@ def check_names(names):
         )
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         raise ValueError(f"A column must be named once. Received: {twice}")
-
-
-def check_list(name, entries):
-    """Return the entries of a row. A string would become a list of its letters."""
-    if entries is not None and not isinstance(entries, list | tuple):
-        raise TypeError(f"{name} must contain lists. Received: {name}={entries!r}")
-    return entries
 
 
 def check_known(name, counts, min_rows):
@@ -180,22 +216,26 @@ def check_known(name, counts, min_rows):
     return known
 
 
-def add_moments(count, mean, squares, x):
-    """Add numbers to a count, a mean, and a sum of squared differences from the mean."""
+def add_moments(count, mean, squares, low, high, x):
+    """Add numbers to a count, a mean, a sum of squared differences from the mean, and a range."""
     x = x[~np.isnan(x)]
     if not len(x):
-        return count, mean, squares
+        return count, mean, squares, low, high
     total, step = count + len(x), x.mean() - mean
     squares += len(x) * x.var() + step**2 * count * len(x) / total
-    return total, mean + step * len(x) / total, squares
+    return total, mean + step * len(x) / total, squares, min(low, x.min()), max(high, x.max())
 
 
-def scale_of(name, count, mean, squares):
-    """Return the mean and the standard deviation of numbers, which is 1 if they are constant."""
+def scale_of(name, is_log, count, mean, squares, low, high):
+    """Return the mean, the deviation, which is 1 for constants, and the limits of numbers."""
     if not count or not np.isfinite(squares):
         raise ValueError(f"{name} must contain finite numbers, and not only missing ones")
     deviation = float(np.sqrt(squares / count))
-    return [float(mean), deviation if deviation > 1e-12 * abs(mean) else 1.0]
+    deviation = deviation if deviation > 1e-12 * abs(mean) else 1.0
+    low, high = np.expm1([low, high]).tolist() if is_log else (float(low), float(high))
+    width = (high - low) or 1.0
+    least = 0.0 if is_log else low - width
+    return [float(mean), deviation, least, high + width]
 
 
 # The model
@@ -204,8 +244,8 @@ def scale_of(name, count, mean, squares):
 def keras_inputs(columns, width=16, dropout=0.0, own=None):
     """Return the inputs of a model by column, and a network that maps them to a feature vector.
 
-    An id becomes a row of a table, and a list the mean of rows. A number becomes two features: the
-    number, or 0 if it is missing, and 1 if it is missing.
+    An id becomes a row of a table, and a list or a text the mean of rows. A number becomes two
+    features: the number, or 0 if it is missing, and 1 if it is missing.
 
     Args:
         columns: The fitted `Columns`.
@@ -218,7 +258,7 @@ def keras_inputs(columns, width=16, dropout=0.0, own=None):
     import keras
 
     inputs = {name: keras.Input((), dtype="int32", name=name) for name in columns.ids}
-    for name, (_, length) in columns.lists.items():
+    for name, (_, length) in columns.sequences.items():
         inputs[name] = keras.Input((length,), dtype="int32", name=name)
     inputs |= {name: keras.Input((), name=name) for name in columns.numbers}
     shared = feature_network(columns, inputs, width, dropout)
@@ -243,7 +283,7 @@ def feature_network(columns, inputs, width, dropout, suffix=""):
         for name, values in columns.known.items()
     }
     features, vectors = [], [tables[name](inputs[name]) for name in columns.ids]
-    for name, (table, _) in columns.lists.items():
+    for name, (table, _) in columns.sequences.items():
         is_given = ops.expand_dims(ops.cast(ops.not_equal(inputs[name], MISSING), "float32"), -1)
         total = ops.sum(tables[table](inputs[name]) * is_given, axis=1)
         vectors.append(total / ops.maximum(ops.sum(is_given, axis=1), 1.0))

@@ -14,9 +14,10 @@ The folder, which `publish` in model_folder.py writes, defines the columns and t
     GET /counts      missing and unknown values since the start, for `drift` in columns.py
     GET /metrics     for Prometheus (see _metrics.py and alerts.yml)
 
-Any value can be null, and ids can be unknown. Every refusal has the form {"errors": [reasons]}: 422
-for invalid rows, 413 for a body over 500 KB, 411 for one in chunks, 408 for one that takes over 10
-seconds to arrive, and 503 if too many rows or bodies are waiting or no batch is computed.
+Ids can be unknown, and any value null that is not `required` in `Columns`. Numbers must lie in the
+limits that `Columns` found. Every refusal has the form {"errors": [reasons]}: 422 for invalid rows,
+413 for a body over 500 KB, 411 for one in chunks, 408 for one that takes over 10 seconds to arrive,
+and 503 if too many rows or bodies are waiting or no batch is computed.
 
 Requests that arrive within two milliseconds, or while a batch is computed, share one batch. The
 service starts with the newest version that works. Every two seconds, it looks for a new version in
@@ -63,7 +64,8 @@ def row_types(columns):
     """Return the type of each column in a request."""
     kinds = {table: type(values[0]) for table, values in columns.known.items()}
     types = {name: kinds[name] for name in columns.ids} | dict.fromkeys(columns.numbers, float)
-    return types | {name: list[kinds[table]] for name, (table, _) in columns.lists.items()}
+    types |= {name: list[kinds[table]] for name, (table, _) in columns.lists.items()}
+    return types | dict.fromkeys(columns.texts, str)
 
 
 def request_type(columns):
@@ -175,6 +177,8 @@ def create_app(folder):
     @app.post("/predict")
     async def predict(request: request_model):
         start = time.perf_counter()
+        if reasons := app.state.batcher.model.columns.refusals(request.rows):
+            return refusal(422, *reasons[:MAX_REASONS])
         outputs = await app.state.batcher.predict(request.rows)
         metrics.seconds.observe(time.perf_counter() - start)
         answer = {}

@@ -17,6 +17,7 @@ from tests.processes import EXAMPLES
 LARGE = 2**60  # no float equals LARGE + 1
 IDS, NUMBERS = ["user", "item", "adult"], ["age", "price"]
 LISTS = {"genres": ("genres", 3), "history": ("item", 4)}
+MORE = {"texts": {"title": ("words", 3)}, "logs": ["votes"], "required": ["votes", "title"]}
 
 
 @pytest.fixture(scope="module")
@@ -30,13 +31,22 @@ def frame():
             "price": pd.array([1, None, 3, 4, 5, 6], "Int64"),
             "genres": [["new", "old"], [], None, ["old"], ["new"], ["new", "other"]],
             "history": [np.array(["a"]), [], None, [*"abx"], [*"aababba"], ["b", "b"]],
+            "title": [
+                "The 2nd, the_End!",
+                None,
+                "",
+                "END (the)",
+                "Élan: the end of 2nd",
+                "2nd élan",
+            ],
+            "votes": pd.array([0, 9, None, 99, 999, 9], "Int64"),
         }
     )
 
 
 @pytest.fixture(scope="module")
 def columns(frame):
-    return Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=2)
+    return Columns(IDS, NUMBERS, LISTS, **MORE).fit(frame, min_rows=2)
 
 
 def as_request(frame, missing=None):
@@ -75,6 +85,32 @@ def test_numbers_are_scaled_and_clipped(columns, frame):
     expected = (values - np.nanmean(values)) / np.nanstd(values)
     np.testing.assert_allclose(price, expected, rtol=1e-6)
     assert columns.transform(frame.assign(price=1e30))["price"].tolist() == [5.0] * 6
+    logs = np.log10([1, 10, np.nan, 100, 1000, 10])
+    votes = (logs - np.nanmean(logs)) / np.nanstd(logs)
+    np.testing.assert_allclose(columns.transform(frame)["votes"], votes, rtol=1e-6)
+
+
+@once
+def test_a_text_has_its_first_words(columns, frame):
+    assert columns.known["words"] == ["2nd", "end", "the", "élan"]
+    title = columns.transform(frame)["title"].tolist()
+    assert title == [[4, 2, 4], [0] * 3, [0] * 3, [3, 4, 0], [5, 4, 3], [2, 5, 0]]
+
+
+@once
+def test_rows_without_required_values_or_with_numbers_far_from_training_are_refused(columns):
+    with pytest.raises(ValueError, match=r"required must name columns. Received: \['x'\]"):
+        Columns(["user"], required=["user", "x"])
+    row = columns.example()
+    assert columns.refusals([row, row | {"age": None, "votes": 0, "price": 11}]) == []
+    wrong = {"votes": None, "title": None, "age": -31, "price": 11.5}
+    assert columns.refusals([row, row | wrong, row | {"votes": -1}]) == [
+        "rows[1].votes: a value is required. Received: None",
+        "rows[1].title: a value is required. Received: None",
+        "rows[1].age: it must lie between -30 and 90. Received: -31",
+        "rows[1].price: it must lie between -4 and 11. Received: 11.5",
+        "rows[2].votes: it must lie between 0 and 1998. Received: -1",
+    ]
 
 
 @once
@@ -85,7 +121,6 @@ def test_numbers_that_hardly_vary_next_to_their_size_are_scaled():
     for frames in (frame, [frame[:1], frame[1:200], frame[200:]]):
         columns = Columns(numbers=["time", "rate"]).fit(frames)
         x = columns.transform(frame.assign(rate=rates + 1e-7))
-        np.testing.assert_allclose(columns.scales["time"], [times.mean(), times.std()], rtol=1e-9)
         np.testing.assert_allclose(x["time"], (times - times.mean()) / times.std(), atol=1e-6)
         np.testing.assert_allclose(x["rate"], 1e-7, rtol=1e-6)
 
@@ -105,7 +140,7 @@ def test_a_request_is_encoded_as_a_frame(columns, frame, rows, missing):
 @once
 def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame, tmp_path):
     batches = [frame[:2], frame[2:3], frame[3:]]
-    in_batches = Columns(IDS, NUMBERS, LISTS).fit(iter(batches), min_rows=2)
+    in_batches = Columns(IDS, NUMBERS, LISTS, **MORE).fit(iter(batches), min_rows=2)
     assert in_batches.known == columns.known
     for name, scale in columns.scales.items():
         np.testing.assert_allclose(in_batches.scales[name], scale)
@@ -126,14 +161,16 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
         ({"item": [*"uvwxyz"], "history": None}, ValueError, "item must have a value in .*rows=2"),
         ({"age": np.nan}, ValueError, "age must .* finite numbers"),
         ({"age": [1.0, np.inf] * 3}, ValueError, "age must .* finite numbers"),
-        ({"genres": "new"}, TypeError, "genres must contain lists.* Received: genres='new'"),
+        ({"genres": "new"}, TypeError, "genres .*lists.* `texts`. Received: genres='new'"),
+        ({"title": 3}, TypeError, "title must contain text. Received: title=3"),
+        ({"votes": -1}, ValueError, "votes must be at least 0. Received: votes=-1.0"),
         ({"age": "old"}, TypeError, "age must contain numbers.* Received: age='old'"),
         ({"age": pd.Timestamp(0)}, TypeError, r"age must .*numbers.* age=Timestamp\('1970"),
     ],
 )
 def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reason):
     with pytest.raises(error, match=reason), np.errstate(all="ignore"):
-        Columns(IDS, NUMBERS, LISTS).fit(frame.assign(**changes), min_rows=2)
+        Columns(IDS, NUMBERS, LISTS, **MORE).fit(frame.assign(**changes), min_rows=2)
 
 
 @once
@@ -200,18 +237,18 @@ def test_branches_have_copies_of_the_feature_network(columns, frame):
     y = {"click": np.array([0, 1, 0, 1, 1, 0]), "time": np.arange(6.0)}
     assert np.isfinite(model.fit(x, y, verbose=0).history["loss"]).all()
     tables = [w for w in model.trainable_variables if "_table" in w.path]
-    assert len(tables) == 3 * 4  # for two tasks and the shared branch; user, item, adult, genres
-    assert network.output_shape == (None, 4 * 5 + 2 * 2)
+    assert len(tables) == 3 * 5  # two tasks and the shared branch; user, item, adult, genres, words
+    assert network.output_shape == (None, 4 * 6 + 2 * 3)
 
 
 @once
 def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
     model, features = model_of(columns, own={"click": 1, "time": 2})
     assert {s: tensor.shape[1] for s, tensor in features.items()} == {
-        "click": 5 * 1 + 4, "time": 5 * 2 + 4, "shared": 5 * 4 + 4
+        "click": 6 * 1 + 6, "time": 6 * 2 + 6, "shared": 6 * 4 + 6
     }  # fmt: skip
     widths = [w.shape[1] for w in model.trainable_variables if "_table" in w.path]
-    assert sorted(widths) == [1] * 4 + [2] * 4 + [4] * 4
+    assert sorted(widths) == [1] * 5 + [2] * 5 + [4] * 5
     model.save(tmp_path / "m.keras")
     loaded, x = keras.models.load_model(tmp_path / "m.keras"), columns.transform(frame)
     assert_same(loaded.predict_on_batch(x), model.predict_on_batch(x))
@@ -224,7 +261,7 @@ def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):
     np.testing.assert_allclose(history[0], item[0], rtol=1e-6)  # "a"
     np.testing.assert_allclose(history[4], (item[0] + item[1]) / 2, rtol=1e-5)  # two of each
     assert not history[1].any()
-    assert features[:, -2].tolist() == [0, 1, 0, 0, 0, 0]  # the missing age
+    assert features[:, -3].tolist() == [0, 1, 0, 0, 0, 0]  # the missing age
 
 
 @once
@@ -237,7 +274,7 @@ def test_columns_of_one_kind_make_a_network(frame):
 
 @once
 def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(columns, frame):
-    other = Columns(IDS, NUMBERS, LISTS).fit(frame, min_rows=1)
+    other = Columns(IDS, NUMBERS, LISTS, **MORE).fit(frame, min_rows=1)
     x = columns.transform(frame) | {"item": other.transform(frame)["item"] + 1}
     with pytest.raises(ValueError, match=r"ids from 0 to 3 for the Embedding.*x\['item'\]"):
         pk.check_inputs(model_of(columns)[0], x)
@@ -247,7 +284,7 @@ def test_the_codes_of_another_encoding_are_refused_by_the_name_of_their_column(c
 def test_rows_of_tables_are_copied_by_value(columns, frame, own):
     """After another fit, codes mean other values, and new values have the row of unknown ones."""
     changed = frame.assign(user=frame["user"] + 1, item=[*"0ab0ab"])
-    new = Columns(IDS, NUMBERS, LISTS).fit(changed, min_rows=2)
+    new = Columns(IDS, NUMBERS, LISTS, **MORE).fit(changed, min_rows=2)
     assert columns.known["item"] == ["a", "b"]
     assert new.known["item"] == ["0", "a", "b"]
     (trained, _), (larger, _) = model_of(columns, own), model_of(new, own)
@@ -257,7 +294,7 @@ def test_rows_of_tables_are_copied_by_value(columns, frame, own):
             weight.assign(rng.normal(size=weight.shape))
     pk.transfer_weights(trained, larger)
     copy_rows(trained, columns, larger, new)
-    row = {"adult": None, "age": None, "price": None, "genres": ["old", "new"]}
+    row = dict.fromkeys(columns.names) | {"genres": ["old", "new"], "title": "the end"}
     rows = [
         row | {"user": LARGE + 1, "item": "b", "history": ["a", "b"]},
         row | {"user": LARGE + 2, "item": "0", "history": []},

@@ -40,7 +40,8 @@ GATE = "gate/ple/0/click"
 
 
 def columns_of(frame=FRAME, ids=("job", "town")):
-    return Columns(ids, ["age"], {"tags": ("tags", 2)}).fit(frame, min_rows=1)
+    lists = {"tags": ("tags", 2)}
+    return Columns(ids, ["age"], lists, required=ids[-1:]).fit(frame, min_rows=1)
 
 
 def onnx_model(predictions=(math.nan, 0.5, 0.25, 0.75), tasks=TASKS, batch="b"):
@@ -222,6 +223,8 @@ BODIES = {
     "a word": (with_column("age", "forty"), 422, r"\.age: .*valid number. Received: 'forty'"),
     "NaN": (with_column("age", math.nan), 422, r"\.age: .*finite number. Received: nan"),
     "a large number": (with_column("age", 1e39), 422, r"\.age: .*less than or equal to 10{30}"),
+    "a far number": (with_column("age", 5), 422, r"\[0\]\.age: .* between -2 and 4. Received: 5"),
+    "null": (with_column("town", None), 422, r"rows\[0\]\.town: a value is required"),
     "a bool": (with_column("age", True), 422, r"\.age: Input should be a valid number"),
     "a number for a word": (with_column("town", 1), 422, r"\.town: .*valid string"),
     "a word for a list": (with_column("tags", "x"), 422, r"\.tags: Input should be a valid list"),
@@ -424,12 +427,13 @@ async def test_a_new_model_replaces_the_old_one_and_a_wrong_one_does_not(app, fo
 def test_a_published_model_answers_as_it_predicts(tmp_path, monkeypatch):
     """A hedged model with a history, whose request has an unknown id and missing values."""
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.MulticlassHead("kind", num_classes=3)])
-    columns = columns_of()
+    lists, texts = {"tags": ("tags", 2)}, {"town": ("words", 2)}
+    columns = Columns(["job"], lists=lists, texts=texts, logs=["age"]).fit(FRAME, min_rows=1)
     inputs, network = keras_inputs(columns, width=4)
     features = pk.StreamFeatures(heads, network)(inputs)
     model = pk.MultiTaskModel(inputs, heads(pk.HedgedBlock(heads, [8])(features)))
     heads["click"].mixture.assign([0.1, 0.9])
-    rows = [ROW, ROW | {"job": "Astronaut", "age": None, "tags": None}]
+    rows = [ROW, ROW | {"job": "Astronaut", "town": "OSLO (Rome)", "age": None, "tags": None}]
     expected = model.predict(columns.transform(rows), verbose=0)
 
     async def run():
