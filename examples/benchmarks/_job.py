@@ -151,7 +151,7 @@ def deepctr() -> Job:
 
 
 def torch_by_hand(is_sparse: bool) -> Job:
-    """Return plain PyTorch with Adam, or with sparse gradients and Adagrad for the tables."""
+    """Return plain PyTorch with Adam, or with sparse gradients and RowAdagrad for the tables."""
     import torch
     from torch import nn
 
@@ -168,12 +168,34 @@ def torch_by_hand(is_sparse: bool) -> Job:
 
     rest = [*ple.parameters(), *towers.parameters()]
     if is_sparse:
-        options = {"initial_accumulator_value": 1e-7, "eps": 0.0}
-        optimizers = [torch.optim.Adagrad(tables.parameters(), 0.1, **options)]
+        optimizers: list[Any] = [RowAdagrad([*tables.parameters()])]
     else:
         optimizers, rest = [], [*tables.parameters(), *rest]
     optimizers.append(torch.optim.Adam(rest, eps=1e-7))
     return _torch_job(forward, optimizers, nn.functional.binary_cross_entropy_with_logits)
+
+
+class RowAdagrad:
+    """The steps of SparseAdagrad in plain PyTorch, for tables with sparse gradients."""
+
+    def __init__(self, tables: list[Any]) -> None:
+        self.tables, self.sums = tables, [table.detach() * 0 for table in tables]
+        self.means, self.steps = [0.0] * len(tables), 0
+
+    def zero_grad(self) -> None:
+        for table in self.tables:
+            table.grad = None
+
+    def step(self) -> None:
+        self.steps += 1
+        for i, table in enumerate(self.tables):
+            gradient = table.grad.coalesce()
+            rows, values = gradient.indices()[0], gradient.values()
+            squares = values**2
+            self.means[i] = 0.99 * self.means[i] + 0.01 * squares.sum() / values.count_nonzero()
+            self.sums[i][rows] += squares
+            starts = 100 * self.means[i] / (1 - 0.99**self.steps)
+            table.data[rows] -= 0.1 * values / (self.sums[i][rows] + starts).sqrt()
 
 
 def torch_rechub() -> Job:

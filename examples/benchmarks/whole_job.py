@@ -9,7 +9,7 @@ numbers, a PLE of two levels with experts [128, 64] and towers [64], 3 tasks, an
 (`_job`). Purchases and seconds have labels only after a click.
 
     PyTorch by hand   a PLE in plain PyTorch: with Adam, or with sparse gradients and
-                      torch.optim.Adagrad for the tables
+                      the steps of SparseAdagrad for the tables
     torch-rechub      its PLE, trained by our loop, which does the same as its trainer
     DeepCTR           its PLE, trained by `fit`
     ours, Adam        ple_keras with keras.layers.Embedding and Adam

@@ -21,6 +21,8 @@ REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps"
 
 # On JAX, a table with fewer rows for each id of a batch is updated as a whole, which is faster.
 ROWS_PER_ID = 6
+READS = 100  # after which the sum of squares of an average row equals its start
+MEMORY = 0.99  # share of the mean squared gradient that a step keeps
 LARGE = 10_000  # rows of a table that should not be updated as a whole
 
 
@@ -28,23 +30,27 @@ LARGE = 10_000  # rows of a table that should not be updated as a whole
 class SparseAdagrad(keras.optimizers.Adagrad):
     """Adagrad for embedding tables, which updates only the rows of a batch.
 
-    For row x_r of a table, with gradient g_r, learning rate η, and a sum of squares s_r that starts
-    at `initial_accumulator_value`:
+    For row x_r of a table, with gradient g_r, learning rate η, a sum of squares s_r that starts at
+    0, and the running mean m of the squared gradients of the rows in a batch:
 
         s_r <- s_r + g_r^2
-        x_r <- x_r - η g_r / sqrt(s_r)
+        x_r <- x_r - η g_r / sqrt(s_r + 100 m)
 
-    A row without a gradient does not change, so the result equals `keras.optimizers.Adagrad` with
-    `epsilon=0`. For a `SparseEmbedding`, a step reads and writes only the rows of the batch.
-    Gradients of repeated ids in a batch are added first. For other weights, it is Keras's
-    `Adagrad`. TensorFlow replicas clip their gradients before adding them.
+    So a row starts as if batches had read it 100 times. With few examples, it takes small steps and
+    does not memorize labels. This depends neither on the batch size nor on the unit of the loss.
+
+    A row without a gradient does not change. For a `SparseEmbedding`, a step reads and writes only
+    the rows of the batch. Gradients of repeated ids in a batch are added first. Other weights have
+    the same steps. TensorFlow replicas clip their gradients before adding them.
 
     Use it with `table_optimizer`, which trains the other weights with a second optimizer.
 
     Args:
         learning_rate: A float or a Keras schedule.
-        initial_accumulator_value: The initial sums of squares, greater than 0. Keras's default of
-            0.1 is far above the squared gradients of rows, so that tables hardly learn.
+        initial_accumulator_value: A number greater than 0 at which s_r starts instead, without m:
+            `keras.optimizers.Adagrad` with `epsilon=0`. With 1e-7, the first example of a row moves
+            it by up to the whole rate. With Keras's 0.1, a row moves in proportion to its gradients
+            until their squares, about 1e-7 for means over 1,000 examples, add up to 0.1.
         clipnorm: The maximum norm of the gradient of each table, or None.
         global_clipnorm: The maximum norm of the gradients of all weights that this optimizer
             trains, or None. No norm includes the weights of another optimizer.
@@ -70,7 +76,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def __init__(
         self,
         learning_rate: Any = 0.1,
-        initial_accumulator_value: float = 1e-7,
+        initial_accumulator_value: float | None = None,
         clipnorm: float | None = None,
         global_clipnorm: float | None = None,
         loss_scale_factor: float | None = None,
@@ -85,7 +91,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
                 )
         super().__init__(
             learning_rate,
-            initial_accumulator_value=check_number(  # prevents a division by 0
+            initial_accumulator_value=0.0
+            if initial_accumulator_value is None
+            else check_number(  # prevents a division by 0
                 initial_accumulator_value, "initial_accumulator_value", above=0
             ),
             epsilon=0.0,  # larger initial sums have the same effect
@@ -95,6 +103,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             name=name,
             **kwargs,
         )
+        self._has_means = initial_accumulator_value is None
         # The rows of the sparse gradients of a step, keyed by the index of the variable.
         self._rows: Untracked[dict[int, Tensor]] = Untracked({})
         self._trained: Untracked[list[keras.Variable]] = Untracked([])
@@ -102,6 +111,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
+        names = [f"mean_square_{i}" for i in range(len(var_list) if self._has_means else 0)]
+        self._means = [self.add_variable((), name=name) for name in names]
         super().build(var_list)
         self._trained.value = list(var_list)
         for mark in filter(None, map(table_mark, var_list)):
@@ -141,20 +152,30 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         rows = self._rows.value.pop(index, None)
         if rows is None and keras.backend.backend() == "tensorflow":
             rows, gradient = _split_tensorflow(gradient, variable)
+        sums = self.variables[index - len(self._trained.value)]  # the sums of squares are the last
+        gradient = ops.cast(gradient, variable.dtype)
+        rate = ops.cast(learning_rate, variable.dtype)
+        start = self._start(index, gradient) if self._has_means else 0.0
         if rows is None:
-            super().update_step(gradient, variable, learning_rate)
-            return
-        UPDATE[keras.backend.backend()](
-            variable,
-            self.variables[index - len(self._trained.value)],  # the sums of squares are the last
-            rows,
-            ops.cast(gradient, variable.dtype),
-            ops.cast(learning_rate, variable.dtype),
-        )
+            self.assign_add(sums, ops.square(gradient))
+            self.assign_sub(variable, rate * gradient / ops.sqrt(sums + start))
+        else:
+            UPDATE[keras.backend.backend()](variable, sums, rows, gradient, rate, start)
+
+    def _start(self, index: int, gradient: Tensor) -> Tensor:
+        """Update the running mean of a table's squared gradients, and return the start of sums."""
+        count = ops.cast(ops.count_nonzero(gradient), "float32")
+        square = ops.sum(ops.square(ops.cast(gradient, "float32"))) / ops.maximum(count, 1.0)
+        mean = self._means[index]
+        self.assign(mean, MEMORY * mean + (1 - MEMORY) * square)
+        known = 1 - MEMORY ** ops.cast(self.iterations + 1, "float32")  # as in Adam
+        return ops.cast(ops.maximum(READS * mean / known, 1e-30), gradient.dtype)  # not 0 / 0
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
         del config["epsilon"]
+        if self._has_means:
+            config["initial_accumulator_value"] = None
         return config
 
 
@@ -224,35 +245,35 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
 
 
 def _update_tensorflow(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor
+    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
 ) -> None:
     tf: Any = import_module("tensorflow")
 
     # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
     own_sums = component(sums, like=table)
     squares = tf.gather(own_sums, rows) + tf.square(gradient)
-    values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares)
+    values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares + start)
     own_sums.scatter_update(tf.IndexedSlices(squares, rows))
     table.scatter_update(tf.IndexedSlices(values, rows))
 
 
 def _update_torch(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor
+    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
 ) -> None:
     import torch
 
     with torch.no_grad():
         squares = sums.value.index_select(0, rows).addcmul_(gradient, gradient)
         sums.value.index_copy_(0, rows, squares)
-        table.value.index_add_(0, rows, gradient * -learning_rate / squares.sqrt())
+        table.value.index_add_(0, rows, gradient * -learning_rate / (squares + start).sqrt())
 
 
 def _update_jax(
-    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor
+    table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
 ) -> None:
     old = sums.value.at[rows].get(mode="fill", fill_value=1, unique_indices=True)
     squares = old + gradient * gradient
-    step = gradient * -learning_rate / ops.sqrt(squares)
+    step = gradient * -learning_rate / ops.sqrt(squares + start)
     sums.assign(sums.value.at[rows].set(squares, mode="drop", unique_indices=True))
     table.assign(table.value.at[rows].add(step, mode="drop", unique_indices=True))
 

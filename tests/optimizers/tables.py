@@ -97,9 +97,9 @@ def record_rows(monkeypatch):
     counts, backend = [], keras.backend.backend()
     update = sparse_adagrad.UPDATE[backend]
 
-    def recorded(table, sums, rows, gradient, learning_rate):
-        counts.append(gradient.shape[0])
-        update(table, sums, rows, gradient, learning_rate)
+    def recorded(table, sums, rows, *others):
+        counts.append(rows.shape[0])
+        update(table, sums, rows, *others)
 
     monkeypatch.setitem(sparse_adagrad.UPDATE, backend, recorded)
     return counts
