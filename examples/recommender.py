@@ -195,7 +195,8 @@ def draw(file, results, logs):
             losses = logs[f"hedge/{task}/{branch}_loss"]
             kept = logs[f"hedge/{task}/{branch}_epoch"][-1]
             (line,) = below.plot(range(1, len(losses) + 1), losses, label=branch)
-            below.plot(kept + 1, losses[kept], "o", color=line.get_color())
+            if kept >= 0:  # not the weights before the training
+                below.plot(kept + 1, losses[kept], "o", color=line.get_color())
         below.set_title(f"{task}: loss by epoch, best marked", fontsize=10)
         below.legend()
         axis.axvline(0, color="grey", linewidth=1)

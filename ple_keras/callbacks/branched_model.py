@@ -1,42 +1,25 @@
-"""The branches of a model on held-out rows: their values, losses and weights."""
+"""The branches of a model on held-out rows: their values and losses."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
-from ple_keras._checks import warn_user
-from ple_keras._keras.layers import find_layers
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
-from ple_keras._typing import Nested, TaskName, Tensor, WeightSlice
+from ple_keras._typing import Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.mixture import best_mixture, label_losses
-from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
-from ple_keras.layers.experts import StackedExperts
-from ple_keras.layers.hedged_block import OWN
 from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
 
-LARGE_CHANGE = 1e-3  # of a prediction, relative to it: more than rounding on a GPU
-
 Branch: TypeAlias = tuple[TaskName, str]
-
-
-class BranchValues(NamedTuple):
-    """The labels of tasks, and the values of their branches for these labels.
-
-    Attributes:
-        labels: `(examples, width)` for each task, without missing labels. Single numbers can be
-            NaN.
-        values: The values that the head mixes, `(examples, units)` for each branch; for a product,
-            the logits of its factors.
-    """
-
-    labels: dict[TaskName, np.ndarray]
-    values: dict[Branch, np.ndarray]
+# The values that a head mixes, `(examples, units)` for each branch; for a product, the logits of
+# its factors. ALL has the labels, `(examples, width)`, without missing ones. Some numbers are NaN.
+BranchValues: TypeAlias = dict[Branch, np.ndarray]
+ALL = ""  # of a task, instead of a branch: its labels, or its mixture
 
 
 class Unit(NamedTuple):
@@ -64,6 +47,7 @@ class BranchedModel:
         model: The model.
         heads: Its heads.
         mixed_heads: The heads that mix branches and have a loss.
+        observed: The model with the values of all branches as outputs.
 
     Raises:
         TypeError, ValueError: As for `check_model`, and if there are no heads that mix branches.
@@ -79,7 +63,7 @@ class BranchedModel:
                 "fit_hedge are for its branches. "
                 f"Received: model={model!r}"
             )
-        self._observed = ObservedModel(model, self._values)
+        self.observed = ObservedModel(model, self._values)
 
     def _values(self, outputs: Any, levels: Any) -> dict[str, dict[str, Tensor]]:
         return {
@@ -90,23 +74,18 @@ class BranchedModel:
 
     def read(self, batches: Iterable[tuple[Nested, Nested]]) -> BranchValues:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""
-        labels_by_task: dict[TaskName, list[np.ndarray]] = {}
-        values_by_branch: dict[Branch, list[np.ndarray]] = {}
+        found: dict[Branch, list[np.ndarray]] = {}
         for x, y in batches:
-            outputs, labels = self._observed.run_batch(x), task_labels(y, self.mixed_heads)
+            outputs, labels = self.observed.run_batch(x), task_labels(y, self.mixed_heads)
             for task, head in self.heads.items():
                 if head.has_loss and head.branch_names and labels.get(task) is not None:
                     present, is_labeled = head._present_labels(labels[task])
                     head._check_values(present)
-                    labels_by_task.setdefault(task, []).append(present)
+                    found.setdefault((task, ALL), []).append(present)
                     for branch in head.branch_names:
                         values = [outputs[f][branch][is_labeled] for f in self._factors(task)]
-                        joined = np.concatenate(values, axis=-1)
-                        values_by_branch.setdefault((task, branch), []).append(joined)
-        return BranchValues(
-            {task: np.concatenate(arrays) for task, arrays in labels_by_task.items()},
-            {branch: np.concatenate(arrays) for branch, arrays in values_by_branch.items()},
-        )
+                        found.setdefault((task, branch), []).append(np.concatenate(values, -1))
+        return {key: np.concatenate(arrays) for key, arrays in found.items()}
 
     def _factors(self, task: TaskName) -> list[TaskName]:
         """Return the factors of a product that are no products, or the task itself."""
@@ -116,48 +95,44 @@ class BranchedModel:
     def losses(self, found: BranchValues) -> tuple[dict[Branch, float], dict[Branch, float]]:
         """Return the mean losses over the labels of all processes, and relative losses.
 
-        They are keyed by task and branch; "" is the mixture. The relative loss is divided by the
-        loss of a constant prediction, the mean label or the frequencies of classes, both minus the
-        loss of labels as predictions. If labels are no predictions in any form, it is divided by
-        the loss of logits of 0. Tasks without labels or training have none.
+        They are keyed by task and branch, which is ALL for the mixture. The relative loss is
+        divided by the loss of a constant prediction, the mean label or the frequencies of classes,
+        both minus the loss of labels as predictions. If labels are no predictions in any form, it
+        is divided by the loss of logits of 0. Tasks without labels or training have none.
         """
-        sums: dict[Branch, list[float]] = {}
-        for task, labels in found.labels.items():
-            head, exact = self.heads[task], labels
-            values = [found.values[task, branch] for branch in head.branch_names]
-            is_index = isinstance(head, MulticlassHead) or head._label_width() == 1
-            if is_index and labels.shape[-1] == 1 < head.units:
-                exact = np.eye(head.units)[labels[:, 0].astype(int)]
+        losses: dict[Branch, float] = {}
+        relative: dict[Branch, float] = {}
+        for task in [task for task, branch in found if branch == ALL]:
+            head, labels = self.heads[task], found[task, ALL]
+            values = [found[task, branch] for branch in head.branch_names]
             mixtures = [to_numpy(self.heads[each].mixture) for each in self._factors(task)]
             mixed = np.einsum("ub,bnu->nu", mixtures, values)
             tensors = [*map(ops.convert_to_tensor, [mixed, *values])]
             if isinstance(head, ProductHead):
                 tensors = [ops.sum(ops.log_sigmoid(x), -1, keepdims=True) for x in tensors]
+            are_classes = head.activation is keras.activations.softmax and labels.shape[-1] == 1
+            exact = np.eye(head.units)[labels[:, 0].astype(int)] if are_classes else labels
             are_predictions = exact.shape[-1] == head.units
+            constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
             if are_predictions:
                 mean = np.ma.masked_invalid(exact).mean(axis=0).filled(SAFE_PREDICTION)
                 mean = np.broadcast_to(mean, exact.shape)
                 constants = [np.where(np.isnan(exact), mean, exact), mean]
-            else:
-                constants = 2 * [head._predict(ops.zeros_like(tensors[0]))]
             predictions = [*map(head._predict, tensors), *constants]
             arrays = [label_losses(head, labels, each) for each in predictions]
-            *totals, least, constant = [array.sum(dtype="float64") for array in arrays]
-            row = [least * are_predictions, constant, arrays[0].size]
-            names = ["", *head.branch_names]
-            sums |= {(task, name): [total, *row] for name, total in zip(names, totals)}
-        losses: dict[Branch, float] = {}
-        relative: dict[Branch, float] = {}
-        for key, row in zip(sums, sum_over_processes(np.array([*sums.values()])).tolist()):
-            total, least, constant, count = row
+            sums = np.array([*(each.sum(dtype="float64") for each in arrays), arrays[0].size])
+            *totals, least, constant, count = sum_over_processes(sums).tolist()
+            least *= are_predictions
             scale = abs(constant - least)
-            losses[key] = total / count if count else np.nan
-            if count and self.heads[key[0]].loss_weight:
-                relative[key] = (total - least) / (scale if 0 < scale < np.inf else count)
+            for branch, total in zip((ALL, *head.branch_names), totals):
+                losses[task, branch] = total / count if count else np.nan
+                if count and head.loss_weight:
+                    scale = scale if 0 < scale < np.inf else count
+                    relative[task, branch] = (total - least) / scale
         return losses, relative
 
-    def fit_mixtures(self, found: BranchValues, prior: float, allows_nan: bool = False) -> None:
-        """Fit and assign the mixtures of all hedged tasks.
+    def fit_mixtures(self, found: BranchValues, prior: float, allows_nan: bool = False) -> float:
+        """Fit and assign the mixtures, and return the mean of their relative losses.
 
         Args:
             found: The values of the branches.
@@ -165,103 +140,13 @@ class BranchedModel:
             allows_nan: Whether a mixture stays as it is if the values of a branch are not finite.
         """
         for task, head in self.mixed_heads.items():
-            labels = found.labels[task]
-            values = np.stack([found.values[task, branch] for branch in head.branch_names])
+            labels = found[task, ALL]
+            values = np.stack([found[task, branch] for branch in head.branch_names])
             mixture, count = to_numpy(head.mixture), 0
             if not allows_nan or np.isfinite(values).all():
                 mixture, count = best_mixture(head, labels, values, prior), len(labels)
             sums = sum_over_processes(np.append(mixture, 1.0) * count)
             mixture = sums[:-1] / sums[-1] if sums[-1] else mixture
             head.mixture.assign(mixture.astype("float32"))
-
-    def find_weights(self, x: Nested) -> dict[Unit, list[WeightSlice]]:
-        """Return the variables, and the slices of stacked experts, of each unit of branches.
-
-        A part belongs to the only unit whose predictions become NaN, or change, if it is NaN. What
-        no unit reads, such as mixtures and statistics of gates, belongs to none.
-
-        Args:
-            x: A batch of validation data.
-
-        Warns:
-            UserWarning: If several units read a trainable variable, which belongs to none.
-        """
-        expected = self._observed.run_batch(x)
-        units = self._find_units(expected)
-        weights: dict[Unit, list[WeightSlice]] = {unit: [] for unit in units.values()}
-        stacks = find_layers(self.model, StackedExperts)
-        parts = [part for stack in stacks for e in stack._streams.value for part in stack.slices(e)]
-        known = {id(variable) for variable, _ in parts}
-        parts += [(v, ()) for v in self.model.weights if id(v) not in known]
-        parts = [part for part in parts if keras.backend.is_float_dtype(part[0].dtype)]
-        changes = [self._changes(part, x, units, expected) for part in parts]
-        common = []
-        # Summed so that all processes keep the same parts.
-        for part, row in zip(parts, sum_over_processes(np.array(changes))):
-            found = {unit for unit, count in zip(units.values(), row) if count}
-            if len(found) == 1:
-                weights[found.pop()].append(part)
-            elif part[0].trainable and any(unit.branch for unit in found):
-                common.append(part[0].path)
-        if common:
-            warn_user(
-                "FitHedge keeps the best epoch of each branch, but several branches read the "
-                f"weights {[*dict.fromkeys(common)]}, which stay as in the last epoch. Give each "
-                "branch its own features with StreamFeatures, or set keep_best=False"
-            )
-        return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
-
-    def _changes(
-        self, part: Any, x: Nested, branches: Iterable[Branch], expected: Any
-    ) -> list[float]:
-        """Return the number of predictions of each branch that become NaN or change with a NaN."""
-        variable, index = part
-        value = ops.copy(variable)
-        # No new array, which processes of JAX would compare: NaN differs from itself.
-        whole = ops.convert_to_tensor(variable)
-        spoiled = whole * np.nan
-        for i in index:
-            spoiled = ops.concatenate([whole[:i], spoiled[i : i + 1], whole[i + 1 :]])
-        try:
-            variable.assign(spoiled)
-            actual = self._observed.run_batch(x)
-        finally:
-            variable.assign(value)
-        counts = []
-        for task, branch in branches:
-            old, new = expected[task][branch], actual[task][branch]
-            is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
-            counts.append((~is_close & np.isfinite(old)).sum(dtype="float64"))
-        return counts
-
-    def _find_units(self, branches: Mapping[TaskName, Any]) -> dict[Branch, Unit]:
-        joined = {task: {task} for task in self.heads}  # products and their factors
-        for task, head in self.heads.items():
-            tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))
-            joined.update(dict.fromkeys(tasks, tasks))
-        units = {}
-        for task, branch in [(t, b) for t in self.heads for b in branches[t]]:
-            alike = {each for each in self.heads if branch in branches[each]}
-            tasks = joined[task] if branch in (OWN, "") else alike
-            units[task, branch] = Unit(branch, tuple(sorted(tasks)))
-        return units
-
-
-def read_part(part: WeightSlice) -> np.ndarray:
-    """Return a copy of a variable, or of a slice of it."""
-    variable, index = part
-    value = variable.value
-    if not getattr(value, "is_fully_addressable", True) and not value.is_fully_replicated:
-        raise ValueError(
-            "keep_best must be False if weights are split across processes. "
-            f"Received: keep_best=True, and {variable.path!r} of {value.sharding}"
-        )
-    return np.array(to_numpy(value)[index])
-
-
-def assign_parts(parts: Iterable[tuple[WeightSlice, np.ndarray]]) -> None:
-    """Assign variables and slices of variables."""
-    for (variable, index), value in parts:
-        whole = read_part((variable, ()))
-        whole[index] = value
-        variable.assign(whole)
+        relative = [loss for (_, branch), loss in self.losses(found)[1].items() if branch == ALL]
+        return sum(relative) / len(relative) if relative else np.nan

@@ -6,17 +6,12 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from ple_keras._checks import check_bool, check_int, check_number
+from ple_keras._checks import check_bool, check_int, check_number, warn_user
 from ple_keras._keras.batches import Batches, refuse_batches
 from ple_keras._keras.tensors import sum_over_processes
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
-from ple_keras.callbacks.branched_model import (
-    BranchedModel,
-    BranchValues,
-    Unit,
-    assign_parts,
-    read_part,
-)
+from ple_keras.callbacks.branch_weights import LARGE_CHANGE, assign_parts, find_weights, read_part
+from ple_keras.callbacks.branched_model import ALL, BranchedModel, BranchValues, Unit
 from ple_keras.heads.task_heads import hedged_heads
 
 
@@ -52,31 +47,33 @@ class FitHedge(keras.callbacks.Callback):
     each fits on its own rows, and the mixtures are averaged.
 
     No gradient passes between branches, so each can stop by itself. In every epoch, FitHedge copies
-    the weights of the branches whose validation loss is the lowest so far. At the end of `fit`, it
-    restores all branches, and fits the mixtures once more. An own branch is judged by the mean loss
-    of its task, the own branches of a product and its factors together. Any other branch is judged
-    by the sum of the relative losses of all tasks:
+    the weights of the branches whose validation loss is the lowest so far. It also validates the
+    weights before `fit`, as epoch `initial_epoch - 1`. At the end, it restores all branches, and
+    fits the mixtures once more. An own branch is judged by the mean loss of its task, the own
+    branches of a product and its factors together. Any other branch is judged by the sum of the
+    relative losses of all tasks:
 
         (loss - least possible loss) / (loss of a constant - least possible loss)
 
     The constant is the mean label, or the frequencies of classes. For custom losses of several
     numbers, the relative loss is the loss divided by the loss of logits of 0. Tasks with a loss
-    weight of 0, or without validation labels, do not count.
-    A branch with only such tasks keeps its last epoch. NaN is never the lowest loss.
+    weight of 0, or without validation labels, do not count. A branch with only such tasks keeps its
+    last epoch. NaN is never the lowest loss.
 
     A weight belongs to a branch if the predictions of no other branch depend on it. To find out,
     FitHedge sets weights to NaN for predictions of the first validation batch. Weights that this
     batch does not read belong to no branch. Optimizer states do not change. The copies are NumPy
     arrays, as large as the model. A `fit` with `initial_epoch` keeps the copies of earlier epochs,
-    and any other one starts anew. Other callbacks, such as ModelCheckpoint and EarlyStopping, see
-    the weights and mixture of each epoch.
+    if there are any, and any other one starts anew. Other callbacks, such as ModelCheckpoint and
+    EarlyStopping, see the weights and mixture of each epoch.
 
     At the end of each epoch, FitHedge logs these keys, which History, CSVLogger and TensorBoard
     keep:
 
     - `hedge/{task}/{branch}`: the weight of the branch in the mixture.
     - `hedge/{task}/{branch}_loss`: the mean validation loss of the branch, over all processes.
-    - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras.
+    - `hedge/{task}/{branch}_epoch`: the epoch whose weights are kept, from 0, as in Keras; -1 for
+      the weights before it.
     - `hedge/loss`: one number to tune by, lower is better: the mean over tasks of the relative loss
       of the mixture of the best branches so far. The last one is for the model after `fit`.
 
@@ -86,7 +83,8 @@ class FitHedge(keras.callbacks.Callback):
     Args:
         validation_data: `(x, y)` or `(x, y, sample_weight)` of arrays, or batches of them, as for
             `fit`. y is a dict of labels keyed by task, or an array in a model with one task.
-            Training rows would lead to a worse mixture.
+            Training rows would lead to a worse mixture. Batches are read to their end: of an
+            endless iterable, pass `list(itertools.islice(batches, steps))`.
         batch_size: The number of rows per batch, only for arrays; by default 1024.
         prior: The weight of the prior, at least 0.
         keep_best: Whether each branch ends with the weights of its best epoch, instead of the last.
@@ -100,14 +98,16 @@ class FitHedge(keras.callbacks.Callback):
 
     Raises:
         TypeError: If an argument has a type that is not listed above.
-        ValueError: If `validation_data` is empty, endless or an iterator, or its numbers of rows
-            differ, `batch_size` or `patience` is below 1, `prior` is negative or not finite, or
-            `patience` is given with `keep_best=False`. In `fit`, if the model has no HedgedBlock,
-            or `y` lacks a task. With `keep_best`, if the optimizer averages weights (`use_ema`).
+        ValueError: If `validation_data` is empty, an iterator, or a `tf.data.Dataset` or PyDataset
+            without an end, or its numbers of rows differ, `batch_size` or `patience` is below 1,
+            `prior` is negative or not finite, or `patience` is given with `keep_best=False`. In
+            `fit`, if the model has no HedgedBlock, or `y` lacks a task. With `keep_best`, if the
+            optimizer averages weights (`use_ema`).
 
     Warns:
         UserWarning: With `keep_best`, if several branches read a trainable weight, such as a common
-            table. It stays as in the last epoch.
+            table. It stays as in the last epoch. After `fit`, if `hedge/loss` is not that of the
+            model, for example because of common statistics.
 
     Example:
 
@@ -149,7 +149,7 @@ class FitHedge(keras.callbacks.Callback):
             )
         self.kept: dict[Unit, KeptWeights] = {}
         self._losses: dict[str, float] = {}
-        self._best = BranchValues({}, {})
+        self._best: BranchValues = {}
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
     def on_train_begin(self, logs: Logs = None) -> None:
@@ -160,12 +160,15 @@ class FitHedge(keras.callbacks.Callback):
                 "the weights by their averages at the end of fit. "
                 "Received: keep_best=True, use_ema=True"
             )
-        self._losses, self._best = {}, BranchValues({}, {})
+        self._losses, self._best = {}, {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
-        self.kept = {unit: kept for unit, kept in self.kept.items() if kept.epoch < epoch}
+        self.kept = {unit: k for unit, k in self.kept.items() if epoch and k.epoch < epoch}
+        if self.keep_best and not self.kept and self.model.built:
+            self._due = epoch - 1  # before the first epoch
+            self._validate()
         self._due = epoch
 
     def on_test_begin(self, logs: Logs = None) -> None:
@@ -187,12 +190,20 @@ class FitHedge(keras.callbacks.Callback):
     def on_train_end(self, logs: Logs = None) -> None:
         branched = self._find_branches()
         self._restore()
-        branched.fit_mixtures(branched.read(self._batches), self.prior)
+        loss = branched.fit_mixtures(branched.read(self._batches), self.prior)
+        best = self._losses.get("hedge/loss", loss)
+        if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
+            warn_user(
+                f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: several "
+                "branches read weights or statistics that stay as in the last epoch, or "
+                "validation_data has changed. Give each branch its own features with "
+                "StreamFeatures, or set keep_best=False"
+            )
 
     def _restore(self) -> None:
         """Assign the weights of the best epochs."""
         pairs = [(self._weights[unit], kept.weights) for unit, kept in self.kept.items()]
-        assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights))
+        assign_parts(pair for parts, weights in pairs for pair in zip(parts, weights, strict=True))
 
     def _validate(self) -> None:
         """Keep the weights of branches that have improved, and fit the mixtures."""
@@ -202,32 +213,29 @@ class FitHedge(keras.callbacks.Callback):
         branched = self._find_branches()
         found = best = branched.read(self._batches)
         losses, relative = branched.losses(found)
-        self._losses |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b}
+        self._losses |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b != ALL}
         for unit, parts in self._weights.items():
-            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found.values]
+            branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found]
             terms = [relative[branch] for branch in branches if branch in relative]
             least = self.kept[unit].loss if unit in self.kept else math.inf
             if terms and sum(terms) < least:  # not NaN
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
-                self._best.values.update({branch: found.values[branch] for branch in branches})
+                self._best |= {branch: found[branch] for branch in branches}
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
         if epoch in epochs or "hedge/loss" not in self._losses:
             best = found if epochs == {epoch} else self._best_values(found)
-            branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
-            _, relative = branched.losses(best)
-            mixed = [loss for (_, branch), loss in relative.items() if not branch]
-            self._losses["hedge/loss"] = sum(mixed) / len(mixed) if mixed else math.nan
-            self._best = best
+            loss = branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
+            self._best, self._losses["hedge/loss"] = best, loss
         if best is not found or epoch not in epochs:
             branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
 
     def _best_values(self, found: BranchValues) -> BranchValues:
         """Return the values of the branches in their best epochs."""
-        rows = [np.hstack([[], *map(np.ravel, x.labels.values())]) for x in (found, self._best)]
-        is_other = not np.array_equal(rows[0], rows[1], equal_nan=True)
-        if not sum_over_processes(np.array([is_other], int)).any():
-            return BranchValues(found.labels, {**found.values, **self._best.values})
-        # The rows are in another order, or `kept` is of another run.
+        labels = [(x, self._best.get(key, ())) for key, x in found.items() if key[1] == ALL]
+        is_other = [not np.array_equal(new, old, equal_nan=True) for new, old in labels]
+        if not sum_over_processes(np.array(is_other, int)).any():
+            return {**found, **self._best}
+        # The rows are in another order, or `kept` is of an earlier run.
         current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
         try:
@@ -240,7 +248,7 @@ class FitHedge(keras.callbacks.Callback):
         if self._branched is None or self._branched.model is not self.model:
             self._branched = BranchedModel(self.model)
             if self.keep_best:
-                self._weights = self._branched.find_weights(next(iter(self._batches))[0])
+                self._weights = find_weights(self.model, next(iter(self._batches))[0])
         return self._branched
 
 
@@ -258,8 +266,8 @@ def fit_hedge(
 
     Args:
         model: A built model with a HedgedBlock and a TaskHeads.
-        x: Arrays, or a dict or list of arrays; or, with `y=None`, batches of `(x, y)`. They should
-            be rows that the model was not trained on.
+        x: Arrays, or a dict or list of arrays; or, with `y=None`, batches of `(x, y)` that end.
+            They should be rows that the model was not trained on.
         y: `{task: labels}`, or an array in a model with one task.
         batch_size: The number of rows per batch, only for arrays; by default 1024.
         prior: The weight of the prior (see `FitHedge`).

@@ -79,8 +79,8 @@ class BranchUse:
     Attributes:
         weight: Its weight in the mixture.
         figures: The figures of its predictions, on the validation data if given, else on `x`.
-        epoch: The epoch of the last `fit` whose weights FitHedge has kept, counted from 1. NaN if
-            FitHedge keeps none.
+        epoch: The epoch of the last `fit` whose weights FitHedge has kept, counted from 1; 0 for
+            the weights before it. NaN if FitHedge keeps none.
     """
 
     weight: float
@@ -230,7 +230,7 @@ def task_report(
             where = f"{task}: in the validation data, "
             warnings += figure_warnings(where, validated[task], head, weight)
             warnings += gap_warnings(f"{task}: ", use, validated[task])
-            is_kept = any(branch.epoch > 0 for branch in branches.get(task, {}).values())
+            is_kept = any(branch.epoch >= 0 for branch in branches.get(task, {}).values())
             if logs and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
                 warnings += epoch_warnings(head, prefix, history, validated[task])

@@ -10,7 +10,8 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
-from ple_keras.callbacks.branched_model import BranchedModel, assign_parts, read_part
+from ple_keras.callbacks.branch_weights import assign_parts, find_weights, read_part
+from ple_keras.callbacks.branched_model import BranchedModel
 from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.models import chain, compiled, heads_of
@@ -147,7 +148,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = branched.find_weights(x)
+        weights = find_weights(model, x)
     texts = [str(w.message) for w in caught if "stay as in the last epoch" in str(w.message)]
     named = re.findall(r"'([^']+)'", texts[0]) if texts else []
     assert len(named) == len(common)
@@ -155,12 +156,12 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     for w, old in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(w, old)
     assert set(weights) == expected_units
-    expected = branched._observed.run_batch(x)
+    expected = branched.observed.run_batch(x)
     for unit, parts in weights.items():
         assert parts
         before = [*map(read_part, parts)]
         assign_parts((part, array + 0.3) for part, array in zip(parts, before))
-        actual = branched._observed.run_batch(x)
+        actual = branched.observed.run_batch(x)
         for other in weights:
             for task in other.tasks:
                 arrays = [each[task][other.branch] for each in (actual, expected)]
@@ -175,6 +176,29 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
+def test_compiled_models_and_zeros_hide_no_weights():
+    for initializer, scale in (("random_normal", 1), ("zeros", 0)):
+        heads = two_heads()
+        expert = pk.ExpertBlock([8] * 3, kernel_initializer=initializer)
+        model = chain(pk.HedgedBlock(heads, expert), heads)
+        model.compile("sgd", jit_compile=QUICK["jit_compile"])
+        weights = find_weights(model, rows()[0] * scale)
+        assert {unit: len(parts) for unit, parts in weights.items()} == {
+            SHARED: 10,
+            **dict.fromkeys(OWNS, 8),
+        }
+
+
+@once
+def test_statistics_that_branches_have_in_common_cause_a_warning():
+    heads, (x, y) = two_heads(), rows()
+    normalization = keras.layers.BatchNormalization(center=False, scale=False, momentum=0.5)
+    model = chain(normalization, pk.HedgedBlock(heads, [3]), heads)
+    randomize(model)
+    with pytest.warns(UserWarning, match=r"hedge/loss is .*, but .* after fit.*StreamFeatures"):
+        fit(model, (x / 10, y), (x, y), epochs=2, learning_rate=0.0)
+
+
 @once
 def test_a_weight_that_no_branch_reads_belongs_to_none():
     class Penalty(keras.layers.Layer):
@@ -187,7 +211,7 @@ def test_a_weight_that_no_branch_reads_belongs_to_none():
 
     heads = two_heads()
     model = chain(Penalty(), pk.HedgedBlock(heads, [3]), heads)
-    weights = BranchedModel(model).find_weights(rows()[0])
+    weights = find_weights(model, rows()[0])
     assert "unread" not in [variable.name for parts in weights.values() for variable, _ in parts]
 
 
@@ -233,7 +257,9 @@ def test_each_branch_ends_with_the_weights_of_its_best_epoch(make):
     noisy = {**y, "time": y["time"] + 3 * features(ROWS, 1, seed=3)}
     if make is products:
         y, noisy = ({**each, "cvr": y["click"], "both": y["click"] == 1} for each in (y, noisy))
-    logs, hedge = fit(model, (features(ROWS, 3, seed=1), noisy), (x, y))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "hedge/loss")
+        logs, hedge = fit(model, (features(ROWS, 3, seed=1), noisy), (x, y))
     for unit, kept in hedge.kept.items():
         losses = [branch_loss(model, (x, y), task, unit.branch) for task in unit.tasks]
         relative = sum(relative for _, relative in losses if relative is not None)
@@ -317,7 +343,7 @@ def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
 def test_training_ends_after_epochs_in_which_no_branch_improves():
     model, data = plain(), rows()
     logs, _ = fit(model, data, data, epochs=9, learning_rate=0.0, patience=2)
-    assert len(logs["loss"]) == 3
+    assert len(logs["loss"]) == 2  # the start is the best
     logs, _ = fit(model, data, data, epochs=4, learning_rate=0.0)
     assert len(logs["loss"]) == 4
 
@@ -337,8 +363,13 @@ def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
         for w, value in zip(model.weights, best):
             if w.trainable:
                 np.testing.assert_array_equal(numpy_of(w), value)
-    model.fit(*data, callbacks=[hedge], **options)  # which begins anew
-    assert all(hedge.kept[unit].loss > kept[unit].loss for unit in kept)
+    logs = model.fit(*data, callbacks=[hedge], **options).history  # which begins anew
+    assert logs["hedge/time/own_epoch"] == 4 * [-1]
+    assert logs["hedge/loss"] == pytest.approx(4 * [later["hedge/loss"][0]], rel=1e-5)
+    assert all(hedge.kept[unit].loss == pytest.approx(kept[unit].loss) for unit in kept)
+    report = pk.task_report(model, *data, validation=data)
+    assert report.branches["time"]["own"].epoch == 0
+    assert not [text for text in report.warnings if "was lowest in" in text]
 
 
 @once

@@ -1,10 +1,16 @@
 """Files of every released version load, with the same predictions, logs and training steps."""
 
+import pickle
+
 import keras
 import numpy as np
 import pytest
 
+import ple_keras as pk
+from ple_keras._keras.batches import Batches
+from ple_keras.callbacks.branched_model import BranchedModel
 from tests.compat.write_files import FOLDER, of_model, step
+from tests.helpers import once
 
 FILES = sorted(FOLDER.glob("*/*/*.keras"))
 
@@ -20,3 +26,19 @@ def test_a_file_predicts_and_trains_as_when_it_was_written(file):
         assert found.keys() <= {*expected}
         for key, value in found.items():
             np.testing.assert_allclose(value, expected[key], rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@once
+@pytest.mark.parametrize("file", sorted(FOLDER.glob("*/torch/kept.pickle")))
+def test_fit_restores_the_best_epochs_of_an_earlier_version(file):
+    model = keras.models.load_model(file.with_name("hedged.keras"))
+    data = of_model(model)
+    hedge = pk.FitHedge(data)
+    hedge.kept = pickle.loads(file.read_bytes())  # of epochs after those of the model
+    model.fit(*data, initial_epoch=2, epochs=3, callbacks=[hedge], verbose=0)
+    branched = BranchedModel(model)
+    _, losses = branched.losses(branched.read(Batches(*data)))
+    for unit, kept in hedge.kept.items():
+        assert kept.epoch == 1
+        of_unit = [losses[task, unit.branch] for task in unit.tasks]
+        assert sum(of_unit) == pytest.approx(kept.loss, rel=1e-5)

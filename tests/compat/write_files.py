@@ -5,6 +5,7 @@
 The folder is tests/compat/{version}/{backend}. Files of a released version are never written again.
 """
 
+import pickle
 import sys
 from pathlib import Path
 
@@ -126,6 +127,10 @@ def main():
         model.compile(optimizer)
         model.fit(x, y, epochs=3, verbose=0)
         model.save(folder / f"{name}.keras")
+        if make is hedged:
+            hedge = pk.FitHedge((x, y))
+            model.fit(x, y, epochs=2, callbacks=[hedge], verbose=0)
+            (folder / "kept.pickle").write_bytes(pickle.dumps(hedge.kept))
         np.savez(folder / f"{name}.npz", **step(keras.models.load_model(folder / f"{name}.keras")))
 
 
