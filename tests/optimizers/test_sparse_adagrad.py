@@ -55,6 +55,22 @@ def test_steps_are_those_of_adagrad_with_dense_gradients(clipping, compiled):
     assert difference(model, reference) < 1e-6
 
 
+def test_by_default_a_row_starts_at_a_multiple_of_the_mean_squared_gradient():
+    models = [small(pk.SparseAdagrad(), make) for make in (embedding, dense_embedding)]
+    for model in models:
+        train_small(model)
+    assert difference(*models) < 1e-6
+    table, optimizer = keras.Variable(np.zeros((4, 2))), pk.SparseAdagrad()
+    x = sums = mean = 0.0
+    for step, gradient in enumerate(np.random.default_rng(0).normal(0, 1e-3, (3, 4, 2)), 1):
+        gradient[step] = 0.0  # of a row that the batch does not read
+        optimizer.apply([keras.ops.convert_to_tensor(gradient, "float32")], [table])
+        mean = 0.99 * mean + 0.01 * np.mean(gradient[gradient != 0] ** 2)
+        sums = sums + gradient**2
+        x = x - 0.1 * gradient / np.sqrt(sums + 100 * mean / (1 - 0.99**step))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(table), x, rtol=1e-4)
+
+
 class Reading(keras.Layer):
     """A table with several uses (see `FORMS`)."""
 
@@ -184,6 +200,7 @@ def test_the_config_has_the_arguments_and_no_epsilon():
     loaded = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
     assert isinstance(loaded, pk.SparseAdagrad)
     assert loaded.get_config() == config
+    assert pk.SparseAdagrad().get_config()["initial_accumulator_value"] is None
 
 
 REFUSED = {"weight_decay": 0.1, "clipvalue": 1.0, "use_ema": True, "gradient_accumulation_steps": 2}
