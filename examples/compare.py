@@ -12,7 +12,8 @@ single-task networks together, not counting tables. Two baselines of scikit-lear
 alone: a linear model of one-hot codes, and gradient boosting.
 
     columns    all except the tasks and --time, or the columns in --columns. Strings, booleans and
-               lists become codes, and so do the integers in --ids. Other columns are numbers.
+               lists become codes, and so do the integers in --ids. Strings are texts, and become
+               codes of words, if most occur fewer than five times. Other columns are numbers.
                Values can be missing (see columns.py). Leave out columns that are unknown when the
                model predicts.
     tasks      0 and 1 or booleans are a binary task, strings a multiclass task, and other numbers a
@@ -96,7 +97,7 @@ CHOICES = {  # of a search
     "width": [4, 8, 16, 32],
 }
 PENALTIES = [0.01, 0.1, 1.0, 10.0, 100.0]  # of linear models
-TOPICS = 20  # into which gradient boosting gets the lists
+TOPICS = 20  # which gradient boosting gets instead of lists and texts
 PLOT = Path("compare.png")
 
 
@@ -130,10 +131,13 @@ def read(file, tasks, columns, ids, by):
 
 
 def kind_of(values):
-    """Return whether a column holds ids, numbers or lists."""
+    """Return whether a column holds ids, texts, numbers or lists."""
     if types.is_numeric_dtype(values) and not types.is_bool_dtype(values):
         return "number"
     found = {type(value) for value in values.dropna()}
+    strings = values.astype("object")
+    if found == {str} and (strings.map(strings.value_counts()) < 5).mean() > 0.5:
+        return "text"
     if found <= {str, bool}:
         return "id"
     if found <= {list, np.ndarray}:
@@ -177,17 +181,17 @@ def new_name(place, name):
 def encode(frame, order, kinds, tasks, length):
     """Return `(x, y)` for each part, the fitted columns, and the number of classes by task.
 
-    Of a list, the last `length` entries are used.
+    The last `length` entries of a list, and the first `length` words of a text are used.
     """
     train = order[: int(PARTS["training"][1] * len(frame))]
     names = {name: new_name(place, name) for place, name in enumerate(kinds)}
     inputs = frame[[*kinds]].rename(columns=names)
     of_kind = {
         kind: [names[name] for name in kinds if kinds[name] == kind]
-        for kind in ("id", "number", "list")
+        for kind in ("id", "number", "list", "text")
     }
-    lists = {name: (name, length) for name in of_kind["list"]}
-    columns = Columns(of_kind["id"], of_kind["number"], lists).fit(inputs.iloc[train])
+    lists, texts = ({name: (name, length) for name in of_kind[k]} for k in ("list", "text"))
+    columns = Columns(of_kind["id"], of_kind["number"], lists, texts).fit(inputs.iloc[train])
     x = columns.transform(inputs)
 
     y, classes = {}, {}
@@ -417,7 +421,7 @@ def one_hot(x, columns):
             number = np.stack([np.nan_to_num(values), np.isnan(values)], axis=1)
             parts.append(sparse.csr_matrix(number))
             continue
-        table, _ = columns.lists.get(name, (name, 1))
+        table, _ = columns.sequences.get(name, (name, 1))
         codes = values.reshape(len(values), -1)
         rows, places = np.nonzero(codes)
         cells = np.ones(len(rows)), (rows, codes[rows, places])
@@ -428,7 +432,7 @@ def one_hot(x, columns):
 def boosting(kind, parts, columns):
     """Return the test metric of gradient boosting, which stops on a tenth of the training rows.
 
-    A code becomes the mean label of its rows, out of fold, and a list becomes a few topics.
+    A code becomes the mean label of its rows, out of fold, and lists and texts become a few topics.
     """
     has_classes = kind in ("binary", "multiclass")
     target = "auto" if has_classes else "continuous"
@@ -439,8 +443,8 @@ def boosting(kind, parts, columns):
         if columns.ids:
             codes = np.stack([x[name] for name in columns.ids], axis=1)
             features.append(encoder.transform(codes) if tables else encoder.fit_transform(codes, y))
-        if columns.lists:
-            matrix = one_hot({name: x[name] for name in columns.lists}, columns)
+        if columns.sequences:
+            matrix = one_hot({name: x[name] for name in columns.sequences}, columns)
             if not tables:
                 count = min(TOPICS, matrix.shape[1])
                 topics = TruncatedSVD(count).fit(matrix)
@@ -562,7 +566,7 @@ def parse():
     add("--columns", nargs="+", default=[], help="the inputs; all other columns by default")
     add("--ids", nargs="+", default=[], help="columns of integers that are ids")
     add("--time", help="the column that orders the rows; a random split without it")
-    add("--list-length", type=int, default=10, help="of lists, the last 10 entries are used")
+    add("--list-length", type=int, default=10, help="10 by default: last entries, or first words")
     others = [*BASELINES, *NETWORKS]
     add("--models", nargs="+", choices=others, default=others, help="all by default")
     add("--seeds", type=int, default=3, help="3 by default; more seeds give smaller intervals")

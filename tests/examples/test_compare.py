@@ -33,6 +33,7 @@ def frame():
             "genre": np.where(price > 0.5, "comedy", np.where(price < -0.5, "drama", None)),
             "votes": rng.poisson(np.exp(price)),
             "tags": [["new"], [], None, ["new", "old"]] * (ROWS // 4),
+            "title": [f"Film {row}" for row in range(ROWS)],
             "one": 1.0,
             "never": np.nan,
             "when": pd.Timestamp("2020-01-01"),
@@ -62,9 +63,10 @@ def test_baselines_learn_every_kind_of_task_and_one_seed_has_no_interval(folder)
         folder,
         "rows.parquet",
         *("--tasks", "click", "watch time", "genre:multiclass", "votes:count"),
-        *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id"),
+        *("--columns", "user id", "city", "price, $", "tags", "title", "--ids", "user id"),
         *("--models", "linear", "boosting", "--seeds", "1", "--epochs", "1", "--list-length", "2"),
     )
+    assert "user id: id\ncity: id\nprice, $: number\ntags: list\ntitle: text\n" in out
     assert re.search(r"click, auc +watch time, rmse +genre, accuracy +votes, deviance\n", out)
     assert "±" not in out
     # In one epoch, the networks learn less.
@@ -133,7 +135,6 @@ def test_tasks_of_four_kinds_are_compared_with_single_networks(folder):
         *("--columns", "user id", "city", "price, $", "tags", "--ids", "user id", "--time", "day"),
         *("--models", "bottom", "hedged", "--seeds", "2", "--epochs", "1"),
     )
-    assert "user id: id\ncity: id\nprice, $: number\ntags: list\n" in out
     assert re.search(r"^click: binary, 100\.0%", out, re.M)
     assert re.search(r"^watch time: regression, \d\d\.\d%", out, re.M)
     assert re.search(r"^genre: multiclass, \d\d\.\d%", out, re.M)
