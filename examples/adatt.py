@@ -32,7 +32,7 @@ class AdaTTBlock(pk.CGCBlock):
     def _make_wiring(self, task_experts):
         wiring = super()._make_wiring(task_experts)
         gates = {gate: [*wiring.experts] for gate in wiring.gates}
-        return LevelWiring(wiring.tasks, wiring.experts, gates)
+        return LevelWiring(wiring.tasks, wiring.experts, gates, self.isolate_task_experts)
 
     def build(self, inputs_shape=None, gate_context_shape=None):
         super().build(inputs_shape, gate_context_shape)

@@ -40,6 +40,11 @@ def test_the_changelog_and_the_citation_have_the_released_version():
     assert re.findall(r"^version: (.*)$", citation, flags=re.MULTILINE) == [released]
 
 
+def test_no_text_tells_users_to_install_a_package_that_is_not_published():
+    text = "".join(path.read_text() for path in [*PACKAGE.rglob("*.py"), *ROOT.rglob("docs/*.md")])
+    assert not re.findall(r"ple[-_]keras\[|pip install ple", text)
+
+
 def test_the_description_on_an_index_has_absolute_links():
     pytest.importorskip("hatchling")
     spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")

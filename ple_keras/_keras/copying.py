@@ -134,9 +134,10 @@ def unregistered_names(config: Any) -> Iterator[str]:
 
 
 def refuse_unadapted(layer: keras.Layer, argument: str) -> None:
-    """Check that the layers with `adapt` in the copy of a template have state."""
+    """Check that Keras's layers with `adapt` in the copy of a template have state."""
     for *_, inside in walk(layer):
-        config = inside.get_config() if hasattr(inside, "adapt") else {"mean": 0.0}
+        can_adapt = any(is_from_keras(x) and hasattr(x, "adapt") for x in type(inside).__mro__)
+        config = inside.get_config() if can_adapt else {"mean": 0.0}
         if all(config.get(key) is None for key in ("mean", "bin_boundaries", "vocabulary")):
             raise ValueError(
                 f"{argument} must have adapted layers, but {inside.name!r} has no state. Call its "

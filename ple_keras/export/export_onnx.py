@@ -70,9 +70,8 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
     version = None if opset is None else check_int(opset, "opset", minimum=1)
     missing = [x for x in NEEDED.get(keras.backend.backend(), ["onnx"]) if not find_spec(x)]
     if missing:
-        extra = "export-tensorflow" if "tf2onnx" in missing else "export"
-        command = f'pip install "ple-keras[{extra}]"' + " jax2onnx" * ("jax2onnx" in missing)
-        raise ImportError(f"export_onnx requires {' and '.join(missing)}: {command}")
+        packages = " ".join(missing)
+        raise ImportError(f"export_onnx requires {packages}: pip install {packages} onnxruntime")
     # Every exporter preserves the order of lists, and refuses a model that was never called.
     listed = keras.Model(list(inputs.values()), list(outputs.values()))
     rng = np.random.default_rng(0)

@@ -13,6 +13,7 @@ from ple_keras._keras.internals import functional_outputs
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.tensors import is_number, to_numpy
 from ple_keras._typing import Nested
+from ple_keras.heads.task_heads import find_heads
 from ple_keras.labels.sample_space import check_dtype, format_shape, shapes_match
 from ple_keras.layers.stream_features import StreamFeatures
 from ple_keras.models.multi_task_model import check_adapted
@@ -53,7 +54,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
     Warns:
         UserWarning: If a Dense layer or a block reads a column of `x`, unchanged, with an absolute
-            mean or a standard deviation above 100.
+            mean or a standard deviation above 100. If an input has the name of a task.
 
     Example:
 
@@ -79,17 +80,22 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
 @np.errstate(all="ignore")  # of NaN and infinity
 def _check_batch(model: Any, x: Nested) -> dict[str, str]:
-    """Check arrays, and return warnings keyed by the name of a large column."""
+    """Check arrays, and return warnings keyed by the name of an array and its problem."""
     read: Values = []
     returned: Values = []
     run, inputs = model, {}
     if functional_outputs(model) is not None:
         run, inputs = _observed(model, read, returned), _inputs_by_path(model, x)
     numbers: Arrays = {}
+    warnings: dict[str, str] = {}
+    tasks = find_heads(model).keys()
     for path, array in keras.tree.flatten_with_path(x):
         name = "x" + "".join(f"[{key!r}]" for key in path)
         if path in inputs:
             _check_array(name, array, inputs[path])
+        if tasks & {*path, getattr(inputs.get(path), "name", None)}:
+            remedy = "Remove it if it contains the labels of the task, or rename it"
+            warnings[f"{name} is a label"] = f"{name} is an input with the name of a task. {remedy}"
         if is_number(str(array.dtype)):
             numbers[name] = array
     found = [np.arange(min(FIRST_ROWS, len(keras.tree.flatten(x)[0])))]
@@ -105,7 +111,7 @@ def _check_batch(model: Any, x: Nested) -> dict[str, str]:
     finally:  # unknown ids are errors on some backends
         _check_ids(read, numbers, rows)
     _check_finite(returned, model, numbers, rows)
-    return dict(_scale_warnings(read, numbers))
+    return warnings | dict(_scale_warnings(read, numbers))
 
 
 def _inputs_by_path(model: Any, x: Nested) -> dict[Any, Any]:
@@ -203,10 +209,11 @@ def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
         if isinstance(layer, keras.layers.Embedding):
             is_wrong = (ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0)
             for row, *index in np.argwhere(is_wrong)[:1]:
-                place = _find_column(numbers, ids[:, *index], rows[row]) or "an id in the model"
+                has_rows = len(ids) == len(rows)  # unlike after a reshape
+                place = has_rows and _find_column(numbers, ids[:, *index], rows[row])
                 raise ValueError(
                     f"x must have ids from 0 to {layer.input_dim - 1} for the Embedding "
-                    f"{layer.name!r}. Received: {place}={ids[row, *index]}"
+                    f"{layer.name!r}. Received: {place or 'an id in the model'}={ids[row, *index]}"
                 )
 
 

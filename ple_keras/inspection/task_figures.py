@@ -45,8 +45,9 @@ class TaskFigures:
         label_share: The share of labeled examples.
         label_mean: The mean label; for a binary task, the share of positives. NaN for classes.
         label_deviation: The standard deviation of the labels; for classes, of their indicators.
-        prediction_mean: The mean prediction of all examples. NaN for classes.
-        prediction_deviation: The standard deviation of the predictions. NaN with one example.
+        prediction_mean: The mean prediction of the labeled examples, or of all without labels. NaN
+            for classes.
+        prediction_deviation: The standard deviation of these predictions. NaN with one example.
         loss: The mean loss of the labeled examples, for any `reduction`.
         auc: For a binary task, the area under the ROC curve.
         accuracy: For a task with classes, the share of correct predictions.
@@ -126,13 +127,13 @@ def task_figures(head: Head, predictions: np.ndarray, labels: np.ndarray) -> Tas
     if not is_list:
         is_finite = is_finite.all(axis=-1, keepdims=True)
     p = np.where(is_finite, predictions.astype("float64"), np.nan)
-    mean, deviation = _mean_and_deviation(p, is_list)
-    figures: dict[str, Any] = {"prediction_mean": mean, "prediction_deviation": deviation}
-    if isinstance(head, MulticlassHead):
-        del figures["prediction_mean"]
     y = np.where(is_finite, labels, np.nan)
     is_labeled = np.asarray(np.isfinite(y).any(axis=-1))
     count, examples = int(is_labeled.sum()), int(is_finite.any(axis=-1).sum())
+    mean, deviation = _mean_and_deviation(p[is_labeled] if count else p, is_list)
+    figures: dict[str, Any] = {"prediction_mean": mean, "prediction_deviation": deviation}
+    if isinstance(head, MulticlassHead):
+        del figures["prediction_mean"]
     if not count:
         return TaskFigures(**figures)
     if head.has_loss:

@@ -326,6 +326,12 @@ class CGCBlock(GatedBlock):
             )
         streams = self._wiring.by_stream(inputs)
         self._check_widths(shape_of(streams))
+        if any(isinstance(stream, keras.KerasTensor) for stream in streams.values()):
+            raise ValueError(
+                "inputs must have values, since a file can't contain a model of this method. For "
+                "gate weights as outputs, call the block with return_gate_weights=True. "
+                f"Received: inputs={short_repr(inputs)}"
+            )
         return streams
 
     def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
@@ -401,7 +407,7 @@ class CGCBlock(GatedBlock):
             `{expert name: (..., H)}`.
 
         Raises:
-            ValueError: If the block is not built.
+            ValueError: If the block is not built, or the inputs are symbolic.
         """
         streams = self._streams(inputs)
         return cast(dict[str, Tensor], self._level.experts(streams, training=training))
@@ -421,7 +427,7 @@ class CGCBlock(GatedBlock):
             weights have the order of `gate_experts`.
 
         Raises:
-            ValueError: If the block is not built.
+            ValueError: If the block is not built, or the inputs are symbolic.
         """
         return self._weights(self._streams(inputs), gate_context, training)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from functools import reduce
-from operator import add
+from operator import add, mul
 from typing import Any
 
 import keras
@@ -25,7 +25,7 @@ class LevelWiring:
         tasks: The tasks, in order.
         experts: The input stream of each expert, keyed by expert name.
         gates: The experts that each gate mixes, in the order of its weights.
-        is_isolated: Whether the shared gate mixes task experts without training them.
+        is_isolated: Whether gates mix the experts of other tasks without training them.
 
     Attributes:
         streams: The inputs: one per task, and "shared" with shared experts or a shared gate.
@@ -101,15 +101,15 @@ class LevelWiring:
         experts = {expert: ops.cast(x, dtype) for expert, x in experts.items()}
         stopped = experts
         if self.is_isolated:
-            stopped = {
-                expert: x if self.experts[expert] == SHARED else ops.stop_gradient(x)
-                for expert, x in experts.items()
-            }
+            stopped = {expert: ops.stop_gradient(x) for expert, x in experts.items()}
         outputs = {}
         for gate, names in self.gates.items():
             columns = ops.split(weights[gate], len(names), axis=-1)
-            mixed = stopped if gate == SHARED else experts
-            outputs[gate] = reduce(add, (w * mixed[name] for w, name in zip(columns, names)))
+            mixed = [
+                (experts if self.experts[name] in (gate, SHARED) else stopped)[name]
+                for name in names
+            ]
+            outputs[gate] = reduce(add, map(mul, columns, mixed))
         return outputs
 
 

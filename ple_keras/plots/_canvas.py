@@ -17,7 +17,7 @@ def pyplot() -> Any:
     try:
         from matplotlib import pyplot as module
     except ModuleNotFoundError as error:
-        raise ImportError('plots require matplotlib: pip install "ple-keras[plot]"') from error
+        raise ImportError("plots require matplotlib: pip install matplotlib") from error
     return module
 
 

@@ -6,7 +6,8 @@ import pytest
 from adatt import AdaTTBlock
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from ple_keras.inspection.gradient_conflict import gradient_function
+from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.reference import inside, parameters, softmax
 from tests.models import chain, loaded
 
@@ -42,6 +43,20 @@ def test_a_row_of_levels_is_equal_to_the_equations(own, shared):
     randomize(levels)
     streams = dict.fromkeys([*TASKS, "shared"], np.float64(x))
     assert_same(numpy_of(levels(x)), adatt(adatt(streams, first), last))
+
+
+@once
+@pytest.mark.parametrize("isolated", [False, True])
+def test_an_isolated_task_trains_only_its_own_experts(isolated):
+    block = AdaTTBlock(TASKS, [4], 2, isolate_task_experts=isolated)
+    block(features(6, 3))
+    randomize(block)
+    parts = [block._level.experts.slices(f"buy/expert_{i}") for i in (0, 1)]
+    losses = lambda x: [keras.ops.sum(block(x)[gate]) for gate in ("click", "shared", "buy")]  # noqa: E731
+    gradients = gradient_function(losses, parts, block)(keras.ops.convert_to_tensor(features(6, 3)))
+    for click, shared, buy in gradients:
+        assert (not click.any() and not shared.any()) == isolated
+        assert buy.any()
 
 
 def test_what_works_for_a_cgc_block_works_for_adatt(tmp_path):

@@ -91,6 +91,24 @@ def test_tables_inside_stream_features_and_of_several_columns_are_found():
         pk.check_inputs(model, x)
 
 
+def test_ids_behind_a_reshape_are_checked():
+    inputs = keras.Input((4,), dtype="int32", name="ids")
+    ids = keras.ops.reshape(inputs, (-1,))
+    model = keras.Model(inputs, keras.layers.Embedding(4, 2, name="table")(ids))
+    message = r"^x must have ids from 0 to 3 .*'table'\. Received: an id in the model=4"
+    with pytest.raises(ValueError, match=message):
+        pk.check_inputs(model, np.array([[0, 1, 2, 3], [3, 2, 1, 4]]))
+
+
+@once
+def test_an_input_with_the_name_of_a_task_causes_a_warning():
+    inputs = [keras.Input((3,), name="x"), keras.Input((1,), name="a")]
+    heads = pk.TaskHeads([pk.BinaryHead("a")])
+    model = keras.Model(inputs, heads({"a": keras.layers.Concatenate()(inputs)}))
+    with pytest.warns(UserWarning, match=r"^x\[1\] is an input with the name of a task"):
+        pk.check_inputs(model, [np.ones((2, 3)), np.ones((2, 1))])
+
+
 def test_ids_that_the_model_computes_or_selects_are_its_own():
     inputs = keras.Input((2,), dtype="int32", name="ids")
     table = keras.layers.Embedding(4, 2)

@@ -43,6 +43,16 @@ def test_levels_and_gates_are_sorted_so_that_files_have_one_order_on_every_backe
     ]
 
 
+@pytest.mark.parametrize("stack_experts", [True, False])
+def test_what_files_cannot_store_is_refused_as_an_output_of_a_model(stack_experts):
+    block = pk.CGCBlock(TASKS, [3], stack_experts=stack_experts)
+    block(X)
+    for method in (block.expert_outputs, block.gate_weights):
+        message = r"inputs must have values.*return_gate_weights=True.*Received: inputs="
+        with pytest.raises(ValueError, match=message):
+            method(keras.Input((4,)))
+
+
 # A second model of the same layers.
 
 

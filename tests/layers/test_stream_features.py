@@ -123,6 +123,30 @@ class LateNormalization(keras.layers.Layer):
         return self.normalization(inputs)
 
 
+@keras.saving.register_keras_serializable(package="test_stream_features")
+class OwnAdapt(keras.layers.Layer):
+    """A layer with `adapt` whose config has its state under another name."""
+
+    def __init__(self, largest=1.0, **kwargs):
+        super().__init__(**kwargs)
+        self.largest = largest
+
+    def adapt(self, data):
+        self.largest = float(np.max(data))
+
+    def call(self, inputs):
+        return inputs / self.largest
+
+    def get_config(self):
+        return {**super().get_config(), "largest": self.largest}
+
+
+@once
+def test_a_custom_layer_with_adapt_is_taken():
+    outputs = make(feature_block=adapted(OwnAdapt()))(prices())
+    np.testing.assert_allclose(numpy_of(outputs["buy"]), prices() / 80)
+
+
 UNADAPTED = {
     "layer": keras.layers.Normalization,
     "functional": lambda: functional(keras.layers.Normalization()),
