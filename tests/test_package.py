@@ -55,7 +55,7 @@ def test_the_import_without_a_backend_says_how_to_install_one():
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment
     )
     message = result.stderr.strip().splitlines()[-1]
-    assert "Install torch, jax or tensorflow with pip" in message
+    assert "Install torch, jax or tensorflow, and set" in message
     assert message.endswith("Received: KERAS_BACKEND='jax'; no module 'jax'")
 
 

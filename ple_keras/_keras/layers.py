@@ -78,12 +78,26 @@ def freeze_if_frozen(layer: keras.Layer) -> None:
 
 
 class BaseLayer(keras.Layer):
-    """A layer whose config lists its frozen inner layers.
+    """A layer whose config describes it, also after it was built.
+
+    Arguments in `_fixed` are read only in `__init__` or `build`. If they were assigned later, the
+    config would change, but not the layer. The constructor of a subclass can assign them.
 
     The config of a layer does not contain the layers that it creates in `build`. Without the list,
     frozen ones would train after loading or cloning. The list, "frozen_layers", contains names from
     `layers_inside`. It is omitted if all inner layers have the `trainable` of the layer itself.
     """
+
+    _fixed: tuple[str, ...] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        is_fixed = name in self._fixed and name in vars(self)
+        if is_fixed and (vars(self).get("built") or type(self).__module__.startswith("ple_keras.")):
+            raise AttributeError(
+                f"{name} must be an argument of the constructor, since the layer would not follow. "
+                f"Received: {name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -107,6 +121,7 @@ class BaseLayer(keras.Layer):
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
+        config |= {name: getattr(self, name) for name in self._fixed}
         inside = list(layers_inside(self))
         for name, layer in inside:
             if layer.quantization_mode:

@@ -149,6 +149,8 @@ class ProductHead(ProbabilityHead):
     ['click', 'ctcvr', 'cvr']
     """
 
+    _fixed = (*Head._fixed, "of")
+
     def __init__(
         self,
         task: str,
@@ -184,8 +186,7 @@ class ProductHead(ProbabilityHead):
         return sum(factors[1:], start=factors[0])
 
     def get_config(self) -> dict[str, Any]:
-        config = without_keys(super().get_config(), "units", "activation", "tower")
-        return {**config, "of": self.of}
+        return without_keys(super().get_config(), "units", "activation", "tower")
 
 
 def _check_factors(of: Sequence[TaskName], task: str) -> list[str]:

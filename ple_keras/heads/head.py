@@ -112,6 +112,7 @@ class Head(BaseLayer):
     """
 
     built: bool
+    _fixed: tuple[str, ...] = ("task", "units")
     _initial_bias = 0.0  # of the last Dense layer
     branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
     mixture: Any = None  # the weights of the branches in the prediction, `(branches,)`
@@ -451,8 +452,6 @@ class Head(BaseLayer):
         own, extra = self._metric_templates.value
         return {
             **super().get_config(),
-            "task": self.task,
-            "units": self.units,
             "activation": keras.activations.serialize(self.activation),
             "loss": serialize_loss(self.loss),
             "metrics": own and [*map(serialize, own)],

@@ -57,6 +57,8 @@ class MulticlassHead(Head):
     [1.0, 1.0, 5.0]
     """
 
+    _fixed = (*Head._fixed, "num_classes")
+
     def __init__(
         self,
         task: str,
@@ -102,7 +104,7 @@ class MulticlassHead(Head):
     def get_config(self) -> dict[str, Any]:
         config = without_keys(super().get_config(), "units", "activation")
         weights = self.class_weights and list(self.class_weights)
-        return {**config, "num_classes": self.num_classes, "class_weights": weights}
+        return {**config, "class_weights": weights}
 
 
 def _check_class_weights(class_weights: Any, num_classes: int) -> list[float]:

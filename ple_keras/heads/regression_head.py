@@ -79,6 +79,8 @@ class RegressionHead(Head):
     ([30.0], [10.0])
     """
 
+    _fixed = (*Head._fixed, "standardize")
+
     def __init__(
         self,
         task: str,
@@ -188,7 +190,7 @@ class RegressionHead(Head):
     def get_config(self) -> dict[str, Any]:
         given = zip(("mean", "deviation"), self._given or (None, None))
         scale = {argument: numbers and list(numbers) for argument, numbers in given}
-        return {**super().get_config(), "standardize": self.standardize, **scale}
+        return {**super().get_config(), **scale}
 
 
 def _check_scale(mean: Any, deviation: Any, units: int, standardize: bool) -> Any:

@@ -79,6 +79,8 @@ class TaskHeads(BaseLayer):
     (['click', 'watch_time'], 0.1)
     """
 
+    _fixed = ("loss_weighting",)
+
     def __init__(
         self,
         heads: Sequence[Head] | Mapping[str, Head],
@@ -504,7 +506,7 @@ class TaskHeads(BaseLayer):
 
     def get_config(self) -> dict[str, Any]:
         heads = serialize_children(self.values(), self._came_built)
-        return {**super().get_config(), "heads": heads, "loss_weighting": self.loss_weighting}
+        return {**super().get_config(), "heads": heads}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Any:

@@ -140,6 +140,11 @@ class CGCBlock(GatedBlock):
     {'click': (8, 2), 'buy': (8, 2), 'shared': (8, 3)}
     """
 
+    _fixed = (
+        *("num_shared_experts", "add_shared_gate", "gate_softmax_temperature", "gate_reads"),
+        *("enable_gate_weights_metrics", "isolate_task_experts", "stack_experts"),
+    )
+
     def __init__(
         self,
         outputs: Outputs,
@@ -319,19 +324,16 @@ class CGCBlock(GatedBlock):
 
     def _streams(self, inputs: Streams) -> dict[str, Tensor]:
         """Return the tensor of each stream after checking its width."""
-        if not self.built or isinstance(inputs, list | tuple):
+        is_symbolic = any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(inputs))
+        if not self.built or isinstance(inputs, list | tuple) or is_symbolic:
             raise ValueError(
-                "inputs must be a tensor or a dict keyed by stream, and the block must be built. "
-                f"Received: built={self.built}, inputs={short_repr(inputs)}"
+                "inputs must be a tensor or a dict keyed by stream, with values, and the block "
+                "must be built. For gate weights as outputs of a model, call the block with "
+                f"return_gate_weights=True. Received: built={self.built}, "
+                f"inputs={short_repr(inputs)}"
             )
         streams = self._wiring.by_stream(inputs)
         self._check_widths(shape_of(streams))
-        if any(isinstance(stream, keras.KerasTensor) for stream in streams.values()):
-            raise ValueError(
-                "inputs must have values, since a file can't contain a model of this method. For "
-                "gate weights as outputs, call the block with return_gate_weights=True. "
-                f"Received: inputs={short_repr(inputs)}"
-            )
         return streams
 
     def _check_widths(self, shapes: Mapping[str, Shape]) -> None:
@@ -500,16 +502,9 @@ class CGCBlock(GatedBlock):
             "outputs": self.task_names,
             "expert_block": self._expert_templates.serialize(),
             "num_task_experts": self.num_task_experts,
-            "num_shared_experts": self.num_shared_experts,
-            "add_shared_gate": self.add_shared_gate,
             "gate_block": self._gate_template and self._gate_template.serialize(),
-            "gate_softmax_temperature": self.gate_softmax_temperature,
-            "enable_gate_weights_metrics": self.enable_gate_weights_metrics,
             "gate_kwargs": {
                 key: keras.saving.serialize_keras_object(value)
                 for key, value in self.gate_kwargs.items()
             },
-            "isolate_task_experts": self.isolate_task_experts,
-            "gate_reads": self.gate_reads,
-            "stack_experts": self.stack_experts,
         }

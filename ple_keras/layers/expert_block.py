@@ -79,6 +79,11 @@ class ExpertBlock(BaseLayer):
     ...         return {**super().get_config(), "scale": self.scale}
     """
 
+    _fixed = (
+        *("units", "dropout", "normalization", "use_bias", "kernel_initializer"),
+        *("bias_initializer", "kernel_regularizer", "bias_regularizer"),
+    )
+
     def __init__(
         self,
         units: int | Sequence[int],
@@ -186,9 +191,6 @@ class ExpertBlock(BaseLayer):
             **super().get_config(),
             "units": list(self.units),
             "activation": keras.activations.serialize(self.activation),
-            "dropout": self.dropout,
-            "normalization": self.normalization,
-            "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),

@@ -92,6 +92,8 @@ class Gate(BaseLayer):
     (32, 3)
     """
 
+    _fixed = ("num_experts", "track_weights", "kernel_initializer", "kernel_regularizer")
+
     def __init__(
         self,
         num_experts: int,
@@ -260,12 +262,10 @@ class Gate(BaseLayer):
     def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
-            "num_experts": self.num_experts,
             "gate_block": self._template and self._template.serialize(),
             "softmax_temperature": self.softmax_temperature,
             "dropout": self.dropout,
             "balance_regularizer": self.balance_regularizer,
-            "track_weights": self.track_weights,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }

@@ -105,10 +105,7 @@ class LevelWiring:
         outputs = {}
         for gate, names in self.gates.items():
             columns = ops.split(weights[gate], len(names), axis=-1)
-            mixed = [
-                (experts if self.experts[name] in (gate, SHARED) else stopped)[name]
-                for name in names
-            ]
+            mixed = [(experts if self.experts[x] in (gate, SHARED) else stopped)[x] for x in names]
             outputs[gate] = reduce(add, map(mul, columns, mixed))
         return outputs
 

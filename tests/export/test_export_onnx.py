@@ -1,6 +1,5 @@
 """Files of `export_onnx` have the model's names and predictions."""
 
-import re
 import warnings
 from types import SimpleNamespace
 

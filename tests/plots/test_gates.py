@@ -116,5 +116,5 @@ def test_wrong_arguments_are_refused(function, argument, error, message):
 def test_without_matplotlib_the_error_has_the_install_command(monkeypatch, report):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     for plot, argument in ((pk.plot_gate_weights, report), (pk.plot_architecture, tracked_block())):
-        with pytest.raises(ImportError, match="pip install matplotlib$"):
+        with pytest.raises(ImportError, match=r"pip install matplotlib$"):
             plot(argument)
