@@ -4,23 +4,36 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
+from ple_keras._checks import check_bool
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import LayerLike, MetricLike
-from ple_keras.heads.head import Head, without_keys
+from ple_keras._typing import LayerLike, MetricLike, Tensor
+from ple_keras.heads.head import without_keys
+from ple_keras.heads.regression_head import StandardizedHead
 from ple_keras.labels.label_arrays import LabelStatistics
+from ple_keras.metrics.probability_metrics import PoissonDeviance
 
 
 @register
-class CountHead(Head):
+class CountHead(StandardizedHead):
     """The expected value of a count: `exponential`, `(..., H) -> (..., 1)`.
 
     The loss is the negative log-likelihood of a Poisson distribution, without the terms that depend
-    only on the label, so it can be negative. The metric is its mean, `poisson`:
+    only on the label, so it can be negative. The metrics are its mean, `poisson`, and `deviance`:
 
         L = p - y log(p)
+
+    With `standardize=True`, the size of the loss does not depend on the size of the counts, which
+    would otherwise dominate the gradients on shared parts. With the mean m of the labels:
+
+        L = p / m - y / m log(p / m)
+
+    Predictions and metrics are still counts. The mean is a non-trainable weight, which
+    `TaskHeads.adapt` can set at any time. Before, `fit` of a MultiTaskModel raises an error.
 
     `TaskHeads.adapt` sets the bias of the last Dense layer to the logarithm of the mean label, so
     that the first predictions have the size of the labels. It does not change a bias that has been
@@ -29,7 +42,8 @@ class CountHead(Head):
     Args:
         task: The task's name (see `TaskHeads`).
         tower: The task's own network (see `Head`).
-        metrics: Metrics that replace `poisson`. To keep it, use `extra_metrics`.
+        metrics: Metrics that replace those above. To keep them, use `extra_metrics`.
+        standardize: Whether to divide labels and predictions by the mean label in the loss.
         **kwargs: `loss_weight`, `missing_label`, `reduction` and `extra_metrics` (see `Head`), and
             Keras's layer arguments.
 
@@ -45,11 +59,11 @@ class CountHead(Head):
 
     Example:
 
-    >>> visits = CountHead("visits", tower=[64])
+    >>> visits = CountHead("visits", tower=[64], standardize=True)
     >>> TaskHeads([visits]).adapt({"visits": [2, 7, float("nan")]})
     >>> prediction = visits(keras.ops.zeros((1, 32)))
-    >>> round(float(prediction[0, 0]), 3)
-    4.5
+    >>> round(float(prediction[0, 0]), 3), visits.mean
+    (4.5, [4.5])
     """
 
     def __init__(
@@ -58,13 +72,34 @@ class CountHead(Head):
         tower: LayerLike | None = None,
         *,
         metrics: Sequence[MetricLike] | None = None,
+        standardize: bool = False,
         **kwargs: Any,
     ) -> None:
+        self.standardize = check_bool(standardize, "standardize")
+        self._scale = {"mean": [math.nan]}
         super().__init__(task, 1, "exponential", "poisson", metrics, tower, **kwargs)
+
+    def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
+        if self.standardize:
+            (mean,) = (ops.cast(weight, y_pred.dtype) for weight in self._scale_weights())
+            y_true, y_pred = y_true / mean, y_pred / mean
+        return super().example_losses(y_true, y_pred)
+
+    def _default_metrics(self) -> list[MetricLike]:
+        return [PoissonDeviance(), *([keras.metrics.Poisson()] if self.standardize else [])]
+
+    def _logs_loss_mean(self) -> bool:
+        return super()._logs_loss_mean() and not self.standardize
 
     def _adapt(self, statistics: LabelStatistics) -> None:
         super()._adapt(statistics)
-        mean, known = statistics.mean.item(), self._initial_bias
+        mean, known = float(statistics.mean.item()), self._initial_bias
+        if self.standardize and not mean > 0:
+            raise ValueError(
+                f"y[{self.task!r}] must have a count above 0, because its head has "
+                f"standardize=True. Received: labels={statistics.labels.tolist()}, {mean=}"
+            )
+        self._set_scale(statistics.mean)
         self._initial_bias = math.log(mean) if mean > 0 else known
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
@@ -72,3 +107,9 @@ class CountHead(Head):
 
     def get_config(self) -> dict[str, Any]:
         return without_keys(super().get_config(), "units", "activation", "loss")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        if "standardize" not in config and config["metrics"] is None:  # a file of 0.4.0
+            config = {**config, "metrics": ["poisson"]}
+        return super().from_config(config)

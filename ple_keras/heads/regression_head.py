@@ -19,8 +19,52 @@ from ple_keras.losses.loss_kinds import ERRORS, loss_name
 MIN_DEVIATION = 1e-18  # the square of its inverse is finite in float32
 
 
+class StandardizedHead(Head):
+    """Base of the heads that can be trained on labels without a unit.
+
+    Statistics of the labels are non-trainable weights, which all branches of a HedgedBlock have.
+    """
+
+    _fixed = (*Head._fixed, "standardize")
+    standardize: bool
+    _scale: dict[str, Sequence[float]]  # the statistics before `build`, in float64
+
+    def build(self, input_shape: Shape) -> None:
+        super().build(input_shape)
+        for name, numbers in self._scale.items() if self.standardize else ():
+            initial = keras.initializers.Constant(np.array(numbers))
+            options = {"name": name, "trainable": False, "autocast": False}
+            weight = self.add_weight((self.units,), initial, "float32", **options)
+            setattr(self, f"_{name}", weight)
+
+    def _scale_weights(self) -> list[Any]:
+        """Return the weights of the statistics; none before `build`."""
+        head = (self._branch_heads() or [self])[0]
+        return [getattr(head, f"_{name}") for name in self._scale if hasattr(head, f"_{name}")]
+
+    def _set_scale(self, *statistics: np.ndarray) -> None:
+        self._scale = {name: x.tolist() for name, x in zip(self._scale, statistics)}
+        for weight, numbers in zip(self._scale_weights(), self._scale.values()):
+            weight.assign(numbers)
+
+    def _numbers(self, index: int) -> list[float] | None:
+        """Return a statistic of each unit; None if it is unknown or unused."""
+        known = [to_numpy(weight).tolist() for weight in self._scale_weights()]
+        numbers = (known or [*self._scale.values()])[index]
+        return None if any(map(math.isnan, numbers)) else list(numbers)
+
+    @property
+    def mean(self) -> list[float] | None:
+        """The mean of the labels of each unit; None if it is unknown or unused."""
+        return self._numbers(0)
+
+    def _loss_name(self) -> str:
+        name = super()._loss_name()
+        return f"standardized_{name}" if self.standardize else name
+
+
 @register
-class RegressionHead(Head):
+class RegressionHead(StandardizedHead):
     """A prediction of one or more numbers: linear, `(..., H) -> (..., units)`.
 
     The loss is the mean squared error. The metrics are its root, `rmse`, and the error itself,
@@ -79,8 +123,6 @@ class RegressionHead(Head):
     ([30.0], [10.0])
     """
 
-    _fixed = (*Head._fixed, "standardize")
-
     def __init__(
         self,
         task: str,
@@ -106,33 +148,8 @@ class RegressionHead(Head):
                 f"Received: activation={activation!r}, loss={loss!r}"
             )
         self._given = _check_scale(mean, deviation, units, standardize)
-        # Mean and deviation before `build`, in float64.
-        self._scale = self._given or ((math.nan,) * units, (math.nan,) * units)
-
-    def build(self, input_shape: Shape) -> None:
-        super().build(input_shape)
-        if self.standardize:
-            shape, options = (self.units,), {"trainable": False, "autocast": False}
-            mean, deviation = map(keras.initializers.Constant, map(np.array, self._scale))
-            self._mean = self.add_weight(shape, mean, "float32", name="mean", **options)
-            self._deviation = self.add_weight(
-                shape, deviation, "float32", name="deviation", **options
-            )
-
-    def _scale_weights(self) -> list[Any]:
-        """Return the mean and the deviation, which all branches have; none before `build`."""
-        head = (self._branch_heads() or [self])[0]
-        return [head._mean, head._deviation] if hasattr(head, "_mean") else []
-
-    def _numbers(self, index: int) -> list[float] | None:
-        """Return the mean or the deviation; None if it is unknown."""
-        known = [to_numpy(weight).tolist() for weight in self._scale_weights()] or self._scale
-        return None if any(map(math.isnan, known[index])) else list(known[index])
-
-    @property
-    def mean(self) -> list[float] | None:
-        """The mean of the labels of each unit; None if it is unknown or unused."""
-        return self._numbers(0)
+        scale = self._given or ((math.nan,) * units, (math.nan,) * units)
+        self._scale = dict(zip(("mean", "deviation"), scale))
 
     @property
     def deviation(self) -> list[float] | None:
@@ -144,10 +161,6 @@ class RegressionHead(Head):
             return super()._activate(logits)
         mean, deviation = (ops.cast(x, logits.dtype) for x in self._scale_weights())
         return mean + deviation * logits
-
-    def _loss_name(self) -> str:
-        name = super()._loss_name()
-        return f"standardized_{name}" if self.standardize else name
 
     def example_losses(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         if self.standardize:
@@ -183,9 +196,7 @@ class RegressionHead(Head):
                 f"Received: deviation={np.round(deviation, 6).tolist()} of "
                 f"labels={statistics.labels.tolist()} in y[{self.task!r}]"
             )
-        self._scale = tuple(mean.tolist()), tuple(deviation.tolist())
-        for weight, numbers in zip(self._scale_weights(), self._scale):
-            weight.assign(numbers)
+        self._set_scale(mean, deviation)
 
     def get_config(self) -> dict[str, Any]:
         given = zip(("mean", "deviation"), self._given or (None, None))

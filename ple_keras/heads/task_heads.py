@@ -440,10 +440,10 @@ class TaskHeads(BaseLayer):
     def adapt(self, y: Nested, steps: int | None = None) -> None:
         """Compute statistics of the training labels.
 
-        A `RegressionHead` with `standardize=True` stores the mean and the standard deviation of its
-        labels, unless they were given, without missing labels. A `CountHead` that is not trained
-        yet sets its bias to the logarithm of the mean. Each head stores the share of rows with a
-        label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
+        With `standardize=True`, a `RegressionHead` stores the mean and the standard deviation of
+        its labels, unless they were given, and a `CountHead` the mean. A `CountHead` that is not
+        trained yet sets its bias to the logarithm of the mean. Each head stores the share of rows
+        with a label as `label_share`, for reports. `adapt` can be called at any time, repeatedly.
         With several processes, each must read the same labels.
 
         Args:
@@ -454,7 +454,8 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape, are infinite, or
-                are to be standardized but do not vary, or `y` is an iterator or has no rows.
+                are to be standardized but do not vary or have no count above 0, or `y` is an
+                iterator or has no rows.
 
         Example:
 

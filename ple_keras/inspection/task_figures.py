@@ -254,18 +254,22 @@ def epoch_warnings(
         validation: The figures of the task on validation data.
     """
     # Not `val_{task}_loss`, in which batches without labels count as 0.
-    key, now = f"val_{prefix}mean_squared_error", validation.rmse**2
-    if head._logs_loss_mean():
-        key, now = f"val_{prefix}{head._loss_name()}", validation.loss
     least = 0.0 if math.isnan(validation.deviance) else validation.loss - validation.deviance / 2
-    losses = history.history.get(key, [])
-    best = min(losses, default=math.nan)
-    if now > best + LARGE_RISE * abs(best - least):
-        index, last = losses.index(best), history.epoch[-1] + 1
-        where = f"epoch {history.epoch[index] + 1} of {last}"
-        if len(losses) < len(history.epoch):
-            where = f"validation {index + 1} of {len(losses)}"
-        yield (
-            f"{head.task}: in fit, {key} was lowest in {where}, with {best:.4g}, and is "
-            f"{now:.4g} now. In a HedgedBlock, FitHedge keeps the best epoch of each branch."
-        )
+    for name, now, lowest in (
+        ("deviance", validation.deviance, 0.0),
+        (head._loss_name(), validation.loss, least),
+        ("mean_squared_error", validation.rmse**2, 0.0),
+    ):
+        losses = history.history.get(f"val_{prefix}{name}", [])
+        best = min(losses, default=math.nan)
+        if now > best + LARGE_RISE * abs(best - lowest):
+            index, last = losses.index(best), history.epoch[-1] + 1
+            where = f"epoch {history.epoch[index] + 1} of {last}"
+            if len(losses) < len(history.epoch):
+                where = f"validation {index + 1} of {len(losses)}"
+            yield (
+                f"{head.task}: in fit, val_{prefix}{name} was lowest in {where}, with {best:.4g}, "
+                f"and is {now:.4g} now. In a HedgedBlock, FitHedge keeps the best epoch of each "
+                "branch."
+            )
+            return

@@ -15,7 +15,7 @@ HIGHER_IS_BETTER = (
 LOWER_IS_BETTER = (
     "loss|rmse|(squared|absolute|percentage|logarithmic|calibration)_error|mse|mae|mape|msle"
     "|logcosh|log_cosh|huber|crossentropy|cross_entropy|normalized_entropy|bce|kl_divergence|kld"
-    "|poisson|hinge|dice|tversky"
+    "|poisson|deviance|hinge|dice|tversky"
 )
 DIRECTED = re.compile(rf"(?i)(^|_)((?P<higher>{HIGHER_IS_BETTER})|{LOWER_IS_BETTER})(_\d+)?$")
 # Logs that do not rank models: sums over tasks, calibrations, which are best at 1, and others.

@@ -1,4 +1,4 @@
-"""Metrics of the probability of a positive label, over batches."""
+"""Metrics of probabilities and counts, from sums over batches."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import clip, fill, segment_sum
 from ple_keras._typing import DType, Tensor
 from ple_keras.labels.sample_space import align, align_weights
-from ple_keras.losses.example_losses import crossentropy
+from ple_keras.losses.example_losses import MIN_PROBABILITY, crossentropy
 
 # Of the histograms of LogitAUC:
 NUM_BINS = 2**12
@@ -166,6 +166,40 @@ class NormalizedEntropy(MetricOfSums):
         entropy = positives * ops.log1p(negatives / positives)
         entropy += negatives * ops.log1p(positives / negatives)
         return loss / entropy
+
+
+@register
+class PoissonDeviance(MetricOfSums):
+    """The deviance of expected counts: twice the difference of `poisson` to its least value.
+
+        D = 2 sum_i w_i (y_i log(y_i / p_i) - y_i + p_i) / sum_i w_i
+
+    w_i is the sample weight of example i. Lower is better, and predictions of the labels themselves
+    have the value 0. The value is exact over batches. It is NaN without a label.
+
+    Args:
+        name: The metric's name.
+        dtype: The dtype of the result; None for Keras's default.
+
+    Example:
+
+    >>> metric = PoissonDeviance()
+    >>> metric.update_state([0, 2], [0.5, 2.0])
+    >>> float(metric.result())
+    0.5
+    """
+
+    def __init__(self, name: str = "deviance", dtype: DType = None) -> None:
+        super().__init__(2, name, dtype)
+
+    def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
+        y_log, p_log = (ops.log(clip(y, low=MIN_PROBABILITY)) for y in (y_true, y_pred))
+        deviance = 2 * (y_true * (y_log - p_log) - y_true + y_pred)
+        return [deviance, ops.ones_like(y_pred)]
+
+    def result(self) -> Tensor:
+        deviance, count = self.totals()
+        return deviance / fill(count, count == 0, math.nan)
 
 
 @register

@@ -18,7 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Nested, TaskName, Tensor
-from ple_keras.heads.regression_head import RegressionHead
+from ple_keras.heads.regression_head import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
@@ -330,7 +330,7 @@ class MultiTaskTraining(Mixin):
             force: As for `keras.Model`.
 
         Raises:
-            ValueError: If the mean of the labels of a standardized regression is unknown.
+            ValueError: If the mean of the labels of a standardized head is unknown.
         """
         is_new = self.train_function is None or force
         if is_new:
@@ -461,11 +461,11 @@ def _check_batch_sizes(given: Mapping[str, Any]) -> None:
 
 
 def check_adapted(model: Any) -> None:
-    """Check that all standardized regressions know the mean of their labels."""
+    """Check that all standardized heads know the mean of their labels."""
     for task, head in find_heads(model).items():
-        if isinstance(head, RegressionHead) and head.standardize and head.mean is None:
+        if isinstance(head, StandardizedHead) and head.standardize and head.mean is None:
             raise ValueError(
-                f"The head of {task!r} has standardize=True and needs the mean and the deviation "
-                "of its labels. Call adapt(y) of the TaskHeads with the training labels, or "
-                "create the head with mean and deviation. Received: mean=None"
+                f"The head of {task!r} has standardize=True and needs the mean (and a regression "
+                "the deviation) of its labels. Call adapt(y) of the TaskHeads with the training "
+                "labels, or create a RegressionHead with mean and deviation. Received: mean=None"
             )

@@ -34,7 +34,38 @@ def test_predictions_and_losses_are_those_of_a_poisson_distribution():
     np.testing.assert_allclose(p, np.exp(logits), rtol=1e-5)
     expected = np.nanmean(p[:, 0] - Y["visits"] * np.log(p[:, 0]))
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
-    assert logs == pytest.approx(dict.fromkeys(["loss", "visits_loss", "poisson"], expected), 1e-4)
+    known = Y["visits"][~np.isnan(Y["visits"])]
+    deviance = 2 * (expected - np.mean(known - known * np.log(known)))
+    expected = dict.fromkeys(["loss", "visits_loss", "poisson"], expected)
+    assert logs == pytest.approx({**expected, "deviance": deviance}, 1e-4)
+
+
+def test_a_standardized_loss_has_no_unit_and_all_else_is_in_counts(tmp_path):
+    heads = count_heads(Y, standardize=True, tower=[4])
+    model = compiled(chain(pk.HedgedBlock(heads, [4]), heads), metrics=None)
+    p = numpy_of(model(X)["visits"])[:, 0]
+    logs = model.evaluate(X, Y, verbose=0, return_dict=True)
+    counts = np.nanmean(p - Y["visits"] * np.log(p))
+    expected = np.nanmean(p - Y["visits"] * np.log(p / 4.5)) / 4.5
+    assert logs["loss"] == logs["visits_loss"] == pytest.approx(expected, 1e-4)
+    assert logs["poisson"] == pytest.approx(counts, 1e-4)
+    report = pk.task_report(model, X, Y).tasks["visits"]
+    assert logs["deviance"] == pytest.approx(report.deviance, 1e-4)
+    for each in (model, loaded(model, tmp_path)):
+        assert heads_of(each)["visits"].mean == [4.5]
+        each.fit(X, Y, verbose=0, callbacks=[pk.FitHedge((X, Y))])
+    np.testing.assert_allclose(
+        model.predict(X, verbose=0)["visits"], each.predict(X, verbose=0)["visits"], rtol=1e-5
+    )
+
+
+@once
+def test_a_standardized_count_needs_a_mean_above_zero():
+    model = compiled(heads_alone(count_heads(standardize=True)))
+    with pytest.raises(ValueError, match=r"The head of 'visits' .* needs the mean.*mean=None$"):
+        model.fit(X, Y, verbose=0)
+    with pytest.raises(ValueError, match=r"a count above 0, .*Received: labels=\[2\], mean=0\.0$"):
+        heads_of(model).adapt({"visits": [0, 0]})
 
 
 def test_adapt_sets_the_bias_until_the_model_is_trained(tmp_path):

@@ -1,4 +1,4 @@
-"""`Calibration` and `NormalizedEntropy`, compared with NumPy."""
+"""`Calibration`, `NormalizedEntropy` and `PoissonDeviance`, compared with NumPy."""
 
 import math
 
@@ -8,7 +8,7 @@ import pytest
 import ple_keras as pk
 from tests.metrics.clicks import click_data
 
-METRICS = [pk.NormalizedEntropy, pk.Calibration]
+METRICS = [pk.NormalizedEntropy, pk.Calibration, pk.PoissonDeviance]
 
 
 def expected(metric, labels, predictions, weights=None):
@@ -16,6 +16,8 @@ def expected(metric, labels, predictions, weights=None):
     rate, predicted = np.average(y, weights=weights), np.average(p, weights=weights)
     if metric is pk.Calibration:
         return predicted / rate
+    if metric is pk.PoissonDeviance:
+        return np.average(2 * (y * np.log(np.maximum(y, 1) / p) - y + p), weights=weights)
     losses = -(y * np.log(p) + (1 - y) * np.log1p(-p))
     entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
     return np.average(losses, weights=weights) / entropy
@@ -45,11 +47,13 @@ def test_rounding_errors_of_many_small_batches_do_not_add_up(make):
     ones = np.ones((1, 1))
     for _ in range(100):
         metric.update_state(ones, 0.25 * ones)
-    added = [25, 100] if make is pk.Calibration else [100 * math.log(4), 100, 0]
+    deviance, entropy = 200 * (math.log(4) - 0.75), 100 * math.log(4)
+    added = {pk.Calibration: [25, 100], pk.PoissonDeviance: [deviance, 100]}
+    added = added.get(make, [entropy, 100, 0])
     assert [float(x) for x in metric.totals()] == pytest.approx((large + added).tolist(), abs=1)
 
 
-@pytest.mark.parametrize("make", METRICS)
+@pytest.mark.parametrize("make", METRICS[:2])
 def test_metrics_are_nan_without_positives(make):
     metric = make()
     assert math.isnan(float(metric.result()))

@@ -14,6 +14,7 @@ METRICS = {
     "auc": lambda: pk.LogitAUC(name="mine"),
     "normalized_entropy": lambda: pk.NormalizedEntropy(name="mine"),
     "calibration": lambda: pk.Calibration(name="mine"),
+    "deviance": lambda: pk.PoissonDeviance(name="mine"),
     "masked_name": lambda: pk.MaskedMetric("accuracy", -1, name="mine"),
     "masked_auc": lambda: pk.MaskedMetric(pk.LogitAUC(), -1, name="mine"),
     "masked_pr": lambda: pk.MaskedMetric(keras.metrics.AUC(curve="PR"), -1, name="mine"),
