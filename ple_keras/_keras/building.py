@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import keras
 
-from ple_keras._keras.copying import copy_layer, refuse_unadapted
+from ple_keras._keras.copying import check_adapted_layers, copy_layer
 from ple_keras._keras.layers import walk
 from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
 
@@ -54,7 +54,7 @@ def build_features(layer: keras.Layer, inputs: Nested, argument: str) -> keras.K
             all layers inside it, which would slow down every training step.
     """
     output = _symbolic_output(layer, inputs, argument)
-    refuse_unadapted(layer, argument)
+    check_adapted_layers(layer, argument)
     unbuilt = [path[-1].name for path in walk(layer) if not path[-1].built]
     if unbuilt:
         raise ValueError(

@@ -68,7 +68,7 @@ def copy_layer(layer: keras.Layer, name: str, *path: object) -> keras.Layer:
         is_functional = isinstance(layer, keras.Model) and isinstance(layer, keras.Function)
         if is_functional or isinstance(layer, keras.Sequential):
             return _clone_model(layer, name, path)
-        _refuse_lost_arguments(layer)
+        _check_complete_config(layer)
         config = remove_build_shapes(layer.get_config(), keep_marked=False)
         config = _reseed({**config, **_adapted_state(layer, config)}, path)
         return type(layer).from_config({**config, "name": name})
@@ -82,9 +82,9 @@ def copy_metric(metric: keras.Metric, name: str, argument: str) -> keras.Metric:
         ValueError: If its functions would differ.
     """
     with tensorflow_not_imported():
-        _refuse_lost_arguments(metric)
+        _check_complete_config(metric)
         copy = type(metric).from_config({**metric.get_config(), "name": name})
-    _refuse_replaced(metric, copy, argument)
+    _check_same_functions(metric, copy, argument)
     return copy
 
 
@@ -110,8 +110,8 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         ) from error
     copies = {"": copy, **dict(layers_inside(copy))}
     for place, inside in {"": layer, **dict(layers_inside(layer))}.items():
-        _refuse_replaced(inside, copies.get(place, inside), argument)
-    refuse_unadapted(copy, argument)
+        _check_same_functions(inside, copies.get(place, inside), argument)
+    check_adapted_layers(copy, argument)
     return copy
 
 
@@ -133,7 +133,7 @@ def unregistered_names(config: Any) -> Iterator[str]:
         yield name
 
 
-def refuse_unadapted(layer: keras.Layer, argument: str) -> None:
+def check_adapted_layers(layer: keras.Layer, argument: str) -> None:
     """Check that Keras's layers with `adapt` in the copy of a template have state."""
     for *_, inside in walk(layer):
         can_adapt = any(is_from_keras(x) and hasattr(x, "adapt") for x in type(inside).__mro__)
@@ -146,7 +146,7 @@ def refuse_unadapted(layer: keras.Layer, argument: str) -> None:
             )
 
 
-def refuse_replaced_functions(**arguments: object) -> None:
+def check_custom_functions(**arguments: object) -> None:
     """Check that Keras functions do not replace custom functions with the same names in files.
 
     Keras saves only the name of an unregistered function.
@@ -160,10 +160,10 @@ def refuse_replaced_functions(**arguments: object) -> None:
             with suppress(Exception), tensorflow_not_imported():  # a file raises the error, too
                 serialized = keras.saving.serialize_keras_object(each)
                 loaded = keras.saving.deserialize_keras_object(serialized)
-            _refuse_replaced(each, loaded, argument)
+            _check_same_functions(each, loaded, argument)
 
 
-def _refuse_replaced(original: object, copy: object, argument: str) -> None:
+def _check_same_functions(original: object, copy: object, argument: str) -> None:
     """Raise a ValueError if a function of a copy differs from the original.
 
     The functions are the objects themselves or their attributes. A constructor can create a
@@ -217,7 +217,7 @@ def _adapted_state(layer: keras.Layer, config: Mapping[str, Any]) -> dict[str, A
     return {}
 
 
-def _refuse_lost_arguments(copied: keras.Layer | keras.Metric) -> None:
+def _check_complete_config(copied: keras.Layer | keras.Metric) -> None:
     """Raise an error if a copy would lose arguments of the constructor.
 
     A subclass that inherits get_config would silently lose the arguments that it adds.

@@ -20,7 +20,7 @@ from ple_keras._checks import (
     short_repr,
 )
 from ple_keras._keras.building import build_on
-from ple_keras._keras.copying import checked_copy, refuse_replaced_functions
+from ple_keras._keras.copying import check_custom_functions, checked_copy
 from ple_keras._keras.internals import get_mask, serialize_loss, set_mask
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import register, stable_name
@@ -146,7 +146,7 @@ class Head(BaseLayer):
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
         given = {"activation": activation, "loss": loss, "metrics": own, "extra_metrics": extra}
-        refuse_replaced_functions(**given)
+        check_custom_functions(**given)
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)

@@ -34,8 +34,7 @@ class StandardizedHead(Head):
         for name, numbers in self._scale.items() if self.standardize else ():
             initial = keras.initializers.Constant(np.array(numbers))
             options = {"name": name, "trainable": False, "autocast": False}
-            weight = self.add_weight((self.units,), initial, "float32", **options)
-            setattr(self, f"_{name}", weight)
+            setattr(self, f"_{name}", self.add_weight((self.units,), initial, "float32", **options))
 
     def _scale_weights(self) -> list[Any]:
         """Return the weights of the statistics; none before `build`."""

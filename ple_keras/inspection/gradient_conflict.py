@@ -263,45 +263,71 @@ class TaskGradients:
     def mean_cosines(self) -> np.ndarray:
         """Return the mean cosines in the same batch, `(parts, tasks, tasks)`, without NaN."""
         within = np.array(self._within)
-        lengths = np.sqrt(np.einsum("nptt->npt", within))
-        with np.errstate(invalid="ignore"):
-            cosines = within / (lengths[..., None] * lengths[..., None, :])
+        cosines = _cosines(within, _lengths(within), _lengths(within))
         return np.asarray(np.ma.masked_invalid(cosines).mean(axis=0).filled(math.nan))
 
-    def figures(
-        self, weights: Mapping[TaskName, float]
-    ) -> tuple[dict[TaskName, float], dict[tuple[TaskName, TaskName], Conflict], Conflict]:
-        """Return figures of all batches.
+    def _on_shared_parts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the products in each batch, and between the batches of each pair.
 
-        Args:
-            weights: The current weight of each task's loss.
-
-        Returns:
-            The share of each task: the root mean square over the batches of the norm of its
-            gradient, times the weight of its loss, divided by the sum over the tasks; NaN without
-            shared parts. The conflict of each pair of tasks. The trend, the cosine between the
-            weighted sums of the gradients of two batches: near 0 if training has settled, and near
-            1 if every batch moves the weights in the same direction.
+        Both are `(n, tasks, tasks)`, summed over the parts that at least two tasks train.
         """
         within = np.array(self._within)
         across = np.array(self._across).reshape(len(self._across), *self._size)
-        is_shared = (np.einsum("nptt->pt", within) > 0).sum(axis=-1) > 1
-        within, across = (products[:, is_shared].sum(axis=1) for products in (within, across))
-        lengths = np.sqrt(np.einsum("ntt->nt", within))
-        w = np.array([weights[task] for task in self._heads])
-        norms = w * np.sqrt((lengths**2).mean(axis=0))
-        sums = np.sqrt(np.einsum("a,nab,b->n", w, within, w))
-        first, second = (slice(start, 2 * len(across), 2) for start in (0, 1))
-        with np.errstate(invalid="ignore", divide="ignore"):
-            shares = norms / norms.sum()
-            cosines = across / (lengths[first, :, None] * lengths[second, None, :])
-            trend = np.einsum("a,nab,b->n", w, across, w) / (sums[first] * sums[second])
-        cosines = (cosines + cosines.transpose(0, 2, 1)) / 2
-        conflicts = {
-            (one, other): _conflict(cosines[:, i, j])
+        is_shared = (_lengths(within) > 0).any(axis=0).sum(axis=-1) > 1
+        return within[:, is_shared].sum(axis=1), across[:, is_shared].sum(axis=1)
+
+    def shares(self, weights: Mapping[TaskName, float]) -> dict[TaskName, float]:
+        """Return the share of each task in the gradients on shared parts; NaN without them.
+
+        It is the root mean square over the batches of the norm of the gradient, times the weight of
+        the loss, divided by the sum over the tasks.
+
+        Args:
+            weights: The current weight of each task's loss.
+        """
+        within, _ = self._on_shared_parts()
+        norms = np.sqrt((_lengths(within) ** 2).mean(axis=0))
+        norms *= [weights[task] for task in self._heads]
+        with np.errstate(invalid="ignore"):
+            return dict(zip(self._heads, (norms / norms.sum()).tolist()))
+
+    def conflicts(self) -> dict[tuple[TaskName, TaskName], Conflict]:
+        """Return the conflict of each pair of tasks."""
+        cosines = _pair_cosines(*self._on_shared_parts())
+        return {
+            (one, other): _conflict((cosines[:, i, j] + cosines[:, j, i]) / 2)
             for (i, one), (j, other) in combinations(enumerate(self._heads), 2)
         }
-        return dict(zip(self._heads, shares.tolist())), conflicts, _conflict(trend)
+
+    def trend(self, weights: Mapping[TaskName, float]) -> Conflict:
+        """Return the cosine between the weighted sums of the tasks' gradients of two batches.
+
+        It is near 0 if training has settled, and near 1 if every batch moves the weights in the
+        same direction.
+
+        Args:
+            weights: The current weight of each task's loss.
+        """
+        w = np.array([[weights[task] for task in self._heads]])
+        products = self._on_shared_parts()
+        return _conflict(_pair_cosines(*(w @ of_batches @ w.T for of_batches in products)))
+
+
+def _lengths(products: np.ndarray) -> Any:
+    """Return the lengths of vectors, `(..., n)`, from their scalar products, `(..., n, n)`."""
+    return np.sqrt(np.diagonal(products, axis1=-2, axis2=-1))
+
+
+def _cosines(products: np.ndarray, first: np.ndarray, second: np.ndarray) -> Any:
+    """Return cosines, `(..., n, n)`, from scalar products and the lengths of the vectors."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return products / (first[..., :, None] * second[..., None, :])
+
+
+def _pair_cosines(within: np.ndarray, across: np.ndarray) -> Any:
+    """Return the cosines between the batches of each pair, `(pairs, n, n)`."""
+    lengths = _lengths(within[: 2 * len(across)])
+    return _cosines(across, lengths[::2], lengths[1::2])
 
 
 def _conflict(cosines: np.ndarray) -> Conflict:

@@ -191,8 +191,7 @@ def task_report(
     ['gradient_share', 'loss_weight']
     """
     check_model(model)
-    heads = find_heads(model)
-    trained = trained_heads(model)
+    heads, trained = find_heads(model), trained_heads(model)
     parts = parts_before_heads(model) if len(trained) > 1 else []
     gradients = TaskGradients(model, trained, parts)
     observed = ObservedModel(model, partial(_predictions, heads))
@@ -205,39 +204,23 @@ def task_report(
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
         _, validation_figures = _read_figures(observed, batches, heads)
-    tasks = {task: mixed for task, (mixed, *_) in figures.items()}
-    validated = {task: mixed for task, (mixed, *_) in validation_figures.items()}
-    history = getattr(model, "history", None)
-    logs = history.history if isinstance(history, keras.callbacks.History) else {}
-    branches = {}
-    for task, (_, *uses) in (validation_figures or figures).items():
-        if mixture := heads[task].branch_weights().items():
-            branches[task] = {
-                name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
-                for (name, w), use in zip(mixture, uses)
-            }
+    tasks, validated = (
+        {task: mixed for task, (mixed, *_) in of_data.items()}
+        for of_data in (figures, validation_figures)
+    )
+    branches = _branch_uses(model, heads, validation_figures or figures)
     layers = find_layers(model, TaskHeads)
     weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
     # Weights do not scale the gradients of branches.
     factors = {task: float(w > 0) if task in branches else w for task, w in weights.items()}
-    shares, conflicts, trend = gradients.figures(factors)
-    training = {x: TaskTraining(weights.get(x, 0.0), shares.get(x, math.nan)) for x in tasks}
-    warnings: list[str] = []
-    for task, use in tasks.items():
-        head, weight = heads[task], training[task].loss_weight
-        warnings += figure_warnings(f"{task}: ", use, head, weight)
-        if validated:
-            where = f"{task}: in the validation data, "
-            warnings += figure_warnings(where, validated[task], head, weight)
-            warnings += gap_warnings(f"{task}: ", use, validated[task])
-            is_kept = any(branch.epoch >= 0 for branch in branches.get(task, {}).values())
-            if logs and not is_kept:
-                prefix = f"{task}_" if len(heads) > 1 else ""
-                warnings += epoch_warnings(head, prefix, history, validated[task])
-    warnings += _share_warnings(heads, tasks, training)
-    between = {pair: found for pair, found in conflicts.items() if not branches.keys() >= {*pair}}
-    warnings += _conflict_warnings(tasks, between, trend)
-    return TaskReport(examples, tasks, training, conflicts, trend, validated, branches, warnings)
+    shares = gradients.shares(factors)
+    training = {
+        task: TaskTraining(weights.get(task, 0.0), shares.get(task, math.nan)) for task in tasks
+    }
+    conflicts, trend = gradients.conflicts(), gradients.trend(factors)
+    report = TaskReport(examples, tasks, training, conflicts, trend, validated, branches, [])
+    report.warnings.extend(_warnings(report, model, heads))
+    return report
 
 
 def _predictions(
@@ -290,6 +273,42 @@ def _read_figures(
         labels, *parts = (join_rows([*arrays]) for arrays in zip(*of_task))
         figures[task] = [task_figures(heads[task], part, labels) for part in parts]
     return examples, figures
+
+
+def _branch_uses(
+    model: keras.Layer, heads: Mapping[str, Head], figures: Mapping[str, list[TaskFigures]]
+) -> dict[str, dict[str, BranchUse]]:
+    """Return the branches of the hedged tasks, from the figures of each task and its branches."""
+    history = getattr(model, "history", None)
+    logs = history.history if isinstance(history, keras.callbacks.History) else {}
+    branches = {}
+    for task, (_, *of_branches) in figures.items():
+        if mixture := heads[task].branch_weights().items():
+            branches[task] = {
+                name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
+                for (name, w), use in zip(mixture, of_branches)
+            }
+    return branches
+
+
+def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head]) -> Iterator[str]:
+    """Yield the warnings about the tables of a report."""
+    history = getattr(model, "history", None)
+    for task, use in report.tasks.items():
+        head, weight = heads[task], report.training[task].loss_weight
+        yield from figure_warnings(f"{task}: ", use, head, weight)
+        if validation := report.validation.get(task):
+            where = f"{task}: in the validation data, "
+            yield from figure_warnings(where, validation, head, weight)
+            yield from gap_warnings(f"{task}: ", use, validation)
+            is_kept = any(branch.epoch >= 0 for branch in report.branches.get(task, {}).values())
+            if isinstance(history, keras.callbacks.History) and not is_kept:
+                prefix = f"{task}_" if len(heads) > 1 else ""
+                yield from epoch_warnings(head, prefix, history, validation)
+    yield from _share_warnings(heads, report.tasks, report.training)
+    hedged = report.branches.keys()
+    conflicts = {pair: found for pair, found in report.conflicts.items() if not hedged >= {*pair}}
+    yield from _conflict_warnings(report.tasks, conflicts, report.trend)
 
 
 def _share_warnings(

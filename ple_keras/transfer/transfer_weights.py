@@ -14,7 +14,7 @@ from ple_keras._keras.internals import children
 from ple_keras._keras.layers import BaseLayer, find_layers, walk
 from ple_keras._keras.saving import to_snake_case
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import WeightSlice
+from ple_keras._typing import Shape, WeightSlice
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.layers.cgc_block import CGCBlock
@@ -37,9 +37,11 @@ class _Part:
     slices: list[WeightSlice]
     meaning: str = ""
 
+    def shapes(self) -> list[Shape]:
+        return [np.broadcast_to(0, weight.shape)[index].shape for weight, index in self.slices]
+
     def __str__(self) -> str:
-        shapes = [np.broadcast_to(0, weight.shape)[index].shape for weight, index in self.slices]
-        return f"{self.meaning} shapes {shapes}".strip()
+        return f"{self.meaning} shapes {self.shapes()}".strip()
 
 
 @dataclass(frozen=True)
@@ -131,17 +133,16 @@ def transfer_weights(source: keras.Layer, target: keras.Layer) -> Transfer:
     source_parts, target_parts = _parts(source), _parts(target)
     copied, left_out = [], {}
     for name, parts in source_parts.items():
-        found = [*parts, *target_parts.get(name, [])]
-        descriptions = [*map(str, found)]
+        part, *others = [*parts, *target_parts.get(name, [])]
         if name not in target_parts:
             left_out[name] = "not in the target"
-        elif len(found) > 2:
+        elif len(others) > 1:
             left_out[name] = "ambiguous: several in the source or the target have this name"
-        elif descriptions[0] != descriptions[1]:
-            left_out[name] = "{} in the source, {} in the target".format(*descriptions)
+        elif part.meaning != others[0].meaning or part.shapes() != others[0].shapes():
+            left_out[name] = f"{part} in the source, {others[0]} in the target"
         else:
             copied.append(name)
-            for (weight, index), (other, place) in zip(*(part.slices for part in found)):
+            for (weight, index), (other, place) in zip(part.slices, others[0].slices):
                 values = np.array(to_numpy(other))
                 values[place] = to_numpy(weight)[index]
                 other.assign(values)
