@@ -94,12 +94,7 @@ class CountHead(StandardizedHead):
     def _adapt(self, statistics: LabelStatistics) -> None:
         super()._adapt(statistics)
         mean, known = float(statistics.mean.item()), self._initial_bias
-        if self.standardize and not mean > 0:
-            raise ValueError(
-                f"y[{self.task!r}] must have a count above 0, because its head has "
-                f"standardize=True. Received: labels={statistics.labels.tolist()}, {mean=}"
-            )
-        self._set_scale(statistics.mean)
+        self._set_scale(np.where(statistics.mean > 0, statistics.mean, np.nan))
         self._initial_bias = math.log(mean) if mean > 0 else known
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):

@@ -209,11 +209,11 @@ def _check_ids(read: Values, numbers: Arrays, rows: np.ndarray) -> None:
         if isinstance(layer, keras.layers.Embedding):
             is_wrong = (ids < 0) | (ids >= layer.input_dim) | (ids % 1 != 0)
             for row, *index in np.argwhere(is_wrong)[:1]:
-                has_rows = len(ids) == len(rows)  # unlike after a reshape
-                place = has_rows and _find_column(numbers, ids[:, *index], rows[row])
+                name = rows[row % len(rows)]  # unused if a reshape has added rows
+                place = _find_column(numbers, ids[:, *index], name) or "an id in the model"
                 raise ValueError(
                     f"x must have ids from 0 to {layer.input_dim - 1} for the Embedding "
-                    f"{layer.name!r}. Received: {place or 'an id in the model'}={ids[row, *index]}"
+                    f"{layer.name!r}. Received: {place}={ids[row, *index]}"
                 )
 
 

@@ -204,10 +204,8 @@ def task_report(
         is_arrays = isinstance(validation, tuple)
         batches = Batches(*validation[:2]) if is_arrays else Batches(validation)
         _, validation_figures = _read_figures(observed, batches, heads)
-    tasks, validated = (
-        {task: mixed for task, (mixed, *_) in of_data.items()}
-        for of_data in (figures, validation_figures)
-    )
+    tasks = {task: mixed for task, (mixed, *_) in figures.items()}
+    validated = {task: mixed for task, (mixed, *_) in validation_figures.items()}
     branches = _branch_uses(model, heads, validation_figures or figures)
     layers = find_layers(model, TaskHeads)
     weights = {task: w for layer in layers for task, w in layer.loss_weights().items()}
@@ -294,13 +292,16 @@ def _branch_uses(
 def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head]) -> Iterator[str]:
     """Yield the warnings about the tables of a report."""
     history = getattr(model, "history", None)
+    remedy = "Try a dropout of 0.1, then 0.3, in the experts."
+    if find_layers(model, keras.layers.Embedding):
+        remedy = "Try a dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
     for task, use in report.tasks.items():
         head, weight = heads[task], report.training[task].loss_weight
         yield from figure_warnings(f"{task}: ", use, head, weight)
         if validation := report.validation.get(task):
             where = f"{task}: in the validation data, "
             yield from figure_warnings(where, validation, head, weight)
-            yield from gap_warnings(f"{task}: ", use, validation)
+            yield from gap_warnings(f"{task}: ", use, validation, remedy)
             is_kept = any(branch.epoch >= 0 for branch in report.branches.get(task, {}).values())
             if isinstance(history, keras.callbacks.History) and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
@@ -323,9 +324,9 @@ def _share_warnings(
     low, high = USUAL_DEVIATION
     in_units = [
         task
-        for task in shares
-        if not getattr(heads[task], "standardize", True)  # of a RegressionHead
-        and not low <= tasks[task].label_deviation <= high
+        for task, share in shares.items()
+        if not getattr(heads[task], "standardize", True)
+        and not low <= tasks[task].label_deviation <= (2 if share > LARGE_SHARE else high)
     ]
     for task, share in shares.items():
         start = f"{task}: its loss has {share:.1%} of the gradient on shared parts, which hardly"
@@ -333,7 +334,8 @@ def _share_warnings(
         is_large = share > LARGE_SHARE and tasks[task].label_deviation > 0 and may_learn - {task}
         is_small = share < SMALL_SHARE / len(shares) and task in may_learn and not is_one_large
         if is_large and in_units:
-            head = f"RegressionHead({in_units[0]!r}, standardize=True)"
+            cause = task if task in in_units else in_units[0]
+            head = f"{type(heads[cause]).__name__}({cause!r}, standardize=True)"
             yield f"{start} learn from other tasks. Use {head} and heads.adapt(y)."
         elif is_large and not is_hedged:
             remedy = "Try a lower loss_weight." if training[task].loss_weight > 1 else A_HEDGE

@@ -220,7 +220,9 @@ CASES = {
         *(pk.RegressionHead, 5, 1),
         **{"task": "buy", "tower": 4, "standardize": True, "mean": [3.0], "deviation": [2.0]},
     ),
-    "count_head": Case(pk.CountHead, 5, 1, task="buy", tower=[4], metrics=["mse"], loss_weight=2.0),
+    "count_head": Case(
+        pk.CountHead, 5, 1, task="buy", tower=[4], metrics=["mse"], standardize=True
+    ),
     "multiclass_head": Case(
         *(pk.MulticlassHead, 5, 3),
         task="buy",

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
+from ple_keras.inspection.task_figures import TaskFigures, gap_warnings
 from tests.helpers import features, once
 from tests.inspection.task_models import HEALTHY, healthy_model
 from tests.models import chain, compiled
@@ -130,7 +131,7 @@ WARNINGS = {
     ),
     "worse on validation data": (
         {"validation_y": {**Y, "click": Y["click"][::-1]}},
-        ["click: the relative error is 1.", "in the validation data, and 0.", "Try more dropout."],
+        ["click: the relative error is 1.", "and 0.", "Try a dropout of 0.1, then 0.3, in the"],
     ),
     "a conflict": (
         {"tasks": ("age", "time"), "bottom": ONE_SUM, "kernels": {"age": (1,), "time": (1,)}},
@@ -149,6 +150,37 @@ def test_data_made_for_a_warning_have_only_this_warning(name):
     arguments, parts = WARNINGS[name]
     (warning,) = report_of(**arguments).warnings
     assert re.search(".*".join(map(re.escape, parts)), warning), warning
+
+
+@once
+def test_a_count_in_a_hedged_model_is_told_to_be_standardized():
+    heads = pk.TaskHeads([pk.BinaryHead("click"), pk.CountHead("visits")])
+    model = chain(pk.HedgedBlock(heads, [4]), heads, width=4)
+    *_, warning = pk.task_report(model, X, {**Y, "visits": 20 * Y["visits"]}).warnings
+    assert warning.endswith("Use CountHead('visits', standardize=True) and heads.adapt(y).")
+
+
+@once
+@pytest.mark.parametrize(
+    ("train", "validation", "hints"),
+    [(0.507, 0.680, True), (0.828, 0.927, True), (0.507, 0.640, False), (0.90, 0.94, False)],
+)
+def test_a_task_overfits_if_much_of_its_gain_is_lost(train, validation, hints):
+    use, other = (TaskFigures(5000, relative_error=error) for error in (train, validation))
+    assert len([*gap_warnings("", use, other, "")]) == hints
+
+
+@once
+def test_the_remedy_for_a_model_with_tables_names_them():
+    ids, heads = keras.Input((), dtype="int32"), pk.TaskHeads([pk.BinaryHead("click")])
+    model = keras.Model(ids, heads({"click": keras.layers.Embedding(ROWS, 1)(ids)}))
+    model.layers[1].set_weights([8 * Y["click"][:, None] - 4])
+    heads["click"].set_weights([np.ones((1, 1)), np.zeros(1)])
+    rows, wrong = np.arange(ROWS), {"click": Y["click"][::-1].copy()}
+    *_, warning = pk.task_report(model, rows, {"click": Y["click"]}, (rows, wrong)).warnings
+    assert warning.endswith(
+        "dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
+    )
 
 
 NO_CONFLICTS = {

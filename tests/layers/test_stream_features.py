@@ -124,26 +124,14 @@ class LateNormalization(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="test_stream_features")
-class OwnAdapt(keras.layers.Layer):
-    """A layer with `adapt` whose config has its state under another name."""
-
-    def __init__(self, largest=1.0, **kwargs):
-        super().__init__(**kwargs)
-        self.largest = largest
-
+class OwnAdapt(keras.layers.Rescaling):
     def adapt(self, data):
-        self.largest = float(np.max(data))
-
-    def call(self, inputs):
-        return inputs / self.largest
-
-    def get_config(self):
-        return {**super().get_config(), "largest": self.largest}
+        self.scale = 1 / float(np.max(data))
 
 
 @once
 def test_a_custom_layer_with_adapt_is_taken():
-    outputs = make(feature_block=adapted(OwnAdapt()))(prices())
+    outputs = make(feature_block=adapted(OwnAdapt(1.0)))(prices())
     np.testing.assert_allclose(numpy_of(outputs["buy"]), prices() / 80)
 
 
