@@ -160,7 +160,8 @@ class BranchValues(keras.Model):
         for task, head in self.heads.items():
             x = features[task]
             if head.branch_names:
-                found[task] = dict(zip(head.branch_names, head._values(x)[1:]))
+                stack = head._mixed(x, with_branches=True)
+                found[task] = {b: stack[i] for i, b in enumerate(head.branch_names, start=1)}
             else:
                 found[task] = {"only": head.logits(x)}
         return found
