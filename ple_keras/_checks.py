@@ -22,7 +22,7 @@ class _ShortRepr(reprlib.Repr):
         self.maxdict = 20
         self.maxstring = self.maxother = 200
 
-    def repr1(self, x: Any, level: int) -> str:
+    def repr1(self, x: object, level: int) -> str:
         shape = getattr(x, "shape", ())
         if isinstance(x, type) or not isinstance(shape, Iterable) or not tuple(shape):
             return super().repr1(x, level)
@@ -30,7 +30,7 @@ class _ShortRepr(reprlib.Repr):
         return f"{type(x).__name__}(shape={tuple(shape)}{dtype})"
 
 
-short_repr: Callable[[Any], str] = _ShortRepr().repr
+short_repr: Callable[[object], str] = _ShortRepr().repr
 
 
 def warn_user(message: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 # The tensors of the three backends have no common class. Arrays are accepted too.
 Tensor: TypeAlias = Any
 
+Config: TypeAlias = dict[str, Any]  # of a layer, loss or metric
 Shape: TypeAlias = tuple[int | None, ...]
 TaskName: TypeAlias = str
 

@@ -1,16 +1,16 @@
 """Builds of layers on symbolic inputs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
 import keras
 
 from ple_keras._keras.copying import check_adapted_layers, copy_layer
 from ple_keras._keras.layers import walk
-from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape
+from ple_keras._typing import FixedDTypes, Nested, NestedShape, Shape, Tensor
 
 
-def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Any:
+def symbolic(shape: NestedShape, dtype: str, fixed: FixedDTypes = None) -> Tensor:
     """Return a symbolic tensor of a shape, or a dict or list of tensors for a dict or list.
 
     Args:

@@ -17,7 +17,7 @@ from keras.src.backend.common import global_state
 from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 from keras.src.utils import module_utils
 
-from ple_keras._typing import Store, Tensor
+from ple_keras._typing import Config, LossLike, Nested, Store, Tensor
 
 BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
@@ -37,7 +37,7 @@ def children(layer: keras.Layer) -> list[keras.Layer]:
     Only models have `layers`, which omits layers in attributes of a Functional subclass. Names of
     levels, frozen layers and transferred weights require all of them. Keras 3.15.
     """
-    return cast(list[Any], layer._flatten_layers(include_self=False, recursive=False))
+    return cast(list[keras.Layer], layer._flatten_layers(include_self=False, recursive=False))
 
 
 def get_mask(tensor: Tensor) -> Tensor | None:
@@ -59,7 +59,7 @@ def set_mask(tensor: Tensor, mask: Tensor | None) -> None:
     set_keras_mask(tensor, mask)
 
 
-def outermost_layer() -> Any:
+def outermost_layer() -> keras.Layer | None:
     """Return the layer or model whose call contains the current one; None outside of all calls.
 
     On PyTorch, the optimizer of the called model might not support sparse gradients. On JAX,
@@ -68,7 +68,7 @@ def outermost_layer() -> Any:
     return getattr(global_state.get_global_attribute("current_call_ctx"), "entry_layer", None)
 
 
-def compiled_loss() -> Any:
+def compiled_loss() -> object:
     """Return the loss with which the model of the current call was compiled; None without one.
 
     It would broadcast the stacks of a TaskHeads that trains branches against labels. On JAX, the
@@ -109,7 +109,7 @@ def tensorflow_not_imported() -> Iterator[None]:
         lazy["_available"] = None
 
 
-def functional_outputs(model: keras.Model) -> Any:
+def functional_outputs(model: keras.Layer) -> Nested:
     """Return the symbolic outputs of a Functional model; None for other models.
 
     The `output` of any other model is a flat list, or the output of its first call. Only a
@@ -119,7 +119,7 @@ def functional_outputs(model: keras.Model) -> Any:
     return model.output if is_functional else None
 
 
-def tensor_source(tensor: keras.KerasTensor) -> tuple[Any, int]:
+def tensor_source(tensor: keras.KerasTensor) -> tuple[keras.Operation, int]:
     """Return the layer that created a symbolic tensor, and the tensor's index in its flat outputs.
 
     A MultiTaskModel checks that its heads created its outputs. Keras 3.15.
@@ -128,12 +128,12 @@ def tensor_source(tensor: keras.KerasTensor) -> tuple[Any, int]:
     return history.operation, history.tensor_index
 
 
-def serialize_loss(loss: Any) -> Any:
+def serialize_loss(loss: LossLike | None) -> Config:
     """Serialize a loss, with the arguments that the configs of some Keras losses lack.
 
     Without them, `Huber(0.1)` would be `Huber(1.0)` in a file. Keras 3.15.
     """
-    serialized = keras.saving.serialize_keras_object(loss)
+    serialized: Config = keras.saving.serialize_keras_object(loss)
     if isinstance(loss, keras.Loss) and is_from_keras(type(loss)):
         parameters = inspect.signature(type(loss)).parameters
         given = {k: v for k, v in getattr(loss, "_fn_kwargs", {}).items() if k in parameters}
@@ -141,7 +141,7 @@ def serialize_loss(loss: Any) -> Any:
     return serialized
 
 
-def set_compiled_metrics(model: keras.Model, metrics: Any) -> None:
+def set_compiled_metrics(model: keras.Model, metrics: object) -> None:
     """Make Keras call `compute_metrics` of a model on symbolic tensors before the first step.
 
     Keras does so if the compiled metrics are not `built`, so that metrics create their variables.
@@ -173,7 +173,7 @@ def bytes_in_file(store: Store, key: str) -> int:
     return int(getattr(group[key] if key in group else store[key], "nbytes", 0))
 
 
-def is_functional_config(config: Mapping[str, Any]) -> bool:
+def is_functional_config(config: Mapping[str, object]) -> bool:
     """Return whether a serialized layer is a Functional model.
 
     Keras restores a Functional model from the inbound nodes of its layers, so it is always built.
@@ -183,7 +183,7 @@ def is_functional_config(config: Mapping[str, Any]) -> bool:
     return isinstance(inner, Mapping) and {"input_layers", "output_layers"} <= set(inner)
 
 
-def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+def without_build_keys(config: Mapping[str, Any]) -> Config:
     """Return a layer's config, or its serialized form, without the shapes that it was built with.
 
     Keras builds a layer with such shapes, or a Sequential with an InputLayer, when it deserializes
@@ -196,7 +196,7 @@ def without_build_keys(config: Mapping[str, Any]) -> dict[str, Any]:
     return unbuilt
 
 
-def _is_float_input(layer: Mapping[str, Any]) -> bool:
+def _is_float_input(layer: Config) -> bool:
     return layer.get("class_name") == "InputLayer" and keras.backend.is_float_dtype(
         layer["config"]["dtype"]
     )
@@ -210,7 +210,7 @@ def is_from_keras(thing: object) -> bool:
     return str(getattr(thing, "__module__", "")).startswith("keras.")
 
 
-def variable_index(optimizer: keras.Optimizer, variable: Any) -> int:
+def variable_index(optimizer: keras.Optimizer, variable: keras.Variable) -> int:
     """Return the index of a variable in an optimizer's variables.
 
     `update_step` gets a TensorFlow variable on TensorFlow, and a Keras variable on PyTorch. The

@@ -3,14 +3,15 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 import keras
 
 from ple_keras._keras.internals import children
+from ple_keras._typing import Config
 
 T = TypeVar("T")
-Path = tuple[Any, ...]  # layers, from the outermost to the innermost
+Path = tuple[keras.Layer, ...]  # from the outermost to the innermost
 
 
 class Untracked(Generic[T]):
@@ -29,12 +30,12 @@ def walk(layer: keras.Layer) -> Iterator[Path]:
     yield from _walk_inside((layer,), {id(layer)})
 
 
-def find_layers(layer: keras.Layer, kind: type[keras.Layer]) -> list[Any]:
+def find_layers(layer: keras.Layer, kind: type[T]) -> list[T]:
     """Return the instances of a class among a layer and its inner layers, each once."""
     return [path[-1] for path in walk(layer) if isinstance(path[-1], kind)]
 
 
-def layers_inside(layer: keras.Layer) -> Iterator[tuple[str, Any]]:
+def layers_inside(layer: keras.Layer) -> Iterator[tuple[str, keras.Layer]]:
     """Yield the inner layers, outer ones first, with names that are the same in every copy.
 
     Keras numbers automatic names globally, so they differ in a copy. Here, layers whose names
@@ -119,8 +120,8 @@ class BaseLayer(keras.Layer):
         """Return the list of the config, unless the layer's `trainable` was assigned since then."""
         return self._frozen_layers if self.trainable == self._was_trainable else None
 
-    def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()
+    def get_config(self) -> Config:
+        config: Config = super().get_config()
         config |= {name: getattr(self, name) for name in self._fixed}
         inside = list(layers_inside(self))
         for name, layer in inside:
@@ -138,10 +139,10 @@ class BaseLayer(keras.Layer):
         return config if frozen is None else {**config, "frozen_layers": list(frozen)}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         """Create a layer, and set the list after `__init__`, which can lack `**kwargs`."""
         frozen = config.get("frozen_layers")
         arguments = {key: value for key, value in config.items() if key != "frozen_layers"}
-        layer = super().from_config(arguments)
+        layer: Self = super().from_config(arguments)
         layer._frozen_layers = None if frozen is None else tuple(frozen)
         return layer

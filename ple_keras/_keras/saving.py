@@ -15,7 +15,7 @@ from ple_keras._keras.internals import (
     without_build_keys,
 )
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import LossLike, MetricLike, Store
+from ple_keras._typing import Config, LossLike, MetricLike, Store
 
 T = TypeVar("T", bound=Callable[..., Any])
 CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
@@ -64,9 +64,7 @@ def built_names(layers: Iterable[keras.Layer]) -> frozenset[str]:
     return frozenset(layer.name for layer in layers if layer.built)
 
 
-def serialize_children(
-    layers: Iterable[keras.Layer], came_built: Iterable[str]
-) -> list[dict[str, Any]]:
+def serialize_children(layers: Iterable[keras.Layer], came_built: Iterable[str]) -> list[Config]:
     """Serialize a container's children, and mark the ones that were passed to it built.
 
     Args:

@@ -1,7 +1,7 @@
 """Callbacks that schedule and log loss weights."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import keras
 
@@ -53,7 +53,7 @@ class LossWeightLogger(keras.callbacks.Callback):
                 "TaskHeads, such as a MultiTaskModel, and compiled without losses. "
                 f"Received: model={self.model!r}, model.loss={loss!r}"
             )
-        return cast(TaskHeads, found[0])
+        return found[0]
 
 
 class LossWeightSchedule(LossWeightLogger):

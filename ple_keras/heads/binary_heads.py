@@ -8,7 +8,7 @@ from keras import ops
 
 from ple_keras._checks import check_number, short_repr
 from ple_keras._keras.saving import register
-from ple_keras._typing import LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
+from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Shape, TaskName, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
@@ -86,7 +86,7 @@ class BinaryHead(ProbabilityHead):
             return losses
         return losses * (1 + (self.pos_weight - 1) * ops.squeeze(y_true, -1))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = without_keys(super().get_config(), "units", "activation")
         return {**config, "pos_weight": self.pos_weight}
 
@@ -185,7 +185,7 @@ class ProductHead(ProbabilityHead):
         """
         return sum(factors[1:], start=factors[0])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return without_keys(super().get_config(), "units", "activation", "tower")
 
 

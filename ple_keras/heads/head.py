@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -27,11 +27,15 @@ from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import HALF_DTYPES, dtype_name, to_numpy
 from ple_keras._typing import (
     Activation,
+    Config,
+    DType,
     LayerLike,
     LossLike,
     LossReduction,
     MetricLike,
     Shape,
+    Streams,
+    StreamShapes,
     Tensor,
 )
 from ple_keras.labels.label_arrays import LabelStatistics, check_values, warn_if_constant
@@ -115,7 +119,7 @@ class Head(BaseLayer):
     _fixed: tuple[str, ...] = ("task", "units")
     _initial_bias = 0.0  # of the last Dense layer
     branch_names: tuple[str, ...] = ()  # of the features of a HedgedBlock
-    mixture: Any = None  # the weights of the branches in the prediction, `(branches,)`
+    mixture: keras.Variable = None  # the weights of the branches, `(branches,)`
 
     def __init__(
         self,
@@ -195,7 +199,7 @@ class Head(BaseLayer):
         with keras.name_scope(self.name, caller=self):
             for branch in names:  # `branch-{name}` is a name in the file format
                 name = f"{self.name}-{branch}"
-                copy: Any = checked_copy(self, f"heads[{self.task!r}]", name, branch)
+                copy: Head = checked_copy(self, f"heads[{self.task!r}]", name, branch)
                 setattr(self, f"branch-{branch}", copy)
                 if self._statistics.value:
                     copy._adapt(self._statistics.value)
@@ -207,7 +211,7 @@ class Head(BaseLayer):
         self._restore_frozen()
         self.built = True
 
-    def _branch_heads(self) -> list[Any]:  # not a property: Keras's saving would read it
+    def _branch_heads(self) -> list["Head"]:  # not a property: Keras's saving would read it
         names = () if self.mixture is None else self.branch_names
         return [getattr(self, f"branch-{branch}") for branch in names]
 
@@ -220,7 +224,7 @@ class Head(BaseLayer):
         weights = [] if self.mixture is None else to_numpy(self.mixture).tolist()
         return dict(zip(self.branch_names, weights))
 
-    def _by_head(self, features: Any) -> list[tuple[Any, Any]]:
+    def _by_head(self, features: Streams) -> list[tuple["Head", Tensor]]:
         """Return the head of each branch with its features, or the head itself without branches."""
         if self.mixture is None:
             return [(self, features)]
@@ -233,7 +237,7 @@ class Head(BaseLayer):
         check_keys(features, self.branch_names, argument)
         return [(getattr(self, f"branch-{name}"), features[name]) for name in self.branch_names]
 
-    def _mixed(self, features: Any, with_branches: bool | None = False) -> Tensor:
+    def _mixed(self, features: Streams, with_branches: bool | None = False) -> Tensor:
         """Return the mixture of the values of branches, or the value of a head without branches.
 
         Values are the logits of probabilities and counts. For other heads, they are predictions,
@@ -277,10 +281,10 @@ class Head(BaseLayer):
         set_mask(prediction, get_mask(y_pred))
         return prediction
 
-    def _output_policy(self) -> Any:
+    def _output_policy(self) -> DType:
         return "float32" if self.compute_dtype in HALF_DTYPES else self.dtype_policy
 
-    def logits(self, features: Tensor) -> Tensor:
+    def logits(self, features: Streams) -> Tensor:
         """Return the prediction before the activation; the head must be built.
 
         Args:
@@ -436,10 +440,10 @@ class Head(BaseLayer):
         """Check the values of labels `(labels, width)`, without missing and ignored ones."""
         check_for_loss(labels, self.task, self.loss, self.units)
 
-    def compute_output_shape(self, input_shape: Any) -> Shape:
+    def compute_output_shape(self, input_shape: StreamShapes) -> Shape:
         return (*_first_branch(input_shape)[:-1], self.units)
 
-    def compute_output_spec(self, inputs: Any, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Streams, training: bool | None = None) -> Any:
         for head, x in self._by_head(inputs):
             if head.input_spec is not None:
                 check_width(x.shape, head.input_spec.axes[-1], f"inputs[{self.task!r}]")
@@ -447,7 +451,7 @@ class Head(BaseLayer):
         shape = self.compute_output_shape(_first_branch(inputs).shape)
         return keras.KerasTensor(shape, dtype=dtype)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         serialize = keras.saving.serialize_keras_object
         own, extra = self._metric_templates.value
         return {
@@ -463,7 +467,7 @@ class Head(BaseLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         if "tower" in config:  # files of 0.3.0 can contain 0 or [] for no tower
             config = {**config, "tower": config["tower"] or None}
         return super().from_config(config)
@@ -474,6 +478,6 @@ def _first_branch(value: Any) -> Any:
     return next(iter(value.values())) if isinstance(value, Mapping) else value
 
 
-def without_keys(config: dict[str, Any], *keys: str) -> dict[str, Any]:
+def without_keys(config: Config, *keys: str) -> Config:
     """Return a head's config without the arguments that its class does not accept."""
     return {key: value for key, value in config.items() if key not in keys}

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable
 from itertools import combinations
-from typing import Any
 
 import keras
 import numpy as np
@@ -88,7 +87,7 @@ def minimize_on_simplex(function: Callable[[np.ndarray], float], size: int) -> n
     return weights
 
 
-def label_losses(head: Any, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
+def label_losses(head: Head, labels: np.ndarray, predictions: Tensor) -> np.ndarray:
     """Return the loss of each label, or of each number if single numbers can be missing."""
     if not np.isfinite(to_numpy(predictions)).all():  # which PyTorch can refuse
         return np.full(len(labels), np.nan)

@@ -9,7 +9,7 @@ from keras import ops
 
 from ple_keras._checks import check_int, check_number, short_repr
 from ple_keras._keras.saving import register
-from ple_keras._typing import LayerLike, LossLike, MetricLike, Tensor
+from ple_keras._typing import Config, LayerLike, LossLike, MetricLike, Tensor
 from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_class_indices, check_probabilities
 
@@ -101,7 +101,7 @@ class MulticlassHead(Head):
         else:
             check_class_indices(labels, self.task, self.num_classes)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         config = without_keys(super().get_config(), "units", "activation")
         weights = self.class_weights and list(self.class_weights)
         return {**config, "class_weights": weights}

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import Any, Self
 
 import keras
 from keras import ops
@@ -151,7 +151,7 @@ class RankingHead(Head):
         return without_keys(super().get_config(), "units", "activation")
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         """Create a head, after importing KerasRS for its registered classes if they are used."""
         if "keras_rs>" in repr(config):
             import_module("keras_rs")

@@ -11,7 +11,7 @@ from keras import ops
 from ple_keras._checks import check_bool, check_number
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Activation, LayerLike, LossLike, MetricLike, Shape, Tensor
+from ple_keras._typing import Activation, Config, LayerLike, LossLike, MetricLike, Shape, Tensor
 from ple_keras.heads.head import Head
 from ple_keras.labels.label_arrays import LabelStatistics
 from ple_keras.losses.loss_kinds import ERRORS, loss_name
@@ -197,7 +197,7 @@ class RegressionHead(StandardizedHead):
             )
         self._set_scale(mean, deviation)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         given = zip(("mean", "deviation"), self._given or (None, None))
         scale = {argument: numbers and list(numbers) for argument, numbers in given}
         return {**super().get_config(), **scale}

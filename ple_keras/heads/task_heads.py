@@ -1,7 +1,7 @@
 """The heads of all tasks as one layer."""
 
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -20,7 +20,7 @@ from ple_keras._keras.saving import (
 )
 from ple_keras._keras.tensors import all_valid, replica_count, to_numpy
 from ple_keras._typing import ByName, LearnedWeighting, Nested, Shape, Store, TaskName, Tensor
-from ple_keras.heads.binary_heads import sort_products
+from ple_keras.heads.binary_heads import ProductHead, sort_products
 from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
@@ -99,8 +99,8 @@ class TaskHeads(BaseLayer):
         for head in heads:  # `head-{task}` is a name in the file format
             setattr(self, f"head-{head.task}", head)
         self._returns_branches = False  # in calls without training
-        self._multipliers: Any = None
-        self._log_variances: Any = None
+        self._multipliers: keras.Variable = None
+        self._log_variances: keras.Variable | None = None
 
     def __getitem__(self, task: TaskName) -> Head:
         """Return the head of a task.
@@ -145,7 +145,7 @@ class TaskHeads(BaseLayer):
         """The tasks that have a loss, in order."""
         return [*self._trained_heads()]
 
-    def _products(self) -> list[Any]:  # not a property: Keras's saving would read it
+    def _products(self) -> list[ProductHead]:  # not a property: Keras's saving would read it
         return [self[task] for task in self._product_names]
 
     def build(self, input_shape: Mapping[TaskName, Shape]) -> None:
@@ -200,7 +200,7 @@ class TaskHeads(BaseLayer):
         values: dict[TaskName, Tensor] = {}
         outputs: dict[TaskName, Tensor] = {}
         for task in (*self.task_names, *self._product_names):
-            head: Any = self[task]
+            head = self[task]
             if task in self._product_names:
                 logs = [
                     values[each] if each in self._product_names else ops.log_sigmoid(values[each])
@@ -237,7 +237,7 @@ class TaskHeads(BaseLayer):
         tasks = [task for task in y_pred if task in self]
         return {task: self[task]._prediction_in(y_pred[task]) for task in tasks}
 
-    def _inputs_by_task(self, inputs: Mapping[str, object]) -> dict[str, Any]:
+    def _inputs_by_task(self, inputs: ByName) -> dict[str, Tensor]:
         """Return inputs keyed by task, where a product has the inputs of its first factor."""
         check_by_task(inputs, self.task_names, "inputs")
         features = {key: value for key, value in inputs.items() if key != SHARED}
@@ -475,7 +475,7 @@ class TaskHeads(BaseLayer):
 
     def compute_output_spec(
         self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
-    ) -> dict[str, Any]:
+    ) -> dict[str, keras.KerasTensor]:
         features = self._inputs_by_task(inputs)
         specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
         for task, spec in specs.items():
@@ -509,7 +509,7 @@ class TaskHeads(BaseLayer):
         return {**super().get_config(), "heads": heads}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         heads = keras.saving.deserialize_keras_object(config["heads"])
         return super().from_config({**config, "heads": heads})
 

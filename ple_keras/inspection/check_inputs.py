@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from functools import partial
-from typing import Any
 
 import keras
 import numpy as np
@@ -24,7 +23,7 @@ FIRST_ROWS = 1000  # of the call of the model, together with rows with an extrem
 MAX_COLUMNS = 1000  # of an array whose extreme values are found
 MAX_SHOWN = 20  # numbers of a row in a message
 Arrays = dict[str, np.ndarray]  # by name, such as "x['city']"
-Values = list[tuple[Any, np.ndarray]]  # arrays that layers and operations read or return
+Values = list[tuple[keras.Operation, np.ndarray]]  # which operations read or return
 
 
 def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> None:
@@ -79,7 +78,7 @@ def check_inputs(model: keras.Model, x: Nested, steps: int | None = None) -> Non
 
 
 @np.errstate(all="ignore")  # of NaN and infinity
-def _check_batch(model: Any, x: Nested) -> dict[str, str]:
+def _check_batch(model: keras.Layer, x: Nested) -> dict[str, str]:
     """Check arrays, and return warnings keyed by the name of an array and its problem."""
     read: Values = []
     returned: Values = []
@@ -114,7 +113,7 @@ def _check_batch(model: Any, x: Nested) -> dict[str, str]:
     return warnings | dict(_scale_warnings(read, numbers))
 
 
-def _inputs_by_path(model: Any, x: Nested) -> dict[Any, Any]:
+def _inputs_by_path(model: keras.Layer, x: Nested) -> dict[tuple[str], keras.KerasTensor]:
     """Return the symbolic inputs of a Functional model, keyed by the paths that `x` can have."""
     if isinstance(model.input, Mapping):
         if not isinstance(x, Mapping):  # whose columns Keras would swap
@@ -158,16 +157,16 @@ class _Observed(keras.Operation):
         returned: A list for the arrays that it returns.
     """
 
-    def __init__(self, operation: Any, read: Values, returned: Values) -> None:
+    def __init__(self, operation: keras.Operation, read: Values, returned: Values) -> None:
         super().__init__(name=operation.name)
         self._operation, self._read, self._returned = operation, read, returned
         copies = operation.layers if isinstance(operation, StreamFeatures) else []
         self._copies = [_observed(copy, read, returned) for copy in copies]
 
-    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
+    def compute_output_spec(self, *args: object, **kwargs: object) -> Nested:
         return self._operation.compute_output_spec(*args, **kwargs)
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
+    def call(self, *args: object, **kwargs: object) -> Nested:
         for copy in self._copies:
             copy(*args)
         self._read += _arrays(self._operation, (args, kwargs))
@@ -176,7 +175,7 @@ class _Observed(keras.Operation):
         return outputs
 
 
-def _observed(operation: Any, read: Values, returned: Values) -> Any:
+def _observed(operation: keras.Operation, read: Values, returned: Values) -> keras.Operation:
     """Return an operation, or a Functional model of operations, that computes an operation."""
     is_sequential = isinstance(operation, keras.Sequential)  # `output` can be that of a call
     if functional_outputs(operation) is None and not is_sequential:
@@ -188,7 +187,7 @@ def _observed(operation: Any, read: Values, returned: Values) -> Any:
     return keras.models.clone_model(graph, clone_function=observe)
 
 
-def _arrays(layer: Any, tensors: Nested) -> Values:
+def _arrays(layer: keras.Operation, tensors: Nested) -> Values:
     """Return the tensors of numbers that a layer reads or returns."""
     arrays = [to_numpy(x) for x in keras.tree.flatten(tensors) if keras.ops.is_tensor(x)]
     return [(layer, array) for array in arrays if array.ndim and is_number(str(array.dtype))]

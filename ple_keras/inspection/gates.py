@@ -230,7 +230,7 @@ def gate_report(model: keras.Layer, x: Nested, batch_size: int | None = None) ->
     return GateReport(examples, levels, warnings)
 
 
-def _batch_figures(weights: ByName, outputs: ByName) -> dict[str, Any]:
+def _batch_figures(weights: ByName, outputs: ByName) -> dict[str, ByName]:
     """Return arrays whose first axis is positions or batches, to concatenate.
 
     "zeros" counts the unmasked positions where each unit is 0, and in total: `(1, 2, units)`.

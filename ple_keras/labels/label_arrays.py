@@ -9,7 +9,7 @@ import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
-from ple_keras._typing import ByName, Nested, TaskName
+from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import check_dtype
 
 
@@ -30,7 +30,7 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | Non
         )
 
 
-def label_batches(y: Any, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
+def label_batches(y: Tensor, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
     """Yield dicts of labels: whole arrays, or the first batches of a dataset.
 
     Args:
@@ -43,7 +43,7 @@ def label_batches(y: Any, tasks: list[TaskName], steps: int | None) -> Iterator[
         yield labels
 
 
-def join_rows(arrays: list[np.ndarray]) -> Any:
+def join_rows(arrays: list[np.ndarray]) -> Tensor:
     """Concatenate labels. Shorter sequences get missing labels at the end."""
     if len({array.shape[1:] for array in arrays}) > 1:
         rows = [row for array in arrays for row in array]
@@ -126,7 +126,7 @@ class LabelStatistics:
         self.rows += rows
 
     @property
-    def deviation(self) -> Any:
+    def deviation(self) -> Tensor:
         """The standard deviation of each column."""
         return np.sqrt(self._squares / np.maximum(self.labels, 1))
 

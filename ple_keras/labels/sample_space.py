@@ -4,7 +4,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from keras import ops
@@ -12,7 +12,7 @@ from keras import ops
 from ple_keras._checks import short_repr
 from ple_keras._keras.internals import get_mask
 from ple_keras._keras.tensors import dtype_name, fill, is_number, to_numpy
-from ple_keras._typing import Tensor
+from ple_keras._typing import Streams, Tensor
 
 # A label and a prediction for which every loss and metric is finite: class 1, a positive label, a
 # number whose logarithm is 0. Where labels are missing, the network is not trained, and the loss of
@@ -34,7 +34,7 @@ def to_config(missing_label: float) -> float | None:
     return None if math.isnan(missing_label) else missing_label
 
 
-def all_missing_labels(missing_label: float, loss: Any) -> list[float]:
+def all_missing_labels(missing_label: float, loss: object) -> list[float]:
     """Return the values of a missing label: the given one, and the `ignore_class` of a loss."""
     ignored = getattr(loss, "ignore_class", None)
     return [missing_label] if ignored is None else [missing_label, ignored]
@@ -58,9 +58,9 @@ class LabeledExamples(NamedTuple):
             labels and predictions have several, `(..., units)`; None if all are labeled.
     """
 
-    labels: Any
-    predictions: Any
-    missing: Any = None
+    labels: Streams
+    predictions: Tensor
+    missing: Tensor | None = None
 
 
 def find_labeled(
@@ -99,7 +99,7 @@ def find_labeled(
     return LabeledExamples(y_true, fill(y_pred, missing, SAFE_PREDICTION), missing)
 
 
-def is_missing(labels: Any, missing_labels: Sequence[float]) -> Any:
+def is_missing(labels: Tensor, missing_labels: Sequence[float]) -> Tensor:
     """Return True where a number is NaN or a missing label, with operators of any array or tensor.
 
     Returns:
@@ -113,7 +113,7 @@ def is_missing(labels: Any, missing_labels: Sequence[float]) -> Any:
     return reduce(operator.or_, missing) if missing else None
 
 
-def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Any:
+def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: str = "") -> Tensor:
     """Return sample weights with as many axes as `shape`, the shape of the examples.
 
     Args:
@@ -142,7 +142,7 @@ def align_weights(sample_weight: Tensor, shape: tuple[int | None, ...], where: s
 
 def align(
     y_true: Tensor, y_pred: Tensor, label_width: int | None = None, where: str = ""
-) -> tuple[Any, Any]:
+) -> tuple[Tensor, Tensor]:
     """Return labels and predictions as tensors whose last axis belongs to one example.
 
     Predictions `(N,)` become `(N, 1)`. Labels `(...)` become `(..., 1)` if predictions are
@@ -164,8 +164,8 @@ def align(
 
 
 def _to_numbers(
-    convert: Callable[[Tensor], Any], value: Tensor, argument: str, where: str = ""
-) -> Any:
+    convert: Callable[[Tensor], Tensor], value: Tensor, argument: str, where: str = ""
+) -> Tensor:
     """Return a tensor or an array; check that it contains real numbers or bools."""
     try:
         converted = convert(value)

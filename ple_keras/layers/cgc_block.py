@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any, cast
 
 import keras
@@ -22,6 +22,7 @@ from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import check_names, ordered_attribute, register, save_names
 from ple_keras._typing import (
     ByName,
+    Config,
     GateInput,
     LayerLike,
     Outputs,
@@ -46,6 +47,21 @@ from ple_keras.layers.wiring import (
     LevelWiring,
     shape_of,
 )
+
+
+@dataclass(frozen=True)
+class BuiltLevel:
+    """The layers of a built CGCBlock.
+
+    Attributes:
+        experts: The layer of all experts.
+        gates: The gates, keyed by name.
+        widths: The width of each stream.
+    """
+
+    experts: Experts
+    gates: dict[str, Gate]
+    widths: dict[str, int | None]
 
 
 @register
@@ -285,7 +301,7 @@ class CGCBlock(GatedBlock):
             layer.build(gate_shapes[gate])
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
         # Keras tracks the layers as attributes of the block, and not in this object.
-        self._level = SimpleNamespace(experts=experts, gates=gates, widths=widths)
+        self._level = BuiltLevel(experts, gates, widths)
         self._restore_frozen()
 
     def _make_gate(self, gate: str) -> Gate:
@@ -496,7 +512,7 @@ class CGCBlock(GatedBlock):
         kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
         return [*self._wiring.gates, *self._wiring.experts, *kinds]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "outputs": self.task_names,

@@ -39,7 +39,7 @@ class Experts(keras.Layer):
         self.width: int | None = None
         self._templates = templates
         self._streams = Untracked(dict(experts))
-        self._copies: Untracked[dict[str, Any]] = Untracked({})  # of the templates, by expert
+        self._copies: Untracked[dict[str, keras.Layer]] = Untracked({})  # by expert
 
     def _copy_templates(self) -> None:
         self._copies.value = {

@@ -325,7 +325,7 @@ class Observer:
         _thread.observer = self
         return self
 
-    def __exit__(self, *error: Any) -> None:
+    def __exit__(self, *error: object) -> None:
         _thread.observer = self._outer
 
     def receive(self, block: keras.Layer, weights: ByName, experts: ByName) -> None:

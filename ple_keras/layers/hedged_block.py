@@ -2,12 +2,13 @@
 
 from collections import UserList
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 
 from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
+from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, TaskName, Tensor
@@ -92,7 +93,6 @@ class HedgedBlock(BaseLayer):
         self._template = None
         if expert_block is not None:
             self._template = as_template(expert_block, "expert_block", self.dtype_policy)
-        if branches is None:
             branches = self._default_branches(self._template)
         blocks = _check_branches(branches)
         self._branch_names = tuple(blocks)
@@ -100,7 +100,7 @@ class HedgedBlock(BaseLayer):
         for branch, block in blocks.items():
             setattr(self, _branch_attribute(branch), block)
 
-    def _default_branches(self, template: Any) -> dict[str, keras.Layer]:
+    def _default_branches(self, template: Template) -> dict[str, keras.Layer]:
         expert, dtype = template.layer, self.dtype_policy
         return {
             SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
@@ -119,7 +119,7 @@ class HedgedBlock(BaseLayer):
         """The branches, in order."""
         return list(self._branch_names)
 
-    def __getitem__(self, branch: str) -> Any:
+    def __getitem__(self, branch: str) -> keras.Layer:
         """Return the block of a branch.
 
         Raises:
@@ -129,7 +129,7 @@ class HedgedBlock(BaseLayer):
             raise KeyError(f"branch must be one of {self.branch_names}. Received: {branch=}")
         return getattr(self, _branch_attribute(branch))
 
-    def _blocks(self) -> dict[str, Any]:  # not a property: Keras's saving would read it
+    def _blocks(self) -> dict[str, keras.Layer]:  # not a property: Keras's saving would read it
         return {branch: self[branch] for branch in self._branch_names}
 
     @property
@@ -176,7 +176,7 @@ class HedgedBlock(BaseLayer):
         """Return None, since the blocks set the masks of their outputs."""
         return None
 
-    def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Any:
+    def compute_output_spec(self, inputs: Nested, training: bool | None = None) -> Nested:
         return self._by_task(lambda block: block.compute_output_spec, inputs)
 
     def compute_output_shape(self, inputs_shape: NestedShape) -> dict[TaskName, dict[str, Shape]]:
@@ -195,7 +195,7 @@ class HedgedBlock(BaseLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: dict[str, Any]) -> Self:
         branches = config["branches"]
         if branches is not None:
             blocks = keras.saving.deserialize_keras_object([*branches.values()])
@@ -211,7 +211,7 @@ def _branch_attribute(branch: str) -> str:
     return f"branch-{branch}"
 
 
-def _check_branches(branches: Mapping[str, keras.Layer]) -> dict[str, keras.Layer]:
+def _check_branches(branches: Mapping[str, keras.Layer] | None) -> dict[str, keras.Layer]:
     if not isinstance(branches, Mapping) or not all(
         isinstance(block, keras.Layer) for block in branches.values()
     ):

@@ -146,10 +146,10 @@ def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any
 
 def _experts_by_level(
     expert_block: StreamLayers | Sequence[StreamLayers], shared_experts: list[int], dtype: DType
-) -> list[Any]:
+) -> list[StreamLayers]:
     """Return the expert template, or dict of templates by stream, of each level, with new seeds."""
     num_layers = len(shared_experts)
-    blocks: list[Any] = [expert_block] * num_layers
+    blocks: list[StreamLayers] = [expert_block] * num_layers
     if isinstance(expert_block, Sequence) and any(
         isinstance(x, keras.Layer | Mapping) for x in expert_block
     ):

@@ -2,14 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, SupportsIndex
+from typing import Any, Self, SupportsIndex
 
 import keras
 
 from ple_keras._checks import check_bool, short_repr
 from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
-from ple_keras._typing import ByName, Nested, NestedShape, Streams, StreamShapes
+from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.wiring import STREAM, GatedBlock
 
@@ -68,7 +68,7 @@ class SequentialBlock(GatedBlock):
         """The layers, in order."""
         return list(self._chain)
 
-    def get_layer(self, name: str | None = None, index: SupportsIndex | None = None) -> Any:
+    def get_layer(self, name: str | None = None, index: SupportsIndex | None = None) -> keras.Layer:
         """Return a layer by its name or its index, as `keras.Sequential` does.
 
         Args:
@@ -101,7 +101,7 @@ class SequentialBlock(GatedBlock):
             raise KeyError(f"name must be one of {list(by_name)}. Received: name={key!r}")
         return by_name[key]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[keras.Layer]:
         return iter(self.layers)
 
     def __len__(self) -> int:
@@ -126,7 +126,7 @@ class SequentialBlock(GatedBlock):
         *,
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Call the layers in order."""
         return self._run_in_order(lambda layer: layer, inputs, gate_context, return_gate_weights)
 
@@ -136,7 +136,7 @@ class SequentialBlock(GatedBlock):
         inputs: Nested,
         context: Streams | None,
         returns_weights: bool = False,
-    ) -> Any:
+    ) -> Nested:
         """Apply a function of each layer in order, with the gate arguments that the layer takes."""
         given: dict[str, Any] = {} if context is None else {"gate_context": context}
         if check_bool(returns_weights, "return_gate_weights"):
@@ -178,24 +178,24 @@ class SequentialBlock(GatedBlock):
         *,
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
-    ) -> Any:
+    ) -> Nested:
         return self._run_in_order(
             lambda layer: layer.compute_output_spec, inputs, gate_context, return_gate_weights
         )
 
     def compute_output_shape(
         self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
-    ) -> Any:
+    ) -> NestedShape:
         for layer in self._chain:
             inputs_shape = layer.compute_output_shape(inputs_shape)
         return inputs_shape
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         layers = serialize_children(self._chain, self._came_built)
         return {**super().get_config(), "layers": layers}
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         return super().from_config(
             {**config, "layers": keras.saving.deserialize_keras_object(config["layers"])}
         )

@@ -8,7 +8,7 @@ from ple_keras._checks import check_features
 from ple_keras._keras.building import build_on, output_width
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
-from ple_keras._typing import LayerLike, Outputs, Shape, Tensor
+from ple_keras._typing import Config, LayerLike, Outputs, Shape, Tensor
 from ple_keras.labels.task_names import task_names
 from ple_keras.layers.template import as_template
 
@@ -79,7 +79,7 @@ class SharedBottomBlock(BaseLayer):
         width = self._width if self.built else output_width(layer, input_shape, "bottom_block")
         return dict.fromkeys(self._task_names, (*input_shape[:-1], width))
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "outputs": self.task_names,

@@ -118,7 +118,7 @@ class SparseEmbedding(keras.layers.Embedding):
         may_be_sparse = not half and self.embeddings_regularizer is None
         self.embeddings.ple_keras_table = TableMark(self.input_dim, may_be_sparse)  # in no file
 
-    def add_weight(self, *args: Any, **kwargs: Any) -> keras.Variable:
+    def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""
         return super().add_weight(*args, **{"autocast": False, **kwargs})
 
@@ -138,12 +138,12 @@ class SparseEmbedding(keras.layers.Embedding):
         return ops.cast(rows, self.compute_dtype)
 
     def quantize(
-        self, mode: str | None = None, type_check: bool = True, config: Any = None
+        self, mode: str | None = None, type_check: bool = True, config: object = None
     ) -> None:
         """Quantize the table as Keras's `Embedding` does, which refuses subclasses."""
         super().quantize(mode, type_check=False, config=config)
 
-    def quantized_call(self, *args: Any, **kwargs: Any) -> Tensor:
+    def quantized_call(self, *args: object, **kwargs: object) -> Tensor:
         """Return the rows of the ids, from a quantized table."""
         return ops.cast(super().quantized_call(*args, **kwargs), self.compute_dtype)
 
@@ -217,10 +217,10 @@ def _chained_lookup() -> Any:
     symbolic_zero = jax.custom_derivatives.SymbolicZero
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def look_up(mark: Any, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def look_up(mark: TableMark, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return numpy.take(table, ids, axis=0), table
 
-    def forward(mark: Any, table: Any, ids: Any) -> Any:
+    def forward(mark: TableMark, table: Any, ids: Any) -> Any:
         return look_up(mark, table.value, ids.value), ids.value
 
     def backward(mark: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:

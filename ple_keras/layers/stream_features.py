@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import keras
 
@@ -13,6 +13,7 @@ from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.saving import check_names, register, save_names
 from ple_keras._keras.tensors import fixed_dtypes
 from ple_keras._typing import (
+    Config,
     FixedDTypes,
     Nested,
     NestedShape,
@@ -130,7 +131,7 @@ class StreamFeatures(BaseLayer):
         names = self._copy_names if self.built else []
         return UserList(getattr(self, name) for name in names)
 
-    def __call__(self, inputs: Nested, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+    def __call__(self, inputs: Nested, *args: object, **kwargs: object) -> dict[str, Tensor]:
         """Record the dtypes of the columns, which `build` does not receive, and call the layer."""
         if inputs is None or isinstance(inputs, list | tuple):
             raise TypeError(
@@ -158,7 +159,7 @@ class StreamFeatures(BaseLayer):
         """Return None, since every copy sets the mask of its output."""
         return None
 
-    def compute_output_spec(self, inputs: Nested, **kwargs: Any) -> dict[str, keras.KerasTensor]:
+    def compute_output_spec(self, inputs: Nested, **kwargs: object) -> dict[str, keras.KerasTensor]:
         # Keras stores the origin of a symbolic tensor in it. The copy therefore reads new tensors,
         # and every stream has its own.
         inputs = keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape, x.dtype), inputs)
@@ -183,7 +184,7 @@ class StreamFeatures(BaseLayer):
         """Return the streams, in order, with their copies, as a file must contain them."""
         return [f"{stream} reads {name}" for stream, name in self._copy_of.value.items()]
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             **super().get_config(),
             "outputs": self.task_names,
@@ -194,7 +195,7 @@ class StreamFeatures(BaseLayer):
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         """Create a layer with the dtypes of the columns in the config."""
         arguments = dict(config)
         dtypes = arguments.pop("input_dtypes", None)

@@ -28,17 +28,17 @@ class TableMark:
 
     def __init__(self, rows: int, may_be_sparse: bool) -> None:
         self.rows, self.may_be_sparse = rows, may_be_sparse
-        self.optimizers: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.optimizers: weakref.WeakSet[keras.Optimizer] = weakref.WeakSet()
         self.has_warned = False
         # The optimizers that exchange rows between processes; None before `share_tables`.
-        self.sharing: set[Any] | None = None
-        self._gradient: tuple[weakref.ref[Any], RowGradients] | None = None
+        self.sharing: set[keras.Optimizer] | None = None
+        self._gradient: tuple[weakref.ref[Tensor], RowGradients] | None = None
 
-    def row_optimizers(self, optimizer: Any) -> set[Any]:
+    def row_optimizers(self, optimizer: keras.Optimizer) -> set[keras.Optimizer]:
         """Return the optimizers of rows in the optimizer of a model, which can be one itself."""
         return {*self.optimizers} & {*getattr(optimizer, "optimizers", [optimizer])}
 
-    def check_shared(self, optimizers: set[Any]) -> bool:
+    def check_shared(self, optimizers: set[keras.Optimizer]) -> bool:
         """Return whether rows are exchanged between processes, and warn once if they are not.
 
         Raises:
@@ -100,7 +100,7 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     return bool(optimizers)
 
 
-def component(variable: Any, like: Any = None) -> Any:
+def component(variable: keras.Variable, like: Tensor | None = None) -> Tensor:
     """Return the variable of one replica of `tf.distribute`.
 
     `tf.gather` of the mirrored variable would read the whole table.

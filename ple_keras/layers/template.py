@@ -8,7 +8,7 @@ import keras
 from ple_keras._checks import check_keys
 from ple_keras._keras.copying import Template, checked_copy
 from ple_keras._keras.layers import Untracked
-from ple_keras._typing import DType, LayerLike, StreamLayers
+from ple_keras._typing import Config, DType, LayerLike, StreamLayers
 from ple_keras.layers.expert_block import ExpertBlock, check_units
 
 
@@ -59,8 +59,8 @@ class StreamTemplates(Untracked[dict[str, Template]]):
         layers = {stream: template.layer for stream, template in self.value.items()}
         return next(iter(layers.values())) if self.is_common else layers
 
-    def serialize(self) -> Any:
-        return keras.saving.serialize_keras_object(self.layer)
+    def serialize(self) -> Config:
+        return dict(keras.saving.serialize_keras_object(self.layer))
 
 
 def as_stream_templates(

@@ -12,7 +12,7 @@ from ple_keras._checks import check_features, check_keys, check_width
 from ple_keras._keras.internals import get_mask, set_mask
 from ple_keras._keras.layers import BaseLayer, Untracked
 from ple_keras._keras.tensors import all_valid
-from ple_keras._typing import ByName, GateInput, Shape, Streams, StreamShapes, Tensor
+from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
 STREAM, CONTEXT, BOTH = "stream", "context", "both"  # of `gate_reads`
@@ -71,7 +71,7 @@ class LevelWiring:
         check_keys(value, self.streams, "inputs")
         return {stream: value[stream] for stream in self.streams}
 
-    def masks(self, mask: Streams | None) -> dict[str, Any] | None:
+    def masks(self, mask: Streams | None) -> dict[str, Tensor | None] | None:
         """Return the mask of each output, which is valid where all streams of its gate are.
 
         Args:
@@ -113,10 +113,10 @@ class LevelWiring:
 class GatedBlock(BaseLayer):
     """Base of the blocks whose calls take `gate_context` and `return_gate_weights`."""
 
-    _symbolic_outputs: Untracked[Any] = Untracked(None)
+    _symbolic_outputs: Untracked[Nested] = Untracked(None)
 
     @property
-    def output(self) -> Any:
+    def output(self) -> Nested:
         """The outputs of a symbolic call, with gate weights if a call has returned them.
 
         Keras counts the outputs of all calls by this attribute. With the outputs of the first call,
@@ -124,7 +124,7 @@ class GatedBlock(BaseLayer):
         """
         return self._symbolic_outputs.value or super().output
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> Nested:
         """Call the block, and store the outputs of a symbolic call that returns gate weights."""
         outputs = super().__call__(*args, **kwargs)
         if kwargs.get("return_gate_weights") and isinstance(

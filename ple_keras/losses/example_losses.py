@@ -118,15 +118,15 @@ class BatchLoss(NamedTuple):
             without branches.
     """
 
-    value: Any
-    weight: Any
-    divisor: Any
-    total: Any
-    count: Any
+    value: Tensor
+    weight: Tensor
+    divisor: Tensor
+    total: Tensor
+    count: Tensor
     labeled: LabeledExamples
-    trained: Any = None
+    trained: Tensor | None = None
 
-    def with_gradient(self) -> Any:
+    def with_gradient(self) -> Tensor:
         """Return the loss with the gradient that trains the model."""
         if self.trained is None:
             return self.value

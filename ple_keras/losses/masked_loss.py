@@ -1,7 +1,6 @@
 """A loss over labeled examples, for `Model.compile`."""
 
 import math
-from typing import Any
 
 import keras
 from keras import ops
@@ -10,7 +9,7 @@ from ple_keras._checks import check_known_value
 from ple_keras._keras.internals import serialize_loss
 from ple_keras._keras.saving import register, stable_name
 from ple_keras._keras.tensors import replica_count
-from ple_keras._typing import LossLike, LossReduction, Tensor
+from ple_keras._typing import Config, LossLike, LossReduction, Tensor
 from ple_keras.labels.sample_space import (
     all_missing_labels,
     check_missing_label,
@@ -120,7 +119,7 @@ class MaskedLoss(keras.Loss):
         y_true, y_pred = (ops.cast(y, self.dtype) for y in (y_true, y_pred))
         return example_losses(self.loss, y_true, y_pred)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "loss": serialize_loss(self.loss),
             "missing_label": to_config(self.missing_label),

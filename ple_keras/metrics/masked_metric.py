@@ -11,7 +11,7 @@ from ple_keras._checks import check_known
 from ple_keras._keras.copying import copy_metric
 from ple_keras._keras.internals import is_from_keras
 from ple_keras._keras.saving import register, stable_name, to_snake_case
-from ple_keras._typing import MetricLike, Tensor
+from ple_keras._typing import Config, MetricLike, Streams, Tensor
 from ple_keras.labels.sample_space import (
     LabeledExamples,
     align_weights,
@@ -84,7 +84,7 @@ class MaskedMetric(keras.Metric):
     def reset_state(self) -> None:
         self.metric.reset_state()
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "metric": keras.saving.serialize_keras_object(self.metric),
             "missing_label": to_config(self.missing_label),
@@ -130,7 +130,7 @@ def update_metric(
 
 
 def call_metric(
-    metric: keras.Metric, y_true: Any, y_pred: Tensor, weights: Tensor | None, where: str
+    metric: keras.Metric, y_true: Streams, y_pred: Tensor, weights: Tensor | None, where: str
 ) -> None:
     """Call `update_state` of a metric, and explain an error.
 

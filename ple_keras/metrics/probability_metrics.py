@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -79,7 +78,7 @@ class MetricOfSums(keras.Metric):
         """Return the sums over a batch, from tensors `(..., units)`."""
         return ops.stack([ops.sum(term * weights) for term in self.terms(y_true, y_pred)])
 
-    def totals(self) -> list[Any]:
+    def totals(self) -> list[Tensor]:
         """Return the sums over all batches."""
         totals = ops.convert_to_tensor(self._sums) + ops.convert_to_tensor(self._errors)
         return list(ops.unstack(totals, totals.shape[0]))

@@ -4,7 +4,7 @@ import inspect
 import warnings
 from collections.abc import Mapping
 from itertools import combinations
-from typing import Any, cast
+from typing import Any
 
 import keras
 import numpy as np
@@ -17,7 +17,7 @@ from ple_keras._keras.internals import functional_outputs, set_compiled_metrics,
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras._typing import Config, Nested, TaskName, Tensor
 from ple_keras.heads.regression_head import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
@@ -74,7 +74,7 @@ class MultiTaskTraining(Mixin):
                 f"Received: bases={cls.__bases__}"
             )
 
-    def compile(self, optimizer: Any = "rmsprop", **kwargs: Any) -> None:
+    def compile(self, optimizer: str | keras.Optimizer = "rmsprop", **kwargs: Any) -> None:
         """Configure the model for training.
 
         Args:
@@ -101,7 +101,7 @@ class MultiTaskTraining(Mixin):
         self._task_metrics = TaskMetrics(heads, self._is_restored)
         set_compiled_metrics(self, self._task_metrics)
 
-    def compile_from_config(self, config: dict[str, Any]) -> None:
+    def compile_from_config(self, config: Config) -> None:
         """Compile the model as before it was saved or cloned.
 
         Args:
@@ -115,7 +115,7 @@ class MultiTaskTraining(Mixin):
             self.optimizer.build(self.trainable_variables)
 
     @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Any:
+    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
         """Create a model from its config, as `keras.Model.from_config`.
 
         Args:
@@ -137,7 +137,7 @@ class MultiTaskTraining(Mixin):
                 f"it, and import its module before load_model. Received: {name=}"
             ) from error
 
-    def fit(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.
 
         Args:
@@ -185,7 +185,7 @@ class MultiTaskTraining(Mixin):
             )
         return history
 
-    def evaluate(self, x: Nested = None, y: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Return the loss and the metrics, as `keras.Model.evaluate`.
 
         Args:
@@ -240,9 +240,9 @@ class MultiTaskTraining(Mixin):
     def compute_loss(
         self,
         x: Nested = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
+        y: Tensor = None,
+        y_pred: Tensor = None,
+        sample_weight: Tensor = None,
         training: bool = True,
     ) -> Tensor:
         """Return the loss of all tasks, and update the metrics.
@@ -275,7 +275,7 @@ class MultiTaskTraining(Mixin):
         return self._task_metrics.heads if self._task_metrics else _only_task_heads(self)
 
     def _update(
-        self, heads: TaskHeads, y: Any, y_pred: Any, sample_weight: Any, training: bool
+        self, heads: TaskHeads, y: Tensor, y_pred: Tensor, sample_weight: Tensor, training: bool
     ) -> dict[TaskName, BatchLoss]:
         """Return the losses of a batch, and update the metrics."""
         if len(heads) == 1 and not isinstance(y, Mapping):
@@ -406,11 +406,11 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
             raise _outputs_error(self, heads, outputs)
 
 
-def _only_task_heads(model: Any) -> TaskHeads:
+def _only_task_heads(model: keras.Layer) -> TaskHeads:
     """Return the only TaskHeads of a model."""
     found = find_layers(model, TaskHeads)
     if len(found) == 1:
-        return cast(TaskHeads, found[0])
+        return found[0]
     names = [heads.name for heads in found]
     raise ValueError(
         "model must have exactly one TaskHeads, with the heads of all tasks, which a subclassed "
@@ -430,7 +430,7 @@ def _is_prediction(heads: TaskHeads, task: str, tensor: keras.KerasTensor) -> bo
     return bool(sorted(heads)[index] == task)
 
 
-def _outputs_error(model: Any, heads: TaskHeads, outputs: Nested) -> ValueError:
+def _outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> ValueError:
     received = list(outputs) if isinstance(outputs, Mapping) else short_repr(outputs)
     return ValueError(
         f"The outputs of {model.name!r} must be the predictions of its TaskHeads {heads.name!r}, "
@@ -460,7 +460,7 @@ def _check_batch_sizes(given: Mapping[str, Any]) -> None:
             )
 
 
-def check_adapted(model: Any) -> None:
+def check_adapted(model: keras.Layer) -> None:
     """Check that all standardized heads know the mean of their labels."""
     for task, head in find_heads(model).items():
         if isinstance(head, StandardizedHead) and head.standardize and head.mean is None:

@@ -1,9 +1,8 @@
 """The levels and heads of a model, and a wrapper that returns what they compute."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
 
 import keras
 import numpy as np
@@ -118,7 +117,7 @@ def trained_heads(model: keras.Layer) -> dict[TaskName, Head]:
     return heads
 
 
-def task_labels(y: Nested, tasks: Iterable[TaskName]) -> Mapping[TaskName, Any]:
+def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     """Return the labels of tasks. For one task, `y` can be the array itself, as for `fit`."""
     tasks = list(tasks)
     is_array = len(tasks) == 1 and hasattr(y, "shape")
@@ -149,7 +148,7 @@ class ObservedModel(keras.Model):
         repeated: The levels that ran more than once in a pass.
     """
 
-    def __init__(self, model: keras.Layer, results: Callable[[Any, Levels], Nested]) -> None:
+    def __init__(self, model: keras.Layer, results: Callable[[Nested, Levels], Nested]) -> None:
         super().__init__(name="observed")
         self.inner = model
         self._results = results
@@ -168,14 +167,14 @@ class ObservedModel(keras.Model):
         self.repeated.value |= observer.repeated
         return keras.tree.map_structure(at_least_float32, results)
 
-    def run_batch(self, batch: Nested) -> Any:
+    def run_batch(self, batch: Nested) -> ByName:
         """Return the outputs for a batch as arrays.
 
         Raises:
             ValueError: If the inner model fails on the batch.
         """
         with naming_input(batch):
-            return self.predict_on_batch(batch)
+            return dict(self.predict_on_batch(batch))
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """The metrics of a model that is trained by its heads."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import keras
 from keras import ops
@@ -51,7 +50,7 @@ class TaskMeans(keras.Metric):
         rows = clip(ops.convert_to_tensor(self._rows), low=1)
         means = ops.stack([losses / rows, totals / clip(counts, low=1)])
         means = ops.unstack(fill(means, counts == 0, float("nan")), 2)
-        logs: dict[str | None, Any] = {}
+        logs: dict[str | None, Tensor] = {}
         for keys, values in zip(self._keys, means):
             logs.update(zip(keys, ops.unstack(values, len(keys))))
         return {key: value for key, value in logs.items() if key is not None}
@@ -108,7 +107,7 @@ class TaskMetrics:
                 head._update_metric(metric, labeled)
         self.built = True
 
-    def mark_unlabeled(self, logs: dict[str, Any]) -> dict[str, Any]:
+    def mark_unlabeled(self, logs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return logs in which the metrics of tasks without a label are NaN."""
         marked = dict(logs)
         for task, metrics in enumerate(self._by_task.values()):
