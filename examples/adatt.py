@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 import ple_keras as pk
-from ple_keras.layers.wiring import LevelWiring
+from ple_keras.layers.connections import Connections
 
 FEATURES, ROWS = 32, 20_000
 
@@ -29,16 +29,16 @@ FEATURES, ROWS = 32, 20_000
 class AdaTTBlock(pk.CGCBlock):
     """One level of AdaTT. Arguments, inputs and outputs are those of CGCBlock."""
 
-    def _make_wiring(self, task_experts):
-        wiring = super()._make_wiring(task_experts)
-        gates = {gate: [*wiring.experts] for gate in wiring.gates}
-        return LevelWiring(wiring.tasks, wiring.experts, gates, self.isolate_task_experts)
+    def _make_connections(self, task_experts):
+        connections = super()._make_connections(task_experts)
+        gates = {gate: [*connections.experts] for gate in connections.gates}
+        return Connections(connections.tasks, connections.experts, gates, self.isolate_task_experts)
 
     def build(self, inputs_shape=None, gate_context_shape=None):
         super().build(inputs_shape, gate_context_shape)
         self._own_weights = {}  # v
-        for stream in self._wiring.gates:
-            count = len(self._wiring.experts_of(stream))
+        for stream in self._connections.gates:
+            count = len(self._connections.experts_of(stream))
             if count > 1:
                 self._own_weights[stream] = self.add_weight(
                     (count,),
@@ -49,7 +49,7 @@ class AdaTTBlock(pk.CGCBlock):
     def _mix(self, weights, experts):
         outputs = super()._mix(weights, experts)
         for stream in outputs:
-            own = self._wiring.experts_of(stream)
+            own = self._connections.experts_of(stream)
             v = self._own_weights.get(stream, [1.0])
             for i, expert in enumerate(own):
                 outputs[stream] += v[i] * experts[expert]

@@ -34,19 +34,19 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
+from ple_keras.layers.connections import (
+    BOTH,
+    CONTEXT,
+    STREAM,
+    Connections,
+    GatedBlock,
+    GateInputs,
+    shape_of,
+)
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.experts import CopiedExperts, Experts, StackedExperts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
 from ple_keras.layers.template import as_stream_templates, as_template
-from ple_keras.layers.wiring import (
-    BOTH,
-    CONTEXT,
-    STREAM,
-    GatedBlock,
-    GateInputs,
-    LevelWiring,
-    shape_of,
-)
 
 
 @dataclass(frozen=True)
@@ -192,11 +192,11 @@ class CGCBlock(GatedBlock):
         self._gate_kwargs = Untracked(gate_options(gate_kwargs))
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
-        self._wiring = self._make_wiring(counts)
+        self._connections = self._make_connections(counts)
         self.gate_reads: GateInput = check_known_value(
             gate_reads, (STREAM, CONTEXT, BOTH), "gate_reads"
         )
-        self._gate_inputs = GateInputs(gate_reads, self._wiring.gates)
+        self._gate_inputs = GateInputs(gate_reads, self._connections.gates)
         streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
         self._expert_templates = as_stream_templates(
             expert_block, streams, "expert_block", self.dtype_policy
@@ -207,7 +207,7 @@ class CGCBlock(GatedBlock):
         if gate_kwargs:
             self._make_gate(self.task_names[0])  # checks their values
 
-    def _make_wiring(self, task_experts: Mapping[str, int]) -> LevelWiring:
+    def _make_connections(self, task_experts: Mapping[str, int]) -> Connections:
         """Return the connections of experts and gates, which subclasses change.
 
         A task's gate mixes its experts, then the shared ones; the shared gate mixes all experts.
@@ -227,17 +227,17 @@ class CGCBlock(GatedBlock):
                 f"Received: num_task_experts={dict(task_experts)}, "
                 f"num_shared_experts={self.num_shared_experts}"
             )
-        return LevelWiring(task_experts, streams, gates, self.isolate_task_experts)
+        return Connections(task_experts, streams, gates, self.isolate_task_experts)
 
     @property
     def task_names(self) -> list[str]:
         """The tasks, in order."""
-        return list(self._wiring.tasks)
+        return list(self._connections.tasks)
 
     @property
     def num_task_experts(self) -> dict[str, int]:
         """The number of experts of each task."""
-        return {task: len(self._wiring.experts_of(task)) for task in self._wiring.tasks}
+        return {task: len(self._connections.experts_of(task)) for task in self._connections.tasks}
 
     @property
     def gate_kwargs(self) -> dict[str, Any]:
@@ -247,12 +247,12 @@ class CGCBlock(GatedBlock):
     @property
     def expert_names(self) -> list[str]:
         """The experts, such as "click/expert_0": task experts in task order, then shared ones."""
-        return list(self._wiring.experts)
+        return list(self._connections.experts)
 
     @property
     def gate_experts(self) -> dict[str, list[str]]:
         """The experts that each gate mixes, in the order of its weights."""
-        return {gate: list(experts) for gate, experts in self._wiring.gates.items()}
+        return {gate: list(experts) for gate, experts in self._connections.gates.items()}
 
     @property
     def layers(self) -> Sequence[keras.Layer]:
@@ -275,9 +275,9 @@ class CGCBlock(GatedBlock):
         inputs_shape: StreamShapes | None = None,  # Keras passes none for an empty dict
         gate_context_shape: StreamShapes | None = None,
     ) -> None:
-        shapes = self._wiring.shapes(inputs_shape)
+        shapes = self._connections.shapes(inputs_shape)
         gate_shapes = self._gate_inputs.build(shapes, gate_context_shape)
-        templates, streams = self._expert_templates, self._wiring.experts
+        templates, streams = self._expert_templates, self._connections.experts
         is_plain = templates.is_common and type(templates.layer) is ExpertBlock
         experts: Experts
         if self.stack_experts and is_plain and len({shapes[x][-1] for x in streams.values()}) == 1:
@@ -292,11 +292,11 @@ class CGCBlock(GatedBlock):
             experts = CopiedExperts(templates, streams, dtype=self.dtype_policy)
         experts.build(shapes)
         # The names of these attributes, and of the layers in them, are part of the file format.
-        names = [*self._wiring.tasks, *self._wiring.experts]
+        names = [*self._connections.tasks, *self._connections.experts]
         setattr(self, ordered_attribute("experts", names), experts)
-        gates = {gate: self._make_gate(gate) for gate in self._wiring.gates}
+        gates = {gate: self._make_gate(gate) for gate in self._connections.gates}
         for gate, layer in gates.items():
-            members = [*self._wiring.gates[gate], self.gate_reads]
+            members = [*self._connections.gates[gate], self.gate_reads]
             setattr(self, ordered_attribute(layer.name, members), layer)
             layer.build(gate_shapes[gate])
         widths = {stream: shape[-1] for stream, shape in shapes.items()}
@@ -306,7 +306,7 @@ class CGCBlock(GatedBlock):
 
     def _make_gate(self, gate: str) -> Gate:
         return Gate(
-            len(self._wiring.gates[gate]),
+            len(self._connections.gates[gate]),
             gate_block=self._gate_template and self._gate_template.copy("gate_block", gate),
             softmax_temperature=self.gate_softmax_temperature,
             track_weights=self.enable_gate_weights_metrics,
@@ -336,7 +336,7 @@ class CGCBlock(GatedBlock):
 
     def _mix(self, weights: ByName, experts: ByName) -> dict[str, Tensor]:
         """Return sum_e w_e E_e for every gate. A subclass can add to it."""
-        return self._wiring.mix(weights, experts, self.compute_dtype)
+        return self._connections.mix(weights, experts, self.compute_dtype)
 
     def _streams(self, inputs: Streams) -> dict[str, Tensor]:
         """Return the tensor of each stream after checking its width."""
@@ -348,7 +348,7 @@ class CGCBlock(GatedBlock):
                 f"return_gate_weights=True. Received: built={self.built}, "
                 f"inputs={short_repr(inputs)}"
             )
-        streams = self._wiring.by_stream(inputs)
+        streams = self._connections.by_stream(inputs)
         self._check_widths(shape_of(streams))
         return streams
 
@@ -377,7 +377,7 @@ class CGCBlock(GatedBlock):
 
         An output is valid where all streams that its gate mixes are valid.
         """
-        return self._wiring.masks(previous_mask)
+        return self._connections.masks(previous_mask)
 
     def compute_output_spec(
         self,
@@ -387,7 +387,7 @@ class CGCBlock(GatedBlock):
         return_gate_weights: bool = False,
         **kwargs: Any,
     ) -> Any:
-        streams = self._wiring.by_stream(shape_of(inputs))
+        streams = self._connections.by_stream(shape_of(inputs))
         self._gate_inputs.check(streams, shape_of(gate_context))
         shapes = self.compute_output_shape(streams)
         outputs = {name: self._symbolic(shape) for name, shape in shapes.items()}
@@ -395,7 +395,7 @@ class CGCBlock(GatedBlock):
             return outputs
         return outputs, {
             gate: self._symbolic((*shapes[gate][:-1], len(experts)))
-            for gate, experts in self._wiring.gates.items()
+            for gate, experts in self._connections.gates.items()
         }
 
     def _symbolic(self, shape: Shape) -> keras.KerasTensor:
@@ -404,15 +404,15 @@ class CGCBlock(GatedBlock):
     def compute_output_shape(
         self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
     ) -> dict[str, Shape]:
-        shapes = self._wiring.by_stream(inputs_shape)
+        shapes = self._connections.by_stream(inputs_shape)
         if self.built:
             self._check_widths(shapes)
             width = self._level.experts.width
         else:
-            stream = next(iter(self._wiring.experts.values()))
+            stream = next(iter(self._connections.experts.values()))
             template = self._expert_templates.value[stream]
             width = output_width(template.layer, shapes[stream], template.argument)
-        return {gate: (*shapes[gate][:-1], width) for gate in self._wiring.gates}
+        return {gate: (*shapes[gate][:-1], width) for gate in self._connections.gates}
 
     def expert_outputs(self, inputs: Streams, training: bool | None = None) -> dict[str, Tensor]:
         """Return the outputs of every expert.
@@ -510,7 +510,7 @@ class CGCBlock(GatedBlock):
     def _names_in_files(self) -> list[str]:
         """Return the names that a file must contain, in this order, for its weights to fit."""
         kinds = [f"{self._level.experts.kind} experts", f"gates read {self.gate_reads}"]
-        return [*self._wiring.gates, *self._wiring.experts, *kinds]
+        return [*self._connections.gates, *self._connections.experts, *kinds]
 
     def get_config(self) -> Config:
         return {

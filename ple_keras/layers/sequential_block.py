@@ -11,7 +11,7 @@ from ple_keras._keras.building import symbolic
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import ByName, Config, Nested, NestedShape, Streams, StreamShapes
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.layers.wiring import STREAM, GatedBlock
+from ple_keras.layers.connections import STREAM, GatedBlock
 
 
 @register

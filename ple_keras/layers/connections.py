@@ -18,7 +18,7 @@ from ple_keras.labels.task_names import SHARED
 STREAM, CONTEXT, BOTH = "stream", "context", "both"  # of `gate_reads`
 
 
-class LevelWiring:
+class Connections:
     """Names and connections of a level's streams, experts and gates.
 
     Args:
@@ -157,7 +157,7 @@ class GateInputs:
         self.check(streams, context)
         if self._reads == STREAM:
             return streams
-        shapes = {gate: tuple(shape) for gate, (shape, _) in self._by_gate(context).items()}
+        shapes = {gate: tuple(shape) for gate, shape in self._by_gate(context).items()}
         self._widths = {gate: shape[-1] for gate, shape in shapes.items()}
         if self._reads == CONTEXT:
             return shapes
@@ -175,7 +175,8 @@ class GateInputs:
                 f"gate_context must be {'None' if self._reads == STREAM else tensors} with "
                 f"gate_reads={self._reads!r}. Received: gate_context.shape={context}"
             )
-        for gate, (shape, name) in self._by_gate(context).items() if self._reads != STREAM else ():
+        for gate, shape in self._by_gate(context).items() if self._reads != STREAM else ():
+            name = f"gate_context[{gate!r}]" if isinstance(context, Mapping) else "gate_context"
             if gate in self._widths:
                 check_width(shape, self._widths[gate], name)
             else:
@@ -201,7 +202,7 @@ class GateInputs:
         if self._reads == STREAM:
             return streams
         inputs = {}
-        for gate, (tensor, _) in self._by_gate(context).items():
+        for gate, tensor in self._by_gate(context).items():
             read = ops.cast(tensor, dtype) + 0  # a new tensor: the caller's keeps its mask
             if self._reads == BOTH:
                 read = ops.concatenate([ops.cast(streams[gate], dtype), read], axis=-1)
@@ -209,14 +210,14 @@ class GateInputs:
             inputs[gate] = read
         return inputs
 
-    def _by_gate(self, context: Any) -> dict[str, tuple[Any, str]]:
-        """Return the context of each gate, or its shape, with its name in error messages."""
+    def _by_gate(self, context: Any) -> dict[str, Any]:
+        """Return the context of each gate, or its shape."""
         if not isinstance(context, Mapping):
-            return dict.fromkeys(self._gates, (context, "gate_context"))
+            return dict.fromkeys(self._gates, context)
         # A level without a shared gate ignores the context of "shared", which is for other levels.
         given = {gate: x for gate, x in context.items() if gate in self._gates or gate != SHARED}
         check_keys(given, self._gates, "gate_context")
-        return {gate: (given[gate], f"gate_context[{gate!r}]") for gate in self._gates}
+        return {gate: given[gate] for gate in self._gates}
 
 
 def shape_of(value: Any) -> Any:
