@@ -179,8 +179,7 @@ class Head(BaseLayer):
     def _build_branches(self, shapes: Mapping[str, Shape]) -> None:
         """Build a copy of the head for each branch of the features, and their mixture.
 
-        TaskHeads calls this instead of `build`. The variables of the head and of its loss are those
-        of the copies.
+        TaskHeads calls this instead of `build`. All weights but the mixture belong to the copies.
 
         Args:
             shapes: The shape of each branch. The branches are sorted, since the order of a dict

@@ -144,8 +144,8 @@ class LevelUse:
     """Use of a level's gates and experts.
 
     Attributes:
-        gates: The use of each gate.
-        experts: The use of each expert.
+        gates: `{gate: GateUse}`.
+        experts: `{expert: ExpertUse}`.
     """
 
     gates: dict[str, GateUse]

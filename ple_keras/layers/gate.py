@@ -134,9 +134,8 @@ class Gate(BaseLayer):
             self._build_projection(shape)
         if self.track_weights:
             # Sums over examples of the weights, of each weight times its logarithm, and of the
-            # largest weight, then the number of examples. With tf.distribute, the sums of replicas
-            # are added when they are read. Synchronizing replicas within a call would mix up their
-            # losses.
+            # largest weight, then the number of examples. With tf.distribute, each replica has its
+            # own sums, which are added when they are read.
             self._sums = keras.Variable(
                 "zeros",
                 shape=(2 * self.num_experts + 2,),
