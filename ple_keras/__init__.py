@@ -31,12 +31,7 @@ from ple_keras.losses.masked_loss import MaskedLoss
 from ple_keras.metrics.array_metrics import expected_calibration_error, grouped_auc
 from ple_keras.metrics.masked_metric import MaskedMetric
 from ple_keras.metrics.mtl_gain import mtl_gain
-from ple_keras.metrics.probability_metrics import (
-    Calibration,
-    LogitAUC,
-    NormalizedEntropy,
-    PoissonDeviance,
-)
+from ple_keras.metrics.sums import Calibration, LogitAUC, NormalizedEntropy, PoissonDeviance
 from ple_keras.models.multi_task_model import MultiTaskModel, MultiTaskTraining
 from ple_keras.optimizers.share_tables import share_tables
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad

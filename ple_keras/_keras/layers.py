@@ -94,10 +94,7 @@ class BaseLayer(keras.Layer):
     def __setattr__(self, name: str, value: Any) -> None:
         is_fixed = name in self._fixed and name in vars(self)
         if is_fixed and (vars(self).get("built") or type(self).__module__.startswith("ple_keras.")):
-            raise AttributeError(
-                f"{name} must be an argument of the constructor, since the layer would not follow. "
-                f"Received: {name}={value!r}"
-            )
+            raise AttributeError(f"{name} can be set only at creation. Received: {name}={value!r}")
         super().__setattr__(name, value)
 
     def __init__(self, **kwargs: Any) -> None:

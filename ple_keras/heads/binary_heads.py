@@ -13,7 +13,7 @@ from ple_keras.heads.head import Head, without_keys
 from ple_keras.labels.label_arrays import check_probabilities
 from ple_keras.labels.task_names import check_task_name, in_dependency_order
 from ple_keras.losses.example_losses import ProbabilityCrossentropy
-from ple_keras.metrics.probability_metrics import LogitAUC
+from ple_keras.metrics.sums import LogitAUC
 
 
 class ProbabilityHead(Head):

@@ -15,7 +15,7 @@ from ple_keras._typing import LayerLike, MetricLike, Tensor
 from ple_keras.heads.head import without_keys
 from ple_keras.heads.regression_head import StandardizedHead
 from ple_keras.labels.label_arrays import LabelStatistics
-from ple_keras.metrics.probability_metrics import PoissonDeviance
+from ple_keras.metrics.sums import PoissonDeviance
 
 
 @register
@@ -93,8 +93,9 @@ class CountHead(StandardizedHead):
 
     def _adapt(self, statistics: LabelStatistics) -> None:
         super()._adapt(statistics)
-        mean, known = float(statistics.mean.item()), self._initial_bias
-        self._set_scale(np.where(statistics.mean > 0, statistics.mean, np.nan))
+        mean, known = statistics.mean.item(), self._initial_bias
+        if self.standardize:
+            self._set_scale(np.array([mean if mean > 0 else math.nan]))
         self._initial_bias = math.log(mean) if mean > 0 else known
         bias = self._projection.bias if hasattr(self, "_projection") else None
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):

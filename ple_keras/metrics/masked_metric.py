@@ -19,7 +19,7 @@ from ple_keras.labels.sample_space import (
     find_labeled,
     to_config,
 )
-from ple_keras.metrics.probability_metrics import MetricOfSums
+from ple_keras.metrics.sums import MetricOfSums
 
 # Keras metrics that do not depend on which numbers form a label:
 NUMBER_METRICS = {"auc", "binary_accuracy", "binary_crossentropy", "mean_absolute_error"}

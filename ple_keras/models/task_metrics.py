@@ -10,7 +10,7 @@ from ple_keras._keras.tensors import clip, fill, to_numpy
 from ple_keras._typing import TaskName, Tensor
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.losses.example_losses import BatchLoss
-from ple_keras.metrics.probability_metrics import LogitAUC
+from ple_keras.metrics.sums import LogitAUC
 
 
 class TaskMeans(keras.Metric):
