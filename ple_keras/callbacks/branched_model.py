@@ -1,18 +1,19 @@
 """The branches of a model on held-out rows: their values and losses."""
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import keras
 import numpy as np
 from keras import ops
 
 from ple_keras._keras.tensors import sum_over_processes, to_numpy
-from ple_keras._typing import Nested, TaskName, Tensor
+from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.heads.binary_heads import ProductHead
 from ple_keras.heads.mixture import best_mixture, label_losses
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
+from ple_keras.layers.gate import Observer
 from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
 
 Branch: TypeAlias = tuple[TaskName, str]
@@ -65,12 +66,12 @@ class BranchedModel:
             )
         self.observed = ObservedModel(model, self._values)
 
-    def _values(self, outputs: Any, levels: Any) -> dict[str, dict[str, Tensor]]:
-        return {
-            task: {branch: outputs[task][i] for i, branch in enumerate(head.branch_names, start=1)}
-            or {"": outputs[task]}
-            for task, head in self.heads.items()
-        }
+    def _values(self, outputs: ByName, observer: Observer) -> dict[str, dict[str, Tensor]]:
+        values = {task: {"": outputs[task]} for task in self.heads}
+        for task, stack in observer.branches.items():
+            names = self.heads[task].branch_names
+            values[task] = {branch: stack[i] for i, branch in enumerate(names, start=1)}
+        return values
 
     def read(self, batches: Iterable[tuple[Nested, Nested]]) -> BranchValues:
         """Return the labels and values of hedged tasks with a loss. Products can lack labels."""

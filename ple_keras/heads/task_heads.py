@@ -25,6 +25,7 @@ from ple_keras.heads.head import Head
 from ple_keras.heads.task_losses import batch_loss, total_loss
 from ple_keras.labels.label_arrays import check_task_labels, read_labels
 from ple_keras.labels.task_names import SHARED, task_names
+from ple_keras.layers.gate import active_observer
 from ple_keras.losses.example_losses import BatchLoss, uncertainty_form
 
 
@@ -98,7 +99,6 @@ class TaskHeads(BaseLayer):
         self._by_task = Untracked({head.task: head for head in heads})
         for head in heads:  # `head-{task}` is a name in the file format
             setattr(self, f"head-{head.task}", head)
-        self._returns_branches = False  # in calls without training
         self._multipliers: keras.Variable = None
         self._log_variances: keras.Variable | None = None
 
@@ -190,7 +190,8 @@ class TaskHeads(BaseLayer):
         """Return the predictions of all tasks, and the stacks of tasks whose branches train."""
         features = self._inputs_by_task(inputs)
         is_hedged = any(head.branch_names for head in self.values())
-        with_branches = is_hedged and (training or self._returns_branches)
+        observer = active_observer()
+        with_branches = is_hedged and (training or observer is not None)
         if is_hedged and training and (loss := compiled_loss()):
             raise ValueError(
                 "compile must get no loss for a model with a HedgedBlock, whose branches only "
@@ -214,7 +215,12 @@ class TaskHeads(BaseLayer):
                 outputs[task] = head(features[task], training=training)
                 continue
             is_stack = with_branches and head.branch_names
-            outputs[task] = values[task] if is_stack else head._predict(values[task])
+            if is_stack and observer is not None:
+                observer.branches[task] = values[task]
+            if is_stack and training:
+                outputs[task] = values[task]
+            else:
+                outputs[task] = head._predict(values[task][0] if is_stack else values[task])
         return {task: outputs[task] for task in self._task_names}
 
     def predictions(self, y_pred: ByName) -> dict[str, Tensor]:

@@ -89,7 +89,7 @@ def _observe_levels(
     """
     levels, batches = built_levels(model), Batches(x, batch_size=batch_size)
     observed = ObservedModel(
-        model, lambda _, levels: {key: summarize(*found) for key, found in levels.items()}
+        model, lambda _, observer: {x: summarize(*found) for x, found in observer.levels.items()}
     )
     examples, by_batch = 0, []
     for batch, _ in batches:

@@ -20,11 +20,11 @@ from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.heads.task_losses import batch_loss
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
+from ple_keras.layers.gate import Observer
 from ple_keras.models.observed_model import (
     built_levels,
     find_levels,
     naming_input,
-    returning_branches,
     task_labels,
     trained_heads,
 )
@@ -117,8 +117,8 @@ def _losses_of_batch(
     """
     x, y = batch
     scale = 2.0 ** round(math.log2(len(keras.tree.flatten(x)[0])) / 2)
-    with returning_branches(model), naming_input(x):
-        outputs = model(x, training=False)
+    with Observer({}) as observer, naming_input(x):
+        outputs = model(x, training=False) | observer.branches
     losses = (batch_loss(head, y[task], outputs[task], None) for task, head in heads.items())
     return [scale * loss.with_gradient() for loss in losses]
 

@@ -28,9 +28,9 @@ from ple_keras.inspection.task_figures import (
     task_figures,
 )
 from ple_keras.labels.label_arrays import join_rows
+from ple_keras.layers.gate import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
 from ple_keras.models.observed_model import (
-    Levels,
     ObservedModel,
     check_model,
     flatten_positions,
@@ -222,7 +222,7 @@ def task_report(
 
 
 def _predictions(
-    heads: Mapping[str, Head], outputs: Mapping[str, Tensor], levels: Levels
+    heads: Mapping[str, Head], outputs: Mapping[str, Tensor], observer: Observer
 ) -> dict[str, list[Tensor]]:
     """Return the predictions of each task and its branches, as `(N, units)`.
 
@@ -231,8 +231,9 @@ def _predictions(
     predictions = {}
     for task in outputs.keys() & heads.keys():
         head, of_task, mask = heads[task], [outputs[task]], get_mask(outputs[task])
-        if head.branch_names:
-            of_task = ops.unstack(head._predict(outputs[task]), 1 + len(head.branch_names))
+        if task in observer.branches:
+            stack = head._predict(observer.branches[task][1:])
+            of_task += ops.unstack(stack, len(head.branch_names))
         predictions[task] = [flatten_positions(each, mask, math.nan) for each in of_task]
     return predictions
 

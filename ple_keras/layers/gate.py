@@ -301,7 +301,7 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
 
 
 class Observer:
-    """Gate weights and expert outputs of the levels that run, or are traced, in this thread.
+    """What the layers that run, or are traced, in this thread compute inside.
 
     Gates do not update their statistics within its `with`.
 
@@ -311,11 +311,13 @@ class Observer:
 
     Attributes:
         levels: The gate weights and expert outputs of each level that ran, both keyed by name.
+        branches: The stack of the mixture and its branches of each hedged task.
         repeated: The levels that ran more than once.
     """
 
     def __init__(self, names: Mapping[int, str]) -> None:
         self.levels: dict[str, tuple[ByName, ByName]] = {}
+        self.branches: dict[str, Tensor] = {}
         self.repeated: set[str] = set()
         self._names = names
 

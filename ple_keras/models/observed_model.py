@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,8 +19,6 @@ from ple_keras.labels.sample_space import check_dtype
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import Observer
 from ple_keras.layers.sequential_block import SequentialBlock
-
-Levels = dict[str, tuple[ByName, ByName]]  # the gate weights and expert outputs of each level
 
 
 def find_levels(model: keras.Layer) -> dict[str, CGCBlock]:
@@ -141,14 +140,13 @@ class ObservedModel(keras.Model):
     Args:
         model: The inner model.
         results: A function that computes the outputs, nested tensors, from the outputs of the inner
-            model, with the branches of hedged tasks, and the gate weights and expert outputs of
-            each level, keyed by name.
+            model and its observer.
 
     Attributes:
         repeated: The levels that ran more than once in a pass.
     """
 
-    def __init__(self, model: keras.Layer, results: Callable[[Nested, Levels], Nested]) -> None:
+    def __init__(self, model: keras.Layer, results: Callable[[Any, Observer], Nested]) -> None:
         super().__init__(name="observed")
         self.inner = model
         self._results = results
@@ -160,10 +158,8 @@ class ObservedModel(keras.Model):
         self.run_eagerly = getattr(model, "run_eagerly", False)
 
     def call(self, inputs: Nested, training: bool | None = None) -> Nested:
-        observer = Observer(self._names.value)
-        with observer, returning_branches(self.inner):
-            outputs = self.inner(inputs, training=training)
-        results = self._results(outputs, observer.levels)
+        with Observer(self._names.value) as observer:
+            results = self._results(self.inner(inputs, training=training), observer)
         self.repeated.value |= observer.repeated
         return keras.tree.map_structure(at_least_float32, results)
 
@@ -175,19 +171,6 @@ class ObservedModel(keras.Model):
         """
         with naming_input(batch):
             return dict(self.predict_on_batch(batch))
-
-
-@contextmanager
-def returning_branches(model: keras.Layer) -> Iterator[None]:
-    """Make calls of a model return the branches of hedged tasks, as in training."""
-    found = find_layers(model, TaskHeads)
-    for heads in found:
-        heads._returns_branches = True
-    try:
-        yield
-    finally:
-        for heads in found:
-            heads._returns_branches = False
 
 
 @contextmanager

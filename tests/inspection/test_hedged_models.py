@@ -81,3 +81,13 @@ def test_reports_of_the_default_branches():
     model = hedged_model()
     assert pk.gradient_conflict(model, X, Y) == {"own": {}}
     assert "click/expert_0" in str(pk.gate_report(model, X))
+
+
+def test_a_layer_after_the_heads_does_not_change_the_values_of_branches():
+    model = hedged_model()
+    scaled = {task: keras.layers.Rescaling(2.0)(x) for task, x in model.output.items()}
+    after = keras.Model(model.input, scaled)
+    expected = pk.fit_hedge(model, X, Y)
+    branches = pk.task_report(model, X, Y).to_dict()["branches"]
+    assert pk.task_report(after, X, Y).to_dict()["branches"] == branches
+    assert pk.fit_hedge(after, X, Y) == expected
