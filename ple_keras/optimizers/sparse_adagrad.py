@@ -164,7 +164,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
     def _start(self, index: int, gradient: Tensor) -> Tensor:
         """Update the running mean of a table's squared gradients, and return the start of sums."""
-        count = ops.cast(ops.count_nonzero(gradient), "float32")
+        count = ops.sum(ops.cast(ops.not_equal(gradient, 0), "float32"))
         square = ops.sum(ops.square(ops.cast(gradient, "float32"))) / ops.maximum(count, 1.0)
         mean = self._means[index]
         self.assign(mean, MEMORY * mean + (1 - MEMORY) * square)
