@@ -68,7 +68,7 @@ HEADS = {
     "binary": pk.BinaryHead,
     "regression": partial(pk.RegressionHead, standardize=True),
     "multiclass": pk.MulticlassHead,
-    "count": pk.CountHead,
+    "count": partial(pk.CountHead, standardize=True),
 }
 METRICS = {  # of labels and predictions, which are probabilities by class for multiclass tasks
     "binary": ("auc", metrics.roc_auc_score),
