@@ -14,7 +14,7 @@ from ple_keras.heads.mixture import best_mixture, label_losses
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.gate import Observer
-from ple_keras.models.observed_model import ObservedModel, check_model, task_labels
+from ple_keras.models.observing_model import ObservingModel, check_model, task_labels
 
 Branch: TypeAlias = tuple[TaskName, str]
 # The values that a head mixes, `(examples, units)` for each branch; for a product, the logits of
@@ -64,7 +64,7 @@ class BranchedModel:
                 "fit_hedge are for its branches. "
                 f"Received: model={model!r}"
             )
-        self.observed = ObservedModel(model, self._values)
+        self.observed = ObservingModel(model, self._values)
 
     def _values(self, outputs: ByName, observer: Observer) -> dict[str, dict[str, Tensor]]:
         values = {task: {"": outputs[task]} for task in self.heads}

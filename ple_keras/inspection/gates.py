@@ -15,7 +15,7 @@ from ple_keras._typing import ByName, Nested
 from ple_keras.inspection._report_text import Row, cells, join_items, report_text, table, to_json
 from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
-from ple_keras.models.observed_model import ObservedModel, built_levels, flatten_positions
+from ple_keras.models.observing_model import ObservingModel, built_levels, flatten_positions
 
 DEAD_UNIT_SHARE = 0.99  # of the examples for which a dead unit is 0
 COLLAPSED_WEIGHT = 0.95  # a gate has collapsed for an example with a larger weight
@@ -88,7 +88,7 @@ def _observe_levels(
             to tensors, which are concatenated over the batches.
     """
     levels, batches = built_levels(model), Batches(x, batch_size=batch_size)
-    observed = ObservedModel(
+    observed = ObservingModel(
         model, lambda _, observer: {x: summarize(*found) for x, found in observer.levels.items()}
     )
     examples, by_batch = 0, []
@@ -180,10 +180,10 @@ class GateReport:
 
     def __str__(self) -> str:
         parts = [f"Gates and experts over {self.examples:,} examples"]
-        for level, use in self.levels.items():
-            mixing = {gate: mixed for gate, mixed in use.gates.items() if len(mixed.mean) > 1}
+        for name, level in self.levels.items():
+            mixing = {gate: mixed for gate, mixed in level.gates.items() if len(mixed.mean) > 1}
             tables = [table(_gate_rows(mixing))] if mixing else []
-            parts.append("\n".join([level, *tables, table(_expert_rows(use.experts))]))
+            parts.append("\n".join([name, *tables, table(_expert_rows(level.experts))]))
         return report_text(parts, self.warnings)
 
 
@@ -262,7 +262,7 @@ def _expert_use(
     expert: str, counts: np.ndarray, gates: Mapping[str, GateUse], block: CGCBlock
 ) -> ExpertUse:
     """Return the figures of an expert from the "zeros" of all batches."""
-    weight = {gate: use.mean[expert] for gate, use in gates.items() if expert in use.mean}
+    weight = {name: gate.mean[expert] for name, gate in gates.items() if expert in gate.mean}
     share = {}
     if expert.startswith(f"{SHARED}/"):
         total = sum(weight[task] for task in block.task_names)
@@ -273,20 +273,20 @@ def _expert_use(
 
 
 def _warnings(level: LevelUse) -> Iterator[str]:
-    for gate, use in level.gates.items():
-        if len(use.mean) > 1 and use.over_95 > LARGE_SHARE:
+    for name, gate in level.gates.items():
+        if len(gate.mean) > 1 and gate.over_95 > LARGE_SHARE:
             yield (
-                f"the gate of {gate} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
-                f"{use.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
+                f"the gate of {name} has collapsed, with a weight over {COLLAPSED_WEIGHT} for "
+                f"{gate.over_95:.0%} of the examples. Try a higher gate_softmax_temperature, "
                 "dropout or balance_regularizer in gate_kwargs."
             )
-        elif use.entropy >= EVEN_ENTROPY and max(use.spread.values()) <= EVEN_SPREAD:
+        elif gate.entropy >= EVEN_ENTROPY and max(gate.spread.values()) <= EVEN_SPREAD:
             yield (
-                f"the gate of {gate} assigns almost equal weights to all experts, with an entropy "
-                f"of {use.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
+                f"the gate of {name} assigns almost equal weights to all experts, with an entropy "
+                f"of {gate.entropy:.3f}. Try more training, a lower gate_softmax_temperature or a "
                 "gate_block."
             )
-    uniform = {gate: 1 / len(use.mean) for gate, use in level.gates.items()}
+    uniform = {name: 1 / len(gate.mean) for name, gate in level.gates.items()}
     for expert, mixed in level.experts.items():
         if all(w < UNUSED_SHARE * uniform[gate] for gate, w in mixed.weight.items()):
             yield (
@@ -311,14 +311,14 @@ def _warnings(level: LevelUse) -> Iterator[str]:
 
 def _gate_rows(gates: Mapping[str, GateUse]) -> Iterator[Row]:
     yield "gate", "entropy", "largest weight", "over 0.95", "mean weight ± standard deviation"
-    for gate, use in gates.items():
-        weights = join_items(f"{e} {use.mean[e]:.2f} ± {use.spread[e]:.2f}" for e in use.mean)
-        yield gate, *cells(use, entropy=".2f", max=".2f", over_95=".0%"), weights
+    for name, gate in gates.items():
+        weights = join_items(f"{e} {gate.mean[e]:.2f} ± {gate.spread[e]:.2f}" for e in gate.mean)
+        yield name, *cells(gate, entropy=".2f", max=".2f", over_95=".0%"), weights
 
 
 def _expert_rows(experts: Mapping[str, ExpertUse]) -> Iterator[Row]:
     yield "expert", "dead units", "mean weight by gate (share of the tasks' weight)"
-    for expert, use in experts.items():
-        shares = {task: f" ({share:.0%})" for task, share in use.share.items()}
-        weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in use.weight.items())
-        yield expert, *cells(use, dead_units=".0%"), join_items(weights)
+    for name, expert in experts.items():
+        shares = {task: f" ({share:.0%})" for task, share in expert.share.items()}
+        weights = (f"{gate} {w:.2f}{shares.get(gate, '')}" for gate, w in expert.weight.items())
+        yield name, *cells(expert, dead_units=".0%"), join_items(weights)

@@ -197,52 +197,52 @@ def _crossentropies(y: np.ndarray, p: np.ndarray) -> np.ndarray:
     return errors / (baseline if baseline > 0 else math.nan)
 
 
-def figure_warnings(start: str, use: TaskFigures, head: Head, loss_weight: float) -> Iterator[str]:
+def figure_warnings(start: str, task: TaskFigures, head: Head, loss_weight: float) -> Iterator[str]:
     """Yield warnings about the labels and predictions of a task.
 
     Args:
         start: The beginning of each warning.
-        use: The figures of the task.
+        task: The figures of the task.
         head: Its head.
         loss_weight: The current weight of its loss; 0 if it is not trained.
     """
     enough = ONE_VALUE_LABELS if _is_rate(head) else MIN_LABELS
-    if loss_weight and not use.label_deviation > 0 and not 0 < use.labels < enough:
+    if loss_weight and not task.label_deviation > 0 and not 0 < task.labels < enough:
         yield (
-            f"{start}its {use.labels:,} labels do not differ, so there is nothing to learn. "
+            f"{start}its {task.labels:,} labels do not differ, so there is nothing to learn. "
             "Check the labels and the head's missing_label."
         )
-    elif use.has_constant_predictions:
+    elif task.has_constant_predictions:
         yield (
             f"{start}the predictions are constant, with a standard deviation of "
-            f"{use.prediction_deviation:.0e}. Check the scale of the numbers in x, the labels and "
+            f"{task.prediction_deviation:.0e}. Check the scale of the numbers in x, the labels and "
             "the dead units, or try a lower learning rate."
         )
-    elif use.labels >= MIN_LABELS and not CALIBRATION[0] <= use.calibration <= CALIBRATION[1]:
-        variance = max(use.calibration * use.label_mean, use.label_mean, use.label_deviation**2)
-        error = math.sqrt(variance / use.labels)
+    elif task.labels >= MIN_LABELS and not CALIBRATION[0] <= task.calibration <= CALIBRATION[1]:
+        variance = max(task.calibration * task.label_mean, task.label_mean, task.label_deviation**2)
+        error = math.sqrt(variance / task.labels)
         remedy = "Check that missing labels are NaN, and that x is like the training data."
         if getattr(head, "pos_weight", None) is not None:
             remedy = "Divide the predicted odds by the pos_weight."
-        if abs(use.calibration - 1) * use.label_mean > SIGNIFICANT * error:
+        if abs(task.calibration - 1) * task.label_mean > SIGNIFICANT * error:
             yield (
-                f"{start}the sum of the predictions is {use.calibration:.2f} times the sum of "
-                f"{use.labels:,} labels. {remedy}"
+                f"{start}the sum of the predictions is {task.calibration:.2f} times the sum of "
+                f"{task.labels:,} labels. {remedy}"
             )
 
 
 def gap_warnings(
-    start: str, use: TaskFigures, validation: TaskFigures, remedy: str
+    start: str, task: TaskFigures, validation: TaskFigures, remedy: str
 ) -> Iterator[str]:
     """Yield a warning if a task is much worse on validation data."""
-    gap = validation.relative_error - use.relative_error
-    error = math.hypot(use.relative_error_deviation, validation.relative_error_deviation)
-    is_known = min(use.labels, validation.labels) >= MIN_LABELS
-    large = max(MIN_GAP, LARGE_GAP * (1 - use.relative_error), SIGNIFICANT * error)
+    gap = validation.relative_error - task.relative_error
+    error = math.hypot(task.relative_error_deviation, validation.relative_error_deviation)
+    is_known = min(task.labels, validation.labels) >= MIN_LABELS
+    large = max(MIN_GAP, LARGE_GAP * (1 - task.relative_error), SIGNIFICANT * error)
     if is_known and gap > large:
         yield (
             f"{start}the relative error is {validation.relative_error:.2f} in the validation data, "
-            f"and {use.relative_error:.2f} in x: the task overfits, or the data differ. {remedy}"
+            f"and {task.relative_error:.2f} in x: the task overfits, or the data differ. {remedy}"
         )
 
 

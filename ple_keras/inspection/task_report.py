@@ -30,8 +30,8 @@ from ple_keras.inspection.task_figures import (
 from ple_keras.labels.label_arrays import join_rows
 from ple_keras.layers.gate import Observer
 from ple_keras.losses.loss_kinds import USUAL_DEVIATION
-from ple_keras.models.observed_model import (
-    ObservedModel,
+from ple_keras.models.observing_model import (
+    ObservingModel,
     check_model,
     flatten_positions,
     task_labels,
@@ -194,7 +194,7 @@ def task_report(
     heads, trained = find_heads(model), trained_heads(model)
     parts = parts_before_heads(model) if len(trained) > 1 else []
     gradients = TaskGradients(model, trained, parts)
-    observed = ObservedModel(model, partial(_predictions, heads))
+    observed = ObservingModel(model, partial(_predictions, heads))
     if batch_size is None and not is_dataset(x):
         rows = max((len(leaf) for leaf in keras.tree.flatten(x) if np.ndim(leaf)), default=0)
         batch_size = min(max(rows // MIN_BATCHES, MIN_SIZE), DEFAULT_SIZE)
@@ -239,7 +239,7 @@ def _predictions(
 
 
 def _read_figures(
-    observed: ObservedModel,
+    observed: ObservingModel,
     batches: Batches,
     heads: Mapping[str, Head],
     gradients: TaskGradients | None = None,
@@ -284,8 +284,10 @@ def _branch_uses(
     for task, (_, *of_branches) in figures.items():
         if mixture := heads[task].branch_weights().items():
             branches[task] = {
-                name: BranchUse(w, use, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1)
-                for (name, w), use in zip(mixture, of_branches)
+                name: BranchUse(
+                    w, found, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1
+                )
+                for (name, w), found in zip(mixture, of_branches)
             }
     return branches
 
@@ -296,13 +298,13 @@ def _warnings(report: TaskReport, model: keras.Layer, heads: Mapping[str, Head])
     remedy = "Try a dropout of 0.1, then 0.3, in the experts."
     if find_layers(model, keras.layers.Embedding):
         remedy = "Try a dropout of 0.5, then 0.7, after the tables, or half of their learning rate."
-    for task, use in report.tasks.items():
+    for task, figures in report.tasks.items():
         head, weight = heads[task], report.training[task].loss_weight
-        yield from figure_warnings(f"{task}: ", use, head, weight)
+        yield from figure_warnings(f"{task}: ", figures, head, weight)
         if validation := report.validation.get(task):
             where = f"{task}: in the validation data, "
             yield from figure_warnings(where, validation, head, weight)
-            yield from gap_warnings(f"{task}: ", use, validation, remedy)
+            yield from gap_warnings(f"{task}: ", figures, validation, remedy)
             is_kept = any(branch.epoch >= 0 for branch in report.branches.get(task, {}).values())
             if isinstance(history, keras.callbacks.History) and not is_kept:
                 prefix = f"{task}_" if len(heads) > 1 else ""
@@ -319,7 +321,7 @@ def _share_warnings(
     training: Mapping[str, TaskTraining],
 ) -> Iterator[str]:
     """Yield warnings about losses that are too large or too small for shared parts."""
-    shares = {task: use.gradient_share for task, use in training.items() if use.loss_weight}
+    shares = {name: task.gradient_share for name, task in training.items() if task.loss_weight}
     may_learn = {task for task in shares if tasks[task].may_learn}
     is_one_large = any(share > LARGE_SHARE for share in shares.values())
     low, high = USUAL_DEVIATION
@@ -368,26 +370,26 @@ def _figure_rows(report: TaskReport) -> tuple[Iterable[Row], Iterable[Row]]:
     errors = [["task", "data", "loss", "relative error", "calibration", "metric"]]
     for task, train_use in report.tasks.items():
         validation = [("", "validation", report.validation[task])] if report.validation else []
-        for *start, use in [(task, "x", train_use), *validation]:
-            label = cells(use, label_mean=".3g", label_deviation=".3g")
-            prediction = cells(use, prediction_mean=".3g", prediction_deviation=".3g")
-            counts = cells(use, labels=",", label_share=".0%")
+        for *start, part in [(task, "x", train_use), *validation]:
+            label = cells(part, label_mean=".3g", label_deviation=".3g")
+            prediction = cells(part, prediction_mean=".3g", prediction_deviation=".3g")
+            counts = cells(part, labels=",", label_share=".0%")
             figures.append([*start, *counts, " ± ".join(label), " ± ".join(prediction)])
-            numbers = cells(use, loss=".4g", relative_error=".3f", calibration=".2f")
-            errors.append([*start, *numbers, _metric(use)])
+            numbers = cells(part, loss=".4g", relative_error=".3f", calibration=".2f")
+            errors.append([*start, *numbers, _metric(part)])
     return figures, errors
 
 
-def _metric(use: TaskFigures) -> str:
+def _metric(task: TaskFigures) -> str:
     names = ("AUC", "accuracy", "RMSE", "deviance")
-    values = zip(names, cells(use, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
+    values = zip(names, cells(task, auc=".4f", accuracy=".4f", rmse=".4g", deviance=".4g"))
     return ", ".join(f"{name} {value}" for name, value in values if value != "-")
 
 
 def _training_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "loss weight", "share of gradient on shared parts"
-    for task, use in report.training.items():
-        yield task, *cells(use, loss_weight=".3g", gradient_share=".1%")
+    for name, task in report.training.items():
+        yield name, *cells(task, loss_weight=".3g", gradient_share=".1%")
 
 
 def _conflict_rows(report: TaskReport) -> Iterator[Row]:
@@ -404,6 +406,6 @@ def _branch_rows(report: TaskReport) -> Iterator[Row]:
     yield "task", "branch", "weight", "epoch", "relative error", "metric"
     for task, branches in report.branches.items():
         mixed = BranchUse(math.nan, (report.validation or report.tasks)[task])
-        for index, (branch, use) in enumerate([*branches.items(), ("mixed", mixed)]):
-            row = ["" if index else task, branch, *cells(use, weight=".2f", epoch=".0f")]
-            yield *row, *cells(use.figures, relative_error=".3f"), _metric(use.figures)
+        for index, (branch, each) in enumerate([*branches.items(), ("mixed", mixed)]):
+            row = ["" if index else task, branch, *cells(each, weight=".2f", epoch=".0f")]
+            yield *row, *cells(each.figures, relative_error=".3f"), _metric(each.figures)

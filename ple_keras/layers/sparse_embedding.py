@@ -14,12 +14,12 @@ from ple_keras._keras.internals import have_one_trace
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import is_jax_tracer
 from ple_keras._typing import DType, Shape, Tensor
-from ple_keras.layers.table_marks import (
+from ple_keras.layers.row_updates import (
     RowGradients,
-    TableMark,
-    component,
+    RowUpdates,
     has_row_gradients,
-    table_mark,
+    replica_variable,
+    row_updates,
 )
 
 MAX_CONSTANT = 2**20  # numbers; under a distribution, JAX compiles initializers of larger tables
@@ -116,7 +116,7 @@ class SparseEmbedding(keras.layers.Embedding):
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
         may_be_sparse = not half and self.embeddings_regularizer is None
-        self.embeddings.ple_keras_table = TableMark(self.input_dim, may_be_sparse)  # in no file
+        self.embeddings.ple_keras_table = RowUpdates(self.input_dim, may_be_sparse)  # in no file
 
     def add_weight(self, *args: object, **kwargs: object) -> keras.Variable:
         """Add a weight. A lookup casts rows to the compute dtype, not the whole table."""
@@ -172,7 +172,7 @@ def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:
 
     if not isinstance(ids, tf.Tensor):  # ragged or sparse
         return ops.take(layer.embeddings, ids, axis=0)
-    return tf.gather(component(layer.embeddings), ids)
+    return tf.gather(replica_variable(layer.embeddings), ids)
 
 
 def _look_up_torch(layer: SparseEmbedding, ids: Tensor) -> Tensor:
@@ -197,7 +197,7 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
     table = layer.embeddings
     value = table.value
     if training is True and is_jax_tracer(value) and has_row_gradients(table):
-        rows, same_table = _chained_lookup()(table_mark(table), value, ids)
+        rows, same_table = _chained_lookup()(row_updates(table), value, ids)
         if have_one_trace(value, same_table):
             table.assign(same_table)  # in the StatelessScope alone
             return rows
@@ -206,9 +206,9 @@ def _look_up_jax(layer: SparseEmbedding, ids: Tensor, training: bool | None) -> 
 
 @cache
 def _chained_lookup() -> Any:
-    """Return a function `(mark, table, ids) -> (rows, table)` of JAX.
+    """Return a function `(updates, table, ids) -> (rows, table)` of JAX.
 
-    Its gradient of the table is the exact one, with all rows. The mark stores the rows that this
+    Its gradient of the table is the exact one, with all rows. `updates` stores the rows that this
     gradient consists of. If the optimizer gets this very tensor, nothing else has contributed to
     the gradient, and XLA removes the computation of all rows, since nothing reads it.
     """
@@ -217,13 +217,13 @@ def _chained_lookup() -> Any:
     symbolic_zero = jax.custom_derivatives.SymbolicZero
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))
-    def look_up(mark: TableMark, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    def look_up(updates: RowUpdates, table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         return numpy.take(table, ids, axis=0), table
 
-    def forward(mark: TableMark, table: Any, ids: Any) -> Any:
-        return look_up(mark, table.value, ids.value), ids.value
+    def forward(updates: RowUpdates, table: Any, ids: Any) -> Any:
+        return look_up(updates, table.value, ids.value), ids.value
 
-    def backward(mark: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
+    def backward(updates: Any, ids: Tensor, gradients: tuple[Any, Any]) -> tuple[Tensor, None]:
         row_gradients, table_gradient = gradients
         if isinstance(row_gradients, symbolic_zero):  # no loss depends on the rows
             return table_gradient, None
@@ -233,10 +233,10 @@ def _chained_lookup() -> Any:
         if isinstance(table_gradient, symbolic_zero):
             table_gradient = numpy.zeros(table_gradient.shape, values.dtype)
         else:
-            later = mark.rows_of(table_gradient)
+            later = updates.rows_of(table_gradient)
         gradient = table_gradient.at[ids].add(values)
         if later is not None:
-            mark.remember(gradient, [*later, (ids, values)])
+            updates.remember(gradient, [*later, (ids, values)])
         return gradient, None
 
     look_up.defvjp(forward, backward, symbolic_zeros=True)

@@ -10,7 +10,7 @@ from keras import ops
 
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Tensor
-from ple_keras.layers.table_marks import table_mark
+from ple_keras.layers.row_updates import row_updates
 
 MIN_ROWS = 4000  # of a table; the dense gradient of a smaller table takes less time
 
@@ -59,11 +59,11 @@ def share_tables(model: keras.Model) -> list[keras.Variable]:
     model.optimizer.build(model.trainable_variables)
     tables = []
     for variable in model.trainable_variables:
-        mark = table_mark(variable)
-        if mark is not None:
-            is_large = mark.may_be_sparse and mark.rows >= MIN_ROWS
-            mark.sharing = mark.row_optimizers(model.optimizer) if is_large else set()
-            tables += [variable] if mark.sharing else []
+        updates = row_updates(variable)
+        if updates is not None:
+            is_large = updates.may_be_sparse and updates.rows >= MIN_ROWS
+            updates.sharing = updates.row_optimizers(model.optimizer) if is_large else set()
+            tables += [variable] if updates.sharing else []
     return tables
 
 

@@ -13,7 +13,7 @@ from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import has_several_processes
 from ple_keras._typing import Tensor
-from ple_keras.layers.table_marks import component, table_mark
+from ple_keras.layers.row_updates import replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
 
 # Arguments of Keras's optimizers that concern rows without a gradient.
@@ -115,8 +115,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         self._means = [self.add_variable((), name=name) for name in names]
         super().build(var_list)
         self._trained.value = list(var_list)
-        for mark in filter(None, map(table_mark, var_list)):
-            mark.optimizers.add(self)
+        for updates in filter(None, map(row_updates, var_list)):
+            updates.optimizers.add(self)
 
     def apply(
         self, grads: Sequence[Tensor], trainable_variables: Sequence[keras.Variable] | None = None
@@ -131,8 +131,8 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         variables = trainable_variables or self._trained.value
         split = SPLIT[keras.backend.backend()]
         pairs = [split(gradient, variable) for gradient, variable in zip(grads, variables)]
-        marks = enumerate(map(table_mark, variables))
-        shared = [i for i, mark in marks if mark is not None and mark.sharing]
+        found = enumerate(map(row_updates, variables))
+        shared = [i for i, updates in found if updates is not None and updates.sharing]
         if shared and has_several_processes():
             means = mean_over_processes([variables[i] for i in shared], [pairs[i] for i in shared])
             for i, mean in zip(shared, means):
@@ -215,11 +215,11 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
     Rows beyond the end of the table, with values of 0, pad the result to a size that does not
     depend on the ids.
     """
-    mark = table_mark(variable)
-    parts = None if mark is None else mark.rows_of(gradient)
-    if mark is None or parts is None:
-        if mark is not None and mark.rows >= LARGE and not mark.has_warned:
-            mark.has_warned = True
+    updates = row_updates(variable)
+    parts = None if updates is None else updates.rows_of(gradient)
+    if updates is None or parts is None:
+        if updates is not None and updates.rows >= LARGE and not updates.has_warned:
+            updates.has_warned = True
             warn_user(
                 f"A training step updates all rows of the table {variable.path!r}, and takes longer"
                 " with a larger table. On JAX, it updates only the rows of a batch if only the "
@@ -228,19 +228,19 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
                 "for float16."
             )
         return None, gradient
-    mark.forget()
+    updates.forget()
     jax: Any = import_module("jax")
     numpy: Any = import_module("jax.numpy")
 
     ids, values = map(numpy.concatenate, zip(*parts))
-    if mark.rows < ROWS_PER_ID * len(ids):
+    if updates.rows < ROWS_PER_ID * len(ids):
         return None, gradient
-    ids = numpy.where(ids < 0, ids + mark.rows, ids)  # as in a lookup
-    ids = numpy.where((ids < 0) | (ids >= mark.rows), mark.rows, ids)
+    ids = numpy.where(ids < 0, ids + updates.rows, ids)  # as in a lookup
+    ids = numpy.where((ids < 0) | (ids >= updates.rows), updates.rows, ids)
     rows = numpy.sort(ids)  # three times as fast as jax.numpy.unique
     values = jax.ops.segment_sum(values, numpy.searchsorted(rows, ids), len(ids))
-    is_row = (numpy.diff(rows, prepend=-1) > 0) & (rows < mark.rows)
-    rows = numpy.where(is_row, rows, mark.rows + numpy.arange(len(ids)))
+    is_row = (numpy.diff(rows, prepend=-1) > 0) & (rows < updates.rows)
+    rows = numpy.where(is_row, rows, updates.rows + numpy.arange(len(ids)))
     return rows, numpy.where(is_row[:, None], values, 0)
 
 
@@ -250,7 +250,7 @@ def _update_tensorflow(
     tf: Any = import_module("tensorflow")
 
     # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
-    own_sums = component(sums, like=table)
+    own_sums = replica_variable(sums, like=table)
     squares = tf.gather(own_sums, rows) + tf.square(gradient)
     values = tf.gather(table, rows) - gradient * learning_rate / tf.sqrt(squares + start)
     own_sums.scatter_update(tf.IndexedSlices(squares, rows))

@@ -6,7 +6,7 @@ import keras
 
 from ple_keras._checks import check_known, short_repr
 from ple_keras._keras.saving import register
-from ple_keras.layers.table_marks import table_mark
+from ple_keras.layers.row_updates import row_updates
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
 
@@ -71,7 +71,7 @@ class OptimizerByTable:
         self._tables = tables
 
     def __call__(self, variable: keras.Variable) -> keras.Optimizer:
-        return self.default_optimizer if table_mark(variable) is None else self._tables
+        return self.default_optimizer if row_updates(variable) is None else self._tables
 
     def values(self) -> tuple[keras.Optimizer, ...]:
         """Return the optimizers that precede the default one in files."""

@@ -1,4 +1,4 @@
-"""Marks on embedding tables, through which layers and optimizers find each other."""
+"""What layers and optimizers know of each other to update tables by rows."""
 
 import weakref
 from importlib import import_module
@@ -15,8 +15,8 @@ from ple_keras._typing import Tensor
 RowGradients = list[tuple[Tensor, Tensor]]
 
 
-class TableMark:
-    """The optimizers that support row gradients of a table.
+class RowUpdates:
+    """How a table is updated: by which optimizers, and on JAX by which rows.
 
     The references are weak: a model that is compiled again has a different optimizer, which might
     not support such gradients.
@@ -77,9 +77,9 @@ class TableMark:
         self._gradient = None
 
 
-def table_mark(variable: keras.Variable) -> TableMark | None:
-    """Return the mark of an embedding table; None for any other variable."""
-    return cast(TableMark | None, getattr(variable, "ple_keras_table", None))
+def row_updates(variable: keras.Variable) -> RowUpdates | None:
+    """Return the RowUpdates of a SparseEmbedding's table; None for any other variable."""
+    return cast(RowUpdates | None, getattr(variable, "ple_keras_table", None))
 
 
 def has_row_gradients(variable: keras.Variable) -> bool:
@@ -88,19 +88,19 @@ def has_row_gradients(variable: keras.Variable) -> bool:
     On PyTorch, other optimizers do not support such gradients: if the called model is compiled, its
     own optimizer must support them. On JAX, a gradient has all rows for other optimizers.
     """
-    mark = table_mark(variable)
-    if mark is None or not mark.may_be_sparse:
+    updates = row_updates(variable)
+    if updates is None or not updates.may_be_sparse:
         return False
-    optimizers = {*mark.optimizers}
+    optimizers = {*updates.optimizers}
     if keras.backend.backend() == "torch":
         optimizer = getattr(outermost_layer(), "optimizer", None)
-        optimizers = optimizers if optimizer is None else mark.row_optimizers(optimizer)
-    if has_several_processes() and (optimizers or mark.sharing):
-        return mark.check_shared(optimizers)
+        optimizers = optimizers if optimizer is None else updates.row_optimizers(optimizer)
+    if has_several_processes() and (optimizers or updates.sharing):
+        return updates.check_shared(optimizers)
     return bool(optimizers)
 
 
-def component(variable: keras.Variable, like: Tensor | None = None) -> Tensor:
+def replica_variable(variable: keras.Variable, like: Tensor | None = None) -> Tensor:
     """Return the variable of one replica of `tf.distribute`.
 
     `tf.gather` of the mirrored variable would read the whole table.

@@ -132,7 +132,7 @@ def task_labels(y: Nested, tasks: Iterable[TaskName]) -> ByName:
     return labels
 
 
-class ObservedModel(keras.Model):
+class ObservingModel(keras.Model):
     """Wrapper of a model, whose gate statistics do not change.
 
     As a Keras model, it is compiled on every backend.
