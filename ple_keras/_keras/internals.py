@@ -25,7 +25,7 @@ SHARED_ID_KEY = "shared_object_id"
 # for them. A step does not depend on them. Keras 3.15.
 BOOKKEEPING = frozenset(
     {"_losses", "_loss_ids", "_losses_override", "_called", "_inbound_nodes", "_outbound_nodes"}
-    | {"_torch_params", "_eval_epoch_iterator", "_fits", "_reads_logs", "history"}
+    | {"_torch_params", "_eval_epoch_iterator", "_trace_lock", "_fits", "_reads_logs", "history"}
     | {f"{name}_function" for name in ("train", "test", "predict")}
     | {f"stop_{name}" for name in ("training", "evaluating", "predicting")}
 )

@@ -59,6 +59,8 @@ class MultiTaskTraining(Mixin):
     """
 
     train_function: Any
+    test_function: Any
+    predict_function: Any
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
@@ -336,12 +338,27 @@ class MultiTaskTraining(Mixin):
         if is_new:
             check_adapted(self)
         super().make_train_function(force)
-        is_ours = type(self).train_step is keras.Model.train_step
-        if is_new and is_ours and keras.backend.backend() == "torch" and not self.run_eagerly:
-            from ple_keras.models.traced_step import TracedStep
+        return trace_function(self, "train") if is_new else self.train_function
 
-            self.train_function = TracedStep(self)
-        return self.train_function
+    def make_test_function(self, force: bool = False) -> Any:
+        """Create the test function. Keras calls it at the beginning of `evaluate`.
+
+        Args:
+            force: As for `keras.Model`.
+        """
+        is_new = self.test_function is None or force
+        super().make_test_function(force)
+        return trace_function(self, "test") if is_new else self.test_function
+
+    def make_predict_function(self, force: bool = False) -> Any:
+        """Create the predict function. Keras calls it at the beginning of `predict`.
+
+        Args:
+            force: As for `keras.Model`.
+        """
+        is_new = self.predict_function is None or force
+        super().make_predict_function(force)
+        return trace_function(self, "predict") if is_new else self.predict_function
 
 
 @register
@@ -404,6 +421,17 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
         is_by_task = isinstance(outputs, Mapping) and set(outputs) == set(heads)
         if not is_by_task or not all(_is_prediction(heads, *pair) for pair in outputs.items()):
             raise _outputs_error(self, heads, outputs)
+
+
+def trace_function(model: Any, name: str) -> Any:
+    """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
+    function, step = f"{name}_function", f"{name}_step"
+    is_kerass = getattr(type(model), step) is getattr(keras.Model, step)
+    if is_kerass and keras.backend.backend() == "torch" and not model.run_eagerly:
+        from ple_keras.models.traced_step import TracedStep
+
+        setattr(model, function, TracedStep(model, name))
+    return getattr(model, function)
 
 
 def _only_task_heads(model: keras.Layer) -> TaskHeads:

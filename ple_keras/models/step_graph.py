@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from ple_keras._typing import Tensor
 from ple_keras.models.step_state import StepState, same_values
-from ple_keras.models.torch_internals import record
+from ple_keras.models.torch_internals import TreeSpec, record
 
 READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 
@@ -26,16 +26,16 @@ class Graph(NamedTuple):
     """A traced step.
 
     Attributes:
-        run: A function that updates variables in place, and returns the values of the logs, and the
-            gradients of each optimizer of `tables`.
+        run: A function that updates variables in place, and returns the logs or predictions, and
+            the gradients of each optimizer of `tables`.
         tables: The optimizers of tables by rows, each with its variables. They do not belong to the
             graph, since the number of rows depends on the ids.
-        keys: The keys of the logs.
+        structure: The structure of the logs or predictions.
     """
 
-    run: Callable[..., tuple[Tensor | None, list[Any]]]
+    run: Callable[..., tuple[Any, list[Any]]]
     tables: list[tuple[Any, list[keras.Variable]]]
-    keys: list[str]
+    structure: TreeSpec
 
 
 class StepScope(keras.StatelessScope):
@@ -71,7 +71,7 @@ class Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if function in READS:
             raise UntraceableError("a step reads the values of a tensor")
-        if function is embedding and kwargs["sparse"]:
+        if function is embedding and kwargs["sparse"] and torch.is_grad_enabled():
             ids, table = args
             rows = embedding(ids, table.detach()).requires_grad_()
             self._lookups.setdefault(id(table), []).append((ids, rows))

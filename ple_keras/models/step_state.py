@@ -36,10 +36,14 @@ class StepState:
 
     Args:
         roots: The objects in which the search begins.
+        ignored: Names of attributes that are not compared, but restored.
         has_data: Whether tensors and the states of generators belong to it, as for a trace.
     """
 
-    def __init__(self, roots: Iterable[Any], has_data: bool = False) -> None:
+    def __init__(
+        self, roots: Iterable[Any], ignored: Iterable[str] = (), has_data: bool = False
+    ) -> None:
+        self._ignored = BOOKKEEPING.union(ignored)
         methods: tuple[Any, ...] = (random.getstate, np.random.get_state)
         generators = [torch.default_generator, *(method.__self__ for method in methods)]
         queue: list[tuple[Any, str | None]] = [(thing, "") for thing in (*roots, *generators)]
@@ -58,7 +62,7 @@ class StepState:
                 items = _items(thing)
                 found[id(thing)] = thing, owner, items
                 for key, value in items.items():
-                    queue.append((value, None if key in BOOKKEEPING else owner))
+                    queue.append((value, None if key in self._ignored else owner))
             elif has_data and (functions := _functions(thing)):
                 found[id(thing)] = thing, owner, functions[0](thing)
         self._found = [*found.values()]
@@ -85,7 +89,7 @@ class StepState:
             for key in () if functions or owner is None else {**old, **new}:
                 was, value = old.get(key, self), new.get(key, self)
                 is_equal = isinstance(was, CONSTANTS) and type(was) is type(value) and was == value
-                if was is not value and not is_equal and key not in BOOKKEEPING:
+                if was is not value and not is_equal and key not in self._ignored:
                     return f"{key} of {owner!r}"
         return None
 

@@ -1,6 +1,6 @@
-"""Training steps on PyTorch as flat graphs of operations, without the Python between them.
+"""Steps on PyTorch as flat graphs of operations, without the Python between them.
 
-Only `MultiTaskTraining.make_train_function` imports this module, and only on PyTorch.
+Only `trace_function` imports this module, and only on PyTorch.
 """
 
 import os
@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import Any
 
 import keras
@@ -20,7 +21,6 @@ from ple_keras._checks import warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
 from ple_keras._keras.layers import walk
 from ple_keras._keras.tensors import has_several_processes
-from ple_keras._typing import Tensor
 from ple_keras.models.step_graph import (
     Graph,
     Recorder,
@@ -38,69 +38,73 @@ LIBRARIES = (*(f"{path}{os.sep}" for path in PACKAGES), "<string>")  # the last:
 
 
 class TracedStep:
-    """A training function that replays the operations of an eager step.
+    """A training, test or predict function that replays the operations of an eager step.
 
     The first batch of a shape runs eagerly. When the shape comes again, Keras's step is traced as a
     pure function of the variables and the batch. The graph has the operations of the eager step in
-    the same order, so its results are equal to the bit. Numbers and strings in attributes of layers
-    are constants until the next `fit`. If a step reads the value of a tensor, or changes such an
-    attribute, all steps run eagerly.
+    the same order. It reads attributes and items of containers as constants, until the next `fit`,
+    or for predictions until they change. If a step changes them, or reads the value of a tensor,
+    all steps run eagerly.
 
     Args:
-        model: The compiled model. With `jit_compile=True`, torch.compile compiles its graphs.
+        model: The model. With `jit_compile=True`, torch.compile compiles its graphs.
+        name: "train", "test" or "predict".
     """
 
-    def __init__(self, model: Any) -> None:
-        self._trained = model
+    def __init__(self, model: Any, name: str) -> None:
+        self._model, self._name, self._is_training = model, name, name == "train"
         self._graphs: dict[Any, Graph | None] = {}
         self._is_traceable = not has_several_processes()
-        self._fits: int | None = None
+        self._fits, self._changes = -1, 0
+        self._optimizers: list[Any] = []
         self._read: StepState | None = None
+        # A trace changes live layers for a moment, for which steps in other threads wait.
+        self._lock = vars(model).setdefault("_trace_lock", RLock())
 
     def _begin(self) -> None:
-        """Prepare for a new `fit`, in which changed attributes have an effect."""
-        model = self._trained
-        self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
-        variables = [*model.variables, *model.metrics_variables, *model.optimizer.variables]
+        """Make changed attributes have an effect."""
+        model, parts = self._model, []
+        if self._name != "predict":
+            parts += model.metrics
+        if self._is_training:
+            self._fits = model._fits
+            self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
+            self._is_traceable &= not any(map(has_rate_function, self._optimizers))
+            parts += [model.optimizer, *self._optimizers]
+        variables = [*model.variables, *(each for part in parts for each in part.variables)]
         self._state = [*{id(variable): variable for variable in variables}.values()]
         self._values = [variable.value for variable in self._state]
-        layers = [path[-1] for path in walk(model)]
-        self._roots = [*layers, *model.metrics, *self._optimizers, *self._state]
-        is_changed = self._read is None or self._read.change() is not None
-        if is_changed or len(self._graphs) == MAX_GRAPHS:
-            self._read, self._graphs = StepState(self._roots), {}
-            self._is_traceable &= not any(map(has_rate_function, self._optimizers))
+        self._roots = [*(path[-1] for path in walk(model)), *parts, *self._state]
+        if self._read is not None and not self._read.change():
+            self._read.renew()
+        else:
+            self._read = StepState(self._roots, ignored=() if self._is_training else ["optimizer"])
+            self._graphs = {}
+            self._changes += 1
+            self._is_traceable &= self._is_training or self._changes <= MAX_GRAPHS
+        if self._is_training and len(self._graphs) == MAX_GRAPHS:
+            self._graphs = {}
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
-        return self._trained.train_step(data[0])
+        with torch.set_grad_enabled(self._is_training):
+            return getattr(self._model, f"{self._name}_step")(data[0])
 
     def __call__(self, data: Sequence[Any]) -> Any:
-        """Train on a batch, and return the logs."""
-        model, batch = self._trained, data[0]
-        if self._fits != model._fits:
-            self._fits = model._fits
-            self._begin()
-        leaves, structure = tree_flatten(batch)
+        """Return the logs or the predictions of a batch."""
+        if not self._is_traceable:
+            return self._eager_step(data)
+        leaves, structure = tree_flatten(data[0])
         leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
-        has_autocast = torch.is_autocast_enabled(self._values[0].device.type)
-        if has_autocast or not (self._is_traceable and all(map(_is_plain, leaves))):
-            return self._eager_step(data)
-        key = (
-            structure,
-            tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
-            tuple([parameter.requires_grad for parameter in self._values]),
-            (model.training, model._reads_logs, keras.config.floatx()),
-        )
-        graph = self._graphs.get(key)
-        if graph is None and key in self._graphs:
-            graph = self._graphs[key] = self._trace_or_warn(leaves, structure)
-        elif len(self._graphs) < MAX_GRAPHS:
-            self._graphs.setdefault(key)
-        if graph is None:
-            return self._eager_step(data)
+        with self._lock:
+            is_new = self._is_training and self._fits != self._model._fits
+            if self._read is None or is_new or not (self._is_training or self._read.is_same()):
+                self._begin()
+            graph, values = self._find_graph(leaves, structure), self._values
+            if graph is None:
+                return self._eager_step(data)
         with torch.no_grad():
             try:
-                logs, gradients = graph.run(*self._values, *leaves)
+                results, gradients = graph.run(*values, *leaves)
             except (IndexError, RuntimeError) as error:
                 error.add_note(
                     "A traced step does not name the layer. check_inputs names ids that are not in "
@@ -109,7 +113,30 @@ class TracedStep:
                 raise
             for (optimizer, variables), found in zip(graph.tables, gradients):
                 optimizer.apply([*map(gradient_of, found, variables)], variables)
-        return dict.fromkeys(graph.keys) if logs is None else dict(zip(graph.keys, logs.tolist()))
+        return tree_unflatten(
+            results if isinstance(results, list) else results.tolist(), graph.structure
+        )
+
+    def _find_graph(self, leaves: list[Any], structure: TreeSpec) -> Graph | None:
+        """Return the graph of a step; None if the step has to run eagerly."""
+        has_autocast = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
+        if has_autocast or not (self._is_traceable and all(map(_is_plain, leaves))):
+            return None
+        key = (
+            structure,
+            tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
+            tuple([value.requires_grad for value in self._values]),
+            (
+                self._model.training,
+                getattr(self._model, "_reads_logs", True),
+                keras.config.floatx(),
+            ),
+        )
+        if self._graphs.get(key) is None and key in self._graphs:
+            self._graphs[key] = self._trace_or_warn(leaves, structure)
+        elif len(self._graphs) < MAX_GRAPHS:
+            self._graphs.setdefault(key)
+        return self._graphs.get(key)
 
     def _trace_or_warn(self, leaves: list[Any], structure: TreeSpec) -> Graph | None:
         """Return the graph of a step; None if it can't be traced."""
@@ -128,7 +155,7 @@ class TracedStep:
             if outside or isinstance(cause, UntraceableError):
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
-                    f"A training step of {self._trained.name!r} can't be traced: all steps run "
+                    f"The {self._name} step of {self._model.name!r} can't be traced: all steps run "
                     "eagerly, which takes longer. In a step, layers, losses and metrics must not "
                     "read values of tensors, change attributes, draw random numbers without "
                     "PyTorch, train its modules, or update variables that no layer tracks. "
@@ -144,33 +171,35 @@ class TracedStep:
             Exception: If it can't be traced.
         """
         tables: list[Any] = []
-        keys: list[str] = []
+        structures: list[TreeSpec] = []
         trained = [parameter.requires_grad for parameter in self._values]
 
-        def step(*arguments: Any) -> tuple[Tensor | None, list[Any]]:
+        def step(*arguments: Any) -> tuple[Any, list[Any]]:
             values = [x.detach().requires_grad_(is_on) for x, is_on in zip(arguments, trained)]
             data = tree_unflatten(arguments[len(trained) :], structure)
             recorder = Recorder([value for value in values if value.requires_grad])
             for optimizer in self._optimizers:
                 vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
-            scope = StepScope([*zip(self._state, values)], True, False)
-            with torch.enable_grad(), scope, recorder:
-                logs = self._trained.train_step(data)
+            with StepScope([*zip(self._state, values)], True, False), recorder:
+                results = self._eager_step([data])
             for optimizer in self._optimizers:
                 del vars(optimizer)["apply"]
-            keys[:], tables[:] = logs, recorder.tables
-            if not self._trained._reads_logs:
-                return None, recorder.gradients
-            for key, value in logs.items():
-                if not isinstance(value, torch.Tensor):
-                    raise UntraceableError(f"compute_metrics returns {key}={value!r}, not a tensor")
-            return torch.cat([x.reshape(1) for x in logs.values()]), recorder.gradients
+            if self._name != "predict" and not self._model._reads_logs:
+                results = dict.fromkeys(results)
+            found, whole = tree_flatten(results)
+            structures[:], tables[:] = [whole], recorder.tables
+            for value in found:
+                if not isinstance(value, torch.Tensor | None):
+                    raise UntraceableError(f"{self._name}_step returns {value!r}, not a tensor")
+            if self._is_training and self._model._reads_logs:  # for a single read
+                found = torch.cat([value.reshape(1) for value in found])
+            return found, recorder.gradients
 
         module, constants = trace(step, self._values, leaves, self._roots)
-        if self._trained.jit_compile:
+        if self._model.jit_compile:
             module.recompile()
-            return Graph(torch.compile(module), tables, keys)
-        return Graph(to_function(module, constants), tables, keys)
+            return Graph(torch.compile(module), tables, *structures)
+        return Graph(to_function(module, constants), tables, *structures)
 
 
 def _is_plain(leaf: Any) -> bool:

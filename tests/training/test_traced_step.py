@@ -2,6 +2,7 @@
 
 import importlib
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -105,9 +106,10 @@ def train(make, is_eager, callbacks=(), batch_size=BATCH, epochs=2, **fit_kwargs
     return model, values, history
 
 
-def graphs(model):
+def graphs(model, name="train"):
     """Return the number of graphs of a model."""
-    return sum(graph is not None for graph in getattr(model.train_function, "_graphs", {}).values())
+    found = getattr(getattr(model, f"{name}_function"), "_graphs", {})
+    return sum(graph is not None for graph in found.values())
 
 
 def assert_equal_steps(make, traced=1, **fit_kwargs):
@@ -206,6 +208,72 @@ def test_traced_steps_are_equal_to_eager_ones(name):
         pytest.importorskip("keras_rs")  # which draws seeds
     make, fit_kwargs = EQUAL[name]
     assert_equal_steps(make, **fit_kwargs)
+
+
+def trained_pair(make):
+    """Return a trained model, its eager copy, and their columns and labels."""
+    model = train(make, is_eager=False, epochs=1)[0]
+    eager = train(make, is_eager=True, epochs=1)[0]
+    x, y = data()
+    x = {tensor.name: x[tensor.name] for tensor in model.inputs if tensor.name in x}
+    return model, eager, x or data()[0]["numbers"], {t: y[t] for t in heads_of(model).trained_tasks}
+
+
+@pytest.mark.parametrize(
+    "name", ["tables", *(pytest.param(name, marks=NIGHTLY) for name in [*EQUAL][:4])]
+)
+def test_traced_evaluations_and_predictions_are_equal_to_eager_ones(name):
+    model, eager, x, y = trained_pair(EQUAL[name][0])
+
+    def results(model):
+        evaluated = [model.evaluate(x, y, batch_size=4, verbose=0) for _ in range(2)]
+        on_batch = [model.test_on_batch(x, y) for _ in range(3)]
+        predicted = [model.predict_on_batch(x) for _ in range(3)]
+        variables = [variable.numpy() for variable in model.metrics_variables]
+        return evaluated, on_batch, predicted, model.predict(x, 4, verbose=0), variables
+
+    keras.tree.map_structure(np.testing.assert_array_equal, results(model), results(eager))
+    assert [graphs(model, name) for name in ("test", "predict")] == [2, 2]
+    assert graphs(eager, "predict") == 0
+
+
+def scaled(layer, x):
+    return layer.inner(x) * layer.count * layer.items["scale"]
+
+
+def test_predictions_follow_every_change():
+    layer, (x, _) = Custom(scaled), numbers_and_labels()
+    layer.inner, layer.items = layers.Dense(3), {"scale": 1.0}
+    model = dense(before=[layer])
+    parameter = type(layer.inner.bias.value)
+    changes = [
+        lambda: setattr(layer, "count", np.float32(2)),
+        lambda: layer.items.__setitem__("scale", -1.0),
+        lambda: setattr(layer.inner, "activation", keras.activations.relu),
+        lambda: layer.inner.kernel.assign(np.eye(3)),
+        lambda: vars(layer.inner.bias).update(_value=parameter(ops.ones(3))),
+    ]
+    for change in changes:
+        change()
+        predicted = [model.predict_on_batch(x)["click"] for _ in range(3)]
+        assert graphs(model, "predict") == 1
+        np.testing.assert_array_equal(predicted, 3 * [numpy_of(model(x)["click"])])
+    for value in range(20):  # traces would take longer than eager steps
+        layer.count = value
+        model.predict_on_batch(x)
+    assert model.predict_function._is_traceable is False
+
+
+def test_threads_predict_while_shapes_change():
+    heads = heads_of_two()
+    model, (x, _) = dense(pk.HedgedBlock(heads, [4]), heads), numbers_and_labels()
+    sizes = [*range(1, 9)] * 6
+    with ThreadPoolExecutor(8) as pool:
+        found = [*pool.map(lambda rows: model.predict_on_batch(x[:rows]), sizes)]
+    assert graphs(model, "predict") == 8
+    for rows, predicted in zip(sizes, found):
+        for task, values in numpy_of(model(x[:rows])).items():
+            np.testing.assert_array_equal(predicted[task], values)
 
 
 def test_jit_compile_compiles_the_graph_of_a_step(monkeypatch):
