@@ -14,6 +14,7 @@ from ple_keras.heads.mixture import best_mixture, label_losses
 from ple_keras.heads.task_heads import find_heads, hedged_heads
 from ple_keras.labels.sample_space import SAFE_PREDICTION
 from ple_keras.layers.gate import Observer
+from ple_keras.models.multi_task_model import trace_function
 from ple_keras.models.observing_model import ObservingModel, check_model, task_labels
 
 Branch: TypeAlias = tuple[TaskName, str]
@@ -65,6 +66,7 @@ class BranchedModel:
                 f"Received: model={model!r}"
             )
         self.observed = ObservingModel(model, self._values)
+        trace_function(self.observed, "predict")
 
     def _values(self, outputs: ByName, observer: Observer) -> dict[str, dict[str, Tensor]]:
         values = {task: {"": outputs[task]} for task in self.heads}
