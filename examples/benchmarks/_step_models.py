@@ -4,6 +4,7 @@ All have equal towers, Dense layers [64, 1], losses and optimizers. Differences 
 therefore due to the experts and gates.
 
     ours   a PLEBlock
+    traced on PyTorch, the same as a MultiTaskModel
     loop   the same PLE from single Dense layers: the outputs of a gate's experts are stacked to
            (B, E, H), multiplied by the gate's weights and summed, as in the other libraries; it has
            the same parameters as ours
@@ -111,6 +112,14 @@ def ours(case: Case) -> keras.Model:
     return _add_towers(case, inputs, block(inputs))
 
 
+def traced(case: Case) -> keras.Model:
+    """Return the same PLE and towers as a MultiTaskModel, whose steps PyTorch traces."""
+    features = ours(case).get_layer("ple")
+    heads = pk.TaskHeads([pk.BinaryHead(t, [TOWER], metrics=[]) for t in case.task_names])
+    inputs = keras.Input((case.features,))
+    return pk.MultiTaskModel(inputs, heads(features(inputs)))
+
+
 def floor(case: Case) -> keras.Model:
     """Return a chain of Dense layers (see `Case.floor_widths`). Every tower reads its output."""
     inputs = features = keras.Input((case.features,))
@@ -195,7 +204,7 @@ def keras_variant(model: keras.Model, case: Case) -> Variant:
         keras.tree.map_structure(lambda _, leaf=leaf: leaf, model.output)
         for leaf in ("binary_crossentropy", labels)
     )
-    model.compile("adam", losses)
+    model.compile("adam", loss=None if isinstance(model, pk.MultiTaskModel) else losses)
     return _variant(model, x, y)
 
 
@@ -236,6 +245,8 @@ def torch_variant(model: Any, case: Case) -> Variant:
 
 
 NETWORKS = {"floor": floor, "loop": loop, "ours": ours}
+if keras.backend.backend() == "torch":
+    NETWORKS["traced"] = traced
 
 
 def build(name: str, case: Case) -> Variant:

@@ -109,10 +109,11 @@ def _read_columns() -> tuple[dict[str, Any], Any]:
     return inputs, layers.Concatenate()(rows)
 
 
-def by_hand(job: str) -> tuple[HandStep, int]:
-    """Return a training step in PyTorch without Keras and metrics, and the number of parameters.
+def by_hand(job: str) -> tuple[HandStep, Callable[[Arrays], Any], int]:
+    """Return a step and a prediction in PyTorch without Keras, and the number of parameters.
 
-    Its arguments are the codes, `(columns, B)`, and the labels in the order of TASKS, `(B, 3)`.
+    The arguments of the step, which has no metrics, are the codes, `(columns, B)`, and the labels
+    in the order of TASKS, `(B, 3)`.
     """
     import torch
     from torch import nn
@@ -131,9 +132,18 @@ def by_hand(job: str) -> tuple[HandStep, int]:
             loss = loss + nn.functional.binary_cross_entropy_with_logits(logits, y)
         return loss
 
-    def step(codes: Any, labels: Any) -> Any:
+    def branches_of(codes: Any) -> list[Any]:
         rows = [table(column) for table, column in zip(tables, codes, strict=True)]
-        branches = forward(torch.cat(rows, dim=-1))
+        return forward(torch.cat(rows, dim=-1))
+
+    def predict(x: Arrays) -> Any:
+        with torch.no_grad():
+            branches = branches_of([torch.from_numpy(codes) for codes in x.values()])
+            outputs = sum(branches) / len(branches) if len(branches) > 1 else branches[0]
+            return outputs[:, : len(BINARY)].sigmoid().numpy(), outputs[:, len(BINARY) :].numpy()
+
+    def step(codes: Any, labels: Any) -> Any:
+        branches = branches_of(codes)
         loss = losses_of(branches[0], labels)
         for branch in branches[1:]:
             loss = loss + losses_of(branch, labels)
@@ -146,7 +156,7 @@ def by_hand(job: str) -> tuple[HandStep, int]:
         optimizer.step()
         return value.detach()
 
-    return step, sum(weight.numel() for weight in parameters)
+    return step, predict, sum(weight.numel() for weight in parameters)
 
 
 def torch_mlp(width: int, units: Sequence[int], outputs: int = 0) -> Any:

@@ -104,7 +104,7 @@ def count_by_hand(job: str) -> list[int]:
     codes = torch.from_numpy(np.stack([*x.values()]))
     labels = torch.from_numpy(np.stack([y[task] for task in TASKS], axis=1))
     with mock.patch.object(torch.optim, "Adam", partial(torch.optim.Adam, foreach=True)):
-        step, _ = by_hand(job)
+        step, *_ = by_hand(job)
     step(codes, labels)
     with Operations() as operations:
         step(codes, labels)

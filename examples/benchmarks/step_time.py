@@ -11,7 +11,8 @@ on one fixed batch:
 
     floor   a plain chain of Dense layers with the multiply-adds of all experts, and the towers
     loop    the same PLE from single Dense layers, stacked, multiplied by the gate and summed
-    ours    ple_keras
+    ours    ple_keras, in a plain keras.Model
+    traced  on PyTorch, the same as a MultiTaskModel, whose steps are traced
     peers   DeepCTR on TensorFlow, torch-rechub on PyTorch, if they are installed
 
 They take turns in short rounds. The tables have medians over the rounds; "of floor" is the median

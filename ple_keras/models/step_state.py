@@ -17,6 +17,7 @@ from ple_keras._keras.internals import BOOKKEEPING
 
 CONSTANTS = (bool, int, float, str, np.generic)  # compared by value, other values by identity
 CONTAINERS: tuple[Any, ...] = (OrderedDict, dict, list, set)
+HOOKS = {name for name in vars(torch.nn.Module()) if "hook" in name}  # which graphs do not run
 MAX_ITEMS = 1000  # of a container: a longer one is data
 Python, State = random.Random, np.random.RandomState
 Bits: Any = np.random.BitGenerator
@@ -43,7 +44,7 @@ class StepState:
     def __init__(
         self, roots: Iterable[Any], ignored: Iterable[str] = (), has_data: bool = False
     ) -> None:
-        self._ignored = BOOKKEEPING.union(ignored)
+        self._ignored = BOOKKEEPING.union(HOOKS, ignored)
         methods: tuple[Any, ...] = (random.getstate, np.random.get_state)
         generators = [torch.default_generator, *(method.__self__ for method in methods)]
         queue: list[tuple[Any, str | None]] = [(thing, "") for thing in (*roots, *generators)]

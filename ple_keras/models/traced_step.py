@@ -175,7 +175,9 @@ class TracedStep:
         trained = [parameter.requires_grad for parameter in self._values]
 
         def step(*arguments: Any) -> tuple[Any, list[Any]]:
-            values = [x.detach().requires_grad_(is_on) for x, is_on in zip(arguments, trained)]
+            values = arguments[: len(trained)]
+            if self._is_training:
+                values = [x.detach().requires_grad_(is_on) for x, is_on in zip(values, trained)]
             data = tree_unflatten(arguments[len(trained) :], structure)
             recorder = Recorder([value for value in values if value.requires_grad])
             for optimizer in self._optimizers:
