@@ -71,7 +71,7 @@ def test_step_times_are_printed(monkeypatch, capsys):
     monkeypatch.setattr(step_time, "CASES", {"B": tiny_case(), "C": tiny_case(batch=1)})
     monkeypatch.setattr(step_time, "available_peers", lambda backend: [])
     step_time.main(["--rounds", "2"])
-    assert first_cells(capsys.readouterr().out, 3) == ["floor", "loop", "ours"]
+    assert first_cells(capsys.readouterr().out, 4) == [*_step_models.NETWORKS]
 
 
 def test_options_are_compared(monkeypatch, capsys):
@@ -128,6 +128,11 @@ def test_small_jobs_are_compared_with_plain_keras_and_pytorch(monkeypatch, capsy
     cells = first_cells(capsys.readouterr().out, 3 * (2 + len(names)))
     assert [cell for cell in cells if cell in names] == 3 * names
     assert [cell.split(":")[0] for cell in cells if ":" in cell] == [*small_job.JOBS]
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(small_job, "PREDICTED", (1, 2))
+    small_job.main(["--predictions", "--rounds", "1"])
+    names = ["small", "ours", "ours, eagerly", "exported program", "ONNX", small_job.BY_HAND]
+    assert first_cells(capsys.readouterr().out, 6) == names
 
 
 def test_operations_are_counted(monkeypatch, capsys):
