@@ -48,23 +48,23 @@ class TracedStep:
 
     Args:
         model: The model. With `jit_compile=True`, torch.compile compiles its graphs.
-        name: "train", "test" or "predict".
+        kind: "train", "test" or "predict".
     """
 
-    def __init__(self, model: Any, name: str) -> None:
-        self._model, self._name, self._is_training = model, name, name == "train"
+    def __init__(self, model: Any, kind: str) -> None:
+        self._traced, self._kind, self._is_training = model, kind, kind == "train"
         self._graphs: dict[Any, Graph | None] = {}
         self._is_traceable = not has_several_processes()
         self._fits, self._changes = -1, 0
         self._optimizers: list[Any] = []
         self._read: StepState | None = None
         # A trace changes live layers for a moment, for which steps in other threads wait.
-        self._lock = vars(model).setdefault("_trace_lock", RLock())
+        self._guard = vars(model).setdefault("_trace_lock", RLock())
 
     def _begin(self) -> None:
         """Make changed attributes have an effect."""
-        model, parts = self._model, []
-        if self._name != "predict":
+        model, parts = self._traced, []
+        if self._kind != "predict":
             parts += model.metrics
         if self._is_training:
             self._fits = model._fits
@@ -87,7 +87,7 @@ class TracedStep:
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
         with torch.set_grad_enabled(self._is_training):
-            return getattr(self._model, f"{self._name}_step")(data[0])
+            return getattr(self._traced, f"{self._kind}_step")(data[0])
 
     def __call__(self, data: Sequence[Any]) -> Any:
         """Return the logs or the predictions of a batch."""
@@ -95,8 +95,8 @@ class TracedStep:
             return self._eager_step(data)
         leaves, structure = tree_flatten(data[0])
         leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
-        with self._lock:
-            is_new = self._is_training and self._fits != self._model._fits
+        with self._guard:
+            is_new = self._is_training and self._fits != self._traced._fits
             if self._read is None or is_new or not (self._is_training or self._read.is_same()):
                 self._begin()
             graph, values = self._find_graph(leaves, structure), self._values
@@ -127,8 +127,8 @@ class TracedStep:
             tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
             tuple([value.requires_grad for value in self._values]),
             (
-                self._model.training,
-                getattr(self._model, "_reads_logs", True),
+                self._traced.training,
+                getattr(self._traced, "_reads_logs", True),
                 keras.config.floatx(),
             ),
         )
@@ -155,7 +155,7 @@ class TracedStep:
             if outside or isinstance(cause, UntraceableError):
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
-                    f"The {self._name} step of {self._model.name!r} can't be traced: all steps run "
+                    f"The {self._kind} step of {self._traced.name!r} can't be traced: all steps run "
                     "eagerly, which takes longer. In a step, layers, losses and metrics must not "
                     "read values of tensors, change attributes, draw random numbers without "
                     "PyTorch, train its modules, or update variables that no layer tracks. "
@@ -186,19 +186,19 @@ class TracedStep:
                 results = self._eager_step([data])
             for optimizer in self._optimizers:
                 del vars(optimizer)["apply"]
-            if self._name != "predict" and not self._model._reads_logs:
+            if self._kind != "predict" and not self._traced._reads_logs:
                 results = dict.fromkeys(results)
             found, whole = tree_flatten(results)
             structures[:], tables[:] = [whole], recorder.tables
             for value in found:
                 if not isinstance(value, torch.Tensor | None):
-                    raise UntraceableError(f"{self._name}_step returns {value!r}, not a tensor")
-            if self._is_training and self._model._reads_logs:  # for a single read
+                    raise UntraceableError(f"{self._kind}_step returns {value!r}, not a tensor")
+            if self._is_training and self._traced._reads_logs:  # for a single read
                 found = torch.cat([value.reshape(1) for value in found])
             return found, recorder.gradients
 
         module, constants = trace(step, self._values, leaves, self._roots)
-        if self._model.jit_compile:
+        if self._traced.jit_compile:
             module.recompile()
             return Graph(torch.compile(module), tables, *structures)
         return Graph(to_function(module, constants), tables, *structures)
