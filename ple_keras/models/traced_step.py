@@ -155,8 +155,8 @@ class TracedStep:
             if outside or isinstance(cause, UntraceableError):
                 where = f" ({outside[-1].filename}:{outside[-1].lineno})" if outside else ""
                 warn_user(
-                    f"The {self._kind} step of {self._traced.name!r} can't be traced: all steps run "
-                    "eagerly, which takes longer. In a step, layers, losses and metrics must not "
+                    f"The {self._kind} step of {self._traced.name!r} can't be traced: all steps "
+                    "run eagerly, which takes longer. Layers, losses and metrics must not "
                     "read values of tensors, change attributes, draw random numbers without "
                     "PyTorch, train its modules, or update variables that no layer tracks. "
                     "run_eagerly=True prevents this warning. "
@@ -175,7 +175,7 @@ class TracedStep:
         trained = [parameter.requires_grad for parameter in self._values]
 
         def step(*arguments: Any) -> tuple[Any, list[Any]]:
-            values = arguments[: len(trained)]
+            values = [*arguments[: len(trained)]]
             if self._is_training:
                 values = [x.detach().requires_grad_(is_on) for x, is_on in zip(values, trained)]
             data = tree_unflatten(arguments[len(trained) :], structure)
