@@ -13,7 +13,7 @@ from ple_keras._keras.internals import SHARED_ID_KEY, is_from_keras, tensorflow_
 from ple_keras._keras.layers import layers_inside, walk
 from ple_keras._keras.saving import remove_build_shapes
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import Initializer
+from ple_keras._typing import Config, Initializer
 
 REGISTER = "`@keras.saving.register_keras_serializable()`"
 
@@ -26,15 +26,15 @@ class Template:
         argument: The name of the caller's argument and config key, for error messages.
     """
 
-    def __init__(self, layer: Any, argument: str) -> None:
+    def __init__(self, layer: keras.Layer, argument: str) -> None:
         self.layer, self.argument = layer, argument
 
-    def copy(self, name: str, *path: object) -> Any:
+    def copy(self, name: str, *path: object) -> keras.Layer:
         """Return a copy with the name `name` and with seeds derived for `path`."""
         return copy_layer(self.layer, name, *path)
 
-    def serialize(self) -> Any:
-        return keras.saving.serialize_keras_object(self.layer)
+    def serialize(self) -> Config:
+        return dict(keras.saving.serialize_keras_object(self.layer))
 
 
 def derive_initializer(initializer: Initializer, *path: object) -> Any:
@@ -115,7 +115,7 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
     return copy
 
 
-def unregistered_names(config: Any) -> Iterator[str]:
+def unregistered_names(config: object) -> Iterator[str]:
     """Yield the names of classes and functions in a config that Keras can't load."""
     if isinstance(config, list | tuple):
         for item in config:
@@ -206,7 +206,7 @@ def _clone_model(model: keras.Layer, name: str, path: tuple[object, ...]) -> ker
     return model
 
 
-def _adapted_state(layer: keras.Layer, config: Mapping[str, Any]) -> dict[str, Any]:
+def _adapted_state(layer: keras.Layer, config: Config) -> Config:
     """Return the state of a layer with `adapt` that its config lacks, as arguments."""
     if isinstance(layer, keras.layers.Normalization) and layer.built and config["mean"] is None:
         mean, variance = to_numpy(layer.adapt_mean), to_numpy(layer.adapt_variance)

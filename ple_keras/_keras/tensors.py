@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from functools import reduce
 from importlib import import_module
-from typing import Any
 
 import keras
 import numpy as np
@@ -107,7 +106,7 @@ def is_jax_tracer(value: Tensor) -> bool:
     """Return whether a tensor belongs to a trace of JAX."""
     if keras.backend.backend() != "jax":
         return False
-    jax: Any = import_module("jax")
+    jax = import_module("jax")
     return isinstance(value, jax.core.Tracer)
 
 
@@ -115,7 +114,7 @@ def replica_count() -> int:
     """Return the number of replicas of the current `tf.distribute` strategy."""
     if keras.backend.backend() != "tensorflow":
         return 1
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
@@ -123,7 +122,7 @@ def has_several_processes() -> bool:
     """Return whether PyTorch's process group has several processes."""
     if keras.backend.backend() != "torch":
         return False
-    distributed: Any = import_module("torch.distributed")
+    distributed = import_module("torch.distributed")
     is_initialized: bool = distributed.is_available() and distributed.is_initialized()
     return is_initialized and distributed.get_world_size() > 1
 
@@ -134,10 +133,10 @@ def sum_over_processes(values: np.ndarray) -> np.ndarray:
     Every process must call it at the same point with the same shape, since it waits for all others.
     On JAX, it does so only under a distribution: without one, a process works alone.
     """
-    backend: Any = import_module(keras.backend.backend())
+    backend = import_module(keras.backend.backend())
     is_jax = keras.backend.backend() == "jax"
     if is_jax and keras.distribution.distribution() is not None and backend.process_count() > 1:
-        multihost: Any = import_module("jax.experimental.multihost_utils")
+        multihost = import_module("jax.experimental.multihost_utils")
         values = multihost.process_allgather(values).sum(axis=0)
     if has_several_processes():
         values = ops.convert_to_tensor(values)  # on the device of the group

@@ -19,9 +19,9 @@ class KeptWeights(NamedTuple):
     """The weights of branches in their best epoch.
 
     Attributes:
-        epoch: The epoch.
+        epoch: The epoch, from 0; -1 is before the first one.
         loss: The sum of the relative validation losses of the tasks.
-        weights: The weights.
+        weights: An array for each weight or slice.
     """
 
     epoch: int

@@ -86,7 +86,7 @@ def export_onnx(model: keras.Model, path: str | Path, opset: SupportsIndex | Non
             _name_values(file, inputs, outputs)
             predictions = {}
             if find_spec("onnxruntime"):
-                onnxruntime: Any = import_module("onnxruntime")
+                onnxruntime = import_module("onnxruntime")
                 session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
                 predictions = dict(zip(outputs, session.run(list(outputs), feed)))
         except OSError:
@@ -189,7 +189,7 @@ def _name_values(file: Path, inputs: Mapping[str, Any], outputs: Mapping[str, An
         inputs: The model's inputs, keyed by their new names.
         outputs: The model's outputs, keyed by their new names.
     """
-    onnx: Any = import_module("onnx")
+    onnx = import_module("onnx")
     model = onnx.compose.add_prefix(onnx.load(file), INSIDE)
     graph, tensors = model.graph, {**inputs, **outputs}
     names = {INSIDE + tensor.name: name for name, tensor in inputs.items()}

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from keras import ops
 from ple_keras._checks import check_bool
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
-from ple_keras._typing import LayerLike, MetricLike, Tensor
+from ple_keras._typing import Config, LayerLike, MetricLike, Tensor
 from ple_keras.heads.head import without_keys
 from ple_keras.heads.regression_head import StandardizedHead
 from ple_keras.labels.label_arrays import LabelStatistics
@@ -101,11 +101,11 @@ class CountHead(StandardizedHead):
         if bias is not None and np.isclose(to_numpy(bias), known, atol=0):
             bias.assign([self._initial_bias])
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return without_keys(super().get_config(), "units", "activation", "loss")
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Any:
+    def from_config(cls, config: Config) -> Self:
         if "standardize" not in config and config["metrics"] is None:  # a file of 0.4.0
             config = {**config, "metrics": ["poisson"]}
         return super().from_config(config)

@@ -36,7 +36,7 @@ class StandardizedHead(Head):
             options = {"name": name, "trainable": False, "autocast": False}
             setattr(self, f"_{name}", self.add_weight((self.units,), initial, "float32", **options))
 
-    def _scale_weights(self) -> list[Any]:
+    def _scale_weights(self) -> list[keras.Variable]:
         """Return the weights of the statistics; none before `build`."""
         head = (self._branch_heads() or [self])[0]
         return [getattr(head, f"_{name}") for name in self._scale if hasattr(head, f"_{name}")]

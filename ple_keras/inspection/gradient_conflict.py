@@ -161,7 +161,7 @@ def gradient_function(
 
 
 def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
     with tf.GradientTape(persistent=True) as tape, keras.StatelessScope():
         values = losses(batch)
     sources = [variable.value for variable in variables]
@@ -169,7 +169,7 @@ def _on_tensorflow(losses: Losses, variables: list[keras.Variable], batch: Batch
 
 
 def _on_torch(losses: Losses, variables: list[keras.Variable], batch: Batch) -> Any:
-    torch: Any = import_module("torch")
+    torch = import_module("torch")
     with torch.enable_grad(), keras.StatelessScope():
         values = losses(batch)
     sources = [variable.value for variable in variables]
@@ -184,7 +184,7 @@ def _on_torch(losses: Losses, variables: list[keras.Variable], batch: Batch) -> 
 
 
 def _on_jax(losses: Losses, variables: list[keras.Variable], model: keras.Layer) -> Any:
-    jax: Any = import_module("jax")
+    jax = import_module("jax")
     known = {id(variable) for variable in variables}
     others = [variable for variable in model.variables if id(variable) not in known]
 

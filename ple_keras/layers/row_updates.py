@@ -2,7 +2,7 @@
 
 import weakref
 from importlib import import_module
-from typing import Any, cast
+from typing import cast
 
 import keras
 
@@ -109,7 +109,7 @@ def replica_variable(variable: keras.Variable, like: Tensor | None = None) -> Te
         variable: A Keras variable.
         like: A variable of the replica; None for the current replica.
     """
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
     components = tf.distribute.get_strategy().experimental_local_results(variable.value)
     if like is not None:
         return next(each for each in components if each.device == like.device)

@@ -168,7 +168,7 @@ def _check_split(layer: SparseEmbedding) -> None:
 
 def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:
     """Read rows from the variable. `ops.take` would read the whole table first."""
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
 
     if not isinstance(ids, tf.Tensor):  # ragged or sparse
         return ops.take(layer.embeddings, ids, axis=0)
@@ -212,8 +212,8 @@ def _chained_lookup() -> Any:
     gradient consists of. If the optimizer gets this very tensor, nothing else has contributed to
     the gradient, and XLA removes the computation of all rows, since nothing reads it.
     """
-    jax: Any = import_module("jax")
-    numpy: Any = import_module("jax.numpy")
+    jax = import_module("jax")
+    numpy = import_module("jax.numpy")
     symbolic_zero = jax.custom_derivatives.SymbolicZero
 
     @partial(jax.custom_vjp, nondiff_argnums=(0,))

@@ -414,7 +414,7 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
     _is_functional = True
 
     def __init__(
-        self, inputs: Nested, outputs: Any, name: str | None = None, **kwargs: Any
+        self, inputs: Nested, outputs: Tensor, name: str | None = None, **kwargs: Any
     ) -> None:
         super().__init__(inputs, outputs, name=name, **kwargs)
         heads = _only_task_heads(self)

@@ -205,6 +205,6 @@ class TracedStep:
 
 
 def _is_plain(leaf: Any) -> bool:
-    """Return whether a graph can do the same with a part of a batch as an eager step."""
+    """Return whether a part of a batch is None, or a tensor without a gradient and a mask."""
     is_tensor = type(leaf) is torch.Tensor and not leaf.requires_grad
     return leaf is None or (is_tensor and get_mask(leaf) is None)

@@ -84,7 +84,7 @@ def mean_over_processes(
     for variable, (rows, values) in zip(variables, gradients):
         values = to_numpy(variable.value[:0] if values is None else values)
         own.append((np.arange(len(values)) if rows is None else to_numpy(rows), values))
-    distributed: Any = import_module("torch.distributed")
+    distributed = import_module("torch.distributed")
     every: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, own)
     means = []

@@ -12,7 +12,7 @@ from ple_keras._keras.internals import variable_index
 from ple_keras._keras.layers import Untracked
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import has_several_processes
-from ple_keras._typing import Tensor
+from ple_keras._typing import Config, Tensor
 from ple_keras.layers.row_updates import replica_variable, row_updates
 from ple_keras.optimizers.share_tables import mean_over_processes
 
@@ -171,20 +171,20 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         known = 1 - MEMORY ** ops.cast(self.iterations + 1, "float32")  # as in Adam
         return ops.cast(ops.maximum(READS * mean / known, 1e-30), gradient.dtype)  # not 0 / 0
 
-    def get_config(self) -> dict[str, Any]:
-        config: dict[str, Any] = super().get_config()
+    def get_config(self) -> Config:
+        config: Config = super().get_config()
         del config["epsilon"]
         if self._has_means:
             config["initial_accumulator_value"] = None
         return config
 
 
-def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
+def _split_tensorflow(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | None, Tensor]:
     """Return the unique rows of a gradient and their values, or None and a dense gradient.
 
     With several replicas, Keras gathers all rows, and `update_step` splits them again.
     """
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
 
     if not isinstance(gradient, tf.IndexedSlices):
         return None, gradient
@@ -197,7 +197,7 @@ def _split_tensorflow(gradient: Tensor, variable: Any) -> tuple[Tensor | None, T
     return rows, values
 
 
-def _split_torch(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
+def _split_torch(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | None, Tensor]:
     """Return the unique rows of a gradient and their values, or None and a dense gradient."""
     if gradient is None or not gradient.is_sparse:
         return None, gradient
@@ -209,7 +209,7 @@ def _split_torch(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor
     return rows, values.new_zeros(len(rows), values.shape[1]).index_add_(0, positions, values)
 
 
-def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
+def _split_jax(gradient: Tensor, variable: keras.Variable) -> tuple[Tensor | None, Tensor]:
     """Return the unique rows of a gradient and their values, or None and a dense gradient.
 
     Rows beyond the end of the table, with values of 0, pad the result to a size that does not
@@ -229,8 +229,8 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
             )
         return None, gradient
     updates.forget()
-    jax: Any = import_module("jax")
-    numpy: Any = import_module("jax.numpy")
+    jax = import_module("jax")
+    numpy = import_module("jax.numpy")
 
     ids, values = map(numpy.concatenate, zip(*parts))
     if updates.rows < ROWS_PER_ID * len(ids):
@@ -247,7 +247,7 @@ def _split_jax(gradient: Tensor, variable: Any) -> tuple[Tensor | None, Tensor]:
 def _update_tensorflow(
     table: Any, sums: Any, rows: Tensor, gradient: Tensor, learning_rate: Tensor, start: Any
 ) -> None:
-    tf: Any = import_module("tensorflow")
+    tf = import_module("tensorflow")
 
     # `scatter_sub` and ResourceSparseApplyAdagradV2, a single operation, take longer.
     own_sums = replica_variable(sums, like=table)

@@ -6,6 +6,7 @@ import keras
 
 from ple_keras._checks import check_known, short_repr
 from ple_keras._keras.saving import register
+from ple_keras._typing import Config
 from ple_keras.layers.row_updates import row_updates
 from ple_keras.optimizers.sparse_adagrad import SparseAdagrad
 
@@ -77,14 +78,14 @@ class OptimizerByTable:
         """Return the optimizers that precede the default one in files."""
         return (self._tables,)
 
-    def get_config(self) -> dict[str, Any]:
+    def get_config(self) -> Config:
         return {
             "default_optimizer": _serialize(self.default_optimizer),
             "tables": _serialize(self._tables),
         }
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> "OptimizerByTable":
+    def from_config(cls, config: Config) -> "OptimizerByTable":
         load = keras.saving.deserialize_keras_object
         return cls(**{name: load(optimizer) for name, optimizer in config.items()})
 
@@ -116,12 +117,12 @@ def _get(optimizer: str | keras.Optimizer) -> keras.Optimizer:
     return optimizer
 
 
-def _serialize(optimizer: keras.Optimizer) -> dict[str, Any]:
+def _serialize(optimizer: keras.Optimizer) -> Config:
     """Serialize an optimizer under its public name.
 
     On PyTorch, Keras has a special class for most optimizers, which no other backend can use.
     """
-    serialized: dict[str, Any] = keras.saving.serialize_keras_object(optimizer)
+    serialized: Config = keras.saving.serialize_keras_object(optimizer)
     public = getattr(keras.optimizers, serialized["class_name"], None)
     if public is not None and isinstance(optimizer, public):
         serialized |= {"module": "keras.optimizers", "registered_name": None}
