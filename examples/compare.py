@@ -41,6 +41,7 @@ prints a table, and plots it in `compare.png`.
 import argparse
 import bisect
 import importlib.metadata
+import os
 import re
 import sys
 import time
@@ -48,6 +49,8 @@ import warnings
 from collections import Counter
 from functools import partial
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on a busy machine
 
 import keras
 import numpy as np

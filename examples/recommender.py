@@ -24,12 +24,15 @@ and predicts from this folder which films a user likes.
 
 import argparse
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from functools import partial
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # more threads are far slower on a busy machine
 
 import keras
 import numpy as np
