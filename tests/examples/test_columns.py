@@ -68,6 +68,8 @@ def test_zero_is_missing_one_is_unknown_and_known_values_follow(columns, frame):
     assert x["item"].tolist() == [2, 3, 0, 2, 3, 1]
     assert x["adult"].tolist() == [3, 0, 2, 3, 3, 2]
     assert x["genres"].tolist() == [[3, 2, 0], [0] * 3, [0] * 3, [3, 0, 0], [2, 0, 0], [1, 2, 0]]
+    assert columns.known["words"] == ["2nd", "end", "the", "élan"]  # the first three words count
+    assert x["title"].tolist() == [[4, 2, 4], [0] * 3, [0] * 3, [3, 4, 0], [5, 4, 3], [2, 5, 0]]
     assert {values.dtype.name for values in x.values()} == {"int32", "float32"}
 
 
@@ -91,36 +93,24 @@ def test_numbers_are_scaled_and_clipped(columns, frame):
 
 
 @once
-def test_a_text_has_its_first_words(columns, frame):
-    assert columns.known["words"] == ["2nd", "end", "the", "élan"]
-    title = columns.transform(frame)["title"].tolist()
-    assert title == [[4, 2, 4], [0] * 3, [0] * 3, [3, 4, 0], [5, 4, 3], [2, 5, 0]]
-
-
-@once
 def test_rows_without_required_values_or_with_numbers_far_from_training_are_refused(columns):
     with pytest.raises(ValueError, match=r"required must name columns. Received: \['x'\]"):
         Columns(["user"], required=["user", "x"])
     row = columns.example()
     assert columns.refusals([row, row | {"age": None, "votes": 0, "price": 11}]) == []
-    wrong = {"votes": None, "title": None, "age": -31, "price": 11.5}
-    assert columns.refusals([row, row | wrong, row | {"votes": -1}]) == [
-        "rows[1].votes: a value is required. Received: None",
+    assert columns.refusals([row, row | {"title": None, "votes": -1, "age": 90.5}]) == [
         "rows[1].title: a value is required. Received: None",
-        "rows[1].age: it must lie between -30 and 90. Received: -31",
-        "rows[1].price: it must lie between -4 and 11. Received: 11.5",
-        "rows[2].votes: it must lie between 0 and 1998. Received: -1",
+        "rows[1].age: it must lie between -30 and 90. Received: 90.5",
+        "rows[1].votes: it must lie between 0 and 1998. Received: -1",
     ]
 
 
 @once
 def test_numbers_that_hardly_vary_next_to_their_size_are_scaled():
     times = 1.7e12 + np.arange(0, 60_001, 100.0)  # of a minute, in milliseconds
-    rates = np.full(601, 0.1)
-    frame = pd.DataFrame({"time": times, "rate": rates})
+    frame = pd.DataFrame({"time": times, "rate": 0.1})
     for frames in (frame, [frame[:1], frame[1:200], frame[200:]]):
-        columns = Columns(numbers=["time", "rate"]).fit(frames)
-        x = columns.transform(frame.assign(rate=rates + 1e-7))
+        x = Columns(numbers=["time", "rate"]).fit(frames).transform(frame.assign(rate=0.1000001))
         np.testing.assert_allclose(x["time"], (times - times.mean()) / times.std(), atol=1e-6)
         np.testing.assert_allclose(x["rate"], 1e-7, rtol=1e-6)
 
@@ -165,7 +155,6 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
         ({"title": 3}, TypeError, "title must contain text. Received: title=3"),
         ({"votes": -1}, ValueError, "votes must be at least 0. Received: votes=-1.0"),
         ({"age": "old"}, TypeError, "age must contain numbers.* Received: age='old'"),
-        ({"age": pd.Timestamp(0)}, TypeError, r"age must .*numbers.* age=Timestamp\('1970"),
     ],
 )
 def test_columns_that_cannot_be_encoded_are_refused(frame, changes, error, reason):
