@@ -95,7 +95,7 @@ def _changes(
     counts = []
     for task, branch in branches:
         old, new = expected[task][branch], actual[task][branch]
-        is_close = np.abs(new - old) <= LARGE_CHANGE * (1 + np.abs(old))
+        is_close = np.isclose(new, old, LARGE_CHANGE, LARGE_CHANGE)
         counts.append((~is_close & np.isfinite(old)).sum(dtype="float64"))
     return counts
 

@@ -148,7 +148,7 @@ class FitHedge(keras.callbacks.Callback):
                 f"no branch improves. Received: {patience=}, {keep_best=}"
             )
         self.kept: dict[Unit, KeptWeights] = {}
-        self._epoch_losses: dict[str, float] = {}
+        self._logged: dict[str, float] = {}
         self._best: BranchValues = {}
         self._due: int | None = None  # the epoch, until the mixtures are fitted
 
@@ -160,7 +160,7 @@ class FitHedge(keras.callbacks.Callback):
                 "the weights by their averages at the end of fit. "
                 "Received: keep_best=True, use_ema=True"
             )
-        self._epoch_losses, self._best = {}, {}
+        self._logged, self._best = {}, {}
         if self.model.built:  # raises errors before the training
             self._find_branches()
 
@@ -179,7 +179,7 @@ class FitHedge(keras.callbacks.Callback):
         logs = {} if logs is None else logs
         for task, head in hedged_heads(self.model).items():
             logs |= {f"hedge/{task}/{b}": weight for b, weight in head.branch_weights().items()}
-        logs |= self._epoch_losses
+        logs |= self._logged
         for unit in self._weights:
             kept = self.kept[unit].epoch if unit in self.kept else epoch
             logs |= {f"hedge/{task}/{unit.branch}_epoch": kept for task in unit.tasks}
@@ -191,7 +191,7 @@ class FitHedge(keras.callbacks.Callback):
         branched = self._find_branches()
         self._restore()
         loss = branched.fit_mixtures(branched.read(self._batches), self.prior)
-        best = self._epoch_losses.get("hedge/loss", loss)
+        best = self._logged.get("hedge/loss", loss)
         if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
             warn_user(
                 f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: several "
@@ -213,9 +213,7 @@ class FitHedge(keras.callbacks.Callback):
         branched = self._find_branches()
         found = best = branched.read(self._batches)
         losses, relative = branched.losses(found)
-        self._epoch_losses |= {
-            f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b != ALL
-        }
+        self._logged |= {f"hedge/{t}/{b}_loss": loss for (t, b), loss in losses.items() if b != ALL}
         for unit, parts in self._weights.items():
             branches = [(t, unit.branch) for t in unit.tasks if (t, unit.branch) in found]
             terms = [relative[branch] for branch in branches if branch in relative]
@@ -224,10 +222,10 @@ class FitHedge(keras.callbacks.Callback):
                 self.kept[unit] = KeptWeights(epoch, sum(terms), [*map(read_part, parts)])
                 self._best |= {branch: found[branch] for branch in branches}
         epochs = {kept.epoch for kept in self.kept.values()} or {epoch}
-        if epoch in epochs or "hedge/loss" not in self._epoch_losses:
+        if epoch in epochs or "hedge/loss" not in self._logged:
             best = found if epochs == {epoch} else self._best_values(found)
             loss = branched.fit_mixtures(best, self.prior, allows_nan=self.keep_best)
-            self._best, self._epoch_losses["hedge/loss"] = best, loss
+            self._best, self._logged["hedge/loss"] = best, loss
         if best is not found or epoch not in epochs:
             branched.fit_mixtures(found, self.prior, allows_nan=self.keep_best)
 
@@ -240,10 +238,9 @@ class FitHedge(keras.callbacks.Callback):
         # The rows are in another order, or `kept` is of an earlier run.
         current = [(part, read_part(part)) for unit in self.kept for part in self._weights[unit]]
         self._restore()
-        try:
-            return self._find_branches().read(self._batches)
-        finally:
-            assign_parts(current)
+        best = self._find_branches().read(self._batches)
+        assign_parts(current)
+        return best
 
     def _find_branches(self) -> BranchedModel:
         """Return the branches of the model, which is compiled once."""

@@ -3,6 +3,7 @@
 import pickle
 import re
 import warnings
+from operator import itemgetter
 
 import keras
 import numpy as np
@@ -176,17 +177,12 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     }
 
 
-def test_compiled_models_and_zeros_hide_no_weights():
-    for initializer, scale in (("random_normal", 1), ("zeros", 0)):
-        heads = two_heads()
-        expert = pk.ExpertBlock([8] * 3, kernel_initializer=initializer)
-        model = chain(pk.HedgedBlock(heads, expert), heads)
-        model.compile("sgd", jit_compile=QUICK["jit_compile"])
-        weights = find_weights(model, rows()[0] * scale)
-        assert {unit: len(parts) for unit, parts in weights.items()} == {
-            SHARED: 10,
-            **dict.fromkeys(OWNS, 8),
-        }
+def test_a_compiled_relu_and_a_batch_of_zeros_hide_no_weights():
+    heads = two_heads()
+    model = chain(pk.HedgedBlock(heads, [4, 4]), heads)
+    model.compile("sgd", jit_compile=QUICK["jit_compile"])
+    weights = find_weights(model, np.zeros((4, 3), "float32"))
+    assert sorted(map(len, weights.values())) == [6, 6, 8]
 
 
 @once
@@ -239,13 +235,13 @@ def fit(model, train, valid, epochs=6, learning_rate=0.5, callbacks=(), **kwargs
 def relative_loss(model, x, y):
     """Return the number that FitHedge logs as `hedge/loss`, which any network has."""
     heads = heads_of(model)
-    tasks = [task for task in heads.trained_tasks if heads[task].loss_weight]
-    exact = {task: np.reshape(y[task], (ROWS, -1)).astype("float32") for task in tasks}
-    if "kind" in tasks:
+    exact = {t: np.reshape(y[t], (ROWS, -1)).astype("float32") for t in heads.trained_tasks}
+    if "kind" in heads:
         exact["kind"] = np.eye(3, dtype="float32")[y["kind"]]
     mean = {t: np.broadcast_to(np.nanmean(v, axis=0), v.shape) for t, v in exact.items()}
-    rows = [{**model.predict(x, verbose=0), **each} for each in ({}, exact, mean)]
-    losses, least, constant = (heads.compute_losses(y, each, training=False) for each in rows)
+    predictions = model.predict(x, verbose=0), exact, mean
+    losses, least, constant = (heads.compute_losses(y, p, training=False) for p in predictions)
+    tasks = [task for task in losses if heads[task].loss_weight]
     ratios = [(losses[t] - least[t]) / (constant[t] - least[t]) for t in tasks]
     return float(np.mean(numpy_of(keras.ops.stack(ratios))))
 
@@ -307,36 +303,30 @@ def test_relative_losses_do_not_depend_on_units():
     assert relative(1000.0, large_distance) == pytest.approx(expected, rel=1e-4)
 
 
-class Shuffled(keras.utils.PyDataset):
+class Shuffled:
     """Batches whose rows have a new order in each pass."""
 
-    num_batches, passes = 2, 0
+    def __init__(self, x, y):
+        self.data, self.rng = (x, y), np.random.default_rng(0)
 
-    def __getitem__(self, index):
-        self.passes += index == 0
-        rows_of = np.random.default_rng(self.passes).permutation(ROWS)[index::2]
-        return self.data[0][rows_of], {t: labels[rows_of] for t, labels in self.data[1].items()}
+    def __iter__(self):
+        for part in np.split(self.rng.permutation(ROWS), 2):
+            yield keras.tree.map_structure(itemgetter(part), self.data)
 
 
 @once
 def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
-    heads = pk.TaskHeads(
-        [*two_heads().values(), pk.MulticlassHead("kind", num_classes=3, loss_weight=0.1)]
-    )
+    heads = pk.TaskHeads([*two_heads().values(), pk.MulticlassHead("kind", num_classes=3)])
     model, (x, y) = chain(pk.HedgedBlock(heads, [3]), heads), rows()
-    data = x, {**y, "kind": np.arange(ROWS) ** 2 % 3}
+    data, losses = (x, {**y, "kind": np.arange(ROWS) ** 2 % 3}), []
     randomize(model)
-    start, shuffled = model.get_weights(), Shuffled()
-    shuffled.data = data
-    expected, _ = fit(model, data, data, epochs=4)
-    assert len(set(expected["hedge/loss"])) > 2
-    for valid, kwargs in ((shuffled, {}), (data, {"keep_best": False})):
+    start = model.get_weights()
+    for valid in (data, Shuffled(*data)):
         model.set_weights(start)
-        logs, _ = fit(model, data, valid, epochs=4, **kwargs)
-        assert logs["hedge/loss"][-1] == pytest.approx(relative_loss(model, *data), rel=1e-5)
-        if valid is shuffled:
-            assert logs["hedge/loss"] == pytest.approx(expected["hedge/loss"], rel=1e-4)
-            assert shuffled.passes > 6  # one more for each epoch that mixes epochs
+        losses.append(fit(model, data, valid, epochs=4)[0]["hedge/loss"])
+        assert losses[-1][-1] == pytest.approx(relative_loss(model, *data), rel=1e-5)
+    assert len(set(losses[0])) > 2
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
 
 
 @once
@@ -365,7 +355,6 @@ def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
                 np.testing.assert_array_equal(numpy_of(w), value)
     logs = model.fit(*data, callbacks=[hedge], **options).history  # which begins anew
     assert logs["hedge/time/own_epoch"] == 4 * [-1]
-    assert logs["hedge/loss"] == pytest.approx(4 * [later["hedge/loss"][0]], rel=1e-5)
     assert all(hedge.kept[unit].loss == pytest.approx(kept[unit].loss) for unit in kept)
     report = pk.task_report(model, *data, validation=data)
     assert report.branches["time"]["own"].epoch == 0
