@@ -23,11 +23,12 @@ BUILD_KEYS = frozenset({"build_config", "build_input_shape"})
 SHARED_ID_KEY = "shared_object_id"
 # Attributes in which layers and models keep the last call or run, and the graph of layers, and ours
 # for them. A step does not depend on them. Keras 3.15.
-BOOKKEEPING = frozenset(
-    {"_losses", "_loss_ids", "_losses_override", "_called", "_inbound_nodes", "_outbound_nodes"}
-    | {"_torch_params", "_eval_epoch_iterator", "_trace_lock", "_fits", "_reads_logs", "history"}
-    | {f"{name}_function" for name in ("train", "test", "predict")}
-    | {f"stop_{name}" for name in ("training", "evaluating", "predicting")}
+LAST_RUN = """
+_called _eval_epoch_iterator _fits _inbound_nodes _loss_ids _losses _losses_override _outbound_nodes
+_reads_logs _torch_params _trace_lock apply history optimizer predict_function stop_evaluating
+stop_predicting stop_training test_function train_function
+"""
+BOOKKEEPING = frozenset(LAST_RUN.split())
 )
 
 

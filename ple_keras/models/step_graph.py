@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,30 +12,14 @@ from torch.nn.functional import embedding
 from torch.overrides import TorchFunctionMode
 
 from ple_keras._typing import Tensor
-from ple_keras.models.step_state import StepState, same_values
-from ple_keras.models.torch_internals import TreeSpec, record
+from ple_keras.models.step_state import StepState, is_equal
+from ple_keras.models.torch_internals import record
 
 READS = (torch.Tensor.tolist, torch.equal, torch.allclose)  # PyTorch refuses other ones
 
 
 class UntraceableError(Exception):
     """The reason why a step can't be traced."""
-
-
-class Graph(NamedTuple):
-    """A traced step.
-
-    Attributes:
-        run: A function that updates variables in place, and returns the logs or predictions, and
-            the gradients of each optimizer of `tables`.
-        tables: The optimizers of tables by rows, each with its variables. They do not belong to the
-            graph, since the number of rows depends on the ids.
-        structure: The structure of the logs or predictions.
-    """
-
-    run: Callable[..., tuple[Any, list[Any]]]
-    tables: list[tuple[Any, list[keras.Variable]]]
-    structure: TreeSpec
 
 
 class StepScope(keras.StatelessScope):
@@ -54,7 +38,8 @@ class Recorder(TorchFunctionMode):
     """The backward pass of a step, in which rows of tables have gradients of their own.
 
     Attributes:
-        tables: The optimizers that get gradients of rows, each with its variables.
+        tables: The optimizers that get gradients of rows, each with its variables. They do not
+            belong to the graph, since the number of rows depends on the ids.
         gradients: The gradients of these variables. For a table, they are the ids and the gradient
             of the rows of each lookup.
     """
@@ -139,16 +124,15 @@ def trace(
         (first, known), (module, constants) = (_record(step, arguments) for _ in range(2))
         if change := moved.change():
             raise UntraceableError(f"a step changes {change}")
-        is_equal = all(map(same_values, known.values(), constants.values()))
-        if first.code != module.code or not is_equal:
+        are_equal = all(map(is_equal, known.values(), constants.values()))
+        if first.code != module.code or not are_equal:
             raise UntraceableError("two traces of a step differ")
     finally:
         before.restore()
     trained = {x.untyped_storage().data_ptr() for x in values if x.requires_grad}
     for constant in constants.values():
         if constant.requires_grad or constant.untyped_storage().data_ptr() in trained - {0}:
-            shape = tuple(constant.shape)
-            raise UntraceableError(f"a step reads a weight of PyTorch, with the shape {shape}")
+            raise UntraceableError(f"a step reads a weight of PyTorch, {tuple(constant.shape)}")
     module.graph.eliminate_dead_code()
     return module, constants
 

@@ -17,7 +17,8 @@ from ple_keras._keras.internals import BOOKKEEPING
 
 CONSTANTS = (bool, int, float, str, np.generic)  # compared by value, other values by identity
 CONTAINERS: tuple[Any, ...] = (OrderedDict, dict, list, set)
-HOOKS = {name for name in vars(torch.nn.Module()) if "hook" in name}  # which graphs do not run
+# Graphs do not run PyTorch's hooks.
+IGNORED = BOOKKEEPING.union(name for name in vars(torch.nn.Module()) if "hook" in name)
 MAX_ITEMS = 1000  # of a container: a longer one is data
 Python, State = random.Random, np.random.RandomState
 Bits: Any = np.random.BitGenerator
@@ -37,14 +38,10 @@ class StepState:
 
     Args:
         roots: The objects in which the search begins.
-        ignored: Names of attributes that are not compared, but restored.
         has_data: Whether tensors and the states of generators belong to it, as for a trace.
     """
 
-    def __init__(
-        self, roots: Iterable[Any], ignored: Iterable[str] = (), has_data: bool = False
-    ) -> None:
-        self._ignored = BOOKKEEPING.union(HOOKS, ignored)
+    def __init__(self, roots: Iterable[Any], has_data: bool = False) -> None:
         methods: tuple[Any, ...] = (random.getstate, np.random.get_state)
         generators = [torch.default_generator, *(method.__self__ for method in methods)]
         queue: list[tuple[Any, str | None]] = [(thing, "") for thing in (*roots, *generators)]
@@ -63,7 +60,7 @@ class StepState:
                 items = _items(thing)
                 found[id(thing)] = thing, owner, items
                 for key, value in items.items():
-                    queue.append((value, None if key in self._ignored else owner))
+                    queue.append((value, None if key in IGNORED else owner))
             elif has_data and (functions := _functions(thing)):
                 found[id(thing)] = thing, owner, functions[0](thing)
         self._found = [*found.values()]
@@ -85,12 +82,12 @@ class StepState:
         for thing, owner, old in self._found:
             functions = _functions(thing)
             new = functions[0](thing) if functions else _items(thing)
-            if functions and not all(map(_is_equal, *map(keras.tree.flatten, (old, new)))):
+            if functions and not all(map(is_equal, *map(keras.tree.flatten, (old, new)))):
                 return f"the state of {owner or type(thing).__module__.partition('.')[0]!r}"
             for key in () if functions or owner is None else {**old, **new}:
                 was, value = old.get(key, self), new.get(key, self)
-                is_equal = isinstance(was, CONSTANTS) and type(was) is type(value) and was == value
-                if was is not value and not is_equal and key not in self._ignored:
+                is_kept = isinstance(was, CONSTANTS) and type(was) is type(value) and was == value
+                if was is not value and not is_kept and key not in IGNORED:
                     return f"{key} of {owner!r}"
         return None
 
@@ -108,16 +105,12 @@ class StepState:
                 add(thing, old if isinstance(thing, dict) else old.values())
 
 
-def same_values(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether tensors are equal to the bit, even if they are NaN."""
-    return one is other or torch.equal(
-        *(x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (one, other))
-    )
-
-
-def _is_equal(one: Any, other: Any) -> bool:
-    is_tensor = isinstance(one, torch.Tensor)
-    return same_values(one, other) if is_tensor else np.array_equal(one, other)
+def is_equal(one: Any, other: Any) -> bool:
+    """Return whether tensors are equal to the bit, even if they are NaN, or arrays are equal."""
+    if not isinstance(one, torch.Tensor):
+        return np.array_equal(one, other)
+    parts = [x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (one, other)]
+    return one is other or torch.equal(*parts)
 
 
 def _items(held: Any) -> dict[Any, Any]:

@@ -6,7 +6,7 @@ Only `trace_function` imports this module, and only on PyTorch.
 import os
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from threading import RLock
@@ -21,19 +21,13 @@ from ple_keras._checks import warn_user
 from ple_keras._keras.internals import get_mask, has_rate_function
 from ple_keras._keras.layers import walk
 from ple_keras._keras.tensors import has_several_processes
-from ple_keras.models.step_graph import (
-    Graph,
-    Recorder,
-    StepScope,
-    UntraceableError,
-    gradient_of,
-    trace,
-)
+from ple_keras.models.step_graph import Recorder, StepScope, UntraceableError, gradient_of, trace
 from ple_keras.models.step_state import StepState
 from ple_keras.models.torch_internals import TreeSpec, to_function, tree_flatten, tree_unflatten
 
 MAX_GRAPHS = 16  # of batches with different shapes
 PACKAGES = (Path(torch.__file__).parent, Path(keras.__file__).parent, Path(__file__).parents[1])
+Replay = Callable[[list[Any], list[Any]], Any]  # of a step, with values of variables and a batch
 LIBRARIES = (*(f"{path}{os.sep}" for path in PACKAGES), "<string>")  # the last: code from PyTorch
 
 
@@ -53,11 +47,12 @@ class TracedStep:
 
     def __init__(self, model: Any, kind: str) -> None:
         self._traced, self._kind, self._is_training = model, kind, kind == "train"
-        self._graphs: dict[Any, Graph | None] = {}
+        self._graphs: dict[Any, Replay | None] = {}
         self._is_traceable = not has_several_processes()
         self._fits, self._changes = -1, 0
         self._optimizers: list[Any] = []
-        self._read: StepState | None = None
+        self._roots: list[Any] = []
+        self._read: Any = None  # StepState, after the first batch
         # A trace changes live layers for a moment, for which steps in other threads wait.
         self._guard = vars(model).setdefault("_trace_lock", RLock())
 
@@ -74,16 +69,14 @@ class TracedStep:
         variables = [*model.variables, *(each for part in parts for each in part.variables)]
         self._state = [*{id(variable): variable for variable in variables}.values()]
         self._values = [variable.value for variable in self._state]
-        self._roots = [*(path[-1] for path in walk(model)), *parts, *self._state]
-        if self._read is not None and not self._read.change():
-            self._read.renew()
-        else:
-            self._read = StepState(self._roots, ignored=() if self._is_training else ["optimizer"])
+        old, self._roots = self._roots, [*(x[-1] for x in walk(model)), *parts, *self._state]
+        is_new = [*map(id, old)] != [*map(id, self._roots)]  # as with another optimizer
+        if is_new or self._read.change() or (self._is_training and len(self._graphs) == MAX_GRAPHS):
+            self._read = StepState(self._roots)
             self._graphs = {}
             self._changes += 1
             self._is_traceable &= self._is_training or self._changes <= MAX_GRAPHS
-        if self._is_training and len(self._graphs) == MAX_GRAPHS:
-            self._graphs = {}
+        self._read.renew()
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
         with torch.set_grad_enabled(self._is_training):
@@ -102,35 +95,26 @@ class TracedStep:
             graph, values = self._find_graph(leaves, structure), self._values
             if graph is None:
                 return self._eager_step(data)
-        with torch.no_grad():
-            try:
-                results, gradients = graph.run(*values, *leaves)
-            except (IndexError, RuntimeError) as error:
-                error.add_note(
-                    "A traced step does not name the layer. check_inputs names ids that are not in "
-                    "a table, and check_labels wrong labels. run_eagerly=True names the layer."
-                )
-                raise
-            for (optimizer, variables), found in zip(graph.tables, gradients):
-                optimizer.apply([*map(gradient_of, found, variables)], variables)
-        return tree_unflatten(
-            results if isinstance(results, list) else results.tolist(), graph.structure
-        )
+        try:
+            return graph(values, leaves)
+        except (IndexError, RuntimeError) as error:
+            error.add_note(
+                "A traced step does not name the layer. check_inputs names ids that are not in a "
+                "table, and check_labels wrong labels. run_eagerly=True names the layer."
+            )
+            raise
 
-    def _find_graph(self, leaves: list[Any], structure: TreeSpec) -> Graph | None:
+    def _find_graph(self, leaves: list[Any], structure: TreeSpec) -> Replay | None:
         """Return the graph of a step; None if the step has to run eagerly."""
         has_autocast = any(map(torch.is_autocast_enabled, ("cpu", "cuda")))
         if has_autocast or not (self._is_traceable and all(map(_is_plain, leaves))):
             return None
+        modes = self._traced.training, getattr(self._traced, "_reads_logs", True)
         key = (
             structure,
             tuple([x is None or (x.shape, x.stride(), x.dtype, x.device) for x in leaves]),
             tuple([value.requires_grad for value in self._values]),
-            (
-                self._traced.training,
-                getattr(self._traced, "_reads_logs", True),
-                keras.config.floatx(),
-            ),
+            (*modes, keras.config.floatx()),
         )
         if self._graphs.get(key) is None and key in self._graphs:
             self._graphs[key] = self._trace_or_warn(leaves, structure)
@@ -138,7 +122,7 @@ class TracedStep:
             self._graphs.setdefault(key)
         return self._graphs.get(key)
 
-    def _trace_or_warn(self, leaves: list[Any], structure: TreeSpec) -> Graph | None:
+    def _trace_or_warn(self, leaves: list[Any], structure: TreeSpec) -> Replay | None:
         """Return the graph of a step; None if it can't be traced."""
         try:
             with warnings.catch_warnings(), torch.no_grad():
@@ -164,7 +148,7 @@ class TracedStep:
                 )
             return None
 
-    def _trace(self, leaves: list[Any], structure: TreeSpec) -> Graph:
+    def _trace(self, leaves: list[Any], structure: TreeSpec) -> Replay:
         """Return the graph of a step.
 
         Raises:
@@ -184,8 +168,6 @@ class TracedStep:
                 vars(optimizer)["apply"] = partial(recorder.apply, optimizer, optimizer.apply)
             with StepScope([*zip(self._state, values)], True, False), recorder:
                 results = self._eager_step([data])
-            for optimizer in self._optimizers:
-                del vars(optimizer)["apply"]
             if self._kind != "predict" and not self._traced._reads_logs:
                 results = dict.fromkeys(results)
             found, whole = tree_flatten(results)
@@ -198,10 +180,19 @@ class TracedStep:
             return found, recorder.gradients
 
         module, constants = trace(step, self._values, leaves, self._roots)
-        if self._traced.jit_compile:
-            module.recompile()
-            return Graph(torch.compile(module), tables, *structures)
-        return Graph(to_function(module, constants), tables, *structures)
+        module.recompile()
+        is_jit = self._traced.jit_compile
+        run = torch.compile(module) if is_jit else to_function(module, constants)
+
+        def replay(values: list[Any], leaves: list[Any]) -> Any:
+            with torch.no_grad():
+                results, gradients = run(*values, *leaves)
+                for (optimizer, variables), found in zip(tables, gradients):
+                    optimizer.apply([*map(gradient_of, found, variables)], variables)
+            results = results if isinstance(results, list) else results.tolist()
+            return tree_unflatten(results, structures[0])
+
+        return replay
 
 
 def _is_plain(leaf: Any) -> bool:
