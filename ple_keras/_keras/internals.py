@@ -29,7 +29,6 @@ _reads_logs _torch_params _trace_lock apply history optimizer predict_function s
 stop_predicting stop_training test_function train_function
 """
 BOOKKEEPING = frozenset(LAST_RUN.split())
-)
 
 
 def children(layer: keras.Layer) -> list[keras.Layer]:
