@@ -23,6 +23,7 @@ REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps"
 ROWS_PER_ID = 6
 READS = 100  # after which the sum of squares of an average row equals its start
 MEMORY = 0.99  # share of the mean squared gradient that a step keeps
+TINY = 1e-30  # prevents a division of 0 by 0
 LARGE = 10_000  # rows of a table that should not be updated as a whole
 
 
@@ -111,8 +112,10 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
-        names = [f"mean_square_{i}" for i in range(len(var_list) if self._has_means else 0)]
-        self._means = [self.add_variable((), name=name) for name in names]
+        self._means = [
+            self.add_variable((), dtype=variable.dtype, name=f"mean_square_{i}")
+            for i, variable in enumerate(var_list if self._has_means else [])
+        ]
         super().build(var_list)
         self._trained.value = list(var_list)
         for updates in filter(None, map(row_updates, var_list)):
@@ -164,12 +167,12 @@ class SparseAdagrad(keras.optimizers.Adagrad):
 
     def _start(self, index: int, gradient: Tensor) -> Tensor:
         """Update the running mean of a table's squared gradients, and return the start of sums."""
-        count = ops.sum(ops.cast(ops.not_equal(gradient, 0), "float32"))
-        square = ops.sum(ops.square(ops.cast(gradient, "float32"))) / ops.maximum(count, 1.0)
-        mean = self._means[index]
-        self.assign(mean, MEMORY * mean + (1 - MEMORY) * square)
-        known = 1 - MEMORY ** ops.cast(self.iterations + 1, "float32")  # as in Adam
-        return ops.cast(ops.maximum(READS * mean / known, 1e-30), gradient.dtype)  # not 0 / 0
+        mean, signs = self._means[index], ops.sign(gradient)  # rows without a gradient do not count
+        square = ops.sum(gradient * gradient) / (ops.sum(signs * signs) + TINY)
+        value = MEMORY * mean.value + (1 - MEMORY) * square
+        self.assign(mean, value)
+        known = 1 - MEMORY ** ops.cast(self.iterations.value + 1, gradient.dtype)  # as in Adam
+        return READS / known * value + TINY
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
