@@ -95,7 +95,9 @@ def build(kind: str, case: Case, decays: bool, data: Dataset, sizes: Recipe) -> 
     if case.data == TABLES:
         steps = sizes.epochs * -(-len(data.train) // sizes.batch_size)
         rate = keras.optimizers.schedules.CosineDecay(PEAK, steps) if decays else PEAK / 2
-        return build_columns(kind, data, sizes, pk.table_optimizer(keras.optimizers.Adam(rate)))
+        tables = pk.SparseAdagrad(initial_accumulator_value=1e-7)  # of all kept fits
+        optimizer = pk.table_optimizer(keras.optimizers.Adam(rate), tables)
+        return build_columns(kind, data, sizes, optimizer)
     rate = learning_rate(case.data, kind)
     model = build_network(kind, data, sizes, rate, dict(case.weights), metrics=[])
     if not decays:
