@@ -19,7 +19,11 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 OUTPUTS = ROOT / "docs" / "examples"
 # Instead of the arguments of the first command in the docstring.
-ARGUMENTS = {"ray_train": "--kill", "resume": "--rows 2048 --every 10 --kills 10"}
+ARGUMENTS = {
+    "compare": "--search 4",
+    "ray_train": "--kill",
+    "resume": "--rows 2048 --every 10 --kills 10",
+}
 BACKENDS = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 # Files that are not run, and the page that shows their results or their use.
 RESULTS = {

@@ -481,7 +481,7 @@ class Progress:
     def show(self, what, steps=1):
         """Show what begins, and takes a number of steps."""
         done, total, seconds = self.done, self.total, time.perf_counter() - self.start
-        bar, left = "#" * (30 * done // total), seconds * (total - done) / max(done, 1)
+        bar, left = "#" * (30 * done // total), done and seconds * (total - done) / done
         line = f"[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}"
         print(f"\r{line}", end="", file=sys.stderr)
         self.done += steps
