@@ -282,8 +282,8 @@ class RelativeLoss(keras.callbacks.Callback):
 
     def losses(self, predictions):
         """Return the losses of the tasks."""
-        losses = self.heads.compute_losses(self.y, predictions, training=False)
-        return np.array([*map(float, losses.values())])
+        losses = self.heads.compute_losses(self.y, predictions, training=False).values()
+        return np.array([*map(float, losses)])
 
     def on_epoch_end(self, epoch, logs=None):
         losses = self.losses(self.model.predict(self.x, batch_size=4096, verbose=0))
@@ -314,8 +314,7 @@ def train(model, kinds, data, widths, options, seed, setting, stop=()):
     keep = keras.callbacks.EarlyStopping(
         "hedge/loss", mode="min", patience=options["epochs"], restore_best_weights=True
     )
-    is_hedged = model == "hedged"
-    callbacks = [pk.FitHedge(valid)] if is_hedged else [RelativeLoss(heads, *valid), keep]
+    callbacks = [pk.FitHedge(valid)] if model == "hedged" else [RelativeLoss(heads, *valid), keep]
     logs = network.fit(x, y, callbacks=[*callbacks, *stop], verbose=0, **options).history
     predictions = network.predict(test[0], batch_size=4096, verbose=0)
     return logs["hedge/loss"][-1], {
@@ -373,14 +372,13 @@ def search(settings, epochs, run):
     seen, saved = {}, {}
     losses = [run(setting=each, stop=[Halving(epochs, seen)])[0] for each in settings]
     best, lowest = settings[np.argmin(losses)], min(losses)
-    for part, value in settings[0].items():
-        if best[part] != value:
-            without = best | {part: value}
-            loss = run(setting=without)[0]
-            if loss > lowest:
-                saved[part] = loss - lowest
-            else:
-                best, lowest = without, loss
+    for part in [part for part, value in settings[0].items() if best[part] != value]:
+        without = best | {part: settings[0][part]}
+        loss = run(setting=without)[0]
+        if loss > lowest:
+            saved[part] = loss - lowest
+        else:
+            best, lowest = without, loss
     return best, lowest, losses[0], saved
 
 
@@ -482,8 +480,9 @@ class Progress:
         """Show what begins, and takes a number of steps."""
         done, total, seconds = self.done, self.total, time.perf_counter() - self.start
         bar, left = "#" * (30 * done // total), done and seconds * (total - done) / done
-        line = f"[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}"
-        print(f"\r{line}", end="", file=sys.stderr)
+        print(
+            f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr
+        )
         self.done += steps
 
 
