@@ -472,16 +472,12 @@ class TaskHeads(BaseLayer):
         for task, statistics in read_labels(y, self._trained_heads(), steps).items():
             self[task]._adapt(statistics)
 
-    def compute_mask(
-        self, inputs: Mapping[TaskName, Tensor], previous_mask: Mapping[TaskName, Tensor]
-    ) -> dict[str, Tensor | None]:
+    def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor | None]:
         masks = self._inputs_by_task(previous_mask)
         by_branch = {t: m.values() if isinstance(m, Mapping) else [m] for t, m in masks.items()}
         return {task: all_valid(by_branch[task]) for task in self._task_names}
 
-    def compute_output_spec(
-        self, inputs: Mapping[TaskName, Tensor], training: bool | None = None
-    ) -> dict[str, keras.KerasTensor]:
+    def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
         specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
         for task, spec in specs.items():

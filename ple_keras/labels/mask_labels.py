@@ -3,13 +3,12 @@
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 import keras
 import numpy as np
 
 from ple_keras._checks import check_by_task, check_keys
-from ple_keras._typing import TaskName, Tensor
+from ple_keras._typing import ByName, TaskName, Tensor
 from ple_keras.labels.sample_space import (
     can_represent,
     check_dtype,
@@ -21,8 +20,8 @@ from ple_keras.labels.task_names import in_dependency_order
 
 
 def mask_labels(
-    y: Mapping[TaskName, Tensor], spaces: Mapping[str, str], missing_label: float = math.nan
-) -> dict[str, Any]:
+    y: ByName, spaces: Mapping[str, str], missing_label: float = math.nan
+) -> dict[str, Tensor]:
     """Make labels of a task missing outside its sample space.
 
     With `{"purchase": "click"}`, a purchase label is missing where the click label is 0 or missing.
@@ -63,9 +62,7 @@ def mask_labels(
     return masked
 
 
-def _mask_task(
-    y: Mapping[TaskName, Tensor], task: TaskName, parent: TaskName, missing_label: float
-) -> Tensor:
+def _mask_task(y: ByName, task: TaskName, parent: TaskName, missing_label: float) -> Tensor:
     """Return the labels of a task, missing where the parent's labels are 0 or missing.
 
     TensorFlow's tensors need TensorFlow's functions, since tf.data uses them with every backend.

@@ -322,7 +322,7 @@ class CGCBlock(GatedBlock):
         *,
         gate_context: Streams | None = None,
         return_gate_weights: bool = False,
-    ) -> dict[str, Tensor] | tuple[dict[str, Tensor], dict[str, Tensor]]:
+    ) -> ByName | tuple[ByName, ByName]:
         """Compute the experts and mix them."""
         streams = self._streams(inputs)
         weights = self._weights(streams, gate_context, training)  # softmax(W g(r) / T)
@@ -370,9 +370,7 @@ class CGCBlock(GatedBlock):
             weights[name] = run(inputs[name], training=training)
         return weights
 
-    def compute_mask(
-        self, inputs: Streams, previous_mask: Streams | None
-    ) -> dict[str, Tensor] | None:
+    def compute_mask(self, inputs: Streams, previous_mask: Streams | None) -> ByName | None:
         """Return the masks of the outputs.
 
         An output is valid where all streams that its gate mixes are valid.

@@ -8,7 +8,7 @@ from ple_keras._checks import check_features
 from ple_keras._keras.building import build_on, output_width
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import register
-from ple_keras._typing import Config, LayerLike, Outputs, Shape, Tensor
+from ple_keras._typing import ByName, Config, LayerLike, Outputs, Shape, Tensor
 from ple_keras.labels.task_names import task_names
 from ple_keras.layers.template import as_template
 
@@ -67,9 +67,7 @@ class SharedBottomBlock(BaseLayer):
         """Run the network once."""
         return dict.fromkeys(self._task_names, self._bottom(inputs))
 
-    def compute_mask(
-        self, inputs: Tensor, previous_mask: Tensor | None
-    ) -> dict[str, Tensor] | None:
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> ByName | None:
         if previous_mask is None:
             return None
         return dict.fromkeys(self._task_names, previous_mask)
