@@ -57,6 +57,15 @@ def _fresh_state():
         pyplot.close("all")
 
 
+@pytest.fixture(autouse=True)
+def _eager_steps(request, monkeypatch):
+    """Trace no steps on PyTorch where they are not tested: a trace takes longer than most tests."""
+    is_traced = {"training", "callbacks"} & {*request.path.parts}
+    is_nightly = request.node.get_closest_marker("nightly")
+    if keras.backend.backend() == "torch" and not (is_traced or is_nightly):
+        monkeypatch.setattr("ple_keras.models.traced_step.MAX_GRAPHS", 0)
+
+
 @pytest.fixture
 def small_tables_by_rows(monkeypatch):
     """Let JAX update small tables by rows, which it otherwise updates as a whole for speed."""
