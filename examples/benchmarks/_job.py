@@ -180,21 +180,23 @@ class RowAdagrad:
 
     def __init__(self, tables: list[Any]) -> None:
         self.tables, self.sums = tables, [table.detach() * 0 for table in tables]
-        self.means, self.steps = [0.0] * len(tables), 0
+        self.recent = [0.0] * len(tables)
 
     def zero_grad(self) -> None:
         for table in self.tables:
             table.grad = None
 
     def step(self) -> None:
-        self.steps += 1
+        import torch
+
         for i, table in enumerate(self.tables):
             gradient = table.grad.coalesce()
             rows, values = gradient.indices()[0], gradient.values()
             squares = values**2
-            self.means[i] = 0.99 * self.means[i] + 0.01 * squares.sum() / values.count_nonzero()
+            count = values.count_nonzero()
+            self.recent[i] = 0.99 * self.recent[i] + torch.stack([squares.sum(), count])
             self.sums[i][rows] += squares
-            starts = 100 * self.means[i] / (1 - 0.99**self.steps)
+            starts = 100 * self.recent[i][0] / self.recent[i][1]
             table.data[rows] -= 0.1 * values / (self.sums[i][rows] + starts).sqrt()
 
 

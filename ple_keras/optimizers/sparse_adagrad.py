@@ -22,7 +22,7 @@ REFUSED = ("weight_decay", "clipvalue", "use_ema", "gradient_accumulation_steps"
 # On JAX, a table with fewer rows for each id of a batch is updated as a whole, which is faster.
 ROWS_PER_ID = 6
 READS = 100  # after which the sum of squares of an average row equals its start
-MEMORY = 0.99  # share of the mean squared gradient that a step keeps
+MEMORY = 0.99  # share of the recent squares that a step keeps
 TINY = 1e-30  # prevents a division of 0 by 0
 LARGE = 10_000  # rows of a table that should not be updated as a whole
 
@@ -32,7 +32,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     """Adagrad for embedding tables, which updates only the rows of a batch.
 
     For row x_r of a table, with gradient g_r, learning rate η, a sum of squares s_r that starts at
-    0, and the running mean m of the squared gradients of the rows in a batch:
+    0, and the mean m of the squared gradients of the rows in recent batches (a decay of 0.99):
 
         s_r <- s_r + g_r^2
         x_r <- x_r - η g_r / sqrt(s_r + 100 m)
@@ -104,7 +104,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             name=name,
             **kwargs,
         )
-        self._has_means = initial_accumulator_value is None
+        self._has_start = initial_accumulator_value is None
         # The rows of the sparse gradients of a step, keyed by the index of the variable.
         self._rows: Untracked[dict[int, Tensor]] = Untracked({})
         self._trained: Untracked[list[keras.Variable]] = Untracked([])
@@ -112,9 +112,9 @@ class SparseAdagrad(keras.optimizers.Adagrad):
     def build(self, var_list: Sequence[keras.Variable]) -> None:
         if self.built:
             return
-        self._means = [
-            self.add_variable((), dtype=variable.dtype, name=f"mean_square_{i}")
-            for i, variable in enumerate(var_list if self._has_means else [])
+        self._recent = [
+            self.add_variable((2,), dtype=variable.dtype, name=f"recent_squares_{i}")
+            for i, variable in enumerate(var_list if self._has_start else [])
         ]
         super().build(var_list)
         self._trained.value = list(var_list)
@@ -158,7 +158,7 @@ class SparseAdagrad(keras.optimizers.Adagrad):
         sums = self.variables[index - len(self._trained.value)]  # the sums of squares are the last
         gradient = ops.cast(gradient, variable.dtype)
         rate = ops.cast(learning_rate, variable.dtype)
-        start = self._start(index, gradient) if self._has_means else 0.0
+        start = self._start(index, gradient) if self._has_start else 0.0
         if rows is None:
             self.assign_add(sums, ops.square(gradient))
             self.assign_sub(variable, rate * gradient / ops.sqrt(sums + start))
@@ -166,18 +166,20 @@ class SparseAdagrad(keras.optimizers.Adagrad):
             UPDATE[keras.backend.backend()](variable, sums, rows, gradient, rate, start)
 
     def _start(self, index: int, gradient: Tensor) -> Tensor:
-        """Update the running mean of a table's squared gradients, and return the start of sums."""
-        mean, signs = self._means[index], ops.sign(gradient)  # rows without a gradient do not count
-        square = ops.sum(gradient * gradient) / (ops.sum(signs * signs) + TINY)
-        value = MEMORY * mean.value + (1 - MEMORY) * square
-        self.assign(mean, value)
-        known = 1 - MEMORY ** ops.cast(self.iterations.value + 1, gradient.dtype)  # as in Adam
-        return READS / known * value + TINY
+        """Return the start of a table's sums, with the gradient of a batch.
+
+        The sum and the number of squared gradients have the same decay, so a batch without a
+        gradient does not change their ratio. Rows without a gradient do not count.
+        """
+        recent = self._recent[index]
+        value = MEMORY * recent.value + SQUARES[keras.backend.backend()](gradient)
+        self.assign(recent, value)
+        return READS * value[0] / (value[1] + TINY) + TINY
 
     def get_config(self) -> Config:
         config: Config = super().get_config()
         del config["epsilon"]
-        if self._has_means:
+        if self._has_start:
             config["initial_accumulator_value"] = None
         return config
 
@@ -281,5 +283,19 @@ def _update_jax(
     table.assign(table.value.at[rows].add(step, mode="drop", unique_indices=True))
 
 
+def _squares(gradient: Tensor) -> Tensor:
+    """Return the sum of the squares of a gradient, and the number of those above 0."""
+    signs = ops.sign(gradient)
+    return ops.stack([ops.sum(gradient * gradient), ops.sum(signs * signs)])
+
+
+def _squares_torch(gradient: Tensor) -> Tensor:
+    """Return the same, without Keras's operations, which take longer than those of PyTorch."""
+    import torch
+
+    return torch.stack([(gradient * gradient).sum(), gradient.count_nonzero().to(gradient.dtype)])
+
+
 SPLIT = {"tensorflow": _split_tensorflow, "jax": _split_jax, "torch": _split_torch}
 UPDATE = {"tensorflow": _update_tensorflow, "jax": _update_jax, "torch": _update_torch}
+SQUARES = {"tensorflow": _squares, "jax": _squares, "torch": _squares_torch}
