@@ -26,11 +26,10 @@ alone: a linear model of one-hot codes, and gradient boosting.
 The learning rate decays to 0. Every network keeps its best epoch on the validation rows, by the
 mean over tasks of the loss relative to a constant prediction, and each hedged branch its own.
 
-With --search 8, each network tries the same 8 settings: the one of the options, and 7 that change
-about half of its parts at random. A setting with a loss above the median of those before it ends
-after a quarter or a half of the epochs. Then all seeds use the best setting. Each task's single
-network has its own. The search uses the rows of the first seed, whose validation rows are partly
-test rows of other seeds. The script prints how much of the loss each change of a setting saves.
+With --search 8, each network tries the same 8 settings: that of the options, and 7 that change half
+of its parts at random. Training ends after a quarter or a half of the epochs if the loss is
+above the median of earlier settings. All seeds use the best setting. The search uses the rows of
+the first seed, whose validation rows are partly test rows of other seeds.
 
 A gain is the difference from the single-task networks with the same seed, and is positive if the
 model is better. Its 95% interval is Student's, over at least two seeds. With --time, all seeds use
@@ -334,11 +333,9 @@ def score(kind, labels, predictions):
 
 
 class Halving(keras.callbacks.Callback):
-    """Callback that ends the training of a setting with a loss above the median of those so far.
+    """Callback that ends training after a quarter or a half of the epochs.
 
-    Args:
-        epochs: The number of epochs. The losses are compared after a quarter and a half of them.
-        seen: The losses of the settings so far, keyed by epoch. This setting is added.
+    It does so if the loss is above the median of `seen`, the losses of earlier settings by epoch.
     """
 
     def __init__(self, epochs, seen):
@@ -470,20 +467,11 @@ def predict(kind, model, x):
 # The results
 
 
-class Progress:
-    """A progress bar on standard error, so that redirected output omits it."""
-
-    def __init__(self, total):
-        self.start, self.done, self.total = time.perf_counter(), 0, total
-
-    def show(self, what, steps=1):
-        """Show what begins, and takes a number of steps."""
-        done, total, seconds = self.done, self.total, time.perf_counter() - self.start
-        bar, left = "#" * (30 * done // total), done and seconds * (total - done) / done
-        print(
-            f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr
-        )
-        self.done += steps
+def show_progress(done, total, start, what):
+    """Draw a progress bar on standard error, so that redirected output omits it."""
+    left = (time.perf_counter() - start) * (total - done) / done if done else 0
+    bar = "#" * (30 * done // total)
+    print(f"\r[{bar:30}] {done}/{total}, {left:4.0f} s left  {what:40}", end="", file=sys.stderr)
 
 
 def interval(values):
@@ -605,8 +593,8 @@ def main():
     alone = {f"single {task}": ("single", {task: kind}) for task, kind in kinds.items()}
     jobs = alone | {model: (model, kinds) for model in args.models}  # by name
     networks = {name: job for name, job in jobs.items() if name not in BASELINES}
-    searched = networks if args.search > 1 else {}
-    bar = Progress(args.search * len(searched) + args.seeds * len(jobs))
+    tries = args.search * len(networks) if args.search > 1 else 0
+    show = partial(show_progress, total=tries + args.seeds * len(jobs), start=time.perf_counter())
     options = {"batch_size": args.batch_size, "epochs": args.epochs}
 
     _, columns, classes = data = split(0)
@@ -618,8 +606,8 @@ def main():
         for width, size in features.items()
     }
     trials = {}
-    for name, (model, group) in searched.items():
-        bar.show(f"{name}, search", args.search)
+    for name, (model, group) in networks.items() if tries else ():
+        show(args.search * len(trials), what=f"{name}, search")
         run = partial(train, model, group, data, widths, options, 0)
         trials[name] = search(settings, args.epochs, run)
     chosen = {name: trials[name][0] if trials else settings[0] for name in networks}
@@ -631,15 +619,14 @@ def main():
     scores = {model: [{} for _ in range(args.seeds)] for model in ["single", *args.models]}
     for seed in range(args.seeds):
         parts, columns, _ = data = split(seed)
-        for name, (model, group) in jobs.items():
-            bar.show(f"{name}, seed {seed}")
+        for place, (name, (model, group)) in enumerate(jobs.items()):
+            show(tries + seed * len(jobs) + place, what=f"{name}, seed {seed}")
             if model in BASELINES:
                 fit = partial(train_baseline, model, parts=parts, columns=columns, seed=seed)
                 result = {task: fit(task, kind) for task, kind in kinds.items()}
             else:
                 result = train(model, group, data, widths, options, seed, chosen[name])[1]
             scores[model][seed] |= result
-    bar.show("")
     print(file=sys.stderr)
 
     if trials:
