@@ -24,6 +24,7 @@ Python, State = random.Random, np.random.RandomState
 Bits: Any = np.random.BitGenerator
 DATA: dict[Any, Any] = {  # with the functions that read and set its state
     torch.Tensor: (torch.clone, torch.Tensor.copy_),
+    np.ndarray: (np.copy, np.copyto),
     torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
     Python: (Python.getstate, Python.setstate),
     State: (State.get_state, State.set_state),
@@ -38,7 +39,7 @@ class StepState:
 
     Args:
         roots: The objects in which the search begins.
-        has_data: Whether tensors and the states of generators belong to it, as for a trace.
+        has_data: Whether tensors, arrays and states of generators belong to it, as for a trace.
     """
 
     def __init__(self, roots: Iterable[Any], has_data: bool = False) -> None:
@@ -66,16 +67,17 @@ class StepState:
         self._found = [*found.values()]
         held = [each for each, owner, _ in self._found if not (owner is None or _functions(each))]
         self._views = [each.values() if isinstance(each, dict) else each for each in held]
-        self.renew()
-
-    def renew(self) -> None:
-        """Expect the current values in `is_same`."""
         self._values = [*chain.from_iterable(self._views)]
 
     def is_same(self) -> bool:
-        """Return whether no value has been replaced, not even by an equal one."""
+        """Return whether nothing has changed, by identity in most calls, since that is fast."""
         same = map(is_, chain.from_iterable(self._views), self._values)
-        return sum(map(len, self._views)) == len(self._values) and all(same)
+        if sum(map(len, self._views)) == len(self._values) and all(same):
+            return True
+        if self.change():
+            return False
+        self._values = [*chain.from_iterable(self._views)]
+        return True
 
     def change(self) -> str | None:
         """Return what has changed, and its owner."""
@@ -106,9 +108,9 @@ class StepState:
 
 
 def is_equal(one: Any, other: Any) -> bool:
-    """Return whether tensors are equal to the bit, even if they are NaN, or arrays are equal."""
+    """Return whether data are equal; tensors and arrays to the bit, even if they are NaN."""
     if not isinstance(one, torch.Tensor):
-        return np.array_equal(one, other)
+        return bool(one == other if np.ndim(one) == 0 else one.tobytes() == other.tobytes())
     parts = [x.detach().contiguous().reshape(-1).view(torch.uint8) for x in (one, other)]
     return one is other or torch.equal(*parts)
 

@@ -51,8 +51,7 @@ class TracedStep:
         self._is_traceable = not has_several_processes()
         self._fits, self._changes = -1, 0
         self._optimizers: list[Any] = []
-        self._roots: list[Any] = []
-        self._read: Any = None  # StepState, after the first batch
+        self._read: StepState | None = None
         # A trace changes live layers for a moment, for which steps in other threads wait.
         self._guard = vars(model).setdefault("_trace_lock", RLock())
 
@@ -62,21 +61,16 @@ class TracedStep:
         if self._kind != "predict":
             parts += model.metrics
         if self._is_training:
-            self._fits = model._fits
             self._optimizers = getattr(model.optimizer, "optimizers", [model.optimizer])
             self._is_traceable &= not any(map(has_rate_function, self._optimizers))
             parts += [model.optimizer, *self._optimizers]
         variables = [*model.variables, *(each for part in parts for each in part.variables)]
         self._state = [*{id(variable): variable for variable in variables}.values()]
         self._values = [variable.value for variable in self._state]
-        old, self._roots = self._roots, [*(x[-1] for x in walk(model)), *parts, *self._state]
-        is_new = [*map(id, old)] != [*map(id, self._roots)]  # as with another optimizer
-        if is_new or self._read.change() or (self._is_training and len(self._graphs) == MAX_GRAPHS):
-            self._read = StepState(self._roots)
-            self._graphs = {}
-            self._changes += 1
-            self._is_traceable &= self._is_training or self._changes <= MAX_GRAPHS
-        self._read.renew()
+        self._roots = [*(path[-1] for path in walk(model)), *parts, *self._state]
+        self._read, self._graphs = StepState(self._roots), {}
+        self._changes += 1
+        self._is_traceable &= self._is_training or self._changes <= MAX_GRAPHS
 
     def _eager_step(self, data: Sequence[Any]) -> Any:
         with torch.set_grad_enabled(self._is_training):
@@ -89,9 +83,11 @@ class TracedStep:
         leaves, structure = tree_flatten(data[0])
         leaves = [ops.convert_to_tensor(x) if isinstance(x, np.ndarray) else x for x in leaves]
         with self._guard:
-            is_new = self._is_training and self._fits != self._traced._fits
-            if self._read is None or is_new or not (self._is_training or self._read.is_same()):
+            is_due = not self._is_training or self._fits != self._traced._fits
+            is_full = self._is_training and len(self._graphs) == MAX_GRAPHS
+            if is_due and (self._read is None or is_full or not self._read.is_same()):
                 self._begin()
+            self._fits = getattr(self._traced, "_fits", 0)
             graph, values = self._find_graph(leaves, structure), self._values
             if graph is None:
                 return self._eager_step(data)
