@@ -134,13 +134,13 @@ class Columns:
         """Yield the entries of each list, the last one first, or the words of each text."""
         is_text = name in self.texts
         for value in values_of(rows, name):
-            if not isinstance(value, str | None if is_text else list | tuple | None):
+            if value is not None and not isinstance(value, str if is_text else (list, tuple)):
                 kind = "text" if is_text else "lists. Split a text, or name its column in `texts`"
                 raise TypeError(f"{name} must contain {kind}. Received: {name}={value!r}")
             if is_text:
                 yield re.findall(r"[^\W_]+", (value or "").lower())
             else:
-                yield [*(value or ())][::-1]
+                yield (value or ())[::-1]
 
     def _encode(self, table, values):
         codes = self._codes[table]
@@ -184,8 +184,10 @@ def values_of(rows, name):
 
 def plain(value):
     """Return None for NaN, and Python's number, text or list for NumPy's."""
-    value = value.tolist() if isinstance(value, np.generic | np.ndarray) else value
-    return None if isinstance(value, float) and value != value else value
+    if not isinstance(value, (float, np.generic, np.ndarray)):
+        return value
+    value = value if type(value) is float else value.tolist()
+    return None if value != value else value
 
 
 def check_names(names):
