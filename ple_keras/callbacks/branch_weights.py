@@ -1,6 +1,6 @@
 """The search for the weights of each branch, and copies of weights."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -61,9 +61,7 @@ def find_weights(model: keras.Layer, x: Nested) -> dict[Unit, list[WeightSlice]]
     return {unit: of_unit for unit, of_unit in weights.items() if unit.branch}
 
 
-def _find_units(
-    heads: Mapping[TaskName, Head], branches: Mapping[TaskName, Any]
-) -> dict[Branch, Unit]:
+def _find_units(heads: dict[TaskName, Head], branches: Any) -> dict[Branch, Unit]:
     joined = {task: {task} for task in heads}  # products and their factors
     for task, head in heads.items():
         tasks = set().union(*(joined[each] for each in (task, *getattr(head, "of", ()))))

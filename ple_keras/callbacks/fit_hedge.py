@@ -194,10 +194,9 @@ class FitHedge(keras.callbacks.Callback):
         best = self._logged.get("hedge/loss", loss)
         if self.keep_best and abs(loss - best) > LARGE_CHANGE * (1 + abs(best)):
             warn_user(
-                f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: several "
-                "branches read weights or statistics that stay as in the last epoch, or "
-                "validation_data has changed. Give each branch its own features with "
-                "StreamFeatures, or set keep_best=False"
+                f"hedge/loss is {best:.4g}, but {loss:.4g} for the model after fit: branches share "
+                "weights or statistics, as in the last epoch, or validation_data has changed. Give "
+                "each branch its own features with StreamFeatures, or set keep_best=False"
             )
 
     def _restore(self) -> None:
