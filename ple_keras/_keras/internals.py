@@ -75,7 +75,7 @@ def compiled_loss() -> object:
     model of a training step is known only from its frame. Keras 3.15.
     """
     frames = traceback.walk_stack(None) if keras.backend.backend() == "jax" else ()
-    steps = [f.f_locals["self"] for f, _ in frames if f.f_code.co_name == "stateless_call"]
+    steps = [f.f_locals.get("self") for f, _ in frames if f.f_code.co_name == "stateless_call"]
     model = [outermost_layer(), *steps][-1]
     return getattr(model, "_compile_loss", None) and model.loss
 
