@@ -76,7 +76,7 @@ def compiled_loss() -> object:
     """
     frames = traceback.walk_stack(None) if keras.backend.backend() == "jax" else ()
     steps = [f.f_locals.get("self") for f, _ in frames if f.f_code.co_name == "stateless_call"]
-    model = [outermost_layer(), *steps][-1]
+    model: Any = [outermost_layer(), *steps][-1]
     return getattr(model, "_compile_loss", None) and model.loss
 
 
