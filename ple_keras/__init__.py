@@ -7,11 +7,10 @@ from ple_keras.callbacks.loss_weights import LossWeightDecay, LossWeightLogger, 
 from ple_keras.callbacks.scores import GroupedAUC, MultiTaskScore
 from ple_keras.export.export_onnx import export_onnx
 from ple_keras.heads.binary_heads import BinaryHead, ProductHead
-from ple_keras.heads.count_head import CountHead
 from ple_keras.heads.head import Head
 from ple_keras.heads.multiclass_head import MulticlassHead
 from ple_keras.heads.ranking_head import RankingHead
-from ple_keras.heads.regression_head import RegressionHead
+from ple_keras.heads.regression_heads import CountHead, RegressionHead
 from ple_keras.heads.task_heads import TaskHeads
 from ple_keras.inspection.check_inputs import check_inputs
 from ple_keras.inspection.gates import GateReport, gate_report, gate_weights

@@ -18,7 +18,7 @@ from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Config, Nested, TaskName, Tensor
-from ple_keras.heads.regression_head import StandardizedHead
+from ple_keras.heads.regression_heads import StandardizedHead
 from ple_keras.heads.task_heads import TaskHeads, find_heads, hedged_heads
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.losses.example_losses import BatchLoss
