@@ -8,8 +8,15 @@ from pathlib import Path
 
 from draw_architecture import save
 
-from ple_keras.plots._canvas import FRAME_COLOR, SOLID, TEXT_COLOR, Canvas, Point
-from ple_keras.plots.architecture import SHARED_COLOR, TASK_COLORS
+from ple_keras.plots.architecture import (
+    FRAME_COLOR,
+    SHARED_COLOR,
+    SOLID,
+    TASK_COLORS,
+    TEXT_COLOR,
+    Canvas,
+    Point,
+)
 
 CLICK, BUY = TASK_COLORS[:2]
 BOX, GATE = (0.86, 0.46), (1.5, 0.32)  # width and height in inches

@@ -1,7 +1,7 @@
 """A plot of the experts, gates and streams of a model or block."""
 
 from itertools import chain, cycle
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import keras
 
@@ -11,14 +11,17 @@ from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.hedged_block import HedgedBlock
 from ple_keras.layers.sequential_block import SequentialBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
-from ple_keras.plots._canvas import DOTTED, FRAME_COLOR, SOLID, Canvas, Point, text_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Point: TypeAlias = tuple[float, float]
 # Colors of Okabe and Ito, distinct for color-blind readers; green is for the shared stream.
 TASK_COLORS = ("#0072B2", "#D55E00", "#CC79A7", "#E69F00", "#56B4E9")
 SHARED_COLOR = "#009E73"
+TEXT_COLOR, FRAME_COLOR = "#222222", "#8A8A8A"
+TEXT_SIZE, LETTER_WIDTH = 8.5, 0.075
+SOLID, DOTTED = "-", (0, (1, 1.5))
 LIGHT_FILL, STRONG_FILL = 0.14, 0.42  # opacity of a box's color
 # In inches: around texts and the plot; between boxes; from a gate to the frame of the next level,
 # and from there to its experts; the height of a box.
@@ -115,9 +118,9 @@ class _Drawing:
         middle = (len(tasks) + 1) // 2
         streams = [*tasks[:middle], SHARED, *tasks[middle:]]
         texts = [*streams, "expert_0", *(level.gate_text for level in levels)]
-        self._box_width = max(map(text_width, texts)) + MARGIN
+        self._box_width = max(map(_text_width, texts)) + MARGIN
         self._columns: dict[str, tuple[float, float]] = {}  # the center and the width
-        x = 3 * MARGIN + max(text_width(level.name) for level in levels)
+        x = 3 * MARGIN + max(_text_width(level.name) for level in levels)
         for stream in streams:
             boxes = max(len(level.experts(stream)) or stream in level.gates for level in levels)
             width = boxes * (self._box_width + GAP)
@@ -141,7 +144,7 @@ class _Drawing:
             x = self._columns[task][0]
             self._canvas.line((x, y), (x, y + 0.35), color=self._colors[task])
             self._canvas.text((x, y + 0.35), task, va="bottom")
-        return cast("Figure", self._canvas.figure)
+        return self._canvas.figure
 
     def _draw_frame(self, bottom: float, top: float, text: str, fill: float) -> None:
         center = (self._width / 2, (bottom + top) / 2)
@@ -178,3 +181,49 @@ class _Drawing:
 def _spread(center: float, width: float, count: int) -> list[float]:
     """Return the centers of equal parts of a width."""
     return [center + width * ((index + 0.5) / count - 0.5) for index in range(count)]
+
+
+class Canvas:
+    """A new figure with boxes, lines and texts, which are centered at the given points.
+
+    Lengths are in inches, font sizes in points.
+    """
+
+    def __init__(self, width: float, height: float) -> None:
+        from matplotlib import pyplot
+
+        self.figure = pyplot.figure(figsize=(width, height), facecolor="white")
+        self.ax = self.figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(0, height))
+        self.ax.set_axis_off()
+
+    def text(self, center: Point, text: str, **style: Any) -> None:
+        """Draw a text, without TeX, which can't render a "_" in a name."""
+        defaults = {"ha": "center", "va": "center", "color": TEXT_COLOR, "fontsize": TEXT_SIZE}
+        self.ax.text(*center, text, usetex=False, zorder=4, **{**defaults, **style})
+
+    def box(
+        self, center: Point, size: Point, text: str, color: str, fill: float, radius: float = 0.05
+    ) -> None:
+        """Draw a box with a text. `fill` is the opacity of its color; at 0, it is in the back."""
+        from matplotlib.colors import to_rgb
+        from matplotlib.patches import FancyBboxPatch
+
+        corner = (center[0] - size[0] / 2, center[1] - size[1] / 2)
+        style: dict[str, Any] = {"boxstyle": f"round,pad=0,rounding_size={radius}", "ec": color}
+        style["fc"] = [1 - fill * (1 - channel) for channel in to_rgb(color)]
+        self.ax.add_patch(FancyBboxPatch(corner, *size, zorder=3 if fill else 1, **style))
+        self.text(center, text)
+
+    def line(self, *points: Point, color: str, dash: Any = SOLID) -> None:
+        """Draw a line through the points, with an arrow head at the last point."""
+        from matplotlib.patches import FancyArrowPatch
+        from matplotlib.path import Path
+
+        arrow = "-|>,head_length=0.35,head_width=0.16"
+        style: dict[str, Any] = {"arrowstyle": arrow, "mutation_scale": 10, "zorder": 2}
+        self.ax.add_patch(FancyArrowPatch(path=Path(points), color=color, ls=dash, **style))
+
+
+def _text_width(text: str) -> float:
+    """Return the approximate width of the longest line of a text in TEXT_SIZE."""
+    return LETTER_WIDTH * max(map(len, text.split("\n")))

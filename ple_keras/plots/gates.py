@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ple_keras.inspection.gates import GateReport, LevelUse
-from ple_keras.plots._canvas import pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,10 +47,12 @@ def plot_gate_weights(report: GateReport) -> "Figure":
     """
     if not isinstance(report, GateReport):
         raise TypeError(f"report must be a GateReport. Received: report={report!r}")
+    from matplotlib import pyplot
+
     rows = [len(use.gates) for use in report.levels.values()]
     width = 1.6 + CELL_SIZE[0] * max(len(use.experts) for use in report.levels.values())
     height = sum(rows) * CELL_SIZE[1] + 1.8 * len(rows)
-    figure: Figure = pyplot().figure(figsize=(width, height), layout="constrained")
+    figure: Figure = pyplot.figure(figsize=(width, height), layout="constrained")
     panels = figure.subplots(len(rows), 1, height_ratios=rows, squeeze=False)[:, 0]
     for panel, (level, use) in zip(panels, report.levels.items()):
         _draw_heat_map(panel, use)
@@ -113,13 +114,15 @@ def plot_gate_history(history: Any) -> "Figure":
         raise ValueError(
             f"history must have keys of a GateWeightsLogger. Received: history={list(logs.keys())}"
         )
+    from matplotlib import pyplot
+
     columns = max(map(len, levels.values()))
     size = (4.6 * columns, 2.6 * len(levels))
-    figure: Figure = pyplot().figure(figsize=size, layout="constrained")
+    figure: Figure = pyplot.figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(levels), columns, sharey=True, squeeze=False)
     for row, (level, gates) in zip(grid, levels.items()):
         names = list(dict.fromkeys(name for lines in gates.values() for name, _ in lines))
-        colors = dict(zip(names, pyplot().get_cmap("turbo")(np.linspace(0, 1, len(names)))))
+        colors = dict(zip(names, pyplot.get_cmap("turbo")(np.linspace(0, 1, len(names)))))
         for panel, (gate, lines) in zip(row, gates.items()):
             _draw_lines(panel, lines, {**colors, "max": "0.5"})
             panel.set_title(f"{level}: {gate} gate", loc="left", fontsize="medium")

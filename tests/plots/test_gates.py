@@ -1,7 +1,5 @@
 """Plots of gate weights: content and wrong arguments."""
 
-import sys
-
 import keras
 import numpy as np
 import pytest
@@ -111,10 +109,3 @@ REFUSED = {
 @pytest.mark.parametrize(("function", "argument", "error", "message"), table(REFUSED))
 def test_wrong_arguments_are_refused(function, argument, error, message):
     check_refused(lambda: function(argument), error, message)
-
-
-def test_without_matplotlib_the_error_has_the_install_command(monkeypatch, report):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    for plot, argument in ((pk.plot_gate_weights, report), (pk.plot_architecture, tracked_block())):
-        with pytest.raises(ImportError, match=r"pip install matplotlib$"):
-            plot(argument)
