@@ -192,8 +192,11 @@ class PoissonDeviance(MetricOfSums):
         super().__init__(2, name, dtype)
 
     def terms(self, y_true: Tensor, y_pred: Tensor) -> Sequence[Tensor]:
-        y_log, p_log = (ops.log(clip(y, low=MIN_PROBABILITY)) for y in (y_true, y_pred))
-        deviance = 2 * (y_true * (y_log - p_log) - y_true + y_pred)
+        # The logarithm of y / p - 1, since y log(y) - y log(p) loses the digits of large counts.
+        excess = y_true - y_pred
+        ratio = excess / clip(y_pred, low=MIN_PROBABILITY)
+        ratio = clip(ratio, keras.config.epsilon() - 1, 1 / MIN_PROBABILITY)
+        deviance = 2 * clip(y_true * ops.log1p(ratio) - excess, low=0)
         return [deviance, ops.ones_like(y_pred)]
 
     def result(self) -> Tensor:

@@ -53,6 +53,20 @@ def test_rounding_errors_of_many_small_batches_do_not_add_up(make):
     assert [float(x) for x in metric.totals()] == pytest.approx((large + added).tolist(), abs=1)
 
 
+@pytest.mark.parametrize("excess", [0.0, 1.0, 3000.0, -3000.0, 9.9e6])
+def test_the_deviance_of_large_counts_keeps_its_digits(excess):
+    metric = pk.PoissonDeviance()
+    labels = np.float32([1e7, 1e6 + 1, 0.0, 2.0])
+    predictions = np.float32([1e7 - excess, 1e6, 1e-30, 1e-30 if excess else 2.0])
+    for i, (y, p) in enumerate(zip(np.float64(labels), np.maximum(np.float64(predictions), 1e-37))):
+        metric.reset_state()
+        metric.update_state(labels[i : i + 1], predictions[i : i + 1])
+        found = float(metric.result())
+        exact = 2 * ((y and y * math.log(y / p)) - y + p)
+        assert found >= 0
+        assert found == pytest.approx(exact, rel=1e-3, abs=1e-3)
+
+
 @pytest.mark.parametrize("make", METRICS[:2])
 def test_metrics_are_nan_without_positives(make):
     metric = make()
