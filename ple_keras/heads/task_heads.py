@@ -191,13 +191,16 @@ class TaskHeads(BaseLayer):
         features = self._inputs_by_task(inputs)
         is_hedged = any(head.branch_names for head in self.values())
         observer = active_observer()
-        with_branches = is_hedged and (training or observer is not None)
-        if is_hedged and training and (loss := compiled_loss()):
-            raise ValueError(
-                "compile must get no loss for a model with a HedgedBlock, whose branches only "
-                f"`compute_loss` of {self.name!r} trains. Use a MultiTaskModel, or the mixin "
-                f"MultiTaskTraining. Received: {loss=}"
-            )
+        returns_stacks = is_hedged and training
+        if returns_stacks and (loss := compiled_loss()):
+            if self.trainable_variables:
+                raise ValueError(
+                    "compile must get no loss for a model with a HedgedBlock, whose branches only "
+                    f"`compute_loss` of {self.name!r} trains. Use a MultiTaskModel, or the mixin "
+                    f"MultiTaskTraining, or freeze block and heads. Received: {loss=}"
+                )
+            returns_stacks = False  # the layers after frozen heads read predictions
+        with_branches = returns_stacks or (is_hedged and observer is not None)
         values: dict[TaskName, Tensor] = {}
         outputs: dict[TaskName, Tensor] = {}
         for task in (*self.task_names, *self._product_names):
@@ -217,7 +220,7 @@ class TaskHeads(BaseLayer):
             is_stack = with_branches and head.branch_names
             if is_stack and observer is not None:
                 observer.branches[task] = values[task]
-            if is_stack and training:
+            if is_stack and returns_stacks:
                 outputs[task] = values[task]
             else:
                 outputs[task] = head._predict(values[task][0] if is_stack else values[task])
