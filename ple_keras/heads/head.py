@@ -50,7 +50,7 @@ from ple_keras.labels.sample_space import (
     to_number_array,
 )
 from ple_keras.labels.task_names import check_task_name
-from ple_keras.layers.template import as_template
+from ple_keras.layers.template import as_optional_template
 from ple_keras.losses.example_losses import REDUCTIONS, check_loss, example_losses
 from ple_keras.losses.loss_kinds import CLASS_INDICES, check_for_loss, is_elementwise, loss_name
 from ple_keras.metrics.masked_metric import check_metrics, new_metric, update_metric
@@ -149,15 +149,12 @@ class Head(BaseLayer):
             )
         own = None if metrics is None else check_metrics(metrics)
         extra = check_metrics(extra_metrics, "extra_metrics")
-        given = {"activation": activation, "loss": loss, "metrics": own, "extra_metrics": extra}
-        check_custom_functions(**given)
+        check_custom_functions(activation=activation, loss=loss, metrics=own, extra_metrics=extra)
         self._metric_templates = Untracked((own, extra))
         self.loss_weight = check_number(loss_weight, "loss_weight", minimum=0)
         self.missing_label = check_missing_label(missing_label)
         self.reduction = check_known_value(reduction, REDUCTIONS, "reduction")
-        self._tower_template = None
-        if tower is not None:
-            self._tower_template = as_template(tower, "tower", self.dtype_policy)
+        self._tower_template = as_optional_template(tower, "tower", self.dtype_policy)
         self._leading_axes: tuple[int | None, ...] = (None,)
         self._statistics: Untracked[LabelStatistics | None] = Untracked(None)
 
@@ -234,6 +231,12 @@ class Head(BaseLayer):
                 f"HedgedBlock returns. Received: {argument}={short_repr(features)}"
             )
         check_keys(features, self.branch_names, argument)
+        rank = len(self._leading_axes) + 1  # by which a prediction differs from a stack of branches
+        if any(len(x.shape) != rank for x in features.values()):
+            raise ValueError(
+                f"{argument} must have {rank} axes in each branch, as the head was built for. "
+                f"Received: {argument}={short_repr(features)}"
+            )
         return [(getattr(self, f"branch-{name}"), features[name]) for name in self.branch_names]
 
     def _mixed(self, features: Streams, with_branches: bool | None = False) -> Tensor:
@@ -422,12 +425,9 @@ class Head(BaseLayer):
             array = array[..., None]
         is_float = "float" in str(array.dtype)
         stored = array.astype("float32", copy=False) if is_float else array  # as Keras does
-        missing_labels = all_missing_labels(self.missing_label, self.loss)
-        missing, given = (is_missing(x, missing_labels) for x in (stored, array))
+        missing = is_missing(stored, all_missing_labels(self.missing_label, self.loss))
         if missing is None:
-            missing = given = np.zeros(array.shape, bool)
-        rule = f"be float32, since {array.dtype} rounds missing_label={self.missing_label},"
-        check_values(array, given & ~missing, self.task, rule)
+            missing = np.zeros(array.shape, bool)
         by_number = is_elementwise(self.loss)
         array = np.where(missing, np.nan, array) if by_number and missing.any() else array
         is_labeled = ~(missing.all(axis=-1) if by_number else missing.any(axis=-1))

@@ -46,7 +46,7 @@ from ple_keras.layers.connections import (
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.experts import CopiedExperts, Experts, StackedExperts
 from ple_keras.layers.gate import Gate, active_observer, gate_options
-from ple_keras.layers.template import as_stream_templates, as_template
+from ple_keras.layers.template import as_optional_template, as_stream_templates
 
 
 @dataclass(frozen=True)
@@ -201,9 +201,7 @@ class CGCBlock(GatedBlock):
         self._expert_templates = as_stream_templates(
             expert_block, streams, "expert_block", self.dtype_policy
         )
-        self._gate_template = None
-        if gate_block is not None:
-            self._gate_template = as_template(gate_block, "gate_block", self.dtype_policy)
+        self._gate_template = as_optional_template(gate_block, "gate_block", self.dtype_policy)
         if gate_kwargs:
             self._make_gate(self.task_names[0])  # checks their values
 
@@ -388,16 +386,13 @@ class CGCBlock(GatedBlock):
         streams = self._connections.by_stream(shape_of(inputs))
         self._gate_inputs.check(streams, shape_of(gate_context))
         shapes = self.compute_output_shape(streams)
-        outputs = {name: self._symbolic(shape) for name, shape in shapes.items()}
+        outputs = {x: keras.KerasTensor(shape, self.compute_dtype) for x, shape in shapes.items()}
         if not check_bool(return_gate_weights, "return_gate_weights"):
             return outputs
         return outputs, {
-            gate: self._symbolic((*shapes[gate][:-1], len(experts)))
+            gate: keras.KerasTensor((*shapes[gate][:-1], len(experts)), self.compute_dtype)
             for gate, experts in self._connections.gates.items()
         }
-
-    def _symbolic(self, shape: Shape) -> keras.KerasTensor:
-        return keras.KerasTensor(shape, self.compute_dtype)
 
     def compute_output_shape(
         self, inputs_shape: StreamShapes, gate_context_shape: StreamShapes | None = None
@@ -517,8 +512,5 @@ class CGCBlock(GatedBlock):
             "expert_block": self._expert_templates.serialize(),
             "num_task_experts": self.num_task_experts,
             "gate_block": self._gate_template and self._gate_template.serialize(),
-            "gate_kwargs": {
-                key: keras.saving.serialize_keras_object(value)
-                for key, value in self.gate_kwargs.items()
-            },
+            "gate_kwargs": keras.saving.serialize_keras_object(self.gate_kwargs),
         }

@@ -20,7 +20,10 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import Dropout, register
 from ple_keras._typing import Activation, Initializer, Normalization, Regularizer, Shape, Tensor
 
-NORMALIZATIONS = {"batch": "BatchNormalization", "layer": "LayerNormalization"}
+NORMALIZATIONS = {
+    "batch": keras.layers.BatchNormalization,
+    "layer": keras.layers.LayerNormalization,
+}
 
 
 @register
@@ -116,11 +119,21 @@ class ExpertBlock(BaseLayer):
 
         steps = range(len(self.units))
         # The names of these attributes are part of the file format.
-        self._dense = [self._make_dense(step) for step in steps]
-        self._normalization = [
-            getattr(keras.layers, NORMALIZATIONS[normalization])(
-                dtype=self.dtype_policy, name=f"normalization_{step}"
+        self._dense = [
+            keras.layers.Dense(
+                self.units[step],
+                use_bias=self.use_bias,
+                kernel_initializer=derive_initializer(self.kernel_initializer, "kernel", step),
+                bias_initializer=derive_initializer(self.bias_initializer, "bias", step),
+                kernel_regularizer=self.kernel_regularizer,
+                bias_regularizer=self.bias_regularizer,
+                dtype=self.dtype_policy,
+                name=f"dense_{step}",
             )
+            for step in steps
+        ]
+        self._normalization = [
+            NORMALIZATIONS[normalization](dtype=self.dtype_policy, name=f"normalization_{step}")
             for step in steps
             if normalization
         ]
@@ -129,18 +142,6 @@ class ExpertBlock(BaseLayer):
             for step in steps
             if self.dropout
         ]
-
-    def _make_dense(self, step: int) -> keras.layers.Dense:
-        return keras.layers.Dense(
-            self.units[step],
-            use_bias=self.use_bias,
-            kernel_initializer=derive_initializer(self.kernel_initializer, "kernel", step),
-            bias_initializer=derive_initializer(self.bias_initializer, "bias", step),
-            kernel_regularizer=self.kernel_regularizer,
-            bias_regularizer=self.bias_regularizer,
-            dtype=self.dtype_policy,
-            name=f"dense_{step}",
-        )
 
     def build(self, input_shape: Shape) -> None:
         *leading, _ = shape = check_features(input_shape)

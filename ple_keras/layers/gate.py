@@ -24,7 +24,7 @@ from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import load_seed, register, save_seed
 from ple_keras._keras.tensors import at_least_float32, is_constant_in_jax_trace
 from ple_keras._typing import ByName, Initializer, LayerLike, Regularizer, Shape, Store, Tensor
-from ple_keras.layers.template import as_template
+from ple_keras.layers.template import as_optional_template
 
 DROPPED_LOGIT = -1e30  # its weight is 0
 # Arguments that a block sets, so that `gate_kwargs` can't contain them.
@@ -123,15 +123,26 @@ class Gate(BaseLayer):
         )
         if self.dropout:
             self._seed_generator = keras.random.SeedGenerator()
-        self._template = None
-        if gate_block is not None:
-            self._template = as_template(gate_block, "gate_block", self.dtype_policy)
+        self._template = as_optional_template(gate_block, "gate_block", self.dtype_policy)
 
     def build(self, input_shape: Shape) -> None:
         shape = check_features(input_shape)
         self.input_spec = keras.InputSpec(min_ndim=2, axes={-1: shape[-1]})
         if self.num_experts > 1:
-            self._build_projection(shape)
+            # The names `_block` and `_projection` are part of the file format.
+            if self._template:
+                self._block = self._template.copy("block")
+                width = build_on(self._block, shape, self.compute_dtype, "gate_block")
+                shape = (*shape[:-1], width)
+            self._projection = keras.layers.Dense(
+                self.num_experts,
+                use_bias=False,
+                kernel_initializer=self.kernel_initializer,
+                kernel_regularizer=self.kernel_regularizer,
+                dtype=self.dtype_policy,
+                name="projection",
+            )
+            self._projection.build(shape)
         if self.track_weights:
             # Sums over examples of the weights, of each weight times its logarithm, and of the
             # largest weight, then the number of examples. With tf.distribute, each replica has its
@@ -147,22 +158,6 @@ class Gate(BaseLayer):
                 name="sums",
             )
         self._restore_frozen()
-
-    def _build_projection(self, shape: Shape) -> None:
-        # The names `_block` and `_projection` are part of the file format.
-        if self._template:
-            self._block = self._template.copy("block")
-            width = build_on(self._block, shape, self.compute_dtype, "gate_block")
-            shape = (*shape[:-1], width)
-        self._projection = keras.layers.Dense(
-            self.num_experts,
-            use_bias=False,
-            kernel_initializer=self.kernel_initializer,
-            kernel_regularizer=self.kernel_regularizer,
-            dtype=self.dtype_policy,
-            name="projection",
-        )
-        self._projection.build(shape)
 
     def call(
         self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
@@ -295,8 +290,6 @@ def gate_options(gate_kwargs: Mapping[str, Any] | None, *path: object) -> dict[s
         key: keras.saving.deserialize_keras_object(value) if isinstance(value, Mapping) else value
         for key, value in gate_kwargs.items()
     }
-    if not path:
-        return options
     return {key: derive_initializer(value, *path) for key, value in options.items()}
 
 

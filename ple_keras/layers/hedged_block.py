@@ -15,7 +15,7 @@ from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, Ta
 from ple_keras.labels.task_names import NAME_RULE, SHARED, is_valid_name, task_names
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.shared_bottom_block import SharedBottomBlock
-from ple_keras.layers.template import as_template
+from ple_keras.layers.template import as_optional_template
 
 OWN = "own"
 
@@ -90,9 +90,8 @@ class HedgedBlock(BaseLayer):
                 "Exactly one of expert_block and branches must be given. "
                 f"Received: expert_block={expert_block!r}, branches={branches!r}"
             )
-        self._template = None
-        if expert_block is not None:
-            self._template = as_template(expert_block, "expert_block", self.dtype_policy)
+        self._template = as_optional_template(expert_block, "expert_block", self.dtype_policy)
+        if self._template:
             branches = self._default_branches(self._template)
         blocks = _check_branches(branches)
         self._branch_names = tuple(blocks)

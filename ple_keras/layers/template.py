@@ -40,6 +40,13 @@ def as_template(value: LayerLike | Mapping[str, object], argument: str, dtype: D
     return Template(ExpertBlock(units, dtype=dtype, name=name), argument)
 
 
+def as_optional_template(
+    value: LayerLike | Mapping[str, object] | None, argument: str, dtype: DType
+) -> Template | None:
+    """Return a template as `as_template`; None for None."""
+    return None if value is None else as_template(value, argument, dtype)
+
+
 class StreamTemplates(Untracked[dict[str, Template]]):
     """The template of the experts of each stream of a level.
 

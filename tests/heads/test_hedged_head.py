@@ -163,6 +163,9 @@ def test_a_call_that_trains_returns_branches_which_only_a_loss_that_trains_takes
     features = model.layers[1](keras.Input((WIDTH,)))
     shapes = [spec.shape for spec in heads(features, training=True).values()]
     assert shapes == [(3, None, 1), (3, None, 1), (3, None, 3)]
+    lists = {t: {b: x[:, None] for b, x in of.items()} for t, of in model.layers[1](X).items()}
+    message = r"inputs\['click'\] must have 2 axes in each branch.*Received: inputs\['click'\]="
+    check_refused(lambda: heads(lists), ValueError, message)  # a prediction would be like a stack
 
 
 def test_losses_of_keras_do_not_train_branches():
@@ -172,6 +175,24 @@ def test_losses_of_keras_do_not_train_branches():
     assert np.isfinite(plain.evaluate(X, Y["time"], verbose=0))
     message = "compile must get no loss for a model with a HedgedBlock.*Received: loss='mse'"
     check_refused(lambda: plain.fit(X, Y["time"][:, 0]), ValueError, message)
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_the_predictions_of_frozen_branches_are_features_of_any_model(is_nested):
+    model = hedged_model(**QUICK)
+    for layer in model.layers:
+        layer.trainable = False
+    inputs = keras.Input((WIDTH,)) if is_nested else model.input
+    found = model(inputs) if is_nested else model.output
+    output = keras.layers.Dense(1)(keras.layers.Concatenate()([*found.values()]))
+    plain, before = keras.Model(inputs, output), model.get_weights()
+    plain.compile("sgd", "mse", **QUICK)
+    expected = plain.evaluate(X, Y["time"], verbose=0)
+    losses = plain.fit(X, Y["time"], ROWS, epochs=2, verbose=0).history["loss"]
+    assert losses[0] == pytest.approx(expected, rel=1e-5)
+    assert losses[1] < losses[0]
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="it is jax.checkpoint")

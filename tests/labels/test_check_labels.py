@@ -53,14 +53,11 @@ def test_valid_labels_are_accepted(y):
 
 
 @pytest.mark.parametrize("value", [-99.9, 0.1])
-def test_a_missing_label_may_be_rounded_to_float32_and_not_to_float16(value):
+def test_a_missing_label_may_be_rounded_to_float32(value):
     heads = pk.TaskHeads([pk.RegressionHead("a", missing_label=value)])
     for y in (np.float64(np.float32([value, 1, 2])), np.array([value, 1, 2])):
         heads.adapt({"a": y})
         assert heads["a"].label_share == pytest.approx(2 / 3)
-    for call in (heads.check_labels, heads.adapt):
-        message = rf"float32, since float16 rounds missing_label={value}.* invalid: 1\. "
-        check_refused(lambda: call({"a": np.float16([value, 1, 2])}), ValueError, message)  # noqa: B023
 
 
 @pytest.mark.skipif(keras.backend.backend() != "jax", reason="others store 64 bits")
