@@ -1,4 +1,4 @@
-"""The losses and layers of docs/recipes/ compute the equations of their papers."""
+"""The losses of docs/recipes/ compute the equations of their papers."""
 
 import math
 
@@ -20,22 +20,6 @@ def names():
     for block in code(ROOT / "docs" / "recipes" / "rare_labels.md", "python"):
         exec(block, found)
     return found
-
-
-def test_the_transfer_of_information_is_an_attention_over_two_vectors(names):
-    layer = names["InformationTransfer"](8)
-    z, q = np.random.default_rng(0).normal(size=(2, 64, 8)).astype("float32")
-    result = ops.convert_to_numpy(layer([z, q]))
-
-    def dense(name, u):
-        kernel, bias = getattr(layer, name).get_weights()
-        return u @ kernel + bias
-
-    p = np.maximum(dense("g", z), 0)
-    scores = np.stack([(dense("h2", u) * dense("h3", u)).sum(-1) / 8**0.5 for u in (p, q)])
-    w = np.exp(scores) / np.exp(scores).sum(0)
-    expected = w[0][:, None] * dense("h1", p) + w[1][:, None] * dense("h1", q)
-    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_undo_pos_weight_returns_the_base_rate(names):
