@@ -1,6 +1,5 @@
 """Loss weights that callbacks schedule and log."""
 
-import re
 
 import keras
 import numpy as np
@@ -10,7 +9,6 @@ import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
 from tests.helpers import once
 from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
-from tests.processes import ROOT
 from tests.refusals import table
 
 
@@ -128,24 +126,6 @@ FACTORS = {
 def test_wrong_multipliers_are_refused(model, factor, error, message):
     with pytest.raises(error, match=message):
         fit_validated(model, pk.LossWeightSchedule(lambda task, epoch: factor))
-
-
-@once
-def test_the_dynamic_weight_average_of_the_docs_equals_the_paper():
-    page = (ROOT / "docs" / "loss_weights.md").read_text()
-    (source,) = re.findall(r"^class DynamicWeightAverage.*?^```", page, re.DOTALL | re.MULTILINE)
-    names = {"np": np, "keras": keras}
-    exec(source.split("\n\n\n")[0], names)
-    heads = heads_of(click_and_time(None))
-    callback = names["DynamicWeightAverage"](heads)
-    weights = []
-    for epoch, losses in enumerate([(0.5, 4.0), (0.4, 4.4), (0.4, 4.4)]):
-        callback.on_epoch_begin(epoch)
-        weights.append(list(heads.loss_weights().values()))
-        callback.on_epoch_end(epoch, dict(zip(("click_loss", "time_loss"), losses)))
-    scores = np.exp(np.array([0.4 / 0.5, 4.4 / 4.0]) / 2)
-    assert weights[:2] == [[1.0, 2.0], [1.0, 2.0]]  # the loss_weight of time is 2
-    np.testing.assert_allclose(weights[2], np.array([1, 2]) * 2 * scores / scores.sum(), rtol=1e-6)
 
 
 CALLBACKS = [pk.LossWeightLogger(), pk.LossWeightDecay(0.5), pk.LossWeightSchedule(max)]
