@@ -1,6 +1,5 @@
 """Loss weights that callbacks schedule and log."""
 
-
 import keras
 import numpy as np
 import pytest
