@@ -18,7 +18,7 @@ again.
 To reuse: `split_tables`, `print_split`, `continue_or_begin`, and `load_on_one_device`. Five rules
 apply:
 
-- The rows of a table must be divisible by the number of devices. The error names the next size.
+- The rows of a table must be divisible by the number of devices. Ids do not have to use the last.
 - Use another axis than the batch: otherwise, every step gathers the whole table.
 - A pattern that matches no path splits nothing, without an error: read the output of `print_split`.
 - All processes pass the same batches. With a mesh of (machines, devices per machine) each machine

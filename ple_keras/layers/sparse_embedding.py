@@ -2,7 +2,6 @@
 
 from functools import cache, partial
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -79,8 +78,7 @@ class SparseEmbedding(keras.layers.Embedding):
 
     Raises:
         TypeError: If `input_dim` or `output_dim` is not an integer.
-        ValueError: If one of them is below 1. On JAX, if `input_dim` is not divisible by the number
-            of devices that share the rows.
+        ValueError: If one of them is below 1.
         IndexError: On PyTorch without a GPU, if an id is not in the table. TensorFlow without a GPU
             raises its own error. Elsewhere, and if an `Input` of int32 wraps a larger id,
             `check_inputs` finds such ids.
@@ -109,9 +107,8 @@ class SparseEmbedding(keras.layers.Embedding):
     def build(self, input_shape: Shape | None = None) -> None:
         if self.built:
             return
-        _check_split(self)
         super().build(input_shape)
-        if self.lora_enabled or self.quantization_mode:
+        if self.lora_enabled:
             return
         # Keras's LossScaleOptimizer for float16 does not support sparse gradients.
         half = {self.compute_dtype, keras.config.dtype_policy().compute_dtype} & {"float16"}
@@ -136,34 +133,6 @@ class SparseEmbedding(keras.layers.Embedding):
         else:
             rows = _look_up_tensorflow(self, inputs)
         return ops.cast(rows, self.compute_dtype)
-
-    def quantize(
-        self, mode: str | None = None, type_check: bool = True, config: object = None
-    ) -> None:
-        """Quantize the table as Keras's `Embedding` does, which refuses subclasses."""
-        super().quantize(mode, type_check=False, config=config)
-
-    def quantized_call(self, *args: object, **kwargs: object) -> Tensor:
-        """Return the rows of the ids, from a quantized table."""
-        return ops.cast(super().quantized_call(*args, **kwargs), self.compute_dtype)
-
-
-def _check_split(layer: SparseEmbedding) -> None:
-    """Check that the rows of a table divide by the devices that share them."""
-    distribution = keras.distribution.distribution()
-    if distribution is None:
-        return
-    shape = (layer.input_dim, layer.output_dim)
-    table = SimpleNamespace(path=f"{layer.path}/embeddings", shape=shape)
-    layout = distribution.get_variable_layout(table)
-    mesh = layout.device_mesh
-    devices = dict(zip(mesh.axis_names, mesh.shape)).get(layout.axes[0], 1)
-    if missing := -shape[0] % devices:
-        raise ValueError(
-            f"input_dim must be divisible by the {devices} devices that share the rows of "
-            f"{table.path!r}. The next size that fits is {shape[0] + missing}: ids do not have to "
-            f"use the last rows. Received: input_dim={shape[0]}"
-        )
 
 
 def _look_up_tensorflow(layer: SparseEmbedding, ids: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from tests.optimizers.tables import (
     IS_JAX,
     ROWS,
     build,
-    embedding,
     ids,
     labels,
     record_rows,
@@ -19,7 +18,6 @@ from tests.optimizers.tables import (
     train,
     train_small,
 )
-from tests.refusals import check_refused
 
 pytestmark = pytest.mark.usefixtures("small_tables_by_rows")
 
@@ -56,31 +54,19 @@ def test_masks_and_symbolic_shapes_are_those_of_an_embedding():
     assert ours(keras.Input((None,), dtype="int32")).shape == (None, None, 3)
 
 
-@pytest.mark.parametrize("mode", ["int8", "lora"])
-def test_quantization_and_lora_are_those_of_an_embedding(mode, tmp_path):
+def test_lora_is_that_of_an_embedding(tmp_path):
     layers = pair()
     model, other = (keras.Sequential([keras.Input((2,), dtype="int32"), layer]) for layer in layers)
     for each in (model, other):
-        if mode == "lora":
-            layer = each.layers[-1]
-            layer.enable_lora(2)
-            layer.lora_embeddings_a.assign(np.ones((ROWS, 2)))
-            layer.lora_embeddings_b.assign(np.ones((2, 3)))
-        else:
-            each.quantize("int8")
+        layer = each.layers[-1]
+        layer.enable_lora(2)
+        layer.lora_embeddings_a.assign(np.ones((ROWS, 2)))
+        layer.lora_embeddings_b.assign(np.ones((2, 3)))
     x = np.array([[1, 2], [3, ROWS - 1]])
     expected = other.predict(x, verbose=0)
     np.testing.assert_array_equal(model.predict(x, verbose=0), expected)
     copy = loaded(model, tmp_path)
     np.testing.assert_allclose(copy.predict(x, verbose=0), expected, atol=1e-6)
-
-
-@once
-def test_a_quantized_table_has_rows_of_the_compute_dtype():
-    layer = embedding(dtype="mixed_bfloat16")
-    layer.build()
-    layer.quantize("int8")
-    assert keras.backend.standardize_dtype(layer(np.array([1, 2])).dtype) == "bfloat16"
 
 
 def test_gradients_with_a_regularizer_have_all_rows(monkeypatch):
@@ -141,21 +127,6 @@ def test_check_inputs_refuses_ids_that_an_int32_input_wraps():
     assert np.isfinite(model.predict(x, verbose=0)["click"]).all()  # row 5
     with pytest.raises(ValueError, match=r"values of int32, .*Received: x\['user'\].*=4294967301$"):
         pk.check_inputs(model, x)
-
-
-@once
-def test_rows_that_do_not_divide_by_the_devices_are_refused():
-    from keras.distribution import DeviceMesh, LayoutMap, ModelParallel
-
-    devices = [f"cpu:{number}" for number in range(8)]
-    layouts = LayoutMap(DeviceMesh((2, 4), ("batch", "rows"), devices))
-    layouts["table/embeddings"] = ("rows", None)
-    message = (
-        r"the 4 devices .* 'table/embeddings'\. The next size that fits is 12: .* input_dim=9$"
-    )
-    with ModelParallel(layout_map=layouts).scope():
-        check_refused(lambda: embedding(name="table").build(), ValueError, message)
-        embedding(name="other").build()
 
 
 def test_models_use_xla_only_on_jax():
