@@ -78,10 +78,9 @@ class MetricOfSums(keras.Metric):
         """Return the sums over a batch, from tensors `(..., units)`."""
         return ops.stack([ops.sum(term * weights) for term in self.terms(y_true, y_pred)])
 
-    def totals(self) -> list[Tensor]:
-        """Return the sums over all batches."""
-        totals = ops.convert_to_tensor(self._sums) + ops.convert_to_tensor(self._errors)
-        return list(ops.unstack(totals, totals.shape[0]))
+    def totals(self) -> Tensor:
+        """Return the sums over all batches, `(num_sums,)`."""
+        return ops.convert_to_tensor(self._sums) + ops.convert_to_tensor(self._errors)
 
 
 @register
@@ -118,7 +117,7 @@ class Calibration(MetricOfSums):
         return [y_pred, y_true]
 
     def result(self) -> Tensor:
-        predicted, observed = self.totals()
+        predicted, observed = ops.unstack(self.totals(), 2)
         return predicted / fill(observed, observed == 0, math.nan)
 
 
@@ -159,7 +158,7 @@ class NormalizedEntropy(MetricOfSums):
         return [crossentropy(y_true, y_pred), y_true, 1 - y_true]
 
     def result(self) -> Tensor:
-        loss, positives, negatives = self.totals()
+        loss, positives, negatives = ops.unstack(self.totals(), 3)
         # -r log(r) sum_i w_i, and the same for 1 - r. Without a subtraction, base rates near 0 or 1
         # lose no digits. 0 times infinity is NaN.
         entropy = positives * ops.log1p(negatives / positives)
@@ -200,7 +199,7 @@ class PoissonDeviance(MetricOfSums):
         return [deviance, ops.ones_like(y_pred)]
 
     def result(self) -> Tensor:
-        deviance, count = self.totals()
+        deviance, count = ops.unstack(self.totals(), 2)
         return deviance / fill(count, count == 0, math.nan)
 
 
@@ -248,8 +247,7 @@ class LogitAUC(MetricOfSums):
 
     def result(self) -> Tensor:
         """Return the area; NaN without a positive or a negative label."""
-        counts = ops.convert_to_tensor(self._sums) + ops.convert_to_tensor(self._errors)
-        positives, negatives = ops.unstack(ops.reshape(counts, (2, NUM_BINS)), 2)
+        positives, negatives = ops.unstack(ops.reshape(self.totals(), (2, NUM_BINS)), 2)
         below = ops.cumsum(negatives) - negatives / 2
         pairs = ops.sum(positives) * ops.sum(negatives)
         return ops.sum(positives * below) / fill(pairs, pairs == 0, math.nan)
