@@ -7,7 +7,6 @@ from typing import Any, Self
 import keras
 from keras import ops
 
-from ple_keras._checks import check_features
 from ple_keras._keras.internals import get_mask, is_from_keras, set_mask
 from ple_keras._keras.saving import register
 from ple_keras._typing import ByName, LayerLike, LossLike, MetricLike, Shape, Tensor
@@ -83,13 +82,12 @@ class RankingHead(Head):
         self._leading_axes = (None, None)
 
     def build(self, input_shape: Shape) -> None:
-        shape = check_features(input_shape)
-        if len(shape) != 3:
+        if len(input_shape) != 3:
             raise ValueError(
                 f"inputs of {self.name!r} must have a shape (batch, items, features). "
-                f"Received: inputs.shape={shape}"
+                f"Received: inputs.shape={input_shape}"
             )
-        super().build(shape)
+        super().build(input_shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Return the scores of the items."""

@@ -112,9 +112,6 @@ class TaskHeads(BaseLayer):
             raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
         return self._by_task.value[task]
 
-    def __contains__(self, task: object) -> bool:
-        return task in self._task_names
-
     def __iter__(self) -> Iterator[TaskName]:
         return iter(self._task_names)
 
@@ -485,7 +482,7 @@ class TaskHeads(BaseLayer):
         specs = {task: head.compute_output_spec(features[task]) for task, head in self.items()}
         for task, spec in specs.items():
             if training and self[task].branch_names:
-                specs[task] = ops.stack([spec, *(spec for _ in self[task].branch_names)])
+                specs[task] = ops.stack([spec] * (1 + len(self[task].branch_names)))
         return specs
 
     def compute_output_shape(self, input_shape: Mapping[TaskName, Shape]) -> dict[str, Shape]:

@@ -35,9 +35,7 @@ from ple_keras._typing import (
 )
 from ple_keras.labels.task_names import SHARED, task_names
 from ple_keras.layers.connections import (
-    BOTH,
-    CONTEXT,
-    STREAM,
+    GATE_INPUTS,
     Connections,
     GatedBlock,
     GateInputs,
@@ -193,9 +191,7 @@ class CGCBlock(GatedBlock):
         self.stack_experts = check_bool(stack_experts, "stack_experts")
         self.isolate_task_experts = check_bool(isolate_task_experts, "isolate_task_experts")
         self._connections = self._make_connections(counts)
-        self.gate_reads: GateInput = check_known_value(
-            gate_reads, (STREAM, CONTEXT, BOTH), "gate_reads"
-        )
+        self.gate_reads: GateInput = check_known_value(gate_reads, GATE_INPUTS, "gate_reads")
         self._gate_inputs = GateInputs(gate_reads, self._connections.gates)
         streams = [*counts, SHARED] if self.num_shared_experts else [*counts]
         self._expert_templates = as_stream_templates(

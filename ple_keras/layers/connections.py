@@ -1,6 +1,6 @@
 """Streams, experts and gates of a level, their connections, and the inputs of its gates."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import add, mul
 from typing import Any
@@ -15,7 +15,7 @@ from ple_keras._keras.tensors import all_valid
 from ple_keras._typing import ByName, GateInput, Nested, Shape, Streams, StreamShapes, Tensor
 from ple_keras.labels.task_names import SHARED
 
-STREAM, CONTEXT, BOTH = "stream", "context", "both"  # of `gate_reads`
+GATE_INPUTS = STREAM, CONTEXT, BOTH = "stream", "context", "both"  # values of `gate_reads`
 
 
 class Connections:
@@ -66,10 +66,7 @@ class Connections:
 
     def by_stream(self, value: Any) -> dict[str, Any]:
         """Return a value per stream, from one value or a dict with exactly the streams' names."""
-        if not isinstance(value, Mapping):
-            return dict.fromkeys(self.streams, value)
-        check_keys(value, self.streams, "inputs")
-        return {stream: value[stream] for stream in self.streams}
+        return _by_name(value, self.streams, "inputs")
 
     def masks(self, mask: Streams | None) -> dict[str, Tensor | None] | None:
         """Return the mask of each output, which is valid where all streams of its gate are.
@@ -212,12 +209,17 @@ class GateInputs:
 
     def _by_gate(self, context: Any) -> dict[str, Any]:
         """Return the context of each gate, or its shape."""
-        if not isinstance(context, Mapping):
-            return dict.fromkeys(self._gates, context)
-        # A level without a shared gate ignores the context of "shared", which is for other levels.
-        given = {gate: x for gate, x in context.items() if gate in self._gates or gate != SHARED}
-        check_keys(given, self._gates, "gate_context")
-        return {gate: given[gate] for gate in self._gates}
+        if isinstance(context, Mapping) and SHARED not in self._gates:  # it is for other levels
+            context = {gate: x for gate, x in context.items() if gate != SHARED}
+        return _by_name(context, self._gates, "gate_context")
+
+
+def _by_name(value: Any, names: Sequence[str], argument: str) -> dict[str, Any]:
+    """Return a value per name, from one value or a dict with exactly these keys."""
+    if not isinstance(value, Mapping):
+        return dict.fromkeys(names, value)
+    check_keys(value, names, argument)
+    return {name: value[name] for name in names}
 
 
 def shape_of(value: Any) -> Any:

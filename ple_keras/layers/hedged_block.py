@@ -2,7 +2,7 @@
 
 from collections import UserList
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import keras
 
@@ -97,7 +97,8 @@ class HedgedBlock(BaseLayer):
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
-            setattr(self, _branch_attribute(branch), block)
+            # The name of the attribute is part of the file format. No other one contains a "-".
+            setattr(self, f"branch-{branch}", block)
 
     def _default_branches(self, template: Template) -> dict[str, keras.Layer]:
         expert, dtype = template.layer, self.dtype_policy
@@ -126,10 +127,7 @@ class HedgedBlock(BaseLayer):
         """
         if branch not in self._branch_names:
             raise KeyError(f"branch must be one of {self.branch_names}. Received: {branch=}")
-        return getattr(self, _branch_attribute(branch))
-
-    def _blocks(self) -> dict[str, keras.Layer]:  # not a property: Keras's saving would read it
-        return {branch: self[branch] for branch in self._branch_names}
+        return cast(keras.Layer, getattr(self, f"branch-{branch}"))
 
     @property
     def layers(self) -> Sequence[keras.Layer]:
@@ -137,7 +135,7 @@ class HedgedBlock(BaseLayer):
 
         They are not a list, since files would then store the blocks by position, not by attribute.
         """
-        return UserList(self._blocks().values())
+        return UserList(map(self.__getitem__, self._branch_names))
 
     def build(self, inputs_shape: NestedShape) -> None:
         self._by_task(lambda block: block, symbolic(inputs_shape, self.compute_dtype))
@@ -184,7 +182,7 @@ class HedgedBlock(BaseLayer):
     def get_config(self) -> dict[str, Any]:
         blocks = None
         if not self._template:
-            serialized = serialize_children(self._blocks().values(), self._came_built)
+            serialized = serialize_children(self.layers, self._came_built)
             blocks = dict(zip(self._branch_names, serialized))
         return {
             **super().get_config(),
@@ -200,14 +198,6 @@ class HedgedBlock(BaseLayer):
             blocks = keras.saving.deserialize_keras_object([*branches.values()])
             branches = dict(zip(branches, blocks))
         return super().from_config({**config, "branches": branches})
-
-
-def _branch_attribute(branch: str) -> str:
-    """Return the attribute of a branch's block, part of the file format.
-
-    No other attribute contains a "-", so the names are unique.
-    """
-    return f"branch-{branch}"
 
 
 def _check_branches(branches: Mapping[str, keras.Layer] | None) -> dict[str, keras.Layer]:

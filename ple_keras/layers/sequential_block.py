@@ -217,9 +217,10 @@ def _gate_arguments(layer: keras.Layer) -> set[str]:
 def _check_layers(layers: Sequence[keras.Layer]) -> list[keras.Layer]:
     if not isinstance(layers, Sequence) or not all(isinstance(x, keras.Layer) for x in layers):
         raise TypeError(f"layers must be a sequence of Keras layers. Received: layers={layers!r}")
-    if not layers:
-        raise ValueError("layers must contain at least one layer. Received: layers=[]")
     names = [layer.name for layer in layers]
-    if len(set(names)) < len(names):
-        raise ValueError(f"layers must have different names. Received: layers={names}")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(
+            "layers must contain at least one layer, and have different names. "
+            f"Received: layers={names}"
+        )
     return list(layers)

@@ -67,9 +67,7 @@ class SharedBottomBlock(BaseLayer):
         """Run the network once."""
         return dict.fromkeys(self._task_names, self._bottom(inputs))
 
-    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> ByName | None:
-        if previous_mask is None:
-            return None
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor | None) -> ByName:
         return dict.fromkeys(self._task_names, previous_mask)
 
     def compute_output_shape(self, input_shape: Shape) -> dict[str, Shape]:

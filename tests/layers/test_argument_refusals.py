@@ -189,7 +189,7 @@ LAYERS = [
     ([], ValueError, "must contain at least one layer"),
     (keras.layers.Dense(3), TypeError, "must be a sequence of Keras layers"),
     ([keras.layers.Dense(3), len], TypeError, "must be a sequence of Keras layers"),
-    ([bottom(), bottom()], ValueError, r"must have different names\. .*=\['x', 'x'\]$"),
+    ([bottom(), bottom()], ValueError, r"have different names\. .*=\['x', 'x'\]$"),
 ]
 NORMALIZATIONS = [
     (value, ValueError, r"one of \(None, 'batch', 'layer'\)")
