@@ -12,7 +12,7 @@ from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import gate_options
 from ple_keras.layers.sequential_block import SequentialBlock
-from ple_keras.layers.template import as_template, is_by_stream
+from ple_keras.layers.template import as_optional_template, is_by_stream
 
 TaskExperts = int | Mapping[str, int]  # the number of experts of each task
 
@@ -157,16 +157,14 @@ def _experts_by_level(
 
 
 def _for_level(block: StreamLayers | None, argument: str, level: int, dtype: DType) -> Any:
-    """Return a copy of a template, or one per stream, with the seeds of a level."""
-    if block is None:
-        return None
+    """Return a copy of a template, or one per stream, with the seeds of a level; None for None."""
     if is_by_stream(block):
         return {
             stream: _for_level(each, f"{argument}[{stream!r}]", level, dtype)
             for stream, each in block.items()
         }
-    template = as_template(block, argument, dtype)
-    return template.copy(template.layer.name, "level", level)
+    template = as_optional_template(block, argument, dtype)
+    return template and template.copy(template.layer.name, "level", level)
 
 
 def MMoEBlock(
