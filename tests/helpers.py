@@ -1,5 +1,7 @@
 """Functions that several test files use."""
 
+from collections.abc import Mapping
+
 import keras
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ once = pytest.mark.skipif(
 # The fastest setting for a few steps of a small model. Without it, JAX compiles every operation of
 # a step separately. With XLA, TensorFlow takes long to compile.
 QUICK_JIT = keras.backend.backend() == "jax"
-# For a few steps whose compilation is not tested: TensorFlow traces longer than it trains.
-QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": keras.backend.backend() == "tensorflow"}
+# For a few steps whose compilation is not tested: others than JAX trace longer than they train.
+QUICK = {"jit_compile": QUICK_JIT, "run_eagerly": not QUICK_JIT}
 # All settings of jit_compile to test. Without it, JAX runs steps eagerly.
 JIT = {"torch": [False], "jax": [True]}.get(keras.backend.backend(), [False, True])
 
@@ -21,6 +23,17 @@ def numpy_of(outputs):
     if isinstance(outputs, dict):
         return {key: numpy_of(value) for key, value in outputs.items()}
     return keras.ops.convert_to_numpy(outputs)
+
+
+def plain(value):
+    """Return a dict without dicts in it, with one key if the value is not a dict."""
+    if not isinstance(value, Mapping):
+        return {"only": value}
+    return {
+        key if name == "only" else f"{key}/{name}": item
+        for key, inside in value.items()
+        for name, item in plain(inside).items()
+    }
 
 
 def randomize(layer, seed=0, scale=0.5):
@@ -42,6 +55,12 @@ def features(*shape, seed=0):
 def streams(**widths):
     """Return two examples for each stream."""
     return {stream: features(2, width) for stream, width in widths.items()}
+
+
+def assert_all_close(actual, expected, **tolerances):
+    """Assert that two sequences of arrays are equal up to tolerances."""
+    for one, other in zip(actual, expected, strict=True):
+        np.testing.assert_allclose(one, other, **tolerances)
 
 
 def assert_same(actual, expected, atol=1e-5):

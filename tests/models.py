@@ -20,6 +20,11 @@ def chain(*layers, width=3):
     return (pk.MultiTaskModel if has_heads else keras.Model)(inputs, outputs)
 
 
+def branched(heads, expert=(3,)):
+    """Return a model of a HedgedBlock and heads."""
+    return chain(pk.HedgedBlock(heads, expert), heads)
+
+
 def heads_alone(heads, width=3):
     """Return a model that passes its input to every head."""
     inputs = keras.Input((width,))

@@ -5,7 +5,7 @@ import re
 import keras
 import pytest
 
-from tests.helpers import features
+from tests.helpers import features, once
 
 NAN, INF = float("nan"), float("inf")
 
@@ -23,6 +23,18 @@ def check_refused(call, error, message):
 def table(rows):
     """Return parameters from `{id: row}`."""
     return [pytest.param(*row, id=name) for name, row in rows.items()]
+
+
+def all_refused(call, rows):
+    """Return a test that `call` refuses each row of `{id: (*arguments, error, message)}`."""
+
+    @once
+    @pytest.mark.parametrize("row", rows.values(), ids=rows)
+    def test(row):
+        *arguments, error, message = row
+        check_refused(lambda: call(*arguments), error, message)
+
+    return test
 
 
 class Unlike:

@@ -68,16 +68,3 @@ def test_summary_and_dot_show_dict_outputs(capsys):
     pytest.importorskip("pydot")
     dot = keras.utils.model_to_dot(model, show_shapes=True, show_dtype=True, expand_nested=True)
     assert "SequentialBlock" in dot.to_string()
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_a_global_policy_applies_to_experts_but_not_to_predictions(policy):
-    keras.config.set_dtype_policy(policy)
-    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
-    inputs = keras.Input((4,))
-    ple = pk.PLEBlock(2, heads, [4, 3], gate_block=[2])
-    features = ple(inputs)
-    model = pk.MultiTaskModel(inputs, heads(features))
-    assert {x.dtype for x in features.values()} == {policy.removeprefix("mixed_")}
-    assert {x.dtype for x in model.output.values()} == {"float32"}
-    assert {w.dtype for w in model.weights} == {"float32"}

@@ -58,17 +58,6 @@ def by_key(function, value):
     return function(value)
 
 
-def plain(value):
-    """Return a dict without dicts in it, with one key if the value is not a dict."""
-    if not isinstance(value, Mapping):
-        return {"only": value}
-    return {
-        key if name == "only" else f"{key}/{name}": item
-        for key, inside in value.items()
-        for name, item in plain(inside).items()
-    }
-
-
 TASKS = ["buy", "click"]
 
 
@@ -161,7 +150,10 @@ CASES = {
         add_shared_gate=False,
     ),
     "cgc_dict_inputs": Case(
-        pk.CGCBlock, STREAMS, BY_STREAM, outputs=TASKS, expert_block=[4, 3], stack_experts=False
+        *(pk.CGCBlock, STREAMS, BY_STREAM),
+        outputs=TASKS,
+        expert_block={"buy": [4, 3], "click": [3], "shared": [2, 3]},
+        stack_experts=False,
     ),
     "sequential": Case(pk.SequentialBlock, 5, BY_STREAM, layers=layers),
     "ple": Case(

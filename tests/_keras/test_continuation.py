@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, numpy_of
+from tests.helpers import QUICK, assert_all_close, features, numpy_of
 from tests.models import compiled
 from tests.models import loaded as load_again
 from tests.pairs import pairs
@@ -86,5 +86,4 @@ def test_a_restored_model_trains_like_the_original(optimizer, way, tmp_path):
     # Compiled programs can round differently.
     atol = 0 if keras.backend.backend() == "torch" else 1e-6
     np.testing.assert_allclose(train(copy, AFTER, seed=2), losses, rtol=0, atol=atol)
-    for one, other in zip(copy.weights, model.weights, strict=True):
-        np.testing.assert_allclose(numpy_of(one), numpy_of(other), rtol=0, atol=atol)
+    assert_all_close(copy.get_weights(), model.get_weights(), rtol=0, atol=atol)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer, plain
-from tests.helpers import assert_same, numpy_of, once, randomize
+from tests._keras.layer_cases import CASES, by_key, every_computation, every_layer
+from tests.helpers import assert_same, numpy_of, once, plain, randomize
 from tests.pairs import pairs
 
 # The caller passes the inner layers of the other classes, which have their own policies.

@@ -6,8 +6,8 @@ import pytest
 
 import ple_keras as pk
 from ple_keras.heads.task_heads import hedged_heads
-from tests._keras.layer_cases import CASES, by_key, every_computation, plain
-from tests.helpers import QUICK_JIT, numpy_of, once, randomize
+from tests._keras.layer_cases import CASES, by_key, every_computation
+from tests.helpers import QUICK_JIT, numpy_of, once, plain, randomize
 from tests.models import loaded
 from tests.pairs import pairs
 

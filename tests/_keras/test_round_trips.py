@@ -242,9 +242,7 @@ class Freeze:
 
 
 freezes = st.builds(Freeze, st.integers(0, 100), st.booleans())
-others = [
-    *(save_and_load, unpickle, load_weights_into_a_new_model, clone, transfer, train_twice),
-]
+others = [*(save_and_load, unpickle, load_weights_into_a_new_model, clone, transfer, train_twice)]
 steps = st.one_of(freezes, *map(st.just, others))
 
 

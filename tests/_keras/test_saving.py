@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, once, plain
 from tests.layers.feature_networks import network, symbols
 from tests.models import chain, compiled
 from tests.optimizers.tables import arrays, build, train
@@ -76,11 +76,7 @@ def model_with_gate_weights():
     cgc = pk.CGCBlock(["d", "c"], [3], {"d": 1, "c": 2}, name="cgc")
     features, levels = ple(inputs, return_gate_weights=True)
     others, gates = cgc(inputs, return_gate_weights=True)
-    weights = {
-        f"gate/{level}/{gate}": tensor
-        for level, of_level in {**levels, "cgc": gates}.items()
-        for gate, tensor in of_level.items()
-    }
+    weights = plain({"gate": {**levels, "cgc": gates}})
     return keras.Model(inputs, {**features, **others, **weights})
 
 

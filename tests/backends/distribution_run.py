@@ -13,7 +13,7 @@ import numpy as np
 
 import ple_keras as pk
 from tests.helpers import features
-from tests.models import chain, compiled
+from tests.models import branched, chain, compiled
 
 EPOCHS, STEPS, BATCH = 10, 20, 16
 
@@ -35,7 +35,7 @@ def hedged_model():
     """Return a model with a HedgedBlock."""
     keras.utils.set_random_seed(0)
     heads = pk.TaskHeads([pk.BinaryHead("click"), pk.RegressionHead("time")])
-    return compiled(chain(pk.HedgedBlock(heads, [4]), heads), keras.optimizers.SGD(0.01))
+    return compiled(branched(heads, [4]), keras.optimizers.SGD(0.01))
 
 
 def data(batches=STEPS // EPOCHS):

@@ -11,6 +11,7 @@ import ple_keras as pk
 from ple_keras._keras.batches import Batches
 from ple_keras.callbacks.branched_model import BranchedModel
 from tests.backends import ddp_run
+from tests.helpers import assert_all_close
 from tests.processes import EXAMPLES, run_group
 from tests.recorded_outputs import check_form
 
@@ -55,8 +56,7 @@ def results(folder):
 
 def assert_close(actual, expected, tolerance=1e-5):
     """Assert that lists of lists of numbers are equal up to rounding."""
-    for one, other in zip(actual, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+    assert_all_close(actual, expected, rtol=tolerance, atol=tolerance)
 
 
 def mean_losses(results, run):
@@ -169,8 +169,7 @@ def test_embedding_tables_equal_those_of_one_process(results):
     first, second = (process["tables"] for process in results[2])
     for one, other in zip(first, second, strict=True):
         assert one["weights"] == other["weights"]
-        for weights, expected in zip(one["weights"], alone["weights"], strict=True):
-            np.testing.assert_allclose(weights, expected, atol=1e-6)
+        assert_all_close(one["weights"], alone["weights"], atol=1e-6)
     warned = [any("share_tables" in text for text in one["warnings"]) for one in (*first, alone)]
     assert warned == [False, False, True, False]
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
+from tests.helpers import assert_all_close
 from tests.processes import run_example, run_group
 from tests.recorded_outputs import check_form
 
@@ -71,8 +72,7 @@ def test_stacks_that_keras_initializes_by_shard_are_split(runs):
 
 def test_embedding_tables_equal_those_of_one_device(runs):
     alone, devices = runs[1]["tables"]
-    for one, other in zip(alone, devices, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_all_close(alone, devices, atol=1e-6)
 
 
 KINDS = ["plain 1x4", "plain 2x2", "shared 2x2", "hedged 1x4"]

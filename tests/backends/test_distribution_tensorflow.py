@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.backends.distribution_run import assert_equal_logs, predictions
+from tests.helpers import assert_all_close
 from tests.processes import run_example, run_group
 from tests.recorded_outputs import check_form
 
@@ -69,15 +70,13 @@ def test_steps_of_branches_equal_those_of_one_device(runs):
     assert replicas["logs"].keys() == alone["logs"].keys()
     for key, values in alone["logs"].items():
         assert replicas["logs"][key] == pytest.approx(values, rel=1e-4, abs=1e-4), key
-    for one, other in zip(alone["weights"], replicas["weights"], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_all_close(alone["weights"], replicas["weights"], atol=1e-6)
 
 
 def test_embedding_tables_equal_those_of_one_device(runs):
     """Gradients of rows are added over the replicas as gradients of the whole table."""
     alone, replicas = runs[1]["tables"]
-    for one, other in zip(alone, replicas, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    assert_all_close(alone, replicas, atol=1e-6)
 
 
 def test_the_saved_file_predicts_the_same_on_one_device(runs):

@@ -11,6 +11,7 @@ import pytest
 
 import ple_keras as pk
 from tests.backends.distribution_run import assert_equal_logs
+from tests.helpers import assert_all_close
 from tests.processes import EXAMPLES, fail_or_wait, run_group
 from tests.recorded_outputs import check_form
 
@@ -55,8 +56,7 @@ def test_steps_of_branches_equal_those_of_one_process(results):
 
     expected = run.fit_hedged()["weights"]
     for process in results[:2]:
-        for one, other in zip(process["hedged"]["weights"], expected, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
+        assert_all_close(process["hedged"]["weights"], expected, atol=1e-5)
 
 
 def test_mixtures_are_means_over_the_processes(results):
@@ -84,8 +84,7 @@ def test_the_processes_keep_the_epochs_of_one_process(results):
     for key, by_epoch in expected["logs"].items():
         if key.endswith(("_loss", "_epoch")):  # mixtures are means over the processes
             assert first["logs"][key] == pytest.approx(by_epoch, abs=1e-3), key
-    for one, other in zip(first["weights"], expected["weights"], strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-4)
+    assert_all_close(first["weights"], expected["weights"], atol=1e-4)
 
 
 def test_rows_of_tables_train_as_in_one_process(results):
@@ -93,8 +92,7 @@ def test_rows_of_tables_train_as_in_one_process(results):
 
     first, second = (process["rows"] for process in results[:2])
     assert first == second
-    for actual, expected in zip(first, processes_run_jax.train_rows(), strict=True):
-        np.testing.assert_allclose(actual, expected, atol=1e-5)
+    assert_all_close(first, processes_run_jax.train_rows(), atol=1e-5)
 
 
 def test_predict_fails_under_the_distribution(results):
@@ -106,8 +104,7 @@ def test_gates_and_conflicts_of_own_rows_wait_for_no_process(results):
     first, _, alone = results
     for key, of_levels in alone["report"].items():
         assert of_levels
-        for one, other in zip(first["report"][key], of_levels, strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
+        assert_all_close(first["report"][key], of_levels, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["0", "1", "once"])

@@ -15,7 +15,7 @@ from ple_keras.callbacks.branch_weights import assign_parts, find_weights, read_
 from ple_keras.callbacks.branched_model import BranchedModel
 from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
-from tests.models import chain, compiled, heads_of
+from tests.models import branched, chain, compiled, heads_of
 from tests.refusals import check_refused
 
 TASKS = ["click", "time"]
@@ -46,13 +46,7 @@ def dense(units=3, **kwargs):
 
 
 def stacked():
-    heads = two_heads()
-    return chain(pk.HedgedBlock(heads, pk.ExpertBlock([3], normalization="batch")), heads)
-
-
-def plain():
-    heads = two_heads()
-    return chain(pk.HedgedBlock(heads, [3]), heads)
+    return branched(two_heads(), pk.ExpertBlock([3], normalization="batch"))
 
 
 def by_stream(own):
@@ -90,7 +84,7 @@ def products():
             pk.RegressionHead("time"),
         ]
     )
-    return chain(pk.HedgedBlock(heads, [3]), heads)
+    return branched(heads)
 
 
 class Subclassed(pk.MultiTaskTraining, keras.Model):
@@ -154,8 +148,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
     named = re.findall(r"'([^']+)'", texts[0]) if texts else []
     assert len(named) == len(common)
     assert all(part in path for part, path in zip(common, named))
-    for w, old in zip(model.get_weights(), before, strict=True):
-        np.testing.assert_array_equal(w, old)
+    np.testing.assert_equal(model.get_weights(), before)
     assert set(weights) == expected_units
     expected = branched.observed.run_batch(x)
     for unit, parts in weights.items():
@@ -178,8 +171,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
 
 
 def test_a_compiled_relu_and_a_batch_of_zeros_hide_no_weights():
-    heads = two_heads()
-    model = chain(pk.HedgedBlock(heads, [4, 4]), heads)
+    model = branched(two_heads(), [4, 4])
     model.compile("sgd", jit_compile=QUICK["jit_compile"])
     weights = find_weights(model, np.zeros((4, 3), "float32"))
     assert sorted(map(len, weights.values())) == [6, 6, 8]
@@ -216,11 +208,6 @@ def branch_loss(model, data, *branch):
     branched = BranchedModel(model)
     losses, relative = branched.losses(branched.read(Batches(*data)))
     return losses[branch], relative.get(branch)
-
-
-def of_regressions():
-    heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b")])
-    return chain(pk.HedgedBlock(heads, [3]), heads)
 
 
 def fit(model, train, valid, epochs=6, learning_rate=0.5, callbacks=(), **kwargs):
@@ -292,7 +279,7 @@ def test_relative_losses_do_not_depend_on_units():
                 pk.Head("own", activation="softplus", loss=loss),
             ]
         )
-        model = chain(pk.HedgedBlock(heads, [3]), heads)
+        model = branched(heads)
         randomize(model)
         x, y = rows()
         kind = np.arange(ROWS) % 3
@@ -317,7 +304,7 @@ class Shuffled:
 @once
 def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
     heads = pk.TaskHeads([*two_heads().values(), pk.MulticlassHead("kind", num_classes=3)])
-    model, (x, y) = chain(pk.HedgedBlock(heads, [3]), heads), rows()
+    model, (x, y) = branched(heads), rows()
     data, losses = (x, {**y, "kind": np.arange(ROWS) ** 2 % 3}), []
     randomize(model)
     start = model.get_weights()
@@ -331,7 +318,7 @@ def test_the_logged_loss_is_that_of_the_restored_model_in_any_order_of_rows():
 
 @once
 def test_training_ends_after_epochs_in_which_no_branch_improves():
-    model, data = plain(), rows()
+    model, data = branched(two_heads()), rows()
     logs, _ = fit(model, data, data, epochs=9, learning_rate=0.0, patience=2)
     assert len(logs["loss"]) == 2  # the start is the best
     logs, _ = fit(model, data, data, epochs=4, learning_rate=0.0)
@@ -340,7 +327,7 @@ def test_training_ends_after_epochs_in_which_no_branch_improves():
 
 @once
 def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
-    model, data = plain(), rows()
+    model, data = branched(two_heads()), rows()
     logs, hedge = fit(model, data, data, epochs=2, learning_rate=0.01)
     kept, best = dict(hedge.kept), model.get_weights()
     state = pickle.loads(pickle.dumps(hedge.kept))
@@ -363,7 +350,8 @@ def test_a_fit_that_continues_keeps_the_branches_of_earlier_epochs():
 
 @once
 def test_nan_is_never_the_best_and_a_task_without_labels_keeps_the_last_epoch():
-    model, (x, _) = of_regressions(), rows()
+    heads = pk.TaskHeads([pk.RegressionHead("a"), pk.RegressionHead("b")])
+    model, (x, _) = branched(heads), rows()
     train = x, {"a": x[:, 0], "b": x[:, 1]}
     valid = x, {"a": x[:, 0], "b": np.full(ROWS, np.nan)}
 

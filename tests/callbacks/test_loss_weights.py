@@ -6,14 +6,14 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import once
+from tests.helpers import QUICK, once
 from tests.models import click_and_time, clicks_and_times, compiled, heads_alone, heads_of
 from tests.refusals import table
 
 
 @pytest.fixture
 def model():
-    return click_and_time(None)
+    return click_and_time(None, **QUICK)
 
 
 def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
@@ -39,21 +39,15 @@ def test_a_gamma_of_one_half_halves_the_loss_of_a_frozen_model_in_each_epoch():
 
 
 @once
-def test_the_schedule_is_called_for_every_task_and_epoch():
+def test_the_schedule_is_called_for_every_task_and_epoch(model):
     calls = []
 
     def schedule(task, epoch):
         calls.append((task, epoch))
         return 1.0 + epoch
 
-    model = click_and_time(None)
-    history = model.fit(
-        *clicks_and_times(),
-        epochs=4,
-        initial_epoch=2,
-        verbose=0,
-        callbacks=[pk.LossWeightSchedule(schedule)],
-    ).history
+    callback = pk.LossWeightSchedule(schedule)
+    history = fit_validated(model, callback, epochs=4, initial_epoch=2).history
     assert calls == [("click", 2), ("time", 2), ("click", 3), ("time", 3)]
     np.testing.assert_allclose(history["loss_weight/time"], [6, 8])
 

@@ -1,7 +1,6 @@
 """A weighted sum of metrics as one score."""
 
 import csv
-import warnings
 
 import keras
 import numpy as np
@@ -9,14 +8,14 @@ import pytest
 
 import ple_keras as pk
 from tests.callbacks.fitting import fit_validated
-from tests.helpers import once
+from tests.helpers import QUICK, once
 from tests.models import click_and_time, clicks_and_times
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused
 
 
 @pytest.fixture
 def model():
-    return click_and_time(None)
+    return click_and_time(None, **QUICK)
 
 
 def test_the_score_is_the_weighted_sum_of_the_metrics(model):
@@ -50,13 +49,12 @@ def test_callbacks_of_keras_read_the_score_and_the_loss_weights(model, tmp_path)
 
 
 @once
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_epochs_without_validation_have_no_score(model):
     """Even if GroupedAUC has logged keys of validation data."""
     of_groups = pk.GroupedAUC(clicks_and_times(), np.arange(12) // 6, tasks=["click"])
     score = pk.MultiTaskScore({"val_loss": 1.0, "val_click_gauc": 0.0}, name="mine")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        history = fit_validated(model, of_groups, score, epochs=4, validation_freq=2).history
+    history = fit_validated(model, of_groups, score, epochs=4, validation_freq=2).history
     assert history["mine"] == history["val_loss"]
     assert (len(history["mine"]), len(history["val_click_gauc"])) == (2, 4)
 
@@ -75,10 +73,7 @@ REFUSED = {
 }
 
 
-@once
-@pytest.mark.parametrize(("weights", "error", "message"), table(REFUSED))
-def test_wrong_weights_are_refused(weights, error, message):
-    check_refused(lambda: pk.MultiTaskScore(weights), error, message)
+test_wrong_weights_are_refused = all_refused(pk.MultiTaskScore, REFUSED)
 
 
 @once

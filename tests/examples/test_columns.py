@@ -12,6 +12,7 @@ from columns import Columns, copy_rows, count_values, drift, keras_inputs
 
 import ple_keras as pk
 from tests.helpers import assert_same, once
+from tests.models import loaded
 from tests.processes import EXAMPLES
 
 LARGE = 2**60  # no float equals LARGE + 1
@@ -135,10 +136,10 @@ def test_batches_give_the_encoding_of_all_rows_and_the_same_file(columns, frame,
     for name, scale in columns.scales.items():
         np.testing.assert_allclose(in_batches.scales[name], scale)
     columns.save(tmp_path / "columns.json")
-    loaded = Columns.load(tmp_path / "columns.json")
+    copy = Columns.load(tmp_path / "columns.json")
     for name, values in columns.transform(frame).items():
-        np.testing.assert_array_equal(values, loaded.transform(frame)[name], strict=True)
-    loaded.save(tmp_path / "again.json")
+        np.testing.assert_array_equal(values, copy.transform(frame)[name], strict=True)
+    copy.save(tmp_path / "again.json")
     assert (tmp_path / "again.json").read_bytes() == (tmp_path / "columns.json").read_bytes()
 
 
@@ -238,9 +239,8 @@ def test_own_tables_have_their_own_widths(columns, frame, tmp_path):
     }  # fmt: skip
     widths = [w.shape[1] for w in model.trainable_variables if "_table" in w.path]
     assert sorted(widths) == [1] * 5 + [2] * 5 + [4] * 5
-    model.save(tmp_path / "m.keras")
-    loaded, x = keras.models.load_model(tmp_path / "m.keras"), columns.transform(frame)
-    assert_same(loaded.predict_on_batch(x), model.predict_on_batch(x))
+    x = columns.transform(frame)
+    assert_same(loaded(model, tmp_path).predict_on_batch(x), model.predict_on_batch(x))
 
 
 def test_a_list_is_the_mean_of_rows_of_the_table_of_its_column(columns, frame):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, numpy_of, once, randomize
+from tests.helpers import assert_same, numpy_of, once, plain, randomize
 from tests.refusals import check_refused, table
 
 BACKEND = keras.backend.backend()
@@ -25,12 +25,8 @@ def columns_model():
     heads = pk.TaskHeads([time, *(pk.BinaryHead(task, tower=[3]) for task in TASKS[1:])])
     ple = pk.PLEBlock(2, heads, [4, 3], gate_reads="both", gate_kwargs={"dropout": 0.2}, name="ple")
     streams, by_level = ple(features, gate_context=numbers, return_gate_weights=True)
-    weights = {
-        f"gate/{level}/{gate}": tensor
-        for level, gates in by_level.items()
-        for gate, tensor in gates.items()
-    }
-    model = keras.Model({"user id": user, "numbers": numbers}, {**heads(streams), **weights})
+    outputs = {**heads(streams), **plain({"gate": by_level})}
+    model = keras.Model({"user id": user, "numbers": numbers}, outputs)
     randomize(model)
     return model
 

@@ -8,7 +8,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import features, numpy_of, once
-from tests.models import chain, cloned, compiled, heads_alone, heads_of, loaded
+from tests.models import branched, cloned, compiled, heads_alone, heads_of, loaded
 from tests.refusals import NAN
 
 X = features(12, 3)
@@ -41,8 +41,7 @@ def test_predictions_and_losses_are_those_of_a_poisson_distribution():
 
 
 def test_a_standardized_loss_has_no_unit_and_all_else_is_in_counts(tmp_path):
-    heads = count_heads(Y, standardize=True, tower=[4])
-    model = compiled(chain(pk.HedgedBlock(heads, [4]), heads))
+    model = compiled(branched(count_heads(Y, standardize=True, tower=[4])))
     p = numpy_of(model(X)["visits"])[:, 0]
     logs = model.evaluate(X, Y, verbose=0, return_dict=True)
     counts = np.nanmean(p - Y["visits"] * np.log(p))
@@ -96,7 +95,7 @@ def test_without_a_count_above_zero_the_bias_is_zero(labels):
 @pytest.mark.parametrize("is_built", [False, True])
 def test_the_heads_of_branches_have_the_bias(is_built):
     heads = count_heads(None if is_built else Y)
-    model = chain(pk.HedgedBlock(heads, [4]), heads)
+    model = branched(heads, [4])
     if is_built:
         heads.adapt(Y)
     biases = [numpy_of(w).tolist() for w in heads["visits"].weights if w.path.endswith("bias")]

@@ -8,7 +8,7 @@ import pytest
 import ple_keras as pk
 from tests.heads.one_head import logs_of_head, loss_of_head
 from tests.helpers import once
-from tests.refusals import check_count, check_refused, table
+from tests.refusals import all_refused, check_count, table
 
 WEIGHTS = [0.0, 2.0, 0.5]
 INDICES = np.float32([0, 1, np.nan, 2, 1, 2, np.nan, 0])
@@ -110,10 +110,7 @@ REFUSED = {
 }
 
 
-@once
-@pytest.mark.parametrize(("given", "error", "message"), table(REFUSED))
-def test_wrong_weights_are_refused(given, error, message):
-    check_refused(lambda: head_of(given), error, message)
+test_wrong_weights_are_refused = all_refused(head_of, REFUSED)
 
 
 @once

@@ -6,8 +6,8 @@ import keras
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, once, streams
-from tests.refusals import check_refused, table
+from tests.helpers import assert_same, features, numpy_of, streams
+from tests.refusals import all_refused, check_refused, table
 
 
 def test_heads_by_task_and_in_a_sequence_are_the_same_and_keep_their_order():
@@ -112,10 +112,7 @@ BAD_ARGUMENTS = {
 }
 
 
-@once
-@pytest.mark.parametrize(("heads", "error", "message"), table(BAD_ARGUMENTS))
-def test_a_bad_argument_is_refused(heads, error, message):
-    check_refused(lambda: pk.TaskHeads(heads), error, message)
+test_a_bad_argument_is_refused = all_refused(pk.TaskHeads, BAD_ARGUMENTS)
 
 
 INPUTS = {

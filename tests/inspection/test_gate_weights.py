@@ -143,12 +143,11 @@ def test_observing_does_not_change_statistics_variables_or_losses():
     y = dict.fromkeys(TASKS, X[:, 0] > 0)
     model.fit(X, y, verbose=0)
     before = ple[0].gate_statistics()["click"]["mean"]
-    variables = [numpy_of(w) for w in model.variables]
+    variables = [*map(numpy_of, model.variables)]
     losses = len(model.losses)
     pk.gate_weights(model, X, batch_size=2)
     np.testing.assert_array_equal(ple[0].gate_statistics()["click"]["mean"], before)
-    for variable, value in zip(model.variables, variables):
-        np.testing.assert_array_equal(numpy_of(variable), value)
+    np.testing.assert_equal([*map(numpy_of, model.variables)], variables)
     assert len(model.losses) == losses
     model.fit(X, y, verbose=0)
 

@@ -9,15 +9,7 @@ import pytest
 
 import ple_keras as pk
 from tests.helpers import QUICK, features, numpy_of, once
-from tests.models import (
-    TASKS,
-    chain,
-    clicks_and_buys,
-    compiled,
-    functional,
-    loaded,
-    tracked_block,
-)
+from tests.models import TASKS, chain, clicks_and_buys, compiled, functional, loaded, tracked_block
 from tests.refusals import NAN
 
 ROWS = 60
@@ -213,8 +205,7 @@ def test_nothing_changes_in_the_model():
     model.fit(x, y, verbose=0)
     before = [numpy_of(w) for w in model.variables]
     pk.task_report(model, x, y, (x, y))
-    for value, variable in zip(before, model.variables):
-        np.testing.assert_array_equal(value, numpy_of(variable), err_msg=variable.path)
+    np.testing.assert_equal([*map(numpy_of, model.variables)], before)
 
 
 @once

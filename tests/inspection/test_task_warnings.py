@@ -124,10 +124,7 @@ WARNINGS = {
     ),
     "weighted positives": (
         {"y": {"click": HALF_LOST}, "click": {"pos_weight": 2.0}},
-        [
-            "click: the sum of the predictions is 1.97",
-            "Divide the predicted odds by",
-        ],
+        ["click: the sum of the predictions is 1.97", "Divide the predicted odds by"],
     ),
     "worse on validation data": (
         {"validation_y": {**Y, "click": Y["click"][::-1]}},
@@ -183,10 +180,7 @@ def test_the_remedy_for_a_model_with_tables_names_them():
     )
 
 
-NO_CONFLICTS = {
-    "not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))},
-    "few rows": {"rows": 900},
-}
+NO_CONFLICTS = {"not settled": {"bottom": ((0.1,), (0.1,), (0,), (0,))}, "few rows": {"rows": 900}}
 
 
 @once
@@ -231,8 +225,8 @@ def test_a_task_that_was_better_in_an_earlier_epoch_is_named(name):
     options, where = EPOCHS[name]
     model = linear_model([pk.BinaryHead("click"), pk.RegressionHead("time")], BEST, TWO_COLUMNS)
     y = {task: Y[task] for task in ("click", "time")}
-    options = {"epochs": 2, "verbose": 0, "validation_data": (X, y), **options}
-    compiled(model, keras.optimizers.SGD(0.003)).fit(X, {**y, "time": -Y["time"]}, **options)
+    options = {"batch_size": 512, "epochs": 2, "verbose": 0, "validation_data": (X, y), **options}
+    compiled(model, keras.optimizers.SGD(0.05)).fit(X, {**y, "time": -Y["time"]}, **options)
     (warning,) = pk.task_report(model, X, y, (X, y)).warnings
     start = f"time: in fit, val_time_mean_squared_error was lowest in {where}, with "
     assert warning.startswith(start)
@@ -244,7 +238,7 @@ def test_losses_of_epochs_are_means_over_labels_in_the_unit_of_the_report():
     time = pk.RegressionHead("time", standardize=True, mean=0, deviation=0.5)
     model = linear_model([pk.BinaryHead("click"), time], {**BEST, "time": (0, 2)}, TWO_COLUMNS)
     y = {task: np.where(np.arange(ROWS) < ROWS / 8, Y[task], np.nan) for task in ("click", "time")}
-    compiled(model).fit(X, y, validation_data=(X, y), verbose=0)
+    compiled(model).fit(X, y, 128, validation_data=(X, y), verbose=0)
     assert pk.task_report(model, X, y, (X, y)).warnings == []
 
 

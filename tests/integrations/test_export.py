@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import assert_same, features, numpy_of, randomize
+from tests.helpers import assert_same, features, numpy_of, plain, randomize
 from tests.integrations import serve_exported
 
 BACKEND = keras.backend.backend()
@@ -50,12 +50,7 @@ def with_gate_weights():
     options = {"gate_reads": "both", "enable_gate_weights_metrics": True, "name": "ple"}
     block = pk.PLEBlock(2, tasks, [16, 8], 2, 2, gate_kwargs={"dropout": 0.3}, **options)
     streams, by_level = block(inputs["x"], gate_context=inputs["device"], return_gate_weights=True)
-    weights = {
-        f"gate/{level}/{gate}": tensor
-        for level, gates in by_level.items()
-        for gate, tensor in gates.items()
-    }
-    return keras.Model(inputs, {**tasks(streams), **weights})
+    return keras.Model(inputs, {**tasks(streams), **plain({"gate": by_level})})
 
 
 def by_stream_in_float16():
@@ -74,7 +69,7 @@ def with_product():
     """Return a PLE of two inputs, one of whose outputs is a product."""
     inputs = {"user": keras.Input((10,), name="user"), "item": keras.Input((6,), name="item")}
     tasks = heads(pk.ProductHead("click_and_buy", of=("click", "buy")))
-    block = pk.PLEBlock(2, tasks, [16, 8], 2, 2)
+    block = pk.PLEBlock(2, tasks, [8])
     return keras.Model(inputs, tasks(block(keras.layers.Concatenate()([*inputs.values()]))))
 
 

@@ -14,16 +14,9 @@ from tests.models import chain, cloned, loaded
 TASKS = ["click", "buy"]
 
 
-@pytest.mark.parametrize("shared", [0, 2])
-def test_a_list_of_equal_entries_is_the_same_block_as_one_number(shared):
-    number = pk.PLEBlock(3, TASKS, [3], 2, shared, name="ple")
-    entries = pk.PLEBlock(3, TASKS, [3], [2] * 3, [shared] * 3, name="ple")
-    assert entries.get_config() == number.get_config()
-
-
-def test_counts_may_be_integers_of_numpy():
+def test_counts_of_numpy_and_lists_of_equal_counts_are_the_same_block():
     number = pk.PLEBlock(2, TASKS, [3], 2, [1, 2], name="ple")
-    same = pk.PLEBlock(2, TASKS, [3], np.int64(2), [*np.array([1, 2])], name="ple")
+    same = pk.PLEBlock(2, TASKS, [3], [np.int64(2)] * 2, [*np.array([1, 2])], name="ple")
     assert json.dumps(same.get_config()) == json.dumps(number.get_config())
 
 

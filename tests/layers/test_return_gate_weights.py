@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK_JIT, assert_same, features, numpy_of
+from tests.helpers import QUICK_JIT, assert_same, features, numpy_of, plain
 from tests.models import TASKS, click_and_buy_heads, clicks_and_buys, cloned, compiled, loaded
 from tests.templates import CopiedExpert
 
@@ -61,12 +61,7 @@ def serving_model(model):
     ple, heads = model.get_layer("ple"), model.get_layer("heads")
     x, device = ple.input
     features, by_level = ple(x, gate_context=device, return_gate_weights=True)
-    weights = {
-        f"gate/{level}/{gate}": tensor
-        for level, gates in by_level.items()
-        for gate, tensor in gates.items()
-    }
-    return keras.Model(model.input, {**heads(features), **weights})
+    return keras.Model(model.input, {**heads(features), **plain({"gate": by_level})})
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +94,7 @@ def check_serving(serving, model):
     inputs, outputs = data()[0], served(serving)
     predictions = {task: outputs.pop(task) for task in TASKS}
     assert_same(predictions, served(model))
-    weights = pk.gate_weights(model, inputs)
-    by_name = {f"gate/{level}/{g}": w for level, gates in weights.items() for g, w in gates.items()}
+    by_name = plain({"gate": pk.gate_weights(model, inputs)})
     assert {"gate/ple/0/click", "gate/ple/0/shared", "gate/ple/1/buy"} < set(outputs)
     assert_same(outputs, by_name)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import features
+from tests.helpers import assert_all_close, features
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch", reason="torch.compile needs PyTorch"
@@ -27,8 +27,7 @@ def test_compiled_and_exported_levels_have_equal_outputs_and_gradients():
         return [outputs["a"].detach(), *(w.value.grad.clone() for w in block.trainable_weights)]
 
     compiled = torch.compile(block, backend="eager", fullgraph=True)
-    for found, expected in zip(gradients(compiled), gradients(block)):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert_all_close(gradients(compiled), gradients(block), atol=1e-5)
     program = torch.export.export(block, (x,))
     found = program.module()(x)["a"].detach()
     np.testing.assert_allclose(found, block(x)["a"].detach(), atol=1e-6)

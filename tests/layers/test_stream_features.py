@@ -176,8 +176,7 @@ def test_copies_start_with_different_weights_and_the_template_does_not_change(in
     tables.append(before[0])
     assert len({one.tobytes() for one in tables}) == len(TASKS) + 2
     assert id(template) not in {id(each) for each in layer._flatten_layers()}
-    for one, other in zip(template.get_weights(), before):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_equal(template.get_weights(), before)
 
 
 # Columns.

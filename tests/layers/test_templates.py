@@ -60,8 +60,7 @@ def test_the_same_global_seed_gives_the_same_block(make, initializer):
     for _ in range(2):
         keras.utils.set_random_seed(11)
         values.append(built(pk.CGCBlock(["a", "b"], make(initializer())), 4).get_weights())
-    for one, other in zip(*values):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_equal(*values)
 
 
 @once
@@ -109,8 +108,7 @@ def test_a_template_is_unchanged_and_its_copies_are_built_with_unique_paths(make
         assert id(template) not in {id(layer) for layer in layers}
         assert len({weight.path for weight in block.weights}) == len(block.weights)
     assert (template.built, str(template.get_config())) == (was_built, str(config))
-    for one, other in zip(template.get_weights(), weights):
-        np.testing.assert_array_equal(one, other)
+    np.testing.assert_equal(template.get_weights(), weights)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import ple_keras as pk
-from tests.helpers import QUICK, features, numpy_of
+from tests.helpers import QUICK, assert_all_close, features, numpy_of
 from tests.models import chain, compiled, heads_alone
 
 TASKS = ("click", "buy", "both", "time", "kind")
@@ -83,8 +83,7 @@ def test_a_step_of_float64_is_that_of_float32(floatx):
     wide = weights_after_a_step()
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
-    for actual, expected in zip(wide, weights_after_a_step(), strict=True):
-        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-6)
+    assert_all_close(wide, weights_after_a_step(), rtol=1e-4, atol=1e-6)
 
 
 def test_losses_of_different_dtypes_are_added():

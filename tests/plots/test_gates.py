@@ -1,5 +1,7 @@
 """Plots of gate weights: content and wrong arguments."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from matplotlib.colors import to_hex
 import ple_keras as pk
 from tests.helpers import features, once
 from tests.models import clicks_and_buys, compiled, functional, tracked_block
-from tests.refusals import check_refused, table
+from tests.refusals import all_refused
 
 pytest.importorskip("matplotlib")
 pytestmark = once
@@ -106,6 +108,4 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("function", "argument", "error", "message"), table(REFUSED))
-def test_wrong_arguments_are_refused(function, argument, error, message):
-    check_refused(lambda: function(argument), error, message)
+test_wrong_arguments_are_refused = all_refused(operator.call, REFUSED)

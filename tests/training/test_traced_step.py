@@ -12,7 +12,7 @@ from keras import layers, ops
 import ple_keras as pk
 from ple_keras._keras.internals import set_mask
 from ple_keras._keras.layers import Untracked, find_layers
-from tests.helpers import numpy_of, once
+from tests.helpers import assert_all_close, numpy_of, once
 from tests.models import chain, heads_of
 
 pytestmark = once
@@ -117,11 +117,9 @@ def assert_equal_steps(make, traced=1, **fit_kwargs):
     model, values, logs = train(make, is_eager=False, **fit_kwargs)
     _, expected, expected_logs = train(make, is_eager=True, **fit_kwargs)
     assert graphs(model) == traced
-    assert len(values) == len(expected)
-    for value, other in zip(values, expected, strict=True):
-        np.testing.assert_array_equal(value, other)
+    np.testing.assert_equal(values, expected)
     assert list(logs) == list(expected_logs)
-    np.testing.assert_array_equal(list(logs.values()), list(expected_logs.values()))
+    np.testing.assert_equal(logs, expected_logs)
     return model
 
 
@@ -289,8 +287,7 @@ def test_jit_compile_compiles_the_graph_of_a_step(monkeypatch):
 def test_compiled_steps_are_close_to_eager_ones():
     _, values, _ = train(lambda: dense(optimizer="sgd", jit_compile=True), False)
     _, expected, _ = train(lambda: dense(optimizer="sgd"), True)
-    for value, other in zip(values, expected, strict=True):
-        np.testing.assert_allclose(value, other, atol=1e-5)
+    assert_all_close(values, expected, atol=1e-5)
 
 
 def test_a_layer_that_is_frozen_during_fit_has_its_own_graph():
@@ -513,8 +510,7 @@ def test_a_refused_batch_updates_moving_statistics_once():
             model.train_on_batch(x, {"c": y + 5})
         return [*map(numpy_of, model.layers[1].weights)]
 
-    for traced, eager in zip(statistics(False), statistics(True)):
-        np.testing.assert_array_equal(traced, eager)
+    np.testing.assert_equal(statistics(False), statistics(True))
 
 
 def test_an_error_in_a_graph_has_a_note_with_remedies():

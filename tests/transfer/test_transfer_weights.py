@@ -7,7 +7,7 @@ import pytest
 import ple_keras as pk
 from tests.helpers import assert_same, features, numpy_of, once, randomize
 from tests.layers.feature_networks import columns, network, symbols
-from tests.models import chain, heads_of
+from tests.models import chain, heads_of, loaded
 from tests.templates import CopiedExpert
 
 
@@ -244,8 +244,7 @@ def task_heads(name):
 )
 def test_layers_with_equal_names_in_two_submodels_are_distinguished(submodel, part, tmp_path):
     source, target = with_two_submodels(submodel), with_two_submodels(submodel)
-    source.save(tmp_path / "source.keras")  # Keras's own paths of a loaded Sequential are shorter
-    source = keras.saving.load_model(tmp_path / "source.keras")
+    source = loaded(source, tmp_path)  # Keras's own paths of a loaded Sequential are shorter
     transfer = check_whole_transfer(source, target, features(2, 3))
     assert {f"left/{part}", f"right/{part}"} < set(transfer.copied)
 
@@ -349,7 +348,8 @@ def random_level(reads, **kwargs):
 )
 def test_gates_that_read_another_input_are_left_out(of_source, of_target):
     source, target = (random_level(reads, gate_block=[2]) for reads in (of_source, of_target))
-    before = [numpy_of(gate._projection.kernel) for gate in target._level.gates.values()]
+    kernels = [gate._projection.kernel for gate in target._level.gates.values()]
+    before = [*map(numpy_of, kernels)]
     transfer = pk.transfer_weights(source, target)
     assert transfer.copied == ("gate/expert_0", "buy/expert_0", "shared/expert_0")
     assert len(transfer.left_out) == 7 + 3  # the columns of W, and the gate blocks
@@ -358,8 +358,7 @@ def test_gates_that_read_another_input_are_left_out(of_source, of_target):
         assert reason.startswith(f"gate_reads={of_source!r} ")
         assert f" in the source, gate_reads={of_target!r} " in reason
     assert transfer.new == ()
-    for gate, kernel in zip(target._level.gates.values(), before):
-        np.testing.assert_array_equal(numpy_of(gate._projection.kernel), kernel)
+    np.testing.assert_equal([*map(numpy_of, kernels)], before)
     same = random_level(of_target, gate_block=[2])
     assert "gate/buy/buy/expert_0" in pk.transfer_weights(same, target).copied
 
