@@ -13,7 +13,7 @@ import numpy as np
 
 import ple_keras as pk
 
-FEATURES, ROWS = 32, 20_000
+FEATURES, ROWS = 32, 8_000
 
 
 @keras.saving.register_keras_serializable("own_expert")  # needed to load and to clone models

@@ -125,7 +125,7 @@ def test_every_use_of_a_table_has_the_steps_of_dense_gradients(form, is_by_rows,
     models[1].set_weights(models[0].get_weights())
     gc.collect()  # JAX reuses the symbolic trace of a recomputed layer, where weights are constants
     counts, rng = record_rows(monkeypatch), np.random.default_rng(0)
-    for _ in range(25):
+    for _ in range(10):
         x = rng.integers(-ROWS if IS_JAX else 0, ROWS, (COUNT, 4))
         y = rng.normal(size=(COUNT, 1))
         for model in models:
