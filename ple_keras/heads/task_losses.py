@@ -45,7 +45,8 @@ def batch_loss(
     try:
         losses = head.example_losses(labels, predictions)
     except (IndexError, RuntimeError) as error:  # PyTorch checks values
-        error.add_note(f"In the loss of {head.task!r}: see check_labels and check_inputs.")
+        hint = "see check_labels and check_inputs. Lower the learning rate if predictions are NaN."
+        error.add_note(f"In the loss of {head.task!r}: {hint}")
         raise
     trained = None
     if has_branches:

@@ -95,8 +95,8 @@ class TracedStep:
             return graph(values, leaves)
         except (IndexError, RuntimeError) as error:
             error.add_note(
-                "A traced step does not name the layer. check_inputs names ids that are not in a "
-                "table, and check_labels wrong labels. run_eagerly=True names the layer."
+                "check_inputs names ids that are not in a table, and check_labels wrong labels. "
+                "Lower the learning rate if numbers are NaN. run_eagerly=True names the layer."
             )
             raise
 

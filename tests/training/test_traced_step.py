@@ -1,6 +1,7 @@
 """Traced steps of PyTorch are equal to eager ones, to the bit."""
 
 import importlib
+import re
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -522,3 +523,16 @@ def test_an_error_in_a_graph_has_a_note_with_remedies():
     with pytest.raises(IndexError) as caught:
         model.train_on_batch({**x, "id": x["id"] + 1}, y)
     assert "check_inputs names ids" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("run_eagerly", [True, False])
+def test_the_error_of_a_training_that_diverged_names_the_learning_rate(run_eagerly):
+    heads = pk.TaskHeads([pk.BinaryHead("a"), pk.RegressionHead("b")])
+    inputs = keras.Input((2,))
+    bottom = pk.SharedBottomBlock(heads, layers.Dense(4))
+    model = pk.MultiTaskModel(inputs, heads(bottom(inputs)))
+    model.compile(keras.optimizers.SGD(1e9), run_eagerly=run_eagerly)
+    x = np.eye(2, dtype="float32")
+    with pytest.raises(RuntimeError, match="between 0 and 1") as caught:
+        model.fit(x, {"a": np.arange(2), "b": x[:, 0]}, epochs=20, verbose=0)
+    assert re.search("Lower the learning rate if .* NaN", caught.value.__notes__[0])
