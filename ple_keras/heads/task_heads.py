@@ -93,7 +93,6 @@ class TaskHeads(BaseLayer):
         check_known_value(loss_weighting, (None, "uncertainty"), "loss_weighting")
         self.loss_weighting = loss_weighting
         self._multipliers_before_build: Mapping[str, float] = {}
-        self._task_names = tuple(head.task for head in heads)
         self._product_names = tuple(sort_products(heads))
         self._came_built = built_names(heads)
         self._by_task = Untracked({head.task: head for head in heads})
@@ -109,14 +108,14 @@ class TaskHeads(BaseLayer):
             KeyError: If the task is unknown.
         """
         if task not in self:
-            raise KeyError(f"task must be one of {list(self._task_names)}. Received: task={task!r}")
+            raise KeyError(f"task must be one of {list(self)}. Received: task={task!r}")
         return self._by_task.value[task]
 
     def __iter__(self) -> Iterator[TaskName]:
-        return iter(self._task_names)
+        return iter(self._by_task.value)
 
     def __len__(self) -> int:
-        return len(self._task_names)
+        return len(self._by_task.value)
 
     # Methods, since Keras's saving would read properties.
 
@@ -135,7 +134,7 @@ class TaskHeads(BaseLayer):
     @property
     def task_names(self) -> list[str]:
         """The tasks that have features, in order: all except the tasks of ProductHeads."""
-        return [task for task in self._task_names if task not in self._product_names]
+        return [task for task in self if task not in self._product_names]
 
     @property
     def trained_tasks(self) -> list[str]:
@@ -221,7 +220,7 @@ class TaskHeads(BaseLayer):
                 outputs[task] = values[task]
             else:
                 outputs[task] = head._predict(values[task][0] if is_stack else values[task])
-        return {task: outputs[task] for task in self._task_names}
+        return {task: outputs[task] for task in self}
 
     def predictions(self, y_pred: ByName) -> dict[str, Tensor]:
         """Return the predictions of a call, with or without training.
@@ -475,7 +474,7 @@ class TaskHeads(BaseLayer):
     def compute_mask(self, inputs: ByName, previous_mask: ByName) -> dict[str, Tensor | None]:
         masks = self._inputs_by_task(previous_mask)
         by_branch = {t: m.values() if isinstance(m, Mapping) else [m] for t, m in masks.items()}
-        return {task: all_valid(by_branch[task]) for task in self._task_names}
+        return {task: all_valid(by_branch[task]) for task in self}
 
     def compute_output_spec(self, inputs: ByName, training: bool | None = None) -> dict[str, Any]:
         features = self._inputs_by_task(inputs)
@@ -494,12 +493,12 @@ class TaskHeads(BaseLayer):
         return {name: variable for name, variable in own.items() if variable is not None}
 
     def save_own_variables(self, store: Store) -> None:
-        save_names(store, self._task_names)
+        save_names(store, [*self])
         for name, variable in self._own_variables().items():
             store[name] = to_numpy(variable)
 
     def load_own_variables(self, store: Store) -> None:
-        check_names(store, self._task_names, self)
+        check_names(store, [*self], self)
         for name, variable in self._own_variables().items():
             if name not in list(store.keys()):
                 reason = f"The file has no {name} for {self.name!r}. Received: {name=}"

@@ -280,15 +280,11 @@ def _branch_uses(
     """Return the branches of the hedged tasks, from the figures of each task and its branches."""
     history = getattr(model, "history", None)
     logs = history.history if isinstance(history, keras.callbacks.History) else {}
-    branches = {}
+    branches: dict[str, dict[str, BranchUse]] = {}
     for task, (_, *of_branches) in figures.items():
-        if mixture := heads[task].branch_weights().items():
-            branches[task] = {
-                name: BranchUse(
-                    w, found, logs.get(f"hedge/{task}/{name}_epoch", [math.nan])[-1] + 1
-                )
-                for (name, w), found in zip(mixture, of_branches)
-            }
+        for (name, weight), found in zip(heads[task].branch_weights().items(), of_branches):
+            epochs = logs.get(f"hedge/{task}/{name}_epoch", [math.nan])
+            branches.setdefault(task, {})[name] = BranchUse(weight, found, epochs[-1] + 1)
     return branches
 
 

@@ -134,12 +134,12 @@ class SequentialBlock(GatedBlock):
         self,
         function_of: Callable[[keras.Layer], Any],
         inputs: Nested,
-        context: Streams | None,
-        returns_weights: bool = False,
+        gate_context: Streams | None = None,
+        return_gate_weights: bool = False,
     ) -> Nested:
         """Apply a function of each layer in order, with the gate arguments that the layer takes."""
-        given: dict[str, Any] = {} if context is None else {"gate_context": context}
-        if check_bool(returns_weights, "return_gate_weights"):
+        given: dict[str, Any] = {} if gate_context is None else {"gate_context": gate_context}
+        if check_bool(return_gate_weights, "return_gate_weights"):
             given["return_gate_weights"] = True
         unused = [argument for argument in given if argument not in _gate_arguments(self)]
         if unused:
@@ -165,23 +165,14 @@ class SequentialBlock(GatedBlock):
         # Files identify outputs by position. On PyTorch, Keras does not sort nested dicts, so in
         # any other order a model would swap gates under another backend.
         in_order = {level: dict(sorted(weights[level].items())) for level in sorted(weights)}
-        return (inputs, in_order) if returns_weights else inputs
+        return (inputs, in_order) if return_gate_weights else inputs
 
     def compute_mask(self, inputs: Nested, previous_mask: Nested) -> None:
         """Return None, since the last layer sets the masks of the outputs."""
         return None
 
-    def compute_output_spec(
-        self,
-        inputs: Nested,
-        training: bool | None = None,
-        *,
-        gate_context: Streams | None = None,
-        return_gate_weights: bool = False,
-    ) -> Nested:
-        return self._run_in_order(
-            lambda layer: layer.compute_output_spec, inputs, gate_context, return_gate_weights
-        )
+    def compute_output_spec(self, inputs: Nested, training: Any = None, **options: Any) -> Nested:
+        return self._run_in_order(lambda layer: layer.compute_output_spec, inputs, **options)
 
     def compute_output_shape(
         self, inputs_shape: NestedShape, gate_context_shape: StreamShapes | None = None
