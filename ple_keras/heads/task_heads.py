@@ -422,8 +422,7 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape or values that
-                their task or its loss does not allow, the tasks' numbers of rows differ, `y` is an
-                iterator or has no batch.
+                their task or its loss does not allow, `y` is an iterator or has no batch.
 
         Warns:
             UserWarning: If a task has no labels, or all of them are equal. If a squared or absolute
@@ -459,7 +458,7 @@ class TaskHeads(BaseLayer):
         Raises:
             TypeError: If the labels are not in a dict, or not numbers.
             ValueError: If a task is missing or unknown, labels have a wrong shape, are infinite, or
-                are to be standardized but do not vary, or `y` is an iterator or has no rows.
+                are to be standardized but do not vary, or `y` is an iterator or has no batch.
 
         Example:
 

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from ple_keras._checks import check_by_task, check_keys, short_repr, warn_user
+from ple_keras._checks import check_by_task, check_keys, warn_user
 from ple_keras._keras.batches import first_batches, is_dataset
 from ple_keras._typing import ByName, Nested, TaskName, Tensor
 from ple_keras.labels.sample_space import check_dtype
@@ -23,11 +23,6 @@ def check_task_labels(y: Nested, heads: Mapping[TaskName, Any], steps: int | Non
         if hasattr(labels[task], "dtype"):  # `fit` refuses nullable dtypes of pandas
             check_dtype(labels[task], f"y[{task!r}]")
         head.check_labels(labels[task])
-    rows = {task: len(array) for task, array in labels.items()}
-    if len(set(rows.values())) > 1:
-        raise ValueError(
-            f"y must have the same number of rows for all tasks. Received: rows={rows}"
-        )
 
 
 def label_batches(y: Tensor, tasks: list[TaskName], steps: int | None) -> Iterator[ByName]:
@@ -141,6 +136,4 @@ def read_labels(
         for task, head in heads.items():
             present, is_labeled = head._present_labels(labels[task])
             statistics[task].add(present, is_labeled.size)
-    if not all(each.rows for each in statistics.values()):
-        raise ValueError(f"y must have rows for each task. Received: y={short_repr(y)}")
     return statistics

@@ -34,13 +34,7 @@ from ple_keras._typing import (
     Tensor,
 )
 from ple_keras.labels.task_names import SHARED, task_names
-from ple_keras.layers.connections import (
-    GATE_INPUTS,
-    Connections,
-    GatedBlock,
-    GateInputs,
-    shape_of,
-)
+from ple_keras.layers.connections import GATE_INPUTS, Connections, GatedBlock, GateInputs, shape_of
 from ple_keras.layers.expert_block import ExpertBlock
 from ple_keras.layers.experts import CopiedExperts, Experts, StackedExperts
 from ple_keras.layers.gate import Gate, active_observer, gate_options

@@ -154,12 +154,10 @@ class GateInputs:
         self.check(streams, context)
         if self._reads == STREAM:
             return streams
-        shapes = {gate: tuple(shape) for gate, shape in self._by_gate(context).items()}
+        shapes = self._by_gate(context)
         self._widths = {gate: shape[-1] for gate, shape in shapes.items()}
-        if self._reads == CONTEXT:
-            return shapes
-        widths: dict[str, Any] = {gate: streams[gate][-1] for gate in shapes}
-        return {gate: (*shape[:-1], widths[gate] + shape[-1]) for gate, shape in shapes.items()}
+        added = {gate: streams[gate][-1] if self._reads == BOTH else 0 for gate in shapes}
+        return {gate: (*shape[:-1], added[gate] + shape[-1]) for gate, shape in shapes.items()}
 
     def check(self, streams: Mapping[str, Shape], context: Any) -> None:
         """Check that a context is given exactly if the gates read it, and its shapes.

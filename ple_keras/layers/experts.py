@@ -1,7 +1,7 @@
 """The experts of a level: ExpertBlocks with stacked weights, or a layer for each expert."""
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -201,15 +201,12 @@ class StackedRegularizer(keras.Regularizer):
         return sum(self.regularizer(weight) for weight in unstack_experts(stack))
 
 
-def unstack_experts(stack: Tensor | keras.Variable) -> Sequence[Tensor]:
+def unstack_experts(stack: Tensor | keras.Variable) -> list[Tensor]:
     """Return the slices of a stack, from `(E, n, ...)` to E tensors `(n, ...)`."""
     stack = ops.convert_to_tensor(stack)
     experts, first, *others = stack.shape
-    slices: Sequence[Tensor]
     if keras.backend.backend() == "jax":
         # The gradient of a split is a concatenation. The gradient of `unstack` is a sum of E padded
         # stacks, whose cost grows with E squared.
-        slices = ops.split(ops.reshape(stack, (experts * first, *others)), experts)
-    else:
-        slices = ops.unstack(stack, experts)
-    return slices
+        return list(ops.split(ops.reshape(stack, (experts * first, *others)), experts))
+    return list(ops.unstack(stack, experts))

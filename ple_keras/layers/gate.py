@@ -115,12 +115,9 @@ class Gate(BaseLayer):
             balance_regularizer, "balance_regularizer", minimum=0
         )
         self.track_weights = check_bool(track_weights, "track_weights")
-        self.kernel_initializer = check_known(
-            keras.initializers.get, kernel_initializer, "kernel_initializer"
-        )
-        self.kernel_regularizer = check_known(
-            keras.regularizers.get, kernel_regularizer, "kernel_regularizer"
-        )
+        initializer, regularizer = keras.initializers.get, keras.regularizers.get
+        self.kernel_initializer = check_known(initializer, kernel_initializer, "kernel_initializer")
+        self.kernel_regularizer = check_known(regularizer, kernel_regularizer, "kernel_regularizer")
         if self.dropout:
             self._seed_generator = keras.random.SeedGenerator()
         self._template = as_optional_template(gate_block, "gate_block", self.dtype_policy)

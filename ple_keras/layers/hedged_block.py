@@ -8,7 +8,6 @@ import keras
 
 from ple_keras._checks import check_keys
 from ple_keras._keras.building import symbolic
-from ple_keras._keras.copying import Template
 from ple_keras._keras.layers import BaseLayer
 from ple_keras._keras.saving import built_names, register, serialize_children
 from ple_keras._typing import LayerLike, Nested, NestedShape, Outputs, Shape, TaskName, Tensor
@@ -92,22 +91,19 @@ class HedgedBlock(BaseLayer):
             )
         self._template = as_optional_template(expert_block, "expert_block", self.dtype_policy)
         if self._template:
-            branches = self._default_branches(self._template)
+            expert, dtype = self._template.layer, self.dtype_policy
+            branches = {
+                SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
+                OWN: CGCBlock(  # a gate over one expert has no weights
+                    self._task_names, expert, 1, 0, add_shared_gate=False, dtype=dtype, name=OWN
+                ),
+            }
         blocks = _check_branches(branches)
         self._branch_names = tuple(blocks)
         self._came_built = built_names(blocks.values())
         for branch, block in blocks.items():
             # The name of the attribute is part of the file format. No other one contains a "-".
             setattr(self, f"branch-{branch}", block)
-
-    def _default_branches(self, template: Template) -> dict[str, keras.Layer]:
-        expert, dtype = template.layer, self.dtype_policy
-        return {
-            SHARED: SharedBottomBlock(self._task_names, expert, dtype=dtype, name=SHARED),
-            OWN: CGCBlock(  # a gate over one expert has no weights
-                self._task_names, expert, 1, 0, add_shared_gate=False, dtype=dtype, name=OWN
-            ),
-        }
 
     @property
     def task_names(self) -> list[str]:
@@ -193,10 +189,7 @@ class HedgedBlock(BaseLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        branches = config["branches"]
-        if branches is not None:
-            blocks = keras.saving.deserialize_keras_object([*branches.values()])
-            branches = dict(zip(branches, blocks))
+        branches = keras.saving.deserialize_keras_object(config["branches"])
         return super().from_config({**config, "branches": branches})
 
 

@@ -5,14 +5,14 @@ from typing import Any
 
 import keras
 
-from ple_keras._checks import check_counts, check_int
+from ple_keras._checks import check_int
 from ple_keras._keras.saving import automatic_name
 from ple_keras._typing import DType, GateInput, LayerLike, Outputs, StreamLayers
-from ple_keras.labels.task_names import SHARED, task_names
+from ple_keras.labels.task_names import SHARED
 from ple_keras.layers.cgc_block import CGCBlock
 from ple_keras.layers.gate import gate_options
 from ple_keras.layers.sequential_block import SequentialBlock
-from ple_keras.layers.template import as_template, is_by_stream
+from ple_keras.layers.template import as_optional_template, is_by_stream
 
 TaskExperts = int | Mapping[str, int]  # the number of experts of each task
 
@@ -99,14 +99,10 @@ def PLEBlock(
     {'click': (8, 32), 'buy': (8, 32)}
     """
     num_layers = check_int(num_layers, "num_layers", minimum=1)
-    tasks = task_names(outputs)
-    task_experts = [
-        check_counts(counts, tasks, argument)
-        for argument, counts in _by_level(num_task_experts, num_layers, "num_task_experts")
-    ]
+    task_experts = _by_level(num_task_experts, num_layers, "num_task_experts")
     shared_experts = [
-        check_int(count, argument, minimum=0)
-        for argument, count in _by_level(num_shared_experts, num_layers, "num_shared_experts")
+        check_int(count, "num_shared_experts", minimum=0)
+        for count in _by_level(num_shared_experts, num_layers, "num_shared_experts")
     ]
     blocks = [
         CGCBlock(
@@ -132,16 +128,16 @@ def PLEBlock(
     return SequentialBlock(blocks, name=name, dtype=dtype, trainable=trainable)
 
 
-def _by_level(value: Any, num_layers: int, argument: str) -> list[tuple[str, Any]]:
-    """Return the value of each level, with its name in error messages."""
+def _by_level(value: Any, num_layers: int, argument: str) -> list[Any]:
+    """Return the value of each level, from one for all or a list."""
     if not isinstance(value, list | tuple):
-        return [(argument, value)] * num_layers
+        return [value] * num_layers
     if len(value) != num_layers:
         raise ValueError(
             f"{argument} must have one entry per level, {num_layers} in total, if it is a list. "
             f"Received: {argument}={value!r}"
         )
-    return [(f"{argument}[{level}]", entry) for level, entry in enumerate(value)]
+    return list(value)
 
 
 def _experts_by_level(
@@ -153,7 +149,7 @@ def _experts_by_level(
     if isinstance(expert_block, Sequence) and any(
         isinstance(x, keras.Layer | Mapping) for x in expert_block
     ):
-        blocks = [x for _, x in _by_level(list(expert_block), num_layers, "expert_block")]
+        blocks = _by_level(list(expert_block), num_layers, "expert_block")
     elif is_by_stream(expert_block) and any(shared_experts):
         without_shared = {k: x for k, x in expert_block.items() if k != SHARED}
         blocks = [expert_block if count else without_shared for count in shared_experts]
@@ -161,16 +157,14 @@ def _experts_by_level(
 
 
 def _for_level(block: StreamLayers | None, argument: str, level: int, dtype: DType) -> Any:
-    """Return a copy of a template, or one per stream, with the seeds of a level."""
-    if block is None:
-        return None
+    """Return a copy of a template, or one per stream, with the seeds of a level; None for None."""
     if is_by_stream(block):
         return {
             stream: _for_level(each, f"{argument}[{stream!r}]", level, dtype)
             for stream, each in block.items()
         }
-    template = as_template(block, argument, dtype)
-    return template.copy(template.layer.name, "level", level)
+    template = as_optional_template(block, argument, dtype)
+    return template and template.copy(template.layer.name, "level", level)
 
 
 def MMoEBlock(

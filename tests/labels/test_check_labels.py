@@ -253,11 +253,6 @@ REFUSED = {
         TypeError,
         r"contain numbers\. astype\('float32'\) converts.*Received: y\['click'\]\.dtype=Int64",
     ),
-    "rows": (
-        valid_labels(click=[0, 1]),
-        ValueError,
-        r"number of rows for all tasks\. Received: rows=\{'click': 2, 'place': 3, 'kind': 3\}",
-    ),
     "ragged": (
         valid_labels(place=[[1, 2], [3], [4, 5]]),
         TypeError,

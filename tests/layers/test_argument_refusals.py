@@ -146,14 +146,14 @@ NO_LIST = [([1], TypeError, r"must be an integer\. .*=\[1\]$")]
 TASK_COUNTS_BY_LEVEL = [
     (range(1, 3), TypeError, r"must be an integer\. .*=range\(1, 3\)$"),
     *(([1] * count, ValueError, A_LEVEL) for count in (0, 1, 3)),
-    ([1, [1, 1]], TypeError, r"must be an integer\. Received: num_task_experts\[1\]=\[1, 1\]$"),
-    ([{"a": 1}, 1], ValueError, r"^num_task_experts\[0\] must have.*missing: \['b'\].*\[0\]="),
+    ([1, [1, 1]], TypeError, r"must be an integer\. Received: num_task_experts=\[1, 1\]$"),
+    ([{"a": 1}, 1], ValueError, r"^num_task_experts must have.*missing: \['b'\]"),
 ]
 SHARED_COUNTS_BY_LEVEL = [
     (np.array([1, 2]), TypeError, r"must be an integer\. .*=array\(\[1, 2\]\)$"),
     ((1, 2, 3), ValueError, A_LEVEL),
-    ([1, -1], ValueError, r"must be at least 0\. Received: num_shared_experts\[1\]=-1$"),
-    ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts\[1\]=\{'a': 1\}$"),
+    ([1, -1], ValueError, r"must be at least 0\. Received: num_shared_experts=-1$"),
+    ([1, {"a": 1}], TypeError, r"must be an integer\. .*num_shared_experts=\{'a': 1\}$"),
 ]
 SIZES = {"shared": [6, 4], "a": [3, 4], "b": [5, 2, 4]}
 BY_STREAM = [
