@@ -22,6 +22,7 @@ the validation rows, as FitHedge does:
     own best      each own branch at the epoch of the lowest validation loss of its task, and the
                   shared branch at the epoch with the lowest sum over the tasks of loss / loss of a
                   constant prediction, both minus the least possible loss: FitHedge(keep_best=True)
+                  without its epoch before the first one
     last epoch    no stop
     val_loss      the epoch with the lowest sum of weighted validation losses
 
