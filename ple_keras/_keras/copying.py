@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from itertools import count
 from typing import Any
@@ -100,8 +100,6 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         cause: Any = error
         while cause.__context__ is not None:  # Keras quotes whole configs around it
             cause = cause.__context__
-        with suppress(Exception), tensorflow_not_imported():
-            cause = f"{next(unregistered_names(layer.get_config()))!r} is not registered"
         raise ValueError(
             f"{argument} must be a layer that can be copied through its config. Define get_config, "
             "and an __init__ that passes **kwargs, such as name, to keras.layers.Layer. Write "
@@ -113,24 +111,6 @@ def checked_copy(layer: keras.Layer, argument: str, name: str, *path: object) ->
         _check_same_functions(inside, copies.get(place, inside), argument)
     check_adapted_layers(copy, argument)
     return copy
-
-
-def unregistered_names(config: object) -> Iterator[str]:
-    """Yield the names of classes and functions in a config that Keras can't load."""
-    if isinstance(config, list | tuple):
-        for item in config:
-            yield from unregistered_names(item)
-    if not isinstance(config, Mapping):
-        return
-    yield from unregistered_names([*config.values()])
-    name = config.get("registered_name")
-    if config.get("class_name") == "function":
-        try:
-            keras.saving.deserialize_keras_object(config)
-        except Exception:
-            yield config["config"]
-    elif isinstance(name, str) and keras.saving.get_registered_object(name) is None:
-        yield name
 
 
 def check_adapted_layers(layer: keras.Layer, argument: str) -> None:

@@ -163,16 +163,6 @@ def load_error(layer: keras.Layer, store: Store, reason: str) -> ValueError:
     return ValueError(getattr(layer, "_load_error", reason))
 
 
-def bytes_in_file(store: Store, key: str) -> int:
-    """Return the size of an array in a file, without reading it, unless the file has several parts.
-
-    A store reads an array as a whole, and a compressed file can declare arrays that are thousands
-    of times as large as the file. Keras 3.15.
-    """
-    group = getattr(store, "_h5_entry_group", {})
-    return int(getattr(group[key] if key in group else store[key], "nbytes", 0))
-
-
 def is_functional_config(config: Mapping[str, object]) -> bool:
     """Return whether a serialized layer is a Functional model.
 
@@ -192,14 +182,13 @@ def without_build_keys(config: Mapping[str, Any]) -> Config:
     """
     unbuilt = {key: value for key, value in config.items() if key not in BUILD_KEYS}
     if "build_input_shape" in config:
-        unbuilt["layers"] = [x for x in unbuilt["layers"] if not _is_float_input(x)]
+        unbuilt["layers"] = [
+            x
+            for x in unbuilt["layers"]
+            if x.get("class_name") != "InputLayer"
+            or not keras.backend.is_float_dtype(x["config"]["dtype"])
+        ]
     return unbuilt
-
-
-def _is_float_input(layer: Config) -> bool:
-    return layer.get("class_name") == "InputLayer" and keras.backend.is_float_dtype(
-        layer["config"]["dtype"]
-    )
 
 
 def is_from_keras(thing: object) -> bool:

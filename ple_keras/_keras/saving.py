@@ -8,19 +8,13 @@ from typing import Any, TypeVar, cast
 import keras
 import numpy as np
 
-from ple_keras._keras.internals import (
-    bytes_in_file,
-    is_functional_config,
-    load_error,
-    without_build_keys,
-)
+from ple_keras._keras.internals import is_functional_config, load_error, without_build_keys
 from ple_keras._keras.tensors import to_numpy
 from ple_keras._typing import Config, LossLike, MetricLike, Store
 
 T = TypeVar("T", bound=Callable[..., Any])
 CAME_BUILT = "came_built"  # a key next to a serialized child's config, part of the file format
 NAMES_KEY = "names"
-MAX_NAMES_BYTES = 4_000_000
 SEED_KEY = "seed"
 
 
@@ -112,17 +106,10 @@ def check_names(store: Store, names: Sequence[str], layer: keras.Layer) -> None:
     Loading them in a different order would silently swap tasks.
 
     Raises:
-        ValueError: If the names or their order differ, or the file has no names, or an array of
-            names that is too large to be read.
+        ValueError: If the names or their order differ, or the file has no names.
     """
     saved = None
     if NAMES_KEY in list(store.keys()):
-        if (size := bytes_in_file(store, NAMES_KEY)) > MAX_NAMES_BYTES:
-            reason = (
-                f"The names of {layer.name!r} in a file must take at most {MAX_NAMES_BYTES} bytes. "
-                f"Received: {size=}"
-            )
-            raise load_error(layer, store, reason)
         saved = np.asarray(store[NAMES_KEY]).tobytes().decode().split("\n")
     if saved != list(names):
         reason = (

@@ -10,8 +10,16 @@ from ple_keras._checks import check_bool, check_int, check_number, warn_user
 from ple_keras._keras.batches import Batches, refuse_batches
 from ple_keras._keras.tensors import sum_over_processes
 from ple_keras._typing import Logs, Nested, TaskName, WeightSlice
-from ple_keras.callbacks.branch_weights import LARGE_CHANGE, assign_parts, find_weights, read_part
-from ple_keras.callbacks.branched_model import ALL, BranchedModel, BranchValues, Unit
+from ple_keras.callbacks.branched_model import (
+    ALL,
+    LARGE_CHANGE,
+    BranchedModel,
+    BranchValues,
+    Unit,
+    assign_parts,
+    find_weights,
+    read_part,
+)
 from ple_keras.heads.task_heads import hedged_heads
 
 

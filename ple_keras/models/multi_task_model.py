@@ -11,8 +11,6 @@ import numpy as np
 from keras import ops
 
 from ple_keras._checks import check_by_task, short_repr, warn_user
-from ple_keras._keras.batches import is_dataset
-from ple_keras._keras.copying import REGISTER, unregistered_names
 from ple_keras._keras.internals import functional_outputs, set_compiled_metrics, tensor_source
 from ple_keras._keras.layers import find_layers
 from ple_keras._keras.saving import register
@@ -58,9 +56,6 @@ class MultiTaskTraining(Mixin):
     ['buy_auc', 'buy_binary_crossentropy', 'buy_loss']
     """
 
-    train_function: Any
-    test_function: Any
-    predict_function: Any
     _task_metrics: Any = None  # TaskMetrics after `compile`
     _is_restored = False  # while `compile_from_config` runs
     _reads_logs = True  # of batches
@@ -116,29 +111,6 @@ class MultiTaskTraining(Mixin):
         if self.optimizer is not None and self.built:
             self.optimizer.build(self.trainable_variables)
 
-    @classmethod
-    def from_config(cls, config: Config, custom_objects: Any = None) -> Any:
-        """Create a model from its config, as `keras.Model.from_config`.
-
-        Args:
-            config: As returned by `get_config`.
-            custom_objects: As for `keras.Model`.
-
-        Raises:
-            ValueError: If a class or function of the config is not registered.
-        """
-        given = dict(config)  # Keras empties the config
-        try:
-            return super().from_config(config, custom_objects)
-        except (TypeError, ValueError) as error:
-            name = next(unregistered_names(given), None)
-            if name is None:
-                raise
-            raise ValueError(
-                f"{name!r} must be registered, since the model contains it. Write {REGISTER} above "
-                f"it, and import its module before load_model. Received: {name=}"
-            ) from error
-
     def fit(self, x: Nested = None, y: Nested = None, *args: Any, **kwargs: Any) -> Any:
         """Train the model, as `keras.Model.fit`.
 
@@ -154,8 +126,7 @@ class MultiTaskTraining(Mixin):
 
         Raises:
             TypeError, ValueError: As for `TaskHeads.check_labels`, for the first 10,000 rows of
-                NumPy arrays, if the model is built and `y` is a dict. On JAX, if a batch of arrays
-                is not divisible by the number of devices that share it. If an EarlyStopping that
+                NumPy arrays, if the model is built and `y` is a dict. If an EarlyStopping that
                 restores weights comes after a FitHedge.
 
         Warns:
@@ -206,9 +177,8 @@ class MultiTaskTraining(Mixin):
         return super().evaluate(x, y, *args, **kwargs)
 
     def _check_arrays(self, method: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Check labels and sizes of batches, and return the arguments of `fit` or `evaluate`."""
+        """Check labels, and return the arguments of `fit` or `evaluate`."""
         given = inspect.signature(method).bind(self, *args, **kwargs).arguments
-        _check_batch_sizes(given)
         heads, y = self._task_heads(), given["y"]
         arrays = [*y.values()] if isinstance(y, Mapping) else [None]
         if hasattr(y, "keys") and len(heads.trained_tasks) > 1:  # Keras would join a data frame
@@ -225,13 +195,12 @@ class MultiTaskTraining(Mixin):
 
         If a subclass changes the logs, the last batch has the logs of the epoch.
         """
-        default, names = keras.callbacks.Callback, ("on_batch_end", "on_train_batch_end")
-        defaults = [getattr(default, name) for name in names]
-        hooks = [getattr(callback, name) for callback in callbacks for name in names]
-        changed = [getattr(hook, "__func__", None) not in defaults for hook in hooks]
+        base, hooks = keras.callbacks.Callback, ("on_batch_end", "on_train_batch_end")
+        pairs = [(getattr(each, hook), getattr(base, hook)) for each in callbacks for hook in hooks]
         for name in ("compute_metrics", "get_metrics_result"):
-            changed.append(getattr(type(self), name) is not getattr(MultiTaskTraining, name))
-        return verbose in ("auto", 1) or any(changed)
+            pairs.append((getattr(self, name), getattr(MultiTaskTraining, name)))
+        is_changed = any(getattr(own, "__func__", None) is not default for own, default in pairs)
+        return is_changed or verbose in ("auto", 1)
 
     @property
     def metrics(self) -> list[keras.Metric]:
@@ -334,11 +303,9 @@ class MultiTaskTraining(Mixin):
         Raises:
             ValueError: If the mean of the labels of a standardized head is unknown.
         """
-        is_new = self.train_function is None or force
-        if is_new:
+        if self.train_function is None or force:
             check_adapted(self)
-        super().make_train_function(force)
-        return trace_function(self, "train") if is_new else self.train_function
+        return self._make_function("train", force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """Create the test function. Keras calls it at the beginning of `evaluate`.
@@ -346,9 +313,7 @@ class MultiTaskTraining(Mixin):
         Args:
             force: As for `keras.Model`.
         """
-        is_new = self.test_function is None or force
-        super().make_test_function(force)
-        return trace_function(self, "test") if is_new else self.test_function
+        return self._make_function("test", force)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Create the predict function. Keras calls it at the beginning of `predict`.
@@ -356,9 +321,13 @@ class MultiTaskTraining(Mixin):
         Args:
             force: As for `keras.Model`.
         """
-        is_new = self.predict_function is None or force
-        super().make_predict_function(force)
-        return trace_function(self, "predict") if is_new else self.predict_function
+        return self._make_function("predict", force)
+
+    def _make_function(self, kind: str, force: bool) -> Any:
+        name = f"{kind}_function"
+        is_new = getattr(self, name) is None or force
+        getattr(super(), f"make_{name}")(force)
+        return trace_function(self, kind) if is_new else getattr(self, name)
 
 
 @register
@@ -423,14 +392,14 @@ class MultiTaskModel(MultiTaskTraining, keras.Model):
             raise _outputs_error(self, heads, outputs)
 
 
-def trace_function(model: Any, name: str) -> Any:
+def trace_function(model: Any, kind: str) -> Any:
     """Replace the "train", "test" or "predict" function of a model by a traced one, on PyTorch."""
-    function, step = f"{name}_function", f"{name}_step"
+    function, step = f"{kind}_function", f"{kind}_step"
     is_kerass = getattr(type(model), step) is getattr(keras.Model, step)
     if is_kerass and keras.backend.backend() == "torch" and not model.run_eagerly:
         from ple_keras.models.traced_step import TracedStep
 
-        setattr(model, function, TracedStep(model, name))
+        setattr(model, function, TracedStep(model, kind))
     return getattr(model, function)
 
 
@@ -466,26 +435,6 @@ def _outputs_error(model: keras.Model, heads: TaskHeads, outputs: Nested) -> Val
         f"a second keras.Model from the same layers, which is not trained. "
         f"Received: outputs={received}"
     )
-
-
-def _check_batch_sizes(given: Mapping[str, Any]) -> None:
-    """Check that the devices of a distribution can share each batch of arrays.
-
-    On JAX, Keras fails only at the last batch of an epoch.
-    """
-    distribution, x = keras.distribution.distribution(), given["x"]
-    if distribution is None or x is None or is_dataset(x):
-        return
-    batch_size = given.get("batch_size") or 32
-    rows = int(len(keras.tree.flatten(x)[0]) * (1 - given.get("validation_split", 0)))
-    devices = max(1, distribution.num_model_replicas // distribution.num_processes)
-    for size in (min(rows, batch_size), rows % batch_size):
-        if size % devices:
-            raise ValueError(
-                f"Every batch, including the last, must be divisible by the {devices} devices that "
-                f"share it. Leave out {size % devices} rows of a batch with {size} rows. "
-                f"Received: {batch_size=}"
-            )
 
 
 def check_adapted(model: keras.Layer) -> None:

@@ -45,27 +45,26 @@ class StepState:
     def __init__(self, roots: Iterable[Any], has_data: bool = False) -> None:
         methods: tuple[Any, ...] = (random.getstate, np.random.get_state)
         generators = [torch.default_generator, *(method.__self__ for method in methods)]
-        queue: list[tuple[Any, str | None]] = [(thing, "") for thing in (*roots, *generators)]
-        found: dict[int, tuple[Any, str | None, Any]] = {}
+        queue = [(thing, "") for thing in (*roots, *generators)]
+        found: dict[int, tuple[Any, str, Any]] = {}
         for thing, owner in queue:  # which becomes longer
             if isinstance(thing, tuple):
                 queue += [(value, owner) for value in thing]
             elif isinstance(thing, np.random.Generator):
                 thing = thing.bit_generator
             elif _has_attributes(thing):
-                owner = owner if owner is None else getattr(thing, "name", type(thing).__name__)
+                owner = getattr(thing, "name", type(thing).__name__)
                 thing = vars(thing)
             if id(thing) in found:
                 continue
             if isinstance(thing, CONTAINERS) and len(thing) <= MAX_ITEMS:
                 items = _items(thing)
                 found[id(thing)] = thing, owner, items
-                for key, value in items.items():
-                    queue.append((value, None if key in IGNORED else owner))
+                queue += [(value, owner) for key, value in items.items() if key not in IGNORED]
             elif has_data and (functions := _functions(thing)):
                 found[id(thing)] = thing, owner, functions[0](thing)
         self._found = [*found.values()]
-        held = [each for each, owner, _ in self._found if not (owner is None or _functions(each))]
+        held = [each for each, _, _ in self._found if not _functions(each)]
         self._views = [each.values() if isinstance(each, dict) else each for each in held]
         self._values = [*chain.from_iterable(self._views)]
 
@@ -86,7 +85,7 @@ class StepState:
             new = functions[0](thing) if functions else _items(thing)
             if functions and not all(map(is_equal, *map(keras.tree.flatten, (old, new)))):
                 return f"the state of {owner or type(thing).__module__.partition('.')[0]!r}"
-            for key in () if functions or owner is None else {**old, **new}:
+            for key in () if functions else {**old, **new}:
                 was, value = old.get(key, self), new.get(key, self)
                 is_kept = isinstance(was, CONSTANTS) and type(was) is type(value) and was == value
                 if was is not value and not is_kept and key not in IGNORED:

@@ -79,22 +79,9 @@ def test_a_loaded_model_has_registered_functions(tmp_path):
     )
 
 
-class Unregistered(pk.RegressionHead):
-    """A head that a file names."""
-
-
-@once
-def test_the_message_of_a_missing_registration_begins_with_the_name(tmp_path):
-    with keras.saving.custom_object_scope({"Unregistered": Unregistered}):
-        heads = pk.TaskHeads([Unregistered("a")])
-        compiled(heads_alone(heads, width=1)).save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"^'Unregistered' must be registered.{,200}$"):
-        keras.models.load_model(tmp_path / "model.keras")
-
-
 LINE = r"`@keras\.saving\.register_keras_serializable\(\)`"
 FUNCTIONS = {
-    "unknown": (unregistered, rf"Write {LINE} above .*: 'unregistered' is not registered\."),
+    "unknown": (unregistered, rf"Write {LINE} above .*unregistered"),
     "of_keras": (leaky_relu, rf"would contain Keras's 'leaky_relu' instead\. Write {LINE} above"),
     "lambda": (lambda x: x - 7.0, r"Replace a lambda with such a function"),
 }
@@ -188,7 +175,7 @@ def test_an_unregistered_loss_and_metric_train_and_load_as_in_keras(tmp_path):
     logs = model.evaluate(x, y, return_dict=True, verbose=0)
     assert (logs["loss"], logs["own_loss"]) == (3.0, 3.0)
     model.save(tmp_path / "model.keras")
-    with pytest.raises(ValueError, match=r"^'own_loss' must be registered.{,200}$"):
+    with pytest.raises(TypeError, match=r"loss must be known to Keras: .*'own_loss'"):
         keras.models.load_model(tmp_path / "model.keras")
     with keras.saving.custom_object_scope({"own_loss": own_loss}):
         again = keras.models.load_model(tmp_path / "model.keras")

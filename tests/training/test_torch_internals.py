@@ -8,27 +8,27 @@ import pytest
 from tests.helpers import once
 
 torch = pytest.importorskip("torch")
-internals = pytest.importorskip("ple_keras.models.torch_internals")
+traced_step = pytest.importorskip("ple_keras.models.traced_step")
 pytestmark = once
 
 
 def test_operations_are_recorded_without_running_them_and_constants_are_references():
     constant = torch.ones(2)
-    module = internals.record(lambda x: x.add_(constant) * 2, [argument := torch.zeros(2)])
+    module, constants = traced_step.record(
+        lambda x: x.add_(constant) * 2, [argument := torch.zeros(2)]
+    )
     assert argument.tolist() == [0, 0]
-    assert [getattr(module, n.target) for n in module.graph.nodes if n.op == "get_attr"] == [
-        constant
-    ]
+    assert [*constants.values()] == [constant]
     targets = [str(node.target) for node in module.graph.nodes if node.op == "call_function"]
     assert targets == ["aten.add_.Tensor", "aten.mul.Tensor"]
 
 
 def test_a_function_of_a_graph_holds_its_constants_alone():
     constant = torch.ones(2)
-    module = internals.record(
+    module, constants = traced_step.record(
         lambda x, y: (x + constant, torch.softmax(y, -1)), [torch.eye(2), torch.ones(2, 2)]
     )
-    function = internals.to_function(module, {"_tensor_constant0": constant})
+    function = traced_step.to_function(module, constants)
     known = weakref.ref(module)
     del module
     gc.collect()
