@@ -26,6 +26,9 @@ class Batches:
         default: The default batch size; None for all rows in one batch.
         argument: The name of `x` in messages about batches.
 
+    Attributes:
+        rows: The number of rows, only of arrays.
+
     Raises:
         TypeError: If `x` is neither arrays nor batches, or `batch_size` is not an integer.
         ValueError: If arrays are empty or differ in length, `batch_size` is below 1, or `y` or
@@ -63,29 +66,18 @@ class Batches:
                 "x and y must be arrays, not lists, with the same number of rows, at least 1. "
                 f"Received: rows={sorted(rows)}"
             )
-        self._rows = rows.pop()
-        size = default or self._rows
+        self.rows = rows.pop()
+        size = default or self.rows
         self._size = size if batch_size is None else check_int(batch_size, "batch_size", minimum=1)
-
-    def __len__(self) -> int:
-        """Return the number of batches.
-
-        Raises:
-            TypeError: If the number is unknown.
-        """
-        if not self._is_dataset:
-            return -(-self._rows // self._size)
-        is_indexed = isinstance(self._data, keras.utils.PyDataset)
-        return int(self._data.num_batches) if is_indexed else len(self._data)
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         if not self._is_dataset:
-            for start in range(0, self._rows, self._size):
+            for start in range(0, self.rows, self._size):
                 yield _map_arrays(itemgetter(slice(start, start + self._size)), self._data)
             return
         batches = self._data
         if isinstance(batches, keras.utils.PyDataset):
-            batches = map(batches.__getitem__, range(len(self)))
+            batches = map(batches.__getitem__, range(batches.num_batches))
         batch = None
         for batch in batches:
             x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)

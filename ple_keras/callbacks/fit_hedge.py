@@ -17,7 +17,6 @@ from ple_keras.callbacks.branched_model import (
     BranchValues,
     Unit,
     assign_parts,
-    find_weights,
     read_part,
 )
 from ple_keras.heads.task_heads import hedged_heads
@@ -254,7 +253,7 @@ class FitHedge(keras.callbacks.Callback):
         if self._branched is None or self._branched.model is not self.model:
             self._branched = BranchedModel(self.model)
             if self.keep_best:
-                self._weights = find_weights(self.model, next(iter(self._batches))[0])
+                self._weights = BranchedModel(self.model).find_weights(next(iter(self._batches))[0])
         return self._branched
 
 

@@ -135,8 +135,7 @@ class GroupedAUC(keras.callbacks.Callback):
                 f"Received: validation_data={short_repr(validation_data)}"
             )
         self._x, self._y = validation_data[:2]
-        rows = len(Batches(self._x, self._y, batch_size=1))  # checks the arrays
-        self._groups = group_indices(groups, rows)
+        self._groups = group_indices(groups, Batches(self._x, self._y).rows)
         self.tasks = None if tasks is None else list(tasks)
         self.batch_size = 1024 if batch_size is None else check_int(batch_size, "batch_size", 1)
         self.weighting = check_known_value(weighting, WEIGHTINGS, "weighting")

@@ -273,7 +273,7 @@ class MultiTaskTraining(Mixin):
             y_pred: The predictions.
             sample_weight: Weights of the examples.
         """
-        if self._task_metrics is not None and not self._task_metrics.built:
+        if not self._task_metrics.built:
             # On symbolic tensors, before the first step (see `set_compiled_metrics`).
             self._update(self._task_heads(), y, y_pred, sample_weight, training=False)
         return self._metrics_result()
@@ -284,15 +284,11 @@ class MultiTaskTraining(Mixin):
         Warns:
             UserWarning: If a task has no label, so that its metrics are NaN, once after `compile`.
         """
-        result = self._metrics_result()
-        if self._task_metrics is not None:
-            self._task_metrics.warn_unlabeled()
-        return result
+        self._task_metrics.warn_unlabeled()
+        return self._metrics_result()
 
     def _metrics_result(self) -> dict[str, Tensor]:
-        result: dict[str, Tensor] = super().get_metrics_result()
-        own = self._task_metrics
-        return own.mark_unlabeled(result) if own else result
+        return self._task_metrics.mark_unlabeled(super().get_metrics_result())
 
     def make_train_function(self, force: bool = False) -> Any:
         """Create the training function. Keras calls it at the beginning of `fit`.

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 import torch
+from numpy.random import Generator, RandomState
 
 from ple_keras._keras.internals import BOOKKEEPING
 
@@ -20,15 +21,13 @@ CONTAINERS: tuple[Any, ...] = (OrderedDict, dict, list, set)
 # Graphs do not run PyTorch's hooks.
 IGNORED = BOOKKEEPING.union(name for name in vars(torch.nn.Module()) if "hook" in name)
 MAX_ITEMS = 1000  # of a container: a longer one is data
-Python, State = random.Random, np.random.RandomState
-Bits: Any = np.random.BitGenerator
 DATA: dict[Any, Any] = {  # with the functions that read and set its state
     torch.Tensor: (torch.clone, torch.Tensor.copy_),
     np.ndarray: (np.copy, np.copyto),
     torch.Generator: (torch.Generator.get_state, torch.Generator.set_state),
-    Python: (Python.getstate, Python.setstate),
-    State: (State.get_state, State.set_state),
-    Bits: (Bits.__getstate__, Bits.__setstate__),
+    random.Random: (random.Random.getstate, random.Random.setstate),
+    RandomState: (RandomState.get_state, RandomState.set_state),
+    Generator: (lambda x: x.bit_generator.state, lambda x, s: setattr(x.bit_generator, "state", s)),
 }
 WITH_ATTRIBUTES = (keras.Variable, torch.nn.Module, SimpleNamespace)
 LIBRARIES = {*sys.stdlib_module_names, "keras", "numpy", "ple_keras", "torch"}
@@ -50,8 +49,6 @@ class StepState:
         for thing, owner in queue:  # which becomes longer
             if isinstance(thing, tuple):
                 queue += [(value, owner) for value in thing]
-            elif isinstance(thing, np.random.Generator):
-                thing = thing.bit_generator
             elif _has_attributes(thing):
                 owner = getattr(thing, "name", type(thing).__name__)
                 thing = vars(thing)

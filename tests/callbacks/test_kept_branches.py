@@ -11,7 +11,7 @@ import pytest
 
 import ple_keras as pk
 from ple_keras._keras.batches import Batches
-from ple_keras.callbacks.branched_model import BranchedModel, assign_parts, find_weights, read_part
+from ple_keras.callbacks.branched_model import BranchedModel, assign_parts, read_part
 from ple_keras.heads.task_heads import hedged_heads
 from tests.helpers import QUICK, assert_same, features, numpy_of, once, randomize
 from tests.models import branched, chain, compiled, heads_of
@@ -142,7 +142,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        weights = find_weights(model, x)
+        weights = BranchedModel(model).find_weights(x)
     texts = [str(w.message) for w in caught if "stay as in the last epoch" in str(w.message)]
     named = re.findall(r"'([^']+)'", texts[0]) if texts else []
     assert len(named) == len(common)
@@ -172,7 +172,7 @@ def test_no_other_branch_reads_the_weights_of_a_unit(name):
 def test_a_compiled_relu_and_a_batch_of_zeros_hide_no_weights():
     model = branched(two_heads(), [4, 4])
     model.compile("sgd", jit_compile=QUICK["jit_compile"])
-    weights = find_weights(model, np.zeros((4, 3), "float32"))
+    weights = BranchedModel(model).find_weights(np.zeros((4, 3), "float32"))
     assert sorted(map(len, weights.values())) == [6, 6, 8]
 
 
@@ -198,7 +198,7 @@ def test_a_weight_that_no_branch_reads_belongs_to_none():
 
     heads = two_heads()
     model = chain(Penalty(), pk.HedgedBlock(heads, [3]), heads)
-    weights = find_weights(model, rows()[0])
+    weights = BranchedModel(model).find_weights(rows()[0])
     assert "unread" not in [variable.name for parts in weights.values() for variable, _ in parts]
 
 
