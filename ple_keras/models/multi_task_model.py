@@ -301,7 +301,7 @@ class MultiTaskTraining(Mixin):
         """
         if self.train_function is None or force:
             check_adapted(self)
-        return self._make_function("train", force)
+        return self._make_traced("train", force)
 
     def make_test_function(self, force: bool = False) -> Any:
         """Create the test function. Keras calls it at the beginning of `evaluate`.
@@ -309,7 +309,7 @@ class MultiTaskTraining(Mixin):
         Args:
             force: As for `keras.Model`.
         """
-        return self._make_function("test", force)
+        return self._make_traced("test", force)
 
     def make_predict_function(self, force: bool = False) -> Any:
         """Create the predict function. Keras calls it at the beginning of `predict`.
@@ -317,9 +317,9 @@ class MultiTaskTraining(Mixin):
         Args:
             force: As for `keras.Model`.
         """
-        return self._make_function("predict", force)
+        return self._make_traced("predict", force)
 
-    def _make_function(self, kind: str, force: bool) -> Any:
+    def _make_traced(self, kind: str, force: bool) -> Any:
         name = f"{kind}_function"
         is_new = getattr(self, name) is None or force
         getattr(super(), f"make_{name}")(force)
