@@ -288,7 +288,8 @@ class MultiTaskTraining(Mixin):
         return self._metrics_result()
 
     def _metrics_result(self) -> dict[str, Tensor]:
-        return self._task_metrics.mark_unlabeled(super().get_metrics_result())
+        metrics: TaskMetrics = self._task_metrics
+        return metrics.mark_unlabeled(super().get_metrics_result())
 
     def make_train_function(self, force: bool = False) -> Any:
         """Create the training function. Keras calls it at the beginning of `fit`.
